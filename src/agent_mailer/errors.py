@@ -1,0 +1,59 @@
+"""Errors as part of the interface: what is wrong, where, and the command that mends it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command (SPEC section 9). systemd does not restart on 77 and 78."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNAVAILABLE = 69
+    BUSY = 75
+    REFUSED = 77
+    CONFIG = 78
+
+
+class MailerError(Exception):
+    """A failure that a user is shown: a stable `code`, one sentence, and what mends it."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, code: str, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fix = fix
+
+
+class UsageFault(MailerError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigFault(MailerError):
+    """Configuration, permissions or identity are wrong."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class BusyFault(MailerError):
+    """Another watcher holds the workdir or the mailbox."""
+
+    exit_code = ExitCode.BUSY
+
+
+class UnavailableFault(MailerError):
+    """The runtime or the mailbox cannot be reached."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class RefusedFault(MailerError):
+    """Credentials were refused."""
+
+    exit_code = ExitCode.REFUSED

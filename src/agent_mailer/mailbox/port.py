@@ -1,0 +1,232 @@
+"""The mailbox port: the values that cross it and the protocol an adapter implements.
+
+The engine knows nothing else of a mailbox. An adapter holds the mailbox's credentials, if it has any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from agent_mailer.errors import MailerError
+
+
+class Priority(StrEnum):
+    URGENT = "urgent"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """0 is the most urgent."""
+        return ("urgent", "normal", "low").index(self.value)
+
+
+class Kind(StrEnum):
+    """What a message is for (AMQ's closed list)."""
+
+    BRAINSTORM = "brainstorm"
+    REVIEW_REQUEST = "review_request"
+    REVIEW_RESPONSE = "review_response"
+    QUESTION = "question"
+    ANSWER = "answer"
+    DECISION = "decision"
+    STATUS = "status"
+    TODO = "todo"
+
+
+class Automatic(StrEnum):
+    """Who wrote a message: a person or agent (`no`), or the watcher itself.
+
+    A `notice` never starts a turn; an `auto-reply` may start one but is never itself auto-replied.
+    """
+
+    NO = "no"
+    NOTICE = "notice"
+    AUTO_REPLY = "auto-reply"
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What the engine may rely on."""
+
+    name: str
+    pushes: bool
+    """`wait` returns on arrival; without it the engine polls."""
+    recognises_delivery: bool
+    """`look` can tell for certain whether an item has left."""
+    carries_marks: bool
+    """Hop count and automatic mark survive the transport."""
+    max_message_bytes: int
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message without its content. All strings are untrusted.
+
+    `order` sorts the messages of one thread; `locator` is the adapter's own handle (a file name, say), opaque to others;
+    `created` is seconds since the epoch.
+    """
+
+    id: str
+    thread: str
+    sender: str
+    created: float
+    order: str
+    locator: str
+    to: tuple[str, ...] = ()
+    priority: Priority = Priority.NORMAL
+    kind: Kind | None = None
+    automatic: Automatic = Automatic.NO
+    hops: int = 0
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation."""
+
+    envelope: Envelope
+    subject: str = ""
+    body: str = ""
+    refs: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    reply_to: str = ""
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """An item that is no message: `locator` for `reject`, and why."""
+
+    locator: str
+    why: str
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What waits in the mailbox, oldest first, and what there cannot be read."""
+
+    envelopes: tuple[Envelope, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+class Contact(msgspec.Struct, frozen=True):
+    address: str
+    note: str = ""
+
+
+class Action(StrEnum):
+    REPLY = "reply"
+    FORWARD = "forward"
+    SEND = "send"
+
+
+class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message to be sent, as staged: everything that decides its final bytes is fixed here.
+
+    `key` names it within its turn and derives the final id; `created` is seconds since the epoch. An empty `to` of a
+    reply means the sender of the original; an empty `thread` of a `send` means a new one.
+    """
+
+    key: str
+    action: Action
+    created: float
+    to: tuple[str, ...] = ()
+    subject: str = ""
+    body: str = ""
+    thread: str = ""
+    kind: Kind | None = None
+    priority: Priority | None = None
+    labels: tuple[str, ...] = ()
+    automatic: Automatic = Automatic.NO
+    at_once: bool = False
+
+
+class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message to one recipient as it goes out: final id and final bytes. Delivering it twice delivers it once."""
+
+    id: str
+    recipient: str
+    thread: str
+    payload: str
+
+
+class Delivered(msgspec.Struct, frozen=True, tag=True):
+    """It is there, durably."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """It will never be taken: trying again is useless."""
+
+    why: str
+
+
+class Unknown(msgspec.Struct, frozen=True, tag=True):
+    """It may or may not have arrived: `look` before it is tried again."""
+
+    why: str
+
+
+Delivery = Delivered | Refused | Unknown
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """Somebody else took the message, or it was withdrawn."""
+
+    why: str
+
+
+class MailboxUnavailable(MailerError):
+    """The mailbox cannot be reached now; nothing is lost, try again later."""
+
+
+class Mailbox(Protocol):
+    """One agent's mailbox.
+
+    Every method may raise MailboxUnavailable, after which the same call may be made again. `open` may raise BusyFault
+    where another watcher consumes this mailbox, and ConfigFault where it is not one.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def address(self) -> str:
+        """The agent's own address."""
+
+    async def open(self) -> None:
+        """Become the mailbox's one watcher and start listening."""
+
+    async def close(self) -> None: ...
+
+    async def wait(self) -> None:
+        """Return when there may be something new. A wake too many is harmless; after `open` none is missed."""
+
+    async def pending(self, limit: int) -> Listing:
+        """What waits, oldest first, at most `limit` messages. Changes nothing."""
+
+    async def claim(self, envelope: Envelope) -> Message | Gone:
+        """Take the message for this agent, durably, and read it. Claiming what is already claimed by us reads it."""
+
+    async def read(self, envelope: Envelope) -> Message | Gone:
+        """Read without claiming."""
+
+    async def thread(self, thread_id: str) -> Sequence[Message]:
+        """Every message of the thread that this agent may see, oldest first."""
+
+    async def contacts(self) -> Sequence[Contact]: ...
+
+    def compose(self, draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
+        """The final form of `draft`, one item a recipient. Pure: the same arguments give the same ids and bytes."""
+
+    async def deliver(self, item: Outgoing) -> Delivery:
+        """Deliver once: an item that is already there is Delivered."""
+
+    async def look(self, item: Outgoing) -> bool:
+        """Whether the item has arrived."""
+
+    async def done(self, envelope: Envelope) -> None:
+        """Mark the message as finished; what is gone is done."""
+
+    async def reject(self, item: Unreadable) -> None:
+        """Put away what is no message, so that it is not listed again. Nothing is destroyed."""
+
+    async def set_aside(self, envelope: Envelope) -> None:
+        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed."""

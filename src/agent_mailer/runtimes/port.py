@@ -1,0 +1,185 @@
+"""The runtime port: what a turn asks of an agent program, the events it prints, and how its end is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from agent_mailer.errors import UnavailableFault
+from agent_mailer.outcomes import Judgement, Outcome, StopReason
+
+
+class PermissionMode(StrEnum):
+    """What the agent may do unasked. Never guessed: the user chooses."""
+
+    ACCEPT_EDITS = "acceptEdits"
+    BYPASS_PERMISSIONS = "bypassPermissions"
+    PLAN = "plan"
+
+
+class RuntimeMissing(UnavailableFault):
+    """The agent program is not there or cannot be executed."""
+
+
+class TurnRequest(msgspec.Struct, frozen=True):
+    """What one turn needs to be started. `session_id` is set where a session is to be resumed.
+
+    `message_id`, `thread_id` and `sender` are the words shown to the agent: already mapped by `names`.
+    """
+
+    turn_id: str
+    turn_dir: Path
+    workdir: Path
+    project_dir: Path | None
+    message_id: str
+    thread_id: str
+    sender: str
+    attempt: int
+    session_id: str | None
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """A process to start: argv with an absolute program, its whole environment, its folder."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+class SessionStarted(msgspec.Struct, frozen=True):
+    session_id: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """One line for people about what the agent is doing. Untrusted text."""
+
+    text: str
+
+
+class ToolStarted(msgspec.Struct, frozen=True):
+    tool_id: str
+    name: str
+    detail: str = ""
+
+
+class ToolEnded(msgspec.Struct, frozen=True):
+    tool_id: str
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens and US dollars of this turn alone (adapters take away what earlier turns of the session had used)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def plus(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cost_usd + other.cost_usd,
+        )
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A typed complaint of the runtime that is not the end: a limit, a refused login, a lost session.
+
+    `outcome` is what the turn ends as if no result follows; `retry_at` is seconds since the epoch.
+    """
+
+    outcome: Outcome
+    detail: str
+    retry_at: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The runtime's own final word."""
+
+    outcome: Outcome
+    text: str = ""
+    detail: str = ""
+    retry_at: float | None = None
+
+
+Event = SessionStarted | Progress | ToolStarted | ToolEnded | Usage | Trouble | Result
+
+
+class Exit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the agent's process ended: an exit status, or the signal that killed it; neither = it left no record."""
+
+    status: int | None = None
+    signal: int | None = None
+
+
+class Observation(msgspec.Struct):
+    """What a turn's events add up to; bounded however much the agent prints."""
+
+    session_id: str | None = None
+    result: Result | None = None
+    trouble: Trouble | None = None
+    usage: Usage | None = None
+    progress: str = ""
+    open_tools: dict[str, ToolStarted] = msgspec.field(default_factory=dict)
+    events: int = 0
+    lines_skipped: int = 0
+
+    def add(self, event: Event) -> None:
+        self.events += 1
+        match event:
+            case SessionStarted(session_id=session_id):
+                self.session_id = session_id
+            case Progress(text=text):
+                self.progress = text
+            case ToolStarted():
+                self.open_tools[event.tool_id] = event
+            case ToolEnded(tool_id=tool_id):
+                self.open_tools.pop(tool_id, None)
+            case Usage():
+                self.usage = event
+            case Trouble():
+                self.trouble = event
+            case Result():
+                self.result = event
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """All that is known of a turn when it has ended. `stopped` is set where we ended it."""
+
+    observation: Observation
+    exit: Exit
+    stdout: Path
+    stderr: Path
+    resumed: bool
+    stopped: StopReason | None = None
+
+
+class RuntimeTraits(msgspec.Struct, frozen=True):
+    """What the engine needs to know of a runtime.
+
+    `has_events`: stdout carries typed events, so that silence means something (the first-output and silence clocks run);
+    `resumes`: a session id given to `command` is honoured.
+    """
+
+    name: str
+    has_events: bool
+    resumes: bool
+
+
+class Runtime(Protocol):
+    """One agent program. Pure but for looking at the file system: only `process` starts anything."""
+
+    @property
+    def traits(self) -> RuntimeTraits: ...
+
+    def command(self, request: TurnRequest) -> Launch:
+        """What to start; stdin will be the prompt. Raises RuntimeMissing."""
+
+    def parse(self, line: bytes) -> Sequence[Event]:
+        """The events of one line of stdout, without its line end; nothing for what is unknown. Never raises."""
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        """The turn's outcome. The engine has dealt with `evidence.stopped` reasons other than FINISHED already."""
