@@ -57,6 +57,13 @@ class StopReason(StrEnum):
     SHUTDOWN = "shutdown"
 
 
+class Exit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the agent's process ended: an exit status, or the signal that killed it; neither = it left no record."""
+
+    status: int | None = None
+    signal: int | None = None
+
+
 class Judgement(msgspec.Struct, frozen=True, omit_defaults=True):
     """The outcome of one turn with what a person and the next turn need to know of it.
 

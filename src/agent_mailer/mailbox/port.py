@@ -65,8 +65,8 @@ class Capabilities(msgspec.Struct, frozen=True):
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message without its content. All strings are untrusted.
 
-    `order` sorts the messages of one thread; `locator` is the adapter's own handle (a file name, say), opaque to others;
-    `created` is seconds since the epoch.
+    `order` sorts the messages of one thread; `locator` is the adapter's own handle (a file name, say), opaque to
+    others; `created` is seconds since the epoch.
     """
 
     id: str

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from agent_mailer.errors import UnavailableFault
-from agent_mailer.outcomes import Judgement, Outcome, StopReason
+from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 
 
 class PermissionMode(StrEnum):
@@ -108,13 +108,6 @@ class Result(msgspec.Struct, frozen=True):
 Event = SessionStarted | Progress | ToolStarted | ToolEnded | Usage | Trouble | Result
 
 
-class Exit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the agent's process ended: an exit status, or the signal that killed it; neither = it left no record."""
-
-    status: int | None = None
-    signal: int | None = None
-
-
 class Observation(msgspec.Struct):
     """What a turn's events add up to; bounded however much the agent prints."""
 
@@ -160,7 +153,7 @@ class Evidence(msgspec.Struct, frozen=True):
 class RuntimeTraits(msgspec.Struct, frozen=True):
     """What the engine needs to know of a runtime.
 
-    `has_events`: stdout carries typed events, so that silence means something (the first-output and silence clocks run);
+    `has_events`: stdout carries typed events, so that silence means something (first-output and silence clocks run);
     `resumes`: a session id given to `command` is honoured.
     """
 
