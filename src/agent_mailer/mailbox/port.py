@@ -202,8 +202,12 @@ class Mailbox(Protocol):
     async def pending(self, limit: int) -> Listing:
         """What waits, oldest first, at most `limit` messages. Changes nothing."""
 
-    async def claim(self, envelope: Envelope) -> Message | Gone:
-        """Take the message for this agent, durably, and read it. Claiming what is already claimed by us reads it."""
+    async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+        """Take the message for this agent, durably, and read it.
+
+        `again` says that our own record is older than this call (a rerun, a crash, a claim that raised): then what is
+        claimed already is taken for ours and read, otherwise it is Gone.
+        """
 
     async def read(self, envelope: Envelope) -> Message | Gone:
         """Read without claiming."""

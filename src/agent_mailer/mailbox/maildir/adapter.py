@@ -1,0 +1,243 @@
+"""The maildir adapter: one agent's mailbox in an AMQ root.
+
+Which fsync protects what:
+
+| step | synced | if a crash undoes what is not |
+|---|---|---|
+| deliver | the content, then the folder `new` | - |
+| sender's copy in outbox/sent | nothing | a copy is missing; the message is not |
+| claim | the folder `cur` | the name in `new` may come back: same inode, dropped by the next claim or as settled |
+| receipt | nothing | a sender that polls waits in vain |
+| dead letter | the content, then the folder dlq/new | the original is removed last, so at worst it is there twice |
+| set aside | only a copy that goes to `aside` | it is listed again and set aside again |
+| lock and its pid file | nothing | both end with the process |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_mailer.clock import Clock, SystemClock
+from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
+from agent_mailer.mailbox.maildir import compose, delivery, layout
+from agent_mailer.mailbox.maildir.consume import Consumer, reporting
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed
+from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, MAX_LISTED, IndexEntry, StatCache, list_folder
+from agent_mailer.mailbox.maildir.threads import read_thread
+from agent_mailer.mailbox.port import (
+    Capabilities,
+    Contact,
+    Delivery,
+    Draft,
+    Envelope,
+    Gone,
+    Listing,
+    MailboxUnavailable,
+    Message,
+    Outgoing,
+    Refused,
+    Unreadable,
+)
+from agent_mailer.names import printable
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_Identity = tuple[tuple[int, int], ...]
+
+
+class MaildirMailbox:
+    """Implements `agent_mailer.mailbox.port.Mailbox`.
+
+    Only what consumes and waits needs `open`; reading a thread, composing and delivering work without. Raises
+    ConfigFault for a handle that is none.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        root: Path,
+        handle: str,
+        *,
+        clock: Clock | None = None,
+        rescan_seconds: float = RESCAN_SECONDS,
+    ) -> None:
+        layout.check_handle(handle)
+        self._disk = disk
+        self._root = root
+        self._handle = handle
+        self._rescan_seconds = rescan_seconds
+        self._paths = layout.Paths(root, handle)
+        self._consumer = Consumer(disk, clock or SystemClock(), handle, self._paths)
+        self._waiting: StatCache[Envelope | Malformed] = StatCache(MAX_LISTED)
+        self._index: StatCache[IndexEntry] = StatCache(MAX_INDEXED)
+        self._lock: FileLock | None = None
+        self._identity: _Identity = ()
+        self._events: FileEvents | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            name="maildir",
+            pushes=True,
+            recognises_delivery=True,
+            carries_marks=True,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+        )
+
+    @property
+    def address(self) -> str:
+        return self._handle
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    async def open(self) -> None:
+        """Repair our own folders, take the lock, watch the inbox."""
+        if self._lock is not None:
+            return
+        layout.require_root(self._root)
+        if not layout.known(self._root, self._handle):
+            raise ConfigFault(
+                "no_mailbox",
+                f"{self._root} has no mailbox for {self._handle!r}",
+                f"agent-mailer init --maildir-root {self._root} --address {self._handle}",
+            )
+        with reporting(self._paths.home):
+            layout.make_mailbox(self._disk, self._root, self._handle, own=True)
+            self._take_lock()
+        try:
+            self._events = FileEvents([self._paths.new], rescan_seconds=self._rescan_seconds)
+        except BaseException:
+            self._drop_lock()
+            raise
+
+    async def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        self._drop_lock()
+
+    async def wait(self) -> None:
+        if self._events is None:
+            raise RuntimeError("wait needs an open mailbox")
+        await self._events.wait()
+
+    async def pending(self, limit: int) -> Listing:
+        self._attend()
+        with reporting(self._paths.new):
+            envelopes, unreadable = list_folder(self._paths.new, self._waiting)
+        envelopes.sort(key=lambda envelope: envelope.order)
+        return Listing(tuple(envelopes[:limit]), tuple(unreadable))
+
+    async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+        self._attend()
+        return self._consumer.claim(envelope, again=again)
+
+    async def read(self, envelope: Envelope) -> Message | Gone:
+        return self._consumer.read(envelope)
+
+    async def thread(self, thread_id: str) -> Sequence[Message]:
+        with reporting(self._root / "agents"):
+            return read_thread(self._root, thread_id, self._index)
+
+    async def contacts(self) -> Sequence[Contact]:
+        try:
+            listed = layout.roster(self._root)
+        except ConfigFault as fault:
+            raise MailboxUnavailable(fault.code, fault.message, fault.fix) from fault
+        with reporting(self._root / "agents"):
+            handles = {layout.USER, *filter(layout.is_handle, listed), *layout.mailboxes(self._root)} - {self._handle}
+        return [Contact(handle, "the person here" if handle == layout.USER else "") for handle in sorted(handles)]
+
+    def compose(self, draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
+        return compose.compose(self._handle, self._root.name, draft, origin, turn_id)
+
+    async def deliver(self, item: Outgoing) -> Delivery:
+        return delivery.deliver(self._disk, self._root, self._handle, item)
+
+    async def look(self, item: Outgoing) -> bool:
+        with reporting(self._root / "agents"):
+            if not layout.is_handle(item.recipient):
+                return False
+            trace = delivery.look(self._root, item)
+        return trace in (delivery.Trace.WAITING, delivery.Trace.TAKEN)
+
+    async def done(self, envelope: Envelope) -> None:
+        """Nothing to do: since its claim the message is in cur, and stays there."""
+
+    async def reject(self, item: Unreadable) -> None:
+        self._attend()
+        self._consumer.reject(item)
+
+    async def set_aside(self, envelope: Envelope) -> None:
+        self._attend()
+        self._consumer.set_aside(envelope)
+
+    def _attend(self) -> None:
+        """Check that our lock still stands for these folders; follow a mailbox that was replaced by a whole one."""
+        if self._events is None or (self._lock is not None and self._identity == self._identify()):
+            return
+        missing = layout.missing_folders(self._root, self._handle)
+        if missing:
+            raise MailboxUnavailable(
+                "mailbox_gone",
+                f"{missing[0]} is gone",
+                f"put it back, or: agent-mailer init --maildir-root {self._root} --address {self._handle}",
+            )
+        with reporting(self._paths.home):
+            self._drop_lock()
+            try:
+                layout.make_mailbox(self._disk, self._root, self._handle, own=True)
+                self._take_lock()
+            except (BusyFault, ConfigFault) as fault:
+                raise MailboxUnavailable(fault.code, fault.message, fault.fix) from fault
+
+    def _take_lock(self) -> None:
+        """Hold the mailbox against other watchers. Raises BusyFault, ConfigFault where the file system has no locks."""
+        from filelock import FileLock, Timeout
+
+        path = self._paths.lock
+        lock = FileLock(path, timeout=0, fallback_to_soft=False, mode=0o600, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BusyFault(
+                "mailbox_busy",
+                f"another watcher{self._holder()} consumes the mailbox {self._handle!r} in {self._root}",
+                "stop it, or give this agent a handle of its own: agent-mailer config set address HANDLE",
+            ) from None
+        except OSError as fault:
+            raise ConfigFault(
+                "no_lock", f"{path} cannot be locked: {fault.strerror}", "put the mailbox on a local file system"
+            ) from fault
+        self._lock = lock
+        self._identity = self._identify()
+        self._disk.replace(self._paths.holder, f"{os.getpid()}\n".encode(), sync=Sync.NONE)
+
+    def _drop_lock(self) -> None:
+        if self._lock is not None:
+            with suppress(OSError):
+                self._lock.release()
+            self._lock = None
+
+    def _holder(self) -> str:
+        try:
+            return f" (process {printable(read_regular(self._paths.holder, 20).decode().strip(), 20)})"
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _identify(self) -> _Identity:
+        """Device and inode of what our lock stands for; empty if something is missing."""
+        try:
+            found = [os.lstat(path) for path in (self._paths.new, self._paths.cur, self._paths.lock)]
+        except OSError:
+            return ()
+        return tuple((one.st_dev, one.st_ino) for one in found)

@@ -1,0 +1,173 @@
+"""A draft in its final form. Pure: ids and bytes follow from the draft, its origin and the turn alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from agent_mailer.mailbox.maildir.format import (
+    MAX_MESSAGE_BYTES,
+    PROJECT_MARK,
+    Header,
+    clean,
+    rfc3339,
+    write_message,
+)
+from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Priority, Refused
+from agent_mailer.names import printable
+
+DEDUPE_KEY: Final = "dedupe:"
+"""A draft whose key begins so gets an id that follows from the sender and the rest of the key alone."""
+
+DEDUPE_ID: Final = "dedupe-"
+
+_ANSWERS: Final = {Kind.REVIEW_REQUEST: Kind.REVIEW_RESPONSE, Kind.QUESTION: Kind.ANSWER}
+_MAX_PID: Final = 4_194_303
+
+
+def message_id_for(handle: str, turn_id: str, key: str, created: float) -> str:
+    """The id of the message `key` of a turn, in AMQ's form. `created` is seconds since the epoch."""
+    digest = hashlib.sha256("\0".join((handle, turn_id, key)).encode("utf-8", "surrogatepass")).digest()
+    moment = datetime.fromtimestamp(created, UTC)
+    stamp = moment.strftime("%Y-%m-%dT%H-%M-%S") + f".{moment.microsecond // 1000:03d}Z"
+    return f"{stamp}_pid{int.from_bytes(digest[:4], 'big') % _MAX_PID + 1}_{digest[4:8].hex()}"
+
+
+def dedupe_id_for(handle: str, key: str) -> str:
+    """The id that every message of this sender with this dedupe key has, whenever it is sent."""
+    return DEDUPE_ID + hashlib.sha256("\0".join((handle, key)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def compose(
+    handle: str, session: str, draft: Draft, origin: Message | None, turn_id: str
+) -> tuple[Outgoing, ...] | Refused:
+    """One item a recipient, all with the same id and bytes, as AMQ does. `session` is the name of our own root."""
+    if draft.action is not Action.SEND and origin is None:
+        return Refused(f"there is no message to {draft.action.value}")
+    to = _recipients(handle, session, draft, origin)
+    if isinstance(to, Refused):
+        return to
+    identifier = _identifier(handle, draft, turn_id)
+    thread = _thread(handle, draft, origin, to, identifier)
+    if not thread:
+        return Refused("a thread's name is not empty and has no blanks around it")
+    kind = draft.kind or _answering_kind(draft, origin)
+    header = Header(
+        id=identifier,
+        sender=handle,
+        to=to,
+        thread=thread,
+        created=draft.created,
+        subject=_subject(draft, origin),
+        refs=_refs(draft, origin),
+        priority=draft.priority or (Priority.NORMAL if kind else None),
+        kind=kind,
+        labels=_labels(draft),
+        hops=origin.envelope.hops + 1 if origin else 0,
+        automatic=draft.automatic,
+        turn=turn_id,
+    )
+    payload = write_message(header, _body(draft, origin))
+    if len(payload) > MAX_MESSAGE_BYTES:
+        return Refused(
+            f"the message has {len(payload)} bytes; at most {MAX_MESSAGE_BYTES} can be sent: send a file name"
+        )
+    text = payload.decode()
+    return tuple(Outgoing(id=identifier, recipient=one, thread=thread, payload=text) for one in to)
+
+
+def _identifier(handle: str, draft: Draft, turn_id: str) -> str:
+    if draft.key.startswith(DEDUPE_KEY):
+        return dedupe_id_for(handle, draft.key.removeprefix(DEDUPE_KEY))
+    return message_id_for(handle, turn_id, draft.key, draft.created)
+
+
+def _recipients(handle: str, session: str, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
+    wanted: Sequence[str] = draft.to
+    if not wanted and draft.action is Action.REPLY and origin is not None:
+        wanted = (_answer_address(handle, origin),)
+    if not wanted:
+        return Refused("there is no recipient")
+    local: dict[str, None] = {}
+    for address in wanted:
+        name = address.strip()
+        if PROJECT_MARK in name:
+            project = name.split(PROJECT_MARK)[0]
+            return Refused(
+                f"{printable(name)!r} is in the project {printable(project)!r}; mail to other projects is not supported"
+            )
+        name, at, place = name.partition("@")
+        if at and place != session:
+            return Refused(
+                f"{printable(name)!r} is in the session {printable(place)!r}; mail to other sessions is not supported"
+            )
+        if not is_handle(name):
+            return Refused(f"{printable(address)!r} is no handle: use a-z, 0-9, _ and -")
+        local[name] = None
+    return tuple(local)
+
+
+def _answer_address(handle: str, origin: Message) -> str:
+    envelope = origin.envelope
+    if envelope.sender == handle and origin.reply_to in ("", handle) and envelope.to:
+        return envelope.to[0]
+    return origin.reply_to or envelope.sender
+
+
+def _thread(handle: str, draft: Draft, origin: Message | None, to: tuple[str, ...], identifier: str) -> str:
+    if draft.thread:
+        return clean(draft.thread) if draft.thread == draft.thread.strip() else ""
+    if draft.action is not Action.SEND and origin is not None:
+        return origin.envelope.thread
+    if len(to) > 1:
+        return f"t-{identifier}"
+    lower, higher = sorted((handle, to[0]))
+    return f"p2p/{lower}__{higher}"
+
+
+def _subject(draft: Draft, origin: Message | None) -> str:
+    if draft.subject or draft.action is Action.SEND or origin is None:
+        return _one_line(draft.subject)
+    prefix = "Re:" if draft.action is Action.REPLY else "Fwd:"
+    subject = _one_line(origin.subject)
+    if subject.lower().startswith(prefix.lower()):
+        return subject
+    return f"{prefix} {subject or '(no subject)'}"
+
+
+def _refs(draft: Draft, origin: Message | None) -> tuple[str, ...]:
+    if draft.action is Action.SEND or origin is None:
+        return ()
+    return tuple(dict.fromkeys((*origin.refs, origin.envelope.id)))
+
+
+def _answering_kind(draft: Draft, origin: Message | None) -> Kind | None:
+    if draft.action is not Action.REPLY or origin is None or origin.envelope.kind is None:
+        return None
+    return _ANSWERS.get(origin.envelope.kind, origin.envelope.kind)
+
+
+def _labels(draft: Draft) -> tuple[str, ...]:
+    own = () if draft.automatic is Automatic.NO else (f"{LAYER}:{draft.automatic.value}",)
+    return tuple(dict.fromkeys((*draft.labels, *own)))
+
+
+def _body(draft: Draft, origin: Message | None) -> str:
+    if draft.action is not Action.FORWARD or origin is None:
+        return draft.body
+    envelope = origin.envelope
+    quoted = (
+        f"> From: {envelope.sender}\n"
+        f"> To: {', '.join(envelope.to)}\n"
+        f"> Date: {rfc3339(envelope.created)}\n"
+        f"> Subject: {_one_line(origin.subject)}\n"
+    )
+    note = f"{draft.body.rstrip()}\n\n" if draft.body.strip() else ""
+    return f"{note}{quoted}\n{origin.body}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

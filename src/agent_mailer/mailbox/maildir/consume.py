@@ -1,0 +1,231 @@
+"""Taking what has arrived: the claim, and putting away what is no message or comes a second time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+
+from agent_mailer.clock import Clock
+from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.mailbox.maildir.delivery import holds, publish, temporary_name
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_message
+from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.mailbox.maildir.listing import from_locator, unavailable
+from agent_mailer.mailbox.maildir.records import Stage, dead_letter, receipt, receipt_name
+from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
+from agent_mailer.names import path_name, printable
+
+
+class _Taken(Enum):
+    MOVED = "from new"
+    FOUND = "in cur"
+
+
+class Consumer:
+    """The consuming side of one mailbox. Every method may raise MailboxUnavailable."""
+
+    def __init__(self, disk: Disk, clock: Clock, handle: str, paths: Paths) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._handle = handle
+        self._paths = paths
+
+    def claim(self, envelope: Envelope, *, again: bool) -> Message | Gone:
+        """Move new -> cur, make that durable, read. `again`: our record says that what is in cur may be ours."""
+        name = _name(envelope.locator)
+        if isinstance(name, Gone):
+            return name
+        source, target = self._paths.new / name, self._paths.cur / name
+        with reporting(target):
+            taken = self._take(source, target, envelope, again=again)
+            if isinstance(taken, Gone):
+                return taken
+            self._disk.sync_directory(self._paths.cur)
+            parsed = _parse(target)
+            if parsed is None:
+                return Gone("it was removed from cur")
+            if isinstance(parsed, Malformed):
+                self._bury(target, parsed, "cur")
+                return Gone(f"it is no message: {parsed.why}")
+            if not _same(parsed, envelope):
+                if taken is _Taken.MOVED:
+                    self._put_back(source, target)
+                return Gone("another message has taken its name")
+            self._write_receipt(envelope.id, envelope.thread, envelope.sender, Stage.DRAINED, "")
+            return parsed
+
+    def read(self, envelope: Envelope) -> Message | Gone:
+        """The message where it is now, new or cur."""
+        name = _name(envelope.locator)
+        if isinstance(name, Gone):
+            return name
+        for folder in (self._paths.new, self._paths.cur):
+            with reporting(folder / name):
+                parsed = _parse(folder / name)
+            if parsed is None:
+                continue
+            if isinstance(parsed, Malformed):
+                return Gone(f"it is no message any more: {parsed.why}")
+            return parsed if _same(parsed, envelope) else Gone("another message has taken its name")
+        return Gone("it is neither in new nor in cur")
+
+    def reject(self, item: Unreadable) -> None:
+        """A file that is no message goes into the dead letters; what cannot be copied is moved aside whole."""
+        try:
+            name = from_locator(item.locator)
+        except ValueError:
+            return
+        path = self._paths.new / name
+        with reporting(path):
+            parsed = _parse(path)
+            if name != item.locator:
+                self._move_aside(path)
+            elif isinstance(parsed, Malformed):
+                self._bury(path, parsed, "new")
+
+    def set_aside(self, envelope: Envelope) -> None:
+        """What arrived again goes to cur; if it is there already, an equal copy is dropped and another kept aside."""
+        name = _name(envelope.locator)
+        if isinstance(name, Gone):
+            return
+        source, target = self._paths.new / name, self._paths.cur / name
+        with reporting(source), suppress(FileNotFoundError):
+            try:
+                self._disk.move(source, target, sync=Sync.NONE)
+            except FileExistsError:
+                self._drop_or_keep(source, target)
+
+    def _take(self, source: Path, target: Path, envelope: Envelope, *, again: bool) -> _Taken | Gone:
+        """Make `target` ours. Raises OSError."""
+        try:
+            self._disk.move(source, target, sync=Sync.NONE)
+        except FileNotFoundError:
+            if not os.path.lexists(self._paths.new) or os.path.lexists(source):
+                raise
+            if not again:
+                return Gone("somebody else took it")
+            return _Taken.FOUND if os.path.lexists(target) else Gone("it is neither in new nor in cur")
+        except FileExistsError:
+            kept = self._drop_or_keep(source, target)
+            if kept is None or (again and _is(target, envelope)):
+                return _Taken.FOUND
+            return Gone(
+                f"another message named {printable(target.name)} was claimed before; this one is kept as {kept}"
+            )
+        return _Taken.MOVED
+
+    def _put_back(self, source: Path, target: Path) -> None:
+        """Not what was listed: it is listed again as what it is."""
+        try:
+            self._disk.move(target, source, sync=Sync.FULL)
+        except FileExistsError:
+            self._move_aside(target)
+
+    def _bury(self, path: Path, why: Malformed, source: str) -> None:
+        """Envelope first, then the original goes: a crash between leaves both, never neither."""
+        try:
+            found = os.lstat(path)
+            data = read_regular(path, MAX_MESSAGE_BYTES)
+        except FileNotFoundError:
+            return
+        except OSError as fault:
+            if fault.errno in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            self._move_aside(path)
+            return
+        if len(data) > MAX_MESSAGE_BYTES:
+            self._move_aside(path)
+            return
+        now = self._clock.now()
+        identifier = f"dlq_{time.time_ns()}_{os.getpid()}_{secrets.token_hex(6)}"
+        temporary = self._paths.dlq_tmp / temporary_name(identifier + ".md")
+        record = dead_letter(identifier, path.name, why, source, now, data)
+        self._disk.create(temporary, record, sync=Sync.CONTENT)
+        publish(self._disk, temporary, self._paths.dlq_new / f"{identifier}.md")
+        with suppress(FileNotFoundError):
+            if os.lstat(path).st_ino == found.st_ino:
+                self._disk.remove(path)
+        self._write_receipt(why.id or path.stem, why.thread, why.sender, Stage.DLQ, f"{why.reason}: {why.why}")
+
+    def _write_receipt(self, identifier: str, thread: str, sender: str, stage: Stage, detail: str) -> None:
+        """Best effort and unsynced: it only tells a waiting sender."""
+        data = receipt(identifier, thread, sender, self._handle, stage, self._clock.now(), detail)
+        with suppress(OSError):
+            self._disk.replace(
+                self._paths.receipts / receipt_name(identifier, self._handle, stage), data, sync=Sync.NONE
+            )
+
+    def _drop_or_keep(self, source: Path, target: Path) -> Path | None:
+        """`source` goes: dropped if `target` is the same or equal, else kept aside. Where it was kept."""
+        if _equal(source, target):
+            self._disk.remove(source)
+            return None
+        return self._move_aside(source)
+
+    def _move_aside(self, path: Path) -> Path | None:
+        """Out of every reader's way, whatever it is, under a name that is free."""
+        self._disk.make_directory(self._paths.aside)
+        kept = self._paths.aside / f"{time.time_ns()}-{secrets.token_hex(3)}-{path_name(path.name)}"
+        try:
+            self._disk.move(path, kept, sync=Sync.FULL)
+        except FileNotFoundError:
+            return None
+        return kept
+
+
+@contextmanager
+def reporting(what: object) -> Iterator[None]:
+    """A failing disk becomes MailboxUnavailable."""
+    try:
+        yield
+    except OSError as fault:
+        raise unavailable(what, fault) from fault
+
+
+def _name(locator: str) -> str | Gone:
+    try:
+        return from_locator(locator)
+    except ValueError:
+        return Gone("its locator names no message file")
+
+
+def _parse(path: Path) -> Message | Malformed | None:
+    """The file as it is now; None if there is none. Raises OSError for a sick disk."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return Malformed(Reason.PARSE_ERROR, "not a regular file")
+        return parse_message(read_regular(path, MAX_MESSAGE_BYTES), path.name)
+    except FileNotFoundError:
+        return None
+    except PermissionError as fault:
+        return Malformed(Reason.PARSE_ERROR, f"cannot be read: {fault.strerror}")
+    except OSError as fault:
+        if fault.errno not in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
+            raise
+        return Malformed(Reason.PARSE_ERROR, "not a regular file")
+
+
+def _same(message: Message, envelope: Envelope) -> bool:
+    found = message.envelope
+    return (found.id, found.thread, found.sender) == (envelope.id, envelope.thread, envelope.sender)
+
+
+def _is(path: Path, envelope: Envelope) -> bool:
+    parsed = _parse(path)
+    return isinstance(parsed, Message) and _same(parsed, envelope)
+
+
+def _equal(one: Path, other: Path) -> bool:
+    first, second = os.lstat(one), os.lstat(other)
+    if (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino):
+        return True
+    if not stat.S_ISREG(first.st_mode) or first.st_size != second.st_size or first.st_size > MAX_MESSAGE_BYTES:
+        return False
+    return holds(other, read_regular(one)) is True

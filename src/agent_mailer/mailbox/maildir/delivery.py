@@ -1,0 +1,178 @@
+"""Putting a message into somebody's mailbox, exactly once.
+
+A consumer only moves a message forward: new, cur, then perhaps dlq, with a receipt on the way. So an item whose name is
+in none of these places, looked at in this order, has never arrived.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.errors import ConfigFault
+from agent_mailer.mailbox.maildir.compose import DEDUPE_ID
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, is_message_id
+from agent_mailer.mailbox.maildir.layout import Paths, is_handle, known, make_mailbox, missing_folders, require_root
+from agent_mailer.mailbox.maildir.listing import is_message_name, unavailable
+from agent_mailer.mailbox.maildir.records import MAX_DLQ_HEADER_BYTES, Stage, parse_dead_letter, receipt_name
+from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
+from agent_mailer.names import printable
+
+
+class Trace(Enum):
+    """What there is of an item in its recipient's mailbox."""
+
+    NONE = "nothing"
+    WAITING = "it waits in new"
+    TAKEN = "its consumer has taken it"
+    OTHER = "another message has its name"
+
+
+def temporary_name(name: str) -> str:
+    """AMQ's name for a file on its way; cut so that it is one."""
+    return f".{name[:160]}.tmp-{time.time_ns()}-{os.getpid()}-{secrets.token_hex(6)}"
+
+
+def deliver(disk: Disk, root: Path, sender: str, item: Outgoing) -> Delivery:
+    """Deliver `item` unless it is there; the sender's copy follows, best effort.
+
+    Two fsyncs, the content and the name in new; folders that had to be made come on top. Raises MailboxUnavailable
+    where nothing has happened and trying again may help.
+    """
+    data = item.payload.encode("utf-8", "replace")
+    refusal = _check(root, item, data)
+    if refusal is not None:
+        return refusal
+    try:
+        if missing_folders(root, item.recipient):
+            make_mailbox(disk, root, item.recipient)
+        outcome = _confirm(disk, root, item) or _publish(disk, root, item, data)
+        if outcome is None:
+            outcome = _confirm(disk, root, item) or Unknown("another message took its name for a moment")
+    except ConfigFault as fault:
+        return Refused(f"the mailbox of {item.recipient} cannot be used: {fault.message}")
+    except OSError as fault:
+        raise unavailable(Paths(root, item.recipient).home, fault) from fault
+    if isinstance(outcome, Delivered):
+        with suppress(OSError):
+            disk.replace(Paths(root, sender).sent / f"{item.id}.md", data, sync=Sync.NONE)
+    return outcome
+
+
+def look(root: Path, item: Outgoing) -> Trace:
+    """Where `item` is by now. Raises OSError."""
+    name = item.id + ".md"
+    to = Paths(root, item.recipient)
+    data = item.payload.encode("utf-8", "replace")
+    any_bytes = item.id.startswith(DEDUPE_ID)
+    for place, trace in ((to.new, Trace.WAITING), (to.cur, Trace.TAKEN)):
+        same = holds(place / name, data)
+        if same is not None:
+            return trace if same or any_bytes else Trace.OTHER
+    if any((to.receipts / receipt_name(item.id, item.recipient, stage)).is_file() for stage in Stage):
+        return Trace.TAKEN
+    return Trace.TAKEN if any(_in_dead_letters(folder, item.id) for folder in (to.dlq_new, to.dlq_cur)) else Trace.NONE
+
+
+def holds(path: Path, data: bytes) -> bool | None:
+    """Whether the file has exactly these bytes; None if there is no such name. What is no file has not."""
+    try:
+        if os.lstat(path).st_size != len(data):
+            return False
+        return read_regular(path, len(data)) == data
+    except FileNotFoundError:
+        return None
+    except OSError as fault:
+        if fault.errno in (errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EACCES):
+            return False
+        raise
+
+
+def publish(disk: Disk, temporary: Path, target: Path) -> None:
+    """Move a written file to its final name, durably. Raises OSError; the temporary is gone in every case."""
+    try:
+        disk.move(temporary, target, sync=Sync.FULL)
+    finally:
+        with suppress(OSError):
+            disk.remove(temporary)
+
+
+def _check(root: Path, item: Outgoing, data: bytes) -> Refused | None:
+    if not is_handle(item.recipient):
+        return Refused(f"{printable(item.recipient)!r} is no handle: use a-z, 0-9, _ and -")
+    if not is_message_id(item.id) or not is_message_name(item.id + ".md") or len(item.id.encode()) > 200:
+        return Refused(f"{printable(item.id)!r} is no message id")
+    if len(data) > MAX_MESSAGE_BYTES:
+        return Refused(f"the message has {len(data)} bytes; at most {MAX_MESSAGE_BYTES} can be sent")
+    try:
+        require_root(root)
+        if known(root, item.recipient):
+            return None
+    except ConfigFault as fault:
+        raise MailboxUnavailable(fault.code, fault.message, fault.fix) from fault
+    return Refused(
+        f"there is no {item.recipient!r} here: neither a mailbox nor a line in {root / 'meta' / 'config.json'}"
+    )
+
+
+def _confirm(disk: Disk, root: Path, item: Outgoing) -> Delivery | None:
+    """What an item that is there already comes to; None for one that is not.
+
+    An earlier delivery may have died between the rename and its sync: only here does it become durable.
+    """
+    trace = look(root, item)
+    if trace is Trace.NONE:
+        return None
+    if trace is Trace.OTHER:
+        return Refused(f"another message named {printable(item.id)} is in the mailbox of {item.recipient}")
+    if trace is Trace.WAITING:
+        try:
+            disk.sync_directory(Paths(root, item.recipient).new)
+        except OSError as fault:
+            return _unconfirmed(fault)
+    return Delivered()
+
+
+def _publish(disk: Disk, root: Path, item: Outgoing, data: bytes) -> Delivery | None:
+    """Write and rename; None if the name was taken meanwhile. Raises OSError if nothing has happened."""
+    to = Paths(root, item.recipient)
+    target = to.new / f"{item.id}.md"
+    temporary = to.tmp / temporary_name(target.name)
+    disk.create(temporary, data, sync=Sync.CONTENT)
+    try:
+        publish(disk, temporary, target)
+    except FileExistsError:
+        return None
+    except OSError as fault:
+        # Either the rename failed and nothing has happened, or the name is there and may not survive a power cut.
+        if not os.path.lexists(target) and not os.path.lexists(to.cur / target.name):
+            raise
+        return _unconfirmed(fault)
+    return Delivered()
+
+
+def _unconfirmed(fault: OSError) -> Unknown:
+    return Unknown(f"the message is in place, but the disk did not confirm it: {fault.strerror}")
+
+
+def _in_dead_letters(folder: Path, identifier: str) -> bool:
+    """Whether a dead-letter envelope here holds the message. Only the beginning of each is read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [Path(entry.path) for entry in entries if is_message_name(entry.name)]
+    except FileNotFoundError:
+        return False
+    for path in names:
+        try:
+            found = parse_dead_letter(read_regular(path, MAX_DLQ_HEADER_BYTES))
+        except OSError:
+            continue
+        if found is not None and identifier in (found.original_id, found.original_file.removesuffix(".md")):
+            return True
+    return False

@@ -1,0 +1,357 @@
+"""AMQ's message file: bytes to values and back. Pure; liberal in what is read, strict in what is written.
+
+---json\\n
+{JSON object, indented by two blanks}\\n
+---\\n
+body
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from agent_mailer.mailbox.maildir.layout import is_handle
+from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Message, Priority
+
+MAX_MESSAGE_BYTES: Final = 10 * 1024 * 1024
+MAX_DEPTH: Final = 400
+CONTEXT_KEY: Final = "agent_mailer"
+PROJECT_MARK: Final = ":"
+
+_START: Final = "---json\n"
+_CLOSE: Final = "---\n"
+_CREATED = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]+))?(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC)
+_EPOCH_FROM_YEAR_ONE: Final = 62_135_596_800
+_BILLION: Final = 1_000_000_000
+_MAX_HOPS: Final = 1_000_000
+
+
+class Reason(StrEnum):
+    """Why a file is no message, in AMQ's words."""
+
+    PARSE_ERROR = "parse_error"
+    INVALID_HEADER = "invalid_header"
+
+
+class Malformed(msgspec.Struct, frozen=True):
+    """A file that is no message; the rest is what could be made out, else empty."""
+
+    reason: Reason
+    why: str
+    id: str = ""
+    thread: str = ""
+    sender: str = ""
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The fields of a message to be written. Empty ones are left out; `created` is seconds since the epoch."""
+
+    id: str
+    sender: str
+    to: tuple[str, ...]
+    thread: str
+    created: float
+    subject: str = ""
+    refs: tuple[str, ...] = ()
+    priority: Priority | None = None
+    kind: Kind | None = None
+    labels: tuple[str, ...] = ()
+    hops: int = 0
+    automatic: Automatic = Automatic.NO
+    turn: str = ""
+
+
+class _Fault(Exception):
+    def __init__(self, malformed: Malformed) -> None:
+        super().__init__(malformed.why)
+        self.malformed = malformed
+
+
+def parse_message(data: bytes, locator: str) -> Message | Malformed:
+    """The whole file as a message, by the rules of AMQ's full reader."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        return Malformed(Reason.PARSE_ERROR, "message exceeds maximum size")
+    try:
+        raw, body = _split(_text(data))
+        return _message(raw, body, locator)
+    except _Fault as fault:
+        return fault.malformed
+
+
+def parse_envelope(data: bytes, locator: str) -> Envelope | Malformed:
+    """The envelope alone, from the whole file or any beginning of it that holds the header and its closing line."""
+    try:
+        raw, _ = _split(_text(data))
+        return _envelope(raw, locator)
+    except _Fault as fault:
+        return fault.malformed
+
+
+def write_message(header: Header, body: str) -> bytes:
+    """The file's bytes. The caller has checked the values; the body gets a line end if it has none."""
+    fields: dict[str, object] = {
+        "schema": 1,
+        "id": header.id,
+        "from": header.sender,
+        "to": list(header.to),
+        "thread": header.thread,
+        "subject": header.subject.strip(),
+        "created": rfc3339(header.created),
+        "refs": list(header.refs),
+        "priority": header.priority.value if header.priority else "",
+        "kind": header.kind.value if header.kind else "",
+        "labels": list(header.labels),
+        "context": _context(header),
+    }
+    text = _START + go_json({k: v for k, v in fields.items() if v or k == "schema"}) + "\n" + _CLOSE + body
+    if body and not body.endswith("\n"):
+        text += "\n"
+    return _SURROGATE.sub("\ufffd", text).encode()
+
+
+def go_json(value: object) -> str:
+    """JSON as Go's MarshalIndent writes it with two blanks: `<`, `>`, `&` and the two line separators escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def rfc3339(moment: float) -> str:
+    """Seconds since the epoch in UTC, to the microsecond, trailing zeros cut, as Go's RFC3339Nano."""
+    text = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return text.rstrip("0").rstrip(".") + "Z"
+
+
+def is_message_id(text: str) -> bool:
+    """Whether AMQ takes `text` as a message's id."""
+    return (
+        bool(text.strip()) and not text.startswith(".") and not text.endswith(".md") and not re.search(r"[/\\]", text)
+    )
+
+
+def clean(text: str) -> str:
+    """`text` without what UTF-8 cannot hold: a lone surrogate becomes U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _context(header: Header) -> dict[str, object]:
+    marks: dict[str, object] = {}
+    if header.automatic is not Automatic.NO:
+        marks["automatic"] = header.automatic.value
+    if header.hops:
+        marks["hops"] = header.hops
+    if header.turn:
+        marks["turn"] = header.turn
+    return {CONTEXT_KEY: marks} if marks else {}
+
+
+def _text(data: bytes) -> str:
+    return data.replace(b"\r\n", b"\n").decode("utf-8", "replace")
+
+
+class _Object(dict[str, object]):
+    """A JSON object that still knows its duplicate keys: Go matches keys in any case, and the last one wins."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_Object, parse_constant=_no_constant)
+
+
+def _split(text: str) -> tuple[dict[str, object], str]:
+    """The header's fields under their lower-case names, and the body."""
+    if not text.startswith(_START):
+        raise _unparsable("missing ---json at the start")
+    start = _skip_blanks(text, len(_START))
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise _unparsable("header is nested too deeply") from None
+    except ValueError as fault:
+        raise _unparsable(f"header is no JSON: {fault}") from None
+    # The decoder's own limit depends on how deep the caller is; this one does not.
+    if text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and _depth(text[start:end]) > MAX_DEPTH:
+        raise _unparsable("header is nested too deeply")
+    close = _skip_blanks(text, end)
+    if not text.startswith(_CLOSE, close):
+        raise _unparsable("missing --- line after the header")
+    if value is None:
+        return {}, text[close + len(_CLOSE) :]
+    if not isinstance(value, _Object):
+        raise _unparsable("header is no JSON object")
+    return _fold(value.pairs), text[close + len(_CLOSE) :]
+
+
+def _fold(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    for key, value in pairs:
+        name = key.casefold()
+        _check_type(name, value)
+        if value is not None:
+            fields[name] = value
+        elif name in ("to", "refs", "labels", "context"):
+            fields.pop(name, None)
+    return fields
+
+
+_TEXTS = frozenset(
+    ("id", "from", "thread", "subject", "created", "priority", "kind", "reply_to", "reply_project", "from_project")
+)
+_LISTS = frozenset(("to", "refs", "labels"))
+
+
+def _check_type(name: str, value: object) -> None:
+    """Raise for a known field of the wrong type, which Go's decoder refuses."""
+    if value is None:
+        return
+    if name in _TEXTS:
+        right = isinstance(value, str)
+    elif name in _LISTS:
+        right = isinstance(value, list) and all(item is None or isinstance(item, str) for item in value)
+    elif name == "schema":
+        right = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    elif name == "context":
+        right = isinstance(value, dict)
+    else:
+        return
+    if not right:
+        raise _unparsable(f"header field {name!r} has the wrong type")
+
+
+def _envelope(raw: dict[str, object], locator: str) -> Envelope:
+    """Validated in AMQ's order: id, from, to, thread, created, priority, kind."""
+    identifier, sender, thread = _string(raw, "id"), _string(raw, "from"), _string(raw, "thread")
+
+    def invalid(why: str) -> _Fault:
+        return _Fault(Malformed(Reason.INVALID_HEADER, why, identifier, thread, sender))
+
+    to = _strings(raw, "to")
+    if not is_message_id(identifier):
+        raise invalid("bad id")
+    if not is_handle(sender):
+        raise invalid("bad from")
+    if not to or not all(is_handle(handle) for handle in to):
+        raise invalid("bad to")
+    if not thread or thread != thread.strip():
+        raise invalid("bad thread")
+    nanoseconds = _nanoseconds(_string(raw, "created"))
+    if nanoseconds is None:
+        raise invalid("bad created")
+    priority, kind = _string(raw, "priority"), _string(raw, "kind")
+    if priority and priority not in _PRIORITIES:
+        raise invalid("unknown priority")
+    if kind and kind not in _KINDS:
+        raise invalid("unknown kind")
+    automatic, hops = _marks(raw.get("context"))
+    return Envelope(
+        id=identifier,
+        thread=thread,
+        sender=sender,
+        created=(nanoseconds - _EPOCH_FROM_YEAR_ONE * _BILLION) / _BILLION,
+        order=f"{nanoseconds:021d} {identifier}",
+        locator=locator,
+        to=to,
+        priority=Priority(priority or "normal"),
+        kind=Kind(kind) if kind else None,
+        automatic=automatic,
+        hops=hops,
+    )
+
+
+def _message(raw: dict[str, object], body: str, locator: str) -> Message:
+    envelope = _envelope(raw, locator)
+    reply_to, project = _string(raw, "reply_to"), _string(raw, "reply_project")
+    if project:
+        reply_to = f"{project}{PROJECT_MARK}{reply_to or envelope.sender}"
+    return Message(
+        envelope=envelope,
+        subject=_string(raw, "subject"),
+        body=body,
+        refs=_strings(raw, "refs"),
+        labels=_strings(raw, "labels"),
+        reply_to=reply_to or envelope.sender,
+    )
+
+
+def _marks(context: object) -> tuple[Automatic, int]:
+    """Our own marks. Whatever else stands there is no reason to refuse a message."""
+    marks = context.get(CONTEXT_KEY) if isinstance(context, dict) else None
+    if not isinstance(marks, dict):
+        return Automatic.NO, 0
+    hops, automatic = marks.get("hops"), marks.get("automatic")
+    counted = min(hops, _MAX_HOPS) if isinstance(hops, int) and not isinstance(hops, bool) and hops > 0 else 0
+    return (Automatic(automatic) if automatic in ("notice", "auto-reply") else Automatic.NO), counted
+
+
+def _string(raw: dict[str, object], name: str) -> str:
+    value = raw.get(name)
+    return clean(value) if isinstance(value, str) else ""
+
+
+def _strings(raw: dict[str, object], name: str) -> tuple[str, ...]:
+    value = raw.get(name)
+    return tuple(clean(item or "") for item in value) if isinstance(value, list) else ()
+
+
+def _nanoseconds(created: str) -> int | None:
+    """RFC 3339 as nanoseconds since the year 1, or None."""
+    found = _CREATED.fullmatch(created)
+    if found is None:
+        return None
+    *numbers, fraction, sign, hours, minutes = found.groups()
+    try:
+        moment = datetime(*map(int, numbers), tzinfo=UTC)  # type: ignore[arg-type,misc]
+    except ValueError:
+        return None
+    seconds = int((moment - _YEAR_ONE).total_seconds())
+    if sign:
+        if int(hours) > 24 or int(minutes) > 59:
+            return None
+        offset = int(hours) * 3600 + int(minutes) * 60
+        seconds += -offset if sign == "+" else offset
+    return max(0, seconds) * _BILLION + int((fraction or "0")[:9].ljust(9, "0"))
+
+
+def _skip_blanks(text: str, start: int) -> int:
+    found = _BLANKS.match(text, start)
+    return found.end() if found else start
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in _STRING.sub("", text):
+        if character in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "}]":
+            depth -= 1
+    return deepest
+
+
+def _unparsable(why: str) -> _Fault:
+    return _Fault(Malformed(Reason.PARSE_ERROR, why))
+
+
+_PRIORITIES = frozenset(Priority)
+_KINDS = frozenset(Kind)

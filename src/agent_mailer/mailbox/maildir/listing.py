@@ -1,0 +1,181 @@
+"""What lies in a folder of messages. A file is read once, for as long as it stays what it was."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from agent_mailer.disk import read_regular
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_envelope
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Unreadable
+
+MAX_LISTED: Final = 10_000
+MAX_INDEXED: Final = 20_000
+
+_HEAD_BYTES: Final = 16 * 1024
+_RAW_NAME: Final = "bytes:"
+_SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN))
+
+_T = TypeVar("_T")
+_Signature = tuple[int, int, int]
+
+
+def is_message_name(name: str) -> bool:
+    """Whether AMQ takes a file of this name for a message."""
+    return name.endswith(".md") and not name.startswith(".") and not any(c in name for c in "/\\\0")
+
+
+def to_locator(name: str) -> str:
+    """A file name as text that any file can hold; `from_locator` gives the name back."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return _RAW_NAME + os.fsencode(name).hex()
+    return name
+
+
+def from_locator(locator: str) -> str:
+    """The file name; raises ValueError for what is none, so that no path is ever built of it."""
+    raw = locator.startswith(_RAW_NAME) and not locator.endswith(".md")
+    name = os.fsdecode(bytes.fromhex(locator.removeprefix(_RAW_NAME))) if raw else locator
+    if not is_message_name(name):
+        raise ValueError(f"no message file: {locator!r}")
+    return name
+
+
+class StatCache(Generic[_T]):
+    """What was found in a file, kept while inode, time and size are the same; at most `size` entries."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: dict[str, tuple[_Signature, _T]] = {}
+
+    def get(self, path: str, found: os.stat_result) -> _T | None:
+        entry = self._entries.get(path)
+        return entry[1] if entry is not None and entry[0] == _signature(found) else None
+
+    def put(self, path: str, found: os.stat_result, value: _T) -> None:
+        if path not in self._entries and len(self._entries) >= self._size:
+            del self._entries[next(iter(self._entries))]
+        self._entries[path] = (_signature(found), value)
+
+    def keep_only(self, paths: set[str]) -> None:
+        if len(self._entries) > len(paths):
+            self._entries = {path: entry for path, entry in self._entries.items() if path in paths}
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One name in a folder of messages."""
+
+    path: str
+    name: str
+    found: os.stat_result
+
+
+class IndexEntry(msgspec.Struct, frozen=True):
+    """As little as finds a thread again: a digest of its name and the message's place in it; empty for no message."""
+
+    thread: bytes
+    order: str
+
+
+_NO_MESSAGE: Final = IndexEntry(b"", "")
+
+
+def scan(folder: Path) -> Iterator[Listed]:
+    """Every message name in `folder`, sorted by name. Raises OSError if the folder cannot be read."""
+    with os.scandir(folder) as entries:
+        names = sorted((entry for entry in entries if is_message_name(entry.name)), key=lambda entry: entry.name)
+    for entry in names:
+        try:
+            yield Listed(entry.path, entry.name, entry.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            continue
+
+
+def read_envelope(item: Listed) -> Envelope | Malformed | None:
+    """The envelope of a file, or why it is none; None if it has gone. Raises MailboxUnavailable for a sick disk."""
+    if not stat.S_ISREG(item.found.st_mode):
+        return Malformed(Reason.PARSE_ERROR, "not a regular file")
+    if item.found.st_size > MAX_MESSAGE_BYTES:
+        return Malformed(Reason.PARSE_ERROR, "message exceeds maximum size")
+    locator = to_locator(item.name)
+    if locator != item.name:
+        return Malformed(Reason.PARSE_ERROR, "the file name is not UTF-8")
+    try:
+        head = read_regular(Path(item.path), _HEAD_BYTES)
+        parsed = parse_envelope(head, locator)
+        if isinstance(parsed, Malformed) and len(head) > _HEAD_BYTES:
+            parsed = parse_envelope(read_regular(Path(item.path), MAX_MESSAGE_BYTES), locator)
+    except FileNotFoundError:
+        return None
+    except OSError as fault:
+        if fault.errno in _SYSTEM_WIDE:
+            raise unavailable(item.path, fault) from fault
+        return Malformed(Reason.PARSE_ERROR, f"cannot be read: {fault.strerror}")
+    return parsed
+
+
+def list_folder(folder: Path, cache: StatCache[Envelope | Malformed]) -> tuple[list[Envelope], list[Unreadable]]:
+    """What waits in `folder`: the first `MAX_LISTED` names. A repeated listing costs a stat a file."""
+    envelopes: list[Envelope] = []
+    unreadable: list[Unreadable] = []
+    seen: set[str] = set()
+    for item in scan(folder):
+        if len(seen) >= MAX_LISTED:
+            break
+        parsed = cache.get(item.path, item.found)
+        if parsed is None:
+            parsed = read_envelope(item)
+            if parsed is None:
+                continue
+            cache.put(item.path, item.found, parsed)
+        seen.add(item.path)
+        if isinstance(parsed, Envelope):
+            envelopes.append(parsed)
+        else:
+            unreadable.append(Unreadable(to_locator(item.name), f"{parsed.reason.value}: {parsed.why}"))
+    cache.keep_only(seen)
+    return envelopes, unreadable
+
+
+def index_folder(folder: Path, cache: StatCache[IndexEntry]) -> Iterator[tuple[Listed, IndexEntry]]:
+    """Every readable message in `folder`, read or not, in brief; a folder that is missing holds none."""
+    try:
+        for item in scan(folder):
+            entry = cache.get(item.path, item.found)
+            if entry is None:
+                parsed = read_envelope(item)
+                if parsed is None:
+                    continue
+                entry = _NO_MESSAGE
+                if isinstance(parsed, Envelope):
+                    entry = IndexEntry(thread_digest(parsed.thread), parsed.order)
+                cache.put(item.path, item.found, entry)
+            if entry.order:
+                yield item, entry
+    except FileNotFoundError:
+        return
+
+
+def thread_digest(thread_id: str) -> bytes:
+    return hashlib.sha256(thread_id.encode("utf-8", "surrogatepass")).digest()[:12]
+
+
+def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
+    return MailboxUnavailable(
+        "mailbox_unavailable",
+        f"the mailbox cannot be used: {what}: {fault.strerror or fault}",
+        "check the disk and the folder; the watcher tries again by itself",
+    )
+
+
+def _signature(found: os.stat_result) -> _Signature:
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
