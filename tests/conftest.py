@@ -1,0 +1,64 @@
+"""What holds for every test: a clean environment, a home of its own, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's home folder during the test: an empty one. The XDG folders lie in it."""
+    for name in [name for name in os.environ if name.startswith(SCRUBBED)]:
+        monkeypatch.delenv(name)
+    folder = tmp_path_factory.mktemp("home")
+    places = {
+        "HOME": folder,
+        "XDG_CONFIG_HOME": folder / ".config",
+        "XDG_DATA_HOME": folder / ".local" / "share",
+        "XDG_STATE_HOME": folder / ".local" / "state",
+        "XDG_CACHE_HOME": folder / ".cache",
+        "XDG_RUNTIME_DIR": folder / "run",
+    }
+    for name, place in places.items():
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        monkeypatch.setenv(name, str(place))
+    return folder
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Processes of a turn that outlived their test fail the run, and are ended."""
+    if hasattr(session.config, "workerinput"):
+        return  # with xdist the controller looks, when every worker is done
+    base: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    left = list(_turn_processes(str(base)))
+    for pid, command in left:
+        print(f"\nleft behind by a test: process {pid}: {command}")
+        os.kill(pid, signal.SIGKILL)
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _turn_processes(base: str) -> Iterator[tuple[int, str]]:
+    """Pid and command line of the processes that belong to a turn under `base`, the temporary folder of this run.
+
+    Other runs on this machine, and real watchers, have turns too: those are not ours to end.
+    """
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        of_a_turn = any(item.startswith(b"AGENT_MAILER_TURN_ID=") for item in environment)
+        if of_a_turn and any(base.encode() in item for item in environment):
+            yield int(entry.name), command

@@ -1,0 +1,92 @@
+"""The guards of tests/conftest.py, seen from outside: by runs of pytest of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+
+LEAVES_A_PROCESS = """
+import os, subprocess
+def test_leaves_one(tmp_path):
+    marks = {"AGENT_MAILER_TURN_ID": "t1", "AGENT_MAILER_TURN_DIR": str(tmp_path)}
+    child = subprocess.Popen(["sleep", "600"], env=os.environ | marks, start_new_session=True)
+    child.returncode = 0  # keeps Popen silent about it
+    open(os.environ["REPORT"], "w").write(str(child.pid))
+"""
+
+OTHERS_PROCESS = """
+import os, subprocess
+def test_leaves_none():
+    pass
+"""
+
+SEES_THE_ENVIRONMENT = """
+import os
+from pathlib import Path
+def test_environment(home):
+    keys = ("ANTHROPIC", "OPENAI", "CLAUDE", "CODEX", "AM_", "AGENT_MAILER_")
+    assert not [name for name in os.environ if name.startswith(keys)]
+    assert Path.home() == home and not (home / ".bashrc").exists()
+    assert Path(os.environ["XDG_CONFIG_HOME"]).is_relative_to(home)
+"""
+
+
+def run_pytest(folder: Path, test: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    folder.mkdir()
+    shutil.copy(CONFTEST, folder)
+    (folder / "test_it.py").write_text(test)
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        f"--basetemp={folder / 'base'}",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
+    return subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_process_left_behind_fails_the_run_and_is_ended(tmp_path: Path, workers: str) -> None:
+    report = tmp_path / "pid"
+    done = run_pytest(tmp_path / "run", LEAVES_A_PROCESS, "-n", workers, REPORT=str(report))
+    pid = report.read_text()
+    assert "1 passed" in done.stdout
+    assert done.returncode == 1
+    assert f"process {pid}: sleep 600" in done.stdout
+    assert not running(pid)
+
+
+def test_a_turn_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    marks = {"AGENT_MAILER_TURN_ID": "t1", "AGENT_MAILER_TURN_DIR": str(tmp_path / "elsewhere")}
+    with subprocess.Popen(["sleep", "600"], env=os.environ | marks) as other:
+        done = run_pytest(tmp_path / "run", OTHERS_PROCESS)
+        assert done.returncode == 0
+        assert other.poll() is None
+        other.kill()
+
+
+def test_keys_and_homes_do_not_reach_a_test(tmp_path: Path) -> None:
+    secrets = {"ANTHROPIC_API_KEY": "k", "OPENAI_API_KEY": "k", "CLAUDECODE": "1", "CODEX_HOME": "/x", "AM_ROOT": "/x"}
+    done = run_pytest(
+        tmp_path / "run", SEES_THE_ENVIRONMENT, **secrets, AGENT_MAILER_RUNTIME="codex", XDG_CONFIG_HOME="/x"
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def running(pid: str) -> bool:
+    """Neither gone nor a zombie that nobody has waited for yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
