@@ -151,7 +151,7 @@ class Disk:
             self.sync_directory(path.parent)
 
     def move(self, source: Path, target: Path, *, sync: Sync) -> None:
-        """Rename without ever replacing: FileExistsError if `target` is there, FileNotFoundError if `source` is gone."""
+        """Rename, never replacing: FileExistsError if `target` is there, FileNotFoundError if `source` is gone."""
         self.system.rename_noreplace(source, target)
         if sync is Sync.FULL:
             self.sync_directory(target.parent)

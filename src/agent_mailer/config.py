@@ -1,0 +1,270 @@
+"""The typed configuration: its keys, where each value came from, and the file that holds them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.runtimes.port import PermissionMode
+
+ENV_PREFIX = "AGENT_MAILER_"
+SECRET_KEYS = frozenset({"api_key"})
+
+
+class RuntimeKind(StrEnum):
+    CLAUDE = "claude"
+    CODEX = "codex"
+    COMMAND = "command"
+
+
+class MailboxKind(StrEnum):
+    MAILDIR = "maildir"
+    AMP = "amp"
+
+
+class CommandOutput(StrEnum):
+    TEXT = "text"
+    JSONL = "jsonl"
+
+
+class AutoReply(StrEnum):
+    IF_SILENT = "if-silent"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+class Source(StrEnum):
+    """Where a value came from; the later wins."""
+
+    DEFAULT = "default"
+    AGENT_MD = "AGENT.md"
+    FILE = "config.toml"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
+SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
+
+
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[retry]`: the wait before attempt n+1 is random between 0 and min(longest, first * 2^n) seconds."""
+
+    first: Seconds = 10
+    longest: Seconds = 600
+
+
+class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"pass_": "pass"}):
+    """`[env]`: names the agent may see beyond the basics, and values set for it."""
+
+    pass_: tuple[str, ...] = ()
+    set: dict[str, str] = {}
+
+
+class Config(msgspec.Struct, frozen=True):
+    """Every key, with its default. The names of other AMP clients are kept."""
+
+    agent_id: str = ""
+    agent_name: str = ""
+    address: str = ""
+    broker_url: str = ""
+    api_key: str = ""
+    mailbox: MailboxKind | None = None
+    maildir_root: str = ""
+    runtime: RuntimeKind | None = None
+    permission_mode: PermissionMode | None = None
+    claude_command: str = "claude"
+    codex_command: str = "codex"
+    command: tuple[str, ...] = ()
+    command_output: CommandOutput = CommandOutput.TEXT
+    project_dir: str = ""
+    poll_interval_idle: Seconds = 60
+    poll_interval_active: Seconds = 10
+    max_retries: CountOrNone = 3
+    max_starts: Count = 10
+    max_parallel_turns: Annotated[int, Meta(ge=1, le=64)] = 1
+    session_max_age_days: Count = 7
+    session_max_turns: Count = 50
+    auto_reply: AutoReply = AutoReply.IF_SILENT
+    turn_timeout: Seconds = 3600
+    tool_timeout: SecondsOrOff = 0
+    first_output_timeout: SecondsOrOff = 60
+    silence_timeout: SecondsOrOff = 600
+    stop_grace: SecondsOrOff = 20
+    keep_transcripts: CountOrNone = 7
+    retry: Retry = Retry()
+    env: Environment = Environment()
+
+    @property
+    def mailbox_kind(self) -> MailboxKind:
+        """`amp` where a broker is named, else the folder."""
+        return self.mailbox or (MailboxKind.AMP if self.broker_url else MailboxKind.MAILDIR)
+
+
+DOCS: dict[str, str] = {
+    "agent_id": "the agent's id at its broker",
+    "agent_name": "the agent's name; the address where that is empty",
+    "address": "where the agent gets its mail; with a folder mailbox its handle",
+    "broker_url": "the broker's URL; empty = a folder mailbox",
+    "api_key": "the broker's key; shown nowhere",
+    "mailbox": "maildir or amp; default: amp when broker_url is set, else maildir",
+    "maildir_root": "the folder mailbox's root; default: $AM_ROOT, .amqrc, .agent-mail at the top of the git tree",
+    "runtime": "the agent program: claude, codex or command",
+    "permission_mode": "acceptEdits, bypassPermissions or plan; never guessed",
+    "claude_command": "the claude program",
+    "codex_command": "the codex program",
+    "command": 'with runtime = "command": the program and its arguments, a list of words',
+    "command_output": "what the command prints: text (its answer) or jsonl (events)",
+    "project_dir": "the folder the agent works on, where that is not the workdir",
+    "poll_interval_idle": "seconds between two looks at a mailbox that cannot wake us, while there is no mail",
+    "poll_interval_active": "the same after there was mail",
+    "max_retries": "further attempts after a failed one before the message is given up",
+    "max_starts": "starts of whatever outcome before the message is given up",
+    "max_parallel_turns": "threads worked on side by side",
+    "session_max_age_days": "a session older than this is not resumed",
+    "session_max_turns": "a session with more turns than this is not resumed",
+    "auto_reply": "if-silent, never or always: whether the agent's final words are sent as the answer",
+    "turn_timeout": "seconds a turn may take",
+    "tool_timeout": "seconds one tool call may take; 0 = the rest of the turn",
+    "first_output_timeout": "seconds until the first event; 0 = off (always off for text commands)",
+    "silence_timeout": "seconds without an event while no tool runs; 0 = off (always off for text commands)",
+    "stop_grace": "seconds running turns are given when the watcher is stopped",
+    "keep_transcripts": "days a settled turn's output is kept; 0 = only the summary",
+    "retry": "first, longest: seconds of backoff between attempts",
+    "env": "pass (names) and set (values): what the agent sees of the environment beyond the basics",
+}
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A configuration, the source of each value that is no default, and the keys of the file that we do not know."""
+
+    config: Config
+    sources: Mapping[str, Source]
+    unknown: tuple[str, ...] = ()
+
+    def source(self, key: str) -> Source:
+        return self.sources.get(key, Source.DEFAULT)
+
+
+def keys() -> tuple[str, ...]:
+    return Config.__struct_fields__
+
+
+def load(
+    path: Path,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    identity: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Flags before environment before file before AGENT.md. Raises ConfigFault or UsageFault naming the bad key."""
+    raw = read_file(path)
+    values: dict[str, object] = {}
+    sources: dict[str, Source] = {}
+
+    def take(found: Iterable[tuple[str, object]], source: Source) -> None:
+        for key, value in found:
+            values[key] = _checked(key, value, source, path)
+            sources[key] = source
+
+    take(((k, v) for k, v in (identity or {}).items() if v and k in keys()), Source.AGENT_MD)
+    take(((k, v) for k, v in raw.items() if k in keys() and not _is_blank(k, v)), Source.FILE)
+    take(_from_environment(environ), Source.ENVIRONMENT)
+    take(((k, v) for k, v in flags.items() if v is not None), Source.FLAG)
+    config = Config(**values)  # type: ignore[arg-type]
+    return Loaded(config, sources, tuple(k for k in raw if k not in keys()))
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """The file as it is; absent = empty. Raises ConfigFault for what is not TOML."""
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigFault("bad_toml", f"{path} is not valid TOML: {error}", "agent-mailer config edit") from error
+    except OSError as error:
+        raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from error
+
+
+def parse_value(key: str, text: str) -> object:
+    """A value typed on a command line or in the environment, as the key's type. Raises UsageFault."""
+    if key not in keys():
+        raise UsageFault("unknown_key", f"there is no key {key!r}", "agent-mailer config show")
+    if key in ("retry", "env"):
+        raise UsageFault("table_key", f"{key} is a table", "agent-mailer config edit")
+    if key == "command":
+        return shlex.split(text)
+    if isinstance(getattr(Config(), key), int):
+        try:
+            return int(text)
+        except ValueError:
+            raise UsageFault("bad_value", f"{key} must be a whole number, not {text!r}", "") from None
+    return text
+
+
+def check_value(key: str, value: object) -> None:
+    """Raises UsageFault where `value` cannot be the value of `key`."""
+    try:
+        _convert(key, value)
+    except msgspec.ValidationError as error:
+        raise UsageFault("bad_value", f"{key}: {_plain(error, key)}", f"{key} is {DOCS[key]}") from None
+
+
+_HINTS = get_type_hints(Config, include_extras=True)
+
+
+def _convert(key: str, value: object) -> object:
+    return msgspec.convert(value, type=_HINTS[key], strict=True)
+
+
+def _checked(key: str, value: object, source: Source, path: Path) -> object:
+    try:
+        return _convert(key, value)
+    except msgspec.ValidationError as error:
+        where, fix = {
+            Source.FILE: (str(path), f"agent-mailer config set {key} VALUE"),
+            Source.ENVIRONMENT: (ENV_PREFIX + key.upper(), f"unset {ENV_PREFIX}{key.upper()}"),
+            Source.FLAG: ("--" + key.replace("_", "-"), ""),
+        }.get(source, ("AGENT.md", "edit AGENT.md"))
+        raise ConfigFault("bad_value", f"{where}: {key}: {_plain(error, key)}", fix) from None
+
+
+def _plain(error: msgspec.ValidationError, key: str) -> str:
+    text = str(error).replace("`", "")
+    hint = _HINTS[key]
+    for member in (hint, *getattr(hint, "__args__", ())):
+        if isinstance(member, type) and issubclass(member, StrEnum):
+            return f"{text} (one of: {', '.join(m.value for m in member)})"
+    return text
+
+
+def _is_blank(key: str, value: object) -> bool:
+    """Other clients write "" for what was not chosen."""
+    return value == "" and key in ("permission_mode", "runtime", "mailbox")
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:
+    for key in keys():
+        text = environ.get(ENV_PREFIX + key.upper())
+        if text and key not in ("retry", "env"):
+            try:
+                yield key, parse_value(key, text)
+            except UsageFault as fault:
+                fix = f"unset {ENV_PREFIX}{key.upper()}"
+                raise ConfigFault("bad_value", f"{ENV_PREFIX}{key.upper()}: {fault.message}", fix) from None
+
+
+def expand(path: str, workdir: Path) -> Path:
+    """A path of the configuration: `~` expanded, relative to the workdir, normalised without following links."""
+    return Path(os.path.normpath(workdir / Path(path).expanduser()))

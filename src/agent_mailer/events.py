@@ -1,0 +1,115 @@
+"""What happened, as one stable vocabulary; the log file and whoever else listens get the same records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.clock import Clock, iso
+from agent_mailer.disk import Disk, Sync
+from agent_mailer.names import printable
+
+ROTATE_AT_BYTES = 5 * 1024 * 1024
+"""A watcher that settles a message a minute fills this in about a week."""
+
+KEEP_ROTATED = 3
+
+Value = str | int | float | bool | None
+
+
+class EventName(StrEnum):
+    """Every event there is. SPEC section 8 lists their fields; names are never reused for another meaning."""
+
+    WATCH_STARTED = "watch_started"
+    WATCH_STOPPING = "watch_stopping"
+    WATCH_STOPPED = "watch_stopped"
+    WATCH_HANDED_OVER = "watch_handed_over"
+    MESSAGE_UNREADABLE = "message_unreadable"
+    MESSAGE_SET_ASIDE = "message_set_aside"
+    MESSAGE_GONE = "message_gone"
+    MESSAGE_SKIPPED = "message_skipped"
+    MESSAGE_DONE = "message_done"
+    MESSAGE_REVIVED = "message_revived"
+    TURN_CLAIMED = "turn_claimed"
+    TURN_STARTED = "turn_started"
+    TURN_ADOPTED = "turn_adopted"
+    TURN_PROGRESS = "turn_progress"
+    TURN_STOPPING = "turn_stopping"
+    TURN_ENDED = "turn_ended"
+    TURN_SETTLED = "turn_settled"
+    TURN_DROPPED = "turn_dropped"
+    SURVIVORS = "survivors"
+    ITEM_DELIVERED = "item_delivered"
+    ITEM_REFUSED = "item_refused"
+    ITEM_POSTPONED = "item_postponed"
+    RETRY_SCHEDULED = "retry_scheduled"
+    DEAD_LETTER = "dead_letter"
+    SESSION_BOUND = "session_bound"
+    SESSION_DROPPED = "session_dropped"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    REQUEST_APPLIED = "request_applied"
+    REQUEST_REFUSED = "request_refused"
+    STATE_DAMAGED = "state_damaged"
+    STATE_TROUBLE = "state_trouble"
+    MAILBOX_TROUBLE = "mailbox_trouble"
+    MAILBOX_BACK = "mailbox_back"
+    TEMPLATE_INVALID = "template_invalid"
+    WATCH_FAULT = "watch_fault"
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """One line of `log.jsonl`. `fields` never holds a body, a subject or a key (I8)."""
+
+    ts: str
+    event: EventName
+    fields: dict[str, Value]
+
+    def line(self) -> bytes:
+        return msgspec.json.encode({"ts": self.ts, "event": self.event.value, **self.fields})
+
+
+Listener = Callable[[LogRecord], None]
+
+
+class EventLog:
+    """Appends to `log.jsonl` and tells the listeners. Never raises: a full disk must not stop the watcher."""
+
+    def __init__(self, path: Path, disk: Disk, clock: Clock) -> None:
+        self._path = path
+        self._disk = disk
+        self._clock = clock
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def emit(self, event: EventName, **fields: Value) -> None:
+        shown: dict[str, Value] = {
+            k: printable(v, 600) if isinstance(v, str) else v for k, v in fields.items() if v is not None
+        }
+        record = LogRecord(iso(self._clock.now()), event, shown)
+        with suppress(OSError):
+            self._rotate_when_full()
+            # Lost lines are harmless: the log explains, the other state files decide.
+            self._disk.append_line(self._path, record.line(), sync=Sync.NONE)
+        for listener in self._listeners:
+            listener(record)
+
+    def _rotate_when_full(self) -> None:
+        try:
+            if self._path.stat().st_size < ROTATE_AT_BYTES:
+                return
+        except FileNotFoundError:
+            return
+        oldest = self._path.with_name(f"{self._path.name}.{KEEP_ROTATED}")
+        self._disk.remove(oldest)
+        for number in range(KEEP_ROTATED - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                source = self._path.with_name(f"{self._path.name}.{number}")
+                self._disk.move(source, self._path.with_name(f"{self._path.name}.{number + 1}"), sync=Sync.NONE)
+        self._disk.move(self._path, self._path.with_name(f"{self._path.name}.1"), sync=Sync.NONE)

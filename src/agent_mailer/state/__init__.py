@@ -1,0 +1,35 @@
+"""The files in `.agent-mailer/`: one small class a file, and `State` that holds them all.
+
+Only the holder of the workdir's lock writes.
+"""
+
+from __future__ import annotations
+
+from agent_mailer.events import EventLog, EventName
+from agent_mailer.state.dead_letters import DeadLetters
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.pauses import PauseFile
+from agent_mailer.state.processed import Cursor, Processed
+from agent_mailer.state.requests import RequestBox
+from agent_mailer.state.retries import Retries
+from agent_mailer.state.sessions import Sessions
+from agent_mailer.state.turns import TurnStore
+from agent_mailer.state.usage import UsageLedger
+
+
+class State:
+    """One workdir's state."""
+
+    def __init__(self, folder: StateFolder, log: EventLog) -> None:
+        self.folder = folder
+        self.log = log
+        self.turns = TurnStore(folder)
+        self.retries = Retries(folder)
+        self.processed = Processed(folder)
+        self.cursor = Cursor(folder)
+        self.sessions = Sessions(folder)
+        self.dead_letters = DeadLetters(folder)
+        self.pause = PauseFile(folder)
+        self.usage = UsageLedger(folder)
+        self.requests = RequestBox(folder)
+        folder.damaged = lambda path, why: log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)

@@ -1,0 +1,87 @@
+"""`.lock`: one watcher a workdir."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from agent_mailer import __version__
+from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.process import ProcessIdentity, identify, is_alive
+
+
+class LockHolder(msgspec.Struct, frozen=True):
+    """What the holder writes into the lock file once it has it."""
+
+    process: ProcessIdentity
+    version: str
+
+
+class WorkdirLock:
+    """The workdir's lock on flock; never its soft fallback, which a crash would leave behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(path, timeout=0, mode=0o600, fallback_to_soft=False)
+        self._inode: tuple[int, int] | None = None
+
+    def acquire(self) -> None:
+        """Raises BusyFault naming the holder, or ConfigFault where the file system has no flock."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise BusyFault("workdir_busy", *_busy_words(self._path)) from None
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            raise ConfigFault(
+                "no_flock",
+                f"{self._path}: this file system cannot lock files ({error}), so two watchers could run at once",
+                "put the workdir on a local file system",
+            ) from error
+        identity = identify(os.getpid())
+        assert identity is not None
+        # In place: the lock is on this inode. What a former holder wrote is cut off.
+        fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(fd, msgspec.json.encode(LockHolder(identity, __version__)) + b"\n")
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
+        self._inode = (found.st_dev, found.st_ino)
+
+    def still_ours(self) -> bool:
+        """Whether the path still names the file we hold; a removed or replaced one guards nothing."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return False
+        return self._inode == (found.st_dev, found.st_ino)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def holder_of(path: Path) -> LockHolder | None:
+    """The living holder of a lock file, if its content says who that is."""
+    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        holder = msgspec.json.decode(path.read_bytes(), type=LockHolder)
+        if is_alive(holder.process):
+            return holder
+    return None
+
+
+def _busy_words(path: Path) -> tuple[str, str]:
+    holder = holder_of(path)
+    if holder is None:
+        return f"another process holds {path}", "agent-mailer status"
+    pid = holder.process.pid
+    return (
+        f"another watcher (pid {pid}, agent-mailer {holder.version}) runs in {path.parent.parent}",
+        f"agent-mailer status, or stop it with: kill {pid}",
+    )

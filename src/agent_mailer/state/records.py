@@ -1,0 +1,174 @@
+"""The values kept in `.agent-mailer/`: what a turn, a retry, a session and a dead letter are on disk.
+
+Moments are seconds since the epoch in our own records, ISO 8601 where another AMP client reads the same file.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from agent_mailer.mailbox.port import Envelope, Outgoing
+from agent_mailer.outcomes import Outcome, StopReason
+from agent_mailer.process import ProcessIdentity
+from agent_mailer.runtimes.port import Usage
+
+
+class Phase(StrEnum):
+    """How far a turn has got. The order is the only one in which they occur."""
+
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    SETTLING = "settling"
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a message's history."""
+
+    turn_id: str
+    outcome: Outcome
+    detail: str
+    at: float
+
+
+class Provisional(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The session of a turn that did not finish, kept for that message's own rerun only (I5)."""
+
+    session_id: str
+    runtime: str
+    outcome: Outcome
+
+
+class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message that is ours and still to be done. `not_before` is the earliest next start.
+
+    `attempts` counts failures of its own turns, `starts` every start whatever the outcome (I6). `sent` tells the rerun
+    what left already, `dropped` how many staged items did not. `revision` grows with every settlement, so that an old
+    one that is applied again takes nothing back.
+    """
+
+    envelope: Envelope
+    attempts: int = 0
+    starts: int = 0
+    not_before: float = 0.0
+    history: tuple[Attempt, ...] = ()
+    provisional: Provisional | None = None
+    session_lost: bool = False
+    sent: tuple[str, ...] = ()
+    dropped: int = 0
+    revision: int = 0
+
+    @property
+    def last_outcome(self) -> Outcome | None:
+        return self.history[-1].outcome if self.history else None
+
+
+class SessionEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A thread's session. Without `session_id` it was invalidated; `generation` grows with every change."""
+
+    session_id: str = ""
+    turn_count: int = 0
+    first_seen_at: str = ""
+    last_used_at: str = ""
+    runtime: str = ""
+    transcript_bytes: int = 0
+    generation: int = 0
+
+
+class SessionChange(msgspec.Struct, frozen=True):
+    """What a settlement writes for a thread, if its generation still is `expected`."""
+
+    thread: str
+    expected: int
+    entry: SessionEntry
+
+
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message given up. The first five names are those that other AMP clients write."""
+
+    msg_id: str
+    thread_id: str = ""
+    retries: int = 0
+    last_error: str = ""
+    stuck_at: str = ""
+    turn_id: str = ""
+    outcome: Outcome | None = None
+    envelope: Envelope | None = None
+    history: tuple[Attempt, ...] = ()
+
+
+class PauseReason(StrEnum):
+    LIMITED = "limited"
+    SIGNED_OUT = "signed_out"
+    UNAVAILABLE = "unavailable"
+    BY_HAND = "by_hand"
+    STATE_TROUBLE = "state_trouble"
+
+
+class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why nothing is started now. `until` is when one probe may start; None = only a person ends it."""
+
+    reason: PauseReason
+    since: float
+    until: float | None = None
+    detail: str = ""
+    probes: int = 0
+
+
+class ItemState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+
+
+class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One outgoing item of a settlement. Only `state` and `why` change after the record is written."""
+
+    item: Outgoing
+    state: ItemState = ItemState.PENDING
+    why: str = ""
+
+
+class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The one record that decides a turn. Nothing is decided after it; applying it twice equals applying it once.
+
+    `finished`: the message is settled by it (done, blocked or dead); otherwise `retry` is set. `pause` is the account's
+    pause from here on, None = none.
+    """
+
+    outcome: Outcome
+    detail: str
+    decided_at: float
+    seconds: float
+    finished: bool
+    items: tuple[SettledItem, ...] = ()
+    usage: Usage | None = None
+    session: SessionChange | None = None
+    retry: RetryEntry | None = None
+    dead: DeadLetter | None = None
+    pause: Pause | None = None
+    question: str = ""
+
+
+class TurnRecord(msgspec.Struct, omit_defaults=True):
+    """`turn.json`: the turn's envelope, phase and settlement; the one redo log.
+
+    `resume` is the session the turn goes on in; `generation` the thread's session generation when it started; `starts`
+    includes this turn; `rerun` is the message's retry entry as it was at the claim.
+    """
+
+    turn_id: str
+    envelope: Envelope
+    phase: Phase
+    runtime: str
+    claimed_at: float
+    attempt: int = 1
+    starts: int = 1
+    generation: int = 0
+    resume: str | None = None
+    rerun: RetryEntry | None = None
+    process: ProcessIdentity | None = None
+    started_at: float | None = None
+    stopped: StopReason | None = None
+    settlement: Settlement | None = None

@@ -1,0 +1,112 @@
+"""`requests/`: what commands ask of a running watcher, one file each, and its answers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.disk import TEMPORARY_PREFIX, Sync
+from agent_mailer.state.folder import StateFolder
+
+ANSWER_SUFFIX = ".answer"
+KEEP_ANSWER_SECONDS = 300
+
+
+class Verb(StrEnum):
+    DEAD_LETTER_RETRY = "dead-letter retry"
+    DEAD_LETTER_PURGE = "dead-letter purge"
+    SESSIONS_INVALIDATE = "sessions invalidate"
+    SESSIONS_PRUNE = "sessions prune"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`targets` are message ids or threads; empty means all where the verb allows it. `seconds` is an age."""
+
+    verb: Verb
+    targets: tuple[str, ...] = ()
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`lines` are for people, one a target; `ok` is false where nothing was done."""
+
+    ok: bool
+    lines: tuple[str, ...]
+
+
+class RequestBox:
+    """The folder through which commands and the watcher speak."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+
+    def submit(self, request: Request) -> str:
+        """Hand a request to the watcher; durable when it returns. Returns its name."""
+        name = f"{self._folder.clock.now():017.6f}-{secrets.token_hex(4)}"
+        path = self._folder.requests / f"{name}.json"
+        self._folder.disk.replace(path, msgspec.json.encode(request), sync=Sync.FULL)
+        return name
+
+    def waiting(self) -> list[tuple[str, Request | None]]:
+        """Requests not yet applied, oldest first; None where the file is no request."""
+        found: list[tuple[str, Request | None]] = []
+        for name in self._names(".json"):
+            path = self._folder.requests / name
+            try:
+                request = msgspec.json.decode(path.read_bytes(), type=Request)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                found.append((name.removesuffix(".json"), None))
+            except OSError:
+                continue
+            else:
+                found.append((name.removesuffix(".json"), request))
+        return found
+
+    def answer(self, name: str, answer: Answer) -> None:
+        """Answer first, then remove: a crash between the two applies the request again, which changes nothing."""
+        self._folder.disk.replace(self._path(name, ANSWER_SUFFIX), msgspec.json.encode(answer), sync=Sync.NONE)
+        self._folder.disk.remove(self._path(name, ".json"))
+
+    def take_answer(self, name: str) -> Answer | None:
+        path = self._path(name, ANSWER_SUFFIX)
+        with suppress(OSError, msgspec.DecodeError):
+            answer = msgspec.json.decode(path.read_bytes(), type=Answer)
+            self._folder.disk.remove(path)
+            return answer
+        return None
+
+    def withdraw(self, name: str) -> bool:
+        """Take back a request nobody has applied. False if it was applied meanwhile."""
+        path = self._path(name, ".json")
+        existed = path.exists()
+        self._folder.disk.remove(path)
+        return existed
+
+    def tidy(self) -> None:
+        """Remove answers nobody fetched and leftovers of interrupted writes."""
+        limit = self._folder.clock.now() - KEEP_ANSWER_SECONDS
+        for name in [*self._names(ANSWER_SUFFIX), *self._names("", TEMPORARY_PREFIX)]:
+            path = self._folder.requests / name
+            with suppress(OSError):
+                if path.stat().st_mtime < limit:
+                    self._folder.disk.remove(path)
+
+    def _names(self, suffix: str, prefix: str = "") -> list[str]:
+        with suppress(FileNotFoundError):
+            return sorted(
+                n
+                for n in os.listdir(self._folder.requests)
+                if n.endswith(suffix) and n.startswith(prefix) and (prefix or not n.startswith("."))
+            )
+        return []
+
+    def _path(self, name: str, suffix: str) -> Path:
+        return self._folder.requests / f"{name}{suffix}"

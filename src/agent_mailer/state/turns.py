@@ -1,0 +1,171 @@
+"""`turns/<turn-id>/`: one folder a turn, `turn.json` its redo log; `inflight.json`: the index of those that are open."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.disk import Sync
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.turn_tools.folder import TurnFolder
+
+SETTLED = "settled"
+"""Marker file. Its loss in a power failure makes the settlement apply once more, which changes nothing."""
+
+MAX_TOTAL_BYTES = 2 * 1024**3
+_TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+
+
+class OpenTurn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the index; enough to find the message again should its turn.json be unreadable."""
+
+    turn_id: str
+    msg_id: str
+    thread_id: str
+    phase: Phase
+    started_at: float
+    envelope: Envelope
+
+
+class _Index(msgspec.Struct, omit_defaults=True):
+    turns: list[OpenTurn] = msgspec.field(default_factory=list)
+
+
+class TurnStore:
+    """Every turn there is, open and settled."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._index_path = folder.path / "inflight.json"
+        self._index: dict[str, OpenTurn] = {}
+
+    def new_id(self) -> str:
+        moment = datetime.fromtimestamp(self._folder.clock.now(), UTC)
+        return f"{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+    def path(self, turn_id: str) -> Path:
+        return self._folder.turns / turn_id
+
+    def folder(self, turn_id: str) -> TurnFolder:
+        return TurnFolder(self.path(turn_id), self._folder.disk)
+
+    def create(self, record: TurnRecord) -> None:
+        """The claim, durable when it returns (I3)."""
+        path = self.path(record.turn_id)
+        self._folder.disk.make_directory(path)
+        self._folder.disk.create(path / "turn.json", _encode(record), sync=Sync.FULL)
+        self._folder.disk.sync_directory(self._folder.turns)
+        self._note(record)
+
+    def save(self, record: TurnRecord) -> None:
+        """Durable when it returns."""
+        self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(record), sync=Sync.FULL)
+        self._note(record)
+
+    def load(self, turn_id: str) -> TurnRecord | None:
+        """None where there is no such turn or its record cannot be read."""
+        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.json.decode((self.path(turn_id) / "turn.json").read_bytes(), type=TurnRecord)
+        return None
+
+    def is_settled(self, turn_id: str) -> bool:
+        return (self.path(turn_id) / SETTLED).exists()
+
+    def mark_settled(self, turn_id: str, *, durable: bool = False) -> None:
+        marker = self.path(turn_id) / SETTLED
+        if durable or not marker.exists():
+            self._folder.disk.replace(marker, b"", sync=Sync.FULL if durable else Sync.NONE)
+        self._index.pop(turn_id, None)
+        self._write_index()
+
+    def drop(self, turn_id: str) -> None:
+        """Forget a turn whose message was never ours."""
+        self._folder.disk.remove_tree(self.path(turn_id))
+        self._index.pop(turn_id, None)
+        self._write_index()
+
+    def ids(self) -> list[str]:
+        """Every turn's id, oldest first."""
+        with suppress(FileNotFoundError):
+            return sorted(name for name in os.listdir(self._folder.turns) if _TURN_ID.fullmatch(name))
+        return []
+
+    def open_ids(self) -> list[str]:
+        return [turn_id for turn_id in self.ids() if not self.is_settled(turn_id)]
+
+    def indexed(self) -> list[OpenTurn]:
+        """The index as the last writer left it. A damaged one is nothing lost: the folders decide."""
+        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.json.decode(self._index_path.read_bytes(), type=_Index).turns
+        return []
+
+    def strip(self, turn_id: str, keep_transcripts: int) -> None:
+        """Remove the mail from a settled turn, and the transcript where none is kept."""
+        self.folder(turn_id).strip()
+        if keep_transcripts == 0:
+            for name in ("stdout", "stderr", "exit"):
+                self._folder.disk.remove(self.path(turn_id) / name)
+
+    def prune(self, keep_days: int, still_needed: set[str]) -> list[str]:
+        """Remove settled turns past their days, and the oldest ones past the total size; returns their ids.
+
+        `still_needed`: message ids that are not settled; their turns stay, as retries can be rebuilt from them.
+        """
+        now = self._folder.clock.now()
+        removed: list[str] = []
+        sizes: list[tuple[str, int]] = []
+        for turn_id in self.ids():
+            path = self.path(turn_id)
+            try:
+                age = now - (path / SETTLED).stat().st_mtime
+            except FileNotFoundError:
+                continue
+            record = self.load(turn_id)
+            if record is not None and record.envelope.id in still_needed:
+                continue
+            if age > max(keep_days, 1) * 86400:
+                removed.append(turn_id)
+            else:
+                sizes.append((turn_id, _size(path)))
+        total = sum(size for _, size in sizes)
+        for turn_id, size in sizes:
+            if total <= MAX_TOTAL_BYTES:
+                break
+            removed.append(turn_id)
+            total -= size
+        for turn_id in removed:
+            self._folder.disk.remove(self.path(turn_id) / "turn.json")
+            self._folder.disk.remove_tree(self.path(turn_id))
+        return removed
+
+    def _note(self, record: TurnRecord) -> None:
+        envelope = record.envelope
+        self._index[record.turn_id] = OpenTurn(
+            record.turn_id, envelope.id, envelope.thread, record.phase, record.started_at or record.claimed_at, envelope
+        )
+        self._write_index()
+
+    def _write_index(self) -> None:
+        data = msgspec.json.format(msgspec.json.encode(_Index(list(self._index.values()))), indent=2) + b"\n"
+        with suppress(OSError):
+            self._folder.disk.replace(self._index_path, data, sync=Sync.NONE)
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for entry in os.scandir(path):
+        with suppress(OSError):
+            total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def _encode(record: TurnRecord) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"

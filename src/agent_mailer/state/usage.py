@@ -1,0 +1,73 @@
+"""`usage.json`: turns, seconds, tokens and dollars per day and thread."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from agent_mailer.disk import Sync
+from agent_mailer.runtimes.port import Usage
+from agent_mailer.state.folder import StateFolder
+
+KEEP_DAYS = 400
+KEEP_THREAD_DAYS = 2
+"""Per-thread sums serve limits that look a day back; older ones are in the turns themselves."""
+
+REMEMBER_TURNS = 256
+"""Far more than can be settling at once: what makes adding a turn twice add it once."""
+
+
+class Spend(msgspec.Struct, omit_defaults=True):
+    turns: int = 0
+    seconds: float = 0.0
+    usage: Usage = Usage()
+
+    def add(self, seconds: float, usage: Usage) -> None:
+        self.turns += 1
+        self.seconds = round(self.seconds + seconds, 3)
+        self.usage = self.usage.plus(usage)
+
+
+class Day(msgspec.Struct, omit_defaults=True):
+    total: Spend = msgspec.field(default_factory=Spend)
+    threads: dict[str, Spend] = msgspec.field(default_factory=dict)
+
+
+class _Ledger(msgspec.Struct, omit_defaults=True):
+    days: dict[str, Day] = msgspec.field(default_factory=dict)
+    applied: list[str] = msgspec.field(default_factory=list)
+
+
+class UsageLedger:
+    """What was spent. Days are UTC."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._path = folder.path / "usage.json"
+        self._ledger: _Ledger | None = None
+
+    def add(self, turn_id: str, thread: str, at: float, seconds: float, usage: Usage) -> None:
+        """Add one turn, once however often it is called. A loss of the newest turns to a power failure is harmless."""
+        ledger = self._load()
+        if turn_id in ledger.applied:
+            return
+        today = datetime.fromtimestamp(at, UTC).date().isoformat()
+        day = ledger.days.setdefault(today, Day())
+        day.total.add(seconds, usage)
+        day.threads.setdefault(thread, Spend()).add(seconds, usage)
+        ledger.applied = [*ledger.applied[-REMEMBER_TURNS + 1 :], turn_id]
+        for old in sorted(ledger.days)[:-KEEP_THREAD_DAYS]:
+            ledger.days[old].threads = {}
+        for old in sorted(ledger.days)[:-KEEP_DAYS]:
+            del ledger.days[old]
+        self._folder.disk.replace(self._path, msgspec.json.encode(ledger) + b"\n", sync=Sync.CONTENT)
+
+    def today(self) -> Spend:
+        today = datetime.fromtimestamp(self._folder.clock.now(), UTC).date().isoformat()
+        return self._load().days.get(today, Day()).total
+
+    def _load(self) -> _Ledger:
+        if self._ledger is None:
+            self._ledger = self._folder.read(self._path, _Ledger, _Ledger())
+        return self._ledger

@@ -1,0 +1,1 @@
+"""What the agent uses during a turn, over the turn's folder only: no key, no network, no watcher needed."""

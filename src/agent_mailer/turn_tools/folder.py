@@ -1,0 +1,206 @@
+"""The turn's folder as the agent's tools see it: the mail to read, the outbox to fill, the note that ends the turn."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent_mailer.clock import iso
+from agent_mailer.disk import Disk, Sync
+from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.mailbox.port import Contact, Draft, Message
+
+OUTBOX = "outbox"
+SEALED = "outbox.sealed"
+FACTS = "facts.json"
+MAX_STAGED = 100
+"""More than any honest turn sends; an agent in a loop stops here."""
+
+_T = TypeVar("_T")
+
+
+class TurnOver(MailerError):
+    """The turn has been judged: nothing more can be sent from it."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What the tools must know of the turn besides the mail."""
+
+    turn_id: str
+    address: str
+    max_message_bytes: int
+    memory_global: str
+    memory_thread: str
+
+
+class FinishKind(StrEnum):
+    DONE = "done"
+    BLOCKED = "blocked"
+
+
+class FinishNote(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The agent's own word on the turn. `question` is for a human; `reply_wanted` false stops the auto-reply."""
+
+    kind: FinishKind
+    question: str = ""
+    reply_wanted: bool = True
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """`already`: the identical item was staged before in this turn; it is the same item."""
+
+    key: str
+    already: bool
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """What a turn left behind when its outbox was closed."""
+
+    drafts: tuple[Draft, ...]
+    finish: FinishNote | None
+    damaged: int = 0
+
+
+class TurnFolder:
+    """One turn's folder. The watcher prepares and seals it; the tools read and stage."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path = path
+        self._disk = disk
+
+    def prepare(self, message: Message, thread: Sequence[Message], contacts: Sequence[Contact], facts: Facts) -> None:
+        """Put the mail where the agent finds it. Nothing here is needed after a crash: recovery writes it again."""
+        self._disk.make_directory(self.path / OUTBOX)
+        for name, value in (
+            ("message.json", message),
+            ("thread.json", list(thread)),
+            ("contacts.json", list(contacts)),
+            (FACTS, facts),
+        ):
+            self._disk.replace(self.path / name, msgspec.json.encode(value), sync=Sync.NONE)
+        self._disk.replace(self.path / "message.md", as_text(message).encode("utf-8", "replace"), sync=Sync.NONE)
+
+    def message(self) -> Message:
+        return self._read("message.json", Message)
+
+    def thread(self) -> list[Message]:
+        return self._read("thread.json", list[Message])
+
+    def contacts(self) -> list[Contact]:
+        return self._read("contacts.json", list[Contact])
+
+    def facts(self) -> Facts:
+        return self._read(FACTS, Facts)
+
+    def stage(self, draft: Draft) -> Staged:
+        """Put `draft` into the outbox; durable when it returns. Raises TurnOver or UsageFault."""
+        outbox = self.path / OUTBOX
+        limit = self.facts().max_message_bytes
+        if len(draft.body.encode("utf-8", "replace")) + len(draft.subject.encode("utf-8", "replace")) > limit - 65536:
+            raise UsageFault("too_large", f"a message holds at most {limit} bytes", "put long output into a file")
+        known = {entry.key: entry for entry in self.staged()}
+        same = next((key for key, entry in known.items() if _content(entry) == _content(draft)), None)
+        if same is not None:
+            return Staged(same, already=True)
+        if len(known) >= MAX_STAGED:
+            raise UsageFault("too_many", f"this turn has staged {MAX_STAGED} messages already", "")
+        # The key is the content's hash: two tools staging the same item at once meet in one file.
+        key = hashlib.sha256(_content(draft)).hexdigest()[:16]
+        item = msgspec.structs.replace(draft, key=key)
+        try:
+            self._disk.replace(outbox / f"{key}.json", msgspec.json.encode(item), sync=Sync.FULL)
+        except FileNotFoundError:
+            raise self._over() from None
+        if not outbox.is_dir() and not (self.path / SEALED / f"{key}.json").exists():
+            raise self._over()
+        return Staged(key, already=False)
+
+    def finish(self, note: FinishNote) -> None:
+        """Leave the agent's word on the turn; the last one counts. Raises TurnOver."""
+        try:
+            self._disk.replace(self.path / OUTBOX / "finish", msgspec.json.encode(note), sync=Sync.FULL)
+        except FileNotFoundError:
+            raise self._over() from None
+
+    def staged(self) -> list[Draft]:
+        """What lies in the open outbox, in the order it was staged."""
+        return list(_drafts(self.path / OUTBOX))
+
+    def seal(self) -> Sealed:
+        """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
+        outbox, sealed = self.path / OUTBOX, self.path / SEALED
+        if not sealed.is_dir():
+            if not outbox.is_dir():
+                self._disk.make_directory(outbox)
+            self._disk.move(outbox, sealed, sync=Sync.NONE)
+        drafts = tuple(_drafts(sealed))
+        present = sum(1 for name in _names(sealed) if name.endswith(".json"))
+        return Sealed(drafts, _finish_note(sealed), damaged=present - len(drafts))
+
+    def strip(self) -> None:
+        """Remove what holds mail; the transcript stays."""
+        for name in ("message.json", "message.md", "thread.json", "contacts.json", FACTS, "prompt.md"):
+            self._disk.remove(self.path / name)
+        self._disk.remove_tree(self.path / SEALED)
+        self._disk.remove_tree(self.path / OUTBOX)
+
+    def _read(self, name: str, shape: type[_T]) -> _T:
+        try:
+            return msgspec.json.decode((self.path / name).read_bytes(), type=shape)
+        except FileNotFoundError:
+            raise self._over() from None
+        except msgspec.DecodeError as error:
+            raise MailerError("damaged", f"{self.path / name} cannot be read: {error}", "") from error
+
+    def _over(self) -> TurnOver:
+        return TurnOver("turn_over", f"this turn is over ({self.path.name}); nothing more leaves from it", "")
+
+
+def as_text(message: Message) -> str:
+    """A message as a person reads it: a few header lines, a blank line, the body."""
+    envelope = message.envelope
+    rows = [
+        ("From", envelope.sender),
+        ("To", ", ".join(envelope.to)),
+        ("Date", iso(envelope.created)),
+        ("Subject", message.subject),
+        ("Message", envelope.id),
+        ("Thread", envelope.thread),
+        ("Kind", envelope.kind or ""),
+        ("Priority", envelope.priority),
+    ]
+    head = "\n".join(f"{name}: {' '.join(value.split())}" for name, value in rows if value)
+    return f"{head}\n\n{message.body}"
+
+
+def _content(draft: Draft) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(draft, key="", created=0.0))
+
+
+def _names(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(os.listdir(folder))
+    return []
+
+
+def _drafts(folder: Path) -> Iterator[Draft]:
+    found: list[Draft] = []
+    for name in _names(folder):
+        if name.startswith(".") or not name.endswith(".json"):
+            continue
+        with suppress(OSError, msgspec.DecodeError):
+            found.append(msgspec.json.decode((folder / name).read_bytes(), type=Draft))
+    yield from sorted(found, key=lambda draft: (draft.created, draft.key))
+
+
+def _finish_note(folder: Path) -> FinishNote | None:
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((folder / "finish").read_bytes(), type=FinishNote)
+    return None

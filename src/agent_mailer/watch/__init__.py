@@ -1,0 +1,1 @@
+"""The engine: one watcher of one workdir. `watcher` is the loop, `turn` one turn; the policies beside them are pure."""

@@ -1,0 +1,226 @@
+"""A turn's end becomes its settlement record. Pure: the record holds every decision, applying it is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from agent_mailer.clock import iso
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Refused
+from agent_mailer.names import printable, prompt_word
+from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.runtimes.port import Observation
+from agent_mailer.state.records import (
+    Attempt,
+    DeadLetter,
+    ItemState,
+    Pause,
+    Provisional,
+    RetryEntry,
+    SessionChange,
+    SessionEntry,
+    SettledItem,
+    Settlement,
+    TurnRecord,
+)
+from agent_mailer.turn_tools.folder import FinishKind, Sealed
+from agent_mailer.watch.pausing import decide_pause
+from agent_mailer.watch.policy import AutoReply, WatchPolicy
+from agent_mailer.watch.retry import Step, decide_retry
+
+Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
+
+HISTORY_KEPT = 20
+
+
+class TurnEnd(msgspec.Struct, frozen=True):
+    """All that a settlement is decided from. `answered`: the thread shows a message of ours since the claim."""
+
+    record: TurnRecord
+    origin: Message
+    judgement: Judgement
+    observation: Observation
+    sealed: Sealed
+    resumes: bool
+    session: SessionEntry | None
+    pause: Pause | None
+    transcript_bytes: int
+    answered: bool
+    now: float
+    jitter: float
+
+
+def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Settlement:
+    """The one record of DESIGN section 5, step 8."""
+    judgement = _with_finish_note(end, _once_lost(end))
+    record, rerun = end.record, end.record.rerun
+    attempts = rerun.attempts if rerun else 0
+    starts = record.starts if _counts_as_start(judgement, end.observation) else record.starts - 1
+    decision = decide_retry(
+        judgement.outcome, attempts=attempts, starts=starts, now=end.now, policy=policy, jitter=end.jitter
+    )
+    attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now)
+    history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
+    drafts = _drafts(end, judgement, decision.step, decision.why, policy)
+    items = tuple(item for draft in drafts for item in _items(draft, end, compose))
+    retry = dead = None
+    if decision.step is Step.RETRY:
+        retry = _retry_entry(end, judgement, decision.attempts, starts, decision.not_before, history, items)
+    elif decision.step is Step.GIVE_UP:
+        dead = _dead_letter(end, judgement, decision.attempts, history)
+    return Settlement(
+        outcome=judgement.outcome,
+        detail=printable(judgement.detail, 600),
+        decided_at=end.now,
+        seconds=round(max(0.0, end.now - (record.started_at or record.claimed_at)), 3),
+        finished=decision.step is not Step.RETRY,
+        items=items,
+        usage=end.observation.usage,
+        session=_session_change(end, judgement.outcome),
+        retry=retry,
+        dead=dead,
+        pause=decide_pause(judgement, end.pause, end.now, end.jitter),
+        question=_question(end) if judgement.outcome is Outcome.BLOCKED else "",
+    )
+
+
+def wants_auto_reply(end: TurnEnd, outcome: Outcome, policy: WatchPolicy) -> bool:
+    """Whether the final words become the answer, as far as the turn itself tells."""
+    note = end.sealed.finish
+    if outcome is not Outcome.DONE or policy.auto_reply is AutoReply.NEVER or not end.judgement.final_text.strip():
+        return False
+    if end.origin.envelope.automatic is not Automatic.NO or (note is not None and not note.reply_wanted):
+        return False
+    return policy.auto_reply is AutoReply.ALWAYS or not end.sealed.drafts
+
+
+def _once_lost(end: TurnEnd) -> Judgement:
+    """A session is lost once per message; a second loss, or one of no session at all, is a failure like others."""
+    judgement = end.judgement
+    rerun = end.record.rerun
+    if judgement.outcome is Outcome.SESSION_LOST and (end.record.resume is None or (rerun and rerun.session_lost)):
+        return msgspec.structs.replace(judgement, outcome=Outcome.FAILED)
+    return judgement
+
+
+def _with_finish_note(end: TurnEnd, judgement: Judgement) -> Judgement:
+    note = end.sealed.finish
+    if judgement.outcome is Outcome.DONE and note is not None and note.kind is FinishKind.BLOCKED:
+        return msgspec.structs.replace(judgement, outcome=Outcome.BLOCKED, detail=judgement.detail or "asks a human")
+    return judgement
+
+
+def _counts_as_start(judgement: Judgement, observation: Observation) -> bool:
+    """A start that met a limit or an outage before any work was done is nobody's loop."""
+    return observation.worked or not judgement.outcome.pauses
+
+
+def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: WatchPolicy) -> list[Draft]:
+    now = end.now
+    outcome = judgement.outcome
+    # What a turn staged leaves only when it ended well; what was asked to leave at once has left already.
+    drafts = [draft for draft in end.sealed.drafts if outcome.settles or draft.at_once]
+    if wants_auto_reply(end, outcome, policy) and not end.answered:
+        body = judgement.final_text.strip()
+        drafts.append(Draft("auto-reply", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
+    asked = end.sealed.finish is not None and bool(end.sealed.finish.question.strip())
+    if outcome is Outcome.BLOCKED and (asked or not drafts):
+        drafts.append(Draft("question", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
+    if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
+        body = (
+            "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
+            f"Reason: {why} ({outcome})\nLast error: {printable(judgement.detail, 300) or 'none reported'}\n\n"
+            f"To have it tried again, on the agent's machine: agent-mailer dead-letter retry {end.origin.envelope.id}"
+        )
+        drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
+    return drafts
+
+
+def _question(end: TurnEnd) -> str:
+    note = end.sealed.finish
+    asked = note.question if note is not None else ""
+    return asked.strip() or end.judgement.final_text.strip() or end.judgement.detail or "The agent needs a decision."
+
+
+def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
+    composed = compose(draft, end.origin, end.record.turn_id)
+    if isinstance(composed, Refused):
+        # Kept in the record, so that nothing the agent wrote is destroyed without a word.
+        recipient = ", ".join(draft.to) or end.origin.envelope.sender
+        item = Outgoing(draft.key, recipient, draft.thread or end.origin.envelope.thread, draft.body)
+        return [SettledItem(item, ItemState.REFUSED, composed.why)]
+    return [SettledItem(item) for item in composed]
+
+
+def _retry_entry(
+    end: TurnEnd,
+    judgement: Judgement,
+    attempts: int,
+    starts: int,
+    not_before: float,
+    history: tuple[Attempt, ...],
+    items: tuple[SettledItem, ...],
+) -> RetryEntry:
+    record, rerun = end.record, end.record.rerun
+    session_id = end.observation.session_id or record.resume
+    provisional = None
+    if judgement.outcome.keeps_session and end.resumes and session_id:
+        if end.observation.worked:
+            provisional = Provisional(session_id, record.runtime, judgement.outcome)
+        elif rerun is not None:
+            provisional = rerun.provisional
+    left = [entry.item.recipient for entry in items if entry.state is not ItemState.REFUSED]
+    sent = tuple(f"a message to {prompt_word(recipient, 'recipient')}" for recipient in left)
+    never_ran = record.process is None
+    return RetryEntry(
+        envelope=record.envelope,
+        attempts=attempts,
+        starts=starts,
+        not_before=not_before,
+        history=(rerun.history if rerun else ()) if never_ran else history,
+        provisional=provisional,
+        session_lost=judgement.outcome is Outcome.SESSION_LOST or (rerun is not None and rerun.session_lost),
+        sent=(*(rerun.sent if rerun else ()), *sent),
+        revision=(rerun.revision if rerun else 0) + 1,
+        dropped=sum(1 for draft in end.sealed.drafts if not draft.at_once),
+    )
+
+
+def _dead_letter(end: TurnEnd, judgement: Judgement, attempts: int, history: tuple[Attempt, ...]) -> DeadLetter:
+    envelope = end.record.envelope
+    return DeadLetter(
+        msg_id=envelope.id,
+        thread_id=envelope.thread,
+        retries=max(0, attempts - 1),
+        last_error=printable(judgement.detail, 600),
+        stuck_at=iso(end.now),
+        turn_id=end.record.turn_id,
+        outcome=judgement.outcome,
+        envelope=envelope,
+        history=history,
+    )
+
+
+def _session_change(end: TurnEnd, outcome: Outcome) -> SessionChange | None:
+    record, known, now = end.record, end.session, iso(end.now)
+    thread, generation = record.envelope.thread, record.generation
+    if outcome is Outcome.SESSION_LOST:
+        if known is None or known.session_id != record.resume:
+            return None
+        entry = SessionEntry(last_used_at=now, runtime=record.runtime, generation=generation + 1)
+        return SessionChange(thread, generation, entry)
+    session_id = end.observation.session_id or record.resume
+    if not outcome.settles or not end.resumes or not session_id:
+        return None
+    same = known is not None and known.session_id == session_id
+    entry = SessionEntry(
+        session_id=session_id,
+        turn_count=(known.turn_count if known is not None and same else 0) + 1,
+        first_seen_at=known.first_seen_at if known is not None and same else now,
+        last_used_at=now,
+        runtime=record.runtime,
+        transcript_bytes=(known.transcript_bytes if known is not None and same else 0) + end.transcript_bytes,
+        generation=generation + 1,
+    )
+    return SessionChange(thread, generation, entry)

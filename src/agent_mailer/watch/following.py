@@ -1,0 +1,148 @@
+"""Following one running turn: its events as they are written, its clocks, what it asks to send at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from agent_mailer.events import EventName
+from agent_mailer.outcomes import StopReason
+from agent_mailer.process import (
+    STDERR_FILE,
+    STDOUT_FILE,
+    Activity,
+    Limits,
+    LineFramer,
+    OutputTail,
+    Supervised,
+    end_tree,
+    verdict,
+)
+from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
+from agent_mailer.state.records import TurnRecord
+from agent_mailer.watch.room import Room
+
+BUSY_INTERVAL = 0.1
+QUIET_INTERVAL = 1.0
+"""How often a turn's files are looked at while it writes, and while it is quiet; its end is noticed at once."""
+
+AtOnce = Callable[[], Awaitable[None]]
+
+
+class Follower:
+    """Follows one turn to its end and returns the evidence; ends it when a clock runs out or the watcher stops."""
+
+    def __init__(self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce) -> None:
+        self._room = room
+        self._record = record
+        self._supervised = supervised
+        self._at_once = at_once
+        self._tail = OutputTail(supervised.turn_dir / STDOUT_FILE)
+        self._framer = LineFramer()
+        self._observation = Observation()
+        clock = room.clock
+        # Wall to monotonic, for a turn that another watcher started; a start in the future counts as now.
+        age = max(0.0, clock.now() - (record.started_at or clock.now()))
+        self._started = clock.monotonic() - age
+        self._last_event: float | None = None
+        self._result_at: float | None = None
+        self._tool_since: dict[str, float] = {}
+
+    async def follow(self) -> Evidence:
+        """Returns when the holder is gone and no process of the turn is left."""
+        ended = asyncio.create_task(self._supervised.wait_ended())
+        stopping = asyncio.create_task(self._room.stopping.wait())
+        try:
+            interval = BUSY_INTERVAL
+            while not ended.done():
+                waits = {ended} if stopping.done() else {ended, stopping}
+                await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+                grew = self._read()
+                await self._at_once()
+                interval = BUSY_INTERVAL if grew else min(QUIET_INTERVAL, interval * 1.5)
+                reason = self._why_stop()
+                if reason is not None and not ended.done():
+                    await self._end(reason)
+            await ended
+        finally:
+            stopping.cancel()
+            ended.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(stopping, ended, return_exceptions=True)
+        return await self._evidence()
+
+    async def _evidence(self) -> Evidence:
+        report = await end_tree(self._record.turn_id, self._supervised.identity)
+        if report.survivors:
+            self._room.log.emit(
+                EventName.SURVIVORS, turn_id=self._record.turn_id, pids=" ".join(str(p.pid) for p in report.survivors)
+            )
+        while self._read():
+            pass
+        last = self._framer.finish()
+        if last:
+            self._take(last)
+        self._observation.lines_skipped = self._framer.skipped
+        directory = self._supervised.turn_dir
+        return Evidence(
+            observation=self._observation,
+            exit=self._supervised.exit(),
+            stdout=directory / STDOUT_FILE,
+            stderr=directory / STDERR_FILE,
+            resumed=self._record.resume is not None,
+            stopped=self._record.stopped,
+        )
+
+    async def _end(self, reason: StopReason) -> None:
+        if reason is not StopReason.FINISHED:
+            # Written before the first signal: should we die now, the next watcher knows that it was us.
+            self._record.stopped = reason
+            with suppress(OSError):
+                self._room.state.turns.save(self._record)
+        self._room.log.emit(EventName.TURN_STOPPING, turn_id=self._record.turn_id, reason=reason.value)
+        await end_tree(self._record.turn_id, self._supervised.identity)
+
+    def _why_stop(self) -> StopReason | None:
+        room, now = self._room, self._room.clock.monotonic()
+        if room.stop_at is not None and now >= room.stop_at:
+            return StopReason.SHUTDOWN
+        policy, events = room.policy, room.runtime.traits.has_events
+        limits = Limits(
+            policy.turn_timeout,
+            policy.tool_timeout,
+            policy.first_output_timeout if events else None,
+            policy.silence_timeout if events else None,
+            policy.finish_grace,
+        )
+        oldest = min(self._tool_since.values(), default=None)
+        return verdict(limits, Activity(self._started, self._last_event, self._result_at, oldest), now)
+
+    def _read(self) -> bool:
+        data = self._tail.read()
+        if not self._room.runtime.traits.has_events:
+            return bool(data)
+        for line in self._framer.feed(data):
+            self._take(line)
+        return bool(data)
+
+    def _take(self, line: bytes) -> None:
+        now = self._room.clock.monotonic()
+        for event in self._room.runtime.parse(line):
+            self._observation.add(event)
+            self._last_event = now
+            match event:
+                case ToolStarted(tool_id=tool_id, name=name, detail=detail):
+                    self._tool_since[tool_id] = now
+                    self._progress(f"{name} {detail}".strip())
+                case ToolEnded(tool_id=tool_id):
+                    self._tool_since.pop(tool_id, None)
+                case Progress(text=text):
+                    self._progress(text)
+                case Result():
+                    self._result_at = now
+                case _:
+                    pass
+
+    def _progress(self, text: str) -> None:
+        self._room.log.emit(EventName.TURN_PROGRESS, turn_id=self._record.turn_id, text=text[:200])

@@ -1,0 +1,28 @@
+"""From the evidence of an ended turn to its outcome: what is ours to say, before the runtime is asked. Pure."""
+
+from __future__ import annotations
+
+from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
+from agent_mailer.runtimes.port import Evidence, Runtime
+
+_CLOCKS = {
+    StopReason.TURN_TIMEOUT: (Outcome.TIMED_OUT, "the turn took longer than turn_timeout"),
+    StopReason.TOOL_TIMEOUT: (Outcome.TIMED_OUT, "a tool took longer than tool_timeout"),
+    StopReason.FIRST_OUTPUT_TIMEOUT: (Outcome.UNAVAILABLE, "no sign of life within first_output_timeout"),
+    StopReason.SILENCE_TIMEOUT: (Outcome.UNAVAILABLE, "silent for longer than silence_timeout"),
+    StopReason.SHUTDOWN: (Outcome.INTERRUPTED, "the watcher was stopped"),
+}
+
+
+def judge(evidence: Evidence, runtime: Runtime, *, same_boot: bool) -> Judgement:
+    """A final result counts whatever came after it; then our own reasons; then the runtime's judgement."""
+    if evidence.observation.result is None:
+        if evidence.stopped is not None and evidence.stopped in _CLOCKS:
+            outcome, detail = _CLOCKS[evidence.stopped]
+            trouble = evidence.observation.trouble
+            if outcome is Outcome.UNAVAILABLE and trouble is not None:
+                return Judgement(trouble.outcome, trouble.detail, retry_at=trouble.retry_at)
+            return Judgement(outcome, detail)
+        if evidence.exit == Exit() and not same_boot:
+            return Judgement(Outcome.INTERRUPTED, "the machine was restarted")
+    return runtime.judge(evidence)

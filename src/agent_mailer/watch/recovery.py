@@ -1,0 +1,100 @@
+"""What an earlier watcher left open: each turn folder is adopted, judged, finished or given back. Idempotent (I7)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import msgspec
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Envelope, Message
+from agent_mailer.process import adopt, sweep
+from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
+from agent_mailer.watch.room import Room
+from agent_mailer.watch.settling import settle
+from agent_mailer.watch.turn import adopt_turn, give_back
+
+Task = Callable[[], Awaitable[object]]
+
+
+class OpenWork:
+    """One open turn and how to bring it to its end. Its thread is busy until then."""
+
+    def __init__(self, record: TurnRecord, finish: Task) -> None:
+        self.record = record
+        self.finish = finish
+
+
+async def recover(room: Room) -> list[OpenWork]:
+    """The open turns, oldest first. Turns whose record cannot be read become retries of their message."""
+    work: list[OpenWork] = []
+    for turn_id in room.state.turns.open_ids():
+        record = room.state.turns.load(turn_id)
+        if record is None:
+            await _salvage(room, turn_id)
+            continue
+        work.append(OpenWork(record, _finisher(room, record)))
+    _restore_retries(room)
+    room.state.requests.tidy()
+    return work
+
+
+def _finisher(room: Room, record: TurnRecord) -> Task:
+    if record.settlement is not None:
+        return lambda: settle(room, record, again=True)
+    if record.phase is Phase.RUNNING and record.process is not None:
+        supervised = adopt(record.process, room.state.turns.path(record.turn_id), record.turn_id)
+        room.log.emit(
+            EventName.TURN_ADOPTED,
+            turn_id=record.turn_id,
+            message_id=record.envelope.id,
+            thread=record.envelope.thread,
+            running=supervised.running,
+        )
+        return lambda: adopt_turn(room, record, supervised)
+    return lambda: _return_claim(room, record)
+
+
+async def _return_claim(room: Room, record: TurnRecord) -> None:
+    """Claimed, but the gate was never opened: nothing ran, the message is pending as before."""
+    await sweep(record.turn_id)
+    await give_back(room, record, "the watcher ended before anything was started")
+
+
+async def _salvage(room: Room, turn_id: str) -> None:
+    """A turn whose record is unreadable: end what runs of it, and keep its message pending."""
+    state = room.state
+    path = state.turns.path(turn_id) / "turn.json"
+    await sweep(turn_id)
+    envelope = _envelope_of(room, turn_id)
+    if envelope is not None and envelope.id not in state.processed and state.retries.get(envelope.id) is None:
+        state.retries.put(RetryEntry(envelope, starts=1))
+    if path.exists():
+        state.folder.set_aside(path, "the turn's record cannot be read")
+    room.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelope.id if envelope else None)
+    state.turns.mark_settled(turn_id, durable=True)
+
+
+def _envelope_of(room: Room, turn_id: str) -> Envelope | None:
+    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        data = (room.state.turns.path(turn_id) / "message.json").read_bytes()
+        return msgspec.json.decode(data, type=Message).envelope
+    return next((turn.envelope for turn in room.state.turns.indexed() if turn.turn_id == turn_id), None)
+
+
+def _restore_retries(room: Room) -> None:
+    """After a damaged retries.json: every message whose newest settled turn was to be retried is pending again."""
+    retries = room.state.retries
+    len(retries)  # read, so that damage is known
+    if not retries.rebuilt:
+        return
+    newest: dict[str, TurnRecord] = {}
+    for turn_id in room.state.turns.ids():
+        record = room.state.turns.load(turn_id)
+        if record is not None and room.state.turns.is_settled(turn_id):
+            newest[record.envelope.id] = record
+    for record in newest.values():
+        entry = record.settlement.retry if record.settlement else None
+        if entry is not None and entry.envelope.id not in room.state.processed:
+            retries.put(entry)

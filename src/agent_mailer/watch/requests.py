@@ -1,0 +1,105 @@
+"""What commands ask: applied by the watcher that runs, or by the command itself where none does. Idempotent."""
+
+from __future__ import annotations
+
+from agent_mailer.events import EventName
+from agent_mailer.names import printable
+from agent_mailer.state import State
+from agent_mailer.state.records import Pause, PauseReason, RetryEntry
+from agent_mailer.state.requests import Answer, Request, Verb
+
+
+def apply_waiting(state: State) -> int:
+    """Apply every waiting request, oldest first; returns how many. Raises OSError where the disk refuses."""
+    waiting = state.requests.waiting()
+    for name, request in waiting:
+        if request is None:
+            state.log.emit(EventName.REQUEST_REFUSED, request=name, why="not a request")
+            state.requests.answer(name, Answer(ok=False, lines=("the request could not be read",)))
+        else:
+            state.requests.answer(name, apply(state, request))
+    return len(waiting)
+
+
+def apply(state: State, request: Request) -> Answer:
+    """Do what is asked. The caller holds the workdir's lock."""
+    answer = _VERBS[request.verb](state, request)
+    event = EventName.REQUEST_APPLIED if answer.ok else EventName.REQUEST_REFUSED
+    state.log.emit(event, request=request.verb.value, targets=" ".join(request.targets) or None)
+    return answer
+
+
+def _retry_dead(state: State, request: Request) -> Answer:
+    wanted = request.targets or tuple(letter.msg_id for letter in state.dead_letters.all())
+    lines: list[str] = []
+    revived: list[str] = []
+    for message_id in wanted:
+        letter = state.dead_letters.find(message_id)
+        shown = printable(message_id)
+        if letter is None:
+            lines.append(f"{shown}: no dead letter")
+            continue
+        # Older settlements of this message must never apply again over the new start.
+        for turn_id in state.turns.ids():
+            record = state.turns.load(turn_id)
+            if record is not None and record.envelope.id == message_id and state.turns.is_settled(turn_id):
+                state.turns.mark_settled(turn_id, durable=True)
+        if letter.envelope is not None:
+            state.retries.put(RetryEntry(letter.envelope, history=letter.history), force=True)
+        state.processed.remove(message_id)
+        revived.append(message_id)
+        lines.append(f"{shown}: pending again")
+        state.log.emit(EventName.MESSAGE_REVIVED, message_id=message_id, thread=letter.thread_id)
+    state.dead_letters.remove(revived)
+    return Answer(ok=bool(revived), lines=tuple(lines) or ("no dead letters",))
+
+
+def _purge_dead(state: State, request: Request) -> Answer:
+    wanted = request.targets or tuple(letter.msg_id for letter in state.dead_letters.all())
+    removed = state.dead_letters.remove(wanted)
+    return Answer(ok=removed > 0 or not request.targets, lines=(f"{removed} dead letters removed",))
+
+
+def _invalidate_sessions(state: State, request: Request) -> Answer:
+    threads = request.targets or tuple(thread for thread, entry in state.sessions.all() if entry.session_id)
+    lines: list[str] = []
+    dropped = 0
+    for thread in threads:
+        if state.sessions.invalidate(thread):
+            dropped += 1
+            lines.append(f"{printable(thread)}: the next message starts fresh")
+        else:
+            lines.append(f"{printable(thread)}: no session")
+    return Answer(ok=dropped > 0 or not request.targets, lines=tuple(lines) or ("no sessions",))
+
+
+def _prune_sessions(state: State, request: Request) -> Answer:
+    removed = state.sessions.prune(request.seconds)
+    return Answer(ok=True, lines=(f"{removed} sessions forgotten",))
+
+
+def _pause(state: State, request: Request) -> Answer:
+    now = state.folder.clock.now()
+    state.pause.write(Pause(PauseReason.BY_HAND, since=now, detail=printable(request.reason)))
+    state.log.emit(EventName.PAUSED, reason=PauseReason.BY_HAND.value, detail=request.reason or None)
+    return Answer(ok=True, lines=("paused: running turns go on, nothing new is started until: agent-mailer resume",))
+
+
+def _resume(state: State, request: Request) -> Answer:
+    del request
+    known = state.pause.read()
+    if known is None:
+        return Answer(ok=True, lines=("nothing was paused",))
+    state.pause.clear()
+    state.log.emit(EventName.RESUMED, reason=known.reason.value)
+    return Answer(ok=True, lines=("resumed",))
+
+
+_VERBS = {
+    Verb.DEAD_LETTER_RETRY: _retry_dead,
+    Verb.DEAD_LETTER_PURGE: _purge_dead,
+    Verb.SESSIONS_INVALIDATE: _invalidate_sessions,
+    Verb.SESSIONS_PRUNE: _prune_sessions,
+    Verb.PAUSE: _pause,
+    Verb.RESUME: _resume,
+}

@@ -1,0 +1,52 @@
+"""What the parts of the engine share: the ports, the state, the policy and the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from agent_mailer.clock import Clock
+from agent_mailer.events import EventLog
+from agent_mailer.mailbox.port import Mailbox
+from agent_mailer.prompts import PromptRoom
+from agent_mailer.runtimes.port import Runtime
+from agent_mailer.state import State
+from agent_mailer.watch.policy import WatchPolicy
+
+
+class Room:
+    """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours."""
+
+    def __init__(
+        self,
+        *,
+        mailbox: Mailbox,
+        runtime: Runtime,
+        state: State,
+        policy: WatchPolicy,
+        prompts: PromptRoom,
+        clock: Clock,
+        guard: Callable[[], None],
+    ) -> None:
+        self.mailbox = mailbox
+        self.runtime = runtime
+        self.state = state
+        self.policy = policy
+        self.prompts = prompts
+        self.clock = clock
+        self.guard = guard
+        self.stopping = asyncio.Event()
+        self.stop_at: float | None = None
+        """Monotonic: when running turns are ended, once we are stopping."""
+
+    @property
+    def log(self) -> EventLog:
+        return self.state.log
+
+    def jitter(self) -> float:
+        return random.random()
+
+    def request_stop(self, grace: float) -> None:
+        self.stop_at = self.clock.monotonic() + grace
+        self.stopping.set()

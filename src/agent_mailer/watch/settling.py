@@ -1,0 +1,192 @@
+"""Applying a settlement record. Every step is idempotent; nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import msgspec
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
+from agent_mailer.runtimes.port import Usage
+from agent_mailer.state.records import ItemState, PauseReason, SettledItem, Settlement, TurnRecord
+from agent_mailer.watch.retry import backoff
+from agent_mailer.watch.room import Room
+
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 120.0
+
+
+async def settle(room: Room, record: TurnRecord, *, again: bool = False) -> None:
+    """Apply `record.settlement` to the end. `again`: an earlier watcher may have applied some of it.
+
+    Returns only when all of it is done; what the mailbox or the disk cannot take now is tried again, while other
+    threads go on.
+    """
+    settlement = record.settlement
+    assert settlement is not None
+    await _deliver_all(room, record, settlement)
+    await until_disk_takes_it(room, record, lambda: _apply_files(room, record, settlement, again=again))
+    if settlement.finished:
+        await _until_mailbox_takes_it(room, record, lambda: room.mailbox.done(record.envelope))
+        await until_disk_takes_it(room, record, lambda: _finish_message(room, record))
+        room.log.emit(EventName.MESSAGE_DONE, message_id=record.envelope.id, thread=record.envelope.thread)
+    await until_disk_takes_it(room, record, lambda: room.state.turns.mark_settled(record.turn_id))
+    if settlement.finished:
+        _strip(room, record)
+    room.log.emit(
+        EventName.TURN_SETTLED, turn_id=record.turn_id, outcome=settlement.outcome.value, seconds=settlement.seconds
+    )
+
+
+def _strip(room: Room, record: TurnRecord) -> None:
+    """Remove the mail from every turn of a finished message. What cannot be removed now goes when turns are pruned."""
+    earlier = record.rerun.history if record.rerun else ()
+    for turn_id in {record.turn_id, *(attempt.turn_id for attempt in earlier)}:
+        with suppress(OSError):
+            room.state.turns.strip(turn_id, room.policy.keep_transcripts)
+
+
+async def _deliver_all(room: Room, record: TurnRecord, settlement: Settlement) -> None:
+    items = list(settlement.items)
+    for index, entry in enumerate(items):
+        if entry.state is not ItemState.PENDING:
+            if entry.state is ItemState.REFUSED:
+                _tell_refused(room, record, entry)
+            continue
+        items[index] = await _deliver(room, record, entry)
+        settlement = msgspec.structs.replace(settlement, items=tuple(items))
+        record.settlement = settlement
+        if items[index].state is ItemState.REFUSED or not room.mailbox.capabilities.recognises_delivery:
+            # Where the mailbox cannot tell what has arrived, our own record must.
+            await until_disk_takes_it(room, record, lambda: room.state.turns.save(record))
+
+
+async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> SettledItem:
+    item = entry.item
+    tries = 0
+    first_try = room.clock.monotonic()
+    doubtful = False
+    while True:
+        try:
+            if doubtful and await room.mailbox.look(item):
+                result: Delivered | Refused | None = Delivered()
+            else:
+                answer = await room.mailbox.deliver(item)
+                doubtful = not isinstance(answer, Delivered | Refused)
+                result = answer if isinstance(answer, Delivered | Refused) else None
+                why = "" if isinstance(answer, Delivered) else answer.why
+            reached = True
+        except MailboxUnavailable as fault:
+            result, why, reached = None, fault.message, False
+        match result:
+            case Delivered():
+                room.log.emit(EventName.ITEM_DELIVERED, turn_id=record.turn_id, message_id=item.id, to=item.recipient)
+                return msgspec.structs.replace(entry, state=ItemState.DELIVERED)
+            case Refused(why=reason):
+                refused = msgspec.structs.replace(entry, state=ItemState.REFUSED, why=reason)
+                _tell_refused(room, record, refused)
+                return refused
+            case None:
+                if reached and room.clock.monotonic() - first_try > room.policy.undeliverable_after:
+                    refused = msgspec.structs.replace(entry, state=ItemState.REFUSED, why=f"not taken for a day: {why}")
+                    _tell_refused(room, record, refused)
+                    return refused
+                if tries == 0:
+                    room.log.emit(
+                        EventName.ITEM_POSTPONED, turn_id=record.turn_id, message_id=item.id, to=item.recipient, why=why
+                    )
+        await _wait(room, tries)
+        tries += 1
+
+
+def _tell_refused(room: Room, record: TurnRecord, entry: SettledItem) -> None:
+    item = entry.item
+    room.log.emit(EventName.ITEM_REFUSED, turn_id=record.turn_id, message_id=item.id, to=item.recipient, why=entry.why)
+
+
+def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, *, again: bool) -> None:
+    state, envelope = room.state, record.envelope
+    usage = settlement.usage or Usage()
+    if record.process is not None:
+        state.usage.add(record.turn_id, envelope.thread, settlement.decided_at, settlement.seconds, usage)
+    change = settlement.session
+    if change is not None and state.sessions.put(change.thread, change.entry):
+        event = EventName.SESSION_BOUND if change.entry.session_id else EventName.SESSION_DROPPED
+        room.log.emit(event, thread=change.thread, session=change.entry.session_id or None)
+    if settlement.retry is not None and envelope.id not in state.processed:
+        state.retries.put(settlement.retry)
+        room.log.emit(
+            EventName.RETRY_SCHEDULED,
+            message_id=envelope.id,
+            outcome=settlement.outcome.value,
+            attempts=settlement.retry.attempts,
+            in_seconds=round(max(0.0, settlement.retry.not_before - room.clock.now()), 1),
+        )
+    if settlement.dead is not None:
+        state.dead_letters.add(settlement.dead, again=again)
+        room.log.emit(
+            EventName.DEAD_LETTER, message_id=envelope.id, thread=envelope.thread, why=settlement.dead.last_error
+        )
+    if not again:
+        # A pause of an earlier life may be over; the next turn finds out.
+        _apply_pause(room, settlement)
+
+
+def _apply_pause(room: Room, settlement: Settlement) -> None:
+    known = room.state.pause.read()
+    pause = settlement.pause
+    if pause == known or (known is not None and known.reason is PauseReason.BY_HAND):
+        return
+    if pause is None:
+        # Decided before a pause that came meanwhile from another thread or by hand: that one stands.
+        if known is not None and known.since <= settlement.decided_at - settlement.seconds:
+            room.state.pause.clear()
+            room.log.emit(EventName.RESUMED, reason=known.reason.value)
+        return
+    room.state.pause.write(pause)
+    room.log.emit(
+        EventName.PAUSED,
+        reason=pause.reason.value,
+        in_seconds=None if pause.until is None else round(pause.until - room.clock.now(), 1),
+        detail=pause.detail,
+    )
+
+
+def _finish_message(room: Room, record: TurnRecord) -> None:
+    state, message_id = room.state, record.envelope.id
+    state.processed.add(message_id)
+    state.retries.remove(message_id)
+    state.cursor.move_to(message_id)
+
+
+async def until_disk_takes_it(room: Room, record: TurnRecord, write: Callable[[], None]) -> None:
+    tries = 0
+    while True:
+        try:
+            write()
+            return
+        except OSError as error:
+            if tries == 0:
+                room.log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=str(error))
+        await _wait(room, tries)
+        tries += 1
+
+
+async def _until_mailbox_takes_it(room: Room, record: TurnRecord, call: Callable[[], Awaitable[None]]) -> None:
+    tries = 0
+    while True:
+        try:
+            await call()
+            return
+        except MailboxUnavailable as fault:
+            if tries == 0:
+                room.log.emit(EventName.MAILBOX_TROUBLE, turn_id=record.turn_id, why=fault.message)
+        await _wait(room, tries)
+        tries += 1
+
+
+async def _wait(room: Room, tries: int) -> None:
+    await asyncio.sleep(backoff(tries, FIRST_WAIT, LONGEST_WAIT) * (0.5 + room.jitter() / 2))

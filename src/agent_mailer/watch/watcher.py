@@ -1,0 +1,225 @@
+"""The loop: wake, see what is pending, admit, start, and wait again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import Enum
+
+from agent_mailer.errors import BusyFault
+from agent_mailer.events import EventName
+from agent_mailer.file_events import FileEvents
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
+from agent_mailer.outcomes import Outcome
+from agent_mailer.watch.pausing import may_start
+from agent_mailer.watch.pending import Backlog
+from agent_mailer.watch.recovery import OpenWork, recover
+from agent_mailer.watch.requests import apply_waiting
+from agent_mailer.watch.retry import backoff
+from agent_mailer.watch.room import Room
+from agent_mailer.watch.schedule import Candidate, make_plan
+from agent_mailer.watch.turn import run_turn
+
+HOUSEKEEPING_SECONDS = 6 * 3600.0
+FIRST_TROUBLE_WAIT = 1.0
+LONGEST_TROUBLE_WAIT = 60.0
+
+
+class End(Enum):
+    """Why the loop ended."""
+
+    STOPPED = "stopped"
+    HANDED_OVER = "handed over"
+    DRAINED = "drained"
+
+
+class Watcher:
+    """Watches one mailbox for one workdir. The caller holds the workdir's lock."""
+
+    def __init__(self, room: Room, *, once: bool = False) -> None:
+        self._room = room
+        self._once = once
+        self._wake = asyncio.Event()
+        self._handing_over = asyncio.Event()
+        self._running: dict[asyncio.Task[None], Envelope] = {}
+        self._backlog = Backlog(room)
+        self._attempted: set[str] = set()
+        self._trouble = 0
+        self._fault: BaseException | None = None
+        self.failed = False
+        """Whether any turn of this run ended in an outcome other than done or blocked."""
+
+    def stop(self, grace: float) -> None:
+        """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
+        self._room.request_stop(grace)
+        self._wake.set()
+
+    def hand_over(self) -> None:
+        """Leave at once; running turns go on and are adopted by the next watcher."""
+        self._handing_over.set()
+        self._wake.set()
+
+    async def run(self) -> End:
+        """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
+        await self._open_mailbox()
+        pumps = [
+            asyncio.create_task(self._pump(self._room.mailbox.wait)),
+            asyncio.create_task(self._pump_requests()),
+        ]
+        try:
+            for work in await recover(self._room):
+                self._spawn(work.record.envelope, self._finish(work))
+            end = await self._loop()
+        finally:
+            for task in [*pumps, *self._running]:
+                task.cancel()
+            await asyncio.gather(*pumps, *self._running, return_exceptions=True)
+            with suppress(MailboxUnavailable):
+                await self._room.mailbox.close()
+        if self._fault is not None:
+            raise self._fault
+        if end is not End.HANDED_OVER:
+            with suppress(OSError):
+                self._room.state.sessions.close()
+        return end
+
+    async def _loop(self) -> End:
+        while True:
+            self._wake.clear()
+            if self._handing_over.is_set() or self._fault is not None:
+                return End.HANDED_OVER
+            if self._room.stopping.is_set():
+                if not self._running:
+                    return End.STOPPED
+                await self._sleep(None)
+                continue
+            next_look = await self._start_what_may()
+            if self._once and not self._running and next_look is None:
+                return End.DRAINED
+            await self._sleep(next_look)
+
+    async def _start_what_may(self) -> float | None:
+        """Start turns for what is pending; returns when to look again without a wake, seconds from now."""
+        room = self._room
+        try:
+            apply_waiting(room.state)
+            if (held := self._backlog.hold_remaining) > 0:
+                return self._give_up_or(held)
+            self._backlog.prune_when_due(HOUSEKEEPING_SECONDS)
+            pause = room.state.pause.read()
+            now = room.clock.now()
+            slots = may_start(pause, now, len(self._running), room.policy.max_parallel_turns)
+            candidates = [c for c in await self._backlog.candidates(self._open_ids()) if self._is_due_once(c)]
+            plan = make_plan(candidates, {e.thread for e in self._running.values()}, now)
+            for candidate in plan.ready[:slots]:
+                self._attempted.add(candidate.envelope.id)
+                self._spawn(candidate.envelope, self._turn(candidate))
+        except MailboxUnavailable as fault:
+            return self._give_up_or(self._in_trouble(EventName.MAILBOX_TROUBLE, fault.message))
+        except OSError as error:
+            return self._give_up_or(self._in_trouble(EventName.STATE_TROUBLE, str(error)))
+        self._out_of_trouble()
+        if self._once:
+            return None
+        moments = [plan.next_due] if plan.next_due is not None else []
+        if pause is not None and pause.until is not None and plan.ready and not self._running:
+            moments.append(pause.until)
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _give_up_or(self, wait: float) -> float | None:
+        if self._once:
+            self.failed = True
+            return None
+        return wait
+
+    def _is_due_once(self, candidate: Candidate) -> bool:
+        return not self._once or candidate.envelope.id not in self._attempted
+
+    def _open_ids(self) -> set[str]:
+        return {envelope.id for envelope in self._running.values()}
+
+    async def _turn(self, candidate: Candidate) -> None:
+        try:
+            outcome = await run_turn(self._room, candidate)
+        except MailboxUnavailable as fault:
+            self._backlog.hold_off(self._in_trouble(EventName.MAILBOX_TROUBLE, fault.message))
+        except OSError as error:
+            self._backlog.hold_off(self._in_trouble(EventName.STATE_TROUBLE, str(error)))
+        else:
+            self._note(outcome)
+
+    async def _finish(self, work: OpenWork) -> None:
+        outcome = await work.finish()
+        if isinstance(outcome, Outcome):
+            self._note(outcome)
+
+    def _note(self, outcome: Outcome | None) -> None:
+        if outcome is not None and not outcome.settles:
+            self.failed = True
+
+    def _spawn(self, envelope: Envelope, work: Awaitable[None]) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._running[task] = envelope
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A fault of ours: leave, so that the next watcher recovers from the files rather than from this memory.
+            self._fault = self._fault or error
+        self._wake.set()
+
+    async def _open_mailbox(self) -> None:
+        tries = 0
+        while True:
+            try:
+                await self._room.mailbox.open()
+                return
+            except MailboxUnavailable as fault:
+                if self._once:
+                    raise
+                if tries == 0:
+                    self._room.log.emit(EventName.MAILBOX_TROUBLE, why=fault.message)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff(tries, FIRST_TROUBLE_WAIT, LONGEST_TROUBLE_WAIT)):
+                    await self._wake.wait()
+            if self._handing_over.is_set() or self._room.stopping.is_set():
+                raise BusyFault("stopped", "stopped before the mailbox could be opened", "agent-mailer doctor")
+            tries += 1
+
+    async def _pump(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Level-triggered: a wake only says "maybe something"; a source that fails is tried again."""
+        tries = 0
+        while True:
+            try:
+                await wait()
+                tries = 0
+            except (MailboxUnavailable, OSError):
+                await asyncio.sleep(backoff(tries, FIRST_TROUBLE_WAIT, LONGEST_TROUBLE_WAIT))
+                tries += 1
+            self._wake.set()
+
+    async def _pump_requests(self) -> None:
+        events = FileEvents([self._room.state.folder.requests])
+        try:
+            await self._pump(events.wait)
+        finally:
+            events.close()
+
+    async def _sleep(self, seconds: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    def _in_trouble(self, event: EventName, why: str) -> float:
+        if self._trouble == 0:
+            self._room.log.emit(event, why=why)
+        wait = backoff(self._trouble, FIRST_TROUBLE_WAIT, LONGEST_TROUBLE_WAIT)
+        self._trouble += 1
+        return wait
+
+    def _out_of_trouble(self) -> None:
+        if self._trouble and not self._running:
+            self._trouble = 0
+            self._room.log.emit(EventName.MAILBOX_BACK)
