@@ -1,0 +1,43 @@
+"""One supervised child. Only this room starts, signals or waits for processes."""
+
+from agent_mailer.process.clocks import Activity, Limits, next_check, verdict
+from agent_mailer.process.holder import (
+    PROMPT_FILE,
+    STDERR_FILE,
+    STDOUT_FILE,
+    TURN_ID_VARIABLE,
+    GatedHolder,
+    start_behind_gate,
+)
+from agent_mailer.process.identity import ProcessIdentity, boot_id, identify, is_alive
+from agent_mailer.process.output import LineFramer, OutputTail, tail_text
+from agent_mailer.process.supervise import EXIT_FILE, Supervised, adopt, read_exit
+from agent_mailer.process.tree import EndReport, end_tree, members, sweep
+
+__all__ = [
+    "EXIT_FILE",
+    "PROMPT_FILE",
+    "STDERR_FILE",
+    "STDOUT_FILE",
+    "TURN_ID_VARIABLE",
+    "Activity",
+    "EndReport",
+    "GatedHolder",
+    "Limits",
+    "LineFramer",
+    "OutputTail",
+    "ProcessIdentity",
+    "Supervised",
+    "adopt",
+    "boot_id",
+    "end_tree",
+    "identify",
+    "is_alive",
+    "members",
+    "next_check",
+    "read_exit",
+    "start_behind_gate",
+    "sweep",
+    "tail_text",
+    "verdict",
+]

@@ -1,0 +1,185 @@
+"""Starting the agent of one turn behind a gate, held by a small shell that outlives the watcher.
+
+The holder leads its own session and waits on a pipe of which the watcher holds the only other end. Only a released gate
+runs the agent: if the watcher dies first, the pipe closes and the holder leaves. From then on nothing depends on the
+watcher: stdin is the prompt file, stdout and stderr are files, and the holder writes how the agent ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agent_mailer.disk import FILE_MODE
+from agent_mailer.process.handle import reap, send
+from agent_mailer.process.identity import ProcessIdentity, identify
+from agent_mailer.process.supervise import EXIT_FILE, Supervised
+
+SHELL = "/bin/sh"
+TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
+PROMPT_FILE = "prompt.md"
+STDOUT_FILE = "stdout"
+STDERR_FILE = "stderr"
+
+# 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
+# agent's stdin, stdout and stderr. Before the gate opens every signal ends the holder; afterwards it has to live to
+# write the record, and traps signals instead of ignoring them, since an ignored signal stays ignored in the agent. The
+# record is published by rename; where mv cannot do it (it is a process of the turn and may be killed), in place. The
+# agent is executed in a subshell because dash would redirect its own stderr, too, for as long as it waits.
+_SCRIPT = """\
+cd "$1" || exit 126
+unset OLDPWD
+IFS= read -r _agent_mailer_gate && [ "$_agent_mailer_gate" = open ] || exit 125
+trap : HUP INT QUIT TERM USR1 USR2 ALRM
+_agent_mailer_record=$2
+shift 2
+(exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&-)
+_agent_mailer_status=$?
+umask 077
+PATH=/usr/bin:/bin:$PATH
+echo "$_agent_mailer_status" >"$_agent_mailer_record.tmp" &&
+    mv -f "$_agent_mailer_record.tmp" "$_agent_mailer_record" ||
+    echo "$_agent_mailer_status" >"$_agent_mailer_record"
+"""
+_RELEASE = b"open\n"
+_FIRST_FREE_FD = 10
+
+
+class GatedHolder:
+    """A holder that waits at its gate. As a context manager it is abandoned at the end, unless it was released."""
+
+    def __init__(self, identity: ProcessIdentity, gate: int, turn_dir: Path, turn_id: str) -> None:
+        self.identity = identity
+        self._gate: int | None = gate
+        self._turn_dir = turn_dir
+        self._turn_id = turn_id
+
+    def release(self) -> Supervised:
+        """Open the gate: the agent runs. Raises OSError if the holder has died, and then nothing ran."""
+        if self._gate is None:
+            raise OSError(errno.EBADF, "the gate is closed already")
+        try:
+            os.write(self._gate, _RELEASE)
+        except OSError:
+            self.abandon()
+            raise
+        self._close()
+        return Supervised(self.identity, self._turn_dir, self._turn_id)
+
+    def abandon(self) -> None:
+        """Close the gate without opening it: the holder ends and nothing runs."""
+        if self._gate is None:
+            return
+        self._close()
+        send(self.identity, signal.SIGKILL)
+        reap(self.identity, block=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+    def _close(self) -> None:
+        if self._gate is not None:
+            os.close(self._gate)
+            self._gate = None
+
+
+def start_behind_gate(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, turn_dir: Path, turn_id: str
+) -> GatedHolder:
+    """Start the holder of one turn; it runs `argv` (an absolute program and its words) when it is released.
+
+    `turn_dir` must hold the prompt; stdout and stderr are made anew in it and an old exit record is removed. `env` is
+    the agent's whole environment, but for the turn's id, which is added; a name that is no shell name is lost on the
+    way. Nothing else of this process reaches the agent: no descriptor, no ignored or blocked signal, no terminal.
+    Raises OSError if it cannot be started.
+    """
+    turn_dir = turn_dir.absolute()
+    cwd = cwd.absolute()
+    if not argv or not argv[0].startswith("/"):
+        raise OSError(errno.EINVAL, "the program must be an absolute path", argv[0] if argv else "")
+    if not cwd.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "no folder to run in", str(cwd))
+    with suppress(FileNotFoundError):
+        (turn_dir / EXIT_FILE).unlink()
+    with ExitStack() as opened:
+        prompt = opened.enter_context(_descriptor(turn_dir / PROMPT_FILE, os.O_RDONLY))
+        fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        stdout = opened.enter_context(_descriptor(turn_dir / STDOUT_FILE, fresh))
+        stderr = opened.enter_context(_descriptor(turn_dir / STDERR_FILE, fresh))
+        for fd in (stdout, stderr):
+            os.fchmod(fd, FILE_MODE)
+        waiting, gate = (_lifted(fd) for fd in os.pipe())
+        opened.callback(os.close, waiting)
+        try:
+            pid = _spawn(
+                [SHELL, "-c", _SCRIPT, "agent-mailer-holder", str(cwd), str(turn_dir / EXIT_FILE), *argv],
+                {**env, TURN_ID_VARIABLE: turn_id},
+                {0: waiting, 3: prompt, 4: stdout, 5: stderr},
+            )
+        except BaseException:
+            os.close(gate)
+            raise
+    identity = identify(pid)
+    if identity is None:
+        # Reaped behind our back (SIGCHLD is ignored): it died at once, and the gate was never opened.
+        os.close(gate)
+        raise ChildProcessError(errno.ECHILD, "the holder ended before it could be known")
+    return GatedHolder(identity, gate, turn_dir, turn_id)
+
+
+def _spawn(argv: list[str], env: Mapping[str, str], descriptors: Mapping[int, int]) -> int:
+    """Start `argv` in its own session with default signals and no descriptor but `descriptors` (target: source)."""
+    actions: list[tuple[int, int] | tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in descriptors
+    ]
+    actions += [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+    actions += [(os.POSIX_SPAWN_DUP2, source, target) for target, source in descriptors.items()]
+    try:
+        return os.posix_spawn(
+            argv[0],
+            argv,
+            env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise OSError(errno.EINVAL, f"cannot be started: {error}", argv[0]) from error
+
+
+def _inheritable() -> Iterator[int]:
+    """Descriptors beyond 2 that somebody left open for children; ours all close by themselves."""
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError, ValueError):
+            if (fd := int(name)) > 2 and os.get_inheritable(fd):
+                yield fd
+
+
+@contextmanager
+def _descriptor(path: Path, flags: int) -> Iterator[int]:
+    fd = _lifted(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _lifted(fd: int) -> int:
+    """The same file beyond every number the child will use, so that no assignment there overwrites another's source."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
+    finally:
+        os.close(fd)

@@ -1,0 +1,126 @@
+"""Which process is meant, beyond its pid: a pid is given out again, a pid with its start time and boot is not.
+
+Linux tells all of it in /proc. A Unix without /proc tells only whether a pid is taken: identities there have start
+time 0 and no boot id, and a pid that was given out again is believed to be the same process.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+_PROC = Path("/proc")
+_LARGEST_PID = 2**31 - 1
+
+HAS_PROC = Path("/proc/self/stat").exists()
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """One process for ever: pid, start time (clock ticks since boot), boot id."""
+
+    pid: int
+    started: int
+    boot: str
+
+
+class ProcessStat(msgspec.Struct, frozen=True):
+    """One line of the process table."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    threads: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """It runs: neither dead nor a zombie (a leader that ended before its threads is shown as one, and runs)."""
+        return self.state not in ("X", "x") and (self.state != "Z" or self.threads > 1)
+
+
+def boot_id() -> str:
+    """The id of this boot of the machine; empty where the system has none."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """The process that has `pid` now, a zombie included; None if nobody has it."""
+    if not HAS_PROC:
+        return ProcessIdentity(pid, 0, "") if _taken(pid) else None
+    stat = read_stat(pid)
+    return None if stat is None else ProcessIdentity(pid, stat.started, boot_id())
+
+
+def is_alive(identity: ProcessIdentity) -> bool:
+    """The very process runs still. A zombie does not; whatever is wrong with `identity` is a no."""
+    if not HAS_PROC:
+        return not identity.boot and _taken(identity.pid)
+    stat = read_stat(identity.pid)
+    return stat is not None and stat.alive and stat.started == identity.started and identity.boot == boot_id()
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """The table's line of `pid`; None if nobody has it."""
+    if not 0 < pid <= _LARGEST_PID:
+        return None
+    try:
+        line = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    return parse_stat(pid, line)
+
+
+def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
+    """What /proc/<pid>/stat says. The program's name may hold anything: fields start after the last parenthesis."""
+    _, found, rest = line.rpartition(b")")
+    fields = rest.split()
+    if not found or len(fields) < 20:
+        return None
+    try:
+        return ProcessStat(
+            pid=pid,
+            state=fields[0].decode("ascii"),
+            parent=int(fields[1]),
+            session=int(fields[3]),
+            threads=int(fields[17]),
+            started=int(fields[19]),
+        )
+    except ValueError:
+        return None
+
+
+def read_table() -> dict[int, ProcessStat]:
+    """Every process there is, by pid; empty where there is no /proc."""
+    table: dict[int, ProcessStat] = {}
+    if HAS_PROC:
+        for name in os.listdir(_PROC):
+            if name.isdecimal() and (stat := read_stat(int(name))) is not None:
+                table[stat.pid] = stat
+    return table
+
+
+def environment_has(pid: int, entry: bytes) -> bool:
+    """`entry` (NAME=value) stands in the environment the process was started with; False if it may not be read."""
+    try:
+        block = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False
+    return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
+
+
+def _taken(pid: int) -> bool:
+    if not 0 < pid <= _LARGEST_PID:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,138 @@
+"""Every process of a turn, and ending them all.
+
+A process belongs to a turn if it was started with the turn's id in its environment, is in the holder's session, or
+descends from one that belongs. What cut itself off in all three ways before anybody looked (a daemon of its own
+session, with a cleared environment, whose parents are dead) is beyond /proc; only a cgroup would hold it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Collection
+
+import msgspec
+
+from agent_mailer.process.handle import send, wait_gone
+from agent_mailer.process.holder import TURN_ID_VARIABLE
+from agent_mailer.process.identity import (
+    HAS_PROC,
+    ProcessIdentity,
+    ProcessStat,
+    boot_id,
+    environment_has,
+    is_alive,
+    read_table,
+)
+
+GRACE = 5.0
+_KILL_BUDGET = 2.5
+_HOLDER_PATIENCE = 1.5
+_RESCAN = 0.2
+
+
+class EndReport(msgspec.Struct, frozen=True):
+    """How ending a tree went: how many were asked, how many killed, who lives in spite of it, seconds it took."""
+
+    signalled: int
+    killed: int
+    survivors: tuple[ProcessIdentity, ...]
+    seconds: float
+
+
+def members(
+    turn_id: str, holder: ProcessIdentity | None, known: Collection[ProcessIdentity] = ()
+) -> list[ProcessIdentity]:
+    """The live processes of the turn, the holder among them; never this process nor pid 1.
+
+    `known` are members found before: they and what descends from them belong even if their parents are gone by now.
+    """
+    if not HAS_PROC:
+        return [holder] if holder is not None and is_alive(holder) else []
+    table = read_table()
+    boot = boot_id()
+    untouchable = {os.getpid(), 1}
+    session = _session(holder, table, boot)
+    entry = f"{TURN_ID_VARIABLE}={turn_id}".encode()
+    before = {identity.pid: identity.started for identity in known if identity.boot == boot}
+    found: set[int] = set()
+    for pid, stat in table.items():
+        if pid in untouchable or not stat.alive:
+            continue
+        in_session = holder is not None and stat.session == session and stat.started >= holder.started
+        if in_session or before.get(pid) == stat.started or environment_has(pid, entry):
+            found.add(pid)
+    grown = True
+    while grown:
+        born = {pid for pid, stat in table.items() if stat.parent in found and stat.alive} - found - untouchable
+        grown = bool(born)
+        found |= born
+    return [ProcessIdentity(pid, table[pid].started, boot) for pid in sorted(found)]
+
+
+async def end_tree(
+    turn_id: str, holder: ProcessIdentity | None, *, grace: float = GRACE, first_signal: int = signal.SIGTERM
+) -> EndReport:
+    """End every process of the turn: ask with `first_signal`, kill after `grace` seconds, the holder last.
+
+    The holder is left to record how the agent ended, and is killed only if it does not go by itself. Whoever started it
+    still has to await (reap) it. Takes at most `grace` + 2.5 seconds.
+    """
+    started = time.monotonic()
+    kill_from = started + grace
+    give_up = kill_from + _KILL_BUDGET
+    signalled: set[ProcessIdentity] = set()
+    killed: set[ProcessIdentity] = set()
+    known: set[ProcessIdentity] = set()
+    alone_since: float | None = None
+    empty_scans = 0
+    found: list[ProcessIdentity] = []
+    # A process may fork between the look and the signal: only two looks in a row that find nobody end this.
+    while empty_scans < 2 and time.monotonic() < give_up:
+        found = members(turn_id, holder, known)
+        known = set(found)
+        now = time.monotonic()
+        if not found:
+            empty_scans += 1
+            await asyncio.sleep(0)
+            continue
+        empty_scans = 0
+        agents = [process for process in found if process != holder] if HAS_PROC else found
+        if not agents:
+            alone_since = now if alone_since is None else alone_since
+            if now >= min(alone_since + _HOLDER_PATIENCE, give_up - _RESCAN):
+                killed.update(process for process in found if send(process, signal.SIGKILL))
+            await wait_gone(found, _RESCAN)
+            continue
+        alone_since = None
+        if now < kill_from:
+            signalled.update(process for process in agents if process not in signalled and _ask(process, first_signal))
+        else:
+            killed.update(process for process in agents if send(process, signal.SIGKILL))
+        await wait_gone(agents, min(_RESCAN, kill_from - now) if now < kill_from else _RESCAN)
+    survivors = tuple(process for process in found if is_alive(process))
+    return EndReport(len(signalled), len(killed), survivors, time.monotonic() - started)
+
+
+async def sweep(turn_id: str, *, grace: float = GRACE) -> EndReport:
+    """End what is left of a turn whose holder is not known or long gone."""
+    return await end_tree(turn_id, None, grace=grace)
+
+
+def _ask(process: ProcessIdentity, first_signal: int) -> bool:
+    # One that was stopped takes the signal only when it goes on.
+    return send(process, first_signal) and (send(process, signal.SIGCONT) or True)
+
+
+def _session(holder: ProcessIdentity | None, table: dict[int, ProcessStat], boot: str) -> int | None:
+    """The holder's session, unless its number may mean somebody else's by now.
+
+    The system does not give out a pid again while a session bears it, so a stranger at the holder's pid means that the
+    session is empty.
+    """
+    if holder is None or holder.boot != boot:
+        return None
+    leader = table.get(holder.pid)
+    return None if leader is not None and leader.started != holder.started else holder.pid

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from agent_mailer.process import ProcessIdentity, boot_id, identify, is_alive
+from agent_mailer.process.identity import parse_stat
+
+REST = b" S 10 20 30 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 4 0 987654 111 222 333\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"sh",
+        b"",
+        b"a b",
+        b"a) b (c",
+        b") Z 1 2 3 (",
+        b"((((",
+        b"))))",
+        b") S 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 5 (",
+        b"\n",
+        b"\xff",
+    ],
+)
+def test_the_program_name_changes_nothing(name: bytes) -> None:
+    stat = parse_stat(7, b"7 (" + name + b")" + REST)
+    assert stat is not None
+    assert (stat.pid, stat.state, stat.parent, stat.session, stat.threads, stat.started) == (7, "S", 10, 30, 4, 987654)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b")",
+        b"7 (sh",
+        b"7 (sh) S 1",
+        b"7 (sh)" + REST.replace(b"987654", b"soon"),
+        b"7 (sh)" + REST.replace(b"S", b"\xff"),
+        b"\0" * 100,
+    ],
+)
+def test_a_line_that_is_none_is_no_process(line: bytes) -> None:
+    assert parse_stat(7, line) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "threads", "alive"),
+    [("R", 1, True), ("T", 1, True), ("D", 1, True), ("Z", 1, False), ("Z", 0, False), ("X", 1, False), ("Z", 3, True)],
+)
+def test_which_states_are_alive(state: str, threads: int, *, alive: bool) -> None:
+    line = b"7 (sh)" + REST.replace(b"S", state.encode(), 1).replace(b" 0 4 0 ", f" 0 {threads} 0 ".encode())
+    stat = parse_stat(7, line)
+    assert stat is not None
+    assert stat.alive is alive
+
+
+def test_we_know_ourselves() -> None:
+    me = identify(os.getpid())
+    assert me is not None
+    assert me.boot == boot_id() != ""
+    assert is_alive(me)
+    assert not is_alive(ProcessIdentity(me.pid, me.started + 1, me.boot))
+    assert not is_alive(ProcessIdentity(me.pid, me.started, "another boot"))
+    assert not is_alive(ProcessIdentity(me.pid, 0, ""))
+
+
+@pytest.mark.parametrize("pid", [0, -1, -(10**30), 2**31, 10**30])
+def test_what_is_no_pid_is_nobody(pid: int) -> None:
+    assert identify(pid) is None
+    assert not is_alive(ProcessIdentity(pid, 1, boot_id()))
