@@ -1,0 +1,236 @@
+"""Any command as a runtime: the prompt on stdin, and either plain text or JSON lines on stdout."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.clock import from_iso
+from agent_mailer.names import printable
+from agent_mailer.outcomes import Exit, Judgement, Outcome
+from agent_mailer.process.output import tail_text
+from agent_mailer.runtimes.port import (
+    Event,
+    Evidence,
+    Launch,
+    Progress,
+    Result,
+    RuntimeMissing,
+    RuntimeTraits,
+    SessionStarted,
+    ToolEnded,
+    ToolStarted,
+    TurnRequest,
+    Usage,
+)
+
+FINAL_TEXT_LIMIT = 256 * 1024
+_STDERR_LOOK = 8 * 1024
+_DETAIL_LIMIT = 300
+_PROGRESS_LIMIT = 1000
+_TOOL_ID_LIMIT = 200
+_FIX = "agent-mailer config set command"
+
+# A session id may become a word of somebody's command line: never empty, never an option, never a path upwards.
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+_RESULT_OUTCOMES = frozenset(
+    {
+        Outcome.DONE,
+        Outcome.BLOCKED,
+        Outcome.FAILED,
+        Outcome.LIMITED,
+        Outcome.SIGNED_OUT,
+        Outcome.UNAVAILABLE,
+        Outcome.SESSION_LOST,
+    }
+)
+
+_Fields = Mapping[str, object]
+
+
+class CommandOutput(StrEnum):
+    """What the command writes to stdout. Chosen in the config, never guessed from the output."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
+
+
+class CommandRuntime:
+    """`command` is the program and its words; `base_env` what `build_env` made."""
+
+    def __init__(self, command: Sequence[str], output: CommandOutput, base_env: Mapping[str, str]) -> None:
+        self._command = tuple(command)
+        self._output = output
+        self._base_env = dict(base_env)
+
+    @property
+    def traits(self) -> RuntimeTraits:
+        typed = self._output is CommandOutput.JSONL
+        return RuntimeTraits(name="command", has_events=typed, resumes=typed)
+
+    def command(self, request: TurnRequest) -> Launch:
+        """Raises RuntimeMissing."""
+        program = self._find(request.workdir)
+        env = self._base_env | {
+            "AGENT_MAILER_WORKDIR": str(request.workdir),
+            "AGENT_MAILER_TURN_ID": request.turn_id,
+            "AGENT_MAILER_TURN_DIR": str(request.turn_dir),
+            "AGENT_MAILER_MESSAGE_ID": request.message_id,
+            "AGENT_MAILER_THREAD_ID": request.thread_id,
+            "AGENT_MAILER_FROM": request.sender,
+            "AGENT_MAILER_ATTEMPT": str(request.attempt),
+        }
+        if request.session_id is not None and self.traits.resumes:
+            env["AGENT_MAILER_SESSION_ID"] = request.session_id
+        if request.project_dir is not None:
+            env["AGENT_MAILER_PROJECT_DIR"] = str(request.project_dir)
+        return Launch(argv=(str(program), *self._command[1:]), env=env, cwd=request.workdir)
+
+    def parse(self, line: bytes) -> Sequence[Event]:
+        if self._output is CommandOutput.TEXT:
+            return ()
+        try:
+            fields = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return ()
+        if not isinstance(fields, dict):
+            return ()
+        kind = fields.get("type")
+        read = _READERS.get(kind) if isinstance(kind, str) else None
+        event = None if read is None else read(fields)
+        return () if event is None else (event,)
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        result = evidence.observation.result
+        if result is not None:
+            return Judgement(result.outcome, result.detail, result.text, result.retry_at)
+        if evidence.exit.status is None:
+            return Judgement(Outcome.CRASHED, _how_it_crashed(evidence.exit))
+        if evidence.exit.status:
+            return Judgement(Outcome.FAILED, _last_words(evidence.stderr) or f"exit status {evidence.exit.status}")
+        if self._output is CommandOutput.JSONL:
+            return Judgement(Outcome.FAILED, "ended without a result")
+        return Judgement(Outcome.DONE, final_text=tail_text(evidence.stdout, FINAL_TEXT_LIMIT).rstrip())
+
+    def _find(self, workdir: Path) -> Path:
+        name = self._command[0] if self._command else ""
+        if not name:
+            raise RuntimeMissing("runtime_missing", "no command is configured for this agent", _FIX)
+        if "/" in name:
+            program = workdir.absolute() / name
+            if not program.exists():
+                raise RuntimeMissing("runtime_missing", f"the command {program} does not exist", _FIX)
+        else:
+            # What the agent would find itself, so in its PATH and not in ours.
+            path = self._base_env.get("PATH", os.defpath)
+            found = shutil.which(name, path=path) or shutil.which(name, mode=os.F_OK, path=path)
+            if found is None:
+                fix = f"install {name}, or name it with its whole path: {_FIX}"
+                raise RuntimeMissing("runtime_missing", f"the command {name} is not in PATH ({path})", fix)
+            program = Path(found).absolute()
+        if program.is_dir():
+            raise RuntimeMissing("runtime_is_directory", f"the command {program} is a directory", _FIX)
+        if not os.access(program, os.X_OK):
+            fix = f"chmod +x {program}"
+            raise RuntimeMissing("runtime_not_executable", f"the command {program} is not executable", fix)
+        return program
+
+
+def _how_it_crashed(end: Exit) -> str:
+    if end.signal is None:
+        return "ended without a record of how"
+    try:
+        return f"killed by {signal.Signals(end.signal).name}"
+    except ValueError:
+        return f"killed by signal {end.signal}"
+
+
+def _last_words(stderr: Path) -> str:
+    lines = tail_text(stderr, _STDERR_LOOK).split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return printable(last, _DETAIL_LIMIT)
+
+
+def _progress(fields: _Fields) -> Event | None:
+    text, tool = _text(fields, "text"), _text(fields, "tool")
+    said = f"{tool}: {text}" if tool and text else text or tool
+    return Progress(said[:_PROGRESS_LIMIT]) if said else None
+
+
+def _tool_start(fields: _Fields) -> Event | None:
+    tool_id = _text(fields, "id")[:_TOOL_ID_LIMIT]
+    if not tool_id:
+        return None
+    return ToolStarted(tool_id, _text(fields, "name")[:_TOOL_ID_LIMIT], _text(fields, "detail")[:_PROGRESS_LIMIT])
+
+
+def _tool_end(fields: _Fields) -> Event | None:
+    tool_id = _text(fields, "id")[:_TOOL_ID_LIMIT]
+    return ToolEnded(tool_id) if tool_id else None
+
+
+def _session(fields: _Fields) -> Event | None:
+    session_id = _text(fields, "id")
+    return SessionStarted(session_id) if _SESSION_ID.fullmatch(session_id) else None
+
+
+def _usage(fields: _Fields) -> Event:
+    return Usage(
+        input_tokens=int(_amount(fields, "input_tokens")),
+        output_tokens=int(_amount(fields, "output_tokens")),
+        cost_usd=float(_amount(fields, "cost_usd")),
+    )
+
+
+def _result(fields: _Fields) -> Event:
+    """A result that names no outcome is `done`; one whose outcome is none of ours is a failure, not a success."""
+    said = fields.get("outcome")
+    detail = _text(fields, "detail")
+    outcome = Outcome.DONE
+    if said is not None:
+        if isinstance(said, str) and said in _RESULT_OUTCOMES:
+            outcome = Outcome(said)
+        else:
+            outcome = Outcome.FAILED
+            detail = detail or f"a result with the unknown outcome {said!r}"
+    return Result(outcome, _text(fields, "text").rstrip(), printable(detail, _DETAIL_LIMIT), _moment(fields))
+
+
+def _text(fields: _Fields, name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _amount(fields: _Fields, name: str) -> int | float:
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return value if 0 <= value < math.inf else 0
+
+
+def _moment(fields: _Fields) -> float | None:
+    """`retry_at` as seconds since the epoch; given so, or as ISO 8601."""
+    value = fields.get("retry_at")
+    try:
+        moment = from_iso(value) if isinstance(value, str) else float(_amount(fields, "retry_at"))
+    except (ValueError, OverflowError):
+        return None
+    return moment if 0 < moment < math.inf else None
+
+
+_READERS: Mapping[str, Callable[[_Fields], Event | None]] = {
+    "progress": _progress,
+    "tool_start": _tool_start,
+    "tool_end": _tool_end,
+    "session": _session,
+    "usage": _usage,
+    "result": _result,
+}
