@@ -14,7 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.runtimes.command import CommandOutput
 from agent_mailer.runtimes.port import PermissionMode
+from agent_mailer.watch.policy import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"
 SECRET_KEYS = frozenset({"api_key"})
@@ -29,17 +31,6 @@ class RuntimeKind(StrEnum):
 class MailboxKind(StrEnum):
     MAILDIR = "maildir"
     AMP = "amp"
-
-
-class CommandOutput(StrEnum):
-    TEXT = "text"
-    JSONL = "jsonl"
-
-
-class AutoReply(StrEnum):
-    IF_SILENT = "if-silent"
-    NEVER = "never"
-    ALWAYS = "always"
 
 
 class Source(StrEnum):

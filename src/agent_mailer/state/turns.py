@@ -1,4 +1,4 @@
-"""`turns/<turn-id>/`: one folder a turn, `turn.json` its redo log; `inflight.json`: the index of those that are open."""
+"""`turns/<turn-id>/`: one folder a turn, `turn.json` its redo log; `inflight.json` is the index of the open ones."""
 
 from __future__ import annotations
 

@@ -1,0 +1,180 @@
+"""Wiring: from a workdir and its configuration to mailbox, runtime, state and watcher."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent_mailer.clock import Clock, SystemClock
+from agent_mailer.config import Config, Loaded, MailboxKind, RuntimeKind, expand, load
+from agent_mailer.disk import Disk
+from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.events import EventLog, EventName
+from agent_mailer.identity import read_identity, require_agreement
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.maildir.layout import is_handle
+from agent_mailer.mailbox.maildir.roots import find_root
+from agent_mailer.prompts import PromptRoom
+from agent_mailer.runtimes.command import CommandRuntime
+from agent_mailer.runtimes.environment import build_env
+from agent_mailer.runtimes.port import Runtime
+from agent_mailer.state import State
+from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
+from agent_mailer.state.lock import WorkdirLock
+from agent_mailer.watch.policy import WatchPolicy
+from agent_mailer.watch.room import Room
+
+
+class Workplace:
+    """One workdir as a command finds it: its configuration and state. Reading needs no lock."""
+
+    def __init__(self, workdir: Path, flags: Mapping[str, object] | None = None, *, clock: Clock | None = None) -> None:
+        self.workdir = workdir
+        self.clock = clock or SystemClock()
+        self.disk = Disk()
+        self.folder = StateFolder(workdir, self.disk, self.clock)
+        self.log = EventLog(self.folder.log, self.disk, self.clock)
+        self.state = State(self.folder, self.log)
+        self._flags = flags or {}
+        self._loaded: Loaded | None = None
+
+    @property
+    def loaded(self) -> Loaded:
+        if self._loaded is None:
+            self._loaded = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir))
+        return self._loaded
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+    @property
+    def configured(self) -> bool:
+        return self.folder.config.exists()
+
+    @property
+    def handle(self) -> str:
+        return self.config.address or self.config.agent_name
+
+    def missing(self) -> list[tuple[str, str]]:
+        """The keys `watch` cannot do without, each with the flag that gives it."""
+        config = self.config
+        found: list[tuple[str, str]] = []
+        if not self.handle:
+            found.append(("address", "--address"))
+        if config.runtime is None:
+            found.append(("runtime", "--runtime"))
+        if config.runtime is RuntimeKind.COMMAND and not config.command:
+            found.append(("command", "--command"))
+        if config.permission_mode is None:
+            found.append(("permission_mode", "--permission-mode"))
+        return found
+
+    def require_complete(self) -> None:
+        """Raises ConfigFault naming every missing key and its flag."""
+        missing = self.missing()
+        if missing:
+            named = ", ".join(f"{key} ({flag})" for key, flag in missing)
+            raise ConfigFault(
+                "incomplete",
+                f"{self.workdir / STATE_DIRECTORY / 'config.toml'}: missing {named}",
+                "agent-mailer init, or give the flags",
+            )
+
+    def require_identity(self) -> None:
+        values = {"agent_id": self.config.agent_id, "address": self.handle, "agent_name": self.config.agent_name}
+        require_agreement(self.workdir, values)
+
+    def maildir_root(self) -> Path:
+        explicit = expand(self.config.maildir_root, self.workdir) if self.config.maildir_root else None
+        return find_root(explicit, os.environ, self.workdir)
+
+    def mailbox(self, handle: str | None = None) -> MaildirMailbox:
+        """The mailbox of this agent, or of another handle in the same root."""
+        if self.config.mailbox_kind is MailboxKind.AMP:
+            raise ConfigFault(
+                "mailbox_not_here",
+                "this version has no adapter for a broker yet; it reads a folder mailbox",
+                "agent-mailer config set mailbox maildir",
+            )
+        wanted = handle or self.handle
+        if not is_handle(wanted):
+            raise ConfigFault(
+                "bad_handle",
+                f"{wanted!r} is no handle of a folder mailbox (a-z, 0-9, _ and -, not starting with -)",
+                "agent-mailer config set address HANDLE",
+            )
+        return MaildirMailbox(
+            self.disk, self.maildir_root(), wanted, clock=self.clock, rescan_seconds=self.config.poll_interval_idle
+        )
+
+    def runtime(self) -> Runtime:
+        config = self.config
+        if config.runtime is not RuntimeKind.COMMAND:
+            name = config.runtime.value if config.runtime else "none"
+            raise ConfigFault(
+                "runtime_not_here",
+                f'this version has no adapter for runtime "{name}" yet; it runs any program as a command',
+                "agent-mailer config set runtime command, then agent-mailer config set command 'claude -p'",
+            )
+        env = build_env(os.environ, config.env.pass_, config.env.set)
+        # So that the agent's `agent-mailer mail` is this installation.
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+        return CommandRuntime(config.command, config.command_output, env)
+
+    def project_dir(self) -> Path | None:
+        return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
+
+    def policy(self) -> WatchPolicy:
+        config = self.config
+        return WatchPolicy(
+            workdir=self.workdir,
+            project_dir=self.project_dir(),
+            max_retries=config.max_retries,
+            max_starts=config.max_starts,
+            max_parallel_turns=config.max_parallel_turns,
+            retry_first=float(config.retry.first),
+            retry_longest=float(config.retry.longest),
+            session_max_age_days=config.session_max_age_days,
+            session_max_turns=config.session_max_turns,
+            auto_reply=config.auto_reply,
+            turn_timeout=float(config.turn_timeout),
+            tool_timeout=float(config.tool_timeout) or None,
+            first_output_timeout=float(config.first_output_timeout) or None,
+            silence_timeout=float(config.silence_timeout) or None,
+            stop_grace=float(config.stop_grace),
+            keep_transcripts=config.keep_transcripts,
+        )
+
+    def prompts(self) -> PromptRoom:
+        def told(name: str, why: str) -> None:
+            self.log.emit(EventName.TEMPLATE_INVALID, file=name, why=why)
+
+        return PromptRoom(self.config.agent_name or self.handle, self.folder.templates, self.folder.memory, told)
+
+    def lock(self) -> WorkdirLock:
+        return WorkdirLock(self.folder.path / ".lock")
+
+    def room(self, lock: WorkdirLock) -> Room:
+        """All that a watcher needs; the lock must be held."""
+
+        def guard() -> None:
+            if lock.still_ours():
+                return
+            if not self.folder.path.is_dir():
+                raise ConfigFault("workdir_gone", f"{self.folder.path} has vanished", "put the folder back, then start")
+            raise BusyFault(
+                "lock_replaced", f"{self.folder.path / '.lock'} is no longer the file we hold", "agent-mailer status"
+            )
+
+        return Room(
+            mailbox=self.mailbox(),
+            runtime=self.runtime(),
+            state=self.state,
+            policy=self.policy(),
+            prompts=self.prompts(),
+            clock=self.clock,
+            guard=guard,
+        )

@@ -1,0 +1,45 @@
+"""Options that several commands share, and the workplace they lead to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.errors import ConfigFault
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+
+Workdir = Annotated[
+    Path | None,
+    typer.Option("--workdir", "-C", help="The agent's folder. Default: the current one.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts; errors too.")]
+
+
+def workplace(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
+    """The workplace in `workdir` or the current folder. Raises ConfigFault where that folder does not exist."""
+    from agent_mailer.assemble import Workplace
+
+    if workdir is None:
+        # During a turn the agent may have changed its folder.
+        turn = os.environ.get("AGENT_MAILER_WORKDIR")
+        try:
+            workdir = Path(turn) if turn else Path.cwd()
+        except FileNotFoundError:
+            raise ConfigFault("no_folder", "the current folder no longer exists", "cd to the agent's folder") from None
+    workdir = Path(os.path.abspath(workdir))
+    if not workdir.is_dir():
+        raise ConfigFault("no_folder", f"{workdir} is not a folder", f"mkdir -p {workdir}")
+    return Workplace(workdir, flags)
+
+
+def configured(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
+    """The workplace of a folder that has been set up; its permissions and format are checked."""
+    place = workplace(workdir, flags)
+    place.folder.check()
+    return place

@@ -1,0 +1,150 @@
+"""`watch`: run the agent unattended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.options import Workdir, workplace
+from agent_mailer.errors import ExitCode
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.watch.watcher import Watcher
+
+Flag = Annotated[str | None, typer.Option(show_default=False)]
+
+
+def watch(
+    workdir: Workdir = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Run each due message once, then exit; 1 if any failed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; change nothing.")] = False,
+    no_interactive: Annotated[bool, typer.Option("--no-interactive", help="Never ask; exit 78 instead.")] = False,
+    ignore_mismatch: Annotated[
+        bool, typer.Option("--ignore-agent-md-mismatch", help="Run although AGENT.md names another agent.")
+    ] = False,
+    address: Flag = None,
+    runtime: Flag = None,
+    command: Flag = None,
+    permission_mode: Flag = None,
+    maildir_root: Flag = None,
+    max_parallel_turns: Annotated[int | None, typer.Option(show_default=False)] = None,
+) -> None:
+    """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
+    import shlex
+
+    place = workplace(
+        workdir,
+        {
+            "address": address,
+            "runtime": runtime,
+            "command": shlex.split(command) if command is not None else None,
+            "permission_mode": permission_mode,
+            "maildir_root": maildir_root,
+            "max_parallel_turns": max_parallel_turns,
+        },
+    )
+    if place.missing() and not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
+        from agent_mailer.cli.init import ask_what_is_missing
+
+        place = ask_what_is_missing(place)
+    place.require_complete()
+    if place.folder.path.exists():
+        place.folder.check()
+    if not ignore_mismatch:
+        place.require_identity()
+    if dry_run:
+        asyncio.run(_show_plan(place))
+        return
+    place.folder.disk.make_directory(place.folder.path)
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.folder.prepare()
+        _show_events(place)
+        raise typer.Exit(asyncio.run(_run(place, lock, once=once)))
+    finally:
+        lock.release()
+
+
+async def _run(place: Workplace, lock: WorkdirLock, *, once: bool) -> ExitCode:
+    from agent_mailer import __version__
+    from agent_mailer.events import EventName
+    from agent_mailer.prompts import seed_memory
+    from agent_mailer.watch.watcher import End, Watcher
+
+    seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
+    watcher = Watcher(place.room(lock), once=once)
+    _obey_signals(watcher, place.policy().stop_grace)
+    place.log.emit(
+        EventName.WATCH_STARTED,
+        version=__version__,
+        agent=place.handle,
+        mailbox=place.config.mailbox_kind.value,
+        runtime=place.config.runtime.value if place.config.runtime else None,
+        pid=os.getpid(),
+    )
+    end = await watcher.run()
+    if end is End.HANDED_OVER:
+        place.log.emit(EventName.WATCH_HANDED_OVER)
+    else:
+        place.log.emit(EventName.WATCH_STOPPED, reason=end.value)
+    return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
+
+
+def _obey_signals(watcher: Watcher, grace: float) -> None:
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over."""
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+        watcher.stop(grace if asked == 1 else 0.0)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
+
+
+def _show_events(place: Workplace) -> None:
+    from agent_mailer.cli.event_lines import as_json_line, terminal_printer
+
+    place.log.listen(terminal_printer() if sys.stdout.isatty() else as_json_line)
+
+
+async def _show_plan(place: Workplace) -> None:
+    """What would run now. Takes no lock, claims and writes nothing."""
+    from agent_mailer.names import printable
+    from agent_mailer.watch.schedule import Candidate, make_plan
+
+    listing = await place.mailbox().pending(1000)
+    state, now = place.state, place.clock.now()
+    open_ids = {turn.msg_id for turn in state.turns.indexed()}
+    candidates = [
+        Candidate(entry.envelope, entry) for entry in state.retries.all() if entry.envelope.id not in open_ids
+    ]
+    known = open_ids | {candidate.envelope.id for candidate in candidates}
+    candidates += [Candidate(e) for e in listing.envelopes if e.id not in known and e.id not in state.processed]
+    plan = make_plan(candidates, {turn.thread_id for turn in state.turns.indexed()}, now)
+    for candidate in plan.ready:
+        envelope = candidate.envelope
+        typer.echo(
+            f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}"
+        )
+    for item in listing.unreadable:
+        typer.echo(f"would put away: {printable(item.locator)}: {item.why}")
+    waiting = len(candidates) - len(plan.ready)
+    pause = state.pause.read()
+    typer.echo(
+        f"{len(plan.ready)} ready, {waiting} waiting behind them, {len(open_ids)} running"
+        + (f"; paused: {pause.reason.value}" if pause else "")
+    )
