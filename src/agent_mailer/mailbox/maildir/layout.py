@@ -84,8 +84,7 @@ def make_root(disk: Disk, root: Path, handles: Iterable[str], clock: Clock = _SY
     wanted = {USER, *handles}
     for handle in wanted:
         check_handle(handle)
-    for folder in (root, root / "agents", root / "meta", root / "threads"):
-        _make_folder(disk, folder)
+    _make_folders(disk, [root, root / "agents", root / "meta", root / "threads"])
     _write_roster(disk, root, wanted, clock)
     for handle in sorted(wanted):
         make_mailbox(disk, root, handle)
@@ -95,7 +94,7 @@ def add_handle(disk: Disk, root: Path, handle: str, clock: Clock = _SYSTEM_CLOCK
     """Give an existing root one more mailbox; one that is there already is repaired. Raises ConfigFault."""
     check_handle(handle)
     require_root(root)
-    _make_folder(disk, root / "meta")
+    _make_folders(disk, [root / "meta"])
     _write_roster(disk, root, {handle}, clock)
     make_mailbox(disk, root, handle)
 
@@ -107,8 +106,7 @@ def make_mailbox(disk: Disk, root: Path, handle: str, *, own: bool = False) -> N
     """
     check_handle(handle)
     home = root / "agents" / handle
-    for leaf in (*REQUIRED, *OWN) if own else REQUIRED:
-        _make_folder(disk, home / leaf)
+    _make_folders(disk, [home / leaf for leaf in ((*REQUIRED, *OWN) if own else REQUIRED)])
 
 
 def missing_folders(root: Path, handle: str) -> list[Path]:
@@ -201,11 +199,21 @@ def _read_config(path: Path) -> dict[str, object] | None:
     return config
 
 
-def _make_folder(disk: Disk, folder: Path) -> None:
+def _make_folders(disk: Disk, folders: list[Path]) -> None:
+    """Make them in this order, then let every parent with a new name in it reach the disk once."""
+    parents = dict.fromkeys(folder.parent for folder in folders if _make_folder(disk, folder))
+    for parent in parents:
+        disk.sync_directory(parent)
+
+
+def _make_folder(disk: Disk, folder: Path) -> bool:
+    """Whether it had to be made."""
+    made = False
     try:
         mode = os.lstat(folder).st_mode
     except FileNotFoundError:
-        disk.make_directory(folder, sync=Sync.FULL)
+        disk.make_directory(folder)
+        made = True
         mode = os.lstat(folder).st_mode
     except NotADirectoryError:
         raise _in_the_way(folder.parent) from None
@@ -218,6 +226,7 @@ def _make_folder(disk: Disk, folder: Path) -> None:
             raise ConfigFault(
                 "bad_mode", f"{folder} has mode {stat.S_IMODE(mode):04o}, not 0700", f"chmod 0700 {folder}"
             ) from None
+    return made
 
 
 def _in_the_way(path: Path) -> ConfigFault:

@@ -1,0 +1,405 @@
+"""Claiming and putting away, with everything that may lie in an inbox."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.maildir.layout import Paths, make_root
+from agent_mailer.mailbox.port import Envelope, Gone, Listing, MailboxUnavailable, Message, Unreadable
+
+HEADER = {"schema": 1, "from": "bob", "to": ["alice"], "thread": "t", "created": "2026-08-22T10:00:00Z"}
+
+
+def message(identifier: str, body: str = "work\n", **changes: object) -> bytes:
+    return f"---json\n{json.dumps({'id': identifier, **HEADER, **changes})}\n---\n{body}".encode()
+
+
+class Box:
+    def __init__(self, root: Path) -> None:
+        make_root(Disk(), root, ["alice", "bob"])
+        self.root = root
+        self.paths = Paths(root, "alice")
+        self.disk = Disk()
+        self.mailbox = MaildirMailbox(self.disk, root, "alice")
+
+    def put(self, name: str, data: bytes | None = None, place: str = "new") -> Path:
+        path = self.paths.home / "inbox" / place / f"{name}.md"
+        path.write_bytes(message(name) if data is None else data)
+        return path
+
+    def pending(self) -> Listing:
+        return asyncio.run(self.mailbox.pending(100))
+
+    def one(self) -> Envelope:
+        (envelope,) = self.pending().envelopes
+        return envelope
+
+    def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+        return asyncio.run(self.mailbox.claim(envelope, again=again))
+
+    def reject_all(self) -> None:
+        for item in self.pending().unreadable:
+            asyncio.run(self.mailbox.reject(item))
+
+    def names(self, place: str) -> list[str]:
+        return sorted(path.name for path in (self.paths.home / place).iterdir())
+
+    def receipt(self, name: str) -> dict[str, object]:
+        found = json.loads((self.paths.receipts / name).read_text())
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path / "root")
+
+
+def gone(result: Message | Gone) -> str:
+    assert isinstance(result, Gone), result
+    return result.why
+
+
+def test_a_claim_costs_one_sync_and_leaves_a_receipt(box: Box) -> None:
+    box.put("m1")
+    envelope = box.one()
+    claimed = box.claim(envelope)
+    assert isinstance(claimed, Message)
+    assert claimed.envelope == envelope
+    assert box.disk.syncs == 1
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+    receipt = box.receipt("m1__alice__drained.json")
+    emitted = receipt.pop("emitted_at")
+    assert isinstance(emitted, str)
+    assert emitted.endswith("Z")
+    assert receipt == {
+        "schema": 1, "msg_id": "m1", "thread": "t", "sender": "bob", "consumer": "alice", "stage": "drained"
+    }  # fmt: skip
+
+
+def test_the_receipt_is_no_condition(box: Box) -> None:
+    box.put("m1")
+    box.paths.receipts.rmdir()
+    assert isinstance(box.claim(box.one()), Message)
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    ["a b", "line\nend", "i" * 300, "..dots".lstrip("."), "ü✉", "nul\0", "-", "~" * 120, "\U0001f600" * 60],
+)
+def test_an_odd_id_is_claimed_and_never_becomes_a_path(box: Box, identifier: str) -> None:
+    box.put("plain-name", message(identifier))
+    claimed = box.claim(box.one())
+    assert isinstance(claimed, Message)
+    assert claimed.envelope.id == identifier
+    assert claimed.envelope.locator == "plain-name.md"
+    outside = [path for path in box.root.parent.iterdir() if path != box.root]
+    assert outside == []
+    assert all(name.startswith(identifier) or "~" in name for name in box.names("receipts"))
+
+
+@pytest.mark.parametrize("locator", ["../../../escape.md", "..", "", "a/b.md", "/etc/passwd", ".hidden.md", "bytes:zz"])
+def test_an_odd_locator_reaches_nothing(box: Box, locator: str) -> None:
+    box.put("m1")
+    envelope = box.one()
+    forged = Envelope(
+        id="m1", thread="t", sender="bob", created=envelope.created, order=envelope.order, locator=locator
+    )
+    before = sorted(box.root.rglob("*"))
+    gone(box.claim(forged))
+    gone(asyncio.run(box.mailbox.read(forged)))
+    asyncio.run(box.mailbox.set_aside(forged))
+    asyncio.run(box.mailbox.reject(Unreadable(locator, "x")))
+    assert sorted(box.root.rglob("*")) == before
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_link(path: Path) -> None:
+    target = path.parents[4] / "target"
+    target.write_bytes(message("linked"))
+    path.symlink_to(target)
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "kept").write_text("kept")
+
+
+def make_huge(path: Path) -> None:
+    data = message("huge")
+    path.write_bytes(data + b"x" * (11 << 20))
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_link, make_folder, make_huge])
+def test_what_cannot_be_copied_goes_aside_whole(box: Box, make: Callable[[Path], None]) -> None:
+    box.put("a-good")
+    make(box.paths.new / "b-bad.md")
+    box.put("c-good")
+    before = (box.paths.new / "b-bad.md").lstat()
+    listing = box.pending()
+    assert [envelope.id for envelope in listing.envelopes] == ["a-good", "c-good"]
+    assert [item.locator for item in listing.unreadable] == ["b-bad.md"]
+    box.reject_all()
+    assert box.names("inbox/new") == ["a-good.md", "c-good.md"]
+    (kept,) = box.paths.aside.iterdir()
+    assert kept.lstat().st_ino == before.st_ino
+    assert kept.lstat().st_size == before.st_size
+
+
+def test_a_name_that_is_no_text_goes_aside_too(box: Box) -> None:
+    name = os.fsencode(box.paths.new) + b"/\xff\xfe.md"
+    Path(os.fsdecode(name)).write_bytes(message("x"))
+    (item,) = box.pending().unreadable
+    item.locator.encode()
+    box.reject_all()
+    assert box.pending() == Listing()
+    (kept,) = box.paths.aside.iterdir()
+    assert kept.read_bytes() == message("x")
+
+
+def test_what_is_no_message_file_is_not_listed(box: Box) -> None:
+    for name in ("notes.txt", ".hidden.md", ".x.md.tmp-1", "m.md.bak"):
+        (box.paths.new / name).write_bytes(message("x"))
+    assert box.pending() == Listing()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "sender"),
+    [
+        (b"---json\n{torn", "parse_error", ""),
+        (b"\xff\xfe\r\nbin\0ary", "parse_error", ""),
+        (message("bad").replace(b"\n---\n", b"\n--- \n"), "parse_error", ""),
+        (b"---json\n" + b"[" * 200_000, "parse_error", ""),
+        (message("bad", kind="run"), "invalid_header", "bob"),
+    ],
+)
+def test_a_bad_file_becomes_a_dead_letter_as_amq_writes_it(box: Box, data: bytes, reason: str, sender: str) -> None:
+    box.put("bad", data)
+    (item,) = box.pending().unreadable
+    assert item.why.startswith(reason)
+    box.reject_all()
+    assert box.names("inbox/new") == box.names("inbox/cur") == box.names("dlq/tmp") == []
+    (name,) = box.names("dlq/new")
+    start, header, rest = (box.paths.dlq_new / name).read_bytes().partition(b"{\n")[0::1]
+    head, _, original = rest.partition(b"\n}\n---\n")
+    assert start == b"---\n"
+    assert original == data
+    fields = json.loads(header + head + b"}")
+    assert list(fields) == [
+        "schema", "id", "original_id", "original_file", "failure_reason", "failure_detail", "failure_time",
+        "retry_count", "retry_state", "source_dir",
+    ]  # fmt: skip
+    assert fields["schema"] == "amq/dlq/v1"
+    assert f"{fields['id']}.md" == name
+    assert (fields["original_id"], fields["original_file"]) == ("bad", "bad.md")
+    assert (fields["failure_reason"], fields["source_dir"]) == (reason, "new")
+    assert (fields["retry_count"], fields["retry_state"]) == (0, "ready")
+    assert len(fields["failure_time"]) == len("2026-01-01T00:00:00Z")
+    receipt = box.receipt("bad__alice__dlq.json")
+    assert receipt["sender"] == sender
+    assert str(receipt["detail"]).startswith(reason)
+
+
+def test_a_rejected_file_that_has_become_a_message_stays(box: Box) -> None:
+    box.put("m1", b"torn")
+    (item,) = box.pending().unreadable
+    box.put("m1")
+    asyncio.run(box.mailbox.reject(item))
+    assert box.one().id == "m1"
+
+
+def test_a_disk_that_fails_while_rejecting_loses_nothing(box: Box) -> None:
+    class Full(SystemCalls):
+        def write(self, fd: int, data: memoryview) -> int:
+            raise OSError(errno.ENOSPC, "full")
+
+    path = box.put("bad", b"torn")
+    mailbox = MaildirMailbox(Disk(Full()), box.root, "alice")
+    with pytest.raises(MailboxUnavailable):
+        asyncio.run(mailbox.reject(Unreadable("bad.md", "x")))
+    assert path.read_bytes() == b"torn"
+    assert box.names("dlq/tmp") == box.names("dlq/new") == []
+
+
+def test_a_message_that_went_bad_after_its_listing_is_dead_lettered_from_cur(box: Box) -> None:
+    box.put("m1")
+    envelope = box.one()
+    box.put("m1", b"torn")
+    assert "no message" in gone(box.claim(envelope))
+    assert box.names("inbox/new") == box.names("inbox/cur") == []
+    (name,) = box.names("dlq/new")
+    assert b'"source_dir": "cur"' in (box.paths.dlq_new / name).read_bytes()
+
+
+def test_a_message_exchanged_after_its_listing_is_listed_as_what_it_is(box: Box) -> None:
+    box.put("m1")
+    envelope = box.one()
+    box.put("m1", message("m2"))
+    gone(box.claim(envelope))
+    assert box.one().id == "m2"
+    assert box.names("inbox/cur") == box.names("receipts") == []
+
+
+def test_what_another_consumer_took_is_gone_for_good(box: Box) -> None:
+    path = box.put("m1")
+    envelope = box.one()
+    path.rename(box.paths.cur / "m1.md")
+    gone(box.claim(envelope))
+    assert box.names("receipts") == []
+    assert isinstance(box.claim(envelope, again=True), Message)
+    (box.paths.cur / "m1.md").unlink()
+    gone(box.claim(envelope, again=True))
+
+
+def test_one_message_under_both_names_is_one_message(box: Box) -> None:
+    path = box.put("m1")
+    envelope = box.one()
+    os.link(path, box.paths.cur / "m1.md")
+    assert isinstance(box.claim(envelope), Message)
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_equal_copy_under_both_names_is_dropped(box: Box, again: bool) -> None:
+    box.put("m1")
+    envelope = box.one()
+    box.put("m1", place="cur")
+    assert isinstance(box.claim(envelope, again=again), Message)
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+
+
+def test_two_messages_under_one_name_are_both_kept(box: Box) -> None:
+    box.put("m1", message("m1", "first\n"), place="cur")
+    box.put("m1", message("m1", "second\n"))
+    assert "kept" in gone(box.claim(box.one()))
+    assert box.names("inbox/new") == []
+    (kept,) = box.paths.aside.iterdir()
+    assert kept.read_bytes() == message("m1", "second\n")
+    assert (box.paths.cur / "m1.md").read_bytes() == message("m1", "first\n")
+
+
+def test_our_own_claimed_message_is_not_lost_to_a_second_of_its_name(box: Box) -> None:
+    box.put("m1", message("m1", "first\n"))
+    envelope = box.one()
+    assert isinstance(box.claim(envelope), Message)
+    box.put("m1", message("m1", "second\n"))
+    claimed = box.claim(envelope, again=True)
+    assert isinstance(claimed, Message)
+    assert claimed.body == "first\n"
+    assert len(list(box.paths.aside.iterdir())) == 1
+
+
+@pytest.mark.parametrize("there", ["nothing", "equal", "different"])
+def test_setting_aside_destroys_nothing(box: Box, there: str) -> None:
+    box.put("m1")
+    if there != "nothing":
+        box.put("m1", message("m1") if there == "equal" else message("m1", "other\n"), place="cur")
+    asyncio.run(box.mailbox.set_aside(box.one()))
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+    aside = [path.read_bytes() for path in box.paths.aside.iterdir()] if box.paths.aside.exists() else []
+    assert aside == ([message("m1")] if there == "different" else [])
+
+
+def test_a_failing_sync_of_the_claim_can_be_repeated(box: Box) -> None:
+    class Sick(SystemCalls):
+        sick = True
+
+        def fsync(self, fd: int) -> None:
+            if self.sick:
+                raise OSError(errno.EIO, "sick")
+            super().fsync(fd)
+
+    calls = Sick()
+    box.mailbox = MaildirMailbox(Disk(calls), box.root, "alice")
+    box.put("m1")
+    envelope = box.one()
+    with pytest.raises(MailboxUnavailable):
+        box.claim(envelope)
+    calls.sick = False
+    assert isinstance(box.claim(envelope, again=True), Message)
+
+
+def test_a_folder_that_cannot_be_written_is_no_loss(box: Box) -> None:
+    class ReadOnly(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EROFS, "read-only", str(source))
+
+    box.mailbox = MaildirMailbox(Disk(ReadOnly()), box.root, "alice")
+    box.put("m1")
+    with pytest.raises(MailboxUnavailable):
+        box.claim(box.one())
+    with pytest.raises(MailboxUnavailable):
+        asyncio.run(box.mailbox.set_aside(box.one()))
+    assert box.one().id == "m1"
+
+
+@pytest.mark.parametrize("missing", ["cur", "new"])
+def test_a_missing_folder_is_not_taken_for_somebody_elses_claim(box: Box, missing: str) -> None:
+    box.put("m1")
+    envelope = box.one()
+    folder = box.paths.home / "inbox" / missing
+    folder.rename(folder.with_name("away"))
+    with pytest.raises(MailboxUnavailable):
+        box.claim(envelope)
+    assert not folder.exists()
+
+
+CLAIMER = """
+import asyncio, sys
+from pathlib import Path
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Message
+
+async def main() -> None:
+    mailbox = MaildirMailbox(Disk(), Path(sys.argv[1]), "alice")
+    listing = await mailbox.pending(1000)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for envelope in listing.envelopes:
+        if isinstance(await mailbox.claim(envelope), Message):
+            print(envelope.id)
+
+asyncio.run(main())
+"""
+
+
+def test_of_two_claiming_processes_exactly_one_gets_each_message(box: Box) -> None:
+    expected = sorted(f"m{number:03}" for number in range(200))
+    for name in expected:
+        box.put(name)
+    claimers = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIMER, str(box.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    try:
+        for claimer in claimers:
+            assert claimer.stdout is not None
+            assert claimer.stdout.readline() == "ready\n"
+        for claimer in claimers:
+            assert claimer.stdin is not None
+            claimer.stdin.write("go\n")
+            claimer.stdin.flush()
+        won = [claimer.communicate(timeout=60)[0].split() for claimer in claimers]
+    finally:
+        for claimer in claimers:
+            claimer.kill()
+            claimer.wait()
+    assert sorted(won[0] + won[1]) == expected
+    assert box.names("inbox/cur") == [f"{name}.md" for name in expected]

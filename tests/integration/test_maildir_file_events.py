@@ -1,0 +1,190 @@
+"""Wakes by file events: none is lost, and where there are none a timer stands in."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.file_events import FileEvents
+
+SOON = 20.0
+
+
+async def drained(events: FileEvents) -> None:
+    """Take the wakes that are there, until `wait` really waits."""
+    while True:
+        waiting = asyncio.create_task(events.wait())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            return
+
+
+async def woken(events: FileEvents) -> None:
+    await asyncio.wait_for(events.wait(), SOON)
+
+
+def test_a_file_that_came_before_the_wait_ends_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        events = FileEvents([tmp_path], rescan_seconds=600)
+        try:
+            await drained(events)
+            (tmp_path / "tmp").touch()
+            await woken(events)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_file_moved_in_is_seen_in_every_folder(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.mkdir()
+        two.mkdir()
+        events = FileEvents([one, two], rescan_seconds=600)
+        try:
+            assert events.sees
+            for folder in (one, two):
+                (tmp_path / "x").touch()
+                await drained(events)
+                (tmp_path / "x").rename(folder / "x")
+                await woken(events)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_burst_is_one_wake(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        events = FileEvents([tmp_path], rescan_seconds=600)
+        try:
+            await drained(events)
+            for number in range(1000):
+                (tmp_path / str(number)).touch()
+            await woken(events)
+            waiting = asyncio.create_task(events.wait())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_overflowing_queue_is_a_wake(tmp_path: Path) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if limit > 50_000:
+        pytest.skip("the queue is too long to overflow in a test")
+
+    async def scenario() -> None:
+        events = FileEvents([tmp_path], rescan_seconds=600)
+        try:
+            await drained(events)
+            path, other = tmp_path / "a", tmp_path / "b"
+            path.touch()
+            for _ in range(limit // 2 + 100):
+                path.rename(other)
+                other.rename(path)
+            await woken(events)
+            await drained(events)
+            (tmp_path / "after").touch()
+            await woken(events)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_folder_that_is_replaced_is_followed(tmp_path: Path, how: str) -> None:
+    async def scenario() -> None:
+        folder = tmp_path / "new"
+        folder.mkdir()
+        events = FileEvents([folder], rescan_seconds=600, blind_seconds=0.01)
+        try:
+            await drained(events)
+            if how == "deleted":
+                folder.rmdir()
+            else:
+                folder.rename(tmp_path / "away")
+            await woken(events)
+            assert not events.sees
+            folder.mkdir()
+            async with asyncio.timeout(SOON):
+                while not events.sees:
+                    await events.wait()
+            await drained(events)
+            (folder / "x").touch()
+            await woken(events)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_timer_ends_every_wait(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        events = FileEvents([tmp_path], rescan_seconds=0.05)
+        try:
+            await drained(events)
+            await woken(events)
+            await woken(events)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_without_inotify_a_timer_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncinotify", None)
+
+    async def scenario() -> None:
+        events = FileEvents([tmp_path], rescan_seconds=600, blind_seconds=0.02)
+        try:
+            assert not events.sees
+            await woken(events)
+            await woken(events)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_waiting_costs_no_time_of_the_processor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        events = FileEvents([tmp_path], rescan_seconds=1.0)
+        try:
+            await drained(events)
+            before = time.process_time()
+            await woken(events)
+            assert time.process_time() - before < 0.1
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_closing_twice_leaves_nothing_open(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = open_files()
+        events = FileEvents([tmp_path])
+        events.close()
+        events.close()
+        assert open_files() == before
+
+    asyncio.run(scenario())

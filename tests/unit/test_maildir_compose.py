@@ -1,0 +1,196 @@
+"""Drafts in their final form."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from agent_mailer.mailbox.maildir.compose import (
+    DEDUPE_KEY,
+    compose,
+    dedupe_id_for,
+    message_id_for,
+)
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
+from agent_mailer.mailbox.port import (
+    Action,
+    Automatic,
+    Draft,
+    Envelope,
+    Kind,
+    Message,
+    Outgoing,
+    Priority,
+    Refused,
+)
+
+NOW = 1787392800.123
+
+
+def origin(
+    *, sender: str = "bob", subject: str = "Plan", kind: Kind | None = None, reply_to: str = "", hops: int = 0
+) -> Message:
+    envelope = Envelope(
+        id="o1",
+        thread="p2p/alice__bob",
+        sender=sender,
+        created=NOW,
+        order="1",
+        locator="o1.md",
+        to=("alice", "carol"),
+        kind=kind,
+        hops=hops,
+    )
+    return Message(envelope=envelope, subject=subject, body="original\n", refs=("r0",), reply_to=reply_to or sender)
+
+
+def draft(action: Action = Action.REPLY, **fields: object) -> Draft:
+    return Draft(**{"key": "k", "action": action, "created": NOW, "body": "text", **fields})  # type: ignore[arg-type]
+
+
+def items(draft_: Draft, origin_: Message | None, turn: str = "t1") -> tuple[Outgoing, ...]:
+    composed = compose("alice", "root", draft_, origin_, turn)
+    assert not isinstance(composed, Refused), composed
+    return composed
+
+
+def sent(draft_: Draft, origin_: Message | None = None, turn: str = "t1") -> Message:
+    parsed = parse_message(items(draft_, origin_, turn)[0].payload.encode(), "x.md")
+    assert isinstance(parsed, Message), parsed
+    return parsed
+
+
+def refused(draft_: Draft, origin_: Message | None = None) -> str:
+    composed = compose("alice", "root", draft_, origin_, "t1")
+    assert isinstance(composed, Refused)
+    return composed.why
+
+
+def test_ids_have_amqs_form_and_follow_from_the_turn() -> None:
+    identifier = message_id_for("alice", "t1", "k", NOW)
+    assert re.fullmatch(r"2026-08-22T10-00-00\.123Z_pid[1-9][0-9]*_[0-9a-f]{8}", identifier)
+    assert identifier == message_id_for("alice", "t1", "k", NOW)
+    others = {message_id_for(*names, NOW) for names in (("bob", "t1", "k"), ("alice", "t2", "k"), ("alice", "t1", "l"))}
+    assert len({identifier, *others, message_id_for("alice", "t1k", "", NOW)}) == 5
+
+
+def test_a_dedupe_key_alone_makes_the_id() -> None:
+    first = items(draft(Action.SEND, key=DEDUPE_KEY + "nightly", to=("bob",)), None)
+    later = items(
+        draft(Action.SEND, key=DEDUPE_KEY + "nightly", to=("bob",), created=NOW + 999, body="other"), None, "t2"
+    )
+    assert first[0].id == later[0].id == dedupe_id_for("alice", "nightly")
+    assert re.fullmatch(r"dedupe-[0-9a-f]{32}", first[0].id)
+    assert dedupe_id_for("bob", "nightly") != first[0].id
+
+
+@pytest.mark.parametrize(
+    ("subject", "answer"),
+    [
+        ("Plan", "Re: Plan"),
+        ("RE: Plan", "RE: Plan"),
+        ("re:Plan", "re:Plan"),
+        ("", "Re: (no subject)"),
+        ("a\nb", "Re: a b"),
+    ],
+)
+def test_the_subject_of_a_reply(subject: str, answer: str) -> None:
+    assert sent(draft(), origin(subject=subject)).subject == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Kind.REVIEW_REQUEST, Kind.REVIEW_RESPONSE),
+        (Kind.QUESTION, Kind.ANSWER),
+        (Kind.TODO, Kind.TODO),
+        (None, None),
+    ],
+)
+def test_the_kind_of_a_reply(kind: Kind | None, answer: Kind | None) -> None:
+    payload = items(draft(), origin(kind=kind))[0].payload
+    assert sent(draft(), origin(kind=kind)).envelope.kind is answer
+    assert ('"priority": "normal"' in payload) is (answer is not None)
+
+
+def test_a_reply_names_what_it_answers() -> None:
+    reply = sent(draft(labels=("mine",), priority=Priority.URGENT), origin(hops=4))
+    assert reply.refs == ("r0", "o1")
+    assert reply.envelope.thread == "p2p/alice__bob"
+    assert reply.envelope.to == ("bob",)
+    assert reply.envelope.hops == 5
+    assert reply.envelope.priority is Priority.URGENT
+    assert reply.labels == ("mine",)
+
+
+def test_a_reply_to_oneself_goes_to_the_first_recipient() -> None:
+    message = origin(sender="alice")
+    assert sent(draft(), message).envelope.to == ("alice",)
+    envelope = Envelope(id="o", thread="t", sender="alice", created=NOW, order="1", locator="o.md", to=("bob",))
+    assert sent(draft(), Message(envelope=envelope, reply_to="alice")).envelope.to == ("bob",)
+
+
+@pytest.mark.parametrize(
+    ("automatic", "label"),
+    [(Automatic.NOTICE, "agent-mailer:notice"), (Automatic.AUTO_REPLY, "agent-mailer:auto-reply")],
+)
+def test_an_automatic_message_says_so_to_programs_and_people(automatic: Automatic, label: str) -> None:
+    message = sent(draft(automatic=automatic), origin())
+    assert message.envelope.automatic is automatic
+    assert message.labels == (label,)
+    assert '"turn": "t1"' in items(draft(automatic=automatic), origin())[0].payload
+
+
+def test_a_forward_quotes_the_header_and_carries_the_body() -> None:
+    message = sent(draft(Action.FORWARD, to=("dora",), body="see below"), origin(subject="Plan"))
+    assert message.subject == "Fwd: Plan"
+    assert message.envelope.to == ("dora",)
+    assert message.envelope.thread == "p2p/alice__bob"
+    assert message.refs == ("r0", "o1")
+    assert message.body == (
+        "see below\n\n> From: bob\n> To: alice, carol\n> Date: 2026-08-22T10:00:00.123Z\n> Subject: Plan\n\noriginal\n"
+    )
+
+
+def test_new_threads() -> None:
+    assert sent(draft(Action.SEND, to=("zoe",))).envelope.thread == "p2p/alice__zoe"
+    assert sent(draft(Action.SEND, to=("aaron",))).envelope.thread == "p2p/aaron__alice"
+    assert sent(draft(Action.SEND, to=("zoe",), thread="mine")).envelope.thread == "mine"
+    several = items(draft(Action.SEND, to=("zoe", "bob", "zoe")), None)
+    assert [item.recipient for item in several] == ["zoe", "bob"]
+    assert {item.thread for item in several} == {f"t-{several[0].id}"}
+    assert len({(item.id, item.payload) for item in several}) == 1
+    assert sent(draft(Action.SEND, to=("zoe",)), origin()).refs == ()
+
+
+def test_a_plain_send_by_a_person_carries_no_marks() -> None:
+    assert "context" not in items(draft(Action.SEND, to=("bob",)), None, "")[0].payload
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("Bob", "handle"),
+        ("../../x", "handle"),
+        ("bob@main", "session"),
+        ("web:bob", "project"),
+        ("web:bob@main", "project"),
+        ("", "handle"),
+    ],
+)
+def test_addresses_beyond_this_root_are_refused(address: str, said: str) -> None:
+    assert said in refused(draft(Action.SEND, to=(address,)))
+
+
+def test_a_reply_into_another_root_is_refused_and_into_our_own_is_not() -> None:
+    assert "session" in refused(draft(), origin(reply_to="bob@main"))
+    assert "project" in refused(draft(), origin(reply_to="web:bob"))
+    assert sent(draft(), origin(reply_to="bob@root")).envelope.to == ("bob",)
+
+
+def test_what_cannot_be_sent_is_refused() -> None:
+    assert "reply" in refused(draft())
+    assert "recipient" in refused(draft(Action.FORWARD), origin())
+    assert "thread" in refused(draft(Action.SEND, to=("bob",), thread=" t"))
+    assert str(MAX_MESSAGE_BYTES) in refused(draft(Action.SEND, to=("bob",), body="ü" * (MAX_MESSAGE_BYTES // 2)))
