@@ -7,12 +7,14 @@ time 0 and no boot id, and a pid that was given out again is believed to be the 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 _PROC = Path("/proc")
 _LARGEST_PID = 2**31 - 1
+_CHASES = 200
 
 HAS_PROC = Path("/proc/self/stat").exists()
 
@@ -95,18 +97,51 @@ def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
         return None
 
 
-def read_table() -> dict[int, ProcessStat]:
-    """Every process there is, by pid; empty where there is no /proc."""
+def scan(entry: bytes) -> tuple[dict[int, ProcessStat], set[int]]:
+    """Every live process by pid, and which of them were started with `entry` (NAME=value) in their environment.
+
+    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
+    meanwhile are looked at until there is none. Empty where there is no /proc.
+    """
     table: dict[int, ProcessStat] = {}
-    if HAS_PROC:
-        for name in os.listdir(_PROC):
-            if name.isdecimal() and (stat := read_stat(int(name))) is not None:
-                table[stat.pid] = stat
-    return table
+    marked: set[int] = set()
+    newest = _newest_pid()
+    pids: Iterable[int] = _listed_pids()
+    for _ in range(_CHASES):
+        for pid in pids:
+            if (stat := read_stat(pid)) is not None and stat.alive:
+                table[pid] = stat
+                if _environment_has(pid, entry):
+                    marked.add(pid)
+        before, newest = newest, _newest_pid()
+        if newest == before:
+            break
+        # Numbers of threads come from the same row.
+        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else _listed_pids()
+    return table, marked
 
 
-def environment_has(pid: int, entry: bytes) -> bool:
-    """`entry` (NAME=value) stands in the environment the process was started with; False if it may not be read."""
+def _listed_pids() -> Iterable[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdecimal()] if HAS_PROC else []
+
+
+def _newest_pid() -> int:
+    """The pid given out last; 0 where the system does not tell."""
+    try:
+        return int((_PROC / "loadavg").read_bytes().split()[-1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _leads_its_threads(pid: int) -> bool:
+    try:
+        return b"\nTgid:\t%d\n" % pid in (_PROC / str(pid) / "status").read_bytes()
+    except OSError:
+        return False
+
+
+def _environment_has(pid: int, entry: bytes) -> bool:
+    """False if it may not be read."""
     try:
         block = (_PROC / str(pid) / "environ").read_bytes()
     except OSError:

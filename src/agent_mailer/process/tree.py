@@ -20,11 +20,10 @@ from agent_mailer.process.holder import TURN_ID_VARIABLE
 from agent_mailer.process.identity import (
     HAS_PROC,
     ProcessIdentity,
-    ProcessStat,
     boot_id,
-    environment_has,
     is_alive,
-    read_table,
+    read_stat,
+    scan,
 )
 
 GRACE = 5.0
@@ -51,23 +50,18 @@ def members(
     """
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
-    table = read_table()
+    table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode())
     boot = boot_id()
+    if holder is not None and _holds_its_session(holder, boot):
+        found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
+    found |= {
+        process.pid
+        for process in known
+        if process.boot == boot and process.pid in table and table[process.pid].started == process.started
+    }
     untouchable = {os.getpid(), 1}
-    session = _session(holder, table, boot)
-    entry = f"{TURN_ID_VARIABLE}={turn_id}".encode()
-    before = {identity.pid: identity.started for identity in known if identity.boot == boot}
-    found: set[int] = set()
-    for pid, stat in table.items():
-        if pid in untouchable or not stat.alive:
-            continue
-        in_session = holder is not None and stat.session == session and stat.started >= holder.started
-        if in_session or before.get(pid) == stat.started or environment_has(pid, entry):
-            found.add(pid)
-    grown = True
-    while grown:
-        born = {pid for pid, stat in table.items() if stat.parent in found and stat.alive} - found - untouchable
-        grown = bool(born)
+    found -= untouchable
+    while born := {pid for pid, stat in table.items() if stat.parent in found} - found - untouchable:
         found |= born
     return [ProcessIdentity(pid, table[pid].started, boot) for pid in sorted(found)]
 
@@ -126,13 +120,11 @@ def _ask(process: ProcessIdentity, first_signal: int) -> bool:
     return send(process, first_signal) and (send(process, signal.SIGCONT) or True)
 
 
-def _session(holder: ProcessIdentity | None, table: dict[int, ProcessStat], boot: str) -> int | None:
-    """The holder's session, unless its number may mean somebody else's by now.
+def _holds_its_session(holder: ProcessIdentity, boot: str) -> bool:
+    """The session with the holder's pid is the holder's still.
 
     The system does not give out a pid again while a session bears it, so a stranger at the holder's pid means that the
     session is empty.
     """
-    if holder is None or holder.boot != boot:
-        return None
-    leader = table.get(holder.pid)
-    return None if leader is not None and leader.started != holder.started else holder.pid
+    leader = read_stat(holder.pid)
+    return holder.boot == boot and (leader is None or leader.started == holder.started)
