@@ -168,6 +168,7 @@ def test_an_odd_id_never_becomes_a_path(root: Path, identifier: str) -> None:
     before = sorted(root.rglob("*"))
     odd = Outgoing(id=identifier, recipient="alice", thread="t", payload=item().payload)
     assert isinstance(deliver(root, odd), Refused)
+    assert delivery.look(root, odd) is Trace.NONE
     assert sorted(root.rglob("*")) == before
 
 

@@ -165,8 +165,6 @@ class MaildirMailbox:
 
     async def look(self, item: Outgoing) -> bool:
         with reporting(self._root / "agents"):
-            if not layout.is_handle(item.recipient):
-                return False
             trace = delivery.look(self._root, item)
         return trace in (delivery.Trace.WAITING, delivery.Trace.TAKEN)
 

@@ -67,6 +67,8 @@ def deliver(disk: Disk, root: Path, sender: str, item: Outgoing) -> Delivery:
 
 def look(root: Path, item: Outgoing) -> Trace:
     """Where `item` is by now. Raises OSError."""
+    if _misnamed(item) is not None:
+        return Trace.NONE
     name = item.id + ".md"
     to = Paths(root, item.recipient)
     data = item.payload.encode("utf-8", "replace")
@@ -104,10 +106,9 @@ def publish(disk: Disk, temporary: Path, target: Path) -> None:
 
 
 def _check(root: Path, item: Outgoing, data: bytes) -> Refused | None:
-    if not is_handle(item.recipient):
-        return Refused(f"{printable(item.recipient)!r} is no handle: use a-z, 0-9, _ and -")
-    if not is_message_id(item.id) or not is_message_name(item.id + ".md") or len(item.id.encode()) > 200:
-        return Refused(f"{printable(item.id)!r} is no message id")
+    misnamed = _misnamed(item)
+    if misnamed is not None:
+        return misnamed
     if len(data) > MAX_MESSAGE_BYTES:
         return Refused(f"the message has {len(data)} bytes; at most {MAX_MESSAGE_BYTES} can be sent")
     try:
@@ -119,6 +120,15 @@ def _check(root: Path, item: Outgoing, data: bytes) -> Refused | None:
     return Refused(
         f"there is no {item.recipient!r} here: neither a mailbox nor a line in {root / 'meta' / 'config.json'}"
     )
+
+
+def _misnamed(item: Outgoing) -> Refused | None:
+    """Nothing whose names could lead elsewhere ever becomes a path."""
+    if not is_handle(item.recipient) or len(item.recipient) > 200:
+        return Refused(f"{printable(item.recipient)!r} is no handle: use a-z, 0-9, _ and -")
+    if not is_message_id(item.id) or not is_message_name(item.id + ".md") or len(item.id.encode()) > 200:
+        return Refused(f"{printable(item.id)!r} is no message id")
+    return None
 
 
 def _confirm(disk: Disk, root: Path, item: Outgoing) -> Delivery | None:
