@@ -14,8 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agent_mailer.errors import ConfigFault, UsageFault
-from agent_mailer.runtimes.command import CommandOutput
-from agent_mailer.runtimes.port import PermissionMode
+from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 from agent_mailer.watch.policy import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"

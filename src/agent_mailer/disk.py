@@ -130,7 +130,7 @@ class Disk:
     def append_line(self, path: Path, line: bytes, *, sync: Sync) -> None:
         """Append one line. An unterminated last line (a torn write) is terminated first, never cut.
 
-        A short or failed write is taken back, so that what follows does not join a torn line.
+        A write that failed, or could not be synced, is taken back: what is tried again is not there twice.
         """
         created = not path.exists()
         fd = self.system.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -139,16 +139,16 @@ class Disk:
             torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
             try:
                 self._write_all(fd, (b"\n" if torn else b"") + line + b"\n")
+                if sync is not Sync.NONE:
+                    self._fsync(fd)
+                if created and sync is Sync.FULL:
+                    self.sync_directory(path.parent)
             except OSError:
                 with suppress(OSError):
                     self.system.truncate(fd, size)
                 raise
-            if sync is not Sync.NONE:
-                self._fsync(fd)
         finally:
             self.system.close(fd)
-        if created and sync is Sync.FULL:
-            self.sync_directory(path.parent)
 
     def move(self, source: Path, target: Path, *, sync: Sync) -> None:
         """Rename, never replacing: FileExistsError if `target` is there, FileNotFoundError if `source` is gone."""

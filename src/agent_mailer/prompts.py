@@ -126,8 +126,9 @@ def shipped_template(name: str) -> str:
 
 
 def memory_file(memory: Path, thread: str) -> Path:
-    """The note of one thread."""
-    return memory / f"{path_name(thread)}.md"
+    """The note of one thread. Its path stands in the prompt, so an odd thread id leaves no word of itself in it."""
+    word = prompt_word(thread, "thread")
+    return memory / f"{path_name(thread) if word == thread else word.replace('-', '~', 1)}.md"
 
 
 def seed_memory(memory: Path, agent: str, disk: Disk) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process import LineFramer, OutputTail, Supervised, end_tree, start_behind_gate
-from agent_mailer.runtimes.command import CommandOutput, CommandRuntime
-from agent_mailer.runtimes.port import Evidence, Observation, ToolStarted, TurnRequest, Usage
+from agent_mailer.runtimes.command import CommandRuntime
+from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, ToolStarted, TurnRequest, Usage
 
 
 class Desk:

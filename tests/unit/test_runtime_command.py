@@ -7,9 +7,10 @@ import pytest
 
 from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import Exit, Judgement, Outcome
-from agent_mailer.runtimes.command import FINAL_TEXT_LIMIT, CommandOutput, CommandRuntime
+from agent_mailer.runtimes.command import FINAL_TEXT_LIMIT, CommandRuntime
 from agent_mailer.runtimes.environment import build_env
 from agent_mailer.runtimes.port import (
+    CommandOutput,
     Event,
     Evidence,
     Observation,

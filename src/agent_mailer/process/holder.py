@@ -20,7 +20,7 @@ from typing import Self
 from agent_mailer.disk import FILE_MODE
 from agent_mailer.process.handle import reap, send
 from agent_mailer.process.identity import ProcessIdentity, identify
-from agent_mailer.process.supervise import EXIT_FILE, Supervised
+from agent_mailer.process.supervise import EXIT_FILE, STARTED_FILE, Supervised
 
 SHELL = "/bin/sh"
 TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
@@ -29,14 +29,16 @@ STDOUT_FILE = "stdout"
 STDERR_FILE = "stderr"
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
-# agent's stdin, stdout and stderr. Before the gate opens every signal ends the holder; afterwards it has to live to
-# write the record, and traps signals instead of ignoring them, since an ignored signal stays ignored in the agent. The
-# record is published by rename; where mv cannot do it (it is a process of the turn and may be killed), in place. The
-# agent is executed in a subshell because dash would redirect its own stderr, too, for as long as it waits.
+# agent's stdin, stdout and stderr. `started` says that the gate was opened: without it nothing ran. Before that every
+# signal ends the holder; afterwards it has to live to write the record, and traps signals instead of ignoring them,
+# since an ignored signal stays ignored in the agent. The record is published by rename; where mv cannot do it (it is a
+# process of the turn and may be killed), in place. The agent is executed in a subshell because dash would redirect its
+# own stderr, too, for as long as it waits.
 _SCRIPT = """\
 cd "$1" || exit 126
 unset OLDPWD
 IFS= read -r _agent_mailer_gate && [ "$_agent_mailer_gate" = open ] || exit 125
+: >"${2%/*}/started" || exit 125
 trap : HUP INT QUIT TERM USR1 USR2 ALRM
 _agent_mailer_record=$2
 shift 2
@@ -111,8 +113,9 @@ def start_behind_gate(
         raise OSError(errno.EINVAL, "the program must be an absolute path", argv[0] if argv else "")
     if not cwd.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "no folder to run in", str(cwd))
-    with suppress(FileNotFoundError):
-        (turn_dir / EXIT_FILE).unlink()
+    for stale in (EXIT_FILE, STARTED_FILE):
+        with suppress(FileNotFoundError):
+            (turn_dir / stale).unlink()
     with ExitStack() as opened:
         prompt = opened.enter_context(_descriptor(turn_dir / PROMPT_FILE, os.O_RDONLY))
         fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -11,6 +11,7 @@ from agent_mailer.process.handle import reap, wait_gone
 from agent_mailer.process.identity import ProcessIdentity, is_alive
 
 EXIT_FILE = "exit"
+STARTED_FILE = "started"
 
 _RECORD = re.compile(rb"[0-9]{1,3}\n?")
 _LARGEST_SIGNAL = 64
@@ -33,6 +34,11 @@ class Supervised:
         while not await wait_gone([self.identity]):
             pass
         reap(self.identity)
+
+    @property
+    def released(self) -> bool:
+        """Whether the gate was opened; if not, nothing ran. Only the boot in which the turn was started can tell."""
+        return (self.turn_dir / STARTED_FILE).exists()
 
     def exit(self) -> Exit:
         """How the agent ended, once the holder is gone; an empty `Exit` if there is no record that can be read."""

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from agent_mailer.names import printable
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.port import (
+    CommandOutput,
     Event,
     Evidence,
     Launch,
@@ -54,13 +54,6 @@ _RESULT_OUTCOMES = frozenset(
 )
 
 _Fields = Mapping[str, object]
-
-
-class CommandOutput(StrEnum):
-    """What the command writes to stdout. Chosen in the config, never guessed from the output."""
-
-    TEXT = "text"
-    JSONL = "jsonl"
 
 
 class CommandRuntime:

@@ -21,6 +21,13 @@ class PermissionMode(StrEnum):
     PLAN = "plan"
 
 
+class CommandOutput(StrEnum):
+    """What the command writes to stdout. Chosen in the config, never guessed from the output."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
+
+
 class RuntimeMissing(UnavailableFault):
     """The agent program is not there or cannot be executed."""
 
@@ -119,6 +126,8 @@ class Observation(msgspec.Struct):
     open_tools: dict[str, ToolStarted] = msgspec.field(default_factory=dict)
     events: int = 0
     lines_skipped: int = 0
+    worked: bool = False
+    """The agent did something: a limit or an outage met later interrupts work, one met before cost nothing."""
 
     def add(self, event: Event) -> None:
         self.events += 1
@@ -127,8 +136,10 @@ class Observation(msgspec.Struct):
                 self.session_id = session_id
             case Progress(text=text):
                 self.progress = text
+                self.worked = True
             case ToolStarted():
                 self.open_tools[event.tool_id] = event
+                self.worked = True
             case ToolEnded(tool_id=tool_id):
                 self.open_tools.pop(tool_id, None)
             case Usage():

@@ -31,6 +31,7 @@ class StateFolder:
         self.disk = disk
         self.clock = clock
         self.damaged: Damaged = _nobody_listens
+        self._ours = False
 
     @property
     def config(self) -> Path:
@@ -71,8 +72,10 @@ class StateFolder:
 
     def prepare(self) -> None:
         """Make what is missing and remove leftovers of interrupted writes. Only the holder of the lock calls this."""
+        self._ours = True
         for directory in (self.path, self.turns, self.memory, self.requests):
             self.disk.make_directory(directory, sync=Sync.FULL)
+        self._check_format()
         marker = self.path / "format"
         if not marker.exists():
             self.disk.replace(marker, f"{FORMAT}\n".encode(), sync=Sync.FULL)
@@ -81,7 +84,10 @@ class StateFolder:
                 self.disk.remove(Path(entry.path))
 
     def read(self, path: Path, shape: type[T], empty: T) -> T:
-        """The JSON file `path` as `shape`; absent = `empty`; damaged = set aside, reported, and `empty`."""
+        """The JSON file `path` as `shape`; absent = `empty`; damaged = set aside, reported, and `empty`.
+
+        Who does not hold the lock leaves a damaged file in place: the watcher must find it to make good what is lost.
+        """
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -89,7 +95,7 @@ class StateFolder:
         try:
             return msgspec.json.decode(data, type=shape)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.set_aside(path, str(error))
+            self._deal_with(path, str(error))
             return empty
 
     def set_aside(self, path: Path, why: str) -> None:
@@ -125,7 +131,13 @@ class StateFolder:
             )
         if text != str(FORMAT):
             # Garbage where a number was: the files themselves are checked one by one when they are read.
-            self.set_aside(marker, f"format is {text!r}")
+            self._deal_with(marker, f"format is {text!r}")
+
+    def _deal_with(self, path: Path, why: str) -> None:
+        if self._ours:
+            self.set_aside(path, why)
+        else:
+            self.damaged(path, why)
 
 
 def _nobody_listens(path: Path, why: str) -> None:

@@ -155,7 +155,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     """`turn.json`: the turn's envelope, phase and settlement; the one redo log.
 
     `resume` is the session the turn goes on in; `generation` the thread's session generation when it started; `starts`
-    includes this turn; `rerun` is the message's retry entry as it was at the claim.
+    includes this turn; `rerun` is the message's retry entry as it was at the claim; `process` None = nothing ran.
     """
 
     turn_id: str

@@ -111,7 +111,7 @@ class TurnStore:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
         self.folder(turn_id).strip()
         if keep_transcripts == 0:
-            for name in ("stdout", "stderr", "exit"):
+            for name in ("stdout", "stderr", "exit", "started"):
                 self._folder.disk.remove(self.path(turn_id) / name)
 
     def prune(self, keep_days: int, still_needed: set[str]) -> list[str]:

@@ -56,7 +56,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     judgement = _with_finish_note(end, _once_lost(end))
     record, rerun = end.record, end.record.rerun
     attempts = rerun.attempts if rerun else 0
-    starts = record.starts if _counts_as_start(judgement, end.observation) else record.starts - 1
+    starts = record.starts if _counts_as_start(end, judgement) else record.starts - 1
     decision = decide_retry(
         judgement.outcome, attempts=attempts, starts=starts, now=end.now, policy=policy, jitter=end.jitter
     )
@@ -111,9 +111,9 @@ def _with_finish_note(end: TurnEnd, judgement: Judgement) -> Judgement:
     return judgement
 
 
-def _counts_as_start(judgement: Judgement, observation: Observation) -> bool:
-    """A start that met a limit or an outage before any work was done is nobody's loop."""
-    return observation.worked or not judgement.outcome.pauses
+def _counts_as_start(end: TurnEnd, judgement: Judgement) -> bool:
+    """A start that met a limit or outage before any work is nobody's loop; without a process nothing ran."""
+    return end.record.process is not None and (end.observation.worked or not judgement.outcome.pauses)
 
 
 def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: WatchPolicy) -> list[Draft]:

@@ -36,5 +36,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     finish_grace: float = 5.0
     stop_grace: float = 20.0
     keep_transcripts: int = 7
+    trouble_first: float = 1.0
+    trouble_longest: float = 120.0
+    """The waits between two tries while disk or mailbox refuse."""
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""

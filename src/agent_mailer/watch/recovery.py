@@ -10,6 +10,7 @@ import msgspec
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, Message
 from agent_mailer.process import adopt, sweep
+from agent_mailer.state import State
 from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.settling import settle
@@ -35,7 +36,7 @@ async def recover(room: Room) -> list[OpenWork]:
             await _salvage(room, turn_id)
             continue
         work.append(OpenWork(record, _finisher(room, record)))
-    _restore_retries(room)
+    restore_retries(room.state)
     room.state.requests.tidy()
     return work
 
@@ -59,7 +60,7 @@ def _finisher(room: Room, record: TurnRecord) -> Task:
 async def _return_claim(room: Room, record: TurnRecord) -> None:
     """Claimed, but the gate was never opened: nothing ran, the message is pending as before."""
     await sweep(record.turn_id)
-    await give_back(room, record, "the watcher ended before anything was started")
+    await give_back(room, record)
 
 
 async def _salvage(room: Room, turn_id: str) -> None:
@@ -83,18 +84,18 @@ def _envelope_of(room: Room, turn_id: str) -> Envelope | None:
     return next((turn.envelope for turn in room.state.turns.indexed() if turn.turn_id == turn_id), None)
 
 
-def _restore_retries(room: Room) -> None:
+def restore_retries(state: State) -> None:
     """After a damaged retries.json: every message whose newest settled turn was to be retried is pending again."""
-    retries = room.state.retries
+    retries = state.retries
     len(retries)  # read, so that damage is known
     if not retries.rebuilt:
         return
     newest: dict[str, TurnRecord] = {}
-    for turn_id in room.state.turns.ids():
-        record = room.state.turns.load(turn_id)
-        if record is not None and room.state.turns.is_settled(turn_id):
+    for turn_id in state.turns.ids():
+        record = state.turns.load(turn_id)
+        if record is not None and state.turns.is_settled(turn_id):
             newest[record.envelope.id] = record
     for record in newest.values():
         entry = record.settlement.retry if record.settlement else None
-        if entry is not None and entry.envelope.id not in room.state.processed:
+        if entry is not None and entry.envelope.id not in state.processed:
             retries.put(entry)

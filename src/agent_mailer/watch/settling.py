@@ -15,9 +15,6 @@ from agent_mailer.state.records import ItemState, PauseReason, SettledItem, Sett
 from agent_mailer.watch.retry import backoff
 from agent_mailer.watch.room import Room
 
-FIRST_WAIT = 1.0
-LONGEST_WAIT = 120.0
-
 
 async def settle(room: Room, record: TurnRecord, *, again: bool = False) -> None:
     """Apply `record.settlement` to the end. `again`: an earlier watcher may have applied some of it.
@@ -189,4 +186,5 @@ async def _until_mailbox_takes_it(room: Room, record: TurnRecord, call: Callable
 
 
 async def _wait(room: Room, tries: int) -> None:
-    await asyncio.sleep(backoff(tries, FIRST_WAIT, LONGEST_WAIT) * (0.5 + room.jitter() / 2))
+    wait = backoff(tries, room.policy.trouble_first, room.policy.trouble_longest)
+    await asyncio.sleep(wait * (0.5 + room.jitter() / 2))

@@ -23,6 +23,8 @@ from agent_mailer.watch.schedule import Candidate
 from agent_mailer.watch.session_choice import choose_session
 from agent_mailer.watch.settling import settle, until_disk_takes_it
 
+NOTHING_RAN = "the watcher ended before anything was started"
+
 
 async def run_turn(room: Room, candidate: Candidate) -> Outcome | None:
     """One turn for one message; None where the message was not ours to take.
@@ -50,8 +52,9 @@ async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> 
     return await _see_through(room, record, supervised, await origin_of(room, record))
 
 
-async def give_back(room: Room, record: TurnRecord, detail: str) -> Outcome:
+async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
     """Settle a claimed turn in which nothing ran: the message is pending again."""
+    record.process = None
     judgement = Judgement(Outcome.INTERRUPTED, detail)
     return await _settle(room, record, await origin_of(room, record), judgement, Observation())
 
@@ -196,7 +199,11 @@ async def _see_through(room: Room, record: TurnRecord, supervised: Supervised, m
     sender = _AtOnce(room, record, message)
     evidence: Evidence = await Follower(room, record, supervised, sender.send_what_waits).follow()
     same_boot = record.process is not None and record.process.boot == boot_id()
-    judgement = judge(evidence, room.runtime, same_boot=same_boot)
+    if same_boot and not supervised.released:
+        record.process = None
+        judgement = Judgement(Outcome.INTERRUPTED, NOTHING_RAN)
+    else:
+        judgement = judge(evidence, room.runtime, same_boot=same_boot)
     return await _settle(room, record, message, judgement, evidence.observation)
 
 

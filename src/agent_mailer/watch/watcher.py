@@ -22,8 +22,6 @@ from agent_mailer.watch.schedule import Candidate, make_plan
 from agent_mailer.watch.turn import run_turn
 
 HOUSEKEEPING_SECONDS = 6 * 3600.0
-FIRST_TROUBLE_WAIT = 1.0
-LONGEST_TROUBLE_WAIT = 60.0
 
 
 class End(Enum):
@@ -110,9 +108,10 @@ class Watcher:
             pause = room.state.pause.read()
             now = room.clock.now()
             slots = may_start(pause, now, len(self._running), room.policy.max_parallel_turns)
-            candidates = [c for c in await self._backlog.candidates(self._open_ids()) if self._is_due_once(c)]
+            candidates = await self._backlog.candidates(self._open_ids())
             plan = make_plan(candidates, {e.thread for e in self._running.values()}, now)
-            for candidate in plan.ready[:slots]:
+            ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
+            for candidate in ready[:slots]:
                 self._attempted.add(candidate.envelope.id)
                 self._spawn(candidate.envelope, self._turn(candidate))
         except MailboxUnavailable as fault:
@@ -123,7 +122,7 @@ class Watcher:
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
-        if pause is not None and pause.until is not None and plan.ready and not self._running:
+        if pause is not None and pause.until is not None and ready and not self._running:
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
 
@@ -182,7 +181,7 @@ class Watcher:
                 if tries == 0:
                     self._room.log.emit(EventName.MAILBOX_TROUBLE, why=fault.message)
             with suppress(TimeoutError):
-                async with asyncio.timeout(backoff(tries, FIRST_TROUBLE_WAIT, LONGEST_TROUBLE_WAIT)):
+                async with asyncio.timeout(self._trouble_wait(tries)):
                     await self._wake.wait()
             if self._handing_over.is_set() or self._room.stopping.is_set():
                 raise BusyFault("stopped", "stopped before the mailbox could be opened", "agent-mailer doctor")
@@ -196,7 +195,7 @@ class Watcher:
                 await wait()
                 tries = 0
             except (MailboxUnavailable, OSError):
-                await asyncio.sleep(backoff(tries, FIRST_TROUBLE_WAIT, LONGEST_TROUBLE_WAIT))
+                await asyncio.sleep(self._trouble_wait(tries))
                 tries += 1
             self._wake.set()
 
@@ -215,9 +214,11 @@ class Watcher:
     def _in_trouble(self, event: EventName, why: str) -> float:
         if self._trouble == 0:
             self._room.log.emit(event, why=why)
-        wait = backoff(self._trouble, FIRST_TROUBLE_WAIT, LONGEST_TROUBLE_WAIT)
         self._trouble += 1
-        return wait
+        return self._trouble_wait(self._trouble - 1)
+
+    def _trouble_wait(self, tries: int) -> float:
+        return backoff(tries, self._room.policy.trouble_first, self._room.policy.trouble_longest)
 
     def _out_of_trouble(self) -> None:
         if self._trouble and not self._running:

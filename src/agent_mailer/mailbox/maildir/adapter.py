@@ -218,7 +218,9 @@ class MaildirMailbox:
             ) from fault
         self._lock = lock
         self._identity = self._identify()
-        self._disk.replace(self._paths.holder, f"{os.getpid()}\n".encode(), sync=Sync.NONE)
+        with suppress(OSError):
+            # Only names us to others; the lock itself is held.
+            self._disk.replace(self._paths.holder, f"{os.getpid()}\n".encode(), sync=Sync.NONE)
 
     def _drop_lock(self) -> None:
         if self._lock is not None:

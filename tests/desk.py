@@ -1,0 +1,193 @@
+"""An agent's workdir and a folder mailbox for tests: real files, the real engine, a scripted agent."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.clock import Clock
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName, LogRecord
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.maildir.layout import make_root
+from agent_mailer.mailbox.port import Action, Automatic, Delivered, Draft, Message, Priority
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.requests import apply
+from agent_mailer.watch.watcher import End, Watcher
+
+AGENT = [sys.executable, "-m", "agent_mailer.testing.scripted_agent"]
+CLI = [sys.executable, "-m", "agent_mailer.cli.app"]
+PATIENCE = 60.0
+
+
+def until(what: Callable[[], object], why: str, patience: float = PATIENCE) -> None:
+    """Wait for something that another process brings about."""
+    deadline = time.monotonic() + patience
+    while not what():
+        assert time.monotonic() < deadline, f"waited {patience:.0f} s in vain: {why}"
+        time.sleep(0.005)
+
+
+class Desk:
+    """`coder` works in `workdir`; `user` writes to it."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.root = base / "mail"
+        self.workdir = base / "coder"
+        self.state = self.workdir / ".agent-mailer"
+        self.witness = base / "witness.jsonl"
+        self.disk = Disk()
+        self._serial = itertools.count()
+        make_root(self.disk, self.root, ["coder", "planner", "user"])
+        self.state.mkdir(parents=True)
+        self.state.chmod(0o700)
+        self.settings: dict[str, Any] = {
+            "address": "coder",
+            "runtime": "command",
+            "permission_mode": "plan",
+            "maildir_root": str(self.root),
+            "command": ["/bin/sh", "-c", "cat >/dev/null; echo done"],
+            "retry": {"first": 1, "longest": 1},
+        }
+        self.configure()
+
+    def configure(self, **settings: Any) -> None:
+        self.settings.update(settings)
+        path = self.state / "config.toml"
+        path.write_text(tomlkit.dumps(self.settings))
+        path.chmod(0o600)
+
+    def script(self, *steps: dict[str, Any], attempts: dict[str, list[dict[str, Any]]] | None = None) -> None:
+        """The agent runs these steps; `attempts` says otherwise for an attempt by number."""
+        path = self.base / "script.json"
+        script = {"steps": list(steps), "attempts": attempts or {}, "witness": str(self.witness)}
+        path.write_text(json.dumps(script))
+        self.configure(command=[*AGENT, str(path)])
+
+    def shell(self, script: str) -> None:
+        """The agent is a shell script."""
+        self.configure(command=["/bin/sh", "-c", script])
+
+    def send(
+        self,
+        body: str = "please",
+        *,
+        sender: str = "user",
+        thread: str = "",
+        subject: str = "task",
+        priority: Priority | None = None,
+        automatic: Automatic = Automatic.NO,
+        to: str = "coder",
+    ) -> str:
+        """Deliver a message; returns its id."""
+        mailbox = MaildirMailbox(self.disk, self.root, sender)
+        draft = Draft(
+            f"k{next(self._serial)}",
+            Action.SEND,
+            time.time(),
+            to=(to,),
+            subject=subject,
+            body=body,
+            thread=thread,
+            priority=priority,
+            automatic=automatic,
+        )
+        items = mailbox.compose(draft, None, f"test-{os.getpid()}")
+        assert not hasattr(items, "why"), items
+        assert asyncio.run(mailbox.deliver(items[0])) == Delivered()
+        return items[0].id
+
+    def inbox(self, handle: str = "user") -> list[Message]:
+        """What waits for `handle`, oldest first."""
+
+        async def read() -> list[Message]:
+            mailbox = MaildirMailbox(self.disk, self.root, handle)
+            found = [await mailbox.read(envelope) for envelope in (await mailbox.pending(1000)).envelopes]
+            return [message for message in found if isinstance(message, Message)]
+
+        return asyncio.run(read())
+
+    def place(self, clock: Clock | None = None) -> Workplace:
+        return Workplace(self.workdir, clock=clock)
+
+    def resume(self) -> None:
+        """What `agent-mailer resume` does."""
+        apply(self.place().state, Request(Verb.RESUME))
+
+    def once(self, clock: Clock | None = None) -> list[LogRecord]:
+        """One `watch --once` in this process; returns its events."""
+        place = self.place(clock)
+        place.folder.check()
+        events: list[LogRecord] = []
+        place.log.listen(events.append)
+        lock = place.lock()
+        lock.acquire()
+        try:
+            place.folder.prepare()
+
+            async def run() -> None:
+                assert await Watcher(place.room(lock), once=True).run() is End.DRAINED
+
+            asyncio.run(run())
+        finally:
+            lock.release()
+        return events
+
+    @contextmanager
+    def watching(self, **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A real `agent-mailer watch` process, ended at the end of the block if it still runs."""
+        process = self.start_watch(**popen)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            self.end_turns()
+
+    def start_watch(self, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*CLI, "watch", "--no-interactive", "--workdir", str(self.workdir), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            **popen,
+        )
+
+    def end_turns(self) -> None:
+        """End what is left of this workdir's turns."""
+        from agent_mailer.process import sweep
+
+        turns = self.state / "turns"
+        for turn in turns.iterdir() if turns.exists() else ():
+            asyncio.run(sweep(turn.name, grace=0.0))
+
+    def marks(self) -> list[dict[str, Any]]:
+        """What the agents wrote to the witness, in order."""
+        if not self.witness.exists():
+            return []
+        return [json.loads(line) for line in self.witness.read_text().splitlines() if line]
+
+    def log(self, event: EventName) -> list[dict[str, Any]]:
+        path = self.state / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        # A full disk may have torn a line; the next one starts anew.
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        return [row for row in rows if row["event"] == event]
+
+
+def outcomes(events: Sequence[LogRecord]) -> list[str]:
+    """How the turns ended, in order."""
+    return [str(e.fields["outcome"]) for e in events if e.event is EventName.TURN_ENDED]

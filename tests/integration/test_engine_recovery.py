@@ -1,0 +1,226 @@
+"""A watcher that is killed, stopped or handed over, and the next one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, outcomes, until
+
+from agent_mailer.events import EventName
+from agent_mailer.process import ProcessIdentity, is_alive
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def waiting_agent(desk: Desk) -> Path:
+    """An agent that works until the returned file appears."""
+    go = desk.base / "go"
+    desk.script({"witness": "start"}, {"wait_for": str(go)}, {"witness": "end"}, {"print": "finished"})
+    return go
+
+
+def holder(desk: Desk) -> ProcessIdentity:
+    [turn] = (desk.state / "turns").iterdir()
+    import msgspec
+
+    record = json.loads((turn / "turn.json").read_text())
+    return msgspec.convert(record["process"], ProcessIdentity)
+
+
+def test_a_turn_survives_the_death_of_its_watcher_and_runs_once(desk: Desk) -> None:
+    go = waiting_agent(desk)
+    desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        watcher.kill()
+        watcher.wait()
+        assert is_alive(holder(desk))
+        with desk.watching():
+            until(lambda: desk.log(EventName.TURN_ADOPTED), "the adoption")
+            go.touch()
+            until(lambda: desk.log(EventName.TURN_SETTLED), "the settlement")
+    assert [mark["mark"] for mark in desk.marks()] == ["start", "end"]
+    assert [m.body for m in desk.inbox()] == ["finished\n"]
+
+
+def test_a_turn_that_ended_while_nobody_watched_is_judged_from_its_files(desk: Desk) -> None:
+    go = waiting_agent(desk)
+    desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        watcher.kill()
+        watcher.wait()
+        identity = holder(desk)
+        go.touch()
+        until(lambda: not is_alive(identity), "the agent's end")
+        assert outcomes(desk.once()) == ["done"]
+    assert len(desk.marks()) == 2
+    assert [m.body for m in desk.inbox()] == ["finished\n"]
+
+
+def test_hand_over_leaves_at_once_and_the_turn_goes_on(desk: Desk) -> None:
+    go = waiting_agent(desk)
+    desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        watcher.send_signal(signal.SIGUSR1)
+        assert watcher.wait(30) == 0
+        assert is_alive(holder(desk))
+        assert desk.log(EventName.WATCH_HANDED_OVER)
+        go.touch()
+        assert outcomes(desk.once()) == ["done"]
+    assert len(desk.marks()) == 2
+
+
+def test_stopping_ends_the_tree_after_the_grace_and_costs_no_attempt(desk: Desk) -> None:
+    desk.configure(stop_grace=0)
+    pid_file = desk.base / "daemon.pid"
+    desk.script(
+        {"ignore": ["TERM"]},
+        {"spawn": {"session": True, "orphan": True, "pid_file": str(pid_file)}},
+        {"witness": "start"},
+        {"wait_for": str(desk.base / "never")},
+    )
+    sent = desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        daemon = int(pid_file.read_text())
+        watcher.send_signal(signal.SIGTERM)
+        assert watcher.wait(60) == 0
+    assert not Path(f"/proc/{daemon}").exists() or "Z" in Path(f"/proc/{daemon}/stat").read_text().split()
+    [ended] = desk.log(EventName.TURN_ENDED)
+    assert ended["outcome"] == "interrupted"
+    entry = json.loads((desk.state / "retries.json").read_text())[sent]
+    assert entry.get("attempts", 0) == 0
+    assert entry["starts"] == 1
+    saved = desk.base / "prompt"
+    desk.script({"save_prompt": str(saved)})
+    assert outcomes(desk.once()) == ["done"]
+    assert "An earlier turn for this same mail was interrupted" in saved.read_text()
+
+
+def test_an_agent_killed_from_outside_has_crashed(desk: Desk) -> None:
+    desk.script({"witness": "start"}, {"die": "KILL"})
+    sent = desk.send()
+    assert outcomes(desk.once()) == ["crashed"]
+    assert json.loads((desk.state / "retries.json").read_text())[sent]["attempts"] == 1
+
+
+def test_a_killed_holder_is_a_crash_and_leaves_no_agent(desk: Desk) -> None:
+    waiting_agent(desk)
+    desk.send()
+    with desk.watching():
+        until(desk.marks, "the agent's start")
+        agent = desk.marks()[0]["pid"]
+        os.kill(holder(desk).pid, signal.SIGKILL)
+        until(lambda: desk.log(EventName.TURN_ENDED), "the end")
+        assert desk.log(EventName.TURN_ENDED)[0]["outcome"] == "crashed"
+    assert not Path(f"/proc/{agent}").exists() or "Z" in Path(f"/proc/{agent}/stat").read_text().split()
+
+
+def test_the_turn_timeout_ends_everything(desk: Desk) -> None:
+    desk.configure(turn_timeout=1)
+    desk.script({"spawn": {"session": True, "ignore_term": True}}, {"wait_for": str(desk.base / "never")})
+    sent = desk.send()
+    assert outcomes(desk.once()) == ["timed_out"]
+    assert json.loads((desk.state / "retries.json").read_text())[sent]["attempts"] == 1
+
+
+def test_silence_is_the_providers_fault_and_an_open_tool_is_not_silence(desk: Desk) -> None:
+    desk.configure(command_output="jsonl", silence_timeout=1, first_output_timeout=5)
+    desk.script(
+        {"emit": {"type": "tool_start", "id": "1", "name": "build"}},
+        {"sleep": 2.5},
+        {"emit": {"type": "tool_end", "id": "1"}},
+        {"emit": {"type": "result", "outcome": "done", "text": "built"}},
+    )
+    desk.send("long tool")
+    assert outcomes(desk.once()) == ["done"]
+    desk.script({"emit": {"type": "progress", "text": "hm"}}, {"wait_for": str(desk.base / "never")})
+    sent = desk.send("silent")
+    assert outcomes(desk.once()) == ["unavailable"]
+    assert json.loads((desk.state / "retries.json").read_text())[sent].get("attempts", 0) == 0
+
+
+def test_a_result_with_a_process_that_never_leaves_is_done(desk: Desk) -> None:
+    desk.configure(command_output="jsonl")
+    desk.script({"emit": {"type": "result", "outcome": "done", "text": "ok"}}, {"wait_for": str(desk.base / "never")})
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+
+
+def test_a_claim_without_a_start_is_given_back_and_runs_once(desk: Desk) -> None:
+    """What a kill between the claim and the gate leaves behind."""
+    from agent_mailer.state.records import Phase, TurnRecord
+
+    sent = desk.send()
+    place = desk.place()
+    place.folder.prepare()
+
+    async def claim() -> None:
+        from agent_mailer.mailbox.port import Message
+
+        mailbox = place.mailbox()
+        await mailbox.open()
+        [envelope] = (await mailbox.pending(10)).envelopes
+        place.state.turns.create(TurnRecord(place.state.turns.new_id(), envelope, Phase.CLAIMED, "command", 0.0))
+        assert isinstance(await mailbox.claim(envelope), Message)
+        await mailbox.close()
+
+    import asyncio
+
+    asyncio.run(claim())
+    desk.script({"witness": "start"}, {"print": "ok"})
+    assert outcomes(desk.once()) == ["interrupted", "done"]
+    assert len(desk.marks()) == 1
+    assert (desk.state / "processed.txt").read_text() == f"{sent}\n"
+
+
+def test_a_settlement_that_had_begun_is_finished_and_a_reply_leaves_once(desk: Desk) -> None:
+    sent = desk.send()
+    desk.shell("cat >/dev/null; echo answer")
+    desk.once()
+    # As if everything after the record had been lost.
+    [turn] = (desk.state / "turns").iterdir()
+    (turn / "settled").unlink()
+    (desk.state / "processed.txt").unlink()
+    desk.script({"witness": "start"})
+    for _ in range(2):
+        assert outcomes(desk.once()) == []
+    assert len(desk.inbox()) == 1
+    assert desk.marks() == []
+    assert (desk.state / "processed.txt").read_text() == f"{sent}\n"
+    usage = json.loads((desk.state / "usage.json").read_text())
+    [day] = usage["days"].values()
+    assert day["total"]["turns"] == 1
+
+
+def test_two_watchers_never_run_at_once(desk: Desk) -> None:
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the first")
+        second = desk.start_watch(stderr=-1)
+        _, complaint = second.communicate(timeout=30)
+        assert second.returncode == 75
+        assert b"another watcher (pid" in complaint
+        assert b"mend:" in complaint
+        # One handle, two workdirs: the mailbox has one watcher too.
+        other = desk.base / "other"
+        (other / ".agent-mailer").mkdir(parents=True, mode=0o700)
+        config = other / ".agent-mailer/config.toml"
+        config.write_bytes((desk.state / "config.toml").read_bytes())
+        config.chmod(0o600)
+        import subprocess
+
+        from tests.desk import CLI
+
+        third = subprocess.run(
+            [*CLI, "watch", "--no-interactive", "-C", str(other)], capture_output=True, check=False, timeout=30
+        )
+        assert third.returncode == 75
