@@ -127,6 +127,14 @@ class Disk:
         if sync is Sync.FULL:
             self.sync_directory(path.parent)
 
+    def overwrite(self, path: Path, data: bytes) -> None:
+        """Write in place, unsynced: for files that nobody relies on and a crash may leave torn or empty."""
+        fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+        try:
+            self._write_all(fd, data)
+        finally:
+            self.system.close(fd)
+
     def append_line(self, path: Path, line: bytes, *, sync: Sync) -> None:
         """Append one line. An unterminated last line (a torn write) is terminated first, never cut.
 
@@ -163,6 +171,9 @@ class Disk:
 
     def remove_tree(self, path: Path) -> None:
         """Remove a folder of ours and all in it, never following a link; what is already gone is removed."""
+        if path.is_symlink():
+            self.remove(path)
+            return
         try:
             entries = list(os.scandir(path))
         except FileNotFoundError:
@@ -195,13 +206,13 @@ class Disk:
         self.system.fsync(fd)
 
 
-def read_regular(path: Path, limit: int | None = None) -> bytes:
+def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) -> bytes:
     """Read a file that somebody else may have put there.
 
-    Opened without following a link and without blocking on a FIFO; at most `limit` + 1 bytes are read, so that the
-    caller can tell "too large". Raises OSError, with EINVAL for what is not a regular file.
+    Opened without blocking on a FIFO and, unless `follow`, without following a link; at most `limit` + 1 bytes are
+    read, so that the caller can tell "too large". Raises OSError, with EINVAL for what is not a regular file.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from string import Template
 
@@ -115,6 +116,7 @@ def template_fault(kind: PromptKind, template: Template) -> str:
     return f"unknown placeholder {', '.join('$' + name for name in unknown)}" if unknown else ""
 
 
+@cache
 def shipped_template(name: str) -> str:
     """A template as shipped: beside the package in a wheel, at the top of the tree in an editable install."""
     here = Path(__file__).resolve()

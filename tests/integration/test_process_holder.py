@@ -196,7 +196,7 @@ def test_the_end_is_recorded(turn: Turn, script: str, end: Exit) -> None:
     assert not supervised.running
     assert identify(supervised.identity.pid) != supervised.identity, "reaped"
     assert turn.file("exit").stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in turn.dir.iterdir()) == ["exit", "prompt.md", "stderr", "stdout"]
+    assert sorted(path.name for path in turn.dir.iterdir()) == ["exit", "prompt.md", "started", "stderr", "stdout"]
     assert turn.finish(supervised) == end, "asked again"
 
 

@@ -29,16 +29,16 @@ STDOUT_FILE = "stdout"
 STDERR_FILE = "stderr"
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
-# agent's stdin, stdout and stderr. `started` says that the gate was opened: without it nothing ran. Before that every
-# signal ends the holder; afterwards it has to live to write the record, and traps signals instead of ignoring them,
-# since an ignored signal stays ignored in the agent. The record is published by rename; where mv cannot do it (it is a
-# process of the turn and may be killed), in place. The agent is executed in a subshell because dash would redirect its
-# own stderr, too, for as long as it waits.
+# agent's stdin, stdout and stderr. `started` is written when the gate has opened: while it is empty nothing ran. Before
+# that every signal ends the holder; afterwards it has to live to write the record, and traps signals instead of ignoring
+# them, since an ignored signal stays ignored in the agent. The record is published by rename; where mv cannot do it (it
+# is a process of the turn and may be killed), in place. The agent is executed in a subshell because dash would redirect
+# its own stderr, too, for as long as it waits.
 _SCRIPT = """\
 cd "$1" || exit 126
 unset OLDPWD
 IFS= read -r _agent_mailer_gate && [ "$_agent_mailer_gate" = open ] || exit 125
-: >"${2%/*}/started" || exit 125
+echo 1 >"${2%/*}/started" || exit 125
 trap : HUP INT QUIT TERM USR1 USR2 ALRM
 _agent_mailer_record=$2
 shift 2
@@ -113,15 +113,15 @@ def start_behind_gate(
         raise OSError(errno.EINVAL, "the program must be an absolute path", argv[0] if argv else "")
     if not cwd.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "no folder to run in", str(cwd))
-    for stale in (EXIT_FILE, STARTED_FILE):
-        with suppress(FileNotFoundError):
-            (turn_dir / stale).unlink()
+    with suppress(FileNotFoundError):
+        (turn_dir / EXIT_FILE).unlink()
     with ExitStack() as opened:
         prompt = opened.enter_context(_descriptor(turn_dir / PROMPT_FILE, os.O_RDONLY))
         fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         stdout = opened.enter_context(_descriptor(turn_dir / STDOUT_FILE, fresh))
         stderr = opened.enter_context(_descriptor(turn_dir / STDERR_FILE, fresh))
-        for fd in (stdout, stderr):
+        started = opened.enter_context(_descriptor(turn_dir / STARTED_FILE, fresh))
+        for fd in (stdout, stderr, started):
             os.fchmod(fd, FILE_MODE)
         waiting, gate = (_lifted(fd) for fd in os.pipe())
         opened.callback(os.close, waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from agent_mailer.disk import read_regular
@@ -38,7 +39,9 @@ class Supervised:
     @property
     def released(self) -> bool:
         """Whether the gate was opened; if not, nothing ran. Only the boot in which the turn was started can tell."""
-        return (self.turn_dir / STARTED_FILE).exists()
+        with suppress(OSError):
+            return (self.turn_dir / STARTED_FILE).stat().st_size > 0
+        return False
 
     def exit(self) -> Exit:
         """How the agent ended, once the holder is gone; an empty `Exit` if there is no record that can be read."""

@@ -50,8 +50,9 @@ def members(
     """
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
-    table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode())
     boot = boot_id()
+    since = holder.started if holder is not None and holder.boot == boot else 0
+    table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
     if holder is not None and _holds_its_session(holder, boot):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
     found |= {

@@ -5,11 +5,14 @@ Only the holder of the workdir's lock writes.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.pauses import PauseFile
 from agent_mailer.state.processed import Cursor, Processed
+from agent_mailer.state.remaking import remake_retries
 from agent_mailer.state.requests import RequestBox
 from agent_mailer.state.retries import Retries
 from agent_mailer.state.sessions import Sessions
@@ -24,12 +27,17 @@ class State:
         self.folder = folder
         self.log = log
         self.turns = TurnStore(folder)
-        self.retries = Retries(folder)
         self.processed = Processed(folder)
         self.cursor = Cursor(folder)
         self.sessions = Sessions(folder)
         self.dead_letters = DeadLetters(folder)
+        self.retries = Retries(folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters))
         self.pause = PauseFile(folder)
         self.usage = UsageLedger(folder)
         self.requests = RequestBox(folder)
-        folder.damaged = lambda path, why: log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
+        folder.damaged = self._tell
+
+    def _tell(self, path: Path, why: str) -> None:
+        """Who does not hold the lock does not write the log either; the watcher finds the same damage and tells it."""
+        if self.folder.ours:
+            self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)

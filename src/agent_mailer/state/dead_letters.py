@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import msgspec
 
 from agent_mailer.disk import Sync
-from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import DeadLetter
 
 
@@ -29,14 +30,13 @@ class DeadLetters:
         return list(newest.values())
 
     def count(self) -> int:
-        try:
-            return self._path.read_bytes().count(b"\n")
-        except FileNotFoundError:
-            return 0
+        return len(self._lines())
 
     def find(self, message_id: str) -> DeadLetter | None:
-        needle = msgspec.json.encode(message_id)
-        found = [letter for line in self._lines() if needle in line and (letter := _parse(line)) is not None]
+        # Other clients write in ASCII what is none.
+        needles = (msgspec.json.encode(message_id), json.dumps(message_id).encode())
+        lines = (line for line in self._lines() if any(needle in line for needle in needles))
+        found = [letter for line in lines if (letter := _parse(line)) is not None]
         return next((letter for letter in reversed(found) if letter.msg_id == message_id), None)
 
     def add(self, letter: DeadLetter, *, again: bool) -> None:
@@ -45,6 +45,7 @@ class DeadLetters:
             known = self.find(letter.msg_id)
             if known is not None and known.turn_id == letter.turn_id:
                 return
+        self._folder.clear_way(self._path)
         self._folder.disk.append_line(self._path, msgspec.json.encode(letter), sync=Sync.FULL)
 
     def remove(self, message_ids: Iterable[str]) -> int:
@@ -63,14 +64,12 @@ class DeadLetters:
         return len(removed)
 
     def _lines(self) -> list[bytes]:
-        try:
-            return [line for line in self._path.read_bytes().split(b"\n") if line.strip(b"\0 \r")]
-        except FileNotFoundError:
-            return []
+        data = self._folder.bytes_of(self._path) or b""
+        return [line for line in data.replace(b"\0", b"").split(b"\n") if line.strip()]
 
 
 def _parse(line: bytes) -> DeadLetter | None:
     try:
         return msgspec.json.decode(line, type=DeadLetter)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except GARBLED:
         return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -12,11 +13,17 @@ from typing import TypeVar
 import msgspec
 
 from agent_mailer.clock import Clock, iso
-from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync
+from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 
 STATE_DIRECTORY = ".agent-mailer"
 FORMAT = 1
+
+GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding a file raises that is not what it should be."""
+
+_NO_FILE = (errno.EINVAL, errno.ENXIO, errno.ELOOP)
+"""What reading tells of a folder, a FIFO, a socket, a link to itself in a file's place."""
 
 T = TypeVar("T")
 Damaged = Callable[[Path, str], None]
@@ -31,7 +38,8 @@ class StateFolder:
         self.disk = disk
         self.clock = clock
         self.damaged: Damaged = _nobody_listens
-        self._ours = False
+        self.ours = False
+        """We hold the workdir's lock: only then is anything written."""
 
     @property
     def config(self) -> Path:
@@ -65,6 +73,8 @@ class StateFolder:
             raise ConfigFault(
                 "not_configured", f"{self.path} does not exist", f"agent-mailer init --workdir {self.workdir}"
             ) from None
+        if not stat.S_ISDIR(mode.st_mode):
+            raise ConfigFault("no_state_folder", f"{self.path} is not a folder", f"mv {self.path} {self.path}.old")
         _require_private(self.path, mode, 0o700)
         with suppress(FileNotFoundError):
             _require_private(self.config, self.config.stat(), 0o600)
@@ -72,37 +82,58 @@ class StateFolder:
 
     def prepare(self) -> None:
         """Make what is missing and remove leftovers of interrupted writes. Only the holder of the lock calls this."""
-        self._ours = True
+        self.ours = True
         for directory in (self.path, self.turns, self.memory, self.requests):
+            if os.path.lexists(directory) and not directory.is_dir():
+                self.set_aside(directory, "not a folder")
             self.disk.make_directory(directory, sync=Sync.FULL)
         self._check_format()
         marker = self.path / "format"
         if not marker.exists():
             self.disk.replace(marker, f"{FORMAT}\n".encode(), sync=Sync.FULL)
-        for entry in os.scandir(self.path):
-            if entry.name.startswith(TEMPORARY_PREFIX):
-                self.disk.remove(Path(entry.path))
+        for name in os.listdir(self.path):
+            if name.startswith(TEMPORARY_PREFIX):
+                self.disk.remove_tree(self.path / name)
 
-    def read(self, path: Path, shape: type[T], empty: T) -> T:
-        """The JSON file `path` as `shape`; absent = `empty`; damaged = set aside, reported, and `empty`.
+    def read(self, path: Path, shape: type[T], empty: T, remake: Callable[[], T] | None = None) -> T:
+        """The JSON file `path` as `shape`; absent = `empty`; damaged = set aside, reported, and `remake()` or `empty`.
 
-        Who does not hold the lock leaves a damaged file in place: the watcher must find it to make good what is lost.
+        With `remake` only a copy is set aside: until the caller has written what was made anew, a crash finds the
+        damage again. Who does not hold the lock changes nothing: the watcher must find it to make good what is lost.
         """
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        data = _content(path)
+        if data is None:
             return empty
+        if isinstance(data, str):
+            self._deal_with(path, data)
+            return remake() if remake is not None else empty
         try:
             return msgspec.json.decode(data, type=shape)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._deal_with(path, str(error))
-            return empty
+        except GARBLED as error:
+            if remake is None:
+                self._deal_with(path, str(error))
+                return empty
+            if self.ours:
+                self._keep_copy(path, data)
+            self.damaged(path, str(error))
+            return remake()
+
+    def bytes_of(self, path: Path) -> bytes | None:
+        """The content of a state file; None where there is none. What is no file there is damage, never waited for."""
+        data = _content(path)
+        if isinstance(data, str):
+            self._deal_with(path, data)
+            return None
+        return data
+
+    def clear_way(self, path: Path) -> None:
+        """Set aside what is no file where one is to be appended to."""
+        if os.path.lexists(path) and not path.is_file():
+            self._deal_with(path, "not a file")
 
     def set_aside(self, path: Path, why: str) -> None:
         """Rename a damaged file to `NAME.corrupt-<time>`: it is kept, and it stops nothing."""
-        stamp = iso(self.clock.now()).replace(":", "").replace(".", "")
-        for number in range(1000):
-            target = path.with_name(f"{path.name}.corrupt-{stamp}" + (f"-{number}" if number else ""))
+        for target in self._corrupt_names(path):
             try:
                 self.disk.move(path, target, sync=Sync.NONE)
             except FileExistsError:
@@ -119,10 +150,10 @@ class StateFolder:
 
     def _check_format(self) -> None:
         marker = self.path / "format"
-        try:
-            text = marker.read_bytes()[:32].decode("ascii", "replace").strip()
-        except FileNotFoundError:
+        data = self.bytes_of(marker)
+        if data is None:
             return
+        text = data[:32].decode("ascii", "replace").strip()
         if text.isdigit() and int(text) > FORMAT:
             raise ConfigFault(
                 "newer_format",
@@ -133,11 +164,34 @@ class StateFolder:
             # Garbage where a number was: the files themselves are checked one by one when they are read.
             self._deal_with(marker, f"format is {text!r}")
 
+    def _keep_copy(self, path: Path, data: bytes) -> None:
+        for target in self._corrupt_names(path):
+            with suppress(FileExistsError):
+                self.disk.create(target, data, sync=Sync.NONE)
+                return
+
+    def _corrupt_names(self, path: Path) -> Iterator[Path]:
+        stamp = iso(self.clock.now()).replace(":", "").replace(".", "")
+        for number in range(1000):
+            yield path.with_name(f"{path.name}.corrupt-{stamp}" + (f"-{number}" if number else ""))
+
     def _deal_with(self, path: Path, why: str) -> None:
-        if self._ours:
+        if self.ours:
             self.set_aside(path, why)
         else:
             self.damaged(path, why)
+
+
+def _content(path: Path) -> bytes | str | None:
+    """What the file holds; None where there is none, a text where there is something else."""
+    try:
+        return read_regular(path, follow=True)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return "not a file"
 
 
 def _nobody_listens(path: Path, why: str) -> None:

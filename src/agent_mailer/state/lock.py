@@ -8,11 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from agent_mailer import __version__
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.process import ProcessIdentity, identify, is_alive
+from agent_mailer.state.folder import GARBLED
+
+LARGEST = 4096
+"""Far more bytes than a holder writes."""
 
 
 class LockHolder(msgspec.Struct, frozen=True):
@@ -26,12 +30,16 @@ class WorkdirLock:
     """The workdir's lock on flock; never its soft fallback, which a crash would leave behind."""
 
     def __init__(self, path: Path) -> None:
+        from filelock import FileLock  # not needed to look who holds it
+
         self._path = path
         self._lock = FileLock(path, timeout=0, mode=0o600, fallback_to_soft=False)
         self._inode: tuple[int, int] | None = None
 
     def acquire(self) -> None:
         """Raises BusyFault naming the holder, or ConfigFault where the file system has no flock."""
+        from filelock import Timeout
+
         try:
             self._lock.acquire()
         except Timeout:
@@ -69,8 +77,8 @@ class WorkdirLock:
 
 def holder_of(path: Path) -> LockHolder | None:
     """The living holder of a lock file, if its content says who that is."""
-    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-        holder = msgspec.json.decode(path.read_bytes(), type=LockHolder)
+    with suppress(OSError, *GARBLED):
+        holder = msgspec.json.decode(read_regular(path, LARGEST), type=LockHolder)
         if is_alive(holder.process):
             return holder
     return None

@@ -50,10 +50,7 @@ class Processed:
         return self._ids
 
     def _rows(self) -> list[bytes]:
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return []
+        data = self._folder.bytes_of(self._path) or b""
         return [row for row in data.replace(b"\r", b"").replace(b"\0", b"").split(b"\n") if row]
 
 
@@ -65,11 +62,13 @@ class Cursor:
         self._path = folder.path / "cursor.txt"
 
     def move_to(self, message_id: str) -> None:
-        self._folder.disk.replace(self._path, _line(message_id) + b"\n", sync=Sync.NONE)
+        """Where it cannot be written, the old one stays: nothing relies on it."""
+        with suppress(OSError):
+            self._folder.disk.overwrite(self._path, _line(message_id) + b"\n")
 
     def read(self) -> str | None:
         with suppress(OSError):
-            return self._path.read_bytes().decode("utf-8", "replace").strip() or None
+            return (self._folder.bytes_of(self._path) or b"").decode("utf-8", "replace").strip() or None
         return None
 
 

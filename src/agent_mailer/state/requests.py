@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.disk import TEMPORARY_PREFIX, Sync
-from agent_mailer.state.folder import StateFolder
+from agent_mailer.disk import TEMPORARY_PREFIX, Sync, read_regular
+from agent_mailer.state.folder import GARBLED, StateFolder
 
 ANSWER_SUFFIX = ".answer"
 KEEP_ANSWER_SECONDS = 300
@@ -60,12 +60,13 @@ class RequestBox:
         found: list[tuple[str, Request | None]] = []
         for name in self._names(".json"):
             path = self._folder.requests / name
-            try:
-                request = msgspec.json.decode(path.read_bytes(), type=Request)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                found.append((name.removesuffix(".json"), None))
-            except OSError:
+            data = self._folder.bytes_of(path)
+            if data is None:
                 continue
+            try:
+                request = msgspec.json.decode(data, type=Request)
+            except GARBLED:
+                found.append((name.removesuffix(".json"), None))
             else:
                 found.append((name.removesuffix(".json"), request))
         return found
@@ -77,8 +78,8 @@ class RequestBox:
 
     def take_answer(self, name: str) -> Answer | None:
         path = self._path(name, ANSWER_SUFFIX)
-        with suppress(OSError, msgspec.DecodeError):
-            answer = msgspec.json.decode(path.read_bytes(), type=Answer)
+        with suppress(OSError, *GARBLED):
+            answer = msgspec.json.decode(read_regular(path), type=Answer)
             self._folder.disk.remove(path)
             return answer
         return None

@@ -1,12 +1,16 @@
-"""`retries.json`: messages that are ours and still to be done."""
+"""`retries.json`: messages that are ours and still to be done.
+
+Another AMP client writes a number there, how often it has tried a message that its mailbox still lists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from agent_mailer.disk import Sync
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import RetryEntry
 
@@ -14,12 +18,13 @@ from agent_mailer.state.records import RetryEntry
 class Retries:
     """Message id -> retry entry. Small: only what is under way."""
 
-    def __init__(self, folder: StateFolder) -> None:
+    def __init__(self, folder: StateFolder, remake: Callable[[], dict[str, RetryEntry]]) -> None:
+        """`remake` gives the entries of a file that is damaged."""
         self._folder = folder
         self._path = folder.path / "retries.json"
+        self._remake = remake
         self._entries: dict[str, RetryEntry] | None = None
-        self.rebuilt = False
-        """Set where the file was damaged: the entries must be taken from the turn folders."""
+        self._counts: dict[str, int] = {}
 
     def get(self, message_id: str) -> RetryEntry | None:
         return self._load().get(message_id)
@@ -29,6 +34,12 @@ class Retries:
 
     def __len__(self) -> int:
         return len(self._load())
+
+    def adopt(self, envelope: Envelope) -> RetryEntry | None:
+        """What another client had counted for a listed message, as an entry; None where it had counted nothing."""
+        self._load()
+        tries = self._counts.get(envelope.id, 0)
+        return RetryEntry(envelope, attempts=tries, starts=tries) if tries > 0 else None
 
     def put(self, entry: RetryEntry, *, force: bool = False) -> None:
         """Durable when it returns. An older settlement that is applied again never takes a later one back."""
@@ -40,17 +51,29 @@ class Retries:
 
     def remove(self, message_id: str) -> None:
         entries = self._load()
-        if message_id in entries:
-            self._write({k: v for k, v in entries.items() if k != message_id})
+        if message_id in entries or message_id in self._counts:
+            self._write({k: v for k, v in entries.items() if k != message_id}, without=message_id)
 
-    def _write(self, entries: dict[str, RetryEntry]) -> None:
-        data = msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
+    def _write(self, entries: dict[str, RetryEntry], without: str = "") -> None:
+        counts = {k: v for k, v in self._counts.items() if k not in entries and k != without}
+        data = msgspec.json.format(msgspec.json.encode({**counts, **entries}), indent=2) + b"\n"
         self._folder.disk.replace(self._path, data, sync=Sync.FULL)
-        self._entries = entries
+        self._entries, self._counts = entries, counts
 
     def _load(self) -> dict[str, RetryEntry]:
-        if self._entries is None:
-            existed = self._path.exists()
-            self._entries = self._folder.read(self._path, dict[str, RetryEntry], {})
-            self.rebuilt = existed and not self._path.exists()
-        return self._entries
+        if self._entries is not None:
+            return self._entries
+        made: dict[str, RetryEntry] | None = None
+
+        def remake() -> dict[str, RetryEntry | int]:
+            nonlocal made
+            made = self._remake()
+            return dict(made)
+
+        found = self._folder.read(self._path, dict[str, RetryEntry | int], {}, remake)
+        entries = {entry.envelope.id: entry for entry in found.values() if isinstance(entry, RetryEntry)}
+        self._counts = {key: entry for key, entry in found.items() if isinstance(entry, int)}
+        if made is not None and self._folder.ours:
+            self._write(entries)
+        self._entries = entries
+        return entries

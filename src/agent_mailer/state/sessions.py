@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import Sync
-from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import SessionEntry
 
 FOLD_AT = 64
@@ -91,14 +91,10 @@ class Sessions:
         if self._entries is not None:
             return self._entries
         entries = self._folder.read(self._path, dict[str, SessionEntry], {})
-        try:
-            lines = self._journal.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            lines = []
-        for line in lines:
+        for line in (self._folder.bytes_of(self._journal) or b"").split(b"\n"):
             try:
-                change = msgspec.json.decode(line, type=_Change)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                change = msgspec.json.decode(line.strip(b"\0"), type=_Change)
+            except GARBLED:
                 continue  # a torn append: its settlement is still open and writes it again
             known = entries.get(change.thread)
             if known is None or known.generation <= change.entry.generation:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.disk import Sync
+from agent_mailer.disk import Sync, read_regular
 from agent_mailer.mailbox.port import Envelope
-from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools.folder import TurnFolder
 
@@ -45,7 +45,7 @@ class TurnStore:
     def __init__(self, folder: StateFolder) -> None:
         self._folder = folder
         self._index_path = folder.path / "inflight.json"
-        self._index: dict[str, OpenTurn] = {}
+        self._known: dict[str, OpenTurn] | None = None
 
     def new_id(self) -> str:
         moment = datetime.fromtimestamp(self._folder.clock.now(), UTC)
@@ -68,12 +68,15 @@ class TurnStore:
     def save(self, record: TurnRecord) -> None:
         """Durable when it returns."""
         self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(record), sync=Sync.FULL)
-        self._note(record)
+        if record.phase is not Phase.SETTLING:
+            self._note(record)
 
     def load(self, turn_id: str) -> TurnRecord | None:
         """None where there is no such turn or its record cannot be read."""
-        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return msgspec.json.decode((self.path(turn_id) / "turn.json").read_bytes(), type=TurnRecord)
+        with suppress(OSError, *GARBLED):
+            record = msgspec.json.decode(read_regular(self.path(turn_id) / "turn.json"), type=TurnRecord)
+            # Its id becomes a path: only the folder's own name may.
+            return record if record.turn_id == turn_id else None
         return None
 
     def is_settled(self, turn_id: str) -> bool:
@@ -82,7 +85,10 @@ class TurnStore:
     def mark_settled(self, turn_id: str, *, durable: bool = False) -> None:
         marker = self.path(turn_id) / SETTLED
         if durable or not marker.exists():
-            self._folder.disk.replace(marker, b"", sync=Sync.FULL if durable else Sync.NONE)
+            if durable:
+                self._folder.disk.replace(marker, b"", sync=Sync.FULL)
+            else:
+                self._folder.disk.overwrite(marker, b"")
         self._index.pop(turn_id, None)
         self._write_index()
 
@@ -94,18 +100,22 @@ class TurnStore:
 
     def ids(self) -> list[str]:
         """Every turn's id, oldest first."""
-        with suppress(FileNotFoundError):
-            return sorted(name for name in os.listdir(self._folder.turns) if _TURN_ID.fullmatch(name))
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder.turns) as entries:
+            return sorted(e.name for e in entries if _TURN_ID.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
         return []
 
     def open_ids(self) -> list[str]:
         return [turn_id for turn_id in self.ids() if not self.is_settled(turn_id)]
 
     def indexed(self) -> list[OpenTurn]:
-        """The index as the last writer left it. A damaged one is nothing lost: the folders decide."""
-        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return msgspec.json.decode(self._index_path.read_bytes(), type=_Index).turns
-        return []
+        """The index as the last writer left it; where it cannot be read, the folders tell the same."""
+        try:
+            return msgspec.json.decode(read_regular(self._index_path), type=_Index).turns
+        except FileNotFoundError:
+            return []
+        except (OSError, *GARBLED):
+            records = (self.load(turn_id) for turn_id in self.open_ids())
+            return [_index_row(record) for record in records if record is not None]
 
     def strip(self, turn_id: str, keep_transcripts: int) -> None:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
@@ -146,17 +156,30 @@ class TurnStore:
             self._folder.disk.remove_tree(self.path(turn_id))
         return removed
 
+    @property
+    def _index(self) -> dict[str, OpenTurn]:
+        """What is open, at first as the last writer left it: a row must outlive what happens to its turn's record."""
+        if self._known is None:
+            rows = (row for row in self.indexed() if _TURN_ID.fullmatch(row.turn_id))
+            self._known = {
+                row.turn_id: row for row in rows if self.path(row.turn_id).is_dir() and not self.is_settled(row.turn_id)
+            }
+        return self._known
+
     def _note(self, record: TurnRecord) -> None:
-        envelope = record.envelope
-        self._index[record.turn_id] = OpenTurn(
-            record.turn_id, envelope.id, envelope.thread, record.phase, record.started_at or record.claimed_at, envelope
-        )
+        self._index[record.turn_id] = _index_row(record)
         self._write_index()
 
     def _write_index(self) -> None:
         data = msgspec.json.format(msgspec.json.encode(_Index(list(self._index.values()))), indent=2) + b"\n"
         with suppress(OSError):
-            self._folder.disk.replace(self._index_path, data, sync=Sync.NONE)
+            self._folder.disk.overwrite(self._index_path, data)
+
+
+def _index_row(record: TurnRecord) -> OpenTurn:
+    envelope = record.envelope
+    started = record.started_at or record.claimed_at
+    return OpenTurn(record.turn_id, envelope.id, envelope.thread, record.phase, started, envelope)
 
 
 def _size(path: Path) -> int:

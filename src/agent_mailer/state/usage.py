@@ -52,7 +52,7 @@ class UsageLedger:
         ledger = self._load()
         if turn_id in ledger.applied:
             return
-        today = datetime.fromtimestamp(at, UTC).date().isoformat()
+        today = self._date(at)
         day = ledger.days.setdefault(today, Day())
         day.total.add(seconds, usage)
         day.threads.setdefault(thread, Spend()).add(seconds, usage)
@@ -64,8 +64,14 @@ class UsageLedger:
         self._folder.disk.replace(self._path, msgspec.json.encode(ledger) + b"\n", sync=Sync.CONTENT)
 
     def today(self) -> Spend:
-        today = datetime.fromtimestamp(self._folder.clock.now(), UTC).date().isoformat()
-        return self._load().days.get(today, Day()).total
+        return self._load().days.get(self._date(self._folder.clock.now()), Day()).total
+
+    def _date(self, moment: float) -> str:
+        """The day of a moment, in UTC; of now where a garbled record names no day there is."""
+        try:
+            return datetime.fromtimestamp(moment, UTC).date().isoformat()
+        except (OverflowError, ValueError, OSError):
+            return datetime.fromtimestamp(self._folder.clock.now(), UTC).date().isoformat()
 
     def _load(self) -> _Ledger:
         if self._ledger is None:

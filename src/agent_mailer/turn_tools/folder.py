@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -19,11 +18,11 @@ from agent_mailer.mailbox.port import Contact, Draft, Message
 
 OUTBOX = "outbox"
 SEALED = "outbox.sealed"
-FACTS = "facts.json"
+MAIL = "mail.json"
+MESSAGE_TEXT = "message.md"
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
-_T = TypeVar("_T")
 
 
 class TurnOver(MailerError):
@@ -38,6 +37,15 @@ class Facts(msgspec.Struct, frozen=True):
     max_message_bytes: int
     memory_global: str
     memory_thread: str
+
+
+class TurnMail(msgspec.Struct, frozen=True):
+    """`mail.json`: all that the tools read."""
+
+    facts: Facts
+    message: Message
+    thread: tuple[Message, ...]
+    contacts: tuple[Contact, ...]
 
 
 class FinishKind(StrEnum):
@@ -78,26 +86,31 @@ class TurnFolder:
     def prepare(self, message: Message, thread: Sequence[Message], contacts: Sequence[Contact], facts: Facts) -> None:
         """Put the mail where the agent finds it. Nothing here is needed after a crash: recovery writes it again."""
         self._disk.make_directory(self.path / OUTBOX)
-        for name, value in (
-            ("message.json", message),
-            ("thread.json", list(thread)),
-            ("contacts.json", list(contacts)),
-            (FACTS, facts),
-        ):
-            self._disk.replace(self.path / name, msgspec.json.encode(value), sync=Sync.NONE)
-        self._disk.replace(self.path / "message.md", as_text(message).encode("utf-8", "replace"), sync=Sync.NONE)
+        mail = TurnMail(facts, message, tuple(thread), tuple(contacts))
+        self._disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
+        self._disk.overwrite(self.path / MESSAGE_TEXT, as_text(message).encode("utf-8", "replace"))
+
+    def mail(self) -> TurnMail:
+        """Raises TurnOver where the turn is settled, MailerError where the file cannot be read."""
+        path = self.path / MAIL
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=TurnMail)
+        except FileNotFoundError:
+            raise self._over() from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise MailerError("damaged", f"{path} cannot be read: {error}", "") from error
 
     def message(self) -> Message:
-        return self._read("message.json", Message)
+        return self.mail().message
 
-    def thread(self) -> list[Message]:
-        return self._read("thread.json", list[Message])
+    def thread(self) -> tuple[Message, ...]:
+        return self.mail().thread
 
-    def contacts(self) -> list[Contact]:
-        return self._read("contacts.json", list[Contact])
+    def contacts(self) -> tuple[Contact, ...]:
+        return self.mail().contacts
 
     def facts(self) -> Facts:
-        return self._read(FACTS, Facts)
+        return self.mail().facts
 
     def stage(self, draft: Draft) -> Staged:
         """Put `draft` into the outbox; durable when it returns. Raises TurnOver or UsageFault."""
@@ -146,18 +159,10 @@ class TurnFolder:
 
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
-        for name in ("message.json", "message.md", "thread.json", "contacts.json", FACTS, "prompt.md"):
+        for name in (MAIL, MESSAGE_TEXT, "prompt.md"):
             self._disk.remove(self.path / name)
         self._disk.remove_tree(self.path / SEALED)
         self._disk.remove_tree(self.path / OUTBOX)
-
-    def _read(self, name: str, shape: type[_T]) -> _T:
-        try:
-            return msgspec.json.decode((self.path / name).read_bytes(), type=shape)
-        except FileNotFoundError:
-            raise self._over() from None
-        except msgspec.DecodeError as error:
-            raise MailerError("damaged", f"{self.path / name} cannot be read: {error}", "") from error
 
     def _over(self) -> TurnOver:
         return TurnOver("turn_over", f"this turn is over ({self.path.name}); nothing more leaves from it", "")

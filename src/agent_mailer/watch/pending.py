@@ -88,7 +88,7 @@ class Backlog:
         if envelope.automatic is Automatic.NOTICE:
             await self._pass_by(envelope)
             return None
-        return Candidate(envelope)
+        return Candidate(envelope, state.retries.adopt(envelope))
 
     async def _pass_by(self, envelope: Envelope) -> None:
         """A notice never starts a turn: it is taken and done. It stays in the mailbox for people to read."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import msgspec
-
+from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Envelope, Message
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.process import adopt, sweep
 from agent_mailer.state import State
 from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
@@ -29,6 +28,7 @@ class OpenWork:
 
 async def recover(room: Room) -> list[OpenWork]:
     """The open turns, oldest first. Turns whose record cannot be read become retries of their message."""
+    restore_retries(room.state)
     work: list[OpenWork] = []
     for turn_id in room.state.turns.open_ids():
         record = room.state.turns.load(turn_id)
@@ -36,7 +36,6 @@ async def recover(room: Room) -> list[OpenWork]:
             await _salvage(room, turn_id)
             continue
         work.append(OpenWork(record, _finisher(room, record)))
-    restore_retries(room.state)
     room.state.requests.tidy()
     return work
 
@@ -78,24 +77,11 @@ async def _salvage(room: Room, turn_id: str) -> None:
 
 
 def _envelope_of(room: Room, turn_id: str) -> Envelope | None:
-    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-        data = (room.state.turns.path(turn_id) / "message.json").read_bytes()
-        return msgspec.json.decode(data, type=Message).envelope
+    with suppress(OSError, MailerError):
+        return room.state.turns.folder(turn_id).message().envelope
     return next((turn.envelope for turn in room.state.turns.indexed() if turn.turn_id == turn_id), None)
 
 
 def restore_retries(state: State) -> None:
-    """After a damaged retries.json: every message whose newest settled turn was to be retried is pending again."""
-    retries = state.retries
-    len(retries)  # read, so that damage is known
-    if not retries.rebuilt:
-        return
-    newest: dict[str, TurnRecord] = {}
-    for turn_id in state.turns.ids():
-        record = state.turns.load(turn_id)
-        if record is not None and state.turns.is_settled(turn_id):
-            newest[record.envelope.id] = record
-    for record in newest.values():
-        entry = record.settlement.retry if record.settlement else None
-        if entry is not None and entry.envelope.id not in state.processed:
-            retries.put(entry)
+    """Read retries.json now: a damaged one is made anew from the turn folders before anything is added to it."""
+    len(state.retries)

@@ -40,12 +40,14 @@ def _retry_dead(state: State, request: Request) -> Answer:
             lines.append(f"{shown}: no dead letter")
             continue
         # Older settlements of this message must never apply again over the new start.
+        revision = 0
         for turn_id in state.turns.ids():
             record = state.turns.load(turn_id)
             if record is not None and record.envelope.id == message_id and state.turns.is_settled(turn_id):
                 state.turns.mark_settled(turn_id, durable=True)
+                revision = max(revision, record.rerun.revision + 1 if record.rerun is not None else 1)
         if letter.envelope is not None:
-            state.retries.put(RetryEntry(letter.envelope, history=letter.history), force=True)
+            state.retries.put(RetryEntry(letter.envelope, history=letter.history, revision=revision), force=True)
         state.processed.remove(message_id)
         revived.append(message_id)
         lines.append(f"{shown}: pending again")

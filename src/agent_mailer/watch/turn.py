@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import msgspec
 
-from agent_mailer.disk import Sync
+from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Draft, Gone, MailboxUnavailable, Message, Outgoing, Refused
 from agent_mailer.outcomes import Judgement, Outcome
@@ -61,7 +61,7 @@ async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -
 
 async def origin_of(room: Room, record: TurnRecord) -> Message:
     """The turn's message: from its folder, else from the mailbox, else what the envelope tells."""
-    with suppress(Exception):
+    with suppress(OSError, MailerError):
         return room.state.turns.folder(record.turn_id).message()
     with suppress(MailboxUnavailable):
         found = await room.mailbox.read(record.envelope)
@@ -118,7 +118,7 @@ async def _claim(room: Room, candidate: Candidate) -> tuple[TurnRecord, Message]
 def _kept_copy(room: Room, candidate: Candidate) -> Message | None:
     history = candidate.retry.history if candidate.retry else ()
     for attempt in reversed(history):
-        with suppress(Exception):
+        with suppress(OSError, MailerError):
             return room.state.turns.folder(attempt.turn_id).message()
     return None
 
@@ -152,7 +152,7 @@ async def _start(room: Room, record: TurnRecord, message: Message) -> Supervised
     )
     await _prepare(room, record, message)
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
-    state.folder.disk.replace(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"), sync=Sync.NONE)
+    state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
     gated = start_behind_gate(launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id)
     with gated:
         record.process = gated.identity

@@ -28,7 +28,7 @@ from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
 from agent_mailer.mailbox.maildir import compose, delivery, layout
 from agent_mailer.mailbox.maildir.consume import Consumer, reporting
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed
-from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, MAX_LISTED, IndexEntry, StatCache, list_folder
+from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, MAX_LISTED, StatCache, ThreadIndex, list_folder
 from agent_mailer.mailbox.maildir.threads import read_thread
 from agent_mailer.mailbox.port import (
     Capabilities,
@@ -76,7 +76,7 @@ class MaildirMailbox:
         self._paths = layout.Paths(root, handle)
         self._consumer = Consumer(disk, clock or SystemClock(), handle, self._paths)
         self._waiting: StatCache[Envelope | Malformed] = StatCache(MAX_LISTED)
-        self._index: StatCache[IndexEntry] = StatCache(MAX_INDEXED)
+        self._index = ThreadIndex(MAX_INDEXED)
         self._lock: FileLock | None = None
         self._identity: _Identity = ()
         self._events: FileEvents | None = None

@@ -146,23 +146,52 @@ def list_folder(folder: Path, cache: StatCache[Envelope | Malformed]) -> tuple[l
     return envelopes, unreadable
 
 
-def index_folder(folder: Path, cache: StatCache[IndexEntry]) -> Iterator[tuple[Listed, IndexEntry]]:
-    """Every readable message in `folder`, read or not, in brief; a folder that is missing holds none."""
+class ThreadIndex:
+    """In brief what every message of some folders is; at most `size` entries are remembered.
+
+    A file is known by name and inode, not by a stat of its own: a message is never changed where it lies, and a folder
+    of thousands is walked at every claim.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: dict[str, dict[str, tuple[int, IndexEntry]]] = {}
+
+    def entries(self, folder: Path) -> list[tuple[str, IndexEntry]]:
+        """Name and entry of each readable message in `folder`, read or not; a folder that is missing holds none."""
+        known = self._known.pop(str(folder), {})
+        room = self._size - sum(len(names) for names in self._known.values())
+        seen: dict[str, tuple[int, IndexEntry]] = {}
+        found: list[tuple[str, IndexEntry]] = []
+        try:
+            with os.scandir(folder) as listed:
+                for item in listed:
+                    if not is_message_name(item.name):
+                        continue
+                    before = known.get(item.name)
+                    if before is None or before[0] != item.inode():
+                        entry = _index_entry(item)
+                        if entry is None:
+                            continue
+                        before = (item.inode(), entry)
+                    if len(seen) < room:
+                        seen[item.name] = before
+                    if before[1].order:
+                        found.append((item.name, before[1]))
+        except FileNotFoundError:
+            return []
+        self._known[str(folder)] = seen
+        return found
+
+
+def _index_entry(item: os.DirEntry[str]) -> IndexEntry | None:
     try:
-        for item in scan(folder):
-            entry = cache.get(item.path, item.found)
-            if entry is None:
-                parsed = read_envelope(item)
-                if parsed is None:
-                    continue
-                entry = _NO_MESSAGE
-                if isinstance(parsed, Envelope):
-                    entry = IndexEntry(thread_digest(parsed.thread), parsed.order)
-                cache.put(item.path, item.found, entry)
-            if entry.order:
-                yield item, entry
+        parsed = read_envelope(Listed(item.path, item.name, item.stat(follow_symlinks=False)))
     except FileNotFoundError:
-        return
+        return None
+    if parsed is None:
+        return None
+    return IndexEntry(thread_digest(parsed.thread), parsed.order) if isinstance(parsed, Envelope) else _NO_MESSAGE
 
 
 def thread_digest(thread_id: str) -> bytes:

@@ -10,20 +10,20 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, roster
-from agent_mailer.mailbox.maildir.listing import IndexEntry, StatCache, index_folder, thread_digest
+from agent_mailer.mailbox.maildir.listing import ThreadIndex, thread_digest
 from agent_mailer.mailbox.port import Message
 
 MAX_THREAD_MESSAGES: Final = 200
 
 
-def read_thread(root: Path, thread_id: str, cache: StatCache[IndexEntry]) -> list[Message]:
+def read_thread(root: Path, thread_id: str, index: ThreadIndex) -> list[Message]:
     """The newest `MAX_THREAD_MESSAGES` of the thread, oldest first, each id once. Raises OSError."""
     wanted = thread_digest(thread_id)
     found: dict[str, list[tuple[Path, str]]] = {}
     for folder in _folders(root):
-        for item, entry in index_folder(folder, cache):
+        for name, entry in index.entries(folder):
             if entry.thread == wanted:
-                found.setdefault(entry.order, []).append((Path(item.path), item.name))
+                found.setdefault(entry.order, []).append((folder / name, name))
     messages: dict[str, Message] = {}
     for order in sorted(found, reverse=True):
         if len(messages) >= MAX_THREAD_MESSAGES:
