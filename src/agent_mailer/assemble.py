@@ -1,4 +1,7 @@
-"""Wiring: from a workdir and its configuration to mailbox, runtime, state and watcher."""
+"""Wiring: from a workdir and its configuration to mailbox, runtime, state and watcher.
+
+What only a watcher needs is imported where it is made: commands that look at the state pay for nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import Config, Loaded, MailboxKind, RuntimeKind, expand, load
@@ -13,18 +17,18 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
-from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import is_handle
 from agent_mailer.mailbox.maildir.roots import find_root
-from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.command import CommandRuntime
-from agent_mailer.runtimes.environment import build_env
-from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
-from agent_mailer.state.lock import WorkdirLock
-from agent_mailer.watch.policy import WatchPolicy
-from agent_mailer.watch.room import Room
+
+if TYPE_CHECKING:
+    from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+    from agent_mailer.prompts import PromptRoom
+    from agent_mailer.runtimes.port import Runtime
+    from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.watch.policy import WatchPolicy
+    from agent_mailer.watch.room import Room
 
 
 class Workplace:
@@ -93,6 +97,8 @@ class Workplace:
 
     def mailbox(self, handle: str | None = None) -> MaildirMailbox:
         """The mailbox of this agent, or of another handle in the same root."""
+        from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+
         if self.config.mailbox_kind is MailboxKind.AMP:
             raise ConfigFault(
                 "mailbox_not_here",
@@ -111,6 +117,9 @@ class Workplace:
         )
 
     def runtime(self) -> Runtime:
+        from agent_mailer.runtimes.command import CommandRuntime
+        from agent_mailer.runtimes.environment import build_env
+
         config = self.config
         if config.runtime is not RuntimeKind.COMMAND:
             name = config.runtime.value if config.runtime else "none"
@@ -128,6 +137,8 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
+        from agent_mailer.watch.policy import WatchPolicy
+
         config = self.config
         return WatchPolicy(
             workdir=self.workdir,
@@ -149,16 +160,21 @@ class Workplace:
         )
 
     def prompts(self) -> PromptRoom:
+        from agent_mailer.prompts import PromptRoom
+
         def told(name: str, why: str) -> None:
             self.log.emit(EventName.TEMPLATE_INVALID, file=name, why=why)
 
         return PromptRoom(self.config.agent_name or self.handle, self.folder.templates, self.folder.memory, told)
 
     def lock(self) -> WorkdirLock:
+        from agent_mailer.state.lock import WorkdirLock
+
         return WorkdirLock(self.folder.path / ".lock")
 
     def room(self, lock: WorkdirLock) -> Room:
         """All that a watcher needs; the lock must be held."""
+        from agent_mailer.watch.room import Room
 
         def guard() -> None:
             if lock.still_ours():

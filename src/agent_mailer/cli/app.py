@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, NoReturn, Protocol, cast
 
 import typer
 
 from agent_mailer import __version__
-from agent_mailer.cli import watch
+from agent_mailer.cli.light import LazyGroup, group
 from agent_mailer.errors import ExitCode, MailerError
 
-app = typer.Typer(
-    name="agent-mailer",
-    help="Give a coding agent a mailbox, and run it unattended.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("watch")(watch.watch)
+
+class _Program(LazyGroup):
+    table: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "init": ("agent_mailer.cli.init", "Set up this folder for an agent."),
+        "config": ("agent_mailer.cli.config", "Show and change the agent's configuration."),
+        "watch": ("agent_mailer.cli.watch", "Run the agent on its mail, unattended."),
+        "status": ("agent_mailer.cli.status", "What the agent is doing, and what waits."),
+        "logs": ("agent_mailer.cli.logs", "What happened."),
+        "send": ("agent_mailer.cli.send", "Send a message, and wait for the answer."),
+        "mail": ("agent_mailer.cli.mail", "Read and answer mail: the agent's, or yours."),
+        "turns": ("agent_mailer.cli.turns", "The runs of the agent."),
+        "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
+        "memory": ("agent_mailer.cli.memory", "The agent's notes."),
+        "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
+        "fetch": ("agent_mailer.cli.fetch", "A message, without claiming it."),
+        "pause": ("agent_mailer.cli.pause", "Start no new turns."),
+        "resume": ("agent_mailer.cli.resume", "Start turns again."),
+        "demo": ("agent_mailer.cli.demo", "Two agents at work, in under 20 seconds."),
+    }
 
 
-def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+app = group("agent-mailer", "Give a coding agent a mailbox, and run it unattended.", _Program, completion=True)
+
+
+def _version(value: bool) -> None:
     if value:
         typer.echo(f"agent-mailer {__version__}")
         raise typer.Exit
@@ -37,13 +52,26 @@ def _root(
     pass
 
 
+class _UsageError(Protocol):
+    """What typer raises for a command line that it does not understand."""
+
+    exit_code: int
+
+    def show(self) -> None: ...
+
+    def format_message(self) -> str: ...
+
+
 def main() -> NoReturn:
     """Run a command. A user never sees a traceback; a bug leaves one where AGENT_MAILER_DEBUG is set."""
     try:
-        app(standalone_mode=True)
+        status = app(standalone_mode=False)
     except MailerError as fault:
         _tell(fault)
         sys.exit(fault.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("\n")
+        sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,6 +80,8 @@ def main() -> NoReturn:
         _tell(MailerError("system", f"{error.filename or 'the system'}: {error.strerror or error}", ""))
         sys.exit(ExitCode.FAILED)
     except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            sys.exit(_tell_usage(cast(_UsageError, error)))
         if os.environ.get("AGENT_MAILER_DEBUG"):
             raise
         _tell(
@@ -62,11 +92,11 @@ def main() -> NoReturn:
             )
         )
         sys.exit(ExitCode.FAILED)
-    sys.exit(ExitCode.OK)
+    sys.exit(status if isinstance(status, int) else ExitCode.OK)
 
 
 def _tell(fault: MailerError) -> None:
-    if "--json" in sys.argv[1:]:
+    if _wants_json():
         import msgspec
 
         body = {"error": {"code": fault.code, "message": fault.message, "fix": fault.fix}}
@@ -75,6 +105,18 @@ def _tell(fault: MailerError) -> None:
     sys.stderr.write(f"error: {fault.message}\n")
     if fault.fix:
         sys.stderr.write(f"  mend: {fault.fix}\n")
+
+
+def _tell_usage(error: _UsageError) -> int:
+    if _wants_json():
+        _tell(MailerError("usage", error.format_message(), "add --help to see what the command takes"))
+    else:
+        error.show()
+    return error.exit_code
+
+
+def _wants_json() -> bool:
+    return "--json" in sys.argv[1:]
 
 
 if __name__ == "__main__":

@@ -19,12 +19,16 @@ Workdir = Annotated[
     typer.Option("--workdir", "-C", help="The agent's folder. Default: the current one.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts; errors too.")]
+MaildirRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--maildir-root", help="The folder mailbox's root. Default: as configured, else as found.", show_default=False
+    ),
+]
 
 
-def workplace(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
-    """The workplace in `workdir` or the current folder. Raises ConfigFault where that folder does not exist."""
-    from agent_mailer.assemble import Workplace
-
+def folder_of(workdir: Path | None) -> Path:
+    """The absolute workdir meant. Raises ConfigFault where it does not exist."""
     if workdir is None:
         # During a turn the agent may have changed its folder.
         turn = os.environ.get("AGENT_MAILER_WORKDIR")
@@ -32,14 +36,34 @@ def workplace(workdir: Path | None, flags: Mapping[str, object] | None = None) -
             workdir = Path(turn) if turn else Path.cwd()
         except FileNotFoundError:
             raise ConfigFault("no_folder", "the current folder no longer exists", "cd to the agent's folder") from None
-    workdir = Path(os.path.abspath(workdir))
+    workdir = Path(os.path.abspath(workdir))  # noqa: PTH100 - a link in the path is the user's wish
     if not workdir.is_dir():
         raise ConfigFault("no_folder", f"{workdir} is not a folder", f"mkdir -p {workdir}")
-    return Workplace(workdir, flags)
+    return workdir
+
+
+def workplace(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
+    """The workplace in `workdir` or the current folder. Raises ConfigFault where that folder does not exist."""
+    from agent_mailer.assemble import Workplace
+
+    return Workplace(folder_of(workdir), flags)
 
 
 def configured(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
-    """The workplace of a folder that has been set up; its permissions and format are checked."""
+    """The workplace of a folder that has been set up; its permissions and format are checked.
+
+    For looking at it: a damaged file is told of, on stderr, and left as it is.
+    """
     place = workplace(workdir, flags)
     place.folder.check()
+    place.folder.damaged = tell_damage
     return place
+
+
+def tell_damage(path: Path, why: str) -> None:
+    typer.echo(f"warning: {path} cannot be read ({why}); the watcher sets it aside and makes it anew", err=True)
+
+
+def absolute(path: str | None) -> str | None:
+    """A path given as a flag: relative to where the person stands, not to the workdir."""
+    return None if path is None else os.path.abspath(Path(path).expanduser())  # noqa: PTH100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.options import Workdir, workplace
+from agent_mailer.cli.choosing import split_words
+from agent_mailer.cli.light import LightCommand, single
+from agent_mailer.cli.options import Workdir, absolute, workplace
 from agent_mailer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 Flag = Annotated[str | None, typer.Option(show_default=False)]
 
 
+app = single()
+
+
+@app.command("watch", cls=LightCommand)
 def watch(
     workdir: Workdir = None,
     once: Annotated[
@@ -39,16 +44,16 @@ def watch(
     max_parallel_turns: Annotated[int | None, typer.Option(show_default=False)] = None,
 ) -> None:
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
-    import shlex
+    import asyncio
 
     place = workplace(
         workdir,
         {
             "address": address,
             "runtime": runtime,
-            "command": shlex.split(command) if command is not None else None,
+            "command": split_words(command, "--command") if command is not None else None,
             "permission_mode": permission_mode,
-            "maildir_root": maildir_root,
+            "maildir_root": absolute(maildir_root),
             "max_parallel_turns": max_parallel_turns,
         },
     )
@@ -102,6 +107,8 @@ async def _run(place: Workplace, lock: WorkdirLock, *, once: bool) -> ExitCode:
 
 def _obey_signals(watcher: Watcher, grace: float) -> None:
     """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over."""
+    import asyncio
+
     asked = 0
 
     def stop() -> None:

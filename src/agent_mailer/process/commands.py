@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -79,7 +78,7 @@ def run_in_terminal(argv: Sequence[str]) -> int:
     """Run an interactive program on our own terminal and wait; returns its exit status. Raises OSError."""
     # The terminal's Ctrl-C is for that program, and must not leave it behind. A handler, unlike ignoring the signal, is
     # not inherited.
-    previous = signal.signal(signal.SIGINT, lambda number, frame: None)
+    previous = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return _status(subprocess.Popen(list(argv)).wait())
     finally:

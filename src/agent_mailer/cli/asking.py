@@ -1,0 +1,95 @@
+"""Changing a workdir's state: by the watcher that runs there, or by this command where none does."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from agent_mailer.errors import BusyFault, ExitCode, UnavailableFault
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.state.requests import Answer, Request
+
+PATIENCE = 10.0
+LOOK_EVERY = 0.02
+LOCK_EVERY = 0.5
+
+
+def ask(place: Workplace, request: Request) -> Answer:
+    """Have `request` applied. Raises UnavailableFault where the process that holds the workdir does not answer."""
+    lock = place.lock()
+    try:
+        lock.acquire()
+    except BusyFault:
+        return _ask_watcher(place, request)
+    try:
+        return _apply(place, request)
+    finally:
+        lock.release()
+
+
+def ask_and_tell(place: Workplace, request: Request) -> None:
+    """Have `request` applied and print its answer; leaves with status 1 where nothing was done."""
+    answer = ask(place, request)
+    for line in answer.lines:
+        typer.echo(line)
+    if not answer.ok:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _apply(place: Workplace, request: Request) -> Answer:
+    """The caller holds the lock."""
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.watch.recovery import restore_retries
+    from agent_mailer.watch.requests import apply
+
+    # What was read before we had the lock may have changed since.
+    fresh = Workplace(place.workdir)
+    fresh.folder.prepare()
+    # A damaged retries.json is set aside by whoever reads it under the lock; what it held comes back from the turns.
+    restore_retries(fresh.state)
+    answer = apply(fresh.state, request)
+    fresh.state.sessions.close()
+    return answer
+
+
+def _ask_watcher(place: Workplace, request: Request) -> Answer:
+    requests = place.state.requests
+    name = requests.submit(request)
+    give_up = time.monotonic() + PATIENCE
+    next_lock = time.monotonic() + LOCK_EVERY
+    try:
+        while time.monotonic() < give_up:
+            answer = requests.take_answer(name)
+            if answer is not None:
+                return answer
+            if time.monotonic() >= next_lock:
+                # Whoever held the lock may have left without reading our request.
+                next_lock += LOCK_EVERY
+                lock = place.lock()
+                try:
+                    lock.acquire()
+                except BusyFault:
+                    continue
+                try:
+                    return requests.take_answer(name) or _instead(place, request, name)
+                finally:
+                    lock.release()
+            time.sleep(LOOK_EVERY)
+    finally:
+        withdrawn = requests.withdraw(name)
+    if not withdrawn and (answer := requests.take_answer(name)) is not None:
+        return answer
+    raise UnavailableFault(
+        "watcher_silent",
+        f"the watcher of {place.workdir} has not answered for {PATIENCE:.0f} s; nothing was changed",
+        "agent-mailer status",
+    )
+
+
+def _instead(place: Workplace, request: Request, name: str) -> Answer:
+    place.state.requests.withdraw(name)
+    return _apply(place, request)

@@ -1,0 +1,162 @@
+"""`config`: show, set and edit the configuration of a workdir."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.light import LightCommand, group
+from agent_mailer.cli.options import Json, Workdir, configured
+from agent_mailer.cli.printing import columns, json_out, note, say
+from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+
+app = group("config", "Show and change the agent's configuration.")
+
+
+@app.command("show", cls=LightCommand)
+def show(workdir: Workdir = None, as_json: Json = False) -> None:
+    """Print every key, its value and where that comes from."""
+    from agent_mailer.cli.config_file import shown
+    from agent_mailer.config import SECRET_KEYS, keys
+    from agent_mailer.names import printable
+
+    place = configured(workdir)
+    values = _plain(place)
+    loaded = place.loaded
+    if as_json:
+        json_out(
+            {
+                "workdir": str(place.workdir),
+                "file": str(place.folder.config),
+                "keys": {
+                    key: {
+                        "value": (shown(key, values[key]) if values[key] else None)
+                        if key in SECRET_KEYS
+                        else values[key],
+                        "source": loaded.source(key).value,
+                    }
+                    for key in keys()
+                },
+                "unknown": list(loaded.unknown),
+            }
+        )
+        return
+    say(columns([(key, shown(key, values[key]), loaded.source(key).value) for key in keys()], ("key", "value", "from")))
+    if loaded.unknown:
+        note(f"keys that nobody here knows: {', '.join(printable(key, 60) for key in loaded.unknown)}")
+
+
+@app.command("set", cls=LightCommand, context_settings={"ignore_unknown_options": True})
+def set_key(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key.")],
+    value: Annotated[
+        list[str], typer.Argument(metavar="VALUE", help="Its value; for `command` the words of the command line.")
+    ],
+    workdir: Workdir = None,
+) -> None:
+    """Change one key; comments and unknown keys stay."""
+    from agent_mailer.cli.config_file import ConfigFile, shown
+
+    place = configured(workdir)
+    typed = _typed(key, value)
+    if key == "address":
+        _check_handle(place, str(typed))
+    file = ConfigFile(place.folder.config, place.disk)
+    before = file.get(key)
+    file.set(key, typed)
+    file.save()
+    place.disk.system.chmod(place.folder.config, 0o600)
+    say(f"{key}: {shown(key, before)} -> {shown(key, typed)}")
+    _tell_when(place)
+    _tell_masked(key)
+
+
+@app.command("edit", cls=LightCommand)
+def edit(workdir: Workdir = None) -> None:
+    """Open the configuration in $EDITOR; only a valid file replaces the old one."""
+    from agent_mailer.cli.config_file import check_file, publish
+    from agent_mailer.cli.editing import open_editor
+    from agent_mailer.disk import Sync
+
+    place = configured(workdir)
+    path = place.folder.config
+    copy = path.with_name("config.edit.toml")
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        before = b""
+    place.disk.replace(copy, before, sync=Sync.NONE)
+    while True:
+        open_editor(copy)
+        after = copy.read_bytes()
+        if after == before:
+            place.disk.remove(copy)
+            say("nothing was changed")
+            return
+        try:
+            check_file(copy)
+            break
+        except ConfigFault as fault:
+            if not (sys.stdin.isatty() and sys.stdout.isatty()):
+                raise ConfigFault(fault.code, f"{fault.message}; {path} was left as it is", f"rm {copy}") from None
+            note(f"error: {fault.message}")
+            if not typer.confirm("Edit again? (no: the old file stays)", default=True):
+                raise typer.Exit(ExitCode.CONFIG) from None
+    publish(path, after, before, place.disk)
+    place.disk.remove(copy)
+    say(f"{path} was changed")
+    _tell_when(place)
+
+
+def _typed(key: str, words: list[str]) -> object:
+    """The words as the key's type; `command` takes one quoted string or its words as they are."""
+    from agent_mailer.config import check_value, parse_value
+
+    if key == "command" and len(words) > 1:
+        return words
+    if len(words) > 1:
+        raise UsageFault("too_many", f"{key} has one value", f'agent-mailer config set {key} "{" ".join(words)}"')
+    try:
+        typed = parse_value(key, words[0])
+    except ValueError as error:
+        raise UsageFault("bad_quoting", f"{key}: {error}", "close the quote") from None
+    check_value(key, typed)
+    return typed
+
+
+def _check_handle(place: Workplace, address: str) -> None:
+    from agent_mailer.cli.setup import require_handle
+    from agent_mailer.config import MailboxKind
+
+    if place.config.mailbox_kind is MailboxKind.MAILDIR:
+        require_handle(address)
+
+
+def _tell_when(place: Workplace) -> None:
+    from agent_mailer.state.lock import holder_of
+
+    holder = holder_of(place.folder.path / ".lock")
+    if holder is not None:
+        note(f"the watcher that runs (pid {holder.process.pid}) takes it when it is started again")
+
+
+def _tell_masked(key: str) -> None:
+    name = f"AGENT_MAILER_{key.upper()}"
+    if name in os.environ:
+        note(f"warning: {name} is set and counts before the file")
+
+
+def _plain(place: Workplace) -> dict[str, object]:
+    """The values as plain ones: enums as their text, tables as dictionaries."""
+    import msgspec
+
+    values = msgspec.to_builtins(place.config)
+    if not isinstance(values, dict):
+        raise MailerError("fault", "the configuration is no table")
+    return values

@@ -1,0 +1,112 @@
+"""Changing `config.toml` without losing a comment or a key that we do not know; written whole or not at all."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from agent_mailer.config import DOCS, SECRET_KEYS, check_value, load, read_file
+from agent_mailer.disk import Disk, Sync
+from agent_mailer.errors import ConfigFault
+from agent_mailer.names import printable
+
+_HEAD = (
+    "The configuration of one agent. `agent-mailer config show` prints every key and where its value comes from;",
+    "`agent-mailer config set KEY VALUE` changes one. Whoever can write this file decides what the agent may do.",
+)
+
+
+class ConfigFile:
+    """The file as it was when it was opened, and what is to change in it. Raises ConfigFault for what is not TOML."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path = path
+        self._disk = disk
+        read_file(path)
+        try:
+            self._before = path.read_bytes()
+        except FileNotFoundError:
+            self._before = b""
+        try:
+            self._document = tomlkit.parse(self._before.decode("utf-8"))
+        except TOMLKitError as error:
+            raise ConfigFault("bad_toml", f"{path} is not valid TOML: {error}", "agent-mailer config edit") from error
+        if not self._before.strip():
+            for line in _HEAD:
+                self._document.add(tomlkit.comment(line))
+
+    def get(self, key: str) -> object:
+        """The value in the file; None if the key is not there."""
+        value = self._document.unwrap().get(key)
+        return value if value != "" else None
+
+    def set(self, key: str, value: object) -> None:
+        """Set a key; a new one comes with a line that says what it is. Raises UsageFault for a wrong type."""
+        check_value(key, value)
+        item = tomlkit.item(value)
+        if key in self._document:
+            self._document[key] = item
+            return
+        fresh = tomlkit.document()
+        fresh.add(tomlkit.nl())
+        fresh.add(tomlkit.comment(DOCS[key]))
+        fresh.add(key, item)
+        # Whatever comes after a table's head belongs to the table: a new key goes before the first one.
+        text = tomlkit.dumps(self._document)
+        at = _first_table(text)
+        head, tail = text[:at].rstrip("\n"), text[at:]
+        joined = f"{head}\n{tomlkit.dumps(fresh)}" + (f"\n{tail}" if tail else "")
+        self._document = tomlkit.parse(joined.lstrip("\n"))
+
+    def save(self) -> bool:
+        """Publish by rename, 0600 in a 0700 folder; False if nothing changed. Raises OSError, ConfigFault."""
+        data = tomlkit.dumps(self._document).encode()
+        if data == self._before:
+            return False
+        publish(self.path, data, self._before, self._disk)
+        return True
+
+
+def publish(path: Path, data: bytes, expected: bytes, disk: Disk) -> None:
+    """Replace the file, unless somebody else has changed it since `expected` was read. Raises ConfigFault, OSError."""
+    disk.make_directory(path.parent, sync=Sync.FULL)
+    try:
+        now = path.read_bytes()
+    except FileNotFoundError:
+        now = b""
+    if now != expected:
+        raise ConfigFault("changed", f"{path} was changed by somebody else meanwhile; it was left so", "do it again")
+    disk.replace(path, data, sync=Sync.FULL)
+
+
+def check_file(path: Path) -> None:
+    """Raises ConfigFault naming what is wrong in the file, whatever environment and flags say."""
+    load(path, {}, {})
+
+
+def shown(key: str, value: object) -> str:
+    """A value on one line of a terminal; a secret never."""
+    if value is None or value in ("", (), []):
+        return "-"
+    if key in SECRET_KEYS:
+        return "(set, not shown)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return printable(shlex.join(str(word) for word in value), 300)
+    if isinstance(value, Mapping):
+        return printable(", ".join(f"{name} = {inner}" for name, inner in value.items()), 300)
+    return printable(str(value), 300)
+
+
+def _first_table(text: str) -> int:
+    position = 0
+    for line in text.splitlines(keepends=True):
+        if line.lstrip().startswith("["):
+            return position
+        position += len(line)
+    return position

@@ -1,0 +1,160 @@
+"""`demo`: two agents at work, on this machine, in a scratch folder."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.light import LightCommand, single
+from agent_mailer.cli.printing import note, say, screen_text
+from agent_mailer.errors import MailerError, UsageFault
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from agent_mailer.demo.stage import Stage
+
+PATIENCE = 60
+LOOK_EVERY = 0.03
+
+
+app = single()
+
+
+@app.command("demo", cls=LightCommand)
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the scratch folder where it is, to look around.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Use this folder; it must be new or empty.")
+    ] = None,
+) -> None:
+    """Watch two agents work: one task is sent, handed on, done, and answered."""
+    from agent_mailer.demo.agents import HOW_TO
+    from agent_mailer.demo.stage import Stage
+
+    stage = Stage(_scratch(folder))
+    previous = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    kept = True
+    try:
+        _play(stage)
+        kept = keep
+    except MailerError as fault:
+        say()
+        raise MailerError(
+            fault.code, f"the demo did not come to its end: {fault.message}", f"look into {stage.folder}/*.log"
+        ) from None
+    except (KeyboardInterrupt, SystemExit):
+        kept = keep
+        raise
+    finally:
+        stage.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if not kept:
+            stage.remove()
+    if keep:
+        say(f"Kept: {stage.folder} (the mail is plain files in {stage.root})\n")
+    say(HOW_TO.rstrip("\n"))
+
+
+def _play(stage: Stage) -> None:
+    from agent_mailer.demo.agents import AGENTS, TASK_BODY, TASK_SUBJECT
+
+    started = time.monotonic()
+    say(f"Two agents, planner and coder, in {stage.folder}. Each is a folder, a shell script and a watcher.\n")
+    stage.prepare()
+    stage.start_watchers()
+    _line(started, "you", f'send "{TASK_SUBJECT}" to planner')
+    stage.send_task(PATIENCE)
+    while (finished := stage.answered()) is None:
+        _tell_news(stage, started)
+        gone = stage.ended_watcher()
+        if gone is not None:
+            _tell_news(stage, started)
+            raise MailerError("watcher_ended", f"the watcher of {gone} ended: {_last_line(stage.output(gone))}")
+        time.sleep(LOOK_EVERY)
+    time.sleep(LOOK_EVERY)
+    _tell_news(stage, started)
+    body = _answer(finished.status, finished.output)
+    _line(started, "you", "have mail from planner")
+    say(f"\nYou had asked:\n\n    {TASK_BODY}\n\nThe answer, as `agent-mailer send --wait` prints it:\n")
+    for line in screen_text(body).rstrip("\n").splitlines():
+        say(f"    {line}")
+    took = time.monotonic() - started
+    say(f"\nThat took {took:.1f} s. Nothing else ran: no server, no network, {len(AGENTS)} watchers.\n")
+
+
+def _tell_news(stage: Stage, started: float) -> None:
+    """Raises MailerError at the first event that does not belong here."""
+    from agent_mailer.demo.story import is_trouble, tell
+
+    for name, event in stage.new_events():
+        told = tell(event)
+        if told:
+            _line(started, name, told)
+        if is_trouble(event):
+            raise MailerError("trouble", f"{name}: {told}")
+
+
+def _answer(status: int, output: str) -> str:
+    """The answering mail as text. Raises MailerError where there is none."""
+    import msgspec
+
+    from agent_mailer.clock import from_iso, iso
+
+    shape = _json_of(output)
+    answer = shape.get("answer") if isinstance(shape, dict) else None
+    if status or not isinstance(answer, dict):
+        raise MailerError("no_answer", f"no answer came: agent-mailer send ended with status {status}")
+    head = [
+        ("From", str(answer["from"])),
+        ("To", ", ".join(msgspec.convert(answer["to"], list[str]))),
+        ("Date", iso(from_iso(str(answer["created"])))),
+        ("Subject", str(answer["subject"])),
+    ]
+    return "\n".join(f"{name}: {value}" for name, value in head) + f"\n\n{answer['body']}"
+
+
+def _json_of(output: str) -> object:
+    """The JSON at the end; lines on what happened on the way stand before it."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(output[output.index("\n{\n") :] if "\n{\n" in output else output)
+    except msgspec.DecodeError:
+        return None
+
+
+def _line(started: float, who: str, what: str) -> None:
+    say(f"{time.monotonic() - started:6.1f} s  {who:<8} {what}")
+    sys.stdout.flush()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return screen_text(lines[-1]) if lines else "it said nothing"
+
+
+def _scratch(folder: Path | None) -> Path:
+    if folder is None:
+        return Path(tempfile.mkdtemp(prefix="agent-mailer-demo-")).resolve()
+    folder = Path(folder).absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageFault("not_empty", f"{folder} is not empty", "give a new folder")
+    except (FileExistsError, NotADirectoryError):
+        raise UsageFault("no_folder", f"{folder} is not a folder", "give a new folder") from None
+    return folder
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    del frame
+    note("stopping")
+    sys.exit(128 + number)

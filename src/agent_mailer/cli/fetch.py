@@ -1,0 +1,27 @@
+"""`fetch`: a message as it lies in the agent's mailbox."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agent_mailer.cli.light import LightCommand, single
+from agent_mailer.cli.mail_options import show
+from agent_mailer.cli.options import Json, Workdir, configured
+
+app = single()
+
+
+@app.command("fetch", cls=LightCommand)
+def fetch(
+    message_id: Annotated[str, typer.Argument(metavar="ID", help="The message's id, or as much of it as is unique.")],
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """Print a message from the agent's mailbox without claiming it."""
+    from agent_mailer.cli.person import Person
+
+    place = configured(workdir)
+    message, _ = Person(place.mailbox(), place.clock).find(message_id)
+    show(message, as_json=as_json)

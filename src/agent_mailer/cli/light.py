@@ -1,0 +1,132 @@
+"""Typer commands that start fast.
+
+typer loads pydantic, as much again as itself, for options that need no conversion: these do without. And only the
+command that was asked for is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter, Parameter
+
+
+class _Converter(Protocol):
+    def coerce(self, value: object, param: object, ctx: object) -> object: ...
+
+
+class _TyperParameter(Protocol):
+    """What we use of typer's parameters; a version without these fields converts as it always did."""
+
+    multiple: bool
+    nargs: int
+    _runtime_param: _Converter | None
+
+    def get_runtime_param(self) -> _Converter: ...
+
+
+class _Direct:
+    """Passes on what is absent or a string already, and leaves everything else, and every complaint, to typer."""
+
+    def __init__(self, param: _TyperParameter, annotation: object) -> None:
+        self._param = param
+        self._annotation = annotation
+
+    def coerce(self, value: object, param: object, ctx: object) -> object:
+        if value is None:
+            return () if self._param.multiple or self._param.nargs == -1 else None
+        if self._annotation is str and isinstance(value, str):
+            return value
+        if self._annotation is Path and isinstance(value, str | Path):
+            return Path(value)
+        if self._annotation is int and str(value).isdecimal():
+            return int(str(value))
+        if self._annotation == list[str] and isinstance(value, list | tuple):
+            return tuple(value)
+        self._param._runtime_param = None
+        return self._param.get_runtime_param().coerce(value, param, ctx)
+
+
+def _lighten(params: list[Parameter]) -> None:
+    for param in params:
+        descriptor = getattr(param, "type_descriptor", None)
+        if descriptor is not None and getattr(param, "_runtime_param", ...) is None:
+            light = cast(_TyperParameter, param)
+            light._runtime_param = _Direct(light, descriptor.annotation)
+
+
+class LightCommand(TyperCommand):
+    """A command; `cls` of every `app.command`."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        _lighten(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+
+class LightGroup(TyperGroup):
+    """A group of commands; `cls` of every typer app."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        _lighten(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+
+class LazyGroup(LightGroup):
+    """The program: its commands are known by name and one line; each is made when it is called.
+
+    A subclass fills `table`: the command's name -> its module, which holds a typer `app`, and that line.
+    """
+
+    table: ClassVar[Mapping[str, tuple[str, str]]] = {}
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        del ctx
+        return list(self.table)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        del ctx
+        if cmd_name not in self.table:
+            return None
+        known = self.commands.get(cmd_name)
+        if known is None:
+            known = get_command(import_module(self.table[cmd_name][0]).app)
+            known.name = cmd_name
+            self.commands[cmd_name] = known
+        return known
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+
+def group(name: str, text: str, cls: type[TyperGroup] = LightGroup, *, completion: bool = False) -> typer.Typer:
+    """An app for `name` with plain help: drawing it with rich would cost more than everything else in `--help`."""
+    return typer.Typer(
+        name=name,
+        help=text,
+        cls=cls,
+        no_args_is_help=True,
+        add_completion=completion,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def single() -> typer.Typer:
+    """An app that is one command of the program."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )

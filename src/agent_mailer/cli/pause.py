@@ -1,0 +1,24 @@
+"""`pause`: no new turns for a while."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agent_mailer.cli.light import LightCommand, single
+from agent_mailer.cli.options import Workdir, configured
+
+app = single()
+
+
+@app.command("pause", cls=LightCommand)
+def pause(
+    reason: Annotated[str, typer.Option("--reason", help="Why; `status` shows it.", show_default=False)] = "",
+    workdir: Workdir = None,
+) -> None:
+    """Start no new turns until `resume`; running ones go on."""
+    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.state.requests import Request, Verb
+
+    ask_and_tell(configured(workdir), Request(Verb.PAUSE, reason=reason))

@@ -1,0 +1,67 @@
+"""What the demo puts into its folder: two agents as shell scripts, and the task."""
+
+from __future__ import annotations
+
+PLANNER = """\
+#!/bin/sh
+# The planner of the demo. A real one would be a coding agent; this one knows two moves, and mails with the same command
+# that a real one uses. Its prompt is on standard input; it does not need to read it.
+set -eu
+
+case $AGENT_MAILER_FROM in
+coder) # the work is done: pass the answer on to whoever asked
+  agent-mailer mail forward --to user --subject 'Done: the first ten primes' --body 'The coder did it. Its words:'
+  ;;
+*) # a task: hand it to the coder
+  agent-mailer mail forward --to coder --body 'Please do this, and tell me the result.'
+  ;;
+esac
+"""
+
+CODER = """\
+#!/bin/sh
+# The coder of the demo: reads its mail, writes a small program, runs it, answers with the result.
+set -eu
+
+agent-mailer mail read > task.txt
+
+cat > primes.sh <<'PROGRAM'
+n=2 found=0
+while [ "$found" -lt 10 ]; do
+  d=2
+  while [ $((d * d)) -le "$n" ] && [ $((n % d)) -ne 0 ]; do d=$((d + 1)); done
+  if [ $((d * d)) -gt "$n" ]; then printf '%s ' "$n"; found=$((found + 1)); fi
+  n=$((n + 1))
+done
+echo
+PROGRAM
+
+{
+  echo "I wrote $PWD/primes.sh and ran it. It prints:"
+  echo
+  sh primes.sh
+} | agent-mailer mail reply --body-file -
+"""
+
+AGENTS = {"planner": PLANNER, "coder": CODER}
+
+TASK_SUBJECT = "The first ten primes"
+TASK_BODY = (
+    "Please write a small shell program that prints the first ten prime numbers, run it, and tell me what it prints."
+)
+
+HOW_TO = """\
+The same with Claude Code, in your own project:
+
+  cd ~/my-project
+  agent-mailer init --address coder --runtime command --permission-mode acceptEdits \\
+      --command 'claude -p --permission-mode acceptEdits --allowedTools "Bash(agent-mailer mail:*)"'
+  agent-mailer watch                         # leave it running; a second terminal:
+  agent-mailer send --to coder --subject Hello --body 'What is in this folder?' --wait 300
+
+With Codex the command is:
+
+      --command 'codex exec --sandbox workspace-write --skip-git-repo-check -'
+
+A planner beside it is a second folder with its own `init`, `--address planner` and the same --maildir-root.
+"""

@@ -1,0 +1,144 @@
+"""The scratch folder of the demo and the programs that run in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.demo.agents import AGENTS, TASK_BODY, TASK_SUBJECT
+from agent_mailer.errors import MailerError
+from agent_mailer.process.commands import Finished, RunningCommand, run_command, start_command
+from agent_mailer.state.folder import STATE_DIRECTORY
+
+STOP_SECONDS = 5.0
+_INHERITED = ("AGENT_MAILER_", "AM_")
+
+
+class DemoFailed(MailerError):
+    """Something that always works did not."""
+
+
+class Stage:
+    """Two agents in `folder`. `close` ends every program that was started and every process of their turns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.watchers: dict[str, RunningCommand] = {}
+        self._letter: RunningCommand | None = None
+        self._read: dict[str, int] = {}
+        self._env = _environment()
+        self._program = _program()
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "mail"
+
+    def prepare(self) -> None:
+        """Write the agents and set them up with `agent-mailer init`. Raises DemoFailed, OSError."""
+        for name, script in AGENTS.items():
+            workdir = self.folder / name
+            workdir.mkdir()
+            agent = workdir / "agent.sh"
+            agent.write_text(script, "utf-8")
+            agent.chmod(0o755)
+            done = self._run(
+                *("init", "--no-interactive", "--no-gitignore", "--workdir", str(workdir), "--address", name),
+                *("--runtime", "command", "--command", "./agent.sh", "--permission-mode", "acceptEdits"),
+                *("--maildir-root", str(self.root), "--stop-grace", "1"),
+            )
+            if done.status:
+                raise DemoFailed("demo_failed", f"agent-mailer init ended with {done.status}: {done.output.strip()}")
+
+    def start_watchers(self) -> None:
+        for name in AGENTS:
+            argv = [*self._program, "watch", "--no-interactive", "--workdir", str(self.folder / name)]
+            self.watchers[name] = start_command(argv, env=self._env, cwd=self.folder, output=self.output(name))
+
+    def send_task(self, patience: int) -> None:
+        """Send the task as the person would, and have the answer waited for."""
+        argv = [
+            *(*self._program, "send", "--maildir-root", str(self.root), "--to", "planner"),
+            *("--subject", TASK_SUBJECT, "--body", TASK_BODY, "--wait", str(patience), "--json"),
+        ]
+        self._letter = start_command(argv, env=self._env, cwd=self.folder, output=self.output("send"))
+
+    def answered(self) -> Finished | None:
+        """How the waiting for the answer ended; None while it goes on."""
+        if self._letter is None or (status := self._letter.status()) is None:
+            return None
+        return Finished(status, self.output("send").read_text("utf-8", "replace"))
+
+    def new_events(self) -> Iterator[tuple[str, dict[str, object]]]:
+        """What both watchers printed since the last call, in the order in which it happened."""
+        found: list[tuple[str, str, dict[str, object]]] = []
+        for name in self.watchers:
+            data = self.output(name).read_bytes()
+            start = self._read.get(name, 0)
+            end = data.rfind(b"\n") + 1
+            for line in data[start:end].splitlines():
+                with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    event = msgspec.json.decode(line)
+                    if isinstance(event, dict):
+                        found.append((str(event.get("ts", "")), name, event))
+            self._read[name] = max(start, end)
+        found.sort(key=lambda item: item[0])
+        for _, name, event in found:
+            yield name, event
+
+    def ended_watcher(self) -> str | None:
+        """A watcher that is gone although nobody stopped it."""
+        return next((name for name, running in self.watchers.items() if running.status() is not None), None)
+
+    def output(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def close(self) -> None:
+        """End everything that was started; may be called at any moment, and again."""
+        programs = [*self.watchers.values(), *([self._letter] if self._letter is not None else [])]
+        for program in programs:
+            program.ask_to_stop()
+        end = time.monotonic() + STOP_SECONDS
+        forced = False
+        for program in programs:
+            forced = program.stop(max(0.0, end - time.monotonic())) >= 128 or forced
+        if forced:
+            self._sweep()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """A watcher that had to be killed leaves its turns' processes: they carry the turn's id."""
+        import asyncio
+
+        from agent_mailer.process import sweep
+
+        for name in AGENTS:
+            for turn in (self.folder / name / STATE_DIRECTORY / "turns").glob("*-*"):
+                asyncio.run(sweep(turn.name, grace=0.5))
+
+    def _run(self, *words: str) -> Finished:
+        return run_command([*self._program, *words], env=self._env, cwd=self.folder)
+
+
+def _environment() -> Mapping[str, str]:
+    """Ours, without what would lead the demo's programs elsewhere; the agents must find this very installation."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_INHERITED)}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    return env
+
+
+def _program() -> list[str]:
+    """The installed command beside this Python, else the one on the PATH."""
+    beside = Path(sys.executable).parent / "agent-mailer"
+    found = str(beside) if beside.is_file() else shutil.which("agent-mailer")
+    if found is None:
+        raise DemoFailed("not_installed", "the command agent-mailer is not installed beside this Python", "./run demo")
+    return [found]

@@ -1,0 +1,110 @@
+"""The mail of an agent during its turn, over the turn's folder alone: no key, no network, no watcher needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent_mailer.clock import Clock, SystemClock
+from agent_mailer.disk import Disk
+from agent_mailer.errors import UsageFault
+from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
+from agent_mailer.names import printable, prompt_word
+from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Staged, TurnFolder
+
+TURN_DIR = "AGENT_MAILER_TURN_DIR"
+
+PROGRESS = "progress"
+"""Label of what leaves at once: news on the way, not the answer."""
+
+
+def current_turn(environ: Mapping[str, str]) -> TurnMail | None:
+    """The turn this process works in; None outside of one."""
+    path = environ.get(TURN_DIR)
+    return TurnMail(TurnFolder(Path(path), Disk())) if path else None
+
+
+class TurnMail:
+    """What an agent can do with the one mail its turn is for. Every method may raise TurnOver."""
+
+    def __init__(self, folder: TurnFolder, clock: Clock | None = None) -> None:
+        self._folder = folder
+        self._clock = clock or SystemClock()
+
+    def message(self, name: str | None = None) -> Message:
+        """The turn's message; raises UsageFault where `name` names another."""
+        message = self._folder.message()
+        known = message.envelope.id
+        if name and name != prompt_word(known, "message") and not known.startswith(name):
+            raise UsageFault(
+                "other_message",
+                f"this turn is for the message {printable(known)}, not {printable(name)}",
+                "agent-mailer mail read",
+            )
+        return message
+
+    def thread(self) -> Sequence[Message]:
+        return self._folder.thread()
+
+    def contacts(self) -> Sequence[Contact]:
+        return self._folder.contacts()
+
+    def reply(self, body: str, *, subject: str = "", kind: Kind | None = None, now: bool = False) -> Staged:
+        """Stage an answer to the sender; `now`: it leaves while the turn still runs."""
+        return self._stage(Draft("", Action.REPLY, 0.0, subject=subject, body=body, kind=kind), now=now)
+
+    def forward(
+        self, to: Sequence[str], body: str = "", *, subject: str = "", kind: Kind | None = None, now: bool = False
+    ) -> Staged:
+        """Stage the turn's message for somebody else, below `body`. Raises UsageFault for an unknown recipient."""
+        recipients = self._known(to)
+        draft = Draft("", Action.FORWARD, 0.0, to=recipients, subject=subject, body=body, kind=kind)
+        return self._stage(draft, now=now)
+
+    def send(
+        self,
+        to: Sequence[str],
+        body: str,
+        *,
+        subject: str = "",
+        thread: str = "",
+        kind: Kind | None = None,
+        priority: Priority | None = None,
+        now: bool = False,
+    ) -> Staged:
+        """Stage a message of its own. Raises UsageFault for an unknown recipient."""
+        recipients = self._known(to)
+        draft = Draft(
+            "", Action.SEND, 0.0, to=recipients, subject=subject, body=body, thread=thread, kind=kind, priority=priority
+        )
+        return self._stage(draft, now=now)
+
+    def finish(self, *, reply_wanted: bool = True, question: str = "") -> FinishNote:
+        """Leave the agent's word on the turn: done, or with a question for a human blocked."""
+        self._folder.message()  # a turn that is over says so
+        kind = FinishKind.BLOCKED if question else FinishKind.DONE
+        finished = FinishNote(kind, question, reply_wanted)
+        self._folder.finish(finished)
+        return finished
+
+    def _stage(self, draft: Draft, *, now: bool) -> Staged:
+        from msgspec.structs import replace
+
+        labels = (PROGRESS,) if now else ()
+        return self._folder.stage(replace(draft, created=self._clock.now(), at_once=now, labels=labels))
+
+    def _known(self, to: Sequence[str]) -> tuple[str, ...]:
+        """`to`, each once. Where the contacts could not be read at the claim, settlement judges."""
+        if not to:
+            raise UsageFault("no_recipient", "there is no recipient", "give --to ADDRESS")
+        contacts = [contact.address for contact in self._folder.contacts()]
+        origin = self._folder.message()
+        fine = {*contacts, origin.envelope.sender, origin.reply_to}
+        unknown = [address for address in to if address not in fine]
+        if unknown and contacts:
+            raise UsageFault(
+                "unknown_recipient",
+                f"nobody here is called {', '.join(printable(address) for address in unknown)}",
+                f"known are: {', '.join(printable(address) for address in contacts)}",
+            )
+        return tuple(dict.fromkeys(to))
