@@ -30,10 +30,10 @@ STDERR_FILE = "stderr"
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
 # agent's stdin, stdout and stderr. `started` is written when the gate has opened: while it is empty nothing ran. Before
-# that every signal ends the holder; afterwards it has to live to write the record, and traps signals instead of ignoring
-# them, since an ignored signal stays ignored in the agent. The record is published by rename; where mv cannot do it (it
-# is a process of the turn and may be killed), in place. The agent is executed in a subshell because dash would redirect
-# its own stderr, too, for as long as it waits.
+# that every signal ends the holder; afterwards it must live to write the record, and traps signals instead of ignoring
+# them, since an ignored signal stays ignored in the agent. The record is one short write in place: it is read only when
+# the holder is gone, and without its line end it counts as none. The agent is executed in a subshell because dash would
+# redirect its own stderr, too, for as long as it waits.
 _SCRIPT = """\
 cd "$1" || exit 126
 unset OLDPWD
@@ -45,10 +45,7 @@ shift 2
 (exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&-)
 _agent_mailer_status=$?
 umask 077
-PATH=/usr/bin:/bin:$PATH
-echo "$_agent_mailer_status" >"$_agent_mailer_record.tmp" &&
-    mv -f "$_agent_mailer_record.tmp" "$_agent_mailer_record" ||
-    echo "$_agent_mailer_status" >"$_agent_mailer_record"
+echo "$_agent_mailer_status" >"$_agent_mailer_record"
 """
 _RELEASE = b"open\n"
 _FIRST_FREE_FD = 10

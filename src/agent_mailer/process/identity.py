@@ -7,6 +7,7 @@ time 0 and no boot id, and a pid that was given out again is believed to be the 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,10 @@ import msgspec
 _PROC = Path("/proc")
 _LARGEST_PID = 2**31 - 1
 _CHASES = 200
+_KERNEL = 2
+"""The parent of all kernel threads, which have no environment."""
+_EXEC_LOOKS = 4
+_EXEC_PAUSE = 0.0005
 
 HAS_PROC = Path("/proc/self/stat").exists()
 
@@ -115,7 +120,7 @@ def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]
         for pid in pids:
             if (stat := read_stat(pid)) is not None and stat.alive:
                 table[pid] = stat
-                if stat.started >= since and _environment_has(pid, entry):
+                if stat.started >= since and stat.parent != _KERNEL and _environment_has(pid, entry):
                     marked.add(pid)
         before, newest = newest, _newest_pid()
         if newest == before:
@@ -145,11 +150,16 @@ def _leads_its_threads(pid: int) -> bool:
 
 
 def _environment_has(pid: int, entry: bytes) -> bool:
-    """False if it may not be read."""
-    try:
-        block = _read(f"/proc/{pid}/environ")
-    except OSError:
-        return False
+    """False if it may not be read. In the middle of an exec a process has none for a moment: it is looked at again."""
+    block = b""
+    for _ in range(_EXEC_LOOKS):
+        try:
+            block = _read(f"/proc/{pid}/environ")
+        except OSError:
+            return False
+        if block:
+            break
+        time.sleep(_EXEC_PAUSE)
     return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
 
 

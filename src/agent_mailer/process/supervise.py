@@ -14,7 +14,7 @@ from agent_mailer.process.identity import ProcessIdentity, is_alive
 EXIT_FILE = "exit"
 STARTED_FILE = "started"
 
-_RECORD = re.compile(rb"[0-9]{1,3}\n?")
+_RECORD = re.compile(rb"[0-9]{1,3}\n")
 _LARGEST_SIGNAL = 64
 
 

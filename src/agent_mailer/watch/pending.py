@@ -7,7 +7,7 @@ from collections.abc import Set
 import msgspec
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Envelope, Unreadable
+from agent_mailer.mailbox.port import Automatic, Envelope, MailboxUnavailable, Unreadable
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
@@ -24,6 +24,7 @@ class Backlog:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._next_prune = 0.0
+        self._stuck: set[str] = set()
         self._hold_until = 0.0
 
     @property
@@ -98,5 +99,14 @@ class Backlog:
         room.log.emit(EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice")
 
     async def _reject(self, item: Unreadable) -> None:
-        await self._room.mailbox.reject(item)
-        self._room.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=item.why)
+        """What cannot even be put away is told once and passed over: it blocks no neighbour."""
+        why = item.why
+        try:
+            await self._room.mailbox.reject(item)
+            self._stuck.discard(item.locator)
+        except MailboxUnavailable as fault:
+            if item.locator in self._stuck:
+                return
+            self._stuck.add(item.locator)
+            why = f"{why}; it cannot be put away: {fault.message}"
+        self._room.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)

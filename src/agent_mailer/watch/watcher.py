@@ -22,6 +22,11 @@ from agent_mailer.watch.schedule import Candidate, make_plan
 from agent_mailer.watch.turn import run_turn
 
 HOUSEKEEPING_SECONDS = 6 * 3600.0
+STOP_PATIENCE = 15.0
+"""After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
+
+FIRST_GONE_WAIT = 0.01
+LONGEST_GONE_WAIT = 10.0
 
 
 class End(Enum):
@@ -44,6 +49,7 @@ class Watcher:
         self._backlog = Backlog(room)
         self._attempted: set[str] = set()
         self._trouble = 0
+        self._gone = 0
         self._fault: BaseException | None = None
         self.failed = False
         """Whether any turn of this run ended in an outcome other than done or blocked."""
@@ -76,6 +82,7 @@ class Watcher:
             with suppress(MailboxUnavailable):
                 await self._room.mailbox.close()
         if self._fault is not None:
+            self._room.log.emit(EventName.WATCH_FAULT, why=f"{type(self._fault).__name__}: {self._fault}")
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
@@ -88,9 +95,10 @@ class Watcher:
             if self._handing_over.is_set() or self._fault is not None:
                 return End.HANDED_OVER
             if self._room.stopping.is_set():
-                if not self._running:
+                patience = (self._room.stop_at or 0.0) + STOP_PATIENCE - self._room.clock.monotonic()
+                if not self._running or patience <= 0:
                     return End.STOPPED
-                await self._sleep(None)
+                await self._sleep(patience)
                 continue
             next_look = await self._start_what_may()
             if self._once and not self._running and next_look is None:
@@ -154,7 +162,13 @@ class Watcher:
             self._note(outcome)
 
     def _note(self, outcome: Outcome | None) -> None:
-        if outcome is not None and not outcome.settles:
+        if outcome is None:
+            # Somebody else takes our mail, or a file changes under us: never spin on it.
+            self._gone += 1
+            self._backlog.hold_off(backoff(self._gone, FIRST_GONE_WAIT, LONGEST_GONE_WAIT))
+            return
+        self._gone = 0
+        if not outcome.settles:
             self.failed = True
 
     def _spawn(self, envelope: Envelope, work: Awaitable[None]) -> None:
