@@ -13,6 +13,7 @@ from typing import Annotated, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 from agent_mailer.watch.policy import AutoReply
@@ -178,10 +179,10 @@ def load(
 def read_file(path: Path) -> dict[str, object]:
     """The file as it is; absent = empty. Raises ConfigFault for what is not TOML."""
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        return tomllib.loads(read_regular(path, follow=True).decode("utf-8"))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigFault("bad_toml", f"{path} is not valid TOML: {error}", "agent-mailer config edit") from error
     except OSError as error:
         raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from error
@@ -194,7 +195,10 @@ def parse_value(key: str, text: str) -> object:
     if key in ("retry", "env"):
         raise UsageFault("table_key", f"{key} is a table", "agent-mailer config edit")
     if key == "command":
-        return shlex.split(text)
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            raise UsageFault("bad_value", f"command: {error}: {text!r}", "close the quote") from None
     if isinstance(getattr(Config(), key), int):
         try:
             return int(text)
@@ -256,5 +260,13 @@ def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]
 
 
 def expand(path: str, workdir: Path) -> Path:
-    """A path of the configuration: `~` expanded, relative to the workdir, normalised without following links."""
-    return Path(os.path.normpath(workdir / Path(path).expanduser()))
+    """A path of the configuration: `~` expanded, relative to the workdir, normalised without following links.
+
+    Raises ConfigFault for what can be no path.
+    """
+    try:
+        if "\0" in path:
+            raise RuntimeError("a path holds no NUL")
+        return Path(os.path.normpath(workdir / Path(path).expanduser()))
+    except RuntimeError as error:
+        raise ConfigFault("bad_path", f"{path!r} is no path: {error}", "agent-mailer config edit") from None

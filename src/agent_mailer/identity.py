@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 
 IDENTITY_FILES = ("AGENT.md", "SOUL.md")
+
+MOST_BYTES = 1024 * 1024
+LONGEST_LINE = 1000
+"""What is larger is not looked at: the identity stands at the top, in short lines."""
 
 _LABELS = {
     "name": "agent_name",
@@ -36,10 +41,16 @@ _COMPARED = ("agent_id", "address", "agent_name")
 
 def read_identity(workdir: Path) -> dict[str, str]:
     """The identity in the workdir's AGENT.md, else SOUL.md: config key -> value. Empty where there is none."""
+    return _read(workdir)[1]
+
+
+def _read(workdir: Path) -> tuple[str, dict[str, str]]:
+    """The name of the file that counts, and what it says."""
     for name in IDENTITY_FILES:
         with suppress(OSError):
-            return parse_identity((workdir / name).read_bytes().decode("utf-8", "replace"))
-    return {}
+            text = read_regular(workdir / name, MOST_BYTES, follow=True)[:MOST_BYTES].decode("utf-8", "replace")
+            return name, parse_identity(text)
+    return IDENTITY_FILES[0], {}
 
 
 def parse_identity(text: str) -> dict[str, str]:
@@ -50,6 +61,8 @@ def parse_identity(text: str) -> dict[str, str]:
         if line.lstrip().startswith("```"):
             fenced = not fenced
         if fenced:
+            continue
+        if len(line) > LONGEST_LINE:
             continue
         heading = _HEADING.fullmatch(line)
         if heading:
@@ -64,12 +77,12 @@ def parse_identity(text: str) -> dict[str, str]:
 
 def require_agreement(workdir: Path, configured: Mapping[str, str]) -> None:
     """Raises ConfigFault where AGENT.md names another agent than the configuration."""
-    identity = read_identity(workdir)
+    name, identity = _read(workdir)
     for key in _COMPARED:
         ours, theirs = configured.get(key, ""), identity.get(key, "")
         if ours and theirs and ours != theirs:
             raise ConfigFault(
                 "identity_mismatch",
-                f"{workdir / 'AGENT.md'} says {key} {printable(theirs)!r}, config.toml says {printable(ours)!r}",
+                f"{workdir / name} says {key} {printable(theirs)!r}, config.toml says {printable(ours)!r}",
                 f"correct one of them (agent-mailer config set {key} VALUE), or run with --ignore-agent-md-mismatch",
             )

@@ -13,13 +13,15 @@ from string import Template
 
 import msgspec
 
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import path_name, prompt_word
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import TurnRecord
 
 NO_PROJECT = "none"
+GLOBAL_NOTE = "global"
+"""The name of the note of all threads; a thread called so has its own note under another name."""
 
 
 class PromptKind(StrEnum):
@@ -85,7 +87,7 @@ class PromptRoom:
         head = f"Message: {words.message}\nThread:  {words.thread}\nFrom: {words.sender}\nProject: {words.project}\n"
         values = {
             "agent": self._agent,
-            "memory_global": str(self._memory / "global.md"),
+            "memory_global": str(self._memory / f"{GLOBAL_NOTE}.md"),
             "memory_thread": str(memory_file(self._memory, record.envelope.thread)),
             "why_lost": why_lost or "is no longer available",
             **_rerun_values(record),
@@ -95,7 +97,7 @@ class PromptRoom:
     def _template(self, kind: PromptKind) -> Template:
         path = self._overrides / f"{kind}.md"
         try:
-            template = Template(path.read_text("utf-8"))
+            template = Template(read_regular(path, follow=True).decode("utf-8"))
         except FileNotFoundError:
             return Template(shipped_template(kind))
         except (OSError, UnicodeDecodeError) as error:
@@ -130,12 +132,14 @@ def shipped_template(name: str) -> str:
 def memory_file(memory: Path, thread: str) -> Path:
     """The note of one thread. Its path stands in the prompt, so an odd thread id leaves no word of itself in it."""
     word = prompt_word(thread, "thread")
+    if thread.casefold() == GLOBAL_NOTE:
+        word = "thread-of-that-name"
     return memory / f"{path_name(thread) if word == thread else word.replace('-', '~', 1)}.md"
 
 
 def seed_memory(memory: Path, agent: str, disk: Disk) -> None:
     """Make the global note where there is none."""
-    path = memory / "global.md"
+    path = memory / f"{GLOBAL_NOTE}.md"
     if not path.exists():
         text = f"# Global memory of {_one_line(agent)}\n\n## Facts\n\n## Preferences\n\n## Open ends\n"
         disk.replace(path, text.encode(), sync=Sync.NONE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.clock import iso
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Contact, Draft, Message
 
@@ -23,6 +24,11 @@ MESSAGE_TEXT = "message.md"
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
+MOST_BYTES = 64 * 1024 * 1024
+"""What is larger is no item: the largest message has far less, however it is escaped."""
+
+_GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_YEAR_10000 = 253_402_300_800.0
 
 
 class TurnOver(MailerError):
@@ -94,10 +100,10 @@ class TurnFolder:
         """Raises TurnOver where the turn is settled, MailerError where the file cannot be read."""
         path = self.path / MAIL
         try:
-            return msgspec.json.decode(path.read_bytes(), type=TurnMail)
+            return msgspec.json.decode(read_regular(path), type=TurnMail)
         except FileNotFoundError:
             raise self._over() from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except _GARBLED as error:
             raise MailerError("damaged", f"{path} cannot be read: {error}", "") from error
 
     def message(self) -> Message:
@@ -149,13 +155,18 @@ class TurnFolder:
     def seal(self) -> Sealed:
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
+        for path in (outbox, sealed):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                self._put_away(path)
+        if outbox.is_dir() and sealed.is_dir():
+            # We made only one of them: the agent made the other in its place.
+            self._put_away(sealed)
         if not sealed.is_dir():
             if not outbox.is_dir():
                 self._disk.make_directory(outbox)
             self._disk.move(outbox, sealed, sync=Sync.NONE)
         drafts = tuple(_drafts(sealed))
-        present = sum(1 for name in _names(sealed) if name.endswith(".json"))
-        return Sealed(drafts, _finish_note(sealed), damaged=present - len(drafts))
+        return Sealed(drafts, _finish_note(sealed), damaged=len(_item_names(sealed)) - len(drafts))
 
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
@@ -163,6 +174,10 @@ class TurnFolder:
             self._disk.remove(self.path / name)
         self._disk.remove_tree(self.path / SEALED)
         self._disk.remove_tree(self.path / OUTBOX)
+
+    def _put_away(self, path: Path) -> None:
+        """Out of the way of the seal, whatever the agent put there."""
+        self._disk.move(path, path.with_name(f"{path.name}.odd-{secrets.token_hex(4)}"), sync=Sync.NONE)
 
     def _over(self) -> TurnOver:
         return TurnOver("turn_over", f"this turn is over ({self.path.name}); nothing more leaves from it", "")
@@ -195,17 +210,22 @@ def _names(folder: Path) -> list[str]:
     return []
 
 
+def _item_names(folder: Path) -> list[str]:
+    return [name for name in _names(folder) if name.endswith(".json") and not name.startswith(".")]
+
+
 def _drafts(folder: Path) -> Iterator[Draft]:
     found: list[Draft] = []
-    for name in _names(folder):
-        if name.startswith(".") or not name.endswith(".json"):
-            continue
-        with suppress(OSError, msgspec.DecodeError):
-            found.append(msgspec.json.decode((folder / name).read_bytes(), type=Draft))
+    for name in _item_names(folder):
+        with suppress(OSError, *_GARBLED):
+            draft = msgspec.json.decode(read_regular(folder / name, MOST_BYTES), type=Draft)
+            # The key becomes part of an id, and two items must never share one.
+            if draft.key == name.removesuffix(".json") and 0 <= draft.created < _YEAR_10000:
+                found.append(draft)
     yield from sorted(found, key=lambda draft: (draft.created, draft.key))
 
 
 def _finish_note(folder: Path) -> FinishNote | None:
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((folder / "finish").read_bytes(), type=FinishNote)
+    with suppress(OSError, *_GARBLED):
+        return msgspec.json.decode(read_regular(folder / "finish", MOST_BYTES), type=FinishNote)
     return None

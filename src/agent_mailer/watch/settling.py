@@ -166,6 +166,8 @@ async def until_disk_takes_it(room: Room, record: TurnRecord, write: Callable[[]
             write()
             return
         except OSError as error:
+            # Where the workdir has vanished, or is another's by now, no waiting helps.
+            room.guard()
             if tries == 0:
                 room.log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=str(error))
         await _wait(room, tries)

@@ -14,7 +14,7 @@ from agent_mailer.process import PROMPT_FILE, Supervised, boot_id, start_behind_
 from agent_mailer.prompts import memory_file, words_of
 from agent_mailer.runtimes.port import Evidence, Observation, RuntimeMissing, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import Facts, Sealed
+from agent_mailer.turn_tools.folder import SEALED, Facts, Sealed
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import Follower
 from agent_mailer.watch.judging import judge
@@ -218,6 +218,9 @@ async def _settle(
         sealed = state.turns.folder(record.turn_id).seal()
 
     await until_disk_takes_it(room, record, seal)
+    if sealed.damaged:
+        why = f"{sealed.damaged} staged items cannot be read; they are not sent"
+        room.log.emit(EventName.STATE_DAMAGED, file=SEALED, why=why, turn_id=record.turn_id)
     end = TurnEnd(
         record=record,
         origin=message,
