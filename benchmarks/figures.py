@@ -32,6 +32,7 @@ MESSAGES = 200
 LATENCY_MESSAGES = 60
 BIG = 100_000
 IDLE_SECONDS = 60.0
+BINDS_A_SESSION = """echo '{"type":"session","id":"s-1"}'; echo '{"type":"result","outcome":"done"}'"""
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def big_state() -> None:
     with desk() as empty, desk() as full:
         _fill(full)
         for d in (empty, full):
-            d.configure(command=["/bin/true"])
+            d.configure(command=["/bin/sh", "-c", BINDS_A_SESSION], command_output="jsonl")
         start = alternating(5, lambda: _start_and_stop(full), lambda: _start_and_stop(empty))
         _report("start to ready and stop", start)
         for d in (empty, full):
