@@ -1,0 +1,296 @@
+"""SPEC.md and README.md say what the program is: every table that can be compared is."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import pytest
+import typer
+from msgspec import Meta
+
+from agent_mailer import config
+from agent_mailer.cli.app import app
+from agent_mailer.errors import ExitCode
+from agent_mailer.events import EventName
+from agent_mailer.outcomes import Outcome
+from agent_mailer.prompts import PLACEHOLDERS, PromptKind
+from agent_mailer.runtimes.command import CommandRuntime
+from agent_mailer.runtimes.port import CommandOutput, Result
+
+PROJECT = Path(__file__).resolve().parents[2]
+SOURCE = PROJECT / "src" / "agent_mailer"
+SPEC = (PROJECT / "SPEC.md").read_text("utf-8")
+README = (PROJECT / "README.md").read_text("utf-8")
+DOCUMENTS = {"SPEC.md": SPEC, "README.md": README}
+
+COMMAND = re.compile(r"agent-mailer(?: [a-z][a-z-]*)+")
+
+
+def section(title: str) -> str:
+    """The text of a section of SPEC.md, `6` or `6.1`, with what is below it."""
+    level = "###" if "." in title else "##"
+    found = re.search(rf"^{level} {re.escape(title)}\.? .*?(?=^#{{2,{len(level)}}} |\Z)", SPEC, re.MULTILINE | re.DOTALL)
+    assert found, f"SPEC.md has no section {title}"
+    return found[0]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Every table as rows of cells, the head first."""
+    found: list[list[list[str]]] = []
+    inside = False
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            inside = False
+            continue
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not inside:
+            found.append([])
+            inside = True
+        if not all(set(cell) <= set("-: ") for cell in cells):
+            found[-1].append(cells)
+    return found
+
+
+def table(title: str, *head: str) -> list[dict[str, str]]:
+    """The one table of a section whose head begins so, as dictionaries."""
+    [rows] = [rows for rows in tables(section(title)) if tuple(rows[0][: len(head)]) == head]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+def code(cell: str) -> str:
+    found = re.fullmatch(r"`([^`]+)`", cell)
+    assert found, f"{cell} is no code"
+    return found[1]
+
+
+@cache
+def tree() -> Mapping[str, Any]:
+    """Every command by its words, without the program's name."""
+    return dict(_walk(typer.main.get_command(app), ()))
+
+
+def _walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if not hasattr(command, "list_commands"):
+        yield " ".join(words), command
+        return
+    context = command.make_context("agent-mailer", [], resilient_parsing=True)
+    for name in command.list_commands(context):
+        yield from _walk(command.get_command(context, name), (*words, name))
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    rows = table("12", "promise", "section", "test")
+    assert len(rows) > 50
+    for row in rows:
+        path, _, name = code(row["test"]).partition("::")
+        assert name in _names_in(PROJECT / path), f"{row['promise']}: there is no {path}::{name}"
+        for place in re.findall(r"[0-9]+(?:\.[0-9]+)?|I[0-9]", row["section"]):
+            assert place.startswith("I") or section(place)
+    promises = [row["promise"] for row in rows]
+    assert len(set(promises)) == len(promises)
+
+
+@cache
+def _names_in(path: Path) -> frozenset[str]:
+    """Tests of a file: `test_x`, `TestX` and `TestX::test_x`, those inherited from a suite of ours included."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names.add(node.name)
+            bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+            methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+            names |= {f"{node.name}::{name}" for name in (*methods, *_suite_methods(frozenset(bases)))}
+    return frozenset(names)
+
+
+@cache
+def _suite_methods(bases: frozenset[str]) -> list[str]:
+    return [
+        item.name
+        for path in (SOURCE / "testing").glob("*.py")
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name in bases
+        for item in node.body
+        if isinstance(item, ast.FunctionDef)
+    ]
+
+
+def test_the_outcomes_are_those_of_the_program() -> None:
+    rows = {code(row["outcome"]): row for row in table("6.1", "outcome", "means")}
+    assert list(rows) == [outcome.value for outcome in Outcome]
+    for outcome in Outcome:
+        row = rows[outcome.value]
+        assert row["attempt"] == ("+1" if outcome.counts else "0"), outcome
+        assert row["pauses"] == ("yes" if outcome.pauses else "no"), outcome
+        assert (row["session"] == "provisional") == outcome.keeps_session, outcome
+        assert row["then"].startswith("settled") == outcome.settles, outcome
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    rows = {int(row["code"]): code(row["name"]) for row in table("9", "code", "name")}
+    assert rows == {exit_code.value: exit_code.name for exit_code in ExitCode}
+
+
+def test_the_events_are_those_of_the_program() -> None:
+    rows = {code(row["event"]): row["fields"].split() for row in table("8.6", "event", "fields")}
+    assert list(rows) == [event.value for event in EventName]
+    for event, fields in _emitted().items():
+        assert fields <= set(rows[event.value]), f"{event.value}: SPEC.md does not list {fields - set(rows[event.value])}"
+
+
+def _emitted() -> Mapping[EventName, set[str]]:
+    """The fields with which the source emits each event, where it names the event."""
+    found: dict[EventName, set[str]] = defaultdict(set)
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "emit"):
+                continue
+            event = node.args[0] if node.args else None
+            if isinstance(event, ast.Attribute):
+                found[EventName[event.attr]] |= {keyword.arg for keyword in node.keywords if keyword.arg}
+    return found
+
+
+def test_the_templates_and_their_placeholders_are_those_of_the_program() -> None:
+    rows = {code(row["template"]): row["placeholders"] for row in table("7.1", "template", "when")}
+    assert set(rows) == {kind.value for kind in PromptKind} == {path.stem for path in (PROJECT / "templates").glob("*.md")}
+    for kind in PromptKind:
+        assert set(re.findall(r"`\$([a-z_]+)`", rows[kind.value])) == PLACEHOLDERS[kind]
+
+
+def _leaves() -> Iterator[tuple[str, Any, object]]:
+    """Name, type and default of every key, those of the tables with a dot."""
+    defaults = config.Config()
+    hints = get_type_hints(config.Config, include_extras=True)
+    for key in config.keys():
+        value = getattr(defaults, key)
+        if not isinstance(value, msgspec.Struct):
+            yield key, hints[key], value
+            continue
+        inner = get_type_hints(type(value), include_extras=True)
+        for name, shown in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
+            yield f"{key}.{shown}", inner[name], getattr(value, name)
+
+
+def _range(hint: Any) -> str:
+    """What SPEC.md says of a key's values: `1 to 64`, `a, b`, or nothing."""
+    for part in (hint, *getattr(hint, "__args__", ())):
+        if isinstance(part, type) and hasattr(part, "__members__"):
+            return ", ".join(member.value for member in part)
+    for meta in getattr(hint, "__metadata__", ()):
+        if isinstance(meta, Meta):
+            return f"{meta.ge} to {meta.le}"
+    return ""
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"`{value.value}`" if hasattr(value, "value") else f"`{msgspec.json.encode(value).decode()}`"
+
+
+def test_the_keys_are_those_of_the_program() -> None:
+    rows = {code(row["key"]): row for row in table("10.1", "key", "type")}
+    leaves = list(_leaves())
+    assert list(rows) == [name for name, _, _ in leaves]
+    assert set(config.DOCS) == {name.partition(".")[0] for name in rows}
+    for name, hint, default in leaves:
+        assert rows[name]["range"] == _range(hint), name
+        assert rows[name]["default"] == _default(default), name
+        assert rows[name]["meaning"], name
+
+
+def test_the_variables_of_a_turn_are_those_of_the_program() -> None:
+    rows = {code(row["variable"]) for row in table("10.2", "variable", "value")}
+    assert rows == set(re.findall(r'"(AGENT_MAILER_[A-Z_]+)"', (SOURCE / "runtimes" / "command.py").read_text("utf-8")))
+
+
+def test_the_lines_of_a_typed_command_are_understood() -> None:
+    runtime = CommandRuntime(("agent",), CommandOutput.JSONL, {})
+    lines = [code(row["line"]) for row in table("10.3", "line", "means")]
+    for line in lines:
+        assert runtime.parse(line.encode()), line
+    said = {msgspec.json.decode(line)["type"] for line in lines}
+    handled = set(re.findall(r'^    "([a-z_]+)": _', (SOURCE / "runtimes" / "command.py").read_text("utf-8"), re.MULTILINE))
+    assert said == handled
+    tail = section("10.3").partition("`outcome` is ")[2].partition(";")[0]
+    allowed = set(re.findall(r"`([a-z_]+)`", tail))
+    for outcome in Outcome:
+        [result] = runtime.parse(msgspec.json.encode({"type": "result", "outcome": outcome.value}))
+        assert isinstance(result, Result)
+        assert (result.outcome is outcome and outcome.value in allowed) or (
+            result.outcome is Outcome.FAILED and outcome.value not in allowed
+        ), outcome
+
+
+def test_the_commands_are_those_of_the_program() -> None:
+    rows = [code(row["command"]) for row in table("9", "command", "does")]
+    assert sorted(rows) == sorted(f"agent-mailer {words}" for words in tree())
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_that_is_named_exists(name: str) -> None:
+    known = tree()
+    groups = {words.split()[0] for words in known if " " in words}
+    spans = re.findall(r"`([^`\n]+)`", DOCUMENTS[name])
+    for named in {found[0] for span in spans if (found := COMMAND.match(span))}:
+        words = named.split()[1:]
+        two, one = " ".join(words[:2]), words[0]
+        assert two in known or one in known or (one in groups and len(words) == 1), f"{name}: there is no {named}"
+
+
+def _command_lines(text: str) -> Iterator[list[str]]:
+    """Command lines of ours in the fenced blocks, as words; a line that ends in a backslash goes on."""
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.lstrip().startswith(("agent-mailer ", "./run ")):
+                yield shlex.split(line, comments=True)
+
+
+def test_the_readmes_command_lines_are_taken() -> None:
+    lines = list(_command_lines(README))
+    assert len(lines) > 15
+    for words in lines:
+        if words[0] == "./run":
+            assert re.search(rf"^  {words[1]}\b", (PROJECT / "run").read_text("utf-8"), re.MULTILINE), words
+            continue
+        if words[1:] == ["--version"]:
+            continue
+        command, rest = _command_of(words[1:])
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for word in rest:
+            if word.startswith("-") and word != "-":
+                assert word.partition("=")[0] in options, f"{shlex.join(words)}: there is no option {word}"
+
+
+def _command_of(words: list[str]) -> tuple[Any, list[str]]:
+    known = tree()
+    for length in (2, 1):
+        command = known.get(" ".join(words[:length]))
+        if command is not None:
+            return command, words[length:]
+    raise AssertionError(f"there is no command agent-mailer {shlex.join(words)}")
+
+
+@pytest.mark.parametrize("name", ["README.md", "SPEC.md", "CHANGELOG.md", "CONTRIBUTING.md"])
+def test_every_link_into_the_project_leads_somewhere(name: str) -> None:
+    text = (PROJECT / name).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (PROJECT / target).exists(), f"{name}: {target}"
+
+
+def test_the_changelog_knows_this_version() -> None:
+    from agent_mailer import __version__
+
+    assert f"## {__version__}" in (PROJECT / "CHANGELOG.md").read_text("utf-8")
