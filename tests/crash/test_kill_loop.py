@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_the_agent_and_its_holder_are_killed_too(tmp_path: Path) -> None:
         for _ in range(6):
             with desk.watching() as watcher:
                 seen = len(desk.marks())
-                until(lambda seen=seen: len(desk.marks()) > seen or _nothing_waits(desk, ids), "a start")
+                until(partial(_moved_on, desk, seen, ids), "a start")
                 if _nothing_waits(desk, ids):
                     break
                 victim = desk.marks()[-1]
@@ -121,6 +122,10 @@ def test_the_agent_and_its_holder_are_killed_too(tmp_path: Path) -> None:
     assert sorted(message.body.strip() for message in desk.inbox()) == sorted(ids)
     starts = [mark for mark in desk.marks() if mark["mark"] == "start"]
     assert len(ids) <= len(starts) <= len(ids) + kills
+
+
+def _moved_on(desk: Desk, seen: int, ids: list[str]) -> bool:
+    return len(desk.marks()) > seen or _nothing_waits(desk, ids)
 
 
 def _nothing_waits(desk: Desk, ids: list[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.desk import Desk, outcomes
@@ -153,7 +154,7 @@ def test_a_session_is_bound_by_a_finished_turn_and_resumed(desk: Desk) -> None:
 
 def test_a_lost_session_is_dropped_once_and_the_thread_starts_fresh(desk: Desk) -> None:
     desk.configure(command_output="jsonl")
-    ok = [
+    ok: list[dict[str, Any]] = [
         {"witness": "start"},
         {"emit": {"type": "session", "id": "abc-1"}},
         {"emit": {"type": "result", "outcome": "done", "text": "ok"}},

@@ -22,6 +22,10 @@ _BAD = {
 }
 
 
+_IDS = ("message_id", "turn_id")
+ID_SHOWN = 8
+
+
 def as_json_line(record: LogRecord) -> None:
     """The record as the log file has it, on stdout."""
     try:
@@ -33,11 +37,17 @@ def as_json_line(record: LogRecord) -> None:
 
 
 def as_sentence(record: LogRecord) -> str:
-    """`08:15:02  turn started  thread=… runtime=…`; values are printable already."""
+    """`08:15:02  turn started  thread=… runtime=…`; values are printable already, ids cut to their ends."""
     moment = datetime.fromtimestamp(from_iso(record.ts)).astimezone().strftime("%H:%M:%S")
     name = record.event.value.replace("_", " ")
-    fields = "  ".join(f"{key}={value}" for key, value in record.fields.items())
+    shown = sorted(record.fields.items(), key=lambda field: field[0] in _IDS)
+    fields = "  ".join(f"{key}={_ending(str(value)) if key in _IDS else value}" for key, value in shown)
     return f"{moment}  {name:<18} {fields}".rstrip()
+
+
+def _ending(identifier: str) -> str:
+    """The end of an id tells ids apart; the log and `--json` have them whole."""
+    return identifier if len(identifier) <= ID_SHOWN else f"…{identifier[-ID_SHOWN:]}"
 
 
 def terminal_printer() -> Listener:
@@ -49,7 +59,6 @@ def terminal_printer() -> Listener:
 
     def show(record: LogRecord) -> None:
         style = "green" if record.event in _GOOD else "red" if record.event in _BAD else ""
-        line = Text(as_sentence(record), style=style, overflow="ellipsis", no_wrap=True)
-        console.print(line, soft_wrap=False)
+        console.print(Text(as_sentence(record), style=style), no_wrap=True, overflow="ellipsis", crop=True)
 
     return show
