@@ -50,8 +50,8 @@ def set_up(place: Workplace, values: Mapping[str, object], *, gitignore: bool) -
             file.set(key, value)
             if before is not None:
                 lines.append(f"changed   {key}: {shown(key, before)} -> {shown(key, value)}")
-    place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     root = _mailbox(place, lines) if is_folder else None
+    place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     if gitignore:
         lines += _ignore(place, root)
     _prepare(place)
@@ -81,11 +81,11 @@ def _required(place: Workplace) -> dict[str, object]:
 
 def _mailbox(place: Workplace, lines: list[str]) -> Path:
     root = _root(place)
-    known = mailboxes(root)
     if not (root / "agents").is_dir():
         make_root(place.disk, root, [place.handle], place.clock)
         lines.append(f"made      the mailbox root {root}, with mailboxes for {place.handle} and user")
         return root
+    known = mailboxes(root)
     add_handle(place.disk, root, place.handle, place.clock)
     if place.handle not in known:
         lines.append(f"added     a mailbox for {place.handle} in {root}")

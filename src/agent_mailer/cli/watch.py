@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.watch.watcher import Watcher
 
-Flag = Annotated[str | None, typer.Option(show_default=False)]
+Flag = Annotated[str | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
 
 
 app = single()
@@ -41,7 +41,9 @@ def watch(
     command: Flag = None,
     permission_mode: Flag = None,
     maildir_root: Flag = None,
-    max_parallel_turns: Annotated[int | None, typer.Option(show_default=False)] = None,
+    max_parallel_turns: Annotated[
+        int | None, typer.Option(help="Counts before the configuration file.", show_default=False)
+    ] = None,
 ) -> None:
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
