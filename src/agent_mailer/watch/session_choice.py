@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent_mailer.clock import from_iso
+from agent_mailer.outcomes import Outcome
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.records import RetryEntry, SessionEntry
 from agent_mailer.watch.policy import WatchPolicy
@@ -29,7 +30,8 @@ def choose_session(
 ) -> SessionChoice:
     """I5: a rerun may go on in its own provisional session; else the thread's, if it is fit to be resumed."""
     is_rerun = rerun is not None and bool(rerun.history)
-    if rerun is not None and is_rerun and resumes and not rerun.session_lost:
+    if rerun is not None and is_rerun and resumes:
+        # Where a session was lost before, this is the one that the turn after it began.
         provisional = rerun.provisional
         if provisional is not None and provisional.runtime == runtime:
             if not _same_fault_twice(rerun):
@@ -38,7 +40,9 @@ def choose_session(
     fault = _fault(entry, runtime=runtime, now=now, policy=policy) if resumes else ""
     usable = resumes and entry is not None and bool(entry.session_id) and not fault
     if rerun is not None and rerun.session_lost:
-        return SessionChoice(None, PromptKind.LOST, "could not be resumed")
+        if rerun.last_outcome is Outcome.SESSION_LOST:
+            return SessionChoice(None, PromptKind.LOST, "could not be resumed")
+        return SessionChoice(None, PromptKind.RERUN)
     session_id = entry.session_id if usable and entry is not None else None
     if is_rerun:
         return SessionChoice(session_id, PromptKind.RERUN)

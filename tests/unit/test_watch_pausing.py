@@ -1,0 +1,106 @@
+"""When the account waits: every outcome against every pause that may stand already."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.state.pauses import LONGEST_PAUSE
+from agent_mailer.state.records import Pause, PauseReason
+from agent_mailer.watch.pausing import decide_pause, may_start
+
+NOW = 1_000_000.0
+PAUSING = {
+    Outcome.LIMITED: PauseReason.LIMITED,
+    Outcome.SIGNED_OUT: PauseReason.SIGNED_OUT,
+    Outcome.UNAVAILABLE: PauseReason.UNAVAILABLE,
+}
+STANDING = {
+    "none": None,
+    "limited": Pause(PauseReason.LIMITED, NOW - 100, NOW - 1, "quota", 2),
+    "signed out": Pause(PauseReason.SIGNED_OUT, NOW - 100, NOW - 1, "", 0),
+    "unavailable": Pause(PauseReason.UNAVAILABLE, NOW - 100, NOW + 50, "", 1),
+}
+BY_HAND = Pause(PauseReason.BY_HAND, NOW - 100)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_only_a_hand_ends_a_pause_by_hand(outcome: Outcome) -> None:
+    assert decide_pause(Judgement(outcome, retry_at=NOW + 60), BY_HAND, NOW, 0.5) == BY_HAND
+
+
+@pytest.mark.parametrize("standing", list(STANDING))
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o not in PAUSING and o is not Outcome.INTERRUPTED])
+def test_whatever_got_through_ends_the_pause(outcome: Outcome, standing: str) -> None:
+    assert decide_pause(Judgement(outcome), STANDING[standing], NOW, 0.5) is None
+
+
+@pytest.mark.parametrize("standing", list(STANDING))
+def test_an_interruption_says_nothing_of_the_account(standing: str) -> None:
+    assert decide_pause(Judgement(Outcome.INTERRUPTED), STANDING[standing], NOW, 0.5) == STANDING[standing]
+
+
+@pytest.mark.parametrize("standing", list(STANDING))
+@pytest.mark.parametrize("outcome", list(PAUSING))
+def test_a_pause_begins_or_goes_on_with_one_probe_more(outcome: Outcome, standing: str) -> None:
+    current = STANDING[standing]
+    pause = decide_pause(Judgement(outcome, "why"), current, NOW, 0.5)
+    assert pause is not None
+    assert (pause.reason, pause.detail) == (PAUSING[outcome], "why")
+    assert pause.since == (current.since if current else NOW)
+    assert pause.probes == (current.probes + 1 if current else 0)
+    assert pause.until is not None
+    assert pause.until > NOW
+
+
+@pytest.mark.parametrize(("probes", "wait"), [(None, 30), (0, 60), (1, 120), (5, 1920), (6, 3600), (500, 3600)])
+def test_probes_grow_rarer_up_to_an_hour(probes: int | None, wait: float) -> None:
+    current = None if probes is None else Pause(PauseReason.LIMITED, NOW, NOW, probes=probes)
+    for jitter, share in ((0.0, 0.75), (0.5, 1.0), (0.999, 1.2495)):
+        pause = decide_pause(Judgement(Outcome.LIMITED), current, NOW, jitter)
+        assert pause is not None
+        assert pause.until == pytest.approx(NOW + wait * share)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.999])
+def test_the_providers_moment_is_believed_for_a_week(jitter: float) -> None:
+    soon = decide_pause(Judgement(Outcome.LIMITED, retry_at=NOW + 7200), None, NOW, jitter)
+    assert soon is not None
+    assert soon.until == pytest.approx(NOW + 7200 + 5 * jitter)
+    far = decide_pause(Judgement(Outcome.LIMITED, retry_at=NOW + 1e9), None, NOW, jitter)
+    assert far is not None
+    assert far.until is not None
+    # Read back it must not look like a clock that jumped.
+    assert NOW + LONGEST_PAUSE - 61 < far.until <= NOW + LONGEST_PAUSE
+
+
+@pytest.mark.parametrize("retry_at", [NOW, NOW - 1, 0.0, -1e9])
+def test_a_moment_that_is_over_is_no_moment(retry_at: float) -> None:
+    pause = decide_pause(Judgement(Outcome.LIMITED, retry_at=retry_at), None, NOW, 0.5)
+    assert pause is not None
+    assert pause.until == NOW + 30
+
+
+def limited(until: float | None) -> Pause:
+    return Pause(PauseReason.LIMITED, NOW, until)
+
+
+@pytest.mark.parametrize(
+    ("pause", "running", "slots", "allowed"),
+    [
+        (None, 0, 1, 1),
+        (None, 1, 1, 0),
+        (None, 1, 4, 3),
+        (None, 5, 4, 0),
+        (limited(NOW + 1), 0, 4, 0),
+        (limited(NOW), 0, 4, 1),
+        (limited(NOW - 1), 0, 4, 1),
+        (limited(NOW - 1), 1, 4, 0),
+        (limited(None), 0, 4, 0),
+        (BY_HAND, 0, 4, 0),
+    ],
+)
+def test_a_pause_that_has_run_out_lets_one_probe_through(
+    pause: Pause | None, running: int, slots: int, allowed: int
+) -> None:
+    assert may_start(pause, NOW, running, slots) == allowed

@@ -1,0 +1,80 @@
+"""Which messages may start: a thread strictly in order, threads by urgency and age."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from agent_mailer.mailbox.port import Envelope, Priority
+from agent_mailer.state.records import RetryEntry
+from agent_mailer.watch.schedule import Candidate, make_plan
+
+NOW = 1_000.0
+
+
+def mail(
+    name: str, thread: str, order: str, priority: Priority = Priority.NORMAL, not_before: float | None = None
+) -> Candidate:
+    envelope = Envelope(name, thread, "user", 0.0, order, f"{name}.md", priority=priority)
+    return Candidate(envelope, None if not_before is None else RetryEntry(envelope, not_before=not_before))
+
+
+def ready(*candidates: Candidate, busy: set[str] | None = None) -> list[str]:
+    """The same whatever the order in which they are listed."""
+    plans = {
+        tuple(c.envelope.id for c in make_plan(row, busy or set(), NOW).ready)
+        for row in itertools.islice(itertools.permutations(candidates), 24)
+    }
+    [one] = plans
+    return list(one)
+
+
+def test_nothing_gives_nothing() -> None:
+    plan = make_plan([], set(), NOW)
+    assert (plan.ready, plan.next_due) == ((), None)
+
+
+def test_only_the_oldest_of_a_thread_is_ready() -> None:
+    assert ready(mail("b", "t", "2"), mail("a", "t", "1"), mail("c", "t", "3")) == ["a"]
+
+
+def test_threads_by_age() -> None:
+    assert ready(mail("x", "t1", "3"), mail("y", "t2", "1"), mail("z", "t3", "2")) == ["y", "z", "x"]
+
+
+def test_threads_by_urgency_before_age() -> None:
+    assert ready(
+        mail("low", "t1", "1", Priority.LOW), mail("normal", "t2", "2"), mail("urgent", "t3", "3", Priority.URGENT)
+    ) == ["urgent", "normal", "low"]
+
+
+def test_urgent_mail_pulls_the_thread_it_waits_in_but_passes_nobody_there() -> None:
+    assert ready(
+        mail("head", "t1", "2", Priority.LOW), mail("urgent", "t1", "3", Priority.URGENT), mail("other", "t2", "1")
+    ) == ["head", "other"]
+
+
+def test_a_busy_thread_offers_nothing_and_is_due_at_no_moment() -> None:
+    plan = make_plan([mail("a", "t", "1", not_before=NOW + 5), mail("b", "t", "2")], {"t"}, NOW)
+    assert (plan.ready, plan.next_due) == ((), None)
+
+
+@pytest.mark.parametrize(("not_before", "names"), [(NOW - 1, ["a"]), (NOW, ["a"]), (NOW + 0.001, [])])
+def test_a_head_that_waits_holds_its_thread(not_before: float, names: list[str]) -> None:
+    assert ready(mail("a", "t", "1", not_before=not_before), mail("b", "t", "2", Priority.URGENT)) == names
+
+
+def test_the_next_moment_is_the_soonest_head_and_no_other() -> None:
+    plan = make_plan(
+        [
+            mail("a", "t1", "1", not_before=NOW + 50),
+            mail("behind", "t1", "2", not_before=NOW + 1),
+            mail("c", "t2", "3", not_before=NOW + 20),
+            mail("d", "t3", "4"),
+        ],
+        set(),
+        NOW,
+    )
+    assert [c.envelope.id for c in plan.ready] == ["d"]
+    assert plan.next_due == NOW + 20
