@@ -19,6 +19,7 @@ from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
 from agent_mailer.mailbox.maildir.layout import is_handle
 from agent_mailer.mailbox.maildir.roots import find_root
+from agent_mailer.runtimes.port import ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
 
@@ -193,4 +194,10 @@ class Workplace:
             prompts=self.prompts(),
             clock=self.clock,
             guard=guard,
+            tools=self.tools,
         )
+
+    def tools(self, turn_dir: Path) -> ToolServer:
+        """The MCP server over one turn's folder."""
+        argv = (sys.executable, "-m", "agent_mailer.turn_tools.mcp", str(turn_dir))
+        return ToolServer(argv, {"AGENT_MAILER_TURN_DIR": str(turn_dir), "AGENT_MAILER_WORKDIR": str(self.workdir)})

@@ -50,6 +50,7 @@ class StopReason(StrEnum):
     """Why we ended a turn's processes ourselves; written down before the first signal is sent."""
 
     FINISHED = "finished"
+    DOOMED = "doomed"
     TURN_TIMEOUT = "turn_timeout"
     TOOL_TIMEOUT = "tool_timeout"
     FIRST_OUTPUT_TIMEOUT = "first_output_timeout"

@@ -14,7 +14,7 @@ import pytest
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process import LineFramer, OutputTail, Supervised, end_tree, start_behind_gate
 from agent_mailer.runtimes.command import CommandRuntime
-from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, ToolStarted, TurnRequest, Usage
+from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, ToolServer, ToolStarted, TurnRequest, Usage
 
 
 class Desk:
@@ -34,7 +34,7 @@ class Desk:
         argv = [sys.executable, "-m", "agent_mailer.testing.scripted_agent", "script.json"]
         runtime = CommandRuntime(argv, output, {"PATH": "/usr/bin:/bin"})
         turn_id = f"turn-{uuid.uuid4().hex}"
-        request = TurnRequest(turn_id, turn_dir, self.workdir, None, "m1", "th1", "alice", attempt, session_id)
+        request = TurnRequest(turn_id, turn_dir, self.workdir, None, "m1", "th1", "alice", attempt, session_id, ToolServer(("/bin/true",), {}))
         launch = runtime.command(request)
         with start_behind_gate(
             launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id
@@ -48,7 +48,7 @@ class Desk:
                 for event in runtime.parse(line):
                     observation.add(event)
         end = supervised.exit()
-        evidence = Evidence(observation, end, turn_dir / "stdout", turn_dir / "stderr", session_id is not None)
+        evidence = Evidence(observation, end, turn_dir / "stdout", turn_dir / "stderr", session_id)
         return runtime.judge(evidence), observation, end
 
     def stderr(self) -> str:

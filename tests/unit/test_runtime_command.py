@@ -19,6 +19,7 @@ from agent_mailer.runtimes.port import (
     RuntimeMissing,
     SessionStarted,
     ToolEnded,
+    ToolServer,
     ToolStarted,
     TurnRequest,
     Usage,
@@ -45,6 +46,7 @@ def request_in(
         sender="alice",
         attempt=attempt,
         session_id=session_id,
+        tools=ToolServer(("/bin/true",), {}),
     )
 
 
@@ -148,7 +150,7 @@ def judge(
     (folder / "stdout").write_bytes(stdout)
     (folder / "stderr").write_bytes(stderr)
     observation = Observation(result=result)
-    evidence = Evidence(observation, end, folder / "stdout", folder / "stderr", resumed=False)
+    evidence = Evidence(observation, end, folder / "stdout", folder / "stderr", resume=None)
     return runtime(output).judge(evidence)
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import re
-import shutil
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,16 +10,18 @@ import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.names import printable
-from agent_mailer.outcomes import Exit, Judgement, Outcome
+from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.output import tail_text
+from agent_mailer.runtimes.environment import turn_variables
 from agent_mailer.runtimes.port import (
     CommandOutput,
     Event,
     Evidence,
+    Finding,
     Launch,
+    Probe,
     Progress,
     Result,
-    RuntimeMissing,
     RuntimeTraits,
     SessionStarted,
     ToolEnded,
@@ -31,16 +29,13 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
     Usage,
 )
+from agent_mailer.runtimes.programs import find_program, how_it_crashed, is_session_id, last_words
 
 FINAL_TEXT_LIMIT = 256 * 1024
-_STDERR_LOOK = 8 * 1024
 _DETAIL_LIMIT = 300
 _PROGRESS_LIMIT = 1000
 _TOOL_ID_LIMIT = 200
-_FIX = "agent-mailer config set command"
 
-# A session id may become a word of somebody's command line: never empty, never an option, never a path upwards.
-_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 _RESULT_OUTCOMES = frozenset(
     {
         Outcome.DONE,
@@ -71,20 +66,11 @@ class CommandRuntime:
 
     def command(self, request: TurnRequest) -> Launch:
         """Raises RuntimeMissing."""
-        program = self._find(request.workdir)
-        env = self._base_env | {
-            "AGENT_MAILER_WORKDIR": str(request.workdir),
-            "AGENT_MAILER_TURN_ID": request.turn_id,
-            "AGENT_MAILER_TURN_DIR": str(request.turn_dir),
-            "AGENT_MAILER_MESSAGE_ID": request.message_id,
-            "AGENT_MAILER_THREAD_ID": request.thread_id,
-            "AGENT_MAILER_FROM": request.sender,
-            "AGENT_MAILER_ATTEMPT": str(request.attempt),
-        }
+        name = self._command[0] if self._command else ""
+        program = find_program(name, request.workdir, self._base_env, "command")
+        env = self._base_env | turn_variables(request)
         if request.session_id is not None and self.traits.resumes:
             env["AGENT_MAILER_SESSION_ID"] = request.session_id
-        if request.project_dir is not None:
-            env["AGENT_MAILER_PROJECT_DIR"] = str(request.project_dir)
         return Launch(argv=(str(program), *self._command[1:]), env=env, cwd=request.workdir)
 
     def parse(self, line: bytes) -> Sequence[Event]:
@@ -101,55 +87,25 @@ class CommandRuntime:
         event = None if read is None else read(fields)
         return () if event is None else (event,)
 
+    def probes(self, workdir: Path) -> Sequence[Probe]:
+        """Nothing but the program itself is known of a command."""
+        find_program(self._command[0] if self._command else "", workdir, self._base_env, "command")
+        return ()
+
+    def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
+        raise NotImplementedError(f"a command has no probe {probe.name} ({status}, {output})")
+
     def judge(self, evidence: Evidence) -> Judgement:
         result = evidence.observation.result
         if result is not None:
             return Judgement(result.outcome, result.detail, result.text, result.retry_at)
         if evidence.exit.status is None:
-            return Judgement(Outcome.CRASHED, _how_it_crashed(evidence.exit))
+            return Judgement(Outcome.CRASHED, how_it_crashed(evidence.exit))
         if evidence.exit.status:
-            return Judgement(Outcome.FAILED, _last_words(evidence.stderr) or f"exit status {evidence.exit.status}")
+            return Judgement(Outcome.FAILED, last_words(evidence.stderr) or f"exit status {evidence.exit.status}")
         if self._output is CommandOutput.JSONL:
             return Judgement(Outcome.FAILED, "ended without a result")
         return Judgement(Outcome.DONE, final_text=tail_text(evidence.stdout, FINAL_TEXT_LIMIT).rstrip())
-
-    def _find(self, workdir: Path) -> Path:
-        name = self._command[0] if self._command else ""
-        if not name:
-            raise RuntimeMissing("runtime_missing", "no command is configured for this agent", _FIX)
-        if "/" in name:
-            program = workdir.absolute() / name
-            if not program.exists():
-                raise RuntimeMissing("runtime_missing", f"the command {program} does not exist", _FIX)
-        else:
-            # What the agent would find itself, so in its PATH and not in ours.
-            path = self._base_env.get("PATH", os.defpath)
-            found = shutil.which(name, path=path) or shutil.which(name, mode=os.F_OK, path=path)
-            if found is None:
-                fix = f"install {name}, or name it with its whole path: {_FIX}"
-                raise RuntimeMissing("runtime_missing", f"the command {name} is not in PATH ({path})", fix)
-            program = Path(found).absolute()
-        if program.is_dir():
-            raise RuntimeMissing("runtime_is_directory", f"the command {program} is a directory", _FIX)
-        if not os.access(program, os.X_OK):
-            fix = f"chmod +x {program}"
-            raise RuntimeMissing("runtime_not_executable", f"the command {program} is not executable", fix)
-        return program
-
-
-def _how_it_crashed(end: Exit) -> str:
-    if end.signal is None:
-        return "ended without a record of how"
-    try:
-        return f"killed by {signal.Signals(end.signal).name}"
-    except ValueError:
-        return f"killed by signal {end.signal}"
-
-
-def _last_words(stderr: Path) -> str:
-    lines = tail_text(stderr, _STDERR_LOOK).split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return printable(last, _DETAIL_LIMIT)
 
 
 def _progress(fields: _Fields) -> Event | None:
@@ -172,7 +128,7 @@ def _tool_end(fields: _Fields) -> Event | None:
 
 def _session(fields: _Fields) -> Event | None:
     session_id = _text(fields, "id")
-    return SessionStarted(session_id) if _SESSION_ID.fullmatch(session_id) else None
+    return SessionStarted(session_id) if is_session_id(session_id) else None
 
 
 def _usage(fields: _Fields) -> Event:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from agent_mailer.errors import ConfigFault
+from agent_mailer.runtimes.port import TurnRequest
 
 _BASICS = frozenset({"HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TERM", "TZ", "TMPDIR"})
 _BASIC_PREFIXES = ("LC_", "XDG_")
@@ -33,3 +34,19 @@ def build_env(environ: Mapping[str, str], pass_names: Iterable[str], set_values:
         if name in _BASICS or name in allowed or (name.startswith(_BASIC_PREFIXES) and _NAME.fullmatch(name))
     }
     return {name: value for name, value in (passed | dict(set_values)).items() if not name.startswith(_RESERVED)}
+
+
+def turn_variables(request: TurnRequest) -> dict[str, str]:
+    """What every agent sees of its turn; `agent-mailer mail` works from these."""
+    variables = {
+        "AGENT_MAILER_WORKDIR": str(request.workdir),
+        "AGENT_MAILER_TURN_ID": request.turn_id,
+        "AGENT_MAILER_TURN_DIR": str(request.turn_dir),
+        "AGENT_MAILER_MESSAGE_ID": request.message_id,
+        "AGENT_MAILER_THREAD_ID": request.thread_id,
+        "AGENT_MAILER_FROM": request.sender,
+        "AGENT_MAILER_ATTEMPT": str(request.attempt),
+    }
+    if request.project_dir is not None:
+        variables["AGENT_MAILER_PROJECT_DIR"] = str(request.project_dir)
+    return variables

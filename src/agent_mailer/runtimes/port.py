@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +33,13 @@ class RuntimeMissing(UnavailableFault):
     """The agent program is not there or cannot be executed."""
 
 
+class ToolServer(msgspec.Struct, frozen=True):
+    """How the agent program starts the mail tools: argv, and the environment they need beyond the program's own."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
 class TurnRequest(msgspec.Struct, frozen=True):
     """What one turn needs to be started. `session_id` is set where a session is to be resumed.
 
@@ -47,14 +55,19 @@ class TurnRequest(msgspec.Struct, frozen=True):
     sender: str
     attempt: int
     session_id: str | None
+    tools: ToolServer
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """A process to start: argv with an absolute program, its whole environment, its folder."""
+    """A process to start: argv with an absolute program, its whole environment, its folder.
+
+    `session_id` is set where the adapter has chosen the id of a new session itself.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    session_id: str | None = None
 
 
 class SessionStarted(msgspec.Struct, frozen=True):
@@ -78,17 +91,26 @@ class ToolEnded(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tokens and US dollars of this turn alone (adapters take away what earlier turns of the session had used)."""
+    """Tokens and US dollars: the sum so far of the turn or, with `of_session`, of its whole session."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+    of_session: bool = False
 
     def plus(self, other: Usage) -> Usage:
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.cost_usd + other.cost_usd,
+        )
+
+    def since(self, before: Usage) -> Usage:
+        """What came after `before`, a smaller sum of the same session; never negative."""
+        return Usage(
+            max(0, self.input_tokens - before.input_tokens),
+            max(0, self.output_tokens - before.output_tokens),
+            max(0.0, self.cost_usd - before.cost_usd),
         )
 
 
@@ -103,6 +125,13 @@ class Trouble(msgspec.Struct, frozen=True):
     retry_at: float | None = None
 
 
+class Doomed(msgspec.Struct, frozen=True):
+    """Nothing good can come of this turn any more: it is ended at once, as `outcome`."""
+
+    outcome: Outcome
+    detail: str
+
+
 class Result(msgspec.Struct, frozen=True):
     """The runtime's own final word."""
 
@@ -112,7 +141,7 @@ class Result(msgspec.Struct, frozen=True):
     retry_at: float | None = None
 
 
-Event = SessionStarted | Progress | ToolStarted | ToolEnded | Usage | Trouble | Result
+Event = SessionStarted | Progress | ToolStarted | ToolEnded | Usage | Trouble | Doomed | Result
 
 
 class Observation(msgspec.Struct):
@@ -121,6 +150,7 @@ class Observation(msgspec.Struct):
     session_id: str | None = None
     result: Result | None = None
     trouble: Trouble | None = None
+    doomed: Doomed | None = None
     usage: Usage | None = None
     progress: str = ""
     open_tools: dict[str, ToolStarted] = msgspec.field(default_factory=dict)
@@ -146,18 +176,23 @@ class Observation(msgspec.Struct):
                 self.usage = event
             case Trouble():
                 self.trouble = event
+            case Doomed():
+                self.doomed = self.doomed or event
             case Result():
                 self.result = event
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """All that is known of a turn when it has ended. `stopped` is set where we ended it."""
+    """All that is known of a turn when it has ended. `stopped` is set where we ended it.
+
+    `resume` is the session id the turn was to go on in.
+    """
 
     observation: Observation
     exit: Exit
     stdout: Path
     stderr: Path
-    resumed: bool
+    resume: str | None
     stopped: StopReason | None = None
 
 
@@ -165,12 +200,32 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     """What the engine needs to know of a runtime.
 
     `has_events`: stdout carries typed events, so that silence means something (first-output and silence clocks run);
-    `resumes`: a session id given to `command` is honoured.
+    `resumes`: a session id given to `command` is honoured. `stop_signal` asks the program to leave and to take its
+    tools along. `account` names, without revealing it, the account that limits and logins belong to; None = unknown.
     """
 
     name: str
     has_events: bool
     resumes: bool
+    stop_signal: int = signal.SIGTERM
+    account: str | None = None
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """A quick command that tells something of the program without a model: its version, its login."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a probe's answer means: `ok`, one line for people, and the command that mends it."""
+
+    ok: bool
+    text: str
+    fix: str = ""
 
 
 class Runtime(Protocol):
@@ -184,6 +239,12 @@ class Runtime(Protocol):
 
     def parse(self, line: bytes) -> Sequence[Event]:
         """The events of one line of stdout, without its line end; nothing for what is unknown. Never raises."""
+
+    def probes(self, workdir: Path) -> Sequence[Probe]:
+        """What `doctor` may ask the program. Raises RuntimeMissing."""
+
+    def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
+        """What the answer to one of `probes` means; `output` is stdout and stderr together."""
 
     def judge(self, evidence: Evidence) -> Judgement:
         """The turn's outcome. The engine has dealt with `evidence.stopped` reasons other than FINISHED already."""

@@ -33,11 +33,15 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Provisional(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The session of a turn that did not finish, kept for that message's own rerun only (I5)."""
+    """The session of a turn that did not finish, kept for that message's own rerun only (I5).
+
+    `spent` is the session's own sum of usage so far, where the runtime counts per session.
+    """
 
     session_id: str
     runtime: str
     outcome: Outcome
+    spent: Usage = Usage()
 
 
 class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,7 +69,10 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SessionEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A thread's session. Without `session_id` it was invalidated; `generation` grows with every change."""
+    """A thread's session. Without `session_id` it was invalidated; `generation` grows with every change.
+
+    `spent` is the session's own sum of usage so far, where the runtime counts per session.
+    """
 
     session_id: str = ""
     turn_count: int = 0
@@ -74,6 +81,7 @@ class SessionEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: str = ""
     transcript_bytes: int = 0
     generation: int = 0
+    spent: Usage = Usage()
 
 
 class SessionChange(msgspec.Struct, frozen=True):
@@ -154,8 +162,9 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
 class TurnRecord(msgspec.Struct, omit_defaults=True):
     """`turn.json`: the turn's envelope, phase and settlement; the one redo log.
 
-    `resume` is the session the turn goes on in; `generation` the thread's session generation when it started; `starts`
-    includes this turn; `rerun` is the message's retry entry as it was at the claim; `process` None = nothing ran.
+    `resume` is the session the turn goes on in, `fresh` the id chosen for a new one; `generation` the thread's session
+    generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
+    `process` None = nothing ran.
     """
 
     turn_id: str
@@ -167,6 +176,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     starts: int = 1
     generation: int = 0
     resume: str | None = None
+    fresh: str | None = None
     rerun: RetryEntry | None = None
     process: ProcessIdentity | None = None
     started_at: float | None = None

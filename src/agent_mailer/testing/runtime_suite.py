@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import get_args
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
-from agent_mailer.runtimes.port import Event, Evidence, Observation, Result, Runtime, Trouble, TurnRequest, Usage
+from agent_mailer.runtimes.port import (
+    Event,
+    Evidence,
+    Observation,
+    Result,
+    Runtime,
+    ToolServer,
+    Trouble,
+    TurnRequest,
+    Usage,
+)
 
 _EVENT_TYPES = get_args(Event)
 _ROUNDS = 3000
@@ -81,6 +91,7 @@ class RuntimeSuite:
             sender="somebody",
             attempt=1,
             session_id=session_id,
+            tools=ToolServer(("/bin/true",), {}),
         )
 
     def test_odd_lines_pass_without_a_word(self, runtime: Runtime) -> None:
@@ -106,10 +117,10 @@ class RuntimeSuite:
         observations += [Observation(trouble=Trouble(outcome, "detail", 1.0), events=1) for outcome in Outcome]
         for observation in observations:
             for end in EXITS:
-                for resumed in (False, True):
+                for resume in (None, "s", "t"):
                     for stopped in (None, StopReason.FINISHED):
                         _is_judgement(
-                            runtime.judge(_evidence(tmp_path, observation, end, resumed=resumed, stopped=stopped))
+                            runtime.judge(_evidence(tmp_path, observation, end, resume=resume, stopped=stopped))
                         )
 
     def test_judging_twice_says_the_same(self, runtime: Runtime, tmp_path: Path) -> None:
@@ -198,9 +209,9 @@ def _paths(value: object, before: tuple[str | int, ...] = ()) -> Iterator[tuple[
 
 
 def _evidence(
-    folder: Path, observation: Observation, end: Exit, *, resumed: bool = False, stopped: StopReason | None = None
+    folder: Path, observation: Observation, end: Exit, *, resume: str | None = None, stopped: StopReason | None = None
 ) -> Evidence:
-    return Evidence(observation, end, folder / "stdout", folder / "stderr", resumed, stopped)
+    return Evidence(observation, end, folder / "stdout", folder / "stderr", resume, stopped)
 
 
 def _is_judgement(judgement: Judgement) -> None:

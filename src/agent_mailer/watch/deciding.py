@@ -10,7 +10,7 @@ from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Refused
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.outcomes import Judgement, Outcome
-from agent_mailer.runtimes.port import Observation
+from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
     Attempt,
     DeadLetter,
@@ -76,7 +76,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         seconds=round(max(0.0, end.now - (record.started_at or record.claimed_at)), 3),
         finished=decision.step is not Step.RETRY,
         items=items,
-        usage=end.observation.usage,
+        usage=_usage(end),
         session=_session_change(end, judgement.outcome),
         retry=retry,
         dead=dead,
@@ -167,7 +167,7 @@ def _retry_entry(
     provisional = None
     if judgement.outcome.keeps_session and end.resumes and session_id:
         if end.observation.worked:
-            provisional = Provisional(session_id, record.runtime, judgement.outcome)
+            provisional = Provisional(session_id, record.runtime, judgement.outcome, _session_sum(end, session_id))
         elif rerun is not None:
             provisional = rerun.provisional
     left = [entry.item.recipient for entry in items if entry.state is not ItemState.REFUSED]
@@ -222,5 +222,30 @@ def _session_change(end: TurnEnd, outcome: Outcome) -> SessionChange | None:
         runtime=record.runtime,
         transcript_bytes=(known.transcript_bytes if known is not None and same else 0) + end.transcript_bytes,
         generation=generation + 1,
+        spent=_session_sum(end, session_id),
     )
     return SessionChange(thread, generation, entry)
+
+
+def _usage(end: TurnEnd) -> Usage | None:
+    """This turn's own share; a runtime that counts per session reports what earlier turns of it spent as well."""
+    seen = end.observation.usage
+    if seen is None or not seen.of_session:
+        return seen
+    return seen.since(_spent_before(end, end.observation.session_id or end.record.resume))
+
+
+def _session_sum(end: TurnEnd, session_id: str) -> Usage:
+    seen = end.observation.usage
+    if seen is None:
+        return _spent_before(end, session_id)
+    return seen if seen.of_session else Usage()
+
+
+def _spent_before(end: TurnEnd, session_id: str | None) -> Usage:
+    provisional = end.record.rerun.provisional if end.record.rerun else None
+    if provisional is not None and provisional.session_id == session_id:
+        return provisional.spent
+    if end.session is not None and end.session.session_id == session_id:
+        return end.session.spent
+    return Usage()

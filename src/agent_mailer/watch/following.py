@@ -90,7 +90,7 @@ class Follower:
             exit=self._supervised.exit(),
             stdout=directory / STDOUT_FILE,
             stderr=directory / STDERR_FILE,
-            resumed=self._record.resume is not None,
+            resume=self._record.resume,
             stopped=self._record.stopped,
         )
 
@@ -101,12 +101,15 @@ class Follower:
             with suppress(OSError):
                 self._room.state.turns.save(self._record)
         self._room.log.emit(EventName.TURN_STOPPING, turn_id=self._record.turn_id, reason=reason.value)
-        await end_tree(self._record.turn_id, self._supervised.identity)
+        stop_signal = self._room.runtime.traits.stop_signal
+        await end_tree(self._record.turn_id, self._supervised.identity, first_signal=stop_signal)
 
     def _why_stop(self) -> StopReason | None:
         room, now = self._room, self._room.clock.monotonic()
         if room.stop_at is not None and now >= room.stop_at:
             return StopReason.SHUTDOWN
+        if self._observation.doomed is not None and self._result_at is None:
+            return StopReason.DOOMED
         policy, events = room.policy, room.runtime.traits.has_events
         limits = Limits(
             policy.turn_timeout,

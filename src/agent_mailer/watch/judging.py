@@ -16,7 +16,10 @@ _CLOCKS = {
 
 def judge(evidence: Evidence, runtime: Runtime, *, same_boot: bool) -> Judgement:
     """A final result counts whatever came after it; then our own reasons; then the runtime's judgement."""
+    doomed = evidence.observation.doomed
     if evidence.observation.result is None:
+        if doomed is not None:
+            return Judgement(doomed.outcome, doomed.detail)
         if evidence.stopped is not None and evidence.stopped in _CLOCKS:
             outcome, detail = _CLOCKS[evidence.stopped]
             trouble = evidence.observation.trouble

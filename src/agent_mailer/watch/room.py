@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 from agent_mailer.clock import Clock
 from agent_mailer.events import EventLog
 from agent_mailer.mailbox.port import Mailbox
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import Runtime
+from agent_mailer.runtimes.port import Runtime, ToolServer
 from agent_mailer.state import State
 from agent_mailer.watch.policy import WatchPolicy
 
 
 class Room:
-    """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours."""
+    """One watcher's surroundings.
+
+    `guard` raises BusyFault when the workdir's lock is no longer ours; `tools` is how the mail tools of a turn's folder
+    are started.
+    """
 
     def __init__(
         self,
@@ -28,6 +33,7 @@ class Room:
         prompts: PromptRoom,
         clock: Clock,
         guard: Callable[[], None],
+        tools: Callable[[Path], ToolServer],
     ) -> None:
         self.mailbox = mailbox
         self.runtime = runtime
@@ -36,6 +42,7 @@ class Room:
         self.prompts = prompts
         self.clock = clock
         self.guard = guard
+        self.tools = tools
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""

@@ -148,8 +148,10 @@ async def _start(room: Room, record: TurnRecord, message: Message) -> Supervised
             sender=words.sender,
             attempt=record.attempt,
             session_id=choice.session_id,
+            tools=room.tools(directory),
         )
     )
+    record.fresh = launch.session_id
     await _prepare(room, record, message)
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))

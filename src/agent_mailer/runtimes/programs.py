@@ -1,0 +1,70 @@
+"""What every adapter does with its program: find it, and say in a line how it ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent_mailer.names import printable
+from agent_mailer.outcomes import Exit
+from agent_mailer.process.output import tail_text
+from agent_mailer.runtimes.port import RuntimeMissing
+
+_STDERR_LOOK = 8 * 1024
+_DETAIL_LIMIT = 300
+
+# A session id may become a word of somebody's command line: never empty, never an option, never a path upwards.
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+
+
+def find_program(name: str, workdir: Path, env: Mapping[str, str], key: str) -> Path:
+    """The absolute path of the program `name`, as config key `key` has it. Raises RuntimeMissing.
+
+    A name with a slash is taken from the workdir; another is looked up as the agent would, in the PATH of `env`.
+    """
+    fix = f"agent-mailer config set {key} ..."
+    if not name:
+        raise RuntimeMissing("runtime_missing", f"no {key} is configured for this agent", fix)
+    if "/" in name:
+        program = workdir.absolute() / name
+        if not program.exists():
+            raise RuntimeMissing("runtime_missing", f"the command {program} does not exist", fix)
+    else:
+        path = env.get("PATH", os.defpath)
+        found = shutil.which(name, path=path) or shutil.which(name, mode=os.F_OK, path=path)
+        if found is None:
+            mend = f"install {name}, or name it with its whole path: {fix}"
+            raise RuntimeMissing("runtime_missing", f"the command {name} is not in PATH ({path})", mend)
+        program = Path(found).absolute()
+    if program.is_dir():
+        raise RuntimeMissing("runtime_is_directory", f"the command {program} is a directory", fix)
+    if not os.access(program, os.X_OK):
+        raise RuntimeMissing(
+            "runtime_not_executable", f"the command {program} is not executable", f"chmod +x {program}"
+        )
+    return program
+
+
+def is_session_id(text: str) -> bool:
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def how_it_crashed(end: Exit) -> str:
+    """One line for an end without an exit status."""
+    if end.signal is None:
+        return "ended without a record of how"
+    try:
+        return f"killed by {signal.Signals(end.signal).name}"
+    except ValueError:
+        return f"killed by signal {end.signal}"
+
+
+def last_words(stderr: Path) -> str:
+    """The last line of stderr that is not blank, fit for a log; empty if there is none."""
+    lines = tail_text(stderr, _STDERR_LOOK).split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return printable(last, _DETAIL_LIMIT)

@@ -1,0 +1,78 @@
+"""A turn's end: the runtime's final word, then our own reasons, then the runtime's judgement of the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
+from agent_mailer.runtimes.command import CommandRuntime
+from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, Result, Trouble
+from agent_mailer.watch.judging import judge
+
+CLOCKS = {
+    StopReason.TURN_TIMEOUT: Outcome.TIMED_OUT,
+    StopReason.TOOL_TIMEOUT: Outcome.TIMED_OUT,
+    StopReason.FIRST_OUTPUT_TIMEOUT: Outcome.UNAVAILABLE,
+    StopReason.SILENCE_TIMEOUT: Outcome.UNAVAILABLE,
+    StopReason.SHUTDOWN: Outcome.INTERRUPTED,
+}
+EXITS = {"none": Exit(), "0": Exit(status=0), "1": Exit(status=1), "TERM": Exit(signal=15)}
+
+
+def judged(
+    tmp_path: Path,
+    stopped: StopReason | None,
+    end: Exit,
+    *,
+    result: Result | None = None,
+    trouble: Trouble | None = None,
+    same_boot: bool = True,
+) -> Judgement:
+    evidence = Evidence(
+        Observation(result=result, trouble=trouble),
+        end,
+        tmp_path / "out",
+        tmp_path / "err",
+        resume=None,
+        stopped=stopped,
+    )
+    return judge(evidence, CommandRuntime(["x"], CommandOutput.JSONL, {}), same_boot=same_boot)
+
+
+@pytest.mark.parametrize("end", list(EXITS))
+@pytest.mark.parametrize("stopped", list(CLOCKS))
+def test_what_we_ended_is_judged_by_why_we_did(tmp_path: Path, stopped: StopReason, end: str) -> None:
+    assert judged(tmp_path, stopped, EXITS[end]).outcome is CLOCKS[stopped]
+
+
+@pytest.mark.parametrize("end", list(EXITS))
+@pytest.mark.parametrize("stopped", [None, *StopReason])
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_a_final_result_counts_whatever_came_after_it(
+    tmp_path: Path, stopped: StopReason | None, end: str, same_boot: bool
+) -> None:
+    found = judged(tmp_path, stopped, EXITS[end], result=Result(Outcome.DONE, "words"), same_boot=same_boot)
+    assert (found.outcome, found.final_text) == (Outcome.DONE, "words")
+
+
+@pytest.mark.parametrize("stopped", list(CLOCKS))
+def test_trouble_explains_a_silence_and_excuses_no_long_work(tmp_path: Path, stopped: StopReason) -> None:
+    trouble = Trouble(Outcome.LIMITED, "quota", 5_000.0)
+    found = judged(tmp_path, stopped, Exit(), trouble=trouble)
+    if CLOCKS[stopped] is Outcome.UNAVAILABLE:
+        assert found == Judgement(Outcome.LIMITED, "quota", retry_at=5_000.0)
+    else:
+        assert found.outcome is CLOCKS[stopped]
+
+
+def test_gone_without_a_record_is_a_crash_unless_the_machine_was_restarted(tmp_path: Path) -> None:
+    assert judged(tmp_path, None, Exit(), same_boot=True).outcome is Outcome.CRASHED
+    assert judged(tmp_path, None, Exit(), same_boot=False).outcome is Outcome.INTERRUPTED
+
+
+@pytest.mark.parametrize("end", ["0", "1", "TERM"])
+def test_a_record_counts_even_after_a_restart(tmp_path: Path, end: str) -> None:
+    assert judged(tmp_path, None, EXITS[end], same_boot=False) == judged(tmp_path, None, EXITS[end], same_boot=True)
+    assert judged(tmp_path, None, EXITS[end], same_boot=False).outcome is not Outcome.INTERRUPTED
