@@ -1,0 +1,242 @@
+"""The configuration: every key's type and range, where values come from, and what a wrong one says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, check_value, expand, keys, load
+from agent_mailer.errors import ConfigFault, UsageFault
+
+KEY = "amk_0123456789abcdef"
+TEXTS = ["agent_id", "agent_name", "address", "broker_url", "api_key", "maildir_root", "project_dir", "claude_command"]
+NUMBERS = [key for key in keys() if isinstance(getattr(Config(), key), int)]
+AT_LEAST_ONE = [
+    "poll_interval_idle",
+    "poll_interval_active",
+    "max_starts",
+    "max_parallel_turns",
+    "session_max_age_days",
+    "session_max_turns",
+    "turn_timeout",
+]
+CHOICES = {
+    "runtime": "claude",
+    "permission_mode": "plan",
+    "mailbox": "maildir",
+    "auto_reply": "never",
+    "command_output": "jsonl",
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def from_file(path: Path, text: str) -> Config:
+    path.write_text(text)
+    return load(path, {}, {}).config
+
+
+def refused(path: Path, text: str) -> ConfigFault:
+    with pytest.raises(ConfigFault) as caught:
+        from_file(path, text)
+    assert caught.value.exit_code == 78
+    assert KEY not in caught.value.message + caught.value.fix
+    return caught.value
+
+
+def test_every_key_is_explained_and_no_other() -> None:
+    assert set(DOCS) == set(keys())
+
+
+def test_an_absent_and_an_empty_file_are_the_defaults(path: Path) -> None:
+    assert load(path, {}, {}).config == Config()
+    assert from_file(path, "") == Config()
+
+
+WRONG: list[tuple[str, str]] = [
+    *((key, value) for key in TEXTS for value in ("1", "true", "['x']", "{ a = 1 }", "2020-01-01")),
+    *((key, value) for key in NUMBERS for value in ("-1", "true", "1.0", "'3'", "[3]", "inf", "10000000000")),
+    *((key, "0") for key in AT_LEAST_ONE),
+    *((key, value) for key in CHOICES for value in ("'no such'", "1", "true", "['x']")),
+    ("command", "'claude -p'"),
+    ("command", "[1]"),
+    ("command", "[['x']]"),
+    ("retry", "5"),
+    ("retry", "{ first = 0 }"),
+    ("retry", "{ longest = 1.5 }"),
+    ("retry", "{ frist = 1 }"),
+    ("env", "{ pass = 'PATH' }"),
+    ("env", "{ set = { A = 1 } }"),
+    ("env", "{ hide = [] }"),
+    ("max_parallel_turns", "65"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_wrong_value_is_refused_naming_file_and_key(path: Path, key: str, value: str) -> None:
+    fault = refused(path, f"api_key = '{KEY}'\n{key} = {value}\n" if key != "api_key" else f"{key} = {value}\n")
+    assert fault.message.startswith(f"{path}: {key}: ")
+    assert "agent-mailer config" in fault.fix
+
+
+@pytest.mark.parametrize("key", [key for key in NUMBERS if key not in AT_LEAST_ONE])
+def test_zero_means_something_where_it_is_allowed(path: Path, key: str) -> None:
+    assert getattr(from_file(path, f"{key} = 0"), key) == 0
+
+
+@pytest.mark.parametrize("key", list(CHOICES))
+def test_a_choice_names_the_others(path: Path, key: str) -> None:
+    fault = refused(path, f"{key} = 'no such'")
+    assert "no such" in fault.message
+    assert f"one of: " in fault.message  # noqa: F541
+    assert CHOICES[key] in fault.message.split("one of: ")[1]
+
+
+@pytest.mark.parametrize("key", ["permission_mode", "runtime", "mailbox"])
+def test_other_clients_write_an_empty_text_for_no_choice(path: Path, key: str) -> None:
+    assert getattr(from_file(path, f"{key} = ''"), key) is None
+
+
+BROKEN = {
+    "torn": f"api_key = '{KEY}".encode(),
+    "no value": f"api_key = {KEY}".encode(),
+    "twice": f"api_key = '{KEY}'\napi_key = '{KEY}'".encode(),
+    "not UTF-8": f"api_key = '{KEY}'\n".encode() + b"address = '\xff\xfe'",
+    "NULs": f"api_key = '{KEY}'\n".encode() + b"\0" * 100,
+    "binary": bytes(range(256)),
+    "deep": b"a = " + b"[" * 100_000,
+    "newline in a text": f"api_key = '{KEY}\n'".encode(),
+    "merge": f"<<<<<<< HEAD\napi_key = '{KEY}'".encode(),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_what_is_no_toml_is_refused_and_never_quoted(path: Path, name: str) -> None:
+    path.write_bytes(BROKEN[name])
+    with pytest.raises(ConfigFault) as caught:
+        load(path, {}, {})
+    assert str(path) in caught.value.message
+    assert KEY not in caught.value.message + caught.value.fix
+    assert path.read_bytes() == BROKEN[name]
+
+
+def test_what_is_no_file_is_refused_and_never_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(ConfigFault, match="cannot be read"):
+        load(path, {}, {})
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigFault, match="cannot be read"):
+        load(path, {}, {})
+
+
+def test_a_linked_file_is_read(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "dotfiles.toml").write_text("address = 'a'")
+    path.symlink_to(tmp_path / "dotfiles.toml")
+    assert load(path, {}, {}).config.address == "a"
+
+
+def test_unknown_keys_are_kept_apart(path: Path) -> None:
+    path.write_text("infiniti_command = 'x'\naddress = 'a'\n[strange]\nb = 1\n")
+    loaded = load(path, {}, {})
+    assert loaded.config.address == "a"
+    assert loaded.unknown == ("infiniti_command", "strange")
+
+
+def test_who_wins_and_where_it_came_from(path: Path) -> None:
+    path.write_text("address = 'file'\nagent_name = 'file'\nmax_retries = 5\nruntime = ''")
+    identity = {"address": "md", "agent_name": "md", "agent_id": "md", "role": "ignored", "broker_url": ""}
+    environ = {f"{ENV_PREFIX}ADDRESS": "env", f"{ENV_PREFIX}MAX_RETRIES": "7", f"{ENV_PREFIX}API_KEY": ""}
+    loaded = load(path, environ, {"address": "flag", "runtime": None}, identity)
+    config = loaded.config
+    assert (config.address, config.agent_name, config.agent_id, config.max_retries) == ("flag", "file", "md", 7)
+    assert {key: loaded.source(key) for key in ("address", "agent_name", "agent_id", "max_retries", "runtime")} == {
+        "address": Source.FLAG,
+        "agent_name": Source.FILE,
+        "agent_id": Source.AGENT_MD,
+        "max_retries": Source.ENVIRONMENT,
+        "runtime": Source.DEFAULT,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MAX_RETRIES", "many"),
+        ("MAX_RETRIES", "-1"),
+        ("MAX_RETRIES", "1.5"),
+        ("MAX_RETRIES", "true"),
+        ("MAX_RETRIES", "9" * 5000),
+        ("TURN_TIMEOUT", "0"),
+        ("RUNTIME", "vim"),
+        ("PERMISSION_MODE", "yolo"),
+        ("COMMAND", "unclosed 'quote"),
+        ("COMMAND", "ends in \\"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_mends_it(path: Path, name: str, text: str) -> None:
+    variable = f"{ENV_PREFIX}{name}"
+    with pytest.raises(ConfigFault) as caught:
+        load(path, {variable: text, f"{ENV_PREFIX}API_KEY": KEY}, {})
+    assert caught.value.message.startswith(f"{variable}: ")
+    assert caught.value.fix == f"unset {variable}"
+    assert KEY not in caught.value.message
+
+
+def test_variables_that_are_no_keys_change_nothing(path: Path) -> None:
+    environ = {f"{ENV_PREFIX}WORKDIR": "/x", f"{ENV_PREFIX}RETRY": "1", f"{ENV_PREFIX}ENV": "x", "ADDRESS": "x"}
+    assert load(path, environ, {}).config == Config()
+
+
+def test_a_command_in_a_variable_is_words(path: Path) -> None:
+    environ = {f"{ENV_PREFIX}COMMAND": "claude -p 'two words'"}
+    assert load(path, environ, {}).config.command == ("claude", "-p", "two words")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"), [({"runtime": "vim"}, "--runtime"), ({"max_parallel_turns": 0}, "--max-parallel-turns")]
+)
+def test_a_wrong_flag_is_named(path: Path, flags: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigFault) as caught:
+        load(path, {}, flags)
+    assert caught.value.message.startswith(f"{named}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", MailboxKind.MAILDIR),
+        ("broker_url = 'http://b'", MailboxKind.AMP),
+        ("broker_url = 'http://b'\nmailbox = 'maildir'", MailboxKind.MAILDIR),
+        ("mailbox = 'amp'", MailboxKind.AMP),
+    ],
+)
+def test_which_mailbox(path: Path, text: str, kind: MailboxKind) -> None:
+    assert from_file(path, text).mailbox_kind is kind
+
+
+def test_checking_one_value() -> None:
+    check_value("max_retries", 0)
+    with pytest.raises(UsageFault) as caught:
+        check_value("max_retries", -1)
+    assert caught.value.message.startswith("max_retries: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("sub", "/w/sub"), ("../x", "/x"), ("/abs//y/../z", "/abs/z"), (".", "/w"), ("~/p", "HOME/p")],
+)
+def test_paths_are_relative_to_the_workdir(home: Path, text: str, found: str) -> None:
+    assert str(expand(text, Path("/w"))) == found.replace("HOME", str(home))
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-that-name/x", "a\0b"])
+def test_what_is_no_path_is_a_fault_of_the_configuration(text: str) -> None:
+    with pytest.raises(ConfigFault, match="is no path"):
+        expand(text, Path("/w"))

@@ -1,0 +1,230 @@
+"""Durable procedures over real files, and what they leave behind when a call fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.crash.faults import FaultySystem, Lasting
+
+from agent_mailer.disk import Disk, Sync, SystemCalls, read_regular
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+def failing(at: int, code: int = errno.ENOSPC) -> Disk:
+    return Disk(FaultySystem(at, code, Lasting.FROM_THEN_ON))
+
+
+def test_folders_and_files_are_private_whatever_the_umask(tmp_path: Path, disk: Disk) -> None:
+    for umask in (0o000, 0o077):
+        before = os.umask(umask)
+        try:
+            base = tmp_path / f"{umask}"
+            disk.make_directory(base / "a" / "b")
+            disk.create(base / "a/new", b"x", sync=Sync.FULL)
+            disk.replace(base / "a/whole", b"x", sync=Sync.NONE)
+            disk.append_line(base / "a/lines", b"x", sync=Sync.CONTENT)
+            disk.overwrite(base / "a/over", b"x")
+        finally:
+            os.umask(before)
+        assert [mode(base), mode(base / "a"), mode(base / "a/b")] == [0o700] * 3
+        assert {mode(p) for p in (base / "a").iterdir() if p.is_file()} == {0o600}
+
+
+def test_a_folder_that_is_there_is_left_as_it_is(tmp_path: Path, disk: Disk) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    disk.make_directory(folder)
+    assert mode(folder) == 0o755
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        disk.make_directory(tmp_path / "file")
+    with pytest.raises(OSError):
+        disk.make_directory(tmp_path / "file" / "below")
+
+
+def test_create_never_replaces(tmp_path: Path, disk: Disk) -> None:
+    path = tmp_path / "f"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError):
+        disk.create(path, b"theirs", sync=Sync.FULL)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("sync", list(Sync))
+def test_a_replacement_is_whole_or_not_there_at_every_call(tmp_path: Path, sync: Sync) -> None:
+    new = b"n" * 100_000
+    for at in range(1, 20):
+        path = tmp_path / f"{at}"
+        path.write_bytes(b"old")
+        system = FaultySystem(at, errno.ENOSPC, Lasting.ONCE)
+        try:
+            Disk(system).replace(path, new, sync=sync)
+        except OSError:
+            assert path.read_bytes() in (b"old", new)
+        else:
+            assert path.read_bytes() == new
+        if not system.fired:
+            break
+    else:
+        pytest.fail("no run without a fault")
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".tmp.")] == []
+
+
+def test_replace_writes_over_a_link_and_not_through_it(tmp_path: Path, disk: Disk) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("theirs")
+    link = tmp_path / "link"
+    link.symlink_to(outside)
+    disk.replace(link, b"ours", sync=Sync.NONE)
+    assert (outside.read_text(), link.is_symlink(), link.read_text()) == ("theirs", False, "ours")
+
+
+def test_overwrite_refuses_a_link(tmp_path: Path, disk: Disk) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("theirs")
+    (tmp_path / "link").symlink_to(outside)
+    with pytest.raises(OSError):
+        disk.overwrite(tmp_path / "link", b"ours")
+    assert outside.read_text() == "theirs"
+    disk.overwrite(tmp_path / "plain", b"much longer")
+    disk.overwrite(tmp_path / "plain", b"short")
+    assert (tmp_path / "plain").read_bytes() == b"short"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, b"new\n"),
+        (b"", b"new\n"),
+        (b"one\n", b"one\nnew\n"),
+        (b"one\ntor", b"one\ntor\nnew\n"),
+        (b"one\n\0\0\0", b"one\n\0\0\0\nnew\n"),
+        (b"\n", b"\nnew\n"),
+    ],
+)
+def test_a_line_is_appended_and_a_torn_one_terminated(
+    tmp_path: Path, disk: Disk, before: bytes | None, after: bytes
+) -> None:
+    path = tmp_path / "lines"
+    if before is not None:
+        path.write_bytes(before)
+    disk.append_line(path, b"new", sync=Sync.FULL)
+    assert path.read_bytes() == after
+
+
+@pytest.mark.parametrize("lasting", list(Lasting))
+def test_a_line_that_failed_is_taken_back(tmp_path: Path, lasting: Lasting) -> None:
+    """Whatever call fails: tried again, the line is there once, and what stood before is there still."""
+    for at in range(1, 20):
+        path = tmp_path / f"{at}"
+        path.write_bytes(b"one\n")
+        system = FaultySystem(at, errno.ENOSPC, lasting)
+        try:
+            Disk(system).append_line(path, b"a longer line", sync=Sync.FULL)
+        except OSError:
+            Disk().append_line(path, b"a longer line", sync=Sync.FULL)
+        if not system.fired:
+            return
+        rows = path.read_bytes().split(b"\n")
+        assert rows[0] == b"one", at
+        # A disk that cannot even take back may leave it, or half of it; half a line equals nothing.
+        assert rows.count(b"a longer line") in ((1,) if lasting is Lasting.ONCE else (1, 2)), at
+    pytest.fail("no run without a fault")
+
+
+def test_a_move_never_replaces(tmp_path: Path, disk: Disk) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("1")
+    other.write_text("2")
+    with pytest.raises(FileExistsError):
+        disk.move(one, other, sync=Sync.FULL)
+    assert (one.read_text(), other.read_text()) == ("1", "2")
+    with pytest.raises(FileNotFoundError):
+        disk.move(tmp_path / "gone", tmp_path / "new", sync=Sync.NONE)
+    disk.move(one, tmp_path / "new", sync=Sync.FULL)
+    assert not one.exists()
+
+
+def test_a_tree_is_removed_and_nothing_behind_a_link(tmp_path: Path, disk: Disk) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep/precious").write_text("keep")
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub/file").touch()
+    (tree / "sub/link").symlink_to(outside)
+    (tree / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tree / "fifo")
+    disk.remove_tree(tree)
+    assert not tree.exists()
+    # The tree itself may have become a link.
+    tree.symlink_to(outside)
+    disk.remove_tree(tree)
+    assert not tree.is_symlink()
+    assert (outside / "deep/precious").read_text() == "keep"
+    disk.remove_tree(tree)
+    (tmp_path / "file").touch()
+    disk.remove_tree(tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize(("sync", "syncs"), [(Sync.NONE, 0), (Sync.CONTENT, 1), (Sync.FULL, 2)])
+def test_the_syncs_are_those_that_were_asked_for(tmp_path: Path, sync: Sync, syncs: int) -> None:
+    for write in ("create", "replace", "append_line"):
+        disk = Disk()
+        getattr(disk, write)(tmp_path / f"{write}", b"x", sync=sync)
+        assert disk.syncs == syncs, write
+    # Nothing new in the folder: its name is durable already.
+    disk = Disk()
+    disk.append_line(tmp_path / "append_line", b"y", sync=sync)
+    assert disk.syncs == min(syncs, 1)
+
+
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"0123456789")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in ("fifo", "folder", "link"):
+        with pytest.raises(OSError):
+            read_regular(tmp_path / name)
+    with pytest.raises(OSError):
+        read_regular(Path("/dev/null"), follow=True)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "absent")
+    assert read_regular(tmp_path / "link", follow=True) == b"0123456789"
+    assert read_regular(tmp_path / "file", 4) == b"01234"
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for at in range(1, 12):
+        disk = failing(at)
+        for write in (disk.create, disk.replace, disk.append_line):
+            with suppress(OSError):
+                write(tmp_path / f"{at}-{write.__name__}", b"x", sync=Sync.FULL)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_short_writes_are_finished(tmp_path: Path) -> None:
+    class Slow(SystemCalls):
+        def write(self, fd: int, data: memoryview) -> int:
+            return super().write(fd, data[:7])
+
+    data = os.urandom(1000)
+    Disk(Slow()).replace(tmp_path / "f", data, sync=Sync.NONE)
+    assert (tmp_path / "f").read_bytes() == data

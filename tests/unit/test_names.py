@@ -1,0 +1,109 @@
+"""Ids from outside: never a path of their own making, never a sentence in a prompt, never an escape on a terminal."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.names import path_name, printable, prompt_word
+
+HARMLESS = ["a", "A-1", "0193cf2e-8a4b-7c1d", "x" * 128, "v1.2_3", "a..b", "end."]
+ODD = [
+    "",
+    ".",
+    "..",
+    "../../x",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    ".hidden",
+    "-rf",
+    "_",
+    "~",
+    "a b",
+    " a",
+    "a\n",
+    "line\nbreak",
+    "nul\0byte",
+    "\x1b[2J",
+    "日本語",
+    "é",
+    "e\u0301",
+    "\u202ereversed",
+    "lone \ud800",
+    "x" * 129,
+    "x" * 300,
+    "../" * 200,
+    "a:b",
+    "a@b",
+]
+WORDS = ["a@b", "a/b", "a:b", "p2p/a__b", "x:1", "a+b"]
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_harmless_name_stays_as_it_is(name: str) -> None:
+    assert path_name(name) == name
+    assert prompt_word(name, "thread") == name
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_name_becomes_one_short_name_in_its_folder(name: str, tmp_path: Path) -> None:
+    mapped = path_name(name)
+    assert mapped not in (".", "..")
+    assert not set(mapped) & set("/\\\0\n \x1b")
+    assert mapped[0] not in ".-~"
+    assert mapped.isascii()
+    assert mapped.isprintable()
+    assert len(mapped) <= 128
+    made = tmp_path / mapped
+    made.touch()
+    assert made.resolve().parent == tmp_path.resolve()
+    assert path_name(name) == mapped
+
+
+def test_two_names_never_meet() -> None:
+    names = [*HARMLESS, *ODD]
+    # What is mapped must not be a name that somebody can choose, either.
+    names += [path_name(name) for name in ODD]
+    for one, other in itertools.combinations(dict.fromkeys(names), 2):
+        if other != path_name(one):
+            assert path_name(one) != path_name(other), (one, other)
+    for name in ODD:
+        assert path_name(path_name(name)) != path_name(name), name
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name not in WORDS])
+def test_an_odd_name_is_no_word_of_a_prompt(name: str) -> None:
+    word = prompt_word(name, "thread")
+    assert word.startswith("thread-")
+    assert len(word) == len("thread-") + 16
+    assert word.isalnum() or set(word) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_addresses_and_threads_of_mailboxes_are_words(name: str) -> None:
+    assert prompt_word(name, "thread") == name
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\0", "\\x00"),
+        ("\u202e", "\\u202e"),
+        ("\ud800", "\\ud800"),
+        ("日本", "日本"),
+        ("", ""),
+        ("x" * 10, "x" * 10),
+        ("x" * 11, "x" * 9 + "…"),
+        ("\n" * 10, "\\n\\n\\n\\n\\"[:9] + "…"),
+    ],
+)
+def test_what_is_shown_is_printable_and_bounded(text: str, shown: str) -> None:
+    assert printable(text, 10) == (shown if len(shown) <= 10 else shown[:9] + "…")
+    assert printable(text, 10).isprintable()
+    assert len(printable(text * 1000, 50)) <= 50
