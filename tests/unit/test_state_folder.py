@@ -1,0 +1,245 @@
+"""The state folder: who may enter it, which format it has, and what is done with a damaged file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+
+from agent_mailer.disk import Disk
+from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.lock import WorkdirLock, holder_of
+
+NOW = 1_700_000_000.0
+
+GARBAGE = {
+    "empty": b"",
+    "torn": b'{"a": [1, 2',
+    "NULs after it": b'{"a": [1]}\n' + b"\0" * 64,
+    "only NULs": b"\0" * 64,
+    "random": bytes(range(256)),
+    "not UTF-8": b'{"a\xff": [1]}',
+    "another type": b'["a"]',
+    "null": b"null",
+    "wrong values": b'{"a": {"b": 1}}',
+    "deep": b'{"a": ' + b"[" * 100_000,
+    "two": b'{"a": [1]} {"a": [1]}',
+}
+
+
+class Told(list[tuple[str, str]]):
+    def __call__(self, path: Path, why: str) -> None:
+        self.append((path.name, why))
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, told: Told) -> StateFolder:
+    """A folder whose lock we hold."""
+    found = StateFolder(tmp_path, Disk(), FakeClock(NOW))
+    found.damaged = told
+    found.prepare()
+    return found
+
+
+@pytest.mark.parametrize("garbage", list(GARBAGE))
+def test_a_damaged_file_is_set_aside_whole_and_told_of(folder: StateFolder, told: Told, garbage: str) -> None:
+    path = folder.path / "x.json"
+    path.write_bytes(GARBAGE[garbage])
+    assert folder.read(path, dict[str, list[int]], {"empty": []}) == {"empty": []}
+    assert not path.exists()
+    [aside] = folder.path.glob("x.json.corrupt-*")
+    assert aside.name == "x.json.corrupt-2023-11-14T221320000Z"
+    assert aside.read_bytes() == GARBAGE[garbage]
+    assert [name for name, _ in told] == ["x.json"]
+    # Once: afterwards it is simply absent.
+    assert folder.read(path, dict[str, list[int]], {}) == {}
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("garbage", list(GARBAGE))
+def test_who_does_not_hold_the_lock_changes_nothing(tmp_path: Path, told: Told, garbage: str) -> None:
+    state = tmp_path / ".agent-mailer"
+    state.mkdir()
+    (state / "x.json").write_bytes(GARBAGE[garbage])
+    reader = StateFolder(tmp_path, Disk(), FakeClock(NOW))
+    reader.damaged = told
+    assert reader.read(state / "x.json", dict[str, list[int]], {}) == {}
+    assert [p.name for p in state.iterdir()] == ["x.json"]
+    assert len(told) == 1
+
+
+def test_what_can_be_made_anew_is_found_damaged_until_it_is_written(folder: StateFolder, told: Told) -> None:
+    """A crash between setting aside and writing must not turn damage into absence."""
+    path = folder.path / "x.json"
+    path.write_bytes(b"garbage")
+    for _ in range(2):
+        assert folder.read(path, dict[str, list[int]], {}, lambda: {"made": [1]}) == {"made": [1]}
+    assert path.read_bytes() == b"garbage"
+    assert [p.read_bytes() for p in folder.path.glob("x.json.corrupt-*")] == [b"garbage"] * 2
+    assert len(told) == 2
+    path.unlink()
+    assert folder.read(path, dict[str, list[int]], {}, lambda: {"made": [1]}) == {}
+
+
+def test_several_damages_in_one_moment_are_all_kept(folder: StateFolder) -> None:
+    path = folder.path / "x.json"
+    for n in range(3):
+        path.write_bytes(b"damage %d" % n)
+        folder.read(path, dict[str, int], {})
+    assert {p.read_bytes() for p in folder.path.glob("x.json.corrupt-*")} == {b"damage 0", b"damage 1", b"damage 2"}
+
+
+def test_what_is_no_file_is_set_aside_and_never_waited_for(folder: StateFolder, told: Told) -> None:
+    for name in ("fifo", "folder", "loop"):
+        path = folder.path / name
+        if name == "fifo":
+            os.mkfifo(path)
+        elif name == "folder":
+            (path / "with").mkdir(parents=True)
+        else:
+            path.symlink_to(path)
+        assert folder.read(path, dict[str, int], {}) == {}
+        assert folder.bytes_of(path) is None
+        assert not os.path.lexists(path)
+    assert [name for name, _ in told] == ["fifo", "folder", "loop"]
+    assert len(list(folder.path.glob("*.corrupt-*"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("moment", "clamped"),
+    [(NOW - 10, NOW - 10), (NOW, NOW), (NOW + 600, NOW + 600), (NOW + 600.1, NOW), (1e300, NOW), (-1e300, -1e300)],
+)
+def test_a_moment_further_ahead_than_any_delay_counts_as_now(
+    folder: StateFolder, moment: float, clamped: float
+) -> None:
+    assert folder.clamp(moment, 600.0) == clamped
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o707, 0o770])
+def test_a_folder_others_may_enter_is_refused(folder: StateFolder, mode: int) -> None:
+    folder.path.chmod(mode)
+    with pytest.raises(ConfigFault) as caught:
+        folder.check()
+    assert caught.value.exit_code == 78
+    assert f"{mode:04o}" in caught.value.message
+    assert caught.value.fix == f"chmod 700 {folder.path}"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o666])
+def test_a_config_others_may_read_is_refused(folder: StateFolder, mode: int) -> None:
+    folder.config.touch()
+    folder.config.chmod(mode)
+    with pytest.raises(ConfigFault) as caught:
+        folder.check()
+    assert caught.value.fix == f"chmod 600 {folder.config}"
+    for private in (0o600, 0o400, 0o700):
+        folder.config.chmod(private)
+        folder.check()
+
+
+def test_no_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path, Disk(), FakeClock())
+    with pytest.raises(ConfigFault, match="does not exist") as caught:
+        folder.check()
+    assert caught.value.fix.startswith("agent-mailer init")
+    folder.path.touch(mode=0o600)
+    with pytest.raises(ConfigFault, match="is not a folder"):
+        folder.check()
+
+
+@pytest.mark.parametrize("text", [b"2\n", b"10", b" 2 ", b"99999999999999999999"])
+def test_a_newer_format_is_refused_and_untouched(folder: StateFolder, text: bytes) -> None:
+    marker = folder.path / "format"
+    marker.write_bytes(text)
+    (folder.path / ".tmp.theirs").touch()
+    before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")}
+    for look in (folder.check, folder.prepare):
+        with pytest.raises(ConfigFault, match="newer agent-mailer") as caught:
+            look()
+        assert caught.value.exit_code == 78
+    assert marker.read_bytes() == text
+    assert {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", [b"", b"one", b"\0\0", b"\xff\xfe", b"-1", b"1.0", b"0", b"1\n2\n", "²".encode()])
+def test_a_garbled_format_is_set_aside_and_written_anew(folder: StateFolder, told: Told, text: bytes) -> None:
+    marker = folder.path / "format"
+    marker.write_bytes(text)
+    folder.prepare()
+    assert marker.read_bytes() == b"1\n"
+    [aside] = folder.path.glob("format.corrupt-*")
+    assert aside.read_bytes() == text
+    assert [name for name, _ in told] == ["format"]
+
+
+def test_prepare_makes_what_is_missing_and_clears_leftovers(folder: StateFolder, told: Told) -> None:
+    (folder.path / ".tmp.usage.json.abc").write_text("half")
+    (folder.path / ".tmp.odd").mkdir()
+    (folder.path / "mine").touch()
+    folder.requests.rmdir()
+    folder.turns.rmdir()
+    folder.turns.write_text("a file")
+    folder.prepare()
+    names = {p.name for p in folder.path.iterdir() if ".corrupt-" not in p.name}
+    assert names == {"format", "turns", "memory", "requests", "mine"}
+    assert folder.turns.is_dir()
+    assert [p.read_text() for p in folder.path.glob("turns.corrupt-*")] == ["a file"]
+    assert [name for name, _ in told] == ["turns"]
+
+
+# The lock.
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"pid=12424\n99\n", b"garbage" * 1000, b"\0" * 10, b"[" * 100_000, b'{"process": {"pid": 1}}'],
+)
+def test_what_an_older_holder_wrote_is_cut_off(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / ".lock"
+    path.write_bytes(content)
+    assert holder_of(path) is None
+    lock = WorkdirLock(path)
+    lock.acquire()
+    try:
+        holder = holder_of(path)
+        assert holder is not None
+        assert holder.process.pid == os.getpid()
+        assert path.read_bytes().count(b"\n") == 1
+        assert lock.still_ours()
+        with pytest.raises(BusyFault, match=f"pid {os.getpid()}"):
+            WorkdirLock(path).acquire()
+    finally:
+        lock.release()
+    WorkdirLock(path).acquire()
+
+
+def test_the_lock_of_a_dead_or_another_process_names_nobody(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    lock = WorkdirLock(path)
+    lock.acquire()
+    written = path.read_bytes()
+    lock.release()
+    # Our pid, started at another time: given out again.
+    path.write_bytes(written.replace(b'"started":', b'"started":1'))
+    assert holder_of(path) is None
+    os.mkfifo(tmp_path / "fifo")
+    assert holder_of(tmp_path / "fifo") is None
+
+
+def test_a_lock_file_that_was_replaced_guards_nothing(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    lock = WorkdirLock(path)
+    lock.acquire()
+    path.rename(tmp_path / "elsewhere")
+    assert not lock.still_ours()
+    path.touch()
+    assert not lock.still_ours()
+    lock.release()

@@ -1,0 +1,213 @@
+"""What is appended to: settled ids, dead letters, the log; a damaged line harms no other."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+
+from agent_mailer.disk import Disk
+from agent_mailer.events import KEEP_ROTATED, ROTATE_AT_BYTES, EventLog, EventName, LogRecord
+from agent_mailer.state.dead_letters import DeadLetters
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.processed import Cursor, Processed
+from agent_mailer.state.records import DeadLetter
+
+IDS = [
+    "m-1",
+    "../../x",
+    "a/b",
+    "x" * 300,
+    "y" * 5000,
+    "line\nbreak",
+    "cr\rlf",
+    " blank",
+    "",
+    "日本",
+    "nul\0",
+    "\ud800",
+    "~a",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    found = StateFolder(tmp_path, Disk(), FakeClock())
+    found.prepare()
+    return found
+
+
+def test_settled_ids_are_remembered_whatever_they_hold(folder: StateFolder) -> None:
+    processed = Processed(folder)
+    for name in IDS:
+        assert name not in processed
+        processed.add(name)
+        processed.add(name)
+        assert name in processed
+    again = Processed(folder)
+    assert all(name in again for name in IDS)
+    assert len(again) == len(IDS)
+    assert "m-2" not in again
+    assert (folder.path / "processed.txt").read_bytes().count(b"\n") == len(IDS)
+
+
+@pytest.mark.parametrize(
+    ("content", "known", "unknown"),
+    [
+        (b"one\ntwo\n", ["one", "two"], ["tw"]),
+        (b"one\ntwo", ["one", "two"], ["three"]),
+        (b"one\r\ntwo\r\n", ["one", "two"], ["one\r"]),
+        (b"one\n\0\0\0\0", ["one"], ["", "\0\0\0\0"]),
+        (b"\0\0\0\0one\n", ["one"], []),
+        (b"one\n\xff\xfe\xfd\ntwo\n", ["one", "two"], ["\ufffd"]),
+        (b"\n\n\none\n", ["one"], [""]),
+        (b"\0" * 100_000, [], [""]),
+    ],
+)
+def test_damaged_lines_harm_no_other(folder: StateFolder, content: bytes, known: list[str], unknown: list[str]) -> None:
+    path = folder.path / "processed.txt"
+    path.write_bytes(content)
+    processed = Processed(folder)
+    assert all(name in processed for name in known)
+    assert not any(name in processed for name in unknown)
+    processed.add("new")
+    assert path.read_bytes().startswith(content)
+    again = Processed(folder)
+    assert all(name in again for name in [*known, "new"])
+
+
+def test_an_id_is_forgotten_and_no_other(folder: StateFolder) -> None:
+    (folder.path / "processed.txt").write_bytes(b"one\ntwo\none\nthree")
+    processed = Processed(folder)
+    processed.remove("one")
+    processed.remove("never there")
+    assert "one" not in processed
+    assert (folder.path / "processed.txt").read_bytes() == b"two\nthree\n"
+    assert "one" not in Processed(folder)
+
+
+def test_the_cursor_stops_nothing(folder: StateFolder) -> None:
+    cursor = Cursor(folder)
+    path = folder.path / "cursor.txt"
+    assert cursor.read() is None
+    for name in IDS:
+        cursor.move_to(name)
+        assert path.read_bytes().count(b"\n") == 1
+    path.write_bytes(b"\xff\xfe\0")
+    assert cursor.read() is not None
+    path.unlink()
+    path.mkdir()
+    cursor.move_to("m-1")
+
+
+# Dead letters.
+
+
+def letters(folder: StateFolder, content: bytes) -> DeadLetters:
+    (folder.path / "dead_letter.jsonl").write_bytes(content)
+    return DeadLetters(folder)
+
+
+def test_the_lines_of_other_clients_are_read(folder: StateFolder) -> None:
+    five = {"msg_id": "m-1", "thread_id": "t", "retries": 3, "last_error": "boom", "stuck_at": "2026-01-01T00:00:00Z"}
+    two = {"ts": "2026-01-01T00:00:00Z", "msg_id": "日本"}
+    found = letters(folder, f"{json.dumps(five)}\n{json.dumps(two)}\n".encode())
+    assert [letter.msg_id for letter in found.all()] == ["m-1", "日本"]
+    assert found.find("m-1") == DeadLetter("m-1", "t", 3, "boom", "2026-01-01T00:00:00Z")
+    assert found.find("日本") == DeadLetter("日本")
+    assert found.find("m") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\0" * 50,
+        b"garbage",
+        b'{"msg_id": "torn',
+        b"[" * 100_000,
+        b"null",
+        b'{"retries": 1}',
+        b"\xff\xfe",
+        b'{"msg_id": 5}',
+    ],
+)
+def test_a_damaged_line_hides_no_other_and_is_kept(folder: StateFolder, damage: bytes) -> None:
+    good = b'{"msg_id":"one"}\n' + damage + b"\n" + b'{"msg_id":"two"}\n' + damage
+    found = letters(folder, good)
+    assert [letter.msg_id for letter in found.all()] == ["one", "two"]
+    found.add(DeadLetter("three"), again=True)
+    assert found.find("three") == DeadLetter("three")
+    assert found.remove(["one"]) == 1
+    kept = (folder.path / "dead_letter.jsonl").read_bytes()
+    assert kept.count(damage.strip(b"\0")) >= 2 or not damage.strip(b"\0")
+    assert [letter.msg_id for letter in found.all()] == ["two", "three"]
+
+
+def test_a_letter_of_one_turn_is_there_once_and_the_last_death_counts(folder: StateFolder) -> None:
+    found = DeadLetters(folder)
+    for turn in ("t1", "t1", "t2"):
+        found.add(DeadLetter("m", turn_id=turn), again=True)
+    assert (folder.path / "dead_letter.jsonl").read_bytes().count(b"\n") == 2
+    assert [letter.turn_id for letter in found.all()] == ["t2"]
+    assert found.remove(["m", "other"]) == 1
+    assert found.all() == []
+
+
+def test_what_is_no_file_is_set_aside(folder: StateFolder) -> None:
+    for name in ("processed.txt", "dead_letter.jsonl"):
+        (folder.path / name).mkdir()
+    DeadLetters(folder).add(DeadLetter("m"), again=False)
+    Processed(folder).add("m")
+    assert "m" in Processed(folder)
+    assert DeadLetters(folder).find("m")
+    assert len(list(folder.path.glob("*.corrupt-*"))) == 2
+
+
+# The log.
+
+
+@pytest.fixture
+def log(folder: StateFolder) -> EventLog:
+    return EventLog(folder.log, folder.disk, folder.clock)
+
+
+def rows(folder: StateFolder) -> list[dict[str, object]]:
+    return [json.loads(line) for line in folder.log.read_bytes().split(b"\n") if line.endswith(b"}")]
+
+
+@pytest.mark.parametrize("before", [b"", b'{"ts": "torn', b"\0" * 100, b"\xff\xfe\n", b"no line end"])
+def test_an_event_after_damage_is_a_line_of_its_own(folder: StateFolder, log: EventLog, before: bytes) -> None:
+    folder.log.write_bytes(before)
+    log.emit(EventName.PAUSED, reason="a\nb", until=1.5, nothing=None)
+    assert folder.log.read_bytes().startswith(before)
+    [row] = [row for row in rows(folder) if row.get("event") == "paused"]
+    assert {k: v for k, v in row.items() if k != "ts"} == {"event": "paused", "reason": "a\\nb", "until": 1.5}
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(folder: StateFolder, log: EventLog) -> None:
+    folder.log.mkdir()
+    heard: list[LogRecord] = []
+    log.listen(heard.append)
+    log.emit(EventName.PAUSED)
+    assert [record.event for record in heard] == [EventName.PAUSED]
+
+
+def test_the_log_rotates_and_keeps_a_few(folder: StateFolder, log: EventLog) -> None:
+    for n in range(KEEP_ROTATED + 2):
+        folder.log.write_bytes(b"%d\n" % n)
+        os.truncate(folder.log, ROTATE_AT_BYTES)
+        log.emit(EventName.PAUSED, n=n)
+        assert [row["n"] for row in rows(folder)] == [n]
+    kept = sorted(p.name for p in folder.path.glob("log.jsonl*"))
+    assert kept == ["log.jsonl", *(f"log.jsonl.{n}" for n in range(1, KEEP_ROTATED + 1))]
+    assert (folder.path / "log.jsonl.1").read_bytes()[:1] == b"%d" % (KEEP_ROTATED + 1)
+
+
+def test_values_are_bounded_and_harmless(folder: StateFolder, log: EventLog) -> None:
+    log.emit(EventName.PAUSED, detail="\x1b[2J\ud800" + "x" * 100_000)
+    [row] = rows(folder)
+    assert str(row["detail"]).isprintable()
+    assert len(str(row["detail"])) <= 600
