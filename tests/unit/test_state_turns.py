@@ -1,0 +1,160 @@
+"""The turn folders and their index: what is open is known whatever becomes of one of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.turns import TurnStore
+
+GARBAGE = [b"", b'{"turn_id": "', b"\0" * 100, b"[]", b"[" * 100_000, b"\xff", b"null", b'{"turns": [1]}']
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clock: FakeClock) -> StateFolder:
+    found = StateFolder(tmp_path, Disk(), clock)
+    found.prepare()
+    return found
+
+
+def record(store: TurnStore, name: str = "m") -> TurnRecord:
+    envelope = Envelope(name, "t", "user", 0.0, "1", f"{name}.md")
+    return TurnRecord(store.new_id(), envelope, Phase.CLAIMED, "command", 1.0)
+
+
+def open_turn(folder: StateFolder, name: str = "m") -> TurnRecord:
+    store = TurnStore(folder)
+    made = record(store, name)
+    store.create(made)
+    return made
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_damaged_record_is_none(folder: StateFolder, garbage: bytes) -> None:
+    made = open_turn(folder)
+    path = folder.turns / made.turn_id / "turn.json"
+    assert TurnStore(folder).load(made.turn_id) == made
+    path.write_bytes(garbage)
+    assert TurnStore(folder).load(made.turn_id) is None
+    assert TurnStore(folder).open_ids() == [made.turn_id]
+
+
+def test_a_record_torn_anywhere_is_none(folder: StateFolder) -> None:
+    made = open_turn(folder)
+    path = folder.turns / made.turn_id / "turn.json"
+    whole = path.read_bytes().rstrip()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert TurnStore(folder).load(made.turn_id) is None, length
+
+
+def test_a_record_that_is_no_file_is_none_and_never_waited_for(folder: StateFolder, tmp_path: Path) -> None:
+    made = open_turn(folder)
+    path = folder.turns / made.turn_id / "turn.json"
+    elsewhere = tmp_path / "elsewhere.json"
+    path.rename(elsewhere)
+    assert TurnStore(folder).load(made.turn_id) is None
+    path.symlink_to(elsewhere)
+    assert TurnStore(folder).load(made.turn_id) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert TurnStore(folder).load(made.turn_id) is None
+
+
+@pytest.mark.parametrize("other", ["../../../x", "20260101T000000-ffffffff", ""])
+def test_a_record_that_claims_another_folder_is_none(folder: StateFolder, other: str) -> None:
+    made = open_turn(folder)
+    forged = msgspec.structs.replace(made, turn_id=other)
+    (folder.turns / made.turn_id / "turn.json").write_bytes(msgspec.json.encode(forged))
+    assert TurnStore(folder).load(made.turn_id) is None
+
+
+def test_only_folders_named_like_turns_are_turns(folder: StateFolder, tmp_path: Path) -> None:
+    made = open_turn(folder)
+    (folder.turns / "20260101T000000-00000000").write_text("a file")
+    (folder.turns / "20260101T000000-00000001").symlink_to(tmp_path)
+    (folder.turns / "notes").mkdir()
+    (folder.turns / "20260101T000000-0000000g").mkdir()
+    assert TurnStore(folder).ids() == [made.turn_id]
+
+
+def test_the_index_outlives_the_watcher_that_wrote_it(folder: StateFolder) -> None:
+    """The next one starts with it: settling one turn must not forget another whose record has become unreadable."""
+    one, other = open_turn(folder, "one"), open_turn(folder, "other")
+    (folder.turns / one.turn_id / "turn.json").write_bytes(b"torn")
+    (folder.turns / other.turn_id / "turn.json").write_bytes(b"torn")
+    store = TurnStore(folder)
+    store.mark_settled(other.turn_id)
+    assert [row.envelope for row in TurnStore(folder).indexed()] == [one.envelope]
+    store.mark_settled(one.turn_id)
+    assert TurnStore(folder).indexed() == []
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_damaged_index_is_taken_from_the_folders(folder: StateFolder, garbage: bytes) -> None:
+    made = open_turn(folder)
+    (folder.path / "inflight.json").write_bytes(garbage)
+    assert [row.msg_id for row in TurnStore(folder).indexed()] == ["m"]
+    second = open_turn(folder, "second")
+    assert {row.turn_id for row in TurnStore(folder).indexed()} == {made.turn_id, second.turn_id}
+
+
+def test_an_index_that_is_no_file_stops_nothing(folder: StateFolder) -> None:
+    (folder.path / "inflight.json").mkdir()
+    made = open_turn(folder)
+    assert [row.turn_id for row in TurnStore(folder).indexed()] == [made.turn_id]
+    TurnStore(folder).mark_settled(made.turn_id)
+
+
+def test_the_index_of_another_client_names_no_turn(folder: StateFolder) -> None:
+    (folder.path / "inflight.json").write_text(
+        '{"msg_id": "m", "thread_id": "t", "started_at": "2026-01-01T00:00:00+00:00", "retry_count": 0}'
+    )
+    assert TurnStore(folder).indexed() == []
+    made = open_turn(folder)
+    assert [row.turn_id for row in TurnStore(folder).indexed()] == [made.turn_id]
+
+
+def test_rows_of_turns_that_are_gone_or_strange_are_dropped(folder: StateFolder) -> None:
+    gone, kept = open_turn(folder, "gone"), open_turn(folder, "kept")
+    Disk().remove_tree(folder.turns / gone.turn_id)
+    index = folder.path / "inflight.json"
+    index.write_bytes(index.read_bytes().replace(kept.turn_id.encode(), b"../../memory", 1))
+    open_turn(folder, "new")
+    assert [row.msg_id for row in TurnStore(folder).indexed()] == ["new"]
+
+
+def settled(folder: StateFolder, clock: FakeClock, days: float, name: str) -> TurnRecord:
+    made = open_turn(folder, name)
+    TurnStore(folder).mark_settled(made.turn_id)
+    moment = clock.now() - days * 86400
+    os.utime(folder.turns / made.turn_id / "settled", (moment, moment))
+    return made
+
+
+def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock: FakeClock) -> None:
+    old = settled(folder, clock, 8, "old")
+    needed = settled(folder, clock, 8, "needed")
+    young = settled(folder, clock, 6, "young")
+    future = settled(folder, clock, -400, "future")
+    still_open = open_turn(folder, "open")
+    store = TurnStore(folder)
+    assert store.prune(7, {"needed"}) == [old.turn_id]
+    assert set(store.ids()) == {turn.turn_id for turn in (needed, young, future, still_open)}
+    # A clock that ran a year ahead takes the transcripts, and nothing that is still to be done.
+    clock.moment += 365 * 86400
+    store.prune(7, {"needed"})
+    assert {needed.turn_id, still_open.turn_id, future.turn_id} == set(store.ids())

@@ -1,0 +1,202 @@
+"""The turn's folder between the agent, who may put anything there, and the watcher, who must neither hang nor lose."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent_mailer.disk import Disk
+from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.mailbox.port import Action, Contact, Draft, Envelope, Message
+from agent_mailer.turn_tools.folder import (
+    MAX_STAGED,
+    OUTBOX,
+    SEALED,
+    Facts,
+    FinishKind,
+    FinishNote,
+    TurnFolder,
+    TurnOver,
+    as_text,
+)
+
+MESSAGE = Message(Envelope("m-1", "t", "user", 1_700_000_000.0, "1", "m-1.md", to=("coder",)), "subject", "body\n")
+FACTS = Facts("turn-1", "coder", 10 * 1024 * 1024, "/memory/global.md", "/memory/t.md")
+
+
+@pytest.fixture
+def turn(tmp_path: Path) -> TurnFolder:
+    path = tmp_path / "turn-1"
+    path.mkdir()
+    folder = TurnFolder(path, Disk())
+    folder.prepare(MESSAGE, [MESSAGE], [Contact("user")], FACTS)
+    return folder
+
+
+def draft(body: str = "hello", created: float = 5.0) -> Draft:
+    return Draft("", Action.REPLY, created, body=body)
+
+
+def by_hand(turn: TurnFolder, name: str, content: bytes) -> None:
+    (turn.path / OUTBOX / name).write_bytes(content)
+
+
+def test_what_is_prepared_is_read(turn: TurnFolder) -> None:
+    assert turn.message() == MESSAGE
+    assert list(turn.thread()) == [MESSAGE]
+    assert list(turn.contacts()) == [Contact("user")]
+    assert turn.facts() == FACTS
+    assert "Subject: subject" in (turn.path / "message.md").read_text()
+
+
+def test_headers_of_a_message_are_one_line_each() -> None:
+    hostile = Message(
+        msgspec.structs.replace(MESSAGE.envelope, sender="user\nSubject: forged"), "a\n\nbody: forged", "b"
+    )
+    head, _, body = as_text(hostile).partition("\n\n")
+    assert head.splitlines()[0] == "From: user Subject: forged"
+    assert body == "b"
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"\0" * 10, b"\xff", b"[" * 100_000])
+def test_damaged_mail_is_an_error_and_no_end_of_the_turn(turn: TurnFolder, garbage: bytes) -> None:
+    (turn.path / "mail.json").write_bytes(garbage)
+    with pytest.raises(MailerError) as caught:
+        turn.message()
+    assert caught.value.code == "damaged"
+    assert not isinstance(caught.value, TurnOver)
+
+
+def test_mail_that_is_no_file_is_never_waited_for(turn: TurnFolder) -> None:
+    (turn.path / "mail.json").unlink()
+    with pytest.raises(TurnOver):
+        turn.message()
+    os.mkfifo(turn.path / "mail.json")
+    with pytest.raises(OSError):
+        turn.message()
+
+
+def test_the_same_item_is_staged_once_whenever_it_is_written(turn: TurnFolder) -> None:
+    first = turn.stage(draft(created=5.0))
+    again = turn.stage(draft(created=9.0))
+    assert (first.already, again.already, first.key) == (False, True, again.key)
+    other = turn.stage(draft("other", 1.0))
+    assert [d.body for d in turn.staged()] == ["other", "hello"]
+    assert {d.key for d in turn.seal().drafts} == {first.key, other.key}
+
+
+def test_an_agent_in_a_loop_is_stopped(turn: TurnFolder) -> None:
+    for n in range(MAX_STAGED):
+        turn.stage(draft(f"{n}"))
+    with pytest.raises(UsageFault):
+        turn.stage(draft("one more"))
+    assert turn.stage(draft("7")).already
+    with pytest.raises(UsageFault):
+        TurnFolder(turn.path, Disk()).stage(draft("x" * FACTS.max_message_bytes))
+
+
+def test_sealed_is_over_for_every_tool_and_stays_as_it_was(turn: TurnFolder) -> None:
+    turn.stage(draft())
+    turn.finish(FinishNote(FinishKind.BLOCKED, "first"))
+    turn.finish(FinishNote(FinishKind.BLOCKED, "last"))
+    sealed = turn.seal()
+    assert (len(sealed.drafts), sealed.damaged) == (1, 0)
+    assert sealed.finish == FinishNote(FinishKind.BLOCKED, "last")
+    for late in (lambda: turn.stage(draft("late")), lambda: turn.finish(FinishNote(FinishKind.DONE))):
+        with pytest.raises(TurnOver):
+            late()
+    assert turn.seal() == sealed
+    turn.strip()
+    assert list(turn.path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"{", b"\0" * 50, b"\xff", b"[" * 100_000, b"[]", b'{"key": "x", "action": "explode", "created": 1}'],
+)
+def test_an_item_that_cannot_be_read_is_counted_and_hides_no_other(turn: TurnFolder, garbage: bytes) -> None:
+    turn.stage(draft())
+    by_hand(turn, "x.json", garbage)
+    by_hand(turn, "finish", garbage)
+    by_hand(turn, ".tmp.y.json", garbage)
+    sealed = turn.seal()
+    assert [d.body for d in sealed.drafts] == ["hello"]
+    assert (sealed.damaged, sealed.finish) == (1, None)
+
+
+@pytest.mark.parametrize("created", [1e300, -1.0, 253_402_300_800.0])
+def test_an_item_of_an_impossible_moment_is_damaged(turn: TurnFolder, created: float) -> None:
+    item = msgspec.structs.replace(draft(created=created), key="x")
+    by_hand(turn, "x.json", msgspec.json.encode(item))
+    assert turn.seal().damaged == 1
+
+
+def test_two_items_never_share_a_key(turn: TurnFolder) -> None:
+    key = turn.stage(draft()).key
+    for name in ("copy.json", "../escape.json"):
+        by_hand(turn, Path(name).name, msgspec.json.encode(msgspec.structs.replace(draft("forged"), key=key)))
+    sealed = turn.seal()
+    assert [d.body for d in sealed.drafts] == ["hello"]
+    assert sealed.damaged == 2
+
+
+def test_what_is_no_file_among_the_items_is_never_waited_for(turn: TurnFolder, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+    outside.write_bytes(msgspec.json.encode(msgspec.structs.replace(draft("stolen"), key="link")))
+    outbox = turn.path / OUTBOX
+    os.mkfifo(outbox / "fifo.json")
+    os.mkfifo(outbox / "finish")
+    (outbox / "folder.json").mkdir()
+    (outbox / "link.json").symlink_to(outside)
+    turn.stage(draft())
+    sealed = turn.seal()
+    assert [d.body for d in sealed.drafts] == ["hello"]
+    assert sealed.damaged == 3
+    turn.strip()
+    assert outside.exists()
+    assert list(turn.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [OUTBOX, SEALED])
+@pytest.mark.parametrize("what", ["file", "fifo", "link", "dangling"])
+def test_something_in_the_outboxs_place_stops_no_seal(turn: TurnFolder, tmp_path: Path, name: str, what: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    item = msgspec.json.encode(msgspec.structs.replace(draft("not of this turn"), key="k"))
+    (outside / "k.json").write_bytes(item)
+    place = turn.path / name
+    if name == OUTBOX:
+        place.rmdir()
+    else:
+        turn.stage(draft())
+    if what == "file":
+        place.write_text("x")
+    elif what == "fifo":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(outside if what == "link" else tmp_path / "nowhere")
+    sealed = turn.seal()
+    assert [d.body for d in sealed.drafts] == ([] if name == OUTBOX else ["hello"])
+    assert turn.seal() == sealed
+    turn.strip()
+    assert (outside / "k.json").read_bytes() == item
+    assert not (turn.path / OUTBOX).exists()
+
+
+def test_a_sealed_folder_of_the_agents_own_hides_nothing_that_was_staged(turn: TurnFolder) -> None:
+    (turn.path / SEALED).mkdir()
+    turn.stage(draft())
+    assert [d.body for d in turn.seal().drafts] == ["hello"]
+    with pytest.raises(TurnOver):
+        turn.stage(draft("late"))
+
+
+def test_an_outbox_or_a_whole_folder_that_was_removed(turn: TurnFolder) -> None:
+    (turn.path / OUTBOX).rmdir()
+    assert turn.seal().drafts == ()
+    Disk().remove_tree(turn.path)
+    assert turn.seal().drafts == ()
+    assert turn.seal().drafts == ()
