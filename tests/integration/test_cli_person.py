@@ -27,14 +27,18 @@ def new_of(desk: Desk, handle: str) -> list[str]:
 
 
 def test_send_delivers_once_and_prints_the_id(desk: Desk) -> None:
-    sent = at(desk, "send", "--to", "coder", "--subject", "Hi", "--body", "Do it.", "--kind", "todo", "--priority", "low")
+    sent = at(
+        desk, "send", "--to", "coder", "--subject", "Hi", "--body", "Do it.", "--kind", "todo", "--priority", "low"
+    )
     assert sent.status == 0, sent
     message_id = sent.out.strip()
     assert new_of(desk, "coder") == [message_id]
     message = desk.inbox("coder")[0]
     assert (message.subject, message.body, message.envelope.sender) == ("Hi", "Do it.\n", "user")
     assert (message.envelope.kind, message.envelope.priority) == ("todo", "low")
-    many = at(desk, "send", "--to", "coder,planner", "--from", "planner", "--body-file", "-", "--json", stdin="piped ✓\n")
+    many = at(
+        desk, "send", "--to", "coder,planner", "--from", "planner", "--body-file", "-", "--json", stdin="piped ✓\n"
+    )
     assert many.json["to"] == ["coder", "planner"]
     assert new_of(desk, "planner") == [many.json["id"]]
     assert desk.inbox("planner")[0].body == "piped ✓\n"

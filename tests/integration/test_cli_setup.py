@@ -222,7 +222,7 @@ def test_config_set_refuses_and_leaves_the_file(agent: Path, words: tuple[str, .
 def test_config_edit_takes_only_a_valid_file(agent: Path, tmp_path: Path) -> None:
     path = config_of(agent)
     before = path.read_bytes()
-    broken = type_in(agent, "config", "edit", env=_editor(tmp_path, "printf 'max_retries = \"x\"\\n' > \"$1\""))
+    broken = type_in(agent, "config", "edit", env=_editor(tmp_path, 'printf \'max_retries = "x"\\n\' > "$1"'))
     assert broken.status == 78, broken
     assert "max_retries" in broken.err
     assert path.read_bytes() == before
@@ -243,7 +243,7 @@ def test_config_edit_mends_what_is_no_toml(agent: Path, tmp_path: Path) -> None:
     for words in (["config", "show"], ["status"], ["config", "set", "max_retries", "1"], ["watch", "--once"]):
         done = type_in(agent, *words)
         assert (done.status, "agent-mailer config edit" in done.err) == (78, True), done
-    mended = type_in(agent, "config", "edit", env=_editor(tmp_path, "echo 'address = \"coder\"' > \"$1\""))
+    mended = type_in(agent, "config", "edit", env=_editor(tmp_path, 'echo \'address = "coder"\' > "$1"'))
     assert mended.status == 0, mended
     assert type_in(agent, "status").status == 0
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
 
-from agent_mailer.errors import BusyFault, ExitCode, UnavailableFault
+from agent_mailer.errors import BusyFault, ExitCode, MailerError, UnavailableFault
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -49,6 +50,9 @@ def _apply(place: Workplace, request: Request) -> Answer:
     # What was read before we had the lock may have changed since.
     fresh = Workplace(place.workdir)
     fresh.folder.prepare()
+    with suppress(MailerError):
+        # Without a runtime that can be made there is no account to speak of.
+        fresh.share_pause(fresh.runtime())
     # A damaged retries.json is set aside by whoever reads it under the lock; what it held comes back from the turns.
     restore_retries(fresh.state)
     answer = apply(fresh.state, request)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from agent_mailer.cli.person import Person
     from agent_mailer.mailbox.port import Message
-    from agent_mailer.turn_tools.commands import TurnMail
+    from agent_mailer.turn_tools.commands import AgentMail
 
 app = group("mail", "Read and write mail: as the agent during its turn, elsewhere as a person.")
 
@@ -224,7 +224,7 @@ def _listing(found: Sequence[tuple[Message, bool]]) -> str:
     return columns(rows, ("", "date", "from", "kind", "id", "subject"))
 
 
-def _turn(whose: str | None) -> TurnMail | None:
+def _turn(whose: str | None) -> AgentMail | None:
     turn = in_turn()
     if turn is not None and whose is not None:
         raise UsageFault("in_turn", "during a turn the mail is the agent's own: --as is for people", "leave out --as")

@@ -12,7 +12,7 @@ from agent_mailer.cli.printing import json_out, say, screen_text
 
 if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Kind, Message, Priority
-    from agent_mailer.turn_tools.commands import TurnMail
+    from agent_mailer.turn_tools.commands import AgentMail
     from agent_mailer.turn_tools.folder import Staged
 
 As = Annotated[
@@ -41,7 +41,7 @@ Thread = Annotated[str, typer.Option("--thread", help="The thread it belongs to.
 Now = Annotated[bool, typer.Option("--now", help="During a turn: leaves at once, as news of progress.")]
 
 
-def in_turn() -> TurnMail | None:
+def in_turn() -> AgentMail | None:
     """The turn this command runs in, if any."""
     if "AGENT_MAILER_TURN_DIR" not in os.environ:
         return None

@@ -15,7 +15,7 @@ from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.state.records import TurnRecord
+    from agent_mailer.state.records import SettledItem, TurnRecord
 
 app = group("turns", "The runs of the agent: one for each message, or more where one failed.")
 
@@ -81,6 +81,15 @@ def _state(place: Workplace, record: TurnRecord) -> str:
     return record.phase.value
 
 
+def _fate(place: Workplace, record: TurnRecord, entry: SettledItem) -> str:
+    """What became of an item: a settled turn has delivered whatever was not refused, and need not have noted it."""
+    from agent_mailer.state.records import ItemState
+
+    if entry.state is ItemState.PENDING and place.state.turns.is_settled(record.turn_id):
+        return ItemState.DELIVERED.value
+    return entry.state.value
+
+
 def _summary(place: Workplace, record: TurnRecord) -> dict[str, object]:
     settlement = record.settlement
     return {
@@ -109,7 +118,7 @@ def _whole(place: Workplace, record: TurnRecord) -> dict[str, object]:
         "session": settlement.session.entry.session_id if settlement and settlement.session else None,
         "question": settlement.question if settlement else None,
         "sent": [
-            {"id": entry.item.id, "to": entry.item.recipient, "state": entry.state.value, "why": entry.why}
+            {"id": entry.item.id, "to": entry.item.recipient, "state": _fate(place, record, entry), "why": entry.why}
             for entry in (settlement.items if settlement else ())
         ],
         "folder": str(place.state.turns.path(record.turn_id)),

@@ -72,6 +72,10 @@ class WorkdirLock:
         return self._inode == (found.st_dev, found.st_ino)
 
     def release(self) -> None:
+        """Let go; the file no longer names us."""
+        if self.still_ours():
+            with suppress(OSError):
+                os.truncate(self._path, 0)
         self._lock.release()
 
 

@@ -18,13 +18,13 @@ PROGRESS = "progress"
 """Label of what leaves at once: news on the way, not the answer."""
 
 
-def current_turn(environ: Mapping[str, str]) -> TurnMail | None:
+def current_turn(environ: Mapping[str, str]) -> AgentMail | None:
     """The turn this process works in; None outside of one."""
     path = environ.get(TURN_DIR)
-    return TurnMail(TurnFolder(Path(path), Disk())) if path else None
+    return AgentMail(TurnFolder(Path(path), Disk())) if path else None
 
 
-class TurnMail:
+class AgentMail:
     """What an agent can do with the one mail its turn is for. Every method may raise TurnOver."""
 
     def __init__(self, folder: TurnFolder, clock: Clock | None = None) -> None:

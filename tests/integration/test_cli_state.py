@@ -1,0 +1,336 @@
+"""Commands over a workdir's state: what they show, what they change, with and without a watcher that runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, until
+from tests.typed import COMMAND, Typed, type_in
+
+ODD_THREADS = ("../../x", "a/b", "x" * 300, "two\nlines", "..", "\x1b[2J", "/etc/passwd")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def at(desk: Desk, *words: str, env: dict[str, str] | None = None) -> Typed:
+    return type_in(desk.workdir, *words, env=env)
+
+
+def dead(desk: Desk) -> str:
+    """A message that was given up."""
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; echo 'no luck' >&2; exit 3")
+    message_id = desk.send("try", thread="sad")
+    desk.once()
+    return message_id
+
+
+def until_it_watches(desk: Desk, watcher: subprocess.Popen[bytes]) -> None:
+    """The pid too: the lock file may still name a process that had it before."""
+    until(lambda: at(desk, "status", "--json").json["watcher"]["pid"] == watcher.pid, "the watcher")
+
+
+def files_of(desk: Desk) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in desk.base.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_status_of_an_agent_at_rest(desk: Desk) -> None:
+    desk.once()
+    desk.send("one")
+    before = files_of(desk)
+    shown = at(desk, "status", "--json").json
+    assert files_of(desk) == before
+    assert set(shown) == {
+        *("workdir", "agent", "runtime", "watcher", "mailbox", "running", "retries", "dead_letters"),
+        *("pause", "today", "last_events"),
+    }
+    assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)
+    assert (shown["mailbox"]["waiting"], shown["mailbox"]["root"]) == (1, str(desk.root))
+    assert (shown["running"], shown["pause"], shown["dead_letters"]) == ([], None, 0)
+    assert set(shown["today"]) == {"turns", "seconds", "input_tokens", "output_tokens", "cost_usd"}
+    screen = at(desk, "status").out
+    assert "not running" in screen
+    assert "waiting   1" in screen
+
+
+def test_status_tells_of_a_mailbox_that_is_gone(desk: Desk) -> None:
+    desk.root.rename(desk.base / "moved")
+    shown = at(desk, "status", "--json")
+    assert shown.status == 0, shown
+    assert str(desk.root) in shown.json["mailbox"]["problem"]
+
+
+def test_status_while_a_turn_runs_and_after_it_failed(desk: Desk) -> None:
+    go = desk.base / "go"
+    desk.script({"wait_for": str(go)}, {"exit": 4})
+    desk.configure(max_retries=5)
+    message_id = desk.send("slow")
+    with desk.watching() as watcher:
+        until(lambda: at(desk, "status", "--json").json["running"], "a running turn")
+        shown = at(desk, "status", "--json").json
+        assert shown["watcher"]["running"] is True
+        assert shown["watcher"]["pid"] == watcher.pid
+        (turn,) = shown["running"]
+        assert (turn["message_id"], turn["sender"], turn["phase"]) == (message_id, "user", "running")
+        assert turn["seconds"] >= 0
+        assert shown["mailbox"]["waiting"] == 0
+        assert turn["turn_id"] in at(desk, "status").out
+        paused = at(desk, "pause", "--reason", "lunch")
+        assert paused.status == 0, paused
+        go.touch()
+        until(lambda: at(desk, "status", "--json").json["retries"], "a retry")
+        shown = at(desk, "status", "--json").json
+        assert shown["retries"][0]["last_outcome"] == "failed"
+        assert (shown["pause"]["reason"], shown["pause"]["detail"]) == ("by_hand", "lunch")
+        assert shown["today"]["turns"] == 1
+        assert "lunch" in at(desk, "status").out
+        resumed = at(desk, "resume")
+        assert (resumed.status, resumed.out) == (0, "resumed\n")
+        watcher.send_signal(signal.SIGTERM)
+        watcher.wait(timeout=60)
+
+
+def test_pause_and_resume_without_a_watcher(desk: Desk) -> None:
+    message_id = desk.send("x")
+    assert at(desk, "pause").status == 0
+    desk.once()
+    assert at(desk, "status", "--json").json["mailbox"]["waiting"] == 1
+    assert at(desk, "resume").out == "resumed\n"
+    assert at(desk, "resume").out == "nothing was paused\n"
+    desk.once()
+    assert desk.inbox()[0].refs == (message_id,)
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["alone", "watched"])
+def test_dead_letters_are_listed_retried_and_purged(desk: Desk, watched: bool) -> None:
+    message_id = dead(desk)
+    assert at(desk, "status", "--json").json["dead_letters"] == 1
+    (letter,) = at(desk, "dead-letter", "list", "--json").json["dead_letters"]
+    assert (letter["message_id"], letter["thread"], letter["from"]) == (message_id, "sad", "user")
+    assert (letter["outcome"], letter["last_error"], len(letter["history"])) == ("failed", "no luck", 1)
+    assert "no luck" in at(desk, "dead-letter", "list").out
+    for words, status in ((["retry"], 2), (["retry", "nope"], 1), (["retry", message_id, "--all"], 2), (["purge"], 2)):
+        assert at(desk, "dead-letter", *words).status == status
+    desk.shell("cat >/dev/null; echo better")
+    watcher = desk.start_watch() if watched else None
+    try:
+        if watcher is not None:
+            until_it_watches(desk, watcher)
+        retried = at(desk, "dead-letter", "retry", message_id[:30])
+        assert (retried.status, retried.out) == (0, f"{message_id}: pending again\n"), retried
+        if not watched:
+            desk.once()
+        until(lambda: [m.body for m in desk.inbox() if m.body == "better\n"], "the answer")
+        assert at(desk, "dead-letter", "list", "--json").json["dead_letters"] == []
+        assert at(desk, "dead-letter", "purge", "--all").out == "0 dead letters removed\n"
+    finally:
+        if watcher is not None:
+            watcher.terminate()
+            watcher.wait(timeout=60)
+    assert [path.name for path in (desk.state / "requests").iterdir()] == []
+
+
+def test_purge_forgets_one_and_only_one(desk: Desk) -> None:
+    first, second = dead(desk), dead(desk)
+    done = at(desk, "dead-letter", "purge", first)
+    assert (done.status, done.out) == (0, "1 dead letters removed\n")
+    assert [row["message_id"] for row in at(desk, "dead-letter", "list", "--json").json["dead_letters"]] == [second]
+
+
+def test_a_watcher_that_does_not_answer_changes_nothing(desk: Desk) -> None:
+    message_id = dead(desk)
+    with desk.watching() as watcher:
+        until_it_watches(desk, watcher)
+        watcher.send_signal(signal.SIGSTOP)
+        done = at(desk, "dead-letter", "purge", message_id)
+        assert (done.status, "has not answered" in done.err) == (69, True), done
+        assert list((desk.state / "requests").glob("*.json")) == []
+        watcher.send_signal(signal.SIGCONT)
+        watcher.terminate()
+        watcher.wait(timeout=60)
+    assert at(desk, "status", "--json").json["dead_letters"] == 1
+
+
+def test_a_watcher_that_dies_over_a_request_leaves_it_to_the_command(desk: Desk) -> None:
+    message_id = dead(desk)
+    with desk.watching() as watcher:
+        until_it_watches(desk, watcher)
+        watcher.send_signal(signal.SIGSTOP)
+        asking = subprocess.Popen([COMMAND, "dead-letter", "purge", message_id], cwd=desk.workdir)
+        until(lambda: list((desk.state / "requests").glob("*.json")), "the request")
+        watcher.kill()
+        assert asking.wait(timeout=60) == 0
+    assert at(desk, "status", "--json").json["dead_letters"] == 0
+
+
+def test_sessions_are_listed_shown_dropped_and_forgotten(desk: Desk) -> None:
+    desk.configure(command_output="jsonl")
+    desk.script({"emit": {"type": "session", "id": "s-1"}}, {"emit": {"type": "result"}})
+    threads = ["red", "green", *ODD_THREADS[:4]]
+    for thread in threads:
+        desk.send(thread=thread)
+    desk.once()
+    listed = at(desk, "sessions", "list", "--json").json["sessions"]
+    assert {row["thread"] for row in listed} == set(threads)
+    assert {row["turns"] for row in listed} == {1}
+    assert "two\\nlines" in at(desk, "sessions", "list").out
+    shown = at(desk, "sessions", "show", "gre", "--json").json["session"]
+    assert (shown["thread"], shown["runtime"]) == ("green", "command")
+    for thread in ODD_THREADS[:4]:
+        assert at(desk, "sessions", "show", thread, "--json").json["session"]["thread"] == thread
+        assert at(desk, "sessions", "invalidate", thread).status == 0
+    assert at(desk, "sessions", "invalidate", "../../x").status == 1
+    assert {row["thread"] for row in at(desk, "sessions", "list", "--json").json["sessions"]} == {"red", "green"}
+    assert at(desk, "sessions", "invalidate").status == 2
+    for words in (["--older-than", "soon"], ["--older-than", "-1d"], []):
+        assert at(desk, "sessions", "prune", *words).status == 2
+    assert at(desk, "sessions", "prune", "--older-than", "1h").out == "0 sessions forgotten\n"
+    assert at(desk, "sessions", "invalidate", "--all").status == 0
+    assert at(desk, "sessions", "list", "--json").json["sessions"] == []
+    assert at(desk, "sessions", "prune", "--older-than", "0s").out == f"{len(threads)} sessions forgotten\n"
+
+
+@pytest.mark.parametrize("thread", ODD_THREADS)
+def test_notes_of_odd_threads_stay_in_their_folder(desk: Desk, tmp_path: Path, thread: str) -> None:
+    before = {path for path in tmp_path.rglob("*") if desk.state not in path.parents}
+    missing = at(desk, "memory", "show", "--thread", thread)
+    assert (missing.status, "no note" in missing.err) == (1, True), missing
+    edited = at(
+        desk, "memory", "edit", "--thread", thread, env={"EDITOR": "sh -c 'echo known >> \"$1\"' sh", "VISUAL": ""}
+    )
+    assert edited.status == 0, edited
+    (note,) = (desk.state / "memory").iterdir()
+    assert note.read_text().endswith("Handoff Notes\nknown\n")
+    shown = at(desk, "memory", "show", "--thread", thread, "--json").json
+    assert (shown["file"], shown["thread"]) == (str(note), thread)
+    assert {path for path in tmp_path.rglob("*") if desk.state not in path.parents} == before
+
+
+def test_the_global_note_and_the_list_of_notes(desk: Desk) -> None:
+    assert at(desk, "memory", "ls").status == 0
+    edited = at(desk, "memory", "edit", env={"EDITOR": 'sh -c \'printf "fact\\033[2J\\n" >> "$1"\' sh', "VISUAL": ""})
+    assert edited.status == 0, edited
+    shown = at(desk, "memory", "show")
+    assert "Global memory of coder" in shown.out
+    assert "fact\\x1b[2J\n" in shown.out
+    assert [row["name"] for row in at(desk, "memory", "ls", "--json").json["notes"]] == ["global"]
+    secret = desk.base / "secret"
+    secret.write_text("secret")
+    (desk.state / "memory" / "link.md").symlink_to(secret)
+    linked = at(desk, "memory", "show", "--thread", "link")
+    assert (linked.status, "secret" in linked.out) == (1, False), linked
+    assert at(desk, "memory", "show", "--thread", "").status == 2
+
+
+def test_turns_are_listed_and_shown(desk: Desk) -> None:
+    assert at(desk, "turns", "list", "--json").json == {"turns": []}
+    message_id = desk.send("secret body")
+    desk.once()
+    (row,) = at(desk, "turns", "list", "--json").json["turns"]
+    assert (row["message_id"], row["outcome"], row["settled"], row["from"]) == (message_id, "done", True, "user")
+    assert row["turn_id"] in at(desk, "turns", "list").out
+    shown = at(desk, "turns", "show", row["turn_id"][:12], "--json").json["turn"]
+    assert shown["sent"] == [{"id": desk.inbox()[0].envelope.id, "to": "user", "state": "delivered", "why": ""}]
+    assert Path(shown["folder"]).is_dir()
+    assert "outcome       done" in at(desk, "turns", "show", row["turn_id"]).out
+    assert at(desk, "turns", "show", "nope").status == 1
+    assert at(desk, "turns", "list", "--limit", "0").status == 2
+
+
+def test_fetch_reads_without_claiming(desk: Desk) -> None:
+    message_id = desk.send("fetch me", subject="S")
+    before = files_of(desk)
+    done = at(desk, "fetch", message_id[-6:])
+    assert (done.status, done.out.endswith("\n\nfetch me\n")) == (0, True), done
+    assert files_of(desk) == before
+    desk.once()
+    assert at(desk, "fetch", message_id, "--json").json["message"]["body"] == "fetch me\n"
+    assert at(desk, "fetch", "nope", "--json").json["error"]["code"] == "unknown"
+
+
+def test_logs_from_the_end_filtered_and_across_rotation(desk: Desk) -> None:
+    message_id = desk.send("x")
+    desk.once()
+    lines = (desk.state / "log.jsonl").read_text().splitlines()
+    assert at(desk, "logs", "--json").out.splitlines() == lines
+    assert at(desk, "logs", "--tail", "2", "--json").out.splitlines() == lines[-2:]
+    (ended,) = at(desk, "logs", "--grep", '"event":"turn_end', "--json").out.splitlines()
+    assert json.loads(ended)["message_id"] == message_id
+    assert "turn ended" in at(desk, "logs").out
+    (desk.state / "log.jsonl").rename(desk.state / "log.jsonl.1")
+    (desk.state / "log.jsonl").write_text(
+        '{"ts":"2020-01-01T00:00:00Z","event":"poll_inbox","total":3}\ngarbage \x1b[2J\n{"ts":5,"event":[]}\n'
+    )
+    screen = at(desk, "logs", "--tail", "4")
+    assert screen.status == 0, screen
+    assert "poll inbox" in screen.out
+    assert "garbage \\x1b" in screen.out
+    assert "\x1b" not in screen.out
+    assert len(screen.out.splitlines()) == 4
+    assert at(desk, "logs", "--grep", "(").status == 2
+    assert at(desk, "logs", "--tail", "-1").status == 2
+
+
+def test_logs_follow_what_is_written_and_rotated(desk: Desk) -> None:
+    desk.once()
+    log = desk.state / "log.jsonl"
+    seen = desk.base / "seen"
+    with seen.open("wb") as stream:
+        following = subprocess.Popen(
+            [COMMAND, "logs", "--tail", "0", "--follow", "--json"], cwd=desk.workdir, stdout=stream
+        )
+    try:
+        number = iter(range(1000))
+
+        def grown() -> bool:
+            with log.open("a") as more:
+                more.write(f'{{"ts":"2025-01-01T00:00:00Z","event":"x","n":{next(number)}}}\n')
+            return b'"n":' in seen.read_bytes()
+
+        until(grown, "a line that was appended")
+        log.rename(log.with_name("log.jsonl.1"))
+        log.write_text('{"ts":"2025-01-01T00:00:00Z","event":"after"}\n')
+        until(lambda: b"after" in seen.read_bytes(), "a line of the next file")
+    finally:
+        following.terminate()
+        following.wait(timeout=30)
+
+
+@pytest.mark.parametrize("name", ["retries.json", "sessions.json", "pause.json", "usage.json", "dead_letter.jsonl"])
+def test_looking_at_damaged_state_warns_and_leaves_it_for_the_watcher(desk: Desk, name: str) -> None:
+    desk.once()
+    (desk.state / name).write_bytes(b'{"torn": [\xff')
+    before = files_of(desk)
+    for words in (["status"], ["sessions", "list"], ["dead-letter", "list"], ["turns", "list"]):
+        done = at(desk, *words)
+        assert done.status == 0, done
+        if words == ["status"] and name.endswith(".json") and name != "sessions.json":
+            assert f"{name} cannot be read" in done.err
+    assert files_of(desk) == before
+
+
+def test_a_command_that_finds_damaged_retries_loses_none_of_them(desk: Desk) -> None:
+    desk.configure(max_retries=5, retry={"first": 600, "longest": 600})
+    desk.shell("cat >/dev/null; exit 1")
+    desk.send("again")
+    desk.once()
+    assert len(at(desk, "status", "--json").json["retries"]) == 1
+    (desk.state / "retries.json").write_bytes(b"{")
+    assert at(desk, "pause").status == 0
+    assert len(at(desk, "status", "--json").json["retries"]) == 1
+    assert list(desk.state.glob("retries.json.corrupt-*"))
+
+
+def test_a_newer_format_is_left_untouched(desk: Desk) -> None:
+    (desk.state / "format").write_text("99\n")
+    before = files_of(desk)
+    for words in (["status"], ["pause"], ["watch", "--once"], ["sessions", "list", "--json"]):
+        assert at(desk, *words).status == 78
+    assert files_of(desk) == before
