@@ -186,9 +186,11 @@ class Workplace:
                 "lock_replaced", f"{self.folder.path / '.lock'} is no longer the file we hold", "agent-mailer status"
             )
 
+        runtime = self.runtime()
+        self.share_pause(runtime)
         return Room(
             mailbox=self.mailbox(),
-            runtime=self.runtime(),
+            runtime=runtime,
             state=self.state,
             policy=self.policy(),
             prompts=self.prompts(),
@@ -196,6 +198,18 @@ class Workplace:
             guard=guard,
             tools=self.tools,
         )
+
+    def share_pause(self, runtime: Runtime) -> None:
+        """Join the pause of the runtime's account, where it names one."""
+        if runtime.traits.account is None:
+            return
+        from platformdirs import user_state_path
+
+        from agent_mailer.state.accounts import AccountPause
+
+        name = f"{runtime.traits.name}-{runtime.traits.account}"
+        folder = user_state_path("agent-mailer") / "accounts"
+        self.state.account = AccountPause(folder, name, self.disk, self.folder.clamp, self.folder.damaged)
 
     def tools(self, turn_dir: Path) -> ToolServer:
         """The MCP server over one turn's folder."""

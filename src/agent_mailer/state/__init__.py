@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent_mailer.events import EventLog, EventName
+from agent_mailer.state.accounts import AccountPause
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.pauses import PauseFile
@@ -35,6 +36,8 @@ class State:
         self.pause = PauseFile(folder)
         self.usage = UsageLedger(folder)
         self.requests = RequestBox(folder)
+        self.account: AccountPause | None = None
+        """The pause shared by all watchers of this user on the runtime's account, where there is one."""
         folder.damaged = self._tell
 
     def _tell(self, path: Path, why: str) -> None:

@@ -7,6 +7,7 @@ from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry
 from agent_mailer.state.requests import Answer, Request, Verb
+from agent_mailer.watch.holding import lift
 
 
 def apply_waiting(state: State) -> int:
@@ -92,8 +93,7 @@ def _resume(state: State, request: Request) -> Answer:
     known = state.pause.read()
     if known is None:
         return Answer(ok=True, lines=("nothing was paused",))
-    state.pause.clear()
-    state.log.emit(EventName.RESUMED, reason=known.reason.value)
+    lift(state, known)
     return Answer(ok=True, lines=("resumed",))
 
 

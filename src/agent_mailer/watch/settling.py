@@ -11,7 +11,8 @@ import msgspec
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
 from agent_mailer.runtimes.port import Usage
-from agent_mailer.state.records import ItemState, PauseReason, SettledItem, Settlement, TurnRecord
+from agent_mailer.state.records import ItemState, SettledItem, Settlement, TurnRecord
+from agent_mailer.watch.holding import apply_pause
 from agent_mailer.watch.retry import backoff
 from agent_mailer.watch.room import Room
 
@@ -129,27 +130,7 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, *, agai
         )
     if not again:
         # A pause of an earlier life may be over; the next turn finds out.
-        _apply_pause(room, settlement)
-
-
-def _apply_pause(room: Room, settlement: Settlement) -> None:
-    known = room.state.pause.read()
-    pause = settlement.pause
-    if pause == known or (known is not None and known.reason is PauseReason.BY_HAND):
-        return
-    if pause is None:
-        # Decided before a pause that came meanwhile from another thread or by hand: that one stands.
-        if known is not None and known.since <= settlement.decided_at - settlement.seconds:
-            room.state.pause.clear()
-            room.log.emit(EventName.RESUMED, reason=known.reason.value)
-        return
-    room.state.pause.write(pause)
-    room.log.emit(
-        EventName.PAUSED,
-        reason=pause.reason.value,
-        in_seconds=None if pause.until is None else round(pause.until - room.clock.now(), 1),
-        detail=pause.detail,
-    )
+        apply_pause(room, settlement)
 
 
 def _finish_message(room: Room, record: TurnRecord) -> None:

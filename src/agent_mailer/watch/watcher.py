@@ -12,6 +12,8 @@ from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state.records import Pause
+from agent_mailer.watch.holding import SPREAD_SECONDS, current_pause, end_probe, may_probe
 from agent_mailer.watch.pausing import may_start
 from agent_mailer.watch.pending import Backlog
 from agent_mailer.watch.recovery import OpenWork, recover
@@ -25,6 +27,8 @@ HOUSEKEEPING_SECONDS = 6 * 3600.0
 STOP_PATIENCE = 15.0
 """After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
 
+PROBE_PATIENCE = 60.0
+"""Another watcher probes the account: its result wakes us; this is the net should it never come."""
 FIRST_GONE_WAIT = 0.01
 LONGEST_GONE_WAIT = 10.0
 
@@ -50,6 +54,7 @@ class Watcher:
         self._attempted: set[str] = set()
         self._trouble = 0
         self._gone = 0
+        self._paused = False
         self._fault: BaseException | None = None
         self.failed = False
         """Whether any turn of this run ended in an outcome other than done or blocked."""
@@ -111,14 +116,16 @@ class Watcher:
         try:
             apply_waiting(room.state)
             if (held := self._backlog.hold_remaining) > 0:
-                return self._give_up_or(held)
+                return held
             self._backlog.prune_when_due(HOUSEKEEPING_SECONDS)
-            pause = room.state.pause.read()
+            pause = self._pause()
             now = room.clock.now()
             slots = may_start(pause, now, len(self._running), room.policy.max_parallel_turns)
             candidates = await self._backlog.candidates(self._open_ids())
             plan = make_plan(candidates, {e.thread for e in self._running.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
+            if ready and slots and pause is not None and not may_probe(room, pause):
+                return self._give_up_or(PROBE_PATIENCE)
             for candidate in ready[:slots]:
                 self._attempted.add(candidate.envelope.id)
                 self._spawn(candidate.envelope, self._turn(candidate))
@@ -133,6 +140,13 @@ class Watcher:
         if pause is not None and pause.until is not None and ready and not self._running:
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
+
+    def _pause(self) -> Pause | None:
+        pause = current_pause(self._room)
+        if pause is None and self._paused and self._room.state.account is not None:
+            self._backlog.hold_off(SPREAD_SECONDS * self._room.jitter())
+        self._paused = pause is not None
+        return pause
 
     def _give_up_or(self, wait: float) -> float | None:
         if self._once:
@@ -151,8 +165,10 @@ class Watcher:
             outcome = await run_turn(self._room, candidate)
         except MailboxUnavailable as fault:
             self._backlog.hold_off(self._in_trouble(EventName.MAILBOX_TROUBLE, fault.message))
+            self.failed = True
         except OSError as error:
             self._backlog.hold_off(self._in_trouble(EventName.STATE_TROUBLE, str(error)))
+            self.failed = True
         else:
             self._note(outcome)
 
@@ -178,6 +194,8 @@ class Watcher:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
+        if not self._running:
+            end_probe(self._room)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A fault of ours: leave, so that the next watcher recovers from the files rather than from this memory.
             self._fault = self._fault or error
@@ -214,7 +232,8 @@ class Watcher:
             self._wake.set()
 
     async def _pump_requests(self) -> None:
-        events = FileEvents([self._room.state.folder.requests])
+        account = self._room.state.account
+        events = FileEvents([self._room.state.folder.requests, *([account.folder] if account else [])])
         try:
             await self._pump(events.wait)
         finally:
