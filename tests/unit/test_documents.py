@@ -37,7 +37,9 @@ COMMAND = re.compile(r"agent-mailer(?: [a-z][a-z-]*)+")
 def section(title: str) -> str:
     """The text of a section of SPEC.md, `6` or `6.1`, with what is below it."""
     level = "###" if "." in title else "##"
-    found = re.search(rf"^{level} {re.escape(title)}\.? .*?(?=^#{{2,{len(level)}}} |\Z)", SPEC, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^{level} {re.escape(title)}\.? .*?(?=^#{{2,{len(level)}}} |\Z)", SPEC, re.MULTILINE | re.DOTALL
+    )
     assert found, f"SPEC.md has no section {title}"
     return found[0]
 
@@ -145,7 +147,9 @@ def test_the_events_are_those_of_the_program() -> None:
     rows = {code(row["event"]): row["fields"].split() for row in table("8.6", "event", "fields")}
     assert list(rows) == [event.value for event in EventName]
     for event, fields in _emitted().items():
-        assert fields <= set(rows[event.value]), f"{event.value}: SPEC.md does not list {fields - set(rows[event.value])}"
+        assert fields <= set(rows[event.value]), (
+            f"{event.value}: SPEC.md does not list {fields - set(rows[event.value])}"
+        )
 
 
 def _emitted() -> Mapping[EventName, set[str]]:
@@ -163,7 +167,9 @@ def _emitted() -> Mapping[EventName, set[str]]:
 
 def test_the_templates_and_their_placeholders_are_those_of_the_program() -> None:
     rows = {code(row["template"]): row["placeholders"] for row in table("7.1", "template", "when")}
-    assert set(rows) == {kind.value for kind in PromptKind} == {path.stem for path in (PROJECT / "templates").glob("*.md")}
+    assert (
+        set(rows) == {kind.value for kind in PromptKind} == {path.stem for path in (PROJECT / "templates").glob("*.md")}
+    )
     for kind in PromptKind:
         assert set(re.findall(r"`\$([a-z_]+)`", rows[kind.value])) == PLACEHOLDERS[kind]
 
@@ -212,7 +218,8 @@ def test_the_keys_are_those_of_the_program() -> None:
 
 def test_the_variables_of_a_turn_are_those_of_the_program() -> None:
     rows = {code(row["variable"]) for row in table("10.2", "variable", "value")}
-    assert rows == set(re.findall(r'"(AGENT_MAILER_[A-Z_]+)"', (SOURCE / "runtimes" / "command.py").read_text("utf-8")))
+    source = "".join((SOURCE / "runtimes" / name).read_text("utf-8") for name in ("command.py", "environment.py"))
+    assert rows == set(re.findall(r'"(AGENT_MAILER_[A-Z_]+)"', source))
 
 
 def test_the_lines_of_a_typed_command_are_understood() -> None:
@@ -221,7 +228,9 @@ def test_the_lines_of_a_typed_command_are_understood() -> None:
     for line in lines:
         assert runtime.parse(line.encode()), line
     said = {msgspec.json.decode(line)["type"] for line in lines}
-    handled = set(re.findall(r'^    "([a-z_]+)": _', (SOURCE / "runtimes" / "command.py").read_text("utf-8"), re.MULTILINE))
+    handled = set(
+        re.findall(r'^    "([a-z_]+)": _', (SOURCE / "runtimes" / "command.py").read_text("utf-8"), re.MULTILINE)
+    )
     assert said == handled
     tail = section("10.3").partition("`outcome` is ")[2].partition(";")[0]
     allowed = set(re.findall(r"`([a-z_]+)`", tail))
