@@ -6,9 +6,9 @@ Only the holder of the workdir's lock writes.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.state.accounts import AccountPause
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.pauses import PauseFile
@@ -19,6 +19,9 @@ from agent_mailer.state.retries import Retries
 from agent_mailer.state.sessions import Sessions
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.state.usage import UsageLedger
+
+if TYPE_CHECKING:
+    from agent_mailer.state.accounts import AccountPause
 
 
 class State:

@@ -1,0 +1,112 @@
+"""`demo`: what a newcomer sees, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.desk import until
+from tests.typed import COMMAND, type_in
+
+FASTEST = 20.0
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Command lines of processes that belong to a demo in `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            where = os.readlink(entry / "cwd")
+        except OSError:
+            continue
+        if str(folder) in line or where.startswith(str(folder)):
+            found.append(line)
+    return found
+
+
+def test_the_demo_shows_two_agents_at_work_and_cleans_up(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    started = time.monotonic()
+    done = type_in(tmp_path, "demo", "--dir", folder)
+    took = time.monotonic() - started
+    assert done.status == 0, done
+    assert took < FASTEST
+    order = [
+        'you      send "The first ten primes" to planner',
+        "planner  has mail from user",
+        "planner  sends a message to coder",
+        "coder    has mail from planner",
+        "coder    sends a message to planner",
+        "planner  sends a message to user",
+        "you      have mail from planner",
+        "2 3 5 7 11 13 17 19 23 29",
+        "claude -p --permission-mode acceptEdits",
+        "codex exec",
+    ]
+    positions = [done.out.find(line) for line in order]
+    assert -1 not in positions, done.out
+    assert positions == sorted(positions)
+    assert "trouble" not in done.out
+    assert not folder.exists()
+    assert leftovers(folder) == []
+
+
+def test_the_demo_can_be_kept_and_its_mail_is_plain_files(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    done = type_in(tmp_path, "demo", "--keep", "--dir", folder)
+    assert done.status == 0, done
+    assert f"Kept: {folder}" in done.out
+    (answer,) = (folder / "mail" / "agents" / "user" / "inbox" / "cur").glob("*.md")
+    assert "2 3 5 7" in answer.read_text()
+    assert (folder / "coder" / "primes.sh").is_file()
+    assert "done" in type_in(folder / "planner", "turns", "list").out
+    again = type_in(tmp_path, "demo", "--dir", folder)
+    assert (again.status, "not empty" in again.err) == (2, True), again
+    assert leftovers(folder) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: int) -> None:
+    folder, screen = tmp_path / "scratch", tmp_path / "screen"
+    with screen.open("wb") as stream:
+        process = subprocess.Popen(
+            [COMMAND, "demo", "--dir", str(folder)],
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test runner may ignore it
+        )
+    until(lambda: "starts its agent" in screen.read_text(), "the first turn")
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status, screen.read_text()
+    assert "Traceback" not in screen.read_text()
+    assert not folder.exists()
+    assert leftovers(folder) == []
+
+
+def test_a_demo_that_fails_says_where_to_look(tmp_path: Path) -> None:
+    """Here the coder's `cat` does not work, so it cannot do the task."""
+    folder = tmp_path / "scratch"
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "cat").write_text("#!/bin/sh\nexit 9\n")
+    (tools / "cat").chmod(0o755)
+    path = os.pathsep.join([str(tools), os.environ["PATH"]])
+    done = type_in(tmp_path, "demo", "--dir", folder, env={"PATH": path})
+    assert done.status == 1, done
+    assert f"{folder}/*.log" in done.err
+    assert (folder / "coder.log").stat().st_size > 0
+    assert leftovers(folder) == []
+
+
+def test_run_demo_is_the_installed_command() -> None:
+    assert "exec agent-mailer demo" in (Path(__file__).parents[2] / "run").read_text()
+    assert Path(COMMAND).parent == Path(sys.executable).parent

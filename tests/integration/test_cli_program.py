@@ -1,0 +1,114 @@
+"""The program as a whole: its help, what it loads, its reference, and errors of the command line."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+from tests.typed import COMMAND, type_in
+
+PROJECT = Path(__file__).resolve().parents[2]
+HEAVY = {"pydantic", "rich", "asyncio", "tomlkit", "filelock", "httpx", "tenacity", "agent_mailer.watch.watcher"}
+
+
+def loaded(cwd: Path, *words: str, **env: str) -> set[str]:
+    """Which heavy modules a command has imported when it ends."""
+    script = (
+        "import sys\n"
+        f"sys.argv = ['agent-mailer', *{list(words)!r}]\n"
+        "from agent_mailer.cli.app import main\n"
+        "try:\n    main()\n"
+        f"finally:\n    print('LOADED', sorted({HEAVY!r} & set(sys.modules)))\n"
+    )
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=60, env={**os.environ, **env}
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("LOADED "))
+    return set(ast.literal_eval(line.removeprefix("LOADED ")))
+
+
+def test_help_and_status_load_nothing_that_they_do_not_use(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.send("x")
+    desk.once()
+    assert loaded(tmp_path, "--help") == set()
+    assert loaded(desk.workdir, "status") == set()
+    assert loaded(desk.workdir, "status", "--workdir", str(desk.workdir), "--json") == set()
+    assert loaded(desk.workdir, "logs", "--tail", "3") == set()
+
+
+def test_mail_in_a_turn_loads_neither_config_nor_state(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    out = tmp_path / "modules"
+    code = (
+        "import sys; sys.argv = ['agent-mailer', 'mail', 'reply', '--body', 'x']\n"
+        "from agent_mailer.cli.app import main\n"
+        "try: main()\n"
+        f"finally: open({str(out)!r}, 'w').write(' '.join(sys.modules))"
+    )
+    script = tmp_path / "agent.py"
+    script.write_text(code)
+    desk.configure(command=[sys.executable, str(script)])
+    desk.send("x")
+    desk.once()
+    modules = set(out.read_text().split())
+    assert "agent_mailer.turn_tools.commands" in modules
+    ours = {name for name in modules if name.startswith("agent_mailer.")}
+    foreign = ("config", "assemble", "state", "process", "runtimes", "watch", "mailbox.maildir")
+    assert not {name for name in ours if name.startswith(tuple(f"agent_mailer.{room}" for room in foreign))}
+    assert not modules & HEAVY
+
+
+def test_every_command_has_help_and_a_line_in_the_list(tmp_path: Path) -> None:
+    listed = type_in(tmp_path, "--help").out
+    assert "..." not in listed.split("Commands:")[1]
+    for name in ("config", "mail", "turns", "sessions", "memory", "dead-letter"):
+        inner = type_in(tmp_path, name, "--help")
+        assert inner.status == 0
+        assert f"Usage: agent-mailer {name} " in inner.out
+    assert type_in(tmp_path, "--version").out.startswith("agent-mailer ")
+
+
+def test_the_reference_is_what_the_commands_say(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "tools" / "cli_reference.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("mail finish", "dead-letter retry", "config edit", "demo"):
+        assert f"## agent-mailer {word}\n" in (PROJECT / "docs" / "cli.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nosuch"], ["status", "--bogus"], ["sessions", "show"], ["logs", "--tail", "x"], ["mail"], ["turns", "x"]],
+)
+def test_a_command_line_that_is_no_command_exits_2(tmp_path: Path, words: list[str]) -> None:
+    assert type_in(tmp_path, *words).status == 2
+    if words != ["mail"]:
+        done = type_in(tmp_path, *words, "--json")
+        assert done.status == 2
+        assert done.json["error"]["code"] == "usage"
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    (desk.state / "log.jsonl").write_text('{"ts":"2025-01-01T00:00:00Z","event":"x"}\n' * 20_000)
+    command = f"{COMMAND} logs --tail 20000 | head -n 1"
+    done = subprocess.run(["sh", "-c", command], cwd=desk.workdir, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_workdir_that_vanished_is_told_plainly(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"cd '{gone}' && rmdir '{gone}' && exec {COMMAND} status"], capture_output=True, text=True
+    )
+    assert done.returncode == 78
+    assert "no longer exists" in done.stderr
