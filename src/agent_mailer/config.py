@@ -20,6 +20,7 @@ from agent_mailer.watch.policy import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"
 SECRET_KEYS = frozenset({"api_key"})
+_WORDS = ("command", "extra_args")
 
 
 class RuntimeKind(StrEnum):
@@ -47,6 +48,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
 SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
+DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +79,10 @@ class Config(msgspec.Struct, frozen=True):
     permission_mode: PermissionMode | None = None
     claude_command: str = "claude"
     codex_command: str = "codex"
+    model: str = ""
+    extra_args: tuple[str, ...] = ()
+    max_budget_usd: DollarsOrOff = 0.0
+    config_home: str = ""
     command: tuple[str, ...] = ()
     command_output: CommandOutput = CommandOutput.TEXT
     project_dir: str = ""
@@ -115,6 +121,10 @@ DOCS: dict[str, str] = {
     "permission_mode": "acceptEdits, bypassPermissions or plan; never guessed",
     "claude_command": "the claude program",
     "codex_command": "the codex program",
+    "model": "the model for claude and codex; empty = theirs, which moves with their versions",
+    "extra_args": "further arguments for claude and codex, a list of words",
+    "max_budget_usd": "dollars one turn may cost, where the agent program can count them (claude); 0 = off",
+    "config_home": "the folder of claude's or codex's settings, login and sessions; empty = the user's own",
     "command": 'with runtime = "command": the program and its arguments, a list of words',
     "command_output": "what the command prints: text (its answer) or jsonl (events)",
     "project_dir": "the folder the agent works on, where that is not the workdir",
@@ -194,11 +204,16 @@ def parse_value(key: str, text: str) -> object:
         raise UsageFault("unknown_key", f"there is no key {key!r}", "agent-mailer config show")
     if key in ("retry", "env"):
         raise UsageFault("table_key", f"{key} is a table", "agent-mailer config edit")
-    if key == "command":
+    if key in _WORDS:
         try:
             return shlex.split(text)
         except ValueError as error:
-            raise UsageFault("bad_value", f"command: {error}: {text!r}", "close the quote") from None
+            raise UsageFault("bad_value", f"{key}: {error}: {text!r}", "close the quote") from None
+    if isinstance(getattr(Config(), key), float):
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageFault("bad_value", f"{key} must be a number, not {text!r}", "") from None
     if isinstance(getattr(Config(), key), int):
         try:
             return int(text)
