@@ -1,0 +1,40 @@
+"""The real agent programs, in the versions that tools/agent_clis.py installs."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tools.agent_clis import PACKAGES, binary, install
+
+from agent_mailer.errors import MailerError
+
+
+def claude_binary() -> Path:
+    return _real("claude")
+
+
+def codex_binary() -> Path:
+    return _real("codex")
+
+
+def _real(name: str) -> Path:
+    """The program `name`. Where it cannot be had the test is skipped, and with CI set it fails."""
+    why = _why_missing()
+    if why:
+        reason = f"{PACKAGES[name]} is not there: {why}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return binary(name)
+
+
+@cache
+def _why_missing() -> str:
+    try:
+        install()
+    except (MailerError, OSError) as fault:
+        return str(fault)
+    return ""
