@@ -7,6 +7,7 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,8 +17,8 @@ import pytest
 import typer
 from msgspec import Meta
 
-from agent_mailer import config
 from agent_mailer.cli.app import app
+from agent_mailer.config import DOCS, Config, keys
 from agent_mailer.errors import ExitCode
 from agent_mailer.events import EventName
 from agent_mailer.outcomes import Outcome
@@ -176,9 +177,9 @@ def test_the_templates_and_their_placeholders_are_those_of_the_program() -> None
 
 def _leaves() -> Iterator[tuple[str, Any, object]]:
     """Name, type and default of every key, those of the tables with a dot."""
-    defaults = config.Config()
-    hints = get_type_hints(config.Config, include_extras=True)
-    for key in config.keys():
+    defaults = Config()
+    hints = get_type_hints(Config, include_extras=True)
+    for key in keys():
         value = getattr(defaults, key)
         if not isinstance(value, msgspec.Struct):
             yield key, hints[key], value
@@ -191,7 +192,7 @@ def _leaves() -> Iterator[tuple[str, Any, object]]:
 def _range(hint: Any) -> str:
     """What SPEC.md says of a key's values: `1 to 64`, `a, b`, or nothing."""
     for part in (hint, *getattr(hint, "__args__", ())):
-        if isinstance(part, type) and hasattr(part, "__members__"):
+        if isinstance(part, type) and issubclass(part, StrEnum):
             return ", ".join(member.value for member in part)
     for meta in getattr(hint, "__metadata__", ()):
         if isinstance(meta, Meta):
@@ -209,7 +210,7 @@ def test_the_keys_are_those_of_the_program() -> None:
     rows = {code(row["key"]): row for row in table("10.1", "key", "type")}
     leaves = list(_leaves())
     assert list(rows) == [name for name, _, _ in leaves]
-    assert set(config.DOCS) == {name.partition(".")[0] for name in rows}
+    assert set(DOCS) == {name.partition(".")[0] for name in rows}
     for name, hint, default in leaves:
         assert rows[name]["range"] == _range(hint), name
         assert rows[name]["default"] == _default(default), name
