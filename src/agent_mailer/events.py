@@ -63,11 +63,15 @@ class EventName(StrEnum):
 
 
 class LogRecord(msgspec.Struct, frozen=True):
-    """One line of `log.jsonl`. `fields` never holds a body, a subject or a key (I8)."""
+    """One line of `log.jsonl`. `fields` never holds a body, a subject or a key (I8).
+
+    A `passing` record is for a terminal only: it is written nowhere.
+    """
 
     ts: str
     event: EventName
     fields: dict[str, Value]
+    passing: bool = False
 
     def line(self) -> bytes:
         return msgspec.json.encode({"ts": self.ts, "event": self.event.value, **self.fields})
@@ -89,14 +93,24 @@ class EventLog:
         self._listeners.append(listener)
 
     def emit(self, event: EventName, **fields: Value) -> None:
-        shown: dict[str, Value] = {
-            k: printable(v, 600) if isinstance(v, str) else v for k, v in fields.items() if v is not None
-        }
-        record = LogRecord(iso(self._clock.now()), event, shown)
+        record = self._record(event, fields)
         with suppress(OSError):
             self._rotate_when_full()
             # Lost lines are harmless: the log explains, the other state files decide.
             self._disk.append_line(self._path, record.line(), sync=Sync.NONE)
+        self._tell(record)
+
+    def show(self, event: EventName, **fields: Value) -> None:
+        """For whoever watches now: what an agent says may quote mail, and no mail goes into the log (I8)."""
+        self._tell(msgspec.structs.replace(self._record(event, fields), passing=True))
+
+    def _record(self, event: EventName, fields: dict[str, Value]) -> LogRecord:
+        shown: dict[str, Value] = {
+            k: printable(v, 600) if isinstance(v, str) else v for k, v in fields.items() if v is not None
+        }
+        return LogRecord(iso(self._clock.now()), event, shown)
+
+    def _tell(self, record: LogRecord) -> None:
         for listener in self._listeners:
             listener(record)
 

@@ -13,6 +13,7 @@ from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+    from agent_mailer.state.turns import OpenTurn
 
 LAST_EVENTS = 5
 LISTED = 10_000
@@ -42,6 +43,11 @@ class TurnView(msgspec.Struct, frozen=True):
     sender: str
     phase: str
     seconds: float
+    doing: str = ""
+    tool: str = ""
+    tool_seconds: float | None = None
+    tokens: int | None = None
+    cost_usd: float | None = None
 
 
 class RetryView(msgspec.Struct, frozen=True):
@@ -118,17 +124,7 @@ def look(place: Workplace) -> StatusView:
         if holder
         else WatcherView(running=False),
         mailbox=_mailbox(place, busy | {entry.envelope.id for entry in retries}),
-        running=tuple(
-            TurnView(
-                turn.turn_id,
-                turn.msg_id,
-                turn.thread_id,
-                turn.envelope.sender,
-                turn.phase.value,
-                round(now - turn.started_at, 1),
-            )
-            for turn in open_turns
-        ),
+        running=tuple(_turn(place, turn, now) for turn in open_turns),
         retries=tuple(
             RetryView(
                 entry.envelope.id,
@@ -151,6 +147,36 @@ def look(place: Workplace) -> StatusView:
         ),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)),
     )
+
+
+def _turn(place: Workplace, turn: OpenTurn, now: float) -> TurnView:
+    view = TurnView(
+        turn.turn_id,
+        turn.msg_id,
+        turn.thread_id,
+        turn.envelope.sender,
+        turn.phase.value,
+        round(now - turn.started_at, 1),
+    )
+    progress = place.state.turns.progress(turn.turn_id)
+    if progress is None:
+        return view
+    usage = progress.usage
+    return msgspec.structs.replace(
+        view,
+        doing=progress.doing,
+        tool=progress.tool,
+        tool_seconds=round(now - progress.tool_since, 1) if progress.tool_since is not None else None,
+        tokens=usage.input_tokens + usage.output_tokens if usage else None,
+        cost_usd=usage.cost_usd if usage else None,
+    )
+
+
+def _doing(turn: TurnView) -> str:
+    tool = f"{printable(turn.tool, 100)} for {duration(turn.tool_seconds or 0.0)}" if turn.tool else ""
+    spent = f"{turn.tokens} tokens" if turn.tokens else ""
+    paid = f"${turn.cost_usd:.2f}" if turn.cost_usd else ""
+    return ", ".join(part for part in (tool or printable(turn.doing, 100), spent, paid) if part)
 
 
 def _mailbox(place: Workplace, ours: set[str]) -> MailboxView:
@@ -198,6 +224,8 @@ def _show(view: StatusView) -> None:
             f"{turn.turn_id}  {duration(turn.seconds)}  {what}  from {printable(turn.sender, 40)}"
             f"  {printable(turn.message_id, 64)}",
         )
+        if doing := _doing(turn):
+            _row("", doing)
     for entry in view.retries[:10]:
         _row(
             "retry",

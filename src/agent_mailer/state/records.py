@@ -106,6 +106,18 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     history: tuple[Attempt, ...] = ()
 
 
+class TurnProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`progress.json`: what a running turn does, for people who look. `doing` is one untrusted line; `at`, `tool_since`
+    are moments; `usage` is this turn's own as far as known.
+    """
+
+    at: float
+    doing: str = ""
+    tool: str = ""
+    tool_since: float | None = None
+    usage: Usage | None = None
+
+
 class PauseReason(StrEnum):
     LIMITED = "limited"
     SIGNED_OUT = "signed_out"

@@ -14,9 +14,10 @@ import msgspec
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.records import Phase, TurnProgress, TurnRecord
 from agent_mailer.turn_tools.folder import TurnFolder
 
+PROGRESS = "progress.json"
 SETTLED = "settled"
 """Marker file. Its loss in a power failure makes the settlement apply once more, which changes nothing."""
 
@@ -71,6 +72,16 @@ class TurnStore:
         if record.phase is not Phase.SETTLING:
             self._note(record)
 
+    def note_progress(self, turn_id: str, progress: TurnProgress) -> None:
+        """For those who look on; never relied on."""
+        with suppress(OSError):
+            self._folder.disk.overwrite(self.path(turn_id) / PROGRESS, msgspec.json.encode(progress))
+
+    def progress(self, turn_id: str) -> TurnProgress | None:
+        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.json.decode((self.path(turn_id) / PROGRESS).read_bytes(), type=TurnProgress)
+        return None
+
     def load(self, turn_id: str) -> TurnRecord | None:
         """None where there is no such turn or its record cannot be read."""
         with suppress(OSError, *GARBLED):
@@ -120,6 +131,7 @@ class TurnStore:
     def strip(self, turn_id: str, keep_transcripts: int) -> None:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
         self.folder(turn_id).strip()
+        self._folder.disk.remove(self.path(turn_id) / PROGRESS)
         if keep_transcripts == 0:
             for name in ("stdout", "stderr", "exit", "started"):
                 self._folder.disk.remove(self.path(turn_id) / name)

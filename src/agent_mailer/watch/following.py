@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from agent_mailer.events import EventName
+from agent_mailer.names import printable
 from agent_mailer.outcomes import StopReason
 from agent_mailer.process import (
     STDERR_FILE,
@@ -20,11 +21,14 @@ from agent_mailer.process import (
     verdict,
 )
 from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
-from agent_mailer.state.records import TurnRecord
+from agent_mailer.state.records import TurnProgress, TurnRecord
 from agent_mailer.watch.room import Room
 
 BUSY_INTERVAL = 0.1
 QUIET_INTERVAL = 1.0
+PROGRESS_INTERVAL = 1.0
+TOOL_SHOWN = 100
+"""Which tool on which file; adapters leave out what a tool was told to write."""
 """How often a turn's files are looked at while it writes, and while it is quiet; its end is noticed at once."""
 
 AtOnce = Callable[[], Awaitable[None]]
@@ -48,6 +52,8 @@ class Follower:
         self._last_event: float | None = None
         self._result_at: float | None = None
         self._tool_since: dict[str, float] = {}
+        self._noted_events = 0
+        self._noted_at = -PROGRESS_INTERVAL
 
     async def follow(self) -> Evidence:
         """Returns when the holder is gone and no process of the turn is left."""
@@ -59,6 +65,7 @@ class Follower:
                 waits = {ended} if stopping.done() else {ended, stopping}
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
                 grew = self._read()
+                self._note_progress()
                 await self._at_once()
                 interval = BUSY_INTERVAL if grew else min(QUIET_INTERVAL, interval * 1.5)
                 reason = self._why_stop()
@@ -137,15 +144,33 @@ class Follower:
             match event:
                 case ToolStarted(tool_id=tool_id, name=name, detail=detail):
                     self._tool_since[tool_id] = now
-                    self._progress(f"{name} {detail}".strip())
+                    self._room.log.emit(
+                        EventName.TURN_PROGRESS,
+                        turn_id=self._record.turn_id,
+                        text=printable(f"{name} {detail}".strip(), TOOL_SHOWN),
+                    )
                 case ToolEnded(tool_id=tool_id):
                     self._tool_since.pop(tool_id, None)
                 case Progress(text=text):
-                    self._progress(text)
+                    self._room.log.show(EventName.TURN_PROGRESS, turn_id=self._record.turn_id, text=text[:200])
                 case Result():
                     self._result_at = now
                 case _:
                     pass
 
-    def _progress(self, text: str) -> None:
-        self._room.log.emit(EventName.TURN_PROGRESS, turn_id=self._record.turn_id, text=text[:200])
+    def _note_progress(self) -> None:
+        now, seen = self._room.clock.monotonic(), self._observation
+        if seen.events == self._noted_events or now - self._noted_at < PROGRESS_INTERVAL:
+            return
+        self._noted_events, self._noted_at = seen.events, now
+        wall = self._room.clock.now()
+        oldest = min(self._tool_since, key=self._tool_since.__getitem__, default=None)
+        tool = seen.open_tools.get(oldest) if oldest is not None else None
+        progress = TurnProgress(
+            at=wall,
+            doing=printable(seen.progress),
+            tool=printable(f"{tool.name} {tool.detail}".strip()) if tool else "",
+            tool_since=wall - (now - self._tool_since[tool.tool_id]) if tool else None,
+            usage=seen.usage,
+        )
+        self._room.state.turns.note_progress(self._record.turn_id, progress)
