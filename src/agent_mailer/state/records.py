@@ -13,6 +13,7 @@ from agent_mailer.mailbox.port import Envelope, Outgoing
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
+from agent_mailer.turn_tools.folder import NoteWrite
 
 
 class Phase(StrEnum):
@@ -169,6 +170,7 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     dead: DeadLetter | None = None
     pause: Pause | None = None
     question: str = ""
+    notes: tuple[NoteWrite, ...] = ()
 
 
 class TurnRecord(msgspec.Struct, omit_defaults=True):

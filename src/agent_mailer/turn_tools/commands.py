@@ -10,7 +10,15 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import UsageFault
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
 from agent_mailer.names import printable, prompt_word
-from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Staged, TurnFolder
+from agent_mailer.turn_tools.folder import (
+    MAX_NOTE_BYTES,
+    FinishKind,
+    FinishNote,
+    NoteScope,
+    NoteWrite,
+    Staged,
+    TurnFolder,
+)
 
 TURN_DIR = "AGENT_MAILER_TURN_DIR"
 
@@ -50,7 +58,8 @@ class AgentMail:
         return self._folder.contacts()
 
     def reply(self, body: str, *, subject: str = "", kind: Kind | None = None, now: bool = False) -> Staged:
-        """Stage an answer to the sender; `now`: it leaves while the turn still runs."""
+        """Stage an answer to the sender; `now`: it leaves while the turn still runs. Raises UsageFault without text."""
+        _require_text(body)
         return self._stage(Draft("", Action.REPLY, 0.0, subject=subject, body=body, kind=kind), now=now)
 
     def forward(
@@ -72,20 +81,49 @@ class AgentMail:
         priority: Priority | None = None,
         now: bool = False,
     ) -> Staged:
-        """Stage a message of its own. Raises UsageFault for an unknown recipient."""
+        """Stage a message of its own. Raises UsageFault for an unknown recipient, or without text."""
+        _require_text(body)
         recipients = self._known(to)
         draft = Draft(
             "", Action.SEND, 0.0, to=recipients, subject=subject, body=body, thread=thread, kind=kind, priority=priority
         )
         return self._stage(draft, now=now)
 
-    def finish(self, *, reply_wanted: bool = True, question: str = "") -> FinishNote:
-        """Leave the agent's word on the turn: done, or with a question for a human blocked."""
+    def finish(self, *, reply_wanted: bool = True, question: str = "", kind: FinishKind | None = None) -> FinishNote:
+        """Leave the agent's word on the turn: done, or with a question for a human blocked. Raises UsageFault."""
+        question = question.strip()
+        kind = kind or (FinishKind.BLOCKED if question else FinishKind.DONE)
+        if kind is FinishKind.BLOCKED and not question:
+            raise UsageFault("no_question", "a turn that is blocked asks a question, and there is none", "add it")
+        if question and (kind is FinishKind.DONE or not reply_wanted):
+            raise UsageFault(
+                "two_ends",
+                "a turn that is blocked is not done, and its question is sent",
+                "say blocked with the question alone, or done without one",
+            )
         self._folder.message()  # a turn that is over says so
-        kind = FinishKind.BLOCKED if question else FinishKind.DONE
         finished = FinishNote(kind, question, reply_wanted)
         self._folder.finish(finished)
         return finished
+
+    def read_memory(self, scope: NoteScope) -> str:
+        """The agent's note: as this turn wrote it, else as it was when the turn began. Empty where there is none.
+
+        Of one that holds more than MAX_NOTE_BYTES only the beginning, with a line at the end that says so.
+        """
+        content = self._folder.note(scope)
+        if len(content) <= MAX_NOTE_BYTES:
+            return content.decode("utf-8", "replace")
+        path = self._folder.facts().memory_global if scope is NoteScope.GLOBAL else self._folder.facts().memory_thread
+        text = content[:MAX_NOTE_BYTES].decode("utf-8", "replace")
+        return f"{text}\n\n[the note is larger than {MAX_NOTE_BYTES} bytes; all of it is in {path}]\n"
+
+    def write_memory(self, scope: NoteScope, text: str) -> None:
+        """Stage the whole new text of a note; it takes effect when the turn settles its message. Raises UsageFault."""
+        if not text.strip():
+            raise UsageFault("empty_note", "a note without text would wipe what is known", "give the whole new note")
+        self._folder.message()  # a turn that is over says so
+        self._folder.write_note(NoteWrite(scope, text))
 
     def _stage(self, draft: Draft, *, now: bool) -> Staged:
         from msgspec.structs import replace
@@ -96,7 +134,7 @@ class AgentMail:
     def _known(self, to: Sequence[str]) -> tuple[str, ...]:
         """`to`, each once. Where the contacts could not be read at the claim, settlement judges."""
         if not to:
-            raise UsageFault("no_recipient", "there is no recipient", "give --to ADDRESS")
+            raise UsageFault("no_recipient", "there is no recipient", "name at least one address")
         contacts = [contact.address for contact in self._folder.contacts()]
         origin = self._folder.message()
         fine = {*contacts, origin.envelope.sender, origin.reply_to}
@@ -108,3 +146,8 @@ class AgentMail:
                 f"known are: {', '.join(printable(address) for address in contacts)}",
             )
         return tuple(dict.fromkeys(to))
+
+
+def _require_text(body: str) -> None:
+    if not body.strip():
+        raise UsageFault("empty_body", "the message's text is empty", "give the message a text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,9 @@ MAIL = "mail.json"
 MESSAGE_TEXT = "message.md"
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
+
+MAX_NOTE_BYTES = 256 * 1024
+"""A note is read whole at the start of every turn."""
 
 MOST_BYTES = 64 * 1024 * 1024
 """What is larger is no item: the largest message has far less, however it is escaped."""
@@ -67,6 +70,20 @@ class FinishNote(msgspec.Struct, frozen=True, omit_defaults=True):
     reply_wanted: bool = True
 
 
+class NoteScope(StrEnum):
+    """Which of the agent's notes: that of all threads, or that of the turn's thread."""
+
+    GLOBAL = "global"
+    THREAD = "thread"
+
+
+class NoteWrite(msgspec.Struct, frozen=True):
+    """The whole new text of a note. It takes effect when the turn has settled its message."""
+
+    scope: NoteScope
+    text: str
+
+
 class Staged(msgspec.Struct, frozen=True):
     """`already`: the identical item was staged before in this turn; it is the same item."""
 
@@ -80,6 +97,7 @@ class Sealed(msgspec.Struct, frozen=True):
     drafts: tuple[Draft, ...]
     finish: FinishNote | None
     damaged: int = 0
+    notes: tuple[NoteWrite, ...] = ()
 
 
 class TurnFolder:
@@ -89,12 +107,24 @@ class TurnFolder:
         self.path = path
         self._disk = disk
 
-    def prepare(self, message: Message, thread: Sequence[Message], contacts: Sequence[Contact], facts: Facts) -> None:
-        """Put the mail where the agent finds it. Nothing here is needed after a crash: recovery writes it again."""
+    def prepare(
+        self,
+        message: Message,
+        thread: Sequence[Message],
+        contacts: Sequence[Contact],
+        facts: Facts,
+        notes: Mapping[NoteScope, bytes] | None = None,
+    ) -> None:
+        """Put the mail, and copies of the notes, where the agent's tools find them.
+
+        Nothing here is needed after a crash: recovery writes it again.
+        """
         self._disk.make_directory(self.path / OUTBOX)
         mail = TurnMail(facts, message, tuple(thread), tuple(contacts))
         self._disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
         self._disk.overwrite(self.path / MESSAGE_TEXT, as_text(message).encode("utf-8", "replace"))
+        for scope, content in (notes or {}).items():
+            self._disk.overwrite(self.note_copy(scope), content)
 
     def mail(self) -> TurnMail:
         """Raises TurnOver where the turn is settled, MailerError where the file cannot be read."""
@@ -129,7 +159,7 @@ class TurnFolder:
         if same is not None:
             return Staged(same, already=True)
         if len(known) >= MAX_STAGED:
-            raise UsageFault("too_many", f"this turn has staged {MAX_STAGED} messages already", "")
+            raise UsageFault("too_many", f"this turn has staged {MAX_STAGED} messages already", "put the rest into one")
         # The key is the content's hash: two tools staging the same item at once meet in one file.
         key = hashlib.sha256(_content(draft)).hexdigest()[:16]
         item = msgspec.structs.replace(draft, key=key)
@@ -143,10 +173,30 @@ class TurnFolder:
 
     def finish(self, note: FinishNote) -> None:
         """Leave the agent's word on the turn; the last one counts. Raises TurnOver."""
-        try:
-            self._disk.replace(self.path / OUTBOX / "finish", msgspec.json.encode(note), sync=Sync.FULL)
-        except FileNotFoundError:
-            raise self._over() from None
+        self._put("finish", msgspec.json.encode(note))
+
+    def note_copy(self, scope: NoteScope) -> Path:
+        """The note as it was when the turn began; longer than MAX_NOTE_BYTES where only its beginning was copied."""
+        return self.path / f"note-{scope}.md"
+
+    def note(self, scope: NoteScope) -> bytes:
+        """The note as this turn knows it: what it has written itself, else the copy; nothing where there is none."""
+        for path in (self.path / OUTBOX / _note_name(scope), self.note_copy(scope)):
+            with suppress(FileNotFoundError):
+                return read_regular(path, MAX_NOTE_BYTES)
+        self.mail()  # a turn that is over says so
+        return b""
+
+    def write_note(self, note: NoteWrite) -> None:
+        """Stage a note's new text; durable when it returns, and the last one counts. Raises TurnOver or UsageFault."""
+        content = note.text.encode("utf-8", "replace")
+        if len(content) > MAX_NOTE_BYTES:
+            raise UsageFault(
+                "too_large",
+                f"a note holds at most {MAX_NOTE_BYTES} bytes, and this one has {len(content)}",
+                "keep what matters and leave out the rest",
+            )
+        self._put(_note_name(note.scope), content)
 
     def staged(self) -> list[Draft]:
         """What lies in the open outbox, in the order it was staged."""
@@ -166,21 +216,34 @@ class TurnFolder:
                 self._disk.make_directory(outbox)
             self._disk.move(outbox, sealed, sync=Sync.NONE)
         drafts = tuple(_drafts(sealed))
-        return Sealed(drafts, _finish_note(sealed), damaged=len(_item_names(sealed)) - len(drafts))
+        notes = tuple(_notes(sealed))
+        names = _names(sealed)
+        damaged = len(_item_names(sealed)) - len(drafts)
+        damaged += sum(1 for scope in NoteScope if _note_name(scope) in names) - len(notes)
+        return Sealed(drafts, _finish_note(sealed), damaged, notes)
 
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
         for name in (MAIL, MESSAGE_TEXT, "prompt.md"):
             self._disk.remove(self.path / name)
+        for scope in NoteScope:
+            self._disk.remove(self.note_copy(scope))
         self._disk.remove_tree(self.path / SEALED)
         self._disk.remove_tree(self.path / OUTBOX)
+
+    def _put(self, name: str, content: bytes) -> None:
+        try:
+            self._disk.replace(self.path / OUTBOX / name, content, sync=Sync.FULL)
+        except FileNotFoundError:
+            raise self._over() from None
 
     def _put_away(self, path: Path) -> None:
         """Out of the way of the seal, whatever the agent put there."""
         self._disk.move(path, path.with_name(f"{path.name}.odd-{secrets.token_hex(4)}"), sync=Sync.NONE)
 
     def _over(self) -> TurnOver:
-        return TurnOver("turn_over", f"this turn is over ({self.path.name}); nothing more leaves from it", "")
+        message = f"this turn is over ({self.path.name}); nothing more leaves from it"
+        return TurnOver("turn_over", message, "end your work")
 
 
 def as_text(message: Message) -> str:
@@ -229,3 +292,15 @@ def _finish_note(folder: Path) -> FinishNote | None:
     with suppress(OSError, *_GARBLED):
         return msgspec.json.decode(read_regular(folder / "finish", MOST_BYTES), type=FinishNote)
     return None
+
+
+def _note_name(scope: NoteScope) -> str:
+    return f"note-{scope}"
+
+
+def _notes(folder: Path) -> Iterator[NoteWrite]:
+    for scope in NoteScope:
+        with suppress(OSError, UnicodeDecodeError):
+            content = read_regular(folder / _note_name(scope), MAX_NOTE_BYTES)
+            if len(content) <= MAX_NOTE_BYTES:
+                yield NoteWrite(scope, content.decode("utf-8"))

@@ -82,6 +82,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         dead=dead,
         pause=decide_pause(judgement, end.pause, end.now, end.jitter),
         question=_question(end) if judgement.outcome is Outcome.BLOCKED else "",
+        notes=end.sealed.notes if judgement.outcome.settles else (),
     )
 
 
@@ -211,8 +212,10 @@ def _session_change(end: TurnEnd, outcome: Outcome) -> SessionChange | None:
         entry = SessionEntry(last_used_at=now, runtime=record.runtime, generation=generation + 1)
         return SessionChange(thread, generation, entry)
     session_id = end.observation.session_id or record.resume
-    if not outcome.settles or not end.resumes or not session_id:
+    if not end.resumes or not session_id:
         return None
+    if not outcome.settles:
+        return _spent_in_vain(end, session_id)
     same = known is not None and known.session_id == session_id
     entry = SessionEntry(
         session_id=session_id,
@@ -225,6 +228,16 @@ def _session_change(end: TurnEnd, outcome: Outcome) -> SessionChange | None:
         spent=_session_sum(end, session_id),
     )
     return SessionChange(thread, generation, entry)
+
+
+def _spent_in_vain(end: TurnEnd, session_id: str) -> SessionChange | None:
+    """An unfinished turn binds nothing, but what it spent in the thread's session is spent: it must not count again."""
+    known, seen = end.session, end.observation.usage
+    if known is None or known.session_id != session_id or seen is None or not seen.of_session:
+        return None
+    generation = end.record.generation
+    entry = msgspec.structs.replace(known, spent=seen, generation=generation + 1)
+    return SessionChange(end.record.envelope.thread, generation, entry)
 
 
 def _usage(end: TurnEnd) -> Usage | None:

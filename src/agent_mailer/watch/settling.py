@@ -13,6 +13,7 @@ from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import ItemState, SettledItem, Settlement, TurnRecord
 from agent_mailer.watch.holding import apply_pause
+from agent_mailer.watch.notes import write_notes
 from agent_mailer.watch.retry import backoff
 from agent_mailer.watch.room import Room
 
@@ -114,6 +115,7 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, *, agai
     if change is not None and state.sessions.put(change.thread, change.entry):
         event = EventName.SESSION_BOUND if change.entry.session_id else EventName.SESSION_DROPPED
         room.log.emit(event, thread=change.thread, session=change.entry.session_id or None)
+    write_notes(room, record, settlement.notes)
     if settlement.retry is not None and envelope.id not in state.processed:
         state.retries.put(settlement.retry)
         room.log.emit(

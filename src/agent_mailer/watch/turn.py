@@ -18,6 +18,7 @@ from agent_mailer.turn_tools.folder import SEALED, Facts, Sealed
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import Follower
 from agent_mailer.watch.judging import judge
+from agent_mailer.watch.notes import copies
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.schedule import Candidate
 from agent_mailer.watch.session_choice import choose_session
@@ -194,6 +195,7 @@ async def _prepare(room: Room, record: TurnRecord, message: Message) -> None:
             memory_global=str(memory / "global.md"),
             memory_thread=str(memory_file(memory, record.envelope.thread)),
         ),
+        copies(room, record.envelope.thread),
     )
 
 
