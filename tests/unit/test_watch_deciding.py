@@ -412,3 +412,14 @@ def test_the_question_is_marked_as_one() -> None:
 
 def test_usage_is_taken_over() -> None:
     assert settled(turn_end(Outcome.FAILED)).usage == Usage(10, 20, 0.5)
+
+
+def test_what_a_failed_turn_spent_in_the_session_is_not_counted_again() -> None:
+    before = SessionEntry("s-1", turn_count=2, runtime="claude", generation=7, spent=Usage(100, 10, 1.0))
+    seen = Usage(150, 20, 1.5, of_session=True)
+    observation = Observation(session_id="s-1", usage=seen)
+    failed = settled(turn_end(Outcome.FAILED, session=before, observation=observation, resume="s-1"))
+    assert failed.usage == Usage(50, 10, 0.5)
+    assert failed.session is not None
+    entry = failed.session.entry
+    assert (entry.session_id, entry.turn_count, entry.generation, entry.spent) == ("s-1", 2, 8, seen)
