@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import stat
 import subprocess
@@ -299,9 +300,13 @@ def _on_terminal(cwd: Path, words: list[str], answers: list[str]) -> tuple[int, 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test runner may ignore it
     )
     os.close(follower)
-    screen = ""
+    screen, interrupting = "", False
     try:
         while True:
+            if interrupting and not select.select([leader], [], [], 0.5)[0]:
+                # Python can miss a Ctrl-C in the moment between the prompt and the wait for a key; a person repeats it.
+                os.write(leader, b"\x03")
+                continue
             try:
                 block = os.read(leader, 4096)
             except OSError:
@@ -312,7 +317,8 @@ def _on_terminal(cwd: Path, words: list[str], answers: list[str]) -> tuple[int, 
             if answers and screen.rstrip("\r\n").endswith(": "):
                 answer = answers.pop(0)
                 screen += "<answered>"
-                os.write(leader, answer.encode() if answer == "\x03" else answer.encode() + b"\n")
+                interrupting = answer == "\x03"
+                os.write(leader, answer.encode() if interrupting else answer.encode() + b"\n")
     finally:
         os.close(leader)
         status = process.wait(timeout=60)

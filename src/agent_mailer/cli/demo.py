@@ -39,7 +39,8 @@ def demo(
     from agent_mailer.demo.stage import Stage
 
     stage = Stage(_scratch(folder))
-    previous = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     kept = True
     try:
         _play(stage)
@@ -53,9 +54,10 @@ def demo(
         kept = keep
         raise
     finally:
+        # From here on nothing may keep us from ending what was started; it takes a few seconds at most.
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         stage.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         if not kept:
             stage.remove()
     if keep:

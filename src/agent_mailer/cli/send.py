@@ -144,8 +144,8 @@ def _tell_end(sent: Sent, waited: Waited, seconds: int) -> None:
     if waited.answer is not None:
         say(as_screen(waited.answer))
     if waited.ending is Ending.TIMEOUT:
-        why = "is still at work" if waited.taken else "has not taken it: does its watcher run?"
-        note(f"no answer after {seconds} s; {' and '.join(sent.recipients)} {why} The answer will be in: mail inbox")
+        why = "is still at work." if waited.taken else "has not taken it: does its watcher run?"
+        note(f"no answer after {seconds} s: {' and '.join(sent.recipients)} {why} Later: agent-mailer mail inbox")
     elif waited.ending is Ending.BLOCKED:
         note(
             "the agent asks; answer it with: agent-mailer mail reply "

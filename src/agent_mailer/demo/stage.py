@@ -50,7 +50,7 @@ class Stage:
             agent.chmod(0o755)
             done = self._run(
                 *("init", "--no-interactive", "--no-gitignore", "--workdir", str(workdir), "--address", name),
-                *("--runtime", "command", "--command", "./agent.sh", "--permission-mode", "acceptEdits"),
+                *("--runtime", "command", "--command", "sh agent.sh", "--permission-mode", "acceptEdits"),
                 *("--maildir-root", str(self.root), "--stop-grace", "1"),
             )
             if done.status:
