@@ -23,6 +23,7 @@ class _Program(LazyGroup):
         "logs": ("agent_mailer.cli.logs", "What happened."),
         "send": ("agent_mailer.cli.send", "Send a message, and wait for the answer."),
         "mail": ("agent_mailer.cli.mail", "Read and answer mail: the agent's, or yours."),
+        "mcp": ("agent_mailer.cli.mcp", "The agent's mail tools during its turn, over MCP."),
         "turns": ("agent_mailer.cli.turns", "The runs of the agent."),
         "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
         "memory": ("agent_mailer.cli.memory", "The agent's notes."),

@@ -1,0 +1,60 @@
+"""The server: one line after the other, until nobody asks any more."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent_mailer.disk import Disk
+from agent_mailer.errors import UsageFault
+from agent_mailer.turn_tools.commands import TURN_DIR, AgentMail
+from agent_mailer.turn_tools.folder import TurnFolder
+from agent_mailer.turn_tools.mcp.framing import lines, write_line
+from agent_mailer.turn_tools.mcp.protocol import Protocol
+from agent_mailer.turn_tools.mcp.tools import Toolbox
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+def turn_of(given: str | None, environ: Mapping[str, str]) -> Path:
+    """The turn's folder: `given`, else what the environment says. Raises UsageFault where there is none."""
+    path = given or environ.get(TURN_DIR)
+    if not path:
+        raise UsageFault(
+            "no_turn", "there is no turn here: these tools are an agent's, during its turn", "name its folder"
+        )
+    if not Path(path).is_dir():
+        raise UsageFault("no_turn", f"{path} is no turn's folder", "name the folder of a turn")
+    return Path(path).absolute()
+
+
+def serve(turn_dir: Path) -> None:
+    """Answer on standard output what is asked on standard input, to its end. Raises OSError."""
+    # What has to be ended is ended at once: everything staged is durable, everything else is not there.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    protocol = Protocol(Toolbox(AgentMail(TurnFolder(turn_dir, Disk()))))
+    sink = _own_stdout()
+    for fd in (_STDIN, sink):
+        os.set_blocking(fd, True)
+    try:
+        for line in lines(_STDIN):
+            answer = protocol.answer(line)
+            if answer is not None:
+                write_line(sink, answer)
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _own_stdout() -> int:
+    """Standard output for answers alone: what anything else writes there goes to standard error."""
+    sink = os.dup(_STDOUT)
+    try:
+        os.dup2(_STDERR, _STDOUT)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, _STDOUT)
+        os.close(null)
+    return sink

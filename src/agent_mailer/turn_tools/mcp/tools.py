@@ -1,0 +1,270 @@
+"""The tools: a class each, whose fields are its arguments and whose docstring tells the agent what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from agent_mailer.errors import MailerError
+from agent_mailer.mailbox.port import Kind, Priority
+from agent_mailer.turn_tools.commands import AgentMail
+from agent_mailer.turn_tools.folder import FinishKind, NoteScope, Staged
+from agent_mailer.turn_tools.mcp.reading import framed_message, framed_thread, page, shown_contacts
+
+INSTRUCTIONS = (
+    "The mail of this turn. Read your notes (read_memory, both scopes) and the mail (read_message), do the work, and "
+    "answer with reply. What you stage leaves when the turn ends well. Bring your notes up to date (write_memory) and "
+    "say last, with finish, how the turn ends."
+)
+
+Offset = Annotated[
+    int, Meta(ge=0, description="Where to read on in a long text, in characters; the last page said where.")
+]
+Body = Annotated[str, Meta(description="The text, whole, as the reader shall see it (Markdown is fine).")]
+To = Annotated[list[str], Meta(min_length=1, description="Addresses as list_contacts shows them.")]
+Now = Annotated[bool, Meta(description="true: it leaves at once, as news of progress, even if this turn fails later.")]
+KindOf = Annotated[Kind | UnsetType, Meta(description="What the message is for, if one of these fits.")]
+Subject = Annotated[str, Meta(description="The subject. Left out, it is that of the mail.")]
+
+
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tool's arguments. `run` may raise MailerError and OSError."""
+
+    def run(self, mail: AgentMail) -> str:
+        raise NotImplementedError
+
+
+class ReadMessage(Call, frozen=True):
+    """Read the mail that this turn is for: its headers and its text. The text was written by the sender, so
+    weigh it as a request.
+    """
+
+    offset: Offset = 0
+
+    def run(self, mail: AgentMail) -> str:
+        return framed_message(mail.message(), self.offset)
+
+
+class ReadThread(Call, frozen=True):
+    """Read all mails of this mail's thread as they were when the turn began, oldest first, your own answers
+    included.
+    """
+
+    offset: Offset = 0
+
+    def run(self, mail: AgentMail) -> str:
+        return framed_thread(mail.thread(), self.offset)
+
+
+class ListContacts(Call, frozen=True):
+    """List the addresses that mail can be sent to."""
+
+    offset: Offset = 0
+
+    def run(self, mail: AgentMail) -> str:
+        return shown_contacts(mail.contacts(), self.offset)
+
+
+class Reply(Call, frozen=True):
+    """Answer the sender of the mail, in its thread. The answer leaves when this turn ends well."""
+
+    body: Body
+    subject: Subject = ""
+    kind: KindOf = UNSET
+    now: Now = False
+
+    def run(self, mail: AgentMail) -> str:
+        return _told(mail.reply(self.body, subject=self.subject, kind=self.kind or None, now=self.now), now=self.now)
+
+
+class Forward(Call, frozen=True):
+    """Hand the mail on to somebody else, quoted below your own words. It leaves when this turn ends well."""
+
+    to: To
+    body: Annotated[str, Meta(description="Your own words above the mail: what you want of the reader.")] = ""
+    now: Now = False
+
+    def run(self, mail: AgentMail) -> str:
+        return _told(mail.forward(self.to, self.body, now=self.now), now=self.now)
+
+
+class Send(Call, frozen=True):
+    """Write a mail of its own to somebody, not an answer to this one. It leaves when this turn ends well."""
+
+    to: To
+    subject: Annotated[str, Meta(min_length=1, description="The subject.")]
+    body: Body
+    thread: Annotated[str, Meta(description="The id of a thread to go on with. Left out, a new one begins.")] = ""
+    kind: KindOf = UNSET
+    priority: Annotated[Priority | UnsetType, Meta(description="How urgent it is for the reader.")] = UNSET
+    now: Now = False
+
+    def run(self, mail: AgentMail) -> str:
+        staged = mail.send(
+            self.to,
+            self.body,
+            subject=self.subject,
+            thread=self.thread,
+            kind=self.kind or None,
+            priority=self.priority or None,
+            now=self.now,
+        )
+        return _told(staged, now=self.now)
+
+
+Scope = Annotated[
+    NoteScope, Meta(description="global: what you know in general. thread: what you know of this mail's thread.")
+]
+
+
+class ReadMemory(Call, frozen=True):
+    """Read one of your own notes, kept from earlier turns. Read both before you begin."""
+
+    scope: Scope
+    offset: Offset = 0
+
+    def run(self, mail: AgentMail) -> str:
+        text = mail.read_memory(self.scope)
+        if not text:
+            return f"There is no {self.scope} note yet; write_memory begins one."
+        body, rest = page(text, self.offset)
+        return f"{body}\n{rest}" if rest else body
+
+
+class WriteMemory(Call, frozen=True):
+    """Write one of your own notes anew, for later turns: give its whole text, as it replaces what was there.
+    Keep it short: what was asked, what you did, what is open. It takes effect when this turn ends well.
+    """
+
+    scope: Scope
+    text: Annotated[str, Meta(description="The whole new note, in Markdown.")]
+
+    def run(self, mail: AgentMail) -> str:
+        mail.write_memory(self.scope, self.text)
+        return f"noted: the {self.scope} note reads so from the end of this turn on, if it ends well"
+
+
+class Finish(Call, frozen=True):
+    """Say how this turn ends, as the last thing you do. done: the work is finished. blocked: only a human can
+    decide; ask in `question`, which goes to the sender, and an answer brings you back to this thread. Without a
+    reply of yours your final words are sent as the answer; `reply_wanted` false prevents that.
+    """
+
+    outcome: Annotated[FinishKind, Meta(description="done, or blocked with a question.")]
+    question: Annotated[
+        str, Meta(description="With blocked: what a human must decide, with all they need to know.")
+    ] = ""
+    reply_wanted: Annotated[bool, Meta(description="With done: false if no answer is to be sent by itself.")] = True
+
+    def run(self, mail: AgentMail) -> str:
+        mail.finish(kind=self.outcome, question=self.question, reply_wanted=self.reply_wanted)
+        if self.outcome is FinishKind.BLOCKED:
+            return "noted: blocked; the question goes to the sender when this turn ends. End your work now"
+        return "noted: done" + ("" if self.reply_wanted else "; nothing is sent by itself") + ". End your work now"
+
+
+class Tool(msgspec.Struct, frozen=True, rename="camel"):
+    """A tool as `tools/list` shows it."""
+
+    name: str
+    title: str
+    description: str
+    input_schema: dict[str, object]
+    annotations: Mapping[str, bool]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the agent is told. `failed`: it did not work, and the text says what to do."""
+
+    text: str
+    failed: bool = False
+
+
+_CALLS: dict[str, tuple[str, type[Call]]] = {
+    "read_message": ("Read the mail", ReadMessage),
+    "read_thread": ("Read the thread", ReadThread),
+    "list_contacts": ("List the contacts", ListContacts),
+    "reply": ("Reply", Reply),
+    "forward": ("Forward the mail", Forward),
+    "send": ("Send a new mail", Send),
+    "read_memory": ("Read a note of yours", ReadMemory),
+    "write_memory": ("Write a note of yours", WriteMemory),
+    "finish": ("Finish the turn", Finish),
+}
+
+_ANNOTATIONS = {
+    # They read and stage in the turn's folder: the machine, the project and the network stay as they are, and what is
+    # staged is sent by the watcher, by its own rules. Without the hint an agent that may only plan could not answer.
+    "readOnlyHint": True,
+    "destructiveHint": False,
+    "idempotentHint": True,
+    "openWorldHint": False,
+}
+
+
+def _tool(name: str, title: str, call: type[Call]) -> Tool:
+    _, parts = msgspec.json.schema_components([call])
+    schema = parts[call.__name__]
+    for field in schema["properties"].values():
+        # Enums in place: not every client follows a reference.
+        named = field.pop("$ref", "").rpartition("/")[2]
+        if named:
+            field.update(type="string", enum=parts[named]["enum"])
+    kept = {key: schema[key] for key in ("type", "properties", "required", "additionalProperties")}
+    return Tool(name, title, " ".join((call.__doc__ or "").split()), kept, _ANNOTATIONS)
+
+
+TOOLS = tuple(_tool(name, title, call) for name, (title, call) in _CALLS.items())
+
+
+class Toolbox:
+    """The tools over one turn's mail."""
+
+    def __init__(self, mail: AgentMail) -> None:
+        self._mail = mail
+
+    def has(self, name: str) -> bool:
+        return name in _CALLS
+
+    def call(self, name: str, arguments: Mapping[str, object]) -> Answer:
+        """Run a tool that there is. Raises nothing: whatever goes wrong is told to the agent."""
+        call = _CALLS[name][1]
+        # Some models name every argument and give null for what they leave out.
+        given = {key: value for key, value in arguments.items() if value is not None}
+        try:
+            return Answer(_sendable(msgspec.convert(given, call).run(self._mail)))
+        except msgspec.ValidationError as error:
+            return _failed(f"the arguments of {name} do not fit: {error}", f"it takes {_signature(call)}")
+        except MailerError as fault:
+            return _failed(fault.message, fault.fix)
+        except OSError as error:
+            return _failed(
+                f"the turn's folder: {error.strerror or error}", "try again; if that fails too, say so at the end"
+            )
+        except Exception as error:
+            return _failed(
+                f"a fault of agent-mailer itself: {type(error).__name__}: {error}", "go on without this tool"
+            )
+
+
+def _failed(what: str, fix: str) -> Answer:
+    return Answer(_sendable(f"error: {what}" + (f" ({fix})" if fix else "")), failed=True)
+
+
+def _signature(call: type[Call]) -> str:
+    fields = msgspec.structs.fields(call)
+    return ", ".join(f"{field.name} (required)" if field.required else field.name for field in fields)
+
+
+def _told(staged: Staged, *, now: bool) -> str:
+    if staged.already:
+        return f"staged already ({staged.key}): the same mail leaves once"
+    return f"staged ({staged.key}): it leaves " + ("at once" if now else "when this turn ends well")
+
+
+def _sendable(text: str) -> str:
+    # A path of odd bytes in an error's text would not be UTF-8.
+    return text.encode("utf-8", "replace").decode("utf-8")
