@@ -18,6 +18,10 @@ class _Program(LazyGroup):
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
         "init": ("agent_mailer.cli.init", "Set up this folder for an agent."),
         "config": ("agent_mailer.cli.config", "Show and change the agent's configuration."),
+        "verify": ("agent_mailer.cli.verify", "Is this folder ready to be watched?"),
+        "doctor": ("agent_mailer.cli.doctor", "Check everything around the agent, and say what mends it."),
+        "test-runtime": ("agent_mailer.cli.test_runtime", "One tiny real turn of the agent program."),
+        "test-claude": ("agent_mailer.cli.test_claude", "The same with Claude Code."),
         "watch": ("agent_mailer.cli.watch", "Run the agent on its mail, unattended."),
         "status": ("agent_mailer.cli.status", "What the agent is doing, and what waits."),
         "logs": ("agent_mailer.cli.logs", "What happened."),

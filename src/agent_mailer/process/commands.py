@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +23,14 @@ class Finished(msgspec.Struct, frozen=True):
 
     status: int
     output: str
+
+
+class Brief(msgspec.Struct, frozen=True):
+    """How a bounded command ended: `status` None = its time was up; `cut` = it said more than was kept."""
+
+    status: int | None
+    output: str
+    cut: bool = False
 
 
 class RunningCommand:
@@ -74,6 +86,41 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> Fi
     return Finished(_status(done.returncode), done.stdout.decode("utf-8", "replace"))
 
 
+def run_briefly(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    seconds: float,
+    most_bytes: int = 64 * 1024,
+    stdin: bytes = b"",
+) -> Brief:
+    """Run `argv` for at most `seconds` and keep the first `most_bytes` of both output streams. Raises OSError.
+
+    `stdin`, at most 4096 bytes, is all it can read. When this returns, nothing that it started runs any more. Not for
+    use in a running event loop.
+    """
+    from agent_mailer.process.holder import TURN_ID_VARIABLE
+
+    mark = f"brief-{secrets.token_hex(8)}"
+    process = subprocess.Popen(
+        list(argv),
+        env={**env, TURN_ID_VARIABLE: mark},
+        cwd=cwd,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        _feed(process, stdin)
+        output, cut = _listen(process, time.monotonic() + seconds, most_bytes)
+        status = process.poll()
+    finally:
+        _end_all(process, mark)
+    return Brief(None if status is None else _status(status), output.decode("utf-8", "replace"), cut)
+
+
 def run_in_terminal(argv: Sequence[str]) -> int:
     """Run an interactive program on our own terminal and wait; returns its exit status. Raises OSError."""
     # The terminal's Ctrl-C is for that program, and must not leave it behind. A handler, unlike ignoring the signal, is
@@ -89,6 +136,55 @@ def _start(argv: Sequence[str], env: Mapping[str, str], cwd: Path, stream: IO[by
     return subprocess.Popen(
         list(argv), env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
     )
+
+
+def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """So little fits into the pipe: the write waits for nobody."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(data[: select.PIPE_BUF])
+        process.stdin.close()
+
+
+def _listen(process: subprocess.Popen[bytes], end: float, most_bytes: int) -> tuple[bytes, bool]:
+    """What it says until it has ended or the time is up, however long others hold its output open."""
+    assert process.stdout is not None
+    fd = process.stdout.fileno()
+    os.set_blocking(fd, False)
+    kept, cut, open_still = bytearray(), False, True
+    while True:
+        ended = process.poll() is not None
+        while open_still:
+            try:
+                piece = os.read(fd, 65536)
+            except BlockingIOError:
+                break
+            open_still = bool(piece)
+            cut = cut or len(kept) + len(piece) > most_bytes
+            kept += piece[: most_bytes - len(kept)]
+            if time.monotonic() >= end:
+                break
+        if ended or time.monotonic() >= end:
+            return bytes(kept), cut
+        if open_still:
+            select.select([fd], [], [], _POLL)
+        else:
+            time.sleep(_POLL)
+
+
+def _end_all(process: subprocess.Popen[bytes], mark: str) -> None:
+    import asyncio
+
+    from agent_mailer.process.tree import sweep
+
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    asyncio.run(sweep(mark, grace=0.0))
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with suppress(BrokenPipeError):
+                stream.close()
 
 
 def _status(returncode: int) -> int:

@@ -1,0 +1,203 @@
+"""The agent program and its mail tools, started with the very environment that an agent would get."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.checks.result import CheckResult, Level, failed, guarded, ok, warning
+from agent_mailer.disk import Disk
+from agent_mailer.errors import ExitCode
+from agent_mailer.mailbox.port import Contact, Envelope, Message
+from agent_mailer.runtimes.port import Finding, Launch, Probe, Runtime, ToolServer, TurnRequest
+from agent_mailer.turn_tools.folder import Facts, TurnFolder
+
+PROBE_SECONDS = 20.0
+TOOL_SECONDS = 20.0
+VERSION, LOGIN = "version", "login"
+"""Names of probes. A version that is not the best still works; without a login nothing does."""
+
+SCRATCH_TURN = "20000101T000000-00000000"
+"""The id of a turn that is none: the tools of a check work in its folder."""
+
+_MESSAGE = "check"
+
+
+class Program(msgspec.Struct, frozen=True):
+    """The agent program as a turn would start it, and what it can be asked without a model."""
+
+    launch: Launch
+    probes: tuple[Probe, ...]
+
+
+Tools = Callable[[Path], ToolServer]
+
+
+def find_program(runtime: Runtime, workdir: Path, project_dir: Path | None, tools: Tools, turn_dir: Path) -> Program:
+    """Starts nothing. Raises RuntimeMissing, or ConfigFault for settings that the program would refuse."""
+    request = TurnRequest(
+        turn_id=SCRATCH_TURN,
+        turn_dir=turn_dir,
+        workdir=workdir,
+        project_dir=project_dir,
+        message_id=_MESSAGE,
+        thread_id=_MESSAGE,
+        sender="user",
+        attempt=1,
+        session_id=None,
+        tools=tools(turn_dir),
+    )
+    probes = tuple(runtime.probes(workdir))
+    return Program(runtime.command(request), probes)
+
+
+def check_runtime(looked_at: object, find: Callable[[], Program]) -> CheckResult:
+    """The program is there, can be executed, and takes these settings."""
+    return guarded("runtime", looked_at, lambda: ok("runtime", find().launch.argv[0], "found"))
+
+
+def check_environment(passed: Sequence[str], values: Mapping[str, str], environ: Mapping[str, str]) -> CheckResult:
+    """What `[env] pass` names is set here: a key that is missing shows as a lost login otherwise."""
+    absent = [name for name in passed if name not in environ and name not in values]
+    if absent:
+        text = f"[env] pass names {', '.join(absent)}, not set here; a service has an environment of its own, too"
+        return warning("environment", "[env]", text, f"export {absent[0]}=... or: agent-mailer config edit")
+    if not environ.get("HOME"):
+        return warning("environment", "$HOME", "HOME is not set: the agent program finds no login", "export HOME=~")
+    named = ", ".join((*passed, *values))
+    return ok("environment", "[env]", f"the agent sees also {named}" if named else "the basics, nothing more")
+
+
+def check_probes(runtime: Runtime, program: Program) -> list[CheckResult]:
+    """What the program itself says: its version, its login."""
+    return [_probe(runtime, probe) for probe in program.probes]
+
+
+def _probe(runtime: Runtime, probe: Probe) -> CheckResult:
+    from agent_mailer.process.commands import run_briefly
+
+    shown = " ".join(probe.argv)
+
+    def look() -> CheckResult:
+        done = run_briefly(probe.argv, env=probe.env, cwd=probe.cwd, seconds=PROBE_SECONDS)
+        if done.status is None:
+            text = f"no answer within {PROBE_SECONDS:.0f} seconds"
+            return failed(probe.name, shown, text, f"try it by hand: {shown}", ExitCode.UNAVAILABLE)
+        finding: Finding = runtime.read_probe(probe, done.status, done.output)
+        if finding.ok:
+            return ok(probe.name, shown, finding.text)
+        fix = finding.fix or f"try it by hand: {shown}"
+        if probe.name == VERSION and done.status == 0:
+            return warning(probe.name, shown, finding.text, fix)
+        code = ExitCode.REFUSED if probe.name == LOGIN else ExitCode.UNAVAILABLE
+        return failed(probe.name, shown, finding.text, fix, code)
+
+    return guarded(probe.name, shown, look)
+
+
+def first_complaint(runtime: Runtime, program: Program) -> CheckResult | None:
+    """The first probe that says what is wrong."""
+    found = (_probe(runtime, probe) for probe in program.probes)
+    return next((result for result in found if result.result is Level.FAILED), None)
+
+
+def check_tools(env: Mapping[str, str], server: Tools, scratch: Path, now: float) -> list[CheckResult]:
+    """The mail commands read a made-up mail in a folder of a turn; the tool server says what it can do.
+
+    `env` is the agent's; `scratch` an empty folder to work in.
+    """
+    folder = TurnFolder(scratch / SCRATCH_TURN, Disk())
+    envelope = Envelope(_MESSAGE, _MESSAGE, "user", now, _MESSAGE, _MESSAGE)
+    facts = Facts(SCRATCH_TURN, "agent", 1024 * 1024, str(scratch / "global.md"), str(scratch / "check.md"))
+    folder.prepare(Message(envelope, subject=_MESSAGE, body=_MESSAGE), (), (Contact("user"),), facts)
+    here = {
+        **env,
+        "AGENT_MAILER_TURN_DIR": str(folder.path),
+        "AGENT_MAILER_WORKDIR": str(scratch),
+        "AGENT_MAILER_MESSAGE_ID": _MESSAGE,
+    }
+    found = [_commands(here, scratch)]
+    if find_spec("agent_mailer.turn_tools.mcp") is not None:
+        found.append(_server(env, server(folder.path), scratch))
+    return found
+
+
+def _commands(env: Mapping[str, str], scratch: Path) -> CheckResult:
+    from agent_mailer.process.commands import run_briefly
+
+    argv = ("agent-mailer", "mail", "read")
+    shown = " ".join(argv)
+
+    def look() -> CheckResult:
+        import shutil
+
+        program = shutil.which(argv[0], path=env.get("PATH", os.defpath))
+        if program is None:
+            return failed("mail_commands", shown, "not in the agent's PATH", "reinstall agent-mailer")
+        done = run_briefly((program, *argv[1:]), env=env, cwd=scratch, seconds=TOOL_SECONDS)
+        if done.status == 0 and _MESSAGE in done.output:
+            return ok("mail_commands", program, "read a mail in a turn's folder")
+        return _broken("mail_commands", shown, done.status, done.output)
+
+    return guarded("mail_commands", shown, look)
+
+
+def _server(env: Mapping[str, str], server: ToolServer, scratch: Path) -> CheckResult:
+    """The first words of an MCP client: the server must say who it is and what it can do."""
+    from agent_mailer.process.commands import run_briefly
+
+    shown = " ".join(server.argv[:-1])
+
+    def look() -> CheckResult:
+        done = run_briefly(server.argv, env={**env, **server.env}, cwd=scratch, seconds=TOOL_SECONDS, stdin=_HANDSHAKE)
+        answers = _answers(done.output)
+        if 1 in answers and 2 in answers:
+            named = sorted(tool.name for tool in answers[2].tools)
+            return ok("mail_tools", shown, f"answers with {len(named)} tools: {', '.join(named)}")
+        return _broken("mail_tools", shown, done.status, done.output)
+
+    return guarded("mail_tools", shown, look)
+
+
+class _Tool(msgspec.Struct):
+    name: str
+
+
+class _Tools(msgspec.Struct):
+    tools: list[_Tool] = []
+
+
+class _Answer(msgspec.Struct):
+    """One line of the server. `result` is missing where it answers with an error."""
+
+    id: int
+    result: _Tools
+
+
+_HANDSHAKE = (
+    b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18",'
+    b'"capabilities":{},"clientInfo":{"name":"agent-mailer doctor","version":"1"}}}\n'
+    b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n'
+    b'{"jsonrpc":"2.0","id":2,"method":"tools/list"}\n'
+)
+
+
+def _answers(output: str) -> dict[int, _Tools]:
+    found: dict[int, _Tools] = {}
+    for line in output.splitlines():
+        try:
+            answer = msgspec.json.decode(line, type=_Answer)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        found[answer.id] = answer.result
+    return found
+
+
+def _broken(name: str, shown: str, status: int | None, output: str) -> CheckResult:
+    how = f"no end within {TOOL_SECONDS:.0f} seconds" if status is None else f"exit status {status}"
+    last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it said nothing")
+    return failed(name, shown, f"does not work: {how}: {last}", "reinstall agent-mailer", ExitCode.UNAVAILABLE)

@@ -1,0 +1,113 @@
+"""`doctor`: everything around an agent that can be wrong, looked at one by one. Repairs nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from agent_mailer.cli.light import LightCommand, single
+from agent_mailer.cli.options import Json, Workdir, workplace
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.checks.result import CheckResult
+
+app = single()
+
+
+@app.command("doctor", cls=LightCommand)
+def doctor(workdir: Workdir = None, as_json: Json = False) -> None:
+    """Check everything: what verify checks, the state, the machine, the mail tools, the agent program's own word.
+
+    Each line names what was looked at, and the command that mends it. Changes nothing; exits 1 if a check failed.
+    """
+    from agent_mailer.checks.result import Level
+    from agent_mailer.cli.verify import report
+    from agent_mailer.errors import ExitCode
+
+    place = workplace(workdir)
+    results = doctor_checks(place)
+    bad = any(result.result is Level.FAILED for result in results)
+    raise typer.Exit(report(place, results, ExitCode.FAILED if bad else ExitCode.OK, as_json=as_json))
+
+
+def doctor_checks(place: Workplace) -> list[CheckResult]:
+    from agent_mailer.cli.verify import loads, verify_checks
+
+    results = verify_checks(place)
+    if place.folder.path.is_dir():
+        results += _state_checks(place)
+    if loads(place):
+        results += _place_checks(place) + _agent_checks(place)
+    return results
+
+
+def _state_checks(place: Workplace) -> list[CheckResult]:
+    from agent_mailer import __version__
+    from agent_mailer.checks.locks import check_lock
+    from agent_mailer.checks.state import (
+        check_clock,
+        check_format,
+        check_pause,
+        check_permissions,
+        check_state_files,
+    )
+
+    folder, state = place.folder, place.state
+    return [
+        check_permissions(folder),
+        check_format(folder),
+        *check_state_files(state),
+        check_clock(state, place.clock.now()),
+        check_pause(state),
+        check_lock(folder.path / ".lock", __version__),
+    ]
+
+
+def _place_checks(place: Workplace) -> list[CheckResult]:
+    from agent_mailer.checks.machine import check_disk, check_file_events
+    from agent_mailer.checks.project import check_git, check_templates
+    from agent_mailer.checks.setup import check_agent_md
+
+    state = place.folder.path if place.folder.path.is_dir() else place.workdir
+    root = _maildir_root(place)
+    kept = [place.folder.path, *([root] if root is not None else [])]
+    return [
+        *check_disk([state, *kept, Path(tempfile.gettempdir())]),
+        check_file_events(state),
+        *check_templates(place.folder.templates),
+        check_agent_md(place.workdir, place.config.api_key),
+        *check_git(place.workdir, kept),
+    ]
+
+
+def _agent_checks(place: Workplace) -> list[CheckResult]:
+    """Only where the program is found: `verify` says so where it is not."""
+    from agent_mailer.checks.agent import check_environment, check_probes, check_tools
+    from agent_mailer.cli.verify import program_of
+    from agent_mailer.errors import MailerError
+
+    passed = check_environment(place.config.env.pass_, place.config.env.set, os.environ)
+    try:
+        program = program_of(place)
+        runtime = place.runtime()
+    except (MailerError, OSError):
+        return [passed]
+    results = [passed, *check_probes(runtime, program)]
+    with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
+        results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())
+    return results
+
+
+def _maildir_root(place: Workplace) -> Path | None:
+    from agent_mailer.config import MailboxKind
+    from agent_mailer.errors import MailerError
+
+    try:
+        return place.maildir_root() if place.config.mailbox_kind is MailboxKind.MAILDIR else None
+    except MailerError:
+        return None
