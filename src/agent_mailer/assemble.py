@@ -26,7 +26,7 @@ from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
 if TYPE_CHECKING:
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
     from agent_mailer.prompts import PromptRoom
-    from agent_mailer.runtimes.port import Runtime
+    from agent_mailer.runtimes.port import PermissionMode, Runtime
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.watch.policy import WatchPolicy
     from agent_mailer.watch.room import Room
@@ -118,10 +118,14 @@ class Workplace:
         )
 
     def runtime(self) -> Runtime:
-        from agent_mailer.runtimes.command import CommandRuntime
         from agent_mailer.runtimes.environment import build_env
 
         config = self.config
+        env = build_env(os.environ, config.env.pass_, config.env.set)
+        # So that the agent's `agent-mailer mail` is this installation.
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+        if config.runtime is RuntimeKind.CODEX:
+            return self._codex(env)
         if config.runtime is not RuntimeKind.COMMAND:
             name = config.runtime.value if config.runtime else "none"
             raise ConfigFault(
@@ -129,10 +133,34 @@ class Workplace:
                 f'this version has no adapter for runtime "{name}" yet; it runs any program as a command',
                 "agent-mailer config set runtime command, then agent-mailer config set command 'claude -p'",
             )
-        env = build_env(os.environ, config.env.pass_, config.env.set)
-        # So that the agent's `agent-mailer mail` is this installation.
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+        from agent_mailer.runtimes.command import CommandRuntime
+
         return CommandRuntime(config.command, config.command_output, env)
+
+    def _codex(self, env: Mapping[str, str]) -> Runtime:
+        from agent_mailer.runtimes.codex.adapter import CodexRuntime
+
+        config = self.config
+        return CodexRuntime(
+            config.codex_command,
+            env,
+            mode=self._permission_mode(),
+            model=config.model,
+            extra_args=config.extra_args,
+            home=self._config_home(),
+        )
+
+    def _permission_mode(self) -> PermissionMode:
+        """Never guessed: raises ConfigFault where the user has not chosen."""
+        mode = self.config.permission_mode
+        if mode is None:
+            raise ConfigFault(
+                "incomplete", "permission_mode is not set", "agent-mailer config set permission_mode MODE"
+            )
+        return mode
+
+    def _config_home(self) -> Path | None:
+        return expand(self.config.config_home, self.workdir) if self.config.config_home else None
 
     def project_dir(self) -> Path | None:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None

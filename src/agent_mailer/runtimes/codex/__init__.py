@@ -1,0 +1,1 @@
+"""Codex as a runtime: `codex exec --json`, a thread per session."""
