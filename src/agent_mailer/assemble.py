@@ -118,24 +118,42 @@ class Workplace:
         )
 
     def runtime(self) -> Runtime:
+        """Raises ConfigFault where the agent program refuses what is configured."""
         from agent_mailer.runtimes.environment import build_env
 
         config = self.config
         env = build_env(os.environ, config.env.pass_, config.env.set)
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
-        if config.runtime is RuntimeKind.CODEX:
-            return self._codex(env)
-        if config.runtime is not RuntimeKind.COMMAND:
-            name = config.runtime.value if config.runtime else "none"
-            raise ConfigFault(
-                "runtime_not_here",
-                f'this version has no adapter for runtime "{name}" yet; it runs any program as a command',
-                "agent-mailer config set runtime command, then agent-mailer config set command 'claude -p'",
-            )
-        from agent_mailer.runtimes.command import CommandRuntime
+        match config.runtime:
+            case RuntimeKind.COMMAND:
+                from agent_mailer.runtimes.command import CommandRuntime
 
-        return CommandRuntime(config.command, config.command_output, env)
+                return CommandRuntime(config.command, config.command_output, env)
+            case RuntimeKind.CLAUDE:
+                return self._claude(env)
+            case RuntimeKind.CODEX:
+                return self._codex(env)
+            case _:
+                name = config.runtime.value if config.runtime else "none"
+                raise ConfigFault(
+                    "runtime_not_here",
+                    f'this version has no adapter for runtime "{name}" yet; it runs any program as a command',
+                    "agent-mailer config set runtime command, then agent-mailer config set command 'codex exec'",
+                )
+
+    def _claude(self, env: Mapping[str, str]) -> Runtime:
+        from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
+
+        config = self.config
+        options = ClaudeOptions(
+            permission_mode=self._permission_mode(),
+            model=config.model,
+            extra_args=config.extra_args,
+            max_budget_usd=config.max_budget_usd,
+            config_home=self._config_home(),
+        )
+        return ClaudeRuntime(config.claude_command, options, env)
 
     def _codex(self, env: Mapping[str, str]) -> Runtime:
         from agent_mailer.runtimes.codex.adapter import CodexRuntime
@@ -151,12 +169,9 @@ class Workplace:
         )
 
     def _permission_mode(self) -> PermissionMode:
-        """Never guessed: raises ConfigFault where the user has not chosen."""
         mode = self.config.permission_mode
         if mode is None:
-            raise ConfigFault(
-                "incomplete", "permission_mode is not set", "agent-mailer config set permission_mode MODE"
-            )
+            raise ConfigFault("incomplete", "permission_mode is missing", "agent-mailer config set permission_mode ...")
         return mode
 
     def _config_home(self) -> Path | None:

@@ -18,10 +18,11 @@ KEY = "dummy-key-of-a-test"
 
 @dataclass(frozen=True)
 class Text:
-    """The model's last words of a turn."""
+    """The model's last words of a turn; `seconds` is how long the stream takes."""
 
     text: str = "fine"
     stop: str = "end_turn"
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             case Text() | Tool() if not body.get("stream"):
                 self._json(200, _whole(answer, serial, str(body.get("model"))))
+            case Overloaded() if not body.get("stream"):
+                self._answer(Failure(529, "overloaded_error", "Overloaded"), serial, body)
+            case Hang() | Drop() if not body.get("stream"):
+                self._answer(Hang() if isinstance(answer, Hang) else Drop(), serial, body)
             case _:
                 self._stream(answer, serial, str(body.get("model")))
 
@@ -228,6 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
         for event in _events(answer, serial, model):
             self.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
             self.wfile.flush()
+            if event["type"] == "content_block_start" and isinstance(answer, Text):
+                self.server.fake.over.wait(answer.seconds)
         if isinstance(answer, Hang):
             self.server.fake.over.wait()
 
@@ -279,17 +286,19 @@ def _events(answer: Answer, serial: int, model: str) -> Iterator[dict[str, Any]]
         return
     if not isinstance(answer, Text | Tool):
         return
+    empty: dict[str, Any]
     for index, block in enumerate(whole["content"]):
         if block["type"] == "text":
-            empty, delta = {"type": "text", "text": ""}, {"type": "text_delta", "text": block["text"]}
+            empty = {"type": "text", "text": ""}
+            delta = {"type": "text_delta", "text": block["text"]}
         else:
             empty = {**block, "input": {}}
             delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
         yield {"type": "content_block_start", "index": index, "content_block": empty}
         yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    delta = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
-    yield {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 5}}
+    stop = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    yield {"type": "message_delta", "delta": stop, "usage": {"output_tokens": 5}}
     yield {"type": "message_stop"}
 
 

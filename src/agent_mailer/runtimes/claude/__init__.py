@@ -1,0 +1,1 @@
+"""Claude Code, headless: one process a turn, its events as JSON lines."""
