@@ -129,7 +129,8 @@ class Disk:
 
     def overwrite(self, path: Path, data: bytes) -> None:
         """Write in place, unsynced: for files that nobody relies on and a crash may leave torn or empty."""
-        fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+        # Without waiting for the reader of a FIFO that somebody put there.
+        fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             self._write_all(fd, data)
         finally:

@@ -68,7 +68,12 @@ class TurnStore:
 
     def save(self, record: TurnRecord) -> None:
         """Durable when it returns."""
-        self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(record), sync=Sync.FULL)
+        path = self.path(record.turn_id) / "turn.json"
+        try:
+            self._folder.disk.replace(path, _encode(record), sync=Sync.FULL)
+        except IsADirectoryError:
+            self._folder.clear_way(path)
+            self._folder.disk.replace(path, _encode(record), sync=Sync.FULL)
         if record.phase is not Phase.SETTLING:
             self._note(record)
 

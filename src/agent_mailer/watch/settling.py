@@ -145,12 +145,12 @@ def _finish_message(room: Room, record: TurnRecord) -> None:
 async def until_disk_takes_it(room: Room, record: TurnRecord, write: Callable[[], None]) -> None:
     tries = 0
     while True:
+        # Where the workdir has vanished no waiting helps, and nothing may be made in its place.
+        room.guard()
         try:
             write()
             return
         except OSError as error:
-            # Where the workdir has vanished, or is another's by now, no waiting helps.
-            room.guard()
             if tries == 0:
                 room.log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=str(error))
         await _wait(room, tries)

@@ -119,9 +119,10 @@ class Watcher:
                 return held
             self._backlog.prune_when_due(HOUSEKEEPING_SECONDS)
             pause = self._pause()
+            candidates = await self._backlog.candidates(self._open_ids())
+            # Looked at last: what was read as due now must not lie ahead.
             now = room.clock.now()
             slots = may_start(pause, now, len(self._running), room.policy.max_parallel_turns)
-            candidates = await self._backlog.candidates(self._open_ids())
             plan = make_plan(candidates, {e.thread for e in self._running.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
             if ready and slots and pause is not None and not may_probe(room, pause):
@@ -206,6 +207,8 @@ class Watcher:
         while True:
             try:
                 await self._room.mailbox.open()
+                if tries:
+                    self._room.log.emit(EventName.MAILBOX_BACK)
                 return
             except MailboxUnavailable as fault:
                 if self._once:
