@@ -112,7 +112,7 @@ def _mailbox_checks(place: Workplace) -> list[CheckResult]:
 
     kind = place.config.mailbox_kind
     if kind is not MailboxKind.MAILDIR:
-        url = place.config.broker_url
+        url = place.config.broker_url or "broker_url"
 
         def made() -> CheckResult:
             return ok("mailbox", url, f"{place.mailbox().address} by {kind.value}")
