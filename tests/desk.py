@@ -18,7 +18,7 @@ import tomlkit
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import Clock
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import make_root
@@ -127,9 +127,10 @@ class Desk:
         """What `agent-mailer resume` does."""
         apply(self.place().state, Request(Verb.RESUME))
 
-    def once(self, clock: Clock | None = None) -> list[LogRecord]:
-        """One `watch --once` in this process; returns its events."""
+    def once(self, clock: Clock | None = None, system: SystemCalls | None = None) -> list[LogRecord]:
+        """One `watch --once` in this process, over the disk `system`; returns its events."""
         place = self.place(clock)
+        place.disk.system = system or place.disk.system
         place.folder.check()
         events: list[LogRecord] = []
         place.log.listen(events.append)

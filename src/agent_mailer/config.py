@@ -52,7 +52,7 @@ DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[retry]`: the wait before attempt n+1 is random between 0 and min(longest, first * 2^n) seconds."""
+    """`[retry]`: the wait after the n-th failure is random between 0 and min(longest, first * 2^(n-1)) seconds."""
 
     first: Seconds = 10
     longest: Seconds = 600

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.desk import Desk, outcomes
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Priority
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.requests import apply
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
+
+
+class FullFor(SystemCalls):
+    """A disk without room below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if flags & os.O_CREAT and path.is_relative_to(self._folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return super().open(path, flags, mode)
 
 
 def test_a_message_becomes_one_settled_turn_and_one_answer(desk: Desk) -> None:
@@ -297,3 +314,46 @@ def test_max_starts_ends_a_message_whatever_its_outcomes(desk: Desk) -> None:
     (desk.state / "pause.json").unlink()
     assert outcomes(desk.once()) == ["limited"]
     assert json.loads((desk.state / "dead_letter.jsonl").read_text())["msg_id"] == sent
+
+
+def test_an_answer_that_cannot_be_delivered_holds_up_nobody_else(desk: Desk) -> None:
+    """The recipient's disk is full: its thread waits, others go on, and the answer leaves when there is room again."""
+    desk.send("first", sender="planner", thread="stuck")
+    desk.send("second", thread="other")
+    events = desk.once(system=FullFor(desk.root / "agents/planner"))
+    assert outcomes(events) == ["done", "done"]
+    assert EventName.ITEM_POSTPONED in [event.event for event in events]
+    assert [m.body for m in desk.inbox("user")] == ["done\n"]
+    assert desk.inbox("planner") == []
+    assert outcomes(desk.once()) == []
+    assert [m.body for m in desk.inbox("planner")] == ["done\n"]
+
+
+def test_news_of_progress_is_no_answer(desk: Desk) -> None:
+    desk.shell("cat >/dev/null; agent-mailer mail reply --now --body 'half way' >&2; echo 'the answer'")
+    desk.send()
+    desk.once()
+    assert [m.body for m in desk.inbox()] == ["half way\n", "the answer\n"]
+
+
+def test_a_message_whose_file_has_vanished_never_runs_on_nothing(desk: Desk) -> None:
+    sent = desk.send()
+    desk.configure(max_retries=0)
+    desk.shell("exit 1")
+    desk.once()
+    (desk.root / f"agents/coder/inbox/cur/{sent}.md").unlink()
+    apply(desk.place().state, Request(Verb.DEAD_LETTER_RETRY, (sent,)))
+    desk.script({"witness": "start"})
+    desk.once()
+    assert desk.marks() == []
+    [letter] = desk.place().state.dead_letters.all()
+    assert "vanished" in letter.last_error
+
+
+def test_nothing_of_a_settled_mail_stays_in_the_state_folder(desk: Desk) -> None:
+    desk.shell("cat >/dev/null; echo 'the secret answer'")
+    desk.configure(keep_transcripts=0)
+    desk.send("the secret task", subject="the secret subject")
+    desk.once()
+    for path in desk.state.rglob("*"):
+        assert not path.is_file() or b"secret" not in path.read_bytes() or path.name == "config.toml", path

@@ -123,7 +123,8 @@ NO_REPLY = FinishNote(FinishKind.DONE, reply_wanted=False)
     [
         (AutoReply.IF_SILENT, {}, True),
         (AutoReply.IF_SILENT, {"drafts": [STAGED]}, False),
-        (AutoReply.IF_SILENT, {"drafts": [PROMPT]}, False),
+        (AutoReply.IF_SILENT, {"drafts": [PROMPT]}, True),
+        (AutoReply.IF_SILENT, {"drafts": [PROMPT, STAGED]}, False),
         (AutoReply.IF_SILENT, {"answered": True}, False),
         (AutoReply.IF_SILENT, {"text": " \n"}, False),
         (AutoReply.IF_SILENT, {"finish": NO_REPLY}, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,7 +57,7 @@ def show(
     workdir: Workdir = None,
     as_json: Json = False,
 ) -> None:
-    """Show one turn: how it ended, what left from it, where its files are."""
+    """Show one turn: how it ended, what left from it, where its files are, and what the agent said and did."""
     place = configured(workdir)
     chosen = pick(turn_id, place.state.turns.ids(), "turn", "agent-mailer turns list")
     record = place.state.turns.load(chosen)
@@ -72,6 +73,25 @@ def show(
                 say(f"{name:<12}  {printable(', '.join(f'{k} {v}' for k, v in entry.items() if v), 300)}")
         elif value is not None and value != "":
             say(f"{name:<12}  {printable(str(value), 300)}")
+    say()
+    empty = True
+    for line in _replay(place, record):
+        empty = False
+        say(line)
+    if empty:
+        note("no output of this turn is kept")
+
+
+def _replay(place: Workplace, record: TurnRecord) -> Iterator[str]:
+    """With the adapter that ran the turn, if it is still the one that is configured; else as it was printed."""
+    from agent_mailer.cli.transcript import raw, replay
+
+    directory = place.state.turns.path(record.turn_id)
+    try:
+        runtime = place.runtime()
+    except MailerError:
+        return raw(directory)
+    return replay(directory, runtime) if runtime.traits.name == record.runtime else raw(directory)
 
 
 def _state(place: Workplace, record: TurnRecord) -> str:

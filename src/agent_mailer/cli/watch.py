@@ -103,7 +103,8 @@ async def _run(place: Workplace, lock: WorkdirLock, *, once: bool) -> ExitCode:
     if end is End.HANDED_OVER:
         place.log.emit(EventName.WATCH_HANDED_OVER)
     else:
-        place.log.emit(EventName.WATCH_STOPPED, reason=end.value)
+        pause = place.state.pause.read()
+        place.log.emit(EventName.WATCH_STOPPED, reason=end.value, paused=pause.reason.value if pause else None)
     return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
 
 

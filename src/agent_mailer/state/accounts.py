@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.names import path_name
+from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause
 
@@ -42,7 +43,7 @@ class AccountPause:
             pause = msgspec.json.decode(self._path.read_bytes(), type=Pause)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, *GARBLED) as error:
             self._damaged(self._path, str(error))
             return None
         if pause.until is None:

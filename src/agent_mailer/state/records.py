@@ -124,7 +124,6 @@ class PauseReason(StrEnum):
     SIGNED_OUT = "signed_out"
     UNAVAILABLE = "unavailable"
     BY_HAND = "by_hand"
-    STATE_TROUBLE = "state_trouble"
 
 
 class Pause(msgspec.Struct, frozen=True, omit_defaults=True):

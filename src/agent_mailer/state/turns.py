@@ -14,7 +14,7 @@ import msgspec
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import Phase, TurnProgress, TurnRecord
+from agent_mailer.state.records import ItemState, Phase, SettledItem, TurnProgress, TurnRecord
 from agent_mailer.turn_tools.folder import TurnFolder
 
 PROGRESS = "progress.json"
@@ -133,6 +133,18 @@ class TurnStore:
             records = (self.load(turn_id) for turn_id in self.open_ids())
             return [_index_row(record) for record in records if record is not None]
 
+    def summarise(self, record: TurnRecord) -> None:
+        """Take the bodies of what was delivered out of a settled turn's record; what was refused stays for people.
+
+        An item counts as delivered from then on: a settlement applied again never sends what is no longer there.
+        """
+        settlement = record.settlement
+        if settlement is None or not settlement.items:
+            return
+        items = tuple(_without_body(entry) for entry in settlement.items)
+        short = msgspec.structs.replace(record, settlement=msgspec.structs.replace(settlement, items=items))
+        self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(short), sync=Sync.NONE)
+
     def strip(self, turn_id: str, keep_transcripts: int) -> None:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
         self.folder(turn_id).strip()
@@ -191,6 +203,12 @@ class TurnStore:
         data = msgspec.json.format(msgspec.json.encode(_Index(list(self._index.values()))), indent=2) + b"\n"
         with suppress(OSError):
             self._folder.disk.overwrite(self._index_path, data)
+
+
+def _without_body(entry: SettledItem) -> SettledItem:
+    if entry.state is ItemState.REFUSED:
+        return entry
+    return SettledItem(msgspec.structs.replace(entry.item, payload=""), ItemState.DELIVERED)
 
 
 def _index_row(record: TurnRecord) -> OpenTurn:

@@ -52,7 +52,7 @@ class TurnEnd(msgspec.Struct, frozen=True):
 
 
 def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Settlement:
-    """The one record of DESIGN section 5, step 8."""
+    """The one record of SPEC section 5."""
     judgement = _with_finish_note(end, _once_lost(end))
     record, rerun = end.record, end.record.rerun
     attempts = rerun.attempts if rerun else 0
@@ -93,7 +93,8 @@ def wants_auto_reply(end: TurnEnd, outcome: Outcome, policy: WatchPolicy) -> boo
         return False
     if end.origin.envelope.automatic is not Automatic.NO or (note is not None and not note.reply_wanted):
         return False
-    return policy.auto_reply is AutoReply.ALWAYS or not end.sealed.drafts
+    # News of progress is no answer.
+    return policy.auto_reply is AutoReply.ALWAYS or all(draft.at_once for draft in end.sealed.drafts)
 
 
 def _once_lost(end: TurnEnd) -> Judgement:

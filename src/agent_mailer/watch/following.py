@@ -85,8 +85,8 @@ class Follower:
             self._room.log.emit(
                 EventName.SURVIVORS, turn_id=self._record.turn_id, pids=" ".join(str(p.pid) for p in report.survivors)
             )
-        while self._read():
-            pass
+        while self._read():  # noqa: ASYNC110 - other turns get their time between two pieces
+            await asyncio.sleep(0)
         last = self._framer.finish()
         if last:
             self._take(last)
@@ -102,7 +102,7 @@ class Follower:
         )
 
     async def _end(self, reason: StopReason) -> None:
-        if reason is not StopReason.FINISHED:
+        if reason is not StopReason.FINISHED and self._record.stopped is None:
             # Written before the first signal: should we die now, the next watcher knows that it was us.
             self._record.stopped = reason
             with suppress(OSError):
@@ -113,6 +113,9 @@ class Follower:
 
     def _why_stop(self) -> StopReason | None:
         room, now = self._room, self._room.clock.monotonic()
+        if self._record.stopped is not None:
+            # An earlier watcher had decided so and may have sent a signal: what it began is finished.
+            return self._record.stopped
         if room.stop_at is not None and now >= room.stop_at:
             return StopReason.SHUTDOWN
         if self._observation.doomed is not None and self._result_at is None:

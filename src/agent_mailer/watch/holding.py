@@ -24,7 +24,7 @@ def current_pause(room: Room) -> Pause | None:
             return own
         lift(state, own)
         return None
-    if shared != own:
+    if own is None or (shared.reason, shared.since, shared.probes) != (own.reason, own.since, own.probes):
         _write(room, shared, shared=False)
     return shared
 

@@ -1,6 +1,8 @@
-"""From the evidence of an ended turn to its outcome: what is ours to say, before the runtime is asked. Pure."""
+"""From the evidence of an ended turn to its outcome: what is ours to say, before the runtime is asked."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 from agent_mailer.runtimes.port import Evidence, Runtime
@@ -26,6 +28,15 @@ def judge(evidence: Evidence, runtime: Runtime, *, same_boot: bool) -> Judgement
             if outcome is Outcome.UNAVAILABLE and trouble is not None:
                 return Judgement(trouble.outcome, trouble.detail, retry_at=trouble.retry_at)
             return Judgement(outcome, detail)
-        if evidence.exit == Exit() and not same_boot:
+        if not same_boot and (evidence.exit == Exit() or _may_have_lost_its_answer(evidence, runtime)):
             return Judgement(Outcome.INTERRUPTED, "the machine was restarted")
     return runtime.judge(evidence)
+
+
+def _may_have_lost_its_answer(evidence: Evidence, runtime: Runtime) -> bool:
+    """Output is not synced: where it is the answer, its loss in a restart must not pass for an empty one."""
+    if runtime.traits.has_events or evidence.exit.status != 0:
+        return False
+    with suppress(OSError):
+        return evidence.stdout.stat().st_size == 0
+    return True

@@ -43,6 +43,10 @@ class Room:
         self.clock = clock
         self.guard = guard
         self.tools = tools
+        self.settling: set[str] = set()
+        """Turns that are decided and only have to be applied: they hold a thread, but no place of a running turn."""
+        self.stuck: set[str] = set()
+        """Those of them that wait for a mailbox or a disk."""
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""

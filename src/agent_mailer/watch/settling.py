@@ -24,6 +24,14 @@ async def settle(room: Room, record: TurnRecord, *, again: bool = False) -> None
     Returns only when all of it is done; what the mailbox or the disk cannot take now is tried again, while other
     threads go on.
     """
+    room.settling.add(record.turn_id)
+    try:
+        await _apply(room, record, again=again)
+    finally:
+        room.settling.discard(record.turn_id)
+
+
+async def _apply(room: Room, record: TurnRecord, *, again: bool) -> None:
     settlement = record.settlement
     assert settlement is not None
     await _deliver_all(room, record, settlement)
@@ -34,7 +42,13 @@ async def settle(room: Room, record: TurnRecord, *, again: bool = False) -> None
         room.log.emit(EventName.MESSAGE_DONE, message_id=record.envelope.id, thread=record.envelope.thread)
     await until_disk_takes_it(room, record, lambda: room.state.turns.mark_settled(record.turn_id))
     if settlement.finished:
+        with suppress(OSError):
+            room.state.turns.summarise(record)
         _strip(room, record)
+    elif record.process is None:
+        # Nothing ran: the mail is where it was, and nobody looks for a copy here.
+        with suppress(OSError):
+            room.state.turns.strip(record.turn_id, room.policy.keep_transcripts)
     room.log.emit(
         EventName.TURN_SETTLED, turn_id=record.turn_id, outcome=settlement.outcome.value, seconds=settlement.seconds
     )
@@ -79,7 +93,7 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
                 why = "" if isinstance(answer, Delivered) else answer.why
             reached = True
         except MailboxUnavailable as fault:
-            result, why, reached = None, fault.message, False
+            result, why, reached = None, fault.message, await _answers(room)
         match result:
             case Delivered():
                 room.log.emit(EventName.ITEM_DELIVERED, turn_id=record.turn_id, message_id=item.id, to=item.recipient)
@@ -97,8 +111,17 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
                     room.log.emit(
                         EventName.ITEM_POSTPONED, turn_id=record.turn_id, message_id=item.id, to=item.recipient, why=why
                     )
-        await _wait(room, tries)
+        await _wait(room, record, tries)
         tries += 1
+
+
+async def _answers(room: Room) -> bool:
+    """Whether the mailbox itself works: then it is this item that it does not take."""
+    try:
+        await room.mailbox.pending(1)
+    except MailboxUnavailable:
+        return False
+    return True
 
 
 def _tell_refused(room: Room, record: TurnRecord, entry: SettledItem) -> None:
@@ -153,7 +176,7 @@ async def until_disk_takes_it(room: Room, record: TurnRecord, write: Callable[[]
         except OSError as error:
             if tries == 0:
                 room.log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=str(error))
-        await _wait(room, tries)
+        await _wait(room, record, tries)
         tries += 1
 
 
@@ -166,10 +189,14 @@ async def _until_mailbox_takes_it(room: Room, record: TurnRecord, call: Callable
         except MailboxUnavailable as fault:
             if tries == 0:
                 room.log.emit(EventName.MAILBOX_TROUBLE, turn_id=record.turn_id, why=fault.message)
-        await _wait(room, tries)
+        await _wait(room, record, tries)
         tries += 1
 
 
-async def _wait(room: Room, tries: int) -> None:
+async def _wait(room: Room, record: TurnRecord, tries: int) -> None:
     wait = backoff(tries, room.policy.trouble_first, room.policy.trouble_longest)
-    await asyncio.sleep(wait * (0.5 + room.jitter() / 2))
+    room.stuck.add(record.turn_id)
+    try:
+        await asyncio.sleep(wait * (0.5 + room.jitter() / 2))
+    finally:
+        room.stuck.discard(record.turn_id)

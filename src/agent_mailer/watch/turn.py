@@ -14,6 +14,7 @@ from agent_mailer.process import PROMPT_FILE, Supervised, boot_id, start_behind_
 from agent_mailer.prompts import memory_file, words_of
 from agent_mailer.runtimes.port import Evidence, Observation, RuntimeMissing, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.turn_tools.commands import PROGRESS
 from agent_mailer.turn_tools.folder import SEALED, Facts, Sealed
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import Follower
@@ -24,7 +25,11 @@ from agent_mailer.watch.schedule import Candidate
 from agent_mailer.watch.session_choice import choose_session
 from agent_mailer.watch.settling import settle, until_disk_takes_it
 
+NO_BEGIN = "the turn's holder ended before it could start the agent: is the workdir there, the disk full?"
 NOTHING_RAN = "the watcher ended before anything was started"
+
+
+VANISHED = "the message's file has vanished from the mailbox"
 
 
 async def run_turn(room: Room, candidate: Candidate) -> Outcome | None:
@@ -50,7 +55,7 @@ async def run_turn(room: Room, candidate: Candidate) -> Outcome | None:
 
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
-    return await _see_through(room, record, supervised, await origin_of(room, record))
+    return await _see_through(room, record, supervised, await origin_of(room, record), adopted=True)
 
 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
@@ -104,7 +109,11 @@ async def _claim(room: Room, candidate: Candidate) -> tuple[TurnRecord, Message]
             room.log.emit(EventName.MESSAGE_GONE, message_id=envelope.id, why=message.why)
             return None
         # It was ours and its file has vanished: what an earlier turn kept of it still serves.
-        message = _kept_copy(room, candidate) or Message(envelope)
+        kept = _kept_copy(room, candidate)
+        if kept is None:
+            await _settle(room, record, Message(envelope), Judgement(Outcome.FAILED, VANISHED), Observation())
+            return None
+        message = kept
     room.log.emit(
         EventName.TURN_CLAIMED,
         turn_id=record.turn_id,
@@ -199,13 +208,16 @@ async def _prepare(room: Room, record: TurnRecord, message: Message) -> None:
     )
 
 
-async def _see_through(room: Room, record: TurnRecord, supervised: Supervised, message: Message) -> Outcome:
+async def _see_through(
+    room: Room, record: TurnRecord, supervised: Supervised, message: Message, *, adopted: bool = False
+) -> Outcome:
     sender = _AtOnce(room, record, message)
     evidence: Evidence = await Follower(room, record, supervised, sender.send_what_waits).follow()
     same_boot = record.process is not None and record.process.boot == boot_id()
     if same_boot and not supervised.released:
         record.process = None
-        judgement = Judgement(Outcome.INTERRUPTED, NOTHING_RAN)
+        # An earlier watcher died before it opened the gate; if it was open, the holder could not begin.
+        judgement = Judgement(Outcome.INTERRUPTED, NOTHING_RAN) if adopted else Judgement(Outcome.UNAVAILABLE, NO_BEGIN)
     else:
         judgement = judge(evidence, room.runtime, same_boot=same_boot)
     return await _settle(room, record, message, judgement, evidence.observation)
@@ -263,7 +275,9 @@ async def _answered(room: Room, record: TurnRecord) -> bool:
     """Whether the agent has written into the thread since the claim by other ways than ours."""
     with suppress(MailboxUnavailable):
         return any(
-            m.envelope.sender == room.mailbox.address and m.envelope.created >= record.claimed_at
+            m.envelope.sender == room.mailbox.address
+            and m.envelope.created >= record.claimed_at
+            and PROGRESS not in m.labels
             for m in await room.mailbox.thread(record.envelope.thread)
         )
     return False

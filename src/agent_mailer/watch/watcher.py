@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
 
-from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
@@ -29,6 +28,7 @@ STOP_PATIENCE = 15.0
 
 PROBE_PATIENCE = 60.0
 """Another watcher probes the account: its result wakes us; this is the net should it never come."""
+ONCE_LOOKS = 0.2
 FIRST_GONE_WAIT = 0.01
 LONGEST_GONE_WAIT = 10.0
 
@@ -61,6 +61,8 @@ class Watcher:
 
     def stop(self, grace: float) -> None:
         """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
+        if not self._room.stopping.is_set():
+            self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._running), grace=grace)
         self._room.request_stop(grace)
         self._wake.set()
 
@@ -71,7 +73,8 @@ class Watcher:
 
     async def run(self) -> End:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
-        await self._open_mailbox()
+        if not await self._open_mailbox():
+            return End.STOPPED
         pumps = [
             asyncio.create_task(self._pump(self._room.mailbox.wait)),
             asyncio.create_task(self._pump_requests()),
@@ -106,8 +109,14 @@ class Watcher:
                 await self._sleep(patience)
                 continue
             next_look = await self._start_what_may()
-            if self._once and not self._running and next_look is None:
-                return End.DRAINED
+            if self._once and next_look is None:
+                if not self._running:
+                    return End.DRAINED
+                if len(self._running) == len(self._room.stuck):
+                    # What waits for a mailbox or a disk, a later watcher settles.
+                    self.failed = True
+                    return End.DRAINED
+                next_look = ONCE_LOOKS
             await self._sleep(next_look)
 
     async def _start_what_may(self) -> float | None:
@@ -115,14 +124,14 @@ class Watcher:
         room = self._room
         try:
             apply_waiting(room.state)
+            pause = self._pause()
             if (held := self._backlog.hold_remaining) > 0:
                 return held
             self._backlog.prune_when_due(HOUSEKEEPING_SECONDS)
-            pause = self._pause()
             candidates = await self._backlog.candidates(self._open_ids())
             # Looked at last: what was read as due now must not lie ahead.
             now = room.clock.now()
-            slots = may_start(pause, now, len(self._running), room.policy.max_parallel_turns)
+            slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns)
             plan = make_plan(candidates, {e.thread for e in self._running.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
             if ready and slots and pause is not None and not may_probe(room, pause):
@@ -138,7 +147,7 @@ class Watcher:
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
-        if pause is not None and pause.until is not None and ready and not self._running:
+        if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
 
@@ -154,6 +163,10 @@ class Watcher:
             self.failed = True
             return None
         return wait
+
+    def _at_work(self) -> int:
+        """Turns that run or are about to; those that only have to be settled hold no place."""
+        return len(self._running) - len(self._room.settling)
 
     def _is_due_once(self, candidate: Candidate) -> bool:
         return not self._once or candidate.envelope.id not in self._attempted
@@ -202,14 +215,15 @@ class Watcher:
             self._fault = self._fault or error
         self._wake.set()
 
-    async def _open_mailbox(self) -> None:
+    async def _open_mailbox(self) -> bool:
+        """False where we were stopped before it could be opened."""
         tries = 0
         while True:
             try:
                 await self._room.mailbox.open()
                 if tries:
                     self._room.log.emit(EventName.MAILBOX_BACK)
-                return
+                return True
             except MailboxUnavailable as fault:
                 if self._once:
                     raise
@@ -219,7 +233,7 @@ class Watcher:
                 async with asyncio.timeout(self._trouble_wait(tries)):
                     await self._wake.wait()
             if self._handing_over.is_set() or self._room.stopping.is_set():
-                raise BusyFault("stopped", "stopped before the mailbox could be opened", "agent-mailer doctor")
+                return False
             tries += 1
 
     async def _pump(self, wait: Callable[[], Awaitable[None]]) -> None:
