@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -215,7 +216,7 @@ class ClaudeRuntime:
             yield options.model
         if options.max_budget_usd:
             yield "--max-budget-usd"
-            yield f"{options.max_budget_usd:.6f}".rstrip("0").rstrip(".")
+            yield f"{Decimal(repr(options.max_budget_usd)):f}"
 
     def _account(self) -> str:
         """The same for all who share a limit: one config home, one credential, one provider."""

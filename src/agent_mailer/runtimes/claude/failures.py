@@ -68,6 +68,7 @@ class _Row(msgspec.Struct, frozen=True):
 _LOG_IN = Meaning(
     Outcome.SIGNED_OUT, "claude auth login, or name the key's variable: agent-mailer config edit, [env] pass"
 )
+_BILL = Meaning(Outcome.SIGNED_OUT, "see to the account's billing at the provider, then: agent-mailer resume")
 _LIMITED = Meaning(Outcome.LIMITED)
 _UNAVAILABLE = Meaning(Outcome.UNAVAILABLE)
 _MODEL = Meaning(Outcome.UNAVAILABLE, "agent-mailer config set model ...")
@@ -75,7 +76,7 @@ _LOST = Meaning(Outcome.SESSION_LOST)
 _FAILED = Meaning(Outcome.FAILED)
 
 _TABLE = (
-    _Row(_LOST, words=("No conversation found with session ID",)),
+    _Row(_LOST, words=("No conversation found with session ID", "Error: --resume requires a valid session ID")),
     _Row(
         Meaning(Outcome.FAILED, "agent-mailer config set max_budget_usd ..."),
         subtypes=frozenset({"error_max_budget_usd"}),
@@ -91,26 +92,32 @@ _TABLE = (
     # Some of these come with 403, which alone means the login.
     _Row(_UNAVAILABLE, api_errors=frozenset({"network_edge_blocked", "connection_failed", "stream_idle_timeout"})),
     _Row(
+        _BILL,
+        kinds=frozenset({"billing_error"}),
+        api_errors=frozenset({"model_requires_usage_credits"}),
+        statuses=frozenset({402}),
+        words=("Credit balance is too low",),
+    ),
+    _Row(
         _LOG_IN,
         kinds=frozenset(
             {
                 "authentication_failed",
-                "billing_error",
                 "oauth_org_not_allowed",
                 "account_on_hold",
                 "verification_required",
                 "cloud_credential_error",
             }
         ),
-        api_errors=frozenset({"model_requires_usage_credits"}),
-        statuses=frozenset({401, 402, 403}),
-        words=("Not logged in", "Credit balance is too low", "Invalid API key"),
+        statuses=frozenset({401, 403}),
+        words=("Not logged in", "Invalid API key"),
     ),
     _Row(
         _LIMITED,
         kinds=frozenset({"rate_limit", "overloaded"}),
         api_errors=frozenset({"usage_limit_reached"}),
         statuses=frozenset({429, 529}),
+        words=("API Error: Repeated 529", "API Error: Overloaded"),
     ),
     _Row(
         _UNAVAILABLE,
