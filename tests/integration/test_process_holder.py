@@ -406,3 +406,10 @@ def test_waiting_can_be_cancelled_and_shared(turn: Turn, monkeypatch: pytest.Mon
     asyncio.run(scenario())
     assert supervised.exit() == Exit(status=6)
     assert identify(supervised.identity.pid) != supervised.identity, "reaped"
+
+
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize("trap", ["mkfifo", "ln -s /etc/hostname"])
+def test_what_the_agent_puts_in_the_records_place_hangs_nothing(turn: Turn, trap: str) -> None:
+    supervised = turn.sh(f"{trap} {turn.file('exit')}; exit 3")
+    assert turn.finish(supervised) == Exit()

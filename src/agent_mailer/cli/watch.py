@@ -11,7 +11,7 @@ import typer
 
 from agent_mailer.cli.choosing import split_words
 from agent_mailer.cli.light import LightCommand, single
-from agent_mailer.cli.options import Workdir, absolute, workplace
+from agent_mailer.cli.options import Workdir, absolute, tell_damage, workplace
 from agent_mailer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def watch(
     if not ignore_mismatch:
         place.require_identity()
     if dry_run:
+        place.folder.damaged = tell_damage
         asyncio.run(_show_plan(place))
         return
     place.folder.disk.make_directory(place.folder.path)

@@ -32,8 +32,9 @@ STDERR_FILE = "stderr"
 # agent's stdin, stdout and stderr. `started` is written when the gate has opened: while it is empty nothing ran. Before
 # that every signal ends the holder; afterwards it must live to write the record, and traps signals instead of ignoring
 # them, since an ignored signal stays ignored in the agent. The record is one short write in place: it is read only when
-# the holder is gone, and without its line end it counts as none. The agent is executed in a subshell because dash would
-# redirect its own stderr, too, for as long as it waits.
+# the holder is gone, and without its line end it counts as none. Whatever the agent has put in its place (a FIFO would
+# hang, a link would lead elsewhere) is left alone. The agent is executed in a subshell because dash would redirect its
+# own stderr, too, for as long as it waits.
 _SCRIPT = """\
 cd "$1" || exit 126
 unset OLDPWD
@@ -45,7 +46,8 @@ shift 2
 (exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&-)
 _agent_mailer_status=$?
 umask 077
-echo "$_agent_mailer_status" >"$_agent_mailer_record"
+[ -e "$_agent_mailer_record" ] || [ -L "$_agent_mailer_record" ] ||
+    echo "$_agent_mailer_status" >"$_agent_mailer_record"
 """
 _RELEASE = b"open\n"
 _FIRST_FREE_FD = 10
