@@ -211,7 +211,9 @@ def test_what_never_ends_is_ended(desk: Desk, scratch: Path) -> None:
 
 def test_a_limit_met_by_the_trial_pauses_nobody(desk: Desk, scratch: Path, home: Path) -> None:
     typed('{"type":"result","outcome":"limited"}')(desk)
-    assert try_out(desk).status == 69
+    done = try_out(desk)
+    assert done.status == 69
+    assert "paused" not in done.out
     assert [path for path in home.rglob("*") if path.is_file()] == []
     assert not (desk.state / "pause.json").exists()
 

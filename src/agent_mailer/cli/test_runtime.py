@@ -203,8 +203,11 @@ def _last_lines(turn_dir: Path) -> tuple[str, ...]:
 
 def _show(record: LogRecord) -> None:
     from agent_mailer.cli.event_lines import as_sentence
+    from agent_mailer.events import EventName
 
-    say(as_sentence(record))
+    # What would follow for a message of the agent's own would be taken for news of the agent.
+    if record.event not in (EventName.PAUSED, EventName.RETRY_SCHEDULED, EventName.DEAD_LETTER):
+        say(as_sentence(record))
 
 
 def _tell(found: TrialReport) -> None:
