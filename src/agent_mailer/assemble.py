@@ -134,13 +134,8 @@ class Workplace:
                 return self._claude(env)
             case RuntimeKind.CODEX:
                 return self._codex(env)
-            case _:
-                name = config.runtime.value if config.runtime else "none"
-                raise ConfigFault(
-                    "runtime_not_here",
-                    f'this version has no adapter for runtime "{name}" yet; it runs any program as a command',
-                    "agent-mailer config set runtime command, then agent-mailer config set command 'codex exec'",
-                )
+            case None:
+                raise ConfigFault("no_runtime", "no agent program is chosen", "agent-mailer config set runtime claude")
 
     def _claude(self, env: Mapping[str, str]) -> Runtime:
         from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
