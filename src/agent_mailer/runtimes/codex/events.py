@@ -35,7 +35,7 @@ _RETRY = re.compile(r"Reconnecting\.\.\. (?P<which>waiting for network|\d+/\d+)(
 
 _T = TypeVar("_T")
 
-Tokens = Annotated[int, Meta(ge=0, lt=2**63)]
+Tokens = Annotated[int, Meta(ge=0, le=10**15)]
 
 
 class _Line(msgspec.Struct, frozen=True):
