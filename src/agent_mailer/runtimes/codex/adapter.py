@@ -47,7 +47,7 @@ _NOT_EXECUTED = (126, 127)
 _STARTUP_SECONDS = 30
 _STDERR_LOOK = 16 * 1024
 _CONFIG_LIMIT = 1024 * 1024
-_ERROR_LINE = re.compile(r"^error\b.*", re.IGNORECASE | re.MULTILINE)
+_ERROR = re.compile(r"^error\b.*(?:\n.*\S.*)*", re.IGNORECASE | re.MULTILINE)
 _VERSION = re.compile(r"codex-cli (\d+)\.(\d+)\.(\d+)")
 _OWN_KEY = "CODEX_API_KEY"
 _KEYS = (_OWN_KEY, "OPENAI_API_KEY")
@@ -271,9 +271,9 @@ def _last_message(stdout: Path) -> str:
 
 
 def _error_line(stderr: Path) -> str:
-    """The line with which codex says why it ends; warnings and hints may stand around it."""
-    found = _ERROR_LINE.search(tail_text(stderr, _STDERR_LOOK))
-    return printable(found.group().strip(), 500) if found else last_words(stderr)
+    """The words with which codex says why it ends, as one line; warnings and hints may stand around them."""
+    found = _ERROR.search(tail_text(stderr, _STDERR_LOOK))
+    return printable(" ".join(found.group().split()), 500) if found else last_words(stderr)
 
 
 def _read_version(status: int, output: str) -> Finding:
