@@ -126,6 +126,12 @@ def check_tools(env: Mapping[str, str], server: Tools, scratch: Path, now: float
     return found
 
 
+def no_scratch(folder: str, error: OSError) -> CheckResult:
+    """There is no place to try the tools in, and a turn's own programs would find none either."""
+    text = f"nothing can be written there: {error.strerror or error}"
+    return failed("mail_commands", folder, text, f"df -h {folder}", ExitCode.UNAVAILABLE)
+
+
 def _commands(env: Mapping[str, str], scratch: Path) -> CheckResult:
     from agent_mailer.process.commands import run_briefly
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -80,4 +81,6 @@ def check_agent_md(workdir: Path, api_key: str) -> CheckResult:
 
 
 def _identity_file(workdir: Path) -> Path:
-    return next((workdir / name for name in IDENTITY_FILES if (workdir / name).exists()), workdir / IDENTITY_FILES[0])
+    # os.path: a folder that may not be entered is no error here.
+    there = (workdir / name for name in IDENTITY_FILES if os.path.lexists(workdir / name))
+    return next(there, workdir / IDENTITY_FILES[0])

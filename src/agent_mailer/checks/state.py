@@ -179,10 +179,15 @@ def _dead_letters(folder: StateFolder) -> int:
 
 
 def _open_turns(state: State) -> Iterator[CheckResult]:
-    for turn_id in state.turns.open_ids():
-        if state.turns.load(turn_id) is None:
-            path = state.turns.path(turn_id)
-            yield failed("state", path / "turn.json", "the record of an open turn cannot be read", _REBUILT)
+    def look() -> CheckResult:
+        ids = state.turns.open_ids()
+        bad = [state.turns.path(turn_id) / "turn.json" for turn_id in ids if state.turns.load(turn_id) is None]
+        if bad:
+            more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+            return failed("state", bad[0], f"the record of an open turn cannot be read{more}", _REBUILT)
+        return ok("state", state.folder.turns, f"{len(ids)} open turns, each with its record")
+
+    yield guarded("state", state.folder.turns, look)
 
 
 def _set_aside(folder: StateFolder) -> Iterator[CheckResult]:

@@ -39,7 +39,7 @@ def doctor_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.cli.verify import loads, verify_checks
 
     results = verify_checks(place)
-    if place.folder.path.is_dir():
+    if os.path.isdir(place.folder.path):  # noqa: PTH112 - a folder that may not be entered is no error here
         results += _state_checks(place)
     if loads(place):
         results += _place_checks(place) + _agent_checks(place)
@@ -73,7 +73,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.project import check_git, check_templates
     from agent_mailer.checks.setup import check_agent_md
 
-    state = place.folder.path if place.folder.path.is_dir() else place.workdir
+    state = next((path for path in (place.folder.path, place.workdir) if os.access(path, os.R_OK)), place.workdir)
     root = _maildir_root(place)
     kept = [place.folder.path, *([root] if root is not None else [])]
     return [
@@ -87,7 +87,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
 
 def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
-    from agent_mailer.checks.agent import check_environment, check_probes, check_tools
+    from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.cli.verify import program_of
     from agent_mailer.errors import MailerError
 
@@ -98,8 +98,11 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     except (MailerError, OSError):
         return [passed]
     results = [passed, *check_probes(runtime, program)]
-    with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
-        results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())
+    try:
+        with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
+            results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())
+    except OSError as error:
+        results.append(no_scratch(tempfile.gettempdir(), error))
     return results
 
 
