@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
+from benchmarks import mcp, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -222,4 +223,8 @@ FIGURES = {
     "idle": idle,
     "startup": startup,
     "big-state": big_state,
+    "tools": mcp.tools,
+    "turn-start": turns.start,
+    "turn-memory": turns.memory,
+    "turn-end": turns.ending,
 }
