@@ -134,15 +134,15 @@ class TurnStore:
             return [_index_row(record) for record in records if record is not None]
 
     def summarise(self, record: TurnRecord) -> None:
-        """Take the bodies of what was delivered out of a settled turn's record; what was refused stays for people.
+        """Take what was delivered and noted out of a settled turn's record; what was refused stays for people.
 
         An item counts as delivered from then on: a settlement applied again never sends what is no longer there.
         """
         settlement = record.settlement
-        if settlement is None or not settlement.items:
+        if settlement is None or not (settlement.items or settlement.notes):
             return
         items = tuple(_without_body(entry) for entry in settlement.items)
-        short = msgspec.structs.replace(record, settlement=msgspec.structs.replace(settlement, items=items))
+        short = msgspec.structs.replace(record, settlement=msgspec.structs.replace(settlement, items=items, notes=()))
         self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(short), sync=Sync.NONE)
 
     def strip(self, turn_id: str, keep_transcripts: int) -> None:

@@ -154,14 +154,13 @@ class TurnFolder:
         limit = self.facts().max_message_bytes
         if len(draft.body.encode("utf-8", "replace")) + len(draft.subject.encode("utf-8", "replace")) > limit - 65536:
             raise UsageFault("too_large", f"a message holds at most {limit} bytes", "put long output into a file")
-        known = {entry.key: entry for entry in self.staged()}
-        same = next((key for key, entry in known.items() if _content(entry) == _content(draft)), None)
-        if same is not None:
-            return Staged(same, already=True)
-        if len(known) >= MAX_STAGED:
-            raise UsageFault("too_many", f"this turn has staged {MAX_STAGED} messages already", "put the rest into one")
         # The key is the content's hash: two tools staging the same item at once meet in one file.
         key = hashlib.sha256(_content(draft)).hexdigest()[:16]
+        same = _draft(outbox / f"{key}.json")
+        if same is not None and _content(same) == _content(draft):
+            return Staged(key, already=True)
+        if len(_item_names(outbox)) >= MAX_STAGED:
+            raise UsageFault("too_many", f"this turn has staged {MAX_STAGED} messages already", "put the rest into one")
         item = msgspec.structs.replace(draft, key=key)
         try:
             self._disk.replace(outbox / f"{key}.json", msgspec.json.encode(item), sync=Sync.FULL)
@@ -278,14 +277,18 @@ def _item_names(folder: Path) -> list[str]:
 
 
 def _drafts(folder: Path) -> Iterator[Draft]:
-    found: list[Draft] = []
-    for name in _item_names(folder):
-        with suppress(OSError, *_GARBLED):
-            draft = msgspec.json.decode(read_regular(folder / name, MOST_BYTES), type=Draft)
-            # The key becomes part of an id, and two items must never share one.
-            if draft.key == name.removesuffix(".json") and 0 <= draft.created < _YEAR_10000:
-                found.append(draft)
-    yield from sorted(found, key=lambda draft: (draft.created, draft.key))
+    found = (_draft(folder / name) for name in _item_names(folder))
+    yield from sorted(filter(None, found), key=lambda draft: (draft.created, draft.key))
+
+
+def _draft(path: Path) -> Draft | None:
+    """None where there is no item that can be read."""
+    with suppress(OSError, *_GARBLED):
+        draft = msgspec.json.decode(read_regular(path, MOST_BYTES), type=Draft)
+        # The key becomes part of an id, and two items must never share one.
+        if draft.key == path.name.removesuffix(".json") and 0 <= draft.created < _YEAR_10000:
+            return draft
+    return None
 
 
 def _finish_note(folder: Path) -> FinishNote | None:

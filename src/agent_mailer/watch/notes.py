@@ -40,8 +40,11 @@ def write_notes(room: Room, record: TurnRecord, notes: Sequence[NoteWrite]) -> N
         try:
             _write(room, record, note)
         except PermissionError as error:
-            # No waiting helps, and a note stops no settlement; its text stays in the record.
-            room.log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=f"the {note.scope} note: {error}")
+            # No waiting helps, and a note stops no settlement.
+            kept = marker.with_name(f"unwritten-{note.scope}.md")
+            room.state.folder.disk.overwrite(kept, note.text.encode("utf-8", "replace"))
+            why = f"the {note.scope} note: {error}; its new text is in the turn's folder as {kept.name}"
+            room.log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=why)
     room.state.folder.disk.overwrite(marker, b"")
 
 
