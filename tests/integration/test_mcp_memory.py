@@ -149,18 +149,46 @@ def test_the_same_text_by_hand_and_by_tool_is_one(desk: Desk) -> None:
     assert desk.log(EventName.STATE_DAMAGED) == []
 
 
-def test_a_settlement_that_is_applied_again_leaves_later_texts_alone(desk: Desk) -> None:
+class Trouble(SystemCalls):
+    """A disk that refuses, `times` times, to make files called `name` or in a folder of that name."""
+
+    def __init__(self, name: str, code: int, times: int) -> None:
+        self._name = name
+        self._code = code
+        self._left = times
+
+    def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
+        if self._name in (path.name, path.parent.name) and flags & os.O_CREAT and self._left:
+            self._left -= 1
+            raise OSError(self._code, os.strerror(self._code), str(path))
+        return super().open(path, flags, mode)
+
+
+def once_with(desk: Desk, monkeypatch: pytest.MonkeyPatch, trouble: Trouble) -> list[str]:
+    place = desk.place()
+    place.disk.system = trouble
+    with monkeypatch.context() as patch:
+        patch.setattr(desk, "place", lambda clock=None: place)
+        return outcomes(desk.once())
+
+
+def test_a_settlement_that_is_applied_again_leaves_later_texts_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script(desk, write("global", "# From the tool\n"), after="echo by hand >.agent-mailer/memory/global.md")
     desk.send(thread="t1")
-    desk.once()
+    # The notes are written, and the settlement does not get to its end.
+    assert once_with(desk, monkeypatch, Trouble("settled", errno.ENOSPC, 1000)) == ["done"]
     [turn] = (desk.state / "turns").iterdir()
-    once = {**memory(desk), "global.md": "later\n"}
-    for _ in range(2):
-        (desk.state / "memory" / "global.md").write_text("later\n")
-        (turn / "settled").unlink()
-        assert outcomes(desk.once()) == []
-        assert (turn / "settled").exists()
-        assert memory(desk) == once
+    assert not (turn / "settled").exists()
+    assert "# From the tool" in (turn / "turn.json").read_text()
+    once = memory(desk)
+    assert once == {"global.md": "# From the tool\n", f"global.md.before-{turn.name}": "by hand\n"}
+    (desk.state / "memory" / "global.md").write_text("later\n")
+    assert outcomes(desk.once()) == []
+    assert (turn / "settled").exists()
+    assert memory(desk) == {**once, "global.md": "later\n"}
+    assert "# From the tool" not in (turn / "turn.json").read_text()
 
 
 @pytest.mark.parametrize("odd", ["link", "dangling", "folder", "fifo", "secret", "no folder"])
@@ -185,20 +213,6 @@ def test_what_is_no_note_in_its_place_stops_no_settlement(desk: Desk, odd: str) 
     assert len(desk.log(EventName.STATE_DAMAGED)) == 1
 
 
-class Trouble(SystemCalls):
-    """A disk that refuses to make files in the notes' folder, `times` times."""
-
-    def __init__(self, code: int, times: int) -> None:
-        self._code = code
-        self._left = times
-
-    def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
-        if path.parent.name == "memory" and flags & os.O_CREAT and self._left:
-            self._left -= 1
-            raise OSError(self._code, os.strerror(self._code), str(path))
-        return super().open(path, flags, mode)
-
-
 @pytest.mark.parametrize(("code", "times", "text"), [(errno.ENOSPC, 1, "# T\n"), (errno.EACCES, 1000, "# Before\n")])
 def test_a_disk_that_refuses_a_note_delays_it_but_permissions_do_not(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, code: int, times: int, text: str
@@ -207,11 +221,7 @@ def test_a_disk_that_refuses_a_note_delays_it_but_permissions_do_not(
     (desk.state / "memory" / "t1.md").write_text("# Before\n")
     script(desk, write("thread", "# T\n"))
     desk.send(thread="t1")
-    place = desk.place()
-    place.disk.system = Trouble(code, times)
-    with monkeypatch.context() as patch:
-        patch.setattr(desk, "place", lambda clock=None: place)
-        assert outcomes(desk.once()) == ["done"]
+    assert once_with(desk, monkeypatch, Trouble("memory", code, times)) == ["done"]
     desk.once()
     assert memory(desk)["t1.md"] == text
     assert [path.read_text() for path in desk.state.glob("turns/*/unwritten-*")] == ["# T\n"] * (code == errno.EACCES)
