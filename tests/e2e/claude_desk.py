@@ -38,7 +38,6 @@ class ClaudeDesk(Desk):
         super().__init__(base)
         self.fake = fake
         self.keys = fake.subscription if subscription else fake.env
-        self.set: dict[str, str] = {}
         self.configure(
             runtime="claude",
             claude_command=str(claude_binary()),
@@ -110,9 +109,8 @@ class ClaudeDesk(Desk):
         return found
 
     def session(self) -> str:
-        """The session that is bound to the one thread."""
-        [entry] = self.state_file("sessions.json").values()
-        return str(entry["session_id"])
+        """The session that was bound last."""
+        return str(self.log(EventName.SESSION_BOUND)[-1]["session"])
 
     def transcripts(self) -> list[Path]:
         return sorted(Path(os.environ["HOME"]).glob(".claude/projects/*/*.jsonl"))
@@ -130,7 +128,8 @@ class ClaudeDesk(Desk):
         return [process.pid for process in members(record["turn_id"], holder)]
 
     def slow_script(self, body: str) -> Tool:
-        """A tool call that runs `body`; claude refuses a bare `sleep`."""
+        """A tool call that runs `body`, which is allowed; claude refuses a bare `sleep`."""
+        self.configure(extra_args=["--allowedTools", "Bash(bash ./slow.sh)"])
         (self.workdir / "slow.sh").write_text(body)
         return bash("bash ./slow.sh")
 

@@ -50,7 +50,7 @@ RESUMED = "the session of an earlier turn"
 
 @dataclass(frozen=True)
 class Case:
-    """`arguments` take the place of the fake's provider, `resume` is the session to go on in.
+    """`arguments` take the place of the fake's provider (empty: the fake's, with retries), `resume` is the session.
 
     `says` stands in the judgement's detail, or in the final text of a turn that is done.
     """
@@ -183,14 +183,25 @@ class Played:
 
 def play(case: Case, binary: Path, base: Path, fake: FakeOpenAI) -> Played:
     """Run codex as the adapter would, follow its output and judge it."""
+    fake.script(*case.steps)
+    runtime = runtime_for(case, binary, base, fake)
+    resume = case.resume
+    if resume == RESUMED:
+        fake.script(Say("first"), *case.steps)
+        session_id = run(runtime, request_in(base)).observation.session_id
+        assert session_id is not None
+        resume = session_id
+    return run(runtime, request_in(base, resume, case.tools))
+
+
+def runtime_for(case: Case, binary: Path, base: Path, fake: FakeOpenAI) -> CodexRuntime:
     workdir, home = base / "work", base / "codex-home"
     for folder in (workdir, home):
         folder.mkdir(mode=0o700, exist_ok=True)
-    fake.script(*case.steps)
     arguments = case.arguments
     if not arguments:
         arguments = fake.provider(retries=2 if arguments is not None else 0)
-    runtime = CodexRuntime(
+    return CodexRuntime(
         str(binary),
         {"HOME": str(base), "PATH": os.environ["PATH"], "TZ": "UTC", **case.env},
         mode=PermissionMode.ACCEPT_EDITS,
@@ -198,13 +209,6 @@ def play(case: Case, binary: Path, base: Path, fake: FakeOpenAI) -> Played:
         extra_args=[*arguments, *case.more],
         home=home,
     )
-    resume = case.resume
-    if resume == RESUMED:
-        fake.script(Say("first"), *case.steps)
-        session_id = run(runtime, _request(base, None, None)).observation.session_id
-        assert session_id is not None
-        resume = session_id
-    return run(runtime, _request(base, resume, case.tools))
 
 
 def run(runtime: Runtime, request: TurnRequest) -> Played:
@@ -240,7 +244,7 @@ def judged(runtime: Runtime, folder: Path, end: Exit, resume: str | None, second
     return Played(judgement, observation, end, folder / "stdout", stderr, resume, seconds)
 
 
-def _request(base: Path, resume: str | None, tools: ToolServer | None) -> TurnRequest:
+def request_in(base: Path, resume: str | None = None, tools: ToolServer | None = None) -> TurnRequest:
     turn_dir = base / "turn"
     turn_dir.mkdir(exist_ok=True)
     return TurnRequest(

@@ -18,11 +18,12 @@ KEY = "dummy-key-of-a-test"
 
 @dataclass(frozen=True)
 class Text:
-    """The model's last words of a turn; `seconds` is how long the stream takes."""
+    """The model's last words of a turn; they come in `pieces` within `seconds`."""
 
     text: str = "fine"
     stop: str = "end_turn"
     seconds: float = 0.0
+    pieces: int = 1
 
 
 @dataclass(frozen=True)
@@ -233,8 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         for event in _events(answer, serial, model):
             self.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
             self.wfile.flush()
-            if event["type"] == "content_block_start" and isinstance(answer, Text):
-                self.server.fake.over.wait(answer.seconds)
+            if event["type"] == "content_block_delta" and isinstance(answer, Text):
+                self.server.fake.over.wait(answer.seconds / answer.pieces)
         if isinstance(answer, Hang):
             self.server.fake.over.wait()
 
@@ -290,16 +291,23 @@ def _events(answer: Answer, serial: int, model: str) -> Iterator[dict[str, Any]]
     for index, block in enumerate(whole["content"]):
         if block["type"] == "text":
             empty = {"type": "text", "text": ""}
-            delta = {"type": "text_delta", "text": block["text"]}
+            pieces = answer.pieces if isinstance(answer, Text) else 1
+            deltas = [{"type": "text_delta", "text": text} for text in _cut(block["text"], pieces)]
         else:
             empty = {**block, "input": {}}
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+            deltas = [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}]
         yield {"type": "content_block_start", "index": index, "content_block": empty}
-        yield {"type": "content_block_delta", "index": index, "delta": delta}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
     stop = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
     yield {"type": "message_delta", "delta": stop, "usage": {"output_tokens": 5}}
     yield {"type": "message_stop"}
+
+
+def _cut(text: str, pieces: int) -> list[str]:
+    size = -(-len(text) // pieces)
+    return [text[at : at + size] for at in range(0, len(text), size)]
 
 
 def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -80,6 +80,14 @@ def test_the_sandbox_has_no_network_and_the_tools_answer_in_it(desk: CodexDesk, 
     assert any("a mail" in text for text in fake.texts(2)[-2:])
 
 
+def test_the_mail_commands_are_found_and_answer_from_its_shell(desk: CodexDesk, fake: FakeOpenAI) -> None:
+    fake.script(Shell("agent-mailer mail read && agent-mailer mail reply --body 'by command'"), Say("finished"))
+    desk.send("a mail")
+    assert desk.run() == ["done"]
+    assert "a mail" in fake.texts(1)[-1]
+    assert [message.body.strip() for message in desk.inbox()] == ["by command"]
+
+
 def test_the_next_mail_of_a_thread_goes_on_in_its_session(desk: CodexDesk, fake: FakeOpenAI) -> None:
     fake.script(READ, Say("first"))
     desk.send("one", thread="talk")

@@ -48,8 +48,8 @@ def test_the_demo_shows_two_agents_at_work_and_cleans_up(tmp_path: Path) -> None
         "planner  sends a message to user",
         "you      have mail from planner",
         "2 3 5 7 11 13 17 19 23 29",
-        "claude -p --permission-mode acceptEdits",
-        "codex exec",
+        "--runtime claude --permission-mode acceptEdits",
+        "--runtime codex",
     ]
     positions = [done.out.find(line) for line in order]
     assert -1 not in positions, done.out

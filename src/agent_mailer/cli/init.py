@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,10 +123,11 @@ def ask(place: Workplace) -> dict[str, object]:
         answers["address"] = _ask("Its address, a short name (a-z, 0-9, - and _)", _default_handle(place), _handle)
     if "runtime" in missing:
         say("\nWhat does the work:")
+        say("  claude    Claude Code, logged in (claude auth login)")
+        say("  codex     Codex, logged in (codex login)")
         say("  command   any program: it gets the prompt on standard input")
-        say("  claude    Claude Code   (its adapter is not in this version: use command with 'claude -p …')")
-        say("  codex     Codex         (its adapter is not in this version: use command with 'codex exec … -')")
-        answers["runtime"] = _ask("Runtime", "command", lambda text: _valid("runtime", text))
+        found = next((name for name in ("claude", "codex") if shutil.which(name)), "command")
+        answers["runtime"] = _ask("Runtime", found, lambda text: _valid("runtime", text))
     runs_command = answers.get("runtime", place.config.runtime) == "command"
     if "command" in missing or (runs_command and not place.config.command):
         answers["command"] = _ask("\nThe command line", None, _command)

@@ -54,14 +54,12 @@ HOW_TO = """\
 The same with Claude Code, in your own project:
 
   cd ~/my-project
-  agent-mailer init --address coder --runtime command --permission-mode acceptEdits \\
-      --command 'claude -p --permission-mode acceptEdits --allowedTools "Bash(agent-mailer mail:*)"'
+  agent-mailer init --address coder --runtime claude --permission-mode acceptEdits
+  agent-mailer test-runtime                  # one small turn: does it work here?
   agent-mailer watch                         # leave it running; a second terminal:
   agent-mailer send --to coder --subject Hello --body 'What is in this folder?' --wait 300
 
-With Codex the command is:
-
-      --command 'codex exec --sandbox workspace-write --skip-git-repo-check -'
+With Codex: --runtime codex.
 
 A planner beside it is a second folder with its own `init`, `--address planner` and the same --maildir-root.
 """

@@ -53,13 +53,16 @@ _OWN_KEY = "CODEX_API_KEY"
 _KEYS = (_OWN_KEY, "OPENAI_API_KEY")
 _PROVIDER_WORDS = ("model_provider", "model_providers.", "openai_base_url", "profile")
 
-# Nothing goes out but to the model: no metrics (their sending delays the end), no plugin and update checks. And an
+# Nothing goes out but to the model: no metrics (their sending delays the end), no plugin and update checks. The agent's
+# commands run in the environment that we made; a login shell would put the system's PATH in place of it. And an
 # unreachable provider is an error after a few tries instead of something to be waited for without end.
 _QUIET = (
     "-c",
     "analytics.enabled=false",
     "-c",
     "check_for_update_on_startup=false",
+    "-c",
+    "allow_login_shell=false",
     "--disable",
     "plugins",
     "--disable",
