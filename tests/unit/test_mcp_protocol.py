@@ -15,7 +15,7 @@ import pytest
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Contact, Envelope, Message
 from agent_mailer.turn_tools.commands import AgentMail
-from agent_mailer.turn_tools.folder import Facts, TurnFolder
+from agent_mailer.turn_tools.folder import MAX_STAGED, Facts, TurnFolder
 from agent_mailer.turn_tools.mcp.protocol import MAX_BATCH, VERSIONS, Protocol
 from agent_mailer.turn_tools.mcp.tools import TOOLS, Toolbox
 
@@ -189,6 +189,33 @@ def test_the_tools_are_described_so_that_any_client_can_call_them(ask: Ask) -> N
     assert required["reply"] == ["body"]
     assert required["send"] == ["to", "subject", "body"]
     assert required["finish"] == ["outcome"]
+
+
+def test_null_is_an_argument_left_out(ask: Ask, folder: TurnFolder) -> None:
+    arguments = {
+        "to": ["user"],
+        "subject": "s",
+        "body": "b",
+        "thread": None,
+        "kind": None,
+        "priority": None,
+        "now": None,
+    }
+    assert ask("tools/call", {"name": "send", "arguments": arguments})["result"]["isError"] is False
+    assert [draft.body for draft in folder.staged()] == ["b"]
+    arguments["body"] = None
+    assert ask("tools/call", {"name": "send", "arguments": arguments})["result"]["isError"] is True
+
+
+def test_an_agent_in_a_loop_stops_at_the_limit(ask: Ask, folder: TurnFolder) -> None:
+    results = [
+        ask("tools/call", {"name": "reply", "arguments": {"body": f"{n}"}})["result"] for n in range(MAX_STAGED + 1)
+    ]
+    assert [result["isError"] for result in results] == [False] * MAX_STAGED + [True]
+    assert "put the rest into one" in results[-1]["content"][0]["text"]
+    again = ask("tools/call", {"name": "reply", "arguments": {"body": "0"}})["result"]
+    assert (again["isError"], "leaves once" in again["content"][0]["text"]) == (False, True)
+    assert len(folder.staged()) == MAX_STAGED
 
 
 VALUES: list[object] = [
