@@ -90,7 +90,7 @@ def _pause(state: State, request: Request) -> Answer:
 
 def _resume(state: State, request: Request) -> Answer:
     del request
-    known = state.pause.read()
+    known = state.pause.read() or (state.account.read() if state.account is not None else None)
     if known is None:
         return Answer(ok=True, lines=("nothing was paused",))
     lift(state, known)
