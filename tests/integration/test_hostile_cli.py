@@ -1,0 +1,228 @@
+"""Agent programs that behave as badly as they can, in claude's place: the turn gets its outcome and nobody is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, outcomes, until
+
+from agent_mailer.events import EventName
+from agent_mailer.process import members
+
+PRELUDE = """\
+import json, os, signal, sys, time
+
+def emit(**fields):
+    raw((json.dumps(fields) + "\\n").encode())
+
+def raw(data):
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+def init():
+    servers = [{"name": "agent_mailer", "status": "connected"}]
+    emit(type="system", subtype="init", session_id="11111111-1111-4111-8111-111111111111", mcp_servers=servers)
+
+def text(words):
+    emit(type="assistant", message={"content": [{"type": "text", "text": words}]}, parent_tool_use_id=None)
+
+def result(words="the answer"):
+    emit(type="result", subtype="success", is_error=False, result=words)
+
+"""
+
+
+class HostileDesk(Desk):
+    def program(self, source: str, **settings: object) -> None:
+        """The agent is this Python program."""
+        script, program = self.base / "hostile.py", self.base / "claude"
+        script.write_text(PRELUDE + source)
+        program.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S {script}\n")
+        program.chmod(0o755)
+        self.configure(runtime="claude", claude_command=str(program), permission_mode="plan", **settings)
+
+    def left(self) -> list[int]:
+        """Processes of any turn that still run."""
+        return [process.pid for turn in (self.state / "turns").iterdir() for process in members(turn.name, None)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> HostileDesk:
+    return HostileDesk(tmp_path)
+
+
+def gone(pid: int) -> bool:
+    """Ended; a zombie has."""
+    try:
+        return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+
+
+def test_it_prints_nothing(desk: HostileDesk) -> None:
+    desk.program("time.sleep(300)", first_output_timeout=1)
+    desk.send()
+    began = time.monotonic()
+    assert outcomes(desk.once()) == ["unavailable"]
+    assert time.monotonic() - began < 8
+    assert desk.left() == []
+
+
+def test_it_leaves_without_a_word(desk: HostileDesk) -> None:
+    desk.program("")
+    desk.send()
+    assert outcomes(desk.once()) == ["failed"]
+    assert desk.log(EventName.TURN_ENDED)[0]["detail"] == "claude ended without a result"
+
+
+def test_it_prints_its_result_and_never_exits(desk: HostileDesk) -> None:
+    desk.program("init(); result(); time.sleep(300)")
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert [m.body for m in desk.inbox()] == ["the answer\n"]
+    assert desk.left() == []
+
+
+def test_it_exits_late_and_with_an_error_after_its_result(desk: HostileDesk) -> None:
+    desk.program("init(); result(); time.sleep(2); sys.exit(1)")
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert not desk.log(EventName.TURN_STOPPING)
+
+
+def test_it_exits_well_after_an_error(desk: HostileDesk) -> None:
+    desk.program('init(); emit(type="result", subtype="success", is_error=True, result="API Error: Connection lost")')
+    desk.send()
+    assert outcomes(desk.once()) == ["unavailable"]
+    assert desk.inbox() == []
+
+
+def test_it_ignores_every_request_to_leave(desk: HostileDesk) -> None:
+    ignoring = "for s in (1, 2, 3, 13, 15): signal.signal(s, signal.SIG_IGN)\n"
+    desk.program(ignoring + "os.fork(); init(); time.sleep(300)", silence_timeout=1)
+    desk.send()
+    assert outcomes(desk.once()) == ["unavailable"]
+    [stopping], [ended] = desk.log(EventName.TURN_STOPPING), desk.log(EventName.TURN_ENDED)
+    assert _seconds(ended) - _seconds(stopping) < 8
+    assert desk.left() == []
+
+
+def _seconds(row: dict[str, object]) -> float:
+    from agent_mailer.clock import from_iso
+
+    return from_iso(str(row["ts"]))
+
+
+def test_two_hundred_megabytes_of_output(desk: HostileDesk) -> None:
+    desk.program(
+        "init()\n"
+        'line = json.dumps({"type": "stream_event", "session_id": "s", "event": "y" * 20000}).encode() + b"\\n"\n'
+        "for _ in range(10000): raw(line)\n"
+        "result()"
+    )
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert [m.body for m in desk.inbox()] == ["the answer\n"]
+    [stdout] = (desk.state / "turns").glob("*/stdout")
+    assert stdout.stat().st_size > 200_000_000
+    stdout.unlink()
+
+
+def test_a_line_of_thirty_megabytes_is_skipped_and_the_rest_counts(desk: HostileDesk) -> None:
+    desk.program('init(); raw(b"{" + b"x" * 30_000_000 + b"\\n"); text("after"); result()')
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+
+
+def test_a_result_inside_a_line_that_is_too_long_is_no_result(desk: HostileDesk) -> None:
+    desk.program('init(); result("x" * 5_000_000)')
+    desk.send()
+    assert outcomes(desk.once()) == ["failed"]
+
+
+NOISE = {
+    "no text": r'b"\xff\xfe\xfa\n"',
+    "a result that is no text": r'b"{\"type\":\"result\",\"result\":\"\xff\"}\n"',
+    "zeros": r'b"\0" * 5000 + b"\n"',
+    "deep": r'b"[" * 100000 + b"\n"',
+}
+
+
+@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE.keys())
+def test_lines_that_cannot_be_read_are_passed_over(noise: str, desk: HostileDesk) -> None:
+    desk.program(f"init(); raw({noise}); result()")
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert [m.body for m in desk.inbox()] == ["the answer\n"]
+
+
+def test_a_line_spliced_into_another_is_neither(desk: HostileDesk) -> None:
+    desk.program(
+        """init(); raw(b'{"type":"assistant","mess'); result("not to be believed"); raw(b'age":{}}\\n'); text("here")"""
+    )
+    desk.send()
+    assert outcomes(desk.once()) == ["failed"]
+    assert desk.inbox() == []
+
+
+def test_a_result_without_its_line_end_counts(desk: HostileDesk) -> None:
+    desk.program('init(); raw(json.dumps({"type": "result", "is_error": False, "result": "the answer"}).encode())')
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert [m.body for m in desk.inbox()] == ["the answer\n"]
+
+
+def test_a_result_that_is_cut_is_none(desk: HostileDesk) -> None:
+    desk.program('init(); raw(json.dumps({"type": "result", "is_error": False, "result": "the answer"}).encode()[:-5])')
+    desk.send()
+    assert outcomes(desk.once()) == ["failed"]
+
+
+@pytest.mark.parametrize("end", ["result()", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["done", "killed"])
+def test_tool_processes_in_sessions_of_their_own_do_not_outlive_the_turn(end: str, desk: HostileDesk) -> None:
+    pids = desk.base / "pids"
+    desk.program(
+        "init()\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        if os.fork(): os._exit(0)\n"
+        "        signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"        open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+        "        time.sleep(300)\n"
+        f"while not os.path.exists({str(pids)!r}) or open({str(pids)!r}).read().count('\\n') < 3: time.sleep(0.01)\n"
+        + end
+    )
+    desk.send()
+    assert outcomes(desk.once()) == ["done" if end == "result()" else "crashed"]
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+def test_it_changes_its_mind_after_the_result(desk: HostileDesk) -> None:
+    desk.program('init(); result("first"); text("no, wait"); result("second")')
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert [m.body for m in desk.inbox()] == ["second\n"]
+
+
+def test_a_watcher_that_dies_leaves_it_alone_and_the_next_one_ends_it(desk: HostileDesk) -> None:
+    pid_file = desk.base / "pid"
+    desk.program(
+        f"signal.signal(15, signal.SIG_IGN); init(); open({str(pid_file)!r}, 'w').write(str(os.getpid()))\n"
+        "time.sleep(300)",
+        silence_timeout=2,
+    )
+    desk.send()
+    with desk.watching() as watcher:
+        until(lambda: pid_file.exists() and pid_file.read_text(), "the agent")
+        watcher.send_signal(signal.SIGKILL)
+        watcher.wait()
+        pid = int(pid_file.read_text())
+        os.kill(pid, 0)
+        assert outcomes(desk.once()) == ["unavailable"]
+    assert gone(pid)
