@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Json, Workdir
-from agent_mailer.cli.test_runtime import DEFAULT_SECONDS, Keep, Timeout, try_out
+from agent_mailer.cli.trial import DEFAULT_SECONDS, Keep, Timeout, try_out
 
 app = single()
 
