@@ -19,7 +19,7 @@ from tests.e2e.throwaway import as_throwaway
 from agent_mailer.events import EventName
 from agent_mailer.process import ProcessIdentity, members
 
-KEYS = ["ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"]
+PASSED = ["CLAUDE_CODE_TMPDIR", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"]
 READ = Tool("mcp__agent_mailer__read_message", say="I read my mail.")
 
 
@@ -42,15 +42,17 @@ class ClaudeDesk(Desk):
             runtime="claude",
             claude_command=str(claude_binary()),
             permission_mode="acceptEdits",
-            env={"pass": KEYS},
+            env={"pass": PASSED},
         )
 
     def impatient(self, **variables: str) -> None:
         """No second try: a failure shows at once."""
-        self.configure(env={"pass": KEYS, "set": {"CLAUDE_CODE_MAX_RETRIES": "0", **variables}})
+        self.configure(env={"pass": PASSED, "set": {"CLAUDE_CODE_MAX_RETRIES": "0", **variables}})
 
     def environ(self) -> dict[str, str]:
-        return {**os.environ, **self.keys}
+        scratch = self.base / "tmp"
+        scratch.mkdir(exist_ok=True)
+        return {**os.environ, **self.keys, "TMPDIR": str(scratch), "CLAUDE_CODE_TMPDIR": str(scratch)}
 
     def run(self) -> list[str]:
         """One `watch --once`; how its turns ended."""
