@@ -189,6 +189,7 @@ class Workplace:
             retry_longest=float(config.retry.longest),
             session_max_age_days=config.session_max_age_days,
             session_max_turns=config.session_max_turns,
+            session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
             auto_reply=config.auto_reply,
             turn_timeout=float(config.turn_timeout),
             tool_timeout=float(config.tool_timeout) or None,

@@ -93,6 +93,7 @@ class Config(msgspec.Struct, frozen=True):
     max_parallel_turns: Annotated[int, Meta(ge=1, le=64)] = 1
     session_max_age_days: Count = 7
     session_max_turns: Count = 50
+    session_max_megabytes: CountOrNone = 20
     auto_reply: AutoReply = AutoReply.IF_SILENT
     turn_timeout: Seconds = 3600
     tool_timeout: SecondsOrOff = 0
@@ -135,6 +136,7 @@ DOCS: dict[str, str] = {
     "max_parallel_turns": "threads worked on side by side",
     "session_max_age_days": "a session older than this is not resumed",
     "session_max_turns": "a session with more turns than this is not resumed",
+    "session_max_megabytes": "a session whose turns have printed more than this is not resumed; 0 = off",
     "auto_reply": "if-silent, never or always: whether the agent's final words are sent as the answer",
     "turn_timeout": "seconds a turn may take",
     "tool_timeout": "seconds one tool call may take; 0 = the rest of the turn",

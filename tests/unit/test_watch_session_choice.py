@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent_mailer.clock import iso
@@ -138,3 +139,12 @@ def test_the_session_begun_after_a_loss_is_kept_like_any_other() -> None:
 def test_a_message_that_never_ran_is_no_rerun(entry: SessionEntry | None) -> None:
     """Given back before its agent was started, or counted by another client: no turn of it is to be told of."""
     assert choose(entry, RetryEntry(ENVELOPE, attempts=2, starts=2)) == choose(entry)
+
+
+def test_a_session_that_has_grown_too_large_is_not_resumed() -> None:
+    large = SessionEntry("s-1", turn_count=1, last_used_at=iso(NOW), runtime="claude", transcript_bytes=20_000_000)
+    choice = choose_session(large, None, runtime="claude", resumes=True, now=NOW, policy=POLICY)
+    assert (choice.session_id, choice.prompt) == (None, PromptKind.LOST)
+    assert choice.why_lost == "was closed after 20 MB of output"
+    smaller = msgspec.structs.replace(large, transcript_bytes=19_999_999)
+    assert choose_session(smaller, None, runtime="claude", resumes=True, now=NOW, policy=POLICY).session_id == "s-1"

@@ -28,6 +28,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     retry_longest: float = 600.0
     session_max_age_days: int = 7
     session_max_turns: int = 50
+    session_max_bytes: int | None = 20_000_000
     auto_reply: AutoReply = AutoReply.IF_SILENT
     turn_timeout: float = 3600.0
     tool_timeout: float | None = None

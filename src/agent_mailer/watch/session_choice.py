@@ -60,6 +60,8 @@ def _fault(entry: SessionEntry | None, *, runtime: str, now: float, policy: Watc
         return f"belongs to another runtime ({entry.runtime})"
     if entry.turn_count >= policy.session_max_turns:
         return f"was closed after {entry.turn_count} turns"
+    if policy.session_max_bytes is not None and entry.transcript_bytes >= policy.session_max_bytes:
+        return f"was closed after {entry.transcript_bytes // 1_000_000} MB of output"
     try:
         age = now - from_iso(entry.last_used_at)
     except ValueError:
