@@ -34,7 +34,18 @@ class Desk:
         argv = [sys.executable, "-m", "agent_mailer.testing.scripted_agent", "script.json"]
         runtime = CommandRuntime(argv, output, {"PATH": "/usr/bin:/bin"})
         turn_id = f"turn-{uuid.uuid4().hex}"
-        request = TurnRequest(turn_id, turn_dir, self.workdir, None, "m1", "th1", "alice", attempt, session_id, ToolServer(("/bin/true",), {}))
+        request = TurnRequest(
+            turn_id,
+            turn_dir,
+            self.workdir,
+            None,
+            "m1",
+            "th1",
+            "alice",
+            attempt,
+            session_id,
+            ToolServer(("/bin/true",), {}),
+        )
         launch = runtime.command(request)
         with start_behind_gate(
             launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id
