@@ -424,3 +424,12 @@ def test_what_a_failed_turn_spent_in_the_session_is_not_counted_again() -> None:
     assert failed.session is not None
     entry = failed.session.entry
     assert (entry.session_id, entry.turn_count, entry.generation, entry.spent) == ("s-1", 2, 8, seen)
+
+
+def test_denied_tools_do_not_block_a_turn_that_has_answered_in_its_mail() -> None:
+    assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="")).outcome is Outcome.DONE
+    assert settled(turn_end(Outcome.BLOCKED, drafts=[PROMPT], text="")).outcome is Outcome.BLOCKED
+    assert settled(turn_end(Outcome.BLOCKED, text="")).outcome is Outcome.BLOCKED
+    assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="red or blue?")).outcome is Outcome.BLOCKED
+    asked = FinishNote(FinishKind.BLOCKED, "red or blue?")
+    assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="", finish=asked)).outcome is Outcome.BLOCKED

@@ -110,6 +110,10 @@ def _with_finish_note(end: TurnEnd, judgement: Judgement) -> Judgement:
     note = end.sealed.finish
     if judgement.outcome is Outcome.DONE and note is not None and note.kind is FinishKind.BLOCKED:
         return msgspec.structs.replace(judgement, outcome=Outcome.BLOCKED, detail=judgement.detail or "asks a human")
+    answered = any(not draft.at_once for draft in end.sealed.drafts)
+    if judgement.outcome is Outcome.BLOCKED and note is None and answered and not judgement.final_text.strip():
+        # Tools were denied and the agent has no last words, but it has said in its mail what there is to say.
+        return msgspec.structs.replace(judgement, outcome=Outcome.DONE)
     return judgement
 
 

@@ -266,6 +266,7 @@ async def _settle(
         seconds=settlement.seconds,
         detail=settlement.detail or None,
         items=len(settlement.items),
+        lines_skipped=observation.lines_skipped or None,
     )
     await settle(room, record)
     return settlement.outcome
