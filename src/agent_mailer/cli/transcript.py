@@ -18,8 +18,12 @@ def replay(turn_dir: Path, runtime: Runtime) -> Iterator[str]:
     if not runtime.traits.has_events:
         yield from raw(turn_dir)
         return
+    said = ""
     for line in _lines(turn_dir / STDOUT_FILE):
         for event in runtime.parse(line):
+            if isinstance(event, Result) and event.text == said:
+                event = Result(event.outcome, detail=event.detail)
+            said = event.text if isinstance(event, Progress) else said
             yield from _told(event)
     yield from _errors(turn_dir)
 
