@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -549,14 +550,14 @@ MOUNTED = """\
 set -e
 mount -t tmpfs -o size=256k,mode=0700 tmpfs "$STATE"
 cp "$CONFIG" "$STATE/config.toml"; chmod 600 "$STATE/config.toml"
-run() { set +e; "$@" >"$OUT.$name" 2>&1; echo "$?" >"$OUT.$name.status"; set -e; }
-name=before; run $WATCH
+run() { set +e; eval "$WATCH" >"$OUT.$name" 2>&1; echo "$?" >"$OUT.$name.status"; set -e; }
+name=before; run
 cp "$MAIL.saved" "$MAIL"
-name=full; dd if=/dev/zero of="$STATE/filler" bs=1k 2>/dev/null || true; run $WATCH
+name=full; dd if=/dev/zero of="$STATE/filler" bs=1k 2>/dev/null || true; run
 rm "$STATE/filler"
-name=readonly; mount -o remount,ro "$STATE"; run $WATCH
+name=readonly; mount -o remount,ro "$STATE"; run
 mount -o remount,rw "$STATE"
-name=after; run $WATCH
+name=after; run
 cp "$STATE/processed.txt" "$OUT.processed"
 """
 
@@ -586,7 +587,7 @@ def test_a_real_disk_that_is_full_or_read_only(desk: Desk) -> None:
             "OUT": str(out),
             "MAIL": str(mail),
             "SAVED": str(desk.base / "second.saved"),
-            "WATCH": " ".join(words),
+            "WATCH": shlex.join(words),
         },
         capture_output=True,
         check=False,

@@ -219,7 +219,9 @@ def test_wait_prints_the_answer_and_takes_it(desk: Desk) -> None:
 
 
 def test_wait_tells_a_question_from_an_answer_and_from_the_end(desk: Desk) -> None:
-    desk.shell(f"cat >/dev/null; {COMMAND} mail reply --now --body 'half way'; {COMMAND} mail finish --blocked 'Red?'")
+    desk.shell(
+        "cat >/dev/null; agent-mailer mail reply --now --body 'half way'; agent-mailer mail finish --blocked 'Red?'"
+    )
     with desk.watching():
         asked = at(desk, "send", "--to", "coder", "--body", "paint it", *WAIT)
     assert asked.status == 3, asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_a_command_line_that_is_no_command_exits_2(tmp_path: Path, words: list[s
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     (desk.state / "log.jsonl").write_text('{"ts":"2025-01-01T00:00:00Z","event":"x"}\n' * 20_000)
-    command = f"{COMMAND} logs --tail 20000 | head -n 1"
+    command = f"{shlex.quote(COMMAND)} logs --tail 20000 | head -n 1"
     done = subprocess.run(["sh", "-c", command], cwd=desk.workdir, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -108,7 +109,9 @@ def test_a_workdir_that_vanished_is_told_plainly(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     done = subprocess.run(
-        ["sh", "-c", f"cd '{gone}' && rmdir '{gone}' && exec {COMMAND} status"], capture_output=True, text=True
+        ["sh", "-c", f"cd '{gone}' && rmdir '{gone}' && exec {shlex.quote(COMMAND)} status"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 78
     assert "no longer exists" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -42,7 +43,7 @@ class HostileDesk(Desk):
         """The agent is this Python program."""
         script, program = self.base / "hostile.py", self.base / "claude"
         script.write_text(PRELUDE + source)
-        program.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S {script}\n")
+        program.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(script))}\n")
         program.chmod(0o755)
         self.configure(runtime="claude", claude_command=str(program), permission_mode="plan", **settings)
 
