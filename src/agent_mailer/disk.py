@@ -141,7 +141,7 @@ class Disk:
 
         A write that failed, or could not be synced, is taken back: what is tried again is not there twice.
         """
-        created = not path.exists()
+        created = sync is Sync.FULL and not path.exists()
         fd = self.system.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             size = os.fstat(fd).st_size
@@ -150,7 +150,7 @@ class Disk:
                 self._write_all(fd, (b"\n" if torn else b"") + line + b"\n")
                 if sync is not Sync.NONE:
                     self._fsync(fd)
-                if created and sync is Sync.FULL:
+                if created:
                     self.sync_directory(path.parent)
             except OSError:
                 with suppress(OSError):

@@ -166,10 +166,10 @@ class ThreadIndex:
         try:
             with os.scandir(folder) as listed:
                 for item in listed:
-                    if not is_message_name(item.name):
-                        continue
                     before = known.get(item.name)
                     if before is None or before[0] != item.inode():
+                        if not is_message_name(item.name):
+                            continue
                         entry = _index_entry(item)
                         if entry is None:
                             continue
