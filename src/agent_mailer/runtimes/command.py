@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from agent_mailer.clock import from_iso
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
@@ -29,7 +27,7 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
     Usage,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, is_session_id, last_words
+from agent_mailer.runtimes.programs import find_program, how_it_crashed, is_session_id, last_words, typed_line
 
 FINAL_TEXT_LIMIT = 256 * 1024
 _DETAIL_LIMIT = 300
@@ -76,14 +74,11 @@ class CommandRuntime:
     def parse(self, line: bytes) -> Sequence[Event]:
         if self._output is CommandOutput.TEXT:
             return ()
-        try:
-            fields = msgspec.json.decode(line)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        found = typed_line(line)
+        if found is None:
             return ()
-        if not isinstance(fields, dict):
-            return ()
-        kind = fields.get("type")
-        read = _READERS.get(kind) if isinstance(kind, str) else None
+        kind, fields = found
+        read = _READERS.get(kind)
         event = None if read is None else read(fields)
         return () if event is None else (event,)
 

@@ -1,4 +1,4 @@
-"""What every adapter does with its program: find it, and say in a line how it ended."""
+"""What every adapter does with its program: find it, read its lines, and say in a line how it ended."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
 
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Exit
@@ -51,6 +53,16 @@ def find_program(name: str, workdir: Path, env: Mapping[str, str], key: str) -> 
 
 def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
+
+
+def typed_line(line: bytes) -> tuple[str, Mapping[str, object]] | None:
+    """Type and fields of an output line that is a JSON object with a `type`; None for any other. Never raises."""
+    try:
+        fields = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    kind = fields.get("type") if isinstance(fields, dict) else None
+    return (kind, fields) if isinstance(kind, str) else None
 
 
 def how_it_crashed(end: Exit) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import msgspec
-
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.claude.failures import Failure, meaning_of
@@ -25,7 +23,7 @@ from agent_mailer.runtimes.port import (
     Trouble,
     Usage,
 )
-from agent_mailer.runtimes.programs import is_session_id
+from agent_mailer.runtimes.programs import is_session_id, typed_line
 
 TOOLS = "agent_mailer"
 """The name under which claude knows the mail tools: `mcp__agent_mailer__reply` is one of them."""
@@ -44,14 +42,11 @@ _Fields = Mapping[str, object]
 
 def events_of(line: bytes) -> Sequence[Event]:
     """Never raises."""
-    try:
-        fields = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    found = typed_line(line)
+    if found is None:
         return ()
-    if not isinstance(fields, dict):
-        return ()
-    kind = fields.get("type")
-    read = _READERS.get(kind) if isinstance(kind, str) else None
+    kind, fields = found
+    read = _READERS.get(kind)
     return () if read is None else tuple(read(fields))
 
 
