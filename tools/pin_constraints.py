@@ -46,8 +46,10 @@ def main() -> None:
     path = PROJECT / "pyproject.toml"
     document = tomlkit.parse(path.read_text(encoding="utf-8"))
     plain = document.unwrap()
-    words = plain["project"]["dependencies"] + plain["dependency-groups"]["dev"] + plain["build-system"]["requires"]
-    pins = [f"{name}=={version}" for name, version in sorted({**closure(words), **BUILD_ONLY}.items())]
+    # The dev group asks for the project itself, with its extras.
+    words = plain["dependency-groups"]["dev"] + plain["build-system"]["requires"]
+    found = {**closure(words), **BUILD_ONLY}
+    pins = [f"{name}=={version}" for name, version in sorted(found.items()) if name != plain["project"]["name"]]
 
     (PROJECT / "constraints.txt").write_text(HEADER + "\n".join(pins) + "\n", encoding="utf-8")
     copied = tomlkit.array()

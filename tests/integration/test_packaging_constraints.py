@@ -53,5 +53,7 @@ def applies(requirement: Requirement) -> bool:
 
 
 def complaint(requirement: Requirement) -> bool:
+    if requirement.name == PYPROJECT["project"]["name"]:
+        return False
     version = PINS.get(canonicalize_name(requirement.name))
     return version is None or not requirement.specifier.contains(version, prereleases=True)

@@ -1,0 +1,172 @@
+"""The broker's tables, as the code of this version expects them; `migrations/` brings a database there.
+
+Ids and times are text: UUIDs and ISO 8601 in UTC, as the protocol shows them. Every row that belongs to a user carries
+the user's id, and every query names it: that is the tenant boundary.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("username", Text, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("is_superadmin", Boolean, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("filter_tags", JSON, nullable=False),
+    # Grows when the password changes: a token of an earlier version is refused.
+    Column("token_version", Integer, nullable=False),
+)
+
+invite_codes = Table(
+    "invite_codes",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("created_by", Text, nullable=False),
+    Column("used_by", Text),
+    Column("used_at", Text),
+    Column("created_at", Text, nullable=False),
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("created_at", Text, nullable=False),
+    UniqueConstraint("name", "user_id"),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("address", Text, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("system_prompt", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
+    Column("last_seen", Text),
+    Column("status", Text, CheckConstraint("status IN ('active', 'deleted')", name="status"), nullable=False),
+    Column("api_key_suffix", Text),
+    Column("team_id", Text, ForeignKey("teams.id", ondelete="SET NULL"), index=True),
+    # The last number given to a message of this inbox.
+    Column("inbox_seq", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
+    Column("key_hash", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("last_used_at", Text),
+    Column("is_active", Boolean, nullable=False),
+    # A key with an agent acts for that agent only; without one for every agent of the user.
+    Column("agent_id", Text, ForeignKey("agents.id"), index=True),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("thread_id", Text, nullable=False),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("from_agent_id", Text, ForeignKey("agents.id"), nullable=False),
+    Column("from_agent", Text, nullable=False),
+    Column("to_agent_id", Text, ForeignKey("agents.id"), nullable=False),
+    Column("to_agent", Text, nullable=False),
+    Column("action", Text, CheckConstraint("action IN ('send', 'reply', 'forward')", name="action"), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("attachments", JSON, nullable=False),
+    Column("is_read", Boolean, nullable=False),
+    Column("parent_id", Text, ForeignKey("messages.id")),
+    Column("created_at", Text, nullable=False),
+    # The place in the recipient's inbox: given inside the transaction that commits the message, so that the order of
+    # commits is the order of these numbers. A message marked unread gets a new one.
+    Column("seq", BigInteger, nullable=False),
+    Column("hops", Integer, nullable=False),
+    Column("automatic", Text, nullable=False),
+    Column("priority", Text, nullable=False),
+    Column("kind", Text),
+    Column("labels", JSON, nullable=False),
+    Column("claimed_by", Text),
+    Column("claimed_at", Text),
+    Column("idempotency_key", Text),
+    Column("request_hash", Text),
+    # The recipient's place in a call with several.
+    Column("ordinal", Integer, nullable=False),
+    UniqueConstraint("to_agent_id", "seq"),
+    UniqueConstraint("from_agent_id", "idempotency_key", "ordinal"),
+    Index(None, "to_agent_id", "is_read", "seq"),
+    Index(None, "user_id", "thread_id"),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("message_id", Text, ForeignKey("messages.id"), nullable=False),
+    Column("stage", Text, CheckConstraint("stage IN ('claimed', 'started', 'settled')", name="stage"), nullable=False),
+    Column("turn_id", Text, nullable=False),
+    Column("outcome", Text),
+    Column("detail", Text, nullable=False),
+    Column("final", Boolean, nullable=False),
+    Column("watcher", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    UniqueConstraint("message_id", "turn_id", "stage"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("filename", Text, nullable=False),
+    Column("mime_type", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("stored_path", Text, nullable=False),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+system_settings = Table(
+    "system_settings",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("updated_at", Text, nullable=False),
+)
