@@ -1,0 +1,7 @@
+"""The mailbox of the person behind the agents."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()
