@@ -57,6 +57,7 @@ class EventName(StrEnum):
     STATE_DAMAGED = "state_damaged"
     STATE_TROUBLE = "state_trouble"
     MAILBOX_TROUBLE = "mailbox_trouble"
+    MAILBOX_REFUSED = "mailbox_refused"
     MAILBOX_BACK = "mailbox_back"
     TEMPLATE_INVALID = "template_invalid"
     WATCH_FAULT = "watch_fault"

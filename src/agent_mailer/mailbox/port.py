@@ -58,8 +58,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     recognises_delivery: bool
     """`look` can tell for certain whether an item has left."""
     carries_marks: bool
-    """Hop count and automatic mark survive the transport."""
+    """Hop count, kind, priority and automatic mark survive the transport."""
     max_message_bytes: int
+    keeps_dates: bool = True
+    """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,7 +151,10 @@ class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Delivered(msgspec.Struct, frozen=True, tag=True):
-    """It is there, durably."""
+    """It is there, durably. `id`, `thread`: the names the mailbox gave it, where those are not the item's own."""
+
+    id: str = ""
+    thread: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -173,15 +178,36 @@ class Gone(msgspec.Struct, frozen=True):
     why: str
 
 
+class Stage(StrEnum):
+    """How far a message is, as its sender may be told."""
+
+    STARTED = "started"
+    SETTLED = "settled"
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """One step of a message's way. `outcome` and `detail` belong to SETTLED; `final`: no further turn will follow."""
+
+    turn_id: str
+    stage: Stage
+    outcome: str = ""
+    detail: str = ""
+    final: bool = False
+
+
 class MailboxUnavailable(MailerError):
     """The mailbox cannot be reached now; nothing is lost, try again later."""
+
+
+class MailboxRefused(MailboxUnavailable):
+    """The mailbox answers, but not to us: the key or the agent is refused. A person has to mend it."""
 
 
 class Mailbox(Protocol):
     """One agent's mailbox.
 
-    Every method may raise MailboxUnavailable, after which the same call may be made again. `open` may raise BusyFault
-    where another watcher consumes this mailbox, and ConfigFault where it is not one.
+    Every method may raise MailboxUnavailable, after which the same call may be made again. `open`, `wait` and `claim`
+    may raise BusyFault where another watcher consumes this mailbox; `open` ConfigFault where it is not one.
     """
 
     @property
@@ -226,8 +252,11 @@ class Mailbox(Protocol):
     async def look(self, item: Outgoing) -> bool:
         """Whether the item has arrived."""
 
-    async def done(self, envelope: Envelope) -> None:
-        """Mark the message as finished; what is gone is done."""
+    def report(self, envelope: Envelope, progress: Progress) -> None:
+        """Tell the sender how far the message is, where the mailbox can hold that. Never waits, never raises."""
+
+    async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
+        """Mark the message as finished, with how it ended where the mailbox can hold that; what is gone is done."""
 
     async def reject(self, item: Unreadable) -> None:
         """Put away what is no message, so that it is not listed again. Nothing is destroyed."""

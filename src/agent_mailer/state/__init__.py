@@ -17,6 +17,7 @@ from agent_mailer.state.remaking import remake_retries
 from agent_mailer.state.requests import RequestBox
 from agent_mailer.state.retries import Retries
 from agent_mailer.state.sessions import Sessions
+from agent_mailer.state.troubles import TroubleFile
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.state.usage import UsageLedger
 
@@ -37,6 +38,7 @@ class State:
         self.dead_letters = DeadLetters(folder)
         self.retries = Retries(folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters))
         self.pause = PauseFile(folder)
+        self.trouble = TroubleFile(folder)
         self.usage = UsageLedger(folder)
         self.requests = RequestBox(folder)
         self.account: AccountPause | None = None

@@ -95,6 +95,7 @@ class Backlog:
         """A notice never starts a turn: it is taken and done. It stays in the mailbox for people to read."""
         room = self._room
         await room.mailbox.claim(envelope)
+        await room.mailbox.done(envelope)
         room.state.processed.add(envelope.id)
         room.log.emit(EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice")
 

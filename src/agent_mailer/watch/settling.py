@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
+from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Progress, Refused, Stage
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import ItemState, SettledItem, Settlement, TurnRecord
 from agent_mailer.watch.holding import apply_pause
@@ -37,9 +37,11 @@ async def _apply(room: Room, record: TurnRecord, *, again: bool) -> None:
     await _deliver_all(room, record, settlement)
     await until_disk_takes_it(room, record, lambda: _apply_files(room, record, settlement, again=again))
     if settlement.finished:
-        await _until_mailbox_takes_it(room, record, lambda: room.mailbox.done(record.envelope))
+        await _until_mailbox_takes_it(room, record, lambda: room.mailbox.done(record.envelope, _ending(record)))
         await until_disk_takes_it(room, record, lambda: _finish_message(room, record))
         room.log.emit(EventName.MESSAGE_DONE, message_id=record.envelope.id, thread=record.envelope.thread)
+    else:
+        room.mailbox.report(record.envelope, _ending(record))
     await until_disk_takes_it(room, record, lambda: room.state.turns.mark_settled(record.turn_id))
     if settlement.finished:
         with suppress(OSError):
@@ -52,6 +54,13 @@ async def _apply(room: Room, record: TurnRecord, *, again: bool) -> None:
     room.log.emit(
         EventName.TURN_SETTLED, turn_id=record.turn_id, outcome=settlement.outcome.value, seconds=settlement.seconds
     )
+
+
+def _ending(record: TurnRecord) -> Progress:
+    settlement = record.settlement
+    assert settlement is not None
+    detail = settlement.question or settlement.detail
+    return Progress(record.turn_id, Stage.SETTLED, settlement.outcome.value, detail, settlement.finished)
 
 
 def _strip(room: Room, record: TurnRecord) -> None:
@@ -81,14 +90,15 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
     item = entry.item
     tries = 0
     first_try = room.clock.monotonic()
-    doubtful = False
+    # Where a second delivery is not recognised, an earlier life or the turn itself may have made the first.
+    doubtful = not room.mailbox.capabilities.recognises_delivery
     while True:
         try:
             if doubtful and await room.mailbox.look(item):
                 result: Delivered | Refused | None = Delivered()
             else:
                 answer = await room.mailbox.deliver(item)
-                doubtful = not isinstance(answer, Delivered | Refused)
+                doubtful = doubtful or not isinstance(answer, Delivered | Refused)
                 result = answer if isinstance(answer, Delivered | Refused) else None
                 why = "" if isinstance(answer, Delivered) else answer.why
             reached = True

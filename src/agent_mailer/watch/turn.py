@@ -8,7 +8,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Draft, Gone, MailboxUnavailable, Message, Outgoing, Refused
+from agent_mailer.mailbox.port import Draft, Gone, MailboxUnavailable, Message, Outgoing, Progress, Refused, Stage
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process import PROMPT_FILE, Supervised, boot_id, start_behind_gate
 from agent_mailer.prompts import memory_file, words_of
@@ -28,6 +28,9 @@ from agent_mailer.watch.settling import settle, until_disk_takes_it
 NO_BEGIN = "the turn's holder ended before it could start the agent: is the workdir there, the disk full?"
 NOTHING_RAN = "the watcher ended before anything was started"
 
+
+CLOCKS_APART = 300.0
+"""How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
 
 VANISHED = "the message's file has vanished from the mailbox"
 
@@ -181,6 +184,7 @@ async def _start(room: Room, record: TurnRecord, message: Message) -> Supervised
         pid=gated.identity.pid,
         resumes=choice.session_id,
     )
+    room.mailbox.report(envelope, Progress(record.turn_id, Stage.STARTED))
     return supervised
 
 
@@ -274,10 +278,15 @@ async def _settle(
 
 async def _answered(room: Room, record: TurnRecord) -> bool:
     """Whether the agent has written into the thread since the claim by other ways than ours."""
+    before: set[str] = set()
+    with suppress(OSError, MailerError):
+        before = {m.envelope.id for m in room.state.turns.folder(record.turn_id).thread()}
+    since = record.claimed_at - (CLOCKS_APART if len(before) > 1 else 0.0)
     with suppress(MailboxUnavailable):
         return any(
             m.envelope.sender == room.mailbox.address
-            and m.envelope.created >= record.claimed_at
+            and m.envelope.id not in before
+            and m.envelope.created >= since
             and PROGRESS not in m.labels
             for m in await room.mailbox.thread(record.envelope.thread)
         )

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
 
+from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
+from agent_mailer.mailbox.port import Envelope, MailboxRefused, MailboxUnavailable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
+from agent_mailer.state.troubles import Trouble, TroubleWith
 from agent_mailer.watch.holding import SPREAD_SECONDS, current_pause, end_probe, may_probe
 from agent_mailer.watch.pausing import may_start
 from agent_mailer.watch.pending import Backlog
@@ -31,6 +33,7 @@ PROBE_PATIENCE = 60.0
 ONCE_LOOKS = 0.2
 FIRST_GONE_WAIT = 0.01
 LONGEST_GONE_WAIT = 10.0
+SHORTEST_WAIT = 0.05
 
 
 class End(Enum):
@@ -52,7 +55,8 @@ class Watcher:
         self._running: dict[asyncio.Task[None], Envelope] = {}
         self._backlog = Backlog(room)
         self._attempted: set[str] = set()
-        self._trouble = 0
+        self._tries = 0
+        self._trouble: TroubleWith | None = None
         self._gone = 0
         self._paused = False
         self._fault: BaseException | None = None
@@ -73,6 +77,7 @@ class Watcher:
 
     async def run(self) -> End:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
+        self._room.state.trouble.clear()  # an earlier watcher's
         if not await self._open_mailbox():
             return End.STOPPED
         pumps = [
@@ -139,10 +144,8 @@ class Watcher:
             for candidate in ready[:slots]:
                 self._attempted.add(candidate.envelope.id)
                 self._spawn(candidate.envelope, self._turn(candidate))
-        except MailboxUnavailable as fault:
-            return self._give_up_or(self._in_trouble(EventName.MAILBOX_TROUBLE, fault.message))
-        except OSError as error:
-            return self._give_up_or(self._in_trouble(EventName.STATE_TROUBLE, str(error)))
+        except (MailboxUnavailable, OSError) as fault:
+            return self._give_up_or(self._in_trouble(fault))
         self._out_of_trouble()
         if self._once:
             return None
@@ -177,11 +180,8 @@ class Watcher:
     async def _turn(self, candidate: Candidate) -> None:
         try:
             outcome = await run_turn(self._room, candidate)
-        except MailboxUnavailable as fault:
-            self._backlog.hold_off(self._in_trouble(EventName.MAILBOX_TROUBLE, fault.message))
-            self.failed = True
-        except OSError as error:
-            self._backlog.hold_off(self._in_trouble(EventName.STATE_TROUBLE, str(error)))
+        except (MailboxUnavailable, OSError) as fault:
+            self._backlog.hold_off(self._in_trouble(fault))
             self.failed = True
         else:
             self._note(outcome)
@@ -217,24 +217,19 @@ class Watcher:
 
     async def _open_mailbox(self) -> bool:
         """False where we were stopped before it could be opened."""
-        tries = 0
         while True:
             try:
                 await self._room.mailbox.open()
-                if tries:
-                    self._room.log.emit(EventName.MAILBOX_BACK)
-                return True
             except MailboxUnavailable as fault:
                 if self._once:
                     raise
-                if tries == 0:
-                    self._room.log.emit(EventName.MAILBOX_TROUBLE, why=fault.message)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._trouble_wait(tries)):
-                    await self._wake.wait()
+                wait = self._in_trouble(fault)
+            else:
+                self._out_of_trouble()
+                return True
+            await self._sleep(wait)
             if self._handing_over.is_set() or self._room.stopping.is_set():
                 return False
-            tries += 1
 
     async def _pump(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Level-triggered: a wake only says "maybe something"; a source that fails is tried again."""
@@ -246,6 +241,11 @@ class Watcher:
             except (MailboxUnavailable, OSError):
                 await asyncio.sleep(self._trouble_wait(tries))
                 tries += 1
+            except MailerError as fault:
+                # The mailbox is another watcher's now.
+                self._fault = self._fault or fault
+                self._wake.set()
+                return
             self._wake.set()
 
     async def _pump_requests(self) -> None:
@@ -261,16 +261,35 @@ class Watcher:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
-    def _in_trouble(self, event: EventName, why: str) -> float:
-        if self._trouble == 0:
-            self._room.log.emit(event, why=why)
-        self._trouble += 1
-        return self._trouble_wait(self._trouble - 1)
+    def _in_trouble(self, fault: MailboxUnavailable | OSError) -> float:
+        """Tell what is wrong, once per kind of trouble; returns the seconds to wait."""
+        what, event = _kind_of(fault)
+        why, fix = (fault.message, fault.fix) if isinstance(fault, MailboxUnavailable) else (str(fault), "")
+        if what is not self._trouble:
+            self._room.log.emit(event, why=why, fix=fix or None)
+            self._room.state.trouble.write(Trouble(what, why, self._room.clock.now(), fix))
+            self._trouble = what
+        self._tries += 1
+        return self._trouble_wait(self._tries - 1)
 
     def _trouble_wait(self, tries: int) -> float:
-        return backoff(tries, self._room.policy.trouble_first, self._room.policy.trouble_longest)
+        """Anything up to the backoff: forty watchers of one broker do not come back at once."""
+        wait = backoff(tries, self._room.policy.trouble_first, self._room.policy.trouble_longest)
+        return max(SHORTEST_WAIT, wait * self._room.jitter())
 
     def _out_of_trouble(self) -> None:
-        if self._trouble and not self._running:
-            self._trouble = 0
+        if self._trouble is not None and not self._running:
+            self._tries = 0
+            self._trouble = None
+            self._room.state.trouble.clear()
             self._room.log.emit(EventName.MAILBOX_BACK)
+
+
+def _kind_of(fault: MailboxUnavailable | OSError) -> tuple[TroubleWith, EventName]:
+    match fault:
+        case MailboxRefused():
+            return TroubleWith.CREDENTIALS, EventName.MAILBOX_REFUSED
+        case MailboxUnavailable():
+            return TroubleWith.MAILBOX, EventName.MAILBOX_TROUBLE
+        case _:
+            return TroubleWith.DISK, EventName.STATE_TROUBLE

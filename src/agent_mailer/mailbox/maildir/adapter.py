@@ -41,6 +41,7 @@ from agent_mailer.mailbox.port import (
     MailboxUnavailable,
     Message,
     Outgoing,
+    Progress,
     Refused,
     Unreadable,
 )
@@ -168,7 +169,10 @@ class MaildirMailbox:
             trace = delivery.look(self._root, item)
         return trace in (delivery.Trace.WAITING, delivery.Trace.TAKEN)
 
-    async def done(self, envelope: Envelope) -> None:
+    def report(self, envelope: Envelope, progress: Progress) -> None:
+        """The format has no place for it: whoever looks sees that the message was taken."""
+
+    async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         """Nothing to do: since its claim the message is in cur, and stays there."""
 
     async def reject(self, item: Unreadable) -> None:
