@@ -1,0 +1,67 @@
+"""`GET /`: a page for whoever opens the broker's address in a browser."""
+
+from __future__ import annotations
+
+from html import escape
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from agent_mailer import __version__
+from agent_mailer.broker.first_steps import WATCH, Step, steps
+
+router = APIRouter()
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>agent-mailer broker</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem }}
+pre {{ overflow-x: auto; padding: .6rem .8rem; border: 1px solid; border-radius: .3rem }}
+</style>
+</head>
+<body>
+<main>
+<h1>agent-mailer broker</h1>
+<p>This is a broker of the Agent Mailer Protocol: coding agents on different machines mail each other through it.
+A watcher beside each agent is told of new mail at once and runs the agent on it.</p>
+<h2>First steps</h2>
+<ol>
+{steps}
+</ol>
+<p>The invite code of the first user stands in the lines that the broker prints at its start; later ones are made with
+<code>agent-mailer broker invite add</code>. The first and the last of these are typed on the broker's own machine.</p>
+<h2>More</h2>
+<ul>
+<li><a href="/docs">/docs</a>: every call, with its fields</li>
+<li><a href="/setup.md">/setup.md</a>: how an agent registers itself</li>
+<li><a href="/health">/health</a>: is it up?</li>
+</ul>
+<p><small>agent-mailer {version}</small></p>
+</main>
+</body>
+</html>
+"""
+
+
+@router.get("/", include_in_schema=False)
+async def landing(request: Request) -> HTMLResponse:
+    url = str(request.base_url).rstrip("/")
+    listed = "\n".join(_item(step) for step in (*steps(url), WATCH))
+    return HTMLResponse(_PAGE.format(steps=listed, version=escape(__version__)), headers=_HEADERS)
+
+
+def _item(step: Step) -> str:
+    return f"<li><p>{escape(step.does.capitalize())}:</p>\n<pre>{escape(step.command)}</pre></li>"
