@@ -22,6 +22,7 @@ _BAD = {
     EventName.STATE_DAMAGED,
     EventName.STATE_TROUBLE,
     EventName.MAILBOX_TROUBLE,
+    EventName.MAILBOX_REFUSED,
     EventName.MESSAGE_UNREADABLE,
     EventName.PAUSED,
     EventName.SURVIVORS,

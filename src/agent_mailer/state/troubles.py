@@ -42,4 +42,5 @@ class TroubleFile:
 
     def clear(self) -> None:
         with suppress(OSError):
-            self._folder.disk.remove(self._path)
+            if self._path.exists():
+                self._folder.disk.remove(self._path)
