@@ -1,0 +1,228 @@
+"""Requests to one broker: time limits, a limit of size, quick retries, and the pause it asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
+
+import httpx
+import msgspec
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from agent_mailer.clock import Clock, SystemClock
+from agent_mailer.errors import ConfigFault
+from agent_mailer.mailbox.amp.answers import OUT_OF_REACH, Answer, InDoubt, NotSent, TooLarge, retry_after
+from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.names import printable
+
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+START_BYTES: Final = 4096
+KEEPALIVE_SECONDS: Final = 4.0
+"""Brokers drop a connection that is idle for 5 s."""
+
+QUICK_TRIES: Final = 3
+
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds and bytes. `whole` is the longest a request may take in all, however it trickles."""
+
+    connect: float = 10.0
+    read: float = 30.0
+    whole: float = 120.0
+    answer_bytes: int = MAX_ANSWER_BYTES
+
+
+Query = Mapping[str, str | int]
+
+
+class Transport:
+    """HTTP with one broker under one key. Raises ConfigFault for a URL or key that can be none."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.url = _checked_url(url)
+        self._shown = _without_credentials(self.url)
+        self._limits = limits or Limits()
+        self._clock = clock or SystemClock()
+        self._silent_until = 0.0
+        self.losses = 0
+        """How often a connection has failed: what is at the other end may be another version since."""
+        self._client = httpx.AsyncClient(
+            headers={"X-API-Key": _checked_key(key), "Accept-Encoding": "identity", "User-Agent": "agent-mailer"},
+            timeout=httpx.Timeout(self._limits.read, connect=self._limits.connect),
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
+            # The certificates cost a plain http:// client memory for nothing.
+            verify=self.url.startswith("https:") or bool(getproxies()),
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def where(self, method: str, path: str) -> str:
+        return f"{method} {self._shown}{printable(path, 120)}"
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        tries: int = QUICK_TRIES,
+    ) -> Answer:
+        """The answer, whatever its status. `tries` above 1 only for what may be carried out twice.
+
+        Raises NotSent, InDoubt, TooLarge, and MailboxUnavailable while the broker has asked for a pause.
+        """
+        self._keep_silence(method, path)
+        answer: Answer | None = None
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(tries),
+            wait=wait_random_exponential(multiplier=0.1, max=1),
+            retry=retry_if_exception_type((NotSent, InDoubt)),
+            sleep=asyncio.sleep,
+            reraise=True,
+        ):
+            with attempt:
+                answer = await self._once(method, path, query, content, headers)
+        assert answer is not None
+        if answer.status in (408, 429, 503) and answer.retry_after:
+            self._silent_until = self._clock.monotonic() + answer.retry_after
+        return answer
+
+    @asynccontextmanager
+    async def listen(
+        self, path: str, *, query: Query, headers: Mapping[str, str], silence: float
+    ) -> AsyncIterator[httpx.Response]:
+        """An answer that goes on; `silence` is the longest pause between two parts of it, in seconds.
+
+        Raises as `ask`, also while it is read: use within `broken_as`.
+        """
+        self._keep_silence("GET", path)
+        timeout = httpx.Timeout(self._limits.read, connect=self._limits.connect, read=silence)
+        async with self._client.stream(
+            "GET", self.url + path, params=dict(query), headers=dict(headers), timeout=timeout
+        ) as response:
+            yield response
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        content: bytes | None,
+        headers: Mapping[str, str] | None,
+    ) -> Answer:
+        where = self.where(method, path)
+        sent = {} if content is None else {"Content-Type": "application/json"}
+        request = self._client.build_request(
+            method,
+            self.url + path,
+            params=dict(query) if query else None,
+            content=content,
+            headers={**sent, **(headers or {})},
+        )
+        try:
+            async with asyncio.timeout(self._limits.whole):
+                response = await self._client.send(request, stream=True)
+                try:
+                    body = await self._read(response, where)
+                finally:
+                    with suppress(httpx.HTTPError):
+                        await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
+            self.losses += 1
+            raise broken(where, error) from None
+        pause = retry_after(response.headers.get("Retry-After"), self._clock.now())
+        return Answer(where, response.status_code, body, pause)
+
+    async def _read(self, response: httpx.Response, where: str) -> bytes:
+        limit = self._limits.answer_bytes
+        told = response.headers.get("Content-Length", "")
+        known_large = told.isdigit() and int(told[:15]) > limit
+        body = bytearray()
+        # Unpacked by nobody: an answer that unfolds to a thousand times its size is none we asked for.
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > limit or (known_large and len(body) >= START_BYTES):
+                raise TooLarge(where, response.status_code, bytes(body[:START_BYTES]), limit)
+        return bytes(body)
+
+    def _keep_silence(self, method: str, path: str) -> None:
+        left = self._silent_until - self._clock.monotonic()
+        if left > 0:
+            raise MailboxUnavailable(
+                "broker_busy",
+                f"{self.where(method, path)}: the broker asked for a pause, {left:.0f} s are left",
+                "wait",
+            )
+
+
+def broken(where: str, error: Exception) -> NotSent | InDoubt:
+    """A failed connection as the error it is; it says whether the request may have been carried out."""
+    kind = NotSent if isinstance(error, _NOT_SENT) else InDoubt
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        why = "no connection in time" if kind is NotSent else "no answer in time"
+    else:
+        why = printable(str(error) or type(error).__name__, 200)
+    return kind(OUT_OF_REACH, f"{where}: {why}", "is the broker running? agent-mailer config show broker_url")
+
+
+def path_of(*parts: str) -> str:
+    """A path of untrusted words. Raises ValueError for one that would lead elsewhere."""
+    if any(part in ("", ".", "..") for part in parts):
+        raise ValueError("no name")
+    return "".join(f"/{quote(part.encode('utf-8', 'replace'), safe='')}" for part in parts)
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+        httpx.URL(url.strip())
+    except (ValueError, httpx.InvalidURL):
+        parts, port = None, None
+    del port
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigFault(
+            "bad_broker_url",
+            f"broker_url is no http or https URL: {printable(_without_credentials(url))!r}",
+            "agent-mailer config set broker_url http://127.0.0.1:9800",
+        )
+    return url.strip().rstrip("/")
+
+
+def _without_credentials(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}" if mark else url.rpartition("@")[2]
+
+
+def _checked_key(key: str) -> str:
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigFault(
+            "bad_api_key",
+            "api_key is empty, or holds characters that no key has",
+            "agent-mailer config set api_key KEY",
+        )
+    return key
