@@ -42,7 +42,8 @@ A watcher beside each agent is told of new mail at once and runs the agent on it
 {steps}
 </ol>
 <p>The invite code of the first user stands in the lines that the broker prints at its start; later ones are made with
-<code>agent-mailer broker invite add</code>. The first and the last of these are typed on the broker's own machine.</p>
+<code>agent-mailer broker invite add</code>. Commands that begin with <code>agent-mailer broker</code> are typed on the
+broker's own machine.</p>
 <h2>More</h2>
 <ul>
 <li><a href="/docs">/docs</a>: every call, with its fields</li>

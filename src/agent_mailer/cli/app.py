@@ -35,6 +35,7 @@ class _Program(LazyGroup):
         "fetch": ("agent_mailer.cli.fetch", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),
         "resume": ("agent_mailer.cli.resume", "Start turns again."),
+        "broker": ("agent_mailer.cli.broker", "A broker for agents on different machines."),
         "demo": ("agent_mailer.cli.demo", "Two agents at work, in under 20 seconds."),
     }
 

@@ -1,0 +1,247 @@
+"""Where a broker's data lies, who holds it, and the secret of its tokens."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import secrets
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from agent_mailer import __version__
+from agent_mailer.broker.settings import Settings
+from agent_mailer.errors import BusyFault, ConfigFault
+
+SHORTEST_SECRET = 32
+DEFAULT_URL = "http://127.0.0.1:9800"
+LOCK_SECONDS = 1.0
+_NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+_MAKE_SECRET = """export AGENT_MAILER_SECRET_KEY="$(openssl rand -hex 32)", and keep it: with another one all must log in anew"""
+
+
+class Data(msgspec.Struct, frozen=True):
+    """`database`: an SQLAlchemy URL with an async driver; `file`: where that is an SQLite file; `options`: the command
+    line that leads here again, empty for the usual place."""
+
+    folder: Path
+    database: str
+    file: Path | None
+    uploads: Path
+    options: str
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """Who holds a database, as the lock file says it."""
+
+    pid: int
+    version: str
+    url: str
+
+
+def find_data(folder: Path | None, database: str | None, environment: Mapping[str, str]) -> Data:
+    """Flags count before the environment, and that before the user's data folder. Makes nothing. Raises ConfigFault."""
+    given = database or environment.get("AGENT_MAILER_DATABASE_URL") or environment.get("DATABASE_URL") or ""
+    place = Path(os.path.abspath(folder.expanduser())) if folder is not None else _usual_folder()  # noqa: PTH100
+    url = _with_driver(given) if given else f"sqlite+aiosqlite:///{place / 'broker.db'}"
+    uploads = environment.get("AGENT_MAILER_UPLOAD_DIR")
+    options = [f"--data {shlex.quote(str(place))}"] if folder is not None else []
+    # What may hold a password is not repeated.
+    options += ["--database URL"] if database else []
+    return Data(
+        place,
+        url,
+        _sqlite_file(url),
+        Path(os.path.abspath(uploads)) if uploads else place / "uploads",  # noqa: PTH100
+        " ".join(options),
+    )
+
+
+def _usual_folder() -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("agent-mailer") / "broker"
+
+
+def _with_driver(url: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    example = "sqlite:////var/lib/agent-mailer/broker.db"
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigFault("bad_database_url", "the database URL cannot be read", f"give one like {example}") from None
+    if parsed.get_backend_name() == "sqlite":
+        if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+            raise ConfigFault("bad_database_url", "the database URL names no file", f"give one like {example}")
+        path = os.path.abspath(parsed.database)  # noqa: PTH100
+        return f"sqlite+aiosqlite:///{path}"
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+asyncpg")
+    try:
+        parsed.get_dialect().import_dbapi()
+    except Exception as error:  # whatever a dialect raises when it is loaded
+        raise ConfigFault(
+            "no_driver",
+            f"the database URL asks for {parsed.drivername}, which is not installed ({error})",
+            f"install its driver, or give a URL like {example}",
+        ) from None
+    return parsed.render_as_string(hide_password=False)
+
+
+def _sqlite_file(url: str) -> Path | None:
+    return Path(url.removeprefix("sqlite+aiosqlite:///")) if url.startswith("sqlite") else None
+
+
+def make_folders(data: Data) -> None:
+    """The folders, 0700, and an empty database file, 0600, where they are missing. Raises ConfigFault."""
+    wanted = {data.folder, data.uploads} | ({data.file.parent} if data.file is not None else set())
+    for folder in sorted(wanted):
+        if folder.is_dir():
+            continue
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise _no_folder(folder, error) from None
+    if data.file is not None:
+        # SQLite gives the files that it puts beside the database the database's own mode.
+        try:
+            os.close(os.open(data.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise ConfigFault(
+                "no_database", f"{data.file} cannot be opened: {error.strerror}", "give another folder with --data DIR"
+            ) from None
+
+
+def _no_folder(folder: Path, error: OSError) -> ConfigFault:
+    return ConfigFault(
+        "no_data_folder", f"the folder {folder} cannot be made: {error.strerror}", "give another one with --data DIR"
+    )
+
+
+@contextmanager
+def held(data: Data, url: str) -> Iterator[None]:
+    """Hold the database for a broker that serves at `url`. Raises BusyFault naming the holder, ConfigFault.
+
+    Only a database file is held: what other databases allow is theirs to say.
+    """
+    if data.file is None:
+        yield
+        return
+    path = _lock_path(data.file)
+    # Never the soft fallback: a crash would leave that behind.
+    # And not at the first try: a command may be looking who holds it.
+    lock = FileLock(path, timeout=LOCK_SECONDS, mode=0o600, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise _busy(data.file) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_FLOCK:
+            raise ConfigFault("no_lock", f"{path} cannot be locked: {error.strerror}", f"ls -l {path}") from None
+        raise ConfigFault(
+            "no_flock", f"{path}: this file system cannot lock files", "put the data on a local file system"
+        ) from None
+    try:
+        path.write_bytes(msgspec.json.encode(Serving(os.getpid(), __version__, url)) + b"\n")
+        yield
+        with suppress(OSError):
+            path.write_bytes(b"")
+    finally:
+        lock.release()
+
+
+def who_serves(data: Data) -> Serving | None:
+    """The broker that serves this database now; None where there is none, or it does not say."""
+    if data.file is None:
+        return None
+    path = _lock_path(data.file)
+    if not path.exists():
+        return None
+    lock = FileLock(path, timeout=0, mode=0o600, fallback_to_soft=False)
+    try:
+        with lock:
+            return None
+    except Timeout:
+        pass
+    except (NotImplementedError, OSError):
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Serving)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _busy(file: Path) -> BusyFault:
+    try:
+        holder = msgspec.json.decode(_lock_path(file).read_bytes(), type=Serving)
+    except (OSError, msgspec.DecodeError):
+        return BusyFault("broker_busy", f"another broker serves {file}", "give another folder with --data DIR")
+    return BusyFault(
+        "broker_busy",
+        f"another broker (pid {holder.pid}, agent-mailer {holder.version}, at {holder.url}) serves {file}",
+        f"use that one, or stop it with: kill {holder.pid}",
+    )
+
+
+def _lock_path(file: Path) -> Path:
+    return file.with_name(f"{file.name}.lock")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def secret_of(data: Data, host: str, environment: Mapping[str, str]) -> str:
+    """What signs the tokens: from the environment, or, for a broker on loopback, kept in the data folder.
+
+    Raises ConfigFault where there is none and strangers could reach the broker.
+    """
+    given = environment.get("AGENT_MAILER_SECRET_KEY")
+    if given:
+        if len(given) < SHORTEST_SECRET:
+            raise ConfigFault(
+                "weak_secret", f"AGENT_MAILER_SECRET_KEY is shorter than {SHORTEST_SECRET} characters", _MAKE_SECRET
+            )
+        return given
+    if not is_loopback(host):
+        raise ConfigFault(
+            "no_secret", f"a broker at {host} can be reached from elsewhere and needs a secret", _MAKE_SECRET
+        )
+    return _kept_secret(data.folder / "secret")
+
+
+def _kept_secret(path: Path) -> str:
+    try:
+        with suppress(FileExistsError):
+            # By a link, so that nobody reads half of it.
+            made = path.with_name(f".{path.name}.{os.getpid()}")
+            fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, secrets.token_hex(32).encode() + b"\n")
+                os.fsync(fd)
+                os.link(made, path)
+            finally:
+                os.close(fd)
+                made.unlink()
+        kept = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFault("no_secret", f"{path} cannot be read: {error}", f"rm {path}; all must log in anew") from None
+    if len(kept) < SHORTEST_SECRET:
+        raise ConfigFault("weak_secret", f"{path} is damaged", f"rm {path}; all must log in anew")
+    return kept
+
+
+def settings_of(data: Data, *, secret: str, domain: str) -> Settings:
+    return Settings(database=data.database, uploads=data.uploads, secret=secret, domain=domain)

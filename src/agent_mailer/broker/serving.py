@@ -1,0 +1,137 @@
+"""A broker as a process: its socket, its server, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib.util
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from agent_mailer.errors import BusyFault, ConfigFault
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DEAD_PEER_SECONDS = 60
+"""How long sent bytes may stay unacknowledged: a watcher whose host is gone does not hold its agent for ever."""
+STOP_SECONDS = 1
+"""What a request that is under way when the broker is stopped has to come to its end."""
+KEEP_ALIVE_SECONDS = 75
+BACKLOG = 2048
+MANY_FILES = 65_536
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; `port` 0 takes a free one. Raises BusyFault, ConfigFault."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError):
+        raise ConfigFault("bad_host", f"there is no address for the host {host!r}", "--host 127.0.0.1") from None
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(AttributeError, OSError):
+            # Those that are accepted inherit it.
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_SECONDS * 1000)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise BusyFault(
+                "port_busy", f"another program listens at {host}:{port}", f"give another port: --port {port + 1}"
+            ) from None
+        raise ConfigFault(
+            "cannot_listen", f"cannot listen at {host}:{port}: {error.strerror}", "--host 127.0.0.1 --port 9800"
+        ) from None
+    bound.setblocking(False)
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """How a client on this machine reaches it."""
+    host, port = bound.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - a comparison
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(app: FastAPI, bound: socket.socket, ready: Callable[[], None], *, access_log: bool) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP; `ready` is called once requests are answered.
+
+    Raises what opening the database raises.
+    """
+    _log_to_stderr(access_log=access_log)
+    _allow_many_files()
+    fast_loop = importlib.util.find_spec("uvloop") is not None
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=access_log,
+        lifespan="off",  # entered below, so that its errors are ours to tell
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        server_header=False,
+    )
+
+    async def serve() -> None:
+        async with app.router.lifespan_context(app):
+            await _Server(config, ready).serve([bound])
+
+    with asyncio.Runner(loop_factory=_uvloop_factory() if fast_loop else None) as runner:
+        runner.run(serve())
+
+
+def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does, but to be asked to stop is no failure: the signal is not raised again at the end."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _log_to_stderr(*, access_log: bool) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    if access_log:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+
+
+def _allow_many_files() -> None:
+    """Each stream is an open file, and the usual soft limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
