@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.names import printable
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 from agent_mailer.watch.policy import AutoReply
 
@@ -27,6 +28,7 @@ class RuntimeKind(StrEnum):
     CLAUDE = "claude"
     CODEX = "codex"
     COMMAND = "command"
+    INFINITI = "infiniti"
 
 
 class MailboxKind(StrEnum):
@@ -79,6 +81,7 @@ class Config(msgspec.Struct, frozen=True):
     permission_mode: PermissionMode | None = None
     claude_command: str = "claude"
     codex_command: str = "codex"
+    infiniti_command: str = "infiniti-agent"
     model: str = ""
     extra_args: tuple[str, ...] = ()
     max_budget_usd: DollarsOrOff = 0.0
@@ -118,10 +121,11 @@ DOCS: dict[str, str] = {
     "api_key": "the broker's key; shown nowhere",
     "mailbox": "maildir or amp; default: amp when broker_url is set, else maildir",
     "maildir_root": "the folder mailbox's root; default: $AM_ROOT, .amqrc, .agent-mail at the top of the git tree",
-    "runtime": "the agent program: claude, codex or command",
+    "runtime": "the agent program: claude, codex, infiniti or command",
     "permission_mode": "acceptEdits, bypassPermissions or plan; never guessed",
     "claude_command": "the claude program",
     "codex_command": "the codex program",
+    "infiniti_command": "the infiniti program",
     "model": "the model for claude and codex; empty = theirs, which moves with their versions",
     "extra_args": "further arguments for claude and codex, a list of words",
     "max_budget_usd": "dollars one turn may cost, where the agent program can count them (claude); 0 = off",
@@ -170,7 +174,10 @@ def load(
     flags: Mapping[str, object],
     identity: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """Flags before environment before file before AGENT.md. Raises ConfigFault or UsageFault naming the bad key."""
+    """Flags before environment before file before AGENT.md. Raises ConfigFault or UsageFault naming the bad key.
+
+    An empty text in the file is a key without a value: other clients write "" for what was not chosen.
+    """
     raw = read_file(path)
     values: dict[str, object] = {}
     sources: dict[str, Source] = {}
@@ -181,7 +188,7 @@ def load(
             sources[key] = source
 
     take(((k, v) for k, v in (identity or {}).items() if v and k in keys()), Source.AGENT_MD)
-    take(((k, v) for k, v in raw.items() if k in keys() and not _is_blank(k, v)), Source.FILE)
+    take(((k, v) for k, v in raw.items() if k in keys() and v != ""), Source.FILE)
     take(_from_environment(environ), Source.ENVIRONMENT)
     take(((k, v) for k, v in flags.items() if v is not None), Source.FLAG)
     config = Config(**values)  # type: ignore[arg-type]
@@ -229,7 +236,7 @@ def check_value(key: str, value: object) -> None:
     try:
         _convert(key, value)
     except msgspec.ValidationError as error:
-        raise UsageFault("bad_value", f"{key}: {_plain(error, key)}", f"{key} is {DOCS[key]}") from None
+        raise UsageFault("bad_value", f"{key}: {_plain(error, key, value)}", f"{key} is {DOCS[key]}") from None
 
 
 _HINTS = get_type_hints(Config, include_extras=True)
@@ -244,25 +251,35 @@ def _checked(key: str, value: object, source: Source, path: Path) -> object:
         return _convert(key, value)
     except msgspec.ValidationError as error:
         where, fix = {
-            Source.FILE: (str(path), f"agent-mailer config set {key} VALUE"),
+            Source.FILE: (str(path), f"agent-mailer config set {key} {_example(key)}"),
             Source.ENVIRONMENT: (ENV_PREFIX + key.upper(), f"unset {ENV_PREFIX}{key.upper()}"),
             Source.FLAG: ("--" + key.replace("_", "-"), ""),
         }.get(source, ("AGENT.md", "edit AGENT.md"))
-        raise ConfigFault("bad_value", f"{where}: {key}: {_plain(error, key)}", fix) from None
+        raise ConfigFault("bad_value", f"{where}: {key}: {_plain(error, key, value)}", fix) from None
 
 
-def _plain(error: msgspec.ValidationError, key: str) -> str:
+def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
     text = str(error).replace("`", "")
     hint = _HINTS[key]
     for member in (hint, *getattr(hint, "__args__", ())):
         if isinstance(member, type) and issubclass(member, StrEnum):
             return f"{text} (one of: {', '.join(m.value for m in member)})"
+    bounds = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Meta)), None)
+    if bounds is not None and hint.__origin__ is int:
+        return f"must be a whole number from {bounds.ge} to {bounds.le}, not {_as_toml(value)}"
     return text
 
 
-def _is_blank(key: str, value: object) -> bool:
-    """Other clients write "" for what was not chosen."""
-    return value == "" and key in ("permission_mode", "runtime", "mailbox")
+def _example(key: str) -> str:
+    """A value that would do, for the command that mends a wrong one."""
+    default = getattr(Config(), key)
+    return str(default) if isinstance(default, int) and default else "VALUE"
+
+
+def _as_toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return printable(repr(value), 60)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:

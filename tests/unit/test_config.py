@@ -143,10 +143,10 @@ def test_a_linked_file_is_read(path: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_keys_are_kept_apart(path: Path) -> None:
-    path.write_text("infiniti_command = 'x'\naddress = 'a'\n[strange]\nb = 1\n")
+    path.write_text("other_command = 'x'\naddress = 'a'\n[strange]\nb = 1\n")
     loaded = load(path, {}, {})
     assert loaded.config.address == "a"
-    assert loaded.unknown == ("infiniti_command", "strange")
+    assert loaded.unknown == ("other_command", "strange")
 
 
 def test_who_wins_and_where_it_came_from(path: Path) -> None:
@@ -240,3 +240,44 @@ def test_paths_are_relative_to_the_workdir(home: Path, text: str, found: str) ->
 def test_what_is_no_path_is_a_fault_of_the_configuration(text: str) -> None:
     with pytest.raises(ConfigFault, match="is no path"):
         expand(text, Path("/w"))
+
+
+OLD_CLIENT = """\
+agent_id = "0d5e"
+agent_name = ""
+address = "coder@ann.amp.linkyun.co"
+broker_url = "http://localhost:9800"
+api_key = "amk_1"
+permission_mode = ""
+poll_interval_idle = 60
+poll_interval_active = 10
+max_retries = 0
+session_max_age_days = 7
+session_max_turns = 50
+runtime = ""
+claude_command = ""
+codex_command = "codex"
+infiniti_command = "infiniti-agent"
+project_dir = ""
+"""
+
+
+def test_a_file_of_the_existing_client_loads_as_it_is(path: Path) -> None:
+    path.write_text(OLD_CLIENT)
+    loaded = load(path, {}, {}, {"agent_name": "coder", "address": "other"})
+    config = loaded.config
+    assert (config.agent_name, config.address, config.claude_command) == ("coder", "coder@ann.amp.linkyun.co", "claude")
+    assert (config.runtime, config.permission_mode, config.max_retries) == (None, None, 0)
+    assert config.mailbox_kind is MailboxKind.AMP
+    assert loaded.unknown == ()
+    assert loaded.source("agent_name") is Source.AGENT_MD
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "true", "60.0", "1.5", "'60'", "99999999", "[1]"])
+def test_an_interval_that_is_none_names_key_file_and_mend(path: Path, value: str) -> None:
+    path.write_text(f"poll_interval_idle = {value}\n")
+    with pytest.raises(ConfigFault) as raised:
+        load(path, {}, {})
+    assert str(path) in raised.value.message
+    assert "poll_interval_idle: must be a whole number from 1 to 2592000, not " in raised.value.message
+    assert raised.value.fix == "agent-mailer config set poll_interval_idle 60"

@@ -20,6 +20,7 @@ TAKEN_OVER = (
     "permission_mode",
     "claude_command",
     "codex_command",
+    "infiniti_command",
     "model",
     "extra_args",
     "max_budget_usd",
@@ -42,7 +43,7 @@ def trial_settings(config: Config, workdir: Path, root: Path, seconds: int) -> d
     """
     plain: dict[str, object] = msgspec.to_builtins(config, builtin_types=())
     settings = {key: plain[key] for key in TAKEN_OVER if key in plain}
-    for key in ("claude_command", "codex_command"):
+    for key in ("claude_command", "codex_command", "infiniti_command"):
         settings[key] = _program(str(settings[key]), workdir)
     settings["command"] = [
         _program(word, workdir) if not i else _file(word, workdir) for i, word in enumerate(config.command)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+
+MOST_KEY = 4096
 
 Workdir = Annotated[
     Path | None,
@@ -25,6 +28,28 @@ MaildirRoot = Annotated[
         "--maildir-root", help="The folder mailbox's root. Default: as configured, else as found.", show_default=False
     ),
 ]
+
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY|-",
+        help="The broker's key; - reads it from standard input. Every user of the machine sees a key given here (ps): "
+        "better $AGENT_MAILER_API_KEY, or -.",
+        show_default=False,
+    ),
+]
+
+
+def read_key(given: str | None) -> str | None:
+    """A key as it was given: `-` is the first line of standard input. Raises UsageFault for what can be none."""
+    if given is None:
+        return None
+    key = (sys.stdin.buffer.readline(MOST_KEY).decode("utf-8", "replace") if given == "-" else given).strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        what = "is no key (printable ASCII without blanks)" if key else "is empty"
+        raise UsageFault("bad_key", f"the API key {what}", "give the key as the broker printed it, amk_...")
+    return key
 
 
 def folder_of(workdir: Path | None) -> Path:

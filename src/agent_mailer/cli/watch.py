@@ -11,7 +11,7 @@ import typer
 
 from agent_mailer.cli.choosing import split_words
 from agent_mailer.cli.light import LightCommand, single
-from agent_mailer.cli.options import Workdir, absolute, tell_damage, workplace
+from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, tell_damage, workplace
 from agent_mailer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent_mailer.watch.watcher import Watcher
 
 Flag = Annotated[str | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
+Number = Annotated[int | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
 
 
 app = single()
@@ -37,13 +38,20 @@ def watch(
         bool, typer.Option("--ignore-agent-md-mismatch", help="Run although AGENT.md names another agent.")
     ] = False,
     address: Flag = None,
+    agent_id: Flag = None,
+    broker_url: Flag = None,
+    api_key: ApiKey = None,
     runtime: Flag = None,
+    claude_command: Flag = None,
+    codex_command: Flag = None,
+    infiniti_command: Flag = None,
     command: Flag = None,
     permission_mode: Flag = None,
     maildir_root: Flag = None,
-    max_parallel_turns: Annotated[
-        int | None, typer.Option(help="Counts before the configuration file.", show_default=False)
-    ] = None,
+    poll_interval_idle: Number = None,
+    poll_interval_active: Number = None,
+    max_retries: Number = None,
+    max_parallel_turns: Number = None,
 ) -> None:
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
@@ -52,10 +60,19 @@ def watch(
         workdir,
         {
             "address": address,
+            "agent_id": agent_id,
+            "broker_url": broker_url,
+            "api_key": read_key(api_key),
             "runtime": runtime,
+            "claude_command": claude_command,
+            "codex_command": codex_command,
+            "infiniti_command": infiniti_command,
             "command": split_words(command, "--command") if command is not None else None,
             "permission_mode": permission_mode,
             "maildir_root": absolute(maildir_root),
+            "poll_interval_idle": poll_interval_idle,
+            "poll_interval_active": poll_interval_active,
+            "max_retries": max_retries,
             "max_parallel_turns": max_parallel_turns,
         },
     )

@@ -1,10 +1,12 @@
-"""Any command as a runtime: the prompt on stdin, and either plain text or JSON lines on stdout."""
+"""Any command as a runtime: the prompt on stdin or as its last argument, plain text or JSON lines on stdout."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.names import printable
@@ -49,27 +51,54 @@ _RESULT_OUTCOMES = frozenset(
 _Fields = Mapping[str, object]
 
 
+_HAND_OVER = 'prompt=$(cat) && exec "$@" "$prompt"'
+"""What gives a program its prompt as the last argument: the words before it are the shell's own arguments, so that
+nothing in them or in the prompt is ever read as shell."""
+
+
+class Calling(msgspec.Struct, frozen=True):
+    """How a program is called: `name` is the runtime's, `key` the configuration's that names the program."""
+
+    name: str = "command"
+    key: str = "command"
+    prompt_as_argument: bool = False
+
+
+INFINITI = Calling("infiniti", "infiniti_command", prompt_as_argument=True)
+
+
 class CommandRuntime:
     """`command` is the program and its words; `base_env` what `build_env` made."""
 
-    def __init__(self, command: Sequence[str], output: CommandOutput, base_env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        output: CommandOutput,
+        base_env: Mapping[str, str],
+        calling: Calling | None = None,
+    ) -> None:
         self._command = tuple(command)
         self._output = output
         self._base_env = dict(base_env)
+        self._calling = calling or Calling()
 
     @property
     def traits(self) -> RuntimeTraits:
         typed = self._output is CommandOutput.JSONL
-        return RuntimeTraits(name="command", has_events=typed, resumes=typed)
+        return RuntimeTraits(name=self._calling.name, has_events=typed, resumes=typed)
 
     def command(self, request: TurnRequest) -> Launch:
         """Raises RuntimeMissing."""
-        name = self._command[0] if self._command else ""
-        program = find_program(name, request.workdir, self._base_env, "command")
+        argv = (str(self._program(request.workdir)), *self._command[1:])
         env = self._base_env | turn_variables(request)
         if request.session_id is not None and self.traits.resumes:
             env["AGENT_MAILER_SESSION_ID"] = request.session_id
-        return Launch(argv=(str(program), *self._command[1:]), env=env, cwd=request.workdir)
+        if self._calling.prompt_as_argument:
+            argv = ("/bin/sh", "-c", _HAND_OVER, self._calling.name, *argv)
+        return Launch(argv=argv, env=env, cwd=request.workdir)
+
+    def _program(self, workdir: Path) -> Path:
+        return find_program(self._command[0] if self._command else "", workdir, self._base_env, self._calling.key)
 
     def parse(self, line: bytes) -> Sequence[Event]:
         if self._output is CommandOutput.TEXT:
@@ -84,7 +113,7 @@ class CommandRuntime:
 
     def probes(self, workdir: Path) -> Sequence[Probe]:
         """Nothing but the program itself is known of a command."""
-        find_program(self._command[0] if self._command else "", workdir, self._base_env, "command")
+        self._program(workdir)
         return ()
 
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
