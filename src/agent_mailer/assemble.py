@@ -19,7 +19,7 @@ from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
 from agent_mailer.mailbox.maildir.layout import is_handle
 from agent_mailer.mailbox.maildir.roots import find_root
-from agent_mailer.runtimes.port import ToolServer
+from agent_mailer.runtimes.port import CommandOutput, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
 
@@ -67,7 +67,10 @@ class Workplace:
         """The keys `watch` cannot do without, each with the flag that gives it."""
         config = self.config
         found: list[tuple[str, str]] = []
-        if not self.handle:
+        if config.mailbox_kind is MailboxKind.AMP:
+            needed = ("broker_url", "api_key", "agent_id", "address")
+            found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
+        elif not self.handle:
             found.append(("address", "--address"))
         if config.runtime is None:
             found.append(("runtime", "--runtime"))
@@ -130,6 +133,10 @@ class Workplace:
                 from agent_mailer.runtimes.command import CommandRuntime
 
                 return CommandRuntime(config.command, config.command_output, env)
+            case RuntimeKind.INFINITI:
+                from agent_mailer.runtimes.command import INFINITI, CommandRuntime
+
+                return CommandRuntime((config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI)
             case RuntimeKind.CLAUDE:
                 return self._claude(env)
             case RuntimeKind.CODEX:
