@@ -5,22 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.crash.loop import ANSWERS_WITH_ITS_ID, SEED, check, kill_the_watcher, settle_all
 from tests.desk import Desk, until
-
-from agent_mailer.events import EventName
-from agent_mailer.process import members
 
 ROUNDS = 25
 ROUNDS_LONG = 200
-THREADS = ("red", "green")
-SEED = int(os.environ.get("KILL_LOOP_SEED", "20261121"))
 
 
 @pytest.mark.parametrize(
@@ -33,63 +27,15 @@ SEED = int(os.environ.get("KILL_LOOP_SEED", "20261121"))
 def test_only_the_watcher_is_killed_and_every_message_runs_exactly_once(
     tmp_path: Path, rounds: int, parallel: int
 ) -> None:
-    chance = random.Random(SEED)
     desk = Desk(tmp_path)
     desk.configure(max_parallel_turns=parallel)
-    desk.script({"witness": "start"}, {"sleep": 0.05}, {"witness": "end"}, {"print": "$AGENT_MAILER_MESSAGE_ID"})
-    sent: list[tuple[str, str]] = []
+    desk.script(*ANSWERS_WITH_ITS_ID)
     try:
-        for _ in range(rounds):
-            for thread in THREADS:
-                if chance.random() < 0.7:
-                    sent.append((thread, desk.send(thread=thread)))
-            watcher = desk.start_watch()
-            time.sleep(chance.uniform(0.2, 1.2))  # the kill is to fall anywhere, not on something observable
-            watcher.send_signal(signal.SIGUSR1 if chance.random() < 0.1 else signal.SIGKILL)
-            watcher.wait()
-        _settle_all(desk, len(sent))
+        sent = kill_the_watcher(desk, random.Random(SEED), rounds)
+        settle_all(desk, len(sent))
     finally:
         desk.end_turns()
-    _check(desk, sent)
-
-
-def _settle_all(desk: Desk, count: int) -> None:
-    processed = desk.state / "processed.txt"
-    with desk.watching():
-        until(
-            lambda: processed.exists() and len(processed.read_text().splitlines()) >= count and _nothing_open(desk),
-            f"{count} settled messages",
-        )
-
-
-def _nothing_open(desk: Desk) -> bool:
-    return all((turn / "settled").exists() for turn in (desk.state / "turns").iterdir())
-
-
-def _check(desk: Desk, sent: list[tuple[str, str]]) -> None:
-    ids = [message_id for _, message_id in sent]
-    lines = (desk.state / "processed.txt").read_text().splitlines()
-    assert sorted(lines) == sorted(ids), "every message is settled exactly once"
-    assert not desk.log(EventName.DEAD_LETTER)
-    answers = [message.body.strip() for message in desk.inbox()]
-    assert sorted(answers) == sorted(ids), "no answer lost, none twice"
-    marks = desk.marks()
-    runs = [mark["message"] for mark in marks if mark["mark"] == "start"]
-    assert sorted(runs) == sorted(ids), "exactly one run per message"
-    for thread in THREADS:
-        order = [message_id for name, message_id in sent if name == thread]
-        assert [m for m in runs if m in order] == order, "a thread in its order"
-        _no_overlap([mark for mark in marks if mark["message"] in order])
-    for turn in (desk.state / "turns").iterdir():
-        assert members(turn.name, None) == [], "no process left behind"
-
-
-def _no_overlap(marks: list[dict[str, Any]]) -> None:
-    """Start and end of one thread's turns alternate, and each end belongs to the start before it."""
-    assert len(marks) % 2 == 0
-    for start, end in zip(marks[::2], marks[1::2], strict=True):
-        assert (start["mark"], end["mark"]) == ("start", "end")
-        assert start["turn"] == end["turn"]
+    check(desk, sent)
 
 
 def test_the_agent_and_its_holder_are_killed_too(tmp_path: Path) -> None:
@@ -115,7 +61,7 @@ def test_the_agent_and_its_holder_are_killed_too(tmp_path: Path) -> None:
                 watcher.wait()
                 # The block ends what is left of the turns, as a reboot would: another kill of the agent.
                 kills += 1
-        _settle_all(desk, len(ids))
+        settle_all(desk, len(ids))
     finally:
         desk.end_turns()
     assert sorted((desk.state / "processed.txt").read_text().splitlines()) == sorted(ids)
