@@ -34,6 +34,7 @@ class EventName(StrEnum):
     MESSAGE_SKIPPED = "message_skipped"
     MESSAGE_DONE = "message_done"
     MESSAGE_REVIVED = "message_revived"
+    TAKEN_OVER = "taken_over"
     TURN_CLAIMED = "turn_claimed"
     TURN_STARTED = "turn_started"
     TURN_ADOPTED = "turn_adopted"

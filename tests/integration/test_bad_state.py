@@ -21,6 +21,7 @@ from tests.crash.faults import FaultySystem, Lasting
 from tests.desk import CLI, Desk, outcomes, until
 
 from agent_mailer.clock import iso
+from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.process import ProcessIdentity, identify, is_alive
@@ -458,7 +459,7 @@ def foreign(desk: Desk, *, tries: dict[str, int]) -> None:
         {"msg_id": "dead-1", "thread_id": "t", "retries": 3, "last_error": "boom", "stuck_at": now},
         {"ts": now, "msg_id": "dead-2"},
     ]
-    inflight = {"msg_id": "gone", "thread_id": "t", "started_at": now, "retry_count": 0}
+    inflight = {"msg_id": "old-1", "thread_id": "t", "started_at": now, "retry_count": 0}
     log = {"ts": now, "event": "poll_inbox", "total": 1, "unread": 1, "new": 1, "dead_letter": 0}
     for name, content in {
         "retries.json": json.dumps(tries, indent=2, sort_keys=True),
@@ -511,6 +512,46 @@ def test_what_another_client_counted_counts(desk: Desk) -> None:
     [*_, letter] = desk.place().state.dead_letters.all()
     assert (letter.msg_id, letter.retries) == (sent, 3)
     assert json.loads((desk.state / "retries.json").read_text()) == {}
+
+
+def inflight(desk: Desk, **changes: object) -> None:
+    """A run of the other client that was cut off."""
+    record = {"msg_id": "m", "thread_id": THREAD, "started_at": "2026-01-01T00:00:00+00:00", "retry_count": 0}
+    (desk.state / "inflight.json").write_text(json.dumps(record | changes, indent=2))
+
+
+@pytest.mark.parametrize("crash_before", ["nothing", "inflight.json is emptied"])
+def test_a_take_over_is_done_once(desk: Desk, crash_before: str) -> None:
+    inflight(desk, started_at=4e12, retry_count=10**9)
+    before = (desk.state / "inflight.json").read_bytes()
+    desk.place().folder.prepare()
+    if crash_before != "nothing":
+        (desk.state / "inflight.json").write_bytes(before)
+    place = desk.place()
+    place.folder.prepare()
+    [entry] = place.state.retries.all()
+    assert (entry.envelope.id, entry.starts, entry.revision) == ("m", 1001, 0)
+    assert entry.envelope.created <= place.clock.now()
+    assert json.loads((desk.state / "inflight.json").read_text()) == {"turns": []}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"msg_id": 5}', '{"msg_id": ""}', "{", '{"msg_id": null}', "\0"])
+def test_a_record_that_is_none_takes_nothing_over(desk: Desk, content: str) -> None:
+    (desk.state / "inflight.json").write_text(content)
+    assert outcomes(desk.once()) == []
+
+
+def test_the_agent_of_another_client_that_still_runs_is_waited_for(desk: Desk) -> None:
+    inflight(desk, msg_id="7d0c2a9e-left-alone", thread_id="another")
+    desk.send()
+    words = ["sh", "-c", "read line", "claude", "Message: 7d0c2a9e-left-alone"]
+    with subprocess.Popen(words, cwd=desk.workdir, stdin=subprocess.PIPE) as agent:
+        with pytest.raises(BusyFault) as raised:
+            desk.once()
+        assert f"kill {agent.pid}" in raised.value.fix
+        assert agent.poll() is None
+        agent.communicate(b"\n")
+    assert outcomes(desk.once()) == ["failed", "done"]
 
 
 # Disks.

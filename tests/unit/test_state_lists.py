@@ -11,6 +11,7 @@ from tests.clocks import FakeClock
 
 from agent_mailer.disk import Disk
 from agent_mailer.events import KEEP_ROTATED, ROTATE_AT_BYTES, EventLog, EventName, LogRecord
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.processed import Cursor, Processed
@@ -116,8 +117,11 @@ def test_the_lines_of_other_clients_are_read(folder: StateFolder) -> None:
     two = {"ts": "2026-01-01T00:00:00Z", "msg_id": "日本"}
     found = letters(folder, f"{json.dumps(five)}\n{json.dumps(two)}\n".encode())
     assert [letter.msg_id for letter in found.all()] == ["m-1", "日本"]
-    assert found.find("m-1") == DeadLetter("m-1", "t", 3, "boom", "2026-01-01T00:00:00Z")
-    assert found.find("日本") == DeadLetter("日本")
+    envelope = Envelope("m-1", "t", "", 0.0, "", "m-1")
+    assert found.find("m-1") == DeadLetter("m-1", "t", 3, "boom", "2026-01-01T00:00:00Z", envelope=envelope)
+    older = found.find("日本")
+    assert older is not None
+    assert (older.stuck_at, older.thread_id) == ("2026-01-01T00:00:00Z", "日本")
     assert found.find("m") is None
 
 
@@ -138,8 +142,9 @@ def test_a_damaged_line_hides_no_other_and_is_kept(folder: StateFolder, damage: 
     good = b'{"msg_id":"one"}\n' + damage + b"\n" + b'{"msg_id":"two"}\n' + damage
     found = letters(folder, good)
     assert [letter.msg_id for letter in found.all()] == ["one", "two"]
-    found.add(DeadLetter("three"), again=True)
-    assert found.find("three") == DeadLetter("three")
+    three = DeadLetter("three", turn_id="20260101T000000-00000000")
+    found.add(three, again=True)
+    assert found.find("three") == three
     assert found.remove(["one"]) == 1
     kept = (folder.path / "dead_letter.jsonl").read_bytes()
     assert kept.count(damage.strip(b"\0")) >= 2 or not damage.strip(b"\0")

@@ -17,6 +17,7 @@ from agent_mailer.state.remaking import remake_retries
 from agent_mailer.state.requests import RequestBox
 from agent_mailer.state.retries import Retries
 from agent_mailer.state.sessions import Sessions
+from agent_mailer.state.takeover import take_over
 from agent_mailer.state.troubles import TroubleFile
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.state.usage import UsageLedger
@@ -44,6 +45,7 @@ class State:
         self.account: AccountPause | None = None
         """The pause shared by all watchers of this user on the runtime's account, where there is one."""
         folder.damaged = self._tell
+        folder.take_over = lambda: take_over(self)
 
     def _tell(self, path: Path, why: str) -> None:
         """Who does not hold the lock does not write the log either; the watcher finds the same damage and tells it."""

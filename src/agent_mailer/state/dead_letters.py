@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
 from agent_mailer.disk import Sync
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import DeadLetter
 
@@ -68,8 +70,34 @@ class DeadLetters:
         return [line for line in data.replace(b"\0", b"").split(b"\n") if line.strip()]
 
 
+class _Foreign(msgspec.Struct):
+    """A letter of another AMP client; one of its older writers says `ts` for `stuck_at`, and not much else."""
+
+    msg_id: str
+    thread_id: str | None = None
+    retries: int | None = None
+    last_error: str | None = None
+    error: str | None = None
+    stuck_at: str | None = None
+    ts: str | None = None
+
+
 def _parse(line: bytes) -> DeadLetter | None:
+    with suppress(*GARBLED):
+        letter = msgspec.json.decode(line, type=DeadLetter)
+        if letter.turn_id or letter.envelope is not None:
+            return letter
     try:
-        return msgspec.json.decode(line, type=DeadLetter)
+        found = msgspec.json.decode(line, type=_Foreign)
     except GARBLED:
         return None
+    # Enough for the message to be asked for again, also where its mailbox no longer lists it.
+    thread = found.thread_id or found.msg_id
+    return DeadLetter(
+        found.msg_id,
+        thread,
+        found.retries or 0,
+        found.last_error or found.error or "",
+        found.stuck_at or found.ts or "",
+        envelope=Envelope(found.msg_id, thread, "", 0.0, order="", locator=found.msg_id),
+    )

@@ -38,6 +38,8 @@ class StateFolder:
         self.disk = disk
         self.clock = clock
         self.damaged: Damaged = _nobody_listens
+        self.take_over: Callable[[], None] = _nothing_to_take
+        """Called at the end of `prepare`: makes ours what another client left here."""
         self.ours = False
         """We hold the workdir's lock: only then is anything written."""
 
@@ -81,7 +83,10 @@ class StateFolder:
         self._check_format()
 
     def prepare(self) -> None:
-        """Make what is missing and remove leftovers of interrupted writes. Only the holder of the lock calls this."""
+        """Make what is missing and remove leftovers of interrupted writes. Only the holder of the lock calls this.
+
+        Raises BusyFault while an agent of another client still works here.
+        """
         self.ours = True
         for directory in (self.path, self.turns, self.memory, self.requests):
             if os.path.lexists(directory) and not directory.is_dir():
@@ -94,6 +99,7 @@ class StateFolder:
         for name in os.listdir(self.path):
             if name.startswith(TEMPORARY_PREFIX):
                 self.disk.remove_tree(self.path / name)
+        self.take_over()
 
     def read(self, path: Path, shape: type[T], empty: T, remake: Callable[[], T] | None = None) -> T:
         """The JSON file `path` as `shape`; absent = `empty`; damaged = set aside, reported, and `remake()` or `empty`.
@@ -192,6 +198,10 @@ def _content(path: Path) -> bytes | str | None:
         if error.errno not in _NO_FILE:
             raise
         return "not a file"
+
+
+def _nothing_to_take() -> None:
+    pass
 
 
 def _nobody_listens(path: Path, why: str) -> None:

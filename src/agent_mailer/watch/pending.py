@@ -79,7 +79,9 @@ class Backlog:
         """A listed message that may run: not settled, no notice. A dead one that somebody put back is run again."""
         state = self._room.state
         if envelope.id in state.processed:
-            if state.dead_letters.find(envelope.id) is None:
+            letter = state.dead_letters.find(envelope.id)
+            # What another client gave up it leaves listed: nobody has put it back.
+            if letter is None or not letter.turn_id:
                 await self._room.mailbox.set_aside(envelope)
                 self._room.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
                 return None
