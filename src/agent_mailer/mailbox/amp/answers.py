@@ -34,11 +34,17 @@ class Answer(msgspec.Struct, frozen=True):
         return 200 <= self.status < 300
 
 
-class NotSent(MailboxUnavailable):
+class Lost(MailboxUnavailable):
+    """The connection failed. `late`: nothing came for so long that another try would take as long."""
+
+    late = False
+
+
+class NotSent(Lost):
     """The request never reached the broker."""
 
 
-class InDoubt(MailboxUnavailable):
+class InDoubt(Lost):
     """The request may have been carried out; its answer did not arrive."""
 
 

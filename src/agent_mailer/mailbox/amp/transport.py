@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -11,11 +11,11 @@ from urllib.request import getproxies
 
 import httpx
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault
-from agent_mailer.mailbox.amp.answers import OUT_OF_REACH, Answer, InDoubt, NotSent, TooLarge, retry_after
+from agent_mailer.mailbox.amp.answers import OUT_OF_REACH, Answer, InDoubt, Lost, NotSent, TooLarge, retry_after
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import printable
 
@@ -64,8 +64,8 @@ class Transport:
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
         self._silent_until = 0.0
-        self.losses = 0
-        """How often a connection has failed: what is at the other end may be another version since."""
+        self.on_loss: Callable[[], None] = _nobody_asks
+        """Called when a connection has failed: what is at the other end may be another version since."""
         self._client = httpx.AsyncClient(
             headers={"X-API-Key": _checked_key(key), "Accept-Encoding": "identity", "User-Agent": "agent-mailer"},
             timeout=httpx.Timeout(self._limits.read, connect=self._limits.connect),
@@ -96,19 +96,20 @@ class Transport:
         """
         self._keep_silence(method, path)
         answer: Answer | None = None
-        async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(tries),
-            wait=wait_random_exponential(multiplier=0.1, max=1),
-            retry=retry_if_exception_type((NotSent, InDoubt)),
-            sleep=asyncio.sleep,
-            reraise=True,
-        ):
+        async for attempt in quick_tries(tries):
             with attempt:
                 answer = await self._once(method, path, query, content, headers)
         assert answer is not None
-        if answer.status in (408, 429, 503) and answer.retry_after:
-            self._silent_until = self._clock.monotonic() + answer.retry_after
-        return answer
+        return self._heeded(answer)
+
+    async def refusal(self, where: str, response: httpx.Response) -> Answer:
+        """What an answer that was to go on says instead."""
+        body = bytearray()
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) >= START_BYTES:
+                break
+        return self._heeded(self._answer(where, response, bytes(body[:START_BYTES])))
 
     @asynccontextmanager
     async def listen(
@@ -151,10 +152,18 @@ class Transport:
                     with suppress(httpx.HTTPError):
                         await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-            self.losses += 1
+            self.on_loss()
             raise broken(where, error) from None
+        return self._answer(where, response, body)
+
+    def _answer(self, where: str, response: httpx.Response, body: bytes) -> Answer:
         pause = retry_after(response.headers.get("Retry-After"), self._clock.now())
         return Answer(where, response.status_code, body, pause)
+
+    def _heeded(self, answer: Answer) -> Answer:
+        if answer.status in (408, 429, 503) and answer.retry_after:
+            self._silent_until = self._clock.monotonic() + answer.retry_after
+        return answer
 
     async def _read(self, response: httpx.Response, where: str) -> bytes:
         limit = self._limits.answer_bytes
@@ -178,14 +187,32 @@ class Transport:
             )
 
 
-def broken(where: str, error: Exception) -> NotSent | InDoubt:
+def quick_tries(tries: int = QUICK_TRIES) -> AsyncRetrying:
+    """Attempts at what a lost connection undid, within a second or so."""
+    return AsyncRetrying(
+        stop=stop_after_attempt(tries),
+        wait=wait_random_exponential(multiplier=0.1, max=1),
+        retry=retry_if_exception(_is_worth_a_try),
+        sleep=asyncio.sleep,
+        reraise=True,
+    )
+
+
+def _is_worth_a_try(error: BaseException) -> bool:
+    return isinstance(error, Lost) and not error.late
+
+
+def broken(where: str, error: Exception) -> Lost:
     """A failed connection as the error it is; it says whether the request may have been carried out."""
     kind = NotSent if isinstance(error, _NOT_SENT) else InDoubt
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
+    late = isinstance(error, httpx.TimeoutException | TimeoutError)
+    if late:
         why = "no connection in time" if kind is NotSent else "no answer in time"
     else:
         why = printable(str(error) or type(error).__name__, 200)
-    return kind(OUT_OF_REACH, f"{where}: {why}", "is the broker running? agent-mailer config show broker_url")
+    fault = kind(OUT_OF_REACH, f"{where}: {why}", "is the broker running? agent-mailer config show broker_url")
+    fault.late = late
+    return fault
 
 
 def path_of(*parts: str) -> str:
@@ -193,6 +220,10 @@ def path_of(*parts: str) -> str:
     if any(part in ("", ".", "..") for part in parts):
         raise ValueError("no name")
     return "".join(f"/{quote(part.encode('utf-8', 'replace'), safe='')}" for part in parts)
+
+
+def _nobody_asks() -> None:
+    pass
 
 
 def _checked_url(url: str) -> str:

@@ -1,0 +1,190 @@
+"""A draft in its final form. Pure: ids and bytes follow from the draft, its origin and the turn alone."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from agent_mailer.mailbox.port import Action, Draft, Kind, Message, Outgoing, Priority, Refused
+from agent_mailer.names import printable
+
+MAX_BODY_BYTES: Final = 1_048_576
+"""Of a body in UTF-8. What an agent may write does not depend on which broker answers today."""
+
+MAX_THREAD: Final = 128
+MAX_LABELS: Final = 20
+MAX_LABEL: Final = 100
+MAX_HOPS: Final = 1000
+
+DEDUPE_KEY: Final = "dedupe:"
+"""A draft whose key begins so goes out once, whichever turn or command sends it."""
+
+_ANSWERS: Final = {Kind.REVIEW_REQUEST: Kind.REVIEW_RESPONSE, Kind.QUESTION: Kind.ANSWER}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """The body of `POST /messages/send`."""
+
+    agent_id: str
+    from_agent: str
+    to_agent: str
+    action: str
+    subject: str
+    body: str
+    attachments: tuple[str, ...] = ()
+    parent_id: str | None = None
+    forward_scope: str | None = None
+    thread_id: str | None = None
+    hops: int = 0
+    automatic: str = "no"
+    priority: str = "normal"
+    kind: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """What an item carries: the request's bytes, the key they go out under, and when the draft was written."""
+
+    idempotency_key: str
+    created: float
+    request: msgspec.Raw
+
+    def decoded(self) -> Request:
+        return msgspec.json.decode(self.request, type=Request)
+
+
+class Author(msgspec.Struct, frozen=True):
+    """Who writes."""
+
+    agent_id: str
+    address: str
+
+    @property
+    def namespace(self) -> uuid.UUID:
+        try:
+            return uuid.UUID(self.agent_id)
+        except ValueError:
+            return uuid.uuid5(uuid.NAMESPACE_URL, self.agent_id)
+
+
+def payload_of(item: Outgoing) -> Payload:
+    """Raises msgspec.DecodeError for an item that another mailbox composed."""
+    return msgspec.json.decode(item.payload, type=Payload)
+
+
+def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) -> tuple[Outgoing, ...] | Refused:
+    """One item a recipient, each with an id of its own; a fresh thread is shared by all of them."""
+    if draft.action is not Action.SEND and origin is None:
+        return Refused(f"there is no message to {draft.action.value}")
+    to = _recipients(author, draft, origin)
+    if isinstance(to, Refused):
+        return to
+    body = _clean(draft.body)
+    size = len(body.encode())
+    if size > MAX_BODY_BYTES:
+        return Refused(f"the message has {size} bytes; at most {MAX_BODY_BYTES} can be sent: send a file name")
+    thread = _thread(author, draft, origin, turn_id)
+    if isinstance(thread, Refused):
+        return thread
+    kind = draft.kind or _answering_kind(draft, origin)
+    items = []
+    for recipient in to:
+        request = Request(
+            agent_id=author.agent_id,
+            from_agent=author.address,
+            to_agent=recipient,
+            action=draft.action.value,
+            subject=_subject(draft, origin),
+            body=body,
+            parent_id=None if draft.action is Action.SEND or origin is None else origin.envelope.id,
+            forward_scope="message" if draft.action is Action.FORWARD else None,
+            thread_id=thread if draft.action is Action.SEND else None,
+            hops=min(MAX_HOPS, origin.envelope.hops + 1) if origin else 0,
+            automatic=draft.automatic.value,
+            priority=(draft.priority or Priority.NORMAL).value,
+            kind=kind.value if kind else None,
+            labels=_labels(draft),
+        )
+        key = _key(author, draft, turn_id, recipient)
+        payload = Payload(key, draft.created, msgspec.Raw(msgspec.json.encode(request)))
+        identifier = str(uuid.uuid5(author.namespace, f"0:{key}"))
+        items.append(Outgoing(identifier, recipient, thread, msgspec.json.encode(payload).decode()))
+    return tuple(items)
+
+
+def _key(author: Author, draft: Draft, turn_id: str, recipient: str) -> str:
+    if draft.key.startswith(DEDUPE_KEY):
+        return _digest("dedupe", author.address, draft.key.removeprefix(DEDUPE_KEY), recipient)
+    return _digest("turn", author.address, turn_id, draft.key, recipient)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _recipients(author: Author, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
+    wanted: Sequence[str] = draft.to
+    if not wanted and draft.action is Action.REPLY and origin is not None:
+        wanted = (_answer_address(author, origin),)
+    if not wanted:
+        return Refused("there is no recipient")
+    found: dict[str, None] = {}
+    for address in wanted:
+        name = address.strip()
+        if not name or not name.isprintable() or len(name) > 320 or any(one.isspace() for one in name):
+            return Refused(f"{printable(address)!r} is no address")
+        # A bare name means a neighbour: same user, same domain.
+        found[name if "@" in name else f"{name}@{author.address.partition('@')[2]}"] = None
+    return tuple(found)
+
+
+def _answer_address(author: Author, origin: Message) -> str:
+    envelope = origin.envelope
+    if envelope.sender == author.address and envelope.to:
+        return envelope.to[0]
+    return origin.reply_to or envelope.sender
+
+
+def _thread(author: Author, draft: Draft, origin: Message | None, turn_id: str) -> str | Refused:
+    if draft.action is not Action.SEND and origin is not None:
+        return origin.envelope.thread
+    if draft.thread:
+        name = draft.thread
+        if name != name.strip() or not name.isprintable() or len(name) > MAX_THREAD:
+            return Refused(f"{printable(name)!r} is no name of a thread: at most {MAX_THREAD} printable characters")
+        return name
+    return str(uuid.uuid5(author.namespace, f"thread:{_key(author, draft, turn_id, '')}"))
+
+
+def _subject(draft: Draft, origin: Message | None) -> str:
+    if draft.subject or draft.action is Action.SEND or origin is None:
+        return _one_line(draft.subject)
+    prefix = "Re:" if draft.action is Action.REPLY else "Fwd:"
+    subject = _one_line(origin.subject)
+    if subject.lower().startswith(prefix.lower()):
+        return subject
+    return f"{prefix} {subject or '(no subject)'}"
+
+
+def _answering_kind(draft: Draft, origin: Message | None) -> Kind | None:
+    if draft.action is not Action.REPLY or origin is None or origin.envelope.kind is None:
+        return None
+    return _ANSWERS.get(origin.envelope.kind, origin.envelope.kind)
+
+
+def _labels(draft: Draft) -> tuple[str, ...]:
+    found = (_one_line(label)[:MAX_LABEL] for label in draft.labels)
+    return tuple(dict.fromkeys(label for label in found if label))[:MAX_LABELS]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(_clean(text).split())
+
+
+def _clean(text: str) -> str:
+    """What a broker's database can hold: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "surrogatepass").decode("utf-8", "replace")

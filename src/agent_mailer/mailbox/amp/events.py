@@ -1,0 +1,192 @@
+"""The stream of arrivals: it wakes, it says who else listens, and it is kept alive in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import httpx
+import httpx_sse
+import msgspec
+
+from agent_mailer.errors import BusyFault
+from agent_mailer.mailbox.amp.answers import Answer, NotSent, credentials_refused, detail_of, trouble
+from agent_mailer.mailbox.amp.transport import Transport, broken
+from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.names import printable
+
+FIRST_WAIT: Final = 2.0
+LONGEST_WAIT: Final = 120.0
+HEARTBEATS_MISSED: Final = 3
+LONGEST_LINE: Final = 256 * 1024
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where to listen, and as whom."""
+
+    path: str
+    agent_id: str
+    watcher: str
+    watcher_name: str
+    heartbeat_seconds: float
+
+
+class Stream:
+    """Listens until it is closed; a lost connection is made again, with the last event's id.
+
+    `woken` is called for every arrival and after every change of the connection; `source` gives where to listen now,
+    and None where the broker has no stream (any longer).
+    """
+
+    def __init__(
+        self,
+        transport: Callable[[], Transport],
+        source: Callable[[], Awaitable[Source | None]],
+        woken: Callable[[], None],
+        *,
+        jitter: Callable[[], float] = random.random,
+        longest_wait: float = LONGEST_WAIT,
+    ) -> None:
+        self._transport = transport
+        self._source = source
+        self._woken = woken
+        self._jitter = jitter
+        self._longest_wait = longest_wait
+        self._task: asyncio.Task[None] | None = None
+        self._first = asyncio.Event()
+        self._last_id = ""
+        self.healthy = False
+        """Whether arrivals would reach us now."""
+        self.connections = 0
+        """How often a stream has begun: after each, what waits must be looked at anew."""
+        self.busy: BusyFault | None = None
+        """Another watcher holds the agent."""
+
+    async def start(self, patience: float) -> None:
+        """Begin, and wait up to `patience` seconds for the broker's first word. Raises BusyFault."""
+        if self._task is None or self._task.done():
+            self._first.clear()
+            self.busy = None
+            self._task = asyncio.create_task(self._listen_on())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._first.wait()
+        if self.busy is not None:
+            raise self.busy
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        self.healthy = False
+
+    async def _listen_on(self) -> None:
+        tries = 0
+        while True:
+            began = self.connections
+            try:
+                source = await self._source()
+                if source is not None:
+                    await self._listen(source)
+            except MailboxUnavailable:
+                pass  # told by the next listing, which has the same trouble
+            except BusyFault as fault:
+                self.busy = fault
+                return
+            finally:
+                lost, self.healthy = self.healthy, False
+                self._first.set()
+                if lost or self.busy is not None:
+                    self._woken()
+            tries = 0 if self.connections != began else tries + 1
+            wait = min(self._longest_wait, FIRST_WAIT * 2.0 ** min(tries, 20))
+            await asyncio.sleep(wait * self._jitter())
+
+    async def _listen(self, source: Source) -> None:
+        transport = self._transport()
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if self._last_id:
+            headers["Last-Event-ID"] = self._last_id
+        headers["X-Agent-Mailer-Watcher"] = source.watcher
+        headers["X-Agent-Mailer-Watcher-Name"] = source.watcher_name
+        silence = source.heartbeat_seconds * HEARTBEATS_MISSED
+        where = transport.where("GET", source.path)
+        query = {"agent_id": source.agent_id}
+        try:
+            async with transport.listen(source.path, query=query, headers=headers, silence=silence) as response:
+                if response.status_code != 200:
+                    raise _no_stream(await transport.refusal(where, response))
+                assert isinstance(response.stream, httpx.AsyncByteStream)
+                response.stream = _Bounded(response.stream)
+                await self._follow(httpx_sse.EventSource(response))
+        except (httpx.HTTPError, httpx.InvalidURL, httpx_sse.SSEError, OSError) as error:
+            transport.on_loss()
+            raise broken(where, error) from None
+        transport.on_loss()
+        raise NotSent("stream_ended", f"{where}: the stream ended", "")
+
+    async def _follow(self, events: httpx_sse.EventSource) -> None:
+        async for event in events.aiter_sse():
+            if event.id.isascii() and event.id.isdigit() and len(event.id) < 20:
+                self._last_id = event.id
+            if not self.healthy:
+                self.healthy = True
+                self.connections += 1
+                self._first.set()
+                self._woken()
+            elif event.event == "mail":
+                self._woken()
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """A stream without endless lines."""
+
+    def __init__(self, inner: httpx.AsyncByteStream) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        open_line = 0
+        async for part in self._inner:
+            end = part.rfind(b"\n")
+            open_line = open_line + len(part) if end < 0 else len(part) - end
+            if open_line > LONGEST_LINE:
+                raise httpx_sse.SSEError("a line that does not end")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _Watcher(msgspec.Struct):
+    name: str = ""
+    since: str = ""
+
+
+class _Held(msgspec.Struct):
+    detail: str = ""
+    watcher: _Watcher = _Watcher()
+
+
+def _no_stream(answer: Answer) -> MailboxUnavailable | BusyFault:
+    if answer.status == 409:
+        return held_by(answer)
+    return credentials_refused(answer) or trouble(answer)
+
+
+def held_by(answer: Answer) -> BusyFault:
+    """A 409 that names the watcher which holds the agent."""
+    name = since = ""
+    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        held = msgspec.json.decode(answer.body, type=_Held)
+        name, since = printable(held.watcher.name, 200), printable(held.watcher.since, 40)
+    who = f"{name or 'another watcher'}{f' since {since}' if since else ''}"
+    said = detail_of(answer)
+    return BusyFault(
+        "mailbox_busy",
+        f"this agent is watched already, by {who}" + (f" ({said})" if said and not name else ""),
+        "stop that watcher, or give this workdir an agent of its own: agent-mailer init",
+    )

@@ -1,0 +1,234 @@
+"""What waits, and taking it: by the extensions of our broker, or with what every broker has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+
+from agent_mailer.clock import Clock
+from agent_mailer.mailbox.amp import wire
+from agent_mailer.mailbox.amp.answers import Answer, InDoubt, TooLarge, decode, detail_of, not_the_protocol, trouble
+from agent_mailer.mailbox.amp.aside import Aside
+from agent_mailer.mailbox.amp.events import held_by
+from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
+from agent_mailer.mailbox.amp.mirror import Mirror
+from agent_mailer.mailbox.amp.paged import PagedMailbox, find
+from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
+from agent_mailer.mailbox.amp.transport import path_of, quick_tries
+from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress, Unreadable
+
+
+class Inbox:
+    """One agent's inbox. Every method raises MailboxUnavailable; `claim` raises BusyFault, too."""
+
+    def __init__(self, link: Link, clock: Clock, address: str, watcher: str) -> None:
+        self._link = link
+        self._clock = clock
+        self._address = address
+        self._watcher = watcher
+        self._aside = Aside()
+        self._mirror = Mirror(self._aside)
+        self._paged = PagedMailbox(self._aside)
+        self._listing = asyncio.Lock()
+
+    def forget(self) -> None:
+        """Ask for everything at the next look."""
+        self._mirror.forget()
+        self._paged.forget()
+
+    async def look(self, limit: int) -> Listing:
+        async with self._listing:
+            ours = (await self._link.broker()).ours
+            self._aside.begin()
+            now = self._clock.monotonic()
+            if ours:
+                return await self._mirror.look(self._stretch, limit, now)
+            return await self._paged.look(self._page, limit, now)
+
+    async def claim(self, envelope: Envelope, *, again: bool) -> Message | Gone:
+        if (await self._link.broker()).ours:
+            return await self._claim_there(envelope, again=again)
+        return await self._claim_here(envelope, again=again)
+
+    async def read(self, envelope: Envelope) -> Message | Gone:
+        if not (await self._link.broker()).ours:
+            heard = await self._find(envelope, read_too=True)
+            return heard.message if isinstance(heard, wire.Heard) else heard
+        with suppress(ValueError):
+            path = path_of("messages", envelope.id)
+            answer = await self._link.ask(lambda transport, _: transport.ask("GET", path))
+            if answer.ok:
+                return wire.parse_whole(answer).message
+            if not is_gone(answer):
+                raise self._link.puzzled(answer)
+        return Gone("the broker has no such message")
+
+    async def thread(self, thread_id: str) -> list[wire.Heard]:
+        """Empty where there is none."""
+        try:
+            path = path_of("messages", "thread", thread_id)
+        except ValueError:
+            return []
+        answer = await self._link.ask(lambda transport, _: transport.ask("GET", path))
+        if is_gone(answer):
+            return []
+        if not answer.ok:
+            raise trouble(answer)
+        return [heard for heard in wire.parse_list(answer) if isinstance(heard, wire.Heard)]
+
+    async def finish(self, message_id: str, progress: Progress | None = None) -> None:
+        """Mark it read, with how it ended where the broker holds that; what is gone is finished."""
+        async with self._passed_over(message_id):
+            settled = progress is not None and (await self._link.broker()).ours
+            if not settled or progress is None or not await self._settle(message_id, progress):
+                await self._mark_read(message_id)
+
+    async def reject(self, item: Unreadable) -> None:
+        if item.locator in self._aside:
+            return
+        if item.locator.startswith(wire.BY_ID):
+            await self._mark_read(item.locator.removeprefix(wire.BY_ID))
+        self._aside.put(item.locator)
+        self._mirror.drop(item.locator)
+        self._paged.drop_unreadable(item.locator)
+
+    async def _stretch(self, after: int, limit: int) -> Answer:
+        return await self._list({"after": after, "limit": limit, "bodies": "false", "claimed": "false"})
+
+    async def _page(self, page: int, size: int) -> Answer:
+        return await self._list({"page": page, "page_size": size})
+
+    async def _page_of_all(self, page: int, size: int) -> Answer:
+        return await self._list({"page": page, "page_size": size, "all": "true"})
+
+    async def _list(self, query: dict[str, str | int]) -> Answer:
+        path = path_of("messages", "inbox", self._address)
+        answer = await self._link.ask(
+            lambda transport, agent_id: transport.ask("GET", path, query={"agent_id": agent_id, **query}), OF_THE_AGENT
+        )
+        if not answer.ok:
+            raise self._link.puzzled(answer)
+        return answer
+
+    async def _claim_there(self, envelope: Envelope, *, again: bool) -> Message | Gone:
+        try:
+            path = path_of("messages", envelope.id, "claim")
+        except ValueError:
+            return Gone("no message is called so")
+        async with self._passed_over(envelope.id):
+            answer, lost = await self._ask_for(path)
+            if answer.status == 409:
+                if _reason(answer) == "watched":
+                    raise held_by(answer)
+                return Gone(detail_of(answer) or "somebody else took it")
+            if is_gone(answer):
+                return Gone(detail_of(answer) or "the broker has no such message")
+            if not answer.ok:
+                raise self._link.puzzled(answer)
+            claimed = decode(answer, wire.Claimed)
+            if claimed.claimed != "now" and not (again or lost):
+                return Gone("this watcher has claimed it already")
+            heard = wire.parse_message(bytes(claimed.message))
+            if isinstance(heard, Unreadable):
+                raise not_the_protocol(answer)
+            return heard.message
+
+    async def _ask_for(self, path: str) -> tuple[Answer, bool]:
+        """The answer to a claim, and whether an earlier one was lost: that may have been the one that said "now"."""
+        headers = {"X-Agent-Mailer-Watcher": self._watcher}
+        lost = False
+        async for attempt in quick_tries():
+            with attempt:
+                try:
+                    answer = await self._link.ask(
+                        lambda transport, _: transport.ask("POST", path, content=b"{}", headers=headers, tries=1)
+                    )
+                except InDoubt:
+                    lost = True
+                    raise
+        return answer, lost
+
+    async def _claim_here(self, envelope: Envelope, *, again: bool) -> Message | Gone:
+        """The broker knows of no claims: ours is that we do not list it again, and mark it read when it is settled."""
+        if envelope.id in self._aside and not again:
+            return Gone("this watcher has claimed it already")
+        heard = await self._find(envelope, read_too=again)
+        if isinstance(heard, Gone):
+            return heard
+        if heard.is_read and not again:
+            self._paged.forget()
+            return Gone("it has been read already")
+        self._aside.put(envelope.id)
+        return heard.message
+
+    async def _find(self, envelope: Envelope, *, read_too: bool) -> wire.Heard | Gone:
+        """The message whole, from its thread; from the pages where the thread is too large."""
+        try:
+            for heard in await self.thread(envelope.thread):
+                if heard.message.envelope.id == envelope.id:
+                    return heard
+        except TooLarge:
+            found = await find(self._page_of_all if read_too else self._page, envelope.id)
+            if found is not None:
+                return found
+        self._paged.forget()
+        return Gone("the broker has no such message in its thread")
+
+    async def _settle(self, message_id: str, progress: Progress) -> bool:
+        """Whether the broker has taken the end of the turn, and with it marked the message read, or has none such."""
+        try:
+            answer = await post_receipt(self._link, message_id, receipt_of(progress, final=True))
+        except ValueError:
+            return True
+        if answer.ok or is_gone(answer):
+            return True
+        if detail_of(answer) is not None and answer.status in (400, 409, 422):
+            return False
+        raise self._link.puzzled(answer)
+
+    async def _mark_read(self, message_id: str) -> None:
+        try:
+            path = path_of("messages", message_id, "read")
+        except ValueError:
+            return
+        try:
+            answer = await self._link.ask(lambda transport, _: transport.ask("PATCH", path))
+        except TooLarge as fault:
+            if fault.status == 200:
+                return
+            raise
+        if not answer.ok and not is_gone(answer):
+            raise self._link.puzzled(answer)
+
+    @asynccontextmanager
+    async def _passed_over(self, message_id: str) -> AsyncIterator[None]:
+        """While the broker takes it off the list, no listing under way shows it; if that fails, the next one does."""
+        ours_already = message_id in self._aside
+        self._aside.put(message_id)
+        try:
+            yield
+        except BaseException:
+            if not ours_already:
+                self._aside.let_go(message_id)
+            raise
+        self._aside.let_go(message_id)
+        self._mirror.drop(message_id)
+        self._paged.marked_read(message_id)
+
+
+class _Reason(msgspec.Struct):
+    reason: str = ""
+
+
+def _reason(answer: Answer) -> str:
+    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return msgspec.json.decode(answer.body, type=_Reason).reason
+    return ""
+
+
+def is_gone(answer: Answer) -> bool:
+    """The broker, and not something in between, says that there is no such thing for us."""
+    return answer.status in (403, 404) and detail_of(answer) not in (None, "Not Found")
