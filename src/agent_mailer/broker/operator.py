@@ -2,6 +2,133 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import uuid
+from typing import Annotated
 
-router = APIRouter()
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import Connection, bindparam, insert, or_, select
+
+from agent_mailer.broker import inbox
+from agent_mailer.broker.answers import refusals
+from agent_mailer.broker.callers import AsPerson, PersonCaller, directory_of, settings_of, store_of
+from agent_mailer.broker.faults import Fault
+from agent_mailer.broker.forms import OperatorForm, documented, read_form
+from agent_mailer.broker.messages import SENT, Html, deliver, json_list, order_of, page_of
+from agent_mailer.broker.tables import agents
+from agent_mailer.broker.times import now_text
+from agent_mailer.broker.wire import Message, Page, answer, described
+
+router = APIRouter(prefix="/admin", tags=["operator"])
+
+LOCAL_PART = "human-operator"
+_FIND = select(agents.c.id, agents.c.user_id, agents.c.address).where(
+    or_(agents.c.id == bindparam("wanted"), agents.c.address == bindparam("at"))
+)
+
+
+class Operator(msgspec.Struct, frozen=True):
+    """The agent under whose name a person writes."""
+
+    agent_id: str
+    address: str
+
+
+async def operator_of(request: Request, person: PersonCaller) -> Operator:
+    """The person's operator, made at the first call. Raises Fault 409."""
+    agent_id = str(uuid.uuid5(uuid.NAMESPACE_URL, person.user_id))
+    known = await directory_of(request).agent(agent_id)
+    if known is not None:
+        return Operator(known.id, known.address)
+    address = f"{LOCAL_PART}@{person.username}.{settings_of(request).domain}"
+
+    def work(connection: Connection) -> Operator:
+        for found_id, user_id, found_address in connection.execute(_FIND, {"wanted": agent_id, "at": address}):
+            if user_id != person.user_id:
+                raise Fault(409, f"The address {address} is taken by an agent of another user")
+            return Operator(found_id, found_address)
+        connection.execute(insert(agents), [_row(agent_id, address, person.user_id)])
+        return Operator(agent_id, address)
+
+    operator = await store_of(request).write(work)
+    directory_of(request).forget()
+    return operator
+
+
+def _row(agent_id: str, address: str, user_id: str) -> dict[str, object]:
+    return {
+        "id": agent_id,
+        "name": "Human Operator",
+        "address": address,
+        "role": "operator",
+        "description": "The person behind the agents",
+        "system_prompt": "",
+        "created_at": now_text(),
+        "tags": [],
+        "user_id": user_id,
+        "last_seen": None,
+        "status": "active",
+        "api_key_suffix": None,
+        "team_id": None,
+        "inbox_seq": 0,
+    }
+
+
+@router.get(
+    "/human-operator",
+    summary="Who the operator is",
+    responses={200: described(Operator), **refusals(401, 409, 503)},
+    response_class=Response,
+)
+async def human_operator(request: Request, person: AsPerson) -> Response:
+    """The agent under whose name this person writes."""
+    return answer(await operator_of(request, person))
+
+
+@router.post(
+    "/messages/send",
+    summary="Send as the operator",
+    openapi_extra=documented(OperatorForm),
+    responses={**SENT, **refusals(400, 401, 403, 404, 409, 413, 422, 503)},
+    response_class=Response,
+)
+async def send(request: Request, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
+    """As agents do."""
+    form = await read_form(request, OperatorForm)
+    operator = await operator_of(request, person)
+    order = order_of(
+        request,
+        form,
+        sender=(person.user_id, operator.agent_id, operator.address),
+        bound=False,
+        stranger="Recipient '{}' does not belong to current user",
+    )
+    return await deliver(request, order, html=html)
+
+
+@router.get(
+    "/messages/inbox/{address}",
+    summary="What is in an agent's inbox",
+    responses={
+        200: described(list[Message], Page, description="Newest first; a page of it (`page`)"),
+        **refusals(401, 404, 422, 503),
+    },
+    response_class=Response,
+)
+async def list_inbox(
+    request: Request,
+    address: str,
+    person: AsPerson,
+    all: Annotated[bool, Query(description="Read messages, too")] = False,  # noqa: FBT002
+    page: Annotated[int | None, Query(ge=1)] = None,
+    page_size: Annotated[int, Query(ge=1, le=100)] = 20,
+    html: Html = True,  # noqa: FBT002
+) -> Response:
+    """Of any agent of this person."""
+    agent = await directory_of(request).by_address(address)
+    if agent is None or agent.user_id != person.user_id:
+        raise Fault(404, "Address not found")
+    place = inbox.Place(person.user_id, agent.id, all)
+    if page is not None:
+        return await page_of(request, place, page, page_size, html=html)
+    return await json_list(inbox.whole_inbox(store_of(request), place, newest_first=True), html=html)

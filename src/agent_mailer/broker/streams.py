@@ -1,7 +1,262 @@
-"""Arrivals as server-sent events, and the one watcher of an agent."""
+"""Arrivals as server-sent events, and the one watcher of an agent.
+
+Nothing here asks the database again and again: an arrival wakes the streams of its inbox, and one timer for all of them
+looks whether their keys still hold.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Annotated, cast
 
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.exc import SQLAlchemyError
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
+
+from agent_mailer.broker import inbox
+from agent_mailer.broker.answers import refusals
+from agent_mailer.broker.callers import AsAgent, directory_of, settings_of
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.directory import Directory
+from agent_mailer.broker.faults import Fault
+from agent_mailer.broker.identity import owned_inbox
+from agent_mailer.broker.tables import api_keys
+from agent_mailer.broker.times import now_text
+
+log = logging.getLogger("agent_mailer.broker")
 router = APIRouter()
+
+KEYS_EVERY = 3.0
+"""Seconds between two looks at the keys of the open streams."""
+KEYS_AT_ONCE = 500
+SEND_SECONDS = 30.0
+"""A stream whose client takes nothing for so long is ended."""
+_WATCHER = re.compile(r"[\x20-\x7e]{1,128}")
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+LONGEST_NAME = 200
+_ACTIVE = select(api_keys.c.id).where(api_keys.c.id.in_(bindparam("ids", expanding=True)), api_keys.c.is_active)
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Who watches an agent; `name` is for people."""
+
+    watcher: str
+    name: str
+    since: str
+
+
+class Stream:
+    """One open stream: the newest number that arrived, and whether it is over."""
+
+    __slots__ = ("agent_id", "key_id", "lease", "newest", "over", "woken")
+
+    def __init__(self, agent_id: str, key_id: str, lease: Lease | None) -> None:
+        self.agent_id = agent_id
+        self.key_id = key_id
+        self.lease = lease
+        self.newest = 0
+        self.over = False
+        self.woken = asyncio.Event()
+
+    def arrived(self, number: int) -> None:
+        self.newest = max(self.newest, number)
+        self.woken.set()
+
+    def end(self) -> None:
+        self.over = True
+        self.woken.set()
+
+
+class Streams:
+    """All open streams of this process; `open` before use, `close` at the end."""
+
+    def __init__(self, store: Store, directory: Directory, heartbeat_seconds: float) -> None:
+        self._store = store
+        self._directory = directory
+        self._heartbeat_seconds = heartbeat_seconds
+        self._of: dict[str, set[Stream]] = {}
+        self._watching: dict[str, Stream] = {}
+        self._pulse: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._pulse = asyncio.create_task(self._go_on())
+
+    async def close(self) -> None:
+        """End every stream."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+            await asyncio.gather(self._pulse, return_exceptions=True)
+        for stream in self._all():
+            stream.end()
+
+    def arrived(self, arrivals: Iterable[tuple[str, int]]) -> None:
+        """Tell the streams of these inboxes (agent id, number of the message); after the commit."""
+        for agent_id, number in arrivals:
+            for stream in self._of.get(agent_id, ()):
+                stream.arrived(number)
+
+    def lease(self, agent_id: str) -> Lease | None:
+        """Who holds the agent."""
+        stream = self._watching.get(agent_id)
+        return None if stream is None else stream.lease
+
+    def begin(self, agent_id: str, address: str, key_id: str, watcher: str | None, name: str) -> Stream:
+        """A stream of that inbox; with `watcher` it holds the agent. `end` it in any case. Raises Fault 409."""
+        lease = None if watcher is None else Lease(watcher, name, now_text())
+        stream = Stream(agent_id, key_id, lease)
+        if lease is not None:
+            held = self._watching.get(agent_id)
+            if held is not None and held.lease is not None:
+                if held.lease.watcher != watcher:
+                    raise watched(address, held.lease)
+                held.end()
+            self._watching[agent_id] = stream
+        self._of.setdefault(agent_id, set()).add(stream)
+        return stream
+
+    def end(self, stream: Stream) -> None:
+        """Forget it; a second time does nothing."""
+        stream.end()
+        of_agent = self._of.get(stream.agent_id, set())
+        of_agent.discard(stream)
+        if not of_agent:
+            self._of.pop(stream.agent_id, None)
+        if self._watching.get(stream.agent_id) is stream:
+            del self._watching[stream.agent_id]
+
+    async def news(self, stream: Stream, after: int) -> tuple[int, int]:
+        """The inbox's newest number, and that of its newest unread message after `after` (0: none).
+
+        The stream has begun before: what arrives from now on wakes it.
+        """
+        try:
+            return await inbox.news(self._store, stream.agent_id, after)
+        except BaseException:
+            self.end(stream)
+            raise
+
+    async def events(self, stream: Stream, newest: int, unread: int) -> AsyncIterator[bytes]:
+        """What the client is told, from the first event on."""
+        told = newest
+        hello = msgspec.json.encode({"cursor": newest, "heartbeat_seconds": self._heartbeat_seconds})
+        # In one piece: whoever has read the number of the first event has read of the mail before it, too.
+        yield _event("hello", newest, hello) + (_mail(unread) if unread else b"")
+        while not stream.over:
+            await stream.woken.wait()
+            stream.woken.clear()
+            if stream.newest > told and not stream.over:
+                told = stream.newest
+                yield _mail(told)
+
+    def _all(self) -> list[Stream]:
+        return [stream for streams in self._of.values() for stream in streams]
+
+    async def _go_on(self) -> None:
+        pause = min(KEYS_EVERY, self._heartbeat_seconds)
+        while True:
+            await asyncio.sleep(pause)
+            for agent_id in list(self._of):
+                self._directory.seen(agent_id)
+            with suppress(SQLAlchemyError):
+                await self._end_revoked()
+
+    async def _end_revoked(self) -> None:
+        keys = sorted({stream.key_id for stream in self._all()})
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[start : start + KEYS_AT_ONCE]
+            revoked = set(some) - await self._store.read(partial(_active, some))
+            for stream in self._all() if revoked else ():
+                if stream.key_id in revoked:
+                    stream.end()
+
+
+def _active(keys: list[str], connection: Connection) -> set[str]:
+    return {row[0] for row in connection.execute(_ACTIVE, {"ids": keys})}
+
+
+def streams_of(request: Request) -> Streams:
+    return cast(Streams, request.app.state.streams)
+
+
+def watched(address: str, lease: Lease) -> Fault:
+    """The refusal of a second watcher."""
+    detail = f"{address} is watched by {lease.name} since {lease.since}"
+    extra = {"reason": "watched", "watcher": {"name": lease.name, "since": lease.since}}
+    return Fault(409, detail, extra=extra)
+
+
+def watcher_of(request: Request) -> str | None:
+    """The watcher's id. Raises Fault 422."""
+    watcher = request.headers.get("x-agent-mailer-watcher")
+    if watcher is not None and not _WATCHER.fullmatch(watcher):
+        raise Fault(422, "X-Agent-Mailer-Watcher is 1 to 128 printable ASCII characters")
+    return watcher
+
+
+class _Answer(EventSourceResponse):
+    """Forgets its stream whatever happens, also if the client is gone before the first event."""
+
+    def __init__(self, streams: Streams, stream: Stream, newest: int, unread: int, heartbeat_seconds: float) -> None:
+        events = streams.events(stream, newest, unread)
+        super().__init__(events, ping=heartbeat_seconds, sep="\n", send_timeout=SEND_SECONDS)
+        self._streams = streams
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams.end(self._stream)
+
+
+@router.get(
+    "/messages/inbox/{address}/stream",
+    tags=["extensions"],
+    summary="Be told of arrivals",
+    response_class=Response,
+    responses={
+        200: {"description": "Server-sent events: hello, mail", "content": {"text/event-stream": {}}},
+        **refusals(401, 403, 404, 409, 422, 503),
+    },
+)
+async def stream(
+    request: Request, address: str, caller: AsAgent, agent_id: Annotated[str, Query()]
+) -> EventSourceResponse:
+    """Server-sent events: `hello`, then `mail` when there is unread mail or some arrives."""
+    agent = await owned_inbox(request, caller, agent_id, address)
+    streams = streams_of(request)
+    directory_of(request).seen(agent.id)
+    opened = streams.begin(agent.id, agent.address, caller.key_id, watcher_of(request), _name(request))
+    newest, unread = await streams.news(opened, _last_seen(request))
+    return _Answer(streams, opened, newest, unread, settings_of(request).heartbeat_seconds)
+
+
+def _name(request: Request) -> str:
+    """How people are told of the watcher. Raises Fault 422."""
+    raw = request.headers.get("x-agent-mailer-watcher-name", "").encode("latin-1", "replace")
+    name = _UNSHOWN.sub(" ", raw.decode("utf-8", "replace")).strip()
+    if len(name) > LONGEST_NAME:
+        raise Fault(422, f"X-Agent-Mailer-Watcher-Name has more than {LONGEST_NAME} characters")
+    return name or "another watcher"
+
+
+def _last_seen(request: Request) -> int:
+    """A number that this broker cannot have given counts as none."""
+    given = request.headers.get("last-event-id", "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else 0
+
+
+def _event(name: str, number: int, data: bytes) -> bytes:
+    return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), number, data)
+
+
+def _mail(number: int) -> bytes:
+    return _event("mail", number, b'{"cursor":%d}' % number)
