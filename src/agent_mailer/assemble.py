@@ -6,14 +6,17 @@ What only a watcher needs is imported where it is made: commands that look at th
 from __future__ import annotations
 
 import os
+import platform
+import re
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import Config, Loaded, MailboxKind, RuntimeKind, expand, load
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
@@ -24,7 +27,9 @@ from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
 
 if TYPE_CHECKING:
+    from agent_mailer.mailbox.amp.adapter import AmpMailbox
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+    from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.port import PermissionMode, Runtime
     from agent_mailer.state.lock import WorkdirLock
@@ -99,16 +104,24 @@ class Workplace:
         explicit = expand(self.config.maildir_root, self.workdir) if self.config.maildir_root else None
         return find_root(explicit, os.environ, self.workdir)
 
-    def mailbox(self, handle: str | None = None) -> MaildirMailbox:
-        """The mailbox of this agent, or of another handle in the same root."""
+    @overload
+    def mailbox(self, handle: None = None) -> Mailbox: ...
+
+    @overload
+    def mailbox(self, handle: str) -> MaildirMailbox: ...
+
+    def mailbox(self, handle: str | None = None) -> Mailbox:
+        """The mailbox of this agent, or of another handle in the same folder."""
+        if self.config.mailbox_kind is MailboxKind.AMP:
+            if handle is None:
+                return self._amp()
+            raise ConfigFault(
+                "no_folder_mailbox",
+                "this command works on a folder mailbox; this agent's mail is at a broker",
+                "give --maildir-root, or ask the broker",
+            )
         from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 
-        if self.config.mailbox_kind is MailboxKind.AMP:
-            raise ConfigFault(
-                "mailbox_not_here",
-                "this version has no adapter for a broker yet; it reads a folder mailbox",
-                "agent-mailer config set mailbox maildir",
-            )
         wanted = handle or self.handle
         if not is_handle(wanted):
             raise ConfigFault(
@@ -119,6 +132,37 @@ class Workplace:
         return MaildirMailbox(
             self.disk, self.maildir_root(), wanted, clock=self.clock, rescan_seconds=self.config.poll_interval_idle
         )
+
+    def _amp(self) -> AmpMailbox:
+        from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
+        from agent_mailer.mailbox.amp.client import Credentials
+
+        def credentials() -> Credentials:
+            config = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir)).config
+            return Credentials(config.broker_url, config.agent_id, config.api_key)
+
+        rhythm = Rhythm(float(self.config.poll_interval_idle), float(self.config.poll_interval_active))
+        return AmpMailbox(
+            credentials,
+            self.config.address,
+            watcher=self._watcher_id(),
+            watcher_name=f"{platform.node() or 'a host'}, process {os.getpid()}, {self.workdir}",
+            rhythm=rhythm,
+            clock=self.clock,
+        )
+
+    def _watcher_id(self) -> str:
+        """By what a broker knows this workdir's watcher again. Made once; empty where nobody has watched here yet."""
+        path = self.folder.path / "watcher"
+        found = (self.folder.bytes_of(path) or b"").decode("ascii", "replace").strip()
+        if re.fullmatch(r"[0-9a-f]{32}", found):
+            return found
+        if not self.folder.ours:
+            return ""
+        made = secrets.token_hex(16)
+        self.folder.clear_way(path)
+        self.disk.replace(path, f"{made}\n".encode(), sync=Sync.FULL)
+        return made
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""

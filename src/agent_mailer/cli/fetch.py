@@ -23,5 +23,5 @@ def fetch(
     from agent_mailer.cli.person import Person
 
     place = configured(workdir)
-    message, _ = Person(place.mailbox(), place.clock).find(message_id)
+    message, _ = Person(place.mailbox(place.handle), place.clock).find(message_id)
     show(message, as_json=as_json)
