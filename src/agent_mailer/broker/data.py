@@ -22,7 +22,9 @@ SHORTEST_SECRET = 32
 DEFAULT_URL = "http://127.0.0.1:9800"
 LOCK_SECONDS = 1.0
 _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-_MAKE_SECRET = """export AGENT_MAILER_SECRET_KEY="$(openssl rand -hex 32)", and keep it: with another one all must log in anew"""
+_GIVE_ONE = (
+    """export AGENT_MAILER_SECRET_KEY="$(openssl rand -hex 32)", and keep it: with another all must log in anew"""
+)
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -212,12 +214,12 @@ def secret_of(data: Data, host: str, environment: Mapping[str, str]) -> str:
     if given:
         if len(given) < SHORTEST_SECRET:
             raise ConfigFault(
-                "weak_secret", f"AGENT_MAILER_SECRET_KEY is shorter than {SHORTEST_SECRET} characters", _MAKE_SECRET
+                "weak_secret", f"AGENT_MAILER_SECRET_KEY is shorter than {SHORTEST_SECRET} characters", _GIVE_ONE
             )
         return given
     if not is_loopback(host):
         raise ConfigFault(
-            "no_secret", f"a broker at {host} can be reached from elsewhere and needs a secret", _MAKE_SECRET
+            "no_secret", f"a broker at {host} can be reached from elsewhere and needs a secret", _GIVE_ONE
         )
     return _kept_secret(data.folder / "secret")
 

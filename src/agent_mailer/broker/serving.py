@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from agent_mailer.broker.accounts import ensure_bootstrap_code
 from agent_mailer.errors import BusyFault, ConfigFault
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigFault(
             "cannot_listen", f"cannot listen at {host}:{port}: {error.strerror}", "--host 127.0.0.1 --port 9800"
         ) from None
-    bound.setblocking(False)
+    bound.settimeout(0.0)
     return bound
 
 
@@ -66,8 +67,9 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, bound: socket.socket, ready: Callable[[], None], *, access_log: bool) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP; `ready` is called once requests are answered.
+def run(app: FastAPI, bound: socket.socket, ready: Callable[[str | None], None], *, access_log: bool) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP; `ready` is called once requests are answered, with the invite code of the
+    first user while there is none.
 
     Raises what opening the database raises.
     """
@@ -86,7 +88,8 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[], None], *, access
 
     async def serve() -> None:
         async with app.router.lifespan_context(app):
-            await _Server(config, ready).serve([bound])
+            invite = await ensure_bootstrap_code(app.state.store)
+            await _Server(config, lambda: ready(invite)).serve([bound])
 
     with asyncio.Runner(loop_factory=_uvloop_factory() if fast_loop else None) as runner:
         runner.run(serve())

@@ -28,9 +28,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9800,
     data: DataFolder = None,
     database: DatabaseUrl = None,
-    domain: Annotated[
-        str | None, typer.Option(help="The end of every address.", show_default=DEFAULT_DOMAIN)
-    ] = None,
+    domain: Annotated[str | None, typer.Option(help="The end of every address.", show_default=DEFAULT_DOMAIN)] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request, on stderr.")] = False,
 ) -> None:
     """Run the broker until Ctrl-C.
@@ -52,12 +50,22 @@ def serve(
 
             ends_with = domain or os.environ.get("AGENT_MAILER_DOMAIN") or DEFAULT_DOMAIN
             app = create_app(settings_of(place, secret=secret, domain=ends_with))
-            run(app, bound, lambda: _greet(place, url), access_log=access_log)
+            run(app, bound, lambda invite: _greet(place, url, invite), access_log=access_log)
 
 
-def _greet(place: Data, url: str) -> None:
+def _greet(place: Data, url: str, invite: str | None) -> None:
+    """`invite`: the code of the first user, while there is none."""
     from agent_mailer import __version__
+    from agent_mailer.broker.first_steps import steps
 
     say(f"agent-mailer {__version__}: a broker at {url}")
     say(f"data: {place.folder if place.file is None else place.file.parent}")
+    if invite is not None:
+        say(
+            f"\nNobody is registered yet. The invite code of the first user is {invite}\n\nNext, in another terminal:\n"
+        )
+        for step in steps(url, invite=invite, data=place.options):
+            say(f"  {step.command}\n      {step.does}")
+        say()
+    say("Ctrl-C stops it.")
     sys.stdout.flush()

@@ -1,0 +1,155 @@
+"""What the broker does, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.broker_process import Account, BrokerProcess, broker, join, register
+
+from benchmarks.measuring import cpu_seconds, resident_mib, row
+from benchmarks.wire import Line, line
+
+SENDERS = 8
+SENDS = 500
+"""Of each sender."""
+BODY = "What is the state of the build? " * 8
+STREAMS = 500
+STREAM_SECONDS = 60.0
+
+
+@contextmanager
+def running() -> Iterator[tuple[BrokerProcess, Account]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder,
+        broker(Path(folder) / "data") as process,
+    ):
+        yield process, join(process.url, "ann", process.invite)
+
+
+def throughput() -> None:
+    """Eight senders with idempotency keys to one inbox each, beside what the disk alone can do."""
+    with running() as (process, account):
+        senders = [register(process.url, account, f"sender{n}") for n in range(SENDERS)]
+        readers = [register(process.url, account, f"reader{n}") for n in range(SENDERS)]
+        asyncio.run(_send_all(process.url, account, senders, readers, 50, "warm"))
+        before = _syncs_a_second(process.data)
+        cpu, began = cpu_seconds(process.pid), time.perf_counter()
+        asyncio.run(_send_all(process.url, account, senders, readers, SENDS, "run"))
+        took, used = time.perf_counter() - began, cpu_seconds(process.pid) - cpu
+        after = _syncs_a_second(process.data)
+        memory = resident_mib(process.pid)
+    count = SENDERS * SENDS
+    rate, disk = count / took, (before + after) / 2
+    text = f"{rate:.0f}/s ({rate / disk:.1f} x the disk's {disk:.0f} flushes/s)"
+    row(f"broker: sends by {SENDERS} senders, durable", text, "at least 1,000/s", met=rate >= 1000)
+    text = f"{used / count * 1e3:.2f} ms ({used / took * 100:.0f} % of a core)"
+    row("broker: CPU a message sent", text, "under 1 ms", met=used / count < 1e-3)
+    row("broker: memory after that", f"{memory:.0f} MiB", "at most 150 MiB", met=memory <= 150)
+
+
+async def _send_all(
+    url: str, account: Account, senders: list[dict[str, Any]], readers: list[dict[str, Any]], count: int, name: str
+) -> None:
+    async def one(sender: dict[str, Any], reader: dict[str, Any]) -> None:
+        body = {
+            "agent_id": sender["id"],
+            "from_agent": sender["address"],
+            "to_agent": reader["address"],
+            "subject": "state",
+            "body": BODY,
+        }
+        async with line(url, account.key) as wire:
+            for n in range(count):
+                await wire.ask("POST", "/messages/send", body, {"Idempotency-Key": f"{name}-{n}"})
+
+    await asyncio.gather(*(one(sender, reader) for sender, reader in zip(senders, readers, strict=True)))
+
+
+def _syncs_a_second(folder: Path, seconds: float = 1.5) -> float:
+    """4 KiB appended and flushed, again and again, as a commit to the log does."""
+    path = folder / "bare"
+    data = b"x" * 4096
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    count, began = 0, time.perf_counter()
+    try:
+        while time.perf_counter() - began < seconds:
+            os.write(fd, data)
+            os.fdatasync(fd)
+            count += 1
+        return count / (time.perf_counter() - began)
+    finally:
+        os.close(fd)
+        path.unlink()
+
+
+def streams() -> None:
+    """Many idle watchers, each with the stream that holds its agent."""
+    with running() as (process, account):
+        idle = resident_mib(process.pid)
+        row("broker: memory when idle", f"{idle:.0f} MiB", "at most 100 MiB", met=idle <= 100)
+        asyncio.run(_listen_all(process, account, idle))
+
+
+async def _listen_all(process: BrokerProcess, account: Account, idle: float) -> None:
+    async with AsyncExitStack() as stack:
+        asking = await stack.enter_async_context(line(process.url, account.key))
+        agents = [await _register(asking, account, n) for n in range(STREAMS)]
+        registered = resident_mib(process.pid)
+        for n, agent in enumerate(agents):
+            wire = await stack.enter_async_context(line(process.url, account.key))
+            path = f"/messages/inbox/{agent['address']}/stream?agent_id={agent['id']}"
+            reader = await wire.listen(path, {"X-Agent-Mailer-Watcher": f"w{n}"})
+            await reader.readuntil(b"hello")
+        await asyncio.sleep(2)
+        cpu = cpu_seconds(process.pid)
+        memory = resident_mib(process.pid)
+        await asyncio.sleep(STREAM_SECONDS)
+        used = (cpu_seconds(process.pid) - cpu) * 60 / STREAM_SECONDS
+    each = (memory - registered) / STREAMS * 1024
+    text = f"{memory:.0f} MiB ({memory - idle:+.0f}, {each:.0f} KiB each)"
+    row(f"broker: memory with {STREAMS} idle watchers", text, "at most 200 MiB", met=memory <= 200)
+    row(f"broker: CPU a minute with {STREAMS} idle watchers", f"{used:.2f} s", "at most 3 s", met=used <= 3)
+
+
+async def _register(asking: Line, account: Account, number: int) -> dict[str, Any]:
+    name = f"agent{number}"
+    body = {"name": name, "role": "", "system_prompt": "", "address": f"{name}@{account.name}.amp.localhost"}
+    agent: dict[str, Any] = await asking.ask("POST", "/agents/register", body)
+    return agent
+
+
+def fill_inbox(process: BrokerProcess, sender: dict[str, Any], reader: dict[str, Any], count: int) -> None:
+    """`count` unread messages, put into the database past the broker: sending 100,000 would take minutes."""
+    with sqlite3.connect(process.data / "broker.db") as database:
+        (user_id,) = database.execute("SELECT user_id FROM agents WHERE id = ?", (reader["id"],)).fetchone()
+        names = (
+            *("id", "thread_id", "user_id", "from_agent_id", "from_agent", "to_agent_id", "to_agent", "action"),
+            *("subject", "body", "attachments", "is_read", "created_at", "seq", "hops", "automatic", "priority"),
+            *("labels", "ordinal"),
+        )
+        moment = "2026-11-21T08:15:00.000000+00:00"
+        base = (
+            sender["id"],
+            sender["address"],
+            reader["id"],
+            reader["address"],
+            "send",
+            "state",
+            BODY,
+            "[]",
+            0,
+            moment,
+        )
+        rows = ((f"m{n}", f"t{n % 1000}", user_id, *base, n, 0, "no", "normal", "[]", 0) for n in range(1, count + 1))
+        marks = ", ".join("?" * len(names))
+        database.executemany(f"INSERT INTO messages ({', '.join(names)}) VALUES ({marks})", rows)
+        database.execute("UPDATE agents SET inbox_seq = ? WHERE id = ?", (count, reader["id"]))
+    database.close()
