@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
+from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.runtimes.port import Evidence, Runtime
 
 _CLOCKS = {
@@ -28,15 +26,13 @@ def judge(evidence: Evidence, runtime: Runtime, *, same_boot: bool) -> Judgement
             if outcome is Outcome.UNAVAILABLE and trouble is not None:
                 return Judgement(trouble.outcome, trouble.detail, retry_at=trouble.retry_at)
             return Judgement(outcome, detail)
-        if not same_boot and (evidence.exit == Exit() or _may_have_lost_its_answer(evidence, runtime)):
+        if not same_boot and not _tells_the_whole(evidence, runtime):
             return Judgement(Outcome.INTERRUPTED, "the machine was restarted")
     return runtime.judge(evidence)
 
 
-def _may_have_lost_its_answer(evidence: Evidence, runtime: Runtime) -> bool:
-    """Output is not synced: where it is the answer, its loss in a restart must not pass for an empty one."""
-    if runtime.traits.has_events or evidence.exit.status != 0:
-        return False
-    with suppress(OSError):
-        return evidence.stdout.stat().st_size == 0
-    return True
+def _tells_the_whole(evidence: Evidence, runtime: Runtime) -> bool:
+    """Whether what outlived a restart shows how the turn ended. Output is not synced: a power failure may leave the
+    record of an exit and half of the answer, or no final result; only a failure of a plain command needs no words.
+    """
+    return not runtime.traits.has_events and bool(evidence.exit.status)
