@@ -71,9 +71,9 @@ class RequestRefused(MailerError):
 
 
 class _Detail(msgspec.Struct):
-    detail: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
-    message: msgspec.Raw | None = None
+    detail: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _Problem(msgspec.Struct):
@@ -88,7 +88,7 @@ def detail_of(answer: Answer) -> str | None:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     for raw in (found.detail, found.message, found.error):
-        if raw is not None:
+        if bytes(raw):
             return _in_words(bytes(raw))
     return None
 

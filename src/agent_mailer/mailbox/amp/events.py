@@ -161,12 +161,12 @@ class _Bounded(httpx.AsyncByteStream):
         await self._inner.aclose()
 
 
-class _Watcher(msgspec.Struct):
+class _Watcher(msgspec.Struct, frozen=True):
     name: str = ""
     since: str = ""
 
 
-class _Held(msgspec.Struct):
+class _Held(msgspec.Struct, frozen=True):
     detail: str = ""
     watcher: _Watcher = _Watcher()
 

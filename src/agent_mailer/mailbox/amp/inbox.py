@@ -62,7 +62,7 @@ class Inbox:
             answer = await self._link.ask(lambda transport, _: transport.ask("GET", path))
             if answer.ok:
                 return wire.parse_whole(answer).message
-            if not is_gone(answer):
+            if not _is_no_message(answer):
                 raise self._link.puzzled(answer)
         return Gone("the broker has no such message")
 
@@ -124,7 +124,7 @@ class Inbox:
                 if _reason(answer) == "watched":
                     raise held_by(answer)
                 return Gone(detail_of(answer) or "somebody else took it")
-            if is_gone(answer):
+            if _is_no_message(answer):
                 return Gone(detail_of(answer) or "the broker has no such message")
             if not answer.ok:
                 raise self._link.puzzled(answer)
@@ -183,9 +183,9 @@ class Inbox:
             answer = await post_receipt(self._link, message_id, receipt_of(progress, final=True))
         except ValueError:
             return True
-        if answer.ok or is_gone(answer):
+        if answer.ok or _is_no_message(answer):
             return True
-        if detail_of(answer) is not None and answer.status in (400, 409, 422):
+        if detail_of(answer) is not None and answer.status in (400, 404, 409, 422):
             return False
         raise self._link.puzzled(answer)
 
@@ -231,4 +231,9 @@ def _reason(answer: Answer) -> str:
 
 def is_gone(answer: Answer) -> bool:
     """The broker, and not something in between, says that there is no such thing for us."""
-    return answer.status in (403, 404) and detail_of(answer) not in (None, "Not Found")
+    return answer.status in (403, 404) and detail_of(answer) is not None
+
+
+def _is_no_message(answer: Answer) -> bool:
+    """The same of a call that only our broker has: another one does not know the path."""
+    return is_gone(answer) and detail_of(answer) != "Not Found"

@@ -49,21 +49,18 @@ class Sender:
             payload = payload_of(item)
         except (msgspec.DecodeError, RecursionError):
             return Refused("this was composed for another kind of mailbox")
-        doubt = ""
+        doubt, recognised = "", False
         try:
             async for attempt in quick_tries():
-                ours = (await self._link.broker()).ours
-                if doubt and not ours:
+                recognised = (await self._link.broker()).ours and (recognised or not doubt)
+                if doubt and not recognised:
                     break  # sent again, it might arrive twice
                 with attempt:
                     try:
                         return await self._send(item, payload)
                     except InDoubt as fault:
                         doubt = fault.message
-                        if ours:
-                            raise
-                if doubt:
-                    break
+                        raise
         except MailboxUnavailable:
             if not doubt:
                 raise

@@ -67,7 +67,7 @@ class _Item(msgspec.Struct):
     action: str = ""
     subject: str | None = None
     body: str | None = None
-    attachments: msgspec.Raw | None = None
+    attachments: msgspec.Raw = msgspec.Raw(b"[]")
     is_read: bool = False
     parent_id: str | None = None
     cursor: int = 0
@@ -197,10 +197,8 @@ def _one_of(kind: type[E], text: str | None) -> E | None:
         return None
 
 
-def _attachments(raw: msgspec.Raw | None) -> str:
+def _attachments(raw: msgspec.Raw) -> str:
     """What came with the text, named at its end: paths, or what an object says of itself."""
-    if raw is None:
-        return ""
     try:
         items = msgspec.json.decode(raw, type=list[msgspec.Raw])
     except _BROKEN:
