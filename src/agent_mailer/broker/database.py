@@ -137,6 +137,11 @@ def is_trouble(error: DBAPIError) -> str:
     return str(error.orig).splitlines()[0][:200]
 
 
+def writer(url: str) -> AsyncEngine:
+    """An engine of one connection whose transactions write; for what is done before a Store is opened."""
+    return _engine(url, sqlite=make_url(url).get_backend_name() == "sqlite", immediate=True, size=1)
+
+
 def _engine(url: str, *, sqlite: bool, immediate: bool, size: int) -> AsyncEngine:
     if not sqlite:
         return create_async_engine(url, pool_size=size, pool_pre_ping=True)

@@ -1,0 +1,140 @@
+"""Who asks: an agent with its key, or a person with a login token. The two are never taken for each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import msgspec
+from fastapi import Depends, Request, Security
+from fastapi.openapi.models import APIKey, APIKeyIn
+from fastapi.security import APIKeyCookie, HTTPBearer
+from fastapi.security.base import SecurityBase
+
+from agent_mailer.broker import tokens
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.directory import AgentCaller, AgentRow, Directory
+from agent_mailer.broker.faults import Fault
+from agent_mailer.broker.settings import Settings
+
+__all__ = [
+    "AgentCaller",
+    "AgentRow",
+    "AsAgent",
+    "AsEither",
+    "AsPerson",
+    "AsSuperadmin",
+    "PersonCaller",
+    "agent_caller",
+    "directory_of",
+    "either_caller",
+    "own_agent",
+    "person_caller",
+    "settings_of",
+    "store_of",
+    "superadmin_caller",
+]
+
+COOKIE = "session_token"
+
+
+class PersonCaller(msgspec.Struct, frozen=True):
+    """A person, or a launcher that logged in as one."""
+
+    user_id: str
+    username: str
+    is_superadmin: bool
+
+
+def store_of(request: Request) -> Store:
+    return cast(Store, request.app.state.store)
+
+
+def directory_of(request: Request) -> Directory:
+    return cast(Directory, request.app.state.directory)
+
+
+def settings_of(request: Request) -> Settings:
+    return cast(Settings, request.app.state.settings)
+
+
+class _KeyHeader(SecurityBase):
+    """The header X-API-Key. As a security scheme of its own it costs a request one dependency, not two."""
+
+    def __init__(self) -> None:
+        self.model = APIKey.model_validate({"in": APIKeyIn.header, "name": "X-API-Key"})
+        self.scheme_name = "ApiKey"
+
+    async def __call__(self, request: Request) -> AgentCaller:
+        """Raises Fault 401."""
+        raw_key = request.headers.get("x-api-key")
+        if not raw_key:
+            raise Fault(401, "API key required")
+        caller = await directory_of(request).key(raw_key)
+        if caller is None:
+            raise Fault(401, "Invalid API key")
+        return caller
+
+
+agent_caller = _KeyHeader()
+_bearer = HTTPBearer(auto_error=False, scheme_name="Login")
+_cookie = APIKeyCookie(name=COOKIE, auto_error=False, scheme_name="LoginCookie")
+
+
+async def _person(request: Request) -> PersonCaller:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        token = request.cookies.get(COOKIE, "")
+    if not token.strip():
+        raise Fault(401, "Not authenticated")
+    claims = tokens.read(settings_of(request).secret, token.strip())
+    if claims is None:
+        raise Fault(401, "Invalid or expired token")
+    user = await directory_of(request).user(claims.user_id)
+    if user is None:
+        raise Fault(401, "User not found")
+    if user.token_version != claims.version:
+        raise Fault(401, "Invalid or expired token")
+    return PersonCaller(user.id, user.username, user.is_superadmin)
+
+
+async def person_caller(
+    request: Request,
+    _bearer: Annotated[object, Security(_bearer)] = None,
+    _cookie: Annotated[object, Security(_cookie)] = None,
+) -> PersonCaller:
+    """Raises Fault 401."""
+    return await _person(request)
+
+
+async def superadmin_caller(person: Annotated[PersonCaller, Depends(person_caller)]) -> PersonCaller:
+    """Raises Fault 401, 403."""
+    if not person.is_superadmin:
+        raise Fault(403, "Superadmin required")
+    return person
+
+
+async def either_caller(
+    request: Request,
+    _bearer: Annotated[object, Security(_bearer)] = None,
+    _cookie: Annotated[object, Security(_cookie)] = None,
+) -> AgentCaller | PersonCaller:
+    """The key where there is one, else the login. Raises Fault 401."""
+    if request.headers.get("x-api-key"):
+        return await agent_caller(request)
+    return await _person(request)
+
+
+AsAgent = Annotated[AgentCaller, Security(agent_caller)]
+AsPerson = Annotated[PersonCaller, Depends(person_caller)]
+AsSuperadmin = Annotated[PersonCaller, Depends(superadmin_caller)]
+AsEither = Annotated[AgentCaller | PersonCaller, Depends(either_caller)]
+
+
+async def own_agent(request: Request, caller: AgentCaller, agent_id: str) -> AgentRow:
+    """The agent, if the caller may act as it. Raises Fault 404 (unknown, of another user), 403 (key scope)."""
+    agent = await directory_of(request).agent(agent_id)
+    if agent is None or agent.user_id != caller.user_id:
+        raise Fault(404, "Agent not found")
+    if not caller.may_act_as(agent_id):
+        raise Fault(403, "This API key acts for another agent only")
+    return agent

@@ -1,0 +1,100 @@
+"""A database is brought to this version's tables before it is used, in one transaction, or left as it is."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from agent_mailer.broker.database import is_trouble, writer
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError
+
+HEAD = "0001"
+"""The newest of `migrations/versions`."""
+
+
+async def bring_to_head(url: str) -> None:
+    """Make or migrate the database at `url`; costs little where there is nothing to do.
+
+    Raises ConfigFault (newer than this program, not ours, not a database, not writable, no room), BusyFault (locked).
+    """
+    engine = writer(url)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_bring, _named(url))
+    except DBAPIError as error:
+        raise trouble(url, error) from None
+    except OSError as error:
+        raise ConfigFault(
+            "database_unreachable", f"the database at {_named(url)} cannot be reached: {error}", "look whether it runs"
+        ) from None
+    finally:
+        await engine.dispose()
+
+
+def _bring(connection: Connection, name: str) -> None:
+    tables = set(inspect(connection).get_table_names())
+    if "alembic_version" not in tables:
+        if tables:
+            raise ConfigFault(
+                "not_our_database",
+                f"{name} holds tables of another program ({', '.join(sorted(tables)[:5])})",
+                "give another database: --data DIR, or --database URL",
+            )
+        return _upgrade(connection, name)
+    # A write: what cannot be written is said now, not at the first request.
+    connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+    version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if version == HEAD else _upgrade(connection, name)
+
+
+def _upgrade(connection: Connection, name: str) -> None:
+    # Alembic costs some megabytes and a third of a second: only who needs it pays.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError:
+        # The version that it has is none of ours.
+        raise ConfigFault(
+            "database_newer",
+            f"{name} was made by a newer agent-mailer than this one; it was left as it is",
+            "pip install --upgrade 'agent-mailer[broker]'",
+        ) from None
+
+
+def trouble(url: str, error: SQLAlchemyError) -> MailerError:
+    """What a failure of the database at `url` means for whoever started the program."""
+    name = _named(url)
+    words = is_trouble(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
+    path = shlex.quote(name)
+    if "locked" in words:
+        return BusyFault("database_locked", f"{name} is locked by another program", f"look which one: fuser {path}")
+    if "not a database" in words or "malformed" in words or "file is encrypted" in words:
+        return ConfigFault(
+            "database_damaged",
+            f"{name} is no whole database ({words})",
+            f"put a backup in its place, or move it away to begin anew: mv {path} {path}.damaged",
+        )
+    if "readonly" in words or "read-only" in words:
+        return ConfigFault("database_read_only", f"{name} cannot be written", f"ls -l {path}; df {path}")
+    if "full" in words or "No space" in words:
+        return ConfigFault("database_full", f"there is no room for {name} to grow", f"make room: df -h {path}")
+    if "unable to open" in words:
+        return ConfigFault("database_unreadable", f"{name} cannot be opened", f"ls -ld {path} and its folder")
+    return ConfigFault("database_failed", f"{name}: {words}", "look whether the database runs and the URL is right")
+
+
+def _named(url: str) -> str:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return parsed.database or ":memory:"
+    return parsed.render_as_string(hide_password=True)
