@@ -1,0 +1,117 @@
+"""Named points of a watcher's life: just before and just after each call that changes the disk.
+
+The layer counts the calls of one process and, at the chosen one, does what the point says: the process dies by SIGKILL,
+or is sent the signal that stops it or makes it hand over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent_mailer.disk import SystemCalls
+
+T = TypeVar("T")
+
+_VARIABLE = (
+    (re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}"), "TURN"),
+    (re.compile(r"\d{4}-\d\d-\d\dT[0-9-]+\.\d+Z_pid\d+_[0-9a-f]+"), "ID"),
+    (re.compile(r"(\.tmp-|\.)[0-9][0-9a-f-]{11,}"), ""),
+    (re.compile(r"\.[0-9a-f]{12}\b"), ""),
+)
+
+
+class Moment(StrEnum):
+    BEFORE = "before"
+    AFTER = "after"
+
+
+class Act(StrEnum):
+    """What befalls the process at the point."""
+
+    DIE = "KILL"
+    STOP = "TERM"
+    HAND_OVER = "USR1"
+
+
+class Point(msgspec.Struct, frozen=True):
+    """The `at`-th call (from 1) of one process; 0 = none, for a trace."""
+
+    at: int
+    moment: Moment = Moment.BEFORE
+    act: Act = Act.DIE
+
+    def __str__(self) -> str:
+        return f"{self.act.value} {self.moment.value} call {self.at}"
+
+
+class PointedSystem(SystemCalls):
+    """Acts at `point`; with `trace` it appends the name of every call to that file."""
+
+    def __init__(self, point: Point, trace: Path | None = None) -> None:
+        self._point = point
+        self._trace = trace
+        self.calls = 0
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if not flags & os.O_CREAT:
+            return super().open(path, flags, mode)  # a folder that is to be synced: nothing changes yet
+        return self._around("open", path, lambda: super(PointedSystem, self).open(path, flags, mode))
+
+    def write(self, fd: int, data: memoryview) -> int:
+        return self._around("write", fd, lambda: super(PointedSystem, self).write(fd, data))
+
+    def fsync(self, fd: int) -> None:
+        self._around("fsync", fd, lambda: super(PointedSystem, self).fsync(fd))
+
+    def truncate(self, fd: int, length: int) -> None:
+        self._around("truncate", fd, lambda: super(PointedSystem, self).truncate(fd, length))
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._around("replace", target, lambda: super(PointedSystem, self).replace(source, target))
+
+    def rename_noreplace(self, source: Path, target: Path) -> None:
+        self._around("rename", target, lambda: super(PointedSystem, self).rename_noreplace(source, target))
+
+    def unlink(self, path: Path) -> None:
+        self._around("unlink", path, lambda: super(PointedSystem, self).unlink(path))
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        self._around("mkdir", path, lambda: super(PointedSystem, self).mkdir(path, mode))
+
+    def chmod(self, path: Path, mode: int) -> None:
+        self._around("chmod", path, lambda: super(PointedSystem, self).chmod(path, mode))
+
+    def rmdir(self, path: Path) -> None:
+        self._around("rmdir", path, lambda: super(PointedSystem, self).rmdir(path))
+
+    def _around(self, what: str, where: Path | int, call: Callable[[], T]) -> T:
+        self.calls += 1
+        if self._trace is not None:
+            path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else str(where)
+            with self._trace.open("a") as stream:
+                stream.write(f"{what} {_shown(path)}\n")
+        hit = self.calls == self._point.at
+        if hit and self._point.moment is Moment.BEFORE:
+            self._act()
+        result = call()
+        if hit and self._point.moment is Moment.AFTER:
+            self._act()
+        return result
+
+    def _act(self) -> None:
+        os.kill(os.getpid(), signal.Signals[f"SIG{self._point.act.value}"])
+
+
+def _shown(path: str) -> str:
+    """The last two parts of a path without what differs from run to run."""
+    for pattern, word in _VARIABLE:
+        path = pattern.sub(word, path)
+    return "/".join(path.split("/")[-2:])

@@ -1,0 +1,105 @@
+"""kill -9 of the real watcher at every named point of a turn: just before and just after each call on the disk.
+
+What dies is the watcher alone: the agent goes on, and its runs, counted by a witness outside, stay as many as without.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.crash.children import Children, nursery
+from tests.crash.points import Moment, Point
+from tests.crash.turns import ANSWER, DEAD, LIMITED, STAGED, Case, Rig, end_turns
+
+DURABLE = ("fsync", "replace", "rename")
+"""The calls that make something durable, or publish it."""
+
+STRIDE = 31
+STRIDE_TWICE = 61
+KILLED = -9
+LONG = [pytest.mark.crash_long, pytest.mark.timeout(7200)]
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    with nursery() as found:
+        yield found
+
+
+def test_every_durable_write_of_a_turn_with_an_answer(tmp_path: Path, children: Children) -> None:
+    names = Rig(children, tmp_path / "trace", ANSWER).trace()
+    points = [p for p in _points(names) if names[p.at - 1].split()[0] in DURABLE]
+    assert len(points) > 70
+    _kill_at(children, tmp_path, ANSWER, points, names)
+
+
+@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("case", [ANSWER, LIMITED, DEAD, STAGED], ids=lambda case: case.name)
+def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
+    names = Rig(children, tmp_path / "trace", case).trace()
+    _kill_at(children, tmp_path, case, _every(stride, _points(names)), names)
+
+
+@pytest.mark.parametrize("stride", [STRIDE_TWICE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize(
+    ("case", "first"),
+    [
+        (LIMITED, "rename cur/ID.md"),
+        (LIMITED, "replace TURN/turn.json"),
+        (LIMITED, "write .agent-mailer/.tmp.pause.json"),
+        (STAGED, "rename cur/ID.md"),
+        (STAGED, "replace TURN/turn.json"),
+        (STAGED, "write .agent-mailer/processed.txt"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Case, first: str, stride: int) -> None:
+    """The first watcher dies claimed, running, settling or nearly done; the second in the middle of its recovery."""
+    names = Rig(children, tmp_path / "trace", case).trace()
+    deaths = [n for n, name in enumerate(names, 1) if name == first]
+    assert deaths
+    for number in deaths:
+        earlier = Point(number, Moment.AFTER)
+        rig = Rig(children, tmp_path / f"trace-{number}", case)
+        rig.watch(earlier)
+        again = rig.trace()
+        _kill_at(children, tmp_path, case, _every(stride, _points(again)), again, earlier)
+
+
+def _points(names: list[str]) -> list[Point]:
+    return [Point(n, moment) for n in range(1, len(names) + 1) for moment in Moment]
+
+
+def _every(stride: int, points: list[Point]) -> list[Point]:
+    return points[min(stride, len(points)) // 2 :: stride]
+
+
+def _kill_at(
+    children: Children,
+    base: Path,
+    case: Case,
+    points: list[Point],
+    names: list[str],
+    earlier: Point | None = None,
+) -> None:
+    reached = 0
+    for point in points:
+        why = f"{case.name}: {point} ({names[point.at - 1]})" + (f", after {earlier}" if earlier else "")
+        rig = Rig(children, base / "desk", case)
+        try:
+            if earlier is not None:
+                assert rig.watch(earlier) == KILLED, why
+            # The agent has a speed of its own: now and then a life is shorter than the one that was traced.
+            reached += rig.watch(point) == KILLED
+            rig.recover()
+            rig.check(why)
+        except BaseException as error:
+            error.add_note(why)
+            end_turns(rig.desk)
+            raise
+        shutil.rmtree(rig.desk.base)
+    assert 2 * reached >= len(points), "most of the points are there"
+    print(f"\n{case.name}: killed at {reached} of {len(points)} points")

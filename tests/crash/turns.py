@@ -1,0 +1,156 @@
+"""Small turns that a crash test takes apart: what the agent does, and what must be true when all is over."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+from tests.crash.children import Children
+from tests.crash.points import Point
+from tests.desk import Desk
+
+from agent_mailer.process import members
+from agent_mailer.state.turns import TurnStore
+
+_BEGIN = r"""
+cat >/dev/null
+echo "start $AGENT_MAILER_MESSAGE_ID" >>"$AGENT_MAILER_WORKDIR/../witness"
+end() { echo "end $AGENT_MAILER_MESSAGE_ID" >>"$AGENT_MAILER_WORKDIR/../witness"; }
+say() { printf '%s\n' "$1"; }
+"""
+_ANSWER = r"""say '{"type":"session","id":"s-1"}'; say '{"type":"progress","text":"at it"}'
+end; say '{"type":"result","text":"the answer"}'"""
+_LIMITED_FIRST = (
+    r"""[ -e "$AGENT_MAILER_WORKDIR/../been" ] || {
+: >"$AGENT_MAILER_WORKDIR/../been"; end
+say '{"type":"session","id":"s-1"}'; say '{"type":"progress","text":"at it"}'
+say '{"type":"result","outcome":"limited","detail":"enough for today"}'; exit 0; }
+"""
+    + _ANSWER
+)
+_FAILS = r"""end; say '{"type":"result","outcome":"failed","detail":"no such luck"}'"""
+_STAGES = r"""cd "$AGENT_MAILER_TURN_DIR/outbox"
+stage() {
+  printf '{"key":"%s","action":"reply","created":%s,"body":"%s","at_once":%s}' "$1" "$(date +%s)" "$2" "$3" >".$1"
+  mv ".$1" "$1.json"
+}
+stage k1 "half way" true; stage k2 "the work" false; stage k3 "and more" false
+end; say '{"type":"result","text":"not sent: it has written"}'"""
+
+NOTICE = "This message was given up"
+
+
+class Case(msgspec.Struct, frozen=True):
+    """`runs`: how often the agent starts if only watchers die; `answers`: the beginnings of what reaches the sender."""
+
+    name: str
+    script: str
+    runs: int = 1
+    answers: tuple[str, ...] = ("the answer",)
+    max_retries: int = 3
+    pause: float = 0.0
+    """Seconds for which the agent works."""
+
+    def set_up(self, desk: Desk) -> str:
+        """Configure the agent and send it a message; returns its id."""
+        desk.configure(command_output="jsonl", max_retries=self.max_retries)
+        desk.shell(f"{_BEGIN}{f'sleep {self.pause}' if self.pause else ''}\n{self.script}")
+        return desk.send()
+
+
+ANSWER = Case("answer", _ANSWER)
+LIMITED = Case("limited, then answered", _LIMITED_FIRST, runs=2)
+DEAD = Case("dead letter", _FAILS, answers=(NOTICE,), max_retries=0)
+STAGED = Case("three staged replies", _STAGES, answers=("half way", "the work", "and more"))
+
+
+class Rig:
+    """One desk with one message, and the real watchers that work on it."""
+
+    def __init__(self, children: Children, base: Path, case: Case) -> None:
+        self.children = children
+        self.case = case
+        self.desk = Desk(base)
+        self.sent = case.set_up(self.desk)
+        self.words = base / "stderr"
+
+    def argv(self, *more: str) -> tuple[str, ...]:
+        return ("watch", "--no-interactive", "--workdir", str(self.desk.workdir), *more)
+
+    def watch(self, point: Point | None = None, trace: Path | None = None) -> int:
+        """One `watch --once`; returns its status."""
+        return self.children.run(*self.argv("--once"), stderr=self.words, point=point, trace=trace)
+
+    def trace(self) -> list[str]:
+        """The calls of one `watch --once`, by name."""
+        path = self.desk.base / "trace"
+        self.watch(Point(0), path)
+        return path.read_text().splitlines()
+
+    def recover(self) -> None:
+        """Watchers on a whole disk until the message is settled."""
+        for _ in range(6):
+            self.desk.resume()
+            status = self.watch()
+            assert status in (0, 1), self.words.read_text()
+            if self.sent in self.processed():
+                return
+        raise AssertionError(f"never settled: {self.words.read_text()}")
+
+    def processed(self) -> list[str]:
+        path = self.desk.state / "processed.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def runs(self) -> int:
+        path = self.desk.base / "witness"
+        return path.read_text().count("start ") if path.exists() else 0
+
+    def check(self, why: str, *, most_runs: int | None = None) -> None:
+        """Lost 0, twice 0; exactly the runs of the case, or at most `most_runs`; recovering again changes nothing."""
+        desk, case = self.desk, self.case
+        lines = [line for line in self.processed() if line == self.sent]
+        assert lines == [self.sent], f"{why}: settled exactly once"
+        answers = sorted(message.body for message in desk.inbox())
+        assert len(answers) == len(case.answers), f"{why}: no answer lost, none twice: {answers}"
+        assert all(any(a.startswith(wanted) for a in answers) for wanted in case.answers), f"{why}: {answers}"
+        dead = desk.state / "dead_letter.jsonl"
+        letters = dead.read_text().count("\n") if dead.exists() else 0
+        assert letters == (1 if case is DEAD else 0), f"{why}: dead letters"
+        if most_runs is None:
+            assert self.runs() == case.runs, f"{why}: one run a message and no more"
+        else:
+            assert 1 <= self.runs() <= most_runs, f"{why}: at most {most_runs} runs"
+        assert not list((desk.root / "agents/coder/inbox/new").iterdir()), f"{why}: nothing waits"
+        retries = desk.state / "retries.json"
+        assert not retries.exists() or self.sent not in retries.read_text(), f"{why}: nothing is to be tried again"
+        place = desk.place()
+        assert TurnStore(place.folder).open_ids() == [], f"{why}: no turn is open"
+        for turn in (desk.state / "turns").iterdir():
+            assert members(turn.name, None) == [], f"{why}: no process left behind"
+        before = content(desk)
+        self.watch()
+        assert content(desk) == before, f"{why}: recovered twice"
+
+
+def content(desk: Desk) -> dict[str, bytes]:
+    """All that must not change any more. The log and the lock may."""
+    volatile = ("log.jsonl", ".lock", "watcher.pid", "stderr")
+    return {
+        str(path.relative_to(desk.base)): path.read_bytes()
+        for path in sorted(desk.base.rglob("*"))
+        if path.is_file() and path.name not in volatile
+    }
+
+
+def end_turns(desk: Desk) -> None:
+    """End what is left of the turns of a test that failed."""
+    asyncio.run(_end(desk))
+
+
+async def _end(desk: Desk) -> None:
+    from agent_mailer.process import sweep
+
+    turns = desk.state / "turns"
+    for turn in turns.iterdir() if turns.exists() else ():
+        await sweep(turn.name, grace=0.0)
