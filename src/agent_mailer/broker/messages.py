@@ -152,7 +152,8 @@ async def page_of(request: Request, place: inbox.Place, number: int, size: int, 
 
 async def json_list(portions: AsyncIterator[Sequence[Message]], *, html: bool) -> Response:
     """A JSON list, written while it is read where it does not fit in one portion."""
-    first = await anext(portions, ())
+    # Not `anext(portions, ())`: Python 3.11 takes an empty tuple for the arguments of an exception.
+    first = await anext(portions, None) or []
     second = await anext(portions, None)
     if html:
         await rendered(first)
