@@ -7,7 +7,7 @@ import ipaddress
 import os
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,8 +49,13 @@ class Serving(msgspec.Struct, frozen=True):
 def find_data(folder: Path | None, database: str | None, environment: Mapping[str, str]) -> Data:
     """Flags count before the environment, and that before the user's data folder. Makes nothing. Raises ConfigFault."""
     given = database or environment.get("AGENT_MAILER_DATABASE_URL") or environment.get("DATABASE_URL") or ""
-    place = Path(os.path.abspath(folder.expanduser())) if folder is not None else _usual_folder()  # noqa: PTH100
-    url = _with_driver(given) if given else f"sqlite+aiosqlite:///{place / 'broker.db'}"
+    url = _with_driver(given) if given else ""
+    file = _sqlite_file(url)
+    if folder is not None:
+        place = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
+    else:
+        place = _usual_folder() if file is None else file.parent
+    url = url or f"sqlite+aiosqlite:///{place / 'broker.db'}"
     uploads = environment.get("AGENT_MAILER_UPLOAD_DIR")
     options = [f"--data {shlex.quote(str(place))}"] if folder is not None else []
     # What may hold a password is not repeated.
@@ -103,15 +108,14 @@ def _sqlite_file(url: str) -> Path | None:
 
 def make_folders(data: Data) -> None:
     """The folders, 0700, and an empty database file, 0600, where they are missing. Raises ConfigFault."""
-    wanted = {data.folder, data.uploads} | ({data.file.parent} if data.file is not None else set())
-    for folder in sorted(wanted):
-        if folder.is_dir():
-            continue
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise _no_folder(folder, error) from None
+    _make([data.folder, data.uploads])
+    make_database(data)
+
+
+def make_database(data: Data) -> None:
+    """The database file alone. Raises ConfigFault."""
     if data.file is not None:
+        _make([data.file.parent])
         # SQLite gives the files that it puts beside the database the database's own mode.
         try:
             os.close(os.open(data.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -119,6 +123,16 @@ def make_folders(data: Data) -> None:
             raise ConfigFault(
                 "no_database", f"{data.file} cannot be opened: {error.strerror}", "give another folder with --data DIR"
             ) from None
+
+
+def _make(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir():
+            continue
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise _no_folder(folder, error) from None
 
 
 def _no_folder(folder: Path, error: OSError) -> ConfigFault:

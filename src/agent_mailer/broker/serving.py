@@ -9,7 +9,7 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,7 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[str | None], None],
     async def serve() -> None:
         async with app.router.lifespan_context(app):
             invite = await ensure_bootstrap_code(app.state.store)
-            await _Server(config, lambda: ready(invite)).serve([bound])
+            await _Server(config, lambda: ready(invite), app.state.streams.close).serve([bound])
 
     with asyncio.Runner(loop_factory=_uvloop_factory() if fast_loop else None) as runner:
         runner.run(serve())
@@ -103,13 +103,20 @@ def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], end_streams: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._end_streams = end_streams
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._end_streams()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

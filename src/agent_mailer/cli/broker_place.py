@@ -62,10 +62,10 @@ def change(data: Data, work: Callable[[Connection], T]) -> T:
 
     A broker may serve it meanwhile. Raises MailerError.
     """
-    from agent_mailer.broker.data import make_folders
+    from agent_mailer.broker.data import make_database
 
     os.umask(0o077)
-    make_folders(data)
+    make_database(data)
     return _run(data, work, writes=True)
 
 
