@@ -72,9 +72,13 @@ class RequestBox:
         return found
 
     def answer(self, name: str, answer: Answer) -> None:
-        """Answer first, then remove: a crash between the two applies the request again, which changes nothing."""
+        """Answer first, then remove: a crash between the two applies the request again, which changes nothing.
+
+        Later it would, over what was asked for since: so the removal is durable.
+        """
         self._folder.disk.replace(self._path(name, ANSWER_SUFFIX), msgspec.json.encode(answer), sync=Sync.NONE)
         self._folder.disk.remove(self._path(name, ".json"))
+        self._folder.disk.sync_directory(self._folder.requests)
 
     def take_answer(self, name: str) -> Answer | None:
         path = self._path(name, ANSWER_SUFFIX)

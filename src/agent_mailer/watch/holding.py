@@ -42,11 +42,11 @@ def apply_pause(room: Room, settlement: Settlement) -> None:
         lift(room.state, known)
 
 
-def lift(state: State, known: Pause) -> None:
-    """End a pause, for all watchers on the account where it is the account's."""
+def lift(state: State, known: Pause, *, by_hand: bool = False) -> None:
+    """End a pause, for all watchers on the account where it is the account's; `by_hand`: durably."""
     if state.account is not None and known.reason in OF_THE_ACCOUNT:
         state.account.clear()
-    state.pause.clear()
+    state.pause.clear(durable=by_hand)
     state.log.emit(EventName.RESUMED, reason=known.reason.value)
 
 

@@ -93,7 +93,7 @@ def _resume(state: State, request: Request) -> Answer:
     known = state.pause.read() or (state.account.read() if state.account is not None else None)
     if known is None:
         return Answer(ok=True, lines=("nothing was paused",))
-    lift(state, known)
+    lift(state, known, by_hand=True)
     return Answer(ok=True, lines=("resumed",))
 
 
