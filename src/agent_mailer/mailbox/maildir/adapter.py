@@ -9,6 +9,7 @@ Which fsync protects what:
 | claim | the folder `cur` | the name in `new` may come back: same inode, dropped by the next claim or as settled |
 | receipt | nothing | a sender that polls waits in vain |
 | dead letter | the content, then the folder dlq/new | the original is removed last, so at worst it is there twice |
+| given up | the folder `new` | the name in `new` would come back, and run again as if somebody had put it there |
 | set aside | only a copy that goes to `aside` | it is listed again and set aside again |
 | lock and its pid file | nothing | both end with the process |
 """
@@ -46,10 +47,12 @@ from agent_mailer.mailbox.port import (
     Unreadable,
 )
 from agent_mailer.names import printable
+from agent_mailer.outcomes import Outcome
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
+_ENDED_WELL = frozenset(outcome.value for outcome in Outcome if outcome.settles)
 _Identity = tuple[tuple[int, int], ...]
 
 
@@ -173,7 +176,12 @@ class MaildirMailbox:
         """The format has no place for it: whoever looks sees that the message was taken."""
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
-        """Nothing to do: since its claim the message is in cur, and stays there."""
+        """Since its claim the message is in cur, and stays there.
+
+        One that was given up must not come back into new by a crash: it would look like put back by hand.
+        """
+        if progress is not None and progress.outcome not in _ENDED_WELL:
+            self._consumer.confirm_taken(envelope)
 
     async def reject(self, item: Unreadable) -> None:
         self._attend()

@@ -102,6 +102,19 @@ class Consumer:
             except FileExistsError:
                 self._drop_or_keep(source, target)
 
+    def confirm_taken(self, envelope: Envelope) -> None:
+        """What is in cur is no longer in new, and no crash brings that name back."""
+        name = _name(envelope.locator)
+        if isinstance(name, Gone):
+            return
+        source, target = self._paths.new / name, self._paths.cur / name
+        with reporting(source):
+            with suppress(FileNotFoundError):
+                if os.lstat(source).st_ino == os.lstat(target).st_ino:
+                    self._disk.remove(source)
+            with suppress(FileNotFoundError):
+                self._disk.sync_directory(self._paths.new)
+
     def _take(self, source: Path, target: Path, envelope: Envelope, *, again: bool) -> _Taken | Gone:
         """Make `target` ours. Raises OSError."""
         try:
