@@ -1,0 +1,331 @@
+"""What is done to a watcher under every fault: small stories with the real engine, and what must hold when they are over.
+
+The agents are shells that tell an outside witness of each run, so that no fault of the disk under test hides one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from tests.clocks import FakeClock
+from tests.crash.recording import QuickSystem
+from tests.desk import Desk, outcomes
+
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.port import Automatic, Message
+from agent_mailer.state.records import TurnRecord
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.requests import apply
+
+ROTATION_SECONDS = 10.0
+"""Longer than any wait before a retry in these stories."""
+
+TELL = 'echo "$AGENT_MAILER_MESSAGE_ID $AGENT_MAILER_TURN_ID ${AGENT_MAILER_SESSION_ID-}" >>"$0"; '
+READ = "cat >/dev/null; "
+STAGE = """
+cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1
+for to in user planner; do
+    printf '{"key":"k-%s","action":"send","created":%s,"to":["%s"],"thread":"%s","body":"for %s of %s"}' "$to" 1700000000 \\
+        "$to" "$AGENT_MAILER_THREAD_ID" "$to" "$AGENT_MAILER_MESSAGE_ID" >".tmp.$to" && mv ".tmp.$to" "k-$to.json"
+done
+printf '{"kind":"done"}' >.tmp.finish && mv .tmp.finish finish
+"""
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What becomes of one message. `runs`: how often its agent runs where nothing was undone; `staged` beside its answer.
+
+    `only_after`: it is done only if the story got as far as this mark; before it may or may not be.
+    """
+
+    id: str
+    runs: int = 1
+    dead: bool = False
+    staged: bool = False
+    answered: bool = True
+    only_after: str = ""
+
+
+class Stage(Protocol):
+    """Where a story is played: over a disk that fails or is recorded."""
+
+    desk: Desk
+    disk: Disk
+    marks: set[str]
+
+    def watch(self, ahead: float = 0.0) -> None:
+        """A watcher from its start until it has nothing more to do, `ahead` seconds from now."""
+
+    def mark(self, name: str) -> None:
+        """From here on what was asked for has been promised."""
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    name: str
+    prepare: Callable[[Desk], list[Expected]]
+    act: Callable[[Stage], None]
+    at_once: Callable[[Desk, set[str]], None] = lambda _desk, _marks: None
+    """Asserted with the marks that were reached, before anything is resumed by hand."""
+    holds: Callable[[Desk, set[str]], None] = lambda _desk, _marks: None
+    """Asserted at the end, beside what holds of every message."""
+
+
+def told(desk: Desk) -> Path:
+    return desk.base / "told"
+
+
+def runs(desk: Desk) -> list[tuple[str, str, str]]:
+    """Message, turn and session of every run, in order."""
+    lines = told(desk).read_text().splitlines() if told(desk).exists() else []
+    return [(words[0], words[1], words[2] if len(words) > 2 else "") for words in map(str.split, lines)]
+
+
+def agent(desk: Desk, script: str, **settings: object) -> None:
+    desk.configure(command=["/bin/sh", "-c", TELL + READ + script, str(told(desk))], **settings)
+
+
+def new_desk(base: Path) -> Desk:
+    desk = Desk(base)
+    desk.disk.system = QuickSystem()
+    return desk
+
+
+def at_rest(desk: Desk, ahead: float = 0.0) -> None:
+    desk.once(FakeClock(time.time() + ahead), QuickSystem())
+
+
+def recover(desk: Desk) -> None:
+    """Watchers on a sound disk until there is nothing more to do."""
+    for number in range(10):
+        _resume(desk)
+        events = desk.once(FakeClock(time.time() + number * ROTATION_SECONDS), QuickSystem())
+        if not outcomes(events) and not (desk.state / "pause.json").exists():
+            return
+    raise AssertionError("there is always something more to do")
+
+
+def content(desk: Desk) -> dict[str, bytes]:
+    """All that must not change any more. The log and the lock may."""
+    volatile = ("log.jsonl", ".lock", "watcher.pid")
+    return {
+        str(path.relative_to(desk.base)): path.read_bytes()
+        for path in sorted(desk.base.rglob("*"))
+        if path.is_file() and not path.name.startswith(volatile)
+    }
+
+
+def verify(desk: Desk, expected: list[Expected], marks: set[str], undone: Counter[str], why: str) -> None:
+    """I1 and I4. `undone`: runs of a message of which the crash left no settlement; each may be made up for once."""
+    settled = (desk.state / "processed.txt").read_text(errors="replace").replace("\0", "").splitlines()
+    dead = Counter(letter.msg_id for letter in desk.place().state.dead_letters.all())
+    ran = Counter(message for message, _, _ in runs(desk))
+    user, planner = desk.inbox(), desk.inbox("planner")
+    for one in expected:
+        if one.only_after and one.only_after not in marks and ran[one.id] < one.runs:
+            one = Expected(one.id, runs=1, dead=True)
+        assert settled.count(one.id) == 1, f"{why}: {one.id} is settled {settled.count(one.id)} times"
+        assert dead[one.id] == int(one.dead), f"{why}: {one.id} is {dead[one.id]} dead letters"
+        assert one.runs <= ran[one.id] <= one.runs + undone[one.id], f"{why}: {one.id} ran {ran[one.id]} times"
+        answers = [m for m in user if f"answer to {one.id}" in m.body]
+        assert len(answers) == int(one.answered and not one.dead), f"{why}: {len(answers)} answers to {one.id}"
+        notices = [m for m in user if m.envelope.automatic is Automatic.NOTICE and one.id in m.body]
+        was_dead = one.dead or bool(one.only_after)
+        assert len(notices) == int(was_dead), f"{why}: {len(notices)} notices about {one.id}"
+        for name, box in (("user", user), ("planner", planner)):
+            copies = [m for m in box if m.body.strip() == f"for {name} of {one.id}"]
+            assert len(copies) == int(one.staged), f"{why}: {len(copies)} items of {one.id} at {name}"
+    assert not list((desk.root / "agents/coder/inbox/new").iterdir()), why
+    assert not desk.place().state.turns.open_ids(), f"{why}: an open turn"
+    entries = {entry.envelope.id for entry in desk.place().state.retries.all()}
+    assert not entries, f"{why}: still to be retried: {entries}"
+    _no_item_twice(user, why)
+    _no_item_twice(planner, why)
+
+
+def settlements(desk: Desk) -> dict[str, TurnRecord]:
+    """The turns whose settlement is on the disk."""
+    turns = desk.place().state.turns
+    found = {turn_id: turns.load(turn_id) for turn_id in turns.ids()}
+    return {
+        turn_id: record for turn_id, record in found.items() if record is not None and record.settlement is not None
+    }
+
+
+def _no_item_twice(messages: list[Message], why: str) -> None:
+    ids = Counter(message.envelope.id for message in messages)
+    assert not [name for name, count in ids.items() if count > 1], why
+
+
+def _resume(desk: Desk) -> None:
+    place = desk.place()
+    place.disk.system = QuickSystem()
+    apply(place.state, Request(Verb.RESUME))
+
+
+def _watch_once(stage: Stage) -> None:
+    stage.watch()
+
+
+def _answering(desk: Desk, script: str = "", **settings: object) -> None:
+    agent(desk, f'{script}\necho "answer to $AGENT_MAILER_MESSAGE_ID"', **settings)
+
+
+# The stories
+
+
+def _first_message(desk: Desk) -> list[Expected]:
+    _answering(desk)
+    return [Expected(desk.send())]
+
+
+def _staged_replies(desk: Desk) -> list[Expected]:
+    _answering(desk)
+    first = desk.send(thread="red")
+    at_rest(desk)
+    _answering(desk, STAGE, auto_reply="always")
+    new = [Expected(desk.send(thread=thread), staged=True) for thread in ("red", "green")]
+    return [Expected(first), *new]
+
+
+def _to_the_dead_letters(desk: Desk) -> list[Expected]:
+    agent(desk, "echo no luck >&2; exit 1", max_retries=1)
+    return [Expected(desk.send(), runs=2, dead=True)]
+
+
+def _retry_until_dead(stage: Stage) -> None:
+    stage.watch()
+    stage.watch(ahead=ROTATION_SECONDS)
+
+
+SESSION = """
+printf '{"type":"session","id":"%s"}\\n' "${AGENT_MAILER_SESSION_ID-s-$AGENT_MAILER_TURN_ID}"
+printf '{"type":"result","text":"answer to %s"}\\n' "$AGENT_MAILER_MESSAGE_ID"
+"""
+
+
+def _two_of_a_thread(desk: Desk) -> list[Expected]:
+    agent(desk, SESSION, command_output="jsonl")
+    return [Expected(desk.send(thread="red")) for _ in range(2)]
+
+
+def _one_session(desk: Desk, marks: set[str]) -> None:
+    del marks
+    entry = desk.place().state.sessions.get("red")
+    assert entry is not None
+    assert entry.turn_count == 2
+    known = runs(desk)
+    assert entry.session_id in [f"s-{turn}" for _, turn, _ in known]
+    assert known[-1][2] == entry.session_id, "the second message resumes"
+
+
+def _rotating(desk: Desk) -> list[Expected]:
+    """A session a message, a journal that is full at the first, a log that rotates at each line."""
+    agent(desk, SESSION, command_output="jsonl", session_max_turns=1)
+    first = desk.send(thread="red")
+    at_rest(desk)
+    sessions = desk.state / "sessions.json"
+    line = sessions.read_bytes()
+    entry = msgspec.json.decode(line)["red"]
+    rows = [{"thread": f"t{n}", "entry": entry} for n in range(63)]
+    (desk.state / "sessions.journal").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    (desk.state / "log.jsonl").write_bytes(b"{}\n" * 2000)
+    return [Expected(first), *(Expected(desk.send(thread="red")) for _ in range(2))]
+
+
+def _rotated(desk: Desk, marks: set[str]) -> None:
+    del marks
+    known = runs(desk)
+    sessions = dict(desk.place().state.sessions.all())
+    assert len(sessions) == 64
+    assert sessions["red"].session_id == f"s-{known[-1][1]}"
+    assert len(list(desk.state.glob("log.jsonl.*"))) <= 3
+
+
+def _asked_to_retry(desk: Desk) -> list[Expected]:
+    agent(desk, "exit 1", max_retries=0)
+    sent = desk.send()
+    at_rest(desk)
+    _answering(desk)
+    return [Expected(sent, runs=2, only_after="asked")]
+
+
+def _ask_to_retry(stage: Stage) -> None:
+    _ask(stage, Verb.DEAD_LETTER_RETRY)
+    stage.mark("asked")
+    stage.watch()
+
+
+def _told_to_pause(desk: Desk) -> list[Expected]:
+    agent(desk, SESSION, command_output="jsonl")
+    first = desk.send(thread="red")
+    at_rest(desk)
+    return [Expected(first), Expected(desk.send(thread="red"))]
+
+
+def _pause_and_resume(stage: Stage) -> None:
+    _ask(stage, Verb.SESSIONS_INVALIDATE)
+    stage.mark("invalidated")
+    _ask(stage, Verb.PAUSE)
+    stage.mark("paused")
+    stage.watch()
+    place = stage.desk.place()
+    place.disk.system = stage.disk.system
+    stage.marks.discard("paused")
+    apply(place.state, Request(Verb.RESUME))
+    stage.mark("resumed")
+    stage.watch()
+
+
+def _paused_or_not(desk: Desk, marks: set[str]) -> None:
+    if "resumed" not in marks and "paused" not in marks:
+        return
+    before = runs(desk)
+    at_rest(desk)
+    if "resumed" in marks:
+        assert len(runs(desk)) >= 2, "resumed is resumed"
+        assert not (desk.state / "pause.json").exists()
+    elif "resuming" not in marks:
+        assert runs(desk) == before, "nothing runs while a person's pause stands"
+
+
+def _invalidated(desk: Desk, marks: set[str]) -> None:
+    last = runs(desk)[-1]
+    if "invalidated" in marks:
+        assert last[2] == "", "a dropped session is not resumed"
+
+
+def _old_turns(desk: Desk) -> list[Expected]:
+    _answering(desk, keep_transcripts=1)
+    old = [Expected(desk.send(thread=f"t{n}")) for n in range(3)]
+    at_rest(desk)
+    return [*old, Expected(desk.send(thread="new"))]
+
+
+MONTH = 30 * 86400.0
+
+
+def _watch_a_month_later(stage: Stage) -> None:
+    stage.watch(ahead=MONTH)
+
+
+def _ask(stage: Stage, verb: Verb) -> None:
+    place = stage.desk.place()
+    place.disk.system = stage.disk.system
+    place.state.requests.submit(Request(verb))
+
+
+SCENARIOS = (
+    Scenario("first message", _first_message, _watch_once),
+    Scenario("staged replies", _staged_replies, _watch_once),
+    Scenario("to the dead letters", _to_the_dead_letters, _retry_until_dead),
+    Scenario("resume", _two_of_a_thread, _watch_once, holds=_one_session),
+    Scenario("rotation", _rotating, _watch_once, holds=_rotated),
+    Scenario("asked to retry", _asked_to_retry, _ask_to_retry),
+    Scenario("told to pause", _told_to_pause, _pause_and_resume, at_once=_paused_or_not, holds=_invalidated),
+    Scenario("old turns", _old_turns, _watch_a_month_later),
+)

@@ -1,0 +1,92 @@
+"""What a power failure once undid, each under the name of what must hold. Found by the harness of test_power_loss."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.crash.power import EXTREMES, Chance, PowerModel
+from tests.crash.recording import RecordingSystem, lay_out
+from tests.crash.scenarios import agent, at_rest, new_desk, recover, runs
+from tests.desk import Desk
+
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Envelope, Progress, Stage
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state import State
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.requests import apply, apply_waiting
+
+TOPS = ("mail", "coder")
+
+
+def after_power_failures(desk: Desk, act: Callable[[Disk], None]) -> Iterator[None]:
+    """Each of many states that a power failure right after `act` may leave; what was there before is durable."""
+    system = RecordingSystem(desk.base, TOPS, lambda _: False)
+    model = PowerModel(system.operations)
+    model.sync_all()
+    start = len(system.operations)
+    act(Disk(system))
+    for operation in system.operations[start:]:
+        model.apply(operation)
+    for fate in (*EXTREMES, *(Chance(random.Random(seed)) for seed in range(40))):
+        lay_out(model.crash(fate), desk.base, TOPS)
+        yield
+
+
+def state_over(desk: Desk, disk: Disk) -> State:
+    place = desk.place()
+    place.disk.system = disk.system
+    place.folder.ours = True
+    return place.state
+
+
+def test_what_a_person_paused_stays_paused_and_resumed_stays_resumed(tmp_path: Path) -> None:
+    desk = new_desk(tmp_path / "desk")
+    at_rest(desk)
+    for _ in after_power_failures(desk, lambda disk: _ignore(apply(state_over(desk, disk), Request(Verb.PAUSE)))):
+        assert desk.place().state.pause.read() is not None
+    apply(desk.place().state, Request(Verb.PAUSE))
+    for _ in after_power_failures(desk, lambda disk: _ignore(apply(state_over(desk, disk), Request(Verb.RESUME)))):
+        assert desk.place().state.pause.read() is None
+
+
+def test_an_answered_request_does_not_come_back(tmp_path: Path) -> None:
+    desk = new_desk(tmp_path / "desk")
+    at_rest(desk)
+    desk.place().state.requests.submit(Request(Verb.PAUSE))
+    for _ in after_power_failures(desk, lambda disk: _ignore(apply_waiting(state_over(desk, disk)))):
+        assert desk.place().state.requests.waiting() == []
+
+
+def test_a_message_given_up_does_not_come_back_as_new(tmp_path: Path) -> None:
+    """Its name in new, undone by the crash, looked as if somebody had put the dead letter back."""
+    desk = new_desk(tmp_path / "desk")
+    agent(desk, "exit 1", max_retries=0)
+    desk.send()
+    [envelope] = asyncio.run(MaildirMailbox(desk.disk, desk.root, "coder").pending(10)).envelopes
+    for _ in after_power_failures(desk, lambda disk: asyncio.run(_claim_and_give_up(desk, disk, envelope))):
+        assert not list((desk.root / "agents/coder/inbox/new").iterdir())
+    (desk.root / "agents/coder/inbox/cur" / envelope.locator).rename(
+        desk.root / "agents/coder/inbox/new" / envelope.locator
+    )
+    at_rest(desk)
+    new = desk.root / "agents/coder/inbox/new" / envelope.locator
+    (desk.state / "turns" / runs(desk)[0][1] / "settled").unlink()
+    new.hardlink_to(desk.root / "agents/coder/inbox/cur" / envelope.locator)
+    recover(desk)
+    assert len(runs(desk)) == 1
+    assert not new.exists()
+
+
+async def _claim_and_give_up(desk: Desk, disk: Disk, envelope: Envelope) -> None:
+    mailbox = MaildirMailbox(disk, desk.root, "coder")
+    await mailbox.claim(envelope)
+    await mailbox.done(envelope, Progress("turn", Stage.SETTLED, Outcome.FAILED.value, "", final=True))
+
+
+def _ignore(_: object) -> None:
+    return None
