@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,9 @@ class BrokerDesk:
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="broker")
-        self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        # A cookie of one person's login must not go with the calls of another.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False, cookies=no_cookies)
         self._invited: Person | None = None
 
     def start(self) -> None:

@@ -17,13 +17,18 @@ from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.faults import Fault
 from agent_mailer.broker.passwords import Passwords
 from agent_mailer.broker.tables import users
-from agent_mailer.broker.texts import ONE_LINE, Password, Tags
+from agent_mailer.broker.texts import NO_NUL, ONE_LINE, Password, Tags
 from agent_mailer.broker.throttle import Throttle
 
 router = APIRouter(prefix="/users", tags=["users"])
 
 Username = Annotated[
-    str, Field(max_length=200, json_schema_extra={"pattern": accounts.USERNAME, "minLength": 3, "maxLength": 30})
+    str,
+    Field(
+        max_length=200,
+        pattern=NO_NUL,
+        json_schema_extra={"pattern": accounts.USERNAME, "minLength": 3, "maxLength": 30},
+    ),
 ]
 NewPassword = Annotated[Password, Field(json_schema_extra={"minLength": accounts.SHORTEST_PASSWORD})]
 
