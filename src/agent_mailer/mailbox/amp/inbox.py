@@ -17,7 +17,7 @@ from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.mirror import Mirror
 from agent_mailer.mailbox.amp.paged import PagedMailbox, find
 from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
-from agent_mailer.mailbox.amp.transport import path_of, quick_tries
+from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
 from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress, Unreadable
 
 
@@ -59,7 +59,7 @@ class Inbox:
             return heard.message if isinstance(heard, wire.Heard) else heard
         with suppress(ValueError):
             path = path_of("messages", envelope.id)
-            answer = await self._link.ask(lambda transport, _: transport.ask("GET", path))
+            answer = await self._link.ask(lambda transport, _: transport.ask("GET", path, query=NO_HTML))
             if answer.ok:
                 return wire.parse_whole(answer).message
             if not _is_no_message(answer):
@@ -72,7 +72,7 @@ class Inbox:
             path = path_of("messages", "thread", thread_id)
         except ValueError:
             return []
-        answer = await self._link.ask(lambda transport, _: transport.ask("GET", path))
+        answer = await self._link.ask(lambda transport, _: transport.ask("GET", path, query=NO_HTML))
         if is_gone(answer):
             return []
         if not answer.ok:
@@ -121,8 +121,11 @@ class Inbox:
         async with self._passed_over(envelope.id):
             answer, lost = await self._ask_for(path)
             if answer.status == 409:
-                if _reason(answer) == "watched":
+                reason = _reason(answer)
+                if reason == "watched":
                     raise held_by(answer)
+                if again and reason == "read":
+                    return await self.read(envelope)
                 return Gone(detail_of(answer) or "somebody else took it")
             if _is_no_message(answer):
                 return Gone(detail_of(answer) or "the broker has no such message")
@@ -195,7 +198,7 @@ class Inbox:
         except ValueError:
             return
         try:
-            answer = await self._link.ask(lambda transport, _: transport.ask("PATCH", path))
+            answer = await self._link.ask(lambda transport, _: transport.ask("PATCH", path, query=NO_HTML))
         except TooLarge as fault:
             if fault.status == 200:
                 return

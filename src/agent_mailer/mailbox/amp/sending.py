@@ -12,7 +12,7 @@ from agent_mailer.clock import Clock
 from agent_mailer.mailbox.amp.answers import Answer, InDoubt, TooLarge, detail_of, trouble
 from agent_mailer.mailbox.amp.compose import Payload, Request, payload_of
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
-from agent_mailer.mailbox.amp.transport import path_of, quick_tries
+from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
 from agent_mailer.mailbox.amp.wire import Heard, Page, parse_list, parse_object
 from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
 
@@ -88,7 +88,9 @@ class Sender:
         self._tried[item.id] = self._clock.monotonic()
         try:
             answer = await self._link.ask(
-                lambda transport, _: transport.ask("POST", "/messages/send", content=body, headers=headers, tries=1)
+                lambda transport, _: transport.ask(
+                    "POST", "/messages/send", query=NO_HTML, content=body, headers=headers, tries=1
+                )
             )
         except TooLarge as fault:
             return Unknown(fault.message)
@@ -121,7 +123,7 @@ class Sender:
         except ValueError:
             return False
         try:
-            answer = await self._link.ask(lambda transport, _: transport.ask("GET", path))
+            answer = await self._link.ask(lambda transport, _: transport.ask("GET", path, query=NO_HTML))
         except TooLarge as fault:
             return fault.status == 200
         if answer.ok:
@@ -136,7 +138,7 @@ class Sender:
             path = path_of("messages", "thread", thread)
         except ValueError:
             return []
-        answer = await self._link.ask(lambda transport, _: transport.ask("GET", path))
+        answer = await self._link.ask(lambda transport, _: transport.ask("GET", path, query=NO_HTML))
         if answer.status == 404 and detail_of(answer) is not None:
             return []
         if not answer.ok:

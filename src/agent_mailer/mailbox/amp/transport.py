@@ -47,6 +47,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 Query = Mapping[str, str | int]
 
+NO_HTML: Final[Query] = {"html": "false"}
+"""Spares the broker, where it knows the word, from rendering what nobody here looks at."""
+
 
 class Transport:
     """HTTP with one broker under one key. Raises ConfigFault for a URL or key that can be none."""
