@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -35,6 +36,9 @@ class Draft(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
 
 
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Draft)}
+
+
 class Order(msgspec.Struct, frozen=True):
     """A draft, who sends it, and under which idempotency key.
 
@@ -52,9 +56,8 @@ class Order(msgspec.Struct, frozen=True):
 
     def request_hash(self) -> str:
         """The same for the same request, also in a later version that knows of more fields."""
-        fields = msgspec.structs.fields(self.draft)
-        said = {field.name: getattr(self.draft, field.name) for field in fields}
-        told = {field.name: said[field.name] for field in fields if said[field.name] != field.default}
+        said = ((name, getattr(self.draft, name)) for name in _DEFAULTS)
+        told = {name: value for name, value in said if value != _DEFAULTS[name]}
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
 
@@ -75,7 +78,7 @@ class _Parent(msgspec.Struct, frozen=True):
 
 
 _m = messages.c
-_EARLIER = select(_m.from_agent_id, _m.idempotency_key, _m.request_hash, *MESSAGE_COLUMNS).where(
+_EARLIER = select(_m.from_agent_id, _m.idempotency_key, _m.request_hash, _m.ordinal, *MESSAGE_COLUMNS).where(
     _m.idempotency_key.in_(bindparam("keys", expanding=True)),
     _m.from_agent_id.in_(bindparam("senders", expanding=True)),
 )
@@ -156,9 +159,8 @@ class _Batch:
             return {}
         names = {"keys": sorted({str(o.key) for o in keyed}), "senders": sorted({o.agent_id for o in keyed})}
         earlier: dict[tuple[str, str], tuple[str, list[Message]]] = {}
-        for row in sorted(self.connection.execute(_EARLIER.add_columns(_m.ordinal), names), key=lambda row: row[-1]):
-            message = message_of(row[3:-1])
-            earlier.setdefault((row[0], row[1]), (row[2], []))[1].append(message)
+        for row in sorted(self.connection.execute(_EARLIER, names), key=itemgetter(3)):
+            earlier.setdefault((row[0], row[1]), (row[2], []))[1].append(message_of(row[4:]))
         return earlier
 
     def _send(self, order: Order) -> Sent:
