@@ -132,7 +132,7 @@ def test_init_joins_a_root_that_is_there(tmp_path: Path, agent: Path) -> None:
 
 
 def test_init_asks_on_a_terminal_and_does_not_guess_the_permission_mode(workdir: Path) -> None:
-    answers = ["Bad Name", "helper", "", "cat -", "", "dangerous", "plan"]
+    answers = ["", "Bad Name", "helper", "", "cat -", "", "dangerous", "plan"]
     status, screen = _on_terminal(workdir, ["init"], answers)
     assert status == 0, screen
     assert "cannot name a folder mailbox" in screen
@@ -146,7 +146,7 @@ def test_init_asks_on_a_terminal_and_does_not_guess_the_permission_mode(workdir:
 
 
 def test_ctrl_c_at_a_question_leaves_everything_as_it_was(workdir: Path) -> None:
-    status, _ = _on_terminal(workdir, ["init"], ["helper", "\x03"])
+    status, _ = _on_terminal(workdir, ["init"], ["", "helper", "\x03"])
     assert status == 130
     assert list(workdir.iterdir()) == []
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.choosing import split_words
+from agent_mailer.cli.choosing import one_of, split_words
 from agent_mailer.cli.light import LightCommand, single
-from agent_mailer.cli.options import Workdir, absolute, workplace
-from agent_mailer.cli.printing import say
-from agent_mailer.errors import MailerError
+from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
+from agent_mailer.cli.wizard import on_terminal
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -27,12 +23,45 @@ app = single()
 def init(
     workdir: Workdir = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="The agent's address; in a folder mailbox its handle.")
+        str | None,
+        typer.Option(
+            "--address", help="The agent's address; in a folder mailbox its handle, at a broker also its name."
+        ),
     ] = None,
     agent_name: Annotated[str | None, typer.Option("--agent-name", help="Its name, where that differs.")] = None,
-    agent_id: Annotated[str | None, typer.Option("--agent-id", help="Its id at a broker.")] = None,
+    broker_url: Annotated[
+        str | None,
+        typer.Option("--broker-url", metavar="URL", help="Its mail is at this broker: it is registered there."),
+    ] = None,
+    api_key: ApiKey = None,
+    from_login: Annotated[
+        bool, typer.Option("--from-amp-login", help="Register it as the person that `amp login` has logged in.")
+    ] = False,
+    agent_id: Annotated[
+        str | None, typer.Option("--agent-id", help="Its id at the broker, where it is registered already.")
+    ] = None,
+    role: Annotated[str | None, typer.Option("--role", help="A new agent's role, for its colleagues.")] = None,
+    description: Annotated[str | None, typer.Option("--description", help="What a new agent is for.")] = None,
+    system_prompt_file: Annotated[
+        Path | None, typer.Option("--system-prompt-file", metavar="FILE", help="A new agent's instructions.")
+    ] = None,
+    adapter_file: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter-file",
+            help="The file that leads the agent program to AGENT.md: claude, codex, cursor, openclaw, dreamfactory or "
+            "infiniti. Default: the runtime's.",
+        ),
+    ] = None,
+    replace_protocol: Annotated[
+        bool | None,
+        typer.Option(
+            "--replace-protocol-section/--keep-protocol-section",
+            help="AGENT.md made for AMP tells the agent to use curl and its key: put our section in its place.",
+        ),
+    ] = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="What does the work: command, claude, codex.")
+        str | None, typer.Option("--runtime", help="What does the work: claude, codex, infiniti, command.")
     ] = None,
     command: Annotated[
         str | None, typer.Option("--command", help="With --runtime command: the command line, quoted as one word.")
@@ -42,6 +71,7 @@ def init(
     ] = None,
     claude_command: Annotated[str | None, typer.Option("--claude-command", help="The claude program.")] = None,
     codex_command: Annotated[str | None, typer.Option("--codex-command", help="The codex program.")] = None,
+    infiniti_command: Annotated[str | None, typer.Option("--infiniti-command", help="The infiniti program.")] = None,
     permission_mode: Annotated[
         str | None, typer.Option("--permission-mode", help="acceptEdits, bypassPermissions or plan; never guessed.")
     ] = None,
@@ -69,16 +99,19 @@ def init(
         bool, typer.Option("--gitignore/--no-gitignore", help="Keep state and mail out of git.")
     ] = True,
 ) -> None:
-    """Set up this folder for an agent: its configuration and its mailbox."""
+    """Set up this folder for an agent: its configuration, its mailbox, its documents."""
     given: dict[str, object] = {
         "address": address,
         "agent_name": agent_name,
+        "broker_url": broker_url,
+        "api_key": read_key(api_key),
         "agent_id": agent_id,
         "runtime": runtime,
         "command": split_words(command, "--command") if command is not None else None,
         "command_output": command_output,
         "claude_command": claude_command,
         "codex_command": codex_command,
+        "infiniti_command": infiniti_command,
         "permission_mode": permission_mode,
         "maildir_root": absolute(maildir_root),
         "project_dir": absolute(project_dir),
@@ -88,112 +121,34 @@ def init(
         "stop_grace": stop_grace,
         "auto_reply": auto_reply,
     }
+    from agent_mailer.cli.joining import read_prompt
+    from agent_mailer.cli.moving_in import Wishes, move_in
+    from agent_mailer.joining.texts import ADAPTERS
+
+    wishes = Wishes(
+        from_login=from_login,
+        role=role or "",
+        description=description or "",
+        system_prompt=read_prompt(system_prompt_file),
+        adapter=one_of(adapter_file, ADAPTERS, "--adapter-file") if adapter_file is not None else "",
+        replace_protocol=replace_protocol,
+        ask=on_terminal() and not no_interactive,
+        gitignore=gitignore,
+    )
     values = {key: value for key, value in given.items() if value is not None}
-    place = workplace(workdir, values)
-    if place.missing() and not no_interactive and on_terminal():
-        answers = ask(place)
-        values |= answers
-        place = workplace(place.workdir, values)
-    _finish(place, values, gitignore=gitignore)
+    move_in(workplace(workdir, values), values, wishes)
 
 
 def ask_what_is_missing(place: Workplace) -> Workplace:
     """Ask what `watch` cannot do without, write it, and return the workplace as it is then; flags go on counting."""
     import msgspec
 
+    from agent_mailer.cli.moving_in import Wishes, finish
+    from agent_mailer.cli.wizard import ask
     from agent_mailer.config import Source
 
     plain = msgspec.to_builtins(place.config)
     flags = {key: plain[key] for key, source in place.loaded.sources.items() if source is Source.FLAG}
     answers = ask(place)
-    _finish(workplace(place.workdir, flags | answers), answers, gitignore=True)
+    finish(workplace(place.workdir, flags | answers), answers, Wishes(ask=True))
     return workplace(place.workdir, flags)
-
-
-def on_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def ask(place: Workplace) -> dict[str, object]:
-    """The missing values, asked one by one until each is valid."""
-    answers: dict[str, object] = {}
-    say(f"Setting up {place.workdir} for an agent. Ctrl-C leaves everything as it is.")
-    missing = dict(place.missing())
-    if "address" in missing:
-        answers["address"] = _ask("Its address, a short name (a-z, 0-9, - and _)", _default_handle(place), _handle)
-    if "runtime" in missing:
-        say("\nWhat does the work:")
-        say("  claude    Claude Code, logged in (claude auth login)")
-        say("  codex     Codex, logged in (codex login)")
-        say("  command   any program: it gets the prompt on standard input")
-        found = next((name for name in ("claude", "codex") if shutil.which(name)), "command")
-        answers["runtime"] = _ask("Runtime", found, lambda text: _valid("runtime", text))
-    runs_command = answers.get("runtime", place.config.runtime) == "command"
-    if "command" in missing or (runs_command and not place.config.command):
-        answers["command"] = _ask("\nThe command line", None, _command)
-    if "permission_mode" in missing:
-        say("\nWhat the agent may do while nobody watches (there is no default; choose):")
-        say("  plan               read and think only")
-        say("  acceptEdits        change files in its folder; what else it may run is up to its own settings")
-        say("  bypassPermissions  everything you may do; for a container or a throw-away machine")
-        answers["permission_mode"] = _ask("Permission mode", None, lambda text: _valid("permission_mode", text))
-    return answers
-
-
-def _finish(place: Workplace, values: dict[str, object], *, gitignore: bool) -> None:
-    place.require_complete()
-    from agent_mailer.cli.setup import set_up
-
-    done = set_up(place, values, gitignore=gitignore)
-    for line in done.lines:
-        say(line)
-    here = [] if place.workdir == _cwd() else ["-C", str(place.workdir)]
-    say("\nNext:")
-    say("  " + shlex.join(["agent-mailer", "watch", *here]))
-    words = ["agent-mailer", "send", *here, "--to", place.handle, "--subject", "Hello", "--body", "Who are you?"]
-    say("  " + shlex.join([*words, "--wait", "60"]))
-
-
-def _ask(question: str, default: str | None, check: object) -> object:
-    assert callable(check)
-    while True:
-        text = typer.prompt(question, default=default)
-        try:
-            return check(str(text).strip())
-        except MailerError as fault:
-            say(f"  {fault.message}")
-
-
-def _handle(text: str) -> str:
-    from agent_mailer.cli.setup import require_handle
-
-    require_handle(text)
-    return text
-
-
-def _command(text: str) -> list[str]:
-    words = split_words(text, "command")
-    if not words:
-        raise MailerError("empty", "a command has at least one word")
-    return words
-
-
-def _valid(key: str, text: str) -> str:
-    from agent_mailer.config import check_value
-
-    check_value(key, text)
-    return text
-
-
-def _default_handle(place: Workplace) -> str | None:
-    from agent_mailer.mailbox.maildir.layout import is_handle
-
-    name = place.workdir.name.lower()
-    return name if is_handle(name) else None
-
-
-def _cwd() -> Path | None:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,8 +20,14 @@ from agent_mailer.names import printable
 from agent_mailer.prompts import seed_memory
 from agent_mailer.state.folder import STATE_DIRECTORY
 
-REQUIRED = ("address", "runtime", "command", "permission_mode")
+REQUIRED = (
+    *("agent_id", "agent_name", "address", "broker_url", "api_key"),
+    *("runtime", "command", "permission_mode"),
+)
 """What stands in every file that `init` writes, wherever the value came from, so that the file is whole by itself."""
+
+
+_OF_A_BROKER = ("agent_id", "agent_name", "broker_url", "api_key")
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -30,10 +37,17 @@ class Done(msgspec.Struct, frozen=True):
     root: Path | None
 
 
-def set_up(place: Workplace, values: Mapping[str, object], *, gitignore: bool) -> Done:
+def set_up(
+    place: Workplace,
+    values: Mapping[str, object],
+    *,
+    gitignore: bool,
+    documents: Callable[[], Sequence[str]] = tuple,
+) -> Done:
     """Write `values` and what is required into the config file, and make what is missing around it.
 
-    The place is complete. Raises ConfigFault, UsageFault or OSError; the config file is written last and whole.
+    The place is complete. `documents` writes the agent's documents and returns lines on them. Raises ConfigFault,
+    UsageFault or OSError; the config file is written last and whole.
     """
     place.require_complete()
     is_folder = place.config.mailbox_kind is MailboxKind.MAILDIR
@@ -51,6 +65,7 @@ def set_up(place: Workplace, values: Mapping[str, object], *, gitignore: bool) -
             if before is not None:
                 lines.append(f"changed   {key}: {shown(key, before)} -> {shown(key, value)}")
     root = _mailbox(place, lines) if is_folder else None
+    lines += documents()
     place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     if gitignore:
         lines += _ignore(place, root)
@@ -75,8 +90,10 @@ def require_handle(address: str) -> None:
 
 def _required(place: Workplace) -> dict[str, object]:
     plain = msgspec.to_builtins(place.config)
+    if place.config.mailbox_kind is MailboxKind.AMP:
+        return {key: plain[key] for key in REQUIRED if plain[key]}
     plain["address"] = place.handle
-    return {key: plain[key] for key in REQUIRED if plain[key]}
+    return {key: plain[key] for key in REQUIRED if plain[key] and key not in _OF_A_BROKER}
 
 
 def _mailbox(place: Workplace, lines: list[str]) -> Path:
@@ -136,7 +153,9 @@ def _prepare(place: Workplace) -> None:
     except BusyFault:
         return
     try:
-        place.folder.prepare()
+        # Where another client's agent still works, the watcher waits for its end, not we.
+        with suppress(BusyFault):
+            place.folder.prepare()
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, Disk())
     finally:
         lock.release()

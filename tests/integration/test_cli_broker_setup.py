@@ -1,0 +1,278 @@
+"""`init`, `verify`, `doctor` and `status` of an agent whose mail is at a broker."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
+from tests.typed import Typed, type_in
+
+from agent_mailer.identity import read_identity
+from agent_mailer.joining.texts import BEGIN, END
+
+_SERIAL = itertools.count()
+RUN = ("--runtime", "command", "--command", "cat -", "--permission-mode", "plan")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def ann(broker: BrokerDesk) -> Person:
+    return broker.person("ann")
+
+
+@pytest.fixture
+def ben(broker: BrokerDesk, ann: Person) -> Person:
+    """A user that has no agents yet."""
+    del ann
+    return broker.person(f"ben-{next(_SERIAL)}")
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    folder = tmp_path / "coder"
+    folder.mkdir()
+    return folder
+
+
+def init(workdir: Path, broker: BrokerDesk, key: str, *words: str | Path) -> Typed:
+    done = type_in(workdir, "init", "--broker-url", broker.url, "--api-key", "-", *RUN, *words, stdin=f"{key}\n")
+    assert key not in done.out + done.err
+    return done
+
+
+def config_of(workdir: Path) -> dict[str, object]:
+    return tomllib.loads((workdir / ".agent-mailer" / "config.toml").read_text())
+
+
+def agents_of(broker: BrokerDesk, person: Person) -> list[str]:
+    return [agent["address"] for agent in broker.call("GET", "/agents", headers=person.header)]
+
+
+def test_a_key_is_enough_to_register(broker: BrokerDesk, ben: Person, workdir: Path) -> None:
+    done = init(workdir, broker, ben.key)
+    assert done.status == 0, done
+    address = f"coder@{ben.name}.{DOMAIN}"
+    assert f"registered {address}" in done.out
+    assert agents_of(broker, ben) == [address]
+    config = config_of(workdir)
+    assert (config["address"], config["broker_url"], config["api_key"]) == (address, broker.url, ben.key)
+    assert "mailbox" not in config
+    assert stat.S_IMODE((workdir / ".agent-mailer/config.toml").stat().st_mode) == 0o600
+    identity = (workdir / "AGENT.md").read_text()
+    assert read_identity(workdir)["agent_id"] == config["agent_id"]
+    assert "curl" in identity.partition(BEGIN)[2].partition(END)[0]
+    assert "curl -s" not in identity
+    assert ben.key not in identity
+    assert type_in(workdir, "verify").status == 0
+    before = {path: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    again = init(workdir, broker, ben.key)
+    assert (again.status, "found" in again.out, "unchanged" in again.out) == (0, True, True), again
+    assert before == {path: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    assert agents_of(broker, ben) == [address]
+
+
+def test_a_new_agent_is_what_the_flags_say(broker: BrokerDesk, ben: Person, workdir: Path, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.md"
+    prompt.write_text("Review.\n\n## Our protocol of reviews\n\nBe kind.\n")
+    words = ("--agent-name", "Big Reviewer", "--address", f"rev@{ben.name}.{DOMAIN}", "--role", "reviewer")
+    done = init(workdir, broker, ben.key, *words, "--description", "d", "--system-prompt-file", prompt)
+    assert done.status == 0, done
+    [agent] = broker.call("GET", "/agents", headers=ben.header)
+    assert (agent["name"], agent["role"], agent["description"]) == ("Big Reviewer", "reviewer", "d")
+    assert agent["system_prompt"] == prompt.read_text()
+    assert prompt.read_text().strip() in (workdir / "AGENT.md").read_text()
+
+
+def test_what_was_registered_before_a_crash_is_found_again(broker: BrokerDesk, ben: Person, workdir: Path) -> None:
+    made = broker.agent(ben, "coder")
+    (workdir / ".agent-mailer").mkdir(mode=0o700)
+    done = init(workdir, broker, ben.key, "--address", "coder")
+    assert (done.status, "found" in done.out) == (0, True), done
+    assert config_of(workdir)["agent_id"] == made["id"]
+    assert agents_of(broker, ben) == [made["address"]]
+
+
+def test_an_agent_that_is_registered_already_joins_by_its_id(broker: BrokerDesk, ben: Person, workdir: Path) -> None:
+    made = broker.own_agent(ben, "planner")
+    done = init(workdir, broker, made["api_key_plaintext"], "--agent-id", made["id"])
+    assert done.status == 0, done
+    assert config_of(workdir)["address"] == made["address"]
+    assert made["address"] in (workdir / "AGENT.md").read_text()
+    assert type_in(workdir, "verify").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "named"),
+    [
+        (("--agent-id", "nobody"), 78, "no agent 'nobody'"),
+        (("--address", "coder@elsewhere.example"), 1, "Address must end with @ben-"),
+        (("--api-key", "amk_wrong"), 77, "Invalid API key"),
+        (("--broker-url", "http://127.0.0.1:1"), 69, "127.0.0.1:1"),
+        (("--broker-url", "nonsense"), 78, "no http or https URL"),
+        (("--api-key", "two words"), 2, "API key"),
+        (("--maildir-root", "mail"), 2, "not both"),
+        (("--adapter-file", "vim"), 2, "openclaw"),
+        (("--system-prompt-file", "nowhere.md"), 2, "nowhere.md"),
+    ],
+)
+def test_what_cannot_be_leaves_nothing(
+    broker: BrokerDesk, ben: Person, workdir: Path, words: tuple[str, ...], status: int, named: str
+) -> None:
+    done = init(workdir, broker, ben.key, *words)
+    assert (done.status, named in done.err) == (status, True), done
+    assert "mend:" in done.err or status == 2
+    assert list(workdir.iterdir()) == []
+    assert agents_of(broker, ben) == []
+
+
+def test_without_a_terminal_every_missing_key_is_named(broker: BrokerDesk, workdir: Path) -> None:
+    done = type_in(workdir, "init", "--broker-url", broker.url)
+    assert done.status == 78
+    for named in ("api_key (--api-key)", "runtime (--runtime)", "permission_mode (--permission-mode)"):
+        assert named in done.err
+    assert "agent_id" not in done.err
+    watch = type_in(workdir, "watch", "--no-interactive", "--broker-url", broker.url)
+    assert watch.status == 78
+    for named in ("api_key (--api-key)", "agent_id (--agent-id)", "address (--address)"):
+        assert named in watch.err
+    assert list(workdir.iterdir()) == []
+
+
+def test_a_key_of_one_agent_registers_no_other(broker: BrokerDesk, ben: Person, workdir: Path) -> None:
+    made = broker.own_agent(ben, "planner")
+    done = init(workdir, broker, made["api_key_plaintext"])
+    assert (done.status, made["address"] in done.err, "--address" in done.err) == (78, True, True), done
+
+
+# By a login.
+
+
+def log_in(home: Path, broker: BrokerDesk, person: Person, token: str = "") -> None:
+    folder = home / ".agent-mailer"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    entry = {"username": person.name, "token": token or person.token}
+    file = {"credentials": {broker.url: entry}, "default_broker_url": broker.url}
+    (folder / "credentials.json").write_text(json.dumps(file))
+
+
+def test_a_login_registers_with_a_key_of_the_agents_own(
+    broker: BrokerDesk, ben: Person, workdir: Path, home: Path
+) -> None:
+    log_in(home, broker, ben)
+    done = type_in(workdir, "init", "--from-amp-login", *RUN)
+    assert done.status == 0, done
+    config = config_of(workdir)
+    key = str(config["api_key"])
+    assert key.startswith("amk_")
+    assert key not in done.out + done.err
+    assert ben.token not in done.out + done.err
+    assert config["address"] == f"coder@{ben.name}.{DOMAIN}"
+    other = broker.agent(ben, "other")
+    inbox = f"/messages/inbox/{other['address']}?agent_id={other['id']}"
+    broker.call("GET", inbox, 403, headers={"X-API-Key": key})
+    again = type_in(workdir, "init", "--from-amp-login", *RUN)
+    assert (again.status, "unchanged" in again.out) == (0, True), again
+    # A crash after the registration: the key is lost, the agent gets another; the first one goes on working.
+    (workdir / ".agent-mailer" / "config.toml").unlink()
+    assert type_in(workdir, "init", "--from-amp-login", *RUN).status == 0
+    fresh = str(config_of(workdir)["api_key"])
+    assert fresh != key
+    for one in (key, fresh):
+        assert broker.call("GET", f"/agents/{config['agent_id']}", headers={"X-API-Key": one})
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(None, "does not exist"), ("[]", "no logins"), ('{"credentials": {}}', "none"), ("{", "no logins")],
+)
+def test_no_login_says_how_to_log_in(workdir: Path, home: Path, content: str | None, named: str) -> None:
+    if content is not None:
+        (home / ".agent-mailer").mkdir(mode=0o700)
+        (home / ".agent-mailer" / "credentials.json").write_text(content)
+    done = type_in(workdir, "init", "--from-amp-login", *RUN)
+    assert (done.status, named in done.err, "amp login" in done.err) == (78, True, True), done
+    assert list(workdir.iterdir()) == []
+
+
+def test_a_login_that_has_ended_is_refused(broker: BrokerDesk, ben: Person, workdir: Path, home: Path) -> None:
+    log_in(home, broker, ben, "stale")
+    done = type_in(workdir, "init", "--from-amp-login", *RUN)
+    assert (done.status, "amp login" in done.err) == (77, True), done
+    assert list(workdir.iterdir()) == []
+
+
+# Documents.
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words", "file", "identity"),
+    [
+        ("claude", (), "CLAUDE.md", "AGENT.md"),
+        ("codex", (), "AGENTS.md", "AGENT.md"),
+        ("infiniti", (), "INFINITI.md", "SOUL.md"),
+        ("command", ("--adapter-file", "cursor"), ".cursorrules", "AGENT.md"),
+        ("claude", ("--adapter-file", "openclaw"), "CLAW.md", "AGENT.md"),
+        ("codex", ("--adapter-file", "dreamfactory"), "DREAMER.md", "SOUL.md"),
+    ],
+)
+def test_each_program_gets_its_file(
+    broker: BrokerDesk, ann: Person, workdir: Path, runtime: str, words: tuple[str, ...], file: str, identity: str
+) -> None:
+    os.chmod(workdir, 0o755)
+    (workdir / file).write_bytes(b"# Mine \xff\r\nrules")
+    (workdir / file).chmod(0o640)
+    done = init(workdir, broker, ann.key, "--runtime", runtime, *words)
+    assert done.status == 0, done
+    data = (workdir / file).read_bytes()
+    assert data.startswith(b"# Mine \xff\r\nrules\r\n\r\n<!-- agent-mailer: begin -->\r\n")
+    assert stat.S_IMODE((workdir / file).stat().st_mode) == 0o640
+    assert identity.encode() in data
+    assert (b"@AGENT.md\r\n" in data) is (file == "CLAUDE.md")
+    assert read_identity(workdir)["address"] == f"coder@ann.{DOMAIN}"
+    assert (workdir / identity).exists()
+    assert ann.key.encode() not in data + (workdir / identity).read_bytes()
+    stale = data.replace(b"You are the agent", b"An older text")
+    (workdir / file).write_bytes(stale)
+    assert init(workdir, broker, ann.key, "--runtime", runtime, *words).status == 0
+    assert (workdir / file).read_bytes() == data
+
+
+def test_a_file_that_leads_there_already_and_a_link_are_left(broker: BrokerDesk, ann: Person, workdir: Path) -> None:
+    (workdir / "CLAUDE.md").write_text("# mine\n@import AGENT.md\n")
+    assert init(workdir, broker, ann.key, "--runtime", "claude").status == 0
+    assert (workdir / "CLAUDE.md").read_text() == "# mine\n@import AGENT.md\n"
+    (workdir / "AGENTS.md").symlink_to("AGENT.md")
+    before = (workdir / "AGENT.md").read_bytes()
+    assert init(workdir, broker, ann.key, "--runtime", "codex").status == 0
+    assert (workdir / "AGENT.md").read_bytes() == before
+    assert (workdir / "AGENTS.md").is_symlink()
+
+
+def test_an_identity_file_of_a_persons_own_keeps_its_text(broker: BrokerDesk, ann: Person, workdir: Path) -> None:
+    (workdir / "AGENT.md").write_text("# Rules\n\nTabs, not spaces.\n")
+    assert init(workdir, broker, ann.key).status == 0
+    text = (workdir / "AGENT.md").read_text()
+    assert text.startswith("# Rules\n\nTabs, not spaces.\n\n<!-- agent-mailer: begin -->\n# Agent Identity\n")
+    assert read_identity(workdir)["address"] == f"coder@ann.{DOMAIN}"
+
+
+def test_the_identity_file_of_another_agent_stops_it(broker: BrokerDesk, ann: Person, workdir: Path) -> None:
+    text = "- **Agent ID**: somebody-else\n"
+    (workdir / "AGENT.md").write_text(text)
+    made = broker.agent(ann, "twin")
+    done = init(workdir, broker, ann.key, "--agent-id", made["id"])
+    assert (done.status, "somebody-else" in done.err) == (78, True), done
+    assert (workdir / "AGENT.md").read_text() == text
+    assert not (workdir / ".agent-mailer" / "config.toml").exists()
