@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from agent_mailer.state.folder import GARBLED
 
 LARGEST = 4096
 """Far more bytes than a holder writes."""
+
+NAMED_WITHIN = 1.0
+"""Seconds in which the lock's holder has written who it is; a disk that refuses to take its name delays us so long."""
+
+_LOOK_AGAIN = 0.01
 
 
 class LockHolder(msgspec.Struct, frozen=True):
@@ -89,7 +95,10 @@ def holder_of(path: Path) -> LockHolder | None:
 
 
 def _busy_words(path: Path) -> tuple[str, str]:
-    holder = holder_of(path)
+    """Who holds the lock, and what ends it. The holder names itself a moment after it has the lock."""
+    until = time.monotonic() + NAMED_WITHIN
+    while (holder := holder_of(path)) is None and time.monotonic() < until:
+        time.sleep(_LOOK_AGAIN)
     if holder is None:
         return f"another process holds {path}", "agent-mailer status"
     pid = holder.process.pid

@@ -17,6 +17,7 @@ Which fsync protects what:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,14 +47,19 @@ from agent_mailer.mailbox.port import (
     Refused,
     Unreadable,
 )
-from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.process import identify, is_alive
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
 _ENDED_WELL = frozenset(outcome.value for outcome in Outcome if outcome.settles)
 _Identity = tuple[tuple[int, int], ...]
+
+NAMED_WITHIN = 1.0
+"""Seconds in which the lock's holder has written who it is; a disk that refuses to take its name delays us so long."""
+
+_LOOK_AGAIN = 0.01
 
 
 class MaildirMailbox:
@@ -235,16 +241,28 @@ class MaildirMailbox:
             self._disk.replace(self._paths.holder, f"{os.getpid()}\n".encode(), sync=Sync.NONE)
 
     def _drop_lock(self) -> None:
-        if self._lock is not None:
+        if self._lock is None:
+            return
+        try:
+            with suppress(OSError):
+                # Before the lock goes: afterwards the file may be the next watcher's.
+                self._disk.remove(self._paths.holder)
+        finally:
             with suppress(OSError):
                 self._lock.release()
             self._lock = None
 
     def _holder(self) -> str:
-        try:
-            return f" (process {printable(read_regular(self._paths.holder, 20).decode().strip(), 20)})"
-        except (OSError, UnicodeDecodeError):
-            return ""
+        """Who holds the lock. It names itself a moment after it has it, and a killed one leaves its name behind."""
+        until = time.monotonic() + NAMED_WITHIN
+        while True:
+            with suppress(OSError, ValueError):
+                identity = identify(int(read_regular(self._paths.holder, 20)))
+                if identity is not None and is_alive(identity):
+                    return f" (process {identity.pid})"
+            if time.monotonic() >= until:
+                return ""
+            time.sleep(_LOOK_AGAIN)
 
     def _identify(self) -> _Identity:
         """Device and inode of what our lock stands for; empty if something is missing."""
