@@ -23,7 +23,7 @@ from agent_mailer.broker.data import find_data, is_loopback, secret_of
 from agent_mailer.errors import ConfigFault
 
 GIVEN = {"AGENT_MAILER_PASSWORD": PASSWORD}
-STOPS_WITHIN = 2.5
+STOPS_WITHIN = 5.0
 
 
 def typed(cwd: Path, line: str) -> Typed:
@@ -278,23 +278,23 @@ def test_an_invited_user_and_the_lists(served: BrokerProcess, tmp_path: Path) ->
     assert {row["user"] for row in keys} == {"ann", "bob"}
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "said"),
-    [
-        (("user", "add", "Bob Ross"), 2, "lowercase"),
-        (("user", "add", "ann"), 1, "already taken"),
-        (("user", "add", "bob", "--invite", "x"), 1, "Invalid or already used"),
-        (("user", "password", "bob"), 2, "no user bob"),
-        (("key", "add", "--user", "bob"), 2, "no user bob"),
-        (("key", "add", "--user", "ann", "--agent", "a@b"), 2, "no agent a@b"),
-        (("key", "revoke", "zzz"), 1, "zzz"),
-        (("key", "revoke", ""), 1, "no key"),
-    ],
-)
-def test_what_is_refused_is_told(tmp_path: Path, words: tuple[str, ...], status: int, said: str) -> None:
+REFUSED = [
+    (("user", "add", "Bob Ross"), 2, "lowercase"),
+    (("user", "add", "ann"), 1, "already taken"),
+    (("user", "add", "bob", "--invite", "x"), 1, "Invalid or already used"),
+    (("user", "password", "bob"), 2, "no user bob"),
+    (("key", "add", "--user", "bob"), 2, "no user bob"),
+    (("key", "add", "--user", "ann", "--agent", "a@b"), 2, "no agent a@b"),
+    (("key", "revoke", "zzz"), 1, "no key"),
+    (("key", "revoke", ""), 1, "no key"),
+]
+
+
+def test_what_is_refused_is_told(tmp_path: Path) -> None:
     assert type_in(tmp_path, "broker", "user", "add", "ann", "--data", "d", env=GIVEN).status == 0
-    done = type_in(tmp_path, "broker", *words, "--data", "d", env=GIVEN)
-    assert (done.status, said in done.err) == (status, True), done
+    for words, status, said in REFUSED:
+        done = type_in(tmp_path, "broker", *words, "--data", "d", env=GIVEN)
+        assert (done.status, said in done.err) == (status, True), done
 
 
 def test_a_password_is_not_guessed_at(tmp_path: Path) -> None:

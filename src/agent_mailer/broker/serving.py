@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from agent_mailer.broker.accounts import ensure_bootstrap_code
 from agent_mailer.errors import BusyFault, ConfigFault
@@ -73,6 +74,8 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[str | None], None],
 
     Raises what opening the database raises.
     """
+    # It would cut streams off at a moment of its own; we end them in order.
+    AppStatus.enable_automatic_graceful_drain = False
     _log_to_stderr(access_log=access_log)
     _allow_many_files()
     fast_loop = importlib.util.find_spec("uvloop") is not None
