@@ -120,7 +120,7 @@ class Extreme:
         return Kept(len(pending) if self._content else 0, zeros=self._zeros)
 
 
-EXTREMES = (
+EXTREMES: tuple[Fate, ...] = (
     Extreme(names=False, content=False),
     Extreme(names=True, content=False),
     Extreme(names=True, content=False, zeros=True),
@@ -130,7 +130,7 @@ EXTREMES = (
 
 
 class Chance:
-    """Everything by lot; the lot itself is drawn first, so that some crashes lose nearly all and some hardly anything."""
+    """Everything by lot; the odds are drawn first, so that some crashes lose nearly all and some hardly anything."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance

@@ -12,8 +12,6 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from agent_mailer.disk import SystemCalls
-from agent_mailer.process import boot_id
 from tests.crash.power import (
     ROOT,
     MakeFile,
@@ -27,6 +25,9 @@ from tests.crash.power import (
     Unlink,
     Write,
 )
+
+from agent_mailer.disk import SystemCalls
+from agent_mailer.process import boot_id
 
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 

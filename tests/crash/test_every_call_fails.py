@@ -1,97 +1,146 @@
-"""Every I/O call of a settled turn fails once, and from then on: n = 1, 2, 3 ... until no fault fires."""
+"""Every I/O call of a story fails once, and from then on: n = 1, 2, 3 ... until no fault fires.
+
+By default a seeded sample of them; all with `-m crash_long`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
+import os
+import random
+import shutil
+import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.crash.faults import FaultySystem, Lasting
-from tests.desk import Desk, outcomes
+from tests.clocks import FakeClock
+from tests.crash.faults import Kind, Lasting, QuickFaultySystem
+from tests.crash.scenarios import SCENARIOS, Expected, Scenario, content, new_desk, recover, verify
+from tests.desk import Desk
 
+from agent_mailer import events
+from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
-from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic
 from agent_mailer.watch.watcher import Watcher
 
-MOST_CALLS = 400
-"""Far above what one turn makes; that the loop ends before it shows that every call was reached."""
+MOST_CALLS = 1000
+"""Far above what one story makes; that a loop ends before it shows that every call was reached."""
+
+SAMPLE = int(os.environ.get("FAULTS_SAMPLE", "16"))
+SEED = int(os.environ.get("FAULTS_SEED", "20261121"))
+TROUBLED = 0.15
+"""How long a watcher is watched on a disk that fails for good."""
 
 
-@pytest.mark.parametrize("lasting", list(Lasting))
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_turn_with_a_reply_settles_once(tmp_path: Path, lasting: Lasting, code: int) -> None:
-    for n in itertools.count(1):
-        assert n < MOST_CALLS
-        desk = Desk(tmp_path / f"{n}")
-        if not _one_run(desk, n, code, lasting):
-            assert n > 40, "a turn makes more calls than this"
+class Faulted:
+    """A stage over a disk that fails. Where the fault lasts, a watcher is left in the middle, as a kill would."""
+
+    def __init__(self, desk: Desk, system: QuickFaultySystem) -> None:
+        self.desk = desk
+        self.system = system
+        self.disk = Disk(system)
+        self.marks: set[str] = set()
+
+    def mark(self, name: str) -> None:
+        self.marks.add(name)
+
+    def watch(self, ahead: float = 0.0) -> None:
+        place = self.desk.place(FakeClock(time.time() + ahead))
+        place.disk.system = self.system
+        lock = place.lock()
+        lock.acquire()
+
+        async def run() -> None:
+            room = place.room(lock)
+            room.policy = msgspec.structs.replace(room.policy, trouble_first=0.01, trouble_longest=0.02)
+            watcher = Watcher(room, once=True)
+            task = asyncio.create_task(watcher.run())
+            deadline = time.monotonic() + 30
+            while not task.done() and time.monotonic() < deadline:
+                await asyncio.wait({task}, timeout=0.05)
+                if self.system.fired and self.system.lasting is Lasting.FROM_THEN_ON:
+                    deadline = min(deadline, time.monotonic() + TROUBLED)
+            if not task.done():
+                assert self.system.fired
+                assert self.system.lasting is Lasting.FROM_THEN_ON
+                watcher.hand_over()
+            await task
+
+        try:
+            place.folder.prepare()
+            asyncio.run(run())
+        finally:
+            self.system.end()
+            lock.release()
+
+
+class Story:
+    """One scenario, prepared once and played from the same beginning each time."""
+
+    def __init__(self, scenario: Scenario, base: Path) -> None:
+        self.scenario = scenario
+        self.desk = new_desk(base / "desk")
+        self.expected: list[Expected] = scenario.prepare(self.desk)
+        self._saved = base / "saved"
+        shutil.copytree(self.desk.base, self._saved)
+
+    def play(self, at: int, kind: Kind, lasting: Lasting) -> QuickFaultySystem:
+        """Play it with one fault, recover, and assert what must hold."""
+        shutil.rmtree(self.desk.base)
+        shutil.copytree(self._saved, self.desk.base)
+        system = QuickFaultySystem(at, kind, lasting)
+        stage = Faulted(self.desk, system)
+        why = f"{self.scenario.name}: call {at} fails, {kind.name} {lasting.value}"
+        try:
+            try:
+                self.scenario.act(stage)
+            except (OSError, MailerError):
+                assert system.fired
+            finally:
+                system.end()
+            self.scenario.at_once(self.desk, stage.marks)
+            recover(self.desk)
+            verify(self.desk, self.expected, stage.marks, Counter(), why)
+            self.scenario.holds(self.desk, stage.marks)
+            before = content(self.desk)
+            recover(self.desk)
+            assert content(self.desk) == before, f"{why}: recovered twice"
+        except BaseException as fault:
+            fault.add_note(why)
+            raise
+        return system
+
+
+@pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.name)
+def story(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
+    monkeypatch.setattr(events, "ROTATE_AT_BYTES", 5000)
+    assert isinstance(request.param, Scenario)
+    return Story(request.param, tmp_path)
+
+
+def test_a_fault_now_and_then_is_survived(story: Story) -> None:
+    chance = random.Random(f"{SEED}{story.scenario.name}")
+    whole = story.play(MOST_CALLS, Kind.EIO, Lasting.ONCE)
+    assert not whole.fired
+    faults = [(kind, lasting) for kind in Kind for lasting in Lasting] * (SAMPLE // 12 + 1)
+    chance.shuffle(faults)
+    # Spread over the whole story.
+    for number, (kind, lasting) in enumerate(faults[:SAMPLE]):
+        at = 1 + int((number + chance.random()) * whole.calls / SAMPLE)
+        story.play(at, kind, lasting)
+
+
+@pytest.mark.crash_long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("lasting", list(Lasting), ids=lambda lasting: lasting.value)
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
+def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting) -> None:
+    for at in itertools.count(1):
+        assert at < MOST_CALLS
+        if not story.play(at, kind, lasting).fired:
+            print(f"{story.scenario.name}, {kind.name} {lasting.value}: n = {at - 1}")
+            assert at > 15, "a story makes more calls than this"
             return
-
-
-def _one_run(desk: Desk, n: int, code: int, lasting: Lasting) -> bool:
-    ran = desk.base / "ran"
-    desk.shell(f"cat >/dev/null; echo $AGENT_MAILER_TURN_ID >>{ran}; echo the answer")
-    sent = desk.send()
-    system = FaultySystem(n, code, lasting)
-    _watch_with(desk, system)
-    _recover(desk)
-    why = f"call {n} failed with {errno.errorcode[code]} {lasting.value}"
-    assert ran.read_text().count("\n") == 1, why
-    # A torn line may stand before it: it is terminated, not cut, and names no message.
-    assert (desk.state / "processed.txt").read_text().splitlines().count(sent) == 1, why
-    answers = [m for m in desk.inbox() if m.envelope.automatic is Automatic.AUTO_REPLY]
-    assert [m.body for m in answers] == ["the answer\n"], why
-    assert not desk.log(EventName.DEAD_LETTER), why
-    assert not list((desk.root / "agents/coder/inbox/new").iterdir()), why
-    before = _content(desk)
-    _recover(desk)
-    assert _content(desk) == before, f"{why}; recovered twice"
-    return system.fired
-
-
-def _watch_with(desk: Desk, system: FaultySystem) -> None:
-    """A watcher on the failing disk. Where the fault lasts it is left in the middle, as a kill would."""
-    place = desk.place()
-    place.disk.system = system
-    lock = place.lock()
-    lock.acquire()
-
-    async def run() -> None:
-        room = place.room(lock)
-        room.policy = msgspec.structs.replace(room.policy, trouble_first=0.01, trouble_longest=0.02)
-        watcher = Watcher(room, once=True)
-        task = asyncio.create_task(watcher.run())
-        _, running = await asyncio.wait({task}, timeout=0.6 if system.lasting is Lasting.FROM_THEN_ON else 30)
-        if running:
-            assert system.lasting is Lasting.FROM_THEN_ON
-            watcher.hand_over()
-        await task
-
-    try:
-        place.folder.prepare()
-        asyncio.run(run())
-    except (OSError, MailerError):
-        assert system.fired
-    finally:
-        lock.release()
-
-
-def _recover(desk: Desk) -> None:
-    for _ in range(10):
-        desk.resume()
-        if not outcomes(desk.once()) and not (desk.state / "pause.json").exists():
-            break
-
-
-def _content(desk: Desk) -> dict[str, bytes]:
-    """All that must not change any more. The log and the lock may."""
-    volatile = ("log.jsonl", ".lock", "watcher.pid")
-    return {
-        str(path.relative_to(desk.base)): path.read_bytes()
-        for path in sorted(desk.base.rglob("*"))
-        if path.is_file() and path.name not in volatile
-    }

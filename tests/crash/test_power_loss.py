@@ -1,4 +1,4 @@
-"""The power fails: from every moment of a story the states that the disk may be in, and a watcher that recovers each twice.
+"""The power fails: of every moment of a story the states that the disk may be in, each of them recovered twice.
 
 What is promised: nothing accepted is lost; what settlement recorded durably is not done again, and what leaves, leaves
 once; a run whose settlement the crash undid is made up for once at most; recovering twice equals recovering once.
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.clocks import FakeClock
 from tests.crash.power import EXTREMES, Chance, Fate, Operation, PowerModel, SyncFile, SyncFolder, Tree
-from tests.crash.recording import QuickSystem, RecordingSystem, lay_out
+from tests.crash.recording import RecordingSystem, lay_out
 from tests.crash.scenarios import (
     SCENARIOS,
     Expected,
@@ -93,7 +93,7 @@ def test_the_power_fails_at_any_moment(
             fault.add_note(why + "\n" + _told_of(stage.system.operations, moment))
             raise
         tried += 1
-    print(f"{scenario.name}: {tried} states")  # noqa: T201
+    print(f"{scenario.name}: {tried} states")
     assert tried >= min(most, STATES)
 
 
@@ -110,7 +110,7 @@ def _assert_recovers(desk: Desk, scenario: Scenario, expected: list[Expected], m
 
 
 def _states(operations: list[Operation], start: int, most: int, chance: random.Random) -> Iterator[tuple[int, Tree]]:
-    """Different states, at most `most`: around every sync first, then anywhere. With each the operations that came before.
+    """At most `most` states: around every sync first, then anywhere; with each, how many operations came before.
 
     What is there at the start has been there for long.
     """
