@@ -89,10 +89,12 @@ class RequestBox:
         return None
 
     def withdraw(self, name: str) -> bool:
-        """Take back a request nobody has applied. False if it was applied meanwhile."""
+        """Take back a request nobody has applied, durably. False if it was applied meanwhile."""
         path = self._path(name, ".json")
         existed = path.exists()
         self._folder.disk.remove(path)
+        if existed:
+            self._folder.disk.sync_directory(self._folder.requests)
         return existed
 
     def tidy(self) -> None:
