@@ -54,7 +54,7 @@ class Case(msgspec.Struct, frozen=True):
 
     def set_up(self, desk: Desk) -> str:
         """Configure the agent and send it a message; returns its id."""
-        desk.configure(command_output="jsonl", max_retries=self.max_retries)
+        desk.configure(command_output="jsonl", max_retries=self.max_retries, stop_grace=0)
         desk.shell(f"{_BEGIN}{f'sleep {self.pause}' if self.pause else ''}\n{self.script}")
         return desk.send()
 

@@ -1,0 +1,124 @@
+"""SIGTERM and SIGUSR1 at every point of a watcher's life: just before and just after each call on the disk.
+
+Stopped, the watcher leaves no process behind and no attempt on the message; handing over, it leaves the agent at work,
+and the next watcher adopts it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.crash.children import Children, nursery
+from tests.crash.points import Act, Moment, Point
+from tests.crash.turns import ANSWER, STAGED, Case, Rig, end_turns
+from tests.desk import Desk, until
+
+from agent_mailer.events import EventName
+from agent_mailer.outcomes import Outcome
+from agent_mailer.process import members
+
+WORKS = 0.3
+"""Seconds for which the agent works: long enough for a stop to meet it."""
+
+AT_ONCE = 10.0
+"""Far more than a watcher needs to end one agent and settle its turn, on a busy machine."""
+
+STRIDE = 23
+STRIDE_ADOPTED = 43
+LONG = [pytest.mark.crash_long, pytest.mark.timeout(7200)]
+CASES = [msgspec.structs.replace(case, pause=WORKS) for case in (ANSWER, STAGED)]
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    with nursery() as found:
+        yield found
+
+
+@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("act", [Act.STOP, Act.HAND_OVER], ids=lambda act: act.name.lower())
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_in_a_turn(tmp_path: Path, children: Children, case: Case, act: Act, stride: int) -> None:
+    names = Rig(children, tmp_path / "trace", case).trace()
+    for point in _points(names, act)[stride // 2 :: stride]:
+        _one(children, tmp_path, case, point, names)
+
+
+@pytest.mark.parametrize("stride", [STRIDE_ADOPTED, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("act", [Act.STOP, Act.HAND_OVER], ids=lambda act: act.name.lower())
+def test_in_an_adopted_turn(tmp_path: Path, children: Children, act: Act, stride: int) -> None:
+    case = CASES[1]
+    names = Rig(children, tmp_path / "trace", case).trace()
+    # Twice the log is opened and written between this and the start of the agent's work.
+    running = Point(names.index("replace TURN/turn.json") + 5, Moment.AFTER, Act.HAND_OVER)
+    rig = Rig(children, tmp_path / "trace-adopted", case)
+    assert rig.watch(running) in (0, 1)
+    again = rig.trace()
+    for point in _points(again, act)[stride // 2 :: stride]:
+        _one(children, tmp_path, case, point, again, running)
+
+
+@pytest.mark.parametrize("act", [Act.STOP, Act.HAND_OVER], ids=lambda act: act.name.lower())
+@pytest.mark.parametrize("paused", [False, True], ids=["idle", "mail waits behind a pause"])
+def test_with_nothing_under_way(tmp_path: Path, act: Act, paused: bool) -> None:
+    desk = Desk(tmp_path)
+    if paused:
+        (desk.state / "pause.json").write_text('{"reason":"by_hand","since":1.0}')
+        desk.send()
+    with desk.watching() as watcher:
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+        watcher.send_signal(getattr(signal, f"SIG{act.value}"))
+        assert watcher.wait(AT_ONCE) == 0
+    assert not desk.log(EventName.TURN_CLAIMED)
+
+
+def _points(names: list[str], act: Act) -> list[Point]:
+    return [Point(n, moment, act) for n in range(1, len(names) + 1) for moment in Moment]
+
+
+def _one(
+    children: Children, base: Path, case: Case, point: Point, names: list[str], earlier: Point | None = None
+) -> None:
+    why = f"{case.name}: {point} ({names[point.at - 1]})" + (f", after {earlier}" if earlier else "")
+    rig = Rig(children, base / "desk", case)
+    try:
+        if earlier is not None:
+            assert rig.watch(earlier) in (0, 1), why
+        began = time.monotonic()
+        status = rig.watch(point)
+        took = time.monotonic() - began
+        # Before it obeys signals, a watcher has nothing to leave in order.
+        unprepared = -int(getattr(signal, f"SIG{point.act.value}"))
+        assert status in (0, 1, unprepared), f"{why}: {status}: {rig.words.read_text()}"
+        assert took < AT_ONCE, why
+        if point.act is Act.STOP and status != unprepared:
+            assert _at_work(rig.desk) == [], f"{why}: it has ended what it began"
+        rig.recover()
+        rig.check(why, most_runs=2 if point.act is Act.STOP else None)
+        _no_attempt(rig, why)
+    except BaseException as error:
+        error.add_note(why)
+        end_turns(rig.desk)
+        raise
+    shutil.rmtree(rig.desk.base)
+
+
+def _at_work(desk: Desk) -> list[int]:
+    turns = desk.state / "turns"
+    names = os.listdir(turns) if turns.exists() else []
+    return [process.pid for name in names for process in members(name, None)]
+
+
+def _no_attempt(rig: Rig, why: str) -> None:
+    """A stop costs the message nothing (I6): no turn of it failed."""
+    store = rig.desk.place().state.turns
+    ended = [record.settlement.outcome for i in store.ids() if (record := store.load(i)) and record.settlement]
+    assert ended.count(Outcome.DONE) == 1, f"{why}: {ended}"
+    assert not any(outcome.counts for outcome in ended), f"{why}: {ended}"
