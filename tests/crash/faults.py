@@ -103,7 +103,7 @@ class FaultySystem(SystemCalls):
 class QuickFaultySystem(FaultySystem):
     """Does not wait for the disk: what is tested is what is done about a fault.
 
-    With EMFILE from then on no call of this process gets a new descriptor, be it for reading, listing or starting, until
+    With EMFILE from then on this process gets no new descriptor, for reading, listing and starting either, until
     `end`.
     """
 

@@ -2,8 +2,8 @@
 
 An ordinary journalling file system, and no more than that is relied on:
 
-* What fsync confirmed of a file is there: all that was written to it before. Of what was written since, any beginning may
-  be there; the operation it breaks off in may be torn, and all after it may be NULs up to the new size, or missing.
+* What fsync confirmed of a file is there: all that was written to it before. Of what was written since, any beginning
+  may be there; the write it breaks off in may be torn, and all after it may be NULs up to the new size, or missing.
 * What fsync confirmed of a folder is there: all changes of its names made before. Of the later ones any may be there or
   not, each on its own, but those of one name in their order.
 * A rename within a folder is atomic. From one folder to another the new name comes first: a crash may leave both names
