@@ -272,6 +272,7 @@ def test_a_key_of_one_agent_gets_nothing_of_another_of_the_same_user(street: Str
         "/users/api-keys", json={"name": "bound", "agent_id": bob.two["id"]}, headers=bob.account.as_person
     ).raise_for_status()
     key = {"X-API-Key": made.json()["raw_key"], "X-Agent-Mailer-Watcher": "two"}
+    values = {**bob.names(), "message_id": _to_one(street)}
     before = street.rows_of(bob)
     readable = {
         "GET /agents",
@@ -284,7 +285,7 @@ def test_a_key_of_one_agent_gets_nothing_of_another_of_the_same_user(street: Str
     for operation in street.operations:
         if operation.public or operation.path.endswith("/stream") or operation.name in readable | both:
             continue
-        for request in requests_of(operation, {**bob.names(), "message_id": _to_one(street)}):
+        for request in requests_of(operation, values):
             if "agent_id" not in (
                 *operation.path_params,
                 *operation.query,
@@ -305,8 +306,6 @@ def _to_one(street: Street) -> str:
         "to_agent": bob.one["address"],
         "body": MARK,
     }
-    made = street.client.post(
-        "/messages/send", json=sending, headers={**bob.account.as_agent, "Idempotency-Key": "one"}
-    )
+    made = street.client.post("/messages/send", json=sending, headers=bob.account.as_agent)
     message_id: str = made.raise_for_status().json()["id"]
     return message_id
