@@ -139,19 +139,19 @@ class Disk:
     def append_line(self, path: Path, line: bytes, *, sync: Sync) -> None:
         """Append one line. An unterminated last line (a torn write) is terminated first, never cut.
 
-        A write that failed, or could not be synced, is taken back: what is tried again is not there twice.
+        A write that failed, or could not be synced, is taken back: what is tried again is not there twice. The name of
+        a file is made durable before its first line: a file with content has one, whoever began it.
         """
-        created = sync is Sync.FULL and not path.exists()
         fd = self.system.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             size = os.fstat(fd).st_size
             torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            if size == 0 and sync is Sync.FULL:
+                self.sync_directory(path.parent)
             try:
                 self._write_all(fd, (b"\n" if torn else b"") + line + b"\n")
                 if sync is not Sync.NONE:
                     self._fsync(fd)
-                if created:
-                    self.sync_directory(path.parent)
             except OSError:
                 with suppress(OSError):
                     self.system.truncate(fd, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.crash.recording import RecordingSystem, lay_out
 from tests.crash.scenarios import agent, at_rest, new_desk, recover, runs
 from tests.desk import Desk
 
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, Sync
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Envelope, Progress, Stage
 from agent_mailer.outcomes import Outcome
@@ -80,6 +81,19 @@ def test_a_message_given_up_does_not_come_back_as_new(tmp_path: Path) -> None:
     recover(desk)
     assert len(runs(desk)) == 1
     assert not new.exists()
+
+
+def test_a_first_line_has_a_name_though_an_earlier_life_was_cut_short(tmp_path: Path) -> None:
+    """Killed right after it had made the file: the next one must not take the name for durable."""
+    desk = new_desk(tmp_path / "desk")
+    path = desk.state / "lines"
+
+    def killed_and_tried_again(disk: Disk) -> None:
+        disk.system.close(disk.system.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND))
+        disk.append_line(path, b"line", sync=Sync.FULL)
+
+    for _ in after_power_failures(desk, killed_and_tried_again):
+        assert path.read_bytes() == b"line\n"
 
 
 async def _claim_and_give_up(desk: Desk, disk: Disk, envelope: Envelope) -> None:
