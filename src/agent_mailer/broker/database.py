@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agent_mailer.broker.faults import Fault
@@ -55,6 +55,9 @@ class Store:
         self._pump: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
+        # The first connection alone: SQLite does not wait when two want to change the journal's mode.
+        async with self._reader_engine.connect():
+            pass
         self._pump = asyncio.create_task(self._write_on())
 
     async def close(self) -> None:
@@ -101,8 +104,9 @@ class Store:
         try:
             results = await self._together(batch)
         except Exception as error:
-            if len(batch) == 1:
-                batch[0].answer(error)
+            if len(batch) == 1 or is_busy(error):
+                for work in batch:
+                    work.answer(error)
                 return
             # One of them failed: each gets a transaction of its own.
             for work in batch:
@@ -134,15 +138,29 @@ def _one(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -
 
 def is_trouble(error: DBAPIError) -> str:
     """What a failed database call means for whoever asked: locked, full, read-only … in a few words."""
-    return str(error.orig).splitlines()[0][:200]
+    return (str(error.orig).splitlines() or [type(error.orig).__name__])[0][:200]
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else holds the database; each try took as long as one waits for that."""
+    return isinstance(error, OperationalError) and "locked" in is_trouble(error)
 
 
 def writer(url: str) -> AsyncEngine:
-    """An engine of one connection whose transactions write; for what is done before a Store is opened."""
-    return _engine(url, sqlite=make_url(url).get_backend_name() == "sqlite", immediate=True, size=1)
+    """An engine of one connection whose transactions write; for what is done before a Store is opened. A database file
+    that it only looks into stays as it is, to the last byte.
+    """
+    return _engine(url, sqlite=make_url(url).get_backend_name() == "sqlite", immediate=True, size=1, pragmas=_PRAGMAS)
 
 
-def _engine(url: str, *, sqlite: bool, immediate: bool, size: int) -> AsyncEngine:
+# FULL: a commit that was answered survives a power cut (with NORMAL it may not).
+_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
+_STORES_PRAGMAS = ("journal_mode=WAL", *_PRAGMAS)
+
+
+def _engine(
+    url: str, *, sqlite: bool, immediate: bool, size: int, pragmas: Sequence[str] = _STORES_PRAGMAS
+) -> AsyncEngine:
     if not sqlite:
         return create_async_engine(url, pool_size=size, pool_pre_ping=True)
     engine = create_async_engine(
@@ -157,8 +175,7 @@ def _engine(url: str, *, sqlite: bool, immediate: bool, size: int) -> AsyncEngin
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
         cursor = connection.cursor()
-        # FULL: a commit that was answered survives a power cut (with NORMAL it may not).
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

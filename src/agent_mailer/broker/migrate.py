@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sqlite3
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -21,6 +22,7 @@ async def bring_to_head(url: str) -> None:
 
     Raises ConfigFault (newer than this program, not ours, not a database, not writable, no room), BusyFault (locked).
     """
+    _check_place(url)
     engine = writer(url)
     try:
         async with engine.begin() as connection:
@@ -33,6 +35,23 @@ async def bring_to_head(url: str) -> None:
         ) from None
     finally:
         await engine.dispose()
+
+
+def _check_place(url: str) -> None:
+    """Raises ConfigFault where a database file cannot be opened: the driver's thread would also tell the screen."""
+    name = _named(url)
+    if make_url(url).get_backend_name() != "sqlite" or name.startswith((":", "file:")):
+        return
+    try:
+        sqlite3.connect(name).close()
+    except sqlite3.Error:
+        raise _unreadable(name) from None
+
+
+def _unreadable(name: str) -> ConfigFault:
+    return ConfigFault(
+        "database_unreadable", f"{name} cannot be opened", f"ls -ld {shlex.quote(str(Path(name).parent))}"
+    )
 
 
 def _bring(connection: Connection, name: str) -> None:
@@ -89,7 +108,7 @@ def trouble(url: str, error: SQLAlchemyError) -> MailerError:
     if "full" in words or "No space" in words:
         return ConfigFault("database_full", f"there is no room for {name} to grow", f"make room: df -h {path}")
     if "unable to open" in words:
-        return ConfigFault("database_unreadable", f"{name} cannot be opened", f"ls -ld {path} and its folder")
+        return _unreadable(name)
     return ConfigFault("database_failed", f"{name}: {words}", "look whether the database runs and the URL is right")
 
 

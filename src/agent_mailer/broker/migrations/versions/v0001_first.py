@@ -126,8 +126,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("action IN ('send', 'reply', 'forward')", name=op.f("ck_messages_action")),
     )
-    op.create_index("ix_messages_to_agent_id_is_read_seq", "messages", ["to_agent_id", "is_read", "seq"])
-    op.create_index("ix_messages_user_id_thread_id", "messages", ["user_id", "thread_id"])
+    op.create_index(
+        "ix_messages_to_agent_id_messages_is_read_messages_seq", "messages", ["to_agent_id", "is_read", "seq"]
+    )
+    op.create_index("ix_messages_user_id_messages_thread_id", "messages", ["user_id", "thread_id"])
     op.create_table(
         "receipts",
         sa.Column("id", sa.Integer(), nullable=False, autoincrement=True),
