@@ -275,7 +275,7 @@ def _pause_and_resume(stage: Stage) -> None:
     stage.watch()
     place = stage.desk.place()
     place.disk.system = stage.disk.system
-    stage.marks.discard("paused")
+    stage.mark("resuming")
     apply_waiting(place.state)
     apply(place.state, Request(Verb.RESUME))
     stage.mark("resumed")
@@ -283,14 +283,14 @@ def _pause_and_resume(stage: Stage) -> None:
 
 
 def _paused_or_not(desk: Desk, marks: set[str]) -> None:
-    if "resumed" not in marks and "paused" not in marks:
+    if "paused" not in marks:
         return
     before = runs(desk)
     at_rest(desk)
     if "resumed" in marks:
         assert len(runs(desk)) >= 2, "resumed is resumed"
         assert not (desk.state / "pause.json").exists()
-    else:
+    elif "resuming" not in marks:
         assert runs(desk) == before, "nothing runs while a person's pause stands"
 
 
