@@ -85,12 +85,14 @@ class Streams:
         self._of: dict[str, set[Stream]] = {}
         self._watching: dict[str, Stream] = {}
         self._pulse: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def open(self) -> None:
         self._pulse = asyncio.create_task(self._go_on())
 
     async def close(self) -> None:
-        """End every stream."""
+        """End every stream, and begin no other; a second time does nothing."""
+        self._closed = True
         if self._pulse is not None:
             self._pulse.cancel()
             await asyncio.gather(self._pulse, return_exceptions=True)
@@ -109,7 +111,9 @@ class Streams:
         return None if stream is None else stream.lease
 
     def begin(self, agent_id: str, address: str, key_id: str, watcher: str | None, name: str) -> Stream:
-        """A stream of that inbox; with `watcher` it holds the agent. `end` it in any case. Raises Fault 409."""
+        """A stream of that inbox; with `watcher` it holds the agent. `end` it in any case. Raises Fault 409, 503."""
+        if self._closed:
+            raise Fault(503, "The broker is being stopped", headers={"Retry-After": "1"})
         lease = None if watcher is None else Lease(watcher, name, now_text())
         stream = Stream(agent_id, key_id, lease)
         if lease is not None:

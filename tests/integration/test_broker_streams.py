@@ -1,0 +1,272 @@
+"""Arrivals as server-sent events: nothing is missed, and an agent has one watcher."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from httpx_sse import EventSource
+from tests.broker_desk import BrokerDesk, running_broker
+from tests.desk import until
+
+HEARTBEAT = 0.3
+
+
+class Event(NamedTuple):
+    name: str
+    id: str
+    data: Any
+
+
+class Listener:
+    """An open stream, read in a thread of its own."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.over = threading.Event()
+        self._response = response
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for event in EventSource(self._response).iter_sse():
+                if event.data:  # the blank line after a heartbeat is an event to this library
+                    self.events.put(Event(event.event, event.id, json.loads(event.data)))
+        except (httpx.HTTPError, httpx.StreamError):
+            pass
+        finally:
+            self.over.set()
+
+    def next(self, patience: float = 20) -> Event:
+        return self.events.get(timeout=patience)
+
+    def hello(self) -> int:
+        name, number, data = self.next()
+        assert (name, data) == ("hello", {"cursor": int(number), "heartbeat_seconds": HEARTBEAT})
+        return int(number)
+
+    def mail(self) -> int:
+        name, number, data = self.next()
+        assert (name, data) == ("mail", {"cursor": int(number)})
+        return int(number)
+
+
+class Room:
+    def __init__(self, desk: BrokerDesk) -> None:
+        self.desk = desk
+        self.alice = desk.person("alice")
+        self.sender = desk.agent(self.alice, "sender")
+        self._serial = 0
+
+    def agent(self) -> dict[str, Any]:
+        self._serial += 1
+        return self.desk.agent(self.alice, f"agent-{self._serial}")
+
+    def send(self, agent: dict[str, Any]) -> int:
+        cursor: int = self.desk.send(self.alice, self.sender, agent["address"])["cursor"]
+        return cursor
+
+    def open(self, client: httpx.Client, agent: dict[str, Any], key: str = "", **headers: str) -> httpx.Response:
+        """The answer to a request for a stream, whatever it is."""
+        names = {"last": "Last-Event-ID", "watcher": "X-Agent-Mailer-Watcher", "name": "X-Agent-Mailer-Watcher-Name"}
+        request = client.build_request(
+            "GET",
+            f"{self.desk.url}/messages/inbox/{agent['address']}/stream",
+            params={"agent_id": agent["id"]},
+            headers={b"X-API-Key": (key or self.alice.key).encode()}
+            | {names[n].encode(): v.encode() for n, v in headers.items()},
+        )
+        return client.send(request, stream=True)
+
+    @contextmanager
+    def listening(self, agent: dict[str, Any], key: str = "", **headers: str) -> Iterator[Listener]:
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            response = self.open(client, agent, key, **headers)
+            try:
+                assert response.status_code == 200, response.read()
+                assert response.headers["content-type"].startswith("text/event-stream")
+                yield Listener(response)
+            finally:
+                response.close()
+
+    def refused(self, agent: dict[str, Any], key: str = "", **headers: str) -> tuple[int, Any]:
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            response = self.open(client, agent, key, **headers)
+            response.read()
+            return response.status_code, response.json()
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    with running_broker(tmp_path_factory.mktemp("broker"), heartbeat_seconds=HEARTBEAT) as desk:
+        yield Room(desk)
+
+
+def test_hello_and_then_each_arrival(room: Room) -> None:
+    agent = room.agent()
+    with room.listening(agent) as listener:
+        assert listener.hello() == 0
+        for expected in (1, 2, 3):
+            assert room.send(agent) == expected
+            assert listener.mail() == expected
+        room.send(room.agent())
+        room.send(agent)
+        assert listener.mail() == 4, "nothing is told of other inboxes"
+
+
+def test_what_waits_is_told_at_once(room: Room) -> None:
+    agent = room.agent()
+    for _ in range(3):
+        room.send(agent)
+    with room.listening(agent) as listener:
+        assert (listener.hello(), listener.mail()) == (3, 3)
+    with room.listening(agent, last="2") as listener:
+        assert (listener.hello(), listener.mail()) == (3, 3)
+    with room.listening(agent, last="3") as listener:
+        assert listener.hello() == 3
+        assert room.send(agent) == 4
+        assert listener.mail() == 4, "nothing before it"
+    for odd in ("x", "-1", "9" * 30, ""):
+        with room.listening(agent, last=odd) as listener:
+            assert (listener.hello(), listener.mail()) == (4, 4)
+
+
+def test_read_mail_is_no_news_and_unread_again_is(room: Room) -> None:
+    agent = room.agent()
+    sent = room.desk.send(room.alice, room.sender, agent["address"])
+    room.desk.call("PATCH", f"/messages/{sent['id']}/read", headers=room.alice.header)
+    with room.listening(agent) as listener:
+        assert listener.hello() == 1
+        room.desk.call("PATCH", f"/messages/{sent['id']}/unread", headers=room.alice.header)
+        assert listener.mail() == 2
+
+
+def test_the_operator_wakes_them_too(room: Room) -> None:
+    agent = room.agent()
+    with room.listening(agent) as listener:
+        listener.hello()
+        room.desk.call("POST", "/admin/messages/send", json={"to_agent": agent["address"]}, headers=room.alice.login)
+        assert listener.mail() == 1
+
+
+def test_nothing_between_hello_and_the_first_wait_is_lost(room: Room) -> None:
+    agent = room.agent()
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.is_set():
+            room.send(agent)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        for _ in range(10):
+            with room.listening(agent) as listener:
+                newest = listener.hello()
+                while listener.mail() <= newest:
+                    pass
+    finally:
+        over.set()
+        sender.join()
+    newest = room.desk.call(
+        "GET",
+        f"/messages/inbox/{agent['address']}",
+        params={"agent_id": agent["id"], "after": 0, "bodies": False},
+        headers=room.alice.header,
+    )["cursor"]
+    with room.listening(agent, last=str(newest - 1)) as listener:
+        assert (listener.hello(), listener.mail()) == (newest, newest)
+
+
+def test_a_heartbeat_keeps_the_agent_online(room: Room) -> None:
+    agent = room.agent()
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        response = room.open(client, agent)
+        lines = response.iter_lines()
+        assert next(line for line in lines if line.startswith(":")), "a comment"
+        shown = room.desk.call("GET", f"/agents/{agent['id']}", headers=room.alice.header)
+        assert shown["status"] == "online"
+        response.close()
+
+
+def test_a_second_watcher_is_told_who_holds_the_agent(room: Room) -> None:
+    agent = room.agent()
+    with room.listening(agent, watcher="one", name="host a, pid 7") as first:
+        first.hello()
+        status, said = room.refused(agent, watcher="two")
+        assert status == 409
+        since = said["watcher"]["since"]
+        assert said["detail"] == f"{agent['address']} is watched by host a, pid 7 since {since}"
+        assert said["watcher"]["name"] == "host a, pid 7"
+        with room.listening(agent) as silent:
+            silent.hello()
+            room.send(agent)
+            assert (first.mail(), silent.mail()) == (1, 1), "who only listens needs no leave"
+    until(lambda: not room.desk.app.state.streams.lease(agent["id"]), "the release")
+    with room.listening(agent, watcher="two") as second:
+        assert (second.hello(), second.mail()) == (1, 1)
+
+
+def test_the_same_watcher_takes_over(room: Room) -> None:
+    agent = room.agent()
+    with room.listening(agent, watcher="one", name="früher") as first:
+        first.hello()
+        with room.listening(agent, watcher="one", name="später") as second:
+            second.hello()
+            assert first.over.wait(20), "the earlier stream ends"
+            room.send(agent)
+            assert second.mail() == 1
+            assert room.refused(agent, watcher="two")[1]["watcher"]["name"] == "später"
+
+
+def test_what_is_refused(room: Room) -> None:
+    agent = room.agent()
+    assert room.refused({**agent, "id": "x"}) == (404, {"detail": "Agent 'x' not found"})
+    assert room.refused({**agent, "address": room.sender["address"]})[0] == 403
+    assert room.refused(agent, key="amk_0") == (401, {"detail": "Invalid API key"})
+    bound = room.desk.own_agent(room.alice, "bound-one")
+    assert room.refused(agent, key=bound["api_key_plaintext"])[0] == 403
+    assert room.refused(agent, watcher="x" * 129)[0] == 422
+    assert room.refused(agent, watcher="")[0] == 422
+    assert room.refused(agent, watcher="x", name="n" * 201)[0] == 422
+    until(lambda: not room.desk.app.state.streams.lease(agent["id"]), "no refusal holds the agent")
+
+
+def test_a_revoked_key_ends_its_streams(room: Room) -> None:
+    agent = room.agent()
+    bob = room.desk.call("POST", "/users/api-keys", 201, json={"name": "short"}, headers=room.alice.login)
+    with room.listening(agent) as kept, room.listening(agent, key=bob["raw_key"], watcher="w") as ended:
+        assert (kept.hello(), ended.hello()) == (0, 0)
+        room.desk.call("POST", f"/users/api-keys/{bob['id']}/deactivate", headers=room.alice.login)
+        assert ended.over.wait(20)
+        room.send(agent)
+        assert kept.mail() == 1
+    assert room.desk.app.state.streams.lease(agent["id"]) is None
+
+
+def test_a_gone_client_frees_the_agent(room: Room) -> None:
+    agent = room.agent()
+    streams = room.desk.app.state.streams
+    for _ in range(5):
+        with room.listening(agent, watcher="w") as listener:
+            listener.hello()
+            assert streams.lease(agent["id"])
+        until(lambda: streams.lease(agent["id"]) is None, "the release")
+
+
+def test_streams_do_not_keep_a_broker_from_its_end(tmp_path: Path) -> None:
+    with running_broker(tmp_path, heartbeat_seconds=HEARTBEAT) as desk:
+        room = Room(desk)
+        agent = room.agent()
+        client = httpx.Client(trust_env=False, timeout=30)
+        listener = Listener(room.open(client, agent, watcher="w"))
+        listener.hello()
+    assert listener.over.wait(20)
+    client.close()
