@@ -59,7 +59,7 @@ async def _whole(receive: Receive) -> bytes:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def _once(body: bytes) -> Receive:

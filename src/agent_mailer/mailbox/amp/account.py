@@ -36,6 +36,10 @@ class _NewKey(msgspec.Struct):
     raw_key: str
 
 
+class _Operator(msgspec.Struct):
+    agent_id: str
+
+
 class AccountClient:
     """One person at one broker. Raises as `BrokerClient` does."""
 
@@ -69,6 +73,10 @@ class AccountClient:
         """One more key for an agent; those that it has go on working. It ends with the agent."""
         wanted = {"name": f"agent:{agent_id}", "agent_id": agent_id}
         return decode(await self._ask("POST", "/users/api-keys", msgspec.json.encode(wanted)), _NewKey).raw_key
+
+    async def operator(self) -> str:
+        """The id of the agent under whose name this person writes; made where there is none."""
+        return decode(await self._ask("GET", "/admin/human-operator"), _Operator).agent_id
 
     async def _ask(self, method: str, path: str, content: bytes | None = None) -> Answer:
         tries = 1 if method == "POST" else 3

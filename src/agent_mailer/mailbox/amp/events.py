@@ -117,29 +117,34 @@ class Stream:
         where = transport.where("GET", source.path)
         query = {"agent_id": source.agent_id}
         try:
-            async with transport.listen(source.path, query=query, headers=headers, silence=silence) as response:
+            # The silence that a heartbeat may have is counted from the first event on.
+            async with (
+                asyncio.timeout(transport.patience) as clock,
+                transport.listen(source.path, query=query, headers=headers, silence=silence) as response,
+            ):
                 if response.status_code != 200:
                     raise _no_stream(await transport.refusal(where, response))
                 assert isinstance(response.stream, httpx.AsyncByteStream)
                 response.stream = _Bounded(response.stream)
-                await self._follow(httpx_sse.EventSource(response))
+                async for event in httpx_sse.EventSource(response).aiter_sse():
+                    clock.reschedule(None)
+                    self._note(event)
         except (httpx.HTTPError, httpx.InvalidURL, httpx_sse.SSEError, OSError) as error:
             transport.on_loss()
             raise broken(where, error) from None
         transport.on_loss()
         raise NotSent("stream_ended", f"{where}: the stream ended", "")
 
-    async def _follow(self, events: httpx_sse.EventSource) -> None:
-        async for event in events.aiter_sse():
-            if event.id.isascii() and event.id.isdigit() and len(event.id) < 20:
-                self._last_id = event.id
-            if not self.healthy:
-                self.healthy = True
-                self.connections += 1
-                self._first.set()
-                self._woken()
-            elif event.event == "mail":
-                self._woken()
+    def _note(self, event: httpx_sse.ServerSentEvent) -> None:
+        if event.id.isascii() and event.id.isdigit() and len(event.id) < 20:
+            self._last_id = event.id
+        if not self.healthy:
+            self.healthy = True
+            self.connections += 1
+            self._first.set()
+            self._woken()
+        elif event.event == "mail":
+            self._woken()
 
 
 class _Bounded(httpx.AsyncByteStream):

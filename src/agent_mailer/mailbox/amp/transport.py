@@ -80,6 +80,11 @@ class Transport:
     async def close(self) -> None:
         await self._client.aclose()
 
+    @property
+    def patience(self) -> float:
+        """Seconds that an answer may take to begin."""
+        return self._limits.read
+
     def where(self, method: str, path: str) -> str:
         return f"{method} {self._shown}{printable(path, 120)}"
 
