@@ -20,8 +20,7 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Print a message from the agent's mailbox without claiming it."""
-    from agent_mailer.cli.person import Person
+    from agent_mailer.cli.person import agent_of
 
-    place = configured(workdir)
-    message, _ = Person(place.mailbox(place.handle), place.clock).find(message_id)
+    message, _ = agent_of(configured(workdir)).find(message_id)
     show(message, as_json=as_json)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 As = Annotated[
     str | None,
-    typer.Option("--as", metavar="HANDLE", help="Whose mail. Default: user. Not during a turn.", show_default=False),
+    typer.Option(
+        "--as",
+        metavar="ADDRESS",
+        help="Whose mail. Default: user; at a broker its operator's. Not during a turn.",
+        show_default=False,
+    ),
 ]
 MessageId = Annotated[
     str | None,

@@ -30,9 +30,8 @@ from agent_mailer.cli.printing import json_out, note, say
 from agent_mailer.errors import UsageFault
 
 if TYPE_CHECKING:
-    from agent_mailer.cli.sending import Sent
-    from agent_mailer.cli.waiting import Waited
-    from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+    from agent_mailer.cli.person import Person
+    from agent_mailer.cli.sent import Sent, Waited
     from agent_mailer.mailbox.port import Draft
 
 
@@ -48,7 +47,12 @@ def send(
     thread: Thread = "",
     sender: Annotated[
         str | None,
-        typer.Option("--from", "--as", metavar="HANDLE", help="Who sends it. Default: user.", show_default=False),
+        typer.Option(
+            *("--from", "--as"),
+            metavar="ADDRESS",
+            help="Who sends it. Default: user; at a broker its operator.",
+            show_default=False,
+        ),
     ] = None,
     kind: KindOption = None,
     priority: PriorityOption = None,
@@ -93,7 +97,7 @@ def send(
     if wait is not None and wait < 0:
         raise UsageFault("bad_wait", "--wait is a number of seconds", "")
     from agent_mailer.cli.person import person_at
-    from agent_mailer.cli.sending import new_key
+    from agent_mailer.cli.sent import new_key
     from agent_mailer.mailbox.port import Action, Draft
 
     person = person_at(sender, workdir, maildir_root)
@@ -108,22 +112,19 @@ def send(
         kind=parse_kind(kind),
         priority=parse_priority(priority),
     )
-    _send_as_person(person.mailbox, draft, wait, as_json=as_json)
+    _send_as_person(person, draft, wait, as_json=as_json)
 
 
-def _send_as_person(mailbox: MaildirMailbox, draft: Draft, wait: int | None, *, as_json: bool) -> None:
+def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: bool) -> None:
     import asyncio
 
-    from agent_mailer.cli.sending import send as deliver
-    from agent_mailer.cli.waiting import wait_for_answer
-
     async def run() -> tuple[Sent, Waited | None]:
-        sent = await deliver(mailbox, draft)
+        sent = await person.send(draft)
         if wait is None:
             return sent, None
         done = "already sent" if sent.already else "delivered"
         note(f"{done} to {', '.join(sent.recipients)}: {sent.id}")
-        return sent, await wait_for_answer(mailbox, sent, wait, note)
+        return sent, await person.wait_for_answer(sent, wait, note)
 
     sent, waited = asyncio.run(run())
     if as_json:
@@ -139,7 +140,7 @@ def _send_as_person(mailbox: MaildirMailbox, draft: Draft, wait: int | None, *, 
 
 
 def _tell_end(sent: Sent, waited: Waited, seconds: int) -> None:
-    from agent_mailer.cli.waiting import Ending
+    from agent_mailer.cli.sent import Ending
 
     if waited.answer is not None:
         say(as_screen(waited.answer))

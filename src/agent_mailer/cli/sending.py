@@ -1,36 +1,20 @@
-"""Sending as a person: composed, looked at once more where a dedupe key asks for it, delivered."""
+"""Sending as a person in a folder mailbox: composed, looked at once more where a dedupe key asks for it, delivered."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from agent_mailer.cli.sent import DEDUPE_KEY, Sent
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.maildir.compose import DEDUPE_KEY
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.port import Delivered, Draft, Message, Outgoing, Refused
 from agent_mailer.names import printable
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """`already`: it had been sent before, under the same dedupe key. `created` is seconds since the epoch."""
-
-    id: str
-    thread: str
-    recipients: tuple[str, ...]
-    created: float
-    already: bool = False
-
-
-def new_key(dedupe: str | None = None) -> str:
-    """The key of a person's draft: its own each time, unless a dedupe key names it."""
-    return f"{DEDUPE_KEY}{dedupe}" if dedupe is not None else secrets.token_hex(8)
 
 
 async def send(mailbox: MaildirMailbox, draft: Draft, origin: Message | None = None) -> Sent:

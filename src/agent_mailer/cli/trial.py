@@ -115,7 +115,8 @@ async def _watch_once(trial: Workplace, lock: WorkdirLock) -> bool:
     import asyncio
 
     from agent_mailer.checks.trial import BODY, HANDLE, SUBJECT
-    from agent_mailer.cli.sending import new_key, send
+    from agent_mailer.cli.sending import send
+    from agent_mailer.cli.sent import new_key
     from agent_mailer.mailbox.maildir.layout import USER
     from agent_mailer.mailbox.port import Action, Draft
     from agent_mailer.watch.watcher import Watcher

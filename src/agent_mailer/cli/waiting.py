@@ -1,47 +1,22 @@
-"""Waiting for the answer to a message that was sent: what happens to it on the way, and how the wait ends."""
+"""Waiting for the answer in a folder mailbox: what happens to it on the way, and how the wait ends."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum
 from pathlib import Path
 
-import msgspec
-
-from agent_mailer.cli.sending import Sent
+from agent_mailer.cli.sent import Ending, Sent, Tell, Waited, ending_of
 from agent_mailer.disk import Disk
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.records import Stage, receipt_name
-from agent_mailer.mailbox.port import Automatic, Kind, Message
-from agent_mailer.turn_tools.commands import PROGRESS
+from agent_mailer.mailbox.port import Message
 
 LISTED = 10_000
 RESCAN_SECONDS = 2.0
-
-
-class Ending(Enum):
-    """How a wait ends; the value is the exit status."""
-
-    ANSWERED = 0
-    DEAD = 1
-    BLOCKED = 3
-    TIMEOUT = 4
-
-
-class Waited(msgspec.Struct, frozen=True):
-    """`answer` is missing after a timeout, and where the message could not even be read."""
-
-    ending: Ending
-    answer: Message | None = None
-    taken: bool = False
-
-
-Tell = Callable[[str], None]
 
 
 async def wait_for_answer(mailbox: MaildirMailbox, sent: Sent, seconds: float, tell: Tell) -> Waited:
@@ -87,7 +62,7 @@ class _Watch:
                 continue
             self._seen.add(envelope.id)
             message = await self._mailbox.read(envelope)
-            if isinstance(message, Message) and (ending := self._ending(message)) is not None:
+            if isinstance(message, Message) and (ending := ending_of(message, self._sent, self._tell)) is not None:
                 await self._mailbox.claim(envelope)
                 return Waited(ending, message, taken=True)
         return Waited(Ending.DEAD, taken=True) if unreadable else None
@@ -104,21 +79,6 @@ class _Watch:
                 self._tell(f"{recipient} could not read it")
                 unreadable = True
         return unreadable
-
-    def _ending(self, message: Message) -> Ending | None:
-        """What `message` means for the one that was sent; None if it is no answer to it."""
-        envelope, sent = message.envelope, self._sent
-        in_thread = (
-            envelope.thread == sent.thread and envelope.sender in sent.recipients and envelope.created >= sent.created
-        )
-        if sent.id not in message.refs and not in_thread:
-            return None
-        if envelope.automatic is Automatic.NOTICE:
-            return Ending.DEAD
-        if PROGRESS in message.labels:
-            self._tell(f"{envelope.sender} reports progress: agent-mailer mail read {envelope.id}")
-            return None
-        return Ending.BLOCKED if envelope.kind is Kind.QUESTION else Ending.ANSWERED
 
 
 def _there(receipts: Path, message_id: str, recipient: str, stage: Stage) -> bool:

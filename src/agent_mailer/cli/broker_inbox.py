@@ -1,0 +1,125 @@
+"""An inbox at a broker as a person reads it: also what was read, by any broker's own calls."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from agent_mailer.mailbox.amp import wire
+from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, trouble
+from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, BrokerInfo, Credentials
+from agent_mailer.mailbox.amp.transport import path_of
+
+PAGE = 100
+STRETCH = 1000
+LISTED = 10_000
+LISTED_PAGES = 10
+"""Of a broker that lists with bodies only: the newest thousand are enough for a person."""
+
+T = TypeVar("T")
+
+
+class _Receipt(msgspec.Struct):
+    stage: str
+
+
+class BrokerInbox:
+    """One agent's inbox. Raises MailboxUnavailable, MailboxRefused."""
+
+    def __init__(self, credentials: Credentials, address: str) -> None:
+        self._credentials = credentials
+        self._address = address
+        self._info: BrokerInfo | None = None
+
+    async def is_ours(self) -> bool:
+        async with self._client() as client:
+            return (await self._broker(client)).ours
+
+    async def agents(self) -> list[AgentInfo]:
+        async with self._client() as client:
+            return await client.agents()
+
+    async def listed(self, *, read_too: bool) -> list[wire.Heard]:
+        """Oldest first; without bodies where the broker can leave them out."""
+        async with self._client() as client:
+            if (await self._broker(client)).ours:
+                return await self._stretches(client, read_too=read_too)
+            return await self._pages(client, read_too=read_too)
+
+    async def unread(self) -> int:
+        """How many wait, in one or two small answers."""
+        async with self._client() as client:
+            if (await self._broker(client)).ours:
+                return len(await self._stretches(client, read_too=False))
+            answer = await self._list(client, {"page": 1, "page_size": 1})
+            return wire.parse_object(answer, wire.Page).total
+
+    async def whole(self, message_id: str) -> wire.Heard | None:
+        """The message of that very id, where the broker gives single ones."""
+        async with self._client() as client:
+            if not (await self._broker(client)).ours:
+                return None
+            try:
+                path = path_of("messages", message_id)
+            except ValueError:
+                return None
+            answer = await client.transport.ask("GET", path)
+            if answer.status in (403, 404):
+                return None
+            return wire.parse_whole(self._sound(answer))
+
+    async def stages(self, message_id: str) -> list[str]:
+        """How far a message that we sent is, where the broker keeps that."""
+        async with self._client() as client:
+            if not (await self._broker(client)).ours:
+                return []
+            answer = await client.transport.ask("GET", path_of("messages", message_id, "receipts"))
+            return [one.stage for one in decode(answer, list[_Receipt])] if answer.ok else []
+
+    def _client(self) -> BrokerClient:
+        return BrokerClient(self._credentials.broker_url, self._credentials.api_key)
+
+    async def _broker(self, client: BrokerClient) -> BrokerInfo:
+        if self._info is None:
+            self._info = await client.discover()
+        return self._info
+
+    async def _stretches(self, client: BrokerClient, *, read_too: bool) -> list[wire.Heard]:
+        found: list[wire.Heard] = []
+        after = 0
+        while len(found) < LISTED:
+            query: dict[str, str | int] = {"after": after, "limit": STRETCH, "bodies": "false", "claimed": "true"}
+            answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
+            stretch = wire.parse_object(answer, wire.Stretch)
+            found += _messages(answer, bytes(stretch.messages))
+            if not stretch.more or stretch.cursor <= after:
+                break
+            after = stretch.cursor
+        return found
+
+    async def _pages(self, client: BrokerClient, *, read_too: bool) -> list[wire.Heard]:
+        found: dict[str, wire.Heard] = {}
+        for number in range(1, LISTED_PAGES + 1):
+            query: dict[str, str | int] = {"page": number, "page_size": PAGE}
+            answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
+            page = wire.parse_object(answer, wire.Page)
+            found |= {one.message.envelope.id: one for one in _messages(answer, bytes(page.messages))}
+            if number * PAGE >= page.total:
+                break
+        return sorted(found.values(), key=lambda one: one.message.envelope.order)
+
+    async def _list(self, client: BrokerClient, query: dict[str, str | int]) -> Answer:
+        path = path_of("messages", "inbox", self._address)
+        asked = {"agent_id": self._credentials.agent_id, **query}
+        return self._sound(await client.transport.ask("GET", path, query=asked))
+
+    def _sound(self, answer: Answer) -> Answer:
+        if answer.ok:
+            return answer
+        refused = credentials_refused(answer)
+        raise refused if refused is not None and detail_of(answer) is not None else trouble(answer)
+
+
+def _messages(answer: Answer, raw: bytes) -> list[wire.Heard]:
+    return [one for one in wire.parse_list(answer, raw) if isinstance(one, wire.Heard)]
