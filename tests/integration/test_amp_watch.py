@@ -1,0 +1,120 @@
+"""The real watcher on a mailbox at a broker: one answer, one watcher, and little memory."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.desk import Desk, until
+from tests.plain_broker import running_plain_broker
+
+from agent_mailer.errors import ExitCode
+from agent_mailer.events import EventName
+
+MEBIBYTE = 1024 * 1024
+
+
+class AmpDesk(Desk):
+    """`coder` works in `workdir`; its mail is at a broker, where `planner` writes to it."""
+
+    def __init__(self, base: Path, broker: BrokerDesk, person: Person) -> None:
+        super().__init__(base)
+        self.broker = broker
+        self.person = person
+        self.coder = broker.agent(person, f"coder-{base.name[-12:].strip('-_').lower()}")
+        self.planner = broker.agent(person, f"planner-{base.name[-12:].strip('-_').lower()}")
+        self.configure(
+            address=self.coder["address"],
+            agent_id=self.coder["id"],
+            broker_url=broker.url,
+            api_key=person.key,
+            poll_interval_idle=1,
+            poll_interval_active=1,
+            maildir_root="",
+        )
+
+    def mail(self, body: str = "please") -> dict[str, Any]:
+        sent: dict[str, Any] = self.broker.send(
+            self.person, self.planner, self.coder["address"], subject="task", body=body
+        )
+        return sent
+
+    def answers(self) -> list[dict[str, Any]]:
+        path = f"/messages/inbox/{self.planner['address']}?agent_id={self.planner['id']}"
+        found: list[dict[str, Any]] = self.broker.call("GET", path, headers=self.person.header)
+        return found
+
+    def unread(self) -> list[dict[str, Any]]:
+        path = f"/messages/inbox/{self.coder['address']}?agent_id={self.coder['id']}"
+        found: list[dict[str, Any]] = self.broker.call("GET", path, headers=self.person.header)
+        return found
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BrokerDesk, Person]]:
+    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
+        yield desk, desk.person("someone")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BrokerDesk, Person]]:
+    with running_plain_broker(tmp_path_factory.mktemp("plain")) as desk:
+        yield desk, desk.person("someone")
+
+
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_a_message_is_answered_once_and_marked_read(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    broker, person = request.getfixturevalue(kind)
+    desk = AmpDesk(tmp_path, broker, person)
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+        sent = desk.mail()
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+    (answer,) = desk.answers()
+    assert (answer["thread_id"], answer["action"], answer["parent_id"]) == (sent["thread_id"], "reply", sent["id"])
+    assert answer["body"].strip() == "done"
+    assert desk.unread() == []
+    if kind == "ours":
+        path = f"/messages/{sent['id']}/receipts"
+        stages = [one["stage"] for one in broker.call("GET", path, headers=person.header)]
+        assert stages[0] == "claimed"
+        assert stages[-1] == "settled"
+    assert person.key not in (desk.state / "log.jsonl").read_text()
+
+
+def test_a_second_watcher_of_the_agent_leaves_with_75(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:
+    desk = AmpDesk(tmp_path, *ours)
+    other = tmp_path / "elsewhere" / ".agent-mailer"
+    other.mkdir(parents=True, mode=0o700)
+    (other / "config.toml").write_bytes((desk.state / "config.toml").read_bytes())
+    (other / "config.toml").chmod(0o600)
+    with desk.watching():
+        desk.mail()
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "a message's end: it holds the agent")
+        held = desk.start_watch("--workdir", str(other.parent), stderr=subprocess.PIPE)
+        _, said = held.communicate(timeout=60)
+        assert held.returncode == ExitCode.BUSY, said
+        assert b"watched already" in said
+
+
+def test_a_refused_key_at_start_is_77(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:
+    desk = AmpDesk(tmp_path, *ours)
+    desk.configure(api_key="amk_" + "0" * 64)
+    watcher = desk.start_watch(stderr=subprocess.PIPE)
+    _, said = watcher.communicate(timeout=60)
+    assert watcher.returncode == ExitCode.REFUSED, said
+    assert b"amk_0" not in said
+
+
+def test_an_idle_watcher_is_small(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:
+    desk = AmpDesk(tmp_path, *ours)
+    with desk.watching() as watcher:
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+        desk.mail()
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+        pages = int(Path(f"/proc/{watcher.pid}/statm").read_text().split()[1])
+        assert pages * 4096 <= 48 * MEBIBYTE
