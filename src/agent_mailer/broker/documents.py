@@ -280,7 +280,11 @@ def _init(url: str) -> str:
     return set_up_agent(url, '"$AMP_API_KEY"').command
 
 
-@router.get("/setup.md", response_class=PlainTextResponse)
-async def setup(request: Request) -> PlainTextResponse:
+class MarkdownResponse(PlainTextResponse):
+    media_type = "text/markdown"
+
+
+@router.get("/setup.md", response_class=MarkdownResponse)
+async def setup(request: Request) -> MarkdownResponse:
     """How an agent registers itself, as Markdown."""
-    return PlainTextResponse(setup_md(base_url(request)), media_type="text/markdown")
+    return MarkdownResponse(setup_md(base_url(request)))

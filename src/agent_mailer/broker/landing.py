@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from agent_mailer import __version__
+from agent_mailer.broker.documents import base_url
 from agent_mailer.broker.first_steps import WATCH, Step, steps
 
 router = APIRouter()
@@ -59,8 +60,7 @@ broker's own machine.</p>
 
 @router.get("/", include_in_schema=False)
 async def landing(request: Request) -> HTMLResponse:
-    url = str(request.base_url).rstrip("/")
-    listed = "\n".join(_item(step) for step in (*steps(url), WATCH))
+    listed = "\n".join(_item(step) for step in (*steps(base_url(request)), WATCH))
     return HTMLResponse(_PAGE.format(steps=listed, version=escape(__version__)), headers=_HEADERS)
 
 
