@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.broker_desk import BrokerDesk, running_broker
 
 from agent_mailer.broker.rendering import LONGEST_MARKDOWN, body_html
 from agent_mailer.broker.sending import Draft, Order
@@ -215,7 +215,7 @@ def test_parents(room: Room) -> None:
 
 
 def test_marks(room: Room) -> None:
-    marks = {
+    marks: dict[str, Any] = {
         "hops": 7,
         "automatic": "auto-reply",
         "priority": "urgent",

@@ -1,0 +1,233 @@
+"""Claims and receipts at the broker: one watcher works on a message, and its sender can see what comes of it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from tests.broker_desk import BrokerDesk, running_broker
+
+CLAIM_SECONDS = 3600.0
+
+
+class Room:
+    def __init__(self, desk: BrokerDesk) -> None:
+        self.desk = desk
+        self.alice = desk.person("alice")
+        self.sender = desk.agent(self.alice, "sender")
+        self.worker = desk.own_agent(self.alice, "worker")
+        self.key = {"X-API-Key": self.worker["api_key_plaintext"]}
+        self.other = {"X-API-Key": desk.own_agent(self.alice, "other")["api_key_plaintext"]}
+        self.bob = desk.person("bob")
+
+    def message(self) -> str:
+        name: str = self.desk.send(self.alice, self.sender, self.worker["address"], body="work")["id"]
+        return name
+
+    def claim(
+        self,
+        name: str,
+        expected: int = 200,
+        *,
+        watcher: str | None = "w",
+        key: dict[str, str] | None = None,
+        **form: Any,
+    ) -> Any:
+        headers = {**(key or self.key), **({"X-Agent-Mailer-Watcher": watcher} if watcher is not None else {})}
+        body = {"json": form} if form else {}
+        return self.desk.call("POST", f"/messages/{name}/claim", expected, headers=headers, **body)
+
+    def tell(self, name: str, expected: int, *, key: dict[str, str] | None = None, **form: Any) -> Any:
+        form = {"stage": "settled", "turn_id": "t", **form}
+        return self.desk.call("POST", f"/messages/{name}/receipts", expected, json=form, headers=key or self.key)
+
+    def told(self, name: str, expected: int = 200, key: dict[str, str] | None = None) -> Any:
+        return self.desk.call("GET", f"/messages/{name}/receipts", expected, headers=key or self.key)
+
+    def read(self, name: str) -> bool:
+        message = self.desk.call("GET", f"/messages/{name}", headers=self.key)
+        return bool(message["is_read"])
+
+    def sql(self, statement: str, *arguments: object) -> None:
+        with sqlite3.connect(self.desk.database) as database:
+            database.execute(statement, arguments)
+        database.close()
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    with running_broker(tmp_path_factory.mktemp("broker"), claim_seconds=CLAIM_SECONDS) as desk:
+        yield Room(desk)
+
+
+def test_a_claim_brings_the_whole_message(room: Room) -> None:
+    name = room.message()
+    claimed = room.claim(name, turn_id="t1")
+    assert claimed["claimed"] == "now"
+    message = room.desk.call("GET", f"/messages/{name}", headers=room.key)
+    assert claimed["message"] == message
+    assert (message["body"], message["body_html"]) == ("work", "<p>work</p>\n")
+    assert message["claimed_at"]
+    assert message["is_read"] is False
+    again = room.claim(name, turn_id="t1")
+    assert again["claimed"] == "before"
+    assert again["message"]["claimed_at"] > message["claimed_at"], "renewed"
+    assert [receipt["turn_id"] for receipt in room.told(name)] == ["t1"]
+    room.claim(name, turn_id="t2")
+    assert [(receipt["stage"], receipt["turn_id"]) for receipt in room.told(name)] == [
+        ("claimed", "t1"),
+        ("claimed", "t2"),
+    ]
+
+
+def test_the_turn_need_not_be_named(room: Room) -> None:
+    name = room.message()
+    assert room.claim(name)["claimed"] == "now"
+    assert room.claim(name)["claimed"] == "before"
+    assert [receipt["turn_id"] for receipt in room.told(name)] == [""]
+
+
+def test_another_watcher_waits(room: Room) -> None:
+    name = room.message()
+    room.claim(name, watcher="one")
+    said = room.claim(name, 409, watcher="two")
+    assert said["reason"] == "claimed"
+    assert "claimed by another watcher since" in said["detail"]
+    room.sql("UPDATE messages SET claimed_at = '2020-01-01T00:00:00.000000+00:00' WHERE id = ?", name)
+    assert room.claim(name, watcher="two", turn_id="x")["claimed"] == "now"
+    assert room.claim(name, 409, watcher="one")["reason"] == "claimed"
+    room.desk.call("PATCH", f"/messages/{name}/unread", headers=room.key)
+    assert room.claim(name, watcher="one")["claimed"] == "now", "unread again is free again"
+
+
+def test_what_is_read_is_not_claimed(room: Room) -> None:
+    name = room.message()
+    room.claim(name)
+    room.desk.call("PATCH", f"/messages/{name}/read", headers=room.key)
+    assert room.claim(name, 409) == {"detail": "This message is read already", "reason": "read"}
+
+
+def test_whoever_holds_the_stream_claims(room: Room) -> None:
+    name = room.message()
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        path = f"{room.desk.url}/messages/inbox/{room.worker['address']}/stream"
+        headers = {**room.key, "X-Agent-Mailer-Watcher": "holder", "X-Agent-Mailer-Watcher-Name": "host h"}
+        with client.stream("GET", path, params={"agent_id": room.worker["id"]}, headers=headers) as stream:
+            assert stream.status_code == 200
+            said = room.claim(name, 409, watcher="two")
+            assert said["reason"] == "watched"
+            assert said["watcher"]["name"] == "host h"
+            assert room.claim(name, watcher="holder")["claimed"] == "now"
+
+
+def test_one_of_ten_gets_it(room: Room) -> None:
+    name = room.message()
+    gate = threading.Barrier(10)
+
+    def claim(number: int) -> int:
+        gate.wait()
+        headers = {**room.key, "X-Agent-Mailer-Watcher": f"w{number}"}
+        return room.desk.http.post(f"/messages/{name}/claim", headers=headers).status_code
+
+    with ThreadPoolExecutor(10) as crowd:
+        statuses = sorted(crowd.map(claim, range(10)))
+    assert statuses == [200] + [409] * 9
+
+
+def test_who_may_claim(room: Room) -> None:
+    name = room.message()
+    assert room.claim("none", 404)["detail"] == "Message not found"
+    assert room.claim(name, 404, key=room.bob.header)["detail"] == "Message not found"
+    room.claim(name, 403, key=room.other)
+    room.desk.call("POST", f"/messages/{name}/claim", 401)
+    room.claim(name, 422, watcher=None)
+    room.claim(name, 422, watcher="x" * 129)
+    room.claim(name, 422, turn_id="x" * 65)
+    room.claim(name, 422, turn_id="\0")
+    assert room.told(name) == []
+    assert room.claim(name, key=room.alice.header)["claimed"] == "now", "a key for all agents"
+
+
+def test_the_way_of_a_message(room: Room) -> None:
+    name = room.message()
+    room.claim(name, turn_id="t")
+    started = room.tell(name, 201, stage="started")
+    assert started == {
+        "message_id": name,
+        "stage": "started",
+        "turn_id": "t",
+        "outcome": None,
+        "detail": "",
+        "final": False,
+        "created_at": started["created_at"],
+    }
+    assert room.tell(name, 200, stage="started") == started, "told once"
+    assert room.tell(name, 201, outcome="failed", detail="no disk")["outcome"] == "failed"
+    assert not room.read(name)
+    assert room.tell(name, 200, outcome="done", final=True)["outcome"] == "failed", "what was told stays"
+    assert room.read(name), "final marks it read, also when it was told before"
+    assert room.tell(name, 201, turn_id="t2", outcome="done", final=True)["final"] is True
+    assert [(receipt["stage"], receipt["turn_id"]) for receipt in room.told(name)] == [
+        ("claimed", "t"),
+        ("started", "t"),
+        ("settled", "t"),
+        ("settled", "t2"),
+    ]
+
+
+def test_only_settled_is_final(room: Room) -> None:
+    name = room.message()
+    room.tell(name, 201, stage="started", final=True)
+    assert not room.read(name)
+
+
+def test_twenty_at_once_tell_it_once(room: Room) -> None:
+    name = room.message()
+    form = {"stage": "settled", "turn_id": "t", "final": True}
+    with ThreadPoolExecutor(20) as crowd:
+        answers = crowd.map(
+            lambda _: room.desk.http.post(f"/messages/{name}/receipts", json=form, headers=room.key), range(20)
+        )
+        assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+    assert len(room.told(name)) == 1
+
+
+def test_who_may_tell_and_be_told(room: Room) -> None:
+    name = room.message()
+    room.tell("none", 404)
+    room.tell(name, 404, key=room.bob.header)
+    room.tell(name, 403, key=room.other)
+    room.tell(name, 201, key=room.alice.header)
+    for key in (room.key, room.alice.header, room.alice.login):
+        assert len(room.told(name, key=key)) == 1
+    for stranger in (room.bob.header, room.bob.login, room.other):
+        assert room.told(name, 404, key=stranger)["detail"] == "Message not found"
+    assert room.told("none", 404)["detail"] == "Message not found"
+    room.desk.call("GET", f"/messages/{name}/receipts", 401)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"stage": "claimed"},
+        {"stage": None},
+        {"turn_id": ""},
+        {"turn_id": "x" * 65},
+        {"turn_id": "\0"},
+        {"outcome": "x" * 33},
+        {"detail": "x" * 601},
+        {"detail": "\0"},
+        {"final": "perhaps"},
+    ],
+    ids=repr,
+)
+def test_what_no_receipt_may_hold(room: Room, form: dict[str, Any]) -> None:
+    name = room.message()
+    (field,) = form
+    assert room.tell(name, 422, **form)["detail"][0]["loc"] == ["body", field]
+    assert room.told(name) == []
