@@ -276,3 +276,126 @@ def test_the_identity_file_of_another_agent_stops_it(broker: BrokerDesk, ann: Pe
     assert (done.status, "somebody-else" in done.err) == (78, True), done
     assert (workdir / "AGENT.md").read_text() == text
     assert not (workdir / ".agent-mailer" / "config.toml").exists()
+
+
+# Looking at it.
+
+
+@pytest.fixture
+def agent(broker: BrokerDesk, ben: Person, workdir: Path) -> Path:
+    assert init(workdir, broker, ben.key).status == 0
+    return workdir
+
+
+def set_key(workdir: Path, key: str, value: str) -> None:
+    assert type_in(workdir, "config", "set", key, value).status == 0
+
+
+def check(done: Typed, name: str) -> dict[str, str]:
+    found: dict[str, str] = next(row for row in done.json["checks"] if row["name"] == name)
+    return found
+
+
+def test_verify_names_key_agent_address_and_what_the_broker_can(broker: BrokerDesk, ben: Person, agent: Path) -> None:
+    done = type_in(agent, "verify", "--json")
+    assert done.status == 0, done
+    assert "inbox-cursor" in check(done, "broker")["text"]
+    assert f"coder@{ben.name}.{DOMAIN}" in check(done, "agent")["text"]
+    assert check(done, "broker_clock")["result"] == "ok"
+    assert ben.key not in done.out
+    [row] = broker.call("GET", "/agents", headers=ben.header)
+    assert row["last_seen"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "status", "name", "named"),
+    [
+        ("api_key", "amk_wrong", 77, "broker", "agent-mailer config set api_key"),
+        ("agent_id", "nobody", 77, "broker", "agent_id"),
+        ("broker_url", "http://127.0.0.1:1", 69, "broker", "broker_url"),
+        ("broker_url", "ftp://x", 78, "broker", "broker_url"),
+        ("address", "other@ben.amp.localhost", 78, "agent", "agent-mailer config set address coder@"),
+    ],
+)
+def test_verify_says_what_is_wrong_and_what_mends_it(
+    agent: Path, key: str, value: str, status: int, name: str, named: str
+) -> None:
+    (agent / "AGENT.md").unlink()
+    set_key(agent, key, value)
+    done = type_in(agent, "verify", "--json")
+    assert done.status == status, done
+    assert (check(done, name)["result"], named in check(done, name)["fix"]) == ("failed", True), done
+    assert type_in(agent, "doctor").status == 1
+
+
+def test_an_agent_md_of_another_agent_is_refused_unless_told(agent: Path) -> None:
+    text = (agent / "AGENT.md").read_text()
+    (agent / "AGENT.md").write_text(text.replace("**Agent ID**: ", "**Agent ID**: other-"))
+    assert type_in(agent, "verify").status == 78
+    assert type_in(agent, "watch", "--once").status == 78
+    assert type_in(agent, "watch", "--once", "--ignore-agent-md-mismatch").status == 0
+
+
+def test_status_counts_what_waits_and_shows_no_key(broker: BrokerDesk, ben: Person, agent: Path) -> None:
+    me = broker.call("GET", "/agents", headers=ben.header)[0]
+    for number in range(3):
+        broker.send(ben, me, me["address"], body=str(number))
+    done = type_in(agent, "status", "--json")
+    mailbox = done.json["mailbox"]
+    assert (mailbox["waiting"], mailbox["root"], mailbox["problem"]) == (3, broker.url, None), done
+    assert ben.key not in done.out
+    set_key(agent, "broker_url", "http://127.0.0.1:1")
+    away = type_in(agent, "status")
+    assert (away.status, "cannot be read" in away.out) == (0, True), away
+
+
+# The section that tells an agent to use curl.
+
+PROTOCOL = """# Agent Identity\r
+\r
+- **Name**: coder\r
+\r
+## 身份提示词 (System Prompt)\r
+\r
+Work well.\r
+\r
+## 邮箱协议 (Mail Protocol)\r
+\r
+### Auth\r
+```bash\r
+# not a heading\r
+curl -H "X-API-Key: <your_api_key>" http://x\r
+```\r
+\r
+## Mine\r
+\r
+Stays.  \r
+\r
+## Auto-watch (Claude Code only)\r
+\r
+poll\r
+"""
+
+
+@pytest.mark.parametrize("file", ["AGENT.md", "SOUL.md"])
+def test_the_curl_section_is_replaced_only_when_told(broker: BrokerDesk, ben: Person, workdir: Path, file: str) -> None:
+    (workdir / file).write_bytes(PROTOCOL.encode())
+    runtime = "infiniti" if file == "SOUL.md" else "claude"
+    left = init(workdir, broker, ben.key, "--runtime", runtime)
+    assert (left.status, "--replace-protocol-section" in left.out) == (0, True), left
+    assert (workdir / file).read_bytes().startswith(PROTOCOL.encode())
+    kept = type_in(workdir, "init", "--keep-protocol-section")
+    assert (kept.status, "protocol-section" in kept.out) == (0, False), kept
+    before = (workdir / file).read_bytes()
+    done = type_in(workdir, "init", "--replace-protocol-section")
+    assert done.status == 0, done
+    assert "-## 邮箱协议 (Mail Protocol)\n" in done.out.replace("\r", "")
+    assert (workdir / f"{file}.before-agent-mailer").read_bytes() == before
+    text = (workdir / file).read_bytes().decode()
+    assert "curl -H" not in text
+    assert "Auto-watch" not in text
+    assert text.startswith(PROTOCOL.partition("## 邮箱协议")[0])
+    assert "## Mine\r\n\r\nStays.  \r\n" in text
+    assert text.count(BEGIN) == 1
+    assert type_in(workdir, "init", "--replace-protocol-section").out.startswith("unchanged")
+    assert type_in(workdir, "verify").status in (0, 69)  # the program may be missing here, the rest is right

@@ -48,10 +48,8 @@ class BrokerInbox:
             return await self._pages(client, read_too=read_too)
 
     async def unread(self) -> int:
-        """How many wait, in one or two small answers."""
+        """How many are unread, in one small answer."""
         async with self._client() as client:
-            if (await self._broker(client)).ours:
-                return len(await self._stretches(client, read_too=False))
             answer = await self._list(client, {"page": 1, "page_size": 1})
             return wire.parse_object(answer, wire.Page).total
 

@@ -19,8 +19,13 @@ LAST_EVENTS = 5
 LISTED = 10_000
 
 
+BROKER_SECONDS = 3.0
+
+
 class MailboxView(msgspec.Struct, frozen=True):
-    """`waiting` leaves out what is settled or in work; `problem` says why nothing is known."""
+    """`root` is the folder or the broker's URL; `waiting` leaves out what is settled or in work; `problem` says why
+    nothing is known.
+    """
 
     kind: str
     address: str
@@ -68,6 +73,15 @@ class PauseView(msgspec.Struct, frozen=True):
     detail: str
 
 
+class TroubleView(msgspec.Struct, frozen=True):
+    """What keeps the watcher from its work just now: the mailbox, its credentials, or the disk."""
+
+    what: str
+    since: float
+    why: str
+    fix: str
+
+
 class TodayView(msgspec.Struct, frozen=True):
     turns: int
     seconds: float
@@ -88,6 +102,7 @@ class StatusView(msgspec.Struct, frozen=True):
     retries: tuple[RetryView, ...]
     dead_letters: int
     pause: PauseView | None
+    trouble: TroubleView | None
     today: TodayView
     last_events: tuple[dict[str, object], ...]
 
@@ -108,10 +123,10 @@ def status(workdir: Workdir = None, as_json: Json = False) -> None:
 def look(place: Workplace) -> StatusView:
     """The state as it is now; takes no lock and writes nothing."""
     from agent_mailer.cli.log_lines import tail
-    from agent_mailer.state.lock import holder_of
 
     state, now = place.state, place.clock.now()
-    holder = holder_of(place.folder.path / ".lock")
+    watcher = _watcher(place)
+    trouble = state.trouble.read() if watcher.running else None
     pause, today = state.pause.read(), state.usage.today()
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
     busy = {turn.msg_id for turn in open_turns}
@@ -120,9 +135,7 @@ def look(place: Workplace) -> StatusView:
         workdir=str(place.workdir),
         agent=place.config.agent_name or place.handle,
         runtime=place.config.runtime.value if place.config.runtime else None,
-        watcher=WatcherView(running=True, pid=holder.process.pid, version=holder.version)
-        if holder
-        else WatcherView(running=False),
+        watcher=watcher,
         mailbox=_mailbox(place, busy | {entry.envelope.id for entry in retries}),
         running=tuple(_turn(place, turn, now) for turn in open_turns),
         retries=tuple(
@@ -138,6 +151,7 @@ def look(place: Workplace) -> StatusView:
         ),
         dead_letters=state.dead_letters.count(),
         pause=PauseView(pause.reason.value, pause.since, pause.until, pause.detail) if pause else None,
+        trouble=TroubleView(trouble.what.value, trouble.since, trouble.why, trouble.fix) if trouble else None,
         today=TodayView(
             today.turns,
             today.seconds,
@@ -186,8 +200,8 @@ def _mailbox(place: Workplace, ours: set[str]) -> MailboxView:
     from agent_mailer.mailbox.maildir.listing import StatCache, list_folder
 
     kind, address = place.config.mailbox_kind, place.handle
-    if kind is not MailboxKind.MAILDIR:
-        return MailboxView(kind.value, address, problem="this version reads folder mailboxes only")
+    if kind is MailboxKind.AMP:
+        return _at_broker(place, len(ours))
     root = None
     try:
         root = place.maildir_root()
@@ -200,6 +214,51 @@ def _mailbox(place: Workplace, ours: set[str]) -> MailboxView:
         return MailboxView(kind.value, address, str(root), problem=f"{error.filename}: {error.strerror}")
     waiting = sum(1 for e in envelopes if e.id not in ours and e.id not in place.state.processed)
     return MailboxView(kind.value, address, str(root), waiting, len(unreadable))
+
+
+def _at_broker(place: Workplace, ours: int) -> MailboxView:
+    """What is unread there; an answer that does not come soon is not waited for."""
+    import asyncio
+
+    from agent_mailer.cli.at_broker import at_broker
+    from agent_mailer.cli.broker_checks import shown_url
+    from agent_mailer.cli.broker_inbox import BrokerInbox
+    from agent_mailer.errors import MailerError
+    from agent_mailer.mailbox.amp.client import Credentials
+
+    config = place.config
+    url = shown_url(config.broker_url)
+
+    async def count() -> int:
+        async with asyncio.timeout(BROKER_SECONDS):
+            return await BrokerInbox(
+                Credentials(config.broker_url, config.agent_id, config.api_key), config.address
+            ).unread()
+
+    try:
+        with at_broker():
+            return MailboxView("amp", config.address, url, max(0, asyncio.run(count()) - ours))
+    except MailerError as fault:
+        return MailboxView("amp", config.address, url, problem=fault.message)
+    except TimeoutError:
+        return MailboxView("amp", config.address, url, problem=f"no answer within {BROKER_SECONDS:.0f} s")
+
+
+def _watcher(place: Workplace) -> WatcherView:
+    """Who holds the lock, also where that is another client, which writes down no more than a number."""
+    from contextlib import suppress
+
+    from agent_mailer.checks.locks import flock_holder
+    from agent_mailer.state.lock import holder_of
+
+    path = place.folder.path / ".lock"
+    holder = holder_of(path)
+    if holder is not None:
+        return WatcherView(running=True, pid=holder.process.pid, version=holder.version)
+    pid = None
+    with suppress(OSError, ValueError):
+        pid = flock_holder(path)
+    return WatcherView(running=pid is not None, pid=pid)
 
 
 def _show(view: StatusView) -> None:
@@ -217,6 +276,10 @@ def _show(view: StatusView) -> None:
         until = f"until {local_time(pause.until)}" if pause.until is not None else "until: agent-mailer resume"
         detail = f" ({printable(pause.detail)})" if pause.detail else ""
         _row("paused", f"{pause.reason.replace('_', ' ')}, {until}{detail}")
+    if view.trouble is not None:
+        _row("trouble", f"since {local_time(view.trouble.since)}: {printable(view.trouble.why, 300)}")
+        if view.trouble.fix:
+            _row("", f"mend: {printable(view.trouble.fix, 300)}")
     for turn in view.running:
         what = turn.phase if watcher.running else f"{turn.phase}, left open: the next watcher takes it up"
         _row(

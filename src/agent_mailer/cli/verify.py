@@ -60,7 +60,7 @@ def verify_checks(place: Workplace) -> list[CheckResult]:
     config = place.config
     values = {"agent_id": config.agent_id, "address": place.handle, "agent_name": config.agent_name}
     results.append(check_identity(place.workdir, values))
-    if place.handle:
+    if place.handle or config.broker_url:
         results += _mailbox_checks(place)
     if config.runtime is not None:
         results.append(check_runtime(config.runtime.value, lambda: program_of(place)))
@@ -106,18 +106,17 @@ def report(place: Workplace, results: Sequence[CheckResult], exit_code: int, *, 
 
 def _mailbox_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.mailbox import check_mailbox
-    from agent_mailer.checks.result import guarded, ok
     from agent_mailer.config import MailboxKind
     from agent_mailer.state.lock import holder_of
 
-    kind = place.config.mailbox_kind
-    if kind is not MailboxKind.MAILDIR:
-        url = place.config.broker_url or "broker_url"
+    config = place.config
+    if config.mailbox_kind is MailboxKind.AMP:
+        if not (config.broker_url and config.api_key and config.agent_id):
+            return []  # the configuration's check names them
+        from agent_mailer.checks.broker import check_broker
+        from agent_mailer.cli.broker_checks import see_broker, shown_url
 
-        def made() -> CheckResult:
-            return ok("mailbox", url, f"{place.mailbox().address} by {kind.value}")
-
-        return [guarded("mailbox", url, made)]
+        return check_broker(shown_url(config.broker_url), config.address, lambda: see_broker(place))
     holder = holder_of(place.folder.path / ".lock")
     return check_mailbox(place.handle, lambda: _folder_mailbox(place), holder.process.pid if holder else None)
 
