@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.crash.power import EXTREMES, Chance, PowerModel
 from tests.crash.recording import RecordingSystem, lay_out
-from tests.crash.scenarios import agent, at_rest, new_desk, recover, runs
+from tests.crash.scenarios import STAGE, agent, at_rest, new_desk, recover, runs, settlements
 from tests.desk import Desk
 
 from agent_mailer.disk import Disk, Sync
@@ -18,6 +18,7 @@ from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Envelope, Progress, Stage
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
+from agent_mailer.state.records import ItemState
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply, apply_waiting
 
@@ -81,6 +82,19 @@ def test_a_message_given_up_does_not_come_back_as_new(tmp_path: Path) -> None:
     recover(desk)
     assert len(runs(desk)) == 1
     assert not new.exists()
+
+
+def test_what_was_refused_outlives_the_shortening_of_its_record(tmp_path: Path) -> None:
+    desk = new_desk(tmp_path / "desk")
+    agent(desk, STAGE, auto_reply="never")
+    desk.send()
+    at_rest(desk)
+    [record] = settlements(desk).values()
+    for _ in after_power_failures(desk, lambda disk: state_over(desk, disk).turns.summarise(record)):
+        [after] = settlements(desk).values()
+        assert after.settlement is not None
+        [refused] = [entry for entry in after.settlement.items if entry.state is ItemState.REFUSED]
+        assert "for stranger" in refused.item.payload
 
 
 def test_a_first_line_has_a_name_though_an_earlier_life_was_cut_short(tmp_path: Path) -> None:

@@ -143,7 +143,10 @@ class TurnStore:
             return
         items = tuple(_without_body(entry) for entry in settlement.items)
         short = msgspec.structs.replace(record, settlement=msgspec.structs.replace(settlement, items=items, notes=()))
-        self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(short), sync=Sync.NONE)
+        # A crash may leave nothing of it: that costs the record of what is done, but what was refused is nowhere else.
+        kept = any(entry.state is ItemState.REFUSED for entry in items)
+        sync = Sync.CONTENT if kept else Sync.NONE
+        self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(short), sync=sync)
 
     def strip(self, turn_id: str, keep_transcripts: int) -> None:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
