@@ -25,7 +25,7 @@ class PauseFile:
 
     def write(self, pause: Pause) -> None:
         data = msgspec.json.format(msgspec.json.encode(pause), indent=2) + b"\n"
-        # Lost in a power failure, the next turn meets the same limit and pauses again; a person's word is not met again.
+        # Lost in a power failure, the next turn meets the same limit and pauses again; not so a person's word.
         by_hand = pause.reason is PauseReason.BY_HAND
         self._folder.disk.replace(self._path, data, sync=Sync.FULL if by_hand else Sync.CONTENT)
 
