@@ -249,7 +249,7 @@ def test_a_locked_database(tmp_path: Path) -> None:
             assert desk.call("GET", "/agents", headers=alice.header) == []
             assert desk.call("GET", "/users/me", headers=alice.login)["id"] == alice.id
             login = pool.submit(desk.http.post, "/users/login", json={"username": "alice", "password": PASSWORD})
-            assert login.result(4).status_code == 200
+            assert login.result().status_code == 200
             answers = [call.result() for call in calls]
             with pytest.raises(BusyFault) as caught:
                 start.result()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -374,7 +373,7 @@ def test_nobody_else_may(desk: BrokerDesk, bob: Person) -> None:
 
 
 def test_guessing_is_slowed_down(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with running_broker(tmp_path_factory.mktemp("slow"), login_attempts="5/2 seconds") as desk:
+    with running_broker(tmp_path_factory.mktemp("slow"), login_attempts="5/1 hour") as desk:
         desk.person("erin")
 
         def attempt(password: str) -> int:
@@ -387,11 +386,18 @@ def test_guessing_is_slowed_down(tmp_path_factory: pytest.TempPathFactory) -> No
         assert statuses.count(401) <= 7
         answer = desk.http.post("/users/login", json={"username": "erin", "password": PASSWORD})
         assert answer.status_code == 429, "the right one has to wait, too"
-        assert 1 <= int(answer.headers["retry-after"]) <= 2
+        assert 3000 <= int(answer.headers["retry-after"]) <= 3600
         assert "Too many" in answer.json()["detail"]
         # A user who is not there is counted in the same way.
         assert desk.http.post("/users/login", json={"username": "ghost", "password": PASSWORD}).status_code == 429
-        until(lambda: attempt(PASSWORD) == 200, "the end of the wait", 10)
+
+
+def test_the_wait_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with running_broker(tmp_path_factory.mktemp("wait"), login_attempts="1/2 seconds") as desk:
+        desk.person("erin")
+        form = {"username": "erin", "password": PASSWORD}
+        desk.call("POST", "/users/login", 401, json={**form, "password": "wrong password"})
+        until(lambda: desk.http.post("/users/login", json=form).status_code == 200, "the end of the wait", 30)
 
 
 def test_a_login_ends_by_its_time(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -400,9 +406,7 @@ def test_a_login_ends_by_its_time(tmp_path_factory: pytest.TempPathFactory) -> N
         form = {"username": "frank", "password": PASSWORD}
         desk.call("POST", "/users/register", 201, json={**form, "invite_code": code})
         login = {"Authorization": f"Bearer {desk.call('POST', '/users/login', json=form)['token']}"}
-        began = time.monotonic()
-        until(lambda: desk.http.get("/users/me", headers=login).status_code == 401, "the token's end", 10)
-        assert time.monotonic() - began < 5
+        until(lambda: desk.http.get("/users/me", headers=login).status_code == 401, "the token's end", 30)
 
 
 def test_too_large_is_413(desk: BrokerDesk, alice: Person) -> None:
