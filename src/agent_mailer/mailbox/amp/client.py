@@ -73,6 +73,10 @@ class _Told(msgspec.Struct):
     heartbeat_seconds: float
 
 
+class _Operator(msgspec.Struct):
+    agent_id: str
+
+
 class BrokerClient:
     """One broker under one key. Every method raises MailboxUnavailable where the broker cannot be asked now,
     MailboxRefused where it refuses the key or the agent, RequestRefused where it refuses what was asked for.
@@ -132,6 +136,13 @@ class BrokerClient:
         body = msgspec.json.encode(wanted)
         answer = await self.transport.ask("POST", "/agents/register", content=body, tries=1)
         return decode(self._sound(answer), AgentInfo)
+
+    async def operator(self) -> AgentInfo | None:
+        """The person behind the key, made now where there is none yet; None where the broker makes none by key."""
+        answer = await self.transport.ask("POST", "/agents/operator", content=b"{}")
+        if answer.status in (403, 404, 405):
+            return None
+        return await self.agent(decode(self._sound(answer), _Operator).agent_id)
 
     async def setup(self, agent_id: str) -> SetupTexts:
         """The texts of the agent's identity files, with the broker's URL and the ids filled in."""

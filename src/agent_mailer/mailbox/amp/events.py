@@ -20,6 +20,9 @@ from agent_mailer.names import printable
 
 FIRST_WAIT: Final = 2.0
 LONGEST_WAIT: Final = 120.0
+LASTING: Final = 30.0
+"""A stream that held so long is one that works: its loss is the first."""
+
 HEARTBEATS_MISSED: Final = 3
 LONGEST_LINE: Final = 256 * 1024
 
@@ -87,7 +90,7 @@ class Stream:
     async def _listen_on(self) -> None:
         tries = 0
         while True:
-            began = self.connections
+            began = asyncio.get_running_loop().time()
             try:
                 source = await self._source()
                 if source is not None:
@@ -102,8 +105,10 @@ class Stream:
                 self._first.set()
                 if lost or self.busy is not None:
                     self._woken()
-            tries = 0 if self.connections != began else tries + 1
+            if asyncio.get_running_loop().time() - began >= LASTING:
+                tries = 0
             wait = min(self._longest_wait, FIRST_WAIT * 2.0 ** min(tries, 20))
+            tries += 1
             await asyncio.sleep(wait * self._jitter())
 
     async def _listen(self, source: Source) -> None:

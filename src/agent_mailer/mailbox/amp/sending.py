@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from agent_mailer.clock import Clock
-from agent_mailer.mailbox.amp.answers import Answer, InDoubt, TooLarge, detail_of, trouble
+from agent_mailer.mailbox.amp.answers import Answer, InDoubt, RequestRefused, TooLarge, detail_of, trouble
 from agent_mailer.mailbox.amp.compose import Payload, Request, payload_of
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
@@ -148,9 +148,8 @@ class Sender:
     async def _newest_of(self, recipient: str) -> list[Heard]:
         """The newest mail of another agent of the same user, as far as our key may see it."""
         agent_id = ""
-        for one in await self._link.client.agents():
-            if one.address == recipient:
-                agent_id = one.id
+        with suppress(RequestRefused):
+            agent_id = next((one.id for one in await self._link.client.agents() if one.address == recipient), "")
         if not agent_id:
             return []
         path = path_of("messages", "inbox", recipient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies
@@ -75,6 +76,8 @@ class Transport:
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
             # The certificates cost a plain http:// client memory for nothing.
             verify=self.url.startswith("https:") or bool(getproxies()),
+            # Proxies as the environment says, but not to this machine itself.
+            mounts={f"all://{host}": None for host in _loopback(self.url)},
         )
 
     async def close(self) -> None:
@@ -249,6 +252,16 @@ def _checked_url(url: str) -> str:
             "agent-mailer config set broker_url http://127.0.0.1:9800",
         )
     return url.strip().rstrip("/")
+
+
+def _loopback(url: str) -> tuple[str, ...]:
+    """The URL's host where that is this machine, as a pattern for httpx."""
+    host = urlsplit(url).hostname or ""
+    try:
+        ours = host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
+    except ValueError:
+        ours = False
+    return (f"[{host}]" if ":" in host else host,) if ours else ()
 
 
 def _without_credentials(url: str) -> str:
