@@ -110,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(module.router)
     app.include_router(agents_admin.superadmin_router)
+    app.include_router(operator.by_key)
     return app
 
 

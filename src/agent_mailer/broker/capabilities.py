@@ -22,6 +22,7 @@ EXTENSIONS = (
     "receipts",
     "message-get",
     "html-optional",
+    "operator-by-key",
 )
 
 

@@ -11,7 +11,15 @@ from sqlalchemy import Connection, bindparam, insert, or_, select
 
 from agent_mailer.broker import inbox
 from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import AsPerson, PersonCaller, directory_of, settings_of, store_of
+from agent_mailer.broker.callers import (
+    AgentCaller,
+    AsAgent,
+    AsPerson,
+    PersonCaller,
+    directory_of,
+    settings_of,
+    store_of,
+)
 from agent_mailer.broker.faults import Fault
 from agent_mailer.broker.forms import OperatorForm, documented, read_form
 from agent_mailer.broker.messages import SENT, Html, deliver, json_list, order_of, page_of
@@ -20,6 +28,7 @@ from agent_mailer.broker.times import now_text
 from agent_mailer.broker.wire import Message, Page, answer, described
 
 router = APIRouter(prefix="/admin", tags=["operator"])
+by_key = APIRouter(tags=["extensions"])
 
 LOCAL_PART = "human-operator"
 _FIND = select(agents.c.id, agents.c.user_id, agents.c.address).where(
@@ -34,8 +43,8 @@ class Operator(msgspec.Struct, frozen=True):
     address: str
 
 
-async def operator_of(request: Request, person: PersonCaller) -> Operator:
-    """The person's operator, made at the first call. Raises Fault 409."""
+async def operator_of(request: Request, person: PersonCaller | AgentCaller) -> Operator:
+    """The operator of the person whose login or key this is, made at the first call. Raises Fault 409."""
     agent_id = str(uuid.uuid5(uuid.NAMESPACE_URL, person.user_id))
     known = await directory_of(request).agent(agent_id)
     if known is not None:
@@ -83,6 +92,19 @@ def _row(agent_id: str, address: str, user_id: str) -> dict[str, object]:
 async def human_operator(request: Request, person: AsPerson) -> Response:
     """The agent under whose name this person writes."""
     return answer(await operator_of(request, person))
+
+
+@by_key.post(
+    "/agents/operator",
+    summary="The operator, by key",
+    responses={200: described(Operator), **refusals(401, 403, 409, 503)},
+    response_class=Response,
+)
+async def operator_by_key(request: Request, caller: AsAgent) -> Response:
+    """The same for a key that acts for every agent of its user; so a person needs no login to send mail."""
+    if caller.agent_id is not None:
+        raise Fault(403, "This API key may act for another agent only")
+    return answer(await operator_of(request, caller))
 
 
 @router.post(

@@ -56,7 +56,7 @@ class Lease(msgspec.Struct, frozen=True):
 class Stream:
     """One open stream: the newest number that arrived, and whether it is over."""
 
-    __slots__ = ("agent_id", "key_id", "lease", "newest", "over", "woken")
+    __slots__ = ("agent_id", "key_id", "lease", "newest", "over", "replaced_by", "woken")
 
     def __init__(self, agent_id: str, key_id: str, lease: Lease | None) -> None:
         self.agent_id = agent_id
@@ -64,6 +64,7 @@ class Stream:
         self.lease = lease
         self.newest = 0
         self.over = False
+        self.replaced_by: Lease | None = None
         self.woken = asyncio.Event()
 
     def arrived(self, number: int) -> None:
@@ -121,6 +122,7 @@ class Streams:
             if held is not None and held.lease is not None:
                 if held.lease.watcher != watcher:
                     raise watched(address, held.lease)
+                held.replaced_by = lease
                 held.end()
             self._watching[agent_id] = stream
         self._of.setdefault(agent_id, set()).add(stream)
@@ -159,6 +161,9 @@ class Streams:
             if stream.newest > told and not stream.over:
                 told = stream.newest
                 yield _mail(told)
+        if stream.replaced_by is not None:
+            name = msgspec.json.encode({"name": stream.replaced_by.name, "since": stream.replaced_by.since})
+            yield b"event: replaced\ndata: %s\n\n" % name
 
     def _all(self) -> list[Stream]:
         return [stream for streams in self._of.values() for stream in streams]

@@ -53,7 +53,7 @@ def broker_person(place: Workplace, whose: str | None) -> BrokerPerson:
             if whose is not None:
                 return _named(whose, known)
             operator = next((agent for agent in known if agent.role == OPERATOR), None)
-            return operator or await _make_operator(client, config.broker_url, known)
+            return operator or await client.operator() or await _make_operator(client, config.broker_url, known)
 
     with at_broker():
         me = asyncio.run(choose())
