@@ -150,6 +150,9 @@ class Stream:
             self._woken()
         elif event.event == "mail":
             self._woken()
+        elif event.event == "replaced":
+            # This workdir runs twice, in a copy of it: whoever came last has the agent.
+            raise _taken_by(event.data)
 
 
 class _Bounded(httpx.AsyncByteStream):
@@ -189,12 +192,22 @@ def _no_stream(answer: Answer) -> MailboxUnavailable | BusyFault:
 
 def held_by(answer: Answer) -> BusyFault:
     """A 409 that names the watcher which holds the agent."""
-    name = since = ""
+    watcher = _Watcher()
     with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        held = msgspec.json.decode(answer.body, type=_Held)
-        name, since = printable(held.watcher.name, 200), printable(held.watcher.since, 40)
+        watcher = msgspec.json.decode(answer.body, type=_Held).watcher
+    return _busy(watcher, detail_of(answer) or "")
+
+
+def _taken_by(data: str) -> BusyFault:
+    watcher = _Watcher()
+    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        watcher = msgspec.json.decode(data, type=_Watcher)
+    return _busy(watcher, "")
+
+
+def _busy(watcher: _Watcher, said: str) -> BusyFault:
+    name, since = printable(watcher.name, 200), printable(watcher.since, 40)
     who = f"{name or 'another watcher'}{f' since {since}' if since else ''}"
-    said = detail_of(answer)
     return BusyFault(
         "mailbox_busy",
         f"this agent is watched already, by {who}" + (f" ({said})" if said and not name else ""),
