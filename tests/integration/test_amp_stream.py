@@ -114,6 +114,10 @@ def test_the_same_watcher_takes_over_after_a_crash(street: Street) -> None:
         before, after = street.mailbox(agent, "same"), street.mailbox(agent, "same")
         await before.open()
         await after.open()
+        # Two at once under one id are a copy of a workdir: whoever came first is told, and leaves.
+        with pytest.raises(BusyFault, match="watched already"):
+            while True:
+                await asyncio.wait_for(before.wait(), 20)
         await before.close()
         await after.close()
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-ROOMS = ("cli", "mailbox", "mailbox/maildir", "process", "runtimes", "state", "turn_tools", "watch")
+ROOMS = ("broker", "cli", "mailbox", "mailbox/maildir", "process", "runtimes", "state", "turn_tools", "watch")
 MODULES = (
-    *("assemble", "config", "disk", "cli/app", "process/holder", "state/folder", "turn_tools/folder", "watch/engine"),
+    *("assemble", "config", "disk", "broker/app", "cli/app", "process/holder", "state/folder", "turn_tools/folder", "watch/engine"),
     *("mailbox/port", "mailbox/maildir/folder", "mailbox/later", "runtimes/port", "runtimes/later"),
 )
 
@@ -40,12 +40,17 @@ VIOLATIONS = {
         ("turn_tools.folder", "agent_mailer.mailbox.maildir"),
         ("turn_tools.folder", "httpx"),
     ],
+    "the broker knows nothing of a watcher, and only cli knows the broker": [
+        ("broker.app", "agent_mailer.watch"),
+        ("broker.app", "agent_mailer.mailbox.port"),
+    ],
     "only process starts processes": [
         ("disk", "subprocess"),
     ],
     "only assemble and cli know everything": [
         ("config", "agent_mailer.assemble"),
         ("state.folder", "agent_mailer.runtimes.later"),
+        ("watch.engine", "agent_mailer.broker"),
     ],
 }
 

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from agent_mailer.mailbox.maildir.compose import (
-    DEDUPE_KEY,
     compose,
     dedupe_id_for,
     message_id_for,
@@ -24,6 +23,7 @@ from agent_mailer.mailbox.port import (
     Priority,
     Refused,
 )
+from agent_mailer.mailbox.wording import DEDUPE_KEY
 
 NOW = 1787392800.123
 

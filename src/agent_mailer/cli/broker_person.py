@@ -14,13 +14,14 @@ from agent_mailer.cli.broker_inbox import BrokerInbox
 from agent_mailer.cli.choosing import pick
 from agent_mailer.cli.person import Person
 from agent_mailer.cli.printing import note
-from agent_mailer.cli.sent import DEDUPE_KEY, Ending, Sent, Tell, Waited, ending_of
+from agent_mailer.cli.sent import Ending, Sent, Tell, Waited, ending_of
 from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UnavailableFault, UsageFault
 from agent_mailer.joining.logins import find_login
 from agent_mailer.mailbox.amp.account import AccountClient
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, Credentials
 from agent_mailer.mailbox.port import Contact, Delivered, Draft, Gone, Message, Outgoing, Refused
+from agent_mailer.mailbox.wording import DEDUPE_KEY
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.cli.sent import DEDUPE_KEY, Sent
+from agent_mailer.cli.sent import Sent
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.port import Delivered, Draft, Message, Outgoing, Refused
+from agent_mailer.mailbox.wording import DEDUPE_KEY
 from agent_mailer.names import printable
 
 

@@ -9,10 +9,8 @@ from enum import Enum
 import msgspec
 
 from agent_mailer.mailbox.port import Automatic, Kind, Message
+from agent_mailer.mailbox.wording import DEDUPE_KEY
 from agent_mailer.turn_tools.commands import PROGRESS
-
-DEDUPE_KEY = "dedupe:"
-"""A draft's key that begins so is the same whoever runs the command."""
 
 Tell = Callable[[str], None]
 

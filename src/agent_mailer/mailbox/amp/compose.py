@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.mailbox.port import Action, Draft, Kind, Message, Outgoing, Priority, Refused
+from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing, Priority, Refused
+from agent_mailer.mailbox.wording import DEDUPE_KEY, kind_of, one_line, subject_of
 from agent_mailer.names import printable
 
 MAX_BODY_BYTES: Final = 1_048_576
@@ -19,11 +20,6 @@ MAX_THREAD: Final = 128
 MAX_LABELS: Final = 20
 MAX_LABEL: Final = 100
 MAX_HOPS: Final = 1000
-
-DEDUPE_KEY: Final = "dedupe:"
-"""A draft whose key begins so goes out once, whichever turn or command sends it."""
-
-_ANSWERS: Final = {Kind.REVIEW_REQUEST: Kind.REVIEW_RESPONSE, Kind.QUESTION: Kind.ANSWER}
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -90,7 +86,7 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
     thread = _thread(author, draft, origin, turn_id)
     if isinstance(thread, Refused):
         return thread
-    kind = draft.kind or _answering_kind(draft, origin)
+    kind = kind_of(draft, origin)
     items = []
     for recipient in to:
         request = Request(
@@ -98,7 +94,7 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
             from_agent=author.address,
             to_agent=recipient,
             action=draft.action.value,
-            subject=_subject(draft, origin),
+            subject=_clean(subject_of(draft, origin)),
             body=body,
             parent_id=None if draft.action is Action.SEND or origin is None else origin.envelope.id,
             forward_scope="message" if draft.action is Action.FORWARD else None,
@@ -160,29 +156,9 @@ def _thread(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
     return str(uuid.uuid5(author.namespace, f"thread:{_key(author, draft, turn_id, '')}"))
 
 
-def _subject(draft: Draft, origin: Message | None) -> str:
-    if draft.subject or draft.action is Action.SEND or origin is None:
-        return _one_line(draft.subject)
-    prefix = "Re:" if draft.action is Action.REPLY else "Fwd:"
-    subject = _one_line(origin.subject)
-    if subject.lower().startswith(prefix.lower()):
-        return subject
-    return f"{prefix} {subject or '(no subject)'}"
-
-
-def _answering_kind(draft: Draft, origin: Message | None) -> Kind | None:
-    if draft.action is not Action.REPLY or origin is None or origin.envelope.kind is None:
-        return None
-    return _ANSWERS.get(origin.envelope.kind, origin.envelope.kind)
-
-
 def _labels(draft: Draft) -> tuple[str, ...]:
-    found = (_one_line(label)[:MAX_LABEL] for label in draft.labels)
+    found = (one_line(_clean(label))[:MAX_LABEL] for label in draft.labels)
     return tuple(dict.fromkeys(label for label in found if label))[:MAX_LABELS]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(_clean(text).split())
 
 
 def _clean(text: str) -> str:

@@ -16,15 +16,12 @@ from agent_mailer.mailbox.maildir.format import (
     write_message,
 )
 from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
-from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Priority, Refused
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Message, Outgoing, Priority, Refused
+from agent_mailer.mailbox.wording import DEDUPE_KEY, kind_of, one_line, subject_of
 from agent_mailer.names import printable
-
-DEDUPE_KEY: Final = "dedupe:"
-"""A draft whose key begins so gets an id that follows from the sender and the rest of the key alone."""
 
 DEDUPE_ID: Final = "dedupe-"
 
-_ANSWERS: Final = {Kind.REVIEW_REQUEST: Kind.REVIEW_RESPONSE, Kind.QUESTION: Kind.ANSWER}
 _MAX_PID: Final = 4_194_303
 
 
@@ -54,14 +51,14 @@ def compose(
     thread = _thread(handle, draft, origin, to, identifier)
     if not thread:
         return Refused("a thread's name is not empty and has no blanks around it")
-    kind = draft.kind or _answering_kind(draft, origin)
+    kind = kind_of(draft, origin)
     header = Header(
         id=identifier,
         sender=handle,
         to=to,
         thread=thread,
         created=draft.created,
-        subject=_subject(draft, origin),
+        subject=subject_of(draft, origin),
         refs=_refs(draft, origin),
         priority=draft.priority or (Priority.NORMAL if kind else None),
         kind=kind,
@@ -128,26 +125,10 @@ def _thread(handle: str, draft: Draft, origin: Message | None, to: tuple[str, ..
     return f"p2p/{lower}__{higher}"
 
 
-def _subject(draft: Draft, origin: Message | None) -> str:
-    if draft.subject or draft.action is Action.SEND or origin is None:
-        return _one_line(draft.subject)
-    prefix = "Re:" if draft.action is Action.REPLY else "Fwd:"
-    subject = _one_line(origin.subject)
-    if subject.lower().startswith(prefix.lower()):
-        return subject
-    return f"{prefix} {subject or '(no subject)'}"
-
-
 def _refs(draft: Draft, origin: Message | None) -> tuple[str, ...]:
     if draft.action is Action.SEND or origin is None:
         return ()
     return tuple(dict.fromkeys((*origin.refs, origin.envelope.id)))
-
-
-def _answering_kind(draft: Draft, origin: Message | None) -> Kind | None:
-    if draft.action is not Action.REPLY or origin is None or origin.envelope.kind is None:
-        return None
-    return _ANSWERS.get(origin.envelope.kind, origin.envelope.kind)
 
 
 def _labels(draft: Draft) -> tuple[str, ...]:
@@ -163,11 +144,7 @@ def _body(draft: Draft, origin: Message | None) -> str:
         f"> From: {envelope.sender}\n"
         f"> To: {', '.join(envelope.to)}\n"
         f"> Date: {rfc3339(envelope.created)}\n"
-        f"> Subject: {_one_line(origin.subject)}\n"
+        f"> Subject: {one_line(origin.subject)}\n"
     )
     note = f"{draft.body.rstrip()}\n\n" if draft.body.strip() else ""
     return f"{note}{quoted}\n{origin.body}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
