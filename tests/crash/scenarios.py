@@ -18,7 +18,7 @@ from tests.desk import Desk, outcomes
 
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Automatic, Message
-from agent_mailer.state.records import TurnRecord
+from agent_mailer.state.records import ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply, apply_waiting
 
@@ -29,7 +29,7 @@ TELL = 'echo "$AGENT_MAILER_MESSAGE_ID $AGENT_MAILER_TURN_ID ${AGENT_MAILER_SESS
 READ = "cat >/dev/null; "
 STAGE = """
 cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1
-for to in user planner; do
+for to in user planner stranger; do
     printf '{"key":"k-%s","action":"send","created":1700000000,"to":["%s"],"thread":"%s","body":"for %s of %s"}' \\
         "$to" "$to" "$AGENT_MAILER_THREAD_ID" "$to" "$AGENT_MAILER_MESSAGE_ID" >".tmp.$to" && mv ".tmp.$to" "k-$to.json"
 done
@@ -192,6 +192,18 @@ def _staged_replies(desk: Desk) -> list[Expected]:
     return [Expected(first), *new]
 
 
+def _kept_what_was_refused(desk: Desk, marks: set[str]) -> None:
+    del marks
+    kept = [
+        (record.envelope.id, entry.item.payload.strip().endswith(f"for stranger of {record.envelope.id}"))
+        for record in settlements(desk).values()
+        for entry in (record.settlement.items if record.settlement else ())
+        if entry.state is ItemState.REFUSED
+    ]
+    assert len(kept) == 2, f"what nobody takes is kept for people to read: {kept}"
+    assert all(whole for _, whole in kept)
+
+
 def _to_the_dead_letters(desk: Desk) -> list[Expected]:
     agent(desk, "echo no luck >&2; exit 1", max_retries=1)
     return [Expected(desk.send(), runs=2, dead=True)]
@@ -301,6 +313,10 @@ def _invalidated(desk: Desk, marks: set[str]) -> None:
 
 
 def _old_turns(desk: Desk) -> list[Expected]:
+    agent(desk, "exit 1", max_retries=0)
+    desk.send()
+    at_rest(desk)
+    _purge(desk)
     _answering(desk, keep_transcripts=1)
     old = [Expected(desk.send(thread=f"t{n}")) for n in range(3)]
     at_rest(desk)
@@ -308,6 +324,17 @@ def _old_turns(desk: Desk) -> list[Expected]:
 
 
 MONTH = 30 * 86400.0
+
+
+def _purge(desk: Desk) -> None:
+    place = desk.place()
+    place.disk.system = QuickSystem()
+    apply(place.state, Request(Verb.DEAD_LETTER_PURGE))
+
+
+def _still_purged(desk: Desk, marks: set[str]) -> None:
+    del marks
+    assert desk.place().state.dead_letters.all() == [], "an old settlement brings nothing back"
 
 
 def _watch_a_month_later(stage: Stage) -> None:
@@ -322,11 +349,11 @@ def _ask(stage: Stage, verb: Verb) -> None:
 
 SCENARIOS = (
     Scenario("first message", _first_message, _watch_once),
-    Scenario("staged replies", _staged_replies, _watch_once),
+    Scenario("staged replies", _staged_replies, _watch_once, holds=_kept_what_was_refused),
     Scenario("to the dead letters", _to_the_dead_letters, _retry_until_dead),
     Scenario("resume", _two_of_a_thread, _watch_once, holds=_one_session),
     Scenario("rotation", _rotating, _watch_once, holds=_rotated),
     Scenario("asked to retry", _asked_to_retry, _ask_to_retry),
     Scenario("told to pause", _told_to_pause, _pause_and_resume, at_once=_paused_or_not, holds=_invalidated),
-    Scenario("old turns", _old_turns, _watch_a_month_later),
+    Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
 )

@@ -25,7 +25,7 @@ from agent_mailer.watch.requests import apply, apply_waiting
 TOPS = ("mail", "coder")
 
 
-def after_power_failures(desk: Desk, act: Callable[[Disk], None]) -> Iterator[None]:
+def after_power_failures(desk: Desk, act: Callable[[Disk], None], most: int = 40) -> Iterator[None]:
     """Each of many states that a power failure right after `act` may leave; what was there before is durable."""
     system = RecordingSystem(desk.base, TOPS, lambda _: False)
     model = PowerModel(system.operations)
@@ -34,7 +34,7 @@ def after_power_failures(desk: Desk, act: Callable[[Disk], None]) -> Iterator[No
     act(Disk(system))
     for operation in system.operations[start:]:
         model.apply(operation)
-    for fate in (*EXTREMES, *(Chance(random.Random(seed)) for seed in range(40))):
+    for fate in (*EXTREMES, *(Chance(random.Random(seed)) for seed in range(most))):
         lay_out(model.crash(fate), desk.base, TOPS)
         yield
 
@@ -95,6 +95,33 @@ def test_what_was_refused_outlives_the_shortening_of_its_record(tmp_path: Path) 
         assert after.settlement is not None
         [refused] = [entry for entry in after.settlement.items if entry.state is ItemState.REFUSED]
         assert "for stranger" in refused.item.payload
+
+
+def test_a_removed_turn_is_never_half_back(tmp_path: Path) -> None:
+    """Its record without the marker that it was settled would be settled again, over all that happened since."""
+    desk = new_desk(tmp_path / "desk")
+    agent(desk, "true")
+    desk.send()
+    at_rest(desk)
+    [turn_id] = desk.place().state.turns.ids()
+    for _ in after_power_failures(desk, lambda disk: state_over(desk, disk).turns.drop(turn_id)):
+        turns = desk.place().state.turns
+        assert turns.open_ids() == []
+        assert turns.load(turn_id) is None
+
+
+def test_a_purged_dead_letter_stays_purged(tmp_path: Path) -> None:
+    desk = new_desk(tmp_path / "desk")
+    agent(desk, "exit 1", max_retries=0)
+    desk.send()
+
+    def give_up_and_purge(disk: Disk) -> None:
+        desk.once(system=disk.system)
+        apply(state_over(desk, disk), Request(Verb.DEAD_LETTER_PURGE))
+
+    for _ in after_power_failures(desk, give_up_and_purge, most=15):
+        recover(desk)
+        assert desk.place().state.dead_letters.all() == []
 
 
 def test_a_first_line_has_a_name_though_an_earlier_life_was_cut_short(tmp_path: Path) -> None:

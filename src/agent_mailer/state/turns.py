@@ -21,6 +21,9 @@ PROGRESS = "progress.json"
 SETTLED = "settled"
 """Marker file. Its loss in a power failure makes the settlement apply once more, which changes nothing."""
 
+GONE = ".gone."
+"""What the name of a turn begins with while its folder is being removed."""
+
 MAX_TOTAL_BYTES = 2 * 1024**3
 _TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 
@@ -110,7 +113,7 @@ class TurnStore:
 
     def drop(self, turn_id: str) -> None:
         """Forget a turn whose message was never ours."""
-        self._folder.disk.remove_tree(self.path(turn_id))
+        self._remove([turn_id])
         self._index.pop(turn_id, None)
         self._write_index()
 
@@ -183,10 +186,23 @@ class TurnStore:
                 break
             removed.append(turn_id)
             total -= size
-        for turn_id in removed:
-            self._folder.disk.remove(self.path(turn_id) / "turn.json")
-            self._folder.disk.remove_tree(self.path(turn_id))
+        self._remove(removed)
         return removed
+
+    def _remove(self, turn_ids: list[str]) -> None:
+        """Whole or not at all: a crash must not bring back a record without the marker that it was settled.
+
+        The names are gone durably before anything in the folders is; what a crash leaves of those goes the next time.
+        """
+        turns, disk = self._folder.turns, self._folder.disk
+        for turn_id in turn_ids:
+            with suppress(FileNotFoundError):
+                disk.move(turns / turn_id, turns / f"{GONE}{turn_id}", sync=Sync.NONE)
+        gone = [name for name in os.listdir(turns) if name.startswith(GONE)]
+        if gone:
+            disk.sync_directory(turns)
+        for name in gone:
+            disk.remove_tree(turns / name)
 
     @property
     def _index(self) -> dict[str, OpenTurn]:

@@ -59,6 +59,10 @@ def _retry_dead(state: State, request: Request) -> Answer:
 
 def _purge_dead(state: State, request: Request) -> Answer:
     wanted = request.targets or tuple(letter.msg_id for letter in state.dead_letters.all())
+    for letter in state.dead_letters.all():
+        # Its settlement must never apply again and bring it back.
+        if letter.msg_id in wanted and letter.turn_id and state.turns.is_settled(letter.turn_id):
+            state.turns.mark_settled(letter.turn_id, durable=True)
     removed = state.dead_letters.remove(wanted)
     return Answer(ok=removed > 0 or not request.targets, lines=(f"{removed} dead letters removed",))
 
