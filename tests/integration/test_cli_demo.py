@@ -32,6 +32,17 @@ def leftovers(folder: Path) -> list[str]:
     return found
 
 
+def check_order(out: str, lines: list[str]) -> None:
+    """All of it is there, in this order. But who gets a message may be quicker than the line of who sent it."""
+    assert [line for line in lines if line not in out] == [], out
+    for part in (
+        [line for line in lines if " sends a message " not in line],
+        [line for line in lines if " has mail " not in line],
+    ):
+        positions = [out.find(line) for line in part]
+        assert positions == sorted(positions), out
+
+
 def test_the_demo_shows_two_agents_at_work_and_cleans_up(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     started = time.monotonic()
@@ -51,9 +62,33 @@ def test_the_demo_shows_two_agents_at_work_and_cleans_up(tmp_path: Path) -> None
         "--runtime claude --permission-mode acceptEdits",
         "--runtime codex",
     ]
-    positions = [done.out.find(line) for line in order]
-    assert -1 not in positions, done.out
-    assert positions == sorted(positions)
+    check_order(done.out, order)
+    assert "trouble" not in done.out
+    assert not folder.exists()
+    assert leftovers(folder) == []
+
+
+def test_the_demo_at_a_broker_shows_the_same_and_cleans_up(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    started = time.monotonic()
+    done = type_in(tmp_path, "demo", "--broker", "--dir", folder)
+    took = time.monotonic() - started
+    assert done.status == 0, done
+    assert took < FASTEST
+    order = [
+        "broker   serves at http://127.0.0.1:",
+        "you      are its first user",
+        'you      send "The first ten primes" to planner',
+        "planner  has mail from human-operator",
+        "planner  sends a message to coder",
+        "coder    has mail from planner",
+        "coder    sends a message to planner",
+        "planner  sends a message to human-operator",
+        "you      have mail from planner",
+        "2 3 5 7 11 13 17 19 23 29",
+        "agent-mailer broker serve",
+    ]
+    check_order(done.out, order)
     assert "trouble" not in done.out
     assert not folder.exists()
     assert leftovers(folder) == []
@@ -73,12 +108,15 @@ def test_the_demo_can_be_kept_and_its_mail_is_plain_files(tmp_path: Path) -> Non
     assert leftovers(folder) == []
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [(signal.SIGINT, 130, ()), (signal.SIGTERM, 143, ()), (signal.SIGINT, 130, ("--broker",))],
+)
+def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: int, words: tuple[str, ...]) -> None:
     folder, screen = tmp_path / "scratch", tmp_path / "screen"
     with screen.open("wb") as stream:
         process = subprocess.Popen(
-            [COMMAND, "demo", "--dir", str(folder)],
+            [COMMAND, "demo", "--dir", str(folder), *words],
             stdout=stream,
             stderr=stream,
             stdin=subprocess.DEVNULL,

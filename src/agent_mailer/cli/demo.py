@@ -33,12 +33,12 @@ def demo(
     folder: Annotated[
         Path | None, typer.Option("--dir", metavar="DIR", help="Use this folder; it must be new or empty.")
     ] = None,
+    broker: Annotated[
+        bool, typer.Option("--broker", help="By way of a broker, as agents on different machines would.")
+    ] = False,
 ) -> None:
     """Watch two agents work: one task is sent, handed on, done, and answered."""
-    from agent_mailer.demo.agents import HOW_TO
-    from agent_mailer.demo.stage import Stage
-
-    stage = Stage(_scratch(folder))
+    stage = _stage(folder, broker=broker)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     kept = True
@@ -61,16 +61,29 @@ def demo(
         if not kept:
             stage.remove()
     if keep:
-        say(f"Kept: {stage.folder} (the mail is plain files in {stage.root})\n")
-    say(HOW_TO.rstrip("\n"))
+        say(f"Kept: {stage.folder} ({stage.mail_is})\n")
+    say(stage.how_to.rstrip("\n"))
+
+
+def _stage(folder: Path | None, *, broker: bool) -> Stage:
+    if broker:
+        from agent_mailer.cli.broker_place import require_extra
+        from agent_mailer.demo.broker_stage import BrokerStage
+
+        require_extra()
+        return BrokerStage(_scratch(folder))
+    from agent_mailer.demo.stage import FolderStage
+
+    return FolderStage(_scratch(folder))
 
 
 def _play(stage: Stage) -> None:
-    from agent_mailer.demo.agents import AGENTS, TASK_BODY, TASK_SUBJECT
+    from agent_mailer.demo.agents import NAMES, TASK_BODY, TASK_SUBJECT
 
     started = time.monotonic()
     say(f"Two agents, planner and coder, in {stage.folder}. Each is a folder, a shell script and a watcher.\n")
-    stage.prepare()
+    for who, what in stage.prepare():
+        _line(started, who, what)
     stage.start_watchers()
     _line(started, "you", f'send "{TASK_SUBJECT}" to planner')
     stage.send_task(PATIENCE)
@@ -89,7 +102,7 @@ def _play(stage: Stage) -> None:
     for line in screen_text(body).rstrip("\n").splitlines():
         say(f"    {line}")
     took = time.monotonic() - started
-    say(f"\nThat took {took:.1f} s. Nothing else ran: no server, no network, {len(AGENTS)} watchers.\n")
+    say(f"\nThat took {took:.1f} s. Nothing else ran: {stage.else_ran}, {len(NAMES)} watchers.\n")
 
 
 def _tell_news(stage: Stage, started: float) -> None:

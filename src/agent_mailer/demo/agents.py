@@ -9,11 +9,11 @@ PLANNER = """\
 set -eu
 
 case $AGENT_MAILER_FROM in
-coder) # the work is done: pass the answer on to whoever asked
-  agent-mailer mail forward --to user --subject 'Done: the first ten primes' --body 'The coder did it. Its words:'
+CODER) # the work is done: pass the answer on to whoever asked
+  agent-mailer mail forward --to PERSON --subject 'Done: the first ten primes' --body 'The coder did it. Its words:'
   ;;
 *) # a task: hand it to the coder
-  agent-mailer mail forward --to coder --body 'Please do this, and tell me the result.'
+  agent-mailer mail forward --to CODER --body 'Please do this, and tell me the result.'
   ;;
 esac
 """
@@ -43,12 +43,31 @@ PROGRAM
 } | agent-mailer mail reply --body-file -
 """
 
-AGENTS = {"planner": PLANNER, "coder": CODER}
+NAMES = ("planner", "coder")
+
+
+def scripts(person: str, coder: str) -> dict[str, str]:
+    """The agents by name; `person` is the address of whoever gives the task."""
+    return {"planner": PLANNER.replace("PERSON", person).replace("CODER", coder), "coder": CODER}
+
 
 TASK_SUBJECT = "The first ten primes"
 TASK_BODY = (
     "Please write a small shell program that prints the first ten prime numbers, run it, and tell me what it prints."
 )
+
+HOW_TO_BROKER = """\
+The same with Claude Code, in your own project. On the machine that all the agents can reach:
+
+  agent-mailer broker serve                  # prints the first steps; elsewhere than on 127.0.0.1 it needs a secret
+
+Then, wherever an agent works:
+
+  cd ~/my-project
+  agent-mailer init --broker-url URL --api-key KEY --address coder --runtime claude --permission-mode acceptEdits
+  agent-mailer watch                         # leave it running; a second terminal:
+  agent-mailer send --to coder --subject Hello --body 'What is in this folder?' --wait 300
+"""
 
 HOW_TO = """\
 The same with Claude Code, in your own project:

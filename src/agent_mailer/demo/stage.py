@@ -6,13 +6,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from agent_mailer.demo.agents import AGENTS, TASK_BODY, TASK_SUBJECT
+from agent_mailer.demo.agents import HOW_TO, NAMES, TASK_BODY, TASK_SUBJECT, scripts
 from agent_mailer.errors import MailerError
 from agent_mailer.process.commands import Finished, RunningCommand, run_command, start_command
 from agent_mailer.state.folder import STATE_DIRECTORY
@@ -25,46 +26,65 @@ class DemoFailed(MailerError):
     """Something that always works did not."""
 
 
-class Stage:
+class Stage(ABC):
     """Two agents in `folder`. `close` ends every program that was started and every process of their turns."""
+
+    how_to = HOW_TO
+    """What to type for the same with a real agent."""
+    addresses = ("user", "coder")
+    """Of whoever gives the task, and of the coder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.watchers: dict[str, RunningCommand] = {}
+        self._beside: list[RunningCommand] = []
         self._letter: RunningCommand | None = None
         self._read: dict[str, int] = {}
         self._env = _environment()
         self._program = _program()
 
-    @property
-    def root(self) -> Path:
-        return self.folder / "mail"
+    @abstractmethod
+    def prepare(self) -> Iterator[tuple[str, str]]:
+        """Write the agents and set them up; yields who has done what. Raises DemoFailed, OSError."""
 
-    def prepare(self) -> None:
-        """Write the agents and set them up with `agent-mailer init`. Raises DemoFailed, OSError."""
-        for name, script in AGENTS.items():
+    @property
+    @abstractmethod
+    def mail_is(self) -> str:
+        """Where one finds the mail afterwards."""
+
+    @property
+    @abstractmethod
+    def else_ran(self) -> str:
+        """What ran beside the watchers."""
+
+    @property
+    @abstractmethod
+    def _to_mailbox(self) -> Sequence[str]:
+        """The options of `send` that lead to the mailbox."""
+
+    def set_up(self, *mailbox: str) -> None:
+        """Write the agents and set them up with `agent-mailer init`; `mailbox` are its options."""
+        for name, script in scripts(*self.addresses).items():
             workdir = self.folder / name
             workdir.mkdir()
             agent = workdir / "agent.sh"
             agent.write_text(script, "utf-8")
             agent.chmod(0o755)
-            done = self._run(
+            self.run(
                 *("init", "--no-interactive", "--no-gitignore", "--workdir", str(workdir), "--address", name),
                 *("--runtime", "command", "--command", "sh agent.sh", "--permission-mode", "acceptEdits"),
-                *("--maildir-root", str(self.root), "--stop-grace", "1"),
+                *("--stop-grace", "1", *mailbox),
             )
-            if done.status:
-                raise DemoFailed("demo_failed", f"agent-mailer init ended with {done.status}: {done.output.strip()}")
 
     def start_watchers(self) -> None:
-        for name in AGENTS:
+        for name in NAMES:
             argv = [*self._program, "watch", "--no-interactive", "--workdir", str(self.folder / name)]
             self.watchers[name] = start_command(argv, env=self._env, cwd=self.folder, output=self.output(name))
 
     def send_task(self, patience: int) -> None:
         """Send the task as the person would, and have the answer waited for."""
         argv = [
-            *(*self._program, "send", "--maildir-root", str(self.root), "--to", "planner"),
+            *(*self._program, "send", *self._to_mailbox, "--to", "planner"),
             *("--subject", TASK_SUBJECT, "--body", TASK_BODY, "--wait", str(patience), "--json"),
         ]
         self._letter = start_command(argv, env=self._env, cwd=self.folder, output=self.output("send"))
@@ -96,12 +116,25 @@ class Stage:
         """A watcher that is gone although nobody stopped it."""
         return next((name for name, running in self.watchers.items() if running.status() is not None), None)
 
+    def start_beside(self, name: str, *words: str) -> RunningCommand:
+        """Start a command that runs until `close`; its output is in `output(name)`."""
+        running = start_command([*self._program, *words], env=self._env, cwd=self.folder, output=self.output(name))
+        self._beside.append(running)
+        return running
+
+    def run(self, *words: str, **env: str) -> str:
+        """Run a command to its end; returns its output. Raises DemoFailed."""
+        done = run_command([*self._program, *words], env={**self._env, **env}, cwd=self.folder)
+        if done.status:
+            raise DemoFailed("demo_failed", f"agent-mailer {words[0]} ended with {done.status}: {done.output.strip()}")
+        return done.output
+
     def output(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
     def close(self) -> None:
         """End everything that was started; may be called at any moment, and again."""
-        programs = [*self.watchers.values(), *([self._letter] if self._letter is not None else [])]
+        programs = [*self.watchers.values(), *([self._letter] if self._letter is not None else []), *self._beside]
         for program in programs:
             program.ask_to_stop()
         end = time.monotonic() + STOP_SECONDS
@@ -120,12 +153,33 @@ class Stage:
 
         from agent_mailer.process import sweep
 
-        for name in AGENTS:
+        for name in NAMES:
             for turn in (self.folder / name / STATE_DIRECTORY / "turns").glob("*-*"):
                 asyncio.run(sweep(turn.name, grace=0.5))
 
-    def _run(self, *words: str) -> Finished:
-        return run_command([*self._program, *words], env=self._env, cwd=self.folder)
+
+class FolderStage(Stage):
+    """Their mail is in a folder beside them."""
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "mail"
+
+    def prepare(self) -> Iterator[tuple[str, str]]:
+        self.set_up("--maildir-root", str(self.root))
+        yield from ()
+
+    @property
+    def mail_is(self) -> str:
+        return f"the mail is plain files in {self.root}"
+
+    @property
+    def else_ran(self) -> str:
+        return "no server, no network"
+
+    @property
+    def _to_mailbox(self) -> Sequence[str]:
+        return "--maildir-root", str(self.root)
 
 
 def _environment() -> Mapping[str, str]:

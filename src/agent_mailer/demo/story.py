@@ -26,7 +26,7 @@ def tell(event: Mapping[str, object]) -> str:
         case EventName.WATCH_STARTED:
             return f"watches its mailbox (process {_of(event, 'pid')})"
         case EventName.TURN_CLAIMED:
-            return f"has mail from {_of(event, 'sender')}"
+            return f"has mail from {_name(event, 'sender')}"
         case EventName.TURN_STARTED:
             return f"starts its agent on it (process {_of(event, 'pid')})"
         case EventName.TURN_PROGRESS:
@@ -34,7 +34,7 @@ def tell(event: Mapping[str, object]) -> str:
         case EventName.TURN_ENDED:
             return f"agent has ended: {_of(event, 'outcome')} after {_of(event, 'seconds')} s"
         case EventName.ITEM_DELIVERED:
-            return f"sends a message to {_of(event, 'to')}"
+            return f"sends a message to {_name(event, 'to')}"
         case EventName.MESSAGE_DONE:
             return "settles the message"
         case EventName.WATCH_STOPPED:
@@ -47,6 +47,11 @@ def tell(event: Mapping[str, object]) -> str:
 
 def is_trouble(event: Mapping[str, object]) -> bool:
     return event.get("event") in TROUBLE
+
+
+def _name(event: Mapping[str, object], name: str) -> str:
+    """An address as the demo calls its owner."""
+    return _of(event, name).partition("@")[0]
 
 
 def _of(event: Mapping[str, object], name: str) -> str:
