@@ -157,7 +157,7 @@ VERIFY: dict[str, tuple[Break, int, str, str, str]] = {
         "dlq/new is missing",
         "agent-mailer init",
     ),
-    "broker": (lambda d: d.configure(mailbox="amp"), 78, "mailbox", "", "agent-mailer config set"),
+    "broker": (lambda d: d.configure(mailbox="amp"), 78, "config", "broker_url", "--broker-url ..."),
     "missing agent": (lambda d: d.configure(command=["./gone"]), 69, "runtime", "does not exist", "config set command"),
     "agent is a folder": (agent_folder, 69, "runtime", "is a directory", "config set command"),
     "agent not executable": (agent_file(0o644), 69, "runtime", "not executable", "chmod +x"),

@@ -49,7 +49,7 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
     assert files_of(desk) == before
     assert set(shown) == {
         *("workdir", "agent", "runtime", "watcher", "mailbox", "running", "retries", "dead_letters"),
-        *("pause", "today", "last_events"),
+        *("pause", "trouble", "today", "last_events"),
     }
     assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)
     assert (shown["mailbox"]["waiting"], shown["mailbox"]["root"]) == (1, str(desk.root))

@@ -93,8 +93,8 @@ def watch(
     lock = place.lock()
     lock.acquire()
     try:
-        place.folder.prepare()
         _show_events(place)
+        place.folder.prepare()
         raise typer.Exit(asyncio.run(_run(place, lock, once=once)))
     finally:
         lock.release()
