@@ -251,12 +251,12 @@ def test_the_commands_are_those_of_the_program() -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_command_that_is_named_exists(name: str) -> None:
     known = tree()
-    groups = {words.split()[0] for words in known if " " in words}
+    groups = {" ".join(words.split()[:length]) for words in known for length in range(1, words.count(" ") + 1)}
     spans = re.findall(r"`([^`\n]+)`", DOCUMENTS[name])
     for named in {found[0] for span in spans if (found := COMMAND.match(span))}:
         words = named.split()[1:]
-        two, one = " ".join(words[:2]), words[0]
-        assert two in known or one in known or (one in groups and len(words) == 1), f"{name}: there is no {named}"
+        begins = {" ".join(words[:length]) for length in range(1, len(words) + 1)}
+        assert begins & set(known) or " ".join(words) in groups, f"{name}: there is no {named}"
 
 
 def _command_lines(text: str) -> Iterator[list[str]]:
@@ -285,7 +285,7 @@ def test_the_readmes_command_lines_are_taken() -> None:
 
 def _command_of(words: list[str]) -> tuple[Any, list[str]]:
     known = tree()
-    for length in (2, 1):
+    for length in (3, 2, 1):
         command = known.get(" ".join(words[:length]))
         if command is not None:
             return command, words[length:]
