@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
+from tests.integration.test_cli_setup import on_terminal
 from tests.typed import Typed, type_in
 
 from agent_mailer.identity import read_identity
@@ -399,3 +400,39 @@ def test_the_curl_section_is_replaced_only_when_told(broker: BrokerDesk, ben: Pe
     assert text.count(BEGIN) == 1
     assert type_in(workdir, "init", "--replace-protocol-section").out.startswith("unchanged")
     assert type_in(workdir, "verify").status in (0, 69)  # the program may be missing here, the rest is right
+
+
+# On a terminal.
+
+
+def test_init_asks_for_a_broker_and_shows_no_key(broker: BrokerDesk, ben: Person, workdir: Path) -> None:
+    (workdir / "AGENT.md").write_text("## Mail protocol\n\ncurl\n")
+    answers = ["broker", "localhost", broker.url, "two words", ben.key, "planner", "command", "cat -", "plan", "y"]
+    status, screen = on_terminal(workdir, ["init"], answers)
+    assert status == 0, screen
+    assert ben.key not in screen
+    assert "a URL begins with" in screen
+    assert "is no key" in screen
+    assert "+## Mail" in screen
+    assert config_of(workdir)["address"] == f"planner@{ben.name}.{DOMAIN}"
+    assert "curl\n" not in (workdir / "AGENT.md").read_text()
+    assert agents_of(broker, ben) == [f"planner@{ben.name}.{DOMAIN}"]
+
+
+def test_ctrl_c_after_the_key_registers_nothing(broker: BrokerDesk, ben: Person, workdir: Path) -> None:
+    status, _ = on_terminal(workdir, ["init"], ["broker", broker.url, ben.key, "planner", "\x03"])
+    assert status == 130
+    assert agents_of(broker, ben) == []
+    assert list(workdir.iterdir()) == []
+
+
+def test_watch_asks_a_person_who_has_logged_in_for_little(
+    broker: BrokerDesk, ben: Person, workdir: Path, home: Path
+) -> None:
+    log_in(home, broker, ben)
+    words = ["watch", "--once", "--runtime", "command", "--command", "cat"]
+    status, screen = on_terminal(workdir, words, ["broker", "", "", "plan"])
+    assert status == 0, screen
+    assert "logged in there as" in screen
+    assert config_of(workdir)["address"] == f"coder@{ben.name}.{DOMAIN}"
+    assert "watch started" in screen

@@ -133,7 +133,7 @@ def test_init_joins_a_root_that_is_there(tmp_path: Path, agent: Path) -> None:
 
 def test_init_asks_on_a_terminal_and_does_not_guess_the_permission_mode(workdir: Path) -> None:
     answers = ["", "Bad Name", "helper", "", "cat -", "", "dangerous", "plan"]
-    status, screen = _on_terminal(workdir, ["init"], answers)
+    status, screen = on_terminal(workdir, ["init"], answers)
     assert status == 0, screen
     assert "cannot name a folder mailbox" in screen
     assert "everything you may do" in screen
@@ -146,14 +146,14 @@ def test_init_asks_on_a_terminal_and_does_not_guess_the_permission_mode(workdir:
 
 
 def test_ctrl_c_at_a_question_leaves_everything_as_it_was(workdir: Path) -> None:
-    status, _ = _on_terminal(workdir, ["init"], ["", "helper", "\x03"])
+    status, _ = on_terminal(workdir, ["init"], ["", "helper", "\x03"])
     assert status == 130
     assert list(workdir.iterdir()) == []
 
 
 def test_watch_on_a_terminal_asks_what_its_flags_do_not_say(workdir: Path) -> None:
     words = ["watch", "--once", "--runtime", "command", "--command", "cat", "--address", "helper"]
-    status, screen = _on_terminal(workdir, words, ["plan"])
+    status, screen = on_terminal(workdir, words, ["plan"])
     assert status == 0, screen
     assert values_of(workdir)["permission_mode"] == "plan"
     assert "watch started" in screen
@@ -288,7 +288,7 @@ def _editor(tmp_path: Path, script: str) -> dict[str, str]:
     return {"EDITOR": str(path), "VISUAL": ""}
 
 
-def _on_terminal(cwd: Path, words: list[str], answers: list[str]) -> tuple[int, str]:
+def on_terminal(cwd: Path, words: list[str], answers: list[str]) -> tuple[int, str]:
     """Run a command on a terminal of its own and type `answers`, one after each prompt."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(

@@ -150,5 +150,5 @@ def ask_what_is_missing(place: Workplace) -> Workplace:
     plain = msgspec.to_builtins(place.config)
     flags = {key: plain[key] for key, source in place.loaded.sources.items() if source is Source.FLAG}
     answers = ask(place)
-    finish(workplace(place.workdir, flags | answers), answers, Wishes(ask=True))
+    finish(workplace(place.workdir, flags | answers), answers, Wishes(ask=True), flags)
     return workplace(place.workdir, flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,12 +75,17 @@ def _at_broker(place: Workplace) -> bool:
     return place.config.mailbox_kind is MailboxKind.AMP
 
 
-def finish(place: Workplace, values: dict[str, object], wishes: Wishes) -> None:
-    """Register where that is due, then write: documents first, the configuration last."""
+def finish(
+    place: Workplace, values: dict[str, object], wishes: Wishes, flags: Mapping[str, object] | None = None
+) -> None:
+    """Register where that is due, then write: documents first, the configuration last.
+
+    `values` are to be written; `flags` count besides.
+    """
     if _at_broker(place) and _needs_joining(place, values, wishes):
         joined = _join(place, wishes)
         values |= _of(joined)
-        place = workplace(place.workdir, values)
+        place = workplace(place.workdir, {**(flags or {}), **values})
         say(f"{'registered' if joined.registered else 'found     '} {printable(joined.me.address)} at {_shown(place)}")
         identity = joined.identity
     else:
