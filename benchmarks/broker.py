@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.broker_process import Account, BrokerProcess, broker, join, register
+from tests.crash.broker_mail import BrokerMailDesk
+from tests.desk import until
 
-from benchmarks.measuring import cpu_seconds, resident_mib, row
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.amp.adapter import AmpMailbox
+from agent_mailer.mailbox.amp.client import Credentials
+from agent_mailer.watch.pending import LIST_LIMIT
+from benchmarks.measuring import cpu_seconds, percentile, resident_mib, row
 from benchmarks.wire import Line, line
 
 SENDERS = 8
@@ -23,6 +30,10 @@ SENDS = 500
 BODY = "What is the state of the build? " * 8
 STREAMS = 500
 STREAM_SECONDS = 60.0
+LATENCY_MESSAGES = 60
+UNREAD = (0, 1_000, 10_000, 100_000)
+POLLS = 30
+IDLE_SECONDS = 60.0
 
 
 @contextmanager
@@ -126,6 +137,95 @@ async def _register(asking: Line, account: Account, number: int) -> dict[str, An
     return agent
 
 
+def latency() -> None:
+    """From just before a message is sent to the first instruction of the agent, woken by the broker's stream."""
+    with _watched() as (desk, _):
+        starts = desk.base / "starts"
+        desk.configure(command=["/bin/sh", "-c", f"date +%s%N >>{starts}"])
+        waits: list[float] = []
+        with desk.watching():
+            desk.send()
+            until(lambda: len(desk.log(EventName.TURN_SETTLED)) == 1, "the first turn")
+            for n in range(LATENCY_MESSAGES):
+                began = time.time_ns()
+                desk.send(thread=f"t{n}")
+                until(lambda n=n: len(desk.log(EventName.TURN_SETTLED)) == n + 2, "a turn")
+                waits.append((int(starts.read_text().split()[-1]) - began) / 1e6)
+    middle, high = statistics.median(waits), percentile(waits, 0.95)
+    row("broker: send to child start, median", f"{middle:.1f} ms", "under 60 ms", met=middle < 60)
+    row("broker: send to child start, p95", f"{high:.1f} ms", "under 150 ms", met=high < 150)
+
+
+def idle_watcher() -> None:
+    """A watcher that listens to its broker, after it has settled one message."""
+    with _watched() as (desk, process), desk.watching() as watcher:
+        desk.send()
+        until(lambda: desk.log(EventName.TURN_SETTLED), "one turn")
+        time.sleep(2)
+        before = cpu_seconds(watcher.pid), cpu_seconds(process.pid)
+        time.sleep(IDLE_SECONDS)
+        used = (cpu_seconds(watcher.pid) - before[0]) * 1e3 * 60 / IDLE_SECONDS
+        there = (cpu_seconds(process.pid) - before[1]) * 1e3 * 60 / IDLE_SECONDS
+        memory = resident_mib(watcher.pid)
+    row("broker: idle watcher, memory", f"{memory:.1f} MiB", "at most 48 MiB", met=memory <= 48)
+    row("broker: idle watcher, CPU a minute", f"{used:.1f} ms", "at most 50 ms", met=used <= 50)
+    row("broker: CPU a minute with one idle watcher", f"{there:.0f} ms", "at most 300 ms", met=there <= 300)
+
+
+@contextmanager
+def _watched() -> Iterator[tuple[BrokerMailDesk, BrokerProcess]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder,
+        broker(Path(folder) / "data") as process,
+    ):
+        desk = BrokerMailDesk(Path(folder), process)
+        desk.configure(command=["/bin/sh", "-c", "cat >/dev/null; echo done"])
+        yield desk, process
+
+
+def polls() -> None:
+    """What a watcher's look for mail costs with a full inbox, beside an empty one."""
+    with running() as (process, account):
+        sender = register(process.url, account, "sender")
+        readers = [register(process.url, account, f"reader{count}") for count in UNREAD]
+        for reader, count in zip(readers, UNREAD, strict=True):
+            fill_inbox(process, sender, reader, count)
+        asyncio.run(_poll_all(process, account, readers))
+
+
+async def _poll_all(process: BrokerProcess, account: Account, readers: list[dict[str, Any]]) -> None:
+    boxes = []
+    for reader in readers:
+        credentials = Credentials(process.url, reader["id"], account.key)
+        boxes.append(AmpMailbox(lambda credentials=credentials: credentials, reader["address"]))
+    first: list[list[float]] = [[] for _ in boxes]
+    later: list[list[float]] = [[] for _ in boxes]
+    for box in boxes:
+        await box.open()
+    for _ in range(POLLS):
+        for box, beginnings, looks in zip(boxes, first, later, strict=True):
+            box._inbox.forget()
+            beginnings.append(await _timed(box))
+            looks.append(await _timed(box))
+    for box in boxes:
+        await box.close()
+    empty, *full = (statistics.median(each) * 1e3 for each in later)
+    for count, each in zip(UNREAD[1:], full, strict=True):
+        text = f"{each / empty:.2f} x empty ({each:.1f} / {empty:.1f} ms)"
+        row(f"broker: a poll at {count:,} unread", text, "within 1.5 x", met=each / empty <= 1.5)
+    # It lists what can be worked on next, never all of it.
+    _, some, *many = (statistics.median(each) * 1e3 for each in first)
+    for count, each in zip(UNREAD[2:], many, strict=True):
+        text = f"{each / some:.2f} x that at {UNREAD[1]:,} ({each:.0f} / {some:.0f} ms)"
+        row(f"broker: a watcher's first look at {count:,} unread", text, "within 1.5 x", met=each / some <= 1.5)
+
+
+async def _timed(box: AmpMailbox) -> float:
+    began = time.perf_counter()
+    await box.pending(LIST_LIMIT)
+    return time.perf_counter() - began
+
+
 def fill_inbox(process: BrokerProcess, sender: dict[str, Any], reader: dict[str, Any], count: int) -> None:
     """`count` unread messages, put into the database past the broker: sending 100,000 would take minutes."""
     with sqlite3.connect(process.data / "broker.db") as database:
@@ -148,7 +248,10 @@ def fill_inbox(process: BrokerProcess, sender: dict[str, Any], reader: dict[str,
             0,
             moment,
         )
-        rows = ((f"m{n}", f"t{n % 1000}", user_id, *base, n, 0, "no", "normal", "[]", 0) for n in range(1, count + 1))
+        rows = (
+            (f"{reader['name']}-{n}", f"t{n % 1000}", user_id, *base, n, 0, "no", "normal", "[]", 0)
+            for n in range(1, count + 1)
+        )
         marks = ", ".join("?" * len(names))
         database.executemany(f"INSERT INTO messages ({', '.join(names)}) VALUES ({marks})", rows)
         database.execute("UPDATE agents SET inbox_seq = ? WHERE id = ?", (count, reader["id"]))

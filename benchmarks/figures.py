@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import mcp, turns
+from benchmarks import broker, mcp, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -227,4 +227,9 @@ FIGURES = {
     "turn-start": turns.start,
     "turn-memory": turns.memory,
     "turn-end": turns.ending,
+    "broker-latency": broker.latency,
+    "broker-idle-watcher": broker.idle_watcher,
+    "broker-poll": broker.polls,
+    "broker-throughput": broker.throughput,
+    "broker-streams": broker.streams,
 }
