@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from agent_mailer.broker.texts import NO_NUL, ONE_LINE
+from agent_mailer.broker.wire import header
 
 LONGEST_SUBJECT = 998
 MOST_RECIPIENTS = 100
@@ -120,11 +121,10 @@ def documented(form: type[BaseModel]) -> dict[str, Any]:
             "content": {"application/json": {"schema": form.model_json_schema()}},
         },
         "parameters": [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "description": "The same key with the same request is answered with what was stored the first time.",
-                "schema": {"type": "string", "pattern": r"^[\x20-\x7e]{1,200}$"},
-            }
+            header(
+                "Idempotency-Key",
+                "The same key with the same request is answered with what was stored the first time.",
+                r"^[\x20-\x7e]{1,200}$",
+            )
         ],
     }

@@ -13,7 +13,7 @@ from agent_mailer.broker import inbox, marks
 from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AgentCaller, AsAgent, AsEither, settings_of, store_of
 from agent_mailer.broker.faults import Fault
-from agent_mailer.broker.streams import Lease, streams_of, watched, watcher_of
+from agent_mailer.broker.streams import Lease, streams_of, watched, watcher_header, watcher_of
 from agent_mailer.broker.tables import messages, receipts
 from agent_mailer.broker.texts import NO_NUL
 from agent_mailer.broker.times import now_text
@@ -77,6 +77,7 @@ _TAKEN = "This message is claimed by another watcher"
 @router.post(
     "/{message_id}/claim",
     summary="Claim a message for a turn",
+    openapi_extra={"parameters": [watcher_header("Who claims", required=True)]},
     responses={200: described(Claimed), **refusals(401, 403, 404, 409, 422, 503)},
     response_class=Response,
 )

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
@@ -30,6 +30,7 @@ from agent_mailer.broker.faults import Fault
 from agent_mailer.broker.identity import owned_inbox
 from agent_mailer.broker.tables import api_keys
 from agent_mailer.broker.times import now_text
+from agent_mailer.broker.wire import header
 
 log = logging.getLogger("agent_mailer.broker")
 router = APIRouter()
@@ -210,6 +211,10 @@ def watcher_of(request: Request) -> str | None:
     return watcher
 
 
+def watcher_header(description: str, *, required: bool) -> dict[str, Any]:
+    return header("X-Agent-Mailer-Watcher", description, r"^[\x20-\x7e]{1,128}$", required=required)
+
+
 class _Answer(EventSourceResponse):
     """Forgets its stream whatever happens, also if the client is gone before the first event."""
 
@@ -231,6 +236,13 @@ class _Answer(EventSourceResponse):
     tags=["extensions"],
     summary="Be told of arrivals",
     response_class=Response,
+    openapi_extra={
+        "parameters": [
+            watcher_header("With it the stream holds the agent, until it ends", required=False),
+            header("X-Agent-Mailer-Watcher-Name", "How people are told who holds the agent", ".{0,200}"),
+            header("Last-Event-ID", "The last number that the client knows of", "[0-9]*"),
+        ]
+    },
     responses={
         200: {"description": "Server-sent events: hello, mail", "content": {"text/event-stream": {}}},
         **refusals(401, 403, 404, 409, 422, 503),
