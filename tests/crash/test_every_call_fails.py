@@ -137,7 +137,7 @@ def test_a_fault_now_and_then_is_survived(story: Story) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("lasting", list(Lasting), ids=lambda lasting: lasting.value)
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
-def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting) -> None:
+def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting, record_property: RecordProperty) -> None:
     for at in itertools.count(1):
         assert at < MOST_CALLS
         if not story.play(at, kind, lasting).fired:
