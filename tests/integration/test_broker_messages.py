@@ -42,6 +42,7 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
             "receipts",
             "message-get",
             "html-optional",
+            "operator-by-key",
         ],
         "max_body_bytes": 70_000,
         "heartbeat_seconds": 7.0,
@@ -59,6 +60,15 @@ def test_the_operator(desk: BrokerDesk, alice: Person) -> None:
     assert (shown["role"], shown["status"]) == ("operator", "online")
     desk.call("GET", "/admin/human-operator", 401)
     desk.call("GET", "/admin/human-operator", 401, headers=alice.header)
+
+
+def test_the_operator_by_key(desk: BrokerDesk) -> None:
+    carol = desk.person("carol")
+    operator = desk.call("POST", "/agents/operator", headers=carol.header)
+    assert operator == desk.call("GET", "/admin/human-operator", headers=carol.login)
+    bound = desk.own_agent(carol, "bound")
+    desk.call("POST", "/agents/operator", 403, headers={"X-API-Key": bound["api_key_plaintext"]})
+    desk.call("POST", "/agents/operator", 401)
 
 
 def post(

@@ -220,7 +220,9 @@ def test_the_same_watcher_takes_over(room: Room) -> None:
         first.hello()
         with room.listening(agent, watcher="one", name="später") as second:
             second.hello()
-            assert first.over.wait(20), "the earlier stream ends"
+            name, _, said = first.next()
+            assert (name, said["name"]) == ("replaced", "später"), "the earlier stream is told"
+            assert first.over.wait(20), "and ends"
             room.send(agent)
             assert second.mail() == 1
             assert room.refused(agent, watcher="two")[1]["watcher"]["name"] == "später"
