@@ -50,8 +50,17 @@ def test_what_it_prints_at_the_first_start_can_be_typed(served: BrokerProcess, t
     assert "superadmin" in added.out
     (key,) = set(re.findall(r"amk_[0-9a-f]{64}", added.out))
     assert set_up.replace("KEY", key) == printed_commands(added.out)[0]
+    agent = tmp_path / "coder"
+    agent.mkdir()
+    # Asked for on a terminal; here they are given.
+    answers = "--no-interactive --runtime command --command 'echo hello' --permission-mode plan"
+    ready = typed(agent, f"{set_up.replace('KEY', key)} --address coder {answers}")
+    assert ready.status == 0, ready
+    watched = typed(agent, "agent-mailer watch --once")
+    assert watched.status == 0, watched
     with httpx.Client(base_url=served.url, trust_env=False) as client:
-        assert client.get("/agents", headers={"X-API-Key": key}).json() == []
+        agents = client.get("/agents", headers={"X-API-Key": key}).json()
+        assert [one["address"] for one in agents] == ["coder@alice.amp.localhost"]
         login = {"username": "alice", "password": PASSWORD}
         assert client.post("/users/login", json=login).status_code == 200
     again = typed(tmp_path, add_user.replace("alice", "mallory"))
