@@ -12,6 +12,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,8 @@ SAMPLE = int(os.environ.get("FAULTS_SAMPLE", "16"))
 SEED = int(os.environ.get("FAULTS_SEED", "20261121"))
 TROUBLED = 0.15
 """How long a watcher is watched on a disk that fails for good."""
+
+RecordProperty = Callable[[str, object], None]
 
 
 class Faulted:
@@ -141,6 +144,6 @@ def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting, record_pro
     for at in itertools.count(1):
         assert at < MOST_CALLS
         if not story.play(at, kind, lasting).fired:
-            print(f"{story.scenario.name}, {kind.name} {lasting.value}: n = {at - 1}")
+            record_property("n", at - 1)
             assert at > 15, "a story makes more calls than this"
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,11 @@ class Recorded:
 )
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_power_fails_at_any_moment(
-    tmp_path: Path, scenario: Scenario, most: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    scenario: Scenario,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     monkeypatch.setattr(events, "ROTATE_AT_BYTES", 5000)
     desk = new_desk(tmp_path / "desk")
@@ -93,7 +97,7 @@ def test_the_power_fails_at_any_moment(
             fault.add_note(why + "\n" + _told_of(stage.system.operations, moment))
             raise
         tried += 1
-    print(f"{scenario.name}: {tried} states")
+    record_property("states", tried)
     assert tried >= min(most, STATES)
 
 
