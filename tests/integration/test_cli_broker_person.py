@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 from tests.desk import until
+from tests.plain_broker import running_plain_broker
 from tests.typed import COMMAND, Typed, type_in
 
 
@@ -179,19 +180,27 @@ def test_a_bound_key_cannot_speak_for_the_operator(broker: BrokerDesk, ann: Pers
     assert own.status == 0, own
 
 
-def test_without_an_operator_the_way_to_one_is_told(
-    broker: BrokerDesk, ann: Person, tmp_path: Path, home: Path
-) -> None:
+def test_a_key_of_the_user_makes_the_operator(broker: BrokerDesk, ann: Person, tmp_path: Path) -> None:
     del ann
     eve = broker.person("eve")
-    broker.agent(eve, "one")
-    at = At(tmp_path, broker, eve.key)
-    done = at("send", "--to", "one", "--body", "x")
-    assert (done.status, f"amp login {broker.url}" in done.err, "--from" in done.err) == (78, True, True), done
-    (home / ".agent-mailer").mkdir()
-    logins = {"credentials": {broker.url: {"username": "eve", "token": eve.token}}}
-    (home / ".agent-mailer" / "credentials.json").write_text(json.dumps(logins))
-    assert at("send", "--to", "one", "--body", "x").status == 0
+    one = broker.agent(eve, "one")
+    assert At(tmp_path, broker, eve.key)("send", "--to", "one", "--body", "x").status == 0
+    [message] = inbox_of(broker, eve, one)
+    assert message["from_agent"] == f"human-operator@eve.{DOMAIN}"
+
+
+def test_without_an_operator_the_way_to_one_is_told(tmp_path: Path, home: Path) -> None:
+    with running_plain_broker(tmp_path) as broker:
+        eve = broker.person("eve")
+        broker.agent(eve, "one")
+        at = At(tmp_path, broker, eve.key)
+        done = at("send", "--to", "one", "--body", "x")
+        assert (done.status, f"amp login {broker.url}" in done.err, "--from" in done.err) == (78, True, True), done
+        (home / ".agent-mailer").mkdir()
+        logins = {"credentials": {broker.url: {"username": "eve", "token": eve.token}}}
+        (home / ".agent-mailer" / "credentials.json").write_text(json.dumps(logins))
+        assert at("send", "--to", "one", "--body", "x").status == 0
+        assert at("mail", "inbox", "--as", "one", "--json").json["messages"][0]["new"] is True
 
 
 def test_a_broker_that_cannot_be_asked(broker: BrokerDesk, tmp_path: Path) -> None:
