@@ -92,8 +92,13 @@ class Store:
     async def _write_on(self) -> None:
         while True:
             batch = [await self._waiting.get()]
-            while len(batch) < LONGEST_BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
+            seen = 0
+            while seen < len(batch) < LONGEST_BATCH:
+                # Requests that are being read just now join, as long as each round of the loop brings some.
+                seen = len(batch)
+                await asyncio.sleep(0)
+                while len(batch) < LONGEST_BATCH and not self._waiting.empty():
+                    batch.append(self._waiting.get_nowait())
             try:
                 await self._commit(batch)
             finally:
