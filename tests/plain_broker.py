@@ -15,7 +15,7 @@ from tests.broker_desk import BrokerDesk
 
 UNKNOWN_TO_IT = re.compile(
     r"GET /\.well-known/agent-mailer|GET /messages/(?!inbox$|thread$)[^/]+|POST /messages/[^/]+/claim"
-    r"|(GET|POST) /messages/[^/]+/receipts|GET /messages/inbox/[^/]+/stream"
+    r"|(GET|POST) /messages/[^/]+/receipts|GET /messages/inbox/[^/]+/stream|POST /agents/operator"
 )
 FIELDS = ("cursor", "hops", "automatic", "priority", "kind", "labels", "claimed_at")
 ASKED = ("thread_id", "hops", "automatic", "priority", "kind", "labels")
