@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Set
 
+from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
@@ -26,16 +26,20 @@ class OpenWork:
         self.finish = finish
 
 
-async def recover(room: Room) -> list[OpenWork]:
-    """The open turns, oldest first. Turns whose record cannot be read become retries of their message."""
+async def recover(room: Room, in_hand: Set[str] = frozenset()) -> list[OpenWork]:
+    """The open turns, oldest first. Turns whose record cannot be read become retries of their message.
+
+    `in_hand`: ids of messages that this watcher has in work. Raises OSError where the disk does not let us look.
+    """
     restore_retries(room.state)
-    work: list[OpenWork] = []
+    found: list[TurnRecord] = []
     for turn_id in room.state.turns.open_ids():
         record = room.state.turns.load(turn_id)
         if record is None:
             await _salvage(room, turn_id)
-            continue
-        work.append(OpenWork(record, _finisher(room, record)))
+        elif record.envelope.id not in in_hand:
+            found.append(record)
+    work = [OpenWork(record, _finisher(room, record)) for record in found]
     room.state.requests.tidy()
     return work
 
@@ -77,8 +81,14 @@ async def _salvage(room: Room, turn_id: str) -> None:
 
 
 def _envelope_of(room: Room, turn_id: str) -> Envelope | None:
-    with suppress(OSError, MailerError):
+    """What its folder or the index tells. Raises OSError where neither can be read just now: that is no answer."""
+    try:
         return room.state.turns.folder(turn_id).message().envelope
+    except MailerError:
+        pass
+    except OSError as error:
+        if of_the_moment(error):
+            raise
     return next((turn.envelope for turn in room.state.turns.indexed() if turn.turn_id == turn_id), None)
 
 

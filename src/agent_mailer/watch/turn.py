@@ -117,6 +117,9 @@ async def _claim(room: Room, candidate: Candidate) -> tuple[TurnRecord, Message]
             await _settle(room, record, Message(envelope), Judgement(Outcome.FAILED, VANISHED), Observation())
             return None
         message = kept
+    if not envelope.sender:
+        # Another client's record names the message and no more.
+        envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)
     room.log.emit(
         EventName.TURN_CLAIMED,
         turn_id=record.turn_id,
@@ -282,12 +285,16 @@ async def _answered(room: Room, record: TurnRecord) -> bool:
     with suppress(OSError, MailerError):
         before = {m.envelope.id for m in room.state.turns.folder(record.turn_id).thread()}
     since = record.claimed_at - (CLOCKS_APART if len(before) > 1 else 0.0)
+    # What another client had in work may have been answered before we claimed it.
+    taken_over = record.rerun is not None and not record.rerun.history
     with suppress(MailboxUnavailable):
         return any(
             m.envelope.sender == room.mailbox.address
-            and m.envelope.id not in before
-            and m.envelope.created >= since
             and PROGRESS not in m.labels
+            and (
+                (m.envelope.id not in before and m.envelope.created >= since)
+                or (taken_over and record.envelope.id in m.refs)
+            )
             for m in await room.mailbox.thread(record.envelope.thread)
         )
     return False
