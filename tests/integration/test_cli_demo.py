@@ -6,14 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from tests.desk import until
 from tests.typed import COMMAND, type_in
-
-FASTEST = 20.0
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -45,11 +42,8 @@ def check_order(out: str, lines: list[str]) -> None:
 
 def test_the_demo_shows_two_agents_at_work_and_cleans_up(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
-    started = time.monotonic()
     done = type_in(tmp_path, "demo", "--dir", folder)
-    took = time.monotonic() - started
     assert done.status == 0, done
-    assert took < FASTEST
     order = [
         'you      send "The first ten primes" to planner',
         "planner  has mail from user",
@@ -70,11 +64,8 @@ def test_the_demo_shows_two_agents_at_work_and_cleans_up(tmp_path: Path) -> None
 
 def test_the_demo_at_a_broker_shows_the_same_and_cleans_up(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
-    started = time.monotonic()
     done = type_in(tmp_path, "demo", "--broker", "--dir", folder)
-    took = time.monotonic() - started
     assert done.status == 0, done
-    assert took < FASTEST
     order = [
         "broker   serves at http://127.0.0.1:",
         "you      are its first user",
