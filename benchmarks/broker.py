@@ -183,6 +183,7 @@ def _watched() -> Iterator[tuple[BrokerMailDesk, BrokerProcess]]:
         desk = BrokerMailDesk(Path(folder), process)
         desk.configure(command=["/bin/sh", "-c", "cat >/dev/null; echo done"])
         yield desk, process
+        desk.close()
 
 
 def polls() -> None:

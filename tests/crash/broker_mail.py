@@ -40,6 +40,9 @@ class BrokerMailDesk(Desk):
             maildir_root="",
         )
 
+    def close(self) -> None:
+        self._http.close()
+
     def send(self, body: str = "please", *, thread: str = "", **_: Any) -> str:
         """As a careful client does: again with the same key until it is answered. Returns the message's id."""
         form = {

@@ -38,6 +38,7 @@ def test_watcher_and_broker_are_killed_and_every_message_runs_exactly_once(
         finally:
             desk.end_turns()
         check(desk, sent)
+        desk.close()
         assert "Traceback" not in process.said()
     finally:
         process.end()
