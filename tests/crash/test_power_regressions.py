@@ -124,6 +124,14 @@ def test_a_purged_dead_letter_stays_purged(tmp_path: Path) -> None:
         assert desk.place().state.dead_letters.all() == []
 
 
+def test_an_earlier_answer_is_not_taken_for_this_one_where_the_copy_of_the_thread_is_lost(tmp_path: Path) -> None:
+    desk = new_desk(tmp_path / "desk")
+    agent(desk, 'rm "$AGENT_MAILER_TURN_DIR/mail.json"; echo "answer to $AGENT_MAILER_MESSAGE_ID"')
+    sent = [desk.send(thread="red") for _ in range(2)]
+    at_rest(desk)  # the clock stands still: the first answer is as old as the second turn
+    assert sorted(message.body for message in desk.inbox()) == sorted(f"answer to {one}\n" for one in sent)
+
+
 def test_a_first_line_has_a_name_though_an_earlier_life_was_cut_short(tmp_path: Path) -> None:
     """Killed right after it had made the file: the next one must not take the name for durable."""
     desk = new_desk(tmp_path / "desk")

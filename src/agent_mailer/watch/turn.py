@@ -281,10 +281,13 @@ async def _settle(
 
 async def _answered(room: Room, record: TurnRecord) -> bool:
     """Whether the agent has written into the thread since the claim by other ways than ours."""
-    before: set[str] = set()
-    with suppress(OSError, MailerError):
+    since = record.claimed_at
+    try:
         before = {m.envelope.id for m in room.state.turns.folder(record.turn_id).thread()}
-    since = record.claimed_at - (CLOCKS_APART if len(before) > 1 else 0.0)
+        since -= CLOCKS_APART if len(before) > 1 else 0.0
+    except (OSError, MailerError):
+        # What the turn was shown is lost, as in a power failure; what earlier turns sent is known all the same.
+        before = _sent_by_turns(room, record.envelope.thread)
     # What another client had in work may have been answered before we claimed it.
     taken_over = record.rerun is not None and not record.rerun.history
     with suppress(MailboxUnavailable):
@@ -298,6 +301,13 @@ async def _answered(room: Room, record: TurnRecord) -> bool:
             for m in await room.mailbox.thread(record.envelope.thread)
         )
     return False
+
+
+def _sent_by_turns(room: Room, thread: str) -> set[str]:
+    turns = room.state.turns
+    settled = (known.settlement for turn_id in turns.ids() if (known := turns.load(turn_id)) is not None)
+    items = (entry.item for settlement in settled if settlement is not None for entry in settlement.items)
+    return {item.id for item in items if item.thread == thread}
 
 
 def _size_of_transcript(room: Room, record: TurnRecord) -> int:
