@@ -96,9 +96,10 @@ class Backlog:
     async def _pass_by(self, envelope: Envelope) -> None:
         """A notice never starts a turn: it is taken and done. It stays in the mailbox for people to read."""
         room = self._room
+        # No turn remembers it: taken before it counts as settled, it would be nobody's after a crash between the two.
+        room.state.processed.add(envelope.id)
         await room.mailbox.claim(envelope)
         await room.mailbox.done(envelope)
-        room.state.processed.add(envelope.id)
         room.log.emit(EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice")
 
     async def _reject(self, item: Unreadable) -> None:
