@@ -12,6 +12,8 @@ from agent_mailer.mailbox.port import Envelope, Listing, Unreadable
 
 RESYNC_SECONDS: Final = 3600.0
 MAX_STRETCH: Final = 1000
+FAR_AHEAD: Final = 2**62
+"""A cursor that no inbox reaches."""
 
 Fetch = Callable[[int, int], Awaitable[Answer]]
 """The listing after a cursor, at most so many: `(after, limit)`."""
@@ -51,10 +53,12 @@ class Mirror:
             self._cursor = 0
             self._fresh_until = now + RESYNC_SECONDS
             more = self._take(answer)
+        elif (room := self._size - len(self._waiting)) > 0:
+            more = self._take(await _ask(fetch, self._cursor, room))
         else:
-            room = self._size - len(self._waiting)
-            answer = await _ask(fetch, self._cursor, max(1, room))
-            more = self._take(answer) if room > 0 else False
+            # Nobody wants more than is held; whether the broker is there, its shortest answer tells.
+            await fetch(FAR_AHEAD, 1)
+            more = False
         while more and len(self._waiting) < self._size:
             more = self._take(await _ask(fetch, self._cursor, self._size - len(self._waiting)))
         listed = sorted(self._waiting.values(), key=lambda envelope: envelope.order)
