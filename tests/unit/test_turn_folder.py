@@ -11,6 +11,7 @@ import pytest
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Action, Contact, Draft, Envelope, Message
+from agent_mailer.turn_tools.commands import AgentMail
 from agent_mailer.turn_tools.folder import (
     MAX_STAGED,
     OUTBOX,
@@ -200,3 +201,17 @@ def test_an_outbox_or_a_whole_folder_that_was_removed(turn: TurnFolder) -> None:
     Disk().remove_tree(turn.path)
     assert turn.seal().drafts == ()
     assert turn.seal().drafts == ()
+
+
+def test_the_name_before_the_at_is_enough_where_it_means_one_contact(tmp_path: Path) -> None:
+    path = tmp_path / "turn-2"
+    path.mkdir()
+    folder = TurnFolder(path, Disk())
+    contacts = [Contact(name) for name in ("coder@ann.amp", "planner@ann.amp", "planner@bob.amp")]
+    folder.prepare(MESSAGE, [MESSAGE], contacts, FACTS)
+    mail = AgentMail(folder)
+    mail.send(["coder", "coder@ann.amp"], "hello")
+    (staged,) = folder.staged()
+    assert staged.to == ("coder@ann.amp",)
+    with pytest.raises(UsageFault, match="nobody here is called planner"):
+        mail.send(["planner"], "hello")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from agent_mailer.clock import Clock, SystemClock
@@ -132,20 +132,31 @@ class AgentMail:
         return self._folder.stage(replace(draft, created=self._clock.now(), at_once=now, labels=labels))
 
     def _known(self, to: Sequence[str]) -> tuple[str, ...]:
-        """`to`, each once. Where the contacts could not be read at the claim, settlement judges."""
+        """`to` as whole addresses, each once; what stands before an @ is enough where it means one of the contacts.
+
+        Where the contacts could not be read at the claim, settlement judges.
+        """
         if not to:
             raise UsageFault("no_recipient", "there is no recipient", "name at least one address")
         contacts = [contact.address for contact in self._folder.contacts()]
         origin = self._folder.message()
-        fine = {*contacts, origin.envelope.sender, origin.reply_to}
-        unknown = [address for address in to if address not in fine]
+        fine = {*contacts, origin.envelope.sender, origin.reply_to} - {""}
+        whole = [_whole(address, fine) for address in to]
+        unknown = [address for address in whole if address not in fine]
         if unknown and contacts:
             raise UsageFault(
                 "unknown_recipient",
                 f"nobody here is called {', '.join(printable(address) for address in unknown)}",
                 f"known are: {', '.join(printable(address) for address in contacts)}",
             )
-        return tuple(dict.fromkeys(to))
+        return tuple(dict.fromkeys(whole))
+
+
+def _whole(address: str, known: Set[str]) -> str:
+    if address in known:
+        return address
+    meant = [one for one in known if "@" in one and one.partition("@")[0] == address]
+    return meant[0] if len(meant) == 1 else address
 
 
 def _require_text(body: str) -> None:
