@@ -23,6 +23,19 @@ _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 
 
+_OF_THE_FILE = frozenset(
+    (
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG),
+        *(errno.EACCES, errno.EPERM, errno.ENODEV),
+    )
+)
+
+
+def of_the_moment(error: OSError) -> bool:
+    """Whether the system could not read just now (no descriptor, no memory, a sick disk): the file may be whole."""
+    return error.errno not in _OF_THE_FILE
+
+
 class Sync(Enum):
     """How far a write must have got before the call returns. SPEC section 4 names the level of every write."""
 
@@ -158,6 +171,19 @@ class Disk:
                 raise
         finally:
             self.system.close(fd)
+
+    def end_last_line(self, path: Path) -> bool:
+        """Terminate a last line that has no end, durably; False where it has one."""
+        fd = self.system.open(path, os.O_RDWR | os.O_APPEND)
+        try:
+            size = os.fstat(fd).st_size
+            if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
+                return False
+            self._write_all(fd, b"\n")
+            self._fsync(fd)
+        finally:
+            self.system.close(fd)
+        return True
 
     def move(self, source: Path, target: Path, *, sync: Sync) -> None:
         """Rename, never replacing: FileExistsError if `target` is there, FileNotFoundError if `source` is gone."""

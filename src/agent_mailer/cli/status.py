@@ -123,10 +123,11 @@ def status(workdir: Workdir = None, as_json: Json = False) -> None:
 def look(place: Workplace) -> StatusView:
     """The state as it is now; takes no lock and writes nothing."""
     from agent_mailer.cli.log_lines import tail
+    from agent_mailer.state.troubles import seen_from_outside
 
     state, now = place.state, place.clock.now()
     watcher = _watcher(place)
-    trouble = state.trouble.read() if watcher.running else None
+    trouble = (state.trouble.read() or seen_from_outside(place.folder.path, now)) if watcher.running else None
     pause, today = state.pause.read(), state.usage.today()
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
     busy = {turn.msg_id for turn in open_turns}
@@ -277,7 +278,8 @@ def _show(view: StatusView) -> None:
         detail = f" ({printable(pause.detail)})" if pause.detail else ""
         _row("paused", f"{pause.reason.replace('_', ' ')}, {until}{detail}")
     if view.trouble is not None:
-        _row("trouble", f"since {local_time(view.trouble.since)}: {printable(view.trouble.why, 300)}")
+        what, since = view.trouble.what, local_time(view.trouble.since)
+        _row("trouble", f"{what}: {printable(view.trouble.why, 300)} (since {since})")
         if view.trouble.fix:
             _row("", f"mend: {printable(view.trouble.fix, 300)}")
     for turn in view.running:

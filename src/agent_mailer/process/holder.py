@@ -133,7 +133,14 @@ def start_behind_gate(
         except BaseException:
             os.close(gate)
             raise
-    identity = identify(pid)
+    try:
+        identity = identify(pid)
+    except OSError:
+        # The holder leaves with its gate.
+        os.close(gate)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        raise
     if identity is None:
         # Reaped behind our back (SIGCHLD is ignored): it died at once, and the gate was never opened.
         os.close(gate)

@@ -6,6 +6,7 @@ time 0 and no boot id, and a pid that was given out again is believed to be the 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ _CHASES = 200
 _KERNEL = 2
 """The parent of all kernel threads, which have no environment."""
 _EXEC_LOOKS = 4
+_NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _EXEC_PAUSE = 0.0005
 
 HAS_PROC = Path("/proc/self/stat").exists()
@@ -54,7 +56,10 @@ def boot_id() -> str:
     """The id of this boot of the machine; empty where the system has none. No process sees two."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+    except ValueError:
+        return ""
+    except OSError as error:
+        _require_answer(error)
         return ""
 
 
@@ -67,7 +72,10 @@ def identify(pid: int) -> ProcessIdentity | None:
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
-    """The very process runs still. A zombie does not; whatever is wrong with `identity` is a no."""
+    """The very process runs still. A zombie does not; whatever is wrong with `identity` is a no.
+
+    Raises OSError where the system cannot tell now (no descriptor left).
+    """
     if not HAS_PROC:
         return not identity.boot and _taken(identity.pid)
     stat = read_stat(identity.pid)
@@ -75,12 +83,13 @@ def is_alive(identity: ProcessIdentity) -> bool:
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """The table's line of `pid`; None if nobody has it."""
+    """The table's line of `pid`; None if nobody has it. Raises OSError where the system cannot tell now."""
     if not 0 < pid <= _LARGEST_PID:
         return None
     try:
         line = _read(f"/proc/{pid}/stat")
-    except OSError:
+    except OSError as error:
+        _require_answer(error)
         return None
     return parse_stat(pid, line)
 
@@ -138,14 +147,18 @@ def _newest_pid() -> int:
     """The pid given out last; 0 where the system does not tell."""
     try:
         return int(_read("/proc/loadavg").split()[-1])
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
+        return 0
+    except OSError as error:
+        _require_answer(error)
         return 0
 
 
 def _leads_its_threads(pid: int) -> bool:
     try:
         return b"\nTgid:\t%d\n" % pid in _read(f"/proc/{pid}/status")
-    except OSError:
+    except OSError as error:
+        _require_answer(error)
         return False
 
 
@@ -155,7 +168,8 @@ def _environment_has(pid: int, entry: bytes) -> bool:
     for _ in range(_EXEC_LOOKS):
         try:
             block = _read(f"/proc/{pid}/environ")
-        except OSError:
+        except OSError as error:
+            _require_answer(error)
             return False
         if block:
             break
@@ -173,6 +187,12 @@ def _read(path: str) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def _require_answer(error: OSError) -> None:
+    """A process that cannot be looked at, for want of a descriptor say, is not one that has ended."""
+    if error.errno in _NO_MEANS:
+        raise error
 
 
 def _taken(pid: int) -> bool:

@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+from agent_mailer.disk import of_the_moment
+
 LINE_LIMIT = 4 * 1024 * 1024
 READ_BUDGET = 1024 * 1024
 
@@ -67,7 +69,10 @@ class OutputTail:
         self._inode: int | None = None
 
     def read(self, budget: int = READ_BUDGET) -> bytes:
-        """At most `budget` bytes that were not read yet; nothing if there is no such file (yet)."""
+        """At most `budget` bytes that were not read yet; nothing if there is no such file (yet).
+
+        Raises OSError where the system has no descriptor left: what is not read now is not the end.
+        """
         fd = _open_regular(self.path)
         if fd is None:
             return b""
@@ -88,7 +93,10 @@ class OutputTail:
 
 def tail_text(path: Path, limit: int) -> str:
     """The last `limit` bytes of a file as text, undecodable bytes replaced; empty if it cannot be read."""
-    fd = _open_regular(path)
+    try:
+        fd = _open_regular(path)
+    except OSError:
+        return ""
     if fd is None:
         return ""
     try:
@@ -111,7 +119,9 @@ def _open_regular(path: Path) -> int | None:
     """The agent may have put anything there: never through a link, never waiting for a FIFO's other end."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if of_the_moment(error):
+            raise
         return None
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from agent_mailer.disk import read_regular
+from agent_mailer.disk import of_the_moment, read_regular
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.handle import reap, wait_gone
 from agent_mailer.process.identity import ProcessIdentity, is_alive
@@ -54,10 +54,15 @@ def adopt(identity: ProcessIdentity, turn_dir: Path, turn_id: str) -> Supervised
 
 
 def read_exit(turn_dir: Path) -> Exit:
-    """The holder's record. The shell writes 128 + n for signal n; beyond the largest signal it is a plain status."""
+    """The holder's record. Raises OSError where it cannot be read just now.
+
+    The shell writes 128 + n for signal n; beyond the largest signal it is a plain status.
+    """
     try:
         record = read_regular(turn_dir / EXIT_FILE, 16)
-    except OSError:
+    except OSError as error:
+        if of_the_moment(error):
+            raise
         return Exit()
     if not _RECORD.fullmatch(record):
         return Exit()

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk, Sync, of_the_moment
 from agent_mailer.names import path_name
 from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.pauses import LONGEST_PAUSE
@@ -44,6 +44,8 @@ class AccountPause:
         except FileNotFoundError:
             return None
         except (OSError, *GARBLED) as error:
+            if isinstance(error, OSError) and of_the_moment(error):
+                raise
             self._damaged(self._path, str(error))
             return None
         if pause.until is None:

@@ -65,6 +65,16 @@ class DeadLetters:
             self._folder.disk.replace(self._path, b"".join(line + b"\n" for line in kept), sync=Sync.FULL)
         return len(removed)
 
+    def part_with_damaged(self) -> int:
+        """Put the lines that cannot be read into a file beside it; returns how many. Durable when it returns."""
+        lines = self._lines()
+        bad = [line for line in lines if _parse(line) is None]
+        if bad:
+            self._folder.keep_copy(self._path, b"".join(line + b"\n" for line in bad))
+            kept = b"".join(line + b"\n" for line in lines if _parse(line) is not None)
+            self._folder.disk.replace(self._path, kept, sync=Sync.FULL)
+        return len(bad)
+
     def _lines(self) -> list[bytes]:
         data = self._folder.bytes_of(self._path) or b""
         return [line for line in data.replace(b"\0", b"").split(b"\n") if line.strip()]

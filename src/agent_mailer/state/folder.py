@@ -67,6 +67,11 @@ class StateFolder:
     def templates(self) -> Path:
         return self.path / "templates"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What `prepare` makes where it is missing."""
+        return (self.path, self.turns, self.memory, self.requests)
+
     def check(self) -> None:
         """Refuse a folder that others may enter, a readable config, or a newer format. Raises ConfigFault."""
         try:
@@ -88,18 +93,38 @@ class StateFolder:
         Raises BusyFault while an agent of another client still works here.
         """
         self.ours = True
-        for directory in (self.path, self.turns, self.memory, self.requests):
-            if os.path.lexists(directory) and not directory.is_dir():
-                self.set_aside(directory, "not a folder")
-            self.disk.make_directory(directory, sync=Sync.FULL)
-        self._check_format()
-        marker = self.path / "format"
-        if not marker.exists():
-            self.disk.replace(marker, f"{FORMAT}\n".encode(), sync=Sync.FULL)
+        for directory in self.folders:
+            self.make_folder(directory)
+        self.write_format()
         for name in os.listdir(self.path):
             if name.startswith(TEMPORARY_PREFIX):
                 self.disk.remove_tree(self.path / name)
         self.take_over()
+
+    def make_folder(self, directory: Path) -> bool:
+        """Whether it had to be made; what is in its place is set aside."""
+        if directory.is_dir():
+            return False
+        if os.path.lexists(directory):
+            self.set_aside(directory, "not a folder")
+        self.disk.make_directory(directory, sync=Sync.FULL)
+        return True
+
+    def write_format(self) -> bool:
+        """Whether the marker had to be written. Raises ConfigFault where a newer version wrote here."""
+        self._check_format()
+        marker = self.path / "format"
+        if marker.exists():
+            return False
+        self.disk.replace(marker, f"{FORMAT}\n".encode(), sync=Sync.FULL)
+        return True
+
+    def keep_copy(self, path: Path, data: bytes) -> None:
+        """The damaged part of a file as `NAME.corrupt-<time>`, durably, before the file is written without it."""
+        for target in self._corrupt_names(path):
+            with suppress(FileExistsError):
+                self.disk.create(target, data, sync=Sync.FULL)
+                return
 
     def read(self, path: Path, shape: type[T], empty: T, remake: Callable[[], T] | None = None) -> T:
         """The JSON file `path` as `shape`; absent = `empty`; damaged = set aside, reported, and `remake()` or `empty`.

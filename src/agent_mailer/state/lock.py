@@ -63,7 +63,8 @@ class WorkdirLock:
         # In place: the lock is on this inode. What a former holder wrote is cut off.
         fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:
-            os.write(fd, msgspec.json.encode(LockHolder(identity, __version__)) + b"\n")
+            with suppress(OSError):  # only names us to others; the lock itself is held
+                os.write(fd, msgspec.json.encode(LockHolder(identity, __version__)) + b"\n")
             found = os.fstat(fd)
         finally:
             os.close(fd)

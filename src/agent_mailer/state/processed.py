@@ -44,6 +44,12 @@ class Processed:
         self._folder.disk.replace(self._path, b"".join(row + b"\n" for row in kept), sync=Sync.FULL)
         self._load().discard(line)
 
+    def end_last_line(self) -> bool:
+        """Terminate a line that a crash left without its end. False where none was."""
+        if not self._path.is_file():
+            return False
+        return self._folder.disk.end_last_line(self._path)
+
     def _load(self) -> set[bytes]:
         if self._ids is None:
             self._ids = set(self._rows())

@@ -82,6 +82,19 @@ class Sessions:
         self._folder.disk.remove(self._journal)
         self._journal_lines = 0
 
+    def fold_journal(self) -> int:
+        """Fold whatever the journal holds; returns its lines. What cannot be read is kept in a file beside it."""
+        data = self._folder.bytes_of(self._journal)
+        if data is None:
+            return 0
+        self._load()
+        lines = [line for line in data.split(b"\n") if line.strip(b"\0")]
+        bad = [line for line in lines if _change(line) is None]
+        if bad:
+            self._folder.keep_copy(self._journal, b"".join(line + b"\n" for line in bad))
+        self.fold()
+        return len(lines)
+
     def close(self) -> None:
         """Fold what there is, so that at rest the file alone tells the whole."""
         if self._journal_lines:
@@ -92,9 +105,8 @@ class Sessions:
             return self._entries
         entries = self._folder.read(self._path, dict[str, SessionEntry], {})
         for line in (self._folder.bytes_of(self._journal) or b"").split(b"\n"):
-            try:
-                change = msgspec.json.decode(line.strip(b"\0"), type=_Change)
-            except GARBLED:
+            change = _change(line)
+            if change is None:
                 continue  # a torn append: its settlement is still open and writes it again
             known = entries.get(change.thread)
             if known is None or known.generation <= change.entry.generation:
@@ -102,6 +114,13 @@ class Sessions:
             self._journal_lines += 1
         self._entries = entries
         return entries
+
+
+def _change(line: bytes) -> _Change | None:
+    try:
+        return msgspec.json.decode(line.strip(b"\0"), type=_Change)
+    except GARBLED:
+        return None
 
 
 def _last_used(entry: SessionEntry) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.disk import Sync, read_regular
+from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import ItemState, Phase, SettledItem, TurnProgress, TurnRecord
@@ -91,9 +91,15 @@ class TurnStore:
         return None
 
     def load(self, turn_id: str) -> TurnRecord | None:
-        """None where there is no such turn or its record cannot be read."""
-        with suppress(OSError, *GARBLED):
-            record = msgspec.json.decode(read_regular(self.path(turn_id) / "turn.json"), type=TurnRecord)
+        """None where there is no such turn or its record is damaged; OSError where it cannot be read just now."""
+        with suppress(*GARBLED):
+            try:
+                data = read_regular(self.path(turn_id) / "turn.json")
+            except OSError as error:
+                if of_the_moment(error):
+                    raise
+                return None
+            record = msgspec.json.decode(data, type=TurnRecord)
             # Its id becomes a path: only the folder's own name may.
             return record if record.turn_id == turn_id else None
         return None
@@ -135,6 +141,39 @@ class TurnStore:
         except (OSError, *GARBLED):
             records = (self.load(turn_id) for turn_id in self.open_ids())
             return [_index_row(record) for record in records if record is not None]
+
+    def remake_index(self) -> bool:
+        """Write the index anew where it does not name the open turns. False where it did."""
+        found = {r.turn_id: r for r in map(self.load, self.open_ids()) if r is not None}
+        if {row.turn_id for row in self._rows_written()} == set(found):
+            return False
+        self._known = {turn_id: _index_row(record) for turn_id, record in found.items()}
+        self._write_index()
+        return True
+
+    def vanished(self) -> list[OpenTurn]:
+        """Open turns by the index whose folder is gone altogether."""
+        return [row for row in self._rows_written() if not os.path.lexists(self.path(row.turn_id))]
+
+    def index_is_damaged(self) -> str:
+        """Why the index cannot be read; empty where it can, or is not there."""
+        try:
+            msgspec.json.decode(read_regular(self._index_path, follow=True), type=_Index)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            if of_the_moment(error):
+                raise
+            return "not a file"
+        except GARBLED as error:
+            return str(error)
+        return ""
+
+    def _rows_written(self) -> list[OpenTurn]:
+        with suppress(FileNotFoundError, *GARBLED):
+            rows = msgspec.json.decode(read_regular(self._index_path, follow=True), type=_Index).turns
+            return [row for row in rows if _TURN_ID.fullmatch(row.turn_id)]
+        return []
 
     def summarise(self, record: TurnRecord) -> None:
         """Take what was delivered and noted out of a settled turn's record; what was refused stays for people.

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.clock import iso
-from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Contact, Draft, Message
 
@@ -282,9 +282,12 @@ def _drafts(folder: Path) -> Iterator[Draft]:
 
 
 def _draft(path: Path) -> Draft | None:
-    """None where there is no item that can be read."""
-    with suppress(OSError, *_GARBLED):
-        draft = msgspec.json.decode(read_regular(path, MOST_BYTES), type=Draft)
+    """None where there is no item that can be read; OSError where it cannot be read just now."""
+    with suppress(*_GARBLED):
+        data = _content_of(path)
+        if data is None:
+            return None
+        draft = msgspec.json.decode(data, type=Draft)
         # The key becomes part of an id, and two items must never share one.
         if draft.key == path.name.removesuffix(".json") and 0 <= draft.created < _YEAR_10000:
             return draft
@@ -292,9 +295,20 @@ def _draft(path: Path) -> Draft | None:
 
 
 def _finish_note(folder: Path) -> FinishNote | None:
-    with suppress(OSError, *_GARBLED):
-        return msgspec.json.decode(read_regular(folder / "finish", MOST_BYTES), type=FinishNote)
+    with suppress(*_GARBLED):
+        data = _content_of(folder / "finish")
+        return None if data is None else msgspec.json.decode(data, type=FinishNote)
     return None
+
+
+def _content_of(path: Path) -> bytes | None:
+    try:
+        return read_regular(path, MOST_BYTES)
+    except OSError as error:
+        if of_the_moment(error):
+            # A reply that is there and cannot be read now must not be taken for none.
+            raise
+        return None
 
 
 def _note_name(scope: NoteScope) -> str:

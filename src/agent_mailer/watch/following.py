@@ -22,6 +22,7 @@ from agent_mailer.process import (
 )
 from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
+from agent_mailer.watch.patience import until_system_lets
 from agent_mailer.watch.room import Room
 
 BUSY_INTERVAL = 0.1
@@ -57,16 +58,19 @@ class Follower:
 
     async def follow(self) -> Evidence:
         """Returns when the holder is gone and no process of the turn is left."""
-        ended = asyncio.create_task(self._supervised.wait_ended())
+        ended = asyncio.create_task(self._until_ended())
         stopping = asyncio.create_task(self._room.stopping.wait())
         try:
             interval = BUSY_INTERVAL
             while not ended.done():
                 waits = {ended} if stopping.done() else {ended, stopping}
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
-                grew = self._read()
-                self._note_progress()
-                await self._at_once()
+                grew = False
+                # What cannot be read or staged now, for want of a descriptor say, is there the next time.
+                with suppress(OSError):
+                    grew = self._read()
+                    self._note_progress()
+                    await self._at_once()
                 interval = BUSY_INTERVAL if grew else min(QUIET_INTERVAL, interval * 1.5)
                 reason = self._why_stop()
                 if reason is not None and not ended.done():
@@ -77,9 +81,14 @@ class Follower:
             ended.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(stopping, ended, return_exceptions=True)
-        return await self._evidence()
+        return await until_system_lets(self._room, self._record, self._evidence)
+
+    async def _until_ended(self) -> None:
+        """A system that cannot tell whether the agent runs is asked again: its turn is not over until it says so."""
+        await until_system_lets(self._room, self._record, self._supervised.wait_ended)
 
     async def _evidence(self) -> Evidence:
+        """Raises OSError where something cannot be read just now; what was read already is kept."""
         report = await end_tree(self._record.turn_id, self._supervised.identity)
         if report.survivors:
             self._room.log.emit(
@@ -109,7 +118,9 @@ class Follower:
                 self._room.state.turns.save(self._record)
         self._room.log.emit(EventName.TURN_STOPPING, turn_id=self._record.turn_id, reason=reason.value)
         stop_signal = self._room.runtime.traits.stop_signal
-        await end_tree(self._record.turn_id, self._supervised.identity, first_signal=stop_signal)
+        # Where the system does not let us look now, the next round of the clock tries again.
+        with suppress(OSError):
+            await end_tree(self._record.turn_id, self._supervised.identity, first_signal=stop_signal)
 
     def _why_stop(self) -> StopReason | None:
         room, now = self._room, self._room.clock.monotonic()

@@ -26,18 +26,21 @@ class OpenWork:
         self.finish = finish
 
 
-async def recover(room: Room, in_hand: Set[str] = frozenset()) -> list[OpenWork]:
-    """The open turns, oldest first. Turns whose record cannot be read become retries of their message.
+async def recover(room: Room, at_work: Set[str] = frozenset()) -> list[OpenWork]:
+    """The open turns that nobody sees through, oldest first. One whose record is damaged becomes a retry.
 
-    `in_hand`: ids of messages that this watcher has in work. Raises OSError where the disk does not let us look.
+    `at_work`: ids of messages that this watcher has in work; other turns of theirs wait. Raises OSError where the disk
+    does not let us look.
     """
     restore_retries(room.state)
     found: list[TurnRecord] = []
     for turn_id in room.state.turns.open_ids():
+        if turn_id in room.in_hand:
+            continue
         record = room.state.turns.load(turn_id)
         if record is None:
-            await _salvage(room, turn_id)
-        elif record.envelope.id not in in_hand:
+            await salvage(room.state, turn_id)
+        elif record.envelope.id not in at_work:
             found.append(record)
     work = [OpenWork(record, _finisher(room, record)) for record in found]
     room.state.requests.tidy()
@@ -66,30 +69,33 @@ async def _return_claim(room: Room, record: TurnRecord) -> None:
     await give_back(room, record)
 
 
-async def _salvage(room: Room, turn_id: str) -> None:
-    """A turn whose record is unreadable: end what runs of it, and keep its message pending."""
-    state = room.state
+async def salvage(state: State, turn_id: str) -> Envelope | None:
+    """End what runs of an open turn whose record is damaged, and keep its message pending; which, where that is known.
+
+    Raises OSError where the disk does not let us look.
+    """
     path = state.turns.path(turn_id) / "turn.json"
     await sweep(turn_id)
-    envelope = _envelope_of(room, turn_id)
+    envelope = _envelope_of(state, turn_id)
     if envelope is not None and envelope.id not in state.processed and state.retries.get(envelope.id) is None:
         state.retries.put(RetryEntry(envelope, starts=1))
     if path.exists():
         state.folder.set_aside(path, "the turn's record cannot be read")
-    room.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelope.id if envelope else None)
+    state.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelope.id if envelope else None)
     state.turns.mark_settled(turn_id, durable=True)
+    return envelope
 
 
-def _envelope_of(room: Room, turn_id: str) -> Envelope | None:
+def _envelope_of(state: State, turn_id: str) -> Envelope | None:
     """What its folder or the index tells. Raises OSError where neither can be read just now: that is no answer."""
     try:
-        return room.state.turns.folder(turn_id).message().envelope
+        return state.turns.folder(turn_id).message().envelope
     except MailerError:
         pass
     except OSError as error:
         if of_the_moment(error):
             raise
-    return next((turn.envelope for turn in room.state.turns.indexed() if turn.turn_id == turn_id), None)
+    return next((turn.envelope for turn in state.turns.indexed() if turn.turn_id == turn_id), None)
 
 
 def restore_retries(state: State) -> None:

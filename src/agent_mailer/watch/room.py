@@ -14,6 +14,7 @@ from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, ToolServer
 from agent_mailer.state import State
 from agent_mailer.watch.policy import WatchPolicy
+from agent_mailer.watch.trouble import Troubles
 
 
 class Room:
@@ -47,6 +48,9 @@ class Room:
         """Turns that are decided and only have to be applied: they hold a thread, but no place of a running turn."""
         self.stuck: set[str] = set()
         """Those of them that wait for a mailbox or a disk."""
+        self.in_hand: set[str] = set()
+        """Ids of the open turns that a task of this watcher sees through."""
+        self.troubles = Troubles(state, clock)
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""

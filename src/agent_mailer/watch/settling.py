@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import msgspec
@@ -14,7 +12,7 @@ from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import ItemState, SettledItem, Settlement, TurnRecord
 from agent_mailer.watch.holding import apply_pause
 from agent_mailer.watch.notes import write_notes
-from agent_mailer.watch.retry import backoff
+from agent_mailer.watch.patience import until_disk_takes_it, until_mailbox_takes_it, wait
 from agent_mailer.watch.room import Room
 
 
@@ -29,6 +27,7 @@ async def settle(room: Room, record: TurnRecord, *, again: bool = False) -> None
         await _apply(room, record, again=again)
     finally:
         room.settling.discard(record.turn_id)
+        room.troubles.over(record.turn_id)
 
 
 async def _apply(room: Room, record: TurnRecord, *, again: bool) -> None:
@@ -37,7 +36,7 @@ async def _apply(room: Room, record: TurnRecord, *, again: bool) -> None:
     await _deliver_all(room, record, settlement)
     await until_disk_takes_it(room, record, lambda: _apply_files(room, record, settlement, again=again))
     if settlement.finished:
-        await _until_mailbox_takes_it(room, record, lambda: room.mailbox.done(record.envelope, _ending(record)))
+        await until_mailbox_takes_it(room, record, lambda: room.mailbox.done(record.envelope, _ending(record)))
         await until_disk_takes_it(room, record, lambda: _finish_message(room, record))
         room.log.emit(EventName.MESSAGE_DONE, message_id=record.envelope.id, thread=record.envelope.thread)
     else:
@@ -104,6 +103,8 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
             reached = True
         except MailboxUnavailable as fault:
             result, why, reached = None, fault.message, await _answers(room)
+            if not reached:
+                room.troubles.begin(record.turn_id, fault)
         match result:
             case Delivered():
                 room.log.emit(EventName.ITEM_DELIVERED, turn_id=record.turn_id, message_id=item.id, to=item.recipient)
@@ -121,7 +122,7 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
                     room.log.emit(
                         EventName.ITEM_POSTPONED, turn_id=record.turn_id, message_id=item.id, to=item.recipient, why=why
                     )
-        await _wait(room, record, tries)
+        await wait(room, record, tries)
         tries += 1
 
 
@@ -173,40 +174,3 @@ def _finish_message(room: Room, record: TurnRecord) -> None:
     state.processed.add(message_id)
     state.retries.remove(message_id)
     state.cursor.move_to(message_id)
-
-
-async def until_disk_takes_it(room: Room, record: TurnRecord, write: Callable[[], None]) -> None:
-    tries = 0
-    while True:
-        # Where the workdir has vanished no waiting helps, and nothing may be made in its place.
-        room.guard()
-        try:
-            write()
-            return
-        except OSError as error:
-            if tries == 0:
-                room.log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=str(error))
-        await _wait(room, record, tries)
-        tries += 1
-
-
-async def _until_mailbox_takes_it(room: Room, record: TurnRecord, call: Callable[[], Awaitable[None]]) -> None:
-    tries = 0
-    while True:
-        try:
-            await call()
-            return
-        except MailboxUnavailable as fault:
-            if tries == 0:
-                room.log.emit(EventName.MAILBOX_TROUBLE, turn_id=record.turn_id, why=fault.message)
-        await _wait(room, record, tries)
-        tries += 1
-
-
-async def _wait(room: Room, record: TurnRecord, tries: int) -> None:
-    wait = backoff(tries, room.policy.trouble_first, room.policy.trouble_longest)
-    room.stuck.add(record.turn_id)
-    try:
-        await asyncio.sleep(wait * (0.5 + room.jitter() / 2))
-    finally:
-        room.stuck.discard(record.turn_id)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 
@@ -20,14 +23,17 @@ from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_r
 from agent_mailer.watch.following import Follower
 from agent_mailer.watch.judging import judge
 from agent_mailer.watch.notes import copies
+from agent_mailer.watch.patience import until_disk_takes_it
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.schedule import Candidate
 from agent_mailer.watch.session_choice import choose_session
-from agent_mailer.watch.settling import settle, until_disk_takes_it
+from agent_mailer.watch.settling import settle
 
 NO_BEGIN = "the turn's holder ended before it could start the agent: is the workdir there, the disk full?"
 NOTHING_RAN = "the watcher ended before anything was started"
 
+
+T = TypeVar("T")
 
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
@@ -35,16 +41,26 @@ CLOCKS_APART = 300.0
 VANISHED = "the message's file has vanished from the mailbox"
 
 
-async def run_turn(room: Room, candidate: Candidate) -> Outcome | None:
-    """One turn for one message; None where the message was not ours to take.
+async def run_turn(room: Room, candidate: Candidate, claimed: Callable[[], None] = lambda: None) -> Outcome | None:
+    """One turn for one message; None where the message was not ours to take. `claimed` is called once it is ours.
 
     Raises OSError where the claim could not be made durable, MailboxUnavailable where the mailbox did not answer, and
     BusyFault where the workdir's lock is no longer ours.
     """
-    claimed = await _claim(room, candidate)
-    if claimed is None:
+    turn_id = room.state.turns.new_id()
+    room.in_hand.add(turn_id)
+    try:
+        return await _run(room, candidate, turn_id, claimed)
+    finally:
+        room.in_hand.discard(turn_id)
+
+
+async def _run(room: Room, candidate: Candidate, turn_id: str, claimed: Callable[[], None]) -> Outcome | None:
+    taken = await _claim(room, candidate, turn_id)
+    if taken is None:
         return None
-    record, message = claimed
+    claimed()
+    record, message = taken
     try:
         supervised = await _start(room, record, message)
     except (RuntimeMissing, OSError) as fault:
@@ -79,12 +95,12 @@ async def origin_of(room: Room, record: TurnRecord) -> Message:
     return Message(record.envelope)
 
 
-async def _claim(room: Room, candidate: Candidate) -> tuple[TurnRecord, Message] | None:
+async def _claim(room: Room, candidate: Candidate, turn_id: str) -> tuple[TurnRecord, Message] | None:
     room.guard()
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
     session = state.sessions.get(envelope.thread)
     record = TurnRecord(
-        turn_id=state.turns.new_id(),
+        turn_id=turn_id,
         envelope=envelope,
         phase=Phase.CLAIMED,
         runtime=room.runtime.traits.name,
@@ -194,15 +210,13 @@ async def _start(room: Room, record: TurnRecord, message: Message) -> Supervised
 async def _prepare(room: Room, record: TurnRecord, message: Message) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
-    thread = [message]
-    contacts = []
-    with suppress(MailboxUnavailable):
-        thread = list(await mailbox.thread(record.envelope.thread)) or thread
-        contacts = list(await mailbox.contacts())
+    thread, contacts = await asyncio.gather(
+        _or_nothing(mailbox.thread(record.envelope.thread)), _or_nothing(mailbox.contacts())
+    )
     memory = state.folder.memory
     state.turns.folder(record.turn_id).prepare(
         message,
-        thread,
+        thread or [message],
         contacts,
         Facts(
             turn_id=record.turn_id,
@@ -213,6 +227,12 @@ async def _prepare(room: Room, record: TurnRecord, message: Message) -> None:
         ),
         copies(room, record.envelope.thread),
     )
+
+
+async def _or_nothing(look: Awaitable[Sequence[T]]) -> Sequence[T]:
+    with suppress(MailboxUnavailable):
+        return await look
+    return ()
 
 
 async def _see_through(
@@ -251,8 +271,8 @@ async def _settle(
         observation=observation,
         sealed=sealed,
         resumes=room.runtime.traits.resumes,
-        session=state.sessions.get(envelope.thread),
-        pause=state.pause.read(),
+        session=await until_disk_takes_it(room, record, lambda: state.sessions.get(envelope.thread)),
+        pause=await until_disk_takes_it(room, record, state.pause.read),
         transcript_bytes=_size_of_transcript(room, record),
         answered=False,
         now=room.clock.now(),

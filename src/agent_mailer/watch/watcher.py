@@ -10,10 +10,9 @@ from enum import Enum
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.port import Envelope, MailboxRefused, MailboxUnavailable
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
-from agent_mailer.state.troubles import Trouble, TroubleWith
 from agent_mailer.watch.holding import SPREAD_SECONDS, current_pause, end_probe, may_probe
 from agent_mailer.watch.pausing import may_start
 from agent_mailer.watch.pending import Backlog
@@ -22,6 +21,7 @@ from agent_mailer.watch.requests import apply_waiting
 from agent_mailer.watch.retry import backoff
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.schedule import Candidate, make_plan
+from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
 HOUSEKEEPING_SECONDS = 6 * 3600.0
@@ -56,7 +56,10 @@ class Watcher:
         self._backlog = Backlog(room)
         self._attempted: set[str] = set()
         self._tries = 0
-        self._trouble: TroubleWith | None = None
+        self._look_for_open = True
+        """There may be open turns that nobody sees through: an earlier watcher's, or one that a fault interrupted."""
+        self._claiming: set[str] = set()
+        """Messages whose claim is under way: whether the trouble is over, it will tell."""
         self._gone = 0
         self._paused = False
         self._fault: BaseException | None = None
@@ -77,7 +80,7 @@ class Watcher:
 
     async def run(self) -> End:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
-        self._room.state.trouble.clear()  # an earlier watcher's
+        self._room.troubles.forget()
         if not await self._open_mailbox():
             return End.STOPPED
         pumps = [
@@ -85,8 +88,6 @@ class Watcher:
             asyncio.create_task(self._pump_requests()),
         ]
         try:
-            for work in await recover(self._room):
-                self._spawn(work.record.envelope, self._finish(work))
             end = await self._loop()
         finally:
             for task in [*pumps, *self._running]:
@@ -128,6 +129,7 @@ class Watcher:
         """Start turns for what is pending; returns when to look again without a wake, seconds from now."""
         room = self._room
         try:
+            await self._take_up_open()
             apply_waiting(room.state)
             pause = self._pause()
             if (held := self._backlog.hold_remaining) > 0:
@@ -143,6 +145,7 @@ class Watcher:
                 return self._give_up_or(PROBE_PATIENCE)
             for candidate in ready[:slots]:
                 self._attempted.add(candidate.envelope.id)
+                self._claiming.add(candidate.envelope.id)
                 self._spawn(candidate.envelope, self._turn(candidate))
         except (MailboxUnavailable, OSError) as fault:
             return self._give_up_or(self._in_trouble(fault))
@@ -153,6 +156,15 @@ class Watcher:
         if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
+
+    async def _take_up_open(self) -> None:
+        """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
+        if not self._look_for_open or self._backlog.hold_remaining > 0:
+            return
+        for work in await recover(self._room, self._open_ids()):
+            self._room.in_hand.add(work.record.turn_id)
+            self._spawn(work.record.envelope, self._finish(work))
+        self._look_for_open = False
 
     def _pause(self) -> Pause | None:
         pause = current_pause(self._room)
@@ -178,18 +190,36 @@ class Watcher:
         return {envelope.id for envelope in self._running.values()}
 
     async def _turn(self, candidate: Candidate) -> None:
+        def claimed() -> None:
+            self._claiming.discard(candidate.envelope.id)
+            if self._room.troubles.of(OWN) is not None:
+                self._wake.set()
+
         try:
-            outcome = await run_turn(self._room, candidate)
+            outcome = await run_turn(self._room, candidate, claimed)
         except (MailboxUnavailable, OSError) as fault:
-            self._backlog.hold_off(self._in_trouble(fault))
-            self.failed = True
+            self._interrupted(fault)
         else:
             self._note(outcome)
+        finally:
+            self._claiming.discard(candidate.envelope.id)
 
     async def _finish(self, work: OpenWork) -> None:
-        outcome = await work.finish()
-        if isinstance(outcome, Outcome):
-            self._note(outcome)
+        try:
+            outcome = await work.finish()
+        except (MailboxUnavailable, OSError) as fault:
+            self._interrupted(fault)
+        else:
+            if isinstance(outcome, Outcome):
+                self._note(outcome)
+        finally:
+            self._room.in_hand.discard(work.record.turn_id)
+
+    def _interrupted(self, fault: MailboxUnavailable | OSError) -> None:
+        """Whatever it has left open is taken up again, by this watcher once the trouble allows or by the next."""
+        self._backlog.hold_off(self._in_trouble(fault))
+        self._look_for_open = not self._once
+        self.failed = True
 
     def _note(self, outcome: Outcome | None) -> None:
         if outcome is None:
@@ -263,12 +293,7 @@ class Watcher:
 
     def _in_trouble(self, fault: MailboxUnavailable | OSError) -> float:
         """Tell what is wrong, once per kind of trouble; returns the seconds to wait."""
-        what, event = _kind_of(fault)
-        why, fix = (fault.message, fault.fix) if isinstance(fault, MailboxUnavailable) else (str(fault), "")
-        if what is not self._trouble:
-            self._room.log.emit(event, why=why, fix=fix or None)
-            self._room.state.trouble.write(Trouble(what, why, self._room.clock.now(), fix))
-            self._trouble = what
+        self._room.troubles.begin(OWN, fault)
         self._tries += 1
         return self._trouble_wait(self._tries - 1)
 
@@ -278,18 +303,7 @@ class Watcher:
         return max(SHORTEST_WAIT, wait * self._room.jitter())
 
     def _out_of_trouble(self) -> None:
-        if self._trouble is not None and not self._running:
+        """The mailbox has answered; a claim that is under way may still tell otherwise."""
+        if not self._claiming and self._room.troubles.over(OWN):
             self._tries = 0
-            self._trouble = None
-            self._room.state.trouble.clear()
             self._room.log.emit(EventName.MAILBOX_BACK)
-
-
-def _kind_of(fault: MailboxUnavailable | OSError) -> tuple[TroubleWith, EventName]:
-    match fault:
-        case MailboxRefused():
-            return TroubleWith.CREDENTIALS, EventName.MAILBOX_REFUSED
-        case MailboxUnavailable():
-            return TroubleWith.MAILBOX, EventName.MAILBOX_TROUBLE
-        case _:
-            return TroubleWith.DISK, EventName.STATE_TROUBLE

@@ -1,0 +1,91 @@
+"""What keeps the watcher from its work just now: told once in the log, and shown by `status` while it lasts."""
+
+from __future__ import annotations
+
+import errno
+
+from agent_mailer.clock import Clock
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
+from agent_mailer.state import State
+from agent_mailer.state.troubles import Trouble, TroubleWith
+
+OWN = ""
+"""The watcher's own trouble, beside those of turns, which have the turn's id."""
+
+_EVENTS = {
+    TroubleWith.CREDENTIALS: EventName.MAILBOX_REFUSED,
+    TroubleWith.MAILBOX: EventName.MAILBOX_TROUBLE,
+    TroubleWith.DISK: EventName.STATE_TROUBLE,
+}
+
+
+class Troubles:
+    """Several may last at once, one of the watcher and one of each turn that waits; the oldest is shown."""
+
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._lasting: dict[str, Trouble] = {}
+        self._shown: Trouble | None = None
+
+    def begin(self, whose: str, fault: MailboxUnavailable | OSError) -> None:
+        """Tell it, unless trouble of this kind lasts there already."""
+        what, why, fix = _words_of(fault, self._state)
+        known = self._lasting.get(whose)
+        if known is None or known.what is not what:
+            self._state.log.emit(_EVENTS[what], turn_id=whose or None, why=why, fix=fix or None)
+            self._lasting[whose] = Trouble(what, why, self._clock.now(), fix)
+        self._show()
+
+    def over(self, whose: str) -> bool:
+        """Whether there was any."""
+        if self._lasting.pop(whose, None) is None:
+            return False
+        self._show()
+        return True
+
+    def of(self, whose: str) -> TroubleWith | None:
+        trouble = self._lasting.get(whose)
+        return trouble.what if trouble is not None else None
+
+    def forget(self) -> None:
+        """At a start: what an earlier watcher wrote is not known to last."""
+        self._lasting.clear()
+        self._state.trouble.clear()
+
+    def _show(self) -> None:
+        oldest = min(self._lasting.values(), key=lambda trouble: trouble.since, default=None)
+        if oldest == self._shown:
+            return
+        if oldest is None:
+            self._state.trouble.clear()
+            self._shown = None
+        elif self._state.trouble.write(oldest):
+            self._shown = oldest
+
+
+def _words_of(fault: MailboxUnavailable | OSError, state: State) -> tuple[TroubleWith, str, str]:
+    if isinstance(fault, MailboxRefused):
+        return TroubleWith.CREDENTIALS, fault.message, fault.fix
+    if isinstance(fault, MailboxUnavailable):
+        return TroubleWith.MAILBOX, fault.message, fault.fix
+    return TroubleWith.DISK, str(fault), _mend(fault, state)
+
+
+def _mend(fault: OSError, state: State) -> str:
+    """The command with which a person begins; empty where there is none."""
+    where = state.folder.path
+    match fault.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"make room: df -h {where}"
+        case errno.EROFS:
+            return f"make it writable: findmnt -T {where}"
+        case errno.EACCES | errno.EPERM:
+            return f"chmod -R u+rwX {where}"
+        case errno.EMFILE | errno.ENFILE:
+            return "raise the limit on open files (ulimit -n, LimitNOFILE=)"
+        case errno.EIO:
+            return "look at the disk: dmesg | tail"
+        case _:
+            return ""
