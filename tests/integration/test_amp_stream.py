@@ -116,12 +116,16 @@ def test_the_same_watcher_takes_over_after_a_crash(street: Street) -> None:
         await after.open()
         # Two at once under one id are a copy of a workdir: whoever came first is told, and leaves.
         with pytest.raises(BusyFault, match="watched already"):
-            while True:
-                await asyncio.wait_for(before.wait(), 20)
+            await asyncio.wait_for(_wait_on(before), 60)
         await before.close()
         await after.close()
 
     asyncio.run(scene())
+
+
+async def _wait_on(mailbox: AmpMailbox) -> None:
+    while True:
+        await mailbox.wait()
 
 
 def event(name: str, number: int) -> bytes:

@@ -14,7 +14,17 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 ROOMS = ("broker", "cli", "mailbox", "mailbox/maildir", "process", "runtimes", "state", "turn_tools", "watch")
 MODULES = (
-    *("assemble", "config", "disk", "broker/app", "cli/app", "process/holder", "state/folder", "turn_tools/folder", "watch/engine"),
+    *(
+        "assemble",
+        "config",
+        "disk",
+        "broker/app",
+        "cli/app",
+        "process/holder",
+        "state/folder",
+        "turn_tools/folder",
+        "watch/engine",
+    ),
     *("mailbox/port", "mailbox/maildir/folder", "mailbox/later", "runtimes/port", "runtimes/later"),
 )
 
