@@ -21,7 +21,7 @@ from agent_mailer.state.records import DeadLetter, PauseReason
 AHEAD = 60.0
 """Seconds by which a moment may be ahead of the clock before the clock is suspected."""
 
-_REBUILT = "agent-mailer watch (it sets the file aside and makes it anew)"
+_REBUILT = "agent-mailer doctor --repair, or agent-mailer watch (it sets the file aside and makes it anew)"
 _PRIVATE_FOLDERS = ("turns", "requests")
 """What lies in them is mail; notes and templates are the user's and the agent's to write as they like."""
 

@@ -1,11 +1,11 @@
-"""`doctor`: everything around an agent that can be wrong, looked at one by one. Repairs nothing."""
+"""`doctor`: everything around an agent that can be wrong, looked at one by one; with `--repair`, mended."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,16 +20,29 @@ app = single()
 
 
 @app.command("doctor", cls=LightCommand)
-def doctor(workdir: Workdir = None, as_json: Json = False) -> None:
+def doctor(
+    workdir: Workdir = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Mend damaged state instead, one line for each thing done. No watcher may run."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check everything: what verify checks, the state, the machine, the mail tools, the agent program's own word.
 
-    Each line names what was looked at, and the command that mends it. Changes nothing; exits 1 if a check failed.
+    Each line names what was looked at, and the command that mends it. Changes nothing without --repair; exits 1 if a
+    check failed, or if --repair left something to you.
     """
     from agent_mailer.checks.result import Level
     from agent_mailer.cli.verify import report
     from agent_mailer.errors import ExitCode
 
     place = workplace(workdir)
+    if repair:
+        from agent_mailer.cli.repair import repair as mend
+        from agent_mailer.cli.repair import show
+
+        raise typer.Exit(show(mend(place), as_json=as_json))
     results = doctor_checks(place)
     bad = any(result.result is Level.FAILED for result in results)
     raise typer.Exit(report(place, results, ExitCode.FAILED if bad else ExitCode.OK, as_json=as_json))

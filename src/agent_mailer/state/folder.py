@@ -85,7 +85,7 @@ class StateFolder:
         _require_private(self.path, mode, 0o700)
         with suppress(FileNotFoundError):
             _require_private(self.config, self.config.stat(), 0o600)
-        self._check_format()
+        self.check_format()
 
     def prepare(self) -> None:
         """Make what is missing and remove leftovers of interrupted writes. Only the holder of the lock calls this.
@@ -112,7 +112,7 @@ class StateFolder:
 
     def write_format(self) -> bool:
         """Whether the marker had to be written. Raises ConfigFault where a newer version wrote here."""
-        self._check_format()
+        self.check_format()
         marker = self.path / "format"
         if marker.exists():
             return False
@@ -179,7 +179,8 @@ class StateFolder:
         now = self.clock.now()
         return now if moment > now + longest else moment
 
-    def _check_format(self) -> None:
+    def check_format(self) -> None:
+        """Refuse a newer format (ConfigFault); what is no number is damage like any other."""
         marker = self.path / "format"
         data = self.bytes_of(marker)
         if data is None:

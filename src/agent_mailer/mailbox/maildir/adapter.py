@@ -16,6 +16,7 @@ Which fsync protects what:
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -231,6 +232,8 @@ class MaildirMailbox:
                 "stop it, or give this agent a handle of its own: agent-mailer config set address HANDLE",
             ) from None
         except OSError as fault:
+            if fault.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
             raise ConfigFault(
                 "no_lock", f"{path} cannot be locked: {fault.strerror}", "put the mailbox on a local file system"
             ) from fault

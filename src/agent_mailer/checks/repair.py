@@ -1,0 +1,302 @@
+"""`doctor --repair`: by hand what a watcher's start does for damaged state, and a little more.
+
+Nothing is deleted but leftovers of interrupted writes: what is damaged is set aside, and what is not known is left
+alone. The caller holds the workdir's lock. A second run finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.checks.result import CheckResult, guarded
+from agent_mailer.disk import TEMPORARY_PREFIX, Sync
+from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Automatic, Envelope
+from agent_mailer.names import printable
+from agent_mailer.state import State
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.records import RetryEntry
+from agent_mailer.state.takeover import read_inflight
+from agent_mailer.watch.recovery import salvage
+
+OLD_ENOUGH = 60.0
+"""Seconds after which an unfinished write is an interrupted one: a command may be writing its file now."""
+
+BEFORE_CLAIM = 60.0
+"""Seconds by which the file system's clock may be behind ours: what was taken before that is no lost turn's message."""
+
+_PLAIN_FILES = ("log.jsonl", "watcher", "trouble.json", "inflight.json")
+
+
+class Mended(msgspec.Struct, frozen=True):
+    """One line: what was done, to what."""
+
+    path: str
+    text: str
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What could not be mended, and the command that does."""
+
+    path: str
+    text: str
+    fix: str
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A message that its mailbox counts as taken by this agent, and the moment at which it was."""
+
+    envelope: Envelope
+    at: float
+
+
+class MailFolders(msgspec.Struct, frozen=True):
+    """What is repaired of a mailbox of ours: `make` makes its missing folders and returns them, `taken` lists."""
+
+    make: Callable[[], Sequence[Path]]
+    taken: Callable[[], Sequence[Taken]]
+
+
+class Repair:
+    """One run over one workdir. `mended` and `left` grow in the order in which things were looked at."""
+
+    def __init__(self, state: State, now: float) -> None:
+        self.mended: list[Mended] = []
+        self.left: list[Left] = []
+        self._state = state
+        self._now = now
+        self._told = state.folder.damaged
+        state.folder.damaged = self._damaged
+        state.folder.ours = True
+
+    def run(self, mail: MailFolders | None) -> None:
+        """Everything that can be done now. Raises ConfigFault where a newer version wrote here."""
+        state = self._state
+        self._step(state.folder.path, self._folders)
+        self._step(state.folder.path, self._unfinished)
+        self._step(state.folder.path, self._other_client)
+        self._step(state.folder.path, self._files)
+        nameless: list[str] = []
+        self._step(state.folder.turns, lambda: nameless.extend(self._turns()))
+        if mail is not None:
+            self._step(state.folder.path, lambda: self._mailbox(mail, nameless))
+        self._step(state.folder.path, self._index)
+
+    def close(self) -> None:
+        self._state.folder.damaged = self._told
+
+    def _folders(self) -> None:
+        folder = self._state.folder
+        for directory in folder.folders:
+            if folder.make_folder(directory):
+                self._say(directory, "was missing, made anew")
+        if folder.write_format():
+            self._say(folder.path / "format", "was missing, written anew")
+
+    def _unfinished(self) -> None:
+        """A start removes them whatever their age, but then no command writes."""
+        folder = self._state.folder
+        turns = [folder.turns / turn_id for turn_id in self._state.turns.ids()]
+        for directory in (*folder.folders, *turns):
+            for name in sorted(os.listdir(directory)):
+                path = directory / name
+                if name.startswith(TEMPORARY_PREFIX) and path.lstat().st_mtime < self._now - OLD_ENOUGH:
+                    folder.disk.remove_tree(path)
+                    self._say(path, "an interrupted write, removed")
+
+    def _other_client(self) -> None:
+        """What another client had in work becomes a retry, unless its agent still works on it."""
+        folder = self._state.folder
+        path = folder.path / "inflight.json"
+        found = read_inflight(path)
+        folder.take_over()
+        if found is not None:
+            self._say(path, f"{printable(found.msg_id)}, in work when another client ended, is to be done again")
+
+    def _files(self) -> None:
+        state, path = self._state, self._state.folder.path
+        for name in _PLAIN_FILES:
+            self._step(path / name, lambda name=name: state.folder.clear_way(path / name))  # type: ignore[misc]
+        readers: Mapping[str, Callable[[], object]] = {
+            "processed.txt": lambda: len(state.processed),
+            "cursor.txt": state.cursor.read,
+            "dead_letter.jsonl": state.dead_letters.count,
+            "retries.json": lambda: len(state.retries),
+            "sessions.json": lambda: list(state.sessions.all()),
+            "pause.json": state.pause.read,
+            "usage.json": state.usage.today,
+            "requests": state.requests.waiting,
+            "requests ": state.requests.tidy,
+            "processed.txt ": self._last_line,
+            "dead_letter.jsonl ": self._dead_letters,
+            "sessions.journal": self._journal,
+            "trouble.json": self._stale_trouble,
+        }
+        for name, read in readers.items():
+            self._step(path / name.strip(), read)
+
+    def _last_line(self) -> None:
+        if self._state.processed.end_last_line():
+            self._say(self._state.folder.path / "processed.txt", "the last line had no end, and has one now")
+
+    def _dead_letters(self) -> None:
+        if number := self._state.dead_letters.part_with_damaged():
+            path = self._state.folder.path / "dead_letter.jsonl"
+            self._say(path, f"{number} lines that cannot be read are in a file beside it now")
+
+    def _journal(self) -> None:
+        if number := self._state.sessions.fold_journal():
+            self._say(self._state.folder.path / "sessions.journal", f"{number} lines folded into sessions.json")
+
+    def _stale_trouble(self) -> None:
+        path = self._state.folder.path / "trouble.json"
+        if os.path.lexists(path):
+            self._state.folder.disk.remove(path)
+            self._say(path, "of a watcher that no longer runs, removed")
+
+    def _turns(self) -> Iterator[str]:
+        """Salvage open turns without a record; yields the ids of turns of which nobody knows the message."""
+        state = self._state
+        for row in state.turns.vanished():
+            if self._is_nobodys(row.envelope.id, set()):
+                state.retries.put(RetryEntry(row.envelope, starts=1))
+                self._say(state.turns.path(row.turn_id), f"is gone; {printable(row.msg_id)} is to be done again")
+        for turn_id in state.turns.ids():
+            if state.turns.load(turn_id) is not None:
+                continue
+            if state.turns.is_settled(turn_id):
+                yield turn_id
+                continue
+            envelope = asyncio.run(salvage(state, turn_id))
+            known = f"{printable(envelope.id)} is to be done again" if envelope else "its message is not known"
+            self._say(state.turns.path(turn_id), f"an open turn whose record cannot be read; {known}")
+            if envelope is None:
+                yield turn_id
+
+    def _mailbox(self, mail: MailFolders, nameless: Sequence[str]) -> None:
+        for path in mail.make():
+            self._say(path, "was missing or open to others, mended")
+        if not nameless:
+            return
+        state = self._state
+        ours = {record.envelope.id for turn_id in state.turns.ids() if (record := state.turns.load(turn_id))}
+        for envelope in lost_messages(mail.taken(), nameless, lambda found: self._is_nobodys(found, ours)):
+            state.retries.put(RetryEntry(envelope, starts=1))
+            state.log.emit(EventName.MESSAGE_REVIVED, message_id=envelope.id, thread=envelope.thread)
+            self._say(state.folder.path / "retries.json", f"{printable(envelope.id)} was taken and lost: it is back")
+
+    def _is_nobodys(self, message_id: str, ours: Set[str]) -> bool:
+        state = self._state
+        return (
+            message_id not in ours
+            and message_id not in state.processed
+            and state.retries.get(message_id) is None
+            and state.dead_letters.find(message_id) is None
+        )
+
+    def _index(self) -> None:
+        path = self._state.folder.path / "inflight.json"
+        why = self._state.turns.index_is_damaged()
+        if why:
+            self._state.folder.set_aside(path, why)
+        if self._state.turns.remake_index() or why:
+            self._say(path, "made anew from the turns' folders")
+
+    def _step(self, path: Path, work: Callable[[], object]) -> None:
+        """One thing that fails leaves the others to be done. A newer format is nobody's to touch."""
+        try:
+            work()
+        except ConfigFault:
+            raise
+        except MailerError as fault:
+            self.left.append(Left(str(path), fault.message, fault.fix))
+        except OSError as error:
+            self._cannot(path, error)
+
+    def _cannot(self, path: Path, error: OSError) -> None:
+        def again() -> CheckResult:
+            raise error
+
+        found = guarded("repair", path, again)
+        self.left.append(Left(str(error.filename or path), found.text, found.fix))
+
+    def _say(self, path: Path, text: str) -> None:
+        self.mended.append(Mended(str(path), text))
+
+    def _damaged(self, path: Path, why: str) -> None:
+        self._told(path, why)
+        self._say(path, f"damaged ({printable(why, 200)}), kept as {path.name}.corrupt-<time>")
+
+
+def lost_messages(taken: Iterable[Taken], nameless: Sequence[str], nobodys: Callable[[str], bool]) -> list[Envelope]:
+    """The messages of turns that left no name: known nowhere, and taken next to when the turn began. Pure.
+
+    A folder mailbox keeps for ever what was taken, and other readers take mail too: without a turn that lost its name
+    nothing is lost, what was taken before it is not its message, and no turn had more than one.
+    """
+    rest = [found for found in taken if found.envelope.automatic is not Automatic.NOTICE and nobodys(found.envelope.id)]
+    lost: list[Envelope] = []
+    for began in sorted(map(_began, nameless)):
+        since = [found for found in rest if found.at >= began - BEFORE_CLAIM]
+        if since:
+            nearest = min(since, key=lambda found: abs(found.at - began))
+            rest.remove(nearest)
+            lost.append(nearest.envelope)
+    return lost
+
+
+def mend_permissions(folder: StateFolder) -> tuple[list[Mended], list[Left]]:
+    """The folder, its files, and the folders in it are this user's alone. First: other commands refuse to look."""
+    mended: list[Mended] = []
+    left: list[Left] = []
+    us = os.geteuid()
+    for path in _private(folder):
+        try:
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                continue
+            mode = stat.S_IMODE(found.st_mode)
+            needed = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
+            wanted = (mode & 0o700) | needed
+            if found.st_uid != us:
+                left.append(Left(str(path), f"belongs to user {found.st_uid}", f"sudo chown -R {us} {folder.path}"))
+            elif wanted != mode:
+                folder.disk.system.chmod(path, wanted)
+                mended.append(Mended(str(path), f"mode {mode:04o} is {wanted:04o} now"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            left.append(Left(str(path), str(error), f"chmod go-rwx {path}"))
+    return mended, left
+
+
+def clear_lock(folder: StateFolder) -> list[Mended]:
+    """What is no file where the lock should be goes aside: nobody can hold it."""
+    path = folder.path / ".lock"
+    if not os.path.lexists(path) or path.is_file():
+        return []
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    folder.disk.move(path, path.with_name(f".lock.corrupt-{stamp}"), sync=Sync.NONE)
+    return [Mended(str(path), f"not a file, kept as .lock.corrupt-{stamp}")]
+
+
+def _private(folder: StateFolder) -> Iterator[Path]:
+    yield folder.path
+    for directory in (folder.path, folder.turns, folder.requests):
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        yield from (directory / name for name in names)
+
+
+def _began(turn_id: str) -> float:
+    return datetime.strptime(turn_id[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
