@@ -354,7 +354,10 @@ class World:
             case Meanwhile.STOP:
                 watcher.stop(0.0)
             case Meanwhile.TIME_OUT:
-                self.sky.ahead += TURN_TIMEOUT + 1
+                # One that was adopted may be followed only from a moment later on.
+                while not (turn_dir / "exit").exists():
+                    self.sky.ahead += TURN_TIMEOUT + 1
+                    await asyncio.sleep(0.2)
             case Meanwhile.DIE:
                 self.weather.dead = True
                 watcher.hand_over()
