@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from tests.desk import PATIENCE, until
 
 SETTINGS = """\
