@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent_mailer.cli.choosing import parse_age, pick, split_addresses
-from agent_mailer.cli.printing import columns, duration, screen_text
+from agent_mailer.cli.printing import duration, screen_text
+from agent_mailer.cli.tables import columns
 from agent_mailer.demo.story import is_trouble, tell
 from agent_mailer.errors import MailerError, UsageFault
 

@@ -11,7 +11,10 @@ import typer
 
 from agent_mailer import __version__
 from agent_mailer.cli.light import LazyGroup, group
-from agent_mailer.errors import ExitCode, MailerError
+from agent_mailer.cli.printing import json_text, tell_error
+from agent_mailer.cli.terminal import prepare_streams
+from agent_mailer.errors import ExitCode, MailerError, UsageFault
+from agent_mailer.names import printable
 
 
 class _Program(LazyGroup):
@@ -58,10 +61,15 @@ def _root(
     pass
 
 
+class _Where(Protocol):
+    command_path: str
+
+
 class _UsageError(Protocol):
     """What typer raises for a command line that it does not understand."""
 
     exit_code: int
+    ctx: _Where | None
 
     def show(self) -> None: ...
 
@@ -70,6 +78,7 @@ class _UsageError(Protocol):
 
 def main() -> NoReturn:
     """Run a command. A user never sees a traceback; a bug leaves one where AGENT_MAILER_DEBUG is set."""
+    prepare_streams()
     try:
         status = app(standalone_mode=False)
     except MailerError as fault:
@@ -88,6 +97,10 @@ def main() -> NoReturn:
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             sys.exit(_tell_usage(cast(_UsageError, error)))
+        if isinstance(error, UnicodeEncodeError):
+            # Half a character, as the system hands us words that are no UTF-8: it can be in no message and no file.
+            _tell(UsageFault("not_text", f"this is not UTF-8 text: {printable(error.object, 100)}", "give UTF-8"))
+            sys.exit(ExitCode.USAGE)
         if os.environ.get("AGENT_MAILER_DEBUG"):
             raise
         _tell(
@@ -103,21 +116,18 @@ def main() -> NoReturn:
 
 def _tell(fault: MailerError) -> None:
     if _wants_json():
-        import msgspec
-
         body = {"error": {"code": fault.code, "message": fault.message, "fix": fault.fix}}
-        sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
+        sys.stdout.write(json_text(body) + "\n")
         return
-    sys.stderr.write(f"error: {fault.message}\n")
-    if fault.fix:
-        sys.stderr.write(f"  mend: {fault.fix}\n")
+    tell_error(fault.message, fault.fix)
 
 
 def _tell_usage(error: _UsageError) -> int:
-    if _wants_json():
-        _tell(MailerError("usage", error.format_message(), "add --help to see what the command takes"))
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # the name of a group alone: its commands
     else:
-        error.show()
+        words = error.ctx.command_path if error.ctx is not None else "agent-mailer"
+        _tell(UsageFault("usage", error.format_message(), f"{words} --help"))
     return error.exit_code
 
 

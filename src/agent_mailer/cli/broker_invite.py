@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from agent_mailer.cli.broker_place import DatabaseUrl, DataFolder, change, data_of, look, url_of
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json
-from agent_mailer.cli.printing import columns, json_out, say
+from agent_mailer.cli.printing import json_out, say
+from agent_mailer.cli.tables import columns
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -10,7 +10,8 @@ from agent_mailer.cli.broker_place import DatabaseUrl, DataFolder, change, data_
 from agent_mailer.cli.choosing import pick
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json
-from agent_mailer.cli.printing import columns, json_out, say
+from agent_mailer.cli.printing import json_out, say
+from agent_mailer.cli.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 

@@ -12,7 +12,8 @@ import typer
 from agent_mailer.cli.broker_place import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json
-from agent_mailer.cli.printing import columns, json_out, say
+from agent_mailer.cli.printing import json_out, say
+from agent_mailer.cli.tables import columns
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 
 if TYPE_CHECKING:

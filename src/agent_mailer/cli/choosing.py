@@ -16,9 +16,12 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
     """The one of `known` that is `typed`, begins so, or (where none does) ends so.
 
-    Raises MailerError where there is none, UsageFault where there are several; `fix` is the command that lists them.
+    An id that was cut to fit a screen means what it did there. Raises MailerError where there is none, UsageFault where
+    there are several; `fix` is the command that lists them.
     """
     names = list(dict.fromkeys(known))
+    if typed not in names:
+        typed = typed.removesuffix("…").removesuffix("...")
     if typed in names:
         return typed
     found = [name for name in names if name.startswith(typed)] or [name for name in names if name.endswith(typed)]

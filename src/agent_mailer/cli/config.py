@@ -10,7 +10,8 @@ import typer
 
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import columns, json_out, note, say
+from agent_mailer.cli.printing import json_out, note, say
+from agent_mailer.cli.tables import columns
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def set_key(
     ],
     workdir: Workdir = None,
 ) -> None:
-    """Change one key; comments and unknown keys stay."""
+    """Change one key, or one of a table (`notify.command`); comments and unknown keys stay."""
     from agent_mailer.cli.config_file import ConfigFile, shown
 
     place = configured(workdir)
@@ -115,10 +116,10 @@ def edit(workdir: Workdir = None) -> None:
 
 
 def _typed(key: str, words: list[str]) -> object:
-    """The words as the key's type; `command` takes one quoted string or its words as they are."""
-    from agent_mailer.config import check_value, parse_value
+    """The words as the key's type; a list takes one quoted string or its words as they are."""
+    from agent_mailer.config import check_value, is_words, parse_value
 
-    if key == "command" and len(words) > 1:
+    if len(words) > 1 and is_words(key):
         return words
     if len(words) > 1:
         raise UsageFault("too_many", f"{key} has one value", f'agent-mailer config set {key} "{" ".join(words)}"')

@@ -9,7 +9,8 @@ import typer
 from agent_mailer.cli.choosing import pick
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import columns, json_out, note, say
+from agent_mailer.cli.printing import json_out, note, say
+from agent_mailer.cli.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 

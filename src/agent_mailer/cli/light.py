@@ -15,6 +15,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import printable
+
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter, Parameter
 
@@ -101,6 +104,16 @@ class LazyGroup(LightGroup):
             known.name = cmd_name
             self.commands[cmd_name] = known
         return known
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        """Raises UsageFault for a word that is no command, with those that look like it."""
+        if args and args[0] not in self.table and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            close = " or ".join(get_close_matches(args[0], self.table))
+            meant = f"; did you mean {close}?" if close else ""
+            raise UsageFault("usage", f"there is no command {printable(args[0])!r}{meant}", "agent-mailer --help")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         del ctx

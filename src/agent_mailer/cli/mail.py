@@ -29,8 +29,9 @@ from agent_mailer.cli.mail_options import (
     whole,
 )
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
-from agent_mailer.cli.printing import columns, json_out, note, say, screen_text
+from agent_mailer.cli.printing import json_out, note, say, screen_text
 from agent_mailer.cli.send import send
+from agent_mailer.cli.tables import columns
 from agent_mailer.errors import UsageFault
 
 if TYPE_CHECKING:

@@ -1,45 +1,57 @@
-"""What commands print: text made safe for a terminal, columns, moments, JSON."""
+"""What commands print: lines, text made safe for a terminal, moments, money, JSON."""
 
 from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
 
-import typer
+from agent_mailer.cli.terminal import Ink, paint, plain
 
 _JOINERS = "\u200c\u200d"
 
 
 def say(text: str = "") -> None:
     """One or more lines on stdout; `text` is safe already."""
-    typer.echo(text)
+    sys.stdout.write(plain(text) + "\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """A line about the work itself, on stderr, so that stdout holds the result alone."""
-    typer.echo(text, err=True)
+    sys.stderr.write(plain(text, sys.stderr) + "\n")
+    sys.stderr.flush()
 
 
 def json_out(value: object) -> None:
     """`value` as indented JSON on stdout."""
+    sys.stdout.write(json_text(value, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def json_text(value: object, *, indent: int = 0) -> str:
+    """JSON in characters that stdout has; half characters, as in a file name that is no text, are escapes."""
     import msgspec
 
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(msgspec.to_builtins(value), indent=indent or None)
+    return text
+
+
+def tell_error(message: str, fix: str) -> None:
+    """What is wrong, and the command that mends it, on stderr."""
+    note(f"{paint('error:', Ink.RED, sys.stderr)} {message}")
+    if fix:
+        note(f"  {paint('mend:', Ink.BOLD, sys.stderr)} {fix}")
 
 
 def screen_text(text: str) -> str:
     """A body for a terminal: line ends and tabs stay, every other control or invisible character is an escape."""
     return "".join(character if _harmless(character) else _escape(character) for character in text)
-
-
-def columns(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
-    """Rows under a head, each column as wide as it needs; cells hold no line ends."""
-    table = [tuple(head), *(tuple(row) for row in rows)]
-    widths = [max(len(row[index]) for row in table) for index in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-    )
 
 
 def duration(seconds: float) -> str:
@@ -55,6 +67,13 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def dollars(amount: float) -> str:
+    """An amount for people, never rounded to nothing; empty where there is none."""
+    if amount <= 0:
+        return ""
+    return f"${amount:.2f}" if amount >= 0.995 else f"${amount:.4f}"
 
 
 def local_time(moment: float) -> str:

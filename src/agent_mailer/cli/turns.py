@@ -10,7 +10,8 @@ import typer
 from agent_mailer.cli.choosing import pick
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import columns, duration, json_out, local_time, note, say
+from agent_mailer.cli.printing import duration, json_out, local_time, note, say
+from agent_mailer.cli.tables import columns
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import printable
 

@@ -1,0 +1,74 @@
+"""Rows under a head, fitted to the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from agent_mailer.cli.terminal import Ink, cells, fit, pad, paint, width
+
+GAP = "  "
+LEAST = 10
+"""No column is cut to less."""
+
+
+def columns(
+    rows: Iterable[Sequence[str]], head: Sequence[str], *, ids: Collection[str] = (), whole: Collection[str] = ()
+) -> str:
+    """Rows under a head, each column as wide as it needs; cells hold no line ends.
+
+    On a terminal that is too narrow the widest columns are cut: those named in `ids` only as far as their cells still
+    differ, so that what is left of an id names it; those in `whole` never. Where even that does not fit, each row
+    becomes a few lines. What goes elsewhere than to a terminal is never cut.
+    """
+    table = [tuple(head), *(tuple(row) for row in rows)]
+    widths = [max(cells(row[index]) for row in table) for index in range(len(head))]
+    room = width()
+    if room is not None:
+        least = [_least(name, [row[i] for row in table[1:]], widths[i], ids, whole) for i, name in enumerate(head)]
+        gaps = len(GAP) * (len(head) - 1)
+        if sum(least) + gaps > room:
+            return _records(table[1:], head)
+        widths = _shrunk(widths, least, room - gaps)
+    lines = [_line(row, widths) for row in table]
+    return "\n".join([paint(lines[0], Ink.BOLD), *lines[1:]])
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> str:
+    """A name and its value on each line, the values one under the other; pairs without a value are left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    room = max((cells(name) for name, _ in shown), default=0)
+    return "\n".join(f"{pad(name, room)}{GAP}{value}" for name, value in shown)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    return GAP.join(pad(fit(cell, room), room) for cell, room in zip(row, widths, strict=True)).rstrip()
+
+
+def _least(name: str, column: Sequence[str], needed: int, ids: Collection[str], whole: Collection[str]) -> int:
+    if name in whole:
+        return needed
+    return min(needed, max(LEAST, cells(name), _telling(column) if name in ids else 0))
+
+
+def _telling(column: Sequence[str]) -> int:
+    """How much must be seen of ids for each to be told from the others, and the ellipsis."""
+    names = sorted(set(column))
+    longest = 0
+    for one, other in zip(names, names[1:], strict=False):
+        common = next(
+            (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other)))
+        )
+        longest = max(longest, common + 1)
+    return longest + len("...")
+
+
+def _shrunk(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    found = list(widths)
+    for _ in range(sum(found) - room):
+        widest = max((i for i in range(len(found)) if found[i] > least[i]), key=lambda i: found[i])
+        found[widest] -= 1
+    return found
+
+
+def _records(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
+    return "\n\n".join(fields(zip(head, row, strict=True)) for row in rows)
