@@ -17,6 +17,7 @@ from tests.typed import COMMAND
 
 PASSWORD = "correct horse"
 _URL = re.compile(r"a broker at (http://\S+)")
+LAST_WORDS = "Ctrl-C stops it."
 _INVITE = re.compile(r"--invite (\w+)")
 
 
@@ -58,7 +59,7 @@ class BrokerProcess:
                 stderr=stream,
                 env={**os.environ, **(env or {})},
             )
-        until(lambda: _URL.search(self.said()) or self.process.poll() is not None, "the broker's URL")  # type: ignore[union-attr]
+        until(lambda: LAST_WORDS in self.said() or self.process.poll() is not None, "the broker's last words")  # type: ignore[union-attr]
         found = _URL.search(self.said())
         assert found, self.said()
         self.url = found[1]

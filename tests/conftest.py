@@ -8,8 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.running import Running
 
 SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where nobody watches: a run that is cut off must have said by then what was wrong."""
+    if os.environ.get("CI") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Running(config))
 
 
 @pytest.fixture(autouse=True)
