@@ -92,8 +92,10 @@ def finish(
         place.require_complete()
         identity = ""
     from agent_mailer.cli.setup import set_up
+    from agent_mailer.state.workdirs import remember
 
     done = set_up(place, values, gitignore=wishes.gitignore, documents=lambda: _documents(place, identity, wishes))
+    remember(place.workdir)
     for line in done.lines:
         say(line)
     here = [] if place.workdir == _cwd() else ["-C", str(place.workdir)]

@@ -56,6 +56,8 @@ def watch(
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
 
+    from agent_mailer.state.workdirs import remember
+
     place = workplace(
         workdir,
         {
@@ -95,6 +97,7 @@ def watch(
     try:
         _show_events(place)
         place.folder.prepare()
+        remember(place.workdir)
         raise typer.Exit(asyncio.run(_run(place, lock, once=once)))
     finally:
         lock.release()
