@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import Config, Loaded, MailboxKind, RuntimeKind, expand, load
+from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, expand, load
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.events import EventLog, EventName
@@ -227,9 +227,18 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
-        from agent_mailer.watch.policy import WatchPolicy
+        from agent_mailer.watch.policy import NotifyPolicy, WatchPolicy
 
         config = self.config
+        notify = NotifyPolicy(
+            command=config.notify.command,
+            address=config.notify.address,
+            agent=config.agent_name or self.handle,
+            # The operator's own program sees all of his environment but what is ours: our keys are there.
+            env={name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
+            trouble_after=float(config.notify.trouble_after),
+            timeout=float(config.notify.timeout),
+        )
         return WatchPolicy(
             workdir=self.workdir,
             project_dir=self.project_dir(),
@@ -248,6 +257,7 @@ class Workplace:
             silence_timeout=float(config.silence_timeout) or None,
             stop_grace=float(config.stop_grace),
             keep_transcripts=config.keep_transcripts,
+            notify=notify,
         )
 
     def prompts(self) -> PromptRoom:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -21,7 +21,6 @@ from agent_mailer.watch.policy import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"
 SECRET_KEYS = frozenset({"api_key"})
-_WORDS = ("command", "extra_args")
 
 
 class RuntimeKind(StrEnum):
@@ -67,6 +66,15 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     set: dict[str, str] = {}
 
 
+class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[notify]`: who is told when the agent needs a person; neither command nor address = nobody."""
+
+    command: tuple[str, ...] = ()
+    address: str = ""
+    trouble_after: SecondsOrOff = 300
+    timeout: Annotated[int, Meta(ge=1, le=600)] = 30
+
+
 class Config(msgspec.Struct, frozen=True):
     """Every key, with its default. The names of other AMP clients are kept."""
 
@@ -106,6 +114,7 @@ class Config(msgspec.Struct, frozen=True):
     keep_transcripts: CountOrNone = 7
     retry: Retry = Retry()
     env: Environment = Environment()
+    notify: Notify = Notify()
 
     @property
     def mailbox_kind(self) -> MailboxKind:
@@ -150,6 +159,8 @@ DOCS: dict[str, str] = {
     "keep_transcripts": "days a settled turn's output is kept; 0 = only the summary",
     "retry": "first, longest: seconds of backoff between attempts",
     "env": "pass (names) and set (values): what the agent sees of the environment beyond the basics",
+    "notify": "command (a list of words) and address (mail): who is told when the agent needs a person; "
+    "trouble_after, timeout: seconds",
 }
 
 
@@ -209,21 +220,22 @@ def read_file(path: Path) -> dict[str, object]:
 
 def parse_value(key: str, text: str) -> object:
     """A value typed on a command line or in the environment, as the key's type. Raises UsageFault."""
-    if key not in keys():
-        raise UsageFault("unknown_key", f"there is no key {key!r}", "agent-mailer config show")
-    if key in ("retry", "env"):
-        raise UsageFault("table_key", f"{key} is a table", "agent-mailer config edit")
-    if key in _WORDS:
+    default = _field(key)[1]
+    if isinstance(default, msgspec.Struct | dict):
+        inner = default.__struct_encode_fields__ if isinstance(default, msgspec.Struct) else ()
+        names = ", ".join(f"{key}.{name}" for name in inner) or "edit it in the file"
+        raise UsageFault("table_key", f"{key} is a table: {names}", "agent-mailer config edit")
+    if isinstance(default, tuple):
         try:
             return shlex.split(text)
         except ValueError as error:
             raise UsageFault("bad_value", f"{key}: {error}: {text!r}", "close the quote") from None
-    if isinstance(getattr(Config(), key), float):
+    if isinstance(default, float):
         try:
             return float(text)
         except ValueError:
             raise UsageFault("bad_value", f"{key} must be a number, not {text!r}", "") from None
-    if isinstance(getattr(Config(), key), int):
+    if isinstance(default, int):
         try:
             return int(text)
         except ValueError:
@@ -236,14 +248,34 @@ def check_value(key: str, value: object) -> None:
     try:
         _convert(key, value)
     except msgspec.ValidationError as error:
-        raise UsageFault("bad_value", f"{key}: {_plain(error, key, value)}", f"{key} is {DOCS[key]}") from None
+        head = key.partition(".")[0]
+        raise UsageFault("bad_value", f"{key}: {_plain(error, key, value)}", f"{head} is {DOCS[head]}") from None
 
 
 _HINTS = get_type_hints(Config, include_extras=True)
 
 
+def is_words(key: str) -> bool:
+    """Whether its value is a list of words. Raises UsageFault where there is no such key."""
+    return isinstance(_field(key)[1], tuple)
+
+
+def _field(key: str) -> tuple[object, object]:
+    """Type and default of a key, or of a table's own as `retry.first`. Raises UsageFault where there is none."""
+    head, dot, name = key.partition(".")
+    if head in keys():
+        table = getattr(Config(), head)
+        if not dot:
+            return _HINTS[head], table
+        if isinstance(table, msgspec.Struct):
+            for own, shown in zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True):
+                if shown == name:
+                    return get_type_hints(type(table), include_extras=True)[own], getattr(table, own)
+    raise UsageFault("unknown_key", f"there is no key {printable(key)!r}", "agent-mailer config show")
+
+
 def _convert(key: str, value: object) -> object:
-    return msgspec.convert(value, type=_HINTS[key], strict=True)
+    return msgspec.convert(value, type=_field(key)[0], strict=True)
 
 
 def _checked(key: str, value: object, source: Source, path: Path) -> object:
@@ -260,7 +292,7 @@ def _checked(key: str, value: object, source: Source, path: Path) -> object:
 
 def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
     text = str(error).replace("`", "")
-    hint = _HINTS[key]
+    hint: Any = _field(key)[0]
     for member in (hint, *getattr(hint, "__args__", ())):
         if isinstance(member, type) and issubclass(member, StrEnum):
             return f"{text} (one of: {', '.join(m.value for m in member)})"
@@ -285,7 +317,7 @@ def _as_toml(value: object) -> str:
 def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:
     for key in keys():
         text = environ.get(ENV_PREFIX + key.upper())
-        if text and key not in ("retry", "env"):
+        if text and key not in ("retry", "env", "notify"):
             try:
                 yield key, parse_value(key, text)
             except UsageFault as fault:

@@ -61,6 +61,9 @@ class EventName(StrEnum):
     MAILBOX_REFUSED = "mailbox_refused"
     MAILBOX_BACK = "mailbox_back"
     TEMPLATE_INVALID = "template_invalid"
+    NOTICE_SENT = "notice_sent"
+    NOTICE_FAILED = "notice_failed"
+    NOTICE_GIVEN_UP = "notice_given_up"
     WATCH_FAULT = "watch_fault"
 
 

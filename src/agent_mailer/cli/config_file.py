@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import tomlkit
@@ -11,7 +11,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from agent_mailer.config import DOCS, SECRET_KEYS, check_value, load, read_file
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
 
 _HEAD = (
@@ -41,13 +41,26 @@ class ConfigFile:
 
     def get(self, key: str) -> object:
         """The value in the file; None if the key is not there."""
-        value = self._document.unwrap().get(key)
+        value: object = self._document.unwrap()
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
         return value if value != "" else None
 
     def set(self, key: str, value: object) -> None:
         """Set a key; a new one comes with a line that says what it is. Raises UsageFault for a wrong type."""
         check_value(key, value)
         item = tomlkit.item(value)
+        head, dot, name = key.partition(".")
+        if dot:
+            if head not in self._document:
+                self._document.add(tomlkit.nl())
+                self._document.add(tomlkit.comment(DOCS[head]))
+                self._document.add(head, tomlkit.table())
+            table = self._document[head]
+            if not isinstance(table, MutableMapping):
+                raise UsageFault("no_table", f"{head} is no table in {self.path}", "agent-mailer config edit")
+            table[name] = item
+            return
         if key in self._document:
             self._document[key] = item
             return

@@ -29,8 +29,6 @@ def tell(event: Mapping[str, object]) -> str:
             return f"has mail from {_name(event, 'sender')}"
         case EventName.TURN_STARTED:
             return f"starts its agent on it (process {_of(event, 'pid')})"
-        case EventName.TURN_PROGRESS:
-            return f"agent says: {_of(event, 'text')}"
         case EventName.TURN_ENDED:
             return f"agent has ended: {_of(event, 'outcome')} after {_of(event, 'seconds')} s"
         case EventName.ITEM_DELIVERED:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.notices import NoticeBook
 from agent_mailer.state.pauses import PauseFile
 from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.remaking import remake_retries
@@ -41,6 +42,7 @@ class State:
         self.pause = PauseFile(folder)
         self.trouble = TroubleFile(folder)
         self.usage = UsageLedger(folder)
+        self.notices = NoticeBook(folder)
         self.requests = RequestBox(folder)
         self.account: AccountPause | None = None
         """The pause shared by all watchers of this user on the runtime's account, where there is one."""

@@ -127,13 +127,17 @@ class PauseReason(StrEnum):
 
 
 class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why nothing is started now. `until` is when one probe may start; None = only a person ends it."""
+    """Why nothing is started now. `until` is when one probe may start; None = only a person ends it.
+
+    `elsewhere`: another watcher on the account met it first, and tells the operator of it.
+    """
 
     reason: PauseReason
     since: float
     until: float | None = None
     detail: str = ""
     probes: int = 0
+    elsewhere: bool = False
 
 
 class ItemState(StrEnum):

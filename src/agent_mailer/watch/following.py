@@ -158,11 +158,9 @@ class Follower:
             match event:
                 case ToolStarted(tool_id=tool_id, name=name, detail=detail):
                     self._tool_since[tool_id] = now
-                    self._room.log.emit(
-                        EventName.TURN_PROGRESS,
-                        turn_id=self._record.turn_id,
-                        text=printable(f"{name} {detail}".strip(), TOOL_SHOWN),
-                    )
+                    # A command line, say, may quote mail or a key.
+                    text = printable(f"{name} {detail}".strip(), TOOL_SHOWN)
+                    self._room.log.show(EventName.TURN_PROGRESS, turn_id=self._record.turn_id, text=text)
                 case ToolEnded(tool_id=tool_id):
                     self._tool_since.pop(tool_id, None)
                 case Progress(text=text):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent_mailer.events import EventName
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, PauseReason, Settlement
@@ -25,6 +27,8 @@ def current_pause(room: Room) -> Pause | None:
         lift(state, own)
         return None
     if own is None or (shared.reason, shared.since, shared.probes) != (own.reason, own.since, own.probes):
+        ours = own is not None and (shared.reason, shared.since) == (own.reason, own.since) and not own.elsewhere
+        shared = msgspec.structs.replace(shared, elsewhere=not ours)
         _write(room, shared, shared=False)
     return shared
 

@@ -35,7 +35,8 @@ def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter
         until = min(judgement.retry_at, now + LONGEST_PAUSE - 60) + 5 * jitter
     else:
         until = now + backoff(probes, FIRST_PROBE, LONGEST_BETWEEN_PROBES) * (0.75 + jitter / 2)
-    return Pause(reason, since, until, judgement.detail, probes)
+    elsewhere = current is not None and current.reason is reason and current.elsewhere
+    return Pause(reason, since, until, judgement.detail, probes, elsewhere)
 
 
 def may_start(pause: Pause | None, now: float, running: int, slots: int) -> int:

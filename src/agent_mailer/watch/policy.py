@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
+
+from agent_mailer.state.notices import Channel
 
 
 class AutoReply(StrEnum):
@@ -14,6 +17,25 @@ class AutoReply(StrEnum):
     IF_SILENT = "if-silent"
     NEVER = "never"
     ALWAYS = "always"
+
+
+class NotifyPolicy(msgspec.Struct, frozen=True):
+    """Whom to tell, and how: by `command` with the environment `env`, by mail to `address`, or not at all.
+
+    `timeout`: of the command; `again_after`: until its second try, doubling from there.
+    """
+
+    command: tuple[str, ...] = ()
+    address: str = ""
+    agent: str = ""
+    env: Mapping[str, str] = {}
+    trouble_after: float = 300.0
+    timeout: float = 30.0
+    again_after: float = 5.0
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return (*([Channel.COMMAND] if self.command else []), *([Channel.MAIL] if self.address else []))
 
 
 class WatchPolicy(msgspec.Struct, frozen=True):
@@ -40,5 +62,6 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     trouble_first: float = 1.0
     trouble_longest: float = 120.0
     """The waits between two tries while disk or mailbox refuse."""
+    notify: NotifyPolicy = NotifyPolicy()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""

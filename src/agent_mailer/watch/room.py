@@ -13,6 +13,7 @@ from agent_mailer.mailbox.port import Mailbox
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, ToolServer
 from agent_mailer.state import State
+from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.policy import WatchPolicy
 from agent_mailer.watch.trouble import Troubles
 
@@ -51,6 +52,8 @@ class Room:
         self.in_hand: set[str] = set()
         """Ids of the open turns that a task of this watcher sees through."""
         self.troubles = Troubles(state, clock)
+        self.notices = Notices(self)
+        self.troubles.changed = self.notices.wake
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""

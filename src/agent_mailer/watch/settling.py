@@ -38,7 +38,12 @@ async def _apply(room: Room, record: TurnRecord, *, again: bool) -> None:
     if settlement.finished:
         await until_mailbox_takes_it(room, record, lambda: room.mailbox.done(record.envelope, _ending(record)))
         await until_disk_takes_it(room, record, lambda: _finish_message(room, record))
-        room.log.emit(EventName.MESSAGE_DONE, message_id=record.envelope.id, thread=record.envelope.thread)
+        room.log.emit(
+            EventName.MESSAGE_DONE,
+            turn_id=record.turn_id,
+            message_id=record.envelope.id,
+            thread=record.envelope.thread,
+        )
     else:
         room.mailbox.report(record.envelope, _ending(record))
     await until_disk_takes_it(room, record, lambda: room.state.turns.mark_settled(record.turn_id))
@@ -147,14 +152,19 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, *, agai
         state.usage.add(record.turn_id, envelope.thread, settlement.decided_at, settlement.seconds, usage)
     change = settlement.session
     if change is not None and state.sessions.put(change.thread, change.entry):
-        event = EventName.SESSION_BOUND if change.entry.session_id else EventName.SESSION_DROPPED
-        room.log.emit(event, thread=change.thread, session=change.entry.session_id or None)
+        turn_id, session = record.turn_id, change.entry.session_id
+        if session:
+            room.log.emit(EventName.SESSION_BOUND, turn_id=turn_id, thread=change.thread, session=session)
+        else:
+            room.log.emit(EventName.SESSION_DROPPED, turn_id=turn_id, thread=change.thread)
     write_notes(room, record, settlement.notes)
     if settlement.retry is not None and envelope.id not in state.processed:
         state.retries.put(settlement.retry)
         room.log.emit(
             EventName.RETRY_SCHEDULED,
+            turn_id=record.turn_id,
             message_id=envelope.id,
+            thread=envelope.thread,
             outcome=settlement.outcome.value,
             attempts=settlement.retry.attempts,
             in_seconds=round(max(0.0, settlement.retry.not_before - room.clock.now()), 1),
@@ -162,8 +172,13 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, *, agai
     if settlement.dead is not None:
         state.dead_letters.add(settlement.dead, again=again)
         room.log.emit(
-            EventName.DEAD_LETTER, message_id=envelope.id, thread=envelope.thread, why=settlement.dead.last_error
+            EventName.DEAD_LETTER,
+            turn_id=record.turn_id,
+            message_id=envelope.id,
+            thread=envelope.thread,
+            why=settlement.dead.last_error,
         )
+    room.notices.settled(record, settlement)
     if not again:
         # A pause of an earlier life may be over; the next turn finds out.
         apply_pause(room, settlement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from agent_mailer.clock import Clock
 from agent_mailer.events import EventName
@@ -28,6 +29,12 @@ class Troubles:
         self._clock = clock
         self._lasting: dict[str, Trouble] = {}
         self._shown: Trouble | None = None
+        self.changed: Callable[[], None] = lambda: None
+        """Called when what is shown has changed."""
+
+    @property
+    def oldest(self) -> Trouble | None:
+        return min(self._lasting.values(), key=lambda trouble: trouble.since, default=None)
 
     def begin(self, whose: str, fault: MailboxUnavailable | OSError) -> None:
         """Tell it, unless trouble of this kind lasts there already."""
@@ -55,9 +62,10 @@ class Troubles:
         self._state.trouble.clear()
 
     def _show(self) -> None:
-        oldest = min(self._lasting.values(), key=lambda trouble: trouble.since, default=None)
+        oldest = self.oldest
         if oldest == self._shown:
             return
+        self.changed()
         if oldest is None:
             self._state.trouble.clear()
             self._shown = None

@@ -14,6 +14,7 @@ from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
 from agent_mailer.watch.holding import SPREAD_SECONDS, current_pause, end_probe, may_probe
+from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.pausing import may_start
 from agent_mailer.watch.pending import Backlog
 from agent_mailer.watch.recovery import OpenWork, recover
@@ -81,6 +82,13 @@ class Watcher:
     async def run(self) -> End:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
         self._room.troubles.forget()
+        self._room.notices.start(self._fail)
+        try:
+            return await self._run()
+        finally:
+            await self._room.notices.end(LEAVE_PATIENCE)
+
+    async def _run(self) -> End:
         if not await self._open_mailbox():
             return End.STOPPED
         pumps = [
@@ -93,6 +101,8 @@ class Watcher:
             for task in [*pumps, *self._running]:
                 task.cancel()
             await asyncio.gather(*pumps, *self._running, return_exceptions=True)
+            # Before the mailbox is closed: some of it leaves by mail.
+            await self._room.notices.end(ONCE_PATIENCE if self._once else LEAVE_PATIENCE)
             with suppress(MailboxUnavailable):
                 await self._room.mailbox.close()
         if self._fault is not None:
@@ -150,6 +160,9 @@ class Watcher:
         except (MailboxUnavailable, OSError) as fault:
             return self._give_up_or(self._in_trouble(fault))
         self._out_of_trouble()
+        with suppress(OSError):
+            # At the next look once more.
+            room.notices.look(pause)
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
@@ -242,7 +255,11 @@ class Watcher:
             end_probe(self._room)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A fault of ours: leave, so that the next watcher recovers from the files rather than from this memory.
-            self._fault = self._fault or error
+            self._fail(error)
+        self._wake.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self._fault = self._fault or error
         self._wake.set()
 
     async def _open_mailbox(self) -> bool:
@@ -273,8 +290,7 @@ class Watcher:
                 tries += 1
             except MailerError as fault:
                 # The mailbox is another watcher's now.
-                self._fault = self._fault or fault
-                self._wake.set()
+                self._fail(fault)
                 return
             self._wake.set()
 

@@ -1,0 +1,270 @@
+"""What a person is told, once for each change: a question, a message given up, a pause and its end, lasting trouble.
+
+What is to be told is durable (`guards.json`) before anybody is told, and stays there until he was: so a crash forgets
+nothing. Telling is done beside the loop, and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent_mailer.errors import MailerError
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Delivered, Delivery, Refused
+from agent_mailer.names import printable
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.notices import Channel, Notice, NoticeKind
+from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
+from agent_mailer.state.troubles import Trouble, TroubleWith
+from agent_mailer.watch.retry import backoff
+from agent_mailer.watch.telling import Teller
+
+if TYPE_CHECKING:
+    from agent_mailer.watch.room import Room
+
+SHORT_PAUSE = 60.0
+"""A limit or an outage that is over at the first probe is not worth a word."""
+
+COMMAND_TRIES = 4
+MAIL_PATIENCE = 7 * 86400.0
+LEAVE_PATIENCE = 2.0
+"""How long a watcher that leaves waits for what is being told; the next one tells the rest."""
+
+ONCE_PATIENCE = 120.0
+
+
+def of_settlement(record: TurnRecord, settlement: Settlement) -> Notice | None:
+    """What a settled turn has to tell a person, if anything."""
+    if settlement.dead is not None:
+        kind, attempts = NoticeKind.DEAD_LETTER, settlement.dead.retries + 1
+    elif settlement.outcome is Outcome.BLOCKED:
+        kind, attempts = NoticeKind.BLOCKED, 0
+    else:
+        return None
+    envelope = record.envelope
+    return Notice(
+        id=f"{kind}-{record.turn_id}",
+        kind=kind,
+        at=settlement.decided_at,
+        reason=settlement.outcome.value,
+        turn_id=record.turn_id,
+        message_id=envelope.id,
+        thread=envelope.thread,
+        sender=envelope.sender,
+        attempts=attempts,
+    )
+
+
+def worth_telling(pause: Pause) -> bool:
+    """Whether a person is told of it now. One by hand has a hand that knows; one met elsewhere is told there."""
+    if pause.reason is PauseReason.BY_HAND or pause.elsewhere:
+        return False
+    if pause.reason is PauseReason.SIGNED_OUT or pause.until is None:
+        return True
+    return pause.probes > 0 or pause.until - pause.since > SHORT_PAUSE
+
+
+def lasts_from(trouble: Trouble, after: float) -> float:
+    """The moment from which it counts as lasting. A key that is refused mends itself as rarely as a lost login."""
+    return trouble.since + (0.0 if trouble.what is TroubleWith.CREDENTIALS else after)
+
+
+class Notices:
+    """Does nothing at all where nobody is to be told."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._teller = Teller(room)
+        self._wakes = {channel: asyncio.Event() for channel in room.policy.notify.channels}
+        self._quiet = {channel: asyncio.Event() for channel in self._wakes}
+        """Set while a channel has nothing to tell just now."""
+        self._due: dict[tuple[str, Channel], float] = {}
+        self._failures: dict[tuple[str, Channel], int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def settled(self, record: TurnRecord, settlement: Settlement) -> None:
+        """Remember what this turn has to tell, once however often it is called. Raises OSError."""
+        notice = of_settlement(record, settlement) if self._wakes else None
+        if notice is None:
+            return
+        channels = tuple(c for c in self._wakes if c is not Channel.MAIL or not self._teller.is_sender(notice))
+        self._room.state.notices.add(msgspec.structs.replace(notice, left=channels))
+        self.wake()
+
+    def look(self, pause: Pause | None) -> None:
+        """Called after a look at the mailbox that went well: what has begun or ended since. Raises OSError."""
+        if not self._wakes:
+            return
+        told = self._room.state.notices.told
+        if pause is None and told.pause:
+            self._begin(Notice("", NoticeKind.RESUMED, self._room.clock.now(), told.pause), pause="")
+        elif pause is not None and pause.reason.value != told.pause and worth_telling(pause):
+            reason = pause.reason.value
+            self._begin(Notice("", NoticeKind.PAUSED, pause.since, reason, until=pause.until), pause=reason)
+        if told.trouble and self._room.troubles.oldest is None:
+            self._begin(Notice("", NoticeKind.TROUBLE_OVER, self._room.clock.now(), told.trouble), trouble="")
+
+    def wake(self) -> None:
+        for channel, wake in self._wakes.items():
+            self._quiet[channel].clear()
+            wake.set()
+
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """Tell from now on; `failed` is told of a fault of ours."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                failed(error)
+
+        for channel in self._wakes:
+            task = asyncio.create_task(self._tell_all(channel))
+            task.add_done_callback(ended)
+            self._tasks.append(task)
+
+    async def end(self, patience: float) -> None:
+        """Tell what can be told within `patience` seconds, and leave the rest to the next watcher."""
+        if not self._tasks:
+            return
+        self.wake()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                for task, quiet in zip(self._tasks, self._quiet.values(), strict=True):
+                    if not task.done():
+                        await quiet.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _tell_all(self, channel: Channel) -> None:
+        wake, quiet = self._wakes[channel], self._quiet[channel]
+        try:
+            while True:
+                wake.clear()
+                quiet.clear()
+                wait = await self._round(channel)
+                if wait == 0.0:
+                    continue
+                quiet.set()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await wake.wait()
+        except MailerError:
+            # The workdir is another watcher's now, and so is what waits here.
+            return
+        finally:
+            quiet.set()
+
+    async def _round(self, channel: Channel) -> float | None:
+        """Tell what is due; returns the seconds until there may be more, None = until somebody wakes us."""
+        try:
+            next_look = self._see_trouble()
+            waiting = [notice for notice in self._room.state.notices.told.waiting if channel in notice.left]
+        except OSError:
+            return self._room.policy.trouble_longest
+        moments = [] if next_look is None else [next_look]
+        for notice in waiting:
+            remaining = self._due.get((notice.id, channel), 0.0) - self._room.clock.monotonic()
+            if remaining > 0:
+                moments.append(remaining)
+                continue
+            self._room.guard()
+            self._take(notice, channel, await self._teller.tell(notice, channel))
+            # Others may have come meanwhile, and this one may have to be told again.
+            moments.append(0.0)
+        return min(moments, default=None)
+
+    def _see_trouble(self) -> float | None:
+        """Begin to tell of trouble that lasts; returns the seconds until it does. Raises OSError."""
+        trouble = self._room.troubles.oldest
+        if trouble is None or trouble.what.value == self._room.state.notices.told.trouble:
+            return None
+        remaining = lasts_from(trouble, self._room.policy.notify.trouble_after) - self._room.clock.now()
+        if remaining > 0:
+            return remaining
+        what = trouble.what.value
+        self._begin(
+            Notice("", NoticeKind.TROUBLE, trouble.since, what, why=printable(trouble.why), fix=trouble.fix),
+            trouble=what,
+        )
+        return None
+
+    def _begin(self, notice: Notice, *, pause: str | None = None, trouble: str | None = None) -> None:
+        """It is to be told, and what is told to last from here on is `pause` or `trouble`. Raises OSError."""
+        book = self._room.state.notices
+        name = f"{notice.kind}-{int(notice.at * 1000)}-{book.told.serial}"
+        book.add(
+            msgspec.structs.replace(notice, id=name, left=tuple(self._wakes)),
+            pause=pause,
+            trouble=trouble,
+            # Where the disk is the trouble, this watcher tells of it all the same.
+            even_if_refused=notice.kind is NoticeKind.TROUBLE,
+        )
+        self.wake()
+
+    def _take(self, notice: Notice, channel: Channel, delivery: Delivery) -> None:
+        """What came of telling it once."""
+        key = (notice.id, channel)
+        if isinstance(delivery, Delivered):
+            self._room.log.emit(
+                EventName.NOTICE_SENT,
+                kind=notice.kind.value,
+                by=channel.value,
+                reason=notice.reason,
+                turn_id=notice.turn_id or None,
+                thread=notice.thread or None,
+            )
+        else:
+            failures = self._failures.get(key, notice.tries) + 1
+            if not isinstance(delivery, Refused) and not self._is_hopeless(notice, channel, failures):
+                self._again(notice, channel, failures, delivery.why)
+                return
+            self._room.log.emit(
+                EventName.NOTICE_GIVEN_UP,
+                kind=notice.kind.value,
+                by=channel.value,
+                reason=notice.reason,
+                turn_id=notice.turn_id or None,
+                thread=notice.thread or None,
+                why=delivery.why,
+            )
+        self._due.pop(key, None)
+        self._failures.pop(key, None)
+        now = self._as_it_is(notice)
+        left = tuple(one for one in now.left if one is not channel)
+        self._room.state.notices.put(msgspec.structs.replace(now, left=left))
+
+    def _is_hopeless(self, notice: Notice, channel: Channel, failures: int) -> bool:
+        if channel is Channel.COMMAND:
+            return failures >= COMMAND_TRIES
+        return self._room.clock.now() - notice.at > MAIL_PATIENCE
+
+    def _again(self, notice: Notice, channel: Channel, failures: int, why: str) -> None:
+        policy, key = self._room.policy, (notice.id, channel)
+        self._failures[key] = failures
+        if channel is Channel.COMMAND:
+            wait = backoff(failures - 1, policy.notify.again_after, policy.trouble_longest)
+            self._room.state.notices.put(msgspec.structs.replace(self._as_it_is(notice), tries=failures))
+        else:
+            wait = backoff(failures - 1, policy.trouble_first, policy.trouble_longest)
+        if channel is Channel.COMMAND or failures == 1:
+            self._room.log.emit(
+                EventName.NOTICE_FAILED,
+                kind=notice.kind.value,
+                by=channel.value,
+                reason=notice.reason,
+                turn_id=notice.turn_id or None,
+                thread=notice.thread or None,
+                why=why,
+                in_seconds=round(wait, 1),
+            )
+        self._due[key] = self._room.clock.monotonic() + wait
+
+    def _as_it_is(self, notice: Notice) -> Notice:
+        """The other channel may have told it meanwhile."""
+        return next((one for one in self._room.state.notices.told.waiting if one.id == notice.id), notice)

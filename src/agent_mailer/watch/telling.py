@@ -1,0 +1,188 @@
+"""Telling a person of a notice once: by the operator's command, or by mail to his address."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent_mailer.clock import iso
+from agent_mailer.mailbox.port import (
+    Action,
+    Automatic,
+    Delivered,
+    Delivery,
+    Draft,
+    Kind,
+    MailboxUnavailable,
+    Outgoing,
+    Refused,
+    Unknown,
+)
+from agent_mailer.names import printable, prompt_word
+from agent_mailer.state.notices import Channel, Notice, NoticeKind
+
+if TYPE_CHECKING:
+    from agent_mailer.watch.room import Room
+
+VARIABLE = "AGENT_MAILER_NOTICE_"
+
+_PAUSED = {
+    "limited": "the provider's limit is reached",
+    "signed_out": "its login is missing or refused",
+    "unavailable": "the agent program, or its service, is not to be had",
+}
+_TROUBLE = {"mailbox": "its mailbox", "credentials": "its key, which is refused", "disk": "its disk"}
+
+
+class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the command is told, on its standard input and (each field by its name in capitals) in its environment."""
+
+    id: str
+    kind: str
+    at: str
+    agent: str
+    workdir: str
+    host: str
+    reason: str
+    text: str
+    fix: str
+    message_id: str = ""
+    thread: str = ""
+    sender: str = ""
+    turn_id: str = ""
+    attempts: int = 0
+    until: str = ""
+    why: str = ""
+
+
+def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
+    """Names that a sender chose come as words of a prompt do: without a blank or a sign that a shell knows."""
+    message = prompt_word(notice.message_id, "message") if notice.message_id else ""
+    thread = prompt_word(notice.thread, "thread") if notice.thread else ""
+    where = f"-C {shlex.quote(workdir)}"
+    fix = f"agent-mailer status {where}"
+    match notice.kind:
+        case NoticeKind.BLOCKED:
+            text = f"{agent} asks a human: message {message} in thread {thread}"
+            fix = f"agent-mailer turns show {notice.turn_id} {where}"
+        case NoticeKind.DEAD_LETTER:
+            text = f"{agent} gave up message {message} in thread {thread}: {notice.reason}, {notice.attempts} attempts"
+            letter = message if message == notice.message_id else ""
+            fix = f"agent-mailer dead-letter {f'retry {letter}' if letter else 'list'} {where}"
+        case NoticeKind.PAUSED:
+            text = f"{agent} is paused: {_PAUSED.get(notice.reason, notice.reason)}"
+        case NoticeKind.RESUMED:
+            text = f"{agent} works again (it was paused: {notice.reason})"
+        case NoticeKind.TROUBLE:
+            text = f"{agent} cannot work because of {_TROUBLE.get(notice.reason, notice.reason)}"
+            fix = notice.fix or fix
+        case NoticeKind.TROUBLE_OVER:
+            text = f"{agent} works again (there was trouble with {_TROUBLE.get(notice.reason, notice.reason)})"
+    return Facts(
+        id=notice.id,
+        kind=notice.kind.value,
+        at=iso(notice.at),
+        agent=agent,
+        workdir=workdir,
+        host=host,
+        reason=notice.reason,
+        text=text,
+        fix=fix,
+        message_id=message,
+        thread=thread,
+        sender=prompt_word(notice.sender, "sender") if notice.sender else "",
+        turn_id=notice.turn_id,
+        attempts=notice.attempts,
+        until=iso(notice.until) if notice.until is not None else "",
+        why=notice.why,
+    )
+
+
+def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:
+    """The same notice gives the same draft, and so the same final id."""
+    lines = [f"{facts.text}.", ""]
+    lines += [f"{name}: {value}" for name, value in (("since", facts.at), ("next try", facts.until)) if value]
+    lines += [f"why: {facts.why}"] if facts.why else []
+    lines += [f"host: {facts.host}", f"folder: {facts.workdir}", "", f"To begin with: {facts.fix}"]
+    return Draft(
+        f"notice-{notice.id}",
+        Action.SEND,
+        notice.at,
+        to=(address,),
+        subject=f"{facts.agent}: {facts.kind.replace('_', ' ')}",
+        body="\n".join(lines) + "\n",
+        kind=Kind.STATUS,
+        automatic=Automatic.NOTICE,
+    )
+
+
+class Teller:
+    def __init__(self, room: Room) -> None:
+        self._room = room
+
+    def is_sender(self, notice: Notice) -> bool:
+        """Whether mail to the operator would go to whom the message came from: he has his answer in its thread."""
+        composed = self._compose(notice)
+        return not isinstance(composed, Refused) and all(item.recipient == notice.sender for item in composed)
+
+    async def tell(self, notice: Notice, channel: Channel) -> Delivery:
+        """Unknown: try again later."""
+        if channel is Channel.COMMAND:
+            return await self._by_command(notice)
+        return await self._by_mail(notice)
+
+    async def _by_command(self, notice: Notice) -> Delivery:
+        from agent_mailer.process.beside import run_beside
+
+        policy = self._room.policy
+        facts = self._facts(notice)
+        told = {k: str(v) for k, v in msgspec.to_builtins(facts).items()}
+        try:
+            done = await run_beside(
+                policy.notify.command,
+                env={**policy.notify.env, **{VARIABLE + name.upper(): value for name, value in told.items()}},
+                cwd=policy.workdir,
+                seconds=policy.notify.timeout,
+                mark=f"notice-{notice.id}",
+                stdin=msgspec.json.encode(facts) + b"\n",
+            )
+        except OSError as error:
+            return Unknown(f"{printable(policy.notify.command[0])} cannot be started: {error.strerror or error}")
+        if done.status == 0:
+            return Delivered()
+        if done.status is None:
+            return Unknown(f"it was not done after {policy.notify.timeout:g} s")
+        last = next((line for line in reversed(done.output.splitlines()) if line.strip()), "")
+        return Unknown(f"it ended with {done.status}" + (f": {printable(last)}" if last else ""))
+
+    async def _by_mail(self, notice: Notice) -> Delivery:
+        composed = self._compose(notice)
+        if isinstance(composed, Refused):
+            return composed
+        for item in composed:
+            delivery = await self._deliver(item)
+            if not isinstance(delivery, Delivered):
+                return delivery
+        return Delivered()
+
+    async def _deliver(self, item: Outgoing) -> Delivery:
+        mailbox = self._room.mailbox
+        try:
+            # Where a second delivery is not recognised, an earlier watcher may have made the first.
+            if not mailbox.capabilities.recognises_delivery and await mailbox.look(item):
+                return Delivered()
+            return await mailbox.deliver(item)
+        except MailboxUnavailable as fault:
+            return Unknown(fault.message)
+
+    def _compose(self, notice: Notice) -> tuple[Outgoing, ...] | Refused:
+        draft = draft_of(notice, self._facts(notice), self._room.policy.notify.address)
+        composed = self._room.mailbox.compose(draft, None, notice.turn_id or notice.id)
+        return composed if isinstance(composed, Refused) else tuple(composed)
+
+    def _facts(self, notice: Notice) -> Facts:
+        policy = self._room.policy
+        return facts_of(notice, policy.notify.agent, str(policy.workdir), platform.node())
