@@ -239,7 +239,7 @@ def test_turns_are_listed_and_shown(desk: Desk) -> None:
     shown = at(desk, "turns", "show", row["turn_id"][:12], "--json").json["turn"]
     assert shown["sent"] == [{"id": desk.inbox()[0].envelope.id, "to": "user", "state": "delivered", "why": ""}]
     assert Path(shown["folder"]).is_dir()
-    assert "outcome       done" in at(desk, "turns", "show", row["turn_id"]).out
+    assert "outcome  done" in at(desk, "turns", "show", row["turn_id"]).out
     assert at(desk, "turns", "show", "nope").status == 1
     assert at(desk, "turns", "list", "--limit", "0").status == 2
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.choosing import pick
+from agent_mailer.cli.choosing import one_of, pick
+from agent_mailer.cli.completing import some_dead_letter
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import json_out, note, say
-from agent_mailer.cli.tables import columns
-from agent_mailer.errors import UsageFault
+from agent_mailer.cli.printing import json_out, local_iso, local_time, note, say
+from agent_mailer.cli.tables import columns, fields
+from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent_mailer.assemble import Workplace
     from agent_mailer.state.records import DeadLetter
     from agent_mailer.state.requests import Verb
 
@@ -25,59 +28,133 @@ app = group("dead-letter", "Messages that were given up: look, have them tried a
 LIST = "agent-mailer dead-letter list"
 
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Messages' ids, or as much of each as is unique.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[ID]...", help="Messages' ids, or as much of each as is unique.", autocompletion=some_dead_letter
+    ),
 ]
 Every = Annotated[bool, typer.Option("--all", help="Every one.")]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        "--reason", metavar="OUTCOME", help="Only those whose last turn ended so: failed, timed_out, crashed …"
+    ),
+]
 
 
 @app.command("list", cls=LightCommand)
-def list_letters(workdir: Workdir = None, as_json: Json = False) -> None:
+def list_letters(reason: Reason = None, workdir: Workdir = None, as_json: Json = False) -> None:
     """List what was given up and why, the newest at the end."""
-    letters = configured(workdir).state.dead_letters.all()
+    letters = _letters(configured(workdir), reason)
     if as_json:
         json_out({"dead_letters": [_as_json(letter) for letter in letters]})
     elif not letters:
-        note("no dead letters")
+        note("no such dead letters" if reason else "no dead letters")
     else:
         rows = [
             (
                 printable(letter.msg_id, 64),
                 printable(letter.envelope.sender, 24) if letter.envelope else "",
-                printable(letter.stuck_at, 24),
+                local_iso(letter.stuck_at),
                 letter.outcome.value if letter.outcome else "",
                 printable(letter.last_error, 100),
             )
             for letter in letters
         ]
-        say(columns(rows, ("message", "from", "given up at", "outcome", "last error")))
+        head = ("message", "from", "given up at", "outcome", "last error")
+        say(columns(rows, head, ids=("message",), whole=("given up at", "outcome")))
+        note("\nlook: agent-mailer dead-letter show ID; have it tried again: agent-mailer dead-letter retry ID")
+
+
+@app.command("show", cls=LightCommand)
+def show(
+    message_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="A message's id, or as much of it as is unique.", autocompletion=some_dead_letter
+        ),
+    ],
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """Show one dead letter: who sent it, every attempt and how it ended."""
+    letters = {letter.msg_id: letter for letter in configured(workdir).state.dead_letters.all()}
+    letter = letters[pick(message_id, letters, "dead letter", LIST)]
+    if as_json:
+        json_out({"dead_letter": _as_json(letter)})
+        return
+    say(fields(_facts(letter)))
+    if letter.history:
+        rows = [
+            (local_time(attempt.at), attempt.turn_id, attempt.outcome.value, printable(attempt.detail, 200))
+            for attempt in letter.history
+        ]
+        head = ("ended", "turn", "outcome", "detail")
+        say("\n" + columns(rows, head, ids=("turn",), whole=("ended", "outcome")))
+    name = printable(letter.msg_id, 128)
+    note(f"\nits text: agent-mailer fetch {name}")
+    if letter.turn_id:
+        note(f"what the agent did: agent-mailer turns show {printable(letter.turn_id, 64)}")
+    note(f"once more: agent-mailer dead-letter retry {name}")
 
 
 @app.command("retry", cls=LightCommand)
-def retry(ids: Ids = None, every: Every = False, workdir: Workdir = None) -> None:
+def retry(ids: Ids = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
     """Have messages tried again from the beginning."""
     from agent_mailer.state.requests import Verb
 
-    _ask(Verb.DEAD_LETTER_RETRY, ids, workdir, every=every)
+    _ask(Verb.DEAD_LETTER_RETRY, ids, reason, workdir, every=every)
 
 
 @app.command("purge", cls=LightCommand)
-def purge(ids: Ids = None, every: Every = False, workdir: Workdir = None) -> None:
+def purge(ids: Ids = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
     """Forget dead letters; the messages stay in the mailbox, settled."""
     from agent_mailer.state.requests import Verb
 
-    _ask(Verb.DEAD_LETTER_PURGE, ids, workdir, every=every)
+    _ask(Verb.DEAD_LETTER_PURGE, ids, reason, workdir, every=every)
 
 
-def _ask(verb: Verb, ids: list[str] | None, workdir: Path | None, *, every: bool) -> None:
+def _ask(verb: Verb, ids: list[str] | None, reason: str | None, workdir: Path | None, *, every: bool) -> None:
     from agent_mailer.cli.asking import ask_and_tell
     from agent_mailer.state.requests import Request
 
     place = configured(workdir)
     if bool(ids) == every:
         raise UsageFault("which", "name messages, or give --all", LIST)
-    known = [letter.msg_id for letter in place.state.dead_letters.all()] if ids else []
-    chosen = tuple(pick(typed, known, "dead letter", LIST) for typed in ids or ())
+    if reason is not None:
+        if ids:
+            raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{LIST} --reason {reason}")
+        chosen = tuple(letter.msg_id for letter in _letters(place, reason))
+        if not chosen:
+            raise MailerError("unknown", f"no dead letter ended as {reason}", LIST)
+    else:
+        known = [letter.msg_id for letter in place.state.dead_letters.all()] if ids else []
+        chosen = tuple(pick(typed, known, "dead letter", LIST) for typed in ids or ())
     ask_and_tell(place, Request(verb, chosen))
+
+
+def _letters(place: Workplace, reason: str | None) -> list[DeadLetter]:
+    """Raises UsageFault for a reason that is no outcome."""
+    from agent_mailer.outcomes import Outcome
+
+    letters = place.state.dead_letters.all()
+    if reason is None:
+        return letters
+    wanted = one_of(reason, Outcome, "--reason")
+    return [letter for letter in letters if letter.outcome == wanted]
+
+
+def _facts(letter: DeadLetter) -> Iterator[tuple[str, str]]:
+    from agent_mailer.cli.turn_facts import painted
+
+    yield "message", printable(letter.msg_id, 128)
+    yield "from", printable(letter.envelope.sender, 80) if letter.envelope else ""
+    yield "thread", printable(letter.thread_id, 300)
+    yield "sent", local_time(letter.envelope.created) if letter.envelope and letter.envelope.created else ""
+    yield "given up", local_iso(letter.stuck_at)
+    yield "outcome", painted(letter.outcome.value) if letter.outcome else ""
+    yield "last error", printable(letter.last_error, 600)
+    yield "attempts", str(len(letter.history) or letter.retries or "")
 
 
 def _as_json(letter: DeadLetter) -> dict[str, object]:

@@ -6,6 +6,7 @@ import sys
 import unicodedata
 
 from agent_mailer.cli.terminal import Ink, paint, plain
+from agent_mailer.names import printable
 
 _JOINERS = "\u200c\u200d"
 
@@ -84,6 +85,16 @@ def local_time(moment: float) -> str:
         return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M")
     except (OverflowError, ValueError, OSError):
         return "?"
+
+
+def local_iso(text: str) -> str:
+    """ISO 8601 as a person reads it here; what is none, as it is."""
+    from agent_mailer.clock import from_iso
+
+    try:
+        return local_time(from_iso(text))
+    except ValueError:
+        return printable(text, 24)
 
 
 def _harmless(character: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent_mailer.cli.choosing import parse_age, pick
+from agent_mailer.cli.completing import some_session
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import json_out, note, say
-from agent_mailer.cli.tables import columns
+from agent_mailer.cli.printing import json_out, local_iso, note, say
+from agent_mailer.cli.tables import columns, fields
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
@@ -33,33 +35,55 @@ def list_sessions(workdir: Workdir = None, as_json: Json = False) -> None:
         note("no sessions")
     else:
         rows = [
-            (printable(t, 48), printable(e.session_id, 40), str(e.turn_count), printable(e.last_used_at, 24))
+            (
+                printable(t, 48),
+                printable(e.runtime, 12),
+                printable(e.session_id, 40),
+                str(e.turn_count),
+                local_iso(e.last_used_at),
+            )
             for t, e in entries
         ]
-        say(columns(rows, ("thread", "session", "turns", "last used")))
+        head = ("thread", "runtime", "session", "turns", "last used")
+        say(columns(rows, head, ids=("thread", "session"), whole=("runtime", "turns", "last used")))
 
 
 @app.command("show", cls=LightCommand)
 def show(
-    thread: Annotated[str, typer.Argument(metavar="THREAD", help="The thread, or as much of it as is unique.")],
+    thread: Annotated[
+        str,
+        typer.Argument(
+            metavar="THREAD", help="The thread, or as much of it as is unique.", autocompletion=some_session
+        ),
+    ],
     workdir: Workdir = None,
     as_json: Json = False,
 ) -> None:
-    """Show one thread's session."""
-    live = _live(configured(workdir))
+    """Show one thread's session, and the thread's story: messages, turns, how each ended, what it cost."""
+    from agent_mailer.cli.thread_story import gather, story_json, story_lines
+
+    place = configured(workdir)
+    live = _live(place)
     chosen = pick(thread, live, "session of a thread", LIST)
-    shape = _as_json(chosen, live[chosen])
+    story = gather(place, chosen)
     if as_json:
-        json_out({"session": shape})
+        json_out({"session": _as_json(chosen, live[chosen]), "story": story_json(place.state, story)})
         return
-    for name, value in shape.items():
-        say(f"{name:<14}  {printable(str(value))}")
+    say(fields(_facts(chosen, live[chosen])))
+    say()
+    for line in story_lines(place.state, story):
+        say(line)
+    if story.problem:
+        note(f"its messages cannot be listed: {printable(story.problem, 300)}")
 
 
 @app.command("invalidate", cls=LightCommand)
 def invalidate(
     threads: Annotated[
-        list[str] | None, typer.Argument(metavar="[THREAD]...", help="Threads, or as much of each as is unique.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[THREAD]...", help="Threads, or as much of each as is unique.", autocompletion=some_session
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every session.")] = False,
     workdir: Workdir = None,
@@ -91,6 +115,14 @@ def prune(
 
 def _live(place: Workplace) -> dict[str, SessionEntry]:
     return {thread: entry for thread, entry in place.state.sessions.all() if entry.session_id}
+
+
+def _facts(thread: str, entry: SessionEntry) -> Iterator[tuple[str, str]]:
+    yield "thread", printable(thread, 300)
+    yield "session", printable(entry.session_id) + (f" of {printable(entry.runtime, 40)}" if entry.runtime else "")
+    yield "turns", f"{entry.turn_count}, which have printed {entry.transcript_bytes / 1_000_000:.1f} MB"
+    yield "since", local_iso(entry.first_seen_at)
+    yield "last used", local_iso(entry.last_used_at)
 
 
 def _as_json(thread: str, entry: SessionEntry) -> dict[str, object]:

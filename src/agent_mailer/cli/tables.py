@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 
 from agent_mailer.cli.terminal import Ink, cells, fit, pad, paint, width
@@ -54,11 +55,9 @@ def _telling(column: Sequence[str]) -> int:
     """How much must be seen of ids for each to be told from the others, and the ellipsis."""
     names = sorted(set(column))
     longest = 0
-    for one, other in zip(names, names[1:], strict=False):
-        common = next(
-            (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(map(len, (one, other)))
-        )
-        longest = max(longest, common + 1)
+    for one, other in itertools.pairwise(names):
+        common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+        longest = max(longest, sum(1 for _ in common) + 1)
     return longest + len("...")
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.choosing import pick
+from agent_mailer.cli.choosing import one_of, pick
+from agent_mailer.cli.completing import some_thread, some_turn
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import duration, json_out, local_time, note, say
-from agent_mailer.cli.tables import columns
+from agent_mailer.cli.printing import json_out, local_time, note, say
+from agent_mailer.cli.tables import columns, fields
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.state.records import SettledItem, TurnRecord
+    from agent_mailer.state.records import TurnRecord
 
 app = group("turns", "The runs of the agent: one for each message, or more where one failed.")
 
@@ -25,36 +27,64 @@ app = group("turns", "The runs of the agent: one for each message, or more where
 @app.command("list", cls=LightCommand)
 def list_turns(
     limit: Annotated[int, typer.Option("--limit", metavar="N", help="How many of the newest.")] = 20,
+    thread: Annotated[
+        str | None,
+        typer.Option("--thread", metavar="THREAD", help="Only of this thread.", autocompletion=some_thread),
+    ] = None,
+    outcome: Annotated[
+        str | None, typer.Option("--outcome", metavar="OUTCOME", help="Only those that ended so: failed, timed_out …")
+    ] = None,
     workdir: Workdir = None,
     as_json: Json = False,
 ) -> None:
     """List turns, the newest at the end."""
+    from agent_mailer.cli.turn_facts import cost, painted, state_of, summary, took
+    from agent_mailer.outcomes import Outcome
+
     if limit < 1:
         raise UsageFault("bad_value", "--limit is a number of turns, at least 1", "")
+    wanted = one_of(outcome, Outcome, "--outcome") if outcome is not None else None
     place = configured(workdir)
-    records = [record for turn_id in place.state.turns.ids()[-limit:] if (record := place.state.turns.load(turn_id))]
+    if thread is not None:
+        from agent_mailer.cli.thread_story import find_thread
+
+        thread = find_thread(place.state, thread)
+    newest = (place.state.turns.load(turn_id) for turn_id in reversed(place.state.turns.ids()))
+    matching = (
+        record
+        for record in newest
+        if record is not None
+        and (thread is None or record.envelope.thread == thread)
+        and (wanted is None or (record.settlement is not None and record.settlement.outcome == wanted))
+    )
+    records = list(islice(matching, limit))[::-1]
     if as_json:
-        json_out({"turns": [_summary(place, record) for record in records]})
+        json_out({"turns": [summary(place.state, record) for record in records]})
     elif not records:
-        note("no turns yet")
+        note("no such turns" if thread or wanted else "no turns yet")
     else:
         rows = [
             (
                 record.turn_id,
                 local_time(record.claimed_at),
-                _state(place, record),
-                duration(record.settlement.seconds) if record.settlement else "",
+                painted(state_of(place.state, record)),
+                took(record),
+                cost(record),
                 printable(record.envelope.sender, 24),
                 printable(record.envelope.id, 64),
             )
             for record in records
         ]
-        say(columns(rows, ("turn", "claimed", "state", "took", "from", "message")))
+        head = ("turn", "claimed", "state", "took", "cost", "from", "message")
+        say(columns(rows, head, ids=("turn", "message"), whole=("claimed", "state", "took", "cost")))
 
 
 @app.command("show", cls=LightCommand)
 def show(
-    turn_id: Annotated[str, typer.Argument(metavar="TURN", help="A turn's id, or as much of it as is unique.")],
+    turn_id: Annotated[
+        str,
+        typer.Argument(metavar="TURN", help="A turn's id, or as much of it as is unique.", autocompletion=some_turn),
+    ],
     workdir: Workdir = None,
     as_json: Json = False,
 ) -> None:
@@ -63,17 +93,12 @@ def show(
     chosen = pick(turn_id, place.state.turns.ids(), "turn", "agent-mailer turns list")
     record = place.state.turns.load(chosen)
     if record is None:
-        raise MailerError("damaged", f"{place.state.turns.path(chosen) / 'turn.json'} cannot be read", "")
-    shape = _whole(place, record)
+        fix = "agent-mailer doctor --repair"
+        raise MailerError("damaged", f"{place.state.turns.path(chosen) / 'turn.json'} cannot be read", fix)
     if as_json:
-        json_out({"turn": shape})
+        json_out({"turn": _whole(place, record)})
         return
-    for name, value in shape.items():
-        if isinstance(value, list):
-            for entry in value:
-                say(f"{name:<12}  {printable(', '.join(f'{k} {v}' for k, v in entry.items() if v), 300)}")
-        elif value is not None and value != "":
-            say(f"{name:<12}  {printable(str(value), 300)}")
+    say(fields(_facts(place, record)))
     say()
     empty = True
     for line in _replay(place, record):
@@ -81,6 +106,34 @@ def show(
         say(line)
     if empty:
         note("no output of this turn is kept")
+
+
+@app.command("thread", cls=LightCommand)
+def thread(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="THREAD",
+            help="A thread, or a message in it: as much of the name as is unique.",
+            autocompletion=some_thread,
+        ),
+    ],
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the story of a thread: its messages, the turns over them, how each ended, what it cost, what is open."""
+    from agent_mailer.cli.thread_story import find_thread, gather, story_json, story_lines
+
+    place = configured(workdir)
+    story = gather(place, find_thread(place.state, name))
+    if as_json:
+        json_out(story_json(place.state, story))
+        return
+    say(f"thread {printable(story.thread, 300)}\n")
+    for line in story_lines(place.state, story):
+        say(line)
+    if story.problem:
+        note(f"its messages cannot be listed: {printable(story.problem, 300)}")
 
 
 def _replay(place: Workplace, record: TurnRecord) -> Iterator[str]:
@@ -95,52 +148,48 @@ def _replay(place: Workplace, record: TurnRecord) -> Iterator[str]:
     return replay(directory, runtime) if runtime.traits.name == record.runtime else raw(directory)
 
 
-def _state(place: Workplace, record: TurnRecord) -> str:
-    """The outcome of a settled turn, the phase of an open one."""
-    if record.settlement is not None and place.state.turns.is_settled(record.turn_id):
-        return record.settlement.outcome.value
-    return record.phase.value
+def _facts(place: Workplace, record: TurnRecord) -> Iterator[tuple[str, str]]:
+    """Names and values for a terminal; those without a value are left out by who prints them."""
+    from agent_mailer.cli.turn_facts import fate, painted, spent, state_of
 
-
-def _fate(place: Workplace, record: TurnRecord, entry: SettledItem) -> str:
-    """What became of an item: a settled turn has delivered whatever was not refused, and need not have noted it."""
-    from agent_mailer.state.records import ItemState
-
-    if entry.state is ItemState.PENDING and place.state.turns.is_settled(record.turn_id):
-        return ItemState.DELIVERED.value
-    return entry.state.value
-
-
-def _summary(place: Workplace, record: TurnRecord) -> dict[str, object]:
-    settlement = record.settlement
-    return {
-        "turn_id": record.turn_id,
-        "message_id": record.envelope.id,
-        "thread": record.envelope.thread,
-        "from": record.envelope.sender,
-        "runtime": record.runtime,
-        "attempt": record.attempt,
-        "phase": record.phase.value,
-        "settled": place.state.turns.is_settled(record.turn_id),
-        "outcome": settlement.outcome.value if settlement else None,
-        "detail": settlement.detail if settlement else None,
-        "seconds": settlement.seconds if settlement else None,
-        "claimed_at": record.claimed_at,
-    }
+    state, settlement, envelope = place.state, record.settlement, record.envelope
+    yield "turn", record.turn_id
+    yield "message", f"{printable(envelope.id, 128)} from {printable(envelope.sender, 80)}"
+    yield "thread", printable(envelope.thread, 300)
+    yield "outcome" if settlement else "phase", painted(state_of(state, record))
+    yield "detail", printable(settlement.detail, 300) if settlement else ""
+    yield "question", printable(settlement.question, 300) if settlement else ""
+    yield "attempt", str(record.attempt) if record.attempt > 1 else ""
+    yield "claimed", local_time(record.claimed_at)
+    yield "spent", spent([record]).words.removeprefix("1 turn, ") if settlement else ""
+    yield "stopped", record.stopped.value if record.stopped and settlement else ""
+    yield "process", str(record.process.pid) if record.process and not settlement else ""
+    yield "session", settlement.session.entry.session_id if settlement and settlement.session else record.resume or ""
+    for entry in settlement.items if settlement else ():
+        why = f": {entry.why}" if entry.why else ""
+        yield "sent", printable(f"{entry.item.id} to {entry.item.recipient}, {fate(state, record, entry)}{why}", 300)
+    yield "folder", str(state.turns.path(record.turn_id))
 
 
 def _whole(place: Workplace, record: TurnRecord) -> dict[str, object]:
-    settlement = record.settlement
+    from agent_mailer.cli.turn_facts import fate, summary
+
+    state, settlement = place.state, record.settlement
     return {
-        **_summary(place, record),
+        **summary(state, record),
         "resumed": record.resume,
         "pid": record.process.pid if record.process else None,
         "stopped": record.stopped.value if record.stopped else None,
         "session": settlement.session.entry.session_id if settlement and settlement.session else None,
         "question": settlement.question if settlement else None,
         "sent": [
-            {"id": entry.item.id, "to": entry.item.recipient, "state": _fate(place, record, entry), "why": entry.why}
+            {
+                "id": entry.item.id,
+                "to": entry.item.recipient,
+                "state": fate(state, record, entry),
+                "why": entry.why,
+            }
             for entry in (settlement.items if settlement else ())
         ],
-        "folder": str(place.state.turns.path(record.turn_id)),
+        "folder": str(state.turns.path(record.turn_id)),
     }

@@ -1,0 +1,65 @@
+"""What the shell offers after TAB, out of a workdir's state: turns, threads, dead letters. Never an error, never slow.
+
+The workdir is the current one, or what `-C` on the line being completed says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+
+MOST = 50
+"""The newest; nobody looks through more, and a turn's record has to be read for each thread."""
+
+
+def some_turn(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _offer(ctx, incomplete, lambda place: reversed(place.state.turns.ids()))
+
+
+def some_thread(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Threads of the newest turns, and those that have a session."""
+
+    def threads(place: Workplace) -> Iterable[str]:
+        records = (place.state.turns.load(turn_id) for turn_id in reversed(place.state.turns.ids()[-MOST:]))
+        yield from (record.envelope.thread for record in records if record is not None)
+        yield from (thread for thread, entry in place.state.sessions.all() if entry.session_id)
+
+    return _offer(ctx, incomplete, threads)
+
+
+def some_session(ctx: typer.Context, incomplete: str) -> list[str]:
+    def threads(place: Workplace) -> Iterable[str]:
+        return (thread for thread, entry in place.state.sessions.all() if entry.session_id)
+
+    return _offer(ctx, incomplete, threads)
+
+
+def some_dead_letter(ctx: typer.Context, incomplete: str) -> list[str]:
+    def letters(place: Workplace) -> Iterable[str]:
+        return (letter.msg_id for letter in reversed(place.state.dead_letters.all()))
+
+    return _offer(ctx, incomplete, letters)
+
+
+def _offer(ctx: typer.Context, incomplete: str, known: Callable[[Workplace], Iterable[str]]) -> list[str]:
+    from agent_mailer.cli.options import workplace
+
+    found: dict[str, None] = {}
+    # Whatever is wrong here, a person at the prompt wants no complaint in the middle of a line.
+    with suppress(Exception):
+        workdir = ctx.params.get("workdir")
+        place = workplace(Path(workdir) if workdir else None)
+        place.folder.damaged = lambda *_: None
+        for name in known(place):
+            if name.startswith(incomplete) and name.isprintable() and not any(c.isspace() for c in name):
+                found[name] = None
+                if len(found) == MOST:
+                    break
+    return list(found)
