@@ -26,18 +26,21 @@ class FileEvents:
     """Watches the given folders, each for itself (not what lies below).
 
     The watches are set before the constructor returns, so that a listing made afterwards misses nothing. Needs a
-    running loop. A folder that is missing, replaced or deleted is looked for again at every `wait`; while one is not
-    watched, or where the system has no file events, `wait` returns every `blind_seconds`.
+    running loop. With `changes` a file that is written to is a wake as well. A folder that is missing, replaced or
+    deleted is looked for again at every `wait`; while one is not watched, or where the system has no file events,
+    `wait` returns every `blind_seconds`.
     """
 
     def __init__(
         self,
         paths: Iterable[Path],
         *,
+        changes: bool = False,
         rescan_seconds: float = RESCAN_SECONDS,
         blind_seconds: float = BLIND_SECONDS,
     ) -> None:
         self._paths = tuple(paths)
+        self._changes = changes
         self._rescan_seconds = rescan_seconds
         self._blind_seconds = min(blind_seconds, rescan_seconds)
         self._loop = asyncio.get_running_loop()
@@ -98,7 +101,7 @@ class FileEvents:
                 continue
             self._forget(path)
             try:
-                self._watched[path] = (identity, self._inotify.add_watch(path, _arrivals()))
+                self._watched[path] = (identity, self._inotify.add_watch(path, _wakes(changes=self._changes)))
             except OSError:
                 continue
             self._awake.set()
@@ -123,10 +126,11 @@ def _open_inotify() -> Inotify | None:
         return None
 
 
-def _arrivals() -> Mask:
+def _wakes(*, changes: bool) -> Mask:
     from asyncinotify import Mask
 
-    return Mask.CREATE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.DONT_FOLLOW
+    arrivals = Mask.CREATE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.DONT_FOLLOW
+    return arrivals | Mask.MODIFY if changes else arrivals
 
 
 def _lost() -> Mask:

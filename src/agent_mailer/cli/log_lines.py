@@ -1,10 +1,9 @@
-"""Reading `log.jsonl` from its end, across rotation, and its lines as sentences."""
+"""Reading `log.jsonl` from its end and on from there, across rotation, and its lines as sentences."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from agent_mailer.clock import from_iso
 from agent_mailer.events import KEEP_ROTATED
 from agent_mailer.names import printable
 
-FOLLOW_EVERY = 0.2
+BLIND_SECONDS = 0.5
 _BLOCK = 64 * 1024
 
 
@@ -32,34 +31,99 @@ Wanted = Callable[[bytes], bool]
 
 def tail(path: Path, count: int, wanted: Wanted | None = None) -> list[Line]:
     """The last `count` wanted lines, oldest first; older files are read only if they are needed."""
-    found: list[Line] = []
-    files = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, KEEP_ROTATED + 1))]
-    for file in files:
-        if len(found) >= count:
-            break
-        with suppress(FileNotFoundError):
-            for raw in _backwards(file):
-                if raw.strip() and (wanted is None or wanted(raw)):
+    with LogReader(path) as reader:
+        reader.wanted = wanted
+        return reader.tail(count)
+
+
+class LogReader:
+    """The log as it is when this is made, and what is written to it afterwards: no line is missed, none comes twice.
+
+    Files are held open: whatever is rotated meanwhile, each is still the one it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.wanted: Wanted | None = None
+        """What `tail` and `follow` give; None = every line."""
+        self._path = path
+        self._files = _newest_first(path)
+        self._current = self._files[0] if self._files else None
+        self._read_to = _end_of_lines(self._current) if self._current is not None else 0
+
+    def __enter__(self) -> LogReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in {*self._files, *([self._current] if self._current else [])}:
+            file.close()
+
+    def lines(self) -> Iterator[bytes]:
+        """Every line that is there, oldest first."""
+        for file in reversed(self._files):
+            file.seek(0)
+            yield from (line.rstrip(b"\n") for line in file)
+
+    def tail(self, count: int) -> list[Line]:
+        """The last `count` wanted lines, oldest first. A last line without an end is left to `follow`."""
+        found: list[Line] = []
+        for number, file in enumerate(self._files):
+            end = self._read_to if number == 0 else file.seek(0, os.SEEK_END)
+            for raw in _backwards(file, end):
+                if len(found) >= count:
+                    return found[::-1]
+                if self._is_wanted(raw):
                     found.append(parse(raw))
-                    if len(found) >= count:
-                        break
-    return list(reversed(found))
+        return found[::-1]
 
+    async def follow(self) -> AsyncIterator[Line]:
+        """Lines as they are appended, for ever. Waits for file events; where there are none it looks now and then."""
+        from agent_mailer.file_events import FileEvents
 
-def follow(path: Path, wanted: Wanted | None = None) -> Iterator[Line]:
-    """Lines as they are appended, for ever; a file that is rotated is followed into the next."""
-    stream, rest = _open_at_end(path), b""
-    while True:
-        if stream is not None:
-            while block := stream.read(_BLOCK):
-                *lines, rest = (rest + block).split(b"\n")
-                yield from (parse(raw) for raw in lines if raw.strip() and (wanted is None or wanted(raw)))
-        if _is_another(path, stream):
-            if stream is not None:
-                stream.close()
-            stream, rest = _open(path), b""
-            continue
-        time.sleep(FOLLOW_EVERY)
+        events = FileEvents([self._path.parent], changes=True, blind_seconds=BLIND_SECONDS)
+        try:
+            while True:
+                for raw in self._more():
+                    if self._is_wanted(raw):
+                        yield parse(raw)
+                await events.wait()
+        finally:
+            events.close()
+
+    def _is_wanted(self, raw: bytes) -> bool:
+        return bool(raw.strip()) and (self.wanted is None or self.wanted(raw))
+
+    def _more(self) -> Iterator[bytes]:
+        """What was appended since; of a file that was rotated away its rest, then the next."""
+        yield from self._appended()
+        for file in self._newer():
+            # Looked at again: it may have grown before it was rotated.
+            yield from self._appended(to_the_end=True)
+            if self._current is not None and self._current not in self._files:
+                self._current.close()
+            self._current, self._read_to = file, 0
+            yield from self._appended()
+
+    def _appended(self, *, to_the_end: bool = False) -> Iterator[bytes]:
+        if self._current is None:
+            return
+        if os.fstat(self._current.fileno()).st_size < self._read_to:
+            # Somebody has emptied it.
+            self._read_to = 0
+        self._current.seek(self._read_to)
+        for line in self._current:
+            if not line.endswith(b"\n") and not to_the_end:
+                return
+            self._read_to += len(line)
+            yield line.rstrip(b"\n")
+
+    def _newer(self) -> list[BinaryIO]:
+        """The files that came after the one that is read, oldest first."""
+        known = _identity(self._current) if self._current is not None else None
+        with suppress(FileNotFoundError):
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) == known:
+                return []
+        return _newest_first(self._path, until=known)[::-1]
 
 
 def parse(raw: bytes) -> Line:
@@ -83,41 +147,54 @@ def sentence(record: dict[str, object]) -> str:
     return f"{moment}  {printable(event, 40):<18} {shown}".rstrip()
 
 
-def _backwards(path: Path) -> Iterator[bytes]:
-    """The lines of a file, last first, read in blocks from its end."""
-    with path.open("rb") as stream:
-        position, rest = stream.seek(0, os.SEEK_END), b""
-        while position > 0:
-            step = min(_BLOCK, position)
-            position -= step
-            stream.seek(position)
-            first, *lines = (stream.read(step) + rest).split(b"\n")
-            yield from reversed(lines)
-            rest = first
-        if rest:
-            yield rest
+def _newest_first(path: Path, until: tuple[int, int] | None = None) -> list[BinaryIO]:
+    """The log's files, opened; those that are newer than `until` where it is given.
+
+    A file only ever moves to a higher number, so looked at from the lowest none is missed; one that moved meanwhile is
+    met twice.
+    """
+    found: dict[tuple[int, int], BinaryIO] = {}
+    for number in range(KEEP_ROTATED + 1):
+        name = path.with_name(f"{path.name}.{number}") if number else path
+        with suppress(FileNotFoundError, IsADirectoryError):
+            file = name.open("rb")
+            identity = _identity(file)
+            if identity in found or identity == until:
+                file.close()
+            else:
+                found[identity] = file
+            if identity == until:
+                break
+    return list(found.values())
 
 
-def _open(path: Path) -> BinaryIO | None:
-    with suppress(FileNotFoundError):
-        return path.open("rb")
-    return None
+def _identity(file: BinaryIO) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino
 
 
-def _open_at_end(path: Path) -> BinaryIO | None:
-    stream = _open(path)
-    if stream is not None:
-        stream.seek(0, os.SEEK_END)
-    return stream
+def _end_of_lines(file: BinaryIO) -> int:
+    """Where the last line that has an end ends."""
+    position = file.seek(0, os.SEEK_END)
+    while position > 0:
+        step = min(_BLOCK, position)
+        file.seek(position - step)
+        at = file.read(step).rfind(b"\n")
+        if at >= 0:
+            return position - step + at + 1
+        position -= step
+    return 0
 
 
-def _is_another(path: Path, stream: BinaryIO | None) -> bool:
-    """The path names a file that is not the one being read."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return False
-    if stream is None:
-        return True
-    known = os.fstat(stream.fileno())
-    return (found.st_dev, found.st_ino) != (known.st_dev, known.st_ino)
+def _backwards(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The lines of a file up to `end`, last first, read in blocks."""
+    position, rest = end, b""
+    while position > 0:
+        step = min(_BLOCK, position)
+        position -= step
+        file.seek(position)
+        first, *lines = (file.read(step) + rest).split(b"\n")
+        yield from reversed(lines)
+        rest = first
+    if rest:
+        yield rest

@@ -1,0 +1,207 @@
+"""`logs` beside a watcher at work: what it chooses, what it never misses, and what must not be in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.desk import Desk, until
+from tests.typed import COMMAND, Typed, type_in
+
+from agent_mailer.events import KEEP_ROTATED, EventName
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def logs(desk: Desk, *words: str) -> Typed:
+    return type_in(desk.workdir, "logs", *words)
+
+
+def rows(typed: Typed) -> list[dict[str, Any]]:
+    assert typed.status == 0, typed
+    return [json.loads(line) for line in typed.out.splitlines()]
+
+
+class Follower:
+    """`agent-mailer logs --follow` in a process of its own."""
+
+    def __init__(self, desk: Desk, *words: str) -> None:
+        self._seen = desk.base / "seen"
+        with self._seen.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [COMMAND, "logs", "--follow", *words], cwd=desk.workdir, stdin=subprocess.DEVNULL, stdout=stream
+            )
+
+    def lines(self) -> list[str]:
+        return self._seen.read_text().splitlines()
+
+    def wakes(self) -> int:
+        """How often it has been woken or has woken by itself."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("voluntary_ctxt_switches:\t")[2].partition("\n")[0])
+
+
+@contextmanager
+def following(desk: Desk, *words: str) -> Iterator[Follower]:
+    found = Follower(desk, *words)
+    try:
+        yield found
+    finally:
+        found.process.send_signal(signal.SIGINT)
+        assert found.process.wait(timeout=60) == 130
+
+
+def append(desk: Desk, *numbers: int) -> None:
+    with (desk.state / "log.jsonl").open("a") as log:
+        for number in numbers:
+            log.write(f'{{"ts":"2026-01-01T00:00:00.000Z","event":"x","n":{number}}}\n')
+
+
+def rotate(desk: Desk) -> None:
+    log = desk.state / "log.jsonl"
+    for number in range(KEEP_ROTATED, 0, -1):
+        source = log.with_name(f"log.jsonl.{number - 1}") if number > 1 else log
+        if source.exists():
+            source.rename(log.with_name(f"log.jsonl.{number}"))
+
+
+def test_a_thread_and_a_turn_are_chosen_by_a_part_of_their_names(desk: Desk) -> None:
+    desk.configure(max_retries=0)
+    sent = {thread: desk.send(thread=thread) for thread in ("alpha/one", "beta/two")}
+    desk.once()
+    everything = [json.loads(line) for line in (desk.state / "log.jsonl").read_text().splitlines()]
+    turns = {row["thread"]: row["turn_id"] for row in everything if row["event"] == "turn_claimed"}
+    for thread, message_id in sent.items():
+        chosen = rows(logs(desk, "--thread", thread[:4], "--json"))
+        assert chosen == [
+            row for row in everything if {thread, turns[thread], message_id} & set(map(str, row.values()))
+        ]
+        named = [row["event"] for row in chosen]
+        assert named[0] == "turn_claimed"
+        assert {"turn_started", "turn_ended", "item_delivered", "message_done", "turn_settled"} <= set(named)
+        assert rows(logs(desk, "--turn", turns[thread][-6:], "--json")) == chosen
+        assert "turn settled" in logs(desk, "--turn", turns[thread]).out
+    assert (
+        rows(logs(desk, "--thread", "alpha", "--grep", "turn_s", "--tail", "1", "--json"))[0]["event"] == "turn_settled"
+    )
+    assert logs(desk, "--thread", "gamma", "--json").json["error"]["code"] == "unknown"
+    assert logs(desk, "--turn", "2", "--json").json["error"]["code"] == "ambiguous"
+
+
+def test_a_thread_is_known_by_its_session_when_the_log_is_gone(desk: Desk) -> None:
+    desk.configure(command_output="jsonl")
+    desk.shell("""cat >/dev/null; echo '{"type":"session","id":"s"}'; echo '{"type":"result","text":"x"}'""")
+    desk.send(thread="old")
+    desk.once()
+    (desk.state / "log.jsonl").unlink()
+    assert logs(desk, "--thread", "ol") == Typed(0, "", "")
+
+
+def test_following_misses_nothing_and_shows_nothing_twice_over_rotation(desk: Desk) -> None:
+    append(desk, 1, 2, 3)
+    with following(desk, "--tail", "2", "--json") as follower:
+
+        def shown() -> list[int]:
+            return [json.loads(line)["n"] for line in follower.lines()]
+
+        until(lambda: shown() == [2, 3], "the tail")
+        append(desk, 4)
+        until(lambda: shown()[-1] == 4, "a line")
+        rotate(desk)
+        append(desk, 5)
+        rotate(desk)
+        append(desk, 6)
+        rotate(desk)
+        append(desk, 7)
+        until(lambda: shown()[-1] == 7, "what came after three rotations at once")
+        with (desk.state / "log.jsonl").open("a") as log:
+            log.write('{"event":"x",')
+            log.flush()
+            log.write('"n":8}\n')
+        until(lambda: shown()[-1] == 8, "a line in two pieces")
+        assert shown() == [2, 3, 4, 5, 6, 7, 8]
+        (desk.state / "log.jsonl").unlink()
+        append(desk, 9)
+        until(lambda: shown()[-1] == 9, "a log that was removed and begun anew")
+
+
+def test_following_a_thread_that_is_to_come_beside_a_real_watcher(desk: Desk) -> None:
+    with following(desk, "--thread", "new", "--json") as follower, desk.watching():
+        desk.send(thread="other")
+        until(lambda: desk.log(EventName.TURN_SETTLED), "the other thread")
+        sent = desk.send(thread="new")
+        until(lambda: [line for line in follower.lines() if '"turn_settled"' in line], "its end")
+        shown = [json.loads(line) for line in follower.lines()]
+        assert shown[0]["event"] == "turn_claimed"
+        assert {row["thread"] for row in shown if "thread" in row} == {"new"}
+        assert [row["message_id"] for row in shown if row["event"] == "message_done"] == [sent]
+
+
+def test_following_sleeps_until_something_is_written(desk: Desk) -> None:
+    append(desk, 0)
+    with following(desk, "--json") as follower:
+        until(follower.lines, "the tail")
+        append(desk, 1)
+        until(lambda: '"n":1' in follower.lines()[-1], "a line")
+        until(lambda: _asleep(follower.process.pid), "sleep")
+        before = follower.wakes()
+        # Another process is awake for long enough.
+        assert logs(desk, "--tail", "1", "--json").status == 0
+        assert follower.wakes() - before <= 2
+
+
+def _asleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/wchan").read_text().strip() in ("do_epoll_wait", "ep_poll", "0") or (
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    )
+
+
+SECRET = "sesame-4711"
+
+
+def test_no_mail_no_words_of_the_agent_and_no_key_reach_the_log_or_the_journal(desk: Desk, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    desk.configure(
+        api_key=f"amk_{SECRET}",
+        command_output="jsonl",
+        max_retries=0,
+        notify={"command": ["/bin/sh", "-c", f"cat >>{told}; env >>{told}"]},
+    )
+    desk.script(
+        {"emit": {"type": "progress", "text": SECRET}},
+        {"emit": {"type": "tool_start", "id": "1", "name": "Bash", "detail": f"curl -H key:{SECRET}"}},
+        {"emit": {"type": "tool_end", "id": "1"}},
+        {"run": ["agent-mailer", "mail", "send", "--to", "planner", "--subject", SECRET, "--now", SECRET]},
+        {"emit": {"type": "result", "outcome": "blocked", "text": f"may I say {SECRET}?"}},
+    )
+    desk.send(f"the word is {SECRET}", subject=SECRET, thread="secrets")
+    printed = tmp_path / "printed"
+    with printed.open("wb") as stream:
+        watcher = subprocess.Popen(
+            [COMMAND, "watch", "--no-interactive"],
+            cwd=desk.workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            env={**os.environ, "AGENT_MAILER_API_KEY": f"amk_{SECRET}"},
+        )
+    try:
+        until(lambda: desk.log(EventName.NOTICE_SENT), "the notice")
+    finally:
+        watcher.terminate()
+        assert watcher.wait(timeout=60) == 0
+    assert [m for m in desk.inbox() if SECRET in m.body], "the agent has worked"
+    written = (desk.state / "log.jsonl").read_text()
+    assert SECRET not in written
+    assert SECRET not in told.read_text()
+    # What journald gets is what the log has.
+    assert printed.read_text() == written
