@@ -48,7 +48,7 @@ class BrokerDesk:
         """`settings`: what differs from the usual Settings."""
         self.database = base / "broker.db"
         self.settings = msgspec.structs.replace(
-            Settings(f"sqlite+aiosqlite:///{self.database}", base / "uploads", "s" * 32, DOMAIN), **settings
+            Settings(f"sqlite:///{self.database}", base / "uploads", "s" * 32, DOMAIN), **settings
         )
         self.app = create_app(self.settings)
         self._socket = socket.create_server(("127.0.0.1", 0))

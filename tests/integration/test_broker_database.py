@@ -21,8 +21,9 @@ from tests.broker_desk import PASSWORD, running_broker
 
 from agent_mailer.broker import migrations
 from agent_mailer.broker.app import create_app
-from agent_mailer.broker.database import Store, writer
+from agent_mailer.broker.database import Store
 from agent_mailer.broker.faults import Fault
+from agent_mailer.broker.lanes import writer
 from agent_mailer.broker.migrate import HEAD, bring_to_head
 from agent_mailer.broker.settings import Settings
 from agent_mailer.broker.tables import metadata, system_settings
@@ -30,7 +31,7 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 
 
 def url_of(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"
+    return f"sqlite:///{path}"
 
 
 def bring(path: Path) -> None:
@@ -77,14 +78,13 @@ def test_the_migrations_make_what_the_code_expects(tmp_path: Path) -> None:
     async def look() -> list[Any]:
         migrated, made = writer(url_of(tmp_path / "new.db")), writer(url_of(tmp_path / "other.db"))
         try:
-            async with migrated.connect() as one, made.begin() as other:
-                await other.run_sync(metadata.create_all)
-                # Alembic does not compare what a CHECK says.
-                assert await one.run_sync(checks) == await other.run_sync(checks) != set()
-                return await one.run_sync(differences)
+            await made.run(metadata.create_all)
+            # Alembic does not compare what a CHECK says.
+            assert await migrated.run(checks) == await made.run(checks) != set()
+            return await migrated.run(differences)
         finally:
-            await migrated.dispose()
-            await made.dispose()
+            await migrated.close()
+            await made.close()
 
     assert asyncio.run(look()) == []
 
@@ -188,7 +188,7 @@ def test_a_database_that_is_read_only(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     bring(path)
     # By the URL: for root there are no read-only files.
-    fault = refused(path, url=f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true")
+    fault = refused(path, url=f"sqlite:///file:{path}?mode=ro&uri=true")
     assert fault.code == "database_read_only"
 
 

@@ -92,19 +92,20 @@ def create_app(settings: Settings) -> FastAPI:
         """Whether the broker answers."""
         return Health(status="ok")
 
+    # A request is held against the routes one by one: those that are asked for all the time come first.
     for module in (
+        streams,
+        receipts,
+        messages,
+        agents,
         landing,
         documents,
         capabilities,
         users,
         keys,
         superadmin,
-        agents,
         agents_admin,
         teams,
-        streams,
-        receipts,
-        messages,
         files,
         operator,
     ):

@@ -55,7 +55,7 @@ def find_data(folder: Path | None, database: str | None, environment: Mapping[st
         place = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
     else:
         place = _usual_folder() if file is None else file.parent
-    url = url or f"sqlite+aiosqlite:///{place / 'broker.db'}"
+    url = url or f"sqlite:///{place / 'broker.db'}"
     uploads = environment.get("AGENT_MAILER_UPLOAD_DIR")
     options = [f"--data {shlex.quote(str(place))}"] if folder is not None else []
     # What may hold a password is not repeated.
@@ -88,7 +88,7 @@ def _with_driver(url: str) -> str:
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
             raise ConfigFault("bad_database_url", "the database URL names no file", f"give one like {example}")
         path = os.path.abspath(parsed.database)  # noqa: PTH100
-        return f"sqlite+aiosqlite:///{path}"
+        return f"sqlite:///{path}"
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+asyncpg")
     try:
@@ -103,7 +103,7 @@ def _with_driver(url: str) -> str:
 
 
 def _sqlite_file(url: str) -> Path | None:
-    return Path(url.removeprefix("sqlite+aiosqlite:///")) if url.startswith("sqlite") else None
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite") else None
 
 
 def make_folders(data: Data) -> None:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agent_mailer.broker.faults import Fault
+from agent_mailer.broker.lanes import lane
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -47,17 +46,15 @@ class Store:
     """An open database. One per process; `open` before use, `close` at the end."""
 
     def __init__(self, url: str) -> None:
-        """`url`: an SQLAlchemy URL with an async driver, `sqlite+aiosqlite:////path/to/file` for one."""
-        self._sqlite = make_url(url).get_backend_name() == "sqlite"
-        self._writer_engine = _engine(url, sqlite=self._sqlite, immediate=True, size=1)
-        self._reader_engine = _engine(url, sqlite=self._sqlite, immediate=False, size=READERS)
+        """`url`: an SQLAlchemy URL; of a server with an async driver, of a file `sqlite:////path/to/file`."""
+        self._writer = lane(url, writes=True, size=1)
+        self._reader = lane(url, writes=False, size=READERS)
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue()
         self._pump: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         # The first connection alone: SQLite does not wait when two want to change the journal's mode.
-        async with self._reader_engine.connect():
-            pass
+        await self._reader.run(lambda _: None)
         self._pump = asyncio.create_task(self._write_on())
 
     async def close(self) -> None:
@@ -66,13 +63,12 @@ class Store:
             await self._waiting.join()
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
-        await self._reader_engine.dispose()
-        await self._writer_engine.dispose()
+        await self._reader.close()
+        await self._writer.close()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work`, which only reads; each of its statements sees what is committed then. Raises as `work` does."""
-        async with self._reader_engine.connect() as connection:
-            return await connection.run_sync(work)
+        return await self._reader.run(work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a write transaction and return its result once that is durable.
@@ -127,8 +123,7 @@ class Store:
                 results += bulk(connection, [work.argument for work in group])
             return results
 
-        async with self._writer_engine.begin() as connection:
-            return await connection.run_sync(apply)
+        return await self._writer.run(apply)
 
 
 def _one(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -> list[Any]:
@@ -149,47 +144,3 @@ def is_trouble(error: DBAPIError) -> str:
 def is_busy(error: Exception) -> bool:
     """Whether somebody else holds the database; each try took as long as one waits for that."""
     return isinstance(error, OperationalError) and "locked" in is_trouble(error)
-
-
-def writer(url: str) -> AsyncEngine:
-    """An engine of one connection whose transactions write; for what is done before a Store is opened. A database file
-    that it only looks into stays as it is, to the last byte.
-    """
-    return _engine(url, sqlite=make_url(url).get_backend_name() == "sqlite", immediate=True, size=1, pragmas=_PRAGMAS)
-
-
-# FULL: a commit that was answered survives a power cut (with NORMAL it may not).
-_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
-_STORES_PRAGMAS = ("journal_mode=WAL", *_PRAGMAS)
-
-
-def _engine(
-    url: str, *, sqlite: bool, immediate: bool, size: int, pragmas: Sequence[str] = _STORES_PRAGMAS
-) -> AsyncEngine:
-    if not sqlite:
-        return create_async_engine(url, pool_size=size, pool_pre_ping=True)
-    engine = create_async_engine(
-        url,
-        pool_size=size,
-        max_overflow=0,
-        connect_args={"isolation_level": None},
-        # Every statement to SQLite costs a hop to its thread: readers begin nothing, so they have nothing to end.
-        pool_reset_on_return="rollback" if immediate else None,
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    if not immediate:
-        return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later would fail where another connection wrote in between.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from agent_mailer.broker.database import is_trouble, writer
+from agent_mailer.broker.database import is_trouble
+from agent_mailer.broker.lanes import is_file, writer
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 
 HEAD = "0001"
@@ -23,10 +24,9 @@ async def bring_to_head(url: str) -> None:
     Raises ConfigFault (newer than this program, not ours, not a database, not writable, no room), BusyFault (locked).
     """
     _check_place(url)
-    engine = writer(url)
+    database = writer(url)
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(_bring, _named(url))
+        await database.run(lambda connection: _bring(connection, _named(url)))
     except DBAPIError as error:
         raise trouble(url, error) from None
     except OSError as error:
@@ -34,13 +34,13 @@ async def bring_to_head(url: str) -> None:
             "database_unreachable", f"the database at {_named(url)} cannot be reached: {error}", "look whether it runs"
         ) from None
     finally:
-        await engine.dispose()
+        await database.close()
 
 
 def _check_place(url: str) -> None:
-    """Raises ConfigFault where a database file cannot be opened: the driver's thread would also tell the screen."""
+    """Raises ConfigFault where a database file cannot be opened."""
     name = _named(url)
-    if make_url(url).get_backend_name() != "sqlite" or name.startswith((":", "file:")):
+    if not is_file(url) or name.startswith((":", "file:")):
         return
     try:
         sqlite3.connect(name).close()

@@ -33,7 +33,7 @@ DatabaseUrl = Annotated[
 ]
 
 _EXTRA = (
-    *("fastapi", "sqlalchemy", "aiosqlite", "alembic", "argon2", "uvicorn", "sse_starlette"),
+    *("fastapi", "sqlalchemy", "alembic", "argon2", "uvicorn", "sse_starlette"),
     *("jwt", "limits", "markdown_it", "nh3", "python_multipart"),
 )
 
