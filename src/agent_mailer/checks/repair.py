@@ -133,6 +133,7 @@ class Repair:
             "sessions.json": lambda: list(state.sessions.all()),
             "pause.json": state.pause.read,
             "usage.json": state.usage.today,
+            "questions.json": state.questions.all,
             "requests": state.requests.waiting,
             "requests ": state.requests.tidy,
             "processed.txt ": self._last_line,

@@ -142,6 +142,7 @@ def _readers(state: State) -> dict[str, Callable[[], str]]:
         "retries.json": lambda: f"{len(state.retries)} waiting",
         "pause.json": lambda: "read" if state.pause.read() else "empty",
         "usage.json": lambda: f"{state.usage.today().turns} turns today",
+        "questions.json": lambda: f"{len(state.questions.all())} open",
         "inflight.json": lambda: f"{_index(state, folder.path / 'inflight.json')} open",
         "dead_letter.jsonl": lambda: f"{_dead_letters(folder)} given up",
         "log.jsonl": lambda: f"{folder.log.stat().st_size} bytes",

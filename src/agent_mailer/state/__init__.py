@@ -14,6 +14,7 @@ from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.notices import NoticeBook
 from agent_mailer.state.pauses import PauseFile
 from agent_mailer.state.processed import Cursor, Processed
+from agent_mailer.state.questions import Questions
 from agent_mailer.state.remaking import remake_retries
 from agent_mailer.state.requests import RequestBox
 from agent_mailer.state.retries import Retries
@@ -43,6 +44,7 @@ class State:
         self.trouble = TroubleFile(folder)
         self.usage = UsageLedger(folder)
         self.notices = NoticeBook(folder)
+        self.questions = Questions(folder)
         self.requests = RequestBox(folder)
         self.account: AccountPause | None = None
         """The pause shared by all watchers of this user on the runtime's account, where there is one."""

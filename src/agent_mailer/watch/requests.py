@@ -72,6 +72,7 @@ def _invalidate_sessions(state: State, request: Request) -> Answer:
     lines: list[str] = []
     dropped = 0
     for thread in threads:
+        state.questions.drop(thread)
         if state.sessions.invalidate(thread):
             dropped += 1
             lines.append(f"{printable(thread)}: the next message starts fresh")

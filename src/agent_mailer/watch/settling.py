@@ -178,6 +178,7 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, *, agai
             thread=envelope.thread,
             why=settlement.dead.last_error,
         )
+    state.questions.settled(record)
     room.notices.settled(record, settlement)
     if not again:
         # A pause of an earlier life may be over; the next turn finds out.
