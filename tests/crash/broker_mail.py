@@ -1,14 +1,9 @@
-"""The kill loops' desk with its mail at a real broker process, and whoever kills that."""
+"""The kill loops' desk with its mail at a real broker process."""
 
 from __future__ import annotations
 
 import itertools
-import random
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,25 +74,3 @@ class BrokerMailDesk(Desk):
                 pass
             assert time.monotonic() < deadline, "the broker does not come back"
             time.sleep(0.02)
-
-
-@contextmanager
-def killed_at_random(process: BrokerProcess, chance: random.Random, longest: float = 2.5) -> Iterator[list[float]]:
-    """Kill and restart the broker again and again during the block; yields the moments. It runs at the end."""
-    over = threading.Event()
-    kills: list[float] = []
-
-    def storm() -> None:
-        while not over.wait(chance.uniform(0.3, longest)):
-            process.kill()
-            kills.append(time.monotonic())
-            over.wait(chance.uniform(0.0, 0.3))
-            process.start()
-
-    with ThreadPoolExecutor(1) as pool:
-        storming = pool.submit(storm)
-        try:
-            yield kills
-        finally:
-            over.set()
-            storming.result()

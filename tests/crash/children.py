@@ -213,6 +213,7 @@ if __name__ == "__main__":
         (
             "agent_mailer.cli.watch",
             "agent_mailer.checks",
+            "agent_mailer.mailbox.amp.adapter",
             "agent_mailer.mailbox.maildir.adapter",
             "agent_mailer.process.holder",
             "agent_mailer.process.supervise",

@@ -1,84 +1,272 @@
-"""What every kill loop is made of: a load, kills at random moments, and what an outside witness must find after."""
+"""What every kill loop is made of: mail, watchers on both sides, kills, and what an outside witness must find after."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from functools import partial
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import tomlkit
+from tests.crash.children import Children
+from tests.crash.killed_agent import HOPELESS, PARTS
 from tests.desk import Desk, until
 
-from agent_mailer.events import EventName
-from agent_mailer.process import members
+from agent_mailer.process import members, sweep
+from agent_mailer.state.records import DeadLetter
 
 THREADS = ("red", "green")
 SEED = int(os.environ.get("KILL_LOOP_SEED", "20261121"))
-ANSWERS_WITH_ITS_ID = (
-    {"witness": "start"},
-    {"sleep": 0.05},
-    {"witness": "end"},
-    {"print": "$AGENT_MAILER_MESSAGE_ID"},
-)
+RUNS_OF_THE_HOPELESS = 4
+MOST_WAITING = 5
+AGENT = Path(__file__).with_name("killed_agent.py")
 
-Sent = list[tuple[str, str]]
-"""Thread and id of each message, in the order of sending."""
+_RECEIVES = """cat >/dev/null
+printf '%s %s\\n' "$AGENT_MAILER_MESSAGE_ID" "$(tail -n 1 "$AGENT_MAILER_TURN_DIR/message.md")" >>"$0" && sync "$0"
+"""
 
 
-def kill_the_watcher(
-    desk: Desk, chance: random.Random, rounds: int, *, meanwhile: Callable[[], None] = lambda: None
-) -> Sent:
-    """Send, start a watcher, kill it at a random moment; `meanwhile` runs in each round while the watcher does."""
-    sent: Sent = []
-    for _ in range(rounds):
-        for thread in THREADS:
-            if chance.random() < 0.7:
-                sent.append((thread, desk.send(thread=thread)))
-        watcher = desk.start_watch()
-        meanwhile()
-        time.sleep(chance.uniform(0.2, 1.2))  # the kill is to fall anywhere, not on something observable
-        watcher.send_signal(signal.SIGUSR1 if chance.random() < 0.1 else signal.SIGKILL)
-        watcher.wait()
-    return sent
+class Victim(StrEnum):
+    """Whom a round kills; beside it, now and then, the watcher."""
+
+    WATCHER = "watcher"
+    HANDED_OVER = "watcher, by its hand-over"
+    AGENT = "agent"
+    HOLDER = "holder"
+    TOOL = "tool"
+    RECIPIENT = "recipient, at a claim"
+    BROKER = "broker"
 
 
-def settle_all(desk: Desk, count: int) -> None:
-    processed = desk.state / "processed.txt"
-    with desk.watching():
-        until(
-            lambda: processed.exists() and len(processed.read_text().splitlines()) >= count and _nothing_open(desk),
-            f"{count} settled messages",
+OF_A_TURN = (Victim.AGENT, Victim.HOLDER, Victim.TOOL)
+
+
+class Workdir:
+    """One agent's workdir and its watcher."""
+
+    def __init__(self, path: Path, children: Children) -> None:
+        self.path = path
+        self.state = path / ".agent-mailer"
+        self.words = path.with_name(f"{path.name}.stderr")
+        self._children = children
+        self._pid = 0
+
+    def watch(self) -> None:
+        """Start a watcher where none runs."""
+        if not self._pid:
+            argv = ("watch", "--no-interactive", "--workdir", str(self.path))
+            self._pid = self._children.start(*argv, stderr=self.words)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send the signal that ends the watcher, and see it end."""
+        if not self._pid:
+            return
+        pid, self._pid = self._pid, 0
+        os.kill(pid, number)
+        status = self._children.wait(pid).status
+        # Before it obeys signals a watcher dies of any.
+        assert status == -number or (number is not signal.SIGKILL and status == 0), (
+            f"{status}: {self.words.read_text()}"
         )
 
+    def settled(self) -> list[str]:
+        path = self.state / "processed.txt"
+        return path.read_text().splitlines() if path.exists() else []
 
-def _nothing_open(desk: Desk) -> bool:
-    return all((turn / "settled").exists() for turn in (desk.state / "turns").iterdir())
+    def turns(self) -> list[Path]:
+        folder = self.state / "turns"
+        return sorted(folder.iterdir()) if folder.exists() else []
 
-
-def check(desk: Desk, sent: Sent) -> None:
-    """Nothing lost, nothing twice, one run a message, each thread in its order, no process left."""
-    ids = [message_id for _, message_id in sent]
-    lines = (desk.state / "processed.txt").read_text().splitlines()
-    assert sorted(lines) == sorted(ids), "every message is settled exactly once"
-    assert not desk.log(EventName.DEAD_LETTER)
-    answers = [message.body.strip() for message in desk.inbox()]
-    assert sorted(answers) == sorted(ids), "no answer lost, none twice"
-    marks = desk.marks()
-    runs = [mark["message"] for mark in marks if mark["mark"] == "start"]
-    assert sorted(runs) == sorted(ids), "exactly one run per message"
-    for thread in THREADS:
-        order = [message_id for name, message_id in sent if name == thread]
-        assert [m for m in runs if m in order] == order, "a thread in its order"
-        _no_overlap([mark for mark in marks if mark["message"] in order])
-    for turn in (desk.state / "turns").iterdir():
-        assert members(turn.name, None) == [], "no process left behind"
+    def at_rest(self) -> bool:
+        return all((turn / "settled").exists() for turn in self.turns())
 
 
-def _no_overlap(marks: Sequence[dict[str, Any]]) -> None:
-    """Start and end of one thread's turns alternate, and each end belongs to the start before it."""
-    assert len(marks) % 2 == 0
-    for start, end in zip(marks[::2], marks[1::2], strict=True):
-        assert (start["mark"], end["mark"]) == ("start", "end")
-        assert start["turn"] == end["turn"]
+class Load(msgspec.Struct):
+    """What was asked for. `hopeless`: messages whose agent fails whatever happens."""
+
+    sent: list[tuple[str, str]] = []
+    """Thread and id, in the order of sending."""
+    hopeless: set[str] = set()
+    kills: Counter[Victim] = msgspec.field(default_factory=Counter)
+    killed: Counter[str] = msgspec.field(default_factory=Counter)
+    """By message: how often its agent or holder was killed."""
+
+
+class KillLoop:
+    """`desk` answers in two parts (`killed_agent`); `recipient` gets them, and its watcher is killed as well."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        children: Children,
+        chance: random.Random,
+        *,
+        parallel: int,
+        sender: str,
+        recipient: Mapping[str, Any],
+        kill_broker: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`sender`: how `desk.send` calls the recipient; `recipient`: its settings where they are not the desk's."""
+        self.desk = desk
+        self.chance = chance
+        self.load = Load()
+        self._sender = sender
+        self._kill_broker = kill_broker
+        common = {"max_parallel_turns": parallel, "auto_reply": "never"}
+        desk.configure(
+            command=[sys.executable, "-S", "-E", str(AGENT), str(desk.base)],
+            max_retries=RUNS_OF_THE_HOPELESS - 1,
+            max_starts=1000,
+            **common,
+        )
+        self.coder = Workdir(desk.workdir, children)
+        self.recipient = Workdir(desk.base / "recipient", children)
+        self.received = desk.base / "received"
+        self.recipient.state.mkdir(parents=True, mode=0o700)
+        command = ["/bin/sh", "-c", _RECEIVES, str(self.received)]
+        config = self.recipient.state / "config.toml"
+        config.write_text(tomlkit.dumps({**desk.settings, "command": command, **common, **recipient}))
+        config.chmod(0o600)
+
+    def run(self, rounds: int, victims: tuple[Victim, ...]) -> None:
+        """A kill a round, everybody in turn, by lot; then all comes to its end."""
+        order: list[Victim] = []
+        for _ in range(rounds):
+            order = order or self.chance.sample(victims, len(victims))
+            victim = order.pop()
+            until(partial(self._round, victim), f"a {victim} to kill")
+            self.load.kills[victim] += 1
+        self._settle()
+
+    def end(self) -> None:
+        """End what is left of watchers and turns."""
+        for side in (self.coder, self.recipient):
+            with suppress(AssertionError):
+                side.end()
+            for turn in side.turns():
+                asyncio.run(sweep(turn.name, grace=0.0))
+
+    def _round(self, victim: Victim) -> bool:
+        """Mail, both watchers, and a kill; False where nobody was to be killed just now."""
+        self._send()
+        self.coder.watch()
+        self.recipient.watch()
+        if victim in OF_A_TURN:
+            return self._kill_in_a_turn(victim)
+        if victim is Victim.RECIPIENT:
+            before = len(self.recipient.turns())
+            if not _soon(lambda: len(self.recipient.turns()) > before):
+                return False
+            time.sleep(self.chance.choice((0.0, 0.01, 0.03)))
+            self.recipient.end()
+            return True
+        time.sleep(self.chance.uniform(0.0, 0.5))  # the kill is to fall anywhere, not on something observable
+        if victim is Victim.BROKER:
+            self._kill_broker()
+        else:
+            self.coder.end(signal.SIGUSR1 if victim is Victim.HANDED_OVER else signal.SIGKILL)
+        return True
+
+    def _send(self) -> None:
+        for thread in THREADS:
+            waiting = len(self.load.sent) - len(self.coder.settled())
+            if waiting < MOST_WAITING and (not waiting or self.chance.random() < 0.7):
+                body = HOPELESS if self.chance.random() < 0.1 else "please"
+                sent = self.desk.send(body, thread=thread, sender=self._sender)
+                self.load.sent.append((thread, sent))
+                if body == HOPELESS:
+                    self.load.hopeless.add(sent)
+
+    def _kill_in_a_turn(self, victim: Victim) -> bool:
+        wanted = "tool" if victim is Victim.TOOL else "start"
+        seen = len(self.desk.marks())
+        if not _soon(lambda: any(mark["mark"] == wanted for mark in self.desk.marks()[seen:])):
+            return False
+        mark = next(mark for mark in self.desk.marks()[seen:] if mark["mark"] == wanted)
+        time.sleep(self.chance.uniform(0.0, 0.15))
+        try:
+            pid = os.getsid(mark["pid"]) if victim is Victim.HOLDER else mark["pid"]
+            if pid not in {process.pid for process in members(mark["turn"], None)}:
+                return False
+            if victim is not Victim.TOOL:
+                self.load.killed[mark["message"]] += 1
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        if self.chance.random() < 0.3:
+            self.coder.end()
+        return True
+
+    def _settle(self) -> None:
+        self.coder.watch()
+        until(lambda: len(self.coder.settled()) >= len(self.load.sent) and self.coder.at_rest(), "the messages settled")
+        self.recipient.watch()
+        letters = self.desk.state / "dead_letter.jsonl"
+        dead = letters.read_bytes().count(b"\n") if letters.exists() else 0
+        count = dead + len(PARTS) * (len(self.load.sent) - dead)
+        until(
+            lambda: len(self.recipient.settled()) >= count and self.recipient.at_rest(),
+            f"{count} answers and notices received",
+        )
+        self.coder.end(signal.SIGTERM)
+        self.recipient.end(signal.SIGTERM)
+
+    def check(self) -> None:
+        """Lost 0, twice 0; runs as many as kills explain; threads in their order; nobody left behind."""
+        load, marks = self.load, self.desk.marks()
+        ids = [message for _, message in load.sent]
+        assert sorted(self.coder.settled()) == sorted(ids), "every message is settled exactly once"
+        runs = Counter(mark["message"] for mark in marks if mark["mark"] == "start")
+        dead = self._dead()
+        assert load.hopeless <= set(dead), "the hopeless are dead"
+        for message in ids:
+            mended = load.killed[message]
+            if message in dead:
+                assert dead[message] == 1, f"{message} is dead once"
+                assert runs[message] == RUNS_OF_THE_HOPELESS, f"{message} is given up after its last run"
+                assert message in load.hopeless or mended >= RUNS_OF_THE_HOPELESS, f"{message} is dead for no reason"
+            else:
+                assert 1 <= runs[message] <= 1 + mended, f"{message}: {runs[message]} runs, {mended} kills"
+        received = [line.split(" ", 1) for line in self.received.read_text().splitlines()]
+        answers = [f"{part} {message}" for message in ids if message not in dead for part in PARTS]
+        assert sorted(body for _, body in received) == sorted(answers), "no answer is lost, none comes twice"
+        taken = Counter(self.recipient.settled())
+        assert set(taken.values()) == {1}
+        assert len(taken) == len(answers) + len(dead), "one notice for each that was given up"
+        assert {message for message, _ in received} <= set(taken)
+        assert not [mark for mark in marks if mark["mark"] == "overlap"], "turns of one thread overlap"
+        for thread in THREADS:
+            order = [message for name, message in load.sent if name == thread]
+            ran = [mark["message"] for mark in marks if mark["mark"] == "start" and mark["message"] in order]
+            assert [message for message, _ in groupby(ran)] == order, "a thread in its order"
+        for side in (self.coder, self.recipient):
+            for turn in side.turns():
+                assert members(turn.name, None) == [], "no process left behind"
+
+    def report(self) -> str:
+        kills = ", ".join(f"{victim} {count}" for victim, count in sorted(self.load.kills.items()))
+        starts = sum(mark["mark"] == "start" for mark in self.desk.marks())
+        return f"{len(self.load.sent)} messages, {starts} runs, {len(self._dead())} dead; killed: {kills}"
+
+    def _dead(self) -> Counter[str]:
+        path = self.desk.state / "dead_letter.jsonl"
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return Counter(msgspec.json.decode(line, type=DeadLetter).msg_id for line in lines)
+
+
+def _soon(what: Callable[[], object], patience: float = 2.0) -> bool:
+    with suppress(AssertionError):
+        until(what, "", patience)
+        return True
+    return False

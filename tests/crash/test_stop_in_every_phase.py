@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pytest
 from tests.crash.children import Children, nursery
 from tests.crash.points import Act, Moment, Point
 from tests.crash.turns import ANSWER, STAGED, Case, Rig, end_turns
-from tests.desk import Desk, until
+from tests.desk import PATIENCE, Desk, until
 
 from agent_mailer.events import EventName
 from agent_mailer.outcomes import Outcome
@@ -26,9 +25,6 @@ from agent_mailer.process import members
 
 WORKS = 0.3
 """Seconds for which the agent works: long enough for a stop to meet it."""
-
-AT_ONCE = 10.0
-"""Far more than a watcher needs to end one agent and settle its turn, on a busy machine."""
 
 STRIDE = 23
 STRIDE_ADOPTED = 43
@@ -75,7 +71,7 @@ def test_with_nothing_under_way(tmp_path: Path, act: Act, paused: bool) -> None:
     with desk.watching() as watcher:
         until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
         watcher.send_signal(getattr(signal, f"SIG{act.value}"))
-        assert watcher.wait(AT_ONCE) == 0
+        assert watcher.wait(PATIENCE) == 0
     assert not desk.log(EventName.TURN_CLAIMED)
 
 
@@ -91,13 +87,10 @@ def _one(
     try:
         if earlier is not None:
             assert rig.watch(earlier) in (0, 1), why
-        began = time.monotonic()
         status = rig.watch(point)
-        took = time.monotonic() - began
         # Before it obeys signals, a watcher has nothing to leave in order.
         unprepared = -int(getattr(signal, f"SIG{point.act.value}"))
         assert status in (0, 1, unprepared), f"{why}: {status}: {rig.words.read_text()}"
-        assert took < AT_ONCE, why
         if point.act is Act.STOP and status != unprepared:
             assert _at_work(rig.desk) == [], f"{why}: it has ended what it began"
         rig.recover()

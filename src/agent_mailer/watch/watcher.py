@@ -145,7 +145,7 @@ class Watcher:
             if (held := self._backlog.hold_remaining) > 0:
                 return held
             self._backlog.prune_when_due(HOUSEKEEPING_SECONDS)
-            candidates = await self._backlog.candidates(self._open_ids())
+            candidates = await self._candidates()
             # Looked at last: what was read as due now must not lie ahead.
             now = room.clock.now()
             slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns)
@@ -169,6 +169,17 @@ class Watcher:
         if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
+
+    async def _candidates(self) -> list[Candidate]:
+        """Of one moment: a message that was open when the look began, and no longer is, may be the head of its thread.
+
+        Raises MailboxUnavailable and OSError.
+        """
+        while True:
+            running = set(self._running)
+            found = await self._backlog.candidates(self._open_ids())
+            if running <= set(self._running):
+                return found
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
