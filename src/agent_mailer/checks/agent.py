@@ -57,10 +57,10 @@ def find_program(runtime: Runtime, workdir: Path, project_dir: Path | None, tool
 
 def check_runtime(looked_at: object, find: Callable[[], Program]) -> CheckResult:
     """The program is there, can be executed, and takes these settings."""
-    return guarded("runtime", looked_at, lambda: ok("runtime", _named(find().launch.argv), "found"))
+    return guarded("runtime", looked_at, lambda: ok("runtime", named_program(find().launch.argv), "found"))
 
 
-def _named(argv: Sequence[str]) -> str:
+def named_program(argv: Sequence[str]) -> str:
     """The program, also where a shell only hands its arguments on to it."""
     return argv[4] if argv[1:2] == ("-c",) and len(argv) > 4 and '"$@"' in argv[2] else argv[0]
 

@@ -39,6 +39,7 @@ class _Program(LazyGroup):
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),
         "resume": ("agent_mailer.cli.resume", "Start turns again."),
         "broker": ("agent_mailer.cli.broker", "A broker for agents on different machines."),
+        "service": ("agent_mailer.cli.service", "Run the agent as a systemd user service."),
         "demo": ("agent_mailer.cli.demo", "Two agents at work, in under 20 seconds."),
     }
 

@@ -26,6 +26,12 @@ def doctor(
         bool,
         typer.Option("--repair", help="Mend damaged state instead, one line for each thing done. No watcher may run."),
     ] = False,
+    as_service: Annotated[
+        bool,
+        typer.Option(
+            "--as-service", help="Check in the surroundings of the installed service: its PATH, its user manager."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check everything: what verify checks, the state, the machine, the mail tools, the agent program's own word.
@@ -38,6 +44,10 @@ def doctor(
     from agent_mailer.errors import ExitCode
 
     place = workplace(workdir)
+    if as_service and not repair:
+        from agent_mailer.cli.service_status import check_as_service
+
+        raise typer.Exit(check_as_service(place, as_json=as_json))
     if repair:
         from agent_mailer.cli.repair import repair as mend
         from agent_mailer.cli.repair import show

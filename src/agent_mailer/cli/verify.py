@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
+from agent_mailer.checks.result import CheckResult
 from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Json, Workdir, workplace
 from agent_mailer.cli.printing import json_out, say
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.checks.agent import Program
     from agent_mailer.checks.mailbox import FolderMailbox
-    from agent_mailer.checks.result import CheckResult
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -15,7 +15,10 @@ from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, tell_d
 from agent_mailer.errors import ExitCode
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from agent_mailer.assemble import Workplace
+    from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.watch.watcher import Watcher
 
@@ -56,8 +59,10 @@ def watch(
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
 
+    from agent_mailer.service.notify import take_notifier
     from agent_mailer.state.workdirs import remember
 
+    notifier = take_notifier(os.environ)
     place = workplace(
         workdir,
         {
@@ -98,12 +103,12 @@ def watch(
         _show_events(place)
         place.folder.prepare()
         remember(place.workdir)
-        raise typer.Exit(asyncio.run(_run(place, lock, once=once)))
+        raise typer.Exit(asyncio.run(_run(place, lock, notifier, once=once)))
     finally:
         lock.release()
 
 
-async def _run(place: Workplace, lock: WorkdirLock, *, once: bool) -> ExitCode:
+async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *, once: bool) -> ExitCode:
     from agent_mailer import __version__
     from agent_mailer.events import EventName
     from agent_mailer.prompts import seed_memory
@@ -120,13 +125,32 @@ async def _run(place: Workplace, lock: WorkdirLock, *, once: bool) -> ExitCode:
         runtime=place.config.runtime.value if place.config.runtime else None,
         pid=os.getpid(),
     )
+    beats = _report(place, notifier) if notifier is not None else None
     end = await watcher.run()
+    if beats is not None:
+        beats.cancel()
     if end is End.HANDED_OVER:
         place.log.emit(EventName.WATCH_HANDED_OVER)
     else:
         pause = place.state.pause.read()
         place.log.emit(EventName.WATCH_STOPPED, reason=end.value, paused=pause.reason.value if pause else None)
     return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
+
+
+def _report(place: Workplace, notifier: Notifier) -> Task[None]:
+    """Tell systemd that we are ready, and from then on what we do. The task shows that the loop turns."""
+    import asyncio
+    import faulthandler
+
+    from agent_mailer.service.notify import Reporter
+
+    if notifier.watchdog is not None:
+        # What systemd sends to a loop that stands still: where it stands is then in the journal.
+        faulthandler.enable(all_threads=False)
+    reporter = Reporter(notifier, place.state.pause.read())
+    place.log.listen(reporter.note)
+    reporter.begin()
+    return asyncio.create_task(notifier.keep_beating())
 
 
 def _obey_signals(watcher: Watcher, grace: float) -> None:

@@ -1,0 +1,134 @@
+"""`service status`, and `doctor --as-service`: is the service well, and would it be in its own surroundings?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.checks.result import CheckResult, Level, failed, ok
+from agent_mailer.cli.printing import json_out, note, say
+from agent_mailer.cli.tables import columns, fields
+from agent_mailer.cli.verify import Report, report
+from agent_mailer.disk import Disk
+from agent_mailer.errors import ConfigFault, ExitCode
+from agent_mailer.service.folder import Units, units_folder
+from agent_mailer.service.manager import UnitState, UserManager, lingers, user_name
+from agent_mailer.service.programs import vanished
+from agent_mailer.service.unit import Instance
+
+_MEANINGS = {
+    ExitCode.BUSY: "another watcher holds the workdir",
+    ExitCode.REFUSED: "credentials are refused: agent-mailer verify",
+    ExitCode.CONFIG: "configuration, permissions or identity are wrong: agent-mailer verify",
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    text: str
+    fix: str
+
+
+class ServiceReport(msgspec.Struct, frozen=True):
+    """What `service status --json` prints of each service."""
+
+    name: str
+    unit: str
+    workdir: str
+    state: UnitState
+    problems: tuple[Problem, ...]
+
+
+def problems_of(instance: Instance, state: UnitState) -> tuple[Problem, ...]:
+    """What keeps the service from its work, or will at its next start."""
+    found = []
+    if not instance.workdir.is_dir():
+        found.append(Problem(f"{instance.workdir} has vanished", f"agent-mailer service uninstall {instance.name}"))
+    again = f"agent-mailer service install -C {instance.workdir}"
+    found += [Problem(f"{path} has vanished", again) for path in vanished((instance.program, *instance.needs))]
+    if state.active not in ("active", "activating", "reloading"):
+        meaning = _MEANINGS.get(ExitCode(state.exit_status)) if state.exit_status in _CODES else None
+        why = f", exit status {state.exit_status} ({meaning})" if meaning else ""
+        found.append(Problem(f"not running: {state.active}{why}", f"agent-mailer service start {instance.name}"))
+    elif state.active == "activating":
+        text = f"being started again and again ({state.result}, {state.restarts} times)"
+        found.append(Problem(text, f"agent-mailer service logs {instance.name}"))
+    return tuple(found)
+
+
+_CODES = frozenset(code.value for code in ExitCode)
+
+
+def show(manager: UserManager, instances: Sequence[Instance], *, as_json: bool) -> int:
+    """Print what there is; returns the exit status."""
+    reports = []
+    for instance in instances:
+        state = manager.state(instance.unit)
+        problems = problems_of(instance, state)
+        reports.append(ServiceReport(instance.name, instance.unit, str(instance.workdir), state, problems))
+    lasting = lingers(os.environ)
+    healthy = not any(known.problems for known in reports)
+    if as_json:
+        json_out({"healthy": healthy, "lingering": lasting, "services": reports})
+        return ExitCode.OK if healthy else ExitCode.FAILED
+    if len(reports) == 1:
+        _show_one(reports[0])
+    else:
+        rows = [(r.name, _shown(r.state), r.state.text or "-", r.workdir) for r in reports]
+        say(columns(rows, ("name", "state", "doing", "workdir")))
+    for known in reports:
+        for problem in known.problems:
+            say(f"{known.name}: {problem.text}")
+            say(f"  mend: {problem.fix}")
+    if not lasting:
+        user = user_name(os.environ)
+        note(f"Services of {user} end with the last session of {user}; to keep them: loginctl enable-linger {user}")
+    return ExitCode.OK if healthy else ExitCode.FAILED
+
+
+def check_as_service(place: Workplace, *, as_json: bool) -> int:
+    """Run `doctor` in the service's surroundings and print what it says; returns the exit status.
+
+    Raises MailerError where the workdir is not installed, or nothing could be started.
+    """
+    from agent_mailer.cli.service_install import try_out
+
+    units = Units(units_folder(os.environ), Disk())
+    instance = units.of(place.workdir)
+    if instance is None:
+        fix = f"agent-mailer service install -C {place.workdir}"
+        raise ConfigFault("not_installed", f"{place.workdir} is not installed as a service", fix)
+    manager = UserManager(os.environ)
+    own = [_as_check(instance, problem) for problem in problems_of(instance, manager.state(instance.unit))]
+    if not own:
+        own = [ok("service", instance.unit, f"runs; PATH {':'.join(instance.path)}")]
+    found: Report = try_out(manager, units, instance, None, "doctor")
+    results = [*own, *found.checks]
+    bad = any(result.result is Level.FAILED for result in results)
+    return report(place, results, ExitCode.FAILED if bad else ExitCode.OK, as_json=as_json)
+
+
+def _as_check(instance: Instance, problem: Problem) -> CheckResult:
+    return failed("service", instance.unit, problem.text, problem.fix)
+
+
+def _show_one(known: ServiceReport) -> None:
+    state = known.state
+    say(
+        fields(
+            [
+                ("service", f"{known.unit}, {state.enabled or 'not enabled'}"),
+                ("workdir", known.workdir),
+                ("state", f"{_shown(state)}{f' since {state.since}' if state.since else ''}"),
+                ("doing", state.text if state.active == "active" else ""),
+                ("pid", str(state.pid) if state.pid else ""),
+                ("restarts", str(state.restarts) if state.restarts else ""),
+            ]
+        )
+    )
+
+
+def _shown(state: UnitState) -> str:
+    return f"{state.active} ({state.sub})"
