@@ -117,7 +117,9 @@ class Desk:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     with broker(tmp_path_factory.mktemp("input") / "data") as process:
         account = join(process.url, "ann", process.invite)
-        yield Desk(process, account, register(process.url, account, "one"))
+        desk = Desk(process, account, register(process.url, account, "one"))
+        yield desk
+        desk.client.close()
 
 
 def _with(fields: dict[str, Any], name: str, raw: bytes) -> bytes:

@@ -122,7 +122,9 @@ class Street:
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Street]:
     with broker(tmp_path_factory.mktemp("tenants") / "data") as process:
-        yield Street(process)
+        street = Street(process)
+        yield street
+        street.client.close()
 
 
 def mixtures(places: list[str], eve: Mapping[str, str], bob: Mapping[str, str]) -> Iterator[dict[str, str]]:
