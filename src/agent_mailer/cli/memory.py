@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completing import some_thread
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.printing import json_out, local_time, note, say, screen_text
@@ -20,7 +22,13 @@ if TYPE_CHECKING:
 app = group("memory", "The agent's notes: what it knows in general, and what it knows of each thread.")
 
 Thread = Annotated[
-    str | None, typer.Option("--thread", metavar="THREAD", help="The note of this thread. Default: the global one.")
+    str | None,
+    typer.Option(
+        "--thread",
+        metavar="THREAD",
+        help="The note of this thread, or of the one whose name begins so. Default: the global note.",
+        autocompletion=some_thread,
+    ),
 ]
 MAX_NOTE_BYTES = 4 * 1024 * 1024
 
@@ -39,20 +47,26 @@ def show(thread: Thread = None, workdir: Workdir = None, as_json: Json = False) 
 
 
 @app.command("edit", cls=LightCommand)
-def edit(thread: Thread = None, workdir: Workdir = None) -> None:
-    """Open a note in $EDITOR; one that is missing is begun."""
-    from agent_mailer.cli.editing import open_editor
-    from agent_mailer.disk import Sync
+def edit(
+    thread: Thread = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end of a turn that may write the note, too.")
+    ] = False,
+    workdir: Workdir = None,
+) -> None:
+    """Open a note in $EDITOR; one that is missing is begun. While a turn runs that may write it, it is refused."""
+    from agent_mailer.cli.note_editing import edit_note
     from agent_mailer.prompts import seed_memory
 
     place = configured(workdir)
     path = note_path(place, thread)
-    place.disk.make_directory(path.parent)
     if thread is None:
+        place.disk.make_directory(path.parent)
         seed_memory(path.parent, place.config.agent_name or place.handle, place.disk)
-    elif _read(path) is None:
-        place.disk.replace(path, f"# Thread {printable(thread, 120)} Handoff Notes\n".encode(), sync=Sync.NONE)
-    open_editor(path)
+    else:
+        thread = meant_thread(place, thread)
+    fresh = f"# Thread {printable(thread, 120)} Handoff Notes\n" if thread is not None else ""
+    edit_note(place, thread, path, fresh, wait=wait)
 
 
 @app.command("ls", cls=LightCommand)
@@ -66,7 +80,7 @@ def ls(workdir: Workdir = None, as_json: Json = False) -> None:
         note("no notes yet")
     else:
         rows = [(printable(name, 80), str(size), local_time(changed)) for name, size, changed in found]
-        say(columns(rows, ("note", "bytes", "changed")))
+        say(columns(rows, ("note", "bytes", "changed"), ids=("note",), whole=("bytes", "changed")))
 
 
 def note_path(place: Workplace, thread: str | None) -> Path:
@@ -75,9 +89,28 @@ def note_path(place: Workplace, thread: str | None) -> Path:
 
     if thread is None:
         return place.folder.memory / "global.md"
-    if not thread.strip():
+    return memory_file(place.folder.memory, meant_thread(place, thread))
+
+
+def meant_thread(place: Workplace, typed: str) -> str:
+    """The thread called so; else the one known thread whose name begins so; else a new one. Raises UsageFault."""
+    from agent_mailer.cli.choosing import pick
+    from agent_mailer.prompts import memory_file
+
+    if not typed.strip():
         raise UsageFault("no_thread", "the thread is empty", "agent-mailer memory ls")
-    return memory_file(place.folder.memory, thread)
+    if os.path.lexists(memory_file(place.folder.memory, typed)):
+        return typed
+    turns = filter(None, map(place.state.turns.load, place.state.turns.ids()))
+    known = [*(thread for thread, _ in place.state.sessions.all()), *(turn.envelope.thread for turn in turns)]
+    meant = [name for name in (*known, *_plain_names(place.folder.memory)) if name.startswith(typed)]
+    return pick(typed, meant, "thread", "agent-mailer memory ls") if meant else typed
+
+
+def _plain_names(folder: Path) -> list[str]:
+    """Of the notes whose thread is called as their file; a name that was mapped has a tilde."""
+    names = [name for name, _, _ in _notes(folder)] if folder.is_dir() else []
+    return [name for name in names if "~" not in name and name != "global"]
 
 
 def _read(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.events import EventName
 from agent_mailer.prompts import GLOBAL_NOTE, memory_file
+from agent_mailer.state.note_lock import note_lock
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES, NoteScope, NoteWrite
 from agent_mailer.watch.room import Room
@@ -53,11 +54,16 @@ def _write(room: Room, record: TurnRecord, note: NoteWrite) -> None:
     if os.path.lexists(folder.memory) and not folder.memory.is_dir():
         folder.set_aside(folder.memory, "not a folder")
     folder.disk.make_directory(folder.memory)
-    path = _file(room, note.scope, record.envelope.thread)
+    with note_lock(folder.memory):
+        _replace(room, record, note.scope, text)
+
+
+def _replace(room: Room, record: TurnRecord, scope: NoteScope, text: bytes) -> None:
+    folder, path = room.state.folder, _file(room, scope, record.envelope.thread)
     now = _content(path)
     if now == text:
         return
-    if os.path.lexists(path) and (now is None or now != _seen(room, record, note.scope)):
+    if os.path.lexists(path) and (now is None or now != _seen(room, record, scope)):
         aside = _free_name(path, record.turn_id)
         folder.disk.move(path, aside, sync=Sync.NONE)
         why = f"somebody else wrote it during the turn; that text is kept as {aside.name}"
