@@ -139,16 +139,16 @@ def init(
     move_in(workplace(workdir, values), values, wishes)
 
 
-def ask_what_is_missing(place: Workplace) -> Workplace:
+def set_up_to_watch(place: Workplace) -> Workplace:
     """Ask what `watch` cannot do without, write it, and return the workplace as it is then; flags go on counting."""
     import msgspec
 
     from agent_mailer.cli.moving_in import Wishes, finish
-    from agent_mailer.cli.wizard import ask
+    from agent_mailer.cli.wizard import ask_what_is_missing
     from agent_mailer.config import Source
 
     plain = msgspec.to_builtins(place.config)
     flags = {key: plain[key] for key, source in place.loaded.sources.items() if source is Source.FLAG}
-    answers = ask(place)
-    finish(workplace(place.workdir, flags | answers), answers, Wishes(ask=True), flags)
+    answers = ask_what_is_missing(place)
+    finish(workplace(place.workdir, flags | answers), answers, Wishes(ask=True, then_watch=True), flags)
     return workplace(place.workdir, flags)

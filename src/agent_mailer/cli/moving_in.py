@@ -11,8 +11,8 @@ import msgspec
 import typer
 
 from agent_mailer.cli.options import workplace
-from agent_mailer.cli.printing import say
-from agent_mailer.cli.wizard import ask, default_name
+from agent_mailer.cli.printing import note, say
+from agent_mailer.cli.wizard import ask_what_is_missing, default_name, refusal
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Wishes(msgspec.Struct, frozen=True):
-    """What `init` is to do beyond the configuration. `ask`: there is a person to ask."""
+    """What `init` does beyond the configuration. `ask`: there is a person to ask; `then_watch`: a watcher follows."""
 
     from_login: bool = False
     role: str = ""
@@ -31,6 +31,7 @@ class Wishes(msgspec.Struct, frozen=True):
     adapter: str = ""
     replace_protocol: bool | None = None
     ask: bool = False
+    then_watch: bool = False
     gitignore: bool = True
 
 
@@ -39,7 +40,7 @@ def move_in(place: Workplace, values: dict[str, object], wishes: Wishes) -> None
     _choose_mailbox(place, values, wishes)
     place = workplace(place.workdir, values)
     if wishes.ask and _missing(place, wishes):
-        values |= ask(place)
+        values |= ask_what_is_missing(place)
         place = workplace(place.workdir, values)
     finish(place, values, wishes)
 
@@ -98,11 +99,15 @@ def finish(
     remember(place.workdir)
     for line in done.lines:
         say(line)
+    fault = refusal(place, {})
+    if fault is not None:
+        note(f"\nwarning: {fault.message}\n  mend: {fault.fix}")
     here = [] if place.workdir == _cwd() else ["-C", str(place.workdir)]
-    say("\nNext:")
-    say("  " + shlex.join(["agent-mailer", "watch", *here]))
+    say("\nNext, in another terminal:" if wishes.then_watch else "\nNext:")
+    if not wishes.then_watch:
+        say("  " + shlex.join(["agent-mailer", "watch", *here]))
     words = ["agent-mailer", "send", *here, "--to", place.handle, "--subject", "Hello", "--body", "Who are you?"]
-    say("  " + shlex.join([*words, "--wait", "60"]))
+    say("  " + shlex.join([*words, "--wait", "60"]) + ("\n" if wishes.then_watch else ""))
 
 
 def _needs_joining(place: Workplace, values: dict[str, object], wishes: Wishes) -> bool:

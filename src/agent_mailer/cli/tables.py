@@ -41,6 +41,31 @@ def fields(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{pad(name, room)}{GAP}{value}" for name, value in shown)
 
 
+def choices(pairs: Iterable[tuple[str, str]]) -> str:
+    """What one can choose and what each means, indented, the meanings wrapped between words to fit the terminal."""
+    shown = list(pairs)
+    names = max(cells(name) for name, _ in shown)
+    indent = 2 + names + len(GAP)
+    room = (width() or 0) - indent
+    lines = []
+    for name, text in shown:
+        first, *rest = _wrapped(text, room) if room >= LEAST else [text]
+        lines.append(f"  {pad(name, names)}{GAP}{first}")
+        lines += [" " * indent + line for line in rest]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if cells(longer) <= room or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return GAP.join(pad(fit(cell, room), room) for cell, room in zip(row, widths, strict=True)).rstrip()
 

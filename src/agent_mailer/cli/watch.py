@@ -84,9 +84,9 @@ def watch(
         },
     )
     if place.missing() and not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
-        from agent_mailer.cli.init import ask_what_is_missing
+        from agent_mailer.cli.init import set_up_to_watch
 
-        place = ask_what_is_missing(place)
+        place = set_up_to_watch(place)
     place.require_complete()
     if place.folder.path.exists():
         place.folder.check()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+import msgspec
 
-from agent_mailer.cli.choosing import one_of, split_words
+from agent_mailer.cli.choosing import one_of
 from agent_mailer.cli.printing import say
-from agent_mailer.errors import MailerError
+from agent_mailer.cli.questions import a_command, a_handle, a_key, a_local_name, a_url, a_value_of, ask
+from agent_mailer.cli.tables import choices
+from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+    from agent_mailer.joining.logins import Login
 
 DEFAULT_BROKER = "http://127.0.0.1:9800"
 
@@ -25,40 +26,30 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def ask(place: Workplace) -> dict[str, object]:
+def ask_what_is_missing(place: Workplace) -> dict[str, object]:
     """The missing values, asked one by one until each is valid; what the broker decides is not among them."""
-    answers: dict[str, object] = {}
+    from agent_mailer.cli.surroundings import look_for_identity
+
     say(f"Setting up {place.workdir} for an agent. Ctrl-C leaves everything as it is.")
+    if known := look_for_identity(place):
+        say(f"{known}: that is not asked again.")
+    answers: dict[str, object] = {}
     if _nothing_says_where(place):
-        say("\nWhere its mail is:")
-        say("  folder   files on this machine; nothing else is needed")
-        say("  broker   an Agent Mailer broker, for agents on several machines")
-        if _ask("Mailbox", "folder", lambda text: one_of(text, ("folder", "broker"), "Mailbox")) == "broker":
-            answers["mailbox"] = "amp"
+        _ask_where(place, answers)
     at_broker = answers.get("mailbox") == "amp" or place.config.mailbox_kind.value == "amp"
     missing = dict(place.missing())
     if at_broker:
         _ask_for_broker(place, answers)
     elif "address" in missing:
-        answers["address"] = _ask("Its address, a short name (a-z, 0-9, - and _)", _default_handle(place), _handle)
+        question = "\nIts address, a short name (a-z, 0-9, - and _)"
+        answers["address"] = ask(question, default_name(place.workdir) or None, a_handle)
     if "runtime" in missing:
-        say("\nWhat does the work:")
-        say("  claude    Claude Code, logged in (claude auth login)")
-        say("  codex     Codex, logged in (codex login)")
-        say("  infiniti  Infiniti (infiniti-agent)")
-        say("  command   any program: it gets the prompt on standard input")
-        names = {"claude": place.config.claude_command, "codex": place.config.codex_command}
-        found = next((kind for kind, program in names.items() if shutil.which(program)), "command")
-        answers["runtime"] = _ask("Runtime", found, lambda text: _valid("runtime", text))
+        _ask_for_runtime(place, answers)
     runs_command = answers.get("runtime", place.config.runtime) == "command"
     if "command" in missing or (runs_command and not place.config.command):
-        answers["command"] = _ask("\nThe command line", None, _command)
+        answers["command"] = ask("\nThe command line", None, a_command)
     if "permission_mode" in missing:
-        say("\nWhat the agent may do while nobody watches (there is no default; choose):")
-        say("  plan               read and think only")
-        say("  acceptEdits        change files in its folder; what else it may run is up to its own settings")
-        say("  bypassPermissions  everything you may do; for a container or a throw-away machine")
-        answers["permission_mode"] = _ask("Permission mode", None, lambda text: _valid("permission_mode", text))
+        _ask_for_mode(place, answers)
     return answers
 
 
@@ -76,81 +67,99 @@ def _nothing_says_where(place: Workplace) -> bool:
     return not said and "AM_ROOT" not in os.environ
 
 
-def _ask_for_broker(place: Workplace, answers: dict[str, object]) -> None:
-    from agent_mailer.joining.logins import find_login
+def _ask_where(place: Workplace, answers: dict[str, object]) -> None:
+    from agent_mailer.cli.surroundings import look_for_root
 
+    root, login = look_for_root(place), _login()
+    folder = "files on this machine; nothing else is needed"
+    if root is not None:
+        folder = f"the mailboxes in {root[0]}, which are there: {', '.join(root[1]) or 'none yet'}"
+    broker = "an Agent Mailer broker, for agents on several machines"
+    if login is not None:
+        broker += f"; you are logged in at {login.broker_url} as {login.username}"
+    say("\nWhere its mail is:")
+    say(choices((("folder", folder), ("broker", broker))))
+    likely = "broker" if login is not None and root is None else "folder"
+    if ask("Mailbox", likely, lambda text: one_of(text, ("folder", "broker"), "Mailbox")) == "broker":
+        answers["mailbox"] = "amp"
+
+
+def _ask_for_broker(place: Workplace, answers: dict[str, object]) -> None:
     config = place.config
     if not config.broker_url:
-        try:
-            default = find_login(Path.home()).broker_url
-        except MailerError:
-            default = DEFAULT_BROKER
-        answers["broker_url"] = _ask("\nThe broker's URL", default, _url)
-    if not config.api_key and not _offers_login(str(answers.get("broker_url", config.broker_url))):
-        say("\nAn API key of yours at that broker, amk_...; it is not shown while you type")
-        answers["api_key"] = _ask("API key", None, _key, hidden=True)
+        login = _login()
+        answers["broker_url"] = ask("\nThe broker's URL", login.broker_url if login else DEFAULT_BROKER, a_url)
+    url = str(answers.get("broker_url", config.broker_url))
+    if not config.api_key:
+        login = _login(url)
+        if login is not None:
+            say(f"\nYou are logged in there as {login.username}: a key of the agent's own will be made.")
+        else:
+            say("\nAn API key of yours at that broker, amk_...; it is not shown while you type")
+            answers["api_key"] = ask("API key", None, a_key, hidden=True)
     if not config.agent_id and not config.address:
-        answers["address"] = _ask("\nIts name there, what stands before the @", default_name(place.workdir), _local)
+        question = "\nIts name there, what stands before the @"
+        answers["address"] = ask(question, default_name(place.workdir), a_local_name)
 
 
-def _offers_login(url: str) -> bool:
+def _ask_for_runtime(place: Workplace, answers: dict[str, object]) -> None:
+    from agent_mailer.cli.surroundings import look_for_programs
+    from agent_mailer.config import RuntimeKind
+
+    say("\nWhat does the work (looking for claude and codex):")
+    seen = look_for_programs(place)
+    rows = [
+        ("claude", f"Claude Code: {seen[RuntimeKind.CLAUDE].text}"),
+        ("codex", f"Codex: {seen[RuntimeKind.CODEX].text}"),
+        ("infiniti", "Infiniti (infiniti-agent)"),
+        ("command", "any program: it gets the prompt on standard input"),
+    ]
+    say(choices(rows))
+    ready = [kind.value for kind, program in seen.items() if program.ready]
+    found = [kind.value for kind, program in seen.items() if program.found]
+    answers["runtime"] = ask("Runtime", next(iter([*ready, *found]), "command"), a_value_of("runtime"))
+
+
+def _ask_for_mode(place: Workplace, answers: dict[str, object]) -> None:
+    from agent_mailer.cli.permission_words import meanings
+    from agent_mailer.config import RuntimeKind
+
+    chosen = str(answers.get("runtime") or place.config.runtime or "")
+    runtime = RuntimeKind(chosen) if chosen else None
+    say("\nWhat the agent may do while nobody watches (there is no default; choose):")
+    say(choices(meanings(runtime, as_root=os.geteuid() == 0)))
+    check = a_value_of("permission_mode")
+
+    def possible(text: str) -> str:
+        fault = refusal(place, {**answers, "permission_mode": check(text)})
+        if fault is not None:
+            raise UsageFault(fault.code, f"{fault.message}: {fault.fix}", "")
+        return text
+
+    answers["permission_mode"] = ask("Permission mode", None, possible)
+
+
+def refusal(place: Workplace, values: dict[str, object]) -> ConfigFault | None:
+    """What the agent program would say to this configuration, with `values`; None where nothing speaks against it."""
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.config import Source
+
+    plain = msgspec.to_builtins(place.config)
+    flags = {key: plain[key] for key, source in place.loaded.sources.items() if source is Source.FLAG}
+    try:
+        Workplace(place.workdir, {**flags, **values}).runtime()
+    except ConfigFault as fault:
+        return fault
+    except (MailerError, OSError):
+        pass  # a program that is missing can be installed later
+    return None
+
+
+def _login(url: str = "") -> Login | None:
+    """The person's login at that broker, or at the usual one."""
     from agent_mailer.joining.logins import find_login
 
     try:
-        login = find_login(Path.home(), url)
-    except MailerError:
-        return False
-    say(f"\nYou are logged in there as {login.username}: a key of the agent's own will be made.")
-    return True
-
-
-def _ask(question: str, default: str | None, check: Callable[[str], object], *, hidden: bool = False) -> object:
-    while True:
-        text = typer.prompt(question, default=default or None, hide_input=hidden)
-        try:
-            return check(str(text).strip())
-        except MailerError as fault:
-            say(f"  {fault.message}")
-
-
-def _handle(text: str) -> str:
-    from agent_mailer.cli.setup import require_handle
-
-    require_handle(text)
-    return text
-
-
-def _local(text: str) -> str:
-    if not text or not text.isprintable() or any(c.isspace() or c in "/\\" for c in text):
-        raise MailerError("bad_name", "a name has no blanks and no slashes", "")
-    return text
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")) or len(text) < len("http://x"):
-        raise MailerError("bad_url", "a URL begins with http:// or https://", "")
-    return text
-
-
-def _key(text: str) -> str:
-    from agent_mailer.cli.options import read_key
-
-    return read_key(text) or ""
-
-
-def _command(text: str) -> list[str]:
-    words = split_words(text, "command")
-    if not words:
-        raise MailerError("empty", "a command has at least one word")
-    return words
-
-
-def _valid(key: str, text: str) -> str:
-    from agent_mailer.config import check_value
-
-    check_value(key, text)
-    return text
-
-
-def _default_handle(place: Workplace) -> str | None:
-    return default_name(place.workdir) or None
+        return find_login(Path.home(), url)
+    except (MailerError, RuntimeError):
+        return None
