@@ -22,6 +22,7 @@ from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
 from agent_mailer.mailbox.maildir.layout import is_handle
 from agent_mailer.mailbox.maildir.roots import find_root
+from agent_mailer.process.sizes import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
@@ -256,6 +257,7 @@ class Workplace:
             first_output_timeout=float(config.first_output_timeout) or None,
             silence_timeout=float(config.silence_timeout) or None,
             stop_grace=float(config.stop_grace),
+            turn_memory=size_in_bytes(config.turn_memory),
             keep_transcripts=config.keep_transcripts,
             notify=notify,
         )

@@ -16,6 +16,7 @@ from msgspec import Meta
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
+from agent_mailer.process.sizes import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 from agent_mailer.watch.policy import AutoReply
 
@@ -111,6 +112,7 @@ class Config(msgspec.Struct, frozen=True):
     first_output_timeout: SecondsOrOff = 60
     silence_timeout: SecondsOrOff = 600
     stop_grace: SecondsOrOff = 20
+    turn_memory: str = ""
     keep_transcripts: CountOrNone = 7
     retry: Retry = Retry()
     env: Environment = Environment()
@@ -156,6 +158,7 @@ DOCS: dict[str, str] = {
     "first_output_timeout": "seconds until the first event; 0 = off (always off for text commands)",
     "silence_timeout": "seconds without an event while no tool runs; 0 = off (always off for text commands)",
     "stop_grace": "seconds running turns are given when the watcher is stopped",
+    "turn_memory": "memory that all processes of a turn may use together, as 4G; empty = off; needs systemd",
     "keep_transcripts": "days a settled turn's output is kept; 0 = only the summary",
     "retry": "first, longest: seconds of backoff between attempts",
     "env": "pass (names) and set (values): what the agent sees of the environment beyond the basics",
@@ -275,7 +278,13 @@ def _field(key: str) -> tuple[object, object]:
 
 
 def _convert(key: str, value: object) -> object:
-    return msgspec.convert(value, type=_field(key)[0], strict=True)
+    converted: object = msgspec.convert(value, type=_field(key)[0], strict=True)
+    if key == "turn_memory":
+        try:
+            size_in_bytes(str(converted))
+        except ValueError as error:
+            raise msgspec.ValidationError(str(error)) from None
+    return converted
 
 
 def _checked(key: str, value: object, source: Source, path: Path) -> object:

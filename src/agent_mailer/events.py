@@ -38,6 +38,7 @@ class EventName(StrEnum):
     TURN_CLAIMED = "turn_claimed"
     TURN_STARTED = "turn_started"
     TURN_ADOPTED = "turn_adopted"
+    TURN_UNLIMITED = "turn_unlimited"
     TURN_PROGRESS = "turn_progress"
     TURN_STOPPING = "turn_stopping"
     TURN_ENDED = "turn_ended"

@@ -111,6 +111,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
 def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
+    from agent_mailer.checks.memory import check_turn_memory
     from agent_mailer.cli.verify import program_of
     from agent_mailer.errors import MailerError
 
@@ -121,6 +122,8 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     except (MailerError, OSError):
         return [passed]
     results = [passed, *check_probes(runtime, program)]
+    if (size := place.config.turn_memory) != "":
+        results.append(check_turn_memory(size, place.policy().turn_memory, program.launch.env))
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
             results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())

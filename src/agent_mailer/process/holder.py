@@ -7,6 +7,7 @@ watcher: stdin is the prompt file, stdout and stderr are files, and the holder w
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -49,6 +50,8 @@ umask 077
 [ -e "$_agent_mailer_record" ] || [ -L "$_agent_mailer_record" ] ||
     echo "$_agent_mailer_status" >"$_agent_mailer_record"
 """
+# First of all, where another program has to become the holder: that it has, on 6, which the agent never sees.
+_ARRIVAL = "echo 1 >&6\nexec 6>&-\nunset INVOCATION_ID\n"
 _RELEASE = b"open\n"
 _FIRST_FREE_FD = 10
 
@@ -56,11 +59,30 @@ _FIRST_FREE_FD = 10
 class GatedHolder:
     """A holder that waits at its gate. As a context manager it is abandoned at the end, unless it was released."""
 
-    def __init__(self, identity: ProcessIdentity, gate: int, turn_dir: Path, turn_id: str) -> None:
+    def __init__(
+        self, identity: ProcessIdentity, gate: int, turn_dir: Path, turn_id: str, arrival: int | None = None
+    ) -> None:
         self.identity = identity
         self._gate: int | None = gate
+        self._arrival = arrival
         self._turn_dir = turn_dir
         self._turn_id = turn_id
+
+    async def arrived(self, patience: float) -> bool:
+        """Whether the program it was started `through` has become the holder, within `patience` seconds."""
+        if self._arrival is None:
+            return True
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        loop.add_reader(self._arrival, told.set)
+        try:
+            async with asyncio.timeout(patience):
+                await told.wait()
+            return bool(os.read(self._arrival, 2))
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self._arrival)
 
     def release(self) -> Supervised:
         """Open the gate: the agent runs. Raises OSError if the holder has died, and then nothing ran."""
@@ -91,19 +113,21 @@ class GatedHolder:
         self.abandon()
 
     def _close(self) -> None:
-        if self._gate is not None:
-            os.close(self._gate)
-            self._gate = None
+        for fd in (self._gate, self._arrival):
+            if fd is not None:
+                os.close(fd)
+        self._gate = self._arrival = None
 
 
 def start_behind_gate(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, turn_dir: Path, turn_id: str
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, turn_dir: Path, turn_id: str, through: Sequence[str] = ()
 ) -> GatedHolder:
     """Start the holder of one turn; it runs `argv` (an absolute program and its words) when it is released.
 
     `turn_dir` must hold the prompt; stdout and stderr are made anew in it and an old exit record is removed. `env` is
     the agent's whole environment, but for the turn's id, which is added; a name that is no shell name is lost on the
     way. Nothing else of this process reaches the agent: no descriptor, no ignored or blocked signal, no terminal.
+    `through`: words of a program that becomes the holder in place; whether it has, `arrived` tells.
     Raises OSError if it cannot be started.
     """
     turn_dir = turn_dir.absolute()
@@ -122,30 +146,30 @@ def start_behind_gate(
         started = opened.enter_context(_descriptor(turn_dir / STARTED_FILE, fresh))
         for fd in (stdout, stderr, started):
             os.fchmod(fd, FILE_MODE)
-        waiting, gate = (_lifted(fd) for fd in os.pipe())
-        opened.callback(os.close, waiting)
-        try:
-            pid = _spawn(
-                [SHELL, "-c", _SCRIPT, "agent-mailer-holder", str(cwd), str(turn_dir / EXIT_FILE), *argv],
-                {**env, TURN_ID_VARIABLE: turn_id},
-                {0: waiting, 3: prompt, 4: stdout, 5: stderr},
-            )
-        except BaseException:
-            os.close(gate)
-            raise
+        ours = ExitStack()
+        with ours:
+            waiting, gate = _pipe(opened, ours)
+            descriptors = {0: waiting, 3: prompt, 4: stdout, 5: stderr}
+            script, arrival = _SCRIPT, None
+            if through:
+                arrival, descriptors[6] = _pipe(ours, opened)
+                script = _ARRIVAL + _SCRIPT
+            words = [SHELL, "-c", script, "agent-mailer-holder", str(cwd), str(turn_dir / EXIT_FILE), *argv]
+            pid = _spawn([*through, *words], {**env, TURN_ID_VARIABLE: turn_id}, descriptors)
+            ours = ours.pop_all()
     try:
         identity = identify(pid)
     except OSError:
         # The holder leaves with its gate.
-        os.close(gate)
+        ours.close()
         with suppress(ChildProcessError):
             os.waitpid(pid, 0)
         raise
     if identity is None:
         # Reaped behind our back (SIGCHLD is ignored): it died at once, and the gate was never opened.
-        os.close(gate)
+        ours.close()
         raise ChildProcessError(errno.ECHILD, "the holder ended before it could be known")
-    return GatedHolder(identity, gate, turn_dir, turn_id)
+    return GatedHolder(identity, gate, turn_dir, turn_id, arrival)
 
 
 def _spawn(argv: list[str], env: Mapping[str, str], descriptors: Mapping[int, int]) -> int:
@@ -167,6 +191,14 @@ def _spawn(argv: list[str], env: Mapping[str, str], descriptors: Mapping[int, in
         )
     except (ValueError, NotImplementedError) as error:
         raise OSError(errno.EINVAL, f"cannot be started: {error}", argv[0]) from error
+
+
+def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[int, int]:
+    """Both ends of a pipe, each closed with its stack."""
+    ends = [_lifted(fd) for fd in os.pipe()]
+    for fd, stack in zip(ends, (reading, writing), strict=True):
+        stack.callback(os.close, fd)
+    return ends[0], ends[1]
 
 
 def _inheritable() -> Iterator[int]:

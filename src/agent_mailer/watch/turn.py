@@ -13,7 +13,8 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Draft, Gone, MailboxUnavailable, Message, Outgoing, Progress, Refused, Stage
 from agent_mailer.outcomes import Judgement, Outcome
-from agent_mailer.process import PROMPT_FILE, Supervised, boot_id, start_behind_gate
+from agent_mailer.process import PROMPT_FILE, Supervised, boot_id
+from agent_mailer.process.scope import start_turn
 from agent_mailer.prompts import memory_file, words_of
 from agent_mailer.runtimes.port import Evidence, Observation, RuntimeMissing, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
@@ -187,8 +188,15 @@ async def _start(room: Room, record: TurnRecord, message: Message) -> Supervised
     await _prepare(room, record, message)
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    gated = start_behind_gate(launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id)
-    with gated:
+    start = await start_turn(
+        launch.argv,
+        env=launch.env,
+        cwd=launch.cwd,
+        turn_dir=directory,
+        turn_id=record.turn_id,
+        memory=policy.turn_memory,
+    )
+    with start.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING
         record.started_at = room.clock.now()
@@ -203,6 +211,8 @@ async def _start(room: Room, record: TurnRecord, message: Message) -> Supervised
         pid=gated.identity.pid,
         resumes=choice.session_id,
     )
+    if start.unlimited:
+        room.log.emit(EventName.TURN_UNLIMITED, turn_id=record.turn_id, why=start.unlimited)
     room.mailbox.report(envelope, Progress(record.turn_id, Stage.STARTED))
     return supervised
 

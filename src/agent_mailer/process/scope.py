@@ -1,0 +1,104 @@
+"""A turn in a scope of the user's systemd, which holds the memory of all its processes to a limit.
+
+`systemd-run --scope` asks the user manager for the scope and then becomes the holder, with the same pid. Where that
+cannot be, the turn runs without a limit: memory is no reason to lose a turn.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.process.holder import GatedHolder, start_behind_gate
+
+PATIENCE = 5.0
+"""Seconds that the user manager is given for a scope."""
+
+_SHOW_LIMIT = """\
+group=$(sed -n s/^0:://p /proc/self/cgroup)
+cat "/sys/fs/cgroup$group/memory.max" "/sys/fs/cgroup/unified$group/memory.max" 2>/dev/null
+"""
+_NOT_HELD = "the user's systemd cannot limit memory here (the memory controller is not delegated to it)"
+_TREES = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+
+
+class Start(msgspec.Struct, frozen=True):
+    """A holder at its gate; `unlimited` says why its memory is not limited although that was asked for, else empty."""
+
+    gated: GatedHolder
+    unlimited: str = ""
+
+
+async def start_turn(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, turn_dir: Path, turn_id: str, memory: int
+) -> Start:
+    """`start_behind_gate`, in a scope of `memory` bytes where that can be; 0 = without. Raises OSError as that does."""
+
+    def start(through: Sequence[str] = ()) -> GatedHolder:
+        return start_behind_gate(argv, env=env, cwd=cwd, turn_dir=turn_dir, turn_id=turn_id, through=through)
+
+    if not memory:
+        return Start(start())
+    try:
+        through = _scope_words(memory, env, f"agent-mailer-turn-{turn_id}.scope")
+    except LookupError as error:
+        return Start(start(), str(error))
+    gated = start(through)
+    try:
+        arrived = await gated.arrived(PATIENCE)
+    except BaseException:
+        gated.abandon()
+        raise
+    if not arrived:
+        gated.abandon()
+        return Start(start(), "the user's systemd gave no scope for the turn")
+    return Start(gated, "" if _is_held(gated.identity.pid) else _NOT_HELD)
+
+
+def why_unlimited(memory: int, env: Mapping[str, str]) -> str:
+    """Why a turn with that environment would run without its limit; empty where it is held. Starts one to see."""
+    from agent_mailer.process.commands import run_briefly
+
+    try:
+        words = _scope_words(memory, env, "")
+        done = run_briefly((*words, "/bin/sh", "-c", _SHOW_LIMIT), env=env, cwd=Path("/"), seconds=PATIENCE)
+    except (LookupError, OSError) as error:
+        return str(error)
+    if done.status is None:
+        return "the user's systemd did not answer"
+    if str(memory) in done.output.split():
+        return ""
+    last = next((line.strip() for line in reversed(done.output.splitlines()) if line.strip()), "")
+    return last if last and not last.isdecimal() and last != "max" else _NOT_HELD
+
+
+def _scope_words(memory: int, env: Mapping[str, str], unit: str) -> tuple[str, ...]:
+    """Raises LookupError where there is no systemd of the user."""
+    program = shutil.which("systemd-run", path=os.environ.get("PATH", os.defpath))
+    if program is None:
+        raise LookupError("this system has no systemd-run")
+    if not env.get("XDG_RUNTIME_DIR"):
+        raise LookupError("no systemd of the user can be reached (XDG_RUNTIME_DIR is not set)")
+    named = (f"--unit={unit}",) if unit else ()
+    limits = (f"--property=MemoryMax={memory}", "--property=MemorySwapMax=0")
+    return (program, "--user", "--scope", "--quiet", "--collect", *named, *limits, "--")
+
+
+def _is_held(pid: int) -> bool:
+    """Whether the process is in a control group with a limit. Without the memory controller systemd sets none."""
+    with suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/cgroup").read_text("ascii", "replace").splitlines()
+        group = next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
+        return any(_has_limit(tree / group.strip("/") / "memory.max") for tree in _TREES)
+    return False
+
+
+def _has_limit(path: Path) -> bool:
+    with suppress(OSError):
+        return path.read_text("ascii").strip() != "max"
+    return False
