@@ -205,8 +205,15 @@ def _kept_what_was_refused(desk: Desk, marks: set[str]) -> None:
 
 
 def _to_the_dead_letters(desk: Desk) -> list[Expected]:
-    agent(desk, "echo no luck >&2; exit 1", max_retries=1)
+    agent(desk, "echo no luck >&2; exit 1", max_retries=1, notify={"address": "planner"})
     return [Expected(desk.send(), runs=2, dead=True)]
+
+
+def _operator_told_once(desk: Desk, marks: set[str]) -> None:
+    del marks
+    told = [message.subject for message in desk.inbox("planner") if message.envelope.automatic is Automatic.NOTICE]
+    # A disk that refuses everything for long enough pauses the agent, which is told as well.
+    assert told.count("coder: dead letter") == 1, told
 
 
 def _retry_until_dead(stage: Stage) -> None:
@@ -351,7 +358,7 @@ def _ask(stage: Stage, verb: Verb) -> None:
 SCENARIOS = (
     Scenario("first message", _first_message, _watch_once),
     Scenario("staged replies", _staged_replies, _watch_once, holds=_kept_what_was_refused),
-    Scenario("to the dead letters", _to_the_dead_letters, _retry_until_dead),
+    Scenario("to the dead letters", _to_the_dead_letters, _retry_until_dead, holds=_operator_told_once),
     Scenario("resume", _two_of_a_thread, _watch_once, holds=_one_session),
     Scenario("rotation", _rotating, _watch_once, holds=_rotated),
     Scenario("asked to retry", _asked_to_retry, _ask_to_retry),

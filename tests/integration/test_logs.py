@@ -181,7 +181,7 @@ def test_no_mail_no_words_of_the_agent_and_no_key_reach_the_log_or_the_journal(d
         {"emit": {"type": "progress", "text": SECRET}},
         {"emit": {"type": "tool_start", "id": "1", "name": "Bash", "detail": f"curl -H key:{SECRET}"}},
         {"emit": {"type": "tool_end", "id": "1"}},
-        {"run": ["agent-mailer", "mail", "send", "--to", "planner", "--subject", SECRET, "--now", SECRET]},
+        {"run": ["agent-mailer", "mail", "send", "--to", "planner", "--subject", SECRET, "--body", SECRET, "--now"]},
         {"emit": {"type": "result", "outcome": "blocked", "text": f"may I say {SECRET}?"}},
     )
     desk.send(f"the word is {SECRET}", subject=SECRET, thread="secrets")
@@ -199,7 +199,8 @@ def test_no_mail_no_words_of_the_agent_and_no_key_reach_the_log_or_the_journal(d
     finally:
         watcher.terminate()
         assert watcher.wait(timeout=60) == 0
-    assert [m for m in desk.inbox() if SECRET in m.body], "the agent has worked"
+    assert SECRET in desk.inbox()[0].body, "the question has left"
+    assert SECRET in desk.inbox("planner")[0].subject, "and the news"
     written = (desk.state / "log.jsonl").read_text()
     assert SECRET not in written
     assert SECRET not in told.read_text()

@@ -167,6 +167,7 @@ def test_an_automatic_answer_says_that_it_is_one() -> None:
         ({"finish": FinishNote(FinishKind.BLOCKED, " ")}, ["question"], "words"),
         ({"finish": FinishNote(FinishKind.BLOCKED), "text": ""}, ["question"], "detail"),
         ({"finish": FinishNote(FinishKind.BLOCKED), "drafts": [STAGED]}, ["k1"], "words"),
+        ({"finish": FinishNote(FinishKind.BLOCKED), "drafts": [PROMPT]}, ["k2", "question"], "words"),
     ],
 )
 def test_who_says_blocked_asks_and_is_settled(changes: dict[str, Any], keys: list[str], question: str) -> None:

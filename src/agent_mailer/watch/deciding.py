@@ -131,7 +131,8 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
         body = judgement.final_text.strip()
         drafts.append(Draft("auto-reply", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
     asked = end.sealed.finish is not None and bool(end.sealed.finish.question.strip())
-    if outcome is Outcome.BLOCKED and (asked or not drafts):
+    # News of progress asks nobody.
+    if outcome is Outcome.BLOCKED and (asked or all(draft.at_once for draft in drafts)):
         drafts.append(Draft("question", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
     if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
         body = (

@@ -1,0 +1,399 @@
+"""The operator is told once for each change, whatever happens to the watcher or to the command, and no mail waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.desk import Desk, until
+from tests.typed import type_in
+
+from agent_mailer.events import EventName, LogRecord
+from agent_mailer.mailbox.port import Automatic
+from agent_mailer.process.beside import run_beside
+from agent_mailer.state.records import PauseReason
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.requests import apply
+from agent_mailer.watch.watcher import Watcher
+
+SAYS = 'cat >/dev/null; echo \'{"type":"result",%s}\''
+ASKS = SAYS % '"outcome":"blocked","text":"what now?"'
+DONE = SAYS % '"text":"ok"'
+SIGNED_OUT = SAYS % '"outcome":"signed_out"'
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    found = Desk(tmp_path)
+    found.configure(command_output="jsonl", max_retries=0, poll_interval_idle=1)
+    notify(found, 'cat >>"$0"')
+    return found
+
+
+def notify(desk: Desk, script: str, **settings: Any) -> None:
+    """The operator's command is a shell script; `$0` is the file that `told` reads."""
+    command = ["/bin/sh", "-c", script, str(desk.base / "told")]
+    desk.configure(notify={"command": command, "address": "planner", **settings})
+
+
+def told(desk: Desk) -> list[dict[str, Any]]:
+    path = desk.base / "told"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def kinds(desk: Desk) -> list[str]:
+    return [row["kind"] for row in told(desk)]
+
+
+def mailed(desk: Desk) -> list[str]:
+    found = desk.inbox("planner")
+    assert all(message.envelope.automatic is Automatic.NOTICE for message in found)
+    return [message.subject for message in found]
+
+
+def waiting(desk: Desk) -> int:
+    return len(desk.place().state.notices.told.waiting)
+
+
+# What is told.
+
+
+def test_a_question_and_a_message_given_up_are_told_once_by_command_and_by_mail(desk: Desk) -> None:
+    desk.shell(ASKS)
+    asked = desk.send(thread="one")
+    desk.once()
+    desk.shell("exit 3")
+    gone = desk.send(thread="two")
+    desk.once()
+    desk.once()
+    assert kinds(desk) == ["blocked", "dead_letter"]
+    assert [(row["message_id"], row["thread"], row["sender"]) for row in told(desk)] == [
+        (asked, "one", "user"),
+        (gone, "two", "user"),
+    ]
+    assert mailed(desk) == ["coder: blocked", "coder: dead letter"]
+    for row, message in zip(told(desk), desk.inbox("planner"), strict=True):
+        assert row["text"] in message.body
+        assert row["fix"] in message.body
+        assert "what now?" not in message.body
+        assert type_in(desk.base, *row["fix"].split()[1:]).status == 0
+    sent = [(row["kind"], row["by"]) for row in desk.log(EventName.NOTICE_SENT)]
+    assert sorted(sent) == [(kind, by) for kind in ("blocked", "dead_letter") for by in ("command", "mail")]
+    assert waiting(desk) == 0
+
+
+def test_a_notice_starts_no_turn_of_an_agent(desk: Desk) -> None:
+    other = Desk(desk.base / "other")
+    other.configure(address="planner", maildir_root=str(desk.root))
+    desk.shell(ASKS)
+    desk.send()
+    desk.once()
+    assert mailed(desk) == ["coder: blocked"]
+    events = [event.event for event in other.once()]
+    assert events == [EventName.MESSAGE_SKIPPED]
+
+
+def test_who_wrote_the_message_himself_gets_no_second_word_about_it(desk: Desk) -> None:
+    desk.configure(notify={"address": "user"})
+    desk.shell(ASKS)
+    desk.send()
+    desk.send(sender="planner")
+    desk.once()
+    assert [message.subject for message in desk.inbox()] == ["Re: task", "coder: blocked"]
+
+
+def test_a_pause_and_its_end_are_told_once_over_restarts(desk: Desk) -> None:
+    desk.shell(SIGNED_OUT)
+    desk.send()
+    for _ in range(3):
+        desk.once()
+    assert [(row["kind"], row["reason"]) for row in told(desk)] == [("paused", "signed_out")]
+    assert told(desk)[0]["until"]
+    desk.resume()
+    desk.shell(DONE)
+    for _ in range(2):
+        desk.once()
+    assert [(row["kind"], row["reason"]) for row in told(desk)][1:] == [("resumed", "signed_out")]
+    assert mailed(desk) == ["coder: paused", "coder: resumed"]
+
+
+def test_an_outage_that_is_over_at_the_first_probe_is_not_told(desk: Desk) -> None:
+    desk.shell(SAYS % '"outcome":"unavailable"')
+    desk.send()
+    desk.once()
+    assert kinds(desk) == []
+    desk.once(FakeClock(time.time() + 60))
+    assert kinds(desk) == ["paused"]
+    desk.shell(DONE)
+    desk.once(FakeClock(time.time() + 600))
+    assert kinds(desk) == ["paused", "resumed"]
+
+
+def test_a_pause_by_hand_is_not_told(desk: Desk) -> None:
+    apply(desk.place().state, Request(Verb.PAUSE))
+    desk.once()
+    pause = desk.place().state.pause.read()
+    assert pause is not None
+    assert pause.reason is PauseReason.BY_HAND
+    desk.resume()
+    desk.once()
+    assert kinds(desk) == []
+    assert not (desk.state / "guards.json").exists()
+
+
+def test_trouble_that_lasts_and_its_end_are_told_once_over_restarts(desk: Desk) -> None:
+    notify(desk, 'cat >>"$0"', trouble_after=0, address="")
+    away = desk.root.with_name("away")
+    with desk.watching():
+        until((desk.root / "agents/coder/extensions/agent-mailer/watcher.pid").exists, "the watcher")
+        desk.root.rename(away)
+        until(lambda: kinds(desk) == ["trouble"], "the trouble")
+        away.rename(desk.root)
+        until(lambda: len(kinds(desk)) == 2, "the end of it")
+        desk.root.rename(away)
+        until(lambda: len(kinds(desk)) == 3 and not waiting(desk), "trouble once more")
+    away.rename(desk.root)
+    desk.once()
+    desk.once()
+    assert kinds(desk) == ["trouble", "trouble_over"] * 2
+    assert {row["reason"] for row in told(desk)} == {"mailbox"}
+    assert told(desk)[0]["why"]
+
+
+# The command: beside the loop, for a while, a few times.
+
+
+def watch(desk: Desk, story: Callable[[list[LogRecord]], Awaitable[None]], **notify: Any) -> list[LogRecord]:
+    """A watcher in this process while `story` goes on; `notify` changes what cannot be configured."""
+    place, events = desk.place(), list[LogRecord]()
+    place.log.listen(events.append)
+    lock = place.lock()
+    lock.acquire()
+
+    async def both() -> None:
+        room = place.room(lock)
+        room.policy = msgspec.structs.replace(room.policy, notify=msgspec.structs.replace(room.policy.notify, **notify))
+        watcher = Watcher(room)
+        watching = asyncio.create_task(watcher.run())
+        try:
+            await story(events)
+        finally:
+            watcher.stop(0.0)
+            await watching
+
+    try:
+        place.folder.prepare()
+        asyncio.run(both())
+    finally:
+        lock.release()
+    return events
+
+
+async def until_seen(events: list[LogRecord], event: EventName, count: int = 1) -> None:
+    while sum(1 for one in events if one.event is event) < count:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+def test_a_command_that_fails_is_tried_a_few_times_and_no_mail_waits_for_it(desk: Desk) -> None:
+    notify(desk, 'cat >>"$0"; echo "no such host" >&2; exit 6')
+    desk.shell(ASKS)
+    desk.send(thread="one")
+
+    async def story(events: list[LogRecord]) -> None:
+        await until_seen(events, EventName.TURN_SETTLED)
+        await until_seen(events, EventName.NOTICE_GIVEN_UP)
+
+    events = watch(desk, story, again_after=0.01)
+    failed = [e.fields for e in events if e.event in (EventName.NOTICE_FAILED, EventName.NOTICE_GIVEN_UP)]
+    assert [fields["why"] for fields in failed] == ["it ended with 6: no such host"] * 4
+    assert kinds(desk) == ["blocked"] * 4
+    assert len({row["id"] for row in told(desk)}) == 1
+    assert mailed(desk) == ["coder: blocked"]
+    assert waiting(desk) == 0
+
+
+def test_tries_are_counted_over_restarts(desk: Desk) -> None:
+    notify(desk, 'cat >>"$0"; exit 1', address="")
+    desk.shell(ASKS)
+    desk.send()
+    for _ in range(6):
+        desk.once()
+    assert kinds(desk) == ["blocked"] * 4
+    assert len(desk.log(EventName.NOTICE_GIVEN_UP)) == 1
+
+
+@pytest.mark.parametrize("command", [["/nonexistent/program"], ["./told"]])
+def test_a_command_that_cannot_be_started_is_an_event(desk: Desk, command: list[str]) -> None:
+    desk.configure(notify={"command": command})
+    desk.shell(ASKS)
+    desk.send()
+    desk.once()
+    [failed] = desk.log(EventName.NOTICE_FAILED)
+    assert "cannot be started" in failed["why"]
+    assert len(desk.log(EventName.TURN_SETTLED)) == 1
+
+
+def test_a_command_that_hangs_is_ended_with_all_it_started_while_mail_goes_on(desk: Desk) -> None:
+    notify(desk, 'echo $$ >"$0.pid"; setsid sleep 600 & cat >>"$0"; sleep 600', address="")
+    desk.shell(ASKS)
+    desk.send(thread="one")
+
+    async def story(events: list[LogRecord]) -> None:
+        await until_seen(events, EventName.TURN_SETTLED)
+        await asyncio.to_thread(desk.send, thread="two")
+        await until_seen(events, EventName.TURN_SETTLED, 2)
+        assert not [e for e in events if e.event is EventName.NOTICE_FAILED], "it hangs, and all goes on"
+        await until_seen(events, EventName.NOTICE_FAILED)
+
+    events = watch(desk, story, timeout=3.0)
+    failed = next(e.fields for e in events if e.event is EventName.NOTICE_FAILED)
+    assert failed["why"] == "it was not done after 3 s"
+    assert not sleepers(desk)
+
+
+def sleepers(desk: Desk) -> list[int]:
+    """What runs with this workdir's notices in its environment."""
+    needle = f"AGENT_MAILER_NOTICE_WORKDIR={desk.workdir}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_watcher_that_leaves_does_not_wait_for_it_and_the_next_one_tells(desk: Desk, way: signal.Signals) -> None:
+    notify(desk, 'cat >>"$0"; [ -e "$0.go" ] || sleep 600', timeout=600, address="")
+    desk.shell(ASKS)
+    desk.send()
+    with desk.watching() as watcher:
+        until(lambda: told(desk), "the command")
+        watcher.send_signal(way)
+        assert watcher.wait(timeout=60) == 0
+    assert not sleepers(desk)
+    assert waiting(desk) == 1
+    (desk.base / "told.go").touch()
+    desk.once()
+    desk.once()
+    assert len(told(desk)) == 2
+    assert len({row["id"] for row in told(desk)}) == 1
+    assert waiting(desk) == 0
+
+
+def test_a_watcher_that_is_killed_forgets_nothing(desk: Desk) -> None:
+    notify(desk, 'cat >>"$0"; [ -e "$0.go" ] || sleep 600', timeout=600)
+    desk.shell(ASKS)
+    desk.send()
+    with desk.watching() as watcher:
+        until(lambda: told(desk) and mailed(desk), "command and mail")
+        watcher.kill()
+        watcher.wait()
+    left = sleepers(desk)
+    assert left, "the command was on its way"
+    (desk.base / "told.go").touch()
+    desk.once()
+    desk.once()
+    assert len(told(desk)) == 2
+    assert mailed(desk) == ["coder: blocked"], "mail leaves once"
+    assert not set(sleepers(desk)) & set(left), "what the killed one left is ended"
+
+
+def test_what_the_command_sees(desk: Desk) -> None:
+    notify(desk, 'cat >>"$0"; env >"$0.env"; pwd >"$0.pwd"', address="")
+    desk.configure(api_key="amk_secret")
+    desk.shell(ASKS)
+    desk.send()
+    os.environ.update(AGENT_MAILER_API_KEY="amk_secret", WEBHOOK_TOKEN="t")
+    try:
+        desk.once()
+    finally:
+        del os.environ["AGENT_MAILER_API_KEY"], os.environ["WEBHOOK_TOKEN"]
+    [row] = told(desk)
+    seen = dict(line.split("=", 1) for line in (desk.base / "told.env").read_text().splitlines() if "=" in line)
+    assert {name.removeprefix("AGENT_MAILER_NOTICE_").lower() for name in seen if "_NOTICE_" in name} == set(row)
+    assert all(seen[f"AGENT_MAILER_NOTICE_{name.upper()}"] == str(value) for name, value in row.items())
+    assert seen["WEBHOOK_TOKEN"] == "t"
+    assert not [
+        name for name in seen if name.startswith("AGENT_MAILER_") and "NOTICE" not in name and "TURN_ID" not in name
+    ]
+    assert (desk.base / "told.pwd").read_text().strip() == str(desk.workdir)
+    assert "amk_secret" not in (desk.base / "told.env").read_text()
+
+
+# A short command beside a loop.
+
+
+def test_a_command_beside_a_loop_takes_no_more_than_it_should(tmp_path: Path) -> None:
+    async def run(script: str, seconds: float = 60.0, stdin: bytes = b"") -> tuple[int | None, int]:
+        done = await run_beside(
+            ["/bin/sh", "-c", script],
+            env={"PATH": os.environ["PATH"]},
+            cwd=tmp_path,
+            seconds=seconds,
+            mark="m",
+            stdin=stdin,
+        )
+        return done.status, len(done.output)
+
+    async def story() -> None:
+        assert await run("yes | head -c 1000000") == (0, 16384)
+        assert await run("exit 7", stdin=b"x" * 100_000) == (7, 0)
+        assert await run("cat", stdin=b"x" * 4000) == (0, 4000)
+        assert (await run("yes", seconds=0.2))[0] is None
+        assert await run("kill -9 $$") == (137, 0)
+        assert await run("exec >&- 2>&-; sleep 0.1; exit 3") == (3, 0)
+
+    asyncio.run(story())
+    left = subprocess.run(["pgrep", "-f", f"^/bin/sh.*{tmp_path}"], capture_output=True, check=False)
+    assert left.stdout == b""
+
+
+# Setting it.
+
+
+def test_the_keys_of_a_table_are_set_like_others(desk: Desk) -> None:
+    path = desk.state / "config.toml"
+    path.write_text('# mine\naddress = "coder"\nruntime = "command"\n\n[retry]\nfirst = 1 # quick\n')
+
+    def config(*words: str) -> tuple[int, str]:
+        done = type_in(desk.workdir, "config", *words)
+        return done.status, done.out + done.err
+
+    assert config("set", "notify.command", "notify-send", "-u", "critical", "a mail")[0] == 0
+    assert config("set", "notify.address", "boss")[0] == 0
+    assert config("set", "retry.first", "5")[0] == 0
+    found = path.read_text()
+    assert "# mine" in found
+    assert "# quick" in found
+    notify = desk.place().config.notify
+    assert (notify.command, notify.address) == (("notify-send", "-u", "critical", "a mail"), "boss")
+    assert desk.place().config.retry.first == 5
+    assert "notify-send" in config("show")[1]
+    before = path.read_bytes()
+    for words in (
+        ["notify", "x"],
+        ["notify.sound", "x"],
+        ["notify.timeout", "0"],
+        ["retry.first", "x"],
+        ["env.set", "x"],
+    ):
+        status, said = config("set", *words)
+        assert status == 2, said
+        assert words[0].partition(".")[0] in said
+    assert path.read_bytes() == before
+    assert config("set", "notify.command", "")[0] == 0
+    assert desk.place().config.notify.command == ()

@@ -1,0 +1,121 @@
+"""What a person is told of, and in which words."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent_mailer.clock import SystemClock
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.notices import Channel, Notice, NoticeBook, NoticeKind
+from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, Settlement, TurnRecord
+from agent_mailer.state.troubles import Trouble, TroubleWith
+from agent_mailer.watch.notices import lasts_from, of_settlement, worth_telling
+from agent_mailer.watch.telling import draft_of, facts_of
+
+NOW = 2_000_000_000.0
+EVIL = "x'; touch /tmp/pwned; echo $(id)\n-- <b>"
+RECORD = TurnRecord("turn-1", Envelope(EVIL, EVIL, EVIL, 0.0, "1", "m"), Phase.SETTLING, "claude", NOW)
+
+
+@pytest.mark.parametrize(
+    ("pause", "told"),
+    [
+        (Pause(PauseReason.SIGNED_OUT, NOW, NOW + 30), True),
+        (Pause(PauseReason.LIMITED, NOW, NOW + 30), False),
+        (Pause(PauseReason.LIMITED, NOW, NOW + 90, probes=1), True),
+        (Pause(PauseReason.LIMITED, NOW, NOW + 3600), True),
+        (Pause(PauseReason.UNAVAILABLE, NOW, NOW + 37), False),
+        (Pause(PauseReason.UNAVAILABLE, NOW, NOW + 60, probes=1), True),
+        (Pause(PauseReason.SIGNED_OUT, NOW, NOW + 30, elsewhere=True), False),
+        (Pause(PauseReason.BY_HAND, NOW), False),
+    ],
+)
+def test_which_pause_is_worth_a_word(pause: Pause, told: bool) -> None:
+    assert worth_telling(pause) is told
+
+
+def test_a_refused_key_lasts_from_the_beginning() -> None:
+    assert lasts_from(Trouble(TroubleWith.MAILBOX, "down", NOW), 300) == NOW + 300
+    assert lasts_from(Trouble(TroubleWith.CREDENTIALS, "refused", NOW), 300) == NOW
+
+
+def _settled(outcome: Outcome, dead: DeadLetter | None = None) -> Notice | None:
+    return of_settlement(RECORD, Settlement(outcome, "agent words", NOW, 1.0, finished=True, dead=dead, question=EVIL))
+
+
+def test_only_questions_and_messages_given_up_need_a_person() -> None:
+    asked = _settled(Outcome.BLOCKED)
+    gone = _settled(Outcome.TIMED_OUT, DeadLetter("m", retries=3))
+    assert asked is not None
+    assert gone is not None
+    assert (asked.kind, asked.reason) == (NoticeKind.BLOCKED, "blocked")
+    assert (gone.kind, gone.reason, gone.attempts) == (NoticeKind.DEAD_LETTER, "timed_out", 4)
+    assert [outcome for outcome in Outcome if _settled(outcome) is not None] == [Outcome.BLOCKED]
+
+
+@pytest.mark.parametrize("kind", list(NoticeKind))
+def test_nothing_that_a_sender_or_an_agent_wrote_is_in_it(kind: NoticeKind) -> None:
+    notice = Notice("n-1", kind, NOW, "limited", "turn-1", EVIL, EVIL, EVIL, until=NOW + 60, fix="df -h")
+    facts = facts_of(notice, "coder", "/home/some one/coder", "host")
+    written = msgspec.json.encode(facts).decode()
+    assert "touch" not in written
+    assert "agent words" not in written
+    if kind is not NoticeKind.TROUBLE:
+        assert shlex.split(facts.fix)[-2:] == ["-C", "/home/some one/coder"]
+    draft = draft_of(notice, facts, "boss")
+    assert "touch" not in draft.body + draft.subject
+    assert facts.text in draft.body
+    assert "\n" not in facts.text + draft.subject
+    assert draft == draft_of(notice, facts, "boss")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    found = StateFolder(tmp_path, Disk(), SystemClock())
+    found.prepare()
+    return found
+
+
+NOTICE = Notice("n-1", NoticeKind.BLOCKED, NOW, "blocked", "turn-1", left=(Channel.COMMAND, Channel.MAIL))
+
+
+def test_a_turn_is_remembered_once_and_waits_until_all_is_told(folder: StateFolder) -> None:
+    NoticeBook(folder).add(NOTICE)
+    book = NoticeBook(folder)
+    book.add(NOTICE)
+    assert book.told.waiting == (NOTICE,)
+    book.put(msgspec.structs.replace(NOTICE, left=(Channel.MAIL,), tries=2))
+    assert NoticeBook(folder).told.waiting == (msgspec.structs.replace(NOTICE, left=(Channel.MAIL,), tries=2),)
+    book.put(msgspec.structs.replace(NOTICE, left=()))
+    book = NoticeBook(folder)
+    book.add(NOTICE)
+    assert (book.told.waiting, book.told.turns) == ((), ("turn-1",))
+
+
+def test_what_the_disk_refuses_is_told_by_this_watcher_all_the_same(folder: StateFolder) -> None:
+    book = NoticeBook(folder)
+    assert book.told.waiting == ()
+    trouble = Notice("t-1", NoticeKind.TROUBLE, NOW, "disk", left=(Channel.COMMAND,))
+    folder.path.rename(folder.path.with_name("elsewhere"))
+    with pytest.raises(FileNotFoundError):
+        book.add(NOTICE)
+    assert book.told.waiting == ()
+    book.add(trouble, trouble="disk", even_if_refused=True)
+    assert book.told == msgspec.structs.replace(book.told, waiting=(trouble,), trouble="disk")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b'{"notices": {"waiting": 5}}', b"\xff\0"])
+def test_a_damaged_book_is_set_aside_and_begun_anew(folder: StateFolder, garbage: bytes) -> None:
+    (folder.path / "guards.json").write_bytes(garbage)
+    book = NoticeBook(folder)
+    assert book.told.waiting == ()
+    book.add(NOTICE)
+    assert NoticeBook(folder).told.waiting == (NOTICE,)
+    assert len(list(folder.path.glob("guards.json.corrupt-*"))) == 1
