@@ -130,7 +130,8 @@ def verify(desk: Desk, expected: list[Expected], marks: set[str], undone: Counte
             one = Expected(one.id, runs=1, dead=True)
         assert settled.count(one.id) == 1, f"{why}: {one.id} is settled {settled.count(one.id)} times"
         assert dead[one.id] == int(one.dead), f"{why}: {one.id} is {dead[one.id]} dead letters"
-        assert one.runs <= ran[one.id] <= one.runs + undone[one.id], f"{why}: {one.id} ran {ran[one.id]} times"
+        told_of = f"{one.id} ran {ran[one.id]} times, {undone[one.id]} undone: {runs(desk)}"
+        assert one.runs <= ran[one.id] <= one.runs + undone[one.id], f"{why}: {told_of}"
         answers = [m for m in user if f"answer to {one.id}" in m.body]
         assert len(answers) == int(one.answered and not one.dead), f"{why}: {len(answers)} answers to {one.id}"
         notices = [m for m in user if m.envelope.automatic is Automatic.NOTICE and one.id in m.body]

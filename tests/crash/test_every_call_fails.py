@@ -1,6 +1,6 @@
 """Every I/O call of a story fails once, and from then on: n = 1, 2, 3 ... until no fault fires.
 
-By default a seeded sample of them; all with `-m crash_long`.
+By default every few of them, each with one fault or another by lot; all, with every fault, with `-m crash_long`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,12 +29,11 @@ from agent_mailer.watch.watcher import Watcher
 MOST_CALLS = 1000
 """Far above what one story makes; that a loop ends before it shows that every call was reached."""
 
-SAMPLE = int(os.environ.get("FAULTS_SAMPLE", "16"))
+STRIDE = int(os.environ.get("FAULTS_STRIDE", "4"))
 SEED = int(os.environ.get("FAULTS_SEED", "20261121"))
+FAULTS = [(kind, lasting) for kind in Kind for lasting in Lasting]
 TROUBLED = 0.15
 """How long a watcher is watched on a disk that fails for good."""
-
-RecordProperty = Callable[[str, object], None]
 
 
 class Faulted:
@@ -127,23 +125,25 @@ def story(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_fault_now_and_then_is_survived(story: Story) -> None:
     chance = random.Random(f"{SEED}{story.scenario.name}")
     whole = story.play(MOST_CALLS, Kind.EIO, Lasting.ONCE)
+    writes = story.play(MOST_CALLS, Kind.SHORT, Lasting.ONCE)
     assert not whole.fired
-    faults = [(kind, lasting) for kind in Kind for lasting in Lasting] * (SAMPLE // 12 + 1)
-    chance.shuffle(faults)
-    # Spread over the whole story.
-    for number, (kind, lasting) in enumerate(faults[:SAMPLE]):
-        at = 1 + int((number + chance.random()) * whole.calls / SAMPLE)
-        story.play(at, kind, lasting)
+    assert not writes.fired
+    print(f"\n{story.scenario.name}: {whole.calls} calls")
+    faults: list[tuple[Kind, Lasting]] = []
+    for call in range(chance.randrange(STRIDE), whole.calls, STRIDE):
+        faults = faults or chance.sample(FAULTS, len(FAULTS))
+        kind, lasting = faults.pop()
+        story.play(1 + (call * writes.calls // whole.calls if kind is Kind.SHORT else call), kind, lasting)
 
 
 @pytest.mark.crash_long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("lasting", list(Lasting), ids=lambda lasting: lasting.value)
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
-def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting, record_property: RecordProperty) -> None:
+def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting) -> None:
     for at in itertools.count(1):
         assert at < MOST_CALLS
         if not story.play(at, kind, lasting).fired:
-            record_property("n", at - 1)
+            print(f"\n{story.scenario.name}: {kind.name} {lasting.value} at each of {at - 1} calls")
             assert at > 15, "a story makes more calls than this"
             return
