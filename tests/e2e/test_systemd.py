@@ -1,0 +1,241 @@
+"""The service under a real systemd of a user: ready, watched, restarted, handed over, stopped, held to its memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from tests.desk import Desk, until
+from tests.user_manager import PROGRAM, UserManager, user_manager
+
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
+from agent_mailer.process import members
+from agent_mailer.service.folder import Units
+from agent_mailer.service.unit import Instance, unit_of
+
+RUNS = "runs"
+WAITS = f'echo run >>{RUNS}; while [ ! -e "$AGENT_MAILER_WORKDIR/go" ]; do sleep 0.05; done; echo done'
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[UserManager]:
+    with user_manager() as found:
+        yield found
+
+
+class Service:
+    """A desk whose agent is a service; started with what `settings` add to the unit."""
+
+    def __init__(self, manager: UserManager, name: str) -> None:
+        self.manager = manager
+        self.name = name
+        self.unit = unit_of(name)
+        base = manager.base / name
+        base.mkdir()
+        self.desk = Desk(base)
+        self.desk.configure(stop_grace=0)
+        self.instance = Instance(name, self.desk.workdir, PROGRAM, (str(PROGRAM.parent), "/usr/bin", "/bin"))
+        Units(manager.units, Disk()).write(self.instance)
+
+    def settings(self, *lines: str) -> None:
+        path = self.manager.units / f"{self.unit}.d" / "override.conf"
+        path.write_text("\n".join(["[Service]", *lines, ""]))
+
+    def start(self) -> None:
+        """Returns when it is ready."""
+        self.manager.systemctl("daemon-reload")
+        said = self.manager.systemctl("start", self.unit)
+        assert self.show("ActiveState") == "active", said
+
+    def show(self, name: str) -> str:
+        return self.manager.show(self.unit, name)
+
+    def runs(self) -> int:
+        """How often the agent was started."""
+        path = self.desk.workdir / RUNS
+        return path.read_text().count("run") if path.exists() else 0
+
+    def begin_turn(self) -> str:
+        """Start a turn that lasts until `end_turn`; returns its id."""
+        self.desk.shell(WAITS)
+        self.start()
+        self.desk.send("please", thread="t1")
+        until(self.runs, "the turn runs")
+        return str(self.desk.log(EventName.TURN_STARTED)[0]["turn_id"])
+
+    def end_turn(self) -> None:
+        (self.desk.workdir / "go").touch()
+        until(lambda: self.desk.log(EventName.MESSAGE_DONE), "the message is done")
+
+
+@pytest.fixture
+def service(manager: UserManager, request: pytest.FixtureRequest) -> Iterator[Service]:
+    name = f"s{len(list(manager.base.iterdir()))}"
+    made = Service(manager, name)
+    yield made
+    manager.systemctl("kill", "--signal=KILL", made.unit)
+    manager.systemctl("stop", made.unit)
+    made.desk.end_turns()
+
+
+def test_it_is_ready_when_lock_and_state_are_its_own_and_says_what_it_does(service: Service) -> None:
+    service.begin_turn()
+    holder = json.loads((service.desk.state / ".lock").read_text())
+    assert str(holder["process"]["pid"]) == service.show("MainPID")
+    until(lambda: service.show("StatusText") == "1 turn running: t1", "it says what runs")
+    service.end_turn()
+    until(lambda: service.show("StatusText") == "waiting for mail", "it says that it waits")
+    service.manager.mailer("pause", cwd=service.desk.workdir)
+    until(lambda: service.show("StatusText") == "waiting for mail; paused (by hand)", "it says that it is paused")
+
+
+@pytest.mark.parametrize("blow", ["STOP", "KILL", "restart"])
+def test_whatever_ends_the_watcher_the_turn_goes_on_and_runs_once(service: Service, blow: str) -> None:
+    """SIGSTOP is a loop that stands still: systemd's watchdog ends it."""
+    service.settings("RestartSec=100ms", "WatchdogSec=2s")
+    service.begin_turn()
+    first = service.show("MainPID")
+    if blow == "restart":
+        service.manager.systemctl("restart", service.unit)
+    else:
+        service.manager.systemctl("kill", "--kill-whom=main", f"--signal={blow}", service.unit)
+    until(lambda: service.desk.log(EventName.TURN_ADOPTED), "another watcher adopts the turn")
+    until(lambda: service.show("ActiveState") == "active", "the service is ready again")
+    assert service.show("MainPID") != first
+    restarts = int(service.show("NRestarts"))
+    assert restarts == 0 if blow == "restart" else restarts >= 1
+    until(lambda: service.show("StatusText") == "1 turn running: t1", "it says what goes on")
+    service.end_turn()
+    assert service.runs() == 1
+    assert len(service.desk.inbox()) == 1
+
+
+def test_a_stop_leaves_nobody_and_gets_the_time_that_it_needs(service: Service) -> None:
+    service.settings("TimeoutStopSec=1s")
+    service.desk.configure(stop_grace=2)
+    turn_id = service.begin_turn()
+    assert members(turn_id, None)
+    service.manager.systemctl("stop", service.unit)
+    assert (service.show("ActiveState"), service.show("Result")) == ("inactive", "success")
+    assert not members(turn_id, None)
+    assert service.desk.log(EventName.TURN_ENDED)[0]["outcome"] == "interrupted"
+
+
+@pytest.mark.parametrize(("status", "state"), [(77, "failed"), (78, "failed"), (75, "activating")])
+def test_only_hopeless_ends_are_not_tried_again(service: Service, status: int, state: str) -> None:
+    service.settings("RestartSec=1h", "ExecStart=", f"ExecStart=/bin/sh -c 'exit {status}'")
+    service.manager.systemctl("daemon-reload")
+    service.manager.systemctl("start", service.unit)
+    until(lambda: service.show("ActiveState") != "deactivating", "systemd has decided")
+    assert (service.show("ActiveState"), service.show("ExecMainStatus")) == (state, str(status))
+
+
+def test_a_configuration_that_is_wrong_is_told_and_not_tried_again(service: Service) -> None:
+    (service.desk.state / "config.toml").chmod(0o644)
+    service.manager.systemctl("daemon-reload")
+    service.manager.systemctl("start", service.unit)
+    told = service.manager.mailer("service", "status", service.name)
+    assert told.returncode == 1
+    assert "not running: failed, exit status 78 (configuration" in told.stdout
+    assert f"mend: agent-mailer service start {service.name}" in told.stdout
+
+
+def test_a_turn_is_held_to_its_memory(service: Service) -> None:
+    service.desk.configure(turn_memory="64M", max_retries=0)
+    service.desk.shell(
+        "tail -n 1 /proc/self/cgroup >group; head -c 200M /dev/zero | tail -c 150M >/dev/null; echo done"
+    )
+    service.start()
+    service.desk.send("please")
+    until(lambda: service.desk.log(EventName.TURN_ENDED), "the turn has ended")
+    [ended] = service.desk.log(EventName.TURN_ENDED)
+    group = (service.desk.workdir / "group").read_text()
+    assert f"agent-mailer-turn-{ended['turn_id']}.scope" in group
+    told = service.desk.log(EventName.TURN_UNLIMITED)
+    if service.manager.limits_memory():
+        assert (ended["outcome"], told) == ("crashed", [])
+    else:
+        assert ended["outcome"] == "done"
+        assert "memory controller" in told[0]["why"]
+
+
+def test_without_a_scope_a_turn_runs_all_the_same(service: Service) -> None:
+    service.settings("Environment=XDG_RUNTIME_DIR=/nowhere")
+    service.desk.configure(turn_memory="64M")
+    service.start()
+    service.desk.send("please")
+    until(lambda: service.desk.log(EventName.MESSAGE_DONE), "the message is done")
+    assert [told["why"] for told in service.desk.log(EventName.TURN_UNLIMITED)] == [
+        "the user's systemd gave no scope for the turn"
+    ]
+
+
+def test_an_agent_that_only_a_shell_finds_is_installed_runs_and_is_missed(manager: UserManager) -> None:
+    """As with nvm: the agent is a script for `node`, and both are in a folder that systemd does not know."""
+    base = manager.base / "nvm"
+    folder = base / "versions" / "node" / "v22" / "bin"
+    folder.mkdir(parents=True)
+    desk = Desk(base)
+    desk.configure(command=["my-agent"])
+    node, agent = folder / "node", folder / "my-agent"
+    node.write_text('#!/bin/sh\nexec /bin/sh "$@"\n')
+    agent.write_text(
+        "#!/usr/bin/env node\necho PATH=$PATH; grep NoNewPrivs /proc/self/status; env | grep NOTIFY_ || :\n"
+    )
+    for program in (node, agent):
+        program.chmod(0o755)
+
+    refused = manager.mailer("service", "install", cwd=desk.workdir)
+    assert refused.returncode == 69
+    assert "my-agent is not in PATH" in refused.stderr
+    assert not list(manager.units.glob("agent-mailer@coder*"))
+
+    path = f"{folder}:{manager.env['PATH']}"
+    done = manager.mailer("service", "install", cwd=desk.workdir, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "started   agent-mailer@coder.service: waiting for mail" in done.stdout
+    assert "loginctl enable-linger" in done.stderr
+    assert manager.mailer("service", "status", cwd=desk.workdir).returncode == 0
+    desk.send("please")
+    until(desk.inbox, "the agent answers")
+    said = desk.inbox()[0].body
+    assert f"PATH={PROGRAM.parent}:{PROGRAM.parent}:{folder}:/usr/local/bin" in said
+    assert said.split()[-2:] == ["NoNewPrivs:", "1"]
+
+    again = manager.mailer("service", "install", "--allow-sudo", cwd=desk.workdir, PATH=path)
+    assert again.returncode == 0, again.stderr
+    desk.send("again")
+    until(lambda: len(desk.inbox()) == 2, "the agent answers")
+    assert desk.inbox()[1].body.split()[-2:] == ["NoNewPrivs:", "0"]
+
+    agent.unlink()
+    missed = manager.mailer("service", "status", "--json", cwd=desk.workdir)
+    assert missed.returncode == 1
+    [problem] = json.loads(missed.stdout)["services"][0]["problems"]
+    assert problem["text"] == f"{agent} has vanished"
+    assert problem["fix"] == f"agent-mailer service install -C {desk.workdir}"
+    checked = manager.mailer("doctor", "--as-service", "--json", cwd=desk.workdir, PATH=path)
+    assert checked.returncode == 1
+    failed = {check["name"] for check in json.loads(checked.stdout)["checks"] if check["result"] == "failed"}
+    assert failed == {"service", "runtime"}
+
+    assert manager.mailer("service", "uninstall", "coder").returncode == 0
+    assert manager.show("agent-mailer@coder.service", "ActiveState") == "inactive"
+    assert not list(manager.units.glob("agent-mailer@coder*"))
+    assert not list(manager.units.glob("*.wants/*coder*"))
+
+
+def test_what_works_only_in_the_shell_is_refused_and_leaves_nothing(manager: UserManager) -> None:
+    base = manager.base / "shell"
+    base.mkdir()
+    desk = Desk(base)
+    del desk.settings["maildir_root"]
+    desk.configure()
+    before = sorted(manager.units.rglob("*"))
+    done = manager.mailer("service", "install", "--name", "shell", cwd=desk.workdir, AM_ROOT=str(desk.root))
+    assert done.returncode == 78
+    assert "error: in the service's surroundings:" in done.stderr
+    assert sorted(manager.units.rglob("*")) == before
+    assert not list((manager.runtime_dir / "systemd" / "user").iterdir())
