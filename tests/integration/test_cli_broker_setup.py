@@ -347,7 +347,7 @@ def test_status_counts_what_waits_and_shows_no_key(broker: BrokerDesk, ben: Pers
     assert ben.key not in done.out
     set_key(agent, "broker_url", "http://127.0.0.1:1")
     away = type_in(agent, "status")
-    assert (away.status, "cannot be read" in away.out) == (0, True), away
+    assert (away.status, "cannot be read" in away.out) == (1, True), away
 
 
 # The section that tells an agent to use curl.

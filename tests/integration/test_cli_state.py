@@ -50,6 +50,7 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
     assert set(shown) == {
         *("workdir", "agent", "runtime", "watcher", "mailbox", "running", "retries", "dead_letters"),
         *("pause", "trouble", "today", "last_events"),
+        *("healthy", "problems", "blocked", "results", "next_wake"),
     }
     assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)
     assert (shown["mailbox"]["waiting"], shown["mailbox"]["root"]) == (1, str(desk.root))
@@ -57,13 +58,14 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
     assert set(shown["today"]) == {"turns", "seconds", "input_tokens", "output_tokens", "cost_usd"}
     screen = at(desk, "status").out
     assert "not running" in screen
-    assert "waiting   1" in screen
+    assert "waiting  1, the oldest for " in screen
 
 
 def test_status_tells_of_a_mailbox_that_is_gone(desk: Desk) -> None:
     desk.root.rename(desk.base / "moved")
     shown = at(desk, "status", "--json")
-    assert shown.status == 0, shown
+    assert shown.status == 1, shown
+    assert [problem["code"] for problem in shown.json["problems"]] == ["no_watcher", "mailbox"]
     assert str(desk.root) in shown.json["mailbox"]["problem"]
 
 
@@ -310,7 +312,7 @@ def test_looking_at_damaged_state_warns_and_leaves_it_for_the_watcher(desk: Desk
     before = files_of(desk)
     for words in (["status"], ["sessions", "list"], ["dead-letter", "list"], ["turns", "list"]):
         done = at(desk, *words)
-        assert done.status == 0, done
+        assert done.status == (1 if words == ["status"] else 0), done
         if words == ["status"] and name.endswith(".json") and name != "sessions.json":
             assert f"{name} cannot be read" in done.err
     assert files_of(desk) == before

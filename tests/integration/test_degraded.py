@@ -148,7 +148,7 @@ def test_no_turn_starts_whose_claim_is_not_durable_and_status_says_why(desk: Des
             assert shown["trouble"]["what"] == "disk"
             assert "turn.json" in shown["trouble"]["why"]
             assert shown["trouble"]["fix"]
-            assert "trouble   disk: " in screen
+            assert "trouble  disk: " in screen
             assert "(since 2" in screen
             assert "mend: " in screen
             assert desk.marks() == []
@@ -391,7 +391,7 @@ def test_status_tells_of_a_mailbox_that_is_gone_and_of_the_mend(desk: Desk) -> N
         shown, screen = status(desk), type_in(desk.workdir, "status").out
         assert shown["trouble"]["what"] == "mailbox"
         assert set(shown["trouble"]) == {"what", "since", "why", "fix"}
-        assert f"trouble   mailbox: {desk.root}/agents/coder is gone (since " in screen
+        assert f"trouble  mailbox: {desk.root}/agents/coder is gone (since " in screen
         assert "mend: put it back, or: agent-mailer init" in screen
         elsewhere.rename(desk.root)
         until(lambda: status(desk)["trouble"] is None, "the end of the trouble")

@@ -172,7 +172,7 @@ def left(tmp_path: Path, broker: BrokerDesk, ann: Person) -> Left:
 def test_every_command_reads_the_folder_as_it_is(left: Left) -> None:
     before = {path: path.read_bytes() for path in left.workdir.rglob("*") if path.is_file()}
     status = left.type("status", "--json")
-    assert status.status == 0, status
+    assert status.status == 1, status
     assert status.json["dead_letters"] == 2
     assert status.json["mailbox"]["waiting"] == 3
     assert status.json["watcher"]["running"] is False

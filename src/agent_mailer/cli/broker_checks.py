@@ -7,24 +7,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from agent_mailer.checks.broker import BrokerSeen
 from agent_mailer.cli.at_broker import at_broker
 from agent_mailer.mailbox.amp.client import BrokerClient
 from agent_mailer.mailbox.amp.transport import Limits
+from agent_mailer.names import shown_url
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
 
 LIMITS = Limits(connect=5.0, read=10.0, whole=15.0)
 DATE_SECONDS = 5.0
-
-
-def shown_url(url: str) -> str:
-    """A broker's URL for people: without what may be a password in it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def see_broker(place: Workplace) -> BrokerSeen:

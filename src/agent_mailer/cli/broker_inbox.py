@@ -10,6 +10,7 @@ from agent_mailer.mailbox.amp import wire
 from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, trouble
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, BrokerInfo, Credentials
 from agent_mailer.mailbox.amp.transport import path_of
+from agent_mailer.mailbox.port import Envelope
 
 PAGE = 100
 STRETCH = 1000
@@ -47,11 +48,17 @@ class BrokerInbox:
                 return await self._stretches(client, read_too=read_too)
             return await self._pages(client, read_too=read_too)
 
-    async def unread(self) -> int:
-        """How many are unread, in one small answer."""
+    async def waiting(self, most: int) -> tuple[int, list[Envelope]]:
+        """How many are unread, and the oldest of those that nobody has in work, where the broker can list them so."""
         async with self._client() as client:
             answer = await self._list(client, {"page": 1, "page_size": 1})
-            return wire.parse_object(answer, wire.Page).total
+            total = wire.parse_object(answer, wire.Page).total
+            if not total or not (await self._broker(client)).ours:
+                return total, []
+            query: dict[str, str | int] = {"after": 0, "limit": most, "bodies": "false", "claimed": "false"}
+            answer = await self._list(client, query)
+            oldest = _messages(answer, bytes(wire.parse_object(answer, wire.Stretch).messages))
+            return total, [heard.message.envelope for heard in oldest]
 
     async def whole(self, message_id: str) -> wire.Heard | None:
         """The message of that very id, where the broker gives single ones."""

@@ -41,6 +41,11 @@ def width() -> int | None:
     return max(shutil.get_terminal_size().columns, NARROWEST)
 
 
+def is_dumb() -> bool:
+    """Whether the terminal can only be written to: no colours, and nothing is drawn over."""
+    return os.environ.get("TERM", "") in ("", "dumb", "unknown")
+
+
 def paint(text: str, ink: Ink, stream: TextIO | None = None) -> str:
     """`text` in that colour where `stream` (stdout) shows colours: a terminal, no dumb one, and no NO_COLOR."""
     return f"\x1b[{ink.value}m{text}\x1b[0m" if text and _has_colour(stream or sys.stdout) else text
@@ -82,8 +87,7 @@ def _cells_of(character: str) -> int:
 
 
 def _has_colour(stream: TextIO) -> bool:
-    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-    return wanted and _is_terminal(stream)
+    return not os.environ.get("NO_COLOR") and not is_dumb() and _is_terminal(stream)
 
 
 def _beyond_ascii(stream: TextIO) -> bool:

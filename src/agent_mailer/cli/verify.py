@@ -114,7 +114,8 @@ def _mailbox_checks(place: Workplace) -> list[CheckResult]:
         if not (config.broker_url and config.api_key and config.agent_id):
             return []  # the configuration's check names them
         from agent_mailer.checks.broker import check_broker
-        from agent_mailer.cli.broker_checks import see_broker, shown_url
+        from agent_mailer.cli.broker_checks import see_broker
+        from agent_mailer.names import shown_url
 
         return check_broker(shown_url(config.broker_url), config.address, lambda: see_broker(place))
     holder = holder_of(place.folder.path / ".lock")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         GatedHolder,
         start_behind_gate,
     )
-    from agent_mailer.process.identity import ProcessIdentity, boot_id, identify, is_alive
+    from agent_mailer.process.identity import ProcessIdentity, boot_id, identify, is_alive, read_stat, runs_for
     from agent_mailer.process.output import LineFramer, OutputTail, tail_text
     from agent_mailer.process.supervise import EXIT_FILE, Supervised, adopt, read_exit
     from agent_mailer.process.tree import EndReport, end_tree, members, sweep
@@ -42,6 +42,8 @@ __all__ = [
     "members",
     "next_check",
     "read_exit",
+    "read_stat",
+    "runs_for",
     "start_behind_gate",
     "sweep",
     "tail_text",
@@ -51,7 +53,7 @@ __all__ = [
 _HOMES = {
     "clocks": ("Activity", "Limits", "next_check", "verdict"),
     "holder": ("PROMPT_FILE", "STDERR_FILE", "STDOUT_FILE", "TURN_ID_VARIABLE", "GatedHolder", "start_behind_gate"),
-    "identity": ("ProcessIdentity", "boot_id", "identify", "is_alive"),
+    "identity": ("ProcessIdentity", "boot_id", "identify", "is_alive", "read_stat", "runs_for"),
     "output": ("LineFramer", "OutputTail", "tail_text"),
     "supervise": ("EXIT_FILE", "Supervised", "adopt", "read_exit"),
     "tree": ("EndReport", "end_tree", "members", "sweep"),

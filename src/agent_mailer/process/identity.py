@@ -50,6 +50,11 @@ class ProcessStat(msgspec.Struct, frozen=True):
         """It runs: neither dead nor a zombie (a leader that ended before its threads is shown as one, and runs)."""
         return self.state not in ("X", "x") and (self.state != "Z" or self.threads > 1)
 
+    @property
+    def halted(self) -> bool:
+        """Stopped by a signal (SIGSTOP) or a debugger: it does nothing until it is let go on."""
+        return self.state in ("T", "t")
+
 
 @cache
 def boot_id() -> str:
@@ -92,6 +97,15 @@ def read_stat(pid: int) -> ProcessStat | None:
         _require_answer(error)
         return None
     return parse_stat(pid, line)
+
+
+def runs_for(stat: ProcessStat) -> float | None:
+    """Seconds since that process was started; None where the system does not tell."""
+    try:
+        uptime = float(_read("/proc/uptime").split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0.0, uptime - stat.started / os.sysconf("SC_CLK_TCK"))
 
 
 def parse_stat(pid: int, line: bytes) -> ProcessStat | None:

@@ -24,8 +24,16 @@ SETTLED = "settled"
 GONE = ".gone."
 """What the name of a turn begins with while its folder is being removed."""
 
+MOST_OPEN = 64
+"""So many turns may run side by side."""
+
 MAX_TOTAL_BYTES = 2 * 1024**3
 _TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+
+
+def is_turn_id(text: str) -> bool:
+    """Whether `text` may become the name of a turn's folder."""
+    return _TURN_ID.fullmatch(text) is not None
 
 
 class OpenTurn(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -127,6 +135,17 @@ class TurnStore:
         """Every turn's id, oldest first."""
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder.turns) as entries:
             return sorted(e.name for e in entries if _TURN_ID.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
+        return []
+
+    def newest_settled(self, count: int) -> list[str]:
+        """The newest turns that are settled, the last one first. Reads no more than their names, however many."""
+        from heapq import nlargest
+
+        with suppress(FileNotFoundError, NotADirectoryError):
+            names = (name for name in os.listdir(self._folder.turns) if name[:1].isdecimal())
+            # Of the newest a few may be open still.
+            newest = [name for name in nlargest(count + MOST_OPEN, names) if _TURN_ID.fullmatch(name)]
+            return [turn_id for turn_id in newest if self.is_settled(turn_id)][:count]
         return []
 
     def open_ids(self) -> list[str]:

@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -121,6 +122,16 @@ def read_envelope(item: Listed) -> Envelope | Malformed | None:
             raise unavailable(item.path, fault) from fault
         return Malformed(Reason.PARSE_ERROR, f"cannot be read: {fault.strerror}")
     return parsed
+
+
+def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malformed]:
+    """What each of these files is; one that has gone meanwhile is left out. Raises OSError, MailboxUnavailable."""
+    for name in names:
+        path = os.path.join(folder, name)  # noqa: PTH118 - a Path a file costs more than all the rest
+        with suppress(FileNotFoundError):
+            found = read_envelope(Listed(path, name, os.stat(path, follow_symlinks=False)))
+            if found is not None:
+                yield found
 
 
 def list_folder(folder: Path, cache: StatCache[Envelope | Malformed]) -> tuple[list[Envelope], list[Unreadable]]:
