@@ -22,6 +22,7 @@ from agent_mailer.watch.requests import apply
 from agent_mailer.watch.watcher import Watcher
 
 LIMITED = """echo '{"type":"result","outcome":"limited","detail":"quota"}'"""
+SIGNED_OUT = """echo '{"type":"result","outcome":"signed_out"}'"""
 DONE = """echo '{"type":"result","outcome":"done"}'"""
 
 
@@ -154,3 +155,24 @@ def test_a_stop_by_hand_is_nobody_elses(agents: tuple[Agent, Agent]) -> None:
     two.desk.send()
     assert outcomes(one.once()) == []
     assert outcomes(two.once()) == ["done"]
+
+
+def test_the_operator_is_told_by_the_watcher_that_met_it(agents: tuple[Agent, Agent]) -> None:
+    one, two = agents
+    for agent in agents:
+        tell = f'echo "$AGENT_MAILER_NOTICE_KIND" >>"{agent.desk.base}/told"'
+        agent.desk.configure(notify={"command": ["/bin/sh", "-c", tell]})
+        agent.script = SIGNED_OUT
+        agent.desk.send()
+    one.once()
+    for agent in (two, one, two):
+        # A probe by another watcher changes nothing about who tells.
+        _run_out(one.accounts)
+        agent.once()
+    for agent in agents:
+        agent.script = DONE
+    _run_out(one.accounts)
+    two.once()
+    one.once()
+    assert (one.desk.base / "told").read_text() == "paused\nresumed\n"
+    assert not (two.desk.base / "told").exists()

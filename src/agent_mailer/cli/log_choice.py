@@ -64,13 +64,14 @@ def of_turn(turn_id: str) -> Wanted:
 
 def of_thread(thread: str, names: Names) -> Wanted:
     """Lines that name the thread, one of its turns or messages, or a request about it; learns as it goes."""
+    known = names.of_thread.setdefault(thread, set())
 
     def wanted(raw: bytes) -> bool:
         ids = ids_of(raw)
-        names.learn(ids)
         if ids.thread is not None:
+            if ids.thread == thread:
+                names.learn(ids)
             return ids.thread == thread
-        known = names.of_thread.get(thread, set())
         if isinstance(ids.targets, str):
             return bool({ids.targets, *ids.targets.split(" ")} & {thread, *known})
         about = ids.turn_id if ids.turn_id is not None else ids.message_id

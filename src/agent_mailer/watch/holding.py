@@ -26,9 +26,9 @@ def current_pause(room: Room) -> Pause | None:
             return own
         lift(state, own)
         return None
+    met_here = own is not None and (shared.reason, shared.since) == (own.reason, own.since) and not own.elsewhere
+    shared = msgspec.structs.replace(shared, elsewhere=not met_here)
     if own is None or (shared.reason, shared.since, shared.probes) != (own.reason, own.since, own.probes):
-        ours = own is not None and (shared.reason, shared.since) == (own.reason, own.since) and not own.elsewhere
-        shared = msgspec.structs.replace(shared, elsewhere=not ours)
         _write(room, shared, shared=False)
     return shared
 
