@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import Desk, until
@@ -14,6 +15,8 @@ from tests.plain_broker import running_plain_broker
 
 from agent_mailer.errors import ExitCode
 from agent_mailer.events import EventName
+from agent_mailer.state.notices import Channel
+from agent_mailer.watch.notices import of_settlement
 
 MEBIBYTE = 1024 * 1024
 
@@ -84,6 +87,40 @@ def test_a_message_is_answered_once_and_marked_read(kind: str, request: pytest.F
         assert stages[0] == "claimed"
         assert stages[-1] == "settled"
     assert person.key not in (desk.state / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_a_notice_by_mail_leaves_once(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Also where the power fails between its delivery and the word of that on the disk."""
+    broker, person = request.getfixturevalue(kind)
+    desk = AmpDesk(tmp_path, broker, person)
+    boss = broker.agent(person, f"boss-{kind}")
+    desk.configure(notify={"address": boss["name"]}, command_output="jsonl")
+    desk.shell("""cat >/dev/null; echo '{"type":"result","outcome":"blocked","text":"red or blue?"}'""")
+    desk.mail()
+
+    def told() -> list[dict[str, Any]]:
+        path = f"/messages/inbox/{boss['address']}?agent_id={boss['id']}"
+        found: list[dict[str, Any]] = broker.call("GET", path, headers=person.header)
+        return found
+
+    with desk.watching():
+        until(lambda: desk.log(EventName.NOTICE_SENT), "the notice")
+    [notice] = told()
+    assert "asks a human" in notice["body"]
+    assert "red or blue" not in notice["body"]
+    book = desk.place().state.notices
+    [turn] = book.told.turns
+    (desk.state / "guards.json").unlink()
+    record = desk.place().state.turns.load(turn)
+    assert record is not None
+    assert record.settlement is not None
+    left = of_settlement(record, record.settlement)
+    assert left is not None
+    desk.place().state.notices.add(msgspec.structs.replace(left, left=(Channel.MAIL,)))
+    with desk.watching():
+        until(lambda: len(desk.log(EventName.NOTICE_SENT)) == 2, "the notice, which is known to have left")
+    assert told() == [notice]
 
 
 def test_a_second_watcher_of_the_agent_leaves_with_75(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:
