@@ -1,22 +1,22 @@
-"""systemd accepts the shipped units without a word."""
+"""systemd accepts the shipped unit, and what is written for an agent, without a word."""
 
 from __future__ import annotations
 
+import json
 import os
+import plistlib
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from agent_mailer.service.unit import DROP_IN, Instance, drop_in
+
 PACKAGING = Path(__file__).parents[2] / "packaging"
 PROGRAM = "%h/.local/bin/agent-mailer"
 
-# The file as shipped, and the name under which a user installs it.
-UNITS = [
-    ("agent-mailer.service.example", "agent-mailer@coder.service"),
-    ("agent-mailer@.service", "agent-mailer@.service"),
-]
+UNIT = PACKAGING / "agent-mailer@.service"
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +36,37 @@ def verify(analyze: str, unit: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(("shipped", "installed"), UNITS)
-def test_systemd_has_no_complaint(analyze: str, tmp_path: Path, shipped: str, installed: str) -> None:
-    text = (PACKAGING / shipped).read_text()
-    unit = tmp_path / installed
-    unit.write_text(text.replace(f"ExecStart={PROGRAM} ", "ExecStart=/bin/true "))
+def with_a_program(unit: Path) -> Path:
+    """The shipped unit at `unit`, its program one that is there."""
+    unit.write_text(UNIT.read_text().replace(f"ExecStart={PROGRAM} ", "ExecStart=/bin/true "))
+    return unit
+
+
+@pytest.mark.parametrize("name", ["agent-mailer@.service", "agent-mailer@coder.service"])
+def test_systemd_has_no_complaint(analyze: str, tmp_path: Path, name: str) -> None:
+    done = verify(analyze, with_a_program(tmp_path / name))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_has_no_complaint_of_what_is_an_agents_own(analyze: str, tmp_path: Path) -> None:
+    folder = tmp_path / '100% "odd" $HOME'
+    folder.mkdir()
+    program = tmp_path / "100% and $HOME"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    instance = Instance("coder", folder, program, (str(folder), "/bin"), (program,), allow_sudo=True)
+    unit = tmp_path / instance.unit
+    shutil.copy(UNIT, unit)
+    drop_ins = tmp_path / f"{instance.unit}.d"
+    drop_ins.mkdir()
+    (drop_ins / DROP_IN).write_text(drop_in(instance))
     done = verify(analyze, unit)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_program_is_the_only_thing_the_machine_must_add(analyze: str, tmp_path: Path, home: Path) -> None:
     unit = tmp_path / "agent-mailer@coder.service"
-    shutil.copy(PACKAGING / "agent-mailer@.service", unit)
+    shutil.copy(UNIT, unit)
     done = verify(analyze, unit)
     assert done.returncode != 0
     assert done.stderr.splitlines() == [
@@ -55,17 +74,31 @@ def test_the_program_is_the_only_thing_the_machine_must_add(analyze: str, tmp_pa
     ]
 
 
-def test_both_run_the_same_service() -> None:
-    """They differ in their first comment and in the workdir, nowhere else."""
-    example, template = (settings(PACKAGING / shipped) for shipped, _ in UNITS)
-    assert [line for line in example if line not in template] == ["WorkingDirectory=%h/workspaces/coder"]
-    assert [line for line in template if line not in example] == ["WorkingDirectory=%h/agents/%i"]
+def test_systemd_sees_what_is_held_back(analyze: str, tmp_path: Path) -> None:
+    """What stays exposed is what claude and codex need: the network, namespaces, the user's files."""
+    unit = with_a_program(tmp_path / "agent-mailer@coder.service")
+    words = [analyze, "security", "--user", "--offline=true", "--no-pager", "--json=short", str(unit)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    rows = {row["json_field"]: row for row in json.loads(done.stdout)}
+    held = {name for name, row in rows.items() if row["set"]}
+    assert held >= {
+        "NoNewPrivileges",
+        "RestrictRealtime",
+        "RestrictAddressFamilies_AF_PACKET",
+        "SystemCallFilter_module",
+        "SystemCallFilter_raw_io",
+        "SystemCallFilter_reboot",
+        "SystemCallFilter_swap",
+        "UMask",
+    }
 
 
 def test_a_restart_hands_over_and_only_hopeless_ends_stay() -> None:
-    lines = settings(PACKAGING / "agent-mailer@.service")
+    lines = UNIT.read_text().splitlines()
     for line in (
         f"ExecStart={PROGRAM} watch --no-interactive",
+        "Type=notify",
+        "WatchdogSec=60",
         "Restart=on-failure",
         "RestartPreventExitStatus=77 78",
         "KillMode=process",
@@ -75,5 +108,8 @@ def test_a_restart_hands_over_and_only_hopeless_ends_stay() -> None:
         assert line in lines
 
 
-def settings(unit: Path) -> list[str]:
-    return [line for line in unit.read_text().splitlines() if line and not line.startswith("#")]
+def test_launchd_can_read_its_file() -> None:
+    found = plistlib.loads((PACKAGING / "dev.agent-mailer.agent.plist").read_bytes())
+    assert found["ProgramArguments"][1:] == ["watch", "--no-interactive"]
+    assert found["KeepAlive"] == {"SuccessfulExit": False}
+    assert found["Umask"] == 0o077

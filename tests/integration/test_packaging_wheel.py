@@ -21,6 +21,14 @@ sys.stdout.write(shipped_template(sys.argv[1]))
 """
 
 
+SHOW_UNIT = """
+import sys, agent_mailer
+from agent_mailer.service.unit import shipped_template
+print(agent_mailer.__file__)
+sys.stdout.write(shipped_template())
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of this tree, built without network: hatchling is in the dev group."""
@@ -47,6 +55,7 @@ def test_the_wheel_holds_the_program_and_its_templates_only(wheel: Path) -> None
     } <= shipped
     assert {f"{name}.md" for name in TEMPLATES} <= shipped
     assert "agent_mailer/py.typed" in names
+    assert "agent_mailer/packaging/agent-mailer@.service" in names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"agent_mailer"}
     assert not [name for name in names if "test_" in name or name.endswith(".pyc")]
 
@@ -67,6 +76,12 @@ def test_a_template_is_found_in_the_installed_wheel(installed: Path, name: str, 
     assert text == (PROJECT / "templates" / f"{name}.md").read_text()
 
 
+def test_the_unit_is_found_in_the_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    where, text = show(SHOW_UNIT, tmp_path, PYTHONPATH=str(installed))
+    assert where.is_relative_to(installed)
+    assert text == (PROJECT / "packaging" / "agent-mailer@.service").read_text()
+
+
 def test_a_template_is_found_in_the_editable_install(tmp_path: Path) -> None:
     where, text = show_template("fresh", tmp_path)
     assert where.is_relative_to(PROJECT / "src")
@@ -74,10 +89,14 @@ def test_a_template_is_found_in_the_editable_install(tmp_path: Path) -> None:
 
 
 def show_template(name: str, folder: Path, **environment: str) -> tuple[Path, str]:
-    """Where agent_mailer was imported from in a new process, and what its shipped template says."""
+    return show(SHOW_TEMPLATE, folder, name, **environment)
+
+
+def show(script: str, folder: Path, *words: str, **environment: str) -> tuple[Path, str]:
+    """Where agent_mailer was imported from in a new process, and what the script says then."""
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     shown = subprocess.run(
-        [sys.executable, "-c", SHOW_TEMPLATE, name],
+        [sys.executable, "-c", script, *words],
         cwd=folder,
         env=inherited | environment,
         capture_output=True,

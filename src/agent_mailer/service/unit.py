@@ -92,7 +92,7 @@ def drop_in(instance: Instance) -> str:
         "[Service]",
         f"WorkingDirectory={_plain(instance.workdir)}",
         "ExecStart=",
-        f"ExecStart={_word(instance.program)} watch --no-interactive",
+        f"ExecStart={_program(instance.program)} watch --no-interactive",
         f'Environment="PATH={_quoted(":".join(instance.path))}"',
     ]
     if instance.allow_sudo:
@@ -115,14 +115,14 @@ def read_drop_in(name: str, text: str) -> Instance | None:
         [path] = values["Environment"]
     except (KeyError, ValueError):
         return None
-    words = re.fullmatch(r'"((?:[^"\\]|\\.)*)" watch --no-interactive', program)
+    words = re.fullmatch(r'"([^"]*)" watch --no-interactive', program)
     folders = re.fullmatch(r'"PATH=((?:[^"\\]|\\.)*)"', path)
     if words is None or folders is None:
         return None
     return Instance(
         name=name,
         workdir=Path(workdir.replace("%%", "%")),
-        program=Path(_unquoted(words[1]).replace("$$", "$")),
+        program=Path(words[1].replace("%%", "%")),
         path=tuple(_unquoted(folders[1]).split(":")),
         needs=tuple(Path(need.replace("%%", "%")) for need in values.get("Needs", ())),
         allow_sudo="NoNewPrivileges" in values,
@@ -141,7 +141,7 @@ def trial_of(texts: Sequence[str], program: Path, words: Sequence[str], output: 
         f"StandardOutput=file:{_plain(output)}",
         "StandardError=inherit",
         "ExecStart=",
-        f"ExecStart={_word(program)} {' '.join(words)}",
+        f"ExecStart={_program(program)} {' '.join(words)}",
     ]
     return "\n".join([*texts, *tail]) + "\n"
 
@@ -151,18 +151,25 @@ def _plain(path: Path) -> str:
     text = str(path)
     odd = not text.isprintable() or text.strip() != text or text.endswith("\\")
     if odd or not path.is_absolute():
-        raise ConfigFault("bad_path", f"{printable(text)!r} cannot stand in a systemd unit", "use another folder")
+        raise _bad(path)
     return text.replace("%", "%%")
 
 
-def _word(path: Path) -> str:
-    return f'"{_quoted(_plain(path).replace("%%", "%")).replace("$", "$$")}"'
+def _program(path: Path) -> str:
+    """The first word of a command line, in which systemd takes a $ as it is and allows no quotes."""
+    if set("\"'\\") & set(str(path)):
+        raise _bad(path)
+    return f'"{_plain(path)}"'
 
 
 def _quoted(text: str) -> str:
     if not text.isprintable():
-        raise ConfigFault("bad_path", f"{printable(text)!r} cannot stand in a systemd unit", "use another folder")
+        raise _bad(text)
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
+def _bad(path: object) -> ConfigFault:
+    return ConfigFault("bad_path", f"{printable(str(path))!r} cannot stand in a systemd unit", "use another folder")
 
 
 def _unquoted(text: str) -> str:
