@@ -334,6 +334,21 @@ def test_what_the_command_sees(desk: Desk) -> None:
     assert "amk_secret" not in (desk.base / "told.env").read_text()
 
 
+def test_the_operator_can_try_it(desk: Desk) -> None:
+    done = type_in(desk.workdir, "test-notify")
+    assert (done.status, done.out) == (0, "command: told\nmail: told\n"), done
+    assert (kinds(desk), mailed(desk)) == (["test"], ["coder: test"])
+    notify(desk, "echo 'curl: (6) no such host'; exit 6", address="nobody")
+    done = type_in(desk.workdir, "test-notify", "--json")
+    assert (done.status, done.json["ok"]) == (1, False)
+    assert [row["by"] for row in done.json["ways"]] == ["command", "mail"]
+    assert done.json["ways"][0]["why"] == "it ended with 6: curl: (6) no such host"
+    assert "nobody" in done.json["ways"][1]["why"]
+    desk.configure(notify={})
+    assert type_in(desk.workdir, "test-notify").status == 78
+    assert not (desk.state / "guards.json").exists()
+
+
 # A short command beside a loop.
 
 

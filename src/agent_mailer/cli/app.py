@@ -25,6 +25,7 @@ class _Program(LazyGroup):
         "doctor": ("agent_mailer.cli.doctor", "Check everything around the agent, and say what mends it."),
         "test-runtime": ("agent_mailer.cli.trial", "One tiny real turn of the agent program."),
         "test-claude": ("agent_mailer.cli.trial_claude", "The same with Claude Code."),
+        "test-notify": ("agent_mailer.cli.trial_notice", "One notice to the operator, now."),
         "watch": ("agent_mailer.cli.watch", "Run the agent on its mail, unattended."),
         "status": ("agent_mailer.cli.status", "What the agent is doing, and what waits."),
         "logs": ("agent_mailer.cli.logs", "What happened."),

@@ -22,6 +22,7 @@ class NoticeKind(StrEnum):
     RESUMED = "resumed"
     TROUBLE = "trouble"
     TROUBLE_OVER = "trouble_over"
+    TEST = "test"
 
 
 class Channel(StrEnum):

@@ -79,7 +79,7 @@ class Notices:
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self._teller = Teller(room)
+        self._teller = Teller(lambda: room.policy, room.mailbox)
         self._wakes = {channel: asyncio.Event() for channel in room.policy.notify.channels}
         self._quiet = {channel: asyncio.Event() for channel in self._wakes}
         """Set while a channel has nothing to tell just now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import msgspec
 
@@ -16,6 +16,7 @@ from agent_mailer.mailbox.port import (
     Delivery,
     Draft,
     Kind,
+    Mailbox,
     MailboxUnavailable,
     Outgoing,
     Refused,
@@ -23,9 +24,7 @@ from agent_mailer.mailbox.port import (
 )
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
-
-if TYPE_CHECKING:
-    from agent_mailer.watch.room import Room
+from agent_mailer.watch.policy import WatchPolicy
 
 VARIABLE = "AGENT_MAILER_NOTICE_"
 
@@ -81,6 +80,8 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
             fix = notice.fix or fix
         case NoticeKind.TROUBLE_OVER:
             text = f"{agent} works again (there was trouble with {_TROUBLE.get(notice.reason, notice.reason)})"
+        case NoticeKind.TEST:
+            text = f"{agent} can tell you when it needs you: this is a test"
     return Facts(
         id=notice.id,
         kind=notice.kind.value,
@@ -120,8 +121,9 @@ def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:
 
 
 class Teller:
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, policy: Callable[[], WatchPolicy], mailbox: Mailbox) -> None:
+        self._policy = policy
+        self._mailbox = mailbox
 
     def is_sender(self, notice: Notice) -> bool:
         """Whether mail to the operator would go to whom the message came from: he has his answer in its thread."""
@@ -137,7 +139,7 @@ class Teller:
     async def _by_command(self, notice: Notice) -> Delivery:
         from agent_mailer.process.beside import run_beside
 
-        policy = self._room.policy
+        policy = self._policy()
         facts = self._facts(notice)
         told = {k: str(v) for k, v in msgspec.to_builtins(facts).items()}
         try:
@@ -169,7 +171,7 @@ class Teller:
         return Delivered()
 
     async def _deliver(self, item: Outgoing) -> Delivery:
-        mailbox = self._room.mailbox
+        mailbox = self._mailbox
         try:
             # Where a second delivery is not recognised, an earlier watcher may have made the first.
             if not mailbox.capabilities.recognises_delivery and await mailbox.look(item):
@@ -179,10 +181,10 @@ class Teller:
             return Unknown(fault.message)
 
     def _compose(self, notice: Notice) -> tuple[Outgoing, ...] | Refused:
-        draft = draft_of(notice, self._facts(notice), self._room.policy.notify.address)
-        composed = self._room.mailbox.compose(draft, None, notice.turn_id or notice.id)
+        draft = draft_of(notice, self._facts(notice), self._policy().notify.address)
+        composed = self._mailbox.compose(draft, None, notice.turn_id or notice.id)
         return composed if isinstance(composed, Refused) else tuple(composed)
 
     def _facts(self, notice: Notice) -> Facts:
-        policy = self._room.policy
+        policy = self._policy()
         return facts_of(notice, policy.notify.agent, str(policy.workdir), platform.node())
