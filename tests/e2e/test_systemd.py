@@ -94,7 +94,8 @@ def test_it_is_ready_when_lock_and_state_are_its_own_and_says_what_it_does(servi
 @pytest.mark.parametrize("blow", ["STOP", "KILL", "restart"])
 def test_whatever_ends_the_watcher_the_turn_goes_on_and_runs_once(service: Service, blow: str) -> None:
     """SIGSTOP is a loop that stands still: systemd's watchdog ends it."""
-    service.settings("RestartSec=100ms", "WatchdogSec=2s")
+    words = service.desk.base / "stderr"
+    service.settings("RestartSec=100ms", "WatchdogSec=2s", f"StandardError=append:{words}")
     service.begin_turn()
     first = service.show("MainPID")
     if blow == "restart":
@@ -106,6 +107,8 @@ def test_whatever_ends_the_watcher_the_turn_goes_on_and_runs_once(service: Servi
     assert service.show("MainPID") != first
     restarts = int(service.show("NRestarts"))
     assert restarts == 0 if blow == "restart" else restarts >= 1
+    # What the watchdog ends says where it stood.
+    assert ("Fatal Python error: Aborted" in words.read_text()) == (blow == "STOP")
     until(lambda: service.show("StatusText") == "1 turn running: t1", "it says what goes on")
     service.end_turn()
     assert service.runs() == 1
@@ -239,3 +242,19 @@ def test_what_works_only_in_the_shell_is_refused_and_leaves_nothing(manager: Use
     assert "error: in the service's surroundings:" in done.stderr
     assert sorted(manager.units.rglob("*")) == before
     assert not list((manager.runtime_dir / "systemd" / "user").iterdir())
+
+
+def test_an_installation_that_systemd_refuses_is_taken_back(manager: UserManager) -> None:
+    base = manager.base / "refused"
+    base.mkdir()
+    desk = Desk(base)
+    in_the_way = manager.units / "default.target.wants"
+    in_the_way.write_text("")
+    before = sorted(manager.units.rglob("*"))
+    done = manager.mailer("service", "install", "--name", "refused", cwd=desk.workdir)
+    in_the_way.unlink()
+    assert done.returncode == 1
+    assert "error: systemctl --user enable agent-mailer@refused.service: " in done.stderr
+    assert [path for path in sorted(manager.units.rglob("*")) if path != in_the_way] == [
+        path for path in before if path != in_the_way
+    ]

@@ -92,7 +92,8 @@ class UserManager:
         if done.status != 0:
             raise _unreachable(done.output)
         values = dict(line.split("=", 1) for line in done.output.splitlines() if "=" in line)
-        known = {field: values.get(name, "") for field, name in _PROPERTIES.items()}
+        # An older systemd does not know all of them.
+        known = {field: value for field, name in _PROPERTIES.items() if (value := values.get(name))}
         return msgspec.convert(known, type=UnitState, strict=False)
 
     def try_out(self, texts: Sequence[str], name: str, program: Path, words: Sequence[str], disk: Disk) -> bytes:

@@ -1,0 +1,97 @@
+"""`service` where there is no systemd, and what it refuses before it asks any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, until
+from tests.typed import type_in
+
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
+from agent_mailer.service.folder import Units, units_folder
+from agent_mailer.service.unit import Instance
+
+VERBS = ("install", "uninstall", "start", "stop", "restart", "status")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def with_systemctl(folder: Path, script: str) -> dict[str, str]:
+    """An environment in which `systemctl` is a shell script."""
+    folder.mkdir()
+    program = folder / "systemctl"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:/usr/bin:/bin"}
+
+
+def installed(home: Path, workdir: Path, name: str = "coder") -> Instance:
+    instance = Instance(name, workdir, Path("/opt/agent-mailer"), ("/bin",))
+    Units(units_folder({"XDG_CONFIG_HOME": str(home / ".config")}), Disk()).write(instance)
+    return instance
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_without_systemd_every_command_says_the_way_out(desk: Desk, home: Path, verb: str) -> None:
+    installed(home, desk.workdir)
+    done = type_in(desk.workdir, "service", verb, env={"PATH": "/nowhere"})
+    assert (done.status, done.out) == (69, "")
+    assert done.err == (
+        "error: this system has no systemd (systemctl is not in PATH)\n"
+        "  mend: run agent-mailer watch --no-interactive, under whatever starts services here\n"
+    )
+
+
+def test_a_manager_that_cannot_be_reached_is_named_with_the_way_out(desk: Desk) -> None:
+    silent = with_systemctl(desk.base / "bin", "echo 'Failed to connect to bus: No medium found' >&2; exit 1")
+    done = type_in(desk.workdir, "service", "install", env=silent)
+    assert done.status == 69
+    booted = Path("/run/systemd/system").is_dir()
+    assert ("cannot be reached: Failed to connect to bus" if booted else "was not started by systemd") in done.err
+    assert ("loginctl enable-linger" if booted else "agent-mailer watch --no-interactive") in done.err
+
+
+def test_a_service_that_is_not_there_is_named_with_those_that_are(desk: Desk, home: Path) -> None:
+    installed(home, desk.workdir)
+    other = type_in(desk.workdir, "service", "logs", "planner")
+    assert (other.status, other.err) == (
+        2,
+        "error: there is no service planner (there are: coder)\n  mend: agent-mailer service install\n",
+    )
+    here = type_in(desk.workdir, "doctor", "--as-service", "-C", desk.base, "--json")
+    assert here.status == 78
+    assert here.json["error"]["code"] == "not_installed"
+
+
+def test_one_workdir_has_one_name_and_one_name_one_workdir(desk: Desk, home: Path) -> None:
+    reached = with_systemctl(desk.base / "bin", "echo Version=252")
+    installed(home, desk.base, "planner")
+    taken = type_in(desk.workdir, "service", "install", "--name", "planner", env=reached)
+    assert (taken.status, taken.err) == (
+        2,
+        f"error: the service planner is that of {desk.base}\n"
+        "  mend: give another name: agent-mailer service install --name NAME\n",
+    )
+    installed(home, desk.workdir, "coder")
+    twice = type_in(desk.workdir, "service", "install", "--name", "coder2", env=reached)
+    assert twice.status == 2
+    assert f"{desk.workdir} is installed as coder\n" in twice.err
+    odd = type_in(desk.workdir, "service", "install", "--name", "a/b", env=reached)
+    assert odd.status == 2
+
+
+def test_a_watcher_that_runs_by_hand_is_not_pushed_aside(desk: Desk, home: Path) -> None:
+    reached = with_systemctl(desk.base / "bin", "echo MainPID=0")
+    with desk.watching() as watcher:
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher runs")
+        done = type_in(desk.workdir, "service", "install", env=reached)
+    assert done.status == 75
+    assert done.err == (
+        f"error: a watcher (pid {watcher.pid}) runs in {desk.workdir}\n  mend: kill {watcher.pid}, then install again\n"
+    )
+    assert not (home / ".config" / "systemd").exists()
