@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.clocks import FakeClock
 from tests.crash.power import EXTREMES, Chance, PowerModel
-from tests.crash.recording import RecordingSystem, lay_out
+from tests.crash.recording import QuickSystem, RecordingSystem, lay_out
 from tests.crash.scenarios import STAGE, agent, at_rest, new_desk, recover, runs, settlements
 from tests.desk import Desk
 
@@ -128,7 +130,16 @@ def test_an_earlier_answer_is_not_taken_for_this_one_where_the_copy_of_the_threa
     desk = new_desk(tmp_path / "desk")
     agent(desk, 'rm "$AGENT_MAILER_TURN_DIR/mail.json"; echo "answer to $AGENT_MAILER_MESSAGE_ID"')
     sent = [desk.send(thread="red") for _ in range(2)]
-    at_rest(desk)  # the clock stands still: the first answer is as old as the second turn
+    _in_one_moment(desk)
+    assert sorted(message.body for message in desk.inbox()) == sorted(f"answer to {one}\n" for one in sent)
+
+
+def test_nor_where_the_record_of_the_earlier_turn_is_lost_as_well(tmp_path: Path) -> None:
+    desk = new_desk(tmp_path / "desk")
+    lose = 'for turn in "$AGENT_MAILER_TURN_DIR"/../*; do [ ! -e "$turn/settled" ] || : >"$turn/turn.json"; done'
+    agent(desk, f'{lose}; rm "$AGENT_MAILER_TURN_DIR/mail.json"; echo "answer to $AGENT_MAILER_MESSAGE_ID"')
+    sent = [desk.send(thread="red") for _ in range(2)]
+    _in_one_moment(desk)
     assert sorted(message.body for message in desk.inbox()) == sorted(f"answer to {one}\n" for one in sent)
 
 
@@ -149,6 +160,11 @@ async def _claim_and_give_up(desk: Desk, disk: Disk, envelope: Envelope) -> None
     mailbox = MaildirMailbox(disk, desk.root, "coder")
     await mailbox.claim(envelope)
     await mailbox.done(envelope, Progress("turn", Stage.SETTLED, Outcome.FAILED.value, "", final=True))
+
+
+def _in_one_moment(desk: Desk) -> None:
+    """The first answer is as old as the second turn, and nothing is lost where the moment is written down."""
+    desk.once(FakeClock(float(int(time.time()) + 1)), QuickSystem())
 
 
 def _ignore(_: object) -> None:

@@ -311,12 +311,15 @@ async def _settle(
 
 async def _answered(room: Room, record: TurnRecord) -> bool:
     """Whether the agent has written into the thread since the claim by other ways than ours."""
-    since = record.claimed_at
+    since, own = record.claimed_at, record.envelope.id
+    shown = True
     try:
         before = {m.envelope.id for m in room.state.turns.folder(record.turn_id).thread()}
         since -= CLOCKS_APART if len(before) > 1 else 0.0
     except (OSError, MailerError):
-        # What the turn was shown is lost, as in a power failure; what earlier turns sent is known all the same.
+        # What the turn was shown is lost, as in a power failure; what earlier turns sent is known, where their records
+        # are not lost as well, and what answers another message is no answer to this one.
+        shown = False
         before = _sent_by_turns(room, record.envelope.thread)
     # What another client had in work may have been answered before we claimed it.
     taken_over = record.rerun is not None and not record.rerun.history
@@ -325,8 +328,8 @@ async def _answered(room: Room, record: TurnRecord) -> bool:
             m.envelope.sender == room.mailbox.address
             and PROGRESS not in m.labels
             and (
-                (m.envelope.id not in before and m.envelope.created >= since)
-                or (taken_over and record.envelope.id in m.refs)
+                (m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or own in m.refs))
+                or (taken_over and own in m.refs)
             )
             for m in await room.mailbox.thread(record.envelope.thread)
         )
