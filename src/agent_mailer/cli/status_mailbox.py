@@ -64,12 +64,13 @@ def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> Mail
     names = sorted(name for name in os.listdir(folder) if is_message_name(name))
     if not names:
         return MailboxView("maildir", place.handle, str(root))
-    settled = place.state.processed
     read = list(read_names(folder, names[:READ]))
-    waiting = [e for e in read if isinstance(e, Envelope) and e.id not in ours and e.id not in settled]
-    unreadable = sum(1 for found in read if not isinstance(found, Envelope))
-    others = (name.removesuffix(".md") for name in names[READ:])
-    more = sum(1 for message_id in others if message_id not in ours and message_id not in settled)
+    envelopes = [found for found in read if isinstance(found, Envelope)]
+    others = [name.removesuffix(".md") for name in names[READ:]]
+    known = ours | place.state.processed.among([e.id for e in envelopes] + others)
+    waiting = [envelope for envelope in envelopes if envelope.id not in known]
+    more = sum(1 for message_id in others if message_id not in known)
+    unreadable = len(read) - len(envelopes)
     queue = _oldest(waiting, place.clock.now())
     return MailboxView("maildir", place.handle, str(root), len(waiting) + more, unreadable, queue=queue)
 

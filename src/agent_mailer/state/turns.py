@@ -142,10 +142,9 @@ class TurnStore:
         from heapq import nlargest
 
         with suppress(FileNotFoundError, NotADirectoryError):
-            names = (name for name in os.listdir(self._folder.turns) if name[:1].isdecimal())
-            # Of the newest a few may be open still.
-            newest = [name for name in nlargest(count + MOST_OPEN, names) if _TURN_ID.fullmatch(name)]
-            return [turn_id for turn_id in newest if self.is_settled(turn_id)][:count]
+            # Of the newest a few may be open still, or no turns at all.
+            newest = nlargest(count + MOST_OPEN, os.listdir(self._folder.turns))
+            return [name for name in newest if _TURN_ID.fullmatch(name) and self.is_settled(name)][:count]
         return []
 
     def open_ids(self) -> list[str]:

@@ -39,6 +39,16 @@ class _Ledger(msgspec.Struct, omit_defaults=True):
     applied: list[str] = msgspec.field(default_factory=list)
 
 
+class _Sum(msgspec.Struct):
+    total: Spend = msgspec.field(default_factory=Spend)
+
+
+class _Sums(msgspec.Struct):
+    """The ledger without what is kept of threads."""
+
+    days: dict[str, _Sum] = msgspec.field(default_factory=dict)
+
+
 class UsageLedger:
     """What was spent. Days are UTC."""
 
@@ -64,7 +74,11 @@ class UsageLedger:
         self._folder.disk.replace(self._path, msgspec.json.encode(ledger) + b"\n", sync=Sync.CONTENT)
 
     def today(self) -> Spend:
-        return self._load().days.get(self._date(self._folder.clock.now()), Day()).total
+        """The sum of this day. Read for itself, the threads of a busy day are passed over."""
+        today = self._date(self._folder.clock.now())
+        if self._ledger is not None:
+            return self._ledger.days.get(today, Day()).total
+        return self._folder.read(self._path, _Sums, _Sums()).days.get(today, _Sum()).total
 
     def _date(self, moment: float) -> str:
         """The day of a moment, in UTC; of now where a garbled record names no day there is."""

@@ -1,0 +1,50 @@
+"""Text in columns: every line fits, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_mailer.cli.terminal import cells
+from agent_mailer.cli.wrapping import Part, Row, laid_out, side_by_side, wrapped
+
+TEXT = st.text(st.characters(exclude_categories=("C", "Z", "M")) | st.just(" "), max_size=80)
+
+
+@given(TEXT, st.integers(min_value=2, max_value=60))
+def test_no_line_is_too_long_and_no_character_is_lost(text: str, room: int) -> None:
+    lines = list(wrapped(text, room))
+    assert all(cells(line) <= room for line in lines), lines
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+@given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=9), TEXT, st.booleans()), max_size=4))
+@pytest.mark.parametrize("room", [20, 40, 80])
+def test_rows_fit_however_narrow_it_is(room: int, rows: list[tuple[str, str, bool]]) -> None:
+    made = [Row(name, (Part(text, cut=cut), Part("more"))) for name, text, cut in rows]
+    lines = laid_out(made, room)
+    assert all(cells(line) <= room for line in lines), lines
+
+
+def test_a_row_is_wrapped_beside_its_name_and_cut_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    rows = [
+        Row("name", (Part("one two three four five six"), Part("one two three four five six", cut=True))),
+        Row("n", (Part("x"),)),
+    ]
+    assert laid_out(rows, 22) == [
+        "name  one two three",
+        "      four five six",
+        "      one two three f…",
+        "n     x",
+    ]
+    assert laid_out(rows, None)[0] == "name  one two three four five six"
+    assert laid_out([Row("a long name indeed", (Part("value"),))], 22) == ["a long name indeed", "  value"]
+
+
+def test_wide_characters_take_two_columns() -> None:
+    assert list(wrapped("中文 字符 宽度", 6)) == ["中文", "字符", "宽度"]
+    assert list(wrapped("中文字符", 5)) == ["中文", "字符"]
+    assert side_by_side([["中", "x"], ["abc", "y"]]) == ["中   x", "abc  y"]
+    assert side_by_side([]) == []

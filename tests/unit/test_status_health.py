@@ -1,0 +1,147 @@
+"""What makes a workdir unhealthy, what comes first in a list of them, and when a watcher does something next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent_mailer.cli.status_health import next_wake, problems_of, urgency
+from agent_mailer.cli.status_view import (
+    BlockedView,
+    FaultView,
+    MailboxView,
+    PauseView,
+    Problem,
+    RetryView,
+    StatusView,
+    TodayView,
+    TroubleView,
+    TurnView,
+    Wake,
+    WatcherView,
+)
+from agent_mailer.config import RuntimeKind
+
+NOW = 1_000_000.0
+WELL = StatusView(
+    workdir="/home/me/my coder",
+    agent="coder",
+    runtime="claude",
+    healthy=True,
+    problems=(),
+    watcher=WatcherView(True, 7, "1", 5.0),
+    mailbox=MailboxView("maildir", "coder", "/mail"),
+    running=(),
+    retries=(),
+    blocked=(),
+    dead_letters=0,
+    pause=None,
+    trouble=None,
+    results=(),
+    today=TodayView(0, 0.0, 0, 0, 0.0),
+    next_wake=None,
+    last_events=(),
+)
+BROKEN = MailboxView("maildir", "coder", "/mail", problem="it is gone")
+QUESTION = BlockedView("t", "m", "turn", "user", NOW, "May I?")
+TURN = TurnView("turn", "m", "t", "user", "running", 1.0)
+
+
+def retry(due: float) -> RetryView:
+    return RetryView("m", "t", 1, 1, due, "failed")
+
+
+def pause(reason: str, until: float | None) -> PauseView:
+    return PauseView(reason, NOW, until, "")
+
+
+def trouble(what: str) -> TroubleView:
+    return TroubleView(what, NOW, "why", "fix")
+
+
+def having(**changes: Any) -> StatusView:
+    return msgspec.structs.replace(WELL, **changes)
+
+
+def codes(view: StatusView, damaged: list[tuple[Path, str]] | None = None) -> list[str]:
+    return [problem.code.value for problem in problems_of(view, damaged or [], RuntimeKind.CLAUDE)]
+
+
+@pytest.mark.parametrize(
+    ("view", "wanted"),
+    [
+        (WELL, []),
+        (having(watcher=WatcherView(False)), ["no_watcher"]),
+        (having(watcher=WatcherView(True, 7, halted=True)), ["watcher_halted"]),
+        (having(mailbox=BROKEN), ["mailbox"]),
+        (having(trouble=trouble("disk")), ["trouble"]),
+        (having(trouble=trouble("mailbox"), mailbox=BROKEN), ["trouble"]),
+        (having(trouble=trouble("disk"), mailbox=BROKEN), ["trouble", "mailbox"]),
+        (having(pause=pause("signed_out", NOW + 60)), ["signed_out"]),
+        (having(pause=pause("limited", NOW + 60)), []),
+        (having(pause=pause("unavailable", NOW + 60)), []),
+        (having(pause=pause("limited", None)), ["paused"]),
+        (having(pause=pause("by_hand", None)), []),
+        (having(dead_letters=2), ["dead_letters"]),
+        (having(blocked=(QUESTION,), retries=(retry(1.0),), running=(TURN,)), []),
+    ],
+)
+def test_what_needs_somebody_and_what_does_not(view: StatusView, wanted: list[str]) -> None:
+    assert codes(view) == wanted
+
+
+def test_every_problem_has_words_and_a_command_for_that_very_folder() -> None:
+    sick = having(watcher=WatcherView(False), mailbox=BROKEN, pause=pause("signed_out", None), dead_letters=1)
+    problems = problems_of(sick, [(Path("/x/pause.json"), "torn")], RuntimeKind.CLAUDE)
+    assert [problem.code.value for problem in problems] == [
+        *("no_watcher", "mailbox", "signed_out", "dead_letters", "state_damaged")
+    ]
+    for problem in problems:
+        assert problem.text
+        assert "-C '/home/me/my coder'" in problem.fix
+    assert problems[2].fix.startswith("claude auth login, then ")
+
+
+def test_what_needs_a_person_comes_first() -> None:
+    def sick(agent: str, code: Problem) -> StatusView:
+        from agent_mailer.cli.status_view import ProblemView
+
+        return having(agent=agent, healthy=False, problems=(ProblemView(code, "x"),))
+
+    fault = FaultView("/x", ())
+    lying, dead = sick("z", Problem.NO_WATCHER), sick("a", Problem.DEAD_LETTERS)
+    asks, works, idle = having(agent="y", blocked=(QUESTION,)), having(agent="x", running=(TURN,)), having(agent="a")
+    ordered = [fault, lying, dead, asks, works, idle]
+    assert sorted(ordered[::-1], key=urgency) == ordered
+
+
+@pytest.mark.parametrize(
+    ("view", "why", "at"),
+    [
+        (WELL, Wake.MAIL, None),
+        (having(running=(TURN,)), Wake.TURN, None),
+        (having(retries=(retry(30.0), retry(10.0))), Wake.RETRY, NOW + 10),
+        (having(pause=pause("by_hand", None), retries=(retry(30.0),)), Wake.RESUME, None),
+        (having(pause=pause("limited", NOW + 60)), Wake.MAIL, None),
+        (having(pause=pause("limited", NOW + 60), retries=(retry(10.0),)), Wake.PROBE, NOW + 60),
+        (having(pause=pause("limited", NOW + 60), retries=(retry(90.0),)), Wake.PROBE, NOW + 90),
+        (
+            having(pause=pause("limited", NOW + 60), mailbox=MailboxView("maildir", "coder", "/mail", 3)),
+            Wake.PROBE,
+            NOW + 60,
+        ),
+        (having(trouble=trouble("disk"), retries=(retry(10.0),)), Wake.TROUBLE, None),
+    ],
+)
+def test_the_next_wake(view: StatusView, why: Wake, at: float | None) -> None:
+    found = next_wake(view, NOW)
+    assert found is not None
+    assert (found.why, found.at) == (why, at)
+
+
+@pytest.mark.parametrize("watcher", [WatcherView(False), WatcherView(True, 7, halted=True)])
+def test_nobody_wakes_where_nobody_watches(watcher: WatcherView) -> None:
+    assert next_wake(having(watcher=watcher, retries=(retry(10.0),)), NOW) is None
