@@ -138,11 +138,13 @@ def test_only_hopeless_ends_are_not_tried_again(service: Service, status: int, s
 def test_a_configuration_that_is_wrong_is_told_and_not_tried_again(service: Service) -> None:
     (service.desk.state / "config.toml").chmod(0o644)
     service.manager.systemctl("daemon-reload")
-    service.manager.systemctl("start", service.unit)
+    why = f"{service.name}: not running: exit status 78: configuration, permissions or identity are wrong\n"
+    fix = f"  mend: agent-mailer verify -C {service.desk.workdir}, then agent-mailer service start {service.name}\n"
+    begun = service.manager.mailer("service", "start", service.name)
+    assert (begun.returncode, begun.stderr) == (1, f"error: {why}{fix}")
     told = service.manager.mailer("service", "status", service.name)
     assert told.returncode == 1
-    assert "not running: failed, exit status 78 (configuration" in told.stdout
-    assert f"mend: agent-mailer service start {service.name}" in told.stdout
+    assert f"{why}{fix}" in told.stdout
 
 
 def test_a_turn_is_held_to_its_memory(service: Service) -> None:

@@ -90,7 +90,7 @@ def test_a_service_is_named_after_its_agent() -> None:
 
 
 def test_the_trial_has_the_surroundings_of_the_service_and_another_end() -> None:
-    text = trial_of([shipped_template(), drop_in(CODER)], CODER.program, ("verify", "--json"), Path("/run/x"))
+    text = trial_of([shipped_template(), drop_in(CODER)], CODER.program, ("verify", "--json"), Path("/run/x"), Path("/run/y"))
     assert text.startswith(shipped_template())
     tail = text[text.rindex("[Service]") :]
     assert "Type=oneshot\n" in tail

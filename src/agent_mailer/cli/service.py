@@ -12,10 +12,11 @@ import typer
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, folder_of, workplace
 from agent_mailer.cli.printing import note, say
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import ConfigFault, MailerError, UnavailableFault, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.service.folder import Units
+    from agent_mailer.service.manager import UnitState
     from agent_mailer.service.unit import Instance
 
 app = group("service", "Run the agent as a systemd user service.")
@@ -133,9 +134,22 @@ def _do(verb: str, names: list[str] | None, workdir: Path | None, *, every: bool
     units = _units()
     manager = UserManager(os.environ)
     for instance in _chosen(units, names, workdir, every=every):
-        manager.do(verb, instance.unit)
+        try:
+            manager.do(verb, instance.unit)
+        except UnavailableFault:
+            raise
+        except MailerError as fault:
+            raise _because(instance, manager.state(instance.unit), fault) from None
         state = manager.state(instance.unit)
         say(f"{instance.name}: {state.active} ({state.sub}){f': {state.text}' if state.text else ''}")
+
+
+def _because(instance: Instance, state: UnitState, fault: MailerError) -> MailerError:
+    """What systemd refused, with what we know of the service; systemd's own words where that is nothing."""
+    from agent_mailer.cli.service_status import problems_of
+
+    known = next(iter(problems_of(instance, state)), None)
+    return fault if known is None else MailerError("not_started", f"{instance.name}: {known.text}", known.fix)
 
 
 def _units() -> Units:

@@ -19,11 +19,11 @@ from agent_mailer.service.manager import UnitState, UserManager, lingers, user_n
 from agent_mailer.service.programs import vanished
 from agent_mailer.service.unit import Instance
 
-_MEANINGS = {
-    ExitCode.BUSY: "another watcher holds the workdir",
-    ExitCode.REFUSED: "credentials are refused: agent-mailer verify",
-    ExitCode.CONFIG: "configuration, permissions or identity are wrong: agent-mailer verify",
+_HOPELESS = {
+    ExitCode.REFUSED.value: "credentials are refused",
+    ExitCode.CONFIG.value: "configuration, permissions or identity are wrong",
 }
+"""Ends after which systemd does not start it again."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -48,17 +48,20 @@ def problems_of(instance: Instance, state: UnitState) -> tuple[Problem, ...]:
         found.append(Problem(f"{instance.workdir} has vanished", f"agent-mailer service uninstall {instance.name}"))
     again = f"agent-mailer service install -C {instance.workdir}"
     found += [Problem(f"{path} has vanished", again) for path in vanished((instance.program, *instance.needs))]
-    if state.active not in ("active", "activating", "reloading"):
-        meaning = _MEANINGS.get(ExitCode(state.exit_status)) if state.exit_status in _CODES else None
-        why = f", exit status {state.exit_status} ({meaning})" if meaning else ""
-        found.append(Problem(f"not running: {state.active}{why}", f"agent-mailer service start {instance.name}"))
-    elif state.active == "activating":
-        text = f"being started again and again ({state.result}, {state.restarts} times)"
+    begin = f"agent-mailer service start {instance.name}"
+    if state.active == "activating":
+        text = f"not running: exit status {state.exit_status}, {state.restarts} times; it is started again and again"
         found.append(Problem(text, f"agent-mailer service logs {instance.name}"))
+    elif state.active == "failed" and (meaning := _HOPELESS.get(state.exit_status)) is not None:
+        text = f"not running: exit status {state.exit_status}: {meaning}"
+        found.append(Problem(text, f"agent-mailer verify -C {instance.workdir}, then {begin}"))
+    elif state.active not in ("active", "reloading"):
+        found.append(Problem(f"not running: {state.active}{f', {state.result}' if _odd(state) else ''}", begin))
     return tuple(found)
 
 
-_CODES = frozenset(code.value for code in ExitCode)
+def _odd(state: UnitState) -> bool:
+    return state.result not in ("", "success")
 
 
 def show(manager: UserManager, instances: Sequence[Instance], *, as_json: bool) -> int:

@@ -103,26 +103,29 @@ class UserManager:
         """
         unit = self.runtime_dir / "systemd" / "user" / f"agent-mailer-trial@{name}.service"
         output = self.runtime_dir / f"agent-mailer-trial-{secrets.token_hex(8)}"
+        errors = output.with_name(f"{output.name}.err")
         disk.make_directory(unit.parent)
         try:
-            disk.create(output, b"", sync=Sync.NONE)
-            disk.replace(unit, trial_of(texts, program, words, output).encode(), sync=Sync.NONE)
+            for path in (output, errors):
+                disk.create(path, b"", sync=Sync.NONE)
+            disk.replace(unit, trial_of(texts, program, words, output, errors).encode(), sync=Sync.NONE)
             self.reload()
             done = self._call("start", unit.name, seconds=TRIAL_SECONDS + SECONDS)
             said = read_regular(output, LARGEST_OUTPUT)
             if not said:
+                words_of_it = read_regular(errors, LARGEST_OUTPUT).decode("utf-8", "replace") or done.output
                 state = self.state(unit.name)
                 raise MailerError(
                     "trial_failed",
                     f"{program} could not be started as a service: {state.result} (status {state.exit_status}): "
-                    f"{_first_line(done.output)}",
+                    f"{_first_line(words_of_it)}",
                     f"journalctl --user -u {unit.name}",
                 )
             return said
         finally:
-            with suppress(OSError):
-                disk.remove(output)
-                disk.remove(unit)
+            for path in (output, errors, unit):
+                with suppress(OSError):
+                    disk.remove(path)
             self._call("reset-failed", unit.name)
             self._call("daemon-reload")
 

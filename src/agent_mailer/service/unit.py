@@ -129,7 +129,7 @@ def read_drop_in(name: str, text: str) -> Instance | None:
     )
 
 
-def trial_of(texts: Sequence[str], program: Path, words: Sequence[str], output: Path) -> str:
+def trial_of(texts: Sequence[str], program: Path, words: Sequence[str], output: Path, errors: Path) -> str:
     """A unit that runs `agent-mailer WORDS` once, in the very surroundings of the service that `texts` make up."""
     tail = [
         "[Service]",
@@ -139,7 +139,7 @@ def trial_of(texts: Sequence[str], program: Path, words: Sequence[str], output: 
         "KillMode=control-group",
         f"TimeoutStartSec={TRIAL_SECONDS}",
         f"StandardOutput=file:{_plain(output)}",
-        "StandardError=inherit",
+        f"StandardError=file:{_plain(errors)}",
         "ExecStart=",
         f"ExecStart={_program(program)} {' '.join(words)}",
     ]
