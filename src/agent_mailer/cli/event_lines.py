@@ -26,6 +26,7 @@ _BAD = {
     EventName.MESSAGE_UNREADABLE,
     EventName.PAUSED,
     EventName.SURVIVORS,
+    EventName.NOTICE_GIVEN_UP,
     EventName.WATCH_FAULT,
 }
 

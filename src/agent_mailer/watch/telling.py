@@ -151,8 +151,10 @@ class Teller:
                 mark=f"notice-{notice.id}",
                 stdin=msgspec.json.encode(facts) + b"\n",
             )
-        except OSError as error:
-            return Unknown(f"{printable(policy.notify.command[0])} cannot be started: {error.strerror or error}")
+        except (OSError, ValueError) as error:
+            # A word or a name with a NUL in it is a ValueError.
+            why = getattr(error, "strerror", None) or error
+            return Unknown(f"{printable(policy.notify.command[0])} cannot be started: {why}")
         if done.status == 0:
             return Delivered()
         if done.status is None:
