@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from tests.desk import PATIENCE, until
 
+# tmux now and then loses how a program ended: a shell around it writes that down.
+KEEPER = 'trap : INT QUIT; file=$1; shift; "$@"; echo $? >"$file.new"; mv "$file.new" "$file"'
+
 SETTINGS = """\
 set -g default-terminal screen-256color
 set -g remain-on-exit on
@@ -30,6 +33,7 @@ class Terminal:
 
     def __init__(self, tmux: str, folder: Path) -> None:
         self._tmux = [tmux, "-u", "-S", str(folder / "socket"), "-f", str(folder / "tmux.conf")]
+        self._status = folder / "status"
 
     def press(self, *keys: str) -> None:
         """Keys by tmux's names: `Enter`, `C-c`, `C-d`, `Up`, `q`."""
@@ -45,7 +49,7 @@ class Terminal:
         self._ask("resize-window", "-x", str(width), "-y", str(height))
 
     def screen(self, *, escapes: bool = False) -> str:
-        """What is on the screen now, without blanks at the ends of lines; with `escapes` colours are in it."""
+        """What is on the screen now, without blanks at the ends of lines; with `escapes` its colours, too."""
         shown = self._ask("capture-pane", "-p", *(["-e"] if escapes else []))
         return "\n".join(line.rstrip() for line in shown.split("\n")).rstrip("\n")
 
@@ -55,43 +59,52 @@ class Terminal:
         return "\n".join(line.rstrip() for line in shown.split("\n")).rstrip("\n")
 
     def until(self, *texts: str, patience: float = PATIENCE) -> str:
-        """Wait until every text is on the screen; returns the screen."""
+        """Wait until every text is on the screen, on one line or wrapped over several; returns the screen."""
         deadline = time.monotonic() + patience
         while True:
+            ended = self.has_ended  # asked first: what it showed is all on the screen then
             shown = self.screen()
-            missing = [text for text in texts if text not in shown]
+            words = " ".join(self._ask("capture-pane", "-p", "-J").split())
+            missing = [text for text in texts if text not in shown and text not in words]
             if not missing:
                 return shown
-            over = " The program has ended." if self.has_ended else ""
-            if time.monotonic() > deadline or (over and all(text not in self.screen() for text in missing)):
+            if ended or time.monotonic() > deadline:
+                over = " The program has ended." if ended else ""
                 pytest.fail(f"never on the screen: {missing}.{over} It shows:\n{shown}")
             time.sleep(0.02)
 
     def until_ended(self, patience: float = PATIENCE) -> int:
         """Wait until the program has ended; returns its exit status (128 + N for signal N)."""
         until(lambda: self.has_ended, "the program in the terminal ends", patience)
-        status, signal = (
-            self._ask("display-message", "-p", "#{pane_dead_status}/#{pane_dead_signal}").strip().split("/")
-        )
-        return int(status) if status else 128 + int(signal or 0)
+        return int(self._status.read_text())
 
     @property
     def has_ended(self) -> bool:
-        return self._ask("display-message", "-p", "#{pane_dead}").strip() == "1"
+        """All that it showed is on the screen then."""
+        return self._status.exists() and self._ask("display-message", "-p", "#{pane_dead}").strip() == "1"
 
     def _start(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], size: tuple[int, int]) -> None:
         inside = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
         width, height = size
-        self._ask("new-session", "-d", "-x", str(width), "-y", str(height), "-c", str(cwd), *inside, "--", *argv)
+        words = ["-d", "-x", str(width), "-y", str(height), "-c", str(cwd), *inside, "--"]
+        words += ["/bin/sh", "-c", KEEPER, "keeper", str(self._status), *argv]
+        # tmux takes the PATH of whoever asks for a new session over what -e says.
+        self._ask("new-session", *words, path=env.get("PATH"))
 
     def _end(self) -> None:
-        pids = [int(pid) for pid in self._ask("display-message", "-p", "#{pid} #{pane_pid}").split()]
+        server, keeper = map(int, self._ask("display-message", "-p", "#{pid} #{pane_pid}").split())
+        pids = [server, keeper, *_children(keeper)]
         self._ask("kill-server")
-        until(lambda: not any(_runs(pid) for pid in pids), "the terminal and its program end")
+        until(lambda: not any(map(_runs, pids)), "the terminal and its program end")
 
-    def _ask(self, *words: str) -> str:
+    def _ask(self, *words: str, path: str | None = None) -> str:
         done = subprocess.run(
-            [*self._tmux, *words], capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False
+            [*self._tmux, *words],
+            env={**os.environ, "PATH": path} if path is not None else None,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, f"tmux {' '.join(words)}: {done.stderr}"
         return done.stdout
@@ -125,6 +138,13 @@ def terminal(
             yield shown
         finally:
             shown._end()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 def _runs(pid: int) -> bool:

@@ -8,6 +8,7 @@ import typer
 
 from agent_mailer.cli.choosing import split_words
 from agent_mailer.cli.printing import say
+from agent_mailer.cli.tables import paragraph
 from agent_mailer.errors import MailerError
 
 
@@ -18,7 +19,7 @@ def ask(question: str, default: str | None, check: Callable[[str], object], *, h
         try:
             return check(str(text).strip())
         except MailerError as fault:
-            say(f"  {fault.message}")
+            say(paragraph(fault.message))
 
 
 def a_handle(text: str) -> str:

@@ -17,6 +17,8 @@ from agent_mailer.runtimes.port import PermissionMode, Probe, Runtime, RuntimeMi
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
 
+_NAMES = {RuntimeKind.CLAUDE: "Claude Code", RuntimeKind.CODEX: "Codex"}
+
 LOOK_SECONDS = 10.0
 """For one question to one program; it is asked before a person's eyes."""
 
@@ -74,7 +76,10 @@ def _look(place: Workplace, kind: RuntimeKind) -> ProgramSeen:
         runtime = Workplace(place.workdir, flags).runtime()
         probes = runtime.probes(place.workdir)
     except RuntimeMissing as fault:
-        return ProgramSeen(found=False, ready=False, text=f"not found ({printable(fault.fix, 120)})")
+        text = (
+            f"{_NAMES[kind]}: not found in PATH" if fault.code == "runtime_missing" else f"{fault.message}: {fault.fix}"
+        )
+        return ProgramSeen(found=False, ready=False, text=printable(text, 200))
     except (MailerError, OSError) as fault:
         return ProgramSeen(found=True, ready=False, text=printable(str(fault), 200))
     answers = [_ask(runtime, probe) for probe in probes]

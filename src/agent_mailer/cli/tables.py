@@ -55,6 +55,12 @@ def choices(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def paragraph(text: str, indent: int = 2) -> str:
+    """`text` indented, and wrapped between words to fit the terminal."""
+    room = (width() or 0) - indent
+    return "\n".join(" " * indent + line for line in (_wrapped(text, room) if room >= LEAST else [text]))
+
+
 def _wrapped(text: str, room: int) -> list[str]:
     lines = [""]
     for word in text.split(" "):

@@ -109,8 +109,8 @@ def _ask_for_runtime(place: Workplace, answers: dict[str, object]) -> None:
     say("\nWhat does the work (looking for claude and codex):")
     seen = look_for_programs(place)
     rows = [
-        ("claude", f"Claude Code: {seen[RuntimeKind.CLAUDE].text}"),
-        ("codex", f"Codex: {seen[RuntimeKind.CODEX].text}"),
+        ("claude", seen[RuntimeKind.CLAUDE].text),
+        ("codex", seen[RuntimeKind.CODEX].text),
         ("infiniti", "Infiniti (infiniti-agent)"),
         ("command", "any program: it gets the prompt on standard input"),
     ]
