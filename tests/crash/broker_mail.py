@@ -17,12 +17,13 @@ from agent_mailer.mailbox.port import Envelope, Message
 class BrokerMailDesk(Desk):
     """`coder` works in `workdir`; `planner` writes to it by way of the broker, which may be away at any moment."""
 
-    def __init__(self, base: Path, process: BrokerProcess) -> None:
+    def __init__(self, base: Path, process: BrokerProcess, account: Account | None = None, number: str = "") -> None:
+        """Where there are several at one broker: the `account` of all, and the `number` in their agents' names."""
         super().__init__(base)
         self.process = process
-        self.account: Account = join(process.url, "ann", process.invite)
-        self.coder = register(process.url, self.account, "coder")
-        self.planner = register(process.url, self.account, "planner")
+        self.account = account or join(process.url, "ann", process.invite)
+        self.coder = register(process.url, self.account, f"coder{number}")
+        self.planner = register(process.url, self.account, f"planner{number}")
         self._keys = itertools.count()
         self._http = httpx.Client(
             base_url=process.url, headers=self.account.as_agent, trust_env=False, timeout=PATIENCE

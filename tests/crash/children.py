@@ -177,6 +177,7 @@ def _live(command: Start, gate: int) -> NoReturn:
         if command.point is not None:
             system = PointedSystem(command.point, Path(command.trace) if command.trace else None)
             disk.SystemCalls = lambda: system  # type: ignore[assignment,misc]
+            _put_under_requests(system)
         os.read(gate, 1)
         os.close(gate)
         main()
@@ -186,6 +187,17 @@ def _live(command: Start, gate: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _put_under_requests(system: PointedSystem) -> None:
+    import httpx
+
+    send = httpx.AsyncHTTPTransport.handle_async_request
+
+    async def counted(self: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        return await system.request(f"{request.method}{request.url.path}", lambda: send(self, request))
+
+    httpx.AsyncHTTPTransport.handle_async_request = counted  # type: ignore[method-assign]
 
 
 def _wait(command: Wait) -> Ended:

@@ -1,4 +1,4 @@
-"""Named points of a watcher's life: just before and just after each call that changes the disk.
+"""Named points of a watcher's life: just before and just after each call that changes the disk or asks a broker.
 
 The layer counts the calls of one process and, at the chosen one, does what the point says: the process dies by SIGKILL,
 or is sent the signal that stops it or makes it hand over.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from agent_mailer.disk import SystemCalls
 T = TypeVar("T")
 
 _VARIABLE = (
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "ID"),
     (re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}"), "TURN"),
     (re.compile(r"\d{4}-\d\d-\d\dT[0-9-]+\.\d+Z_pid\d+_[0-9a-f]+"), "ID"),
     (re.compile(r"(\.tmp-|\.)[0-9][0-9a-f-]{11,}"), ""),
@@ -92,19 +93,32 @@ class PointedSystem(SystemCalls):
     def rmdir(self, path: Path) -> None:
         self._around("rmdir", path, lambda: super(PointedSystem, self).rmdir(path))
 
+    async def request(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        """A request to a broker; "after" is when its answer has begun to arrive: nobody has heard of it yet."""
+        self.calls += 1
+        self._tell("request", name)
+        self._act_if(Moment.BEFORE)
+        result = await call()
+        self._act_if(Moment.AFTER)
+        return result
+
     def _around(self, what: str, where: Path | int, call: Callable[[], T]) -> T:
         self.calls += 1
         if self._trace is not None:
-            path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else str(where)
+            self._tell(what, os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else str(where))
+        self._act_if(Moment.BEFORE)
+        result = call()
+        self._act_if(Moment.AFTER)
+        return result
+
+    def _tell(self, what: str, path: str) -> None:
+        if self._trace is not None:
             with self._trace.open("a") as stream:
                 stream.write(f"{what} {_shown(path)}\n")
-        hit = self.calls == self._point.at
-        if hit and self._point.moment is Moment.BEFORE:
+
+    def _act_if(self, moment: Moment) -> None:
+        if self.calls == self._point.at and self._point.moment is moment:
             self._act()
-        result = call()
-        if hit and self._point.moment is Moment.AFTER:
-            self._act()
-        return result
 
     def _act(self) -> None:
         os.kill(os.getpid(), signal.Signals[f"SIG{self._point.act.value}"])

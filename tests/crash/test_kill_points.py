@@ -1,4 +1,5 @@
-"""kill -9 of the real watcher at every named point of a turn: just before and just after each call on the disk.
+"""kill -9 of the real watcher at every named point of a turn: just before and just after each call on the disk,
+and each request to a broker.
 
 What dies is the watcher alone: the agent goes on, and its runs, counted by a witness outside, stay as many as without.
 """
@@ -6,13 +7,17 @@ What dies is the watcher alone: the agent goes on, and its runs, counted by a wi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.broker_process import BrokerProcess, join
+from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point
 from tests.crash.turns import ANSWER, DEAD, LIMITED, STAGED, Case, Rig, end_turns
+from tests.desk import Desk
 
 DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
@@ -34,6 +39,22 @@ def test_every_durable_write_of_a_turn_with_an_answer(tmp_path: Path, children: 
     points = [p for p in _points(names) if names[p.at - 1].split()[0] in DURABLE]
     assert len(points) > 70
     _kill_at(children, tmp_path, ANSWER, points, names)
+
+
+def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children) -> None:
+    with _at_a_broker(tmp_path) as at_broker:
+        names = Rig(children, tmp_path / "trace", ANSWER, at_broker(tmp_path / "trace")).trace()
+        points = [p for p in _points(names) if names[p.at - 1].startswith("request ")]
+        assert len(points) > 10
+        _kill_at(children, tmp_path, ANSWER, points, names, desks=at_broker)
+
+
+@pytest.mark.parametrize("stride", [STRIDE_TWICE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("case", [ANSWER, STAGED], ids=lambda case: case.name)
+def test_every_call_of_a_turn_at_a_broker(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
+    with _at_a_broker(tmp_path) as at_broker:
+        names = Rig(children, tmp_path / "trace", case, at_broker(tmp_path / "trace")).trace()
+        _kill_at(children, tmp_path, case, _every(stride, _points(names)), names, desks=at_broker)
 
 
 @pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=LONG, id="every")])
@@ -69,6 +90,26 @@ def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Ca
         _kill_at(children, tmp_path, case, _every(stride, _points(again)), again, earlier)
 
 
+@contextmanager
+def _at_a_broker(base: Path) -> Iterator[Callable[[Path], Desk]]:
+    """Makes desks with their mail at one broker."""
+    process = BrokerProcess(base / "data")
+    made: list[BrokerMailDesk] = []
+    try:
+        process.start()
+        account = join(process.url, "ann", process.invite)
+
+        def make(path: Path) -> Desk:
+            made.append(BrokerMailDesk(path, process, account, str(len(made))))
+            return made[-1]
+
+        yield make
+    finally:
+        for desk in made:
+            desk.close()
+        process.end()
+
+
 def _points(names: list[str]) -> list[Point]:
     return [Point(n, moment) for n in range(1, len(names) + 1) for moment in Moment]
 
@@ -84,11 +125,12 @@ def _kill_at(
     points: list[Point],
     names: list[str],
     earlier: Point | None = None,
+    desks: Callable[[Path], Desk] = Desk,
 ) -> None:
     reached = 0
     for point in points:
         why = f"{case.name}: {point} ({names[point.at - 1]})" + (f", after {earlier}" if earlier else "")
-        rig = Rig(children, base / "desk", case)
+        rig = Rig(children, base / "desk", case, desks(base / "desk"))
         try:
             if earlier is not None:
                 assert rig.watch(earlier) == KILLED, why

@@ -68,10 +68,10 @@ STAGED = Case("three staged replies", _STAGES, answers=("half way", "the work", 
 class Rig:
     """One desk with one message, and the real watchers that work on it."""
 
-    def __init__(self, children: Children, base: Path, case: Case) -> None:
+    def __init__(self, children: Children, base: Path, case: Case, desk: Desk | None = None) -> None:
         self.children = children
         self.case = case
-        self.desk = Desk(base)
+        self.desk = desk or Desk(base)
         self.sent = case.set_up(self.desk)
         self.words = base / "stderr"
 
