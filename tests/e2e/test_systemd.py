@@ -166,6 +166,15 @@ def test_a_turn_is_held_to_its_memory(service: Service) -> None:
         assert "memory controller" in told[0]["why"]
 
 
+def test_where_all_of_the_user_ends_a_turn_is_interrupted_and_not_crashed(service: Service) -> None:
+    """As at a logout: the watcher ends before the scopes of its turns."""
+    service.desk.configure(turn_memory="64M", stop_grace=1)
+    service.begin_turn()
+    service.manager.systemctl("stop", "app.slice")
+    assert service.show("ActiveState") == "inactive"
+    assert service.desk.log(EventName.TURN_ENDED)[0]["outcome"] == "interrupted"
+
+
 def test_without_a_scope_a_turn_runs_all_the_same(service: Service) -> None:
     service.settings("Environment=XDG_RUNTIME_DIR=/nowhere")
     service.desk.configure(turn_memory="64M")
@@ -209,12 +218,14 @@ def test_an_agent_that_only_a_shell_finds_is_installed_runs_and_is_missed(manage
     assert f"PATH={PROGRAM.parent}:{PROGRAM.parent}:{folder}:/usr/local/bin" in said
     assert said.split()[-2:] == ["NoNewPrivs:", "1"]
 
-    again = manager.mailer("service", "install", "--allow-sudo", cwd=desk.workdir, PATH=path)
+    again = manager.mailer("service", "install", "--allow-sudo", "--path", "/opt", cwd=desk.workdir, PATH=path)
     assert again.returncode == 0, again.stderr
     desk.send("again")
     until(lambda: len(desk.inbox()) == 2, "the agent answers")
     assert desk.inbox()[1].body.split()[-2:] == ["NoNewPrivs:", "0"]
 
+    mended = manager.mailer("service", "install", "--no-start", cwd=desk.workdir, PATH=path)
+    assert mended.stdout.count("unchanged ") == 2, mended.stdout
     agent.unlink()
     missed = manager.mailer("service", "status", "--json", cwd=desk.workdir)
     assert missed.returncode == 1

@@ -63,6 +63,7 @@ def test_a_drop_in_is_read_as_it_was_written_or_refused(folder: str, needs: list
         Path("/p") / folder / "agent-mailer",
         (f"/f/{folder}", "/bin"),
         tuple(Path("/n") / need for need in needs),
+        tuple(Path("/m") / need for need in needs),
         allow_sudo,
     )
     try:
@@ -90,7 +91,9 @@ def test_a_service_is_named_after_its_agent() -> None:
 
 
 def test_the_trial_has_the_surroundings_of_the_service_and_another_end() -> None:
-    text = trial_of([shipped_template(), drop_in(CODER)], CODER.program, ("verify", "--json"), Path("/run/x"), Path("/run/y"))
+    text = trial_of(
+        [shipped_template(), drop_in(CODER)], CODER.program, ("verify", "--json"), Path("/run/x"), Path("/run/y")
+    )
     assert text.startswith(shipped_template())
     tail = text[text.rindex("[Service]") :]
     assert "Type=oneshot\n" in tail

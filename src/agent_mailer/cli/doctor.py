@@ -11,6 +11,7 @@ import typer
 
 from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Json, Workdir, workplace
+from agent_mailer.errors import UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -44,7 +45,9 @@ def doctor(
     from agent_mailer.errors import ExitCode
 
     place = workplace(workdir)
-    if as_service and not repair:
+    if as_service and repair:
+        raise UsageFault("one_of_both", "--as-service and --repair are two commands", "give one of them")
+    if as_service:
         from agent_mailer.cli.service_status import check_as_service
 
         raise typer.Exit(check_as_service(place, as_json=as_json))
@@ -112,6 +115,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.memory import check_turn_memory
+    from agent_mailer.checks.sessions import check_sessions
     from agent_mailer.cli.verify import program_of
     from agent_mailer.errors import MailerError
 
@@ -121,7 +125,17 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
         runtime = place.runtime()
     except (MailerError, OSError):
         return [passed]
-    results = [passed, *check_probes(runtime, program)]
+    results = [
+        passed,
+        *check_probes(runtime, program),
+        check_sessions(
+            place.folder.path / "sessions.json",
+            lambda: dict(place.state.sessions.all()),
+            runtime,
+            place.policy(),
+            place.clock.now(),
+        ),
+    ]
     if (size := place.config.turn_memory) != "":
         results.append(check_turn_memory(size, place.policy().turn_memory, program.launch.env))
     try:

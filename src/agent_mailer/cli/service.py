@@ -39,27 +39,38 @@ def install(
         typer.Option("--path", metavar="FOLDER", help="One more folder for the agent's PATH.", show_default=False),
     ] = None,
     allow_sudo: Annotated[
-        bool, typer.Option("--allow-sudo", help="Let turns use sudo, rootless containers and the like.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--allow-sudo/--no-allow-sudo",
+            help="Whether turns may use sudo, rootless containers and the like. Default: no.",
+            show_default=False,
+        ),
+    ] = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Install and enable it, and start nothing.")] = False,
 ) -> None:
     """Install this workdir's agent, and start it; again, to mend or change what is installed.
 
     The programs it needs are found as your shell finds them, and `verify` is run in the service's own surroundings
-    before anything is put in place.
+    before anything is put in place. What was installed with --name, --path and --allow-sudo stays until it is given
+    otherwise.
     """
     from agent_mailer.cli import service_install
     from agent_mailer.service.manager import UserManager
 
     manager = UserManager(os.environ)
     place, units = workplace(workdir), _units()
-    more = [folder.expanduser().absolute() for folder in path or ()]
-    instance = service_install.plan(place, units, name=name, more_path=more, allow_sudo=allow_sudo)
+    more = [folder.expanduser().absolute() for folder in path] if path else None
+    instance = service_install.plan(place, units, name=name, more=more, allow_sudo=allow_sudo)
     if not no_start:
         service_install.require_nobody_else(place, manager, instance)
     say(f"found     {', '.join(map(str, (instance.program, *instance.needs)))}")
     say(f"PATH      {service_install.shown_path(instance)}, then the system's")
     service_install.install(manager, units, instance, start=not no_start)
+    if place.config.env.pass_:
+        named = ", ".join(place.config.env.pass_)
+        note(
+            f"[env] pass names {named}: a service has not your shell's variables; see agent-mailer doctor --as-service"
+        )
     _tell_lingering()
 
 

@@ -33,8 +33,13 @@ class NotReady(MailerError):
         self.exit_code = exit_code  # type: ignore[assignment]
 
 
-def plan(place: Workplace, units: Units, *, name: str | None, more_path: Sequence[Path], allow_sudo: bool) -> Instance:
-    """What is to be installed. Raises MailerError where the workdir is not ready or the name is another's."""
+def plan(
+    place: Workplace, units: Units, *, name: str | None, more: Sequence[Path] | None, allow_sudo: bool | None
+) -> Instance:
+    """What is to be installed; None = as it is installed already.
+
+    Raises MailerError where the workdir is not ready or the name is another's.
+    """
     place.require_complete()
     place.folder.check()
     known = units.of(place.workdir)
@@ -52,6 +57,7 @@ def plan(place: Workplace, units: Units, *, name: str | None, more_path: Sequenc
             f"{place.workdir} is installed as {known.name}",
             f"agent-mailer service uninstall {known.name}, then install it anew",
         )
+    more = tuple(known.more if known else ()) if more is None else tuple(more)
     path = os.environ.get("PATH", os.defpath)
     program = own_program(path)
     agent = Path(named_program(program_of(place).launch.argv))
@@ -63,9 +69,10 @@ def plan(place: Workplace, units: Units, *, name: str | None, more_path: Sequenc
         name=chosen,
         workdir=place.workdir,
         program=program,
-        path=search_path((program, *searched), more_path),
+        path=search_path((program, *searched), more),
         needs=needs,
-        allow_sudo=allow_sudo,
+        more=more,
+        allow_sudo=bool(known and known.allow_sudo) if allow_sudo is None else allow_sudo,
     )
 
 

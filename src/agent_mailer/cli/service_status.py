@@ -49,13 +49,13 @@ def problems_of(instance: Instance, state: UnitState) -> tuple[Problem, ...]:
     again = f"agent-mailer service install -C {instance.workdir}"
     found += [Problem(f"{path} has vanished", again) for path in vanished((instance.program, *instance.needs))]
     begin = f"agent-mailer service start {instance.name}"
-    if state.active == "activating":
+    if state.sub.startswith("auto-restart"):
         text = f"not running: exit status {state.exit_status}, {state.restarts} times; it is started again and again"
         found.append(Problem(text, f"agent-mailer service logs {instance.name}"))
     elif state.active == "failed" and (meaning := _HOPELESS.get(state.exit_status)) is not None:
         text = f"not running: exit status {state.exit_status}: {meaning}"
         found.append(Problem(text, f"agent-mailer verify -C {instance.workdir}, then {begin}"))
-    elif state.active not in ("active", "reloading"):
+    elif state.active not in ("active", "activating", "reloading"):
         found.append(Problem(f"not running: {state.active}{f', {state.result}' if _odd(state) else ''}", begin))
     return tuple(found)
 

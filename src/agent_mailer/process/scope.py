@@ -86,7 +86,23 @@ def _scope_words(memory: int, env: Mapping[str, str], unit: str) -> tuple[str, .
         raise LookupError("no systemd of the user can be reached (XDG_RUNTIME_DIR is not set)")
     named = (f"--unit={unit}",) if unit else ()
     limits = (f"--property=MemoryMax={memory}", "--property=MemorySwapMax=0")
-    return (program, "--user", "--scope", "--quiet", "--collect", *named, *limits, "--")
+    # Where all of the user's units end, as at a logout, ours ends first: it interrupts its turns, and systemd does not
+    # end them behind its back, which would look like a crash of theirs.
+    service = _own_service()
+    order = (f"--property=Before={service}",) if service else ()
+    return (program, "--user", "--scope", "--quiet", "--collect", *named, *limits, *order, "--")
+
+
+def _own_service() -> str:
+    """The unit in which this process runs; empty where it is none."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text("utf-8", "replace").splitlines():
+            _, _, rest = line.partition(":")
+            controllers, _, group = rest.partition(":")
+            unit = group.rpartition("/")[2]
+            if controllers in ("", "name=systemd") and unit.endswith(".service"):
+                return unit
+    return ""
 
 
 def _is_held(pid: int) -> bool:

@@ -37,8 +37,8 @@ SystemCallFilter=
 class Instance(msgspec.Struct, frozen=True):
     """One agent as a service.
 
-    `program` is agent-mailer; `path` the folders of the service's PATH; `needs` what was found in them at the
-    installation: the agent program and what it runs on. All paths are absolute.
+    `program` is agent-mailer; `path` the folders of the service's PATH, `more` those of them that were asked for by
+    hand; `needs` what was found at the installation: the agent program and what it runs on. All paths are absolute.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Instance(msgspec.Struct, frozen=True):
     program: Path
     path: tuple[str, ...]
     needs: tuple[Path, ...] = ()
+    more: tuple[Path, ...] = ()
     allow_sudo: bool = False
 
     @property
@@ -99,6 +100,7 @@ def drop_in(instance: Instance) -> str:
         lines += ["", "# --allow-sudo", _ALLOW_SUDO.rstrip()]
     lines += ["", "# Found at the installation; `agent-mailer service status` looks whether they are there still."]
     lines += ["[X-AgentMailer]", *(f"Needs={_plain(path)}" for path in instance.needs)]
+    lines += [f"Path={_plain(path)}" for path in instance.more]
     return "\n".join(lines) + "\n"
 
 
@@ -125,6 +127,7 @@ def read_drop_in(name: str, text: str) -> Instance | None:
         program=Path(words[1].replace("%%", "%")),
         path=tuple(_unquoted(folders[1]).split(":")),
         needs=tuple(Path(need.replace("%%", "%")) for need in values.get("Needs", ())),
+        more=tuple(Path(folder.replace("%%", "%")) for folder in values.get("Path", ())),
         allow_sudo="NoNewPrivileges" in values,
     )
 
