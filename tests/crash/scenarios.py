@@ -350,6 +350,20 @@ def _watch_a_month_later(stage: Stage) -> None:
     stage.watch(ahead=MONTH)
 
 
+BLOCKED = """printf '{"type":"result","outcome":"blocked","text":"answer to %s"}\\n' "$AGENT_MAILER_MESSAGE_ID" """
+
+
+def _needs_a_person(desk: Desk) -> list[Expected]:
+    agent(desk, BLOCKED, command_output="jsonl", notify={"address": "planner"})
+    return [Expected(desk.send())]
+
+
+def _told_the_operator(desk: Desk, marks: set[str]) -> None:
+    del marks
+    notices = [m for m in desk.inbox("planner") if m.envelope.automatic is Automatic.NOTICE]
+    assert len(notices) == 1, f"the operator is told once: {[m.body for m in notices]}"
+
+
 def _ask(stage: Stage, verb: Verb) -> None:
     place = stage.desk.place()
     place.disk.system = stage.disk.system
@@ -365,4 +379,5 @@ SCENARIOS = (
     Scenario("asked to retry", _asked_to_retry, _ask_to_retry),
     Scenario("told to pause", _told_to_pause, _pause_and_resume, at_once=_paused_or_not, holds=_invalidated),
     Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
+    Scenario("needs a person", _needs_a_person, _watch_once, holds=_told_the_operator),
 )
