@@ -100,7 +100,8 @@ class Terminal:
     def _ask(self, *words: str, path: str | None = None) -> str:
         done = subprocess.run(
             [*self._tmux, *words],
-            env={**os.environ, "PATH": path} if path is not None else None,
+            # Ours by name: readline, once imported, has put a COLUMNS into the environment that Python does not know.
+            env={**os.environ, **({"PATH": path} if path is not None else {})},
             capture_output=True,
             encoding="utf-8",
             timeout=PATIENCE,
