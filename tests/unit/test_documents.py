@@ -18,7 +18,7 @@ import typer
 from msgspec import Meta
 
 from agent_mailer.cli.app import app
-from agent_mailer.config import DOCS, Config, keys
+from agent_mailer.config import DOCS, Config, keys, load
 from agent_mailer.errors import ExitCode
 from agent_mailer.events import EventName
 from agent_mailer.outcomes import Outcome
@@ -30,7 +30,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 SOURCE = PROJECT / "src" / "agent_mailer"
 SPEC = (PROJECT / "SPEC.md").read_text("utf-8")
 README = (PROJECT / "README.md").read_text("utf-8")
-DOCUMENTS = {"SPEC.md": SPEC, "README.md": README}
+GUIDES = ["README.md", "README.zh.md", *sorted(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md"))]
+"""What people read; `docs/cli.md` is written by a tool."""
+DOCUMENTS = {name: (PROJECT / name).read_text("utf-8") for name in ("SPEC.md", *GUIDES)}
 
 COMMAND = re.compile(r"agent-mailer(?: [a-z][a-z-]*)+")
 
@@ -297,22 +299,27 @@ def test_every_command_that_is_named_exists(name: str) -> None:
 
 def _command_lines(text: str) -> Iterator[list[str]]:
     """Command lines of ours in the fenced blocks, as words; a line that ends in a backslash goes on."""
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if line.lstrip().startswith(("agent-mailer ", "./run ")):
                 yield shlex.split(line, comments=True)
 
 
-def test_the_readmes_command_lines_are_taken() -> None:
-    lines = list(_command_lines(README))
-    assert len(lines) > 15
-    for words in lines:
+def test_the_readme_has_command_lines() -> None:
+    assert len(list(_command_lines(README))) > 15
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_command_lines_in_the_documents_are_taken(name: str) -> None:
+    for words in _command_lines(DOCUMENTS[name]):
         if words[0] == "./run":
             assert re.search(rf"^  {words[1]}\b", (PROJECT / "run").read_text("utf-8"), re.MULTILINE), words
             continue
         if words[1:] == ["--version"]:
             continue
         command, rest = _command_of(words[1:])
+        if words[1:3] == ["config", "set"]:
+            rest = rest[:1]  # what follows the key is its value
         options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for word in rest:
             if word.startswith("-") and word != "-":
@@ -328,12 +335,58 @@ def _command_of(words: list[str]) -> tuple[Any, list[str]]:
     raise AssertionError(f"there is no command agent-mailer {shlex.join(words)}")
 
 
-@pytest.mark.parametrize("name", ["README.md", "SPEC.md", "CHANGELOG.md", "CONTRIBUTING.md"])
+def test_the_chinese_readme_has_the_same_commands_and_links() -> None:
+    chinese = DOCUMENTS["README.zh.md"]
+    assert _blocks(chinese) == _blocks(README)
+    assert re.findall(r"<!-- .*? -->", chinese) == re.findall(r"<!-- .*? -->", README)
+    other = {"README.md", "README.zh.md"}
+    assert set(_links(chinese)) - other == set(_links(README)) - other
+    assert [len(rows) for rows in tables(chinese)] == [len(rows) for rows in tables(README)]
+    assert len(re.findall(r"^## ", chinese, re.MULTILINE)) == len(re.findall(r"^## ", README, re.MULTILINE))
+
+
+def _blocks(text: str) -> list[str]:
+    return re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+
+
+def _links(text: str) -> list[str]:
+    """Where the links of a text lead, those in its blocks left out."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+@pytest.mark.parametrize("name", [*GUIDES, "SPEC.md", "CHANGELOG.md", "CONTRIBUTING.md"])
 def test_every_link_into_the_project_leads_somewhere(name: str) -> None:
-    text = (PROJECT / name).read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if "://" not in target:
-            assert (PROJECT / target).exists(), f"{name}: {target}"
+    here = PROJECT / name
+    for link in _links(here.read_text("utf-8")):
+        target, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        found = here.parent / target if target else here
+        assert found.exists(), f"{name}: {link}"
+        if anchor:
+            assert anchor in _anchors(found), f"{name}: {link}"
+
+
+@cache
+def _anchors(path: Path) -> frozenset[str]:
+    """The names under which a document's headings can be linked to."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    return frozenset(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_settings_in_the_documents_are_taken(name: str, tmp_path: Path) -> None:
+    for text in re.findall(r"^```toml\n(.*?)^```", DOCUMENTS[name], re.MULTILINE | re.DOTALL):
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        path.chmod(0o600)
+        assert not load(path, {}, {}).unknown, text
+
+
+def test_every_document_is_in_the_index() -> None:
+    listed = {link.partition("#")[0] for link in _links(DOCUMENTS["docs/README.md"])}
+    assert {path.name for path in (PROJECT / "docs").glob("*.md")} - {"README.md"} <= listed
 
 
 def test_the_changelog_knows_this_version() -> None:
