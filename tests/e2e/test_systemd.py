@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -91,11 +92,21 @@ def test_it_is_ready_when_lock_and_state_are_its_own_and_says_what_it_does(servi
     until(lambda: service.show("StatusText") == "waiting for mail; paused (by hand)", "it says that it is paused")
 
 
+def test_it_is_ready_before_its_broker_answers(service: Service) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        service.desk.configure(broker_url=url, api_key="amk_none", agent_id="a1", address="coder@acme", mailbox="amp")
+        service.start()
+        until(lambda: "waiting for mail; in trouble: " in service.show("StatusText"), "it says what is wrong")
+
+
 @pytest.mark.parametrize("blow", ["STOP", "KILL", "restart"])
 def test_whatever_ends_the_watcher_the_turn_goes_on_and_runs_once(service: Service, blow: str) -> None:
     """SIGSTOP is a loop that stands still: systemd's watchdog ends it."""
     words = service.desk.base / "stderr"
-    service.settings("RestartSec=100ms", "WatchdogSec=2s", f"StandardError=append:{words}")
+    watchdog = ["WatchdogSec=2s"] if blow == "STOP" else []
+    service.settings("RestartSec=100ms", f"StandardError=append:{words}", *watchdog)
     service.begin_turn()
     first = service.show("MainPID")
     if blow == "restart":
@@ -116,8 +127,8 @@ def test_whatever_ends_the_watcher_the_turn_goes_on_and_runs_once(service: Servi
 
 
 def test_a_stop_leaves_nobody_and_gets_the_time_that_it_needs(service: Service) -> None:
-    service.settings("TimeoutStopSec=1s")
-    service.desk.configure(stop_grace=2)
+    service.settings("TimeoutStopSec=2s")
+    service.desk.configure(stop_grace=3)
     turn_id = service.begin_turn()
     assert members(turn_id, None)
     service.manager.systemctl("stop", service.unit)
