@@ -17,6 +17,7 @@ import tomlkit
 from tests.desk import Desk, until
 from tests.typed import Typed, type_in
 
+from agent_mailer.clock import iso
 from agent_mailer.state.lock import holder_of
 
 Break = Callable[[Desk], object]
@@ -241,6 +242,15 @@ def test_doctor_looks_at_everything_and_passes(desk: Desk) -> None:
     assert "read_message" in tools["text"]
 
 
+def lost_session(desk: Desk) -> None:
+    """claude has removed what a thread was to go on in, or works for another user now."""
+    (desk.workdir / "claude").write_text("#!/bin/sh\necho '2.1.329 (Claude Code)'\n")
+    (desk.workdir / "claude").chmod(0o755)
+    desk.configure(runtime="claude", claude_command="./claude")
+    entry = {"session_id": "s1", "runtime": "claude", "turn_count": 1, "last_used_at": iso(time.time())}
+    put(".agent-mailer/sessions.json", json.dumps({"greet": entry}))(desk)
+
+
 DOCTOR: dict[str, tuple[Break, str, str, str, str]] = {
     "sessions": (put(".agent-mailer/sessions.json", '{"t'), "failed", "state", "sessions.json", "agent-mailer watch"),
     "retries": (put(".agent-mailer/retries.json", "[]"), "failed", "state", "retries.json", "agent-mailer watch"),
@@ -306,6 +316,14 @@ DOCTOR: dict[str, tuple[Break, str, str, str, str]] = {
         "broker's key",
         "$EDITOR",
     ),
+    "mail of tomorrow": (
+        lambda d: os.utime(d.root / "agents" / "coder" / "inbox" / "new", (time.time() + 86400,) * 2),
+        "warning",
+        "mail_clock",
+        "one of the clocks is wrong",
+        "timedatectl",
+    ),
+    "lost session": (lost_session, "warning", "sessions", "thread greet", "sessions invalidate"),
     "misspelt key": (lambda d: d.configure(max_retrys=3), "warning", "config", "max_retrys", "config edit"),
     "absent variable": (
         lambda d: d.configure(env={"pass": ["MY_KEY"]}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -231,6 +232,109 @@ def test_the_global_note_and_the_list_of_notes(desk: Desk) -> None:
     assert at(desk, "memory", "show", "--thread", "").status == 2
 
 
+def test_the_story_of_a_thread(desk: Desk) -> None:
+    usage = {"type": "usage", "input_tokens": 1200, "output_tokens": 30, "cost_usd": 0.25}
+    desk.configure(command_output="jsonl", max_retries=0)
+    desk.script(
+        {"emit": {"type": "session", "id": "s-1"}},
+        {"emit": usage},
+        {"emit": {"type": "result", "text": "all done"}},
+    )
+    desk.send("please", thread="green", subject="Paint it")
+    desk.once()
+    desk.script({"error": "no paint"}, {"exit": 3})
+    lost = desk.send("again", thread="green", subject="Once more")
+    desk.once()
+    told = [
+        "Paint it",
+        "done",
+        "$0.2500",
+        "auto-reply",
+        "Once more",
+        "failed",
+        "no paint",
+        "dead-letter show",
+        "2 turns",
+    ]
+    for words in (["turns", "thread", "gre"], ["turns", "thread", lost], ["sessions", "show", "green"]):
+        shown = at(desk, *words)
+        assert shown.status == 0, shown
+        positions = [shown.out.find(word) for word in told]
+        assert -1 not in positions, (told, shown.out)
+        assert positions == sorted(positions), shown.out
+        assert "please" not in shown.out
+    story = at(desk, "turns", "thread", "green", "--json").json
+    assert [message["subject"] for message in story["messages"]][:2] == ["Paint it", "Re: Paint it"]
+    assert story["spent"]["cost_usd"] == 0.25
+    assert story["dead_letters"] == [lost]
+    assert "1,200 tokens in, 30 out" in at(desk, "turns", "thread", "green").out
+    assert "$0.2500" in at(desk, "turns", "list", "--thread", "green").out
+    assert at(desk, "turns", "thread", "blue").status == 1
+
+
+def test_dead_letters_are_shown_and_chosen_by_how_they_ended(desk: Desk) -> None:
+    message_id = dead(desk)
+    shown = at(desk, "dead-letter", "show", message_id[:30])
+    for words in ("thread      sad", "outcome     failed", "no luck", "dead-letter retry"):
+        assert words in shown.out + shown.err
+    (turn,) = at(desk, "turns", "list", "--json").json["turns"]
+    assert turn["turn_id"] in shown.out
+    assert (
+        at(desk, "dead-letter", "show", message_id, "--json").json["dead_letter"]["history"][0]["outcome"] == "failed"
+    )
+    for choice, status in (
+        (["--all", "--reason", "timed_out"], 1),
+        (["--all", "--reason", "bored"], 2),
+        (["--reason", "failed"], 2),
+        ([message_id, "--reason", "failed"], 2),
+    ):
+        assert at(desk, "dead-letter", "retry", *choice).status == status
+    assert at(desk, "dead-letter", "list", "--reason", "crashed", "--json").json == {"dead_letters": []}
+    assert "pending again" in at(desk, "dead-letter", "retry", "--all", "--reason", "failed").out
+    assert at(desk, "dead-letter", "list", "--json").json == {"dead_letters": []}
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "POSIX"},
+        {"PYTHONIOENCODING": "latin-1"},
+    ],
+)
+def test_no_command_fails_for_a_character_that_the_locale_lacks(desk: Desk, locale: dict[str, str]) -> None:
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; echo '漢字 é 🙂' >&2; exit 3")
+    message_id = desk.send("漢字 é 🙂 body", thread="漢字-é-🙂", subject="漢字 é 🙂")
+    desk.once()
+    (turn,) = at(desk, "turns", "list", "--json").json["turns"]
+    for words in (
+        ["status"],
+        ["logs"],
+        ["turns", "list"],
+        ["turns", "list", "--json"],
+        ["turns", "show", turn["turn_id"]],
+        ["turns", "show", turn["turn_id"], "--json"],
+        ["turns", "thread", turn["thread"]],
+        ["turns", "thread", turn["thread"], "--json"],
+        ["turns", "show", "漢字"],
+        ["dead-letter", "list"],
+        ["dead-letter", "show", message_id, "--json"],
+        ["mail", "inbox", "--all"],
+        ["fetch", message_id],
+        ["fetch", message_id, "--json"],
+        ["watch", "--dry-run"],
+    ):
+        done = subprocess.run(
+            [COMMAND, *words], cwd=desk.workdir, env={**os.environ, **locale}, capture_output=True, check=False
+        )
+        said = done.stdout + done.stderr
+        for fault in (b"fault of agent-mailer", b"not UTF-8 text", b"Traceback"):
+            assert fault not in said, (words, said)
+        if "--json" in words:
+            json.loads(done.stdout)
+
+
 def test_turns_are_listed_and_shown(desk: Desk) -> None:
     assert at(desk, "turns", "list", "--json").json == {"turns": []}
     message_id = desk.send("secret body")
@@ -243,6 +347,8 @@ def test_turns_are_listed_and_shown(desk: Desk) -> None:
     assert Path(shown["folder"]).is_dir()
     assert "outcome  done" in at(desk, "turns", "show", row["turn_id"]).out
     assert at(desk, "turns", "show", "nope").status == 1
+    assert at(desk, "turns", "list", "--outcome", "failed", "--json").json == {"turns": []}
+    assert at(desk, "turns", "list", "--outcome", "fine").status == 2
     assert at(desk, "turns", "list", "--limit", "0").status == 2
 
 

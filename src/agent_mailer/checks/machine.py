@@ -53,7 +53,7 @@ def check_file_events(path: Path) -> CheckResult:
         try:
             from asyncinotify import Inotify, Mask
         except (ImportError, RuntimeError, AttributeError, OSError):
-            return warning("file_events", path, "this system has no inotify: mail is looked for every 2 seconds", "")
+            return ok("file_events", path, "this system has no inotify: mail is looked for every 2 seconds")
         try:
             with Inotify(sync_timeout=0) as events:
                 events.add_watch(path, Mask.CREATE)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.checks.locks import flock_holder
-from agent_mailer.checks.result import CheckResult, failed, guarded, ok
+from agent_mailer.checks.result import CheckResult, failed, guarded, ok, warning
+from agent_mailer.clock import iso
 from agent_mailer.disk import read_regular
 from agent_mailer.process import identify, is_alive
+
+LOOKED_AT = 1000
+"""Messages that wait; where one is dated wrong, so are those beside it."""
 
 
 class FolderMailbox(msgspec.Struct, frozen=True):
@@ -61,8 +66,36 @@ def check_consumer(seen: FolderMailbox, our_watcher: int | None) -> CheckResult:
     return guarded("consumer", seen.lock, look)
 
 
-def check_mailbox(looked_at: object, see: Callable[[], FolderMailbox], our_watcher: int | None) -> list[CheckResult]:
-    """Both checks; `see` raises what is wrong where there is no such mailbox."""
+AHEAD = 60.0
+"""Seconds by which a file may be newer than the clock says: file servers and senders have clocks of their own."""
+
+
+def check_file_times(seen: FolderMailbox, now: float) -> CheckResult:
+    """No folder of the mailbox, and nothing that waits there, is newer than now."""
+
+    def look() -> CheckResult:
+        inbox = seen.home / "inbox"
+        moment, newest = max(_dated(inbox))
+        if moment > now + AHEAD:
+            text = f"{newest} is of {iso(moment)}, and the clock says {iso(now)}: one of the clocks is wrong"
+            return warning("mail_clock", inbox, text, "timedatectl status (here, and where the files or senders are)")
+        return ok("mail_clock", inbox, "nothing there is newer than now")
+
+    return guarded("mail_clock", seen.home, look)
+
+
+def _dated(inbox: Path) -> Iterator[tuple[float, str]]:
+    """The folders, whose times are those of the last arrival, and what waits, as far as a person would look."""
+    waiting = itertools.islice((inbox / "new").iterdir(), LOOKED_AT)
+    for path in (inbox, *(inbox / name for name in ("tmp", "new", "cur")), *waiting):
+        with suppress(FileNotFoundError):  # a watcher may take it now
+            yield path.lstat().st_mtime, str(path)
+
+
+def check_mailbox(
+    looked_at: object, see: Callable[[], FolderMailbox], our_watcher: int | None, now: float
+) -> list[CheckResult]:
+    """All three; `see` raises what is wrong where there is no such mailbox."""
     found: list[FolderMailbox] = []
 
     def look() -> CheckResult:
@@ -70,7 +103,8 @@ def check_mailbox(looked_at: object, see: Callable[[], FolderMailbox], our_watch
         return check_folder_mailbox(found[0])
 
     first = guarded("mailbox", looked_at, look)
-    return [first, *(check_consumer(seen, our_watcher) for seen in found)]
+    more = [(check_consumer(seen, our_watcher), check_file_times(seen, now)) for seen in found]
+    return [first, *itertools.chain(*more)]
 
 
 def _living(holder: Path) -> int | None:

@@ -11,6 +11,7 @@ from agent_mailer.checks.result import CheckResult
 from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Json, Workdir, workplace
 from agent_mailer.cli.printing import json_out, say
+from agent_mailer.cli.terminal import Ink, pad, paint
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
@@ -94,9 +95,11 @@ def report(place: Workplace, results: Sequence[CheckResult], exit_code: int, *, 
     if as_json:
         json_out(Report(str(place.workdir), not bad, exit_code, tuple(results)))
         return exit_code
+    inks = {Level.OK: Ink.GREEN, Level.WARNING: Ink.YELLOW, Level.FAILED: Ink.RED}
     for result in results:
         seen = f"  [{printable(result.looked_at)}]" if result.looked_at not in result.text else ""
-        say(f"{result.result.value:<8} {result.name:<13} {printable(result.text, 600)}{seen}")
+        level = pad(paint(result.result.value, inks[result.result]), 8)
+        say(f"{level} {result.name:<13} {printable(result.text, 600)}{seen}")
         if result.fix:
             say(f"{'':<8} {'':<13} mend: {printable(result.fix, 600)}")
     warnings = f", {doubtful} warning{'' if doubtful == 1 else 's'}" if doubtful else ""
@@ -119,7 +122,8 @@ def _mailbox_checks(place: Workplace) -> list[CheckResult]:
 
         return check_broker(shown_url(config.broker_url), config.address, lambda: see_broker(place))
     holder = holder_of(place.folder.path / ".lock")
-    return check_mailbox(place.handle, lambda: _folder_mailbox(place), holder.process.pid if holder else None)
+    pid = holder.process.pid if holder else None
+    return check_mailbox(place.handle, lambda: _folder_mailbox(place), pid, place.clock.now())
 
 
 def _folder_mailbox(place: Workplace) -> FolderMailbox:

@@ -119,6 +119,9 @@ class CommandRuntime:
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
         raise NotImplementedError(f"a command has no probe {probe.name} ({status}, {output})")
 
+    def kept_sessions(self) -> frozenset[str] | None:
+        return None
+
     def judge(self, evidence: Evidence) -> Judgement:
         result = evidence.observation.result
         if result is not None:

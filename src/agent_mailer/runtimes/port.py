@@ -246,5 +246,8 @@ class Runtime(Protocol):
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
         """What the answer to one of `probes` means; `output` is stdout and stderr together."""
 
+    def kept_sessions(self) -> frozenset[str] | None:
+        """Ids of the sessions that the program still has on disk; None = it cannot be told. Raises OSError."""
+
     def judge(self, evidence: Evidence) -> Judgement:
         """The turn's outcome. The engine has dealt with `evidence.stopped` reasons other than FINISHED already."""

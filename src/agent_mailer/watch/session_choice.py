@@ -37,7 +37,7 @@ def choose_session(
             if not _same_fault_twice(rerun):
                 return SessionChoice(provisional.session_id, PromptKind.RERUN)
             return SessionChoice(None, PromptKind.RERUN)
-    fault = _fault(entry, runtime=runtime, now=now, policy=policy) if resumes else ""
+    fault = unfit(entry, runtime=runtime, now=now, policy=policy) if resumes else ""
     usable = resumes and entry is not None and bool(entry.session_id) and not fault
     if rerun is not None and rerun.session_lost:
         if rerun.last_outcome is Outcome.SESSION_LOST:
@@ -53,7 +53,8 @@ def choose_session(
     return SessionChoice(None, PromptKind.FRESH)
 
 
-def _fault(entry: SessionEntry | None, *, runtime: str, now: float, policy: WatchPolicy) -> str:
+def unfit(entry: SessionEntry | None, *, runtime: str, now: float, policy: WatchPolicy) -> str:
+    """Why a session is not resumed any more; completes "the session ...". Empty where it is, or there is none."""
     if entry is None or not entry.session_id:
         return ""
     if entry.runtime and entry.runtime != runtime:

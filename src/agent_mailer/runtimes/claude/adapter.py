@@ -167,6 +167,9 @@ class ClaudeRuntime:
             )
         return Finding(ok=True, text=f"claude {shown}")
 
+    def kept_sessions(self) -> frozenset[str] | None:
+        return frozenset(path.stem for path in self._home().glob("projects/*/*.jsonl"))
+
     def _login(self, status: int, output: str) -> Finding:
         method = ""
         with suppress(ValueError, AttributeError):
@@ -218,9 +221,13 @@ class ClaudeRuntime:
             yield "--max-budget-usd"
             yield f"{Decimal(repr(options.max_budget_usd)):f}"
 
+    def _home(self) -> Path:
+        own = self._env.get("CLAUDE_CONFIG_DIR")
+        return Path(own) if own else Path(self._env.get("HOME", "~")) / ".claude"
+
     def _account(self) -> str:
         """The same for all who share a limit: one config home, one credential, one provider."""
-        home = self._env.get("CLAUDE_CONFIG_DIR") or str(Path(self._env.get("HOME", "~")) / ".claude")
+        home = str(self._home())
         name = next((name for name in _CREDENTIALS if self._env.get(name)), "")
         parts = (home, name, self._env.get(name, ""), self._env.get("ANTHROPIC_BASE_URL", ""))
         digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))

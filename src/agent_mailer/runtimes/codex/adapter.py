@@ -50,6 +50,7 @@ _CONFIG_LIMIT = 1024 * 1024
 _ERROR = re.compile(r"^error\b.*(?:\n.*\S.*)*", re.IGNORECASE | re.MULTILINE)
 _VERSION = re.compile(r"codex-cli (\d+)\.(\d+)\.(\d+)")
 _OWN_KEY = "CODEX_API_KEY"
+_ID_LENGTH = len("01234567-89ab-cdef-0123-456789abcdef")
 _KEYS = (_OWN_KEY, "OPENAI_API_KEY")
 _PROVIDER_WORDS = ("model_provider", "model_providers.", "openai_base_url", "profile")
 
@@ -143,6 +144,10 @@ class CodexRuntime:
 
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
         return _read_version(status, output) if probe.name == "version" else self._read_login(status, output)
+
+    def kept_sessions(self) -> frozenset[str] | None:
+        names = (path.stem for path in self._home().glob("sessions/*/*/*/rollout-*.jsonl"))
+        return frozenset(name[-_ID_LENGTH:] for name in names)
 
     def _judge_result(self, result: Result, evidence: Evidence) -> Judgement:
         if result.outcome.settles:
