@@ -1,4 +1,4 @@
-"""Two watchers started at the same moment, in one workdir and on one handle: one runs, the other says who does."""
+"""Two watchers started at the same moment, in one workdir and on one mailbox: one runs, the other says who does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.broker_process import broker
+from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.desk import CLI, Desk, until
 
@@ -19,6 +21,7 @@ from agent_mailer.events import EventName
 TIMES = 25
 TIMES_LONG = 1000
 BUSY = 75
+_WITNESS = "cat >/dev/null; echo $AGENT_MAILER_MESSAGE_ID >>{}/witness"
 LONG = pytest.param(TIMES_LONG, marks=[pytest.mark.crash_long, pytest.mark.timeout(7200)])
 
 
@@ -41,6 +44,19 @@ def test_on_one_handle_from_two_workdirs(tmp_path: Path, children: Children, tim
     other = _second_workdir(desk)
     for round_ in range(times):
         _race(children, desk, [desk.workdir, other], round_, r"another watcher \(process (\d+)\) consumes")
+
+
+@pytest.mark.parametrize("times", [TIMES, LONG])
+def test_on_one_agent_of_a_broker_from_two_workdirs(tmp_path: Path, children: Children, times: int) -> None:
+    with broker(tmp_path / "data") as process:
+        desk = BrokerMailDesk(tmp_path, process)
+        desk.shell(_WITNESS.format(tmp_path))
+        other = _second_workdir(desk)
+        try:
+            for round_ in range(times):
+                _race(children, desk, [desk.workdir, other], round_, r"watched already, by [^\n]*, process (\d+),")
+        finally:
+            desk.close()
 
 
 def test_two_programs_started_by_hand(tmp_path: Path) -> None:
@@ -78,7 +94,7 @@ def _one_is_gone(both: list[subprocess.Popen[bytes]]) -> bool:
 
 def _desk(base: Path) -> Desk:
     desk = Desk(base)
-    desk.shell(f"cat >/dev/null; echo $AGENT_MAILER_MESSAGE_ID >>{base}/witness")
+    desk.shell(_WITNESS.format(base))
     return desk
 
 
