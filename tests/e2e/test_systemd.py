@@ -158,6 +158,16 @@ def test_a_configuration_that_is_wrong_is_told_and_not_tried_again(service: Serv
     assert f"{why}{fix}" in told.stdout
 
 
+def test_one_that_does_not_start_holds_up_no_other(service: Service) -> None:
+    other = Service(service.manager, f"{service.name}-gone")
+    other.desk.workdir.rename(other.desk.base / "elsewhere")
+    service.manager.systemctl("daemon-reload")
+    begun = service.manager.mailer("service", "start", other.name, service.name)
+    service.manager.systemctl("stop", other.unit)
+    assert (begun.returncode, begun.stdout) == (1, f"{service.name}: active (running): waiting for mail\n")
+    assert f"error: {other.name}: {other.desk.workdir} has vanished\n" in begun.stderr
+
+
 def test_a_turn_is_held_to_its_memory(service: Service) -> None:
     service.desk.configure(turn_memory="64M", max_retries=0)
     service.desk.shell(

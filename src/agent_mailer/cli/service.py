@@ -11,8 +11,8 @@ import typer
 
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, folder_of, workplace
-from agent_mailer.cli.printing import note, say
-from agent_mailer.errors import ConfigFault, MailerError, UnavailableFault, UsageFault
+from agent_mailer.cli.printing import note, say, tell_error
+from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.service.folder import Units
@@ -81,12 +81,13 @@ def uninstall(names: Names = None, workdir: Workdir = None, every: All = False) 
 
     units = _units()
     manager = UserManager(os.environ)
-    for instance in _chosen(units, names, workdir, every=every):
-        manager.do("disable", "--now", instance.unit)
+    chosen = _chosen(units, names, workdir, every=every)
+    manager.do("disable", "--now", *(instance.unit for instance in chosen))
+    for instance in chosen:
         say(f"stopped   {instance.unit}")
         for line in units.remove(instance.name):
             say(line)
-        manager.reload()
+    manager.reload()
 
 
 @app.command("start", cls=LightCommand)
@@ -140,27 +141,42 @@ def logs(
 
 
 def _do(verb: str, names: list[str] | None, workdir: Path | None, *, every: bool) -> None:
+    """All at once: forty agents do not wait for one another's turns, and one that refuses holds up no other."""
     from agent_mailer.service.manager import UserManager
 
     units = _units()
     manager = UserManager(os.environ)
-    for instance in _chosen(units, names, workdir, every=every):
-        try:
-            manager.do(verb, instance.unit)
-        except UnavailableFault:
-            raise
-        except MailerError as fault:
-            raise _because(instance, manager.state(instance.unit), fault) from None
+    chosen = _chosen(units, names, workdir, every=every)
+    fault: MailerError | None = None
+    try:
+        manager.do(verb, *(instance.unit for instance in chosen))
+    except UnavailableFault:
+        raise
+    except MailerError as refused:
+        fault = refused
+    told = False
+    for instance in chosen:
         state = manager.state(instance.unit)
-        say(f"{instance.name}: {state.active} ({state.sub}){f': {state.text}' if state.text else ''}")
+        why = _why_not(instance, state) if fault is not None and verb != "stop" else None
+        if why is None:
+            say(f"{instance.name}: {state.active} ({state.sub}){f': {state.text}' if state.text else ''}")
+        elif len(chosen) == 1:
+            raise why
+        else:
+            tell_error(why.message, why.fix)
+            told = True
+    if told:
+        raise typer.Exit(ExitCode.FAILED)
+    if fault is not None:
+        raise fault
 
 
-def _because(instance: Instance, state: UnitState, fault: MailerError) -> MailerError:
-    """What systemd refused, with what we know of the service; systemd's own words where that is nothing."""
+def _why_not(instance: Instance, state: UnitState) -> MailerError | None:
+    """What is wrong with a service that did not start, as far as we know."""
     from agent_mailer.cli.service_status import problems_of
 
     known = next(iter(problems_of(instance, state)), None)
-    return fault if known is None else MailerError("not_started", f"{instance.name}: {known.text}", known.fix)
+    return None if known is None else MailerError("not_started", f"{instance.name}: {known.text}", known.fix)
 
 
 def _units() -> Units:
