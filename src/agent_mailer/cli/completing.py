@@ -19,6 +19,18 @@ MOST = 50
 """The newest; nobody looks through more, and a turn's record has to be read for each thread."""
 
 
+def any_of(*values: str) -> Callable[[str], list[str]]:
+    """For an option that takes one of these."""
+
+    def offer(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return offer
+
+
+OUTCOMES = ("failed", "timed_out", "crashed", "session_lost", "limited", "signed_out", "unavailable", "interrupted")
+
+
 def some_turn(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, lambda place: reversed(place.state.turns.ids()))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.choosing import one_of, pick
-from agent_mailer.cli.completing import some_dead_letter
+from agent_mailer.cli.completing import OUTCOMES, any_of, some_dead_letter
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.printing import json_out, local_iso, local_time, note, say
@@ -37,7 +37,10 @@ Every = Annotated[bool, typer.Option("--all", help="Every one.")]
 Reason = Annotated[
     str | None,
     typer.Option(
-        "--reason", metavar="OUTCOME", help="Only those whose last turn ended so: failed, timed_out, crashed …"
+        "--reason",
+        metavar="OUTCOME",
+        help="Only those whose last turn ended so: failed, timed_out, crashed …",
+        autocompletion=any_of(*OUTCOMES),
     ),
 ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.choosing import one_of, split_words
+from agent_mailer.cli.completing import any_of
 from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
 from agent_mailer.cli.wizard import on_terminal
@@ -61,7 +62,12 @@ def init(
         ),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="What does the work: claude, codex, infiniti, command.")
+        str | None,
+        typer.Option(
+            "--runtime",
+            help="What does the work: claude, codex, infiniti, command.",
+            autocompletion=any_of("claude", "codex", "infiniti", "command"),
+        ),
     ] = None,
     command: Annotated[
         str | None, typer.Option("--command", help="With --runtime command: the command line, quoted as one word.")
@@ -73,7 +79,12 @@ def init(
     codex_command: Annotated[str | None, typer.Option("--codex-command", help="The codex program.")] = None,
     infiniti_command: Annotated[str | None, typer.Option("--infiniti-command", help="The infiniti program.")] = None,
     permission_mode: Annotated[
-        str | None, typer.Option("--permission-mode", help="acceptEdits, bypassPermissions or plan; never guessed.")
+        str | None,
+        typer.Option(
+            "--permission-mode",
+            help="acceptEdits, bypassPermissions or plan; never guessed.",
+            autocompletion=any_of("plan", "acceptEdits", "bypassPermissions"),
+        ),
     ] = None,
     maildir_root: Annotated[
         str | None, typer.Option("--maildir-root", help="The folder mailbox's root; made where there is none.")

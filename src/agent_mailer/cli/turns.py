@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.choosing import one_of, pick
-from agent_mailer.cli.completing import some_thread, some_turn
+from agent_mailer.cli.completing import OUTCOMES, any_of, some_thread, some_turn
 from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.printing import json_out, local_time, note, say
@@ -32,7 +32,13 @@ def list_turns(
         typer.Option("--thread", metavar="THREAD", help="Only of this thread.", autocompletion=some_thread),
     ] = None,
     outcome: Annotated[
-        str | None, typer.Option("--outcome", metavar="OUTCOME", help="Only those that ended so: failed, timed_out …")
+        str | None,
+        typer.Option(
+            "--outcome",
+            metavar="OUTCOME",
+            help="Only those that ended so: failed, timed_out …",
+            autocompletion=any_of("done", "blocked", *OUTCOMES),
+        ),
     ] = None,
     workdir: Workdir = None,
     as_json: Json = False,

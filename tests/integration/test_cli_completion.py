@@ -1,0 +1,115 @@
+"""What the shell offers after TAB: the installed program asked as each shell asks it, and a real bash."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+from tests.terminal import terminal
+from tests.typed import COMMAND, type_in
+from typer.completion import get_completion_script
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "packaging" / "completions"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """An agent that has settled one message and given up another."""
+    desk = Desk(tmp_path)
+    desk.send(thread="green")
+    desk.once()
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; exit 3")
+    desk.send(thread="grey")
+    desk.once()
+    return desk
+
+
+def offered(cwd: Path, line: str) -> list[str]:
+    """The program's answer to bash for a line that ends where the cursor is."""
+    words = line.split(" ")
+    env = {
+        "_AGENT_MAILER_COMPLETE": "complete_bash",
+        "COMP_WORDS": "\n".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    done = type_in(cwd, env=env)
+    assert (done.status, done.err) == (0, ""), done
+    return done.out.split()
+
+
+def test_commands_options_and_what_the_workdir_holds_are_offered(desk: Desk) -> None:
+    turns = sorted(path.name for path in (desk.state / "turns").iterdir())
+    for line, wanted in {
+        "agent-mailer se": ["send", "sessions", "service"],
+        "agent-mailer dead-letter re": ["retry"],
+        "agent-mailer turns list --ou": ["--outcome"],
+        "agent-mailer turns list --outcome tim": ["timed_out"],
+        "agent-mailer init --permission-mode p": ["plan"],
+        "agent-mailer turns thread gr": ["green", "grey"],
+        "agent-mailer turns list --thread gree": ["green"],
+        "agent-mailer turns show 2": turns,
+        "agent-mailer turns show nothing": [],
+        "agent-mailer sessions show gr": [],
+        "agent-mailer nonsense x": [],
+    }.items():
+        assert sorted(offered(desk.workdir, line)) == sorted(wanted), line
+    (letter,) = type_in(desk.workdir, "dead-letter", "list", "--json").json["dead_letters"]
+    assert offered(desk.workdir, "agent-mailer dead-letter retry 2") == [letter["message_id"]]
+    assert offered(desk.base, f"agent-mailer dead-letter retry -C {desk.workdir} 2") == [letter["message_id"]]
+
+
+def test_a_folder_that_is_none_or_is_broken_offers_nothing_and_says_nothing(desk: Desk) -> None:
+    assert offered(desk.base, "agent-mailer turns show ") == []
+    (desk.state / "dead_letter.jsonl").write_text("nonsense\n")
+    (desk.state / "sessions.json").write_text("[")
+    before = sorted(path.name for path in desk.state.iterdir())
+    assert offered(desk.workdir, "agent-mailer dead-letter retry ") == []
+    assert offered(desk.workdir, "agent-mailer sessions show ") == []
+    assert sorted(path.name for path in desk.state.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("shell", "more"), [("complete_zsh", {}), ("complete_fish", {"_TYPER_COMPLETE_FISH_ACTION": "get-args"})]
+)
+def test_zsh_and_fish_are_answered_too(desk: Desk, shell: str, more: dict[str, str]) -> None:
+    env = {"_AGENT_MAILER_COMPLETE": shell, "_TYPER_COMPLETE_ARGS": "agent-mailer turns ", **more}
+    done = type_in(desk.workdir, env=env)
+    assert done.status == 0
+    for words in ("list", "show", "thread", "story of a thread"):
+        assert words in done.out
+
+
+def test_tab_in_a_real_bash_completes(desk: Desk) -> None:
+    here = {"PATH": f"{Path(COMMAND).parent}:/usr/bin:/bin", "PS1": "ready> "}
+    with terminal(["bash", "--norc", "--noprofile"], desk.workdir, here) as screen:
+        screen.type(f"PS1='ready> '; source {SCRIPTS / 'agent-mailer.bash'}")
+        screen.until("ready>")
+        screen.type("agent-mailer turns thr\t", enter=False)
+        screen.until("agent-mailer turns thread")
+        screen.type("gree\t", enter=False)
+        screen.until("agent-mailer turns thread green")
+
+
+def test_the_installed_completion_is_bash_s_own(tmp_path: Path, home: Path) -> None:
+    script = f"{COMMAND} --install-completion; . ~/.bashrc; complete -p agent-mailer"
+    done = subprocess.run(["bash", "--norc", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert "agent-mailer" in done.stdout.splitlines()[-1]
+    assert str(home) in done.stdout
+
+
+@pytest.mark.parametrize("name", ["agent-mailer.bash", "_agent-mailer", "agent-mailer.fish"])
+def test_the_scripts_for_packagers_ask_as_the_installed_ones_do(name: str) -> None:
+    shell = {"agent-mailer.bash": "bash", "_agent-mailer": "zsh", "agent-mailer.fish": "fish"}[name]
+    theirs = get_completion_script(prog_name="agent-mailer", complete_var="_AGENT_MAILER_COMPLETE", shell=shell)
+    asked = re.compile(r"\b_?[A-Z]+(?:_[A-Z]+)+(?==)|complete_[a-z]+")
+    ours = (SCRIPTS / name).read_text()
+    assert set(asked.findall(theirs)) <= set(asked.findall(ours))
+    program = shutil.which(shell)
+    if program is not None:
+        subprocess.run([program, "-n", SCRIPTS / name], check=True)
