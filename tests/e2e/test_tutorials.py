@@ -209,34 +209,35 @@ def test_several_agents(walk: Walk) -> None:
 
 
 def test_when_something_is_wrong(walk: Walk, claude: FakeAnthropic) -> None:
+    """One message meets one fault after the other."""
     state = walk.home / HAIKU / ".agent-mailer"
+    limit, refusal = usage_limit(time.time() + 7200), Failure(403, "permission_error", "not allowed")
 
     def an_agent_works(walk: Walk) -> None:
         log_in_to_claude(claude, walk)
         set_up(walk, "--runtime", "claude", "--max-retries", "0")
         walk.terminal("watcher").type(f"cd ~/{HAIKU}\nagent-mailer watch\n", stays=True)
 
-    def meets(answer: Answer, file: str) -> Stage:
-        def happen(walk: Walk) -> None:
-            claude.default = answer
-            write_to_it(walk)
-            until(lambda: (state / file).exists() and (state / file).read_text(), file)
+    def a_limit_is_met(walk: Walk) -> None:
+        from_now_on(limit)(walk)
+        write_to_it(walk)
+        holds("pause.json", "limited")(walk)
 
-        return happen
+    def from_now_on(answer: Answer) -> Stage:
+        return lambda walk: setattr(claude, "default", answer)
 
-    def works_again(walk: Walk) -> None:
-        claude.default = Text("It is done.")
-
-    def all_is_done(walk: Walk) -> None:
-        until(lambda: not json.loads((state / "retries.json").read_text()), "the end of what was to be retried")
+    def holds(name: str, word: str) -> Stage:
+        path = state / name
+        return lambda walk: until(lambda: path.exists() and word in path.read_text(), f"{name} with {word}")
 
     stages = {
         "an_agent_works": an_agent_works,
-        "a_limit_is_met": meets(usage_limit(time.time() + 7200), "pause.json"),
-        "the_login_is_refused": meets(Failure(403, "permission_error", "not allowed"), "pause.json"),
-        "a_message_is_given_up": meets(Text("", stop="max_tokens"), "dead_letter.jsonl"),
-        "works_again": works_again,
-        "all_is_done": all_is_done,
+        "a_limit_is_met": a_limit_is_met,
+        "the_login_is_refused": from_now_on(refusal),
+        "it_is_signed_out": holds("pause.json", "signed_out"),
+        "the_turn_fails": from_now_on(Text("", stop="max_tokens")),
+        "it_is_given_up": holds("dead_letter.jsonl", "failed"),
+        "works_again": from_now_on(Text("It is done.")),
     }
     follow(walk, "when-something-is-wrong.md", stages)
 
