@@ -63,8 +63,8 @@ class Terminal:
         deadline = time.monotonic() + patience
         while True:
             ended = self.has_ended  # asked first: what it showed is all on the screen then
-            shown = self.screen()
             words = " ".join(self._ask("capture-pane", "-p", "-J").split())
+            shown = self.screen()  # asked last: what is returned has what was seen
             missing = [text for text in texts if text not in shown and text not in words]
             if not missing:
                 return shown
@@ -100,8 +100,7 @@ class Terminal:
     def _ask(self, *words: str, path: str | None = None) -> str:
         done = subprocess.run(
             [*self._tmux, *words],
-            # Ours by name: readline, once imported, has put a COLUMNS into the environment that Python does not know.
-            env={**os.environ, **({"PATH": path} if path is not None else {})},
+            env=_without_size(os.environ) | ({"PATH": path} if path is not None else {}),
             capture_output=True,
             encoding="utf-8",
             timeout=PATIENCE,
@@ -146,6 +145,11 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def _without_size(env: Mapping[str, str]) -> dict[str, str]:
+    """readline, once imported, puts the size of our own terminal into the environment, past os.environ."""
+    return {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
 
 
 def _runs(pid: int) -> bool:

@@ -114,7 +114,7 @@ def test_what_needs_a_person_comes_first() -> None:
     fault = FaultView("/x", ())
     lying, dead = sick("z", Problem.NO_WATCHER), sick("a", Problem.DEAD_LETTERS)
     asks, works, idle = having(agent="y", blocked=(QUESTION,)), having(agent="x", running=(TURN,)), having(agent="a")
-    ordered = [fault, lying, dead, asks, works, idle]
+    ordered: list[StatusView | FaultView] = [fault, lying, dead, asks, works, idle]
     assert sorted(ordered[::-1], key=urgency) == ordered
 
 

@@ -74,7 +74,7 @@ def look(place: Workplace, mailbox_of: Look = look_at_mailbox, *, past: bool = T
         dead_letters=state.dead_letters.count(),
         pause=view.PauseView(pause.reason.value, pause.since, pause.until, pause.detail) if pause else None,
         trouble=view.TroubleView(trouble.what.value, trouble.since, trouble.why, trouble.fix) if trouble else None,
-        results=tuple(_results(place)) if past else (),
+        results=tuple(sorted(_results(place), key=lambda result: -result.at)) if past else (),
         today=view.TodayView(
             today.turns,
             today.seconds,
@@ -146,7 +146,7 @@ def _last_events(place: Workplace) -> tuple[dict[str, object], ...]:
 
 
 def _results(place: Workplace) -> Iterator[view.ResultView]:
-    """The turns settled last, the last one first."""
+    """The turns settled last."""
     turns = place.state.turns
     for turn_id in _settled_last(place):
         record = turns.load(turn_id)
