@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import broker, durability, mcp, turns
+from benchmarks import broker, durability, mcp, status, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -227,6 +227,9 @@ FIGURES = {
     "turn-start": turns.start,
     "turn-memory": turns.memory,
     "turn-end": turns.ending,
+    "status": status.history,
+    "status-all": status.everywhere,
+    "watchers": status.forty,
     "durability": durability.durability,
     "broker-latency": broker.latency,
     "broker-idle-watcher": broker.idle_watcher,
