@@ -8,16 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 from tests.desk import Desk, until
+from tests.service_desk import Service
 from tests.user_manager import PROGRAM, UserManager, user_manager
 
-from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.process import members
-from agent_mailer.service.folder import Units
-from agent_mailer.service.unit import Instance, unit_of
-
-RUNS = "runs"
-WAITS = f'echo run >>{RUNS}; while [ ! -e "$AGENT_MAILER_WORKDIR/go" ]; do sleep 0.05; done; echo done'
 
 
 @pytest.fixture(scope="module")
@@ -26,59 +21,12 @@ def manager() -> Iterator[UserManager]:
         yield found
 
 
-class Service:
-    """A desk whose agent is a service; started with what `settings` add to the unit."""
-
-    def __init__(self, manager: UserManager, name: str) -> None:
-        self.manager = manager
-        self.name = name
-        self.unit = unit_of(name)
-        base = manager.base / name
-        base.mkdir()
-        self.desk = Desk(base)
-        self.desk.configure(stop_grace=0)
-        self.instance = Instance(name, self.desk.workdir, PROGRAM, (str(PROGRAM.parent), "/usr/bin", "/bin"))
-        Units(manager.units, Disk()).write(self.instance)
-
-    def settings(self, *lines: str) -> None:
-        path = self.manager.units / f"{self.unit}.d" / "override.conf"
-        path.write_text("\n".join(["[Service]", *lines, ""]))
-
-    def start(self) -> None:
-        """Returns when it is ready."""
-        self.manager.systemctl("daemon-reload")
-        said = self.manager.systemctl("start", self.unit)
-        assert self.show("ActiveState") == "active", said
-
-    def show(self, name: str) -> str:
-        return self.manager.show(self.unit, name)
-
-    def runs(self) -> int:
-        """How often the agent was started."""
-        path = self.desk.workdir / RUNS
-        return path.read_text().count("run") if path.exists() else 0
-
-    def begin_turn(self) -> str:
-        """Start a turn that lasts until `end_turn`; returns its id."""
-        self.desk.shell(WAITS)
-        self.start()
-        self.desk.send("please", thread="t1")
-        until(self.runs, "the turn runs")
-        return str(self.desk.log(EventName.TURN_STARTED)[0]["turn_id"])
-
-    def end_turn(self) -> None:
-        (self.desk.workdir / "go").touch()
-        until(lambda: self.desk.log(EventName.MESSAGE_DONE), "the message is done")
-
-
 @pytest.fixture
 def service(manager: UserManager, request: pytest.FixtureRequest) -> Iterator[Service]:
     name = f"s{len(list(manager.base.iterdir()))}"
     made = Service(manager, name)
     yield made
-    manager.systemctl("kill", "--signal=KILL", made.unit)
-    manager.systemctl("stop", made.unit)
-    made.desk.end_turns()
+    made.end()
 
 
 def test_it_is_ready_when_lock_and_state_are_its_own_and_says_what_it_does(service: Service) -> None:
