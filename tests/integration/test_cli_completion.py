@@ -11,7 +11,7 @@ import pytest
 from tests.desk import Desk
 from tests.terminal import terminal
 from tests.typed import COMMAND, type_in
-from typer.completion import get_completion_script
+from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "packaging" / "completions"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from agent_mailer.cli.printing import say
 from agent_mailer.errors import BusyFault, ExitCode, MailerError, UnavailableFault
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def ask_and_tell(place: Workplace, request: Request) -> None:
     """Have `request` applied and print its answer; leaves with status 1 where nothing was done."""
     answer = ask(place, request)
     for line in answer.lines:
-        typer.echo(line)
+        say(line)
     if not answer.ok:
         raise typer.Exit(ExitCode.FAILED)
 

@@ -54,4 +54,8 @@ def listed(data: DataFolder = None, database: DatabaseUrl = None, as_json: Json 
     rows = [
         (one.code, one.created_at[:16], names.get(one.used_by, "?") if one.used_by else "not used") for one in invites
     ]
-    say(columns(rows, ("CODE", "MADE (UTC)", "USED BY")) if rows else "No codes: agent-mailer broker invite add")
+    say(
+        columns(rows, ("CODE", "MADE (UTC)", "USED BY"), whole=("CODE",))
+        if rows
+        else "No codes: agent-mailer broker invite add"
+    )

@@ -84,7 +84,7 @@ def listed(
         for owner, key in found
     ]
     head = ("KEY", "USER", "ACTS FOR", "LAST USED (UTC)", "", "NAME")
-    say(columns(rows, head) if rows else "No keys: agent-mailer broker key add --user NAME")
+    say(columns(rows, head, whole=("KEY", "USER", "")) if rows else "No keys: agent-mailer broker key add --user NAME")
 
 
 @app.command("revoke", cls=LightCommand)

@@ -100,7 +100,11 @@ def listed(data: DataFolder = None, database: DatabaseUrl = None, as_json: Json 
         json_out(users)
         return
     rows = [(user.username, "superadmin" if user.is_superadmin else "", user.created_at[:16]) for user in users]
-    say(columns(rows, ("USER", "", "SINCE (UTC)")) if rows else "Nobody yet: agent-mailer broker user add NAME")
+    say(
+        columns(rows, ("USER", "", "SINCE (UTC)"), ids=("USER",))
+        if rows
+        else "Nobody yet: agent-mailer broker user add NAME"
+    )
 
 
 @app.command("password", cls=LightCommand)

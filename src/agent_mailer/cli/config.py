@@ -48,7 +48,8 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
             }
         )
         return
-    say(columns([(key, shown(key, values[key]), loaded.source(key).value) for key in keys()], ("key", "value", "from")))
+    rows = [(key, shown(key, values[key]), loaded.source(key).value) for key in keys()]
+    say(columns(rows, ("key", "value", "from"), whole=("key", "from")))
     if loaded.unknown:
         note(f"keys that nobody here knows: {', '.join(printable(key, 60) for key in loaded.unknown)}")
 

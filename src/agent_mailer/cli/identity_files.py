@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.cli.printing import screen_text
+from agent_mailer.cli.printing import say, screen_text
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity
@@ -99,12 +99,10 @@ def offer_replacements(
 
 
 def print_diff(change: Change) -> None:
-    import typer
-
     name = change.path.name
     before = (change.before or "").splitlines()
     for line in difflib.unified_diff(before, change.after.splitlines(), name, f"{name} (new)", lineterm=""):
-        typer.echo(screen_text(line))
+        say(screen_text(line))
 
 
 def write(change: Change, disk: Disk) -> str:

@@ -222,7 +222,7 @@ def _listing(found: Sequence[tuple[Message, bool]]) -> str:
         )
         for message, new in found
     ]
-    return columns(rows, ("", "date", "from", "kind", "id", "subject"))
+    return columns(rows, ("", "date", "from", "kind", "id", "subject"), ids=("id",), whole=("", "date", "kind"))
 
 
 def _turn(whose: str | None) -> AgentMail | None:

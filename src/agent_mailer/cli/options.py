@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.printing import note
 from agent_mailer.errors import ConfigFault, UsageFault
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def configured(workdir: Path | None, flags: Mapping[str, object] | None = None) 
 
 
 def tell_damage(path: Path, why: str) -> None:
-    typer.echo(f"warning: {path} cannot be read ({why}); the watcher sets it aside and makes it anew", err=True)
+    note(f"warning: {path} cannot be read ({why}); the watcher sets it aside and makes it anew")
 
 
 def absolute(path: str | None) -> str | None:

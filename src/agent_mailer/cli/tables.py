@@ -11,20 +11,26 @@ GAP = "  "
 LEAST = 10
 """No column is cut to less."""
 
+READABLE = 30
+"""In less the terminal may as well wrap by itself."""
+
 
 def columns(
     rows: Iterable[Sequence[str]], head: Sequence[str], *, ids: Collection[str] = (), whole: Collection[str] = ()
 ) -> str:
     """Rows under a head, each column as wide as it needs; cells hold no line ends.
 
-    On a terminal that is too narrow the widest columns are cut: those named in `ids` only as far as their cells still
-    differ, so that what is left of an id names it; those in `whole` never. Where even that does not fit, each row
-    becomes a few lines. What goes elsewhere than to a terminal is never cut.
+    On a terminal that is too narrow empty columns go, and the widest are cut: those named in `ids` only as far as their
+    cells still differ, so that what is left of an id names it; those in `whole` never. Where even that does not fit,
+    each row becomes a few lines. What goes elsewhere than to a terminal is never cut.
     """
     table = [tuple(head), *(tuple(row) for row in rows)]
-    widths = [max(cells(row[index]) for row in table) for index in range(len(head))]
+    widths = _widths(table)
     room = width()
-    if room is not None:
+    if room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room:
+        used = [index for index in range(len(head)) if any(row[index] for row in table[1:])]
+        table = [tuple(row[index] for index in used) for row in table]
+        head, widths = table[0], _widths(table)
         least = [_least(name, [row[i] for row in table[1:]], widths[i], ids, whole) for i, name in enumerate(head)]
         gaps = len(GAP) * (len(head) - 1)
         if sum(least) + gaps > room:
@@ -55,6 +61,15 @@ def choices(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def hanging(head: str, text: str) -> str:
+    """`text` behind `head`, wrapped between words to fit the terminal, its lines one under the other."""
+    room = (width() or 0) - cells(head)
+    if room < READABLE:
+        return head + text
+    first, *rest = _wrapped(text, room)
+    return "\n".join([head + first, *(" " * cells(head) + line for line in rest)])
+
+
 def paragraph(text: str, indent: int = 2) -> str:
     """`text` indented, and wrapped between words to fit the terminal."""
     room = (width() or 0) - indent
@@ -70,6 +85,10 @@ def _wrapped(text: str, room: int) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def _widths(table: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cells, column)) for column in zip(*table, strict=True)]
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

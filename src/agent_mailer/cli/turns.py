@@ -77,12 +77,12 @@ def list_turns(
                 took(record),
                 cost(record),
                 printable(record.envelope.sender, 24),
-                printable(record.envelope.id, 64),
+                printable(record.envelope.thread, 64),
             )
             for record in records
         ]
-        head = ("turn", "claimed", "state", "took", "cost", "from", "message")
-        say(columns(rows, head, ids=("turn", "message"), whole=("claimed", "state", "took", "cost")))
+        head = ("turn", "claimed", "state", "took", "cost", "from", "thread")
+        say(columns(rows, head, ids=("turn",), whole=("claimed", "state", "took", "cost")))
 
 
 @app.command("show", cls=LightCommand)

@@ -11,6 +11,7 @@ from agent_mailer.checks.result import CheckResult
 from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Json, Workdir, workplace
 from agent_mailer.cli.printing import json_out, say
+from agent_mailer.cli.tables import hanging
 from agent_mailer.cli.terminal import Ink, pad, paint
 from agent_mailer.names import printable
 
@@ -99,7 +100,7 @@ def report(place: Workplace, results: Sequence[CheckResult], exit_code: int, *, 
     for result in results:
         seen = f"  [{printable(result.looked_at)}]" if result.looked_at not in result.text else ""
         level = pad(paint(result.result.value, inks[result.result]), 8)
-        say(f"{level} {result.name:<13} {printable(result.text, 600)}{seen}")
+        say(hanging(f"{level} {result.name:<13} ", f"{printable(result.text, 600)}{seen}"))
         if result.fix:
             say(f"{'':<8} {'':<13} mend: {printable(result.fix, 600)}")
     warnings = f", {doubtful} warning{'' if doubtful == 1 else 's'}" if doubtful else ""

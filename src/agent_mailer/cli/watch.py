@@ -12,6 +12,7 @@ import typer
 from agent_mailer.cli.choosing import split_words
 from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, tell_damage, workplace
+from agent_mailer.cli.printing import say
 from agent_mailer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -192,14 +193,12 @@ async def _show_plan(place: Workplace) -> None:
     plan = make_plan(candidates, {turn.thread_id for turn in state.turns.indexed()}, now)
     for candidate in plan.ready:
         envelope = candidate.envelope
-        typer.echo(
-            f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}"
-        )
+        say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
     for item in listing.unreadable:
-        typer.echo(f"would put away: {printable(item.locator)}: {item.why}")
+        say(f"would put away: {printable(item.locator)}: {item.why}")
     waiting = len(candidates) - len(plan.ready)
     pause = state.pause.read()
-    typer.echo(
+    say(
         f"{len(plan.ready)} ready, {waiting} waiting behind them, {len(open_ids)} running"
         + (f"; paused: {pause.reason.value}" if pause else "")
     )
