@@ -294,12 +294,14 @@ def test_a_service(tmp_path: Path) -> None:
     """Under a real service manager of a user."""
 
     def an_agent_is_set_up(walk: Walk) -> None:
-        set_up(walk, "--runtime", "command", "--command", "echo hello")
+        (walk.home / ".local/bin/claude").symlink_to(claude_binary())
+        set_up(walk, "--runtime", "claude")
 
     with user_manager() as manager:
         env = {**manager.env, "PATH": _install(manager.home)}
-        enter = partial(_inside, manager)
-        with walking(env, manager.home, tmp_path, enter) as walk:
+        with walking(env, manager.home, tmp_path, partial(_inside, manager)) as walk:
+            user = manager.env["USER"]
+            walk.places |= {f"{words} {user}": f"{words} you" for words in ("enable-linger", "of")}
             follow(walk, "tutorial-service.md", {"an_agent_is_set_up": an_agent_is_set_up})
 
 
