@@ -72,7 +72,7 @@ def test_a_whole_setup_passes_verify_check_by_check(desk: Desk) -> None:
         assert check["looked_at"]
         assert check["text"]
     names = [check["name"] for check in done.json["checks"]]
-    assert names == ["folder", "config", "identity", "mailbox", "consumer", "runtime"]
+    assert names == ["folder", "config", "identity", "mailbox", "consumer", "mail_clock", "runtime"]
 
 
 def test_people_get_a_line_a_check_and_one_that_mends(desk: Desk) -> None:
