@@ -39,7 +39,7 @@ from tests.e2e.throwaway import as_throwaway
 
 PATIENCE = 60.0
 YOU = "/home/you"
-ROWS, COLUMNS = 60, 160
+ROWS, COLUMNS = 60, 250
 
 _PROMPT = re.compile(r"<<walk (\d+)>>")
 _PIECES = re.compile(
@@ -86,7 +86,7 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 class Terminal:
-    """A shell on a pseudo-terminal of its own, as wide as a large window, without colours."""
+    """A shell on a pseudo-terminal of its own, without colours."""
 
     def __init__(self, shell: Sequence[str], env: Mapping[str, str], home: Path, scratch: Path) -> None:
         self._scratch = scratch

@@ -84,7 +84,7 @@ def _wrapped(text: str, room: int) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    return lines
+    return [line.rstrip() for line in lines]
 
 
 def _widths(table: Sequence[Sequence[str]]) -> list[int]:
