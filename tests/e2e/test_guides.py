@@ -1,0 +1,136 @@
+"""The README and the guides in docs/, followed as the tutorials are."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from tests.desk import until
+from tests.e2e.fake_anthropic import Answer, Failure, FakeAnthropic, Text, usage_limit
+from tests.e2e.newcomer import (
+    HAIKU,
+    answer_has_come,
+    claude_with_its_provider,
+    follow,
+    log_in_to_claude,
+    newcomer,
+    set_up,
+    write_to_it,
+)
+from tests.e2e.walker import Stage, Walk
+
+
+@pytest.fixture
+def walk(home: Path, tmp_path: Path) -> Iterator[Walk]:
+    with newcomer(home, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def claude(walk: Walk) -> Iterator[FakeAnthropic]:
+    with claude_with_its_provider(walk) as fake:
+        yield fake
+
+
+def test_the_readme(walk: Walk) -> None:
+    follow(walk, "../README.md", {})
+
+
+def test_any_program(walk: Walk) -> None:
+    follow(walk, "any-program.md", {})
+
+
+def test_several_agents(walk: Walk) -> None:
+    def two_answers(walk: Walk) -> None:
+        new = walk.home / "projects/shop/.agent-mail/agents/user/inbox/new"
+        until(lambda: len([*new.glob("*.md")]) == 2, "two answers")
+
+    follow(walk, "several-agents.md", {"answer_has_come": answer_has_come, "two_answers_have_come": two_answers})
+
+
+def test_when_something_is_wrong(walk: Walk, claude: FakeAnthropic) -> None:
+    """One message meets one fault after the other."""
+    state = walk.home / HAIKU / ".agent-mailer"
+    limit, refusal = usage_limit(time.time() + 7200), Failure(403, "permission_error", "not allowed")
+
+    def an_agent_works(walk: Walk) -> None:
+        log_in_to_claude(claude, walk)
+        set_up(walk, "--runtime", "claude", "--max-retries", "0")
+        walk.terminal("watcher").type(f"cd ~/{HAIKU}\nagent-mailer watch\n", stays=True)
+
+    def a_limit_is_met(walk: Walk) -> None:
+        from_now_on(limit)(walk)
+        write_to_it(walk)
+        holds("pause.json", "limited")(walk)
+
+    def from_now_on(answer: Answer) -> Stage:
+        return lambda walk: setattr(claude, "default", answer)
+
+    def holds(name: str, word: str) -> Stage:
+        path = state / name
+        return lambda walk: until(lambda: path.exists() and word in path.read_text(), f"{name} with {word}")
+
+    stages = {
+        "an_agent_works": an_agent_works,
+        "a_limit_is_met": a_limit_is_met,
+        "the_login_is_refused": from_now_on(refusal),
+        "it_is_signed_out": holds("pause.json", "signed_out"),
+        "the_turn_fails": from_now_on(Text("", stop="max_tokens")),
+        "it_is_given_up": holds("dead_letter.jsonl", "failed"),
+        "works_again": from_now_on(Text("It is done.")),
+    }
+    follow(walk, "when-something-is-wrong.md", stages)
+
+
+def test_notices(walk: Walk) -> None:
+    told: list[dict[str, str]] = []
+
+    def an_agent_is_set_up(walk: Walk) -> None:
+        set_up(walk, "--runtime", "command", "--command", "agent-mailer mail finish --blocked 'A or B?'")
+
+    def it_asks(walk: Walk) -> None:
+        write_to_it(walk)
+        walk.behind_the_scenes("watch", "--once", cwd=HAIKU)
+
+    with listening(told) as url:
+
+        def a_webhook_listens(walk: Walk) -> None:
+            (walk.home / ".config/agent-mailer/webhook").write_text(f"{url}\n")
+
+        stages = {
+            "an_agent_is_set_up": an_agent_is_set_up,
+            "the_agent_asks": it_asks,
+            "the_agent_asks_again": it_asks,
+            "a_webhook_listens": a_webhook_listens,
+        }
+        follow(walk, "notices.md", stages)
+    assert ["coder asks a human" in one["text"] for one in told] == [True]
+
+
+@contextmanager
+def listening(told: list[dict[str, str]]) -> Iterator[str]:
+    """A webhook on the loopback that keeps what it is told."""
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
