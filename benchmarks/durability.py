@@ -92,8 +92,7 @@ def durability() -> None:
             desk = Desk(Path(folder))
             desk.configure(**settings)
             desk.shell(script)
-            whole, settling = _turns(desk)
-            bare = statistics.median(_bare(Path(folder) / "bare"))
+            whole, settling, bare = _turns(desk)
         _tell(f"a turn ({name})", whole, bare, MOST_SYNCS)
         _tell(f"its settlement ({name})", settling, bare, MOST_SYNCS - BEFORE_THE_AGENT)
 
@@ -111,8 +110,18 @@ def _tell(name: str, spans: list[Moment], bare: float, most: int) -> None:
     row(f"{name}: beside the bare minimum", text, wanted, met=times <= DEARER * syncs)
 
 
-def _turns(desk: Desk) -> tuple[list[Moment], list[Moment]]:
-    """What each turn spent in all, and from the start of its agent until it was settled."""
+def _turns(desk: Desk) -> tuple[list[Moment], list[Moment], float]:
+    """What each turn spent in all, and from the start of its agent until it was settled; the seconds of a bare line.
+
+    A line is synced after each turn, so that what else the machine does falls on both.
+    """
+    fd = os.open(desk.base / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    bare: list[float] = []
+
+    def line() -> None:
+        os.write(fd, b"x" * 100 + b"\n")
+        os.fsync(fd)
+
     system = TimedCalls()
     place = desk.place()
     place.disk.system = system
@@ -121,6 +130,8 @@ def _turns(desk: Desk) -> tuple[list[Moment], list[Moment]]:
     def listen(event: LogRecord) -> None:
         turn = str(event.fields.get("turn_id"))
         marks.setdefault((turn, event.event), Moment(system.syncs, system.seconds, system.syncing))
+        if event.event is EventName.TURN_SETTLED:
+            bare.append(seconds(line))
 
     async def run() -> None:
         await Watcher(place.room(lock), once=True).run()
@@ -135,27 +146,16 @@ def _turns(desk: Desk) -> tuple[list[Moment], list[Moment]]:
         asyncio.run(run())
     finally:
         lock.release()
+        os.close(fd)
     ended = [turn for turn, event in marks if event is EventName.TURN_SETTLED]
     began = dict(zip(ended, [Moment(0, 0, 0), *(marks[turn, EventName.TURN_SETTLED] for turn in ended)], strict=False))
     # The first turn pays for what is new in the workdir.
     return (
         [_between(began[turn], marks[turn, EventName.TURN_SETTLED]) for turn in ended[1:]],
         [_between(marks[turn, EventName.TURN_STARTED], marks[turn, EventName.TURN_SETTLED]) for turn in ended[1:]],
+        statistics.median(bare),
     )
 
 
 def _between(first: Moment, last: Moment) -> Moment:
     return Moment(last.syncs - first.syncs, last.seconds - first.seconds, last.syncing - first.syncing)
-
-
-def _bare(path: Path) -> list[float]:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def line() -> None:
-        os.write(fd, b"x" * 100 + b"\n")
-        os.fsync(fd)
-
-    try:
-        return [seconds(line) for _ in range(TURNS)]
-    finally:
-        os.close(fd)
