@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 from tests.integration.test_cli_setup import on_terminal
-from tests.typed import Typed, type_in
+from tests.terminal import terminal
+from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.identity import read_identity
 from agent_mailer.joining.texts import BEGIN, END
@@ -344,6 +345,12 @@ def test_status_counts_what_waits_and_shows_no_key(broker: BrokerDesk, ben: Pers
     done = type_in(agent, "status", "--json")
     mailbox = done.json["mailbox"]
     assert (mailbox["waiting"], mailbox["root"], mailbox["problem"]) == (3, broker.url, None), done
+    ages = [queued["seconds"] for queued in mailbox["queue"]]
+    assert (len(ages), ages) == (3, sorted(ages, reverse=True))
+    with terminal([COMMAND, "status", "--watch"], agent) as window:
+        window.until("waiting  3, the oldest for ")
+    everywhere = type_in(agent, "status", "--all", "--json").json["workdirs"]
+    assert [(one["workdir"], one["mailbox"]["waiting"]) for one in everywhere] == [(str(agent), None)]
     assert ben.key not in done.out
     set_key(agent, "broker_url", "http://127.0.0.1:1")
     away = type_in(agent, "status")
