@@ -89,28 +89,37 @@ def test_when_something_is_wrong(walk: Walk, claude: FakeAnthropic) -> None:
 
 
 def test_notices(walk: Walk) -> None:
+    """Programs for the desktop and for mail are played by scripts that keep what they are told."""
     told: list[dict[str, str]] = []
+    kept = walk.home / "kept"
 
     def an_agent_is_set_up(walk: Walk) -> None:
         set_up(walk, "--runtime", "command", "--command", "agent-mailer mail finish --blocked 'A or B?'")
 
-    def it_asks(walk: Walk) -> None:
+    def the_agent_asks(walk: Walk) -> None:
         write_to_it(walk)
         walk.behind_the_scenes("watch", "--once", cwd=HAIKU)
 
+    def the_programs_are_there(walk: Walk) -> None:
+        for name, script in (("notify-send", 'printf "%s|" "$@"'), ("sendmail", "cat")):
+            program = walk.home / ".local/bin" / name
+            program.write_text(f"#!/bin/sh\n{script} >> {kept}\n")
+            program.chmod(0o755)
+
     with listening(told) as url:
-
-        def a_webhook_listens(walk: Walk) -> None:
-            (walk.home / ".config/agent-mailer/webhook").write_text(f"{url}\n")
-
+        walk.same = {"https://hooks.example.org/agents": url}
         stages = {
             "an_agent_is_set_up": an_agent_is_set_up,
-            "the_agent_asks": it_asks,
-            "the_agent_asks_again": it_asks,
-            "a_webhook_listens": a_webhook_listens,
+            "the_agent_asks": the_agent_asks,
+            "the_programs_are_there": the_programs_are_there,
         }
         follow(walk, "notices.md", stages)
-    assert ["coder asks a human" in one["text"] for one in told] == [True]
+    whole, chat = told
+    assert (whole["kind"], whole["agent"]) == ("test", "coder")
+    assert chat["text"].startswith("coder can tell you")
+    desktop, _, mail = kept.read_text().partition("To: ")
+    assert desktop.startswith("--app-name=agent-mailer|coder|coder can tell you")
+    assert "Subject: coder: test\n\ncoder can tell you" in mail
 
 
 @contextmanager
