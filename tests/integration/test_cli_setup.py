@@ -121,6 +121,16 @@ def test_init_never_leaves_half_a_config(workdir: Path) -> None:
     assert (workdir / ".agent-mail").read_text() == "in the way"
 
 
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff")
+    odd.mkdir()
+    for words in (["init", *FLAGS], ["watch", "--once"], ["status", "--json"]):
+        done = type_in(odd, *words)
+        assert done.status == 78, done
+        assert "is not UTF-8 text" in done.out + done.err
+    assert list(odd.iterdir()) == []
+
+
 def test_init_joins_a_root_that_is_there(tmp_path: Path, agent: Path) -> None:
     other = tmp_path / "planner"
     other.mkdir()

@@ -65,7 +65,19 @@ def folder_of(workdir: Path | None) -> Path:
     workdir = Path(os.path.abspath(workdir))  # noqa: PTH100 - a link in the path is the user's wish
     if not workdir.is_dir():
         raise ConfigFault("no_folder", f"{workdir} is not a folder", f"mkdir -p {workdir}")
+    if not _is_text(workdir):
+        why = f"the name of {workdir} is not UTF-8 text: neither a prompt nor a record could name it"
+        raise ConfigFault("bad_folder_name", why, "give it another name: mv")
     return workdir
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the path is text at all; the system allows any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def workplace(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
