@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from agent_mailer.cli.printing import dollars, duration, local_time
-from agent_mailer.cli.status_view import StatusView, TurnView, Wake, WakeView
+from agent_mailer.cli.status_view import ResultView, StatusView, TurnView, Wake, WakeView
 from agent_mailer.cli.terminal import Ink
 from agent_mailer.cli.wrapping import Part, Row, laid_out, side_by_side
 from agent_mailer.names import printable
@@ -132,12 +132,16 @@ def _retries(view: StatusView) -> list[Part]:
     soonest = sorted(view.retries, key=lambda entry: entry.due_in_seconds)
     parts = [
         Part(
-            f"{printable(entry.thread, 64)} in {duration(entry.due_in_seconds)}, failed {entry.attempts} times,"
+            f"{printable(entry.thread, 64)} in {duration(entry.due_in_seconds)}, failed {_times(entry.attempts)},"
             f" last: {(entry.last_outcome or 'not started yet').replace('_', ' ')}"
         )
         for entry in soonest[:LISTED]
     ]
     return parts + _more(len(soonest))
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _blocked(view: StatusView, now: float) -> list[Part]:
@@ -153,9 +157,9 @@ def _results(view: StatusView, now: float) -> list[Part]:
         [
             result.outcome.replace("_", " "),
             _ago(result.at, now),
-            printable(result.sender, 40),
-            "  ".join(part for part in (duration(result.seconds), dollars(result.cost_usd)) if part),
-            printable(result.thread, 64) + (f": {printable(result.detail)}" if result.outcome != "done" else ""),
+            printable(result.thread, 24),
+            printable(result.sender, 24),
+            "  ".join(part for part in (duration(result.seconds), dollars(result.cost_usd), _why(result)) if part),
         ]
         for result in view.results
     ]
@@ -164,6 +168,10 @@ def _results(view: StatusView, now: float) -> list[Part]:
         Part(line, _OUTCOMES.get(result.outcome, Ink.YELLOW), cut=True)
         for line, result in zip(shown, view.results, strict=True)
     ]
+
+
+def _why(result: ResultView) -> str:
+    return "" if result.outcome == "done" else printable(result.detail)
 
 
 def _today(view: StatusView) -> Part:
