@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -38,17 +39,13 @@ def newcomer(home: Path, tmp_path: Path) -> Iterator[Walk]:
 
 
 def install(home: Path) -> str:
-    """Returns the PATH of who has installed agent-mailer in that home."""
+    """Returns the PATH of who has installed agent-mailer in that home: Python and node may lie anywhere."""
     programs = home / ".local" / "bin"
     programs.mkdir(parents=True)
     (programs / "agent-mailer").symlink_to(COMMAND)
-    return f"{programs}:{_node()}/usr/local/bin:/usr/bin:/bin"
-
-
-def _node() -> str:
-    """codex is started by node, which may lie anywhere."""
-    node = shutil.which("node")
-    return f"{Path(node).parent}:" if node else ""
+    found = [shutil.which("node"), shutil.which("python3", path=f"{sys.base_prefix}/bin")]
+    elsewhere = [str(Path(program).parent) for program in found if program]
+    return ":".join(dict.fromkeys([str(programs), *elsewhere, "/usr/local/bin", "/usr/bin", "/bin"]))
 
 
 def follow(walk: Walk, name: str, stages: Mapping[str, Stage]) -> None:
