@@ -50,6 +50,9 @@ def look(desk: Desk, command: str, **env: str) -> Typed:
     done = type_in(desk.workdir, command, "--json", env=env)
     assert tree(desk.base) == before
     assert done.err == ""
+    for check in done.json["checks"]:
+        assert check["looked_at"], check
+        assert check["fix"] or check["result"] == "ok", check
     return done
 
 
