@@ -90,7 +90,8 @@ def test_a_turn_that_began_meanwhile_is_told_of_and_loses_nobody_s_text(desk: De
         _, told = editing.communicate(timeout=60)
         assert editing.returncode == 0
         saved.touch()
-        until(lambda: "theirs" in (desk.state / "memory" / "t.md").read_text(), "the agent's note")
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+    assert (desk.state / "memory" / "t.md").read_text() == "theirs"
     (kept,) = (desk.state / "memory").glob("t.md.before-*")
     assert kept.read_text().endswith("mine\n")
     assert kept.name in told

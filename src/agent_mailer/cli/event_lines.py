@@ -7,6 +7,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from agent_mailer.cli.terminal import plain
 from agent_mailer.clock import from_iso
 from agent_mailer.events import EventName, Listener, LogRecord
 
@@ -74,7 +75,7 @@ def terminal_printer() -> Listener:
         if record.event is EventName.TURN_PROGRESS and running.live:
             return
         style = "green" if record.event in _GOOD else "red" if record.event in _BAD else ""
-        console.print(Text(as_sentence(record), style=style), no_wrap=True, overflow="ellipsis", crop=True)
+        console.print(Text(plain(as_sentence(record)), style=style), no_wrap=True, overflow="ellipsis", crop=True)
 
     return show
 
