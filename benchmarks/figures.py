@@ -145,8 +145,10 @@ def startup() -> None:
     """Commands beside the import of their framework."""
     python = [sys.executable, "-c", "import typer"]
     with desk() as d:
-        for words in (["--help"], ["status", "--workdir", str(d.workdir)]):
-            mine, floor = alternating(15, lambda words=words: quiet([*_installed(), *words]), lambda: quiet(python))
+        # Without a watcher nothing is healthy, and status says so.
+        for words, ends in ((["--help"], 0), (["status", "--workdir", str(d.workdir)], 1)):
+            argv = [*_installed(), *words]
+            mine, floor = alternating(15, lambda a=argv, e=ends: quiet(a, ends=e), lambda: quiet(python))
             ratio = mine / floor
             name = f"agent-mailer {words[0]}"
             row(name, f"{ratio:.2f} x import typer ({mine * 1e3:.0f} ms)", "within 2.5 x", met=ratio <= 2.5)

@@ -149,7 +149,7 @@ def test_no_turn_starts_whose_claim_is_not_durable_and_status_says_why(desk: Des
             assert "turn.json" in shown["trouble"]["why"]
             assert shown["trouble"]["fix"]
             assert "trouble  disk: " in screen
-            assert "(since 2" in screen
+            assert "(since " in screen
             assert "mend: " in screen
             assert desk.marks() == []
             assert [path.name for path in (desk.state / "turns").iterdir()] == []
