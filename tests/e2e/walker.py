@@ -38,6 +38,7 @@ from typing import NamedTuple
 from tests.e2e.throwaway import as_throwaway
 
 PATIENCE = 60.0
+MISSED_AFTER = 5.0
 YOU = "/home/you"
 ROWS, COLUMNS = 60, 250
 
@@ -139,12 +140,16 @@ class Terminal:
         return _PROMPT.sub("", self.screen[self._since :])
 
     def interrupt(self) -> None:
-        """Ctrl-C, as often as it takes, until the shell is back."""
+        """Ctrl-C, and once more where it seems to have been missed, until the shell is back."""
         end = time.monotonic() + PATIENCE
+        pressed = -MISSED_AFTER
         while not _PROMPT.search(self.screen, self._since):
             assert time.monotonic() < end, f"Ctrl-C in vain:\n{self.screen[-2000:]}"
-            os.write(self._leader, b"\x03")
-            self._read(1.0)
+            if time.monotonic() - pressed > MISSED_AFTER:
+                # Not at every chance: one that comes when the shell is back already would go to what is typed next.
+                os.write(self._leader, b"\x03")
+                pressed = time.monotonic()
+            self._read(0.5)
 
     def close(self) -> None:
         """End what still runs in it; the shell goes with its terminal."""
@@ -216,15 +221,23 @@ class Walk:
 
     def follow(self, document: str, stages: Mapping[str, Stage]) -> None:
         for block in blocks(document):
-            self._at = block.note("terminal") or self._at
-            if (stage := block.note("stage")) is not None:
-                stages[stage](self)
-            elif block.note("keys") == "C-c":
-                self.here.interrupt()
-            elif block.note("skip") is None and block.language == "sh":
-                self._type(block)
-            elif block.note("skip") is None and block.language == "text":
-                self._compare(block)
+            try:
+                self._follow(block, stages)
+            except BaseException as error:
+                for name, terminal in self.terminals.items():
+                    error.add_note(f"--- terminal {name} at last:\n{terminal.screen[-1500:]}")
+                raise
+
+    def _follow(self, block: Block, stages: Mapping[str, Stage]) -> None:
+        self._at = block.note("terminal") or self._at
+        if (stage := block.note("stage")) is not None:
+            stages[stage](self)
+        elif block.note("keys") == "C-c":
+            self.here.interrupt()
+        elif block.note("skip") is None and block.language == "sh":
+            self._type(block)
+        elif block.note("skip") is None and block.language == "text":
+            self._compare(block)
 
     @property
     def here(self) -> Terminal:
