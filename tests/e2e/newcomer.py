@@ -32,7 +32,14 @@ def newcomer(home: Path, tmp_path: Path) -> Iterator[Walk]:
     """A home in which agent-mailer is installed, and nothing else."""
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    env = {"HOME": str(home), "USER": "you", "LANG": "C.UTF-8", "PATH": install(home), "TMPDIR": str(scratch)}
+    env = {
+        "TMPDIR": str(scratch),
+        "HOME": str(home),
+        "USER": "you",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "PATH": install(home),
+    }
     with walking(env, home, tmp_path) as found:
         found.places[str(Path(COMMAND).parent)] = f"{YOU}/.local/share/uv/tools/agent-mailer/bin"
         yield found

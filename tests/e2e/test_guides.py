@@ -64,7 +64,7 @@ def test_several_agents(walk: Walk) -> None:
 def test_when_something_is_wrong(walk: Walk, claude: FakeAnthropic) -> None:
     """One message meets one fault after the other."""
     state = walk.home / HAIKU / ".agent-mailer"
-    limit, refusal = usage_limit(time.time() + 7200), Failure(403, "permission_error", "not allowed")
+    limit, refusal = usage_limit(time.time() + 7000), Failure(403, "permission_error", "not allowed")
 
     def an_agent_works(walk: Walk) -> None:
         log_in_to_claude(claude, walk)
