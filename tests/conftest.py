@@ -14,7 +14,11 @@ SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where nobody watches: a run that is cut off must have said by then what was wrong."""
+    """Where nobody watches: a run that is cut off must have said by then what was wrong, and a run in the background of
+    a script must not have its programs inherit that Ctrl-C means nothing.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Running(config))
 

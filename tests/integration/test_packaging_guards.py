@@ -52,6 +52,7 @@ def run_pytest(folder: Path, test: str, *arguments: str, **environment: str) -> 
         "no:cacheprovider",
         *arguments,
     ]
+    environment |= {"PYTHONPATH": str(CONFTEST.parents[1])}
     return subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120)
 
 
