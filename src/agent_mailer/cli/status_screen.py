@@ -132,7 +132,7 @@ def _retries(view: StatusView) -> list[Part]:
     soonest = sorted(view.retries, key=lambda entry: entry.due_in_seconds)
     parts = [
         Part(
-            f"{printable(entry.thread, 64)} in {duration(entry.due_in_seconds)}, failed {_times(entry.attempts)},"
+            f"{printable(entry.thread, 64)} in {duration(entry.due_in_seconds)}, {_failures(entry.attempts)},"
             f" last: {(entry.last_outcome or 'not started yet').replace('_', ' ')}"
         )
         for entry in soonest[:LISTED]
@@ -140,8 +140,8 @@ def _retries(view: StatusView) -> list[Part]:
     return parts + _more(len(soonest))
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+def _failures(count: int) -> str:
+    return ("not failed", "failed once")[count] if count < 2 else f"failed {count} times"
 
 
 def _blocked(view: StatusView, now: float) -> list[Part]:
