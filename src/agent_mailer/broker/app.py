@@ -82,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         responses=answers.refusals(400, 413, 422, 503),
+        # Nothing leaves this machine that its operator has not asked for; and it costs every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.settings = settings
     answers.install(app)

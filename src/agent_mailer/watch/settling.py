@@ -46,11 +46,13 @@ async def _apply(room: Room, record: TurnRecord, *, again: bool) -> None:
         )
     else:
         room.mailbox.report(record.envelope, _ending(record))
+    if settlement.finished:
+        # While the turn is still open: nobody comes back to a settled one whose mail a crash has left in it.
+        _strip(room, record)
     await until_disk_takes_it(room, record, lambda: room.state.turns.mark_settled(record.turn_id))
     if settlement.finished:
         with suppress(OSError):
             room.state.turns.summarise(record)
-        _strip(room, record)
     elif record.process is None:
         # Nothing ran: the mail is where it was, and nobody looks for a copy here.
         with suppress(OSError):
