@@ -23,6 +23,7 @@ from tests.crash.children import Children
 from tests.crash.killed_agent import HOPELESS, PARTS
 from tests.desk import Desk, until
 
+from agent_mailer.errors import ExitCode
 from agent_mailer.process import members, sweep
 from agent_mailer.state.records import DeadLetter
 
@@ -63,7 +64,11 @@ class Workdir:
         self._pid = 0
 
     def watch(self) -> None:
-        """Start a watcher where none runs."""
+        """Start a watcher where none runs, also where the last one has met what a killed one still held (75)."""
+        if self._pid and _has_ended(self._pid):
+            status = self._children.wait(self._pid).status
+            assert status == ExitCode.BUSY, f"{status}: {self.words.read_text()}"
+            self._pid = 0
         if not self._pid:
             argv = ("watch", "--no-interactive", "--workdir", str(self.path))
             self._pid = self._children.start(*argv, stderr=self.words)
@@ -263,6 +268,10 @@ class KillLoop:
         path = self.desk.state / "dead_letter.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []
         return Counter(msgspec.json.decode(line, type=DeadLetter).msg_id for line in lines)
+
+
+def _has_ended(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def _soon(what: Callable[[], object], patience: float = 2.0) -> bool:

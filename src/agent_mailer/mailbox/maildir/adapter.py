@@ -63,6 +63,10 @@ NAMED_WITHIN = 1.0
 _LOOK_AGAIN = 0.01
 
 
+LOCK_PATIENCE = 0.5
+"""Seconds. A watcher that was killed while it started a program holds the lock until that program is executed."""
+
+
 class MaildirMailbox:
     """Implements `agent_mailer.mailbox.port.Mailbox`.
 
@@ -222,7 +226,9 @@ class MaildirMailbox:
         from filelock import FileLock, Timeout
 
         path = self._paths.lock
-        lock = FileLock(path, timeout=0, fallback_to_soft=False, mode=0o600, thread_local=False)
+        lock = FileLock(
+            path, timeout=LOCK_PATIENCE, poll_interval=0.02, fallback_to_soft=False, mode=0o600, thread_local=False
+        )
         try:
             lock.acquire()
         except Timeout:
