@@ -16,7 +16,7 @@ from agent_mailer.process.holder import TURN_ID_VARIABLE
 from agent_mailer.process.identity import identify
 from agent_mailer.process.tree import sweep
 
-MOST_BYTES = 16 * 1024
+MOST_BESIDE = 16 * 1024
 
 
 async def run_beside(
@@ -28,7 +28,7 @@ async def run_beside(
     the same mark left is ended first. When this returns, or is cancelled, nothing that it started runs any more.
     """
     await sweep(mark, grace=0.0)
-    process = _start(argv, {**env, TURN_ID_VARIABLE: mark}, cwd)
+    process = _start_beside(argv, {**env, TURN_ID_VARIABLE: mark}, cwd)
     assert process.stdin is not None
     assert process.stdout is not None
     output, loop, fd = bytearray(), asyncio.get_running_loop(), process.stdout.fileno()
@@ -40,7 +40,7 @@ async def run_beside(
 
     loop.add_reader(fd, listen)
     try:
-        _feed(process.stdin, stdin)
+        _feed_at_once(process.stdin, stdin)
         identity = identify(process.pid)
         if identity is not None:
             await wait_gone([identity], seconds)
@@ -53,11 +53,11 @@ async def run_beside(
         process.wait()
         process.stdout.close()
         await sweep(mark, grace=0.0)
-    shown = bytes(output[:MOST_BYTES]).decode("utf-8", "replace")
-    return Brief(None if status is None else _status(status), shown, len(output) > MOST_BYTES)
+    shown = bytes(output[:MOST_BESIDE]).decode("utf-8", "replace")
+    return Brief(None if status is None else _status(status), shown, len(output) > MOST_BESIDE)
 
 
-def _start(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
+def _start_beside(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         list(argv),
         env=env,
@@ -69,7 +69,7 @@ def _start(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> subprocess
     )
 
 
-def _feed(stream: IO[bytes], data: bytes) -> None:
+def _feed_at_once(stream: IO[bytes], data: bytes) -> None:
     """What fits into the pipe at once: the write waits for nobody."""
     with stream:
         os.set_blocking(stream.fileno(), False)
@@ -88,9 +88,5 @@ def _take(fd: int, output: bytearray) -> bool:
             return False
         if not piece:
             return False
-        output += piece[: max(0, MOST_BYTES + 1 - len(output))]
+        output += piece[: max(0, MOST_BESIDE + 1 - len(output))]
     return True
-
-
-def _status(returncode: int) -> int:
-    return returncode if returncode >= 0 else 128 - returncode

@@ -100,8 +100,6 @@ def run_briefly(
     `stdin`, at most 4096 bytes, is all it can read. When this returns, nothing that it started runs any more. Not for
     use in a running event loop.
     """
-    from agent_mailer.process.holder import TURN_ID_VARIABLE
-
     mark = f"brief-{secrets.token_hex(8)}"
     process = subprocess.Popen(
         list(argv),
@@ -173,10 +171,6 @@ def _listen(process: subprocess.Popen[bytes], end: float, most_bytes: int) -> tu
 
 
 def _end_all(process: subprocess.Popen[bytes], mark: str) -> None:
-    import asyncio
-
-    from agent_mailer.process.tree import sweep
-
     if process.poll() is None:
         process.kill()
     process.wait()

@@ -12,8 +12,6 @@ from pathlib import Path
 PATIENCE = 1.0
 """Seconds. The others hold it for two file operations; one that was stopped in between must not hold up a watcher."""
 
-_LOOK_AGAIN = 0.01
-
 
 @contextmanager
 def note_lock(folder: Path) -> Iterator[None]:

@@ -36,10 +36,6 @@ class _NewKey(msgspec.Struct):
     raw_key: str
 
 
-class _Operator(msgspec.Struct):
-    agent_id: str
-
-
 class AccountClient:
     """One person at one broker. Raises as `BrokerClient` does."""
 
