@@ -20,7 +20,7 @@ from tests.desk import until
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import Credentials
-from agent_mailer.watch.pending import LIST_LIMIT
+from agent_mailer.watch.backlog import LIST_LIMIT
 from benchmarks.measuring import cpu_seconds, percentile, resident_mib, row
 from benchmarks.wire import Line, line
 

@@ -16,7 +16,7 @@ import uvicorn
 from tests.desk import until
 
 from agent_mailer.broker.app import create_app
-from agent_mailer.broker.settings import Settings
+from agent_mailer.broker.data import Settings
 
 PASSWORD = "correct horse battery"
 DOMAIN = "amp.localhost"
@@ -89,8 +89,8 @@ class BrokerDesk:
         """The invite code of the first user, as the command line gets it."""
         import asyncio
 
-        from agent_mailer.broker.accounts import ensure_bootstrap_code
         from agent_mailer.broker.database import Store
+        from agent_mailer.broker.users.rows import ensure_bootstrap_code
 
         async def ask() -> str | None:
             store = Store(self.settings.database)

@@ -169,7 +169,7 @@ class Desk:
 
     def end_turns(self) -> None:
         """End what is left of this workdir's turns."""
-        from agent_mailer.process import sweep
+        from agent_mailer.process.tree import sweep
 
         turns = self.state / "turns"
         for turn in turns.iterdir() if turns.exists() else ():

@@ -20,9 +20,8 @@ from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
-from agent_mailer.mailbox.maildir.layout import is_handle
-from agent_mailer.mailbox.maildir.roots import find_root
-from agent_mailer.process.sizes import size_in_bytes
+from agent_mailer.mailbox.maildir.layout import find_root, is_handle
+from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.port import PermissionMode, Runtime
     from agent_mailer.state.lock import WorkdirLock
-    from agent_mailer.watch.policy import WatchPolicy
     from agent_mailer.watch.room import Room
+    from agent_mailer.watch.rules import WatchPolicy
 
 
 class Workplace:
@@ -167,7 +166,7 @@ class Workplace:
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""
-        from agent_mailer.runtimes.environment import build_env
+        from agent_mailer.runtimes.programs import build_env
 
         config = self.config
         env = build_env(os.environ, config.env.pass_, config.env.set)
@@ -228,7 +227,7 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
-        from agent_mailer.watch.policy import NotifyPolicy, WatchPolicy
+        from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 
         config = self.config
         notify = NotifyPolicy(
@@ -307,7 +306,7 @@ class Workplace:
             return
         from platformdirs import user_state_path
 
-        from agent_mailer.state.accounts import AccountPause
+        from agent_mailer.state.pauses import AccountPause
 
         name = f"{runtime.traits.name}-{runtime.traits.account}"
         folder = user_state_path("agent-mailer") / "accounts"

@@ -16,9 +16,9 @@ from msgspec import Meta
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
-from agent_mailer.process.sizes import size_in_bytes
+from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
-from agent_mailer.watch.policy import AutoReply
+from agent_mailer.watch.rules import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"
 SECRET_KEYS = frozenset({"api_key"})

@@ -24,7 +24,7 @@ from tests.crash.killed_agent import HOPELESS, PARTS
 from tests.desk import Desk, until
 
 from agent_mailer.errors import ExitCode
-from agent_mailer.process import members, sweep
+from agent_mailer.process.tree import members, sweep
 from agent_mailer.state.records import DeadLetter
 
 THREADS = ("red", "green")

@@ -28,7 +28,7 @@ from tests.desk import Desk
 from agent_mailer.events import KEEP_ROTATED, ROTATE_AT_BYTES
 from agent_mailer.mailbox.maildir.format import parse_message
 from agent_mailer.mailbox.port import Message
-from agent_mailer.process import members
+from agent_mailer.process.tree import members
 
 THREADS = 6
 WARM_UP = 0.25

@@ -21,7 +21,7 @@ from tests.desk import PATIENCE, Desk, until
 
 from agent_mailer.events import EventName
 from agent_mailer.outcomes import Outcome
-from agent_mailer.process import members
+from agent_mailer.process.tree import members
 
 WORKS = 0.3
 """Seconds for which the agent works: long enough for a stop to meet it."""

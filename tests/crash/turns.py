@@ -10,7 +10,7 @@ from tests.crash.children import Children
 from tests.crash.points import Point
 from tests.desk import Desk
 
-from agent_mailer.process import members
+from agent_mailer.process.tree import members
 from agent_mailer.state.turns import TurnStore
 
 _BEGIN = r"""
@@ -149,7 +149,7 @@ def end_turns(desk: Desk) -> None:
 
 
 async def _end(desk: Desk) -> None:
-    from agent_mailer.process import sweep
+    from agent_mailer.process.tree import sweep
 
     turns = desk.state / "turns"
     for turn in turns.iterdir() if turns.exists() else ():

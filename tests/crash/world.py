@@ -24,7 +24,7 @@ from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Automatic, Envelope, Mailbox, Message, Priority
 from agent_mailer.outcomes import Outcome
-from agent_mailer.process import sweep
+from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
 from agent_mailer.state.records import PauseReason, TurnRecord
 from agent_mailer.state.requests import Request

@@ -17,7 +17,8 @@ from tests.e2e.fake_anthropic import FakeAnthropic, Text, Tool
 from tests.e2e.throwaway import as_throwaway
 
 from agent_mailer.events import EventName
-from agent_mailer.process import ProcessIdentity, members
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.process.tree import members
 
 PASSED = ["CLAUDE_CODE_TMPDIR", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"]
 READ = Tool("mcp__agent_mailer__read_message", say="I read my mail.")

@@ -16,7 +16,8 @@ from tests.e2e.fake_openai import FakeOpenAI
 from tests.e2e.throwaway import as_throwaway
 
 from agent_mailer.events import EventName
-from agent_mailer.process import ProcessIdentity, members
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.process.tree import members
 
 KEY = "dummy-key"
 

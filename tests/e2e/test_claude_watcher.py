@@ -14,7 +14,7 @@ from tests.e2e.claude_desk import DONE, ClaudeDesk, reply
 from tests.e2e.fake_anthropic import FakeAnthropic, Hang, Text
 
 from agent_mailer.events import EventName
-from agent_mailer.process import members
+from agent_mailer.process.tree import members
 
 
 @pytest.fixture

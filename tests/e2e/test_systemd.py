@@ -12,7 +12,7 @@ from tests.service_desk import Service
 from tests.user_manager import PROGRAM, UserManager, user_manager
 
 from agent_mailer.events import EventName
-from agent_mailer.process import members
+from agent_mailer.process.tree import members
 
 
 @pytest.fixture(scope="module")

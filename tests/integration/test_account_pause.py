@@ -13,9 +13,9 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
 from agent_mailer.events import LogRecord
 from agent_mailer.runtimes.command import CommandRuntime
-from agent_mailer.runtimes.environment import build_env
 from agent_mailer.runtimes.port import CommandOutput, RuntimeTraits
-from agent_mailer.state.accounts import AccountPause
+from agent_mailer.runtimes.programs import build_env
+from agent_mailer.state.pauses import AccountPause
 from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply

@@ -24,7 +24,7 @@ from agent_mailer.clock import iso
 from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.port import Envelope
-from agent_mailer.process import ProcessIdentity, identify, is_alive
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.watch.watcher import Watcher
 

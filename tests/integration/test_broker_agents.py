@@ -81,7 +81,7 @@ def test_to_poll_is_to_be_seen(desk: BrokerDesk, bob: Person) -> None:
 def test_presence_by_age(seconds: int, status: str) -> None:
     from datetime import UTC, datetime, timedelta
 
-    from agent_mailer.broker.roster import presence
+    from agent_mailer.broker.agents.rows import presence
 
     moment = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
     assert presence("coder", moment) == status

@@ -21,11 +21,10 @@ from tests.broker_desk import PASSWORD, running_broker
 
 from agent_mailer.broker import migrations
 from agent_mailer.broker.app import create_app
-from agent_mailer.broker.database import Store
-from agent_mailer.broker.faults import Fault
-from agent_mailer.broker.lanes import writer
+from agent_mailer.broker.data import Settings
+from agent_mailer.broker.database import Store, writer
 from agent_mailer.broker.migrate import HEAD, bring_to_head
-from agent_mailer.broker.settings import Settings
+from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import metadata, system_settings
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 

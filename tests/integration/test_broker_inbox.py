@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 from tests.broker_desk import BrokerDesk, Person, running_broker
 
-from agent_mailer.broker import inbox
-from agent_mailer.broker.inbox import LISTINGS
+from agent_mailer.broker.messages import inbox
+from agent_mailer.broker.messages.inbox import LISTINGS
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.broker_desk import BrokerDesk, running_broker
 
-from agent_mailer.broker.rendering import LONGEST_MARKDOWN, body_html
-from agent_mailer.broker.sending import Draft, Order
+from agent_mailer.broker.messages.sending import Draft, Order
+from agent_mailer.broker.messages.wire import LONGEST_MARKDOWN, body_html
 
 FIELDS = {
     "id",

@@ -12,7 +12,7 @@ import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 
-from agent_mailer.broker import tokens
+from agent_mailer.broker.users import login as tokens
 
 OTHER_PASSWORD = "another horse battery"
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_mailer.process.commands import Brief, run_briefly
-from agent_mailer.process.identity import read_stat
+from agent_mailer.process.handle import read_stat
 
 
 def run(tmp_path: Path, script: str, *, seconds: float = 30.0, most_bytes: int = 1000, stdin: bytes = b"") -> Brief:

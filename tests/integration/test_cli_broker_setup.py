@@ -17,7 +17,7 @@ from tests.terminal import terminal
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.identity import read_identity
-from agent_mailer.joining.texts import BEGIN, END
+from agent_mailer.setup.documents import BEGIN, END
 
 _SERIAL = itertools.count()
 RUN = ("--runtime", "command", "--command", "cat -", "--permission-mode", "plan")

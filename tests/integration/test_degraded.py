@@ -21,7 +21,7 @@ from tests.typed import type_in
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName, LogRecord
-from agent_mailer.process import ProcessIdentity, identify, is_alive
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.watcher import End, Watcher

@@ -17,7 +17,7 @@ from tests.integration.test_bad_state import OpenTurn, Seasoned
 from tests.typed import Typed, type_in
 
 from agent_mailer.checks.repair import Taken, lost_messages
-from agent_mailer.cli.repair import RepairReport, repair
+from agent_mailer.cli.doctor.mend import RepairReport, repair
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope

@@ -11,7 +11,7 @@ import pytest
 from tests.desk import Desk, outcomes, until
 
 from agent_mailer.events import EventName
-from agent_mailer.process import ProcessIdentity, is_alive
+from agent_mailer.process.handle import ProcessIdentity, is_alive
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from tests.desk import Desk, outcomes, until
 
 from agent_mailer.events import EventName
-from agent_mailer.process import members
+from agent_mailer.process.tree import members
 
 PRELUDE = """\
 import json, os, signal, sys, time

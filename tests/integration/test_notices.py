@@ -20,7 +20,7 @@ from tests.typed import type_in
 
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.port import Automatic
-from agent_mailer.process.beside import run_beside
+from agent_mailer.process.commands import run_beside
 from agent_mailer.state.records import PauseReason
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply

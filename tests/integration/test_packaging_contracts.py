@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-ROOMS = ("broker", "cli", "mailbox", "mailbox/maildir", "process", "runtimes", "state", "turn_tools", "watch")
+ROOMS = (
+    *("broker", "checks", "cli", "mailbox", "mailbox/maildir", "people", "process", "runtimes", "setup", "state"),
+    *("turn_tools", "views", "watch"),
+)
 MODULES = (
     *(
         "assemble",
@@ -23,6 +26,8 @@ MODULES = (
         "process/holder",
         "state/folder",
         "turn_tools/folder",
+        "views/values",
+        "views/later",
         "watch/engine",
     ),
     *("mailbox/port", "mailbox/maildir/folder", "mailbox/later", "runtimes/port", "runtimes/later"),
@@ -57,10 +62,20 @@ VIOLATIONS = {
     "only process starts processes": [
         ("disk", "subprocess"),
     ],
-    "only assemble and cli know everything": [
-        ("config", "agent_mailer.assemble"),
+    "the engine, its state and its ports know neither views nor people": [
+        ("watch.engine", "agent_mailer.views"),
+        ("state.folder", "agent_mailer.people"),
+        ("mailbox.port", "agent_mailer.views.values"),
+        ("assemble", "agent_mailer.setup"),
+    ],
+    "what there is to see is values, which know nothing": [
+        ("views.values", "agent_mailer.state.folder"),
+        ("views.values", "agent_mailer.disk"),
+    ],
+    "adapters are known where something is put together, and where a person's side of them is": [
         ("state.folder", "agent_mailer.runtimes.later"),
         ("watch.engine", "agent_mailer.broker"),
+        ("views.later", "agent_mailer.mailbox.maildir"),
     ],
 }
 

@@ -15,25 +15,17 @@ from pathlib import Path
 import pytest
 
 from agent_mailer.outcomes import Exit
-from agent_mailer.process import (
-    GatedHolder,
-    ProcessIdentity,
-    Supervised,
-    adopt,
-    holder,
-    identify,
-    is_alive,
-    members,
-    start_behind_gate,
-)
-from agent_mailer.process.handle import reap, send, wait_gone
+from agent_mailer.process import holder
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.holder import GatedHolder, Supervised, adopt, start_behind_gate
+from agent_mailer.process.tree import members
 
 ENV = {"PATH": "/usr/bin:/bin", "NAME": "va lue"}
 
 PARENT = """
 import json, sys
 from pathlib import Path
-from agent_mailer.process import start_behind_gate
+from agent_mailer.process.holder import start_behind_gate
 folder, turn_id, release, *argv = sys.argv[1:]
 env = {"PATH": "/usr/bin:/bin"}
 gated = start_behind_gate(argv, env=env, cwd=Path(folder), turn_dir=Path(folder), turn_id=turn_id)
@@ -302,7 +294,7 @@ def test_descriptors_in_odd_places_reach_the_agent_in_order(turn: Turn) -> None:
     script = """
 import os, sys
 from pathlib import Path
-from agent_mailer.process import start_behind_gate
+from agent_mailer.process.holder import start_behind_gate
 folder, turn_id = sys.argv[1:]
 for fd in (0, 1, 2):
     os.close(fd)

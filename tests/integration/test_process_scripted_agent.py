@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome
-from agent_mailer.process import LineFramer, OutputTail, Supervised, end_tree, start_behind_gate
+from agent_mailer.process.holder import Supervised, start_behind_gate
+from agent_mailer.process.output import LineFramer, OutputTail
+from agent_mailer.process.tree import end_tree
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, ToolServer, ToolStarted, TurnRequest, Usage
 

@@ -15,19 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent_mailer.outcomes import Exit
-from agent_mailer.process import (
-    EndReport,
-    ProcessIdentity,
-    Supervised,
-    boot_id,
-    end_tree,
-    identify,
-    is_alive,
-    members,
-    start_behind_gate,
-    sweep,
-)
-from agent_mailer.process.handle import reap, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, boot_id, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.holder import Supervised, start_behind_gate
+from agent_mailer.process.tree import EndReport, end_tree, members, sweep
 
 ENV = {"PATH": "/usr/bin:/bin"}
 SHORT = 0.5
@@ -250,7 +240,8 @@ def test_other_turns_and_bystanders_are_left_alone(agents: Agents) -> None:
 def test_we_are_never_a_member(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
     script = """
 import asyncio, os, sys
-from agent_mailer.process import end_tree, identify, members
+from agent_mailer.process.tree import end_tree, members
+from agent_mailer.process.handle import identify
 turn_id = os.environ["AGENT_MAILER_TURN_ID"]
 me = identify(os.getpid())
 assert members(turn_id, me) == [], members(turn_id, me)

@@ -14,10 +14,10 @@ from tests.desk import Desk, until
 from tests.terminal import Terminal, terminal
 from tests.typed import COMMAND
 
-from agent_mailer.cli.terminal import cells
+from agent_mailer.cli.terminal.screen import cells
 from agent_mailer.events import EventName
+from agent_mailer.state.notices import Trouble, TroubleWith
 from agent_mailer.state.records import Pause, PauseReason
-from agent_mailer.state.troubles import Trouble, TroubleWith
 from agent_mailer.state.workdirs import remember
 
 RED, GREEN, YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"

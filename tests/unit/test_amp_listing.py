@@ -11,8 +11,7 @@ import pytest
 from tests.raw_broker import message
 
 from agent_mailer.mailbox.amp.answers import Answer, TooLarge
-from agent_mailer.mailbox.amp.aside import Aside
-from agent_mailer.mailbox.amp.mirror import RESYNC_SECONDS, Mirror
+from agent_mailer.mailbox.amp.mirror import RESYNC_SECONDS, Aside, Mirror
 from agent_mailer.mailbox.amp.paged import LOW, PagedMailbox, find
 from agent_mailer.mailbox.port import Listing, MailboxUnavailable
 

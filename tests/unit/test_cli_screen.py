@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from agent_mailer.cli.choosing import pick
-from agent_mailer.cli.printing import dollars, json_text
-from agent_mailer.cli.tables import columns, fields
-from agent_mailer.cli.terminal import Ink, cells, fit, paint, plain, prepare_streams, width
+from agent_mailer.cli.terminal.printing import dollars, json_text
+from agent_mailer.cli.terminal.screen import Ink, cells, fit, paint, plain, prepare_streams, width
+from agent_mailer.cli.terminal.tables import columns, fields
+from agent_mailer.names import pick
 
 IDS = ["20260101T000000-aaaa1111", "20260101T000000-bbbb2222", "20260203T040506-cccc3333"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from agent_mailer.cli.choosing import parse_age, pick, split_addresses
-from agent_mailer.cli.printing import duration, screen_text
-from agent_mailer.cli.tables import columns
+from agent_mailer.cli.terminal.printing import duration, screen_text
+from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.demo.story import is_trouble, tell
 from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.names import parse_age, pick, split_addresses
 
 KNOWN = ["2025-01-01_pid1_aaaa", "2025-01-02_pid2_bbbb", "2025-01-02_pid3_abab", "x"]
 

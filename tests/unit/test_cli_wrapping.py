@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_mailer.cli.terminal import cells
-from agent_mailer.cli.wrapping import Part, Row, laid_out, side_by_side, wrapped
+from agent_mailer.cli.terminal.screen import Part, Row, cells, laid_out, side_by_side, wrapped
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z", "M")) | st.just(" "), max_size=80)
 

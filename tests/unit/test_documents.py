@@ -257,7 +257,7 @@ def test_the_keys_are_those_of_the_program() -> None:
 
 def test_the_variables_of_a_turn_are_those_of_the_program() -> None:
     rows = {code(row["variable"]) for row in table("10.2", "variable", "value")}
-    source = "".join((SOURCE / "runtimes" / name).read_text("utf-8") for name in ("command.py", "environment.py"))
+    source = "".join((SOURCE / "runtimes" / name).read_text("utf-8") for name in ("command.py", "programs.py"))
     assert rows == set(re.findall(r'"(AGENT_MAILER_[A-Z_]+)"', source))
 
 

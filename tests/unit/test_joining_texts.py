@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent_mailer.identity import parse_identity
-from agent_mailer.joining.texts import (
+from agent_mailer.setup.documents import (
     ADAPTERS,
     BEGIN,
     END,

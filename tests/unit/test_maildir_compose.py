@@ -13,6 +13,7 @@ from agent_mailer.mailbox.maildir.compose import (
 )
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.port import (
+    DEDUPE_KEY,
     Action,
     Automatic,
     Draft,
@@ -23,7 +24,6 @@ from agent_mailer.mailbox.port import (
     Priority,
     Refused,
 )
-from agent_mailer.mailbox.wording import DEDUPE_KEY
 
 NOW = 1787392800.123
 

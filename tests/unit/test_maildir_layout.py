@@ -12,7 +12,7 @@ import pytest
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir import layout
-from agent_mailer.mailbox.maildir.roots import find_root
+from agent_mailer.mailbox.maildir.layout import find_root
 
 
 class NewYear:

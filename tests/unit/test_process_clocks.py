@@ -5,7 +5,7 @@ import math
 import pytest
 
 from agent_mailer.outcomes import StopReason
-from agent_mailer.process import Activity, Limits, next_check, verdict
+from agent_mailer.watch.rules import Activity, Limits, next_check, verdict
 
 ALL = Limits(turn_timeout=1000, tool_timeout=300, first_output_timeout=60, silence_timeout=100, finish_grace=10)
 TURN_ONLY = Limits(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_mailer.process import LineFramer, OutputTail, tail_text
+from agent_mailer.process.output import LineFramer, OutputTail, tail_text
 
 LIMIT = 8
 

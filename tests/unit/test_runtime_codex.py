@@ -16,9 +16,8 @@ from tests.e2e.codex_cases import FIXTURES, RESET, Recorded, judged
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.runtimes.codex.adapter import FINAL_TEXT_LIMIT, CodexRuntime
-from agent_mailer.runtimes.codex.events import parse
-from agent_mailer.runtimes.codex.failures import classify, classify_retry, classify_stderr
-from agent_mailer.runtimes.codex.limits import reset_time
+from agent_mailer.runtimes.codex.failures import classify, classify_retry, classify_stderr, reset_time
+from agent_mailer.runtimes.codex.lines import parse
 from agent_mailer.runtimes.port import (
     Doomed,
     Event,

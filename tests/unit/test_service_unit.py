@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 from agent_mailer.service.folder import KEPT, Units
-from agent_mailer.service.programs import SYSTEM_PATH, interpreter_of, needed_programs, search_path, vanished
+from agent_mailer.service.install import SYSTEM_PATH, interpreter_of, needed_programs, search_path, vanished
 from agent_mailer.service.unit import (
     DROP_IN,
     Instance,

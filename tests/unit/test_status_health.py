@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_mailer.cli.status_health import next_wake, problems_of, urgency
-from agent_mailer.cli.status_view import (
+from agent_mailer.config import RuntimeKind
+from agent_mailer.views.health import next_wake, problems_of, urgency
+from agent_mailer.views.values import (
     BlockedView,
     FaultView,
     MailboxView,
@@ -23,7 +24,6 @@ from agent_mailer.cli.status_view import (
     Wake,
     WatcherView,
 )
-from agent_mailer.config import RuntimeKind
 
 NOW = 1_000_000.0
 WELL = StatusView(
@@ -107,7 +107,7 @@ def test_every_problem_has_words_and_a_command_for_that_very_folder() -> None:
 
 def test_what_needs_a_person_comes_first() -> None:
     def sick(agent: str, code: Problem) -> StatusView:
-        from agent_mailer.cli.status_view import ProblemView
+        from agent_mailer.views.values import ProblemView
 
         return having(agent=agent, healthy=False, problems=(ProblemView(code, "x"),))
 

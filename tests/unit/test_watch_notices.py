@@ -13,9 +13,8 @@ from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.notices import Channel, Notice, NoticeBook, NoticeKind
+from agent_mailer.state.notices import Channel, Notice, NoticeBook, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, Settlement, TurnRecord
-from agent_mailer.state.troubles import Trouble, TroubleWith
 from agent_mailer.watch.notices import lasts_from, of_settlement, worth_telling
 from agent_mailer.watch.telling import draft_of, facts_of
 

@@ -7,7 +7,7 @@ import pytest
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause, PauseReason
-from agent_mailer.watch.pausing import decide_pause, may_start
+from agent_mailer.watch.rules import decide_pause, may_start
 
 NOW = 1_000_000.0
 PAUSING = {

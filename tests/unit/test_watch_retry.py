@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent_mailer.outcomes import Outcome
-from agent_mailer.watch.policy import WatchPolicy
-from agent_mailer.watch.retry import RetryDecision, Step, backoff, decide_retry
+from agent_mailer.watch.rules import RetryDecision, Step, WatchPolicy, backoff, decide_retry
 
 NOW = 1_000_000.0
 POLICY = WatchPolicy(Path("/w"), max_retries=3, max_starts=10, retry_first=10.0, retry_longest=600.0)

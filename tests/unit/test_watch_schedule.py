@@ -8,7 +8,7 @@ import pytest
 
 from agent_mailer.mailbox.port import Envelope, Priority
 from agent_mailer.state.records import RetryEntry
-from agent_mailer.watch.schedule import Candidate, make_plan
+from agent_mailer.watch.rules import Candidate, make_plan
 
 NOW = 1_000.0
 

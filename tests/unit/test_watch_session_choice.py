@@ -12,8 +12,7 @@ from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Outcome
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.records import Attempt, Provisional, RetryEntry, SessionEntry
-from agent_mailer.watch.policy import WatchPolicy
-from agent_mailer.watch.session_choice import SessionChoice, choose_session
+from agent_mailer.watch.rules import SessionChoice, WatchPolicy, choose_session
 
 NOW = 2_000_000_000.0
 DAY = 86400.0

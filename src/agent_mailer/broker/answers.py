@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from agent_mailer.broker.database import is_trouble
-from agent_mailer.broker.faults import Fault
+from agent_mailer.broker.protocol import Fault
 
 log = logging.getLogger("agent_mailer.broker")
 LONGEST_ECHO = 200

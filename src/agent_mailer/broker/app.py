@@ -15,30 +15,22 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_mailer import __version__
-from agent_mailer.broker import (
-    agents,
-    agents_admin,
-    answers,
-    capabilities,
-    documents,
-    files,
-    keys,
-    landing,
-    messages,
-    operator,
-    receipts,
-    streams,
-    superadmin,
-    teams,
-    users,
-)
+from agent_mailer.broker import answers, capabilities, documents, landing, streams
+from agent_mailer.broker.agents import owner as agents_admin
+from agent_mailer.broker.agents import routes as agents
+from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
+from agent_mailer.broker.messages import files, receipts
+from agent_mailer.broker.messages import routes as messages
 from agent_mailer.broker.migrate import bring_to_head
-from agent_mailer.broker.passwords import Passwords
-from agent_mailer.broker.settings import Settings
+from agent_mailer.broker.operator import routes as operator
+from agent_mailer.broker.operator import superadmin
 from agent_mailer.broker.streams import Streams
-from agent_mailer.broker.throttle import Throttle
+from agent_mailer.broker.teams import routes as teams
+from agent_mailer.broker.users import keys
+from agent_mailer.broker.users import routes as users
+from agent_mailer.broker.users.login import Passwords, Throttle
 from agent_mailer.names import printable
 
 log = logging.getLogger("agent_mailer.broker")

@@ -1,4 +1,4 @@
-"""Who asks: an agent with its key, or a person with a login token. The two are never taken for each other."""
+"""Who asks: an agent with its key, or a person with a login token; and whether it may act as the agent it names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security import APIKeyCookie, HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from agent_mailer.broker import tokens
+from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import AgentCaller, AgentRow, Directory
-from agent_mailer.broker.faults import Fault
-from agent_mailer.broker.settings import Settings
+from agent_mailer.broker.protocol import Fault
+from agent_mailer.broker.users import login as tokens
 
 __all__ = [
     "AgentCaller",
@@ -136,5 +136,17 @@ async def own_agent(request: Request, caller: AgentCaller, agent_id: str) -> Age
     if agent is None or agent.user_id != caller.user_id:
         raise Fault(404, "Agent not found")
     if not caller.may_act_as(agent_id):
+        raise Fault(403, "This API key acts for another agent only")
+    return agent
+
+
+async def owned_inbox(request: Request, caller: AgentCaller, agent_id: str, address: str) -> AgentRow:
+    """The agent `agent_id`, which has that address. Raises Fault 404 (unknown, or of another user), 403."""
+    agent = await directory_of(request).agent(agent_id)
+    if agent is None or agent.user_id != caller.user_id:
+        raise Fault(404, f"Agent '{agent_id[:200]}' not found")
+    if agent.address != address:
+        raise Fault(403, f"Agent '{agent_id[:200]}' does not own address '{address[:200]}'")
+    if not caller.may_act_as(agent.id):
         raise Fault(403, "This API key acts for another agent only")
     return agent

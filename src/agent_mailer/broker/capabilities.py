@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from agent_mailer import __version__
 from agent_mailer.broker.callers import settings_of
-from agent_mailer.broker.wire import answer, described
+from agent_mailer.broker.messages.wire import answer, described
 
 router = APIRouter(tags=["extensions"])
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, bindparam, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent_mailer.broker.database import Store
+from agent_mailer.broker.protocol import now_text
 from agent_mailer.broker.tables import agents, api_keys, users
-from agent_mailer.broker.times import now_text
 
 V = TypeVar("V")
 log = logging.getLogger("agent_mailer.broker")

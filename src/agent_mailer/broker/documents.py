@@ -1,16 +1,15 @@
-"""The texts that a broker writes for agents: who they are, how they mail, how they register."""
+"""The texts that a broker writes: for agents who they are and how they mail; for people what to type first."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
-
-from agent_mailer.broker.first_steps import WATCH, set_up_agent
 
 router = APIRouter(tags=["documents"])
 
@@ -288,3 +287,33 @@ class MarkdownResponse(PlainTextResponse):
 async def setup(request: Request) -> MarkdownResponse:
     """How an agent registers itself, as Markdown."""
     return MarkdownResponse(setup_md(base_url(request)))
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A command, and what it does."""
+
+    command: str
+    does: str
+
+
+def add_user(invite: str, data: str = "") -> Step:
+    """`data`: the options that lead to the database, where it is not the usual one."""
+    return Step(
+        f"agent-mailer broker user add alice --invite {invite}{data and ' ' + data}",
+        "makes you a user of this broker and prints an API key",
+    )
+
+
+def set_up_agent(url: str, key: str) -> Step:
+    return Step(
+        f"agent-mailer init --broker-url {shlex.quote(url)} --api-key {key}",
+        "in the folder of an agent: registers it here and sets the folder up",
+    )
+
+
+def steps(url: str, *, invite: str = "CODE", key: str = "KEY", data: str = "") -> tuple[Step, Step]:
+    """The first two."""
+    return add_user(invite, data), set_up_agent(url, key)
+
+
+WATCH = Step("agent-mailer watch", "in that folder: runs the agent on its mail")

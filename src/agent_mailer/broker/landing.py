@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from agent_mailer import __version__
-from agent_mailer.broker.documents import base_url
-from agent_mailer.broker.first_steps import WATCH, Step, steps
+from agent_mailer.broker.documents import WATCH, Step, base_url, steps
 
 router = APIRouter()
 

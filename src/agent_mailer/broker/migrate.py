@@ -10,8 +10,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from agent_mailer.broker.database import is_trouble
-from agent_mailer.broker.lanes import is_file, writer
+from agent_mailer.broker.database import is_file, is_trouble, writer
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 
 HEAD = "0001"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from agent_mailer.broker.accounts import ensure_bootstrap_code
+from agent_mailer.broker.users.rows import ensure_bootstrap_code
 from agent_mailer.errors import BusyFault, ConfigFault
 
 if TYPE_CHECKING:

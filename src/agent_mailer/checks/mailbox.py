@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.checks.locks import flock_holder
+from agent_mailer.checks.machine import flock_holder
 from agent_mailer.checks.result import CheckResult, failed, guarded, ok, warning
 from agent_mailer.clock import iso
 from agent_mailer.disk import read_regular
-from agent_mailer.process import identify, is_alive
+from agent_mailer.process.handle import identify, is_alive
 
 LOOKED_AT = 1000
 """Messages that wait; where one is dated wrong, so are those beside it."""

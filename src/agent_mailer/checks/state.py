@@ -1,10 +1,10 @@
-"""The state folder: who may read what is in it, and whether each file can be read. Nothing is repaired here."""
+"""The state folder: who may read what is in it, whether each file can be read, whether its sessions can be resumed."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,12 @@ import msgspec
 from agent_mailer.checks.result import CheckResult, failed, guarded, ok, warning
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import read_regular
+from agent_mailer.names import printable
+from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
 from agent_mailer.state.folder import FORMAT, GARBLED, StateFolder
-from agent_mailer.state.records import DeadLetter, PauseReason
+from agent_mailer.state.records import DeadLetter, PauseReason, SessionEntry
+from agent_mailer.watch.rules import WatchPolicy, unfit
 
 AHEAD = 60.0
 """Seconds by which a moment may be ahead of the clock before the clock is suspected."""
@@ -213,3 +216,26 @@ def _moments(state: State) -> Iterator[tuple[str, float]]:
     for _, session in state.sessions.all():
         with suppress(ValueError):
             yield "sessions.json", from_iso(session.last_used_at)
+
+
+def check_sessions(
+    path: Path, entries: Callable[[], Mapping[str, SessionEntry]], runtime: Runtime, policy: WatchPolicy, now: float
+) -> CheckResult:
+    """What has grown too old is no fault: that thread starts fresh. What the agent program has lost is told."""
+
+    def look() -> CheckResult:
+        traits = runtime.traits
+        live = {thread: entry for thread, entry in entries().items() if entry.session_id}
+        if not traits.resumes:
+            return ok("sessions", path, f"{traits.name} keeps no sessions: every message starts fresh")
+        closed = {t: why for t, e in live.items() if (why := unfit(e, runtime=traits.name, now=now, policy=policy))}
+        kept = runtime.kept_sessions()
+        gone = [t for t, e in live.items() if t not in closed and kept is not None and e.session_id not in kept]
+        if gone:
+            more = f", and {len(gone) - 1} more" if len(gone) > 1 else ""
+            text = f"{traits.name} no longer has the session of thread {printable(gone[0], 80)}{more}: it starts fresh"
+            return warning("sessions", path, text, "agent-mailer sessions invalidate --all")
+        some = f"; one that {next(iter(closed.values()))} starts fresh" if closed else ""
+        return ok("sessions", path, f"{len(live) - len(closed)} of {len(live)} can be resumed{some}")
+
+    return guarded("sessions", path, look)

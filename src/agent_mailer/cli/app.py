@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar, NoReturn, Protocol, cast
 import typer
 
 from agent_mailer import __version__
-from agent_mailer.cli.light import LazyGroup, group
-from agent_mailer.cli.printing import json_text, tell_error
-from agent_mailer.cli.terminal import prepare_streams
+from agent_mailer.cli.terminal.commands import LazyGroup, group
+from agent_mailer.cli.terminal.printing import json_text, tell_error
+from agent_mailer.cli.terminal.screen import prepare_streams
 from agent_mailer.errors import ExitCode, MailerError, UsageFault
 from agent_mailer.names import printable
 
@@ -23,20 +23,20 @@ class _Program(LazyGroup):
         "config": ("agent_mailer.cli.config", "Show and change the agent's configuration."),
         "verify": ("agent_mailer.cli.verify", "Is this folder ready to be watched?"),
         "doctor": ("agent_mailer.cli.doctor", "Check everything around the agent, and say what mends it."),
-        "test-runtime": ("agent_mailer.cli.trial", "One tiny real turn of the agent program."),
-        "test-claude": ("agent_mailer.cli.trial_claude", "The same with Claude Code."),
-        "test-notify": ("agent_mailer.cli.trial_notice", "One notice to the operator, now."),
+        "test-runtime": ("agent_mailer.cli.test.runtime", "One tiny real turn of the agent program."),
+        "test-claude": ("agent_mailer.cli.test.claude", "The same with Claude Code."),
+        "test-notify": ("agent_mailer.cli.test.notify", "One notice to the operator, now."),
         "watch": ("agent_mailer.cli.watch", "Run the agent on its mail, unattended."),
         "status": ("agent_mailer.cli.status", "What the agent is doing, and what waits."),
         "logs": ("agent_mailer.cli.logs", "What happened."),
-        "send": ("agent_mailer.cli.send", "Send a message, and wait for the answer."),
+        "send": ("agent_mailer.cli.mail.send", "Send a message, and wait for the answer."),
         "mail": ("agent_mailer.cli.mail", "Read and answer mail: the agent's, or yours."),
         "mcp": ("agent_mailer.cli.mcp", "The agent's mail tools during its turn, over MCP."),
         "turns": ("agent_mailer.cli.turns", "The runs of the agent."),
         "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
         "memory": ("agent_mailer.cli.memory", "The agent's notes."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
-        "fetch": ("agent_mailer.cli.fetch", "A message, without claiming it."),
+        "fetch": ("agent_mailer.cli.mail.fetch", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),
         "resume": ("agent_mailer.cli.resume", "Start turns again."),
         "broker": ("agent_mailer.cli.broker", "A broker for agents on different machines."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agent_mailer.cli.printing import say
+from agent_mailer.cli.terminal.printing import say
 from agent_mailer.errors import BusyFault, ExitCode, MailerError, UnavailableFault
 
 if TYPE_CHECKING:

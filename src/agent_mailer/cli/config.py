@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import json_out, note, say
-from agent_mailer.cli.tables import columns
+from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.printing import json_out, note, say
+from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ app = group("config", "Show and change the agent's configuration.")
 @app.command("show", cls=LightCommand)
 def show(workdir: Workdir = None, as_json: Json = False) -> None:
     """Print every key, its value and where that comes from."""
-    from agent_mailer.cli.config_file import shown
     from agent_mailer.config import SECRET_KEYS, keys
     from agent_mailer.names import printable
+    from agent_mailer.setup.config_file import shown
 
     place = configured(workdir)
     values = _plain(place)
@@ -63,7 +63,7 @@ def set_key(
     workdir: Workdir = None,
 ) -> None:
     """Change one key, or one of a table (`notify.command`); comments and unknown keys stay."""
-    from agent_mailer.cli.config_file import ConfigFile, shown
+    from agent_mailer.setup.config_file import ConfigFile, shown
 
     place = configured(workdir)
     typed = _typed(key, value)
@@ -82,9 +82,9 @@ def set_key(
 @app.command("edit", cls=LightCommand)
 def edit(workdir: Workdir = None) -> None:
     """Open the configuration in $EDITOR; only a valid file replaces the old one."""
-    from agent_mailer.cli.config_file import check_file, publish
-    from agent_mailer.cli.editing import open_editor
+    from agent_mailer.cli.terminal.editor import open_editor
     from agent_mailer.disk import Sync
+    from agent_mailer.setup.config_file import check_file, publish
 
     place = configured(workdir)
     path = place.folder.config
@@ -133,8 +133,8 @@ def _typed(key: str, words: list[str]) -> object:
 
 
 def _check_handle(place: Workplace, address: str) -> None:
-    from agent_mailer.cli.setup import require_handle
     from agent_mailer.config import MailboxKind
+    from agent_mailer.setup.workdir import require_handle
 
     if place.config.mailbox_kind is MailboxKind.MAILDIR:
         require_handle(address)

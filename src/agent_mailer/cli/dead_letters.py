@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.choosing import one_of, pick
-from agent_mailer.cli.completing import OUTCOMES, any_of, some_dead_letter
-from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import json_out, local_iso, local_time, note, say
-from agent_mailer.cli.tables import columns, fields
+from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.completion import OUTCOMES, any_of, some_dead_letter
+from agent_mailer.cli.terminal.printing import json_out, local_iso, local_time, note, say
+from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.names import printable
+from agent_mailer.names import one_of, pick, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,7 +147,7 @@ def _letters(place: Workplace, reason: str | None) -> list[DeadLetter]:
 
 
 def _facts(letter: DeadLetter) -> Iterator[tuple[str, str]]:
-    from agent_mailer.cli.turn_facts import painted
+    from agent_mailer.views.turns import painted
 
     yield "message", printable(letter.msg_id, 128)
     yield "from", printable(letter.envelope.sender, 80) if letter.envelope else ""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.light import LightCommand, single
-from agent_mailer.cli.printing import note, say, screen_text
+from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.printing import note, say, screen_text
 from agent_mailer.errors import MailerError, UsageFault
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def demo(
 
 def _stage(folder: Path | None, *, broker: bool) -> Stage:
     if broker:
-        from agent_mailer.cli.broker_place import require_extra
-        from agent_mailer.demo.broker_stage import BrokerStage
+        from agent_mailer.cli.broker.place import require_extra
+        from agent_mailer.demo.stage import BrokerStage
 
         require_extra()
         return BrokerStage(_scratch(folder))
@@ -78,7 +78,7 @@ def _stage(folder: Path | None, *, broker: bool) -> Stage:
 
 
 def _play(stage: Stage) -> None:
-    from agent_mailer.demo.agents import NAMES, TASK_BODY, TASK_SUBJECT
+    from agent_mailer.demo.story import NAMES, TASK_BODY, TASK_SUBJECT
 
     started = time.monotonic()
     say(f"Two agents, planner and coder, in {stage.folder}. Each is a folder, a shell script and a watcher.\n")

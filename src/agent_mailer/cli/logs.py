@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import say
+from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.printing import say
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.cli.log_lines import Line, LogReader, Wanted
+    from agent_mailer.views.log import Line, LogReader, Wanted
 
 
 app = single()
@@ -38,7 +38,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Show the last events, oldest first. A thread or turn may be named by its beginning or its end."""
-    from agent_mailer.cli.log_lines import LogReader
+    from agent_mailer.views.log import LogReader
 
     if tail < 0:
         raise UsageFault("bad_value", "--tail is a number of lines", "")
@@ -64,7 +64,7 @@ def _wanted(
     """What the options choose; None = every line."""
     if grep is None and thread is None and turn is None:
         return None
-    from agent_mailer.cli.log_choice import Names, all_of, meant, of_pattern, of_thread, of_turn
+    from agent_mailer.views.log import Names, all_of, meant, of_pattern, of_thread, of_turn
 
     chosen: list[Wanted] = []
     names = Names(reader.lines() if thread is not None or turn is not None else ())
@@ -81,7 +81,7 @@ def _wanted(
 
 
 def _show(line: Line, *, as_json: bool) -> None:
-    from agent_mailer.cli.log_lines import sentence
+    from agent_mailer.views.log import sentence
 
     if as_json:
         if line.record:

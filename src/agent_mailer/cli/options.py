@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.printing import note
+from agent_mailer.cli.terminal.printing import note
 from agent_mailer.errors import ConfigFault, UsageFault
 
 if TYPE_CHECKING:

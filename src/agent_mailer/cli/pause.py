@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Workdir, configured
+from agent_mailer.cli.terminal.commands import LightCommand, single
 
 app = single()
 

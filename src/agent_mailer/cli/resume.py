@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Workdir, configured
+from agent_mailer.cli.terminal.commands import LightCommand, single
 
 app = single()
 

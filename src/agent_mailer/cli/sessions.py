@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.choosing import parse_age, pick
-from agent_mailer.cli.completing import some_session
-from agent_mailer.cli.light import LightCommand, group
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.printing import json_out, local_iso, note, say
-from agent_mailer.cli.tables import columns, fields
+from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.completion import some_session
+from agent_mailer.cli.terminal.printing import json_out, local_iso, note, say
+from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import UsageFault
-from agent_mailer.names import printable
+from agent_mailer.names import parse_age, pick, printable
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -60,7 +59,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one thread's session, and the thread's story: messages, turns, how each ended, what it cost."""
-    from agent_mailer.cli.thread_story import gather, story_json, story_lines
+    from agent_mailer.views.turns import gather, story_json, story_lines
 
     place = configured(workdir)
     live = _live(place)

@@ -8,11 +8,11 @@ import msgspec
 import typer
 
 from agent_mailer.checks.result import CheckResult
-from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import Json, Workdir, workplace
-from agent_mailer.cli.printing import json_out, say
-from agent_mailer.cli.tables import hanging
-from agent_mailer.cli.terminal import Ink, pad, paint
+from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.cli.terminal.screen import Ink, pad, paint
+from agent_mailer.cli.terminal.tables import hanging
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def verify(workdir: Workdir = None, as_json: Json = False) -> None:
 def verify_checks(place: Workplace) -> list[CheckResult]:
     """Whatever can be looked at, in the order in which one needs the other."""
     from agent_mailer.checks.agent import check_runtime
-    from agent_mailer.checks.setup import check_config, check_folder, check_identity
+    from agent_mailer.checks.workdir import check_config, check_folder, check_identity
 
     results = [
         check_folder(place.folder),
@@ -117,8 +117,7 @@ def _mailbox_checks(place: Workplace) -> list[CheckResult]:
     if config.mailbox_kind is MailboxKind.AMP:
         if not (config.broker_url and config.api_key and config.agent_id):
             return []  # the configuration's check names them
-        from agent_mailer.checks.broker import check_broker
-        from agent_mailer.cli.broker_checks import see_broker
+        from agent_mailer.checks.broker import check_broker, see_broker
         from agent_mailer.names import shown_url
 
         return check_broker(shown_url(config.broker_url), config.address, lambda: see_broker(place))

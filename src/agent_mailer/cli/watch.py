@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.choosing import split_words
-from agent_mailer.cli.light import LightCommand, single
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, tell_damage, workplace
-from agent_mailer.cli.printing import say
+from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.printing import say
 from agent_mailer.errors import ExitCode
+from agent_mailer.names import split_words
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -172,7 +172,7 @@ def _obey_signals(watcher: Watcher, grace: float) -> None:
 
 
 def _show_events(place: Workplace) -> None:
-    from agent_mailer.cli.event_lines import as_json_line, terminal_printer
+    from agent_mailer.cli.terminal.event_lines import as_json_line, terminal_printer
 
     place.log.listen(terminal_printer() if sys.stdout.isatty() else as_json_line)
 
@@ -180,7 +180,7 @@ def _show_events(place: Workplace) -> None:
 async def _show_plan(place: Workplace) -> None:
     """What would run now. Takes no lock, claims and writes nothing."""
     from agent_mailer.names import printable
-    from agent_mailer.watch.schedule import Candidate, make_plan
+    from agent_mailer.watch.rules import Candidate, make_plan
 
     listing = await place.mailbox().pending(1000)
     state, now = place.state, place.clock.now()

@@ -1,4 +1,4 @@
-"""Signalling, awaiting and reaping exactly the process that is meant, by pidfd where the system has it."""
+"""Exactly the process that is meant: a pid with its start time and boot, signalled and awaited by pidfd."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
-from agent_mailer.process.identity import HAS_PROC, ProcessIdentity, boot_id, is_alive, read_stat
+import msgspec
 
 _POLL = 0.05
 _MOST_WATCHED = 64
@@ -121,3 +123,209 @@ async def _poll(identities: Sequence[ProcessIdentity], patience: float | None) -
         if end is not None and time.monotonic() >= end:
             return False
         await asyncio.sleep(_POLL)
+
+
+_PROC = Path("/proc")
+_LARGEST_PID = 2**31 - 1
+_CHASES = 200
+_KERNEL = 2
+"""The parent of all kernel threads, which have no environment."""
+_EXEC_LOOKS = 4
+_NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_EXEC_PAUSE = 0.0005
+
+HAS_PROC = Path("/proc/self/stat").exists()
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """One process for ever: pid, start time (clock ticks since boot), boot id."""
+
+    pid: int
+    started: int
+    boot: str
+
+
+class ProcessStat(msgspec.Struct, frozen=True):
+    """One line of the process table."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    threads: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """It runs: neither dead nor a zombie (a leader that ended before its threads is shown as one, and runs)."""
+        return self.state not in ("X", "x") and (self.state != "Z" or self.threads > 1)
+
+    @property
+    def halted(self) -> bool:
+        """Stopped by a signal (SIGSTOP) or a debugger: it does nothing until it is let go on."""
+        return self.state in ("T", "t")
+
+
+@cache
+def boot_id() -> str:
+    """The id of this boot of the machine; empty where the system has none. No process sees two."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except ValueError:
+        return ""
+    except OSError as error:
+        _require_answer(error)
+        return ""
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """The process that has `pid` now, a zombie included; None if nobody has it."""
+    if not HAS_PROC:
+        return ProcessIdentity(pid, 0, "") if _taken(pid) else None
+    stat = read_stat(pid)
+    return None if stat is None else ProcessIdentity(pid, stat.started, boot_id())
+
+
+def is_alive(identity: ProcessIdentity) -> bool:
+    """The very process runs still. A zombie does not; whatever is wrong with `identity` is a no.
+
+    Raises OSError where the system cannot tell now (no descriptor left).
+    """
+    if not HAS_PROC:
+        return not identity.boot and _taken(identity.pid)
+    stat = read_stat(identity.pid)
+    return stat is not None and stat.alive and stat.started == identity.started and identity.boot == boot_id()
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """The table's line of `pid`; None if nobody has it. Raises OSError where the system cannot tell now."""
+    if not 0 < pid <= _LARGEST_PID:
+        return None
+    try:
+        line = _read(f"/proc/{pid}/stat")
+    except OSError as error:
+        _require_answer(error)
+        return None
+    return parse_stat(pid, line)
+
+
+def runs_for(stat: ProcessStat) -> float | None:
+    """Seconds since that process was started; None where the system does not tell."""
+    try:
+        uptime = float(_read("/proc/uptime").split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0.0, uptime - stat.started / os.sysconf("SC_CLK_TCK"))
+
+
+def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
+    """What /proc/<pid>/stat says. The program's name may hold anything: fields start after the last parenthesis."""
+    _, found, rest = line.rpartition(b")")
+    fields = rest.split()
+    if not found or len(fields) < 20:
+        return None
+    try:
+        return ProcessStat(
+            pid=pid,
+            state=fields[0].decode("ascii"),
+            parent=int(fields[1]),
+            session=int(fields[3]),
+            threads=int(fields[17]),
+            started=int(fields[19]),
+        )
+    except ValueError:
+        return None
+
+
+def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
+    """Every live process by pid, and which of them were started with `entry` (NAME=value) in their environment.
+
+    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
+
+    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
+    meanwhile are looked at until there is none. Empty where there is no /proc.
+    """
+    table: dict[int, ProcessStat] = {}
+    marked: set[int] = set()
+    newest = _newest_pid()
+    pids: Iterable[int] = _listed_pids()
+    for _ in range(_CHASES):
+        for pid in pids:
+            if (stat := read_stat(pid)) is not None and stat.alive:
+                table[pid] = stat
+                if stat.started >= since and stat.parent != _KERNEL and _environment_has(pid, entry):
+                    marked.add(pid)
+        before, newest = newest, _newest_pid()
+        if newest == before:
+            break
+        # Numbers of threads come from the same row.
+        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else _listed_pids()
+    return table, marked
+
+
+def _listed_pids() -> Iterable[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdecimal()] if HAS_PROC else []
+
+
+def _newest_pid() -> int:
+    """The pid given out last; 0 where the system does not tell."""
+    try:
+        return int(_read("/proc/loadavg").split()[-1])
+    except (ValueError, IndexError):
+        return 0
+    except OSError as error:
+        _require_answer(error)
+        return 0
+
+
+def _leads_its_threads(pid: int) -> bool:
+    try:
+        return b"\nTgid:\t%d\n" % pid in _read(f"/proc/{pid}/status")
+    except OSError as error:
+        _require_answer(error)
+        return False
+
+
+def _environment_has(pid: int, entry: bytes) -> bool:
+    """False if it may not be read. In the middle of an exec a process has none for a moment: it is looked at again."""
+    block = b""
+    for _ in range(_EXEC_LOOKS):
+        try:
+            block = _read(f"/proc/{pid}/environ")
+        except OSError as error:
+            _require_answer(error)
+            return False
+        if block:
+            break
+        time.sleep(_EXEC_PAUSE)
+    return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc. Hundreds are read at the end of every turn: no layer between that costs more than the read."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, 65536)
+        while len(data) % 65536 == 0 and (more := os.read(fd, 65536)):
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def _require_answer(error: OSError) -> None:
+    """A process that cannot be looked at, for want of a descriptor say, is not one that has ended."""
+    if error.errno in _NO_MEANS:
+        raise error
+
+
+def _taken(pid: int) -> bool:
+    if not 0 < pid <= _LARGEST_PID:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

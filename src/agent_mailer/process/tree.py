@@ -15,16 +15,17 @@ from collections.abc import Collection
 
 import msgspec
 
-from agent_mailer.process.handle import send, wait_gone
-from agent_mailer.process.holder import TURN_ID_VARIABLE
-from agent_mailer.process.identity import (
+from agent_mailer.process.handle import (
     HAS_PROC,
     ProcessIdentity,
     boot_id,
     is_alive,
     read_stat,
     scan,
+    send,
+    wait_gone,
 )
+from agent_mailer.process.holder import TURN_ID_VARIABLE
 
 GRACE = 5.0
 _KILL_BUDGET = 2.5

@@ -12,7 +12,6 @@ from agent_mailer.clock import from_iso
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.output import tail_text
-from agent_mailer.runtimes.environment import turn_variables
 from agent_mailer.runtimes.port import (
     CommandOutput,
     Event,
@@ -29,7 +28,14 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
     Usage,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, is_session_id, last_words, typed_line
+from agent_mailer.runtimes.programs import (
+    find_program,
+    how_it_crashed,
+    is_session_id,
+    last_words,
+    turn_variables,
+    typed_line,
+)
 
 FINAL_TEXT_LIMIT = 256 * 1024
 _DETAIL_LIMIT = 300

@@ -1,4 +1,4 @@
-"""What every adapter does with its program: find it, read its lines, and say in a line how it ended."""
+"""What every adapter does with its program: its environment, finding it, reading its lines, saying how it ended."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.output import tail_text
-from agent_mailer.runtimes.port import RuntimeMissing
+from agent_mailer.runtimes.port import RuntimeMissing, TurnRequest
 
 _STDERR_LOOK = 8 * 1024
 _DETAIL_LIMIT = 300
@@ -80,3 +81,47 @@ def last_words(stderr: Path) -> str:
     lines = tail_text(stderr, _STDERR_LOOK).split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return printable(last, _DETAIL_LIMIT)
+
+
+_BASICS = frozenset({"HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TERM", "TZ", "TMPDIR"})
+_BASIC_PREFIXES = ("LC_", "XDG_")
+_RESERVED = "AGENT_MAILER_"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def build_env(environ: Mapping[str, str], pass_names: Iterable[str], set_values: Mapping[str, str]) -> dict[str, str]:
+    """The environment of every turn, before the turn's own variables.
+
+    The basics of `environ`, then those in `pass_names`, then `set_values`. Nothing named AGENT_MAILER_* comes through
+    in any way (the broker's key may be among them), and of a parent agent's own variables (CLAUDE*, CODEX*) only what
+    `pass_names` names. Raises ConfigFault for a name or value that no environment can carry.
+    """
+    allowed = set(pass_names)
+    for name in (*allowed, *set_values):
+        if not _NAME.fullmatch(name):
+            raise ConfigFault("bad_env_name", f"[env] names {name!r}, which is no variable", "agent-mailer config edit")
+    for name, value in set_values.items():
+        if "\0" in value:
+            raise ConfigFault("bad_env_value", f"[env] set.{name} holds a NUL character", "agent-mailer config edit")
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if name in _BASICS or name in allowed or (name.startswith(_BASIC_PREFIXES) and _NAME.fullmatch(name))
+    }
+    return {name: value for name, value in (passed | dict(set_values)).items() if not name.startswith(_RESERVED)}
+
+
+def turn_variables(request: TurnRequest) -> dict[str, str]:
+    """What every agent sees of its turn; `agent-mailer mail` works from these."""
+    variables = {
+        "AGENT_MAILER_WORKDIR": str(request.workdir),
+        "AGENT_MAILER_TURN_ID": request.turn_id,
+        "AGENT_MAILER_TURN_DIR": str(request.turn_dir),
+        "AGENT_MAILER_MESSAGE_ID": request.message_id,
+        "AGENT_MAILER_THREAD_ID": request.thread_id,
+        "AGENT_MAILER_FROM": request.sender,
+        "AGENT_MAILER_ATTEMPT": str(request.attempt),
+    }
+    if request.project_dir is not None:
+        variables["AGENT_MAILER_PROJECT_DIR"] = str(request.project_dir)
+    return variables

@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.notices import NoticeBook
+from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
 from agent_mailer.state.pauses import PauseFile
 from agent_mailer.state.processed import Cursor, Processed
-from agent_mailer.state.questions import Questions
-from agent_mailer.state.remaking import remake_retries
 from agent_mailer.state.requests import RequestBox
-from agent_mailer.state.retries import Retries
+from agent_mailer.state.retries import Retries, remake_retries
 from agent_mailer.state.sessions import Sessions
 from agent_mailer.state.takeover import take_over
-from agent_mailer.state.troubles import TroubleFile
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.state.usage import UsageLedger
 
 if TYPE_CHECKING:
-    from agent_mailer.state.accounts import AccountPause
+    from agent_mailer.state.pauses import AccountPause
 
 
 class State:

@@ -1,11 +1,13 @@
-"""`.lock`: one watcher a workdir."""
+"""`.lock`: one watcher a workdir; and the lock under which a note is replaced."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -13,7 +15,7 @@ import msgspec
 from agent_mailer import __version__
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
-from agent_mailer.process import ProcessIdentity, identify, is_alive
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.state.folder import GARBLED
 
 LARGEST = 4096
@@ -107,3 +109,33 @@ def _busy_words(path: Path) -> tuple[str, str]:
         f"another watcher (pid {pid}, agent-mailer {holder.version}) runs in {path.parent.parent}",
         f"agent-mailer status, or stop it with: kill {pid}",
     )
+
+
+PATIENCE = 1.0
+"""Seconds. The others hold it for two file operations; one that was stopped in between must not hold up a watcher."""
+
+
+@contextmanager
+def note_lock(folder: Path) -> Iterator[None]:
+    """For a moment. Where the file system has no locks, or somebody does not let go, the block runs all the same."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        until = time.monotonic() + PATIENCE
+        with suppress(OSError):
+            while not _take(fd) and time.monotonic() < until:
+                time.sleep(_LOOK_AGAIN)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,13 +1,19 @@
-"""`guards.json`: what the operator was told already, and what he is still to be told. It outlives every crash."""
+"""`guards.json`, `questions.json`, `trouble.json`: what people are told and asked, and what keeps the watcher."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 
 from agent_mailer.disk import Sync
+from agent_mailer.names import printable
+from agent_mailer.outcomes import Outcome
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.records import TurnRecord
 
 REMEMBER_TURNS = 1024
 """A settlement may be applied again as long as its turn is kept; so many turns do not need a person in that time."""
@@ -118,3 +124,120 @@ class NoticeBook:
             if not even_if_refused:
                 raise
         self._told = told
+
+
+MOST = 1000
+LONGEST = 500
+"""Characters of a question: enough to know it again. It is whole in the turn, and in the mail."""
+
+
+class Question(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`asked` is who got it, `at` the moment."""
+
+    thread: str
+    message_id: str
+    turn_id: str
+    asked: str
+    at: float
+    text: str = ""
+
+
+class Questions:
+    """Nothing relies on it: where it cannot be written, it is told less."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._path = folder.path / "questions.json"
+        self._open: dict[str, Question] | None = None
+
+    def all(self) -> list[Question]:
+        """Oldest first."""
+        return sorted(self._load().values(), key=lambda question: question.at)
+
+    def settled(self, record: TurnRecord) -> None:
+        """What a finished message means for its thread. An old settlement applied again takes no newer question."""
+        settlement, envelope = record.settlement, record.envelope
+        if settlement is None or not settlement.finished:
+            return
+        with suppress(OSError):
+            known = self._load().get(envelope.thread)
+            if known is not None and known.at > settlement.decided_at:
+                return
+            if settlement.outcome is not Outcome.BLOCKED:
+                self.drop(envelope.thread)
+                return
+            text = printable(settlement.question or settlement.detail, LONGEST)
+            asked = Question(envelope.thread, envelope.id, record.turn_id, envelope.sender, settlement.decided_at, text)
+            if asked != known:
+                self._write({**self._load(), envelope.thread: asked})
+
+    def drop(self, thread: str) -> None:
+        """The thread has moved on."""
+        if thread in self._load():
+            self._write({key: question for key, question in self._load().items() if key != thread})
+
+    def _write(self, questions: dict[str, Question]) -> None:
+        newest = sorted(questions.values(), key=lambda question: question.at)[-MOST:]
+        self._open = {question.thread: question for question in newest}
+        with suppress(OSError):
+            data = msgspec.json.format(msgspec.json.encode(newest), indent=2) + b"\n"
+            self._folder.disk.replace(self._path, data, sync=Sync.CONTENT)
+
+    def _load(self) -> dict[str, Question]:
+        if self._open is None:
+            read: list[Question] = self._folder.read(self._path, list[Question], [])
+            self._open = {question.thread: question for question in read}
+        return self._open
+
+
+class TroubleWith(StrEnum):
+    MAILBOX = "mailbox"
+    CREDENTIALS = "credentials"
+    DISK = "disk"
+
+
+class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`since`: seconds since the epoch. `fix`: what mends it, where a person has to."""
+
+    what: TroubleWith
+    why: str
+    since: float
+    fix: str = ""
+
+
+def seen_from_outside(folder: Path, now: float) -> Trouble | None:
+    """What keeps a watcher from writing, and with it from telling so; None where it seems able to."""
+    try:
+        found = os.statvfs(folder)
+    except OSError as error:
+        return Trouble(TroubleWith.DISK, str(error), now, f"ls -ld {folder}")
+    if found.f_flag & os.ST_RDONLY:
+        return Trouble(TroubleWith.DISK, f"{folder} is on a read-only file system", now, f"findmnt -T {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Trouble(TroubleWith.DISK, f"{folder} cannot be written", now, f"chmod u+rwx {folder}")
+    if found.f_bavail == 0 and found.f_blocks:
+        return Trouble(TroubleWith.DISK, f"the disk of {folder} is full", now, f"make room: df -h {folder}")
+    return None
+
+
+class TroubleFile:
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._path = folder.path / "trouble.json"
+
+    def read(self) -> Trouble | None:
+        trouble: Trouble | None = self._folder.read(self._path, Trouble | None, None)  # type: ignore[arg-type]
+        return trouble
+
+    def write(self, trouble: Trouble) -> bool:
+        """False where even this cannot be written; the log and the terminal tell it then."""
+        try:
+            self._folder.disk.replace(self._path, msgspec.json.encode(trouble) + b"\n", sync=Sync.NONE)
+        except OSError:
+            return False
+        return True
+
+    def clear(self) -> None:
+        with suppress(OSError):
+            if self._path.exists():
+                self._folder.disk.remove(self._path)

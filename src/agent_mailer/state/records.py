@@ -11,7 +11,7 @@ import msgspec
 
 from agent_mailer.mailbox.port import Envelope, Outgoing
 from agent_mailer.outcomes import Outcome, StopReason
-from agent_mailer.process import ProcessIdentity
+from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.turn_tools.folder import NoteWrite
 

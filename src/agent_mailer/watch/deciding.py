@@ -25,9 +25,7 @@ from agent_mailer.state.records import (
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import FinishKind, Sealed
-from agent_mailer.watch.pausing import decide_pause
-from agent_mailer.watch.policy import AutoReply, WatchPolicy
-from agent_mailer.watch.retry import Step, decide_retry
+from agent_mailer.watch.rules import AutoReply, Step, WatchPolicy, decide_pause, decide_retry
 
 Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
 

@@ -9,21 +9,14 @@ from contextlib import suppress
 from agent_mailer.events import EventName
 from agent_mailer.names import printable
 from agent_mailer.outcomes import StopReason
-from agent_mailer.process import (
-    STDERR_FILE,
-    STDOUT_FILE,
-    Activity,
-    Limits,
-    LineFramer,
-    OutputTail,
-    Supervised,
-    end_tree,
-    verdict,
-)
+from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE, Supervised
+from agent_mailer.process.output import LineFramer, OutputTail
+from agent_mailer.process.tree import end_tree
 from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
-from agent_mailer.watch.patience import until_system_lets
 from agent_mailer.watch.room import Room
+from agent_mailer.watch.rules import Activity, Limits, verdict
+from agent_mailer.watch.trouble import until_system_lets
 
 BUSY_INTERVAL = 0.1
 QUIET_INTERVAL = 1.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.events import EventName
 from agent_mailer.prompts import GLOBAL_NOTE, memory_file
-from agent_mailer.state.note_lock import note_lock
+from agent_mailer.state.lock import note_lock
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES, NoteScope, NoteWrite
 from agent_mailer.watch.room import Room

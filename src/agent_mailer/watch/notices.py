@@ -18,10 +18,9 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, Delivery, Refused
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.notices import Channel, Notice, NoticeKind
+from agent_mailer.state.notices import Channel, Notice, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
-from agent_mailer.state.troubles import Trouble, TroubleWith
-from agent_mailer.watch.retry import backoff
+from agent_mailer.watch.rules import backoff
 from agent_mailer.watch.telling import Teller
 
 if TYPE_CHECKING:

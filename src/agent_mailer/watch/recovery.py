@@ -8,7 +8,8 @@ from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
-from agent_mailer.process import adopt, sweep
+from agent_mailer.process.holder import adopt
+from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
 from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
 from agent_mailer.watch.room import Room

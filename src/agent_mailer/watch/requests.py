@@ -7,7 +7,7 @@ from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry
 from agent_mailer.state.requests import Answer, Request, Verb
-from agent_mailer.watch.holding import lift
+from agent_mailer.watch.pause import lift
 
 
 def apply_waiting(state: State) -> int:

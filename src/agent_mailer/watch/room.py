@@ -14,7 +14,7 @@ from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, ToolServer
 from agent_mailer.state import State
 from agent_mailer.watch.notices import Notices
-from agent_mailer.watch.policy import WatchPolicy
+from agent_mailer.watch.rules import WatchPolicy
 from agent_mailer.watch.trouble import Troubles
 
 

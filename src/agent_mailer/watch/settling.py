@@ -10,10 +10,10 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Progress, Refused, Stage
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import ItemState, SettledItem, Settlement, TurnRecord
-from agent_mailer.watch.holding import apply_pause
 from agent_mailer.watch.notes import write_notes
-from agent_mailer.watch.patience import until_disk_takes_it, until_mailbox_takes_it, wait
+from agent_mailer.watch.pause import apply_pause
 from agent_mailer.watch.room import Room
+from agent_mailer.watch.trouble import until_disk_takes_it, until_mailbox_takes_it, wait
 
 
 async def settle(room: Room, record: TurnRecord, *, again: bool = False) -> None:

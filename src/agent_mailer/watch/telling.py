@@ -24,7 +24,7 @@ from agent_mailer.mailbox.port import (
 )
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
-from agent_mailer.watch.policy import WatchPolicy
+from agent_mailer.watch.rules import WatchPolicy
 
 VARIABLE = "AGENT_MAILER_NOTICE_"
 
@@ -137,7 +137,7 @@ class Teller:
         return await self._by_mail(notice)
 
     async def _by_command(self, notice: Notice) -> Delivery:
-        from agent_mailer.process.beside import run_beside
+        from agent_mailer.process.commands import run_beside
 
         policy = self._policy()
         facts = self._facts(notice)

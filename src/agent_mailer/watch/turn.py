@@ -13,7 +13,8 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Draft, Gone, MailboxUnavailable, Message, Outgoing, Progress, Refused, Stage
 from agent_mailer.outcomes import Judgement, Outcome
-from agent_mailer.process import PROMPT_FILE, Supervised, boot_id
+from agent_mailer.process.handle import boot_id
+from agent_mailer.process.holder import PROMPT_FILE, Supervised
 from agent_mailer.process.scope import start_turn
 from agent_mailer.prompts import memory_file, words_of
 from agent_mailer.runtimes.port import Evidence, Observation, RuntimeMissing, TurnRequest
@@ -24,11 +25,10 @@ from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_r
 from agent_mailer.watch.following import Follower
 from agent_mailer.watch.judging import judge
 from agent_mailer.watch.notes import copies
-from agent_mailer.watch.patience import until_disk_takes_it
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.schedule import Candidate
-from agent_mailer.watch.session_choice import choose_session
+from agent_mailer.watch.rules import Candidate, choose_session
 from agent_mailer.watch.settling import settle
+from agent_mailer.watch.trouble import until_disk_takes_it
 
 NO_BEGIN = "the turn's holder ended before it could start the agent: is the workdir there, the disk full?"
 NOTHING_RAN = "the watcher ended before anything was started"

@@ -13,15 +13,13 @@ from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
-from agent_mailer.watch.holding import SPREAD_SECONDS, current_pause, end_probe, may_probe
+from agent_mailer.watch.backlog import Backlog
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
-from agent_mailer.watch.pausing import may_start
-from agent_mailer.watch.pending import Backlog
+from agent_mailer.watch.pause import SPREAD_SECONDS, current_pause, end_probe, may_probe
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.requests import apply_waiting
-from agent_mailer.watch.retry import backoff
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.schedule import Candidate, make_plan
+from agent_mailer.watch.rules import Candidate, backoff, make_plan, may_start
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 

@@ -9,8 +9,18 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing, Priority, Refused
-from agent_mailer.mailbox.wording import DEDUPE_KEY, kind_of, one_line, subject_of
+from agent_mailer.mailbox.port import (
+    DEDUPE_KEY,
+    Action,
+    Draft,
+    Message,
+    Outgoing,
+    Priority,
+    Refused,
+    kind_of,
+    one_line,
+    subject_of,
+)
 from agent_mailer.names import printable
 
 MAX_BODY_BYTES: Final = 1_048_576

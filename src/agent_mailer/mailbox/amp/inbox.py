@@ -11,12 +11,11 @@ import msgspec
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.amp import wire
 from agent_mailer.mailbox.amp.answers import Answer, InDoubt, TooLarge, decode, detail_of, not_the_protocol, trouble
-from agent_mailer.mailbox.amp.aside import Aside
-from agent_mailer.mailbox.amp.events import held_by
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
-from agent_mailer.mailbox.amp.mirror import Mirror
+from agent_mailer.mailbox.amp.mirror import Aside, Mirror
 from agent_mailer.mailbox.amp.paged import PagedMailbox, find
 from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
+from agent_mailer.mailbox.amp.stream import held_by
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
 from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress, Unreadable
 

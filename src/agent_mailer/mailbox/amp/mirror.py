@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agent_mailer.mailbox.amp.answers import Answer, TooLarge
-from agent_mailer.mailbox.amp.aside import Aside
 from agent_mailer.mailbox.amp.wire import BY_ID, Stretch, by_hash, id_within, parse_list, parse_object
 from agent_mailer.mailbox.port import Envelope, Listing, Unreadable
 
@@ -104,3 +103,30 @@ def too_large(fault: TooLarge) -> Unreadable:
     """The one message that an answer too large for us consists of."""
     found = id_within(fault.start)
     return Unreadable(BY_ID + found if found else by_hash(fault.start), fault.message)
+
+
+class Aside:
+    """A name is passed over from `put` until `let_go`, and then by the listings that were under way at that moment."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._leaving: set[str] = set()
+
+    def put(self, name: str) -> None:
+        self._names.add(name)
+        self._leaving.discard(name)
+
+    def let_go(self, name: str) -> None:
+        if name in self._names:
+            self._leaving.add(name)
+
+    def begin(self) -> None:
+        """A listing begins: from here on the mailbox itself knows what was let go before."""
+        self._names -= self._leaving
+        self._leaving.clear()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __len__(self) -> int:
+        return len(self._names)

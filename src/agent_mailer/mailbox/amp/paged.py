@@ -1,7 +1,4 @@
-"""What waits at a broker that only knows pages, newest first and with every body.
-
-One message is fetched to see whether anything is new; pages are walked, from the oldest end, only if so.
-"""
+"""What waits at a broker that only knows pages, newest first and with every body."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from typing import Final
 import msgspec
 
 from agent_mailer.mailbox.amp.answers import Answer, TooLarge
-from agent_mailer.mailbox.amp.aside import Aside
-from agent_mailer.mailbox.amp.mirror import RESYNC_SECONDS, too_large
+from agent_mailer.mailbox.amp.mirror import RESYNC_SECONDS, Aside, too_large
 from agent_mailer.mailbox.amp.wire import Heard, Page, parse_list, parse_object
 from agent_mailer.mailbox.port import Envelope, Listing, Unreadable
 

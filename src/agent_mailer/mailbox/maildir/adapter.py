@@ -31,8 +31,14 @@ from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
 from agent_mailer.mailbox.maildir import compose, delivery, layout
 from agent_mailer.mailbox.maildir.consume import Consumer, reporting
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed
-from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, MAX_LISTED, StatCache, ThreadIndex, list_folder
-from agent_mailer.mailbox.maildir.threads import read_thread
+from agent_mailer.mailbox.maildir.listing import (
+    MAX_INDEXED,
+    MAX_LISTED,
+    StatCache,
+    ThreadIndex,
+    list_folder,
+    read_thread,
+)
 from agent_mailer.mailbox.port import (
     Capabilities,
     Contact,
@@ -49,7 +55,7 @@ from agent_mailer.mailbox.port import (
     Unreadable,
 )
 from agent_mailer.outcomes import Outcome
-from agent_mailer.process import identify, is_alive
+from agent_mailer.process.handle import identify, is_alive
 
 if TYPE_CHECKING:
     from filelock import FileLock

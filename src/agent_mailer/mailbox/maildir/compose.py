@@ -16,8 +16,19 @@ from agent_mailer.mailbox.maildir.format import (
     write_message,
 )
 from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
-from agent_mailer.mailbox.port import Action, Automatic, Draft, Message, Outgoing, Priority, Refused
-from agent_mailer.mailbox.wording import DEDUPE_KEY, kind_of, one_line, subject_of
+from agent_mailer.mailbox.port import (
+    DEDUPE_KEY,
+    Action,
+    Automatic,
+    Draft,
+    Message,
+    Outgoing,
+    Priority,
+    Refused,
+    kind_of,
+    one_line,
+    subject_of,
+)
 from agent_mailer.names import printable
 
 DEDUPE_ID: Final = "dedupe-"

@@ -18,7 +18,7 @@ from agent_mailer.mailbox.maildir.delivery import holds, publish, temporary_name
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_message
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.mailbox.maildir.listing import from_locator, unavailable
-from agent_mailer.mailbox.maildir.records import Stage, dead_letter, receipt, receipt_name
+from agent_mailer.mailbox.maildir.receipts import Stage, dead_letter, receipt, receipt_name
 from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
 from agent_mailer.names import path_name, printable
 

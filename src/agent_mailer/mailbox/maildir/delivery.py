@@ -20,7 +20,7 @@ from agent_mailer.mailbox.maildir.compose import DEDUPE_ID
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, is_message_id
 from agent_mailer.mailbox.maildir.layout import Paths, is_handle, known, make_mailbox, missing_folders, require_root
 from agent_mailer.mailbox.maildir.listing import is_message_name, unavailable
-from agent_mailer.mailbox.maildir.records import MAX_DLQ_HEADER_BYTES, Stage, parse_dead_letter, receipt_name
+from agent_mailer.mailbox.maildir.receipts import MAX_DLQ_HEADER_BYTES, Stage, parse_dead_letter, receipt_name
 from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
 from agent_mailer.names import printable
 

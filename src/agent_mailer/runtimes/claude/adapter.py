@@ -18,9 +18,8 @@ from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.output import tail_text
-from agent_mailer.runtimes.claude.events import TOOLS, events_of
 from agent_mailer.runtimes.claude.failures import meaning_of_stderr
-from agent_mailer.runtimes.environment import turn_variables
+from agent_mailer.runtimes.claude.lines import TOOLS, events_of
 from agent_mailer.runtimes.port import (
     Event,
     Evidence,
@@ -34,7 +33,7 @@ from agent_mailer.runtimes.port import (
     Trouble,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words
+from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words, turn_variables
 
 OLDEST_KNOWN = (2, 1, 0)
 _ANSWERS_NO_PROMPTS = (2, 1, 329)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import signal
+import sys
 import tomllib
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,11 +17,8 @@ from agent_mailer.disk import read_regular
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process.output import LINE_LIMIT, tail_text
-from agent_mailer.runtimes.codex import events
-from agent_mailer.runtimes.codex.failures import classify_stderr, is_usage_limit
-from agent_mailer.runtimes.codex.limits import reset_time
-from agent_mailer.runtimes.codex.program import find_codex
-from agent_mailer.runtimes.environment import turn_variables
+from agent_mailer.runtimes.codex import lines as events
+from agent_mailer.runtimes.codex.failures import classify_stderr, is_thread_id, is_usage_limit, reset_time
 from agent_mailer.runtimes.port import (
     Event,
     Evidence,
@@ -33,7 +32,7 @@ from agent_mailer.runtimes.port import (
     ToolServer,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import how_it_crashed, last_words
+from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words, turn_variables
 
 TESTED = (0, 169, 0)
 """The oldest version that these modules are known to understand."""
@@ -265,7 +264,7 @@ def _toml(text: str) -> str:
 
 def _as_thread_id(session_id: str) -> str:
     """Codex begins a new thread without a word for what is no UUID; for one that it does not know it says so."""
-    return session_id if events.is_thread_id(session_id) else str(uuid.uuid5(uuid.NAMESPACE_OID, session_id))
+    return session_id if is_thread_id(session_id) else str(uuid.uuid5(uuid.NAMESPACE_OID, session_id))
 
 
 def _last_message(stdout: Path) -> str:
@@ -311,3 +310,39 @@ def _names_provider(path: Path) -> bool:
 
 def _last_line(output: str) -> str:
     return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
+
+
+_PACKAGE = Path("@openai") / "codex"
+_WRAPPER = _PACKAGE / "bin" / "codex.js"
+_MACHINES = {"x86_64": ("x64", "x86_64"), "amd64": ("x64", "x86_64"), "arm64": ("arm64", "aarch64")}
+_MACHINES["aarch64"] = _MACHINES["arm64"]
+_SYSTEMS = {"linux": ("linux", "unknown-linux-musl"), "darwin": ("darwin", "apple-darwin")}
+
+
+def find_codex(name: str, workdir: Path, env: Mapping[str, str]) -> Path:
+    """The program to start for `codex_command`. Raises RuntimeMissing."""
+    program = find_program(name, workdir, env, "codex_command")
+    wrapper = program.resolve()
+    if wrapper.parts[-4:] != _WRAPPER.parts:
+        return program
+    native = _native(wrapper)
+    if native is None:
+        raise RuntimeMissing(
+            "codex_incomplete",
+            f"{program} is codex's wrapper, and the program it starts is not installed beside it",
+            "npm install -g @openai/codex --include=optional",
+        )
+    return native
+
+
+def _native(wrapper: Path) -> Path | None:
+    system = _SYSTEMS.get(sys.platform)
+    machine = _MACHINES.get(platform.machine().lower())
+    if system is None or machine is None:
+        return None
+    vendor = Path("vendor") / f"{machine[1]}-{system[1]}" / "bin" / "codex"
+    package = Path("node_modules") / f"{_PACKAGE}-{system[0]}-{machine[0]}"
+    # Where Node would look for the package of this platform: in every node_modules on the way up.
+    places = [folder / package / vendor for folder in wrapper.parents]
+    places.append(wrapper.parents[1] / vendor)
+    return next((place for place in places if place.is_file()), None)

@@ -8,7 +8,6 @@ import msgspec
 
 from agent_mailer import __version__
 from agent_mailer.names import printable
-from agent_mailer.turn_tools.mcp.framing import MAX_LINE_BYTES
 from agent_mailer.turn_tools.mcp.tools import INSTRUCTIONS, TOOLS, Toolbox
 
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -16,6 +15,7 @@ BATCHES = "2025-03-26"
 """The one version in which several messages may come as one array."""
 
 MAX_BATCH = 100
+MAX_LINE_BYTES = 16 * 1024 * 1024
 
 
 class Code(IntEnum):

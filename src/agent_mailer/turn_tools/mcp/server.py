@@ -1,18 +1,17 @@
-"""The server: one line after the other, until nobody asks any more."""
+"""The server: lines of bounded size in and out, one after the other, until nobody asks any more."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agent_mailer.disk import Disk
 from agent_mailer.errors import UsageFault
 from agent_mailer.turn_tools.commands import TURN_DIR, AgentMail
 from agent_mailer.turn_tools.folder import TurnFolder
-from agent_mailer.turn_tools.mcp.framing import lines, write_line
-from agent_mailer.turn_tools.mcp.protocol import Protocol
+from agent_mailer.turn_tools.mcp.protocol import MAX_LINE_BYTES, Protocol
 from agent_mailer.turn_tools.mcp.tools import Toolbox
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -58,3 +57,37 @@ def _own_stdout() -> int:
         os.dup2(null, _STDOUT)
         os.close(null)
     return sink
+
+
+"""Above the largest message, however it is escaped; what is longer is passed over, not kept."""
+
+_CHUNK = 64 * 1024
+
+
+def lines(fd: int, limit: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
+    """Each line without its end, as soon as it is complete; None for one of more than `limit` bytes. Raises OSError."""
+    held = bytearray()
+    passing = False
+    while chunk := os.read(fd, _CHUNK):
+        begin = 0
+        while (end := chunk.find(b"\n", begin)) >= 0:
+            held += chunk[begin:end]
+            yield None if passing or len(held) > limit else bytes(held)
+            held.clear()
+            passing = False
+            begin = end + 1
+        held += chunk[begin:]
+        if passing or len(held) > limit:
+            held.clear()
+            passing = True
+    if passing:
+        yield None
+    elif held:
+        yield bytes(held)
+
+
+def write_line(fd: int, line: bytes) -> None:
+    """Raises OSError; BrokenPipeError where nobody reads any more."""
+    view = memoryview(line + b"\n")
+    while view:
+        view = view[os.write(fd, view) :]

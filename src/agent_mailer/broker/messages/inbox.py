@@ -1,0 +1,243 @@
+"""What is read from inboxes and threads, in portions whose cost does not depend on how much there is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Select, bindparam, false, func, or_, select
+
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.messages.sending import takes_part
+from agent_mailer.broker.messages.wire import (
+    ENVELOPE_COLUMNS,
+    MESSAGE_COLUMNS,
+    Listing,
+    Message,
+    Page,
+    envelope_of,
+    message_of,
+)
+from agent_mailer.broker.tables import agents, messages
+
+PORTION_CHARACTERS = 4_194_304
+"""About what one portion of bodies holds."""
+FIRST_PORTION = 50
+LARGEST_PORTION = 500
+
+_m = messages.c
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An inbox, and whether read messages are wanted too."""
+
+    user_id: str
+    agent_id: str
+    read_too: bool = False
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a cursor listing is to hold. `unclaimed`: without what a watcher has claimed since `claims_since`."""
+
+    after: int
+    limit: int
+    bodies: bool
+    unclaimed: bool
+    claims_since: str
+
+
+def _portions(*, read_too: bool, bodies: bool = True, descending: bool = False) -> Select[Any]:
+    columns = MESSAGE_COLUMNS if bodies else ENVELOPE_COLUMNS
+    found = select(*columns).where(
+        _m.to_agent_id == bindparam("agent"), _m.user_id == bindparam("user"), *_only(read_too=read_too)
+    )
+    if descending:
+        return found.where(_m.seq < bindparam("before")).order_by(_m.seq.desc()).limit(bindparam("most"))
+    return (
+        found.where(_m.seq > bindparam("after"), _m.seq <= bindparam("upto")).order_by(_m.seq).limit(bindparam("most"))
+    )
+
+
+def _only(*, read_too: bool) -> tuple[Any, ...]:
+    return () if read_too else (_m.is_read == false(),)
+
+
+_FREE = or_(_m.claimed_at.is_(None), _m.claimed_at < bindparam("claims_since"))
+LISTINGS = {
+    (read_too, bodies, unclaimed): _portions(read_too=read_too, bodies=bodies).where(*((_FREE,) if unclaimed else ()))
+    for read_too in (False, True)
+    for bodies in (False, True)
+    for unclaimed in (False, True)
+}
+"""By: read ones too, with bodies, without claimed ones."""
+_NEWEST_FIRST = {read_too: _portions(read_too=read_too, descending=True) for read_too in (False, True)}
+_COUNTS = {
+    read_too: select(func.count()).where(_m.to_agent_id == bindparam("agent"), *_only(read_too=read_too))
+    for read_too in (False, True)
+}
+_PAGES = {
+    read_too: select(*MESSAGE_COLUMNS)
+    .where(_m.to_agent_id == bindparam("agent"), _m.user_id == bindparam("user"), *_only(read_too=read_too))
+    .order_by(_m.seq.desc())
+    .limit(bindparam("most"))
+    .offset(bindparam("skip"))
+    for read_too in (False, True)
+}
+_NEWEST = select(agents.c.inbox_seq).where(agents.c.id == bindparam("agent"))
+_UNREAD_SINCE = (
+    select(func.max(_m.seq))
+    .where(
+        _m.to_agent_id == bindparam("agent"),
+        _m.is_read == false(),
+        _m.seq > bindparam("after"),
+    )
+    .scalar_subquery()
+)
+_NEWS = select(agents.c.inbox_seq, _UNREAD_SINCE).where(agents.c.id == bindparam("agent"))
+_THREAD = (
+    select(_m.id, _m.from_agent_id, _m.to_agent_id)
+    .where(_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
+    .order_by(_m.created_at, _m.ordinal, _m.seq)
+)
+_SOME = select(*MESSAGE_COLUMNS).where(_m.user_id == bindparam("user"), _m.id.in_(bindparam("ids", expanding=True)))
+_ONE = select(_m.from_agent_id, _m.to_agent_id, *MESSAGE_COLUMNS).where(
+    _m.id == bindparam("message"), _m.user_id == bindparam("user")
+)
+_ENDS = select(_m.from_agent_id, _m.to_agent_id).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
+
+
+class _Portions:
+    """How many messages to fetch next, by how large the last ones were."""
+
+    def __init__(self) -> None:
+        self.size = FIRST_PORTION
+
+    def saw(self, found: Sequence[Message]) -> None:
+        if found:
+            mean = sum(len(message.body) for message in found) // len(found) + 1
+            self.size = max(4, min(LARGEST_PORTION, PORTION_CHARACTERS // mean))
+
+
+async def listing(store: Store, place: Place, wish: Wish) -> Listing:
+    """What comes after the cursor: at most `limit` messages, and not many more characters than a portion holds."""
+    newest = await store.read(lambda c: c.execute(_NEWEST, {"agent": place.agent_id}).scalar()) or 0
+    found: list[Any] = []
+    after = wish.after
+    portions = _Portions()
+    statement = LISTINGS[place.read_too, wish.bodies, wish.unclaimed]
+    names = {"agent": place.agent_id, "user": place.user_id, "upto": newest}
+    if wish.unclaimed:
+        names["claims_since"] = wish.claims_since
+    characters = 0
+    while after < newest:
+        most = wish.limit - len(found)
+        if wish.bodies:
+            most = min(most, portions.size)
+        rows = await store.read(_all(statement, {**names, "after": after, "most": most + 1}))
+        more = len(rows) > most
+        taken: Sequence[Any] = [(message_of if wish.bodies else envelope_of)(row) for row in rows[:most]]
+        found += taken
+        if not more:
+            break
+        after = found[-1].cursor
+        if wish.bodies:
+            portions.saw(taken)
+            characters += sum(len(message.body) for message in taken)
+        if len(found) >= wish.limit or characters >= PORTION_CHARACTERS:
+            return Listing(found, after, more=True)
+    return Listing(found, newest, more=False)
+
+
+async def page(store: Store, place: Place, number: int, size: int) -> Page:
+    """The page `number` (from 1), newest first."""
+    skip = (number - 1) * size
+    names = {"agent": place.agent_id, "user": place.user_id, "most": size, "skip": skip}
+
+    def work(connection: Connection) -> tuple[int, Sequence[Sequence[Any]]]:
+        total = int(connection.execute(_COUNTS[place.read_too], {"agent": place.agent_id}).scalar() or 0)
+        if skip >= total:
+            return total, []
+        return total, connection.execute(_PAGES[place.read_too], names).all()
+
+    total, rows = await store.read(work)
+    return Page([message_of(row) for row in rows], total, number, size, max(1, -(-total // size)))
+
+
+async def whole_inbox(store: Store, place: Place, *, newest_first: bool = False) -> AsyncIterator[Sequence[Message]]:
+    """Everything in the inbox, in portions."""
+    newest = await store.read(lambda c: c.execute(_NEWEST, {"agent": place.agent_id}).scalar()) or 0
+    names: dict[str, Any] = {"agent": place.agent_id, "user": place.user_id}
+    portions = _Portions()
+    if newest_first:
+        statement, edge, at = _NEWEST_FIRST[place.read_too], "before", newest + 1
+    else:
+        statement, edge, at = LISTINGS[place.read_too, True, False], "after", 0
+        names["upto"] = newest
+    while newest:
+        rows = await store.read(_all(statement, {**names, edge: at, "most": portions.size}))
+        found = [message_of(row) for row in rows]
+        yield found
+        if len(found) < portions.size:
+            return
+        at = found[-1].cursor
+        portions.saw(found)
+
+
+async def thread(store: Store, user_id: str, thread_id: str, agent_id: str | None) -> Sequence[str] | None:
+    """The ids of a thread's messages, oldest first; None where there is none, or none that `agent_id` takes part in."""
+    rows = await store.read(_all(_THREAD, {"user": user_id, "thread": thread_id}))
+    if not rows or (agent_id is not None and not any(agent_id in row[1:] for row in rows)):
+        return None
+    return [row[0] for row in rows]
+
+
+async def by_id(store: Store, user_id: str, ids: Sequence[str]) -> AsyncIterator[Sequence[Message]]:
+    """Those messages in that order, in portions."""
+    portions = _Portions()
+    at = 0
+    while at < len(ids):
+        some = ids[at : at + portions.size]
+        rows = await store.read(_all(_SOME, {"user": user_id, "ids": some}))
+        known = {row[0]: message_of(row) for row in rows}
+        found = [known[name] for name in some if name in known]
+        yield found
+        at += len(some)
+        portions.saw(found)
+
+
+def ends(connection: Connection, user_id: str, message_id: str) -> tuple[str, str] | None:
+    """The ids of sender and recipient; None if the user has no such message."""
+    row = connection.execute(_ENDS, {"message": message_id, "user": user_id}).first()
+    return None if row is None else (row[0], row[1])
+
+
+async def one(store: Store, user_id: str, message_id: str, agent_id: str | None) -> Message | None:
+    """That message, if it is the user's and, where `agent_id` is given, of a thread in which that agent takes part."""
+
+    def work(connection: Connection) -> Message | None:
+        row = connection.execute(_ONE, {"message": message_id, "user": user_id}).first()
+        if row is None:
+            return None
+        message = message_of(row[2:])
+        if agent_id is None or agent_id in row[:2] or takes_part(connection, user_id, message.thread_id, agent_id):
+            return message
+        return None
+
+    return await store.read(work)
+
+
+async def news(store: Store, agent_id: str, after: int) -> tuple[int, int]:
+    """The newest number of the inbox, and that of the newest unread message after `after` (0: there is none)."""
+    row = await store.read(lambda c: c.execute(_NEWS, {"agent": agent_id, "after": after}).first())
+    return (0, 0) if row is None else (row[0], row[1] or 0)
+
+
+def claims_since(seconds: float) -> str:
+    """A claim made before this moment does not count any more."""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+
+
+def _all(statement: Select[Any], names: dict[str, Any]) -> Callable[[Connection], Sequence[Sequence[Any]]]:
+    return lambda connection: connection.execute(statement, names).all()

@@ -1,0 +1,246 @@
+"""The messages' routes: send, inbox, thread, one message, read and unread."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from agent_mailer.broker.answers import Responses, refusals
+from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of, store_of
+from agent_mailer.broker.messages import inbox, sending
+from agent_mailer.broker.messages import receipts as marks
+from agent_mailer.broker.messages.forms import (
+    MOST_ATTACHMENT_BYTES,
+    OperatorForm,
+    SendForm,
+    documented,
+    idempotency_key,
+    read_form,
+)
+from agent_mailer.broker.messages.sending import Draft, Order, check_size
+from agent_mailer.broker.messages.wire import Listing, Message, Page, answer, described, encode, rendered
+from agent_mailer.broker.protocol import Fault
+from agent_mailer.broker.streams import streams_of
+
+router = APIRouter(prefix="/messages", tags=["messages"])
+
+LARGEST_NUMBER = 2**63 - 1
+Html = Annotated[bool, Query(description="false: without `body_html`")]
+SENT: Responses = {
+    200: described(Message, list[Message], description="One message; a list unless there is exactly one recipient")
+}
+
+
+@router.post(
+    "/send",
+    summary="Send, reply or forward",
+    openapi_extra=documented(SendForm),
+    responses={**SENT, **refusals(400, 401, 403, 404, 409, 413, 422, 503)},
+    response_class=Response,
+)
+async def send(request: Request, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
+    """Store a message for each recipient, all of them or none."""
+    form = await read_form(request, SendForm)
+    agent = await owned_inbox(request, caller, form.agent_id, form.from_agent)
+    order = order_of(
+        request,
+        form,
+        sender=(caller.user_id, agent.id, agent.address),
+        bound=caller.agent_id is not None,
+        stranger="Cross-tenant messaging is not allowed (recipient '{}')",
+    )
+    return await deliver(request, order, html=html)
+
+
+def order_of(
+    request: Request, form: OperatorForm, *, sender: tuple[str, str, str], bound: bool, stranger: str
+) -> Order:
+    """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 413."""
+    longest = settings_of(request).max_body_bytes
+    check_size(len(form.body.encode()), longest)
+    if form.attachments and len(encode(form.attachments)) > MOST_ATTACHMENT_BYTES:
+        raise Fault(413, f"Attachments too large. Maximum: {MOST_ATTACHMENT_BYTES} bytes of JSON")
+    user_id, agent_id, address = sender
+    draft = Draft(
+        from_agent=address,
+        to=(form.to_agent,) if isinstance(form.to_agent, str) else tuple(form.to_agent),
+        action=form.action,
+        subject=form.subject,
+        body=form.body,
+        attachments=tuple(form.attachments),
+        parent_id=form.parent_id or None,
+        forward_scope=form.forward_scope,
+        thread_id=form.thread_id,
+        hops=form.hops,
+        automatic=form.automatic,
+        priority=form.priority,
+        kind=form.kind,
+        labels=tuple(form.labels),
+    )
+    return Order(draft, user_id, agent_id, bound, idempotency_key(request), stranger, longest)
+
+
+async def deliver(request: Request, order: Order, *, html: bool) -> Response:
+    """Store it, wake those who wait for it, and answer. Raises Fault."""
+    store = store_of(request)
+    try:
+        sent = await store.write_each(sending.send_all, order)
+    except IntegrityError:
+        # Another process stored the same key in between: now it is there to be found.
+        sent = await store.write_each(sending.send_all, order)
+    streams_of(request).arrived(sent.arrivals)
+    found = await rendered(sent.messages) if html else sent.messages
+    headers = {"Idempotency-Replayed": "true"} if sent.replayed else None
+    return answer(found[0] if len(found) == 1 else found, headers=headers)
+
+
+@router.get(
+    "/inbox/{address}",
+    summary="What is in an inbox",
+    responses={
+        200: described(
+            list[Message],
+            Page,
+            Listing,
+            description="All of it, oldest first; a page, newest first (`page`); what comes after a cursor (`after`)",
+        ),
+        **refusals(401, 403, 404, 422, 503),
+    },
+    response_class=Response,
+)
+async def list_inbox(
+    request: Request,
+    address: str,
+    caller: AsAgent,
+    agent_id: Annotated[str, Query()],
+    all: Annotated[bool, Query(description="Read messages, too")] = False,  # noqa: FBT002
+    page: Annotated[int | None, Query(ge=1)] = None,
+    page_size: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    bodies: Annotated[bool, Query(description="false: without body, body_html and attachments")] = True,  # noqa: FBT002
+    claimed: Annotated[bool, Query(description="false: without what a watcher has claimed")] = True,  # noqa: FBT002
+    html: Html = True,  # noqa: FBT002
+) -> Response:
+    """Unread messages (`all`: read ones, too). The agent counts as online for a minute."""
+    agent = await owned_inbox(request, caller, agent_id, address)
+    directory_of(request).seen(agent.id)
+    store = store_of(request)
+    place = inbox.Place(agent.user_id, agent.id, all)
+    if after is not None:
+        since = inbox.claims_since(settings_of(request).claim_seconds)
+        found = await inbox.listing(store, place, inbox.Wish(after, limit, bodies, not claimed, since))
+        if bodies and html:
+            await rendered([message for message in found.messages if isinstance(message, Message)])
+        return answer(found)
+    if page is not None:
+        return await page_of(request, place, page, page_size, html=html)
+    return await json_list(inbox.whole_inbox(store, place), html=html)
+
+
+async def page_of(request: Request, place: inbox.Place, number: int, size: int, *, html: bool) -> Response:
+    found = await inbox.page(store_of(request), place, number, size)
+    if html:
+        await rendered(found.messages)
+    return answer(found)
+
+
+async def json_list(portions: AsyncIterator[Sequence[Message]], *, html: bool) -> Response:
+    """A JSON list, written while it is read where it does not fit in one portion."""
+    # Not `anext(portions, ())`: Python 3.11 takes an empty tuple for the arguments of an exception.
+    first = await anext(portions, None) or []
+    second = await anext(portions, None)
+    if html:
+        await rendered(first)
+    if second is None:
+        return answer(first)
+    start: list[Sequence[Message]] = [first, second]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        mark = b"["
+        for portion in start:
+            yield mark + await _joined(portion, html=html)
+            mark = b","
+        start.clear()
+        async for portion in portions:
+            if portion:
+                yield mark + await _joined(portion, html=html)
+        yield b"]"
+
+    return StreamingResponse(pieces(), media_type="application/json")
+
+
+async def _joined(portion: Sequence[Message], *, html: bool) -> bytes:
+    if html:
+        await rendered(portion)
+    return b",".join(encode(message) for message in portion)
+
+
+@router.get(
+    "/thread/{thread_id:path}",
+    summary="All messages of a thread",
+    responses={200: described(list[Message]), **refusals(401, 404, 503)},
+    response_class=Response,
+)
+async def list_thread(request: Request, thread_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
+    """Oldest first."""
+    store = store_of(request)
+    ids = await inbox.thread(store, caller.user_id, thread_id, caller.agent_id)
+    if ids is None:
+        raise Fault(404, "Thread not found")
+    return await json_list(inbox.by_id(store, caller.user_id, ids), html=html)
+
+
+@router.get(
+    "/{message_id}",
+    summary="One message",
+    responses={200: described(Message), **refusals(401, 404, 503)},
+    response_class=Response,
+)
+async def one_message(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
+    """That message."""
+    found = await inbox.one(store_of(request), caller.user_id, message_id, caller.agent_id)
+    if found is None:
+        raise Fault(404, "Message not found")
+    return await whole(found, html=html)
+
+
+async def whole(message: Message, *, html: bool = True) -> Response:
+    if html:
+        await rendered((message,))
+    return answer(message)
+
+
+@router.patch(
+    "/{message_id}/read",
+    summary="Mark as read",
+    responses={200: described(Message), **refusals(401, 403, 404, 503)},
+    response_class=Response,
+)
+async def read(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
+    """The message as it is then."""
+    message = await store_of(request).write(lambda c: marks.mark_read(c, marks.hold(c, caller, message_id)))
+    return await whole(message, html=html)
+
+
+@router.patch(
+    "/{message_id}/unread",
+    summary="Mark as unread",
+    responses={200: described(Message), **refusals(401, 403, 404, 503)},
+    response_class=Response,
+)
+async def unread(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
+    """The message as it is then: at the end of the inbox, and unclaimed."""
+
+    def work(connection: Connection) -> tuple[str, Message]:
+        held = marks.hold(connection, caller, message_id)
+        return held.agent_id, marks.mark_unread(connection, held)
+
+    agent_id, message = await store_of(request).write(work)
+    streams_of(request).arrived([(agent_id, message.cursor)])
+    return await whole(message, html=html)

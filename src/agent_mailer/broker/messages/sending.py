@@ -1,0 +1,328 @@
+"""Sending: all that wait for the writer are stored together, in a handful of statements."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+
+from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
+from agent_mailer.broker.protocol import Fault, now_text
+from agent_mailer.broker.tables import agents, messages
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What is to be sent, as the request says it."""
+
+    from_agent: str
+    to: tuple[str, ...]
+    action: str = "send"
+    subject: str = ""
+    body: str = ""
+    attachments: tuple[Any, ...] = ()
+    parent_id: str | None = None
+    forward_scope: str | None = None
+    thread_id: str | None = None
+    hops: int = 0
+    automatic: str = "no"
+    priority: str = "normal"
+    kind: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Draft)}
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A draft, who sends it, and under which idempotency key.
+
+    `bound`: the sender reads only threads in which it takes part. `stranger` is the refusal of a recipient of another
+    user, with `{}` for its address. `longest` is the most bytes a body may come to.
+    """
+
+    draft: Draft
+    user_id: str
+    agent_id: str
+    bound: bool
+    key: str | None
+    stranger: str
+    longest: int
+
+    def request_hash(self) -> str:
+        """The same for the same request, also in a later version that knows of more fields."""
+        said = ((name, getattr(self.draft, name)) for name in _DEFAULTS)
+        told = {name: value for name, value in said if value != _DEFAULTS[name]}
+        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """The messages, one for each recipient; `arrivals` are the inboxes (agent id, number) that have something new."""
+
+    messages: list[Message]
+    replayed: bool = False
+    arrivals: tuple[tuple[str, int], ...] = ()
+
+
+class _Parent(msgspec.Struct, frozen=True):
+    id: str
+    user_id: str
+    thread_id: str
+    from_agent_id: str
+    to_agent_id: str
+
+
+_m = messages.c
+_EARLIER = select(_m.from_agent_id, _m.idempotency_key, _m.request_hash, _m.ordinal, *MESSAGE_COLUMNS).where(
+    _m.idempotency_key.in_(bindparam("keys", expanding=True)),
+    _m.from_agent_id.in_(bindparam("senders", expanding=True)),
+)
+# Not FOR UPDATE: that would wait for whoever only stores a message of this agent, and he for us.
+_RECIPIENTS = (
+    select(agents.c.address, agents.c.id, agents.c.user_id, agents.c.inbox_seq)
+    .where(agents.c.address.in_(bindparam("addresses", expanding=True)))
+    .order_by(agents.c.id)
+    .with_for_update(key_share=True)
+)
+_PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id).where(
+    _m.id.in_(bindparam("ids", expanding=True))
+)
+_TAKES_PART = (
+    select(_m.id)
+    .where(
+        _m.user_id == bindparam("user"),
+        _m.thread_id == bindparam("thread"),
+        or_(_m.from_agent_id == bindparam("agent"), _m.to_agent_id == bindparam("agent")),
+    )
+    .limit(1)
+)
+_QUOTED = (_m.from_agent, _m.to_agent, _m.created_at, _m.action, _m.subject, _m.body)
+_QUOTED_MESSAGE = select(*_QUOTED).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
+_IN_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
+_QUOTED_THREAD = select(*_QUOTED).where(*_IN_THREAD).order_by(_m.created_at, _m.ordinal, _m.seq)
+_THREAD_SIZE = select(func.sum(func.length(_m.body) + 40)).where(*_IN_THREAD)
+_COUNT_ON = update(agents).where(agents.c.id == bindparam("who")).values(inbox_seq=bindparam("newest"))
+_STORE = insert(messages)
+
+
+def takes_part(connection: Connection, user_id: str, thread_id: str, agent_id: str) -> bool:
+    """Whether the agent wrote or got a message of that thread."""
+    found = connection.execute(_TAKES_PART, {"user": user_id, "thread": thread_id, "agent": agent_id}).first()
+    return found is not None
+
+
+def send_all(connection: Connection, orders: Sequence[Order]) -> list[Sent | Fault]:
+    """Store what is asked for: each order whole or, with its Fault, not at all.
+
+    Inboxes count on under the lock of this transaction, so that the order of their numbers is the order of commits.
+    """
+    return _Batch(connection, orders).run()
+
+
+class _Batch:
+    def __init__(self, connection: Connection, orders: Sequence[Order]) -> None:
+        self.connection = connection
+        self.orders = orders
+        self.rows: list[dict[str, object]] = []
+        self.counted: set[str] = set()
+
+    def run(self) -> list[Sent | Fault]:
+        self.earlier = self._read_earlier()
+        addresses = {address for order in self.orders for address in order.draft.to}
+        found = self.connection.execute(_RECIPIENTS, {"addresses": sorted(addresses)}).all() if addresses else []
+        self.recipients: dict[str, tuple[str, str]] = {row[0]: (row[1], row[2]) for row in found}
+        self.newest: dict[str, int] = {row[1]: row[3] for row in found}
+        wanted = {order.draft.parent_id for order in self.orders if order.draft.parent_id}
+        parents = self.connection.execute(_PARENTS, {"ids": sorted(wanted)}).all() if wanted else []
+        self.parents = {row[0]: _Parent(*row) for row in parents}
+        results: list[Sent | Fault] = []
+        for order in self.orders:
+            try:
+                results.append(self._send(order))
+            except Fault as fault:
+                results.append(fault)
+        if self.rows:
+            # In the order of the locks, which others take too.
+            counts = [{"who": agent_id, "newest": self.newest[agent_id]} for agent_id in sorted(self.counted)]
+            self.connection.execute(_COUNT_ON, counts)
+            self.connection.execute(_STORE, self.rows)
+        return results
+
+    def _read_earlier(self) -> dict[tuple[str, str], tuple[str, list[Message]]]:
+        keyed = [order for order in self.orders if order.key is not None]
+        if not keyed:
+            return {}
+        names = {"keys": sorted({str(o.key) for o in keyed}), "senders": sorted({o.agent_id for o in keyed})}
+        earlier: dict[tuple[str, str], tuple[str, list[Message]]] = {}
+        for row in sorted(self.connection.execute(_EARLIER, names), key=itemgetter(3)):
+            earlier.setdefault((row[0], row[1]), (row[2], []))[1].append(message_of(row[4:]))
+        return earlier
+
+    def _send(self, order: Order) -> Sent:
+        digest = order.request_hash() if order.key is not None else None
+        if order.key is not None and digest is not None:
+            stored = self.earlier.get((order.agent_id, order.key))
+            if stored is not None:
+                if stored[0] != digest:
+                    raise Fault(409, "This Idempotency-Key was used for another request")
+                return Sent(stored[1], replayed=True)
+        to = [self._recipient(order, address) for address in order.draft.to]
+        parent = self._parent(order)
+        body = self._body(order, parent)
+        made = self._messages(order, parent, body, to)
+        if order.key is not None and digest is not None and made:
+            self.earlier[order.agent_id, order.key] = (digest, made)
+        for ordinal, (message, agent_id) in enumerate(zip(made, to, strict=True)):
+            self.rows.append(_row(order, message, agent_id, ordinal, digest))
+        self.counted.update(to)
+        return Sent(made, arrivals=tuple((agent_id, self.newest[agent_id]) for agent_id in to))
+
+    def _recipient(self, order: Order, address: str) -> str:
+        agent_id, user_id = self.recipients.get(address, ("", ""))
+        if not agent_id:
+            raise Fault(404, f"Recipient address '{address[:200]}' not found")
+        if user_id != order.user_id:
+            raise Fault(403, order.stranger.format(address[:200]))
+        return agent_id
+
+    def _parent(self, order: Order) -> _Parent | None:
+        draft = order.draft
+        if not draft.parent_id:
+            if draft.action != "send":
+                raise Fault(400, "parent_id is required for reply/forward")
+            return None
+        parent = self.parents.get(draft.parent_id)
+        if parent is None or parent.user_id != order.user_id or not self._may_read(order, parent):
+            raise Fault(404, "Parent message not found")
+        return parent
+
+    def _may_read(self, order: Order, parent: _Parent) -> bool:
+        if not order.bound or order.agent_id in (parent.from_agent_id, parent.to_agent_id):
+            return True
+        return takes_part(self.connection, order.user_id, parent.thread_id, order.agent_id)
+
+    def _body(self, order: Order, parent: _Parent | None) -> str:
+        draft = order.draft
+        if draft.thread_id is not None and draft.action != "send":
+            raise Fault(400, "thread_id is only allowed when action is send")
+        if draft.forward_scope is None:
+            return draft.body
+        if draft.action != "forward" or parent is None:
+            raise Fault(400, "forward_scope is only allowed when action is forward")
+        quoted: Sequence[Sequence[Any]]
+        of_thread = {"user": order.user_id, "thread": parent.thread_id}
+        if draft.forward_scope == "message":
+            names = {"message": parent.id, "user": order.user_id}
+            quoted = self.connection.execute(_QUOTED_MESSAGE, names).all()
+        else:
+            # Before the bodies come into memory.
+            check_size(int(self.connection.execute(_THREAD_SIZE, of_thread).scalar() or 0), order.longest)
+            quoted = self.connection.execute(_QUOTED_THREAD, of_thread).all()
+        body = forwarded(draft.body, quoted)
+        check_size(len(body.encode()), order.longest)
+        return body
+
+    def _messages(self, order: Order, parent: _Parent | None, body: str, to: Sequence[str]) -> list[Message]:
+        draft = order.draft
+        made: list[Message] = []
+        now = now_text()
+        thread_id = _thread_id(order, parent)
+        for ordinal, (agent_id, address) in enumerate(zip(to, draft.to, strict=True)):
+            self.newest[agent_id] += 1
+            made.append(
+                Message(
+                    id=_message_id(order, ordinal),
+                    thread_id=thread_id,
+                    from_agent=draft.from_agent,
+                    to_agent=address,
+                    action=draft.action,
+                    subject=draft.subject,
+                    is_read=False,
+                    parent_id=None if parent is None else parent.id,
+                    created_at=now,
+                    cursor=self.newest[agent_id],
+                    hops=draft.hops,
+                    automatic=draft.automatic,
+                    priority=draft.priority,
+                    kind=draft.kind,
+                    labels=list(draft.labels),
+                    claimed_at=None,
+                    body=body,
+                    attachments=list(draft.attachments),
+                )
+            )
+        return made
+
+
+def check_size(size: int, longest: int) -> None:
+    """Raises Fault 413."""
+    if size > longest:
+        raise Fault(413, f"Message body too large: {size} bytes. Maximum: {longest} bytes")
+
+
+def forwarded(note: str, quoted: Iterable[Sequence[Any]]) -> str:
+    """The body of a forward: the note, and what is forwarded as one block each."""
+    blocks = []
+    for from_agent, to_agent, created_at, action, subject, body in quoted:
+        subject = f"\nSubject: {subject.strip()}" if subject.strip() else ""
+        head = f"From: {from_agent} → To: {to_agent}\nTime: {created_at}\nAction: {action}{subject}"
+        blocks.append(f"{head}\n\n{body}")
+    text = "\n\n---\n\n".join(blocks)
+    return f"{note.strip()}\n\n----------\n\n{text}" if note.strip() else text
+
+
+def _thread_id(order: Order, parent: _Parent | None) -> str:
+    draft = order.draft
+    if draft.action != "send":
+        assert parent is not None
+        return parent.thread_id
+    if draft.thread_id is not None:
+        return draft.thread_id
+    return _named(order, "thread") if order.key is not None else str(uuid.uuid4())
+
+
+def _message_id(order: Order, ordinal: int) -> str:
+    return _named(order, str(ordinal)) if order.key is not None else str(uuid.uuid4())
+
+
+def _named(order: Order, what: str) -> str:
+    """The id that follows from the sender and its key."""
+    try:
+        namespace = uuid.UUID(order.agent_id)
+    except ValueError:
+        namespace = uuid.uuid5(uuid.NAMESPACE_URL, order.agent_id)
+    return str(uuid.uuid5(namespace, f"{what}:{order.key}"))
+
+
+def _row(order: Order, message: Message, agent_id: str, ordinal: int, digest: str | None) -> dict[str, object]:
+    return {
+        "id": message.id,
+        "thread_id": message.thread_id,
+        "user_id": order.user_id,
+        "from_agent_id": order.agent_id,
+        "from_agent": message.from_agent,
+        "to_agent_id": agent_id,
+        "to_agent": message.to_agent,
+        "action": message.action,
+        "subject": message.subject,
+        "body": message.body,
+        "attachments": message.attachments,
+        "is_read": False,
+        "parent_id": message.parent_id,
+        "created_at": message.created_at,
+        "seq": message.cursor,
+        "hops": message.hops,
+        "automatic": message.automatic,
+        "priority": message.priority,
+        "kind": message.kind,
+        "labels": message.labels,
+        "claimed_by": None,
+        "claimed_at": None,
+        "idempotency_key": order.key,
+        "request_hash": digest,
+        "ordinal": ordinal,
+    }

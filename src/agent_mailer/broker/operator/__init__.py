@@ -1,0 +1,1 @@
+"""The person behind the agents, and what the first user alone may do."""

@@ -1,0 +1,1 @@
+"""Teams of agents, as a person or a launcher keeps them."""

@@ -1,0 +1,1 @@
+"""People at the broker: registration, login, invites, keys."""

@@ -1,0 +1,130 @@
+"""Passwords, login tokens, and what slows down guessing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import jwt
+import msgspec
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+from limits import parse
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+
+from agent_mailer.broker.protocol import Fault
+
+T = TypeVar("T")
+
+AT_ONCE = 2
+"""Each takes 19 MiB and a core for some 30 ms: a flood of logins must not take the machine."""
+
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+
+def hash_password(password: str) -> str:
+    """As it is stored."""
+    return _HASHER.hash(password)
+
+
+class Passwords:
+    """One per process."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._nobodys: str | None = None
+
+    async def hashed(self, password: str) -> str:
+        async with self._turn:
+            return await asyncio.to_thread(hash_password, password)
+
+    async def fits(self, stored: str | None, password: str) -> bool:
+        """Whether the password is the one of `stored`; without one the answer is no and takes as long."""
+        return await self.in_turn(lambda: self.verify(stored, password))
+
+    async def in_turn(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run `work`, which may `verify`, when it is its turn."""
+        async with self._turn:
+            return await work()
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """`fits`, for who has its turn already."""
+        if stored is None and self._nobodys is None:
+            self._nobodys = await asyncio.to_thread(hash_password, secrets.token_hex(16))
+        fits = await asyncio.to_thread(_fits, stored or self._nobodys or "", password)
+        return fits and stored is not None
+
+
+def _fits(stored: str, password: str) -> bool:
+    try:
+        return _HASHER.verify(stored, password)
+    except (Argon2Error, InvalidHashError):
+        return False
+
+
+_ALGORITHM = "HS256"
+
+
+class Claims(msgspec.Struct, frozen=True):
+    user_id: str
+    version: int
+
+
+def issue(secret: str, user_id: str, version: int, seconds: int, impersonated_by: str | None = None) -> str:
+    """A token good for `seconds`."""
+    now = int(time.time())
+    payload: dict[str, object] = {"user_id": user_id, "iat": now, "exp": now + seconds, "ver": version}
+    if impersonated_by is not None:
+        payload["impersonated_by"] = impersonated_by
+    return jwt.encode(payload, _key(secret), algorithm=_ALGORITHM)
+
+
+def read(secret: str, token: str) -> Claims | None:
+    """What a token says; None where it is not ours, not whole, or past its end."""
+    try:
+        payload = jwt.decode(token, _key(secret), algorithms=[_ALGORITHM], options={"require": ["exp", "iat"]})
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        return None
+    user_id, version = payload.get("user_id"), payload.get("ver")
+    if not isinstance(user_id, str) or not isinstance(version, int):
+        return None
+    return Claims(user_id, version)
+
+
+def _key(secret: str) -> bytes:
+    # A secret of any length becomes a key as long as the signature asks for.
+    return hashlib.sha256(b"agent-mailer login token\0" + secret.encode()).digest()
+
+
+class Throttle:
+    """One per process. `rate` as in `10/5 minutes`."""
+
+    def __init__(self, rate: str) -> None:
+        self._rate = parse(rate)
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+
+    async def check(self, username: str, host: str) -> None:
+        """Raises Fault 429 with Retry-After (seconds) where either has failed too often."""
+        for kind, who in (("user", username), ("host", host)):
+            if await self._limiter.test(self._rate, kind, who):
+                continue
+            window = await self._limiter.get_window_stats(self._rate, kind, who)
+            seconds = max(1, math.ceil(window.reset_time - time.time()))
+            raise Fault(
+                429,
+                f"Too many wrong passwords; try again in {seconds} seconds",
+                headers={"Retry-After": str(seconds)},
+            )
+
+    async def failed(self, username: str, host: str) -> None:
+        await self._limiter.hit(self._rate, "user", username)
+        await self._limiter.hit(self._rate, "host", host)
+
+    async def succeeded(self, username: str) -> None:
+        await self._limiter.clear(self._rate, "user", username)

@@ -1,0 +1,25 @@
+"""`broker`: serve one, and what its owner does without curl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from agent_mailer.cli.terminal.commands import LazyGroup, group
+
+
+class _Broker(LazyGroup):
+    table: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "serve": ("agent_mailer.cli.broker.serve", "Run the broker."),
+        "user": ("agent_mailer.cli.broker.user", "Its users: add, list, a new password."),
+        "invite": ("agent_mailer.cli.broker.invite", "Invite codes for new users."),
+        "key": ("agent_mailer.cli.broker.key", "API keys of agents: add, list, revoke."),
+    }
+
+
+app = group("broker", "The Agent Mailer Protocol broker. It needs: pip install 'agent-mailer[broker]'", _Broker)
+
+
+@app.callback()
+def _root() -> None:
+    pass

@@ -1,0 +1,131 @@
+"""Options that the broker's commands share, and the database that they lead to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from agent_mailer import __version__
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
+from agent_mailer.names import printable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from agent_mailer.broker.data import Data
+    from agent_mailer.broker.users.rows import User
+
+T = TypeVar("T")
+
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="The broker's data folder. Default: in your own data folder."),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="An SQLAlchemy URL. Default: broker.db in the data folder."),
+]
+
+_EXTRA = (
+    *("fastapi", "sqlalchemy", "alembic", "argon2", "uvicorn", "sse_starlette"),
+    *("jwt", "limits", "markdown_it", "nh3", "python_multipart"),
+)
+
+
+def require_extra() -> None:
+    """Raises ConfigFault where the broker's packages are missing."""
+    missing = [name for name in _EXTRA if find_spec(name) is None]
+    if missing:
+        raise ConfigFault(
+            "no_extra",
+            f"the broker needs packages that are not installed ({', '.join(missing)})",
+            "pip install 'agent-mailer[broker]'",
+        )
+
+
+def data_of(folder: Path | None, database: str | None) -> Data:
+    """What the options and the environment mean. Raises ConfigFault."""
+    require_extra()
+    from agent_mailer.broker.data import find_data
+
+    return find_data(folder, database, os.environ)
+
+
+def change(data: Data, work: Callable[[Connection], T]) -> T:
+    """Run `work` in a write transaction of the broker's database, which is made where it is missing.
+
+    A broker may serve it meanwhile. Raises MailerError.
+    """
+    from agent_mailer.broker.data import make_database
+
+    os.umask(0o077)
+    make_database(data)
+    return _run(data, work, writes=True)
+
+
+def look(data: Data, work: Callable[[Connection], T]) -> T:
+    """Run `work`, which only reads. Raises MailerError."""
+    if data.file is not None and not data.file.exists():
+        raise ConfigFault(
+            "no_database", f"there is no broker's database at {data.file}", "agent-mailer broker serve, or --data DIR"
+        )
+    return _run(data, work, writes=False)
+
+
+def _run(data: Data, work: Callable[[Connection], T], *, writes: bool) -> T:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from agent_mailer.broker.data import who_serves
+    from agent_mailer.broker.database import Store
+    from agent_mailer.broker.migrate import bring_to_head, trouble
+    from agent_mailer.broker.protocol import Fault
+
+    serving = who_serves(data)
+    if serving is not None and serving.version != __version__:
+        # Else a migration could happen under it.
+        raise BusyFault(
+            "other_version",
+            f"the broker at {serving.url} is agent-mailer {serving.version}, and this is {__version__}",
+            f"use that program, or stop the broker first: kill {serving.pid}",
+        )
+
+    async def run() -> T:
+        await bring_to_head(data.database)
+        store = Store(data.database)
+        await store.open()
+        try:
+            return await (store.write(work) if writes else store.read(work))
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(run())
+    except Fault as fault:
+        raise MailerError("refused", fault.detail) from None
+    except SQLAlchemyError as error:
+        raise trouble(data.database, error) from None
+
+
+def url_of(data: Data) -> str:
+    """Where its broker can be reached, or will be if it is started as usual."""
+    from agent_mailer.broker.data import DEFAULT_URL, who_serves
+
+    serving = who_serves(data)
+    return DEFAULT_URL if serving is None else serving.url
+
+
+def user_named(connection: Connection, name: str) -> User:
+    """Raises UsageFault."""
+    from agent_mailer.broker.users.rows import all_users, find_user
+
+    user = find_user(connection, name)
+    if user is None:
+        known = ", ".join(one.username for one in all_users(connection)[:10]) or "nobody yet"
+        raise UsageFault("no_user", f"there is no user {printable(name)}", f"there is: {known}")
+    return user

@@ -1,0 +1,158 @@
+"""`broker user`: who may use the broker."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.broker.place import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
+from agent_mailer.cli.options import Json
+from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.cli.terminal.tables import columns
+from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+PASSWORD_VARIABLE = "AGENT_MAILER_PASSWORD"  # noqa: S105 - a name
+LARGEST_FILE = 4096
+
+Name = Annotated[str, typer.Argument(help="3 to 30 lower-case letters, digits and hyphens.", show_default=False)]
+PasswordFile = Annotated[
+    str | None,
+    typer.Option(
+        "--password-file",
+        metavar="FILE",
+        help=f"Read it from there, - is stdin; else ${PASSWORD_VARIABLE}, else asked.",
+    ),
+]
+
+app = group("user", "The broker's users. Works on its database, whether it runs or not.")
+
+
+@app.command("add", cls=LightCommand)
+def add(
+    name: Name,
+    invite: Annotated[
+        str | None, typer.Option(help="Use up this code. Who may open the database needs none.", show_default=False)
+    ] = None,
+    password_file: PasswordFile = None,
+    data: DataFolder = None,
+    database: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Add a user and make an API key, which is shown this once."""
+    place = data_of(data, database)
+    from agent_mailer.broker.documents import WATCH, set_up_agent
+    from agent_mailer.broker.protocol import Fault
+    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.login import hash_password
+    from agent_mailer.broker.users.rows import Key, User
+
+    password = read_password(password_file)
+    try:
+        accounts.check_username(name)
+        accounts.check_password(password)
+    except Fault as fault:
+        raise UsageFault("refused", fault.detail) from None
+    hashed, raw_key = hash_password(password), accounts.new_raw_key()
+
+    def work(connection: Connection) -> tuple[User, Key]:
+        code = invite or _first_code(connection)
+        user = accounts.add_user(connection, name, hashed, code, invited=invite is not None)
+        return user, accounts.add_key(connection, user.id, "broker user add", raw_key)
+
+    user, key = change(place, work)
+    step = set_up_agent(url_of(place), raw_key)
+    if as_json:
+        json_out({"user": user, "key": key, "api_key": raw_key, "broker_url": url_of(place), "next": step.command})
+        return
+    say(f"{user.username} is a user of this broker{', and its superadmin' if user.is_superadmin else ''}.")
+    say(f"API key, shown this once: {raw_key}\n")
+    say("Next:\n")
+    for one in (step, WATCH):
+        say(f"  {one.command}\n      {one.does}")
+
+
+def _first_code(connection: Connection) -> str | None:
+    """The first user uses up the code that was printed for them: whoever has read it gets nothing by it."""
+    from agent_mailer.broker.users import rows as accounts
+
+    if accounts.all_users(connection):
+        return None
+    codes = [invite.code for invite in accounts.all_invites(connection) if invite.used_by is None]
+    return codes[0] if codes else None
+
+
+@app.command("list", cls=LightCommand)
+def listed(data: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
+    """The users, oldest first."""
+    place = data_of(data, database)
+    from agent_mailer.broker.users.rows import all_users
+
+    users = look(place, all_users)
+    if as_json:
+        json_out(users)
+        return
+    rows = [(user.username, "superadmin" if user.is_superadmin else "", user.created_at[:16]) for user in users]
+    say(
+        columns(rows, ("USER", "", "SINCE (UTC)"), ids=("USER",))
+        if rows
+        else "Nobody yet: agent-mailer broker user add NAME"
+    )
+
+
+@app.command("password", cls=LightCommand)
+def password(
+    name: Name, password_file: PasswordFile = None, data: DataFolder = None, database: DatabaseUrl = None
+) -> None:
+    """Give a user a new password. Logins of before end; API keys stay."""
+    place = data_of(data, database)
+    from agent_mailer.broker.protocol import Fault
+    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.login import hash_password
+
+    look(place, lambda c: user_named(c, name))
+    given = read_password(password_file)
+    try:
+        accounts.check_password(given)
+    except Fault as fault:
+        raise UsageFault("refused", fault.detail) from None
+    hashed = hash_password(given)
+    change(place, lambda c: accounts.set_password(c, user_named(c, name).id, hashed))
+    say(f"{name} has a new password; logins of before end within seconds.")
+
+
+def read_password(file: str | None) -> str:
+    """From a file, the environment, or the terminal, without echo. Raises MailerError."""
+    if file is None:
+        given = os.environ.get(PASSWORD_VARIABLE)
+        if given:
+            return given
+        if not sys.stdin.isatty():
+            raise UsageFault(
+                "no_password",
+                "there is no terminal to ask for the password",
+                f"give --password-file FILE, or set {PASSWORD_VARIABLE}",
+            )
+        typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return typed
+    try:
+        if file == "-":
+            raw = sys.stdin.buffer.read(LARGEST_FILE)
+        else:
+            with Path(file).open("rb") as stream:
+                raw = stream.read(LARGEST_FILE)
+        text = raw.decode().rstrip("\r\n")
+    except OSError as error:
+        raise ConfigFault("no_password", f"{file} cannot be read: {error.strerror}", f"ls -l {file}") from None
+    except UnicodeDecodeError:
+        raise ConfigFault("no_password", f"{file} is no UTF-8 text", "write the password as its one line") from None
+    if not text or "\n" in text or "\0" in text:
+        raise MailerError("no_password", f"{file} does not hold one line", "write the password as its one line")
+    return text

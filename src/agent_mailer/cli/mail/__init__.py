@@ -1,0 +1,249 @@
+"""`mail`: the agent's mail during its turn; anywhere else a person's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.mail.options import (
+    As,
+    Body,
+    BodyFile,
+    KindOption,
+    MessageId,
+    Now,
+    PriorityOption,
+    Subject,
+    To,
+    as_screen,
+    head,
+    in_turn,
+    parse_kind,
+    parse_priority,
+    read_body,
+    show,
+    tell_staged,
+    whole,
+)
+from agent_mailer.cli.mail.send import send
+from agent_mailer.cli.options import Json, MaildirRoot, Workdir
+from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
+from agent_mailer.cli.terminal.tables import columns
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import split_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from agent_mailer.mailbox.port import Message
+    from agent_mailer.people.port import Person
+    from agent_mailer.turn_tools.commands import AgentMail
+
+app = group("mail", "Read and write mail: as the agent during its turn, elsewhere as a person.")
+
+
+@app.command("inbox", cls=LightCommand)
+def inbox(
+    every: Annotated[bool, typer.Option("--all", help="Also what was read.")] = False,
+    sender: Annotated[str | None, typer.Option("--from", metavar="ADDRESS", help="Only from this sender.")] = None,
+    kind: KindOption = None,
+    priority: PriorityOption = None,
+    whose: As = None,
+    workdir: Workdir = None,
+    maildir_root: MaildirRoot = None,
+    as_json: Json = False,
+) -> None:
+    """List the mail that waits; during a turn the one message."""
+    turn = _turn(whose)
+    if turn is not None:
+        found = [(turn.message(), True)]
+    else:
+        person = _person(whose, workdir, maildir_root)
+        wanted, urgency = parse_kind(kind), parse_priority(priority)
+        found = [
+            (message, new)
+            for message, new in person.inbox(read_too=every)
+            if (sender is None or message.envelope.sender == sender)
+            and (wanted is None or message.envelope.kind is wanted)
+            and (urgency is None or message.envelope.priority is urgency)
+        ]
+    if as_json:
+        json_out({"messages": [{**head(message), "new": new} for message, new in found]})
+    elif not found:
+        note("no mail" if every else "no new mail (agent-mailer mail inbox --all shows what was read)")
+    else:
+        say(_listing(found))
+
+
+@app.command("read", cls=LightCommand)
+def read(
+    message_id: MessageId = None,
+    whose: As = None,
+    workdir: Workdir = None,
+    maildir_root: MaildirRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Print a message; outside a turn it then counts as read."""
+    turn = _turn(whose)
+    if turn is not None:
+        message = turn.message(message_id)
+    else:
+        message = _person(whose, workdir, maildir_root).read(_required(message_id))
+    show(message, as_json=as_json)
+
+
+@app.command("thread", cls=LightCommand)
+def thread(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[THREAD]", help="A thread, or the id of a message in it.", show_default=False),
+    ] = None,
+    whose: As = None,
+    workdir: Workdir = None,
+    maildir_root: MaildirRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Print a whole thread, oldest message first."""
+    turn = _turn(whose)
+    messages = turn.thread() if turn is not None else _person(whose, workdir, maildir_root).thread(_required(name))
+    if as_json:
+        json_out({"messages": [whole(message) for message in messages]})
+        return
+    for number, message in enumerate(messages):
+        if number:
+            say("\n" + "-" * 72)
+        say(as_screen(message))
+
+
+@app.command("contacts", cls=LightCommand)
+def contacts(
+    whose: As = None, workdir: Workdir = None, maildir_root: MaildirRoot = None, as_json: Json = False
+) -> None:
+    """List whom mail can be sent to."""
+    turn = _turn(whose)
+    found = turn.contacts() if turn is not None else _person(whose, workdir, maildir_root).contacts()
+    if as_json:
+        json_out({"contacts": [{"address": contact.address, "note": contact.note} for contact in found]})
+        return
+    for contact in found:
+        say(screen_text(contact.address + (f"  ({contact.note})" if contact.note else "")))
+
+
+@app.command("reply", cls=LightCommand)
+def reply(
+    message_id: MessageId = None,
+    body: Body = None,
+    body_file: BodyFile = None,
+    subject: Subject = "",
+    kind: KindOption = None,
+    now: Now = False,
+    whose: As = None,
+    workdir: Workdir = None,
+    maildir_root: MaildirRoot = None,
+) -> None:
+    """Answer a message."""
+    turn = _turn(whose)
+    if turn is not None:
+        turn.message(message_id)
+        tell_staged(turn.reply(read_body(body, body_file), subject=subject, kind=parse_kind(kind), now=now), now=now)
+        return
+    _not_outside(now)
+    person = _person(whose, workdir, maildir_root)
+    say(person.reply(_required(message_id), read_body(body, body_file), subject=subject, kind=parse_kind(kind)))
+
+
+@app.command("forward", cls=LightCommand)
+def forward(
+    message_id: MessageId = None,
+    to: To = None,
+    body: Body = None,
+    body_file: BodyFile = None,
+    subject: Subject = "",
+    kind: KindOption = None,
+    now: Now = False,
+    whose: As = None,
+    workdir: Workdir = None,
+    maildir_root: MaildirRoot = None,
+) -> None:
+    """Pass a message on, with a note above it if you give one."""
+    turn = _turn(whose)
+    recipients = split_addresses(to or [])
+    text = read_body(body, body_file, optional=True)
+    if turn is not None:
+        turn.message(message_id)
+        tell_staged(turn.forward(recipients, text, subject=subject, kind=parse_kind(kind), now=now), now=now)
+        return
+    _not_outside(now)
+    person = _person(whose, workdir, maildir_root)
+    say(person.forward(_required(message_id), recipients, text, subject=subject, kind=parse_kind(kind)))
+
+
+app.command("send", cls=LightCommand)(send)
+
+
+@app.command("finish", cls=LightCommand)
+def finish(
+    done: Annotated[bool, typer.Option("--done", help="The work is done (the default).")] = False,
+    no_reply: Annotated[bool, typer.Option("--no-reply", help="No answer is wanted.")] = False,
+    blocked: Annotated[
+        str | None, typer.Option("--blocked", metavar="QUESTION", help="Only a human can decide: ask this.")
+    ] = None,
+) -> None:
+    """During a turn: say how it ends."""
+    turn = _turn(None)
+    if turn is None:
+        raise UsageFault("no_turn", "there is no turn here: an agent finishes its own turn", "agent-mailer mail inbox")
+    if blocked is not None and (done or no_reply):
+        raise UsageFault("two_ends", "a turn that is blocked is not done, and its question is sent", "")
+    if blocked is not None and not blocked.strip():
+        raise UsageFault("no_question", "the question is empty", 'agent-mailer mail finish --blocked "your question"')
+    turn.finish(reply_wanted=not no_reply, question=(blocked or "").strip())
+    if blocked is not None:
+        say("noted: blocked; the question goes to the sender when this turn ends")
+    else:
+        say("noted: done" + ("; nothing is sent by itself" if no_reply else ""))
+
+
+def _listing(found: Sequence[tuple[Message, bool]]) -> str:
+    from agent_mailer.cli.terminal.printing import local_time
+    from agent_mailer.names import printable
+
+    rows = [
+        (
+            "new" if new else "",
+            local_time(message.envelope.created),
+            printable(message.envelope.sender, 24),
+            message.envelope.kind.value if message.envelope.kind else "",
+            printable(message.envelope.id, 64),
+            printable(message.subject, 60),
+        )
+        for message, new in found
+    ]
+    return columns(rows, ("", "date", "from", "kind", "id", "subject"), ids=("id",), whole=("", "date", "kind"))
+
+
+def _turn(whose: str | None) -> AgentMail | None:
+    turn = in_turn()
+    if turn is not None and whose is not None:
+        raise UsageFault("in_turn", "during a turn the mail is the agent's own: --as is for people", "leave out --as")
+    return turn
+
+
+def _person(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Person:
+    from agent_mailer.people import person_at
+
+    return person_at(whose, workdir, maildir_root)
+
+
+def _required(message_id: str | None) -> str:
+    if not message_id:
+        raise UsageFault("no_message", "which message?", "agent-mailer mail inbox")
+    return message_id
+
+
+def _not_outside(now: bool) -> None:
+    if now:
+        raise UsageFault("no_turn", "--now is for an agent's turn; a person's mail leaves at once anyway", "")

@@ -1,0 +1,180 @@
+"""`send`: a message from a person, and the wait for its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.mail.options import (
+    Body,
+    BodyFile,
+    KindOption,
+    Now,
+    PriorityOption,
+    Subject,
+    Thread,
+    To,
+    as_screen,
+    in_turn,
+    parse_kind,
+    parse_priority,
+    read_body,
+    tell_staged,
+    whole,
+)
+from agent_mailer.cli.options import Json, MaildirRoot, Workdir
+from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.printing import json_out, note, say
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import split_addresses
+
+if TYPE_CHECKING:
+    from agent_mailer.mailbox.port import Draft
+    from agent_mailer.people.port import Person, Sent, Waited
+
+
+app = single()
+
+
+@app.command("send", cls=LightCommand)
+def send(
+    to: To = None,
+    subject: Subject = "",
+    body: Body = None,
+    body_file: BodyFile = None,
+    thread: Thread = "",
+    sender: Annotated[
+        str | None,
+        typer.Option(
+            *("--from", "--as"),
+            metavar="ADDRESS",
+            help="Who sends it. Default: user; at a broker its operator.",
+            show_default=False,
+        ),
+    ] = None,
+    kind: KindOption = None,
+    priority: PriorityOption = None,
+    dedupe_key: Annotated[
+        str | None, typer.Option("--dedupe-key", metavar="KEY", help="Send it once, however often this is run.")
+    ] = None,
+    wait: Annotated[
+        int | None,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            help="Wait for the answer and print it; status 0 answered, 1 given up, 3 a question, 4 no answer in time.",
+        ),
+    ] = None,
+    now: Now = False,
+    workdir: Workdir = None,
+    maildir_root: MaildirRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Send a message; during a turn it is the agent's, and staged."""
+    recipients = split_addresses(to or [])
+    if not recipients:
+        raise UsageFault("no_recipient", "there is no recipient", "give --to ADDRESS (agent-mailer mail contacts)")
+    turn = in_turn()
+    if turn is not None:
+        _refuse_in_turn({"--from": sender, "--dedupe-key": dedupe_key, "--wait": wait, "--maildir-root": maildir_root})
+        staged = turn.send(
+            recipients,
+            read_body(body, body_file),
+            subject=subject,
+            thread=thread,
+            kind=parse_kind(kind),
+            priority=parse_priority(priority),
+            now=now,
+        )
+        tell_staged(staged, now=now)
+        return
+    if now:
+        raise UsageFault("no_turn", "--now is for an agent's turn; a person's mail leaves at once anyway", "")
+    if dedupe_key is not None and not dedupe_key.strip():
+        raise UsageFault("bad_key", "the dedupe key is empty", "")
+    if wait is not None and wait < 0:
+        raise UsageFault("bad_wait", "--wait is a number of seconds", "")
+    from agent_mailer.mailbox.port import Action, Draft
+    from agent_mailer.people import person_at
+    from agent_mailer.people.port import new_key
+
+    person = person_at(sender, workdir, maildir_root)
+    draft = Draft(
+        new_key(dedupe_key),
+        Action.SEND,
+        _now(),
+        to=recipients,
+        subject=subject,
+        body=read_body(body, body_file),
+        thread=thread,
+        kind=parse_kind(kind),
+        priority=parse_priority(priority),
+    )
+    _send_as_person(person, draft, wait, as_json=as_json)
+
+
+def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: bool) -> None:
+    import asyncio
+
+    async def run() -> tuple[Sent, Waited | None]:
+        sent = await person.send(draft)
+        if wait is None:
+            return sent, None
+        done = "already sent" if sent.already else "delivered"
+        note(f"{done} to {', '.join(sent.recipients)}: {sent.id}")
+        return sent, await person.wait_for_answer(sent, wait, note)
+
+    sent, waited = asyncio.run(run())
+    if as_json:
+        json_out(_as_json(sent, waited))
+    elif waited is None:
+        if sent.already:
+            note("already sent: nothing new was delivered")
+        say(sent.id)
+    else:
+        _tell_end(sent, waited, wait or 0)
+    if waited is not None and waited.ending.value:
+        raise typer.Exit(waited.ending.value)
+
+
+def _tell_end(sent: Sent, waited: Waited, seconds: int) -> None:
+    from agent_mailer.people.port import Ending
+
+    if waited.answer is not None:
+        say(as_screen(waited.answer))
+    if waited.ending is Ending.TIMEOUT:
+        why = "is still at work." if waited.taken else "has not taken it: does its watcher run?"
+        note(f"no answer after {seconds} s: {' and '.join(sent.recipients)} {why} Later: agent-mailer mail inbox")
+    elif waited.ending is Ending.BLOCKED:
+        note(
+            "the agent asks; answer it with: agent-mailer mail reply "
+            + (waited.answer.envelope.id if waited.answer else "")
+        )
+    elif waited.ending is Ending.DEAD and waited.answer is None:
+        note("the message could not be read at its destination")
+
+
+def _as_json(sent: Sent, waited: Waited | None) -> dict[str, object]:
+    shape: dict[str, object] = {
+        "id": sent.id,
+        "thread": sent.thread,
+        "to": list(sent.recipients),
+        "already": sent.already,
+    }
+    if waited is not None:
+        shape["end"] = waited.ending.name.lower()
+        shape["answer"] = whole(waited.answer) if waited.answer is not None else None
+    return shape
+
+
+def _refuse_in_turn(given: dict[str, object]) -> None:
+    named = [option for option, value in given.items() if value is not None]
+    if named:
+        raise UsageFault("in_turn", f"{', '.join(named)}: not during a turn; what an agent sends is staged", "")
+
+
+def _now() -> float:
+    from agent_mailer.clock import SystemClock
+
+    return SystemClock().now()

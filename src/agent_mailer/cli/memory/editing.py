@@ -1,0 +1,94 @@
+"""A note in the person's editor, while an agent may write it too: neither loses a word of the other's."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_mailer.cli.terminal.editor import open_editor
+from agent_mailer.cli.terminal.printing import note, say
+from agent_mailer.disk import Sync, read_regular
+from agent_mailer.errors import BusyFault, MailerError
+from agent_mailer.names import printable
+from agent_mailer.process.handle import is_alive
+from agent_mailer.state.lock import holder_of, note_lock
+from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.state.records import TurnRecord
+
+LOOK_EVERY = 0.2
+
+
+def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, wait: bool) -> None:
+    """Open a copy of the note in the editor, and put it in the note's place unless that has changed meanwhile.
+
+    `fresh` is what a note that is missing begins with. While a turn runs that may write the note this raises BusyFault,
+    or with `wait` waits. MailerError where it was changed meanwhile or the editor failed; what was typed is kept then.
+    """
+    while (turn := _turn_at_work(place, thread)) is not None:
+        if not wait:
+            again = "agent-mailer memory edit --wait" + (f" --thread {printable(thread)}" if thread else "")
+            why = f"turn {turn.turn_id} runs, and may write this note when it ends"
+            raise BusyFault("turn_running", why, f"{again} (waits for its end)")
+        note(f"waiting for the end of turn {turn.turn_id}; Ctrl-C leaves")
+        while place.state.turns.path(turn.turn_id).is_dir() and _is_at_work(place, turn):
+            time.sleep(LOOK_EVERY)
+    before = _content(path)
+    start = fresh.encode() if before is None else before
+    copy = place.folder.path / f"note-{os.getpid()}.edit.md"
+    place.disk.replace(copy, start, sync=Sync.NONE)
+    try:
+        open_editor(copy)
+        after = read_regular(copy)
+    except MailerError:
+        if _content(copy) == start:
+            place.disk.remove(copy)
+        raise
+    if after == start:
+        place.disk.remove(copy)
+        say("nothing was changed")
+        return
+    place.disk.make_directory(path.parent)
+    with note_lock(path.parent):
+        if _content(path) != before:
+            why = f"{path} was changed while you edited it, and left so; your text is {copy}"
+            raise MailerError("changed", why, f"diff {path} {copy}")
+        place.disk.replace(path, after, sync=Sync.FULL)
+    place.disk.remove(copy)
+    say(f"{path} was changed")
+    if len(after) > MAX_NOTE_BYTES:
+        note(f"warning: it has {len(after)} bytes, and the agent sees only the first {MAX_NOTE_BYTES}")
+    turn = _turn_at_work(place, thread)
+    if turn is not None:
+        kept = f"{path.name}.before-{turn.turn_id}"
+        note(f"turn {turn.turn_id} began meanwhile; should it write this note, too, your text is kept as {kept}")
+
+
+def _turn_at_work(place: Workplace, thread: str | None) -> TurnRecord | None:
+    """An open turn that may write the note: one of that thread; any, for the note of all threads (None)."""
+    records = filter(None, map(place.state.turns.load, place.state.turns.open_ids()))
+    of_note = (record for record in records if thread is None or record.envelope.thread == thread)
+    return next((record for record in of_note if _is_at_work(place, record)), None)
+
+
+def _is_at_work(place: Workplace, record: TurnRecord) -> bool:
+    """What an interrupted watcher left open is not: nobody would end it while we wait."""
+    if place.state.turns.is_settled(record.turn_id):
+        return False
+    if holder_of(place.folder.path / ".lock") is not None:
+        return True
+    return record.process is not None and is_alive(record.process)
+
+
+def _content(path: Path) -> bytes | None:
+    """None where there is none; MailerError for what is no file: the agent may write in this folder."""
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MailerError("bad_note", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None

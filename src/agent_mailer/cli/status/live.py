@@ -1,0 +1,158 @@
+"""`status --watch`: the screen, drawn again every second. Ctrl-C ends it, and leaves the terminal as it was."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_mailer.cli.status.screen import screen, stamp
+from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.screen import Ink, is_dumb, paint, plain, width
+from agent_mailer.errors import MailerError
+from agent_mailer.views import values as view
+from agent_mailer.views.local import look, look_at_mailbox, look_without_asking
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from agent_mailer.assemble import Workplace
+
+EVERY = 1.0
+BROKER_EVERY = 15.0
+
+Draw = Callable[[], tuple[object, list[str]]]
+"""The screen's lines, and what must differ for them to be worth printing again where nothing can be drawn over."""
+
+
+def watch_one(workdir: Path) -> None:
+    broker = _Broker()
+
+    def draw() -> tuple[object, list[str]]:
+        try:
+            found = look(_place(workdir), broker.look)
+        except MailerError as fault:
+            return fault.message, [paint(f"error: {fault.message}", Ink.RED), f"  mend: {fault.fix}"]
+        return _gist(found), screen(found, time.time(), width())
+
+    _show(draw)
+
+
+def watch_all() -> None:
+    from agent_mailer.cli.status.many import look_everywhere, table
+
+    def draw() -> tuple[object, list[str]]:
+        every = look_everywhere()
+        gists = tuple(_gist(one) if isinstance(one, view.StatusView) else one for one in every.workdirs)
+        return gists, table(every)
+
+    _show(draw)
+
+
+class _Broker:
+    """What a broker answered last; it is asked beside the screen, which waits for nobody."""
+
+    def __init__(self) -> None:
+        self._known: view.MailboxView | None = None
+        self._next = 0.0
+        self._asking: threading.Thread | None = None
+
+    def look(self, place: Workplace, ours: set[str]) -> view.MailboxView:
+        at_once = look_without_asking(place, ours)
+        if at_once.waiting is not None:
+            return at_once
+        if time.monotonic() >= self._next and (self._asking is None or not self._asking.is_alive()):
+            self._next = time.monotonic() + BROKER_EVERY
+            self._asking = threading.Thread(target=self._ask, args=(place, ours), daemon=True)
+            self._asking.start()
+        return self._known or at_once
+
+    def _ask(self, place: Workplace, ours: set[str]) -> None:
+        with suppress(OSError):
+            self._known = look_at_mailbox(place, ours)
+
+
+def _place(workdir: Path) -> Workplace:
+    """Made anew for each look: what was read once would be shown for ever."""
+    from agent_mailer.assemble import Workplace
+
+    place = Workplace(workdir)
+    place.folder.check()
+    place.folder.damaged = lambda _path, _why: None
+    return place
+
+
+def _show(draw: Draw) -> None:
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    with suppress(KeyboardInterrupt):
+        if is_dumb():
+            _print_changes(draw)
+        else:
+            _redraw(draw)
+
+
+def _leave(number: int, _frame: object) -> None:
+    """By an exception, so that the terminal gets back what it showed before."""
+    raise SystemExit(128 + number)
+
+
+def _print_changes(draw: Draw) -> None:
+    """For a terminal that can only be written to: the whole again, when more than a time has changed."""
+    before: object = None
+    while True:
+        gist, lines = draw()
+        if gist != before:
+            say("\n".join([*lines, _foot(), ""]))
+            before = gist
+        time.sleep(EVERY)
+
+
+def _redraw(draw: Draw) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            live.update(_Page(draw()[1]), refresh=True)
+            time.sleep(EVERY)
+
+
+class _Page:
+    """Lines cut to the height of the terminal; the last row tells how to leave."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        room = max(1, options.size.height - 2)
+        shown = list(self._lines[:room])
+        if len(self._lines) > room:
+            shown[-1] = f"and {len(self._lines) - room + 1} more lines: make the window higher"
+        for line in (*shown, "", _foot()):
+            yield Text.from_ansi(plain(line), no_wrap=True, overflow="crop", end="\n")
+
+
+def _foot() -> str:
+    return paint(f"{stamp(time.time())}  Ctrl-C ends this", Ink.FAINT)
+
+
+def _gist(found: view.StatusView) -> object:
+    """What a change is worth telling of: not the seconds that pass."""
+    return (
+        found.watcher.pid,
+        found.problems,
+        found.mailbox.waiting,
+        tuple((turn.turn_id, turn.phase, turn.tool) for turn in found.running),
+        tuple((entry.message_id, entry.attempts) for entry in found.retries),
+        tuple(one.turn_id for one in found.blocked),
+        found.pause,
+        tuple(result.turn_id for result in found.results),
+    )

@@ -1,0 +1,124 @@
+"""`status --all`: every workdir of this user, a line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent_mailer.cli.terminal.printing import dollars, duration
+from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
+from agent_mailer.cli.terminal.tables import columns
+from agent_mailer.names import printable
+from agent_mailer.views.health import urgency
+from agent_mailer.views.local import look, look_without_asking
+from agent_mailer.views.values import AllView, FaultView, Problem, ProblemView, StatusView
+
+HEAD = ("AGENT", "STATE", "NOW", "WAITING", "DEAD", "TODAY", "WORKDIR")
+
+EXPLAINED = 10
+"""What is wrong is told of so many below the table."""
+
+_SHORT = {
+    Problem.NO_WATCHER: "no watcher",
+    Problem.WATCHER_HALTED: "halted",
+    Problem.TROUBLE: "trouble",
+    Problem.MAILBOX: "no mailbox",
+    Problem.SIGNED_OUT: "signed out",
+    Problem.PAUSED: "paused",
+    Problem.DEAD_LETTERS: "dead letters",
+    Problem.STATE_DAMAGED: "damaged",
+    Problem.UNREADABLE: "unreadable",
+}
+
+
+def look_everywhere() -> AllView:
+    """Those that need a person come first. No broker is asked: what waits there is not known."""
+    from agent_mailer.disk import Disk
+    from agent_mailer.state.workdirs import known_workdirs
+
+    found = sorted((_look(workdir) for workdir in known_workdirs(Disk()).all()), key=urgency)
+    return AllView(all(view.healthy for view in found), tuple(found))
+
+
+def _look(workdir: Path) -> StatusView | FaultView:
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.errors import MailerError
+
+    try:
+        place = Workplace(workdir)
+        place.folder.check()
+        place.folder.damaged = lambda _path, _why: None
+        return look(place, look_without_asking, past=False)
+    except MailerError as fault:
+        return FaultView(str(workdir), (ProblemView(Problem.UNREADABLE, fault.message, fault.fix),))
+    except OSError as error:
+        text = f"{error.filename or workdir}: {error.strerror or error}"
+        return FaultView(str(workdir), (ProblemView(Problem.UNREADABLE, text, f"ls -la {workdir}"),))
+
+
+def table(every: AllView) -> list[str]:
+    """The lines of a table, and below it what is wrong where."""
+    if not every.workdirs:
+        return ["no workdirs yet: agent-mailer init"]
+    room = width()
+    lines = columns([_row(view) for view in every.workdirs], HEAD).split("\n")
+    sick = [view for view in every.workdirs if not view.healthy]
+    for view in sick[:EXPLAINED]:
+        lines += ["", paint(printable(view.workdir, 4096), Ink.BOLD)]
+        for problem in view.problems:
+            text = f"{printable(problem.text, 300)}" + (f" ({printable(problem.fix, 4096)})" if problem.fix else "")
+            lines += [f"  {line}" for line in (wrapped(text, room - 2) if room is not None else [text])]
+    if len(sick) > EXPLAINED:
+        lines += ["", f"and {len(sick) - EXPLAINED} more (agent-mailer status -C WORKDIR)"]
+    return [*lines, "", _sum(every, len(sick))]
+
+
+def _sum(every: AllView, sick: int) -> str:
+    count = len(every.workdirs)
+    asking = sum(len(view.blocked) for view in every.workdirs if isinstance(view, StatusView))
+    questions = "" if not asking else f"; {asking} {'question waits' if asking == 1 else 'questions wait'} for a person"
+    if sick:
+        return paint(f"{sick} of {count} not healthy{questions}", Ink.RED)
+    return paint(f"{count} healthy{questions}", Ink.GREEN)
+
+
+def _row(view: StatusView | FaultView) -> tuple[str, ...]:
+    workdir = printable(view.workdir, 4096)
+    if isinstance(view, FaultView):
+        return (workdir.rpartition("/")[2], paint("unreadable", Ink.RED), "", "", "", "", workdir)
+    return (
+        printable(view.agent, 60),
+        _state(view),
+        _now(view),
+        _waiting(view),
+        str(view.dead_letters) if view.dead_letters else "",
+        dollars(view.today.cost_usd) or (f"{view.today.turns} turns" if view.today.turns else ""),
+        workdir,
+    )
+
+
+def _state(view: StatusView) -> str:
+    if view.problems:
+        return paint(", ".join(_SHORT[problem.code] for problem in view.problems), Ink.RED)
+    if view.blocked:
+        return paint("asks", Ink.YELLOW)
+    if view.pause is not None:
+        return paint(f"paused: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
+    return "works" if view.running else "idle"
+
+
+def _now(view: StatusView) -> str:
+    if not view.running:
+        return ""
+    turn = view.running[0]
+    more = f" +{len(view.running) - 1}" if len(view.running) > 1 else ""
+    return f"{duration(turn.seconds)} {printable(turn.tool or turn.phase, 30)}{more}"
+
+
+def _waiting(view: StatusView) -> str:
+    mailbox = view.mailbox
+    if mailbox.waiting is None or mailbox.problem is not None:
+        return "?"
+    if not mailbox.waiting:
+        return f"{len(view.retries)} to retry" if view.retries else ""
+    oldest = f", {duration(mailbox.queue[0].seconds)}" if mailbox.queue else ""
+    return f"{mailbox.waiting}{oldest}"

@@ -1,0 +1,209 @@
+"""A workdir's state as one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from agent_mailer.cli.terminal.printing import dollars, duration, local_time
+from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
+from agent_mailer.names import printable
+from agent_mailer.views.values import ResultView, StatusView, TurnView, Wake, WakeView
+
+LISTED = 5
+"""Of each kind; the rest is counted."""
+
+_OUTCOMES = {"done": Ink.GREEN, "blocked": Ink.YELLOW, "failed": Ink.RED, "timed_out": Ink.RED, "crashed": Ink.RED}
+_WAITS = {
+    Wake.MAIL: "when mail comes",
+    Wake.TURN: "when a turn ends, or mail comes",
+    Wake.RETRY: "to try again",
+    Wake.PROBE: "to see whether the pause is over",
+    Wake.RESUME: "after: agent-mailer resume",
+    Wake.TROUBLE: "tries again by itself until the trouble is over",
+}
+
+
+def screen(view: StatusView, now: float, room: int | None) -> list[str]:
+    """Lines of at most `room` columns; None = as long as they are."""
+    return laid_out([Row(name, tuple(parts)) for name, parts in _rows(view, now) if parts], room)
+
+
+def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
+    yield "agent", [Part(f"{printable(view.agent)} in {printable(view.workdir, 4096)}")]
+    yield "health", [_health(view)]
+    yield "watcher", [_watcher(view)]
+    yield "mailbox", _mailbox(view)
+    yield "paused", _pause(view, now)
+    yield "trouble", _trouble(view, now)
+    for turn in view.running:
+        yield "turn", _turn(view, turn)
+    yield "waiting", _queue(view)
+    yield "retry", _retries(view)
+    yield "blocked", _blocked(view, now)
+    if view.dead_letters:
+        yield "dead", [Part(f"{view.dead_letters} given up (agent-mailer dead-letter list)", Ink.RED)]
+    yield "last", _results(view, now)
+    yield "today", [_today(view)]
+    yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []
+
+
+def _health(view: StatusView) -> Part:
+    if view.healthy:
+        return Part("healthy", Ink.GREEN)
+    return Part("not healthy: " + "; ".join(printable(problem.text, 200) for problem in view.problems), Ink.RED)
+
+
+def _watcher(view: StatusView) -> Part:
+    watcher = view.watcher
+    if not watcher.running:
+        return Part("not running (agent-mailer watch)", Ink.RED)
+    since = f" for {duration(watcher.seconds)}" if watcher.seconds is not None else ""
+    if watcher.halted:
+        return Part(f"stopped by a signal: process {watcher.pid} (kill -CONT {watcher.pid})", Ink.RED)
+    return Part(f"running{since}, process {watcher.pid}")
+
+
+def _mailbox(view: StatusView) -> list[Part]:
+    mailbox = view.mailbox
+    place = f"{mailbox.kind} {printable(mailbox.root, 4096)}" if mailbox.root else mailbox.kind
+    parts = [Part(f"{printable(mailbox.address)} in {place}")]
+    if mailbox.problem is not None:
+        parts.append(Part(f"cannot be read: {printable(mailbox.problem, 300)}", Ink.RED))
+    return parts
+
+
+def _pause(view: StatusView, now: float) -> list[Part]:
+    pause = view.pause
+    if pause is None:
+        return []
+    until = f"until {_moment(pause.until, now)}" if pause.until is not None else "until: agent-mailer resume"
+    detail = f": {printable(pause.detail)}" if pause.detail else ""
+    needs_person = any(problem.code in ("signed_out", "paused") for problem in view.problems)
+    parts = [Part(f"{pause.reason.replace('_', ' ')}, {until}{detail}", Ink.RED if needs_person else Ink.YELLOW)]
+    return parts + [Part(f"mend: {p.fix}") for p in view.problems if p.code == "signed_out"]
+
+
+def _trouble(view: StatusView, now: float) -> list[Part]:
+    trouble = view.trouble
+    if trouble is None:
+        return []
+    parts = [Part(f"{trouble.what}: {printable(trouble.why, 300)} (since {_clock(trouble.since, now)})", Ink.RED)]
+    return [*parts, Part(f"mend: {printable(trouble.fix, 300)}")] if trouble.fix else parts
+
+
+def _turn(view: StatusView, turn: TurnView) -> list[Part]:
+    phase = turn.phase if view.watcher.running else f"{turn.phase}, left open: the next watcher takes it up"
+    parts = [
+        Part(f"{turn.turn_id}  {duration(turn.seconds)}  {phase}"),
+        Part(f"from {printable(turn.sender, 40)}  thread {printable(turn.thread, 64)}", cut=True),
+    ]
+    doing = _doing(turn)
+    return [*parts, Part(doing, Ink.GREEN)] if doing else parts
+
+
+def _doing(turn: TurnView) -> str:
+    tool = f"{printable(turn.tool, 100)} for {duration(turn.tool_seconds or 0.0)}" if turn.tool else ""
+    spent = f"{turn.tokens} tokens" if turn.tokens else ""
+    paid = dollars(turn.cost_usd) if turn.cost_usd else ""
+    return ", ".join(part for part in (tool or printable(turn.doing, 100), spent, paid) if part)
+
+
+def _queue(view: StatusView) -> list[Part]:
+    mailbox = view.mailbox
+    if mailbox.problem is not None:
+        return []
+    count = "nobody has asked the broker" if mailbox.waiting is None else str(mailbox.waiting)
+    oldest = f", the oldest for {duration(mailbox.queue[0].seconds)}" if mailbox.queue else ""
+    unreadable = f", and {mailbox.unreadable} unreadable" if mailbox.unreadable else ""
+    lines = [
+        [duration(one.seconds), printable(one.sender, 40), printable(one.thread, 64) + _urgent(one.priority)]
+        for one in mailbox.queue[:LISTED]
+    ]
+    return [Part(count + oldest + unreadable), *(Part(line, cut=True) for line in side_by_side(lines))]
+
+
+def _urgent(priority: str) -> str:
+    return f"  {priority}" if priority != "normal" else ""
+
+
+def _retries(view: StatusView) -> list[Part]:
+    soonest = sorted(view.retries, key=lambda entry: entry.due_in_seconds)
+    parts = [
+        Part(
+            f"{printable(entry.thread, 64)} in {duration(entry.due_in_seconds)}, {_failures(entry.attempts)},"
+            f" last: {(entry.last_outcome or 'not started yet').replace('_', ' ')}"
+        )
+        for entry in soonest[:LISTED]
+    ]
+    return parts + _more(len(soonest))
+
+
+def _failures(count: int) -> str:
+    return ("not failed", "failed once")[count] if count < 2 else f"failed {count} times"
+
+
+def _blocked(view: StatusView, now: float) -> list[Part]:
+    parts: list[Part] = []
+    for one in view.blocked[:LISTED]:
+        asked = f"{printable(one.thread, 64)}: {printable(one.asked, 40)} was asked {_ago(one.since, now)}"
+        parts += [Part(asked, Ink.YELLOW), *([Part(printable(one.question, 500), cut=True)] if one.question else [])]
+    return parts + _more(len(view.blocked))
+
+
+def _results(view: StatusView, now: float) -> list[Part]:
+    lines = [
+        [
+            result.outcome.replace("_", " "),
+            _ago(result.at, now),
+            printable(result.thread, 24),
+            printable(result.sender, 24),
+            "  ".join(part for part in (duration(result.seconds), dollars(result.cost_usd), _why(result)) if part),
+        ]
+        for result in view.results
+    ]
+    shown = side_by_side(lines)
+    return [
+        Part(line, _OUTCOMES.get(result.outcome, Ink.YELLOW), cut=True)
+        for line, result in zip(shown, view.results, strict=True)
+    ]
+
+
+def _why(result: ResultView) -> str:
+    return "" if result.outcome == "done" else printable(result.detail)
+
+
+def _today(view: StatusView) -> Part:
+    today = view.today
+    tokens = f"{today.input_tokens + today.output_tokens} tokens"
+    turns = "1 turn" if today.turns == 1 else f"{today.turns} turns"
+    return Part(f"{turns}, {duration(today.seconds)}, {tokens}, ${today.cost_usd:.2f}")
+
+
+def _next(wake: WakeView, now: float) -> Part:
+    if wake.at is None:
+        return Part(_WAITS[wake.why])
+    when = "now" if wake.at <= now else f"at {_moment(wake.at, now)}"
+    return Part(f"{when}, {_WAITS[wake.why]}")
+
+
+def _more(count: int) -> list[Part]:
+    return [Part(f"and {count - LISTED} more")] if count > LISTED else []
+
+
+def _moment(moment: float, now: float) -> str:
+    return _clock(moment, now) + (f" (in {duration(moment - now)})" if moment > now else "")
+
+
+def _ago(moment: float, now: float) -> str:
+    return f"{duration(now - moment)} ago"
+
+
+def _clock(moment: float, now: float) -> str:
+    """`17:30` today, otherwise with the date."""
+    return local_time(moment).removeprefix(local_time(now)[:11])
+
+
+def stamp(now: float) -> str:
+    """The moment of a look, to the second."""
+    return datetime.fromtimestamp(now).astimezone().strftime("%H:%M:%S")

@@ -1,0 +1,1 @@
+"""How a terminal is written to, and read from."""

@@ -1,0 +1,108 @@
+"""What commands print: lines, text made safe for a terminal, moments, money, JSON."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+
+from agent_mailer.cli.terminal.screen import Ink, paint, plain
+from agent_mailer.names import printable
+
+_JOINERS = "\u200c\u200d"
+
+
+def say(text: str = "") -> None:
+    """One or more lines on stdout; `text` is safe already."""
+    sys.stdout.write(plain(text) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A line about the work itself, on stderr, so that stdout holds the result alone."""
+    sys.stderr.write(plain(text, sys.stderr) + "\n")
+    sys.stderr.flush()
+
+
+def json_out(value: object) -> None:
+    """`value` as indented JSON on stdout."""
+    sys.stdout.write(json_text(value, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def json_text(value: object, *, indent: int = 0) -> str:
+    """JSON in characters that stdout has; half characters, as in a file name that is no text, are escapes."""
+    import msgspec
+
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(msgspec.to_builtins(value), indent=indent or None)
+    return text
+
+
+def tell_error(message: str, fix: str) -> None:
+    """What is wrong, and the command that mends it, on stderr."""
+    note(f"{paint('error:', Ink.RED, sys.stderr)} {message}")
+    if fix:
+        note(f"  {paint('mend:', Ink.BOLD, sys.stderr)} {fix}")
+
+
+def screen_text(text: str) -> str:
+    """A body for a terminal: line ends and tabs stay, every other control or invisible character is an escape."""
+    return "".join(character if _harmless(character) else _escape(character) for character in text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in two units at most: `42 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
+    left = max(0, round(seconds))
+    if left < 90:
+        return f"{left} s"
+    minutes = left // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def dollars(amount: float) -> str:
+    """An amount for people, never rounded to nothing; empty where there is none."""
+    if amount <= 0:
+        return ""
+    return f"${amount:.2f}" if amount >= 0.995 else f"${amount:.4f}"
+
+
+def local_time(moment: float) -> str:
+    """Seconds since the epoch as a person reads it here: `2025-11-21 08:15`."""
+    from datetime import datetime
+
+    try:
+        return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):
+        return "?"
+
+
+def local_iso(text: str) -> str:
+    """ISO 8601 as a person reads it here; what is none, as it is."""
+    from agent_mailer.clock import from_iso
+
+    try:
+        return local_time(from_iso(text))
+    except ValueError:
+        return printable(text, 24)
+
+
+def _harmless(character: str) -> bool:
+    if character in "\n\t" or character in _JOINERS:
+        return True
+    category = unicodedata.category(character)
+    return category == "Zs" or category[0] not in "CZ"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()

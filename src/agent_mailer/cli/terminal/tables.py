@@ -1,0 +1,123 @@
+"""Rows under a head, fitted to the terminal."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+
+from agent_mailer.cli.terminal.screen import Ink, cells, fit, pad, paint, width
+
+GAP = "  "
+LEAST = 10
+"""No column is cut to less."""
+
+READABLE = 30
+"""In less the terminal may as well wrap by itself."""
+
+
+def columns(
+    rows: Iterable[Sequence[str]], head: Sequence[str], *, ids: Collection[str] = (), whole: Collection[str] = ()
+) -> str:
+    """Rows under a head, each column as wide as it needs; cells hold no line ends.
+
+    On a terminal that is too narrow empty columns go, and the widest are cut: those named in `ids` only as far as their
+    cells still differ, so that what is left of an id names it; those in `whole` never. Where even that does not fit,
+    each row becomes a few lines. What goes elsewhere than to a terminal is never cut.
+    """
+    table = [tuple(head), *(tuple(row) for row in rows)]
+    widths = _widths(table)
+    room = width()
+    if room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room:
+        used = [index for index in range(len(head)) if any(row[index] for row in table[1:])]
+        table = [tuple(row[index] for index in used) for row in table]
+        head, widths = table[0], _widths(table)
+        least = [_least(name, [row[i] for row in table[1:]], widths[i], ids, whole) for i, name in enumerate(head)]
+        gaps = len(GAP) * (len(head) - 1)
+        if sum(least) + gaps > room:
+            return _records(table[1:], head)
+        widths = _shrunk(widths, least, room - gaps)
+    lines = [_line(row, widths) for row in table]
+    return "\n".join([paint(lines[0], Ink.BOLD), *lines[1:]])
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> str:
+    """A name and its value on each line, the values one under the other; pairs without a value are left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    room = max((cells(name) for name, _ in shown), default=0)
+    return "\n".join(f"{pad(name, room)}{GAP}{value}" for name, value in shown)
+
+
+def choices(pairs: Iterable[tuple[str, str]]) -> str:
+    """What one can choose and what each means, indented, the meanings wrapped between words to fit the terminal."""
+    shown = list(pairs)
+    names = max(cells(name) for name, _ in shown)
+    indent = 2 + names + len(GAP)
+    room = (width() or 0) - indent
+    lines = []
+    for name, text in shown:
+        first, *rest = _wrapped(text, room) if room >= LEAST else [text]
+        lines.append(f"  {pad(name, names)}{GAP}{first}")
+        lines += [" " * indent + line for line in rest]
+    return "\n".join(lines)
+
+
+def hanging(head: str, text: str) -> str:
+    """`text` behind `head`, wrapped between words to fit the terminal, its lines one under the other."""
+    room = (width() or 0) - cells(head)
+    if room < READABLE:
+        return head + text
+    first, *rest = _wrapped(text, room)
+    return "\n".join([head + first, *(" " * cells(head) + line for line in rest)])
+
+
+def paragraph(text: str, indent: int = 2) -> str:
+    """`text` indented, and wrapped between words to fit the terminal."""
+    room = (width() or 0) - indent
+    return "\n".join(" " * indent + line for line in (_wrapped(text, room) if room >= LEAST else [text]))
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if cells(longer) <= room or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [line.rstrip() for line in lines]
+
+
+def _widths(table: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cells, column)) for column in zip(*table, strict=True)]
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    return GAP.join(pad(fit(cell, room), room) for cell, room in zip(row, widths, strict=True)).rstrip()
+
+
+def _least(name: str, column: Sequence[str], needed: int, ids: Collection[str], whole: Collection[str]) -> int:
+    if name in whole:
+        return needed
+    return min(needed, max(LEAST, cells(name), _telling(column) if name in ids else 0))
+
+
+def _telling(column: Sequence[str]) -> int:
+    """How much must be seen of ids for each to be told from the others, and the ellipsis."""
+    names = sorted(set(column))
+    longest = 0
+    for one, other in itertools.pairwise(names):
+        common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+        longest = max(longest, sum(1 for _ in common) + 1)
+    return longest + len("...")
+
+
+def _shrunk(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    found = list(widths)
+    for _ in range(sum(found) - room):
+        widest = max((i for i in range(len(found)) if found[i] > least[i]), key=lambda i: found[i])
+        found[widest] -= 1
+    return found
+
+
+def _records(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
+    return "\n\n".join(fields(zip(head, row, strict=True)) for row in rows)

@@ -1,0 +1,1 @@
+"""`test-runtime`, `test-claude`, `test-notify`: one real trial each."""

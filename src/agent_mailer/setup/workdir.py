@@ -1,0 +1,160 @@
+"""Setting up a workdir: its config file, its mailbox, the lines in .gitignore, the notes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.config import MailboxKind, expand
+from agent_mailer.disk import Disk, Sync
+from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
+from agent_mailer.mailbox.maildir.layout import FOLDER, add_handle, find_root, is_handle, mailboxes, make_root
+from agent_mailer.names import printable
+from agent_mailer.prompts import seed_memory
+from agent_mailer.setup.config_file import ConfigFile, shown
+from agent_mailer.state.folder import STATE_DIRECTORY
+
+REQUIRED = (
+    *("agent_id", "agent_name", "address", "broker_url", "api_key"),
+    *("runtime", "command", "permission_mode"),
+)
+"""What stands in every file that `init` writes, wherever the value came from, so that the file is whole by itself."""
+
+
+_OF_A_BROKER = ("agent_id", "agent_name", "broker_url", "api_key")
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What setting up came to: lines for people, and the mailbox's root (None where it is not a folder)."""
+
+    lines: tuple[str, ...]
+    root: Path | None
+
+
+def set_up(
+    place: Workplace,
+    values: Mapping[str, object],
+    *,
+    gitignore: bool,
+    documents: Callable[[], Sequence[str]] = tuple,
+) -> Done:
+    """Write `values` and what is required into the config file, and make what is missing around it.
+
+    The place is complete. `documents` writes the agent's documents and returns lines on them. Raises ConfigFault,
+    UsageFault or OSError; the config file is written last and whole.
+    """
+    place.require_complete()
+    is_folder = place.config.mailbox_kind is MailboxKind.MAILDIR
+    if is_folder:
+        require_handle(place.handle)
+    if place.folder.path.exists():
+        place.folder.check()
+    lines: list[str] = []
+    file = ConfigFile(place.folder.config, place.disk)
+    wanted = {**_required(place), **values}
+    for key, value in wanted.items():
+        before = file.get(key)
+        if before != value:
+            file.set(key, value)
+            if before is not None:
+                lines.append(f"changed   {key}: {shown(key, before)} -> {shown(key, value)}")
+    root = _mailbox(place, lines) if is_folder else None
+    lines += documents()
+    place.disk.make_directory(place.folder.path, sync=Sync.FULL)
+    if gitignore:
+        lines += _ignore(place, root)
+    _prepare(place)
+    if file.save():
+        lines.insert(0, f"wrote     {place.folder.config}")
+    else:
+        lines.insert(0, f"unchanged {place.folder.config}")
+    place.disk.system.chmod(place.folder.config, 0o600)
+    return Done(tuple(lines), root)
+
+
+def require_handle(address: str) -> None:
+    """Raises UsageFault for what cannot name a folder mailbox."""
+    if not is_handle(address) or len(address) > 200:
+        raise UsageFault(
+            "bad_handle",
+            f"{printable(address)!r} cannot name a folder mailbox: use a-z, 0-9, _ and -, not beginning with -",
+            "give --address HANDLE",
+        )
+
+
+def _required(place: Workplace) -> dict[str, object]:
+    plain = msgspec.to_builtins(place.config)
+    if place.config.mailbox_kind is MailboxKind.AMP:
+        return {key: plain[key] for key in REQUIRED if plain[key]}
+    plain["address"] = place.handle
+    return {key: plain[key] for key in REQUIRED if plain[key] and key not in _OF_A_BROKER}
+
+
+def _mailbox(place: Workplace, lines: list[str]) -> Path:
+    root = _root(place)
+    if not (root / "agents").is_dir():
+        make_root(place.disk, root, [place.handle], place.clock)
+        lines.append(f"made      the mailbox root {root}, with mailboxes for {place.handle} and user")
+        return root
+    known = mailboxes(root)
+    add_handle(place.disk, root, place.handle, place.clock)
+    if place.handle not in known:
+        lines.append(f"added     a mailbox for {place.handle} in {root}")
+    else:
+        lines.append(f"found     the mailbox of {place.handle} in {root}")
+    return root
+
+
+def _root(place: Workplace) -> Path:
+    """Where the mailboxes are or shall be: as configured or found, else in the workdir itself."""
+    explicit = expand(place.config.maildir_root, place.workdir) if place.config.maildir_root else None
+    try:
+        return find_root(explicit, os.environ, place.workdir)
+    except ConfigFault as fault:
+        if fault.code != "no_maildir_root":
+            raise
+        return place.workdir / FOLDER
+
+
+def _ignore(place: Workplace, root: Path | None) -> list[str]:
+    """Keep state and mail out of git, where there is a tree."""
+    workdir = place.workdir
+    top = next((folder for folder in (workdir, *workdir.parents) if os.path.lexists(folder / ".git")), None)
+    if top is None:
+        return []
+    patterns = [f"{STATE_DIRECTORY}/"]
+    if root is not None and root.is_relative_to(top):
+        patterns.append(f"{root.name}/")
+    path = top / ".gitignore"
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        text = None
+    listed = {line.strip().strip("/") for line in (text or "").splitlines()}
+    missing = [pattern for pattern in patterns if pattern.strip("/") not in listed]
+    for pattern in missing:
+        place.disk.append_line(path, pattern.encode(), sync=Sync.NONE)
+    if text is None and missing:
+        place.disk.system.chmod(path, 0o644)
+    return [f"ignored   {' and '.join(missing)} in {path}"] if missing else []
+
+
+def _prepare(place: Workplace) -> None:
+    """The folders and the notes, as the watcher would make them; one that runs has done so."""
+    lock = place.lock()
+    try:
+        lock.acquire()
+    except BusyFault:
+        return
+    try:
+        # Where another client's agent still works, the watcher waits for its end, not we.
+        with suppress(BusyFault):
+            place.folder.prepare()
+        seed_memory(place.folder.memory, place.config.agent_name or place.handle, Disk())
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""What is there to see? Values, and readers that make them from a workdir; nothing here writes."""

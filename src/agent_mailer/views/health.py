@@ -1,0 +1,91 @@
+"""What is wrong with a workdir, and when its watcher will do something next. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from agent_mailer.config import RuntimeKind
+from agent_mailer.state.records import PauseReason
+from agent_mailer.views.values import (
+    FaultView,
+    Problem,
+    ProblemView,
+    StatusView,
+    Wake,
+    WakeView,
+)
+
+_LOGINS = {RuntimeKind.CLAUDE: "claude auth login", RuntimeKind.CODEX: "codex login"}
+
+
+def problems_of(
+    view: StatusView, damaged: Sequence[tuple[Path, str]], runtime: RuntimeKind | None
+) -> list[ProblemView]:
+    """Why somebody has to look at it, the most urgent first. A question that waits for a person is none."""
+    return list(_problems(view, damaged, runtime))
+
+
+def _problems(
+    view: StatusView, damaged: Sequence[tuple[Path, str]], runtime: RuntimeKind | None
+) -> Iterator[ProblemView]:
+    here = f" -C {shlex.quote(view.workdir)}"
+    watcher, mailbox, pause, trouble = view.watcher, view.mailbox, view.pause, view.trouble
+    if not watcher.running:
+        yield ProblemView(Problem.NO_WATCHER, "no watcher runs", f"agent-mailer watch{here}")
+    elif watcher.halted:
+        text = f"the watcher (process {watcher.pid}) was stopped by a signal"
+        yield ProblemView(Problem.WATCHER_HALTED, text, f"kill -CONT {watcher.pid}")
+    if trouble is not None:
+        yield ProblemView(Problem.TROUBLE, f"{trouble.what}: {trouble.why}", trouble.fix)
+    if mailbox.problem is not None and (trouble is None or trouble.what == "disk"):
+        yield ProblemView(
+            Problem.MAILBOX, f"the mailbox cannot be read: {mailbox.problem}", f"agent-mailer doctor{here}"
+        )
+    if pause is not None and pause.reason == PauseReason.SIGNED_OUT:
+        resume = f"agent-mailer resume{here}"
+        login = _LOGINS.get(runtime) if runtime is not None else None
+        text = "the agent program is signed out"
+        yield ProblemView(Problem.SIGNED_OUT, text, f"{login}, then {resume}" if login else resume)
+    elif pause is not None and pause.until is None and pause.reason != PauseReason.BY_HAND:
+        text = f"paused until a person ends it: {pause.reason}"
+        yield ProblemView(Problem.PAUSED, text, f"agent-mailer resume{here}")
+    if view.dead_letters:
+        text = f"{view.dead_letters} given up"
+        yield ProblemView(Problem.DEAD_LETTERS, text, f"agent-mailer dead-letter list{here}")
+    for path, why in damaged:
+        text = f"{path.name} is damaged: {why}"
+        yield ProblemView(Problem.STATE_DAMAGED, text, f"agent-mailer doctor{here} --repair")
+
+
+def next_wake(view: StatusView, now: float) -> WakeView | None:
+    """What the watcher waits for; mail wakes it whatever else it waits for. None where there is no watcher."""
+    if not view.watcher.running or view.watcher.halted:
+        return None
+    if view.trouble is not None:
+        return WakeView(Wake.TROUBLE)
+    pause, due = view.pause, [now + entry.due_in_seconds for entry in view.retries]
+    if pause is not None:
+        if pause.until is None:
+            return WakeView(Wake.RESUME)
+        if view.mailbox.waiting or due:
+            first = now if view.mailbox.waiting else min(due)
+            return WakeView(Wake.PROBE, max(pause.until, first))
+    elif due:
+        return WakeView(Wake.RETRY, min(due))
+    return WakeView(Wake.TURN if view.running else Wake.MAIL)
+
+
+def urgency(view: StatusView | FaultView) -> tuple[int, int, str]:
+    """Sorts what needs a person first, then what waits for an answer, then what works, then the rest, by name."""
+    if isinstance(view, FaultView):
+        return (0, 0, view.workdir)
+    if view.problems:
+        return (0, min(_ORDER[problem.code] for problem in view.problems), view.agent)
+    if view.blocked:
+        return (1, 0, view.agent)
+    return (2 if view.running else 3, 0, view.agent)
+
+
+_ORDER = {code: number for number, code in enumerate(Problem)}

@@ -1,0 +1,320 @@
+"""Every rule of the engine that needs no hand: order, retry, session, pause, the clocks of a turn. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from enum import Enum, StrEnum
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.clock import from_iso
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.outcomes import Judgement, Outcome, StopReason
+from agent_mailer.prompts import PromptKind
+from agent_mailer.state.notices import Channel
+from agent_mailer.state.pauses import LONGEST_PAUSE
+from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
+
+
+class AutoReply(StrEnum):
+    """Whether the agent's final words are sent as the answer."""
+
+    IF_SILENT = "if-silent"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+class NotifyPolicy(msgspec.Struct, frozen=True):
+    """Whom to tell, and how: by `command` with the environment `env`, by mail to `address`, or not at all.
+
+    `timeout`: of the command; `again_after`: until its second try, doubling from there.
+    """
+
+    command: tuple[str, ...] = ()
+    address: str = ""
+    agent: str = ""
+    env: Mapping[str, str] = {}
+    trouble_after: float = 300.0
+    timeout: float = 30.0
+    again_after: float = 5.0
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return (*([Channel.COMMAND] if self.command else []), *([Channel.MAIL] if self.address else []))
+
+
+class WatchPolicy(msgspec.Struct, frozen=True):
+    """Durations are seconds unless the name says otherwise; None switches a clock off."""
+
+    workdir: Path
+    project_dir: Path | None = None
+    max_retries: int = 3
+    max_starts: int = 10
+    max_parallel_turns: int = 1
+    retry_first: float = 10.0
+    retry_longest: float = 600.0
+    session_max_age_days: int = 7
+    session_max_turns: int = 50
+    session_max_bytes: int | None = 20_000_000
+    auto_reply: AutoReply = AutoReply.IF_SILENT
+    turn_timeout: float = 3600.0
+    tool_timeout: float | None = None
+    first_output_timeout: float | None = 60.0
+    silence_timeout: float | None = 600.0
+    finish_grace: float = 5.0
+    stop_grace: float = 20.0
+    turn_memory: int = 0
+    """Bytes that all processes of a turn may use together; 0 = off."""
+    keep_transcripts: int = 7
+    trouble_first: float = 1.0
+    trouble_longest: float = 120.0
+    """The waits between two tries while disk or mailbox refuse."""
+    notify: NotifyPolicy = NotifyPolicy()
+    undeliverable_after: float = 86400.0
+    """An item still not taken after this long, while other calls succeed, is refused for good."""
+
+
+class Step(Enum):
+    SETTLE = "settle"
+    RETRY = "retry"
+    GIVE_UP = "give up"
+
+
+class RetryDecision(msgspec.Struct, frozen=True):
+    """`attempts` is the new count; `not_before` the earliest next start, seconds since the epoch."""
+
+    step: Step
+    attempts: int
+    not_before: float = 0.0
+    why: str = ""
+
+
+def decide_retry(
+    outcome: Outcome, *, attempts: int, starts: int, now: float, policy: WatchPolicy, jitter: float
+) -> RetryDecision:
+    """`attempts` and `starts` as they were when the turn began, this start included; `jitter` in [0, 1).
+
+    Full jitter: the wait is anywhere between nothing and the backoff, so that many watchers on one cause spread out.
+    """
+    if outcome.settles:
+        return RetryDecision(Step.SETTLE, 0)
+    if outcome.counts:
+        attempts += 1
+        if attempts > policy.max_retries:
+            return RetryDecision(Step.GIVE_UP, attempts, why=f"{attempts} failed attempts")
+    if starts >= policy.max_starts:
+        return RetryDecision(Step.GIVE_UP, attempts, why=f"{starts} starts without an end")
+    wait = backoff(attempts - 1, policy.retry_first, policy.retry_longest) * jitter if outcome.counts else 0.0
+    return RetryDecision(Step.RETRY, attempts, not_before=now + wait)
+
+
+def backoff(number: int, first: float, longest: float) -> float:
+    """`first` doubled `number` times, at most `longest`."""
+    return min(longest, first * 2.0 ** min(number, 40))
+
+
+FIRST_PROBE = 30.0
+LONGEST_BETWEEN_PROBES = 3600.0
+
+_REASONS = {
+    Outcome.LIMITED: PauseReason.LIMITED,
+    Outcome.SIGNED_OUT: PauseReason.SIGNED_OUT,
+    Outcome.UNAVAILABLE: PauseReason.UNAVAILABLE,
+}
+
+
+def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter: float) -> Pause | None:
+    """The pause after a turn that ended so; None = nothing stands in the way.
+
+    A pause by hand stays until a hand ends it. The provider's own moment is believed, but never past a week; without
+    one the intervals between probes grow. `jitter` in [0, 1) spreads watchers that wait for the same moment.
+    """
+    if current is not None and current.reason is PauseReason.BY_HAND:
+        return current
+    reason = _REASONS.get(judgement.outcome)
+    if reason is None:
+        # An interruption says nothing about the account.
+        return current if judgement.outcome is Outcome.INTERRUPTED else None
+    probes = current.probes + 1 if current is not None else 0
+    since = current.since if current is not None else now
+    if judgement.retry_at is not None and judgement.retry_at > now:
+        until = min(judgement.retry_at, now + LONGEST_PAUSE - 60) + 5 * jitter
+    else:
+        until = now + backoff(probes, FIRST_PROBE, LONGEST_BETWEEN_PROBES) * (0.75 + jitter / 2)
+    elsewhere = current is not None and current.reason is reason and current.elsewhere
+    return Pause(reason, since, until, judgement.detail, probes, elsewhere)
+
+
+def may_start(pause: Pause | None, now: float, running: int, slots: int) -> int:
+    """How many turns may be started now. A pause that has run out lets one probe through."""
+    if pause is None:
+        return max(0, slots - running)
+    if pause.until is None or now < pause.until or running:
+        return 0
+    return 1
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A message that is still to be done: listed by the mailbox, or ours already (`retry`)."""
+
+    envelope: Envelope
+    retry: RetryEntry | None = None
+
+    @property
+    def not_before(self) -> float:
+        return self.retry.not_before if self.retry is not None else 0.0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`ready`: heads of threads that may start, most urgent first; `next_due`: when the next one may, if known."""
+
+    ready: tuple[Candidate, ...]
+    next_due: float | None
+
+
+def make_plan(candidates: Iterable[Candidate], busy_threads: Set[str], now: float) -> Plan:
+    """Within a thread strictly oldest first: a thread whose oldest message waits, waits (I2).
+
+    Among threads the most urgent message counts, then age: an urgent mail pulls the thread it waits in.
+    """
+    threads: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        threads.setdefault(candidate.envelope.thread, []).append(candidate)
+    heads: list[tuple[int, str, Candidate]] = []
+    next_due: float | None = None
+    for thread, members in threads.items():
+        if thread in busy_threads:
+            continue
+        head = min(members, key=lambda c: c.envelope.order)
+        if head.not_before > now:
+            next_due = head.not_before if next_due is None else min(next_due, head.not_before)
+            continue
+        urgency = min(c.envelope.priority.rank for c in members)
+        heads.append((urgency, head.envelope.order, head))
+    heads.sort(key=lambda item: item[:2])
+    return Plan(tuple(head for _, _, head in heads), next_due)
+
+
+class SessionChoice(msgspec.Struct, frozen=True):
+    """`session_id` None = start fresh; `why_lost` completes "the session of that work ..."."""
+
+    session_id: str | None
+    prompt: PromptKind
+    why_lost: str = ""
+
+
+def choose_session(
+    entry: SessionEntry | None,
+    rerun: RetryEntry | None,
+    *,
+    runtime: str,
+    resumes: bool,
+    now: float,
+    policy: WatchPolicy,
+) -> SessionChoice:
+    """I5: a rerun may go on in its own provisional session; else the thread's, if it is fit to be resumed."""
+    is_rerun = rerun is not None and bool(rerun.history)
+    if rerun is not None and is_rerun and resumes:
+        # Where a session was lost before, this is the one that the turn after it began.
+        provisional = rerun.provisional
+        if provisional is not None and provisional.runtime == runtime:
+            if not _same_fault_twice(rerun):
+                return SessionChoice(provisional.session_id, PromptKind.RERUN)
+            return SessionChoice(None, PromptKind.RERUN)
+    fault = unfit(entry, runtime=runtime, now=now, policy=policy) if resumes else ""
+    usable = resumes and entry is not None and bool(entry.session_id) and not fault
+    if rerun is not None and rerun.session_lost:
+        if rerun.last_outcome is Outcome.SESSION_LOST:
+            return SessionChoice(None, PromptKind.LOST, "could not be resumed")
+        return SessionChoice(None, PromptKind.RERUN)
+    session_id = entry.session_id if usable and entry is not None else None
+    if is_rerun:
+        return SessionChoice(session_id, PromptKind.RERUN)
+    if session_id:
+        return SessionChoice(session_id, PromptKind.RESUMED)
+    if resumes and entry is not None:
+        return SessionChoice(None, PromptKind.LOST, fault or "was dropped")
+    return SessionChoice(None, PromptKind.FRESH)
+
+
+def unfit(entry: SessionEntry | None, *, runtime: str, now: float, policy: WatchPolicy) -> str:
+    """Why a session is not resumed any more; completes "the session ...". Empty where it is, or there is none."""
+    if entry is None or not entry.session_id:
+        return ""
+    if entry.runtime and entry.runtime != runtime:
+        return f"belongs to another runtime ({entry.runtime})"
+    if entry.turn_count >= policy.session_max_turns:
+        return f"was closed after {entry.turn_count} turns"
+    if policy.session_max_bytes is not None and entry.transcript_bytes >= policy.session_max_bytes:
+        return f"was closed after {entry.transcript_bytes // 1_000_000} MB of output"
+    try:
+        age = now - from_iso(entry.last_used_at)
+    except ValueError:
+        age = 0.0
+    # A moment in the future is a clock that jumped: it counts as now.
+    if age > policy.session_max_age_days * 86400:
+        return f"has expired after {policy.session_max_age_days} days"
+    return ""
+
+
+def _same_fault_twice(rerun: RetryEntry) -> bool:
+    """Out of time or crashed twice in a row: the session may be what is wrong. Limits and stops say nothing of it."""
+    if len(rerun.history) < 2:
+        return False
+    last, before = rerun.history[-1].outcome, rerun.history[-2].outcome
+    return last is before and last.counts
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds each clock may run; None = that clock is off.
+
+    The tool clock measures one open tool, the first-output clock a runtime that has not said anything yet, the silence
+    clock one that has stopped; `finish_grace` is what the processes have to leave after the result.
+    """
+
+    turn_timeout: float
+    tool_timeout: float | None
+    first_output_timeout: float | None
+    silence_timeout: float | None
+    finish_grace: float
+
+
+class Activity(msgspec.Struct, frozen=True):
+    """What the clocks start from. `open_tool_since` is the start of the oldest tool that is open."""
+
+    started: float
+    last_event: float | None = None
+    result_at: float | None = None
+    open_tool_since: float | None = None
+
+
+def verdict(limits: Limits, activity: Activity, now: float) -> StopReason | None:
+    """Why the turn has to be ended at `now`: the clock that ran out first; None while it may go on."""
+    moment, reason = min(_deadlines(limits, activity), key=_moment)
+    return reason if now >= moment else None
+
+
+def next_check(limits: Limits, activity: Activity, now: float) -> float:
+    """The earliest moment at which a clock can run out if nothing happens; never before `now`."""
+    return max(now, min(moment for moment, _ in _deadlines(limits, activity)))
+
+
+def _deadlines(limits: Limits, activity: Activity) -> list[tuple[float, StopReason]]:
+    if activity.result_at is not None:
+        return [(activity.result_at + limits.finish_grace, StopReason.FINISHED)]
+    running = [(activity.started + limits.turn_timeout, StopReason.TURN_TIMEOUT)]
+    if activity.open_tool_since is not None:
+        # Silence counts only while the model is waited for: an open tool may work quietly for as long as it is allowed.
+        if limits.tool_timeout is not None:
+            running.append((activity.open_tool_since + limits.tool_timeout, StopReason.TOOL_TIMEOUT))
+    elif activity.last_event is None and limits.first_output_timeout is not None:
+        running.append((activity.started + limits.first_output_timeout, StopReason.FIRST_OUTPUT_TIMEOUT))
+    elif limits.silence_timeout is not None:
+        silent_since = activity.started if activity.last_event is None else activity.last_event
+        running.append((silent_since + limits.silence_timeout, StopReason.SILENCE_TIMEOUT))
+    return running
+
+
+def _moment(deadline: tuple[float, StopReason]) -> float:
+    return deadline[0]
