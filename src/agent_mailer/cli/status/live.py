@@ -80,9 +80,8 @@ def _place(workdir: Path) -> Workplace:
     """Made anew for each look: what was read once would be shown for ever."""
     from agent_mailer.assemble import Workplace
 
-    place = Workplace(workdir)
+    place = Workplace(workdir, damaged=lambda *_: None)
     place.folder.check()
-    place.folder.damaged = lambda _path, _why: None
     return place
 
 

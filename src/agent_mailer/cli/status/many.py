@@ -44,9 +44,8 @@ def _look(workdir: Path) -> StatusView | FaultView:
     from agent_mailer.errors import MailerError
 
     try:
-        place = Workplace(workdir)
+        place = Workplace(workdir, damaged=lambda *_: None)
         place.folder.check()
-        place.folder.damaged = lambda _path, _why: None
         return look(place, look_without_asking, past=False)
     except MailerError as fault:
         return FaultView(str(workdir), (ProblemView(Problem.UNREADABLE, fault.message, fault.fix),))
