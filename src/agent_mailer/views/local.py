@@ -276,7 +276,7 @@ def _results(place: Workplace) -> Iterator[view.ResultView]:
 
 def _settled_last(place: Workplace) -> list[str]:
     """Ids of turns. The end of the log tells them at once; where it does not, the newest folders do."""
-    from agent_mailer.state.turns import is_turn_id
+    from agent_mailer.names import is_turn_id
 
     turns, found = place.state.turns, list[str]()
     for file in (place.folder.log, place.folder.log.with_name(f"{place.folder.log.name}.1")):

@@ -85,7 +85,7 @@ def ls(workdir: Workdir = None, as_json: Json = False) -> None:
 
 def note_path(place: Workplace, thread: str | None) -> Path:
     """The file of a thread's note, always right below memory/. Raises UsageFault for an empty thread."""
-    from agent_mailer.state.notes import memory_file
+    from agent_mailer.names import memory_file
 
     if thread is None:
         return place.folder.memory / "global.md"
@@ -94,8 +94,7 @@ def note_path(place: Workplace, thread: str | None) -> Path:
 
 def meant_thread(place: Workplace, typed: str) -> str:
     """The thread called so; else the one known thread whose name begins so; else a new one. Raises UsageFault."""
-    from agent_mailer.names import pick
-    from agent_mailer.state.notes import memory_file
+    from agent_mailer.names import memory_file, pick
 
     if not typed.strip():
         raise UsageFault("no_thread", "the thread is empty", "agent-mailer memory ls")
