@@ -24,7 +24,7 @@ from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import RetryEntry
-from agent_mailer.state.takeover import read_inflight, take_over
+from agent_mailer.state.takeover import read_inflight
 from agent_mailer.watch.recovery import salvage
 
 OLD_ENOUGH = 60.0
@@ -121,7 +121,7 @@ class Repair:
         folder = self._state.folder
         path = folder.path / "inflight.json"
         found = read_inflight(path)
-        take_over(self._state)
+        self._state.take_over()
         if found is not None:
             self._say(path, f"{printable(found.msg_id)}, in work when another client ended, is to be done again")
 

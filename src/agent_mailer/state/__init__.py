@@ -49,4 +49,8 @@ class State:
         Raises BusyFault while an agent of another client still works on its message.
         """
         self.folder.prepare()
-        take_over(self)
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Raises as `prepare` does."""
+        take_over(self.folder, self.processed, self.retries, self.log)

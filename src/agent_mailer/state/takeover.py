@@ -10,22 +10,20 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.errors import BusyFault
-from agent_mailer.events import EventName
+from agent_mailer.events import EventLog, EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.folder import GARBLED
+from agent_mailer.state.folder import GARBLED, StateFolder
+from agent_mailer.state.processed import Processed
 from agent_mailer.state.records import Attempt, RetryEntry
-
-if TYPE_CHECKING:
-    from agent_mailer.state import State
+from agent_mailer.state.retries import Retries
 
 UNKNOWN_SENT = "what the thread shows from you (nobody kept a record of that turn)"
 """Completes "already sent, do not send again": its agent sent mail by itself."""
@@ -45,29 +43,29 @@ class Inflight(msgspec.Struct, frozen=True):
     retry_count: int = 0
 
 
-def take_over(state: State) -> None:
+def take_over(folder: StateFolder, processed: Processed, retries: Retries, log: EventLog) -> None:
     """Make the other client's open message a retry of ours. Only the holder of the lock calls this; idempotent.
 
     Raises BusyFault while the agent of that client still works on it.
     """
-    _make_private(state)
-    path = state.folder.path / "inflight.json"
+    _make_private(folder)
+    path = folder.path / "inflight.json"
     open_there = read_inflight(path)
     if open_there is None:
         return
     message_id = open_there.msg_id
-    if message_id not in state.processed and state.retries.get(message_id) is None:
-        _require_ended(state.folder.workdir, message_id)
-        entry = _entry(state, open_there)
-        state.retries.put(entry)
-        state.log.emit(
+    if message_id not in processed and retries.get(message_id) is None:
+        _require_ended(folder.workdir, message_id)
+        entry = _entry(open_there, retries, folder.clock.now())
+        retries.put(entry)
+        log.emit(
             EventName.TAKEN_OVER,
             message_id=message_id,
             thread=entry.envelope.thread,
             attempts=entry.attempts,
             why=IN_WORK,
         )
-    state.folder.disk.replace(path, b'{"turns": []}\n', sync=Sync.FULL)
+    folder.disk.replace(path, b'{"turns": []}\n', sync=Sync.FULL)
 
 
 def read_inflight(path: Path) -> Inflight | None:
@@ -78,12 +76,11 @@ def read_inflight(path: Path) -> Inflight | None:
     return None
 
 
-def _entry(state: State, found: Inflight) -> RetryEntry:
-    now = state.folder.clock.now()
+def _entry(found: Inflight, retries: Retries, now: float) -> RetryEntry:
     started = min(_moment(found.started_at, now), now)
     # Without an order of its own it comes before everything else in its thread.
     envelope = Envelope(found.msg_id, found.thread_id or found.msg_id, "", started, order="", locator=found.msg_id)
-    counted = state.retries.adopt(envelope)
+    counted = retries.adopt(envelope)
     tries = min(MOST_TRIES, max(0, found.retry_count, counted.attempts if counted else 0))
     history = (Attempt("", Outcome.INTERRUPTED, IN_WORK, started),)
     return RetryEntry(envelope, attempts=tries, starts=tries + 1, history=history, sent=(UNKNOWN_SENT,))
@@ -122,10 +119,10 @@ def _agent_of(workdir: Path, message_id: str) -> int | None:
     return None
 
 
-def _make_private(state: State) -> None:
+def _make_private(folder: StateFolder) -> None:
     """The other client leaves `processed.txt` readable for everybody."""
-    path = state.folder.path / "processed.txt"
+    path = folder.path / "processed.txt"
     with suppress(OSError):
         found = path.lstat()
         if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
-            state.folder.disk.system.chmod(path, 0o600)
+            folder.disk.system.chmod(path, 0o600)
