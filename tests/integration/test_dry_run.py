@@ -1,0 +1,110 @@
+"""`watch --dry-run` says what the engine then does: both take the same look, and the look changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.desk import CLI, Desk
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Automatic, Priority
+
+NEW = "agents/coder/inbox/new"
+CUR = "agents/coder/inbox/cur"
+
+
+def dry_run(desk: Desk) -> tuple[list[str], str]:
+    """The ids that would run, and all that was printed."""
+    before = snapshot(desk)
+    done = subprocess.run(
+        [*CLI, "watch", "--dry-run", "--workdir", str(desk.workdir)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert snapshot(desk) == before
+    return re.findall(r"^would run: (\S+)", done.stdout, re.MULTILINE), done.stdout
+
+
+def snapshot(desk: Desk) -> dict[str, bytes]:
+    return {str(path.relative_to(desk.base)): path.read_bytes() for path in desk.base.rglob("*") if path.is_file()}
+
+
+def claimed(desk: Desk, run: Callable[[], object]) -> list[str]:
+    """The messages that a run claims, in order."""
+    before = len(desk.log(EventName.TURN_CLAIMED))
+    run()
+    return [row["message_id"] for row in desk.log(EventName.TURN_CLAIMED)[before:]]
+
+
+def test_a_notice_is_passed_by(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    notice = desk.send("fyi", automatic=Automatic.NOTICE)
+    ready, told = dry_run(desk)
+    assert ready == []
+    assert f"would pass by: {notice} from user: a notice" in told
+    assert "0 ready, 0 waiting" in told
+    assert claimed(desk, desk.once) == []
+
+
+def test_a_dead_letter_that_was_put_back_runs(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send()
+    desk.once()
+    assert dry_run(desk)[0] == []
+    (desk.root / CUR / f"{sent}.md").rename(desk.root / NEW / f"{sent}.md")
+    assert dry_run(desk)[0] == [sent]
+    assert claimed(desk, desk.once) == [sent]
+
+
+def test_a_settled_message_that_is_listed_again_is_put_away(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    sent = desk.send()
+    desk.once()
+    (desk.root / CUR / f"{sent}.md").rename(desk.root / NEW / f"{sent}.md")
+    ready, told = dry_run(desk)
+    assert ready == []
+    assert f"would put away: {sent}: settled already" in told
+    assert claimed(desk, desk.once) == []
+    assert not list((desk.root / NEW).iterdir())
+
+
+def test_what_is_no_message_is_put_away(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    (desk.root / NEW / "torn.md").write_text("---json\n{")
+    ready, told = dry_run(desk)
+    assert ready == []
+    assert "would put away: torn.md" in told
+    desk.once()
+    assert not list((desk.root / NEW).iterdir())
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_what_would_run_is_what_runs_first(tmp_path: Path, slots: int) -> None:
+    """Heads of threads, most urgent first; a thread whose head waits for its retry waits."""
+    desk = Desk(tmp_path)
+    desk.configure(max_parallel_turns=slots, retry={"first": 3600, "longest": 3600})
+    desk.shell("cat >/dev/null; exit 1")
+    held = desk.send(thread="red")
+    claimed(desk, desk.once)
+    # The wait is chosen by lot: at most an hour, and it must lie ahead here.
+    path = desk.state / "retries.json"
+    entries = json.loads(path.read_text())
+    for entry in entries.values():
+        entry["not_before"] = desk.place().clock.now() + 3000
+    path.write_text(json.dumps(entries))
+    desk.shell("cat >/dev/null; echo done")
+    behind = desk.send(thread="red")
+    plain = [desk.send(thread=thread) for thread in ("blue", "green")]
+    urgent = desk.send(thread="black", priority=Priority.URGENT)
+    ready, told = dry_run(desk)
+    assert ready == [urgent, *plain]
+    assert "3 ready, 2 waiting behind them" in told
+    ran = claimed(desk, desk.once)
+    assert ran == ready
+    assert not {held, behind} & set(ran)
