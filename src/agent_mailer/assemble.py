@@ -37,6 +37,29 @@ if TYPE_CHECKING:
     from agent_mailer.watch.rules import WatchPolicy
 
 
+def workdir_at(given: Path | None) -> Path:
+    """The absolute workdir meant: the one that was given, else the turn's, else the current folder.
+
+    Raises ConfigFault where it does not exist, or no text could name it.
+    """
+    if given is None:
+        # During a turn the agent may have changed its folder.
+        turn = os.environ.get("AGENT_MAILER_WORKDIR")
+        try:
+            given = Path(turn) if turn else Path.cwd()
+        except FileNotFoundError:
+            raise ConfigFault("no_folder", "the current folder no longer exists", "cd to the agent's folder") from None
+    workdir = Path(os.path.abspath(given))  # noqa: PTH100 - a link in the path is the user's wish
+    if not workdir.is_dir():
+        raise ConfigFault("no_folder", f"{workdir} is not a folder", f"mkdir -p {workdir}")
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError:
+        why = f"the name of {workdir} is not UTF-8 text: neither a prompt nor a record could name it"
+        raise ConfigFault("bad_folder_name", why, "give it another name: mv") from None
+    return workdir
+
+
 class Workplace:
     """One workdir as a command finds it: its configuration and state. Reading needs no lock."""
 
@@ -65,6 +88,11 @@ class Workplace:
         return self.folder.config.exists()
 
     @property
+    def at_broker(self) -> bool:
+        """Whether its mail is at a broker, not in a folder."""
+        return self.config.mailbox_kind is MailboxKind.AMP
+
+    @property
     def handle(self) -> str:
         return self.config.address or self.config.agent_name
 
@@ -72,7 +100,7 @@ class Workplace:
         """The keys `watch` cannot do without, each with the flag that gives it."""
         config = self.config
         found: list[tuple[str, str]] = []
-        if config.mailbox_kind is MailboxKind.AMP:
+        if self.at_broker:
             needed = ("broker_url", "api_key", "agent_id", "address")
             found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
         elif not self.handle:
@@ -112,7 +140,7 @@ class Workplace:
 
     def mailbox(self, handle: str | None = None) -> Mailbox:
         """The mailbox of this agent, or of another handle in the same folder."""
-        if self.config.mailbox_kind is MailboxKind.AMP:
+        if self.at_broker:
             if handle is None:
                 return self._amp()
             raise ConfigFault(

@@ -57,7 +57,7 @@ def _choose_mailbox(place: Workplace, values: dict[str, object], wishes: Wishes)
     if "maildir_root" in values and place.config.mailbox_kind is MailboxKind.AMP:
         values["mailbox"] = MailboxKind.MAILDIR.value
     if wishes.from_login and not place.config.broker_url:
-        from agent_mailer.setup.registering import find_login
+        from agent_mailer.setup.found import find_login
 
         values["broker_url"] = find_login(Path.home()).broker_url
 
@@ -118,7 +118,8 @@ def _needs_joining(place: Workplace, values: dict[str, object], wishes: Wishes) 
 
 
 def _join(place: Workplace, wishes: Wishes) -> Joined:
-    from agent_mailer.setup.registering import Wish, find_login, join_with_key, join_with_login
+    from agent_mailer.setup.found import find_login
+    from agent_mailer.setup.registering import Wish, join_with_key, join_with_login
 
     config = place.config
     if place.folder.path.exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.options import Json, Workdir, folder_of, workplace
+from agent_mailer.cli.options import Json, Workdir, workplace
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import note, say, tell_error
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault
@@ -196,7 +196,9 @@ def _chosen(units: Units, names: list[str] | None, workdir: Path | None, *, ever
             raise ConfigFault("not_installed", "no agent of this user is installed as a service", _INSTALL)
         return found
     if not names:
-        folder = folder_of(workdir)
+        from agent_mailer.assemble import workdir_at
+
+        folder = workdir_at(workdir)
         instance = units.of(folder)
         if instance is None:
             raise ConfigFault("not_installed", f"{folder} is not installed as a service", f"{_INSTALL} -C {folder}")

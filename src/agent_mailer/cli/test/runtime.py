@@ -117,12 +117,13 @@ async def _watch_once(trial: Workplace, lock: WorkdirLock) -> bool:
     from agent_mailer.checks.trial import BODY, HANDLE, SUBJECT
     from agent_mailer.mailbox.maildir.layout import USER
     from agent_mailer.mailbox.port import Action, Draft
-    from agent_mailer.people.folder import send
-    from agent_mailer.people.port import new_key
+    from agent_mailer.people import new_key
+    from agent_mailer.people.folder import FolderMail
+    from agent_mailer.people.send import send
     from agent_mailer.watch.watcher import Watcher
 
     draft = Draft(new_key(), Action.SEND, trial.clock.now(), to=(HANDLE,), subject=SUBJECT, body=BODY)
-    await send(trial.mailbox(USER), draft)
+    await send(FolderMail(trial.mailbox(USER)), draft)
     room = trial.room(lock)
     # A pause of the account neither holds this turn back nor comes of it: a person asked for one try.
     trial.state.account = None
