@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+import msgspec
+
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, expand, load
+from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand, load
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.events import EventLog, EventName
@@ -86,6 +88,12 @@ class Workplace:
     @property
     def configured(self) -> bool:
         return self.folder.config.exists()
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """The keys that were given as flags, each as a plain value."""
+        plain: dict[str, object] = msgspec.to_builtins(self.config)
+        return {key: plain[key] for key, source in self.loaded.sources.items() if source is Source.FLAG}
 
     @property
     def at_broker(self) -> bool:

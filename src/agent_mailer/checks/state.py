@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.checks.result import CheckResult, failed, guarded, ok, warning
+from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import read_regular
 from agent_mailer.names import printable

@@ -66,6 +66,27 @@ def look_for_identity(place: Workplace) -> str:
     )
 
 
+def refusal(place: Workplace, values: dict[str, object]) -> ConfigFault | None:
+    """What the agent program would say to this configuration, with `values`; None where nothing speaks against it."""
+    from agent_mailer.assemble import Workplace
+
+    try:
+        Workplace(place.workdir, {**place.flags, **values}).runtime()
+    except ConfigFault as fault:
+        return fault
+    except (MailerError, OSError):
+        pass  # a program that is missing can be installed later
+    return None
+
+
+def default_name(workdir: Path) -> str:
+    """The folder's name, where an agent can be called so."""
+    from agent_mailer.mailbox.maildir.layout import is_handle
+
+    name = workdir.name.lower()
+    return name if is_handle(name) else ""
+
+
 def _look(place: Workplace, kind: RuntimeKind) -> ProgramSeen:
     from agent_mailer.assemble import Workplace
 
@@ -100,7 +121,7 @@ def _ask(runtime: Runtime, probe: Probe) -> tuple[bool, str]:
     return finding.ok, finding.text if finding.ok or not finding.fix else f"{finding.text}: {finding.fix}"
 
 
-LARGEST = 1024 * 1024
+LARGEST_LOGINS = 1024 * 1024
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -133,7 +154,7 @@ def find_login(home: Path, broker_url: str = "") -> Login:
     path = credentials_file(home)
     fix = f"amp login {broker_url or 'BROKER-URL'}"
     try:
-        found = msgspec.json.decode(read_regular(path, LARGEST, follow=True), type=_File)
+        found = msgspec.json.decode(read_regular(path, LARGEST_LOGINS, follow=True), type=_File)
     except FileNotFoundError:
         raise ConfigFault("no_login", f"{path} does not exist: nobody has logged in", fix) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -65,7 +65,8 @@ def install(
         service_install.require_nobody_else(place, manager, instance)
     say(f"found     {', '.join(map(str, (instance.program, *instance.needs)))}")
     say(f"PATH      {service_install.shown_path(instance)}, then the system's")
-    service_install.install(manager, units, instance, start=not no_start)
+    for line in service_install.install(manager, units, instance, start=not no_start):
+        say(line)
     if place.config.env.pass_:
         named = ", ".join(place.config.env.pass_)
         note(
@@ -173,7 +174,7 @@ def _do(verb: str, names: list[str] | None, workdir: Path | None, *, every: bool
 
 def _why_not(instance: Instance, state: UnitState) -> MailerError | None:
     """What is wrong with a service that did not start, as far as we know."""
-    from agent_mailer.cli.service.status import problems_of
+    from agent_mailer.service.manager import problems_of
 
     known = next(iter(problems_of(instance, state)), None)
     return None if known is None else MailerError("not_started", f"{instance.name}: {known.text}", known.fix)
