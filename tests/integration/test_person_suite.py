@@ -30,15 +30,29 @@ class TestFolder(PersonSuite):
         return mail_in(Workplace(folder, {"mailbox": "maildir", "maildir_root": str(folder / "mail")}), name)
 
 
-class _AtBroker(PersonSuite):
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_plain_broker(tmp_path_factory.mktemp("plain")) as desk:
+        yield desk
+
+
+class TestOurBroker(PersonSuite):
     """Each test has a user of its own, whose agents are ann and bob."""
 
     @pytest.fixture(autouse=True)
-    def user(self, broker: BrokerDesk) -> None:
-        self.flags: dict[str, object] = {"mailbox": "amp", "broker_url": broker.url}
-        self.domain = f"u{next(_serial)}"
+    def user(self, ours: BrokerDesk) -> None:
+        self.enter(ours)
+
+    def enter(self, broker: BrokerDesk) -> None:
+        self.domain = f"user{next(_serial)}"
         person = broker.person(self.domain)
-        self.flags["api_key"] = person.key
+        self.flags: dict[str, object] = {"mailbox": "amp", "broker_url": broker.url, "api_key": person.key}
         for name in ("ann", "bob"):
             broker.agent(person, name)
 
@@ -46,18 +60,10 @@ class _AtBroker(PersonSuite):
         return mail_of(Workplace(folder, self.flags), f"{name}@{self.domain}.{DOMAIN}")
 
 
-class TestOurBroker(_AtBroker):
-    @pytest.fixture(scope="class")
-    def broker(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
-        with running_broker(tmp_path_factory.mktemp("broker")) as desk:
-            yield desk
-
-
-class TestPlainBroker(_AtBroker):
+class TestPlainBroker(TestOurBroker):
     carries_marks = False
-    refuses_other_content = False
+    recognises_delivery = False
 
-    @pytest.fixture(scope="class")
-    def broker(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
-        with running_plain_broker(tmp_path_factory.mktemp("broker")) as desk:
-            yield desk
+    @pytest.fixture(autouse=True)
+    def user(self, plain: BrokerDesk) -> None:
+        self.enter(plain)
