@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,8 @@ import msgspec
 
 from agent_mailer.checks import CheckResult, guarded
 from agent_mailer.checks.mailbox import own_folder
-from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync
+from agent_mailer.checks.state import Left, Mended, clear_lock, mend_permissions
+from agent_mailer.disk import TEMPORARY_PREFIX, Disk
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir import layout
@@ -26,7 +26,6 @@ from agent_mailer.mailbox.maildir.listing import read_envelope, scan
 from agent_mailer.mailbox.port import Automatic, Envelope
 from agent_mailer.names import printable
 from agent_mailer.state import State
-from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.takeover import read_inflight
 from agent_mailer.watch.recovery import salvage
@@ -41,21 +40,6 @@ BEFORE_CLAIM = 60.0
 """Seconds by which the file system's clock may be behind ours: what was taken before that is no lost turn's message."""
 
 _PLAIN_FILES = ("log.jsonl", "watcher", "trouble.json", "inflight.json")
-
-
-class Mended(msgspec.Struct, frozen=True):
-    """One line: what was done, to what."""
-
-    path: str
-    text: str
-
-
-class Left(msgspec.Struct, frozen=True):
-    """What could not be mended, and the command that does."""
-
-    path: str
-    text: str
-    fix: str
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -327,51 +311,6 @@ def lost_messages(taken: Iterable[Taken], nameless: Sequence[str], nobodys: Call
             rest.remove(nearest)
             lost.append(nearest.envelope)
     return lost
-
-
-def mend_permissions(folder: StateFolder) -> tuple[list[Mended], list[Left]]:
-    """The folder, its files, and the folders in it are this user's alone. First: other commands refuse to look."""
-    mended: list[Mended] = []
-    left: list[Left] = []
-    us = os.geteuid()
-    for path in _private(folder):
-        try:
-            found = path.lstat()
-            if stat.S_ISLNK(found.st_mode):
-                continue
-            mode = stat.S_IMODE(found.st_mode)
-            needed = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
-            wanted = (mode & 0o700) | needed
-            if found.st_uid != us:
-                left.append(Left(str(path), f"belongs to user {found.st_uid}", f"sudo chown -R {us} {folder.path}"))
-            elif wanted != mode:
-                folder.disk.system.chmod(path, wanted)
-                mended.append(Mended(str(path), f"mode {mode:04o} is {wanted:04o} now"))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            left.append(Left(str(path), str(error), f"chmod go-rwx {path}"))
-    return mended, left
-
-
-def clear_lock(folder: StateFolder) -> list[Mended]:
-    """What is no file where the lock should be goes aside: nobody can hold it."""
-    path = folder.path / ".lock"
-    if not os.path.lexists(path) or path.is_file():
-        return []
-    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-    folder.disk.move(path, path.with_name(f".lock.corrupt-{stamp}"), sync=Sync.NONE)
-    return [Mended(str(path), f"not a file, kept as .lock.corrupt-{stamp}")]
-
-
-def _private(folder: StateFolder) -> Iterator[Path]:
-    yield folder.path
-    for directory in (folder.path, folder.turns, folder.requests):
-        try:
-            names = sorted(os.listdir(directory))
-        except OSError:
-            continue
-        yield from (directory / name for name in names)
 
 
 def _began(turn_id: str) -> float:
