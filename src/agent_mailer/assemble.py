@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+import msgspec
+
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, expand, load
+from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand, load
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventLog, EventName
@@ -36,6 +38,29 @@ if TYPE_CHECKING:
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
+
+
+def workdir_at(given: Path | None) -> Path:
+    """The absolute workdir meant: the one that was given, else the turn's, else the current folder.
+
+    Raises ConfigFault where it does not exist, or no text could name it.
+    """
+    if given is None:
+        # During a turn the agent may have changed its folder.
+        turn = os.environ.get("AGENT_MAILER_WORKDIR")
+        try:
+            given = Path(turn) if turn else Path.cwd()
+        except FileNotFoundError:
+            raise ConfigFault("no_folder", "the current folder no longer exists", "cd to the agent's folder") from None
+    workdir = Path(os.path.abspath(given))  # noqa: PTH100 - a link in the path is the user's wish
+    if not workdir.is_dir():
+        raise ConfigFault("no_folder", f"{workdir} is not a folder", f"mkdir -p {workdir}")
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError:
+        why = f"the name of {workdir} is not UTF-8 text: neither a prompt nor a record could name it"
+        raise ConfigFault("bad_folder_name", why, "give it another name: mv") from None
+    return workdir
 
 
 class Workplace:
@@ -74,6 +99,17 @@ class Workplace:
         return self.folder.config.exists()
 
     @property
+    def flags(self) -> dict[str, object]:
+        """The keys that were given as flags, each as a plain value."""
+        plain: dict[str, object] = msgspec.to_builtins(self.config)
+        return {key: plain[key] for key, source in self.loaded.sources.items() if source is Source.FLAG}
+
+    @property
+    def at_broker(self) -> bool:
+        """Whether its mail is at a broker, not in a folder."""
+        return self.config.mailbox_kind is MailboxKind.AMP
+
+    @property
     def handle(self) -> str:
         return self.config.address or self.config.agent_name
 
@@ -81,7 +117,7 @@ class Workplace:
         """The keys `watch` cannot do without, each with the flag that gives it."""
         config = self.config
         found: list[tuple[str, str]] = []
-        if config.mailbox_kind is MailboxKind.AMP:
+        if self.at_broker:
             needed = ("broker_url", "api_key", "agent_id", "address")
             found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
         elif not self.handle:
@@ -121,7 +157,7 @@ class Workplace:
 
     def mailbox(self, handle: str | None = None) -> Mailbox:
         """The mailbox of this agent, or of another handle in the same folder."""
-        if self.config.mailbox_kind is MailboxKind.AMP:
+        if self.at_broker:
             if handle is None:
                 return self._amp()
             raise ConfigFault(

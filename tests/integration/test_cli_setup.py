@@ -161,6 +161,13 @@ def test_ctrl_c_at_a_question_leaves_everything_as_it_was(workdir: Path) -> None
     assert list(workdir.iterdir()) == []
 
 
+def test_ctrl_c_at_the_last_question_leaves_everything_as_it_was(workdir: Path) -> None:
+    (workdir / "AGENT.md").write_text("# An agent\n\n## Mail protocol\n\nUse curl.\n")
+    status, screen = on_terminal(workdir, ["init", *FLAGS, "--address", "helper"], ["\x03"])
+    assert (status, "Replace 'Mail protocol' in AGENT.md like this?" in screen) == (130, True), screen
+    assert [path.name for path in workdir.iterdir()] == ["AGENT.md"]
+
+
 def test_watch_on_a_terminal_asks_what_its_flags_do_not_say(workdir: Path) -> None:
     words = ["watch", "--once", "--runtime", "command", "--command", "cat", "--address", "helper"]
     status, screen = on_terminal(workdir, words, ["plan"])

@@ -16,8 +16,7 @@ from tests.desk import Desk, outcomes, until
 from tests.integration.test_bad_state import OpenTurn, Seasoned
 from tests.typed import Typed, type_in
 
-from agent_mailer.checks.repair import Taken, lost_messages
-from agent_mailer.cli.doctor.mend import RepairReport, repair
+from agent_mailer.checks.repair import RepairReport, Taken, lost_messages, repair_workdir
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope
@@ -27,8 +26,8 @@ GARBAGE = b"\x00\xff{torn"
 
 def mend(desk: Desk) -> RepairReport:
     """Repair, and see to it that a second run finds nothing."""
-    report = repair(desk.place())
-    again = repair(desk.place())
+    report = repair_workdir(desk.place())
+    again = repair_workdir(desk.place())
     assert again.repaired == ()
     assert again.left == report.left
     return report
@@ -224,7 +223,7 @@ def test_a_newer_format_is_refused_and_untouched(desk: Desk) -> None:
     (desk.state / "format").write_text("99\n")
     (desk.state / "usage.json").write_bytes(GARBAGE)
     with pytest.raises(ConfigFault, match="newer agent-mailer"):
-        repair(desk.place())
+        repair_workdir(desk.place())
     assert (desk.state / "usage.json").read_bytes() == GARBAGE
 
 

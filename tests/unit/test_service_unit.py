@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 from agent_mailer.service.folder import KEPT, Units
-from agent_mailer.service.install import SYSTEM_PATH, interpreter_of, needed_programs, search_path, vanished
+from agent_mailer.service.install import SYSTEM_PATH, interpreter_of, needed_programs, search_path
+from agent_mailer.service.manager import vanished
 from agent_mailer.service.unit import (
     DROP_IN,
     Instance,
     check_name,
     drop_in,
     name_for,
+    oneshot_of,
     read_drop_in,
     shipped_template,
-    trial_of,
     unit_of,
 )
 
@@ -91,7 +92,7 @@ def test_a_service_is_named_after_its_agent() -> None:
 
 
 def test_the_trial_has_the_surroundings_of_the_service_and_another_end() -> None:
-    text = trial_of(
+    text = oneshot_of(
         [shipped_template(), drop_in(CODER)], CODER.program, ("verify", "--json"), Path("/run/x"), Path("/run/y")
     )
     assert text.startswith(shipped_template())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.checks.result import CheckResult, Level, failed, guarded, ok, warning
+from agent_mailer.checks import CheckResult, Level, failed, guarded, ok, warning
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ExitCode
 from agent_mailer.mailbox.port import Contact, Envelope, Message

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from agent_mailer.checks.result import CheckResult, failed, guarded, ok, warning
+from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.errors import ExitCode
 from agent_mailer.state.lock import holder_of
 

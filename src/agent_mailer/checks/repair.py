@@ -1,31 +1,37 @@
 """`doctor --repair`: by hand what a watcher's start does for damaged state, and a little more.
 
 Nothing is deleted but leftovers of interrupted writes: what is damaged is set aside, and what is not known is left
-alone. The caller holds the workdir's lock. A second run finds nothing to do.
+alone. A second run finds nothing to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.checks.result import CheckResult, guarded
-from agent_mailer.disk import TEMPORARY_PREFIX, Sync
-from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.checks import CheckResult, guarded
+from agent_mailer.checks.mailbox import own_folder
+from agent_mailer.checks.state import Left, Mended, clear_lock, mend_permissions
+from agent_mailer.disk import TEMPORARY_PREFIX, Disk
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir import layout
+from agent_mailer.mailbox.maildir.listing import read_envelope, scan
 from agent_mailer.mailbox.port import Automatic, Envelope
 from agent_mailer.names import printable
 from agent_mailer.state import State
-from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.takeover import read_inflight
 from agent_mailer.watch.recovery import salvage
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
 
 OLD_ENOUGH = 60.0
 """Seconds after which an unfinished write is an interrupted one: a command may be writing its file now."""
@@ -36,21 +42,6 @@ BEFORE_CLAIM = 60.0
 _PLAIN_FILES = ("log.jsonl", "watcher", "trouble.json", "inflight.json")
 
 
-class Mended(msgspec.Struct, frozen=True):
-    """One line: what was done, to what."""
-
-    path: str
-    text: str
-
-
-class Left(msgspec.Struct, frozen=True):
-    """What could not be mended, and the command that does."""
-
-    path: str
-    text: str
-    fix: str
-
-
 class Taken(msgspec.Struct, frozen=True):
     """A message that its mailbox counts as taken by this agent, and the moment at which it was."""
 
@@ -58,11 +49,66 @@ class Taken(msgspec.Struct, frozen=True):
     at: float
 
 
-class MailFolders(msgspec.Struct, frozen=True):
-    """What is repaired of a mailbox of ours: `make` makes its missing folders and returns them, `taken` lists."""
+class MailFolders:
+    """The agent's own mailbox in a folder."""
 
-    make: Callable[[], Sequence[Path]]
-    taken: Callable[[], Sequence[Taken]]
+    def __init__(self, root: Path, handle: str, paths: layout.Paths, disk: Disk) -> None:
+        self._root = root
+        self._handle = handle
+        self._paths = paths
+        self._disk = disk
+
+    def make(self) -> Sequence[Path]:
+        """Make what is missing; returns it, or the whole where only its modes were wrong."""
+        missing = layout.missing_folders(self._root, self._handle)
+        if not layout.check_mailbox(self._root, self._handle):
+            return ()
+        try:
+            layout.make_mailbox(self._disk, self._root, self._handle)
+        except ConfigFault as fault:
+            # About the mailbox, not about the workdir's format: the rest goes on.
+            raise MailerError(fault.code, fault.message, fault.fix) from fault
+        return missing or (self._paths.home,)
+
+    def taken(self) -> Sequence[Taken]:
+        found = ((item, read_envelope(item)) for item in scan(self._paths.cur))
+        return [Taken(e, item.found.st_ctime) for item, e in found if isinstance(e, Envelope)]
+
+
+class RepairReport(msgspec.Struct, frozen=True):
+    """What `doctor --repair --json` prints; `ok` means that nothing is left to be mended by a person."""
+
+    workdir: str
+    ok: bool
+    repaired: tuple[Mended, ...]
+    left: tuple[Left, ...]
+
+
+def repair_workdir(place: Workplace) -> RepairReport:
+    """Take the lock, and mend what can be mended.
+
+    Raises BusyFault while a watcher runs, ConfigFault where there is no state folder or a newer one.
+    """
+    folder = place.folder
+    if not folder.path.is_dir():
+        folder.check()
+    folder.check_format()
+    mended, left = mend_permissions(folder)
+    mended += clear_lock(folder)
+    lock = place.lock()
+    try:
+        lock.acquire()
+    except BusyFault as fault:
+        message = f"{fault.message}; a running watcher repairs what it finds by itself"
+        raise BusyFault(fault.code, message, fault.fix) from None
+    work = Repair(place.state, place.clock.now())
+    try:
+        work.run(_mail_folders(place, left))
+    finally:
+        lock.release()
+    mended += work.mended
+    left += work.left
+    return RepairReport(str(place.workdir), not left, tuple(mended), tuple(left))
 
 
 class Repair:
@@ -237,6 +283,18 @@ class Repair:
         self.mended.append(Mended(str(path), text))
 
 
+def _mail_folders(place: Workplace, left: list[Left]) -> MailFolders | None:
+    """The folder mailbox, where this agent has one of its own; what keeps us from it is added to `left`."""
+    try:
+        if place.at_broker or not place.handle:
+            return None
+        root, paths = own_folder(place)
+    except MailerError as fault:
+        left.append(Left(str(place.folder.config), fault.message, fault.fix or "agent-mailer config edit"))
+        return None
+    return MailFolders(root, place.handle, paths, place.disk)
+
+
 def lost_messages(taken: Iterable[Taken], nameless: Sequence[str], nobodys: Callable[[str], bool]) -> list[Envelope]:
     """The messages of turns that left no name: known nowhere, and taken next to when the turn began. Pure.
 
@@ -252,51 +310,6 @@ def lost_messages(taken: Iterable[Taken], nameless: Sequence[str], nobodys: Call
             rest.remove(nearest)
             lost.append(nearest.envelope)
     return lost
-
-
-def mend_permissions(folder: StateFolder) -> tuple[list[Mended], list[Left]]:
-    """The folder, its files, and the folders in it are this user's alone. First: other commands refuse to look."""
-    mended: list[Mended] = []
-    left: list[Left] = []
-    us = os.geteuid()
-    for path in _private(folder):
-        try:
-            found = path.lstat()
-            if stat.S_ISLNK(found.st_mode):
-                continue
-            mode = stat.S_IMODE(found.st_mode)
-            needed = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
-            wanted = (mode & 0o700) | needed
-            if found.st_uid != us:
-                left.append(Left(str(path), f"belongs to user {found.st_uid}", f"sudo chown -R {us} {folder.path}"))
-            elif wanted != mode:
-                folder.disk.system.chmod(path, wanted)
-                mended.append(Mended(str(path), f"mode {mode:04o} is {wanted:04o} now"))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            left.append(Left(str(path), str(error), f"chmod go-rwx {path}"))
-    return mended, left
-
-
-def clear_lock(folder: StateFolder) -> list[Mended]:
-    """What is no file where the lock should be goes aside: nobody can hold it."""
-    path = folder.path / ".lock"
-    if not os.path.lexists(path) or path.is_file():
-        return []
-    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-    folder.disk.move(path, path.with_name(f".lock.corrupt-{stamp}"), sync=Sync.NONE)
-    return [Mended(str(path), f"not a file, kept as .lock.corrupt-{stamp}")]
-
-
-def _private(folder: StateFolder) -> Iterator[Path]:
-    yield folder.path
-    for directory in (folder.path, folder.turns, folder.requests):
-        try:
-            names = sorted(os.listdir(directory))
-        except OSError:
-            continue
-        yield from (directory / name for name in names)
 
 
 def _began(turn_id: str) -> float:

@@ -1,4 +1,4 @@
-"""The state folder: who may read what is in it, whether each file can be read, whether its sessions can be resumed."""
+"""The state folder: who may read it, and mending that; whether its files can be read, its sessions resumed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from agent_mailer.checks.result import CheckResult, failed, guarded, ok, warning
+from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.clock import from_iso, iso
-from agent_mailer.disk import read_regular
+from agent_mailer.disk import Sync, read_regular
 from agent_mailer.names import printable
 from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
@@ -27,6 +28,21 @@ AHEAD = 60.0
 _REBUILT = "agent-mailer doctor --repair, or agent-mailer watch (it sets the file aside and makes it anew)"
 _PRIVATE_FOLDERS = ("turns", "requests")
 """What lies in them is mail; notes and templates are the user's and the agent's to write as they like."""
+
+
+class Mended(msgspec.Struct, frozen=True):
+    """One line: what was done, to what."""
+
+    path: str
+    text: str
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What could not be mended, and the command that does."""
+
+    path: str
+    text: str
+    fix: str
 
 
 def check_permissions(folder: StateFolder) -> CheckResult:
@@ -46,6 +62,41 @@ def check_permissions(folder: StateFolder) -> CheckResult:
         return ok("permissions", folder.path, f"{looked} files and folders, all of this user and private")
 
     return guarded("permissions", folder.path, look)
+
+
+def mend_permissions(folder: StateFolder) -> tuple[list[Mended], list[Left]]:
+    """The folder, its files, and the folders in it are this user's alone. First: other commands refuse to look."""
+    mended: list[Mended] = []
+    left: list[Left] = []
+    us = os.geteuid()
+    for path in _private(folder):
+        try:
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                continue
+            mode = stat.S_IMODE(found.st_mode)
+            needed = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
+            wanted = (mode & 0o700) | needed
+            if found.st_uid != us:
+                left.append(Left(str(path), f"belongs to user {found.st_uid}", f"sudo chown -R {us} {folder.path}"))
+            elif wanted != mode:
+                folder.disk.system.chmod(path, wanted)
+                mended.append(Mended(str(path), f"mode {mode:04o} is {wanted:04o} now"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            left.append(Left(str(path), str(error), f"chmod go-rwx {path}"))
+    return mended, left
+
+
+def clear_lock(folder: StateFolder) -> list[Mended]:
+    """What is no file where the lock should be goes aside: nobody can hold it."""
+    path = folder.path / ".lock"
+    if not os.path.lexists(path) or path.is_file():
+        return []
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    folder.disk.move(path, path.with_name(f".lock.corrupt-{stamp}"), sync=Sync.NONE)
+    return [Mended(str(path), f"not a file, kept as .lock.corrupt-{stamp}")]
 
 
 def check_format(folder: StateFolder) -> CheckResult:
@@ -118,6 +169,16 @@ def check_clock(state: State, now: float) -> CheckResult:
         return ok("clock", state.folder.path, f"{iso(now)}; nothing in the state is later")
 
     return guarded("clock", state.folder.path, look)
+
+
+def _private(folder: StateFolder) -> Iterator[Path]:
+    yield folder.path
+    for directory in (folder.path, folder.turns, folder.requests):
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        yield from (directory / name for name in names)
 
 
 def _ours(folder: StateFolder) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from string import Template
 
-from agent_mailer.checks.result import CheckResult, failed, guarded, ok, warning
+from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Loaded
 from agent_mailer.disk import read_regular
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement

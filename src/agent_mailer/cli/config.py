@@ -133,10 +133,9 @@ def _typed(key: str, words: list[str]) -> object:
 
 
 def _check_handle(place: Workplace, address: str) -> None:
-    from agent_mailer.config import MailboxKind
     from agent_mailer.setup.workdir import require_handle
 
-    if place.config.mailbox_kind is MailboxKind.MAILDIR:
+    if not place.at_broker:
         require_handle(address)
 
 

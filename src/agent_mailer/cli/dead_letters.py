@@ -117,7 +117,7 @@ def purge(ids: Ids = None, every: Every = False, reason: Reason = None, workdir:
 
 
 def _ask(verb: Verb, ids: list[str] | None, reason: str | None, workdir: Path | None, *, every: bool) -> None:
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request
 
     place = configured(workdir)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from agent_mailer.demo.stage import Stage
 
-PATIENCE = 60
+ANSWER_SECONDS = 60
 LOOK_EVERY = 0.03
 
 
@@ -86,7 +86,7 @@ def _play(stage: Stage) -> None:
         _line(started, who, what)
     stage.start_watchers()
     _line(started, "you", f'send "{TASK_SUBJECT}" to planner')
-    stage.send_task(PATIENCE)
+    stage.send_task(ANSWER_SECONDS)
     while (finished := stage.answered()) is None:
         _tell_news(stage, started)
         gone = stage.ended_watcher()

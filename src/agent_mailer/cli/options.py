@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.terminal.printing import note
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -54,40 +54,13 @@ def read_key(given: str | None) -> str | None:
     return key
 
 
-def folder_of(workdir: Path | None) -> Path:
-    """The absolute workdir meant. Raises ConfigFault where it does not exist."""
-    if workdir is None:
-        # During a turn the agent may have changed its folder.
-        turn = os.environ.get("AGENT_MAILER_WORKDIR")
-        try:
-            workdir = Path(turn) if turn else Path.cwd()
-        except FileNotFoundError:
-            raise ConfigFault("no_folder", "the current folder no longer exists", "cd to the agent's folder") from None
-    workdir = Path(os.path.abspath(workdir))  # noqa: PTH100 - a link in the path is the user's wish
-    if not workdir.is_dir():
-        raise ConfigFault("no_folder", f"{workdir} is not a folder", f"mkdir -p {workdir}")
-    if not _is_text(workdir):
-        why = f"the name of {workdir} is not UTF-8 text: neither a prompt nor a record could name it"
-        raise ConfigFault("bad_folder_name", why, "give it another name: mv")
-    return workdir
-
-
-def _is_text(path: Path) -> bool:
-    """Whether the path is text at all; the system allows any bytes."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def workplace(
     workdir: Path | None, flags: Mapping[str, object] | None = None, *, damaged: Damaged | None = None
 ) -> Workplace:
     """The workplace in `workdir` or the current folder. Raises ConfigFault where that folder does not exist."""
-    from agent_mailer.assemble import Workplace
+    from agent_mailer.assemble import Workplace, workdir_at
 
-    return Workplace(folder_of(workdir), flags, damaged=damaged)
+    return Workplace(workdir_at(workdir), flags, damaged=damaged)
 
 
 def configured(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:

@@ -88,7 +88,7 @@ def invalidate(
     workdir: Workdir = None,
 ) -> None:
     """Drop sessions: the next message of the thread starts fresh."""
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request, Verb
 
     place = configured(workdir)
@@ -105,7 +105,7 @@ def prune(
     workdir: Workdir = None,
 ) -> None:
     """Forget sessions that were not used for a while."""
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request, Verb
 
     age = parse_age(older_than)

@@ -1,1 +1,1 @@
-"""The demonstration: two agents, two real watchers, one task. It uses the installed command and nothing else."""
+"""What does it look like? Two agents, two real watchers, one task, by the installed command and nothing else."""

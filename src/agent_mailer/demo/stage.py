@@ -83,11 +83,11 @@ class Stage(ABC):
             argv = [*self._program, "watch", "--no-interactive", "--workdir", str(self.folder / name)]
             self.watchers[name] = start_command(argv, env=self._env, cwd=self.folder, output=self.output(name))
 
-    def send_task(self, patience: int) -> None:
+    def send_task(self, seconds: int) -> None:
         """Send the task as the person would, and have the answer waited for."""
         argv = [
             *(*self._program, "send", *self._to_mailbox, "--to", "planner"),
-            *("--subject", TASK_SUBJECT, "--body", TASK_BODY, "--wait", str(patience), "--json"),
+            *("--subject", TASK_SUBJECT, "--body", TASK_BODY, "--wait", str(seconds), "--json"),
         ]
         self._letter = start_command(argv, env=self._env, cwd=self.folder, output=self.output("send"))
 

@@ -1,45 +1,124 @@
-"""A person's mail: one port, in a folder or at a broker."""
+"""How does a person read and write mail, wherever it is?"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import asyncio
+import secrets
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from agent_mailer.cli.options import absolute, workplace
+from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
+from agent_mailer.people import send as sending
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.people.port import Person
+    from agent_mailer.clock import Clock
+    from agent_mailer.mailbox.port import Contact, Kind, Message
+    from agent_mailer.people.port import Found, PersonalMail, Sent, Tell, Waited
+
+T = TypeVar("T")
 
 
-def person_at(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Person:
+def person_at(place: Workplace, whose: str | None, tell: Tell) -> Person:
     """Whoever `whose` names: by default `user` in a folder mailbox, the operator at a broker.
 
-    The mailbox is the one that the flag, the workdir or its surroundings name.
+    Raises ConfigFault, UsageFault where there is nobody of that name.
     """
-    flags = {"mailbox": "maildir", "maildir_root": absolute(maildir_root)} if maildir_root else {}
-    place = workplace(workdir, flags)
-    if _at_broker(place):
-        from agent_mailer.people.broker import broker_person
+    if place.at_broker:
+        from agent_mailer.people.broker import mail_of
 
-        return broker_person(place, whose)
-    from agent_mailer.people.folder import folder_person
+        return Person(mail_of(place, whose), place.clock, tell)
+    from agent_mailer.people.folder import mail_in
 
-    return folder_person(place, whose)
+    return Person(mail_in(place, whose), place.clock, tell)
 
 
 def agent_of(place: Workplace) -> Person:
     """Who looks into the mailbox of the workdir's own agent."""
-    if _at_broker(place):
-        from agent_mailer.people.broker import broker_agent
+    if place.at_broker:
+        from agent_mailer.people.broker import agents_mail
 
-        return broker_agent(place)
-    from agent_mailer.people.folder import FolderPerson
+        return Person(agents_mail(place), place.clock)
+    from agent_mailer.people.folder import FolderMail
 
-    return FolderPerson(place.mailbox(place.handle), place.clock)
+    return Person(FolderMail(place.mailbox(place.handle)), place.clock)
 
 
-def _at_broker(place: Workplace) -> bool:
-    from agent_mailer.config import MailboxKind
+def new_key(dedupe: str | None = None) -> str:
+    """The key of a person's draft: its own each time, unless a dedupe key names it."""
+    return f"{DEDUPE_KEY}{dedupe}" if dedupe is not None else secrets.token_hex(8)
 
-    return place.config.mailbox_kind is MailboxKind.AMP
+
+class Person:
+    """Reads and writes mail. Raises what PersonalMail does within its `faults`."""
+
+    def __init__(self, mail: PersonalMail, clock: Clock, tell: Tell = lambda _: None) -> None:
+        self._mail = mail
+        self._clock = clock
+        self._tell = tell
+
+    def inbox(self, *, read_too: bool) -> Sequence[Found]:
+        """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
+        return self._run(self._mail.listed(read_too=read_too))
+
+    def find(self, typed: str) -> Found:
+        """The message whose id begins so."""
+        return self._run(self._mail.find(typed))
+
+    def read(self, typed: str) -> Message:
+        """As `find`; an unread message counts as read then."""
+
+        async def read() -> Message:
+            found = await self._mail.find(typed)
+            await self._take(found)
+            return found.message
+
+        return self._run(read())
+
+    def thread(self, typed: str) -> Sequence[Message]:
+        """A thread by its name, or by the id of a message in it. Raises MailerError where there is none."""
+
+        async def read() -> Sequence[Message]:
+            mailbox = self._mail.mailbox
+            named = await mailbox.thread(typed)
+            return named or await mailbox.thread((await self._mail.find(typed)).message.envelope.thread)
+
+        return self._run(read())
+
+    def contacts(self) -> Sequence[Contact]:
+        return self._run(self._mail.mailbox.contacts())
+
+    def send(self, draft: Draft) -> Sent:
+        """Deliver it to every recipient; what went out under its dedupe key before is not sent again."""
+        return self._run(sending.send(self._mail, draft))
+
+    def wait_for_answer(self, sent: Sent, seconds: float) -> Waited:
+        """Wait at most `seconds`; the answer counts as read."""
+        return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell))
+
+    def reply(self, typed: str, body: str, *, subject: str = "", kind: Kind | None = None) -> str:
+        """Answer, and count the message as read; returns the answer's id."""
+        return self._send_about(typed, self._draft(Action.REPLY, (), subject, body, kind))
+
+    def forward(self, typed: str, to: Sequence[str], body: str, *, subject: str = "", kind: Kind | None = None) -> str:
+        return self._send_about(typed, self._draft(Action.FORWARD, to, subject, body, kind))
+
+    def _draft(self, action: Action, to: Sequence[str], subject: str, body: str, kind: Kind | None) -> Draft:
+        return Draft(new_key(), action, self._clock.now(), to=tuple(to), subject=subject, body=body, kind=kind)
+
+    def _send_about(self, typed: str, draft: Draft) -> str:
+        async def run() -> str:
+            found = await self._mail.find(typed)
+            sent = await sending.send(self._mail, draft, found.message)
+            await self._take(found)
+            return sent.id
+
+        return self._run(run())
+
+    async def _take(self, found: Found) -> None:
+        if found.new and not await self._mail.take(found.message):
+            self._tell(f"left unread: {self._mail.mailbox.address} is an agent, and its mail is its watcher's to take")
+
+    def _run(self, work: Coroutine[object, object, T]) -> T:
+        with self._mail.faults():
+            return asyncio.run(work)

@@ -1,184 +1,163 @@
-"""A person's side of a folder mailbox: reading, sending, waiting for the answer."""
+"""A person's mail in a folder mailbox."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.cli.terminal.printing import note
-from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, read_regular
-from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
+from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import layout
-from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.consume import reporting
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
-from agent_mailer.mailbox.maildir.listing import StatCache, list_folder
+from agent_mailer.mailbox.maildir.listing import MAX_LISTED, StatCache, list_folder
 from agent_mailer.mailbox.maildir.receipts import Stage, receipt_name
-from agent_mailer.mailbox.port import DEDUPE_KEY, Delivered, Draft, Envelope, Gone, Message, Outgoing, Refused
+from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Gone, Message, Outgoing
 from agent_mailer.names import pick, printable
-from agent_mailer.people.port import LISTED, Ending, Person, Sent, Tell, Waited, ending_of
+from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+    from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+
+RESCAN_SECONDS = 2.0
 
 
-def folder_person(place: Workplace, handle: str | None) -> FolderPerson:
-    """Raises UsageFault where nobody there is called so."""
+def mail_in(place: Workplace, handle: str | None) -> FolderMail:
+    """The mail of `handle`, by default of `user`. Raises UsageFault where nobody there is called so."""
     mailbox = place.mailbox(handle or layout.USER)
-    require_sender(mailbox.root, mailbox.address)
-    return FolderPerson(mailbox, place.clock)
+    layout.require_root(mailbox.root)
+    if not layout.known(mailbox.root, mailbox.address):
+        known = ", ".join((layout.USER, *layout.mailboxes(mailbox.root)))
+        why = f"there is no mailbox for {printable(mailbox.address)!r} in {mailbox.root}"
+        raise UsageFault("unknown_sender", why, f"known: {known}")
+    return FolderMail(mailbox)
 
 
-class FolderPerson(Person):
-    def __init__(self, mailbox: MaildirMailbox, clock: Clock) -> None:
-        super().__init__(mailbox, clock)
-        self._folder = mailbox
+class FolderMail:
+    """Implements `agent_mailer.people.port.PersonalMail`."""
 
-    def inbox(self, *, read_too: bool) -> list[tuple[Message, bool]]:
-        found: list[tuple[Message, bool]] = []
-        for envelope, new in self._envelopes():
-            if new or read_too:
-                message = asyncio.run(self._folder.read(envelope))
-                if isinstance(message, Message):
-                    found.append((message, new))
+    def __init__(self, mailbox: MaildirMailbox) -> None:
+        self.mailbox = mailbox
+        self._root = mailbox.root
+        self._paths = layout.Paths(mailbox.root, mailbox.address)
+
+    def faults(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def listed(self, *, read_too: bool) -> Sequence[Found]:
+        wanted = [(envelope, new) for envelope, new in self._envelopes() if new or read_too]
+        found = [(await self.mailbox.read(envelope), new) for envelope, new in wanted]
+        return [Found(message, new) for message, new in found if isinstance(message, Message)]
+
+    async def find(self, typed: str) -> Found:
+        envelopes = {envelope.id: (envelope, new) for envelope, new in self._envelopes()}
+        envelope, new = envelopes[pick(typed, envelopes, "message", "agent-mailer mail inbox --all")]
+        message = await self.mailbox.read(envelope)
+        if isinstance(message, Gone):
+            raise MailerError("gone", f"{printable(envelope.id)}: {message.why}", "agent-mailer mail inbox --all")
+        return Found(message, new)
+
+    async def take(self, message: Message, *, awaited: bool = False) -> bool:
+        """Out of `new`, which tells its sender that it was read. An answer is whoever's who is first to see it."""
+        if self._paths.lock.exists() and not awaited:
+            return False
+        self._make()
+        await self.mailbox.claim(message.envelope)
+        return True
+
+    async def require_known(self, recipients: Sequence[str]) -> None:
+        layout.require_root(self._root)
+        if unknown := [name for name in recipients if not layout.known(self._root, name)]:
+            known = {layout.USER, *layout.mailboxes(self._root), *layout.roster(self._root)}
+            raise unknown_recipients(unknown, f"in {self._root}", known)
+
+    async def as_first_sent(self, items: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        item = items[0]
+        ours = parse_message(item.payload.encode("utf-8", "replace"), f"{item.id}.md")
+        first = self._first_sent(item.id, [item.recipient for item in items])
+        if first is None or not isinstance(ours, Message):
+            return items
+        message, text = first
+        if _content(message) != _content(ours):
+            thread = printable(message.envelope.thread)
+            raise dedupe_conflict(item.id, f"agent-mailer mail thread {thread}")
+        # The bytes that went out first are the message; ours differ in the moment at least.
+        return [msgspec.structs.replace(item, payload=text) for item in items]
+
+    async def deliver(self, item: Outgoing) -> Delivery:
+        return await self.mailbox.deliver(item)
+
+    async def moment_of(self, first: Delivered, recipients: Sequence[str], *, begins: bool) -> float:
+        """Even where it `begins` a thread: two who write to each other have one and the same."""
+        del begins
+        found = self._first_sent(first.id, recipients)
+        return found[0].envelope.created if found is not None else 0.0
+
+    @contextmanager
+    def listening(self, sent: Sent) -> Iterator[Rest]:
+        self._make()
+        receipts = [layout.Paths(self._root, recipient).receipts for recipient in sent.recipients]
+        events = FileEvents([self._paths.new, *receipts], rescan_seconds=RESCAN_SECONDS)
+
+        async def rest(longest: float) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(longest):
+                    await events.wait()
+
+        try:
+            yield rest
+        finally:
+            events.close()
+
+    async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
+        found = []
+        for name in sent.recipients:
+            folder = layout.Paths(self._root, name).receipts
+            stages = [stage for stage in Stage if (folder / receipt_name(sent.id, name, stage)).is_file()]
+            if Stage.DRAINED in stages and name not in taken:
+                found.append(Receipt(name))
+            if Stage.DLQ in stages:
+                found.append(Receipt(name, unreadable=True))
         return found
 
-    def find(self, typed: str) -> tuple[Message, bool]:
-        envelopes = {envelope.id: (envelope, new) for envelope, new in self._envelopes()}
-        chosen = pick(typed, envelopes, "message", "agent-mailer mail inbox --all")
-        envelope, new = envelopes[chosen]
-        message = asyncio.run(self._folder.read(envelope))
-        if isinstance(message, Gone):
-            raise MailerError("gone", f"{printable(chosen)}: {message.why}", "agent-mailer mail inbox --all")
-        return message, new
+    async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
+        del sent
+        waiting = (await self.mailbox.pending(MAX_LISTED)).envelopes
+        found = [await self.mailbox.read(envelope) for envelope in waiting if envelope.id not in seen]
+        return [message for message in found if isinstance(message, Message)]
 
-    def take(self, message: Message) -> None:
-        """Out of `new`, which tells its sender that it was read."""
-        root, handle = self._folder.root, self._folder.address
-        if layout.Paths(root, handle).lock.exists():
-            note(f"left unread: {handle} is an agent, and its mail is its watcher's to take")
-            return
-        if layout.missing_folders(root, handle):
-            layout.make_mailbox(Disk(), root, handle)
-        asyncio.run(self._folder.claim(message.envelope))
-
-    async def send(self, draft: Draft, origin: Message | None = None) -> Sent:
-        return await send(self._folder, draft, origin)
-
-    async def wait_for_answer(self, sent: Sent, seconds: float, tell: Tell) -> Waited:
-
-        return await wait_for_answer(self._folder, sent, seconds, tell)
+    def _make(self) -> None:
+        """A person's mailbox is made when there is something to do in it."""
+        if layout.missing_folders(self._root, self.mailbox.address):
+            layout.make_mailbox(Disk(), self._root, self.mailbox.address)
 
     def _envelopes(self) -> list[tuple[Envelope, bool]]:
-        paths = layout.Paths(self._folder.root, self._folder.address)
         found: list[tuple[Envelope, bool]] = []
-        for folder, new in ((paths.new, True), (paths.cur, False)):
+        for folder, new in ((self._paths.new, True), (self._paths.cur, False)):
             with reporting(folder):
                 try:
-                    envelopes, _ = list_folder(folder, StatCache(LISTED))
+                    envelopes, _ = list_folder(folder, StatCache(MAX_LISTED))
                 except FileNotFoundError:
                     continue  # a person who never got mail has no mailbox yet
             found += [(envelope, new) for envelope in envelopes]
         return sorted(found, key=lambda item: item[0].order)
 
-
-async def send(mailbox: MaildirMailbox, draft: Draft, origin: Message | None = None) -> Sent:
-    """Deliver `draft` to every recipient. Raises UsageFault, MailerError or UnavailableFault.
-
-    With a dedupe key: what was sent under it before is not sent again, and other content under it is an error.
-    """
-    composed = mailbox.compose(draft, origin, "")
-    if isinstance(composed, Refused):
-        raise UsageFault("refused", composed.why, "agent-mailer mail contacts")
-    _require_known(mailbox.root, composed)
-    first = composed[0]
-    recipients = tuple(item.recipient for item in composed)
-    sent = Sent(first.id, first.thread, recipients, draft.created)
-    if not draft.key.startswith(DEDUPE_KEY):
-        await _deliver_all(mailbox, composed)
-        return sent
-    before = _require_same(mailbox, first, recipients)
-    there = [await mailbox.look(item) for item in composed]
-    if before is not None:
-        # The bytes that went out first are the message; ours differ in the moment at least.
-        composed = [msgspec.structs.replace(item, payload=before[1]) for item in composed]
-    await _deliver_all(mailbox, [item for item, known in zip(composed, there, strict=True) if not known])
-    _require_same(mailbox, first, recipients)
-    created = before[0].envelope.created if before is not None else draft.created
-    return msgspec.structs.replace(sent, created=created, already=all(there))
-
-
-def require_sender(root: Path, handle: str) -> None:
-    """Raises UsageFault where nobody here is called `handle`, so that no answer could arrive."""
-    layout.require_root(root)
-    if not layout.is_handle(handle) or not layout.known(root, handle):
-        known = ", ".join((layout.USER, *layout.mailboxes(root)))
-        raise UsageFault(
-            "unknown_sender", f"there is no mailbox for {printable(handle)!r} in {root}", f"known: {known}"
-        )
-
-
-def _require_known(root: Path, items: Sequence[Outgoing]) -> None:
-    """All or nothing: one unknown recipient, and the message goes to none."""
-    layout.require_root(root)
-    unknown = [item.recipient for item in items if not layout.known(root, item.recipient)]
-    if unknown:
-        known = sorted({layout.USER, *layout.mailboxes(root), *layout.roster(root)})
-        raise UsageFault(
-            "unknown_recipient",
-            f"nobody is called {', '.join(unknown)} in {root}",
-            f"known are: {', '.join(printable(name, 40) for name in known)}",
-        )
-
-
-async def _deliver_all(mailbox: MaildirMailbox, items: Sequence[Outgoing]) -> None:
-    for item in items:
-        outcome = await mailbox.deliver(item)
-        if isinstance(outcome, Delivered):
-            continue
-        if isinstance(outcome, Refused):
-            raise MailerError("not_sent", f"not sent to {item.recipient}: {outcome.why}", "agent-mailer mail contacts")
-        raise UnavailableFault(
-            "unconfirmed",
-            f"{item.id} to {item.recipient} may or may not have arrived: {outcome.why}",
-            f"agent-mailer mail thread {item.thread}",
-        )
-
-
-def _require_same(mailbox: MaildirMailbox, item: Outgoing, recipients: Sequence[str]) -> tuple[Message, str] | None:
-    """The message that lies under this id already, with its text. Raises MailerError if it says something else."""
-    ours = parse_message(item.payload.encode("utf-8", "replace"), f"{item.id}.md")
-    for path in _places(mailbox, item.id, recipients):
-        try:
-            data = read_regular(path, MAX_MESSAGE_BYTES)
-        except OSError:
-            continue
-        found = parse_message(data, path.name)
-        if not isinstance(found, Message) or not isinstance(ours, Message):
-            continue
-        if _content(found) != _content(ours):
-            raise MailerError(
-                "dedupe_conflict",
-                f"another message was sent under this dedupe key before: {item.id}",
-                f"use another --dedupe-key, or look at it: agent-mailer mail thread {printable(found.envelope.thread)}",
-            )
-        return found, data.decode("utf-8", "replace")
-    return None
-
-
-def _places(mailbox: MaildirMailbox, message_id: str, recipients: Sequence[str]) -> list[Path]:
-    name = f"{message_id}.md"
-    boxes = [layout.Paths(mailbox.root, recipient) for recipient in recipients]
-    sender = layout.Paths(mailbox.root, mailbox.address)
-    return [*(box.new / name for box in boxes), *(box.cur / name for box in boxes), sender.sent / name]
+    def _first_sent(self, message_id: str, recipients: Sequence[str]) -> tuple[Message, str] | None:
+        """The message of that id, with its text: at a recipient, who moves it from new to cur, else our own copy."""
+        name = f"{message_id}.md"
+        boxes = [layout.Paths(self._root, recipient) for recipient in recipients]
+        for path in (*(box.new / name for box in boxes), *(box.cur / name for box in boxes), self._paths.sent / name):
+            with suppress(OSError):
+                data = read_regular(path, MAX_MESSAGE_BYTES)
+                if isinstance(found := parse_message(data, path.name), Message):
+                    return found, data.decode("utf-8", "replace")
+        return None
 
 
 def _content(message: Message) -> tuple[object, ...]:
@@ -195,72 +174,3 @@ def _content(message: Message) -> tuple[object, ...]:
         message.refs,
         message.labels,
     )
-
-
-RESCAN_SECONDS = 2.0
-
-
-async def wait_for_answer(mailbox: MaildirMailbox, sent: Sent, seconds: float, tell: Tell) -> Waited:
-    """Wait at most `seconds`; the answer is taken out of `new`. `tell` gets a line for each step on the way."""
-    if layout.missing_folders(mailbox.root, mailbox.address):
-        layout.make_mailbox(Disk(), mailbox.root, mailbox.address)
-    watch = _Watch(mailbox, sent, tell)
-    receipts = [layout.Paths(mailbox.root, recipient).receipts for recipient in sent.recipients]
-    events = FileEvents([layout.Paths(mailbox.root, mailbox.address).new, *receipts], rescan_seconds=RESCAN_SECONDS)
-    end = time.monotonic() + seconds
-    try:
-        while True:
-            found = await watch.look()
-            if found is not None:
-                return found
-            left = end - time.monotonic()
-            if left <= 0:
-                return Waited(Ending.TIMEOUT, taken=watch.taken)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await events.wait()
-    finally:
-        events.close()
-
-
-class _Watch:
-    def __init__(self, mailbox: MaildirMailbox, sent: Sent, tell: Tell) -> None:
-        self._mailbox = mailbox
-        self._sent = sent
-        self._tell = tell
-        self._seen: set[str] = set()
-        self._claimed: set[str] = set()
-
-    @property
-    def taken(self) -> bool:
-        return bool(self._claimed)
-
-    async def look(self) -> Waited | None:
-        # Receipts first: whoever answered had taken the message before.
-        unreadable = self._look_at_receipts()
-        for envelope in (await self._mailbox.pending(LISTED)).envelopes:
-            if envelope.id in self._seen:
-                continue
-            self._seen.add(envelope.id)
-            message = await self._mailbox.read(envelope)
-            if isinstance(message, Message) and (ending := ending_of(message, self._sent, self._tell)) is not None:
-                await self._mailbox.claim(envelope)
-                return Waited(ending, message, taken=True)
-        return Waited(Ending.DEAD, taken=True) if unreadable else None
-
-    def _look_at_receipts(self) -> bool:
-        """Tell of every claim once; True where a recipient could not read the message."""
-        unreadable = False
-        for recipient in self._sent.recipients:
-            receipts = layout.Paths(self._mailbox.root, recipient).receipts
-            if recipient not in self._claimed and _there(receipts, self._sent.id, recipient, Stage.DRAINED):
-                self._claimed.add(recipient)
-                self._tell(f"{recipient} has taken it and is at work")
-            if _there(receipts, self._sent.id, recipient, Stage.DLQ):
-                self._tell(f"{recipient} could not read it")
-                unreadable = True
-        return unreadable
-
-
-def _there(receipts: Path, message_id: str, recipient: str, stage: Stage) -> bool:
-    return (receipts / receipt_name(message_id, recipient, stage)).is_file()

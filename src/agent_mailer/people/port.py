@@ -1,106 +1,54 @@
-"""A person's side of a mailbox, wherever it is; what sending came to, and what an answer means."""
+"""A person's mail: the values, the protocol of what differs between mailboxes, and how it fails."""
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from contextlib import AbstractContextManager
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from agent_mailer.clock import Clock
-from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Automatic, Contact, Draft, Kind, Mailbox, Message
-from agent_mailer.turn_tools.commands import PROGRESS
+from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.mailbox.port import Message
+from agent_mailer.names import printable
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Awaitable, Iterable
 
-
-LISTED = 10_000
-
-
-class Person(ABC):
-    """Nobody else consumes this mailbox, or somebody does and both may: a message is taken once."""
-
-    def __init__(self, mailbox: Mailbox, clock: Clock) -> None:
-        self._mailbox = mailbox
-        self._clock = clock
-
-    @property
-    def address(self) -> str:
-        return self._mailbox.address
-
-    @abstractmethod
-    def inbox(self, *, read_too: bool) -> list[tuple[Message, bool]]:
-        """What waits (True) and, if asked for, what was read (False), oldest first; bodies may be missing."""
-
-    @abstractmethod
-    def find(self, typed: str) -> tuple[Message, bool]:
-        """The message whose id begins so, and whether it is unread. Raises MailerError, UsageFault."""
-
-    @abstractmethod
-    def take(self, message: Message) -> None:
-        """Count an unread message as read, unless it is a watcher's to take."""
-
-    @abstractmethod
-    async def send(self, draft: Draft, origin: Message | None = None) -> Sent:
-        """Deliver `draft` to every recipient. Raises UsageFault, MailerError or UnavailableFault.
-
-        With a dedupe key: what was sent under it before is not sent again, and other content under it is an error.
-        """
-
-    @abstractmethod
-    async def wait_for_answer(self, sent: Sent, seconds: float, tell: Tell) -> Waited:
-        """Wait at most `seconds`; the answer counts as read. `tell` gets a line for each step on the way."""
-
-    def read(self, typed: str) -> Message:
-        """As `find`; an unread message counts as read then."""
-        message, new = self.find(typed)
-        if new:
-            self.take(message)
-        return message
-
-    def thread(self, typed: str) -> Sequence[Message]:
-        """A thread by its name, or by the id of a message in it. Raises MailerError where there is none."""
-        messages = asyncio.run(self._mailbox.thread(typed))
-        if messages:
-            return messages
-        message, _ = self.find(typed)
-        return asyncio.run(self._mailbox.thread(message.envelope.thread))
-
-    def contacts(self) -> Sequence[Contact]:
-        return asyncio.run(self._mailbox.contacts())
-
-    def reply(self, typed: str, body: str, *, subject: str = "", kind: Kind | None = None) -> str:
-        """Answer, and count the message as read; returns the answer's id."""
-        draft = Draft(new_key(), Action.REPLY, self._clock.now(), subject=subject, body=body, kind=kind)
-        return self._send_about(typed, draft)
-
-    def forward(self, typed: str, to: Sequence[str], body: str, *, subject: str = "", kind: Kind | None = None) -> str:
-        draft = Draft(new_key(), Action.FORWARD, self._clock.now(), to=tuple(to), subject=subject, body=body, kind=kind)
-        return self._send_about(typed, draft)
-
-    def _send_about(self, typed: str, draft: Draft) -> str:
-        message, new = self.find(typed)
-        sent: Sent = asyncio.run(self.send(draft, message))
-        if new:
-            self.take(message)
-        return sent.id
-
+    from agent_mailer.mailbox.port import Delivered, Delivery, Mailbox, Outgoing
 
 Tell = Callable[[str], None]
+"""Takes a line that a person should know besides the result."""
+
+Rest = Callable[[float], "Awaitable[None]"]
+"""Returns when there may be something new, after that many seconds at the latest."""
+
+
+class Found(NamedTuple):
+    """A message of a mailbox. `new`: it was not read yet."""
+
+    message: Message
+    new: bool
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """A recipient has taken a message, or could not read it."""
+
+    recipient: str
+    unreadable: bool = False
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """`already`: it had been sent before, under the same dedupe key. `created` is seconds since the epoch."""
+    """`already`: it had been sent before, under the same dedupe key.
+
+    From the moment `since` on, in seconds since the epoch, what comes in its thread is an answer.
+    """
 
     id: str
     thread: str
     recipients: tuple[str, ...]
-    created: float
+    since: float
     already: bool = False
 
 
@@ -121,22 +69,70 @@ class Waited(msgspec.Struct, frozen=True):
     taken: bool = False
 
 
-def new_key(dedupe: str | None = None) -> str:
-    """The key of a person's draft: its own each time, unless a dedupe key names it."""
-    return f"{DEDUPE_KEY}{dedupe}" if dedupe is not None else secrets.token_hex(8)
+class PersonalMail(Protocol):
+    """One address's mail as whoever has that address uses it; others may consume it beside, a message is taken once.
+
+    A call may raise what the mailbox port's calls do: nothing is lost, it may be made again. Within `faults` that
+    becomes RefusedFault (a person has to mend it) or UnavailableFault (later). UsageFault is a wrong word of the
+    caller's; any other MailerError says what is not there or was not done. After any of them nothing has changed that
+    the same call would not find.
+    """
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The mailbox itself, never opened: it composes, looks for items, and reads threads."""
+
+    def faults(self) -> AbstractContextManager[None]:
+        """Around whatever is done: failures in a person's words."""
+
+    async def listed(self, *, read_too: bool) -> Sequence[Found]:
+        """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
+
+    async def find(self, typed: str) -> Found:
+        """The one message whose id begins so, whole. Raises MailerError, UsageFault."""
+
+    async def take(self, message: Message, *, awaited: bool = False) -> bool:
+        """Count it as read; False where that is left to a watcher. `awaited`: it is an answer waited for."""
+
+    async def require_known(self, recipients: Sequence[str]) -> None:
+        """Raises UsageFault naming all who cannot be written to."""
+
+    async def as_first_sent(self, items: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """One message's items with the bytes that went out first under their id, where the mailbox shows them.
+
+        Raises MailerError where those say something else.
+        """
+
+    async def deliver(self, item: Outgoing) -> Delivery:
+        """As the mailbox does; Unknown only where a look did not help. Raises MailerError as `as_first_sent` does."""
+
+    async def moment_of(self, first: Delivered, recipients: Sequence[str], *, begins: bool) -> float:
+        """When the message of that name was sent, by the clock that dates its answers; 0 where all that is in its
+        thread came later. `begins`: no thread was named, and it was not sent before.
+        """
+
+    def listening(self, sent: Sent) -> AbstractContextManager[Rest]:
+        """While a person waits for an answer to `sent`."""
+
+    async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
+        """How far it is; nobody in `taken` needs to be asked whether they took it."""
+
+    async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
+        """What may be an answer, without those whose ids are `seen`."""
 
 
-def ending_of(message: Message, sent: Sent, tell: Tell) -> Ending | None:
-    """What `message` means for the one that was sent; None if it is no answer to it."""
-    envelope = message.envelope
-    in_thread = (
-        envelope.thread == sent.thread and envelope.sender in sent.recipients and envelope.created >= sent.created
+def unknown_recipients(names: Iterable[str], where: str, known: Iterable[str]) -> UsageFault:
+    return UsageFault(
+        "unknown_recipient",
+        f"nobody is called {', '.join(printable(name, 100) for name in names)} {where}",
+        f"known are: {', '.join(printable(name, 100) for name in sorted(known))}",
     )
-    if sent.id not in message.refs and not in_thread:
-        return None
-    if envelope.automatic is Automatic.NOTICE:
-        return Ending.DEAD
-    if PROGRESS in message.labels:
-        tell(f"{envelope.sender} reports progress: agent-mailer mail read {envelope.id}")
-        return None
-    return Ending.BLOCKED if envelope.kind is Kind.QUESTION else Ending.ANSWERED
+
+
+def dedupe_conflict(message_id: str, look: str) -> MailerError:
+    """`look` is the command that shows what was sent first."""
+    return MailerError(
+        "dedupe_conflict",
+        f"another message was sent under this dedupe key before: {message_id}",
+        f"use another --dedupe-key, or look at it: {look}",
+    )

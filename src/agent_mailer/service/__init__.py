@@ -1,1 +1,1 @@
-"""The watcher as a service: what it tells its service manager, and how it gets there."""
+"""How does a watcher run without a terminal: what it tells its service manager, and how it gets there?"""

@@ -1,4 +1,4 @@
-"""Installing an agent as a service: its programs found, tried in the service's own surroundings, then put in place."""
+"""Installing an agent as a service: its programs found, checked in the service's surroundings, then put in place."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.checks import CheckResult, Level, failed, first_failure, ok
 from agent_mailer.checks.agent import named_program
-from agent_mailer.checks.result import CheckResult, Level, first_failure
-from agent_mailer.cli.terminal.printing import say
-from agent_mailer.cli.verify import Report, program_of
+from agent_mailer.checks.verify import Report, examined, program_of
 from agent_mailer.config import RuntimeKind
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
 from agent_mailer.names import printable
-from agent_mailer.service.folder import Units
-from agent_mailer.service.manager import UserManager
+from agent_mailer.service.folder import Units, units_folder
+from agent_mailer.service.manager import UserManager, problems_of
 from agent_mailer.service.unit import Instance, check_name, drop_in, name_for
 
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -73,11 +72,6 @@ def search_path(programs: Sequence[Path], more: Sequence[Path] = ()) -> tuple[st
         if ":" in folder:
             raise ConfigFault("bad_path", f"{folder} cannot be in PATH: it has a colon", "use another folder")
     return folders
-
-
-def vanished(programs: Sequence[Path]) -> list[Path]:
-    """Those that can no longer be started."""
-    return [path for path in programs if not os.access(path, os.X_OK)]
 
 
 class NotReady(MailerError):
@@ -144,33 +138,17 @@ def require_nobody_else(place: Workplace, manager: UserManager, instance: Instan
         )
 
 
-def try_out(manager: UserManager, units: Units, instance: Instance, own: str | None, verb: str) -> Report:
-    """What `verify` or `doctor` says in the service's surroundings; `own` is the drop-in to be, None the one there is.
+def install(manager: UserManager, units: Units, instance: Instance, *, start: bool) -> Iterator[str]:
+    """Check it, put it in place, enable it; yields a line for each step that is done.
 
-    Raises MailerError where it could not be asked.
+    Raises MailerError, and then everything is as it was. With `start` it is started, or started again: running turns
+    are handed over.
     """
-    texts = units.texts(instance.name, own)
-    said = manager.try_out(texts, instance.name, instance.program, (verb, "--json"), Disk())
-    try:
-        return msgspec.json.decode(said, type=Report)
-    except msgspec.DecodeError:
-        with suppress(msgspec.DecodeError):
-            error = msgspec.json.decode(said, type=_Refusal).error
-            raise MailerError(error.code, f"in the service's surroundings: {error.message}", error.fix) from None
-    words = printable(said.decode("utf-8", "replace").strip(), 300)
-    raise MailerError("trial_failed", f"{verb} as a service said: {words}", "agent-mailer verify")
-
-
-def install(manager: UserManager, units: Units, instance: Instance, *, start: bool) -> None:
-    """Try it, put it in place, enable it; raises MailerError, and then everything is as it was.
-
-    With `start` it is started, or started again: running turns are handed over.
-    """
-    report = try_out(manager, units, instance, drop_in(instance), "verify")
+    report = _ask_inside(manager, units, instance, drop_in(instance), "verify")
     if not report.ok:
         bad = next(check for check in report.checks if check.result is Level.FAILED)
         raise NotReady(bad, first_failure(report.checks))
-    say(f"verified  in the service's surroundings: {len(report.checks)} checks")
+    yield f"verified  in the service's surroundings: {len(report.checks)} checks"
     lines, undo = units.write(instance)
     try:
         manager.reload()
@@ -180,12 +158,45 @@ def install(manager: UserManager, units: Units, instance: Instance, *, start: bo
         with suppress(MailerError):
             manager.reload()
         raise
-    for line in lines:
-        say(line)
-    say(f"enabled   {instance.unit}")
+    yield from lines
+    yield f"enabled   {instance.unit}"
     if start:
         manager.do("restart", instance.unit)
-        say(f"started   {instance.unit}: {manager.state(instance.unit).text}")
+        yield f"started   {instance.unit}: {manager.state(instance.unit).text}"
+
+
+def examined_as_service(place: Workplace) -> Report:
+    """What `doctor` says in the surroundings of the workdir's service, and what is wrong with the service itself.
+
+    Raises MailerError where the workdir is not installed, or nothing could be started.
+    """
+    units = Units(units_folder(os.environ), Disk())
+    instance = units.of(place.workdir)
+    if instance is None:
+        fix = f"agent-mailer service install -C {place.workdir}"
+        raise ConfigFault("not_installed", f"{place.workdir} is not installed as a service", fix)
+    manager = UserManager(os.environ)
+    problems = problems_of(instance, manager.state(instance.unit))
+    own = [failed("service", instance.unit, problem.text, problem.fix) for problem in problems]
+    own = own or [ok("service", instance.unit, f"runs; PATH {':'.join(instance.path)}")]
+    return examined(place, [*own, *_ask_inside(manager, units, instance, None, "doctor").checks])
+
+
+def _ask_inside(manager: UserManager, units: Units, instance: Instance, own: str | None, verb: str) -> Report:
+    """What `verify` or `doctor` says in the service's surroundings; `own` is the drop-in to be, None the one there is.
+
+    Raises MailerError where it could not be asked.
+    """
+    texts = units.texts(instance.name, own)
+    said = manager.run_once(texts, instance.name, instance.program, (verb, "--json"), Disk())
+    try:
+        return msgspec.json.decode(said, type=Report)
+    except msgspec.DecodeError:
+        with suppress(msgspec.DecodeError):
+            error = msgspec.json.decode(said, type=_Refusal).error
+            raise MailerError(error.code, f"in the service's surroundings: {error.message}", error.fix) from None
+    words = printable(said.decode("utf-8", "replace").strip(), 300)
+    raise MailerError("trial_failed", f"{verb} as a service said: {words}", "agent-mailer verify")
 
 
 class _Error(msgspec.Struct):
@@ -200,7 +211,6 @@ class _Refusal(msgspec.Struct):
 
 def shown_path(instance: Instance) -> str:
     """The folders of PATH beyond the system's, for people."""
-
     return ":".join(folder for folder in instance.path if folder not in SYSTEM_PATH) or "the system's folders alone"
 
 

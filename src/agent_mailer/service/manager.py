@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import MailerError, UnavailableFault
+from agent_mailer.errors import ExitCode, MailerError, UnavailableFault
 from agent_mailer.process.commands import Brief, run_briefly
-from agent_mailer.service.unit import TRIAL_SECONDS, trial_of
+from agent_mailer.service.unit import ONESHOT_SECONDS, Instance, oneshot_of
 
 SECONDS = 30.0
 JOB_SECONDS = 600.0
@@ -96,7 +96,7 @@ class UserManager:
         known = {field: value for field, name in _PROPERTIES.items() if (value := values.get(name))}
         return msgspec.convert(known, type=UnitState, strict=False)
 
-    def try_out(self, texts: Sequence[str], name: str, program: Path, words: Sequence[str], disk: Disk) -> bytes:
+    def run_once(self, texts: Sequence[str], name: str, program: Path, words: Sequence[str], disk: Disk) -> bytes:
         """What `agent-mailer WORDS` prints in the surroundings of the service that `texts` make up.
 
         Raises MailerError where it could not be started.
@@ -108,9 +108,9 @@ class UserManager:
         try:
             for path in (output, errors):
                 disk.create(path, b"", sync=Sync.NONE)
-            disk.replace(unit, trial_of(texts, program, words, output, errors).encode(), sync=Sync.NONE)
+            disk.replace(unit, oneshot_of(texts, program, words, output, errors).encode(), sync=Sync.NONE)
             self.reload()
-            done = self._call("start", unit.name, seconds=TRIAL_SECONDS + SECONDS)
+            done = self._call("start", unit.name, seconds=ONESHOT_SECONDS + SECONDS)
             said = read_regular(output, LARGEST_OUTPUT)
             if not said:
                 words_of_it = read_regular(errors, LARGEST_OUTPUT).decode("utf-8", "replace") or done.output
@@ -169,3 +169,43 @@ def _instance(unit: str) -> str:
 def _first_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[0] if lines else "it said nothing"
+
+
+_HOPELESS = {
+    ExitCode.REFUSED.value: "credentials are refused",
+    ExitCode.CONFIG.value: "configuration, permissions or identity are wrong",
+}
+"""Ends after which systemd does not start it again."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    text: str
+    fix: str
+
+
+def problems_of(instance: Instance, state: UnitState) -> tuple[Problem, ...]:
+    """What keeps the service from its work, or will at its next start."""
+    found = []
+    if not instance.workdir.is_dir():
+        found.append(Problem(f"{instance.workdir} has vanished", f"agent-mailer service uninstall {instance.name}"))
+    again = f"agent-mailer service install -C {instance.workdir}"
+    found += [Problem(f"{path} has vanished", again) for path in vanished((instance.program, *instance.needs))]
+    begin = f"agent-mailer service start {instance.name}"
+    if state.sub.startswith("auto-restart"):
+        text = f"not running: exit status {state.exit_status}, {state.restarts} times; it is started again and again"
+        found.append(Problem(text, f"agent-mailer service logs {instance.name}"))
+    elif state.active == "failed" and (meaning := _HOPELESS.get(state.exit_status)) is not None:
+        text = f"not running: exit status {state.exit_status}: {meaning}"
+        found.append(Problem(text, f"agent-mailer verify -C {instance.workdir}, then {begin}"))
+    elif state.active not in ("active", "activating", "reloading"):
+        found.append(Problem(f"not running: {state.active}{f', {state.result}' if _odd(state) else ''}", begin))
+    return tuple(found)
+
+
+def _odd(state: UnitState) -> bool:
+    return state.result not in ("", "success")
+
+
+def vanished(programs: Sequence[Path]) -> list[Path]:
+    """Those that can no longer be started."""
+    return [path for path in programs if not os.access(path, os.X_OK)]

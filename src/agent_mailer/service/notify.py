@@ -13,7 +13,7 @@ from agent_mailer.clock import from_iso
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.state.records import Pause
 
-PATIENCE = 0.5
+SEND_SECONDS = 0.5
 """Seconds for a manager that does not take our word; the watcher has other work."""
 
 STOP_MARGIN = 30.0
@@ -60,7 +60,7 @@ class Notifier:
 
     def _send(self, *lines: str) -> None:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(SEND_SECONDS)
             connection.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
 
 

@@ -1,4 +1,4 @@
-"""The systemd unit of an agent as text: the shipped template, what is one agent's own, and a trial of both."""
+"""The systemd unit of an agent as text: the shipped template, what is one agent's own, and one run of both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEMPLATE = "agent-mailer@.service"
 DROP_IN = "10-workdir.conf"
 """Read before `override.conf`, which `systemctl --user edit` writes: the user has the last word."""
 
-TRIAL_SECONDS = 180
+ONESHOT_SECONDS = 180
 _LONGEST_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -132,7 +132,7 @@ def read_drop_in(name: str, text: str) -> Instance | None:
     )
 
 
-def trial_of(texts: Sequence[str], program: Path, words: Sequence[str], output: Path, errors: Path) -> str:
+def oneshot_of(texts: Sequence[str], program: Path, words: Sequence[str], output: Path, errors: Path) -> str:
     """A unit that runs `agent-mailer WORDS` once, in the very surroundings of the service that `texts` make up."""
     tail = [
         "[Service]",
@@ -140,7 +140,7 @@ def trial_of(texts: Sequence[str], program: Path, words: Sequence[str], output: 
         "Restart=no",
         "WatchdogSec=0",
         "KillMode=control-group",
-        f"TimeoutStartSec={TRIAL_SECONDS}",
+        f"TimeoutStartSec={ONESHOT_SECONDS}",
         f"StandardOutput=file:{_plain(output)}",
         f"StandardError=file:{_plain(errors)}",
         "ExecStart=",

@@ -6,16 +6,20 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.cli.terminal.printing import say, screen_text
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity
 from agent_mailer.names import printable
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.setup import Wishes
 
 BEGIN = "<!-- agent-mailer: begin -->"
 END = "<!-- agent-mailer: end -->"
@@ -195,6 +199,15 @@ class Change(msgspec.Struct, frozen=True):
     before: str | None
     after: str
 
+    @property
+    def titles(self) -> str:
+        """The headings of the sections that a replacement takes out."""
+        return ", ".join(repr(printable(title, 60)) for title in protocol_titles(self.before or ""))
+
+    def diff(self) -> Iterator[str]:
+        name, before = self.path.name, (self.before or "").splitlines()
+        return difflib.unified_diff(before, self.after.splitlines(), name, f"{name} (new)", lineterm="")
+
 
 def plan_identity(workdir: Path, file: str, me: Self, from_broker: str) -> Change | None:
     """The identity file `file` for that agent; None where it is right already. Raises ConfigFault, OSError."""
@@ -233,35 +246,64 @@ def plan_replacements(workdir: Path) -> list[Change]:
     return found
 
 
-def offer_replacements(
-    changes: Sequence[Change], disk: Disk, *, wanted: bool | None, ask: Callable[[str], bool] | None
-) -> list[str]:
-    """Show and do what `wanted` says, or what a person answers to `ask`; returns lines that say what became of each."""
+class Documents(msgspec.Struct, frozen=True):
+    """What is to stand in a workdir's documents.
+
+    `me` None: the mail is in a folder, and no document needs to name the agent. `replacements` are offered, each by
+    itself: sections that tell the agent to fetch and send mail by itself.
+    """
+
+    workdir: Path
+    replacements: tuple[Change, ...] = ()
+    me: Self | None = None
+    adapter: Adapter | None = None
+    from_broker: str = ""
+
+    @property
+    def identity(self) -> str:
+        return self.adapter.identity if self.adapter is not None else "AGENT.md"
+
+
+def plan_documents(place: Workplace, from_broker: str, wishes: Wishes) -> Documents:
+    """`from_broker` is the broker's text of AGENT.md. Raises ConfigFault for a file that names another agent."""
+    config, workdir = place.config, place.workdir
+    replacements = () if wishes.replace_protocol is False else tuple(plan_replacements(workdir))
+    if not (place.at_broker or wishes.adapter):
+        return Documents(workdir, replacements)
+    me = Self(
+        name=config.agent_name or place.handle,
+        address=place.handle,
+        agent_id=config.agent_id,
+        broker_url=config.broker_url,
+        role=wishes.role,
+        system_prompt=wishes.system_prompt,
+    )
+    kind = wishes.adapter or (config.runtime.value if config.runtime is not None else "")
+    plan = Documents(workdir, replacements, me, ADAPTERS.get(kind), from_broker)
+    plan_identity(workdir, plan.identity, me, from_broker)
+    return plan
+
+
+def write_documents(plan: Documents, chosen: Sequence[Change], disk: Disk) -> list[str]:
+    """Write them, with the replacements that were `chosen`; returns lines that say what became of each."""
     lines = []
-    for change in changes:
-        titles = ", ".join(repr(printable(title, 60)) for title in protocol_titles(change.before or ""))
-        name = change.path.name
-        if wanted is not False and (wanted or ask is not None):
-            print_diff(change)
-        do_it = wanted if wanted is not None else ask is not None and ask(f"Replace {titles} in {name} like this?")
-        if do_it:
+    for change in plan.replacements:
+        if change in chosen:
             backup = _keep(change, disk)
-            write(change, disk)
-            lines.append(f"replaced  {titles} in {change.path}; as it was: {backup.name}")
-        elif wanted is None:
-            lines.append(f"left      {titles} in {change.path}, which tells the agent to use curl and its key")
+            _write(change, disk)
+            lines.append(f"replaced  {change.titles} in {change.path}; as it was: {backup.name}")
+        else:
+            lines.append(f"left      {change.titles} in {change.path}, which tells the agent to use curl and its key")
             lines.append("          to replace it: agent-mailer init --replace-protocol-section")
+    if plan.me is not None:
+        identity = plan_identity(plan.workdir, plan.identity, plan.me, plan.from_broker)
+        lines += [_write(identity, disk)] if identity is not None else []
+        leading = plan_adapter(plan.workdir, plan.adapter) if plan.adapter is not None else None
+        lines += [_write(leading, disk)] if leading is not None else []
     return lines
 
 
-def print_diff(change: Change) -> None:
-    name = change.path.name
-    before = (change.before or "").splitlines()
-    for line in difflib.unified_diff(before, change.after.splitlines(), name, f"{name} (new)", lineterm=""):
-        say(screen_text(line))
-
-
-def write(change: Change, disk: Disk) -> str:
+def _write(change: Change, disk: Disk) -> str:
     """Publish whole, through a link to where it leads, with the modes it had; returns a line that says so."""
     target = Path(os.path.realpath(change.path))
     try:

@@ -6,20 +6,24 @@ Nothing is written here. What was registered before a crash is found again by it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.mailbox.amp.answers import RequestRefused
-from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, BrokerInfo, NewAgent, at_broker
+from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, NewAgent, at_broker
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.names import printable
+from agent_mailer.setup import Wishes, missing
 from agent_mailer.setup.documents import Self
+from agent_mailer.setup.found import Login, default_name, find_login
 
-LARGEST_PROMPT = 256 * 1024
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+
 _TAKEN = 409
 
 
@@ -42,57 +46,80 @@ class Wish(msgspec.Struct, frozen=True):
         return self.name or self.address.partition("@")[0] or self.fallback
 
 
-class Joined(msgspec.Struct, frozen=True):
+class Registration(msgspec.Struct, frozen=True):
     """An agent of the broker and a key for it. The key is a secret. `identity` is the broker's text of AGENT.md."""
 
     me: Self
     api_key: str
     identity: str
-    broker: BrokerInfo
-    registered: bool
+    is_new: bool
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The keys of the configuration that it decides."""
+        me = self.me
+        found = {"broker_url": me.broker_url, "api_key": self.api_key, "agent_id": me.agent_id, "address": me.address}
+        return {**found, "agent_name": me.name} if me.name else {**found}
 
     def __repr__(self) -> str:
-        return f"Joined({self.me!r})"
+        return f"Registration({self.me!r})"
 
 
-def read_prompt(path: Path | None) -> str:
-    """The text of `--system-prompt-file`. Raises UsageFault."""
-    if path is None:
-        return ""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST_PROMPT + 1)
-    except OSError as error:
-        raise UsageFault("bad_prompt", f"--system-prompt-file: {path}: {error.strerror}", f"ls -l {path}") from None
-    if len(data) > LARGEST_PROMPT:
-        raise UsageFault("bad_prompt", f"--system-prompt-file: {path} has more than {LARGEST_PROMPT} bytes", "")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UsageFault("bad_prompt", f"--system-prompt-file: {path} is not UTF-8 text", "") from None
+def is_due(place: Workplace, values: Mapping[str, object], wishes: Wishes) -> bool:
+    """Nobody is asked about an agent whose file is whole, so that the rest can be changed while the broker is down."""
+    config = place.config
+    named = {"broker_url", "api_key", "agent_id", "address", "agent_name"} & set(values)
+    whole = config.agent_id and config.address and config.api_key
+    return place.at_broker and bool(named or wishes.from_login or not whole)
 
 
-def join_with_key(url: str, key: str, wish: Wish) -> Joined:
+def register(place: Workplace, wishes: Wishes, *, by_login: bool) -> Registration:
+    """The agent that configuration and wishes mean, found or registered. `by_login`: of whoever has logged in there.
+
+    Raises ConfigFault where something is missing, and what the broker answers.
+    """
+    config = place.config
+    if place.folder.path.exists():
+        place.folder.check()
+    lacking = [(key, flag) for key, flag in missing(place, wishes) if not (by_login and key == "api_key")]
+    if lacking:
+        named = ", ".join(f"{key} ({flag})" for key, flag in lacking)
+        raise ConfigFault("incomplete", f"{place.folder.config}: missing {named}", "give the flags, or use a terminal")
+    wish = Wish(
+        agent_id=config.agent_id,
+        address=config.address,
+        name=config.agent_name,
+        fallback=default_name(place.workdir),
+        role=wishes.role,
+        description=wishes.description,
+        system_prompt=wishes.system_prompt,
+    )
+    if by_login:
+        return _with_login(find_login(Path.home(), config.broker_url), config.api_key, wish)
+    return _with_key(config.broker_url, config.api_key, wish)
+
+
+def _with_key(url: str, key: str, wish: Wish) -> Registration:
     """Raises ConfigFault, RefusedFault, UnavailableFault, MailerError."""
 
-    async def run() -> Joined:
+    async def run() -> Registration:
         async with BrokerClient(url, key) as client:
             known = await client.agents()
             found = await _named(client, wish, known)
             agent = found or await _register(client, wish, known)
-            return await _told(client, agent, url, key, wish, registered=found is None)
+            return await _told(client, agent, url, key, wish, is_new=found is None)
 
     with at_broker("agent-mailer init --help"):
         return asyncio.run(run())
 
 
-def join_with_login(login: Login, key: str, wish: Wish) -> Joined:
-    """As `join_with_key`, for a person who has logged in. `key` is one that the folder has already, or empty.
+def _with_login(login: Login, key: str, wish: Wish) -> Registration:
+    """As `_with_key`, for a person who has logged in. `key` is one that the folder has already, or empty.
 
     A key that an agent has already is never ended: a watcher may run on it.
     """
 
-    async def run() -> Joined:
+    async def run() -> Registration:
         async with AccountClient(login.broker_url, login.token) as account:
             known = await account.agents()
             found = _find(wish, known)
@@ -108,7 +135,7 @@ def join_with_login(login: Login, key: str, wish: Wish) -> Joined:
                 own_key = key if key and await _works(login.broker_url, key, found) else ""
             own_key = own_key or await account.add_key(agent.id)
         async with BrokerClient(login.broker_url, own_key) as client:
-            return await _told(client, agent, login.broker_url, own_key, wish, registered=found is None)
+            return await _told(client, agent, login.broker_url, own_key, wish, is_new=found is None)
 
     with at_broker("agent-mailer init --help"):
         return asyncio.run(run())
@@ -191,7 +218,9 @@ async def _works(url: str, key: str, agent: AgentInfo) -> bool:
         return False
 
 
-async def _told(client: BrokerClient, agent: AgentInfo, url: str, key: str, wish: Wish, *, registered: bool) -> Joined:
+async def _told(
+    client: BrokerClient, agent: AgentInfo, url: str, key: str, wish: Wish, *, is_new: bool
+) -> Registration:
     try:
         identity = (await client.setup(agent.id)).agent_md.replace(key, "<your_api_key>")
     except (MailerError, RequestRefused):
@@ -204,7 +233,7 @@ async def _told(client: BrokerClient, agent: AgentInfo, url: str, key: str, wish
         role=agent.role or wish.role,
         system_prompt=wish.system_prompt,
     )
-    return Joined(me, key, identity, await client.discover(), registered)
+    return Registration(me, key, identity, is_new)
 
 
 def _no_such_agent(agent_id: str, known: Sequence[AgentInfo]) -> ConfigFault:
@@ -214,55 +243,3 @@ def _no_such_agent(agent_id: str, known: Sequence[AgentInfo]) -> ConfigFault:
         f"there is no agent {printable(agent_id, 60)!r} under this key; known: {named}",
         "give another --agent-id, or --address to register one",
     )
-
-
-LARGEST = 1024 * 1024
-
-
-class Login(msgspec.Struct, frozen=True):
-    """A person at one broker. The token is a secret."""
-
-    broker_url: str
-    username: str
-    token: str
-
-    def __repr__(self) -> str:
-        return f"Login({self.username!r} at {self.broker_url!r})"
-
-
-class _Entry(msgspec.Struct):
-    token: str
-    username: str = ""
-
-
-class _File(msgspec.Struct):
-    credentials: dict[str, _Entry] = {}
-    default_broker_url: str = ""
-
-
-def credentials_file(home: Path) -> Path:
-    return home / ".agent-mailer" / "credentials.json"
-
-
-def find_login(home: Path, broker_url: str = "") -> Login:
-    """The login at `broker_url`, else at the default broker, else the only one. Raises ConfigFault."""
-    path = credentials_file(home)
-    fix = f"amp login {broker_url or 'BROKER-URL'}"
-    try:
-        found = msgspec.json.decode(read_regular(path, LARGEST, follow=True), type=_File)
-    except FileNotFoundError:
-        raise ConfigFault("no_login", f"{path} does not exist: nobody has logged in", fix) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigFault("bad_login", f"{path} holds no logins: {error}", fix) from None
-    except OSError as error:
-        raise ConfigFault("bad_login", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
-    logins = {url.rstrip("/"): entry for url, entry in found.credentials.items() if entry.token}
-    wanted = (broker_url or found.default_broker_url).rstrip("/")
-    if not wanted and len(logins) == 1:
-        wanted = next(iter(logins))
-    entry = logins.get(wanted)
-    if entry is None:
-        known = ", ".join(printable(url, 100) for url in logins) or "none"
-        named = f"no login at {printable(wanted, 100)}" if wanted else "no default broker"
-        raise ConfigFault("no_login", f"{path} has {named}; logins are kept at: {known}", fix)
-    return Login(wanted, entry.username, entry.token)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import MailboxKind, expand
+from agent_mailer.config import expand
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
 from agent_mailer.mailbox.maildir.layout import FOLDER, add_handle, find_root, is_handle, mailboxes, make_root
 from agent_mailer.names import printable
 from agent_mailer.setup.config_file import ConfigFile, shown
+from agent_mailer.setup.documents import Change, Documents, write_documents
 from agent_mailer.state.folder import STATE_DIRECTORY
 from agent_mailer.state.notes import seed_memory
+from agent_mailer.state.workdirs import remember
 
 REQUIRED = (
     *("agent_id", "agent_name", "address", "broker_url", "api_key"),
@@ -29,52 +31,37 @@ REQUIRED = (
 _OF_A_BROKER = ("agent_id", "agent_name", "broker_url", "api_key")
 
 
-class Done(msgspec.Struct, frozen=True):
-    """What setting up came to: lines for people, and the mailbox's root (None where it is not a folder)."""
-
-    lines: tuple[str, ...]
-    root: Path | None
-
-
 def set_up(
-    place: Workplace,
-    values: Mapping[str, object],
-    *,
-    gitignore: bool,
-    documents: Callable[[], Sequence[str]] = tuple,
-) -> Done:
+    place: Workplace, values: Mapping[str, object], documents: Documents, chosen: Sequence[Change], *, gitignore: bool
+) -> list[str]:
     """Write `values` and what is required into the config file, and make what is missing around it.
 
-    The place is complete. `documents` writes the agent's documents and returns lines on them. Raises ConfigFault,
-    UsageFault or OSError; the config file is written last and whole.
+    The place is complete; of the `documents` those replacements are written that were `chosen`. Returns lines that say
+    what was done. Raises ConfigFault, UsageFault or OSError; the config file is written last and whole.
     """
     place.require_complete()
-    is_folder = place.config.mailbox_kind is MailboxKind.MAILDIR
-    if is_folder:
+    if not place.at_broker:
         require_handle(place.handle)
     if place.folder.path.exists():
         place.folder.check()
     lines: list[str] = []
     file = ConfigFile(place.folder.config, place.disk)
-    wanted = {**_required(place), **values}
-    for key, value in wanted.items():
+    for key, value in {**_required(place), **values}.items():
         before = file.get(key)
         if before != value:
             file.set(key, value)
             if before is not None:
                 lines.append(f"changed   {key}: {shown(key, before)} -> {shown(key, value)}")
-    root = _mailbox(place, lines) if is_folder else None
-    lines += documents()
+    root = None if place.at_broker else _mailbox(place, lines)
+    lines += write_documents(documents, chosen, place.disk)
     place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     if gitignore:
         lines += _ignore(place, root)
     _prepare(place)
-    if file.save():
-        lines.insert(0, f"wrote     {place.folder.config}")
-    else:
-        lines.insert(0, f"unchanged {place.folder.config}")
+    saved = "wrote    " if file.save() else "unchanged"
     place.disk.system.chmod(place.folder.config, 0o600)
-    return Done(tuple(lines), root)
+    remember(place.workdir)
+    return [f"{saved} {place.folder.config}", *lines]
 
 
 def require_handle(address: str) -> None:
@@ -89,7 +76,7 @@ def require_handle(address: str) -> None:
 
 def _required(place: Workplace) -> dict[str, object]:
     plain = msgspec.to_builtins(place.config)
-    if place.config.mailbox_kind is MailboxKind.AMP:
+    if place.at_broker:
         return {key: plain[key] for key in REQUIRED if plain[key]}
     plain["address"] = place.handle
     return {key: plain[key] for key in REQUIRED if plain[key] and key not in _OF_A_BROKER}

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.init.wizard import on_terminal
+from agent_mailer.cli.init.wizard import ask_what_is_missing, on_terminal
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
 from agent_mailer.cli.terminal.commands import LightCommand, single
 from agent_mailer.cli.terminal.completion import any_of
-from agent_mailer.names import one_of, split_words
+from agent_mailer.cli.terminal.printing import note, say, screen_text
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import one_of, printable, shown_url, split_words
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+    from agent_mailer.setup import Wishes
+    from agent_mailer.setup.documents import Change
 
+LARGEST_PROMPT = 256 * 1024
 
 app = single()
 
@@ -132,34 +138,112 @@ def init(
         "stop_grace": stop_grace,
         "auto_reply": auto_reply,
     }
-    from agent_mailer.cli.init.steps import Wishes, move_in
+    from agent_mailer.setup import Wishes, mailbox_meant, missing
     from agent_mailer.setup.documents import ADAPTERS
-    from agent_mailer.setup.registering import read_prompt
 
     wishes = Wishes(
         from_login=from_login,
         role=role or "",
         description=description or "",
-        system_prompt=read_prompt(system_prompt_file),
+        system_prompt=_read_prompt(system_prompt_file),
         adapter=one_of(adapter_file, ADAPTERS, "--adapter-file") if adapter_file is not None else "",
         replace_protocol=replace_protocol,
-        ask=on_terminal() and not no_interactive,
         gitignore=gitignore,
     )
+    asking = on_terminal() and not no_interactive
     values = {key: value for key, value in given.items() if value is not None}
-    move_in(workplace(workdir, values), values, wishes)
+    place = workplace(workdir, values)
+    values |= mailbox_meant(place, values, wishes)
+    place = workplace(place.workdir, values)
+    if asking and missing(place, wishes):
+        values |= ask_what_is_missing(place)
+        place = workplace(place.workdir, values)
+    _set_up(place, values, wishes, {}, asking=asking)
 
 
 def set_up_to_watch(place: Workplace) -> Workplace:
     """Ask what `watch` cannot do without, write it, and return the workplace as it is then; flags go on counting."""
-    import msgspec
+    from agent_mailer.setup import Wishes
 
-    from agent_mailer.cli.init.steps import Wishes, finish
-    from agent_mailer.cli.init.wizard import ask_what_is_missing
-    from agent_mailer.config import Source
-
-    plain = msgspec.to_builtins(place.config)
-    flags = {key: plain[key] for key, source in place.loaded.sources.items() if source is Source.FLAG}
+    flags = place.flags
     answers = ask_what_is_missing(place)
-    finish(workplace(place.workdir, flags | answers), answers, Wishes(ask=True, then_watch=True), flags)
+    _set_up(workplace(place.workdir, flags | answers), answers, Wishes(), flags, asking=True, then_watch=True)
     return workplace(place.workdir, flags)
+
+
+def _set_up(
+    place: Workplace,
+    values: dict[str, object],
+    wishes: Wishes,
+    flags: dict[str, object],
+    *,
+    asking: bool,
+    then_watch: bool = False,
+) -> None:
+    """Register where that is due, then write: documents first, the configuration last.
+
+    `values` are to be written; `flags` count besides. `asking`: there is a person to ask.
+    """
+    from agent_mailer.setup.documents import plan_documents
+    from agent_mailer.setup.found import refusal
+    from agent_mailer.setup.workdir import set_up
+
+    identity = ""
+    if place.at_broker:
+        from agent_mailer.setup.registering import is_due, register
+
+        if is_due(place, values, wishes):
+            made = register(place, wishes, by_login=wishes.from_login or (asking and not place.config.api_key))
+            values |= made.values
+            identity = made.identity
+            place = workplace(place.workdir, {**flags, **values})
+            where = printable(shown_url(place.config.broker_url), 100)
+            say(f"{'registered' if made.is_new else 'found     '} {printable(made.me.address)} at {where}")
+    place.require_complete()
+    documents = plan_documents(place, identity, wishes)
+    chosen = [change for change in documents.replacements if _wanted(change, wishes.replace_protocol, asking=asking)]
+    for line in set_up(place, values, documents, chosen, gitignore=wishes.gitignore):
+        say(line)
+    fault = refusal(place, {})
+    if fault is not None:
+        note(f"\nwarning: {fault.message}\n  mend: {fault.fix}")
+    here = [] if place.workdir == _cwd() else ["-C", str(place.workdir)]
+    say("\nNext, in another terminal:" if then_watch else "\nNext:")
+    if not then_watch:
+        say("  " + shlex.join(["agent-mailer", "watch", *here]))
+    words = ["agent-mailer", "send", *here, "--to", place.handle, "--subject", "Hello", "--body", "Who are you?"]
+    say("  " + shlex.join([*words, "--wait", "60"]) + ("\n" if then_watch else ""))
+
+
+def _wanted(change: Change, said: bool | None, *, asking: bool) -> bool:
+    """Show a replacement; it is wanted where that was `said`, or a person says so now."""
+    if said or asking:
+        for line in change.diff():
+            say(screen_text(line))
+    if said is not None or not asking:
+        return bool(said)
+    return typer.confirm(f"Replace {change.titles} in {change.path.name} like this?", default=True)
+
+
+def _read_prompt(path: Path | None) -> str:
+    """The text of `--system-prompt-file`. Raises UsageFault."""
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST_PROMPT + 1)
+    except OSError as error:
+        raise UsageFault("bad_prompt", f"--system-prompt-file: {path}: {error.strerror}", f"ls -l {path}") from None
+    if len(data) > LARGEST_PROMPT:
+        raise UsageFault("bad_prompt", f"--system-prompt-file: {path} has more than {LARGEST_PROMPT} bytes", "")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageFault("bad_prompt", f"--system-prompt-file: {path} is not UTF-8 text", "") from None
+
+
+def _cwd() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None

@@ -7,19 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.questions import a_command, a_handle, a_key, a_local_name, a_url, a_value_of, ask
 from agent_mailer.cli.terminal.tables import choices
 from agent_mailer.config import RuntimeKind
-from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import one_of
 from agent_mailer.runtimes.port import PermissionMode
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.setup.registering import Login
+    from agent_mailer.setup.found import Login
 
 
 DEFAULT_BROKER = "http://127.0.0.1:9800"
@@ -31,7 +29,7 @@ def on_terminal() -> bool:
 
 def ask_what_is_missing(place: Workplace) -> dict[str, object]:
     """The missing values, asked one by one until each is valid; what the broker decides is not among them."""
-    from agent_mailer.setup.found import look_for_identity
+    from agent_mailer.setup.found import default_name, look_for_identity
 
     say(f"Setting up {place.workdir} for an agent. Ctrl-C leaves everything as it is.")
     if known := look_for_identity(place):
@@ -39,7 +37,7 @@ def ask_what_is_missing(place: Workplace) -> dict[str, object]:
     answers: dict[str, object] = {}
     if _nothing_says_where(place):
         _ask_where(place, answers)
-    at_broker = answers.get("mailbox") == "amp" or place.config.mailbox_kind.value == "amp"
+    at_broker = answers.get("mailbox") == "amp" or place.at_broker
     missing = dict(place.missing())
     if at_broker:
         _ask_for_broker(place, answers)
@@ -54,14 +52,6 @@ def ask_what_is_missing(place: Workplace) -> dict[str, object]:
     if "permission_mode" in missing:
         _ask_for_mode(place, answers)
     return answers
-
-
-def default_name(workdir: Path) -> str:
-    """The folder's name, where an agent can be called so."""
-    from agent_mailer.mailbox.maildir.layout import is_handle
-
-    name = workdir.name.lower()
-    return name if is_handle(name) else ""
 
 
 def _nothing_says_where(place: Workplace) -> bool:
@@ -88,6 +78,8 @@ def _ask_where(place: Workplace, answers: dict[str, object]) -> None:
 
 
 def _ask_for_broker(place: Workplace, answers: dict[str, object]) -> None:
+    from agent_mailer.setup.found import default_name
+
     config = place.config
     if not config.broker_url:
         login = _login()
@@ -106,7 +98,6 @@ def _ask_for_broker(place: Workplace, answers: dict[str, object]) -> None:
 
 
 def _ask_for_runtime(place: Workplace, answers: dict[str, object]) -> None:
-    from agent_mailer.config import RuntimeKind
     from agent_mailer.setup.found import look_for_programs
 
     say("\nWhat does the work (looking for claude and codex):")
@@ -124,7 +115,7 @@ def _ask_for_runtime(place: Workplace, answers: dict[str, object]) -> None:
 
 
 def _ask_for_mode(place: Workplace, answers: dict[str, object]) -> None:
-    from agent_mailer.config import RuntimeKind
+    from agent_mailer.setup.found import refusal
 
     chosen = str(answers.get("runtime") or place.config.runtime or "")
     runtime = RuntimeKind(chosen) if chosen else None
@@ -141,25 +132,9 @@ def _ask_for_mode(place: Workplace, answers: dict[str, object]) -> None:
     answers["permission_mode"] = ask("Permission mode", None, possible)
 
 
-def refusal(place: Workplace, values: dict[str, object]) -> ConfigFault | None:
-    """What the agent program would say to this configuration, with `values`; None where nothing speaks against it."""
-    from agent_mailer.assemble import Workplace
-    from agent_mailer.config import Source
-
-    plain = msgspec.to_builtins(place.config)
-    flags = {key: plain[key] for key, source in place.loaded.sources.items() if source is Source.FLAG}
-    try:
-        Workplace(place.workdir, {**flags, **values}).runtime()
-    except ConfigFault as fault:
-        return fault
-    except (MailerError, OSError):
-        pass  # a program that is missing can be installed later
-    return None
-
-
 def _login(url: str = "") -> Login | None:
     """The person's login at that broker, or at the usual one."""
-    from agent_mailer.setup.registering import find_login
+    from agent_mailer.setup.found import find_login
 
     try:
         return find_login(Path.home(), url)

@@ -21,6 +21,7 @@ from agent_mailer.cli.mail.options import (
     in_turn,
     parse_kind,
     parse_priority,
+    person_at,
     read_body,
     show,
     tell_staged,
@@ -36,10 +37,8 @@ from agent_mailer.names import split_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from agent_mailer.mailbox.port import Message
-    from agent_mailer.people.port import Person
     from agent_mailer.turn_tools.commands import AgentMail
 
 app = group("mail", "Read and write mail: as the agent during its turn, elsewhere as a person.")
@@ -61,7 +60,7 @@ def inbox(
     if turn is not None:
         found = [(turn.message(), True)]
     else:
-        person = _person(whose, workdir, maildir_root)
+        person = person_at(whose, workdir, maildir_root)
         wanted, urgency = parse_kind(kind), parse_priority(priority)
         found = [
             (message, new)
@@ -91,7 +90,7 @@ def read(
     if turn is not None:
         message = turn.message(message_id)
     else:
-        message = _person(whose, workdir, maildir_root).read(_required(message_id))
+        message = person_at(whose, workdir, maildir_root).read(_required(message_id))
     show(message, as_json=as_json)
 
 
@@ -108,7 +107,7 @@ def thread(
 ) -> None:
     """Print a whole thread, oldest message first."""
     turn = _turn(whose)
-    messages = turn.thread() if turn is not None else _person(whose, workdir, maildir_root).thread(_required(name))
+    messages = turn.thread() if turn is not None else person_at(whose, workdir, maildir_root).thread(_required(name))
     if as_json:
         json_out({"messages": [whole(message) for message in messages]})
         return
@@ -124,7 +123,7 @@ def contacts(
 ) -> None:
     """List whom mail can be sent to."""
     turn = _turn(whose)
-    found = turn.contacts() if turn is not None else _person(whose, workdir, maildir_root).contacts()
+    found = turn.contacts() if turn is not None else person_at(whose, workdir, maildir_root).contacts()
     if as_json:
         json_out({"contacts": [{"address": contact.address, "note": contact.note} for contact in found]})
         return
@@ -151,7 +150,7 @@ def reply(
         tell_staged(turn.reply(read_body(body, body_file), subject=subject, kind=parse_kind(kind), now=now), now=now)
         return
     _not_outside(now)
-    person = _person(whose, workdir, maildir_root)
+    person = person_at(whose, workdir, maildir_root)
     say(person.reply(_required(message_id), read_body(body, body_file), subject=subject, kind=parse_kind(kind)))
 
 
@@ -177,7 +176,7 @@ def forward(
         tell_staged(turn.forward(recipients, text, subject=subject, kind=parse_kind(kind), now=now), now=now)
         return
     _not_outside(now)
-    person = _person(whose, workdir, maildir_root)
+    person = person_at(whose, workdir, maildir_root)
     say(person.forward(_required(message_id), recipients, text, subject=subject, kind=parse_kind(kind)))
 
 
@@ -230,12 +229,6 @@ def _turn(whose: str | None) -> AgentMail | None:
     if turn is not None and whose is not None:
         raise UsageFault("in_turn", "during a turn the mail is the agent's own: --as is for people", "leave out --as")
     return turn
-
-
-def _person(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Person:
-    from agent_mailer.people import person_at
-
-    return person_at(whose, workdir, maildir_root)
 
 
 def _required(message_id: str | None) -> str:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.terminal.printing import json_out, say, screen_text
+from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable
 
 if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Kind, Message, Priority
+    from agent_mailer.people import Person
     from agent_mailer.turn_tools.commands import AgentMail
     from agent_mailer.turn_tools.folder import Staged
 
@@ -57,6 +58,15 @@ def in_turn() -> AgentMail | None:
     from agent_mailer.turn_tools.commands import current_turn
 
     return current_turn(os.environ)
+
+
+def person_at(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Person:
+    """Whose mail it is outside of a turn, in the mailbox that the flag, the workdir or its surroundings name."""
+    from agent_mailer import people
+    from agent_mailer.cli.options import absolute, workplace
+
+    flags = {"mailbox": "maildir", "maildir_root": absolute(maildir_root)} if maildir_root else {}
+    return people.person_at(workplace(workdir, flags), whose, note)
 
 
 def tell_staged(staged: Staged, *, now: bool) -> None:

@@ -19,6 +19,7 @@ from agent_mailer.cli.mail.options import (
     in_turn,
     parse_kind,
     parse_priority,
+    person_at,
     read_body,
     tell_staged,
     whole,
@@ -31,7 +32,8 @@ from agent_mailer.names import split_addresses
 
 if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Draft
-    from agent_mailer.people.port import Person, Sent, Waited
+    from agent_mailer.people import Person
+    from agent_mailer.people.port import Sent, Waited
 
 
 app = single()
@@ -96,8 +98,7 @@ def send(
     if wait is not None and wait < 0:
         raise UsageFault("bad_wait", "--wait is a number of seconds", "")
     from agent_mailer.mailbox.port import Action, Draft
-    from agent_mailer.people import person_at
-    from agent_mailer.people.port import new_key
+    from agent_mailer.people import new_key
 
     person = person_at(sender, workdir, maildir_root)
     draft = Draft(
@@ -115,17 +116,12 @@ def send(
 
 
 def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: bool) -> None:
-    import asyncio
-
-    async def run() -> tuple[Sent, Waited | None]:
-        sent = await person.send(draft)
-        if wait is None:
-            return sent, None
+    sent = person.send(draft)
+    waited = None
+    if wait is not None:
         done = "already sent" if sent.already else "delivered"
         note(f"{done} to {', '.join(sent.recipients)}: {sent.id}")
-        return sent, await person.wait_for_answer(sent, wait, note)
-
-    sent, waited = asyncio.run(run())
+        waited = person.wait_for_answer(sent, wait)
     if as_json:
         json_out(_as_json(sent, waited))
     elif waited is None:

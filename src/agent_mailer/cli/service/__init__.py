@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.options import Json, Workdir, folder_of, workplace
+from agent_mailer.cli.options import Json, Workdir, workplace
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import note, say, tell_error
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault
@@ -65,7 +65,8 @@ def install(
         service_install.require_nobody_else(place, manager, instance)
     say(f"found     {', '.join(map(str, (instance.program, *instance.needs)))}")
     say(f"PATH      {service_install.shown_path(instance)}, then the system's")
-    service_install.install(manager, units, instance, start=not no_start)
+    for line in service_install.install(manager, units, instance, start=not no_start):
+        say(line)
     if place.config.env.pass_:
         named = ", ".join(place.config.env.pass_)
         note(
@@ -173,7 +174,7 @@ def _do(verb: str, names: list[str] | None, workdir: Path | None, *, every: bool
 
 def _why_not(instance: Instance, state: UnitState) -> MailerError | None:
     """What is wrong with a service that did not start, as far as we know."""
-    from agent_mailer.cli.service.status import problems_of
+    from agent_mailer.service.manager import problems_of
 
     known = next(iter(problems_of(instance, state)), None)
     return None if known is None else MailerError("not_started", f"{instance.name}: {known.text}", known.fix)
@@ -196,7 +197,9 @@ def _chosen(units: Units, names: list[str] | None, workdir: Path | None, *, ever
             raise ConfigFault("not_installed", "no agent of this user is installed as a service", _INSTALL)
         return found
     if not names:
-        folder = folder_of(workdir)
+        from agent_mailer.assemble import workdir_at
+
+        folder = workdir_at(workdir)
         instance = units.of(folder)
         if instance is None:
             raise ConfigFault("not_installed", f"{folder} is not installed as a service", f"{_INSTALL} -C {folder}")

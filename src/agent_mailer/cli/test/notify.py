@@ -20,7 +20,7 @@ app = single()
 
 
 @app.command("test-notify", cls=LightCommand)
-def trial_of_notices(workdir: Workdir = None, as_json: Json = False) -> None:
+def notify(workdir: Workdir = None, as_json: Json = False) -> None:
     """Tell the operator something harmless, now, by the command and the address of [notify]."""
     import asyncio
 

@@ -1,75 +1,91 @@
-"""`doctor`: everything around an agent that can be wrong, looked at one by one; with `--repair`, mended."""
+"""The whole verification of a workdir, and of everything around it: which checks, and in which order."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import msgspec
 
-from agent_mailer.cli.options import Json, Workdir, workplace
-from agent_mailer.cli.terminal.commands import LightCommand, single
-from agent_mailer.errors import UsageFault
+from agent_mailer.checks import CheckResult, Level, first_failure
+from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find_program
+from agent_mailer.checks.mailbox import mailbox_checks
+from agent_mailer.checks.workdir import check_config, check_folder, check_identity
+from agent_mailer.errors import ExitCode, MailerError
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.checks.result import CheckResult
-
-app = single()
 
 
-@app.command("doctor", cls=LightCommand)
-def doctor(
-    workdir: Workdir = None,
-    repair: Annotated[
-        bool,
-        typer.Option("--repair", help="Mend damaged state instead, one line for each thing done. No watcher may run."),
-    ] = False,
-    as_service: Annotated[
-        bool,
-        typer.Option(
-            "--as-service", help="Check in the surroundings of the installed service: its PATH, its user manager."
-        ),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Check everything: what verify checks, the state, the machine, the mail tools, the agent program's own word.
+class Report(msgspec.Struct, frozen=True):
+    """What `verify --json` and `doctor --json` print; `ok` means that nothing failed, warnings allowed."""
 
-    Each line names what was looked at, and the command that mends it. Changes nothing without --repair; exits 1 if a
-    check failed, or if --repair left something to you.
-    """
-    from agent_mailer.checks.result import Level
-    from agent_mailer.cli.verify import report
-    from agent_mailer.errors import ExitCode
+    workdir: str
+    ok: bool
+    exit_code: int
+    checks: tuple[CheckResult, ...]
 
-    place = workplace(workdir)
-    if as_service and repair:
-        raise UsageFault("one_of_both", "--as-service and --repair are two commands", "give one of them")
-    if as_service:
-        from agent_mailer.cli.service.status import check_as_service
 
-        raise typer.Exit(check_as_service(place, as_json=as_json))
-    if repair:
-        from agent_mailer.cli.doctor.mend import repair as mend
-        from agent_mailer.cli.doctor.mend import show
+def verified(place: Workplace) -> Report:
+    """What a watcher needs; ends as its first failure says."""
+    results = verify_checks(place)
+    return _report(place, results, first_failure(results))
 
-        raise typer.Exit(show(mend(place), as_json=as_json))
-    results = doctor_checks(place)
+
+def examined(place: Workplace, results: Sequence[CheckResult] | None = None) -> Report:
+    """Everything, or the `results` of somebody who has looked; ends with 1 if a check failed."""
+    results = doctor_checks(place) if results is None else results
+    return _report(place, results, ExitCode.FAILED if first_failure(results) else ExitCode.OK)
+
+
+def _report(place: Workplace, results: Sequence[CheckResult], exit_code: int) -> Report:
     bad = any(result.result is Level.FAILED for result in results)
-    raise typer.Exit(report(place, results, ExitCode.FAILED if bad else ExitCode.OK, as_json=as_json))
+    return Report(str(place.workdir), not bad, exit_code, tuple(results))
+
+
+def verify_checks(place: Workplace) -> list[CheckResult]:
+    """What a watcher needs, as far as it can be looked at, in the order in which one needs the other."""
+    results = [
+        check_folder(place.folder),
+        check_config(place.folder.config, lambda: place.loaded, place.missing),
+    ]
+    if not _loads(place):
+        return results
+    config = place.config
+    values = {"agent_id": config.agent_id, "address": place.handle, "agent_name": config.agent_name}
+    results.append(check_identity(place.workdir, values))
+    if place.handle or config.broker_url:
+        results += mailbox_checks(place)
+    if config.runtime is not None:
+        results.append(check_runtime(config.runtime.value, lambda: program_of(place)))
+    return results
 
 
 def doctor_checks(place: Workplace) -> list[CheckResult]:
-    from agent_mailer.cli.verify import loads, verify_checks
-
+    """As `verify_checks`; then the state, the machine, the mail tools, and the agent program's own word."""
     results = verify_checks(place)
     if os.path.isdir(place.folder.path):  # noqa: PTH112 - a folder that may not be entered is no error here
         results += _state_checks(place)
-    if loads(place):
+    if _loads(place):
         results += _place_checks(place) + _agent_checks(place)
     return results
+
+
+def program_of(place: Workplace) -> Program:
+    """The agent program as a turn of this workdir would start it. Raises RuntimeMissing or ConfigFault."""
+    turn_dir = place.folder.turns / SCRATCH_TURN
+    return find_program(place.runtime(), place.workdir, place.project_dir(), place.tools, turn_dir)
+
+
+def _loads(place: Workplace) -> bool:
+    """Whether there is a configuration to look at."""
+    try:
+        return bool(place.loaded)
+    except MailerError:
+        return False
 
 
 def _state_checks(place: Workplace) -> list[CheckResult]:
@@ -115,8 +131,6 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.machine import check_turn_memory
     from agent_mailer.checks.state import check_sessions
-    from agent_mailer.cli.verify import program_of
-    from agent_mailer.errors import MailerError
 
     passed = check_environment(place.config.env.pass_, place.config.env.set, os.environ)
     try:
@@ -146,10 +160,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
 
 
 def _maildir_root(place: Workplace) -> Path | None:
-    from agent_mailer.config import MailboxKind
-    from agent_mailer.errors import MailerError
-
     try:
-        return place.maildir_root() if place.config.mailbox_kind is MailboxKind.MAILDIR else None
+        return None if place.at_broker else place.maildir_root()
     except MailerError:
         return None

@@ -1,0 +1,95 @@
+"""Sending as a person, and waiting for the answer: the same whatever the mailbox is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
+from agent_mailer.mailbox.port import DEDUPE_KEY, Automatic, Delivered, Kind, Refused
+from agent_mailer.people.port import Ending, Sent, Waited
+from agent_mailer.turn_tools.commands import PROGRESS
+
+if TYPE_CHECKING:
+    from agent_mailer.mailbox.port import Draft, Message, Outgoing
+    from agent_mailer.people.port import PersonalMail, Tell
+
+
+async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None) -> Sent:
+    """Deliver `draft` to every recipient, or to none where one is not known. Raises UsageFault, MailerError.
+
+    With a dedupe key: what was sent under it before is not sent again, and other content under it is an error.
+    """
+    composed = mail.mailbox.compose(draft, origin, "")
+    if isinstance(composed, Refused):
+        raise UsageFault("refused", composed.why, "agent-mailer mail contacts")
+    recipients = tuple(item.recipient for item in composed)
+    await mail.require_known(recipients)
+    once = draft.key.startswith(DEDUPE_KEY)
+    if once:
+        composed = await mail.as_first_sent(composed)
+    there = [once and await mail.mailbox.look(item) for item in composed]
+    names = [await _deliver(mail, item) for item in composed]
+    if once:
+        # Somebody else may have sent under it at this very moment.
+        await mail.as_first_sent(composed)
+    first, already = names[0], all(there)
+    begins = not draft.thread and origin is None and not already
+    since = await mail.moment_of(first, recipients, begins=begins)
+    return Sent(first.id, first.thread, recipients, since, already)
+
+
+async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: Tell) -> Waited:
+    """Wait at most `seconds`; the answer counts as read. `tell` gets a line for each step on the way."""
+    end = time.monotonic() + seconds
+    seen, taken = {sent.id}, set[str]()
+    with mail.listening(sent) as rest:
+        while True:
+            # Receipts first: whoever answered had taken the message before.
+            unreadable = False
+            for receipt in await mail.receipts(sent, taken):
+                if receipt.unreadable:
+                    tell(f"{receipt.recipient} could not read it")
+                    unreadable = True
+                elif receipt.recipient not in taken:
+                    taken.add(receipt.recipient)
+                    tell(f"{receipt.recipient} has taken it and is at work")
+            for message in await mail.arrived(sent, seen):
+                seen.add(message.envelope.id)
+                if (ending := _ending_of(message, sent, tell)) is not None:
+                    await mail.take(message, awaited=True)
+                    return Waited(ending, message, taken=True)
+            if unreadable:
+                return Waited(Ending.DEAD, taken=True)
+            left = end - time.monotonic()
+            if left <= 0:
+                return Waited(Ending.TIMEOUT, taken=bool(taken))
+            await rest(left)
+
+
+async def _deliver(mail: PersonalMail, item: Outgoing) -> Delivered:
+    """Returns the names that message and thread have there."""
+    outcome = await mail.deliver(item)
+    if isinstance(outcome, Delivered):
+        return Delivered(outcome.id or item.id, outcome.thread or item.thread)
+    if isinstance(outcome, Refused):
+        raise MailerError("not_sent", f"not sent to {item.recipient}: {outcome.why}", "agent-mailer mail contacts")
+    raise UnavailableFault(
+        "unconfirmed",
+        f"{item.id} to {item.recipient} may or may not have arrived: {outcome.why}",
+        f"agent-mailer mail thread {item.thread}",
+    )
+
+
+def _ending_of(message: Message, sent: Sent, tell: Tell) -> Ending | None:
+    """What `message` means for the one that was sent; None if it is no answer to it."""
+    envelope = message.envelope
+    in_thread = envelope.thread == sent.thread and envelope.sender in sent.recipients and envelope.created >= sent.since
+    if sent.id not in message.refs and not in_thread:
+        return None
+    if envelope.automatic is Automatic.NOTICE:
+        return Ending.DEAD
+    if PROGRESS in message.labels:
+        tell(f"{envelope.sender} reports progress: agent-mailer mail read {envelope.id}")
+        return None
+    return Ending.BLOCKED if envelope.kind is Kind.QUESTION else Ending.ANSWERED

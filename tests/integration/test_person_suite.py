@@ -1,0 +1,69 @@
+"""A person's mail in a folder, at our broker and at one without extensions, under the suite that each must pass."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.broker_desk import DOMAIN, BrokerDesk, running_broker
+from tests.plain_broker import running_plain_broker
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.maildir.layout import make_root
+from agent_mailer.people.broker import mail_of
+from agent_mailer.people.folder import mail_in
+from agent_mailer.people.port import PersonalMail
+from agent_mailer.testing.person_suite import PersonSuite
+
+_serial = itertools.count()
+
+
+class TestFolder(PersonSuite):
+    @pytest.fixture(autouse=True)
+    def root(self, tmp_path: Path) -> None:
+        make_root(Disk(), tmp_path / "mail", ["ann", "bob"])
+
+    def mail_of(self, name: str, folder: Path) -> PersonalMail:
+        return mail_in(Workplace(folder, {"mailbox": "maildir", "maildir_root": str(folder / "mail")}), name)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_plain_broker(tmp_path_factory.mktemp("plain")) as desk:
+        yield desk
+
+
+class TestOurBroker(PersonSuite):
+    """Each test has a user of its own, whose agents are ann and bob."""
+
+    @pytest.fixture(autouse=True)
+    def user(self, ours: BrokerDesk) -> None:
+        self.enter(ours)
+
+    def enter(self, broker: BrokerDesk) -> None:
+        self.domain = f"user{next(_serial)}"
+        person = broker.person(self.domain)
+        self.flags: dict[str, object] = {"mailbox": "amp", "broker_url": broker.url, "api_key": person.key}
+        for name in ("ann", "bob"):
+            broker.agent(person, name)
+
+    def mail_of(self, name: str, folder: Path) -> PersonalMail:
+        return mail_of(Workplace(folder, self.flags), f"{name}@{self.domain}.{DOMAIN}")
+
+
+class TestPlainBroker(TestOurBroker):
+    carries_marks = False
+    recognises_delivery = False
+
+    @pytest.fixture(autouse=True)
+    def user(self, plain: BrokerDesk) -> None:
+        self.enter(plain)
