@@ -68,15 +68,15 @@ class GatedHolder:
         self._turn_dir = turn_dir
         self._turn_id = turn_id
 
-    async def arrived(self, patience: float) -> bool:
-        """Whether the program it was started `through` has become the holder, within `patience` seconds."""
+    async def arrived(self, seconds: float) -> bool:
+        """Whether the program it was started `through` has become the holder, within `seconds` seconds."""
         if self._arrival is None:
             return True
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
         loop.add_reader(self._arrival, told.set)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 await told.wait()
             return bool(os.read(self._arrival, 2))
         except TimeoutError:

@@ -68,14 +68,14 @@ class Stream:
         self.busy: BusyFault | None = None
         """Another watcher holds the agent."""
 
-    async def start(self, patience: float) -> None:
-        """Begin, and wait up to `patience` seconds for the broker's first word. Raises BusyFault."""
+    async def start(self, seconds: float) -> None:
+        """Begin, and wait up to `seconds` seconds for the broker's first word. Raises BusyFault."""
         if self._task is None or self._task.done():
             self._first.clear()
             self.busy = None
             self._task = asyncio.create_task(self._listen_on())
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 await self._first.wait()
         if self.busy is not None:
             raise self.busy
@@ -124,7 +124,7 @@ class Stream:
         try:
             # The silence that a heartbeat may have is counted from the first event on.
             async with (
-                asyncio.timeout(transport.patience) as clock,
+                asyncio.timeout(transport.answer_seconds) as clock,
                 transport.listen(source.path, query=query, headers=headers, silence=silence) as response,
             ):
                 if response.status_code != 200:

@@ -68,8 +68,7 @@ NAMED_WITHIN = 1.0
 
 _LOOK_AGAIN = 0.01
 
-
-LOCK_PATIENCE = 0.5
+LOCK_SECONDS = 0.5
 """Seconds. A watcher that was killed while it started a program holds the lock until that program is executed."""
 
 
@@ -233,7 +232,7 @@ class MaildirMailbox:
 
         path = self._paths.lock
         lock = FileLock(
-            path, timeout=LOCK_PATIENCE, poll_interval=0.02, fallback_to_soft=False, mode=0o600, thread_local=False
+            path, timeout=LOCK_SECONDS, poll_interval=0.02, fallback_to_soft=False, mode=0o600, thread_local=False
         )
         try:
             lock.acquire()
