@@ -10,7 +10,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from agent_mailer.broker.database import is_file, is_trouble, writer
+from agent_mailer.broker.database import error_words, is_file, writer
 from agent_mailer.broker.tables import metadata
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 
@@ -29,7 +29,7 @@ async def bring_to_head(url: str) -> None:
     try:
         await database.run(lambda connection: _bring(connection, _named(url)))
     except DBAPIError as error:
-        raise trouble(url, error) from None
+        raise database_fault(url, error) from None
     except OSError as error:
         raise ConfigFault(
             "database_unreachable", f"the database at {_named(url)} cannot be reached: {error}", "look whether it runs"
@@ -106,10 +106,10 @@ def _upgrade(connection: Connection, name: str) -> None:
             ) from None
 
 
-def trouble(url: str, error: SQLAlchemyError) -> MailerError:
+def database_fault(url: str, error: SQLAlchemyError) -> MailerError:
     """What a failure of the database at `url` means for whoever started the program."""
     name = _named(url)
-    words = is_trouble(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
+    words = error_words(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
     path = shlex.quote(name)
     if "locked" in words:
         return BusyFault("database_locked", f"{name} is locked by another program", f"look which one: fuser {path}")

@@ -76,7 +76,7 @@ class Claims(msgspec.Struct, frozen=True):
     version: int
 
 
-def issue(secret: str, user_id: str, version: int, seconds: int, impersonated_by: str | None = None) -> str:
+def issue_token(secret: str, user_id: str, version: int, seconds: int, impersonated_by: str | None = None) -> str:
     """A token good for `seconds`."""
     now = int(time.time())
     payload: dict[str, object] = {"user_id": user_id, "iat": now, "exp": now + seconds, "ver": version}
@@ -85,7 +85,7 @@ def issue(secret: str, user_id: str, version: int, seconds: int, impersonated_by
     return jwt.encode(payload, _key(secret), algorithm=_ALGORITHM)
 
 
-def read(secret: str, token: str) -> Claims | None:
+def read_token(secret: str, token: str) -> Claims | None:
     """What a token says; None where it is not ours, not whole, or past its end."""
     try:
         payload = jwt.decode(token, _key(secret), algorithms=[_ALGORITHM], options={"require": ["exp", "iat"]})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.broker.place import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -30,12 +30,12 @@ def add(
         typer.Option(metavar="ADDRESS", help="It acts for this agent only. Default: for all of the user's."),
     ] = None,
     name: Annotated[str, typer.Option(help="What it is for, for people.", show_default=False)] = "",
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
     """Make a key, which is shown this once."""
-    place = data_of(data, database)
+    data = data_of(folder, database)
     from agent_mailer.broker.documents import set_up_agent
     from agent_mailer.broker.users import rows as accounts
 
@@ -47,10 +47,10 @@ def add(
         owner = user_named(connection, user)
         return accounts.add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
 
-    key = change(place, work)
-    step = set_up_agent(url_of(place), raw_key)
+    key = change(data, work)
+    step = set_up_agent(url_of(data), raw_key)
     if as_json:
-        json_out({"key": key, "api_key": raw_key, "broker_url": url_of(place), "next": step.command})
+        json_out({"key": key, "api_key": raw_key, "broker_url": url_of(data), "next": step.command})
         return
     say(f"API key, shown this once: {raw_key}\n")
     say(f"Next:\n\n  {step.command}\n      {step.does}")
@@ -61,13 +61,13 @@ def listed(
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="Only this user's.", show_default=False)
     ] = None,
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
     """The keys, by user, newest first. What is stored is a hash: no key can be shown again."""
-    place = data_of(data, database)
-    found, addresses = look(place, lambda c: (_keys(c, user), _addresses(c)))
+    data = data_of(folder, database)
+    found, addresses = look(data, lambda c: (_keys(c, user), _addresses(c)))
     if as_json:
         json_out([{"user": owner, "key": key} for owner, key in found])
         return
@@ -89,11 +89,11 @@ def listed(
 @app.command("revoke", cls=LightCommand)
 def revoke(
     key: Annotated[str, typer.Argument(help="Its id in the list, or how that begins.", show_default=False)],
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
 ) -> None:
     """End a key; a broker that runs refuses it within seconds."""
-    place = data_of(data, database)
+    data = data_of(folder, database)
     from agent_mailer.broker.users import rows as accounts
 
     def work(connection: Connection) -> str:
@@ -102,7 +102,7 @@ def revoke(
         accounts.set_key_active(connection, owners[chosen], chosen, active=False)
         return chosen
 
-    say(f"revoked: {change(place, work)}")
+    say(f"revoked: {change(data, work)}")
 
 
 def _keys(connection: Connection, name: str | None) -> list[tuple[str, Key]]:

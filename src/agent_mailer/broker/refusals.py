@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from agent_mailer.broker.database import is_trouble
+from agent_mailer.broker.database import error_words
 from agent_mailer.broker.protocol import Fault
 
 log = logging.getLogger("agent_mailer.broker")
@@ -60,7 +60,7 @@ def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> J
     return JSONResponse({"detail": detail}, status, headers)
 
 
-def install(app: FastAPI) -> None:
+def give_handlers(app: FastAPI) -> None:
     """Give every refusal its handler."""
     app.add_exception_handler(Fault, _fault)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -83,9 +83,9 @@ async def _database(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, IntegrityError):
         # Each route looks before it writes; what is left is somebody else's write in between.
         return refuse(409, "What was stored meanwhile is in conflict with this request; try again")
-    trouble = is_trouble(error)
-    log.error("database: %s", trouble)
-    return refuse(503, trouble, LATER)
+    words = error_words(error)
+    log.error("database: %s", words)
+    return refuse(503, words, LATER)
 
 
 async def _no_connection(_request: Request, _error: Exception) -> JSONResponse:
