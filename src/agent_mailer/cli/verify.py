@@ -139,4 +139,6 @@ def _folder_mailbox(place: Workplace) -> FolderMailbox:
     if not layout.known(root, handle):
         fix = f"agent-mailer init --maildir-root {root} --address {handle}"
         raise ConfigFault("no_mailbox", f"{root} has no mailbox for {handle!r}", fix)
-    return FolderMailbox(root, handle, paths.home, tuple(layout.check_mailbox(root, handle)), paths.lock, paths.holder)
+    return FolderMailbox(
+        root, handle, paths.home, tuple(layout.check_mailbox(root, handle)), paths.lock, paths.pid_file
+    )

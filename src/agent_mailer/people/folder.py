@@ -18,7 +18,7 @@ from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.maildir.consume import reporting
+from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.maildir.listing import StatCache, list_folder
 from agent_mailer.mailbox.maildir.receipts import Stage, receipt_name
@@ -81,7 +81,7 @@ class FolderPerson(Person):
         paths = layout.Paths(self._folder.root, self._folder.address)
         found: list[tuple[Envelope, bool]] = []
         for folder, new in ((paths.new, True), (paths.cur, False)):
-            with reporting(folder):
+            with disk_faults(folder):
                 try:
                     envelopes, _ = list_folder(folder, StatCache(LISTED))
                 except FileNotFoundError:

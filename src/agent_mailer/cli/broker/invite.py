@@ -20,12 +20,11 @@ app = group("invite", "Invite codes. Works on the broker's database, whether it 
 def add(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """Make a code for one new user."""
     data = data_of(folder, database)
-    from agent_mailer.broker.users import rows as accounts
-    from agent_mailer.broker.users.rows import Invite
+    from agent_mailer.broker.users.rows import NOBODY, Invite, add_invite, all_users
 
     def work(connection: Connection) -> Invite:
-        admins = [user.id for user in accounts.all_users(connection) if user.is_superadmin]
-        return accounts.add_invite(connection, admins[0] if admins else accounts.NOBODY)
+        admins = [user.id for user in all_users(connection) if user.is_superadmin]
+        return add_invite(connection, admins[0] if admins else NOBODY)
 
     invite = change(data, work)
     if as_json:
@@ -41,11 +40,10 @@ def add(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json =
 def listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """The codes, newest first, and who used them."""
     data = data_of(folder, database)
-    from agent_mailer.broker.users import rows as accounts
-    from agent_mailer.broker.users.rows import Invite
+    from agent_mailer.broker.users.rows import Invite, all_invites, all_users
 
     def work(connection: Connection) -> tuple[list[Invite], dict[str, str]]:
-        return accounts.all_invites(connection), {one.id: one.username for one in accounts.all_users(connection)}
+        return all_invites(connection), {one.id: one.username for one in all_users(connection)}
 
     invites, names = look(data, work)
     if as_json:

@@ -37,15 +37,15 @@ def add(
     """Make a key, which is shown this once."""
     data = data_of(folder, database)
     from agent_mailer.broker.documents import set_up_agent
-    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.rows import add_key, new_raw_key
 
     if len(name) > 200 or not name.isprintable():
         raise UsageFault("bad_name", "the name is one line of at most 200 characters", "")
-    raw_key = accounts.new_raw_key()
+    raw_key = new_raw_key()
 
     def work(connection: Connection) -> Key:
         owner = user_named(connection, user)
-        return accounts.add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
+        return add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
 
     key = change(data, work)
     step = set_up_agent(url_of(data), raw_key)
@@ -94,28 +94,22 @@ def revoke(
 ) -> None:
     """End a key; a broker that runs refuses it within seconds."""
     data = data_of(folder, database)
-    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.rows import all_users, keys_of, set_key_active
 
     def work(connection: Connection) -> str:
-        owners = {one.id: user.id for user in accounts.all_users(connection) for one in _of(connection, user.id)}
+        owners = {one.id: user.id for user in all_users(connection) for one in keys_of(connection, user.id)}
         chosen = pick(key, owners, "key", "agent-mailer broker key list")
-        accounts.set_key_active(connection, owners[chosen], chosen, active=False)
+        set_key_active(connection, owners[chosen], chosen, active=False)
         return chosen
 
     say(f"revoked: {change(data, work)}")
 
 
 def _keys(connection: Connection, name: str | None) -> list[tuple[str, Key]]:
-    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.rows import all_users, keys_of
 
-    users = accounts.all_users(connection) if name is None else [user_named(connection, name)]
-    return [(user.username, key) for user in users for key in _of(connection, user.id)]
-
-
-def _of(connection: Connection, user_id: str) -> list[Key]:
-    from agent_mailer.broker.users.rows import keys_of
-
-    return keys_of(connection, user_id)
+    users = all_users(connection) if name is None else [user_named(connection, name)]
+    return [(user.username, key) for user in users for key in keys_of(connection, user.id)]
 
 
 def _addresses(connection: Connection) -> dict[str, str]:

@@ -50,22 +50,29 @@ def add(
     data = data_of(folder, database)
     from agent_mailer.broker.documents import WATCH, set_up_agent
     from agent_mailer.broker.protocol import Fault
-    from agent_mailer.broker.users import rows as accounts
     from agent_mailer.broker.users.login import hash_password
-    from agent_mailer.broker.users.rows import Key, User
+    from agent_mailer.broker.users.rows import (
+        Key,
+        User,
+        add_key,
+        add_user,
+        check_password,
+        check_username,
+        new_raw_key,
+    )
 
     password = read_password(password_file)
     try:
-        accounts.check_username(name)
-        accounts.check_password(password)
+        check_username(name)
+        check_password(password)
     except Fault as fault:
         raise UsageFault("refused", fault.detail) from None
-    hashed, raw_key = hash_password(password), accounts.new_raw_key()
+    hashed, raw_key = hash_password(password), new_raw_key()
 
     def work(connection: Connection) -> tuple[User, Key]:
         code = invite or _first_code(connection)
-        user = accounts.add_user(connection, name, hashed, code, invited=invite is not None)
-        return user, accounts.add_key(connection, user.id, "broker user add", raw_key)
+        user = add_user(connection, name, hashed, code, invited=invite is not None)
+        return user, add_key(connection, user.id, "broker user add", raw_key)
 
     user, key = change(data, work)
     step = set_up_agent(url_of(data), raw_key)
@@ -81,11 +88,11 @@ def add(
 
 def _first_code(connection: Connection) -> str | None:
     """The first user uses up the code that was printed for them: whoever has read it gets nothing by it."""
-    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.rows import all_invites, all_users
 
-    if accounts.all_users(connection):
+    if all_users(connection):
         return None
-    codes = [invite.code for invite in accounts.all_invites(connection) if invite.used_by is None]
+    codes = [invite.code for invite in all_invites(connection) if invite.used_by is None]
     return codes[0] if codes else None
 
 
@@ -114,17 +121,17 @@ def password(
     """Give a user a new password. Logins of before end; API keys stay."""
     data = data_of(folder, database)
     from agent_mailer.broker.protocol import Fault
-    from agent_mailer.broker.users import rows as accounts
     from agent_mailer.broker.users.login import hash_password
+    from agent_mailer.broker.users.rows import check_password, set_password
 
     look(data, lambda c: user_named(c, name))
     given = read_password(password_file)
     try:
-        accounts.check_password(given)
+        check_password(given)
     except Fault as fault:
         raise UsageFault("refused", fault.detail) from None
     hashed = hash_password(given)
-    change(data, lambda c: accounts.set_password(c, user_named(c, name).id, hashed))
+    change(data, lambda c: set_password(c, user_named(c, name).id, hashed))
     say(f"{name} has a new password; logins of before end within seconds.")
 
 

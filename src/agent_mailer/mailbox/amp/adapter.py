@@ -127,7 +127,7 @@ class AmpMailbox:
         """
         if self._opened:
             return
-        async with self._link.session():
+        async with self._link.connected():
             try:
                 agent = await self._me()
             except MailboxRefused as fault:
@@ -168,29 +168,29 @@ class AmpMailbox:
         self._awake.clear()
 
     async def pending(self, limit: int) -> Listing:
-        async with self._link.session():
+        async with self._link.connected():
             if self._connection != self._stream.connections:
                 # What happened while nobody listened is not known.
                 self._connection = self._stream.connections
                 self._inbox.forget()
-            listing = await self._inbox.look(limit)
+            listing = await self._inbox.pending(limit)
         self._had_mail = bool(listing.envelopes)
         return listing
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._inbox.claim(envelope, again=again)
 
     async def read(self, envelope: Envelope) -> Message | Gone:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._inbox.read(envelope)
 
     async def thread(self, thread_id: str) -> Sequence[Message]:
-        async with self._link.session():
+        async with self._link.connected():
             return [heard.message for heard in await self._inbox.thread(thread_id)]
 
     async def contacts(self) -> Sequence[Contact]:
-        async with self._link.session():
+        async with self._link.connected():
             me = self._link.agent_id
             answer = await self._link.ask(
                 lambda transport, agent_id: transport.ask("GET", "/agents", query={"agent_id": agent_id})
@@ -211,28 +211,28 @@ class AmpMailbox:
         return compose.compose(self._author, draft, origin, turn_id)
 
     async def deliver(self, item: Outgoing) -> Delivery:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._sender.deliver(item)
 
     async def look(self, item: Outgoing) -> bool:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._sender.look(item)
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
         self._reporter.tell(envelope.id, progress)
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
-        async with self._link.session():
+        async with self._link.connected():
             await self._reporter.flush(FLUSH_SECONDS)
             await self._inbox.finish(envelope.id, progress)
 
     async def reject(self, item: Unreadable) -> None:
         """Mark it read where its id can be made out; in any case it is passed over from now on."""
-        async with self._link.session():
+        async with self._link.connected():
             await self._inbox.reject(item)
 
     async def set_aside(self, envelope: Envelope) -> None:
-        async with self._link.session():
+        async with self._link.connected():
             await self._inbox.finish(envelope.id)
 
     async def _me(self) -> AgentInfo:

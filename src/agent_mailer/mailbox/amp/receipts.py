@@ -70,7 +70,7 @@ class Reporter:
         self._waiting.clear()
 
     async def _tell_all(self) -> None:
-        async with self._link.session():
+        async with self._link.connected():
             while self._waiting:
                 message_id, body = self._waiting.popleft()
                 with suppress(MailboxUnavailable, ValueError):

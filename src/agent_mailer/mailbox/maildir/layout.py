@@ -73,7 +73,7 @@ class Paths:
         self.own = self.home / "extensions" / LAYER
         self.aside = self.own / "aside"
         self.lock = self.own / "watcher.lock"
-        self.holder = self.own / "watcher.pid"
+        self.pid_file = self.own / "watcher.pid"
 
 
 def make_root(disk: Disk, root: Path, handles: Iterable[str], clock: Clock = _SYSTEM_CLOCK) -> None:

@@ -17,8 +17,8 @@ from agent_mailer.disk import read_regular
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process.output import LINE_LIMIT, tail_text
-from agent_mailer.runtimes.codex import lines as events
 from agent_mailer.runtimes.codex.failures import classify_stderr, is_thread_id, is_usage_limit, reset_time
+from agent_mailer.runtimes.codex.lines import agent_message, events_of
 from agent_mailer.runtimes.port import (
     Event,
     Evidence,
@@ -124,7 +124,7 @@ class CodexRuntime:
         return Launch(tuple(words), env, request.workdir)
 
     def parse(self, line: bytes) -> Sequence[Event]:
-        return events.parse(line)
+        return events_of(line)
 
     def judge(self, evidence: Evidence) -> Judgement:
         result = evidence.observation.result
@@ -271,7 +271,7 @@ def _last_message(stdout: Path) -> str:
     """The agent's last message: near the end of its output, unless it is very long itself."""
     for look in (2 * FINAL_TEXT_LIMIT, LINE_LIMIT + FINAL_TEXT_LIMIT):
         for line in reversed(tail_text(stdout, look).split("\n")):
-            said = events.agent_message(line.encode("utf-8", "surrogateescape")) if "agent_message" in line else None
+            said = agent_message(line.encode("utf-8", "surrogateescape")) if "agent_message" in line else None
             if said is not None:
                 return said.rstrip()
     return ""

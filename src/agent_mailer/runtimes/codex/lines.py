@@ -96,7 +96,7 @@ class _Search(msgspec.Struct, frozen=True):
     query: str = ""
 
 
-def parse(line: bytes) -> Sequence[Event]:
+def events_of(line: bytes) -> Sequence[Event]:
     """The events of one line of stdout; never raises."""
     head = _decode(line, _Line)
     read = _READERS.get(head.type) if head is not None else None
