@@ -13,8 +13,8 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 ROOMS = (
-    *("broker", "checks", "cli", "mailbox", "mailbox/maildir", "people", "process", "runtimes", "setup", "state"),
-    *("turn_tools", "views", "watch"),
+    *("broker", "broker/users", "checks", "cli", "mailbox", "mailbox/maildir", "people", "process", "runtimes"),
+    *("setup", "state", "turn_tools", "views", "watch"),
 )
 MODULES = (
     *(
@@ -22,6 +22,9 @@ MODULES = (
         "config",
         "disk",
         "broker/app",
+        "broker/callers",
+        "broker/users/routes",
+        "broker/users/rows",
         "cli/app",
         "process/holder",
         "state/folder",
@@ -58,6 +61,15 @@ VIOLATIONS = {
     "the broker knows nothing of a watcher, and only cli knows the broker": [
         ("broker.app", "agent_mailer.watch"),
         ("broker.app", "agent_mailer.mailbox.port"),
+    ],
+    "a resource's rows know nothing of the web": [
+        ("broker.users.rows", "fastapi"),
+        ("broker.users.rows", "agent_mailer.broker.callers"),
+        ("broker.users.rows", "agent_mailer.broker.users.routes"),
+    ],
+    "process knows no other room": [
+        ("process.holder", "agent_mailer.state.folder"),
+        ("process.holder", "agent_mailer.mailbox.port"),
     ],
     "only process starts processes": [
         ("disk", "subprocess"),

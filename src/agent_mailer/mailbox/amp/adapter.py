@@ -20,7 +20,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp import compose
 from agent_mailer.mailbox.amp.answers import decode, trouble
-from agent_mailer.mailbox.amp.client import AgentInfo, Credentials
+from agent_mailer.mailbox.amp.client import AgentInfo, Credentials, agents_in
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.receipts import Reporter
@@ -199,13 +199,11 @@ class AmpMailbox:
                 answer = await self._link.ask(lambda transport, _: transport.ask("GET", "/agents"))
             if not answer.ok:
                 raise trouble(answer)
-            found: list[Contact] = []
-            for raw in decode(answer, list[msgspec.Raw]):
-                with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                    one = msgspec.json.decode(raw, type=AgentInfo)
-                    if one.id != me and one.address not in ("", self._address) and one.status != "deleted":
-                        found.append(Contact(one.address, _note(one)))
-            return found
+            return [
+                Contact(one.address, _note(one))
+                for one in agents_in(answer)
+                if one.id != me and one.address not in ("", self._address) and one.status != "deleted"
+            ]
 
     def compose(self, draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
         return compose.compose(self._author, draft, origin, turn_id)

@@ -10,7 +10,16 @@ import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.amp import wire
-from agent_mailer.mailbox.amp.answers import Answer, InDoubt, TooLarge, decode, detail_of, not_the_protocol, trouble
+from agent_mailer.mailbox.amp.answers import (
+    NO_JSON,
+    Answer,
+    InDoubt,
+    TooLarge,
+    decode,
+    detail_of,
+    not_the_protocol,
+    trouble,
+)
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.listing import Mirror, PagedMailbox, Skipped, find
 from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
@@ -75,7 +84,7 @@ class Inbox:
             return []
         if not answer.ok:
             raise trouble(answer)
-        return [heard for heard in wire.parse_list(answer) if isinstance(heard, wire.Heard)]
+        return wire.heard_in(answer)
 
     async def finish(self, message_id: str, progress: Progress | None = None) -> None:
         """Mark it read, with how it ended where the broker holds that; what is gone is finished."""
@@ -225,7 +234,7 @@ class _Reason(msgspec.Struct):
 
 
 def _reason(answer: Answer) -> str:
-    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    with suppress(*NO_JSON):
         return msgspec.json.decode(answer.body, type=_Reason).reason
     return ""
 

@@ -14,6 +14,7 @@ from agent_mailer.mailbox.amp.wire import (
     Page,
     Stretch,
     by_hash,
+    heard_in,
     id_within,
     parse_list,
     parse_object,
@@ -334,7 +335,7 @@ async def _find_on(fetch: Fetch, page: int, size: int, message_id: str) -> tuple
                 break
         return found, (pages + 1) // 2
     told = parse_object(answer, Page)
-    for heard in parse_list(answer, bytes(told.messages)):
-        if isinstance(heard, Heard) and heard.message.envelope.id == message_id:
+    for heard in heard_in(answer, bytes(told.messages)):
+        if heard.message.envelope.id == message_id:
             return heard, page
     return None, (told.total + size - 1) // size

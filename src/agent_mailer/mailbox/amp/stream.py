@@ -13,7 +13,7 @@ import httpx_sse
 import msgspec
 
 from agent_mailer.errors import BusyFault
-from agent_mailer.mailbox.amp.answers import Answer, NotSent, credentials_refused, detail_of, trouble
+from agent_mailer.mailbox.amp.answers import NO_JSON, Answer, NotSent, credentials_refused, detail_of, trouble
 from agent_mailer.mailbox.amp.transport import Transport, broken
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import printable
@@ -193,14 +193,14 @@ def _no_stream(answer: Answer) -> MailboxUnavailable | BusyFault:
 def held_by(answer: Answer) -> BusyFault:
     """A 409 that names the watcher which holds the agent."""
     watcher = _Watcher()
-    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    with suppress(*NO_JSON):
         watcher = msgspec.json.decode(answer.body, type=_Held).watcher
     return _busy(watcher, detail_of(answer) or "")
 
 
 def _taken_by(data: str) -> BusyFault:
     watcher = _Watcher()
-    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    with suppress(*NO_JSON):
         watcher = msgspec.json.decode(data, type=_Watcher)
     return _busy(watcher, "")
 
