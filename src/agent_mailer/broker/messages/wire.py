@@ -19,6 +19,17 @@ INLINE_CHARACTERS = 16_384
 """Markdown up to this is rendered at once; more of it in a thread, so that others are served meanwhile."""
 
 
+LONGEST_MARKDOWN = 20_000
+"""Characters; a longer text is shown as it is, so that no message keeps the broker from its work."""
+MOST_BRACKETS = 500
+MOST_CELLS = 5_000
+
+_WITH_TABLES = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+_WITHOUT_TABLES = MarkdownIt("commonmark", {"html": True}).enable("strikethrough")
+_PLAIN = re.compile(r"[^\W\d_][\w ,;:.?()/%$^@{}']*", re.ASCII)
+_ATTRIBUTES = {name: set(kept) for name, kept in nh3.ALLOWED_ATTRIBUTES.items()} | {"code": {"class"}}
+
+
 class Envelope(msgspec.Struct):
     """A message without its content. `cursor` is its place in the recipient's inbox."""
 
@@ -141,27 +152,16 @@ def _whole(schema: object, parts: dict[str, Any]) -> object:
     return [_whole(item, parts) for item in schema] if isinstance(schema, list) else schema
 
 
-LONGEST_MARKDOWN = 20_000
-"""Characters; a longer text is shown as it is, so that no message keeps the broker from its work."""
-MOST_BRACKETS = 500
-MOST_CELLS = 5_000
-
-_with_tables = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-_without_tables = MarkdownIt("commonmark", {"html": True}).enable("strikethrough")
-_plain = re.compile(r"[^\W\d_][\w ,;:.?()/%$^@{}']*", re.ASCII)
-_attributes = {name: set(kept) for name, kept in nh3.ALLOWED_ATTRIBUTES.items()} | {"code": {"class"}}
-
-
 def body_html(body: str) -> str:
     """`body` as HTML without scripts, event handlers or styles; never raises."""
-    if _plain.fullmatch(body):
+    if _PLAIN.fullmatch(body):
         return f"<p>{body.rstrip()}</p>\n"
     # What takes the parser time out of proportion: unclosed brackets, and short rows under a wide head.
     if len(body) > LONGEST_MARKDOWN or body.count("[") > MOST_BRACKETS:
         return _as_it_is(body)
     try:
-        markdown = _without_tables if _cells(body) > MOST_CELLS else _with_tables
-        return nh3.clean(markdown.render(body), attributes=_attributes)
+        markdown = _WITHOUT_TABLES if _cells(body) > MOST_CELLS else _WITH_TABLES
+        return nh3.clean(markdown.render(body), attributes=_ATTRIBUTES)
     except Exception:
         return _as_it_is(body)
 

@@ -25,6 +25,7 @@ T = TypeVar("T")
 AT_ONCE = 2
 """Each takes 19 MiB and a core for some 30 ms: a flood of logins must not take the machine."""
 
+_ALGORITHM = "HS256"
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
@@ -66,9 +67,6 @@ def _fits(stored: str, password: str) -> bool:
         return _HASHER.verify(stored, password)
     except (Argon2Error, InvalidHashError):
         return False
-
-
-_ALGORITHM = "HS256"
 
 
 class Claims(msgspec.Struct, frozen=True):

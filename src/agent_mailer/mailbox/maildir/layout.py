@@ -17,7 +17,10 @@ from agent_mailer.names import printable
 
 USER: Final = "user"
 LAYER: Final = "agent-mailer"
+AMQRC: Final = ".amqrc"
+FOLDER: Final = ".agent-mail"
 MAX_CONFIG_BYTES: Final = 1024 * 1024
+_MAX_AMQRC_BYTES: Final = 64 * 1024
 
 REQUIRED: Final = (
     "",
@@ -239,11 +242,6 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
-
-
-AMQRC: Final = ".amqrc"
-FOLDER: Final = ".agent-mail"
-_MAX_AMQRC_BYTES: Final = 64 * 1024
 
 
 def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:

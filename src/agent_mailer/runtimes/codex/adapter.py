@@ -32,12 +32,11 @@ from agent_mailer.runtimes.port import (
     ToolServer,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words, turn_variables
+from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT, find_program, how_it_crashed, last_words, turn_variables
 
 TESTED = (0, 169, 0)
 """The oldest version that these modules are known to understand."""
 
-FINAL_TEXT_LIMIT = 256 * 1024
 SERVER = "agent_mailer"
 
 _BAD_ARGUMENTS = 2
@@ -52,6 +51,12 @@ _OWN_KEY = "CODEX_API_KEY"
 _ID_LENGTH = len("01234567-89ab-cdef-0123-456789abcdef")
 _KEYS = (_OWN_KEY, "OPENAI_API_KEY")
 _PROVIDER_WORDS = ("model_provider", "model_providers.", "openai_base_url", "profile")
+
+_PACKAGE = Path("@openai") / "codex"
+_WRAPPER = _PACKAGE / "bin" / "codex.js"
+_MACHINES = {"x86_64": ("x64", "x86_64"), "amd64": ("x64", "x86_64"), "arm64": ("arm64", "aarch64")}
+_MACHINES["aarch64"] = _MACHINES["arm64"]
+_SYSTEMS = {"linux": ("linux", "unknown-linux-musl"), "darwin": ("darwin", "apple-darwin")}
 
 # Nothing goes out but to the model: no metrics (their sending delays the end), no plugin and update checks. The agent's
 # commands run in the environment that we made; a login shell would put the system's PATH in place of it. And an
@@ -310,13 +315,6 @@ def _names_provider(path: Path) -> bool:
 
 def _last_line(output: str) -> str:
     return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
-
-
-_PACKAGE = Path("@openai") / "codex"
-_WRAPPER = _PACKAGE / "bin" / "codex.js"
-_MACHINES = {"x86_64": ("x64", "x86_64"), "amd64": ("x64", "x86_64"), "arm64": ("arm64", "aarch64")}
-_MACHINES["aarch64"] = _MACHINES["arm64"]
-_SYSTEMS = {"linux": ("linux", "unknown-linux-musl"), "darwin": ("darwin", "apple-darwin")}
 
 
 def find_codex(name: str, workdir: Path, env: Mapping[str, str]) -> Path:
