@@ -19,7 +19,7 @@ import msgspec
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp import compose
-from agent_mailer.mailbox.amp.answers import decode, trouble
+from agent_mailer.mailbox.amp.answers import decode, unavailable
 from agent_mailer.mailbox.amp.client import AgentInfo, Credentials, agents_in
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
@@ -198,7 +198,7 @@ class AmpMailbox:
             if not answer.ok:
                 answer = await self._link.ask(lambda transport, _: transport.ask("GET", "/agents"))
             if not answer.ok:
-                raise trouble(answer)
+                raise unavailable(answer)
             return [
                 Contact(one.address, _note(one))
                 for one in agents_in(answer)
@@ -240,7 +240,7 @@ class AmpMailbox:
             raise ConfigFault("no_agent_id", "agent_id is missing", "agent-mailer config set agent_id ID") from None
         answer = await self._link.ask(lambda transport, _: transport.ask("GET", path), OF_THE_AGENT)
         if not answer.ok:
-            raise trouble(answer)
+            raise unavailable(answer)
         return decode(answer, AgentInfo)
 
     async def _source(self) -> Source | None:

@@ -124,7 +124,7 @@ def retry_after(text: str | None, now: float) -> float:
     return min(LONGEST_PAUSE, max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds()))
 
 
-def trouble(answer: Answer) -> MailboxUnavailable:
+def unavailable(answer: Answer) -> MailboxUnavailable:
     """What an answer is that is neither the result nor a refusal the caller has a rule for."""
     detail = detail_of(answer)
     said = f": {detail}" if detail else ""

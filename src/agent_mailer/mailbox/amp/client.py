@@ -16,7 +16,7 @@ from agent_mailer.mailbox.amp.answers import (
     credentials_refused,
     decode,
     detail_of,
-    trouble,
+    unavailable,
 )
 from agent_mailer.mailbox.amp.transport import Limits, Transport, path_of
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
@@ -104,7 +104,7 @@ class BrokerClient:
         """What the broker can do beyond the protocol: nothing, where it has no such document."""
         answer = await self.transport.ask("GET", CAPABILITIES)
         if answer.status >= 500 or answer.status in (408, 429):
-            raise trouble(answer)
+            raise unavailable(answer)
         if not answer.ok:
             return BrokerInfo()
         try:
@@ -155,7 +155,7 @@ class BrokerClient:
         detail = detail_of(answer)
         if detail is not None and answer.status in (400, 409, 413, 422):
             raise RequestRefused(answer.where, answer.status, detail)
-        raise trouble(answer)
+        raise unavailable(answer)
 
 
 def agents_in(answer: Answer) -> list[AgentInfo]:
@@ -246,7 +246,7 @@ class AccountClient:
             raise MailboxRefused("login_refused", f"{answer.where}: {detail} (401)", "amp login")
         if detail is not None and answer.status in (400, 403, 404, 409, 413, 422):
             raise RequestRefused(answer.where, answer.status, detail)
-        raise trouble(answer)
+        raise unavailable(answer)
 
 
 @contextmanager

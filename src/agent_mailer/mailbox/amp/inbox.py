@@ -18,7 +18,7 @@ from agent_mailer.mailbox.amp.answers import (
     decode,
     detail_of,
     not_the_protocol,
-    trouble,
+    unavailable,
 )
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.listing import Mirror, PagedMailbox, Skipped, find
@@ -83,7 +83,7 @@ class Inbox:
         if is_gone(answer):
             return []
         if not answer.ok:
-            raise trouble(answer)
+            raise unavailable(answer)
         return wire.heard_in(answer)
 
     async def finish(self, message_id: str, progress: Progress | None = None) -> None:

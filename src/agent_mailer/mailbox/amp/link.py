@@ -9,7 +9,7 @@ from typing import Final
 
 from agent_mailer.clock import Clock
 from agent_mailer.errors import ConfigFault
-from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, trouble
+from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, unavailable
 from agent_mailer.mailbox.amp.client import BrokerClient, BrokerInfo, Credentials
 from agent_mailer.mailbox.amp.transport import Limits, Transport
 from agent_mailer.mailbox.port import MailboxUnavailable
@@ -89,7 +89,7 @@ class Link:
     def puzzled(self, answer: Answer) -> MailboxUnavailable:
         """An answer that no rule is for: perhaps the broker is another one than it was."""
         self.doubt()
-        return trouble(answer)
+        return unavailable(answer)
 
     async def ask(self, call: Call, refusals: frozenset[int] = OF_THE_KEY) -> Answer:
         """The answer. Of `refusals`, MailboxRefused is raised once the current configuration is refused, too."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from agent_mailer.mailbox.amp import wire
-from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, trouble
+from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, unavailable
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, BrokerInfo, Credentials
 from agent_mailer.mailbox.amp.transport import path_of
 from agent_mailer.mailbox.port import Envelope
@@ -123,4 +123,4 @@ class BrokerInbox:
         if answer.ok:
             return answer
         refused = credentials_refused(answer)
-        raise refused if refused is not None and detail_of(answer) is not None else trouble(answer)
+        raise refused if refused is not None and detail_of(answer) is not None else unavailable(answer)

@@ -13,7 +13,7 @@ import httpx_sse
 import msgspec
 
 from agent_mailer.errors import BusyFault
-from agent_mailer.mailbox.amp.answers import NO_JSON, Answer, NotSent, credentials_refused, detail_of, trouble
+from agent_mailer.mailbox.amp.answers import NO_JSON, Answer, NotSent, credentials_refused, detail_of, unavailable
 from agent_mailer.mailbox.amp.transport import Transport, broken
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import printable
@@ -187,7 +187,7 @@ class _Held(msgspec.Struct, frozen=True):
 def _no_stream(answer: Answer) -> MailboxUnavailable | BusyFault:
     if answer.status == 409:
         return held_by(answer)
-    return credentials_refused(answer) or trouble(answer)
+    return credentials_refused(answer) or unavailable(answer)
 
 
 def held_by(answer: Answer) -> BusyFault:
