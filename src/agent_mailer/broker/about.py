@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from agent_mailer import __version__
+from agent_mailer.broker.answers import answer, described
 from agent_mailer.broker.callers import settings_of
 from agent_mailer.broker.documents import WATCH, Step, base_url, steps
-from agent_mailer.broker.messages.wire import answer, described
 
 router = APIRouter()
 

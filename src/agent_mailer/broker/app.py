@@ -18,6 +18,7 @@ from agent_mailer import __version__
 from agent_mailer.broker import about, documents, streams
 from agent_mailer.broker.agents import owner
 from agent_mailer.broker.agents.routes import router as agents_router
+from agent_mailer.broker.answers import give_handlers, refusals, refuse
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
@@ -26,7 +27,6 @@ from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
 from agent_mailer.broker.operator.routes import by_key as operator_by_key
 from agent_mailer.broker.operator.routes import router as operator_router
-from agent_mailer.broker.refusals import give_handlers, refusals, refuse
 from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.teams.routes import router as teams_router
 from agent_mailer.broker.users import superadmin

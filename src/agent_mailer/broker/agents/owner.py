@@ -21,6 +21,7 @@ from agent_mailer.broker.agents.rows import (
     replace_key,
     strict_local_part,
 )
+from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import (
     PersonCaller,
     directory_of,
@@ -32,7 +33,6 @@ from agent_mailer.broker.callers import (
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.documents import agent_md, base_url
 from agent_mailer.broker.protocol import Description, Fault, Label, LocalPart, Name, Prompt, Reference, Tags
-from agent_mailer.broker.refusals import refusals
 from agent_mailer.broker.users.rows import new_raw_key
 
 

@@ -21,10 +21,10 @@ from agent_mailer.broker.agents.rows import (
     move_agent,
     presence,
 )
+from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, own_agent, settings_of, store_of
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.protocol import A_WORD_AT_LEAST, Description, Fault, Label, Prompt, Reference
-from agent_mailer.broker.refusals import refusals
 
 router = APIRouter(prefix="/agents", tags=["agents"], responses=refusals(401))
 

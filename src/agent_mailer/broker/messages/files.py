@@ -14,11 +14,10 @@ from fastapi import APIRouter, File, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from sqlalchemy import bindparam, insert, select
 
+from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsEither, settings_of, store_of
 from agent_mailer.broker.documents import base_url
-from agent_mailer.broker.messages.wire import answer, described
 from agent_mailer.broker.protocol import Fault, now_text
-from agent_mailer.broker.refusals import refusals
 from agent_mailer.broker.tables import files
 
 router = APIRouter(prefix="/files", tags=["files"])

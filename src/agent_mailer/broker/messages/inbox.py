@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, bindparam, false, func, or_, select
 
 from agent_mailer.broker.database import Store
-from agent_mailer.broker.messages.sending import takes_part
+from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.wire import (
     ENVELOPE_COLUMNS,
     MESSAGE_COLUMNS,
@@ -105,7 +105,6 @@ _SOME = select(*MESSAGE_COLUMNS).where(_m.user_id == bindparam("user"), _m.id.in
 _ONE = select(_m.from_agent_id, _m.to_agent_id, *MESSAGE_COLUMNS).where(
     _m.id == bindparam("message"), _m.user_id == bindparam("user")
 )
-_ENDS = select(_m.from_agent_id, _m.to_agent_id).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
 
 
 class _Portions:
@@ -205,12 +204,6 @@ async def by_id(store: Store, user_id: str, ids: Sequence[str]) -> AsyncIterator
         yield found
         at += len(some)
         portions.saw(found)
-
-
-def ends(connection: Connection, user_id: str, message_id: str) -> tuple[str, str] | None:
-    """The ids of sender and recipient; None if the user has no such message."""
-    row = connection.execute(_ENDS, {"message": message_id, "user": user_id}).first()
-    return None if row is None else (row[0], row[1])
 
 
 async def one(store: Store, user_id: str, message_id: str, agent_id: str | None) -> Message | None:

@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from agent_mailer.broker.answers import Responses, answer, described, encode, refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of, store_of
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.forms import (
@@ -20,11 +21,10 @@ from agent_mailer.broker.messages.forms import (
     idempotency_key,
     read_form,
 )
-from agent_mailer.broker.messages.receipts import lock_message, mark_read, mark_unread
+from agent_mailer.broker.messages.rows import lock_message, mark_read, mark_unread
 from agent_mailer.broker.messages.sending import NewMessage, Submission, check_size, send_all
-from agent_mailer.broker.messages.wire import Listing, Message, Page, answer, described, encode, rendered
+from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.refusals import Responses, refusals
 from agent_mailer.broker.streams import streams_of
 
 router = APIRouter(prefix="/messages", tags=["messages"])

@@ -9,8 +9,9 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select
 
+from agent_mailer.broker.messages.rows import COUNT_ON, takes_part
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, messages
@@ -92,28 +93,12 @@ _RECIPIENTS = (
 _PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id).where(
     _m.id.in_(bindparam("ids", expanding=True))
 )
-_TAKES_PART = (
-    select(_m.id)
-    .where(
-        _m.user_id == bindparam("user"),
-        _m.thread_id == bindparam("thread"),
-        or_(_m.from_agent_id == bindparam("agent"), _m.to_agent_id == bindparam("agent")),
-    )
-    .limit(1)
-)
 _QUOTED = (_m.from_agent, _m.to_agent, _m.created_at, _m.action, _m.subject, _m.body)
 _QUOTED_MESSAGE = select(*_QUOTED).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
 _IN_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
 _QUOTED_THREAD = select(*_QUOTED).where(*_IN_THREAD).order_by(_m.created_at, _m.ordinal, _m.seq)
 _THREAD_SIZE = select(func.sum(func.length(_m.body) + 40)).where(*_IN_THREAD)
-_COUNT_ON = update(agents).where(agents.c.id == bindparam("who")).values(inbox_seq=bindparam("newest"))
 _STORE = insert(messages)
-
-
-def takes_part(connection: Connection, user_id: str, thread_id: str, agent_id: str) -> bool:
-    """Whether the agent wrote or got a message of that thread."""
-    found = connection.execute(_TAKES_PART, {"user": user_id, "thread": thread_id, "agent": agent_id}).first()
-    return found is not None
 
 
 def send_all(connection: Connection, submissions: Sequence[Submission]) -> list[Sent | Fault]:
@@ -148,8 +133,8 @@ class _Batch:
                 results.append(fault)
         if self.rows:
             # In the order of the locks, which others take too.
-            counts = [{"who": agent_id, "newest": self.newest[agent_id]} for agent_id in sorted(self.counted)]
-            self.connection.execute(_COUNT_ON, counts)
+            counts = [{"agent": agent_id, "newest": self.newest[agent_id]} for agent_id in sorted(self.counted)]
+            self.connection.execute(COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
         return results
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import nh3
-from fastapi import Response
 from markdown_it import MarkdownIt
 
 from agent_mailer.broker.tables import messages
@@ -98,8 +97,6 @@ ENVELOPE_COLUMNS = (
 )
 MESSAGE_COLUMNS = (*ENVELOPE_COLUMNS, _c.body, _c.attachments)
 
-encode = msgspec.json.Encoder().encode
-
 
 def envelope_of(row: Sequence[Any]) -> Envelope:
     """`row`: the ENVELOPE_COLUMNS, in their order."""
@@ -123,33 +120,6 @@ async def rendered(found: Sequence[Message]) -> Sequence[Message]:
 def _render(found: Iterable[Message]) -> None:
     for message in found:
         message.body_html = body_html(message.body)
-
-
-def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """`value` as JSON; past FastAPI's own way, which would look at every field twice."""
-    return Response(encode(value), status, headers, "application/json")
-
-
-def described(*kinds: Any, description: str = "OK") -> dict[str, Any]:  # noqa: ANN401 - type expressions
-    """An answer, one of `kinds`, for OpenAPI."""
-    schemas, parts = msgspec.json.schema_components(kinds, ref_template="{name}")
-    whole = [_whole(schema, parts) for schema in schemas]
-    schema = whole[0] if len(whole) == 1 else {"anyOf": whole}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def header(name: str, description: str, pattern: str, *, required: bool = False) -> dict[str, Any]:
-    """A request's header for OpenAPI, because it is read past FastAPI."""
-    schema = {"type": "string", "pattern": pattern}
-    return {"name": name, "in": "header", "description": description, "required": required, "schema": schema}
-
-
-def _whole(schema: object, parts: dict[str, Any]) -> object:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return _whole(parts[schema["$ref"]], parts)
-        return {key: _whole(value, parts) for key, value in schema.items()}
-    return [_whole(item, parts) for item in schema] if isinstance(schema, list) else schema
 
 
 def body_html(body: str) -> str:

@@ -8,14 +8,14 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from agent_mailer.broker.agents.rows import add_operator, operator_id
+from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsAgent, AsPerson, PersonCaller, directory_of, settings_of, store_of
 from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.forms import OperatorForm, documented, read_form
 from agent_mailer.broker.messages.routes import SENT, Html, deliver, json_list, page_of, submission_of
-from agent_mailer.broker.messages.wire import Message, Page, answer, described
+from agent_mailer.broker.messages.wire import Message, Page
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.refusals import refusals
 
 router = APIRouter(prefix="/admin", tags=["operator"])
 by_key = APIRouter(tags=["extensions"])

@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 
 from agent_mailer.broker.agents.routes import AgentAnswer, agent_answer, identity_of
 from agent_mailer.broker.agents.rows import Agent, NewAgent, check_new, insert_agent, members, strict_local_part
+from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AsPerson, directory_of, settings_of, store_of
 from agent_mailer.broker.documents import KEY_VARIABLE, agent_md, base_url
 from agent_mailer.broker.protocol import Description, Fault, Label, LocalPart, Name, Prompt, Reference, Tags
-from agent_mailer.broker.refusals import refusals
 from agent_mailer.broker.teams.rows import (
     Team,
     add_team,

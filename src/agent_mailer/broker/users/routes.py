@@ -8,10 +8,10 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import COOKIE, AsPerson, directory_of, settings_of, store_of
 from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Label, Password, Reference, Tags
-from agent_mailer.broker.refusals import refusals
 from agent_mailer.broker.tables import users
 from agent_mailer.broker.users.login import Passwords, Throttle, issue_token
 from agent_mailer.broker.users.rows import (

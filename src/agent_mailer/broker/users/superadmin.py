@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, StrictBool
 
+from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AsSuperadmin, settings_of, store_of
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.refusals import refusals
 from agent_mailer.broker.tables import users
 from agent_mailer.broker.users.login import issue_token
 from agent_mailer.broker.users.routes import LoginAnswer, UserAnswer, user_answer

@@ -1,4 +1,4 @@
-"""Refusals as they go out: one shape for all of them, whatever the input was."""
+"""Answers as they go out: values as JSON, refusals in one shape whatever the input was, and both for OpenAPI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+import msgspec
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +19,35 @@ from agent_mailer.broker.protocol import Fault
 
 log = logging.getLogger("agent_mailer.broker")
 LONGEST_ECHO = 200
+encode = msgspec.json.Encoder().encode
 LATER = {"Retry-After": "1"}
+
+
+def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """`value` as JSON; past FastAPI's own way, which would look at every field twice."""
+    return Response(encode(value), status, headers, "application/json")
+
+
+def described(*kinds: Any, description: str = "OK") -> dict[str, Any]:  # noqa: ANN401 - type expressions
+    """An answer, one of `kinds`, for OpenAPI."""
+    schemas, parts = msgspec.json.schema_components(kinds, ref_template="{name}")
+    whole = [_whole(schema, parts) for schema in schemas]
+    schema = whole[0] if len(whole) == 1 else {"anyOf": whole}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def header(name: str, description: str, pattern: str, *, required: bool = False) -> dict[str, Any]:
+    """A request's header for OpenAPI, because it is read past FastAPI."""
+    schema = {"type": "string", "pattern": pattern}
+    return {"name": name, "in": "header", "description": description, "required": required, "schema": schema}
+
+
+def _whole(schema: object, parts: dict[str, Any]) -> object:
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _whole(parts[schema["$ref"]], parts)
+        return {key: _whole(value, parts) for key, value in schema.items()}
+    return [_whole(item, parts) for item in schema] if isinstance(schema, list) else schema
 
 
 class Issue(BaseModel):
