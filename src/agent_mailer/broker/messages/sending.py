@@ -285,29 +285,16 @@ def _named(submission: Submission, what: str) -> str:
 
 
 def _row(submission: Submission, message: Message, to_agent_id: str, ordinal: int, digest: str | None) -> _Row:
+    fields = msgspec.structs.asdict(message)
+    del fields["body_html"]
+    seq = fields.pop("cursor")
     return {
-        "id": message.id,
-        "thread_id": message.thread_id,
+        **fields,
+        "seq": seq,
         "user_id": submission.user_id,
         "from_agent_id": submission.agent_id,
-        "from_agent": message.from_agent,
         "to_agent_id": to_agent_id,
-        "to_agent": message.to_agent,
-        "action": message.action,
-        "subject": message.subject,
-        "body": message.body,
-        "attachments": message.attachments,
-        "is_read": False,
-        "parent_id": message.parent_id,
-        "created_at": message.created_at,
-        "seq": message.cursor,
-        "hops": message.hops,
-        "automatic": message.automatic,
-        "priority": message.priority,
-        "kind": message.kind,
-        "labels": message.labels,
         "claimed_by": None,
-        "claimed_at": None,
         "idempotency_key": submission.key,
         "request_hash": digest,
         "ordinal": ordinal,

@@ -168,7 +168,7 @@ async def login(request: Request, response: Response, form: Credentials) -> Logi
             await throttle.failed(form.username, host)
         return fits
 
-    if not await _passwords(request).in_turn(right) or known is None:
+    if not await _passwords(request).in_slot(right) or known is None:
         raise Fault(401, "Invalid username or password")
     await throttle.succeeded(form.username)
     token = issue_token(settings.secret, known.user.id, known.token_version, settings.token_seconds)

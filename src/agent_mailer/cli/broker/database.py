@@ -112,7 +112,7 @@ def _run(data: Data, work: Callable[[Connection], T], *, writes: bool) -> T:
         raise database_fault(data.database, error) from None
 
 
-def url_of(data: Data) -> str:
+def broker_url(data: Data) -> str:
     """Where its broker can be reached, or will be if it is started as usual."""
     from agent_mailer.broker.data import DEFAULT_URL, who_serves
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, change, data_of, look, url_of
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -31,7 +31,7 @@ def add(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json =
         json_out(invite)
         return
     say(invite.code)
-    say(f"\nOne person registers with it: POST {url_of(data)}/users/register ({url_of(data)}/docs), or here:\n")
+    say(f"\nOne person registers with it: POST {broker_url(data)}/users/register ({broker_url(data)}/docs), or here:\n")
     options = f" {data.options}" if data.options else ""
     say(f"  agent-mailer broker user add NAME --invite {invite.code}{options}")
 

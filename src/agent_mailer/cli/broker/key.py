@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -48,9 +48,9 @@ def add(
         return add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
 
     key = change(data, work)
-    step = set_up_agent(url_of(data), raw_key)
+    step = set_up_agent(broker_url(data), raw_key)
     if as_json:
-        json_out({"key": key, "api_key": raw_key, "broker_url": url_of(data), "next": step.command})
+        json_out({"key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
         return
     say(f"API key, shown this once: {raw_key}\n")
     say(f"Next:\n\n  {step.command}\n      {step.does}")

@@ -37,7 +37,7 @@ def serve(
     AGENT_MAILER_UPLOAD_DIR; and AGENT_MAILER_SECRET_KEY, which signs the tokens of people.
     """
     data = data_of(folder, database)
-    from agent_mailer.broker.data import held, make_folders, secret_of, settings_of
+    from agent_mailer.broker.data import Settings, held, make_folders, secret_of
     from agent_mailer.broker.serving import bind, run, url_of
 
     os.umask(0o077)
@@ -49,7 +49,7 @@ def serve(
             from agent_mailer.broker.app import create_app
 
             ends_with = domain or os.environ.get("AGENT_MAILER_DOMAIN") or DEFAULT_DOMAIN
-            app = create_app(settings_of(data, secret=secret, domain=ends_with))
+            app = create_app(Settings(data.database, data.uploads, secret, ends_with))
             run(app, bound, lambda invite: _greet(data, url, invite), access_log=access_log)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -75,9 +75,9 @@ def add(
         return user, add_key(connection, user.id, "broker user add", raw_key)
 
     user, key = change(data, work)
-    step = set_up_agent(url_of(data), raw_key)
+    step = set_up_agent(broker_url(data), raw_key)
     if as_json:
-        json_out({"user": user, "key": key, "api_key": raw_key, "broker_url": url_of(data), "next": step.command})
+        json_out({"user": user, "key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
         return
     say(f"{user.username} is a user of this broker{', and its superadmin' if user.is_superadmin else ''}.")
     say(f"API key, shown this once: {raw_key}\n")

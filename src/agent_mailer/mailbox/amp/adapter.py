@@ -21,10 +21,10 @@ from agent_mailer.errors import ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp import compose
 from agent_mailer.mailbox.amp.answers import decode, unavailable
 from agent_mailer.mailbox.amp.client import AgentInfo, Credentials, agents_in
+from agent_mailer.mailbox.amp.delivery import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.receipts import Reporter
-from agent_mailer.mailbox.amp.sending import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.stream import Source, Stream
 from agent_mailer.mailbox.amp.transport import Limits, path_of
 from agent_mailer.mailbox.port import (

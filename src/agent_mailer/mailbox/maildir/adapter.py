@@ -67,9 +67,8 @@ NAMED_WITHIN = 1.0
 """Seconds in which the lock's holder has written who it is; a disk that refuses to take its name delays us so long."""
 
 _LOOK_AGAIN = 0.01
-
 LOCK_SECONDS = 0.5
-"""Seconds. A watcher that was killed while it started a program holds the lock until that program is executed."""
+"""A watcher that was killed while it started a program holds the lock until that program is executed."""
 
 
 class MaildirMailbox:
@@ -239,7 +238,7 @@ class MaildirMailbox:
         except Timeout:
             raise BusyFault(
                 "mailbox_busy",
-                f"another watcher{self._holder()} consumes the mailbox {self._handle!r} in {self._root}",
+                f"another watcher{self._lock_owner()} consumes the mailbox {self._handle!r} in {self._root}",
                 "stop it, or give this agent a handle of its own: agent-mailer config set address HANDLE",
             ) from None
         except OSError as fault:
@@ -266,7 +265,7 @@ class MaildirMailbox:
                 self._lock.release()
             self._lock = None
 
-    def _holder(self) -> str:
+    def _lock_owner(self) -> str:
         """Who holds the lock. It names itself a moment after it has it, and a killed one leaves its name behind."""
         until = time.monotonic() + NAMED_WITHIN
         while True:
