@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import signal
@@ -160,6 +159,8 @@ async def wait_gone(identities: Sequence[ProcessIdentity], seconds: float | None
 
     Of a crowd only the first are awaited: True then means that it is worth looking again.
     """
+    import asyncio  # what only looks at a process does without
+
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     waiting: set[int] = set()
@@ -223,6 +224,8 @@ def _open(identity: ProcessIdentity) -> int | None:
 
 
 async def _poll(identities: Sequence[ProcessIdentity], seconds: float | None) -> bool:
+    import asyncio
+
     end = None if seconds is None else time.monotonic() + seconds
     while True:
         for identity in identities:

@@ -7,7 +7,6 @@ watcher: stdin is the prompt file, stdout and stderr are files, and the holder w
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -184,6 +183,8 @@ class GatedHolder:
         """Whether the program it was started `through` has become the holder, within `seconds` seconds."""
         if self._arrival is None:
             return True
+        import asyncio
+
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
         loop.add_reader(self._arrival, told.set)
