@@ -90,13 +90,13 @@ class BrokerDesk:
         import asyncio
 
         from agent_mailer.broker.database import Store
-        from agent_mailer.broker.users.rows import ensure_bootstrap_code
+        from agent_mailer.broker.users.rows import first_invite
 
         async def ask() -> str | None:
             store = Store(self.settings.database)
             await store.open()
             try:
-                return await ensure_bootstrap_code(store)
+                return await store.write(first_invite)
             finally:
                 await store.close()
 

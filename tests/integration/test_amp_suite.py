@@ -15,7 +15,8 @@ from tests.plain_broker import running_plain_broker
 from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
 from agent_mailer.mailbox.amp.client import Credentials
 from agent_mailer.mailbox.port import Envelope, Message, Outgoing
-from agent_mailer.testing.mailbox_suite import MailboxSuite, Scene, _send, _waiting
+from agent_mailer.testing.mailbox_scene import Scene, play, send, waiting
+from agent_mailer.testing.mailbox_suite import MailboxSuite
 
 _serial = itertools.count()
 
@@ -82,7 +83,7 @@ class TestOurBroker(OverOneBroker):
             assert at.mailbox.capabilities.carries_marks
             assert at.mailbox.capabilities.pushes
 
-        self._run(tmp_path, scenario)
+        play(self.harness(tmp_path), scenario)
 
 
 class TestPlainBroker(OverOneBroker):
@@ -99,24 +100,24 @@ class TestPlainBroker(OverOneBroker):
             assert not at.mailbox.capabilities.carries_marks
             assert not at.mailbox.capabilities.pushes
 
-        self._run(tmp_path, scenario)
+        play(self.harness(tmp_path), scenario)
 
     def test_a_claim_survives_the_watcher(self, tmp_path: Path) -> None:
         """Here nobody but the watcher's own state knows of a claim; what it calls its own it gets."""
 
         async def scenario(at: Scene) -> None:
-            await _send(at.peer, at.mailbox, "one", body="work")
-            (envelope,) = await _waiting(at.mailbox)
+            await send(at.peer, at.mailbox, "one", body="work")
+            (envelope,) = await waiting(at.mailbox)
             first = await at.mailbox.claim(envelope)
             assert isinstance(first, Message)
             await at.mailbox.close()
             successor = at.harness.mailbox()
             await successor.open()
             try:
-                assert await _waiting(successor) == (envelope,)
+                assert await waiting(successor) == (envelope,)
                 assert await successor.claim(envelope, again=True) == first
-                assert await _waiting(successor) == ()
+                assert await waiting(successor) == ()
             finally:
                 await successor.close()
 
-        self._run(tmp_path, scenario)
+        play(self.harness(tmp_path), scenario)

@@ -19,11 +19,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import Pool
 from tests.broker_desk import PASSWORD, running_broker
 
-from agent_mailer.broker import migrations
 from agent_mailer.broker.app import create_app
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store, writer
-from agent_mailer.broker.migrate import HEAD, bring_to_head
+from agent_mailer.broker.migrate import HEAD, MIGRATIONS, bring_to_head
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import metadata, system_settings
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
@@ -89,8 +88,7 @@ def test_the_migrations_make_what_the_code_expects(tmp_path: Path) -> None:
 
 
 def test_the_head_is_the_newest_version() -> None:
-    script = ScriptDirectory(str(Path(migrations.__file__).parent))
-    assert script.get_heads() == [HEAD]
+    assert ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS]).get_heads() == [HEAD]
 
 
 def test_twice_is_once(tmp_path: Path) -> None:

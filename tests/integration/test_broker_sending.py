@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.broker_desk import BrokerDesk, running_broker
 
-from agent_mailer.broker.messages.sending import Draft, Order
+from agent_mailer.broker.messages.sending import NewMessage, Submission
 from agent_mailer.broker.messages.wire import LONGEST_MARKDOWN, body_html
 
 FIELDS = {
@@ -420,7 +420,7 @@ def test_a_key_outlives_the_broker(tmp_path: Path) -> None:
 
 def test_a_request_hash_tells_what_differs_from_the_usual() -> None:
     def digest(**fields: Any) -> str:
-        return Order(Draft("a", ("b",), **fields), "u", "i", False, "k", "", 1).request_hash()
+        return Submission(NewMessage("a", ("b",), **fields), "u", "i", False, "k", "", 1).request_hash()
 
     assert digest(action="".join(["se", "nd"]), hops=0, labels=()) == digest()
     assert len({digest(), digest(body="x"), digest(subject="x"), digest(labels=("x",)), digest(priority="low")}) == 5

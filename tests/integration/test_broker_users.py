@@ -12,7 +12,7 @@ import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 
-from agent_mailer.broker.users import login as tokens
+from agent_mailer.broker.users.login import issue_token
 
 OTHER_PASSWORD = "another horse battery"
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -196,9 +196,9 @@ def test_a_wrong_login_says_nothing_of_what_is_wrong(desk: BrokerDesk, alice: Pe
 
 def test_whoever_is_not_logged_in(desk: BrokerDesk, alice: Person) -> None:
     secret = desk.settings.secret
-    gone = tokens.issue(secret, alice.id, 1, -10)
-    others = tokens.issue("another secret", alice.id, 1, 100)
-    nobody = tokens.issue(secret, "00000000-0000-0000-0000-000000000001", 1, 100)
+    gone = issue_token(secret, alice.id, 1, -10)
+    others = issue_token("another secret", alice.id, 1, 100)
+    nobody = issue_token(secret, "00000000-0000-0000-0000-000000000001", 1, 100)
     header, _, signature = alice.token.split(".")
     unsigned = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
     for said, headers in (

@@ -277,7 +277,7 @@ def test_nothing_is_written_outside_the_turns_folder(turn: Turn, tmp_path: Path,
 
 def test_it_needs_nothing_that_costs_time_or_reaches_out() -> None:
     heavy = ["asyncio", "socket", "ssl", "subprocess", "httpx", "typer", "rich", "pydantic", "mcp", "tomlkit", "json"]
-    source = f"import sys, agent_mailer.turn_tools.mcp.__main__; print([m for m in {heavy} if m in sys.modules])"
+    source = f"import sys, agent_mailer.turn_tools.mcp; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
     assert done.stdout == b"[]\n"
 

@@ -20,7 +20,7 @@ from tests.typed import type_in
 
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.port import Automatic
-from agent_mailer.process.commands import run_beside
+from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.state.records import PauseReason
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
@@ -367,11 +367,12 @@ def test_the_operator_can_try_it(desk: Desk) -> None:
 
 def test_a_command_beside_a_loop_takes_no_more_than_it_should(tmp_path: Path) -> None:
     async def run(script: str, seconds: float = 60.0, stdin: bytes = b"") -> tuple[int | None, int]:
-        done = await run_beside(
+        done = await run_briefly_async(
             ["/bin/sh", "-c", script],
             env={"PATH": os.environ["PATH"]},
             cwd=tmp_path,
             seconds=seconds,
+            most_bytes=16384,
             mark="m",
             stdin=stdin,
         )

@@ -13,8 +13,8 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 ROOMS = (
-    *("broker", "checks", "cli", "demo", "mailbox", "mailbox/maildir", "people", "process", "runtimes", "service"),
-    *("setup", "state", "turn_tools", "views", "watch"),
+    *("broker", "broker/users", "checks", "cli", "demo", "mailbox", "mailbox/maildir", "people", "process"),
+    *("runtimes", "service", "setup", "state", "turn_tools", "views", "watch"),
 )
 MODULES = (
     *(
@@ -23,6 +23,9 @@ MODULES = (
         "disk",
         "broker/app",
         "checks/later",
+        "broker/callers",
+        "broker/users/routes",
+        "broker/users/rows",
         "cli/app",
         "people/folder",
         "process/holder",
@@ -60,6 +63,15 @@ VIOLATIONS = {
     "the broker knows nothing of a watcher, and only cli knows the broker": [
         ("broker.app", "agent_mailer.watch"),
         ("broker.app", "agent_mailer.mailbox.port"),
+    ],
+    "a resource's rows know nothing of the web": [
+        ("broker.users.rows", "fastapi"),
+        ("broker.users.rows", "agent_mailer.broker.callers"),
+        ("broker.users.rows", "agent_mailer.broker.users.routes"),
+    ],
+    "process knows no other room": [
+        ("process.holder", "agent_mailer.state.folder"),
+        ("process.holder", "agent_mailer.mailbox.port"),
     ],
     "only process starts processes": [
         ("disk", "subprocess"),

@@ -74,7 +74,7 @@ def test_in_a_scope_the_agent_is_the_same_as_without(folder: Path, monkeypatch: 
 def test_where_there_is_no_scope_the_turn_runs_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    monkeypatch.setattr(scope, "PATIENCE", 0.5)
+    monkeypatch.setattr(scope, "SCOPE_SECONDS", 0.5)
     by(folder, script, monkeypatch)
     assert run(folder) == ("the user's systemd gave no scope for the turn", Exit(status=3))
 

@@ -11,8 +11,7 @@ import pytest
 from tests.raw_broker import message
 
 from agent_mailer.mailbox.amp.answers import Answer, TooLarge
-from agent_mailer.mailbox.amp.mirror import RESYNC_SECONDS, Aside, Mirror
-from agent_mailer.mailbox.amp.paged import LOW, PagedMailbox, find
+from agent_mailer.mailbox.amp.listing import LOW, RESYNC_SECONDS, Mirror, PagedMailbox, Skipped, find
 from agent_mailer.mailbox.port import Listing, MailboxUnavailable
 
 T = TypeVar("T")
@@ -75,17 +74,17 @@ def numbered(first: int, last: int) -> list[str]:
 
 class TestMirror:
     def test_each_look_asks_only_for_what_is_new(self) -> None:
-        shelf, mirror = Shelf(3), Mirror(Aside())
-        assert ids(run(mirror.look(shelf.stretch, 10, 0.0))) == numbered(1, 3)
+        shelf, mirror = Shelf(3), Mirror(Skipped())
+        assert ids(run(mirror.pending(shelf.stretch, 10, 0.0))) == numbered(1, 3)
         shelf.arrive()
-        assert ids(run(mirror.look(shelf.stretch, 10, 1.0))) == numbered(1, 4)
-        assert ids(run(mirror.look(shelf.stretch, 10, 2.0))) == numbered(1, 4)
+        assert ids(run(mirror.pending(shelf.stretch, 10, 1.0))) == numbered(1, 4)
+        assert ids(run(mirror.pending(shelf.stretch, 10, 2.0))) == numbered(1, 4)
         assert [after for after, _ in shelf.asked] == [0, 3, 4]
 
     def test_it_holds_no_more_than_was_asked_for_and_loses_nothing(self) -> None:
-        shelf, mirror = Shelf(2500), Mirror(Aside())
+        shelf, mirror = Shelf(2500), Mirror(Skipped())
         seen: list[str] = []
-        while found := ids(run(mirror.look(shelf.stretch, 100, 0.0))):
+        while found := ids(run(mirror.pending(shelf.stretch, 100, 0.0))):
             assert len(found) <= 100
             for name in found[:30]:
                 seen.append(name)
@@ -96,136 +95,136 @@ class TestMirror:
 
     def test_one_look_is_one_request_however_much_is_unread(self) -> None:
         for count in (10, 5000):
-            shelf, mirror = Shelf(count), Mirror(Aside())
-            run(mirror.look(shelf.stretch, 100, 0.0))
+            shelf, mirror = Shelf(count), Mirror(Skipped())
+            run(mirror.pending(shelf.stretch, 100, 0.0))
             shelf.asked.clear()
-            run(mirror.look(shelf.stretch, 100, 1.0))
-            run(mirror.look(shelf.stretch, 1, 1.0))
+            run(mirror.pending(shelf.stretch, 100, 1.0))
+            run(mirror.pending(shelf.stretch, 1, 1.0))
             assert len(shelf.asked) == 2
 
     def test_now_and_then_and_when_told_it_looks_at_everything(self) -> None:
-        shelf, mirror = Shelf(3), Mirror(Aside())
-        run(mirror.look(shelf.stretch, 10, 0.0))
+        shelf, mirror = Shelf(3), Mirror(Skipped())
+        run(mirror.pending(shelf.stretch, 10, 0.0))
         shelf.read(2)
-        assert ids(run(mirror.look(shelf.stretch, 10, 1.0))) == numbered(1, 3)
-        assert ids(run(mirror.look(shelf.stretch, 10, RESYNC_SECONDS + 1))) == ["m1", "m3"]
+        assert ids(run(mirror.pending(shelf.stretch, 10, 1.0))) == numbered(1, 3)
+        assert ids(run(mirror.pending(shelf.stretch, 10, RESYNC_SECONDS + 1))) == ["m1", "m3"]
         shelf.read(1)
         mirror.forget()
-        assert ids(run(mirror.look(shelf.stretch, 10, RESYNC_SECONDS + 2))) == ["m3"]
+        assert ids(run(mirror.pending(shelf.stretch, 10, RESYNC_SECONDS + 2))) == ["m3"]
 
     def test_a_broker_that_knows_less_than_before_is_asked_for_everything(self) -> None:
-        shelf, mirror = Shelf(9), Mirror(Aside())
-        run(mirror.look(shelf.stretch, 20, 0.0))
+        shelf, mirror = Shelf(9), Mirror(Skipped())
+        run(mirror.pending(shelf.stretch, 20, 0.0))
         restored = Shelf(4)
-        run(mirror.look(restored.stretch, 20, 1.0))
-        assert ids(run(mirror.look(restored.stretch, 20, 2.0))) == numbered(1, 4)
+        run(mirror.pending(restored.stretch, 20, 1.0))
+        assert ids(run(mirror.pending(restored.stretch, 20, 2.0))) == numbered(1, 4)
 
     def test_trouble_forgets_nothing(self) -> None:
-        shelf, mirror = Shelf(2), Mirror(Aside())
-        run(mirror.look(shelf.stretch, 10, 0.0))
+        shelf, mirror = Shelf(2), Mirror(Skipped())
+        run(mirror.pending(shelf.stretch, 10, 0.0))
 
         async def broken(after: int, limit: int) -> Answer:
             raise MailboxUnavailable("x", "y")
 
         mirror.forget()
         with pytest.raises(MailboxUnavailable):
-            run(mirror.look(broken, 10, 1.0))
+            run(mirror.pending(broken, 10, 1.0))
         shelf.arrive()
-        assert ids(run(mirror.look(shelf.stretch, 10, 2.0))) == numbered(1, 3)
+        assert ids(run(mirror.pending(shelf.stretch, 10, 2.0))) == numbered(1, 3)
 
     def test_what_was_taken_during_a_listing_is_not_in_it(self) -> None:
-        aside = Aside()
-        shelf, mirror = Shelf(2), Mirror(aside)
+        skipped = Skipped()
+        shelf, mirror = Shelf(2), Mirror(skipped)
 
         async def slow(after: int, limit: int) -> Answer:
             answer = await shelf.stretch(after, limit)
-            aside.put("m1")
-            aside.let_go("m1")
+            skipped.add("m1")
+            skipped.release("m1")
             shelf.read(1)
             return answer
 
-        aside.begin()
-        assert ids(run(mirror.look(slow, 10, 0.0))) == ["m2"]
+        skipped.begin()
+        assert ids(run(mirror.pending(slow, 10, 0.0))) == ["m2"]
 
     def test_a_message_too_large_is_told_and_the_others_follow_once_it_is_gone(self) -> None:
-        shelf, mirror = Shelf(2, large=20_000), Mirror(Aside())
+        shelf, mirror = Shelf(2, large=20_000), Mirror(Skipped())
         shelf.arrive(subject="x" * 30_000)
         shelf.arrive()
-        listing = run(mirror.look(shelf.stretch, 10, 0.0))
-        listing = run(mirror.look(shelf.stretch, 10, 1.0))
+        listing = run(mirror.pending(shelf.stretch, 10, 0.0))
+        listing = run(mirror.pending(shelf.stretch, 10, 1.0))
         assert ids(listing) == ["m1", "m2"]
         assert [item.locator for item in listing.unreadable] == ["id:m3"]
         shelf.read(3)
         mirror.drop("id:m3")
-        listing = run(mirror.look(shelf.stretch, 10, 2.0))
+        listing = run(mirror.pending(shelf.stretch, 10, 2.0))
         assert (ids(listing), listing.unreadable) == (["m1", "m2", "m4"], ())
 
 
 class TestPages:
     def test_nothing_new_is_one_message_transferred(self) -> None:
         for count in (0, 3, 99, 1000):
-            shelf, paged = Shelf(count), PagedMailbox(Aside())
-            run(paged.look(shelf.page, 1000, 0.0))
+            shelf, paged = Shelf(count), PagedMailbox(Skipped())
+            run(paged.pending(shelf.page, 1000, 0.0))
             shelf.asked.clear()
-            run(paged.look(shelf.page, 1000, 1.0))
+            run(paged.pending(shelf.page, 1000, 1.0))
             assert shelf.asked == [(1, 1)]
 
     def test_the_oldest_come_first_and_only_as_many_as_are_needed(self) -> None:
-        shelf, paged = Shelf(1000), PagedMailbox(Aside())
-        found = ids(run(paged.look(shelf.page, 1000, 0.0)))
+        shelf, paged = Shelf(1000), PagedMailbox(Skipped())
+        found = ids(run(paged.pending(shelf.page, 1000, 0.0)))
         assert found == numbered(1, len(found))
         assert 100 <= len(found) < 200
         assert len(shelf.asked) <= 4
 
     def test_one_arrival_is_one_message_transferred(self) -> None:
-        shelf, paged = Shelf(3), PagedMailbox(Aside())
-        run(paged.look(shelf.page, 1000, 0.0))
+        shelf, paged = Shelf(3), PagedMailbox(Skipped())
+        run(paged.pending(shelf.page, 1000, 0.0))
         shelf.asked.clear()
         shelf.arrive()
-        assert ids(run(paged.look(shelf.page, 1000, 1.0))) == numbered(1, 4)
+        assert ids(run(paged.pending(shelf.page, 1000, 1.0))) == numbered(1, 4)
         assert shelf.asked == [(1, 1)]
         shelf.arrive()
         shelf.arrive()
-        assert ids(run(paged.look(shelf.page, 1000, 2.0))) == numbered(1, 6)
+        assert ids(run(paged.pending(shelf.page, 1000, 2.0))) == numbered(1, 6)
         assert shelf.asked[1:] == [(1, 1), (1, 100)]
 
     def test_one_that_came_while_one_was_read_is_seen(self) -> None:
-        shelf, paged = Shelf(3), PagedMailbox(Aside())
-        run(paged.look(shelf.page, 1000, 0.0))
+        shelf, paged = Shelf(3), PagedMailbox(Skipped())
+        run(paged.pending(shelf.page, 1000, 0.0))
         shelf.read(2)
         shelf.arrive()
-        assert ids(run(paged.look(shelf.page, 1000, 1.0))) == ["m1", "m3", "m4"]
+        assert ids(run(paged.pending(shelf.page, 1000, 1.0))) == ["m1", "m3", "m4"]
 
     def test_a_backlog_is_worked_off_in_order_with_few_walks(self) -> None:
-        aside = Aside()
-        shelf, paged = Shelf(700), PagedMailbox(aside)
+        skipped = Skipped()
+        shelf, paged = Shelf(700), PagedMailbox(skipped)
         seen: list[str] = []
         while True:
-            aside.begin()
-            found = ids(run(paged.look(shelf.page, 1000, 0.0)))
+            skipped.begin()
+            found = ids(run(paged.pending(shelf.page, 1000, 0.0)))
             if not found:
                 break
             name = found[0]
             seen.append(name)
-            aside.put(name)
+            skipped.add(name)
             shelf.read(int(name[1:]))
-            aside.let_go(name)
+            skipped.release(name)
             paged.marked_read(name)
         assert seen == numbered(1, 700)
         assert sum(size for _, size in shelf.asked if size > 1) < 700 * 8
 
     def test_claimed_ones_are_passed_over_and_more_are_fetched(self) -> None:
-        aside = Aside()
-        shelf, paged = Shelf(500), PagedMailbox(aside)
+        skipped = Skipped()
+        shelf, paged = Shelf(500), PagedMailbox(skipped)
         for _ in range(4):
-            found = ids(run(paged.look(shelf.page, 1000, 0.0)))
+            found = ids(run(paged.pending(shelf.page, 1000, 0.0)))
             assert len(found) >= LOW
             for name in found:
-                aside.put(name)
-        assert len(aside) >= 400
+                skipped.add(name)
+        assert len(skipped) >= 400
 
     def test_arrivals_during_a_walk_hide_nothing(self) -> None:
-        shelf, paged = Shelf(300), PagedMailbox(Aside())
+        shelf, paged = Shelf(300), PagedMailbox(Skipped())
         left = 2
 
         def arrive() -> None:
@@ -235,34 +234,34 @@ class TestPages:
                 shelf.arrive()
 
         shelf.meanwhile = arrive
-        found = ids(run(paged.look(shelf.page, 1000, 0.0)))
+        found = ids(run(paged.pending(shelf.page, 1000, 0.0)))
         assert found[:100] == numbered(1, 100)
 
     def test_reading_during_a_walk_hides_nothing_for_long(self) -> None:
-        shelf, paged = Shelf(400), PagedMailbox(Aside())
+        shelf, paged = Shelf(400), PagedMailbox(Skipped())
         numbers = iter(range(400, 300, -1))
         shelf.meanwhile = lambda: shelf.read(next(numbers))
-        run(paged.look(shelf.page, 1000, 0.0))
+        run(paged.pending(shelf.page, 1000, 0.0))
         shelf.meanwhile = None
-        found = ids(run(paged.look(shelf.page, 1000, 1.0)))
+        found = ids(run(paged.pending(shelf.page, 1000, 1.0)))
         assert found[:100] == numbered(1, 100)
 
     def test_a_page_too_large_is_halved_and_one_too_large_is_told(self) -> None:
-        shelf, paged = Shelf(40, large=20_000), PagedMailbox(Aside())
+        shelf, paged = Shelf(40, large=20_000), PagedMailbox(Skipped())
         shelf.arrive(body="x" * 30_000)
         for _ in range(40):
             shelf.arrive(body="y" * 1000)
-        listing = run(paged.look(shelf.page, 1000, 0.0))
+        listing = run(paged.pending(shelf.page, 1000, 0.0))
         assert ids(listing) == [*numbered(1, 40), *numbered(42, 81)]
         assert [item.locator for item in listing.unreadable] == ["id:m41"]
 
     def test_the_newest_may_be_the_one_too_large(self) -> None:
-        shelf, paged = Shelf(2, large=20_000), PagedMailbox(Aside())
+        shelf, paged = Shelf(2, large=20_000), PagedMailbox(Skipped())
         shelf.arrive(body="x" * 30_000)
-        listing = run(paged.look(shelf.page, 1000, 0.0))
+        listing = run(paged.pending(shelf.page, 1000, 0.0))
         assert (ids(listing), [item.locator for item in listing.unreadable]) == (["m1", "m2"], ["id:m3"])
         shelf.arrive()
-        assert ids(run(paged.look(shelf.page, 1000, 1.0))) == ["m1", "m2", "m4"]
+        assert ids(run(paged.pending(shelf.page, 1000, 1.0))) == ["m1", "m2", "m4"]
 
     def test_finding_one_in_the_pages(self) -> None:
         shelf = Shelf(150, large=20_000)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent_mailer.mailbox.amp import wire
-from agent_mailer.mailbox.amp.answers import Answer, detail_of, retry_after, trouble
+from agent_mailer.mailbox.amp.answers import Answer, detail_of, retry_after, unavailable
 from agent_mailer.mailbox.port import Automatic, Kind, MailboxUnavailable, Priority, Unreadable
 
 GOOD: dict[str, Any] = {
@@ -203,7 +203,7 @@ def test_what_a_broker_says(body: object, detail: str | None) -> None:
 
 @pytest.mark.parametrize("status", [200, 302, 400, 404, 407, 408, 418, 429, 500, 503])
 def test_every_trouble_names_the_request_and_a_way_out(status: int) -> None:
-    fault = trouble(answer(b"<html>\n<b>oops</b>", status))
+    fault = unavailable(answer(b"<html>\n<b>oops</b>", status))
     assert "GET http://b/x" in fault.message
     assert fault.fix
     assert "\n" not in fault.message

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from agent_mailer.turn_tools.mcp.server import lines, write_line
+from agent_mailer.turn_tools.mcp import lines, write_line
 
 
 def read_back(pieces: Sequence[bytes], limit: int = 10) -> list[bytes | None]:

@@ -16,8 +16,8 @@ from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Contact, Envelope, Message
 from agent_mailer.turn_tools.commands import AgentMail
 from agent_mailer.turn_tools.folder import MAX_STAGED, Facts, TurnFolder
-from agent_mailer.turn_tools.mcp.protocol import MAX_BATCH, VERSIONS, Protocol
-from agent_mailer.turn_tools.mcp.tools import TOOLS, Toolbox
+from agent_mailer.turn_tools.mcp_protocol import MAX_BATCH, VERSIONS, Protocol
+from agent_mailer.turn_tools.mcp_tools import TOOLS, Toolbox
 
 Ask = Callable[..., Any]
 MESSAGE = Message(

@@ -8,7 +8,7 @@ import pytest
 
 from agent_mailer.errors import UsageFault
 from agent_mailer.mailbox.port import Contact, Envelope, Message
-from agent_mailer.turn_tools.mcp.tools import PAGE, framed_message, framed_thread, page, shown_contacts
+from agent_mailer.turn_tools.mcp_tools import PAGE, framed_message, framed_thread, page, shown_contacts
 
 
 def mail(body: str, sender: str = "user") -> Message:

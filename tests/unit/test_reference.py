@@ -24,7 +24,7 @@ from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, Result
 from agent_mailer.state.notices import Notice, NoticeKind
 from agent_mailer.state.records import DeadLetter, Pause, RetryEntry, SessionEntry, Settlement, TurnRecord
-from agent_mailer.turn_tools.mcp.tools import TOOLS
+from agent_mailer.turn_tools.mcp_tools import TOOLS
 from agent_mailer.views.values import Problem
 
 CONFIGURATION, EVENTS, FILES, RUNTIMES, STATUS, TOOLS_PAGE = (

@@ -15,9 +15,9 @@ import pytest
 from tests.e2e.codex_cases import FIXTURES, RESET, Recorded, judged
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome
-from agent_mailer.runtimes.codex.adapter import FINAL_TEXT_LIMIT, CodexRuntime
+from agent_mailer.runtimes.codex.adapter import CodexRuntime
 from agent_mailer.runtimes.codex.failures import classify, classify_retry, classify_stderr, reset_time
-from agent_mailer.runtimes.codex.lines import parse
+from agent_mailer.runtimes.codex.lines import events_of
 from agent_mailer.runtimes.port import (
     Doomed,
     Event,
@@ -35,6 +35,7 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
     Usage,
 )
+from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
 THREAD = "01a1fd5a-81da-7f82-9a79-729482fbef98"
@@ -187,13 +188,13 @@ def test_a_stream_that_is_cut_in_a_line_is_a_failure(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_becomes_events(said: bytes, events: list[Event]) -> None:
-    assert list(parse(said)) == events
+    assert list(events_of(said)) == events
 
 
 def test_a_warning_before_the_turn_is_no_work() -> None:
     seen = Observation()
     for said in (line("thread.started", thread_id=THREAD), item("error", message="a warning"), line("turn.started")):
-        for event in parse(said):
+        for event in events_of(said):
             seen.add(event)
     assert (seen.session_id, seen.worked) == (THREAD, False)
 
@@ -355,7 +356,7 @@ class TestCommand:
         runtime = codex(tmp_path)
         words = [runtime.command(request_in(tmp_path, name)).argv[-2] for name in ("a-name", "a-name", "--last")]
         assert words[0] == words[1] != words[2]
-        assert all(parse(line("thread.started", thread_id=word)) for word in words)
+        assert all(events_of(line("thread.started", thread_id=word)) for word in words)
 
     def test_keys_are_seen_only_where_they_are_passed(self, tmp_path: Path) -> None:
         launch = codex(tmp_path, env={"CODEX_API_KEY": "secret"}).command(request_in(tmp_path))

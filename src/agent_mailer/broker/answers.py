@@ -1,4 +1,4 @@
-"""Refusals as they go out: one shape for all of them, whatever the input was."""
+"""Answers as they go out: values as JSON, refusals in one shape whatever the input was, and both for OpenAPI."""
 
 from __future__ import annotations
 
@@ -6,19 +6,48 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+import msgspec
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from agent_mailer.broker.database import is_trouble
+from agent_mailer.broker.database import error_words
 from agent_mailer.broker.protocol import Fault
 
 log = logging.getLogger("agent_mailer.broker")
 LONGEST_ECHO = 200
+encode = msgspec.json.Encoder().encode
 LATER = {"Retry-After": "1"}
+
+
+def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """`value` as JSON; past FastAPI's own way, which would look at every field twice."""
+    return Response(encode(value), status, headers, "application/json")
+
+
+def described(*kinds: Any, description: str = "OK") -> dict[str, Any]:  # noqa: ANN401 - type expressions
+    """An answer, one of `kinds`, for OpenAPI."""
+    schemas, parts = msgspec.json.schema_components(kinds, ref_template="{name}")
+    whole = [_whole(schema, parts) for schema in schemas]
+    schema = whole[0] if len(whole) == 1 else {"anyOf": whole}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def header(name: str, description: str, pattern: str, *, required: bool = False) -> dict[str, Any]:
+    """A request's header for OpenAPI, because it is read past FastAPI."""
+    schema = {"type": "string", "pattern": pattern}
+    return {"name": name, "in": "header", "description": description, "required": required, "schema": schema}
+
+
+def _whole(schema: object, parts: dict[str, Any]) -> object:
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _whole(parts[schema["$ref"]], parts)
+        return {key: _whole(value, parts) for key, value in schema.items()}
+    return [_whole(item, parts) for item in schema] if isinstance(schema, list) else schema
 
 
 class Issue(BaseModel):
@@ -60,7 +89,7 @@ def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> J
     return JSONResponse({"detail": detail}, status, headers)
 
 
-def install(app: FastAPI) -> None:
+def give_handlers(app: FastAPI) -> None:
     """Give every refusal its handler."""
     app.add_exception_handler(Fault, _fault)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -83,9 +112,9 @@ async def _database(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, IntegrityError):
         # Each route looks before it writes; what is left is somebody else's write in between.
         return refuse(409, "What was stored meanwhile is in conflict with this request; try again")
-    trouble = is_trouble(error)
-    log.error("database: %s", trouble)
-    return refuse(503, trouble, LATER)
+    words = error_words(error)
+    log.error("database: %s", words)
+    return refuse(503, words, LATER)
 
 
 async def _no_connection(_request: Request, _error: Exception) -> JSONResponse:

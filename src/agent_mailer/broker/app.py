@@ -15,22 +15,24 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_mailer import __version__
-from agent_mailer.broker import answers, capabilities, documents, landing, streams
-from agent_mailer.broker.agents import owner as agents_admin
-from agent_mailer.broker.agents import routes as agents
+from agent_mailer.broker import about, documents, streams
+from agent_mailer.broker.agents import owner
+from agent_mailer.broker.agents.routes import router as agents_router
+from agent_mailer.broker.answers import give_handlers, refusals, refuse
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.messages import files, receipts
-from agent_mailer.broker.messages import routes as messages
+from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
-from agent_mailer.broker.operator import routes as operator
-from agent_mailer.broker.operator import superadmin
+from agent_mailer.broker.operator.routes import by_key as operator_by_key
+from agent_mailer.broker.operator.routes import router as operator_router
 from agent_mailer.broker.streams import Streams
-from agent_mailer.broker.teams import routes as teams
-from agent_mailer.broker.users import keys
-from agent_mailer.broker.users import routes as users
+from agent_mailer.broker.teams.routes import router as teams_router
+from agent_mailer.broker.users import superadmin
 from agent_mailer.broker.users.login import Passwords, Throttle
+from agent_mailer.broker.users.routes import keys_router
+from agent_mailer.broker.users.routes import router as users_router
 from agent_mailer.names import printable
 
 log = logging.getLogger("agent_mailer.broker")
@@ -73,12 +75,12 @@ def create_app(settings: Settings) -> FastAPI:
         description="A broker of the Agent Mailer Protocol.",
         version=__version__,
         lifespan=lifespan,
-        responses=answers.refusals(400, 413, 422, 503),
+        responses=refusals(400, 413, 422, 503),
         # Nothing leaves this machine that its operator has not asked for; and it costs every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.settings = settings
-    answers.install(app)
+    give_handlers(app)
     app.add_middleware(Edge, settings=settings)
 
     @app.get("/health", tags=["broker"])
@@ -87,25 +89,24 @@ def create_app(settings: Settings) -> FastAPI:
         return Health(status="ok")
 
     # A request is held against the routes one by one: those that are asked for all the time come first.
-    for module in (
-        streams,
-        receipts,
-        messages,
-        agents,
-        landing,
-        documents,
-        capabilities,
-        users,
-        keys,
-        superadmin,
-        agents_admin,
-        teams,
-        files,
-        operator,
+    for router in (
+        streams.router,
+        receipts.router,
+        messages_router,
+        agents_router,
+        documents.router,
+        about.router,
+        users_router,
+        keys_router,
+        superadmin.router,
+        owner.router,
+        teams_router,
+        files.router,
+        operator_router,
+        owner.superadmin_router,
+        operator_by_key,
     ):
-        app.include_router(module.router)
-    app.include_router(agents_admin.superadmin_router)
-    app.include_router(operator.by_key)
+        app.include_router(router)
     return app
 
 
@@ -123,10 +124,10 @@ class Edge:
             return
         most = self._most_of_a_file if scope["path"] == UPLOAD else self._most
         if _declared(scope) > most:
-            await answers.refuse(413, _too_large(most))(scope, receive, send)
+            await refuse(413, _too_large(most))(scope, receive, send)
             return
         if "\0" in scope["path"] or _NUL.search(scope["query_string"]):
-            await answers.refuse(422, "The address of a request holds no NUL")(scope, receive, send)
+            await refuse(422, "The address of a request holds no NUL")(scope, receive, send)
             return
         read, started = 0, False
 
@@ -149,7 +150,7 @@ class Edge:
         except Exception as error:
             log.error("%s %r failed: %s", scope["method"], scope["path"], _told(error))  # noqa: TRY400 - one line, not a traceback
             if not started:
-                await answers.refuse(500, "Internal Server Error")(scope, receive, send)
+                await refuse(500, "Internal Server Error")(scope, receive, send)
 
 
 def _told(error: Exception) -> str:

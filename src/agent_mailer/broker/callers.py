@@ -14,25 +14,7 @@ from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import AgentCaller, AgentRow, Directory
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.users import login as tokens
-
-__all__ = [
-    "AgentCaller",
-    "AgentRow",
-    "AsAgent",
-    "AsEither",
-    "AsPerson",
-    "AsSuperadmin",
-    "PersonCaller",
-    "agent_caller",
-    "directory_of",
-    "either_caller",
-    "own_agent",
-    "person_caller",
-    "settings_of",
-    "store_of",
-    "superadmin_caller",
-]
+from agent_mailer.broker.users.login import read_token
 
 COOKIE = "session_token"
 
@@ -86,7 +68,7 @@ async def _person(request: Request) -> PersonCaller:
         token = request.cookies.get(COOKIE, "")
     if not token.strip():
         raise Fault(401, "Not authenticated")
-    claims = tokens.read(settings_of(request).secret, token.strip())
+    claims = read_token(settings_of(request).secret, token.strip())
     if claims is None:
         raise Fault(401, "Invalid or expired token")
     user = await directory_of(request).user(claims.user_id)

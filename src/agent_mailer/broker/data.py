@@ -17,6 +17,14 @@ from filelock import FileLock, Timeout
 from agent_mailer import __version__
 from agent_mailer.errors import BusyFault, ConfigFault
 
+SHORTEST_SECRET = 32
+DEFAULT_URL = "http://127.0.0.1:9800"
+LOCK_SECONDS = 1.0
+_NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+_GIVE_ONE = (
+    """export AGENT_MAILER_SECRET_KEY="$(openssl rand -hex 32)", and keep it: with another all must log in anew"""
+)
+
 
 class Settings(msgspec.Struct, frozen=True):
     """`database` is an SQLAlchemy URL with an async driver; `uploads` a folder; sizes are bytes, durations seconds."""
@@ -35,15 +43,6 @@ class Settings(msgspec.Struct, frozen=True):
     """How long a claim keeps a message from other watchers."""
     login_attempts: str = "10/5 minutes"
     """Wrong passwords that a user name, and an address, may give before it has to wait."""
-
-
-SHORTEST_SECRET = 32
-DEFAULT_URL = "http://127.0.0.1:9800"
-LOCK_SECONDS = 1.0
-_NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-_GIVE_ONE = (
-    """export AGENT_MAILER_SECRET_KEY="$(openssl rand -hex 32)", and keep it: with another all must log in anew"""
-)
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -71,19 +70,19 @@ def find_data(folder: Path | None, database: str | None, environment: Mapping[st
     url = _with_driver(given) if given else ""
     file = _sqlite_file(url)
     if folder is not None:
-        place = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
+        home = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
     else:
-        place = _usual_folder() if file is None else file.parent
-    url = url or f"sqlite:///{place / 'broker.db'}"
+        home = _usual_folder() if file is None else file.parent
+    url = url or f"sqlite:///{home / 'broker.db'}"
     uploads = environment.get("AGENT_MAILER_UPLOAD_DIR")
-    options = [f"--data {shlex.quote(str(place))}"] if folder is not None else []
+    options = [f"--data {shlex.quote(str(home))}"] if folder is not None else []
     # What may hold a password is not repeated.
     options += ["--database URL"] if database else []
     return Data(
-        place,
+        home,
         url,
         _sqlite_file(url),
-        Path(os.path.abspath(uploads)) if uploads else place / "uploads",  # noqa: PTH100
+        Path(os.path.abspath(uploads)) if uploads else home / "uploads",  # noqa: PTH100
         " ".join(options),
     )
 
@@ -207,6 +206,10 @@ def who_serves(data: Data) -> Serving | None:
         pass
     except (NotImplementedError, OSError):
         return None
+    return _named_in(path)
+
+
+def _named_in(path: Path) -> Serving | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Serving)
     except (OSError, msgspec.DecodeError):
@@ -214,9 +217,8 @@ def who_serves(data: Data) -> Serving | None:
 
 
 def _busy(file: Path) -> BusyFault:
-    try:
-        holder = msgspec.json.decode(_lock_path(file).read_bytes(), type=Serving)
-    except (OSError, msgspec.DecodeError):
+    holder = _named_in(_lock_path(file))
+    if holder is None:
         return BusyFault("broker_busy", f"another broker serves {file}", "give another folder with --data DIR")
     return BusyFault(
         "broker_busy",
@@ -276,7 +278,3 @@ def _kept_secret(path: Path) -> str:
     if len(kept) < SHORTEST_SECRET:
         raise ConfigFault("weak_secret", f"{path} is damaged", f"rm {path}; all must log in anew")
     return kept
-
-
-def settings_of(data: Data, *, secret: str, domain: str) -> Settings:
-    return Settings(database=data.database, uploads=data.uploads, secret=secret, domain=domain)

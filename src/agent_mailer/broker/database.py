@@ -22,11 +22,15 @@ R = TypeVar("R")
 LONGEST_BATCH = 128
 READERS = 4
 
+# FULL: a commit that was answered survives a power cut (with NORMAL it may not).
+_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
+_STORES_PRAGMAS = ("journal_mode=WAL", *_PRAGMAS)
+
 Bulk = Callable[[Connection, Sequence[A]], Sequence[R | Fault]]
 """What does the same thing for many at once: one result or Fault for each argument, in order."""
 
 
-class _Work:
+class _Write:
     def __init__(self, bulk: Bulk[Any, Any], argument: object) -> None:
         self.bulk = bulk
         self.argument = argument
@@ -46,9 +50,9 @@ class Store:
 
     def __init__(self, url: str) -> None:
         """`url`: an SQLAlchemy URL; of a server with an async driver, of a file `sqlite:////path/to/file`."""
-        self._writer = lane(url, writes=True, size=1)
-        self._reader = lane(url, writes=False, size=READERS)
-        self._waiting: asyncio.Queue[_Work] = asyncio.Queue()
+        self._writer = executor(url, writes=True, size=1)
+        self._reader = executor(url, writes=False, size=READERS)
+        self._waiting: asyncio.Queue[_Write] = asyncio.Queue()
         self._pump: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -79,7 +83,7 @@ class Store:
 
     async def write_each(self, bulk: Bulk[A, R], argument: A) -> R:
         """The same for what can be done for many at once: `bulk` gets every argument that waits for it, in order."""
-        item = _Work(bulk, argument)
+        item = _Write(bulk, argument)
         self._waiting.put_nowait(item)
         result: R = await item.future
         return result
@@ -100,7 +104,7 @@ class Store:
                 for _ in batch:
                     self._waiting.task_done()
 
-    async def _commit(self, batch: list[_Work]) -> None:
+    async def _commit(self, batch: list[_Write]) -> None:
         try:
             results = await self._together(batch)
         except Exception as error:
@@ -115,7 +119,7 @@ class Store:
         for work, result in zip(batch, results, strict=True):
             work.answer(result)
 
-    async def _together(self, batch: list[_Work]) -> list[object]:
+    async def _together(self, batch: list[_Write]) -> list[object]:
         def apply(connection: Connection) -> list[object]:
             results: list[object] = []
             for bulk, group in groupby(batch, key=lambda work: work.bulk):
@@ -135,43 +139,40 @@ def _one(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -
     return results
 
 
-def is_trouble(error: DBAPIError) -> str:
+def error_words(error: DBAPIError) -> str:
     """What a failed database call means for whoever asked: locked, full, read-only … in a few words."""
     return (str(error.orig).splitlines() or [type(error.orig).__name__])[0][:200]
 
 
 def is_busy(error: Exception) -> bool:
     """Whether somebody else holds the database; each try took as long as one waits for that."""
-    return isinstance(error, OperationalError) and "locked" in is_trouble(error)
+    return isinstance(error, OperationalError) and "locked" in error_words(error)
 
 
-# FULL: a commit that was answered survives a power cut (with NORMAL it may not).
-_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
-_STORES_PRAGMAS = ("journal_mode=WAL", *_PRAGMAS)
-
-
-class Lane(Protocol):
+class Executor(Protocol):
     """A number of connections, each with one piece of work at a time."""
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Where the lane writes: in one transaction, durable on return. Raises as `work` and the database do."""
+        """Where the executor writes: in one transaction, durable on return. Raises as `work` and the database do."""
         ...
 
     async def close(self) -> None: ...
 
 
-def lane(url: str, *, writes: bool, size: int) -> Lane:
+def executor(url: str, *, writes: bool, size: int) -> Executor:
     """`size` connections to the database at `url`; a file is brought to the journal mode of a Store."""
     if is_file(url):
-        return _Threads(url, _STORES_PRAGMAS, writes=writes, size=size)
-    return _Server(url, writes=writes, size=size)
+        return _FileExecutor(url, _STORES_PRAGMAS, writes=writes, size=size)
+    return _ServerExecutor(url, writes=writes, size=size)
 
 
-def writer(url: str) -> Lane:
+def writer(url: str) -> Executor:
     """One connection that writes; for what is done before a Store is opened. A file that it only looks into stays as it
     is, to the last byte.
     """
-    return _Threads(url, _PRAGMAS, writes=True, size=1) if is_file(url) else _Server(url, writes=True, size=1)
+    return (
+        _FileExecutor(url, _PRAGMAS, writes=True, size=1) if is_file(url) else _ServerExecutor(url, writes=True, size=1)
+    )
 
 
 def is_file(url: str) -> bool:
@@ -179,7 +180,7 @@ def is_file(url: str) -> bool:
     return make_url(url).get_backend_name() == "sqlite"
 
 
-class _Server:
+class _ServerExecutor:
     """The driver waits for the server in the event loop."""
 
     def __init__(self, url: str, *, writes: bool, size: int) -> None:
@@ -194,7 +195,7 @@ class _Server:
         await self._engine.dispose()
 
 
-class _Threads:
+class _FileExecutor:
     """One hop to a thread for all that is to be done; an async driver for files hops for every statement, which costs
     more than the statement.
     """

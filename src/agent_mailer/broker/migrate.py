@@ -10,11 +10,13 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from agent_mailer.broker.database import is_file, is_trouble, writer
+from agent_mailer.broker.database import error_words, is_file, writer
+from agent_mailer.broker.tables import metadata
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0001"
-"""The newest of `migrations/versions`."""
+"""The newest of them."""
 
 
 async def bring_to_head(url: str) -> None:
@@ -27,7 +29,7 @@ async def bring_to_head(url: str) -> None:
     try:
         await database.run(lambda connection: _bring(connection, _named(url)))
     except DBAPIError as error:
-        raise trouble(url, error) from None
+        raise database_fault(url, error) from None
     except OSError as error:
         raise ConfigFault(
             "database_unreachable", f"the database at {_named(url)} cannot be reached: {error}", "look whether it runs"
@@ -71,28 +73,43 @@ def _bring(connection: Connection, name: str) -> None:
 
 def _upgrade(connection: Connection, name: str) -> None:
     # Alembic costs some megabytes and a third of a second: only who needs it pays.
-    from alembic import command
     from alembic.config import Config
-    from alembic.util import CommandError
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
+    from alembic.script import ScriptDirectory
+    from alembic.script.revision import RevisionError
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError:
-        # The version that it has is none of ours.
-        raise ConfigFault(
-            "database_newer",
-            f"{name} was made by a newer agent-mailer than this one; it was left as it is",
-            "pip install --upgrade 'agent-mailer[broker]'",
-        ) from None
+    scripts = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
+
+    def steps(current: str, _context: MigrationContext) -> list[RevisionStep]:
+        newest_first = scripts.iterate_revisions("head", current, implicit_base=True)
+        return [MigrationStep.upgrade_from_script(scripts.revision_map, one) for one in reversed([*newest_first])]
+
+    with EnvironmentContext(Config(), scripts, fn=steps, destination_rev="head") as environment:
+        environment.configure(
+            connection=connection,
+            target_metadata=metadata,
+            # SQLite can do it, and is then left whole by whatever stops a migration.
+            transactional_ddl=True,
+            # SQLite changes a column by making the table anew.
+            render_as_batch=True,
+        )
+        try:
+            with environment.begin_transaction():
+                environment.run_migrations()
+        except RevisionError:
+            # The version that it has is none of ours.
+            raise ConfigFault(
+                "database_newer",
+                f"{name} was made by a newer agent-mailer than this one; it was left as it is",
+                "pip install --upgrade 'agent-mailer[broker]'",
+            ) from None
 
 
-def trouble(url: str, error: SQLAlchemyError) -> MailerError:
+def database_fault(url: str, error: SQLAlchemyError) -> MailerError:
     """What a failure of the database at `url` means for whoever started the program."""
     name = _named(url)
-    words = is_trouble(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
+    words = error_words(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
     path = shlex.quote(name)
     if "locked" in words:
         return BusyFault("database_locked", f"{name} is locked by another program", f"look which one: fuser {path}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from agent_mailer.broker.users.rows import ensure_bootstrap_code
+from agent_mailer.broker.users.rows import first_invite
 from agent_mailer.errors import BusyFault, ConfigFault
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[str | None], None],
 
     async def serve() -> None:
         async with app.router.lifespan_context(app):
-            invite = await ensure_bootstrap_code(app.state.store)
+            invite = await app.state.store.write(first_invite)
             await _Server(config, lambda: ready(invite), app.state.streams.close).serve([bound])
 
     with asyncio.Runner(loop_factory=_uvloop_factory() if fast_loop else None) as runner:

@@ -21,12 +21,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from agent_mailer.broker.answers import refusals
+from agent_mailer.broker.answers import header, refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.messages import inbox
-from agent_mailer.broker.messages.wire import header
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import api_keys
 

@@ -55,7 +55,9 @@ def own_folder(place: Workplace) -> tuple[Path, layout.Paths]:
 def _see_folder(place: Workplace) -> FolderMailbox:
     """Raises ConfigFault where there is no such mailbox."""
     (root, paths), handle = own_folder(place), place.handle
-    return FolderMailbox(root, handle, paths.home, tuple(layout.check_mailbox(root, handle)), paths.lock, paths.holder)
+    return FolderMailbox(
+        root, handle, paths.home, tuple(layout.check_mailbox(root, handle)), paths.lock, paths.pid_file
+    )
 
 
 class FolderMailbox(msgspec.Struct, frozen=True):

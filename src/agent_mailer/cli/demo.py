@@ -67,7 +67,7 @@ def demo(
 
 def _stage(folder: Path | None, *, broker: bool) -> Stage:
     if broker:
-        from agent_mailer.cli.broker.place import require_extra
+        from agent_mailer.cli.broker.database import require_extra
         from agent_mailer.demo.stage import BrokerStage
 
         require_extra()

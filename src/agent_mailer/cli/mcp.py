@@ -21,6 +21,6 @@ def mcp(
     """Serve the mail tools of a turn over MCP, on standard input and output: for agent programs, not for people."""
     import os
 
-    from agent_mailer.turn_tools.mcp.server import serve, turn_of
+    from agent_mailer.turn_tools.mcp import serve, turn_of
 
     serve(turn_of(turn_dir, os.environ))

@@ -13,7 +13,7 @@ from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import layout
-from agent_mailer.mailbox.maildir.consume import reporting
+from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.maildir.listing import MAX_LISTED, StatCache, list_folder
 from agent_mailer.mailbox.maildir.receipts import Stage, receipt_name
@@ -140,7 +140,7 @@ class FolderMail:
     def _envelopes(self) -> list[tuple[Envelope, bool]]:
         found: list[tuple[Envelope, bool]] = []
         for folder, new in ((self._paths.new, True), (self._paths.cur, False)):
-            with reporting(folder):
+            with disk_faults(folder):
                 try:
                     envelopes, _ = list_folder(folder, StatCache(MAX_LISTED))
                 except FileNotFoundError:

@@ -7,7 +7,6 @@ watcher: stdin is the prompt file, stdout and stderr are files, and the holder w
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -28,6 +27,13 @@ TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
 PROMPT_FILE = "prompt.md"
 STDOUT_FILE = "stdout"
 STDERR_FILE = "stderr"
+STARTED_FILE = "started"
+EXIT_FILE = "exit"
+
+_RECORD = re.compile(rb"[0-9]{1,3}\n")
+_LARGEST_SIGNAL = 64
+_RELEASE = b"open\n"
+_FIRST_FREE_FD = 10
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
 # agent's stdin, stdout and stderr. `started` is written when the gate has opened: while it is empty nothing ran. Before
@@ -52,71 +58,6 @@ umask 077
 """
 # First of all, where another program has to become the holder: that it has, on 6, which the agent never sees.
 _ARRIVAL = "echo 1 >&6\nexec 6>&-\nunset INVOCATION_ID\n"
-_RELEASE = b"open\n"
-_FIRST_FREE_FD = 10
-
-
-class GatedHolder:
-    """A holder that waits at its gate. As a context manager it is abandoned at the end, unless it was released."""
-
-    def __init__(
-        self, identity: ProcessIdentity, gate: int, turn_dir: Path, turn_id: str, arrival: int | None = None
-    ) -> None:
-        self.identity = identity
-        self._gate: int | None = gate
-        self._arrival = arrival
-        self._turn_dir = turn_dir
-        self._turn_id = turn_id
-
-    async def arrived(self, patience: float) -> bool:
-        """Whether the program it was started `through` has become the holder, within `patience` seconds."""
-        if self._arrival is None:
-            return True
-        loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-        loop.add_reader(self._arrival, told.set)
-        try:
-            async with asyncio.timeout(patience):
-                await told.wait()
-            return bool(os.read(self._arrival, 2))
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(self._arrival)
-
-    def release(self) -> Supervised:
-        """Open the gate: the agent runs. Raises OSError if the holder has died, and then nothing ran."""
-        if self._gate is None:
-            raise OSError(errno.EBADF, "the gate is closed already")
-        try:
-            os.write(self._gate, _RELEASE)
-        except OSError:
-            self.abandon()
-            raise
-        self._close()
-        return Supervised(self.identity, self._turn_dir, self._turn_id)
-
-    def abandon(self) -> None:
-        """Close the gate without opening it: the holder ends and nothing runs."""
-        if self._gate is None:
-            return
-        self._close()
-        send(self.identity, signal.SIGKILL)
-        reap(self.identity, block=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abandon()
-
-    def _close(self) -> None:
-        for fd in (self._gate, self._arrival):
-            if fd is not None:
-                os.close(fd)
-        self._gate = self._arrival = None
 
 
 def start_behind_gate(
@@ -226,11 +167,69 @@ def _lifted(fd: int) -> int:
         os.close(fd)
 
 
-EXIT_FILE = "exit"
-STARTED_FILE = "started"
+class GatedHolder:
+    """A holder that waits at its gate. As a context manager it is abandoned at the end, unless it was released."""
 
-_RECORD = re.compile(rb"[0-9]{1,3}\n")
-_LARGEST_SIGNAL = 64
+    def __init__(
+        self, identity: ProcessIdentity, gate: int, turn_dir: Path, turn_id: str, arrival: int | None = None
+    ) -> None:
+        self.identity = identity
+        self._gate: int | None = gate
+        self._arrival = arrival
+        self._turn_dir = turn_dir
+        self._turn_id = turn_id
+
+    async def arrived(self, seconds: float) -> bool:
+        """Whether the program it was started `through` has become the holder, within `seconds` seconds."""
+        if self._arrival is None:
+            return True
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        loop.add_reader(self._arrival, told.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await told.wait()
+            return bool(os.read(self._arrival, 2))
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self._arrival)
+
+    def release(self) -> Supervised:
+        """Open the gate: the agent runs. Raises OSError if the holder has died, and then nothing ran."""
+        if self._gate is None:
+            raise OSError(errno.EBADF, "the gate is closed already")
+        try:
+            os.write(self._gate, _RELEASE)
+        except OSError:
+            self.abandon()
+            raise
+        self._close()
+        return Supervised(self.identity, self._turn_dir, self._turn_id)
+
+    def abandon(self) -> None:
+        """Close the gate without opening it: the holder ends and nothing runs."""
+        if self._gate is None:
+            return
+        self._close()
+        send(self.identity, signal.SIGKILL)
+        reap(self.identity, block=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+    def _close(self) -> None:
+        for fd in (self._gate, self._arrival):
+            if fd is not None:
+                os.close(fd)
+        self._gate = self._arrival = None
 
 
 class Supervised:

@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.process.holder import GatedHolder, start_behind_gate
 
-PATIENCE = 5.0
+SCOPE_SECONDS = 5.0
 """Seconds that the user manager is given for a scope."""
 
 _SHOW_LIMIT = """\
@@ -46,7 +46,7 @@ async def start_turn(
         return Start(start(), str(error))
     gated = start(through)
     try:
-        arrived = await gated.arrived(PATIENCE)
+        arrived = await gated.arrived(SCOPE_SECONDS)
     except BaseException:
         gated.abandon()
         raise
@@ -62,7 +62,7 @@ def why_unlimited(memory: int, env: Mapping[str, str]) -> str:
 
     try:
         words = _scope_words(memory, env, "")
-        done = run_briefly((*words, "/bin/sh", "-c", _SHOW_LIMIT), env=env, cwd=Path("/"), seconds=PATIENCE)
+        done = run_briefly((*words, "/bin/sh", "-c", _SHOW_LIMIT), env=env, cwd=Path("/"), seconds=SCOPE_SECONDS)
     except (LookupError, OSError) as error:
         return str(error)
     if done.status is None:

@@ -29,17 +29,20 @@ from agent_mailer.runtimes.port import (
     Usage,
 )
 from agent_mailer.runtimes.programs import (
+    FINAL_TEXT_LIMIT,
+    PROGRESS_LIMIT,
+    Fields,
+    amount_in,
     find_program,
     how_it_crashed,
     is_session_id,
     last_words,
+    text_in,
     turn_variables,
     typed_line,
 )
 
-FINAL_TEXT_LIMIT = 256 * 1024
 _DETAIL_LIMIT = 300
-_PROGRESS_LIMIT = 1000
 _TOOL_ID_LIMIT = 200
 
 _RESULT_OUTCOMES = frozenset(
@@ -53,8 +56,6 @@ _RESULT_OUTCOMES = frozenset(
         Outcome.SESSION_LOST,
     }
 )
-
-_Fields = Mapping[str, object]
 
 
 _HAND_OVER = 'prompt=$(cat) && exec "$@" "$prompt"'
@@ -141,41 +142,41 @@ class CommandRuntime:
         return Judgement(Outcome.DONE, final_text=tail_text(evidence.stdout, FINAL_TEXT_LIMIT).rstrip())
 
 
-def _progress(fields: _Fields) -> Event | None:
-    text, tool = _text(fields, "text"), _text(fields, "tool")
+def _progress(fields: Fields) -> Event | None:
+    text, tool = text_in(fields, "text"), text_in(fields, "tool")
     said = f"{tool}: {text}" if tool and text else text or tool
-    return Progress(said[:_PROGRESS_LIMIT]) if said else None
+    return Progress(said[:PROGRESS_LIMIT]) if said else None
 
 
-def _tool_start(fields: _Fields) -> Event | None:
-    tool_id = _text(fields, "id")[:_TOOL_ID_LIMIT]
+def _tool_start(fields: Fields) -> Event | None:
+    tool_id = text_in(fields, "id")[:_TOOL_ID_LIMIT]
     if not tool_id:
         return None
-    return ToolStarted(tool_id, _text(fields, "name")[:_TOOL_ID_LIMIT], _text(fields, "detail")[:_PROGRESS_LIMIT])
+    return ToolStarted(tool_id, text_in(fields, "name")[:_TOOL_ID_LIMIT], text_in(fields, "detail")[:PROGRESS_LIMIT])
 
 
-def _tool_end(fields: _Fields) -> Event | None:
-    tool_id = _text(fields, "id")[:_TOOL_ID_LIMIT]
+def _tool_end(fields: Fields) -> Event | None:
+    tool_id = text_in(fields, "id")[:_TOOL_ID_LIMIT]
     return ToolEnded(tool_id) if tool_id else None
 
 
-def _session(fields: _Fields) -> Event | None:
-    session_id = _text(fields, "id")
+def _session(fields: Fields) -> Event | None:
+    session_id = text_in(fields, "id")
     return SessionStarted(session_id) if is_session_id(session_id) else None
 
 
-def _usage(fields: _Fields) -> Event:
+def _usage(fields: Fields) -> Event:
     return Usage(
-        input_tokens=int(_amount(fields, "input_tokens")),
-        output_tokens=int(_amount(fields, "output_tokens")),
-        cost_usd=float(_amount(fields, "cost_usd")),
+        input_tokens=int(amount_in(fields, "input_tokens")),
+        output_tokens=int(amount_in(fields, "output_tokens")),
+        cost_usd=float(amount_in(fields, "cost_usd")),
     )
 
 
-def _result(fields: _Fields) -> Event:
+def _result(fields: Fields) -> Event:
     """A result that names no outcome is `done`; one whose outcome is none of ours is a failure, not a success."""
     said = fields.get("outcome")
-    detail = _text(fields, "detail")
+    detail = text_in(fields, "detail")
     outcome = Outcome.DONE
     if said is not None:
         if isinstance(said, str) and said in _RESULT_OUTCOMES:
@@ -183,32 +184,20 @@ def _result(fields: _Fields) -> Event:
         else:
             outcome = Outcome.FAILED
             detail = detail or f"a result with the unknown outcome {said!r}"
-    return Result(outcome, _text(fields, "text").rstrip(), printable(detail, _DETAIL_LIMIT), _moment(fields))
+    return Result(outcome, text_in(fields, "text").rstrip(), printable(detail, _DETAIL_LIMIT), _moment(fields))
 
 
-def _text(fields: _Fields, name: str) -> str:
-    value = fields.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _amount(fields: _Fields, name: str) -> int | float:
-    value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0
-    return value if 0 <= value < math.inf else 0
-
-
-def _moment(fields: _Fields) -> float | None:
+def _moment(fields: Fields) -> float | None:
     """`retry_at` as seconds since the epoch; given so, or as ISO 8601."""
     value = fields.get("retry_at")
     try:
-        moment = from_iso(value) if isinstance(value, str) else float(_amount(fields, "retry_at"))
+        moment = from_iso(value) if isinstance(value, str) else float(amount_in(fields, "retry_at"))
     except (ValueError, OverflowError):
         return None
     return moment if 0 < moment < math.inf else None
 
 
-_READERS: Mapping[str, Callable[[_Fields], Event | None]] = {
+_READERS: Mapping[str, Callable[[Fields], Event | None]] = {
     "progress": _progress,
     "tool_start": _tool_start,
     "tool_end": _tool_end,

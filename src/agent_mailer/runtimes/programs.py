@@ -17,8 +17,11 @@ from agent_mailer.outcomes import Exit
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.port import RuntimeMissing, TurnRequest
 
+FINAL_TEXT_LIMIT = 256 * 1024
+PROGRESS_LIMIT = 1000
 _STDERR_LOOK = 8 * 1024
 _DETAIL_LIMIT = 300
+_MOST = 1e18
 
 # A session id may become a word of somebody's command line: never empty, never an option, never a path upwards.
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
@@ -56,7 +59,10 @@ def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
 
 
-def typed_line(line: bytes) -> tuple[str, Mapping[str, object]] | None:
+Fields = Mapping[str, object]
+
+
+def typed_line(line: bytes) -> tuple[str, Fields] | None:
     """Type and fields of an output line that is a JSON object with a `type`; None for any other. Never raises."""
     try:
         fields = msgspec.json.decode(line)
@@ -64,6 +70,20 @@ def typed_line(line: bytes) -> tuple[str, Mapping[str, object]] | None:
         return None
     kind = fields.get("type") if isinstance(fields, dict) else None
     return (kind, fields) if isinstance(kind, str) else None
+
+
+def text_in(fields: Fields, name: str) -> str:
+    """Empty where it is no text."""
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def amount_in(fields: Fields, name: str) -> int | float:
+    """0 where it is no number, a negative one or none that anybody counts to."""
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return value if 0 <= value < _MOST else 0
 
 
 def how_it_crashed(end: Exit) -> str:

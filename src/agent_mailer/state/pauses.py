@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from agent_mailer.disk import Disk, Sync, of_the_moment
 from agent_mailer.events import EventLog, EventName
@@ -118,6 +117,8 @@ class AccountPause:
         clamp: Callable[[float, float], float],
         damaged: Callable[[Path, str], None],
     ) -> None:
+        from filelock import FileLock  # what only reads the state does without
+
         self.folder = folder
         self._path = folder / f"{path_name(account)}.json"
         self._probe = FileLock(folder / f"{path_name(account)}.probe", timeout=0, mode=0o600, fallback_to_soft=False)
@@ -149,6 +150,8 @@ class AccountPause:
 
     def may_probe(self) -> bool:
         """Become the one that probes, or be it already; False while another watcher of this user is."""
+        from filelock import Timeout
+
         if self._probe.is_locked:
             return True
         try:

@@ -136,17 +136,18 @@ class Teller:
         return await self._by_mail(notice)
 
     async def _by_command(self, notice: Notice) -> Delivery:
-        from agent_mailer.process.commands import run_beside
+        from agent_mailer.process.commands import run_briefly_async
 
         policy = self._policy
         facts = self._facts(notice)
         told = {k: str(v) for k, v in msgspec.to_builtins(facts).items()}
         try:
-            done = await run_beside(
+            done = await run_briefly_async(
                 policy.notify.command,
                 env={**policy.notify.env, **{VARIABLE + name.upper(): value for name, value in told.items()}},
                 cwd=policy.workdir,
                 seconds=policy.notify.timeout,
+                most_bytes=16 * 1024,
                 mark=f"notice-{notice.id}",
                 stdin=msgspec.json.encode(facts) + b"\n",
             )

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
-from agent_mailer.broker import documents
-from agent_mailer.broker.agents import rows as roster
 from agent_mailer.broker.agents.routes import identity_of
-from agent_mailer.broker.agents.rows import Agent, NewAgent
+from agent_mailer.broker.agents.rows import (
+    Agent,
+    NewAgent,
+    add_agent,
+    agents_of,
+    change_agent,
+    delete_agent,
+    find_agent,
+    replace_key,
+    strict_local_part,
+)
 from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import (
     PersonCaller,
@@ -22,8 +31,9 @@ from agent_mailer.broker.callers import (
     superadmin_caller,
 )
 from agent_mailer.broker.directory import Directory
+from agent_mailer.broker.documents import agent_md, base_url
 from agent_mailer.broker.protocol import Description, Fault, Label, LocalPart, Name, Prompt, Reference, Tags
-from agent_mailer.broker.users import rows as accounts
+from agent_mailer.broker.users.rows import new_raw_key
 
 
 class OwnAgentForm(BaseModel):
@@ -86,24 +96,15 @@ class Exported(BaseModel):
     content: str
 
 
-def masked(suffix: str | None) -> str | None:
-    return None if suffix is None else f"amk_****{suffix}"
+def _masked(suffix: str) -> str:
+    return f"amk_****{suffix}"
 
 
 def _fields(agent: Agent, directory: Directory) -> dict[str, Any]:
     return {
-        "id": agent.id,
-        "name": agent.name,
-        "address": agent.address,
-        "role": agent.role,
-        "description": agent.description,
-        "system_prompt": agent.system_prompt,
-        "tags": agent.tags,
-        "created_at": agent.created_at,
+        **msgspec.structs.asdict(agent),
         "last_seen": directory.last_seen(agent.id, agent.last_seen),
-        "status": agent.status,
-        "team_id": agent.team_id,
-        "api_key_masked": masked(agent.api_key_suffix),
+        "api_key_masked": agent.api_key_suffix and _masked(agent.api_key_suffix),
     }
 
 
@@ -115,11 +116,11 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
     """The routes for `caller`, what makes a PersonCaller; its agents get addresses in `namespace` (None: the user's
     name) and, where that is one of its own, only those in it are shown."""
 
-    def ending(person: PersonCaller, domain: str) -> str:
+    def domain_of(person: PersonCaller, domain: str) -> str:
         return f"@{namespace(person) or person.username}.{domain}"
 
     def shown(person: PersonCaller, domain: str) -> str:
-        return ending(person, domain) if namespace(person) else ""
+        return domain_of(person, domain) if namespace(person) else ""
 
     @router.get("")
     async def listed(
@@ -128,22 +129,22 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
         person: PersonCaller = caller,
     ) -> list[OwnAgentAnswer]:
         """Newest first."""
-        found = await store_of(request).read(lambda c: roster.agents_of(c, person.user_id))
-        directory = directory_of(request)
+        found = await store_of(request).read(lambda c: agents_of(c, person.user_id))
+        directory, ending = directory_of(request), shown(person, settings_of(request).domain)
         return [
             _answer(agent, directory)
-            for agent in reversed(roster.in_namespace(found, shown(person, settings_of(request).domain)))
-            if include_deleted or agent.status == "active"
+            for agent in reversed(found)
+            if agent.address.endswith(ending) and (include_deleted or agent.status == "active")
         ]
 
     @router.post("", status_code=201, responses=refusals(400, 409))
     async def make(request: Request, form: OwnAgentForm, person: PersonCaller = caller) -> NewOwnAgentAnswer:
         """Make an agent with an API key that acts for it only."""
-        local = roster.strict_local_part(form.address_local if form.address_local is not None else form.name)
-        raw_key = accounts.new_raw_key()
+        local = strict_local_part(form.address_local if form.address_local is not None else form.name)
+        raw_key = new_raw_key()
         new = NewAgent(
             name=form.name,
-            address=local + ending(person, settings_of(request).domain),
+            address=local + domain_of(person, settings_of(request).domain),
             role=form.role,
             description=form.description,
             system_prompt=form.system_prompt,
@@ -151,12 +152,12 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
             team_id=form.team_id or None,
             raw_key=raw_key,
         )
-        agent = await store_of(request).write(lambda c: roster.add_agent(c, person.user_id, new))
+        agent = await store_of(request).write(lambda c: add_agent(c, person.user_id, new))
         directory_of(request).forget()
         return NewOwnAgentAnswer.model_validate({**_fields(agent, directory_of(request)), "api_key_plaintext": raw_key})
 
     async def own(request: Request, person: PersonCaller, agent_id: str) -> Agent:
-        agent = await store_of(request).read(lambda c: roster.find_agent(c, person.user_id, agent_id))
+        agent = await store_of(request).read(lambda c: find_agent(c, person.user_id, agent_id))
         if not agent.address.endswith(shown(person, settings_of(request).domain)):
             raise Fault(404, "Agent not found")
         return agent
@@ -173,7 +174,7 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
         changes = form.model_dump(exclude_none=True)
         if changes.get("team_id") == "":
             changes["team_id"] = None
-        agent = await store_of(request).write(lambda c: roster.change_agent(c, person.user_id, agent_id, changes))
+        agent = await store_of(request).write(lambda c: change_agent(c, person.user_id, agent_id, changes))
         directory_of(request).forget()
         return _answer(agent, directory_of(request))
 
@@ -181,7 +182,7 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
     async def delete(request: Request, agent_id: str, person: PersonCaller = caller) -> Deleted:
         """Its mail stays; its keys end at once."""
         await own(request, person, agent_id)
-        before = await store_of(request).write(lambda c: roster.delete_agent(c, person.user_id, agent_id))
+        before = await store_of(request).write(lambda c: delete_agent(c, person.user_id, agent_id))
         directory_of(request).forget()
         return Deleted(ok=True, agent_id=agent_id, already_deleted=before)
 
@@ -189,10 +190,10 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
     async def regenerate_key(request: Request, agent_id: str, person: PersonCaller = caller) -> NewKey:
         """The key before this one ends at once."""
         await own(request, person, agent_id)
-        raw_key = accounts.new_raw_key()
-        await store_of(request).write(lambda c: roster.replace_key(c, person.user_id, agent_id, raw_key))
+        raw_key = new_raw_key()
+        await store_of(request).write(lambda c: replace_key(c, person.user_id, agent_id, raw_key))
         directory_of(request).forget()
-        return NewKey(agent_id=agent_id, api_key_masked=f"amk_****{raw_key[-6:]}", api_key_plaintext=raw_key)
+        return NewKey(agent_id=agent_id, api_key_masked=_masked(raw_key[-6:]), api_key_plaintext=raw_key)
 
     @router.get("/{agent_id}/export", responses=refusals(400, 404))
     async def export(
@@ -206,8 +207,8 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
         if filename is None:
             raise Fault(400, "format must be 'agent_md' or 'soul_md'")
         agent = await own(request, person, agent_id)
-        identity = identity_of(agent, documents.base_url(request))
-        return Exported(filename=filename, content=documents.agent_md(identity, security=True))
+        identity = identity_of(agent, base_url(request))
+        return Exported(filename=filename, content=agent_md(identity, security=True))
 
 
 router = APIRouter(prefix="/users/me/agents", tags=["own agents"], responses=refusals(401))

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from agent_mailer.broker import documents
-from agent_mailer.broker.agents import rows as roster
-from agent_mailer.broker.agents.rows import Agent, NewAgent, presence
+from agent_mailer.broker.agents.rows import (
+    Agent,
+    NewAgent,
+    add_agent,
+    agents_of,
+    check_address,
+    companions,
+    derived_local_part,
+    find_agent,
+    move_agent,
+    presence,
+)
 from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, own_agent, settings_of, store_of
 from agent_mailer.broker.directory import Directory
@@ -58,19 +69,8 @@ class SetupAnswer(BaseModel):
 
 def agent_answer(agent: Agent, directory: Directory) -> AgentAnswer:
     last_seen = directory.last_seen(agent.id, agent.last_seen)
-    return AgentAnswer(
-        id=agent.id,
-        name=agent.name,
-        address=agent.address,
-        role=agent.role,
-        description=agent.description,
-        system_prompt=agent.system_prompt,
-        tags=agent.tags,
-        created_at=agent.created_at,
-        last_seen=last_seen,
-        status=presence(agent.role, last_seen),
-        team_id=agent.team_id,
-    )
+    shown = {"last_seen": last_seen, "status": presence(agent.role, last_seen)}
+    return AgentAnswer.model_validate({**msgspec.structs.asdict(agent), **shown})
 
 
 def identity_of(agent: Agent, url: str, key: str = documents.KEY_PLACE) -> documents.Identity:
@@ -83,10 +83,10 @@ async def register(request: Request, caller: AsAgent, form: AgentForm) -> AgentA
     if caller.agent_id is not None:
         raise Fault(403, "This API key acts for one agent only and cannot register others")
     domain = settings_of(request).domain
-    address = form.address or f"{roster.derived_local_part(form.name)}@{caller.username}.{domain}"
-    roster.check_address(address, caller.username, domain)
+    address = form.address or f"{derived_local_part(form.name)}@{caller.username}.{domain}"
+    check_address(address, caller.username, domain)
     new = NewAgent(form.name, address, form.role, form.description, form.system_prompt)
-    agent = await store_of(request).write(lambda c: roster.add_agent(c, caller.user_id, new))
+    agent = await store_of(request).write(lambda c: add_agent(c, caller.user_id, new))
     directory_of(request).forget()
     return agent_answer(agent, directory_of(request))
 
@@ -99,23 +99,23 @@ async def listed(
 ) -> list[AgentAnswer]:
     """The user's agents, oldest first."""
     if agent_id is None:
-        found = await store_of(request).read(lambda c: roster.agents_of(c, caller.user_id))
+        found = await store_of(request).read(lambda c: agents_of(c, caller.user_id))
     else:
-        found = await store_of(request).read(lambda c: roster.companions(c, caller.user_id, agent_id))
+        found = await store_of(request).read(lambda c: companions(c, caller.user_id, agent_id))
     directory = directory_of(request)
     return [agent_answer(agent, directory) for agent in found]
 
 
 @router.get("/{agent_id}", responses=refusals(404))
 async def one(request: Request, caller: AsAgent, agent_id: str) -> AgentAnswer:
-    agent = await store_of(request).read(lambda c: roster.find_agent(c, caller.user_id, agent_id))
+    agent = await store_of(request).read(lambda c: find_agent(c, caller.user_id, agent_id))
     return agent_answer(agent, directory_of(request))
 
 
 @router.get("/{agent_id}/setup", responses=refusals(404))
 async def setup(request: Request, caller: AsAgent, agent_id: str) -> SetupAnswer:
     """The documents for the agent's folder."""
-    agent = await store_of(request).read(lambda c: roster.find_agent(c, caller.user_id, agent_id))
+    agent = await store_of(request).read(lambda c: find_agent(c, caller.user_id, agent_id))
     url = documents.base_url(request)
     identity = identity_of(agent, url)
     return SetupAnswer(
@@ -130,7 +130,7 @@ async def setup(request: Request, caller: AsAgent, agent_id: str) -> SetupAnswer
 async def move(request: Request, caller: AsAgent, agent_id: str, form: AddressForm) -> AgentAnswer:
     """Give the agent another address; stored mail shows it, too."""
     await own_agent(request, caller, agent_id)
-    roster.check_address(form.address, caller.username, settings_of(request).domain)
-    agent = await store_of(request).write(lambda c: roster.move_agent(c, caller.user_id, agent_id, form.address))
+    check_address(form.address, caller.username, settings_of(request).domain)
+    agent = await store_of(request).write(lambda c: move_agent(c, caller.user_id, agent_id, form.address))
     directory_of(request).forget()
     return agent_answer(agent, directory_of(request))

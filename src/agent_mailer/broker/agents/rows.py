@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from agent_mailer.broker.protocol import LOCAL_PART, Fault, age_seconds, now_text
 from agent_mailer.broker.tables import agents, api_keys, messages, teams
-from agent_mailer.broker.users import rows as accounts
-from agent_mailer.broker.users.rows import new_id, own_key_name
+from agent_mailer.broker.users.rows import add_key, new_id, own_key_name
 
 OPERATOR = "operator"
 OPERATORS_LOCAL_PART = "human-operator"
@@ -39,7 +39,7 @@ class Agent(msgspec.Struct, frozen=True):
 
 
 _c = agents.c
-AGENT = select(
+_AGENT = select(
     _c.id,
     _c.name,
     _c.address,
@@ -53,6 +53,10 @@ AGENT = select(
     _c.team_id,
     _c.api_key_suffix,
 )
+
+
+def _agent(row: Sequence[Any]) -> Agent:
+    return Agent(*row)
 
 
 class NewAgent(msgspec.Struct, frozen=True):
@@ -133,10 +137,10 @@ def check_new(connection: Connection, user_id: str, new: NewAgent) -> None:
     require_free_address(connection, new.address)
 
 
-def insert_agent(connection: Connection, user_id: str, new: NewAgent) -> Agent:
+def insert_agent(connection: Connection, user_id: str, new: NewAgent, agent_id: str | None = None) -> Agent:
     """Store what `check_new` passed."""
     agent = Agent(
-        id=new_id(),
+        id=agent_id or new_id(),
         name=new.name,
         address=new.address,
         role=new.role,
@@ -151,7 +155,7 @@ def insert_agent(connection: Connection, user_id: str, new: NewAgent) -> Agent:
     )
     connection.execute(insert(agents).values(**msgspec.structs.asdict(agent), user_id=user_id, inbox_seq=0))
     if new.raw_key:
-        accounts.add_key(connection, user_id, own_key_name(agent.id), new.raw_key, agent.id)
+        add_key(connection, user_id, own_key_name(agent.id), new.raw_key, agent.id)
     return agent
 
 
@@ -161,13 +165,26 @@ def add_agent(connection: Connection, user_id: str, new: NewAgent) -> Agent:
     return insert_agent(connection, user_id, new)
 
 
-def _agent(row: Sequence[Any]) -> Agent:
-    return Agent(*row)
+def operator_id(user_id: str) -> str:
+    """The id of the agent under whose name the user writes as a person."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, user_id))
+
+
+def add_operator(connection: Connection, user_id: str, username: str, domain: str) -> Agent:
+    """That agent; it is made where there is none. Raises Fault 409."""
+    agent_id, address = operator_id(user_id), f"{OPERATORS_LOCAL_PART}@{username}.{domain}"
+    taken = _AGENT.add_columns(_c.user_id).where(or_(_c.id == agent_id, _c.address == address))
+    for row in connection.execute(taken):
+        if row.user_id != user_id:
+            raise Fault(409, f"The address {address} is taken by an agent of another user")
+        return _agent(row[:-1])
+    new = NewAgent("Human Operator", address, OPERATOR, "The person behind the agents", system_prompt="")
+    return insert_agent(connection, user_id, new, agent_id)
 
 
 def find_agent(connection: Connection, user_id: str, agent_id: str) -> Agent:
     """Raises Fault 404."""
-    row = connection.execute(AGENT.where(_c.id == agent_id, _c.user_id == user_id)).first()
+    row = connection.execute(_AGENT.where(_c.id == agent_id, _c.user_id == user_id)).first()
     if row is None:
         raise Fault(404, "Agent not found")
     return _agent(row)
@@ -175,7 +192,7 @@ def find_agent(connection: Connection, user_id: str, agent_id: str) -> Agent:
 
 def agents_of(connection: Connection, user_id: str) -> list[Agent]:
     """Oldest first, deleted ones too."""
-    wanted = AGENT.where(_c.user_id == user_id).order_by(_c.created_at, _c.id)
+    wanted = _AGENT.where(_c.user_id == user_id).order_by(_c.created_at, _c.id)
     return [_agent(row) for row in connection.execute(wanted)]
 
 
@@ -224,7 +241,7 @@ def replace_key(connection: Connection, user_id: str, agent_id: str, raw_key: st
     connection.execute(
         update(api_keys).where(api_keys.c.agent_id == agent_id, api_keys.c.name == name).values(is_active=False)
     )
-    accounts.add_key(connection, user_id, name, raw_key, agent_id)
+    add_key(connection, user_id, name, raw_key, agent_id)
     connection.execute(update(agents).where(_c.id == agent_id).values(api_key_suffix=raw_key[-6:]))
 
 
@@ -240,7 +257,3 @@ def move_agent(connection: Connection, user_id: str, agent_id: str, address: str
     connection.execute(update(messages).where(messages.c.from_agent_id == agent_id).values(from_agent=address))
     connection.execute(update(messages).where(messages.c.to_agent_id == agent_id).values(to_agent=address))
     return find_agent(connection, user_id, agent_id)
-
-
-def in_namespace(found: Sequence[Agent], ending: str) -> list[Agent]:
-    return [agent for agent in found if agent.address.endswith(ending)]

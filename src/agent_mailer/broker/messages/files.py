@@ -14,9 +14,9 @@ from fastapi import APIRouter, File, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from sqlalchemy import bindparam, insert, select
 
-from agent_mailer.broker.answers import refusals
+from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsEither, settings_of, store_of
-from agent_mailer.broker.messages.wire import answer, described
+from agent_mailer.broker.documents import base_url
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import files
 
@@ -87,7 +87,7 @@ async def upload(request: Request, caller: AsEither, file: Annotated[UploadFile,
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return answer(Uploaded(file_id, name, mime_type, len(data), f"{_base(request)}/files/{file_id}"))
+    return answer(Uploaded(file_id, name, mime_type, len(data), f"{base_url(request)}/files/{file_id}"))
 
 
 def _store(path: Path, data: bytes) -> None:
@@ -108,12 +108,6 @@ def _shown(filename: str | None) -> str:
     name = (filename or "").replace("\\", "/").rpartition("/")[2]
     kept = "".join(sign for sign in name.encode("utf-8", "replace").decode() if sign.isprintable())
     return kept[:LONGEST_NAME] or "untitled"
-
-
-def _base(request: Request) -> str:
-    """Where the caller found the broker."""
-    scheme = request.headers.get("x-forwarded-proto", request.url.scheme).partition(",")[0].strip()
-    return f"{'https' if scheme == 'https' else 'http'}://{request.headers.get('host', request.url.netloc)}"
 
 
 @router.get(

@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from agent_mailer.broker.messages.wire import header
+from agent_mailer.broker.answers import header
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE
 
 LONGEST_SUBJECT = 998

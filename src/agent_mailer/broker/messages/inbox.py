@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, bindparam, false, func, or_, select
 
 from agent_mailer.broker.database import Store
-from agent_mailer.broker.messages.sending import takes_part
+from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.wire import (
     ENVELOPE_COLUMNS,
     MESSAGE_COLUMNS,
@@ -30,7 +30,7 @@ LARGEST_PORTION = 500
 _m = messages.c
 
 
-class Place(msgspec.Struct, frozen=True):
+class Inbox(msgspec.Struct, frozen=True):
     """An inbox, and whether read messages are wanted too."""
 
     user_id: str
@@ -38,7 +38,7 @@ class Place(msgspec.Struct, frozen=True):
     read_too: bool = False
 
 
-class Wish(msgspec.Struct, frozen=True):
+class CursorQuery(msgspec.Struct, frozen=True):
     """What a cursor listing is to hold. `unclaimed`: without what a watcher has claimed since `claims_since`."""
 
     after: int
@@ -105,7 +105,6 @@ _SOME = select(*MESSAGE_COLUMNS).where(_m.user_id == bindparam("user"), _m.id.in
 _ONE = select(_m.from_agent_id, _m.to_agent_id, *MESSAGE_COLUMNS).where(
     _m.id == bindparam("message"), _m.user_id == bindparam("user")
 )
-_ENDS = select(_m.from_agent_id, _m.to_agent_id).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
 
 
 class _Portions:
@@ -120,60 +119,60 @@ class _Portions:
             self.size = max(4, min(LARGEST_PORTION, PORTION_CHARACTERS // mean))
 
 
-async def listing(store: Store, place: Place, wish: Wish) -> Listing:
+async def listing(store: Store, box: Inbox, query: CursorQuery) -> Listing:
     """What comes after the cursor: at most `limit` messages, and not many more characters than a portion holds."""
-    newest = await store.read(lambda c: c.execute(_NEWEST, {"agent": place.agent_id}).scalar()) or 0
+    newest = await store.read(lambda c: c.execute(_NEWEST, {"agent": box.agent_id}).scalar()) or 0
     found: list[Any] = []
-    after = wish.after
+    after = query.after
     portions = _Portions()
-    statement = LISTINGS[place.read_too, wish.bodies, wish.unclaimed]
-    names = {"agent": place.agent_id, "user": place.user_id, "upto": newest}
-    if wish.unclaimed:
-        names["claims_since"] = wish.claims_since
+    statement = LISTINGS[box.read_too, query.bodies, query.unclaimed]
+    names = {"agent": box.agent_id, "user": box.user_id, "upto": newest}
+    if query.unclaimed:
+        names["claims_since"] = query.claims_since
     characters = 0
     while after < newest:
-        most = wish.limit - len(found)
-        if wish.bodies:
+        most = query.limit - len(found)
+        if query.bodies:
             most = min(most, portions.size)
         rows = await store.read(_all(statement, {**names, "after": after, "most": most + 1}))
         more = len(rows) > most
-        taken: Sequence[Any] = [(message_of if wish.bodies else envelope_of)(row) for row in rows[:most]]
+        taken: Sequence[Any] = [(message_of if query.bodies else envelope_of)(row) for row in rows[:most]]
         found += taken
         if not more:
             break
         after = found[-1].cursor
-        if wish.bodies:
+        if query.bodies:
             portions.saw(taken)
             characters += sum(len(message.body) for message in taken)
-        if len(found) >= wish.limit or characters >= PORTION_CHARACTERS:
+        if len(found) >= query.limit or characters >= PORTION_CHARACTERS:
             return Listing(found, after, more=True)
     return Listing(found, newest, more=False)
 
 
-async def page(store: Store, place: Place, number: int, size: int) -> Page:
+async def page(store: Store, box: Inbox, number: int, size: int) -> Page:
     """The page `number` (from 1), newest first."""
     skip = (number - 1) * size
-    names = {"agent": place.agent_id, "user": place.user_id, "most": size, "skip": skip}
+    names = {"agent": box.agent_id, "user": box.user_id, "most": size, "skip": skip}
 
     def work(connection: Connection) -> tuple[int, Sequence[Sequence[Any]]]:
-        total = int(connection.execute(_COUNTS[place.read_too], {"agent": place.agent_id}).scalar() or 0)
+        total = int(connection.execute(_COUNTS[box.read_too], {"agent": box.agent_id}).scalar() or 0)
         if skip >= total:
             return total, []
-        return total, connection.execute(_PAGES[place.read_too], names).all()
+        return total, connection.execute(_PAGES[box.read_too], names).all()
 
     total, rows = await store.read(work)
     return Page([message_of(row) for row in rows], total, number, size, max(1, -(-total // size)))
 
 
-async def whole_inbox(store: Store, place: Place, *, newest_first: bool = False) -> AsyncIterator[Sequence[Message]]:
+async def whole_inbox(store: Store, box: Inbox, *, newest_first: bool = False) -> AsyncIterator[Sequence[Message]]:
     """Everything in the inbox, in portions."""
-    newest = await store.read(lambda c: c.execute(_NEWEST, {"agent": place.agent_id}).scalar()) or 0
-    names: dict[str, Any] = {"agent": place.agent_id, "user": place.user_id}
+    newest = await store.read(lambda c: c.execute(_NEWEST, {"agent": box.agent_id}).scalar()) or 0
+    names: dict[str, Any] = {"agent": box.agent_id, "user": box.user_id}
     portions = _Portions()
     if newest_first:
-        statement, edge, at = _NEWEST_FIRST[place.read_too], "before", newest + 1
+        statement, edge, at = _NEWEST_FIRST[box.read_too], "before", newest + 1
     else:
-        statement, edge, at = LISTINGS[place.read_too, True, False], "after", 0
+        statement, edge, at = LISTINGS[box.read_too, True, False], "after", 0
         names["upto"] = newest
     while newest:
         rows = await store.read(_all(statement, {**names, edge: at, "most": portions.size}))
@@ -205,12 +204,6 @@ async def by_id(store: Store, user_id: str, ids: Sequence[str]) -> AsyncIterator
         yield found
         at += len(some)
         portions.saw(found)
-
-
-def ends(connection: Connection, user_id: str, message_id: str) -> tuple[str, str] | None:
-    """The ids of sender and recipient; None if the user has no such message."""
-    row = connection.execute(_ENDS, {"message": message_id, "user": user_id}).first()
-    return None if row is None else (row[0], row[1])
 
 
 async def one(store: Store, user_id: str, message_id: str, agent_id: str | None) -> Message | None:

@@ -1,21 +1,30 @@
-"""What is noted at a message after it was sent: read, claimed, and what came of it."""
+"""What a watcher tells of a message after it was sent: claimed, started, settled."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, bindparam, false, insert, select, true, update
+from sqlalchemy import Connection
 
-from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import AgentCaller, AsAgent, AsEither, settings_of, store_of
-from agent_mailer.broker.messages import inbox
-from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, answer, described, message_of, rendered
+from agent_mailer.broker.answers import answer, described, refusals
+from agent_mailer.broker.callers import AsAgent, AsEither, settings_of, store_of
+from agent_mailer.broker.directory import AgentCaller
+from agent_mailer.broker.messages.inbox import claims_since
+from agent_mailer.broker.messages.rows import (
+    Claimed,
+    Receipt,
+    add_receipt,
+    claim_message,
+    lock_message,
+    mark_read,
+    receipts_of,
+    require_free,
+)
+from agent_mailer.broker.messages.wire import rendered
 from agent_mailer.broker.protocol import NO_NUL, Fault, now_text
-from agent_mailer.broker.streams import Lease, streams_of, watched, watcher_header, watcher_of
-from agent_mailer.broker.tables import agents, messages, receipts
+from agent_mailer.broker.streams import streams_of, watched, watcher_header, watcher_of
 
 router = APIRouter(prefix="/messages", tags=["extensions"])
 
@@ -38,40 +47,6 @@ class ReceiptForm(BaseModel):
     final: bool = False
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """One step of a message's way through a turn."""
-
-    message_id: str
-    stage: str
-    turn_id: str
-    outcome: str | None
-    detail: str
-    final: bool
-    created_at: str
-
-
-class Claimed(msgspec.Struct, frozen=True):
-    """`claimed` is `before` where this watcher had it already."""
-
-    message: Message
-    claimed: Literal["now", "before"]
-
-
-_r = receipts.c
-_COLUMNS = (_r.message_id, _r.stage, _r.turn_id, _r.outcome, _r.detail, _r.final, _r.created_at)
-_OF_MESSAGE = select(*_COLUMNS).where(_r.message_id == bindparam("message")).order_by(_r.id)
-_SAME = select(*_COLUMNS).where(
-    _r.message_id == bindparam("message"), _r.turn_id == bindparam("turn"), _r.stage == bindparam("stage")
-)
-_NOTE = insert(receipts)
-_CLAIM = (
-    update(messages)
-    .where(messages.c.id == bindparam("message"))
-    .values(claimed_by=bindparam("watcher"), claimed_at=bindparam("moment"))
-)
-_TAKEN = "This message is claimed by another watcher"
-
-
 @router.post(
     "/{message_id}/claim",
     summary="Claim a message for a turn",
@@ -87,45 +62,20 @@ async def claim(
     if watcher is None:
         raise Fault(422, "X-Agent-Mailer-Watcher is missing")
     turn_id = "" if form is None else form.turn_id
-    since = inbox.claims_since(settings_of(request).claim_seconds)
+    since = claims_since(settings_of(request).claim_seconds)
     streams = streams_of(request)
 
     def work(connection: Connection) -> Claimed:
-        held = hold(connection, caller, message_id)
-        _check_free(held, streams.lease(held.agent_id), watcher, since)
-        message = held.message
-        before = held.claimed_by == watcher
-        message.claimed_at = now_text()
-        moment = {"message": message.id, "watcher": watcher, "moment": message.claimed_at}
-        connection.execute(_CLAIM, moment)
-        receipt = Receipt(message.id, "claimed", turn_id, None, "", final=False, created_at=message.claimed_at)
-        if not before or turn_id:
-            _note(connection, receipt, watcher)
-        return Claimed(message, "before" if before else "now")
+        locked = lock_message(connection, caller, message_id)
+        lease = streams.lease(locked.agent_id)
+        if lease is not None and lease.watcher != watcher:
+            raise watched(locked.message.to_agent, lease)
+        require_free(locked, watcher, since)
+        return claim_message(connection, locked, watcher, turn_id)
 
     claimed = await store_of(request).write(work)
     await rendered((claimed.message,))
     return answer(claimed)
-
-
-def _check_free(held: Held, lease: Lease | None, watcher: str, since: str) -> None:
-    if lease is not None and lease.watcher != watcher:
-        raise watched(held.message.to_agent, lease)
-    if held.message.is_read:
-        raise Fault(409, "This message is read already", extra={"reason": "read"})
-    claimed_at = held.message.claimed_at
-    if held.claimed_by not in (None, watcher) and claimed_at is not None and claimed_at >= since:
-        raise Fault(409, f"{_TAKEN} since {claimed_at}", extra={"reason": "claimed"})
-
-
-def _note(connection: Connection, receipt: Receipt, watcher: str) -> tuple[Receipt, bool]:
-    """The stored receipt, and whether it is new."""
-    same = {"message": receipt.message_id, "turn": receipt.turn_id, "stage": receipt.stage}
-    stored = connection.execute(_SAME, same).first()
-    if stored is not None:
-        return Receipt(*stored), False
-    connection.execute(_NOTE, [{**msgspec.structs.asdict(receipt), "watcher": watcher}])
-    return receipt, True
 
 
 @router.post(
@@ -144,11 +94,13 @@ async def tell(request: Request, message_id: str, caller: AsAgent, form: Receipt
     watcher = watcher_of(request) or ""
 
     def work(connection: Connection) -> tuple[Receipt, bool]:
-        held = hold(connection, caller, message_id)
-        receipt = Receipt(held.message.id, form.stage, form.turn_id, form.outcome, form.detail, form.final, now_text())
+        locked = lock_message(connection, caller, message_id)
+        receipt = Receipt(
+            locked.message.id, form.stage, form.turn_id, form.outcome, form.detail, form.final, now_text()
+        )
         if form.stage == "settled" and form.final:
-            mark_read(connection, held)
-        return _note(connection, receipt, watcher)
+            mark_read(connection, locked)
+        return add_receipt(connection, receipt, watcher)
 
     receipt, new = await store_of(request).write(work)
     return answer(receipt, 201 if new else 200)
@@ -163,64 +115,4 @@ async def tell(request: Request, message_id: str, caller: AsAgent, form: Receipt
 async def told(request: Request, message_id: str, caller: AsEither) -> Response:
     """Oldest first; for the sender, the recipient and the person whose agents they are."""
     bound = caller.agent_id if isinstance(caller, AgentCaller) else None
-
-    def work(connection: Connection) -> list[Receipt]:
-        ends = inbox.ends(connection, caller.user_id, message_id)
-        if ends is None or (bound is not None and bound not in ends):
-            raise Fault(404, "Message not found")
-        rows: Any = connection.execute(_OF_MESSAGE, {"message": message_id}).all()
-        return [Receipt(*row) for row in rows]
-
-    return answer(await store_of(request).read(work))
-
-
-_m = messages.c
-_LOCKED = (
-    select(_m.to_agent_id, _m.claimed_by, *MESSAGE_COLUMNS)
-    .where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
-    .with_for_update(key_share=True)
-)
-_READ = update(messages).where(_m.id == bindparam("message")).values(is_read=true())
-_LOCKED_INBOX = select(agents.c.inbox_seq).where(agents.c.id == bindparam("agent")).with_for_update(key_share=True)
-_COUNT_ON = update(agents).where(agents.c.id == bindparam("agent")).values(inbox_seq=bindparam("newest"))
-_UNREAD = (
-    update(messages)
-    .where(_m.id == bindparam("message"))
-    .values(is_read=false(), seq=bindparam("newest"), claimed_by=None, claimed_at=None)
-)
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A message that nobody else changes until the transaction ends. `agent_id` is its recipient."""
-
-    agent_id: str
-    claimed_by: str | None
-    message: Message
-
-
-def hold(connection: Connection, caller: AgentCaller, message_id: str) -> Held:
-    """That message. Raises Fault 404 (unknown, or of another user), 403 (the caller is not its recipient)."""
-    row = connection.execute(_LOCKED, {"message": message_id, "user": caller.user_id}).first()
-    if row is None:
-        raise Fault(404, "Message not found")
-    if not caller.may_act_as(row[0]):
-        raise Fault(403, "This API key acts for another agent only")
-    return Held(row[0], row[1], message_of(row[2:]))
-
-
-def mark_read(connection: Connection, held: Held) -> Message:
-    """The message as it is then."""
-    if not held.message.is_read:
-        connection.execute(_READ, {"message": held.message.id})
-        held.message.is_read = True
-    return held.message
-
-
-def mark_unread(connection: Connection, held: Held) -> Message:
-    """The message as it is then: unclaimed, and in a new place at the end of the inbox, so that it is found again."""
-    newest = int(connection.execute(_LOCKED_INBOX, {"agent": held.agent_id}).scalar_one()) + 1
-    connection.execute(_COUNT_ON, {"agent": held.agent_id, "newest": newest})
-    connection.execute(_UNREAD, {"message": held.message.id, "newest": newest})
-    message = held.message
-    message.is_read, message.cursor, message.claimed_at = False, newest, None
-    return message
+    return answer(await store_of(request).read(lambda c: receipts_of(c, caller.user_id, message_id, bound)))

@@ -10,10 +10,9 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from agent_mailer.broker.answers import Responses, refusals
+from agent_mailer.broker.answers import Responses, answer, described, encode, refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of, store_of
-from agent_mailer.broker.messages import inbox, sending
-from agent_mailer.broker.messages import receipts as marks
+from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.forms import (
     MOST_ATTACHMENT_BYTES,
     OperatorForm,
@@ -22,8 +21,9 @@ from agent_mailer.broker.messages.forms import (
     idempotency_key,
     read_form,
 )
-from agent_mailer.broker.messages.sending import Draft, Order, check_size
-from agent_mailer.broker.messages.wire import Listing, Message, Page, answer, described, encode, rendered
+from agent_mailer.broker.messages.rows import lock_message, mark_read, mark_unread
+from agent_mailer.broker.messages.sending import NewMessage, Submission, check_size, send_all
+from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import streams_of
 
@@ -47,26 +47,26 @@ async def send(request: Request, caller: AsAgent, html: Html = True) -> Response
     """Store a message for each recipient, all of them or none."""
     form = await read_form(request, SendForm)
     agent = await owned_inbox(request, caller, form.agent_id, form.from_agent)
-    order = order_of(
+    submission = submission_of(
         request,
         form,
         sender=(caller.user_id, agent.id, agent.address),
         bound=caller.agent_id is not None,
         stranger="Cross-tenant messaging is not allowed (recipient '{}')",
     )
-    return await deliver(request, order, html=html)
+    return await deliver(request, submission, html=html)
 
 
-def order_of(
+def submission_of(
     request: Request, form: OperatorForm, *, sender: tuple[str, str, str], bound: bool, stranger: str
-) -> Order:
+) -> Submission:
     """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 413."""
     longest = settings_of(request).max_body_bytes
     check_size(len(form.body.encode()), longest)
     if form.attachments and len(encode(form.attachments)) > MOST_ATTACHMENT_BYTES:
         raise Fault(413, f"Attachments too large. Maximum: {MOST_ATTACHMENT_BYTES} bytes of JSON")
     user_id, agent_id, address = sender
-    draft = Draft(
+    new = NewMessage(
         from_agent=address,
         to=(form.to_agent,) if isinstance(form.to_agent, str) else tuple(form.to_agent),
         action=form.action,
@@ -82,17 +82,17 @@ def order_of(
         kind=form.kind,
         labels=tuple(form.labels),
     )
-    return Order(draft, user_id, agent_id, bound, idempotency_key(request), stranger, longest)
+    return Submission(new, user_id, agent_id, bound, idempotency_key(request), stranger, longest)
 
 
-async def deliver(request: Request, order: Order, *, html: bool) -> Response:
+async def deliver(request: Request, submission: Submission, *, html: bool) -> Response:
     """Store it, wake those who wait for it, and answer. Raises Fault."""
     store = store_of(request)
     try:
-        sent = await store.write_each(sending.send_all, order)
+        sent = await store.write_each(send_all, submission)
     except IntegrityError:
         # Another process stored the same key in between: now it is there to be found.
-        sent = await store.write_each(sending.send_all, order)
+        sent = await store.write_each(send_all, submission)
     streams_of(request).arrived(sent.arrivals)
     found = await rendered(sent.messages) if html else sent.messages
     headers = {"Idempotency-Replayed": "true"} if sent.replayed else None
@@ -131,20 +131,20 @@ async def list_inbox(
     agent = await owned_inbox(request, caller, agent_id, address)
     directory_of(request).seen(agent.id)
     store = store_of(request)
-    place = inbox.Place(agent.user_id, agent.id, all)
+    box = inbox.Inbox(agent.user_id, agent.id, all)
     if after is not None:
         since = inbox.claims_since(settings_of(request).claim_seconds)
-        found = await inbox.listing(store, place, inbox.Wish(after, limit, bodies, not claimed, since))
+        found = await inbox.listing(store, box, inbox.CursorQuery(after, limit, bodies, not claimed, since))
         if bodies and html:
             await rendered([message for message in found.messages if isinstance(message, Message)])
         return answer(found)
     if page is not None:
-        return await page_of(request, place, page, page_size, html=html)
-    return await json_list(inbox.whole_inbox(store, place), html=html)
+        return await page_of(request, box, page, page_size, html=html)
+    return await json_list(inbox.whole_inbox(store, box), html=html)
 
 
-async def page_of(request: Request, place: inbox.Place, number: int, size: int, *, html: bool) -> Response:
-    found = await inbox.page(store_of(request), place, number, size)
+async def page_of(request: Request, box: inbox.Inbox, number: int, size: int, *, html: bool) -> Response:
+    found = await inbox.page(store_of(request), box, number, size)
     if html:
         await rendered(found.messages)
     return answer(found)
@@ -224,7 +224,7 @@ async def whole(message: Message, *, html: bool = True) -> Response:
 )
 async def read(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then."""
-    message = await store_of(request).write(lambda c: marks.mark_read(c, marks.hold(c, caller, message_id)))
+    message = await store_of(request).write(lambda c: mark_read(c, lock_message(c, caller, message_id)))
     return await whole(message, html=html)
 
 
@@ -238,8 +238,8 @@ async def unread(request: Request, message_id: str, caller: AsAgent, html: Html 
     """The message as it is then: at the end of the inbox, and unclaimed."""
 
     def work(connection: Connection) -> tuple[str, Message]:
-        held = marks.hold(connection, caller, message_id)
-        return held.agent_id, marks.mark_unread(connection, held)
+        locked = lock_message(connection, caller, message_id)
+        return locked.agent_id, mark_unread(connection, locked)
 
     agent_id, message = await store_of(request).write(work)
     streams_of(request).arrived([(agent_id, message.cursor)])

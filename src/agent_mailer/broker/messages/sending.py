@@ -9,14 +9,15 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select
 
+from agent_mailer.broker.messages.rows import COUNT_ON, takes_part
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, messages
 
 
-class Draft(msgspec.Struct, frozen=True):
+class NewMessage(msgspec.Struct, frozen=True):
     """What is to be sent, as the request says it."""
 
     from_agent: str
@@ -35,17 +36,17 @@ class Draft(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
 
 
-_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Draft)}
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(NewMessage)}
 
 
-class Order(msgspec.Struct, frozen=True):
-    """A draft, who sends it, and under which idempotency key.
+class Submission(msgspec.Struct, frozen=True):
+    """A new message, who sends it, and under which idempotency key.
 
     `bound`: the sender reads only threads in which it takes part. `stranger` is the refusal of a recipient of another
     user, with `{}` for its address. `longest` is the most bytes a body may come to.
     """
 
-    draft: Draft
+    new: NewMessage
     user_id: str
     agent_id: str
     bound: bool
@@ -55,7 +56,7 @@ class Order(msgspec.Struct, frozen=True):
 
     def request_hash(self) -> str:
         """The same for the same request, also in a later version that knows of more fields."""
-        said = ((name, getattr(self.draft, name)) for name in _DEFAULTS)
+        said = ((name, getattr(self.new, name)) for name in _DEFAULTS)
         told = {name: value for name, value in said if value != _DEFAULTS[name]}
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
@@ -76,6 +77,7 @@ class _Parent(msgspec.Struct, frozen=True):
     to_agent_id: str
 
 
+_Row = dict[str, object]
 _m = messages.c
 _EARLIER = select(_m.from_agent_id, _m.idempotency_key, _m.request_hash, _m.ordinal, *MESSAGE_COLUMNS).where(
     _m.idempotency_key.in_(bindparam("keys", expanding=True)),
@@ -91,69 +93,53 @@ _RECIPIENTS = (
 _PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id).where(
     _m.id.in_(bindparam("ids", expanding=True))
 )
-_TAKES_PART = (
-    select(_m.id)
-    .where(
-        _m.user_id == bindparam("user"),
-        _m.thread_id == bindparam("thread"),
-        or_(_m.from_agent_id == bindparam("agent"), _m.to_agent_id == bindparam("agent")),
-    )
-    .limit(1)
-)
 _QUOTED = (_m.from_agent, _m.to_agent, _m.created_at, _m.action, _m.subject, _m.body)
 _QUOTED_MESSAGE = select(*_QUOTED).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
 _IN_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
 _QUOTED_THREAD = select(*_QUOTED).where(*_IN_THREAD).order_by(_m.created_at, _m.ordinal, _m.seq)
 _THREAD_SIZE = select(func.sum(func.length(_m.body) + 40)).where(*_IN_THREAD)
-_COUNT_ON = update(agents).where(agents.c.id == bindparam("who")).values(inbox_seq=bindparam("newest"))
 _STORE = insert(messages)
 
 
-def takes_part(connection: Connection, user_id: str, thread_id: str, agent_id: str) -> bool:
-    """Whether the agent wrote or got a message of that thread."""
-    found = connection.execute(_TAKES_PART, {"user": user_id, "thread": thread_id, "agent": agent_id}).first()
-    return found is not None
-
-
-def send_all(connection: Connection, orders: Sequence[Order]) -> list[Sent | Fault]:
-    """Store what is asked for: each order whole or, with its Fault, not at all.
+def send_all(connection: Connection, submissions: Sequence[Submission]) -> list[Sent | Fault]:
+    """Store what is asked for: each submission whole or, with its Fault, not at all.
 
     Inboxes count on under the lock of this transaction, so that the order of their numbers is the order of commits.
     """
-    return _Batch(connection, orders).run()
+    return _Batch(connection, submissions).run()
 
 
 class _Batch:
-    def __init__(self, connection: Connection, orders: Sequence[Order]) -> None:
+    def __init__(self, connection: Connection, submissions: Sequence[Submission]) -> None:
         self.connection = connection
-        self.orders = orders
-        self.rows: list[dict[str, object]] = []
+        self.submissions = submissions
+        self.rows: list[_Row] = []
         self.counted: set[str] = set()
 
     def run(self) -> list[Sent | Fault]:
         self.earlier = self._read_earlier()
-        addresses = {address for order in self.orders for address in order.draft.to}
+        addresses = {address for submission in self.submissions for address in submission.new.to}
         found = self.connection.execute(_RECIPIENTS, {"addresses": sorted(addresses)}).all() if addresses else []
         self.recipients: dict[str, tuple[str, str]] = {row[0]: (row[1], row[2]) for row in found}
         self.newest: dict[str, int] = {row[1]: row[3] for row in found}
-        wanted = {order.draft.parent_id for order in self.orders if order.draft.parent_id}
+        wanted = {submission.new.parent_id for submission in self.submissions if submission.new.parent_id}
         parents = self.connection.execute(_PARENTS, {"ids": sorted(wanted)}).all() if wanted else []
         self.parents = {row[0]: _Parent(*row) for row in parents}
         results: list[Sent | Fault] = []
-        for order in self.orders:
+        for submission in self.submissions:
             try:
-                results.append(self._send(order))
+                results.append(self._send(submission))
             except Fault as fault:
                 results.append(fault)
         if self.rows:
             # In the order of the locks, which others take too.
-            counts = [{"who": agent_id, "newest": self.newest[agent_id]} for agent_id in sorted(self.counted)]
-            self.connection.execute(_COUNT_ON, counts)
+            counts = [{"agent": agent_id, "newest": self.newest[agent_id]} for agent_id in sorted(self.counted)]
+            self.connection.execute(COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
         return results
 
     def _read_earlier(self) -> dict[tuple[str, str], tuple[str, list[Message]]]:
-        keyed = [order for order in self.orders if order.key is not None]
+        keyed = [submission for submission in self.submissions if submission.key is not None]
         if not keyed:
             return {}
         names = {"keys": sorted({str(o.key) for o in keyed}), "senders": sorted({o.agent_id for o in keyed})}
@@ -162,97 +148,97 @@ class _Batch:
             earlier.setdefault((row[0], row[1]), (row[2], []))[1].append(message_of(row[4:]))
         return earlier
 
-    def _send(self, order: Order) -> Sent:
-        digest = order.request_hash() if order.key is not None else None
-        if order.key is not None and digest is not None:
-            stored = self.earlier.get((order.agent_id, order.key))
+    def _send(self, submission: Submission) -> Sent:
+        digest = submission.request_hash() if submission.key is not None else None
+        if submission.key is not None and digest is not None:
+            stored = self.earlier.get((submission.agent_id, submission.key))
             if stored is not None:
                 if stored[0] != digest:
                     raise Fault(409, "This Idempotency-Key was used for another request")
                 return Sent(stored[1], replayed=True)
-        to = [self._recipient(order, address) for address in order.draft.to]
-        parent = self._parent(order)
-        body = self._body(order, parent)
-        made = self._messages(order, parent, body, to)
-        if order.key is not None and digest is not None and made:
-            self.earlier[order.agent_id, order.key] = (digest, made)
+        to = [self._recipient(submission, address) for address in submission.new.to]
+        parent = self._parent(submission)
+        body = self._body(submission, parent)
+        made = self._messages(submission, parent, body, to)
+        if submission.key is not None and digest is not None and made:
+            self.earlier[submission.agent_id, submission.key] = (digest, made)
         for ordinal, (message, agent_id) in enumerate(zip(made, to, strict=True)):
-            self.rows.append(_row(order, message, agent_id, ordinal, digest))
+            self.rows.append(_row(submission, message, agent_id, ordinal, digest))
         self.counted.update(to)
         return Sent(made, arrivals=tuple((agent_id, self.newest[agent_id]) for agent_id in to))
 
-    def _recipient(self, order: Order, address: str) -> str:
+    def _recipient(self, submission: Submission, address: str) -> str:
         agent_id, user_id = self.recipients.get(address, ("", ""))
         if not agent_id:
             raise Fault(404, f"Recipient address '{address[:200]}' not found")
-        if user_id != order.user_id:
-            raise Fault(403, order.stranger.format(address[:200]))
+        if user_id != submission.user_id:
+            raise Fault(403, submission.stranger.format(address[:200]))
         return agent_id
 
-    def _parent(self, order: Order) -> _Parent | None:
-        draft = order.draft
-        if not draft.parent_id:
-            if draft.action != "send":
+    def _parent(self, submission: Submission) -> _Parent | None:
+        new = submission.new
+        if not new.parent_id:
+            if new.action != "send":
                 raise Fault(400, "parent_id is required for reply/forward")
             return None
-        parent = self.parents.get(draft.parent_id)
-        if parent is None or parent.user_id != order.user_id or not self._may_read(order, parent):
+        parent = self.parents.get(new.parent_id)
+        if parent is None or parent.user_id != submission.user_id or not self._may_read(submission, parent):
             raise Fault(404, "Parent message not found")
         return parent
 
-    def _may_read(self, order: Order, parent: _Parent) -> bool:
-        if not order.bound or order.agent_id in (parent.from_agent_id, parent.to_agent_id):
+    def _may_read(self, submission: Submission, parent: _Parent) -> bool:
+        if not submission.bound or submission.agent_id in (parent.from_agent_id, parent.to_agent_id):
             return True
-        return takes_part(self.connection, order.user_id, parent.thread_id, order.agent_id)
+        return takes_part(self.connection, submission.user_id, parent.thread_id, submission.agent_id)
 
-    def _body(self, order: Order, parent: _Parent | None) -> str:
-        draft = order.draft
-        if draft.thread_id is not None and draft.action != "send":
+    def _body(self, submission: Submission, parent: _Parent | None) -> str:
+        new = submission.new
+        if new.thread_id is not None and new.action != "send":
             raise Fault(400, "thread_id is only allowed when action is send")
-        if draft.forward_scope is None:
-            return draft.body
-        if draft.action != "forward" or parent is None:
+        if new.forward_scope is None:
+            return new.body
+        if new.action != "forward" or parent is None:
             raise Fault(400, "forward_scope is only allowed when action is forward")
         quoted: Sequence[Sequence[Any]]
-        of_thread = {"user": order.user_id, "thread": parent.thread_id}
-        if draft.forward_scope == "message":
-            names = {"message": parent.id, "user": order.user_id}
+        of_thread = {"user": submission.user_id, "thread": parent.thread_id}
+        if new.forward_scope == "message":
+            names = {"message": parent.id, "user": submission.user_id}
             quoted = self.connection.execute(_QUOTED_MESSAGE, names).all()
         else:
             # Before the bodies come into memory.
-            check_size(int(self.connection.execute(_THREAD_SIZE, of_thread).scalar() or 0), order.longest)
+            check_size(int(self.connection.execute(_THREAD_SIZE, of_thread).scalar() or 0), submission.longest)
             quoted = self.connection.execute(_QUOTED_THREAD, of_thread).all()
-        body = forwarded(draft.body, quoted)
-        check_size(len(body.encode()), order.longest)
+        body = forwarded(new.body, quoted)
+        check_size(len(body.encode()), submission.longest)
         return body
 
-    def _messages(self, order: Order, parent: _Parent | None, body: str, to: Sequence[str]) -> list[Message]:
-        draft = order.draft
+    def _messages(self, submission: Submission, parent: _Parent | None, body: str, to: Sequence[str]) -> list[Message]:
+        new = submission.new
         made: list[Message] = []
         now = now_text()
-        thread_id = _thread_id(order, parent)
-        for ordinal, (agent_id, address) in enumerate(zip(to, draft.to, strict=True)):
+        thread_id = _thread_id(submission, parent)
+        for ordinal, (agent_id, address) in enumerate(zip(to, new.to, strict=True)):
             self.newest[agent_id] += 1
             made.append(
                 Message(
-                    id=_message_id(order, ordinal),
+                    id=_message_id(submission, ordinal),
                     thread_id=thread_id,
-                    from_agent=draft.from_agent,
+                    from_agent=new.from_agent,
                     to_agent=address,
-                    action=draft.action,
-                    subject=draft.subject,
+                    action=new.action,
+                    subject=new.subject,
                     is_read=False,
                     parent_id=None if parent is None else parent.id,
                     created_at=now,
                     cursor=self.newest[agent_id],
-                    hops=draft.hops,
-                    automatic=draft.automatic,
-                    priority=draft.priority,
-                    kind=draft.kind,
-                    labels=list(draft.labels),
+                    hops=new.hops,
+                    automatic=new.automatic,
+                    priority=new.priority,
+                    kind=new.kind,
+                    labels=list(new.labels),
                     claimed_at=None,
                     body=body,
-                    attachments=list(draft.attachments),
+                    attachments=list(new.attachments),
                 )
             )
         return made
@@ -275,54 +261,41 @@ def forwarded(note: str, quoted: Iterable[Sequence[Any]]) -> str:
     return f"{note.strip()}\n\n----------\n\n{text}" if note.strip() else text
 
 
-def _thread_id(order: Order, parent: _Parent | None) -> str:
-    draft = order.draft
-    if draft.action != "send":
+def _thread_id(submission: Submission, parent: _Parent | None) -> str:
+    new = submission.new
+    if new.action != "send":
         assert parent is not None
         return parent.thread_id
-    if draft.thread_id is not None:
-        return draft.thread_id
-    return _named(order, "thread") if order.key is not None else str(uuid.uuid4())
+    if new.thread_id is not None:
+        return new.thread_id
+    return _named(submission, "thread") if submission.key is not None else str(uuid.uuid4())
 
 
-def _message_id(order: Order, ordinal: int) -> str:
-    return _named(order, str(ordinal)) if order.key is not None else str(uuid.uuid4())
+def _message_id(submission: Submission, ordinal: int) -> str:
+    return _named(submission, str(ordinal)) if submission.key is not None else str(uuid.uuid4())
 
 
-def _named(order: Order, what: str) -> str:
+def _named(submission: Submission, what: str) -> str:
     """The id that follows from the sender and its key."""
     try:
-        namespace = uuid.UUID(order.agent_id)
+        namespace = uuid.UUID(submission.agent_id)
     except ValueError:
-        namespace = uuid.uuid5(uuid.NAMESPACE_URL, order.agent_id)
-    return str(uuid.uuid5(namespace, f"{what}:{order.key}"))
+        namespace = uuid.uuid5(uuid.NAMESPACE_URL, submission.agent_id)
+    return str(uuid.uuid5(namespace, f"{what}:{submission.key}"))
 
 
-def _row(order: Order, message: Message, agent_id: str, ordinal: int, digest: str | None) -> dict[str, object]:
+def _row(submission: Submission, message: Message, to_agent_id: str, ordinal: int, digest: str | None) -> _Row:
+    fields = msgspec.structs.asdict(message)
+    del fields["body_html"]
+    seq = fields.pop("cursor")
     return {
-        "id": message.id,
-        "thread_id": message.thread_id,
-        "user_id": order.user_id,
-        "from_agent_id": order.agent_id,
-        "from_agent": message.from_agent,
-        "to_agent_id": agent_id,
-        "to_agent": message.to_agent,
-        "action": message.action,
-        "subject": message.subject,
-        "body": message.body,
-        "attachments": message.attachments,
-        "is_read": False,
-        "parent_id": message.parent_id,
-        "created_at": message.created_at,
-        "seq": message.cursor,
-        "hops": message.hops,
-        "automatic": message.automatic,
-        "priority": message.priority,
-        "kind": message.kind,
-        "labels": message.labels,
+        **fields,
+        "seq": seq,
+        "user_id": submission.user_id,
+        "from_agent_id": submission.agent_id,
+        "to_agent_id": to_agent_id,
         "claimed_by": None,
-        "claimed_at": None,
-        "idempotency_key": order.key,
+        "idempotency_key": submission.key,
         "request_hash": digest,
         "ordinal": ordinal,
     }

@@ -10,13 +10,23 @@ from typing import Any
 
 import msgspec
 import nh3
-from fastapi import Response
 from markdown_it import MarkdownIt
 
 from agent_mailer.broker.tables import messages
 
 INLINE_CHARACTERS = 16_384
 """Markdown up to this is rendered at once; more of it in a thread, so that others are served meanwhile."""
+
+
+LONGEST_MARKDOWN = 20_000
+"""Characters; a longer text is shown as it is, so that no message keeps the broker from its work."""
+MOST_BRACKETS = 500
+MOST_CELLS = 5_000
+
+_WITH_TABLES = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+_WITHOUT_TABLES = MarkdownIt("commonmark", {"html": True}).enable("strikethrough")
+_PLAIN = re.compile(r"[^\W\d_][\w ,;:.?()/%$^@{}']*", re.ASCII)
+_ATTRIBUTES = {name: set(kept) for name, kept in nh3.ALLOWED_ATTRIBUTES.items()} | {"code": {"class"}}
 
 
 class Envelope(msgspec.Struct):
@@ -87,8 +97,6 @@ ENVELOPE_COLUMNS = (
 )
 MESSAGE_COLUMNS = (*ENVELOPE_COLUMNS, _c.body, _c.attachments)
 
-encode = msgspec.json.Encoder().encode
-
 
 def envelope_of(row: Sequence[Any]) -> Envelope:
     """`row`: the ENVELOPE_COLUMNS, in their order."""
@@ -114,54 +122,16 @@ def _render(found: Iterable[Message]) -> None:
         message.body_html = body_html(message.body)
 
 
-def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """`value` as JSON; past FastAPI's own way, which would look at every field twice."""
-    return Response(encode(value), status, headers, "application/json")
-
-
-def described(*kinds: Any, description: str = "OK") -> dict[str, Any]:  # noqa: ANN401 - type expressions
-    """An answer, one of `kinds`, for OpenAPI."""
-    schemas, parts = msgspec.json.schema_components(kinds, ref_template="{name}")
-    whole = [_whole(schema, parts) for schema in schemas]
-    schema = whole[0] if len(whole) == 1 else {"anyOf": whole}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def header(name: str, description: str, pattern: str, *, required: bool = False) -> dict[str, Any]:
-    """A request's header for OpenAPI, because it is read past FastAPI."""
-    schema = {"type": "string", "pattern": pattern}
-    return {"name": name, "in": "header", "description": description, "required": required, "schema": schema}
-
-
-def _whole(schema: object, parts: dict[str, Any]) -> object:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return _whole(parts[schema["$ref"]], parts)
-        return {key: _whole(value, parts) for key, value in schema.items()}
-    return [_whole(item, parts) for item in schema] if isinstance(schema, list) else schema
-
-
-LONGEST_MARKDOWN = 20_000
-"""Characters; a longer text is shown as it is, so that no message keeps the broker from its work."""
-MOST_BRACKETS = 500
-MOST_CELLS = 5_000
-
-_with_tables = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-_without_tables = MarkdownIt("commonmark", {"html": True}).enable("strikethrough")
-_plain = re.compile(r"[^\W\d_][\w ,;:.?()/%$^@{}']*", re.ASCII)
-_attributes = {name: set(kept) for name, kept in nh3.ALLOWED_ATTRIBUTES.items()} | {"code": {"class"}}
-
-
 def body_html(body: str) -> str:
     """`body` as HTML without scripts, event handlers or styles; never raises."""
-    if _plain.fullmatch(body):
+    if _PLAIN.fullmatch(body):
         return f"<p>{body.rstrip()}</p>\n"
     # What takes the parser time out of proportion: unclosed brackets, and short rows under a wide head.
     if len(body) > LONGEST_MARKDOWN or body.count("[") > MOST_BRACKETS:
         return _as_it_is(body)
     try:
-        markdown = _without_tables if _cells(body) > MOST_CELLS else _with_tables
-        return nh3.clean(markdown.render(body), attributes=_attributes)
+        markdown = _WITHOUT_TABLES if _cells(body) > MOST_CELLS else _WITH_TABLES
+        return nh3.clean(markdown.render(body), attributes=_ATTRIBUTES)
     except Exception:
         return _as_it_is(body)
 

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import Connection, bindparam, insert, or_, select
 
-from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import (
-    AgentCaller,
-    AsAgent,
-    AsPerson,
-    PersonCaller,
-    directory_of,
-    settings_of,
-    store_of,
-)
+from agent_mailer.broker.agents.rows import add_operator, operator_id
+from agent_mailer.broker.answers import answer, described, refusals
+from agent_mailer.broker.callers import AsAgent, AsPerson, PersonCaller, directory_of, settings_of, store_of
+from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.forms import OperatorForm, documented, read_form
-from agent_mailer.broker.messages.routes import SENT, Html, deliver, json_list, order_of, page_of
-from agent_mailer.broker.messages.wire import Message, Page, answer, described
-from agent_mailer.broker.protocol import Fault, now_text
-from agent_mailer.broker.tables import agents
+from agent_mailer.broker.messages.routes import SENT, Html, deliver, json_list, page_of, submission_of
+from agent_mailer.broker.messages.wire import Message, Page
+from agent_mailer.broker.protocol import Fault
 
 router = APIRouter(prefix="/admin", tags=["operator"])
 by_key = APIRouter(tags=["extensions"])
-
-LOCAL_PART = "human-operator"
-_FIND = select(agents.c.id, agents.c.user_id, agents.c.address).where(
-    or_(agents.c.id == bindparam("wanted"), agents.c.address == bindparam("at"))
-)
 
 
 class Operator(msgspec.Struct, frozen=True):
@@ -44,42 +30,13 @@ class Operator(msgspec.Struct, frozen=True):
 
 async def operator_of(request: Request, person: PersonCaller | AgentCaller) -> Operator:
     """The operator of the person whose login or key this is, made at the first call. Raises Fault 409."""
-    agent_id = str(uuid.uuid5(uuid.NAMESPACE_URL, person.user_id))
-    known = await directory_of(request).agent(agent_id)
+    known = await directory_of(request).agent(operator_id(person.user_id))
     if known is not None:
         return Operator(known.id, known.address)
-    address = f"{LOCAL_PART}@{person.username}.{settings_of(request).domain}"
-
-    def work(connection: Connection) -> Operator:
-        for found_id, user_id, found_address in connection.execute(_FIND, {"wanted": agent_id, "at": address}):
-            if user_id != person.user_id:
-                raise Fault(409, f"The address {address} is taken by an agent of another user")
-            return Operator(found_id, found_address)
-        connection.execute(insert(agents), [_row(agent_id, address, person.user_id)])
-        return Operator(agent_id, address)
-
-    operator = await store_of(request).write(work)
+    domain = settings_of(request).domain
+    made = await store_of(request).write(lambda c: add_operator(c, person.user_id, person.username, domain))
     directory_of(request).forget()
-    return operator
-
-
-def _row(agent_id: str, address: str, user_id: str) -> dict[str, object]:
-    return {
-        "id": agent_id,
-        "name": "Human Operator",
-        "address": address,
-        "role": "operator",
-        "description": "The person behind the agents",
-        "system_prompt": "",
-        "created_at": now_text(),
-        "tags": [],
-        "user_id": user_id,
-        "last_seen": None,
-        "status": "active",
-        "api_key_suffix": None,
-        "team_id": None,
-        "inbox_seq": 0,
-    }
+    return Operator(made.id, made.address)
 
 
 @router.get(
@@ -117,14 +74,14 @@ async def send(request: Request, person: AsPerson, html: Html = True) -> Respons
     """As agents do."""
     form = await read_form(request, OperatorForm)
     operator = await operator_of(request, person)
-    order = order_of(
+    submission = submission_of(
         request,
         form,
         sender=(person.user_id, operator.agent_id, operator.address),
         bound=False,
         stranger="Recipient '{}' does not belong to current user",
     )
-    return await deliver(request, order, html=html)
+    return await deliver(request, submission, html=html)
 
 
 @router.get(
@@ -149,7 +106,7 @@ async def list_inbox(
     agent = await directory_of(request).by_address(address)
     if agent is None or agent.user_id != person.user_id:
         raise Fault(404, "Address not found")
-    place = inbox.Place(person.user_id, agent.id, all)
+    box = inbox.Inbox(person.user_id, agent.id, all)
     if page is not None:
-        return await page_of(request, place, page, page_size, html=html)
-    return await json_list(inbox.whole_inbox(store_of(request), place, newest_first=True), html=html)
+        return await page_of(request, box, page, page_size, html=html)
+    return await json_list(inbox.whole_inbox(store_of(request), box, newest_first=True), html=html)

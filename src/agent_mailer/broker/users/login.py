@@ -25,6 +25,7 @@ T = TypeVar("T")
 AT_ONCE = 2
 """Each takes 19 MiB and a core for some 30 ms: a flood of logins must not take the machine."""
 
+_ALGORITHM = "HS256"
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
@@ -37,24 +38,24 @@ class Passwords:
     """One per process."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._nobodys: str | None = None
 
     async def hashed(self, password: str) -> str:
-        async with self._turn:
+        async with self._slots:
             return await asyncio.to_thread(hash_password, password)
 
     async def fits(self, stored: str | None, password: str) -> bool:
         """Whether the password is the one of `stored`; without one the answer is no and takes as long."""
-        return await self.in_turn(lambda: self.verify(stored, password))
+        return await self.in_slot(lambda: self.verify(stored, password))
 
-    async def in_turn(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work`, which may `verify`, when it is its turn."""
-        async with self._turn:
+    async def in_slot(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run `work`, which may `verify`, once there is a slot for it."""
+        async with self._slots:
             return await work()
 
     async def verify(self, stored: str | None, password: str) -> bool:
-        """`fits`, for who has its turn already."""
+        """`fits`, for who has a slot already."""
         if stored is None and self._nobodys is None:
             self._nobodys = await asyncio.to_thread(hash_password, secrets.token_hex(16))
         fits = await asyncio.to_thread(_fits, stored or self._nobodys or "", password)
@@ -68,15 +69,12 @@ def _fits(stored: str, password: str) -> bool:
         return False
 
 
-_ALGORITHM = "HS256"
-
-
 class Claims(msgspec.Struct, frozen=True):
     user_id: str
     version: int
 
 
-def issue(secret: str, user_id: str, version: int, seconds: int, impersonated_by: str | None = None) -> str:
+def issue_token(secret: str, user_id: str, version: int, seconds: int, impersonated_by: str | None = None) -> str:
     """A token good for `seconds`."""
     now = int(time.time())
     payload: dict[str, object] = {"user_id": user_id, "iat": now, "exp": now + seconds, "ver": version}
@@ -85,7 +83,7 @@ def issue(secret: str, user_id: str, version: int, seconds: int, impersonated_by
     return jwt.encode(payload, _key(secret), algorithm=_ALGORITHM)
 
 
-def read(secret: str, token: str) -> Claims | None:
+def read_token(secret: str, token: str) -> Claims | None:
     """What a token says; None where it is not ours, not whole, or past its end."""
     try:
         payload = jwt.decode(token, _key(secret), algorithms=[_ALGORITHM], options={"require": ["exp", "iat"]})

@@ -1,35 +1,53 @@
-"""People: registration, login, their own settings."""
+"""People: registration, login, their own settings and API keys."""
 
 from __future__ import annotations
 
 from typing import Annotated, cast
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, select, update
 
 from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import COOKIE, AsPerson, directory_of, settings_of, store_of
-from agent_mailer.broker.database import Store
 from agent_mailer.broker.documents import is_https
-from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Password, Tags
+from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Label, Password, Reference, Tags
 from agent_mailer.broker.tables import users
-from agent_mailer.broker.users import login as tokens
-from agent_mailer.broker.users import rows as accounts
-from agent_mailer.broker.users.login import Passwords, Throttle
-from agent_mailer.broker.users.rows import User, check_password, check_username
+from agent_mailer.broker.users.login import Passwords, Throttle, issue_token
+from agent_mailer.broker.users.rows import (
+    SHORTEST_PASSWORD,
+    USERNAME,
+    Key,
+    User,
+    add_key,
+    add_user,
+    check_password,
+    check_username,
+    delete_key,
+    find_login,
+    invite_required,
+    keys_of,
+    new_raw_key,
+    require_free_name,
+    require_invite,
+    set_filter_tags,
+    set_key_active,
+    set_password,
+    user_of,
+)
 
 router = APIRouter(prefix="/users", tags=["users"])
+keys_router = APIRouter(prefix="/users/api-keys", tags=["keys"], responses=refusals(401))
 
 Username = Annotated[
     str,
     Field(
         max_length=200,
         pattern=NO_NUL,
-        json_schema_extra={"pattern": accounts.USERNAME, "minLength": 3, "maxLength": 30},
+        json_schema_extra={"pattern": USERNAME, "minLength": 3, "maxLength": 30},
     ),
 ]
-NewPassword = Annotated[Password, Field(json_schema_extra={"minLength": accounts.SHORTEST_PASSWORD})]
+NewPassword = Annotated[Password, Field(json_schema_extra={"minLength": SHORTEST_PASSWORD})]
 
 
 class Registration(BaseModel):
@@ -65,6 +83,34 @@ class LoginAnswer(BaseModel):
     user: UserAnswer
 
 
+class KeyForm(BaseModel):
+    name: Label = ""
+    agent_id: Annotated[
+        Reference | None, Field(description="The key acts for this agent only; without it for all of the user's.")
+    ] = None
+
+
+class KeyAnswer(BaseModel):
+    id: str
+    name: str
+    key_prefix: str
+    created_at: str
+    last_used_at: str | None
+    is_active: bool
+    agent_id: str | None
+
+
+class NewKeyAnswer(KeyAnswer):
+    raw_key: Annotated[str, Field(description="The key itself, shown this once.")]
+
+
+class KeyInUse(BaseModel):
+    detail: str
+    error: str
+    message: str
+    agents: list[dict[str, str]]
+
+
 class Told(BaseModel):
     """What was done."""
 
@@ -86,7 +132,7 @@ def _passwords(request: Request) -> Passwords:
 @router.get("/registration-config")
 async def registration_config(request: Request) -> RegistrationConfig:
     """Whether one needs an invite code to register."""
-    return RegistrationConfig(invite_required=await store_of(request).read(accounts.invite_required))
+    return RegistrationConfig(invite_required=await store_of(request).read(invite_required))
 
 
 @router.post("/register", status_code=201, responses=refusals(400, 409))
@@ -96,11 +142,11 @@ async def register(request: Request, form: Registration) -> UserAnswer:
     check_password(form.password)
     store = store_of(request)
     # Before the password is hashed: that is dear, and not for everybody who asks.
-    await store.read(lambda c: accounts.require_invite(c, form.invite_code))
-    await store.read(lambda c: accounts.require_free_name(c, form.username))
+    await store.read(lambda c: require_invite(c, form.invite_code))
+    await store.read(lambda c: require_free_name(c, form.username))
     hashed = await _passwords(request).hashed(form.password)
     user = await store.write(
-        lambda c: accounts.add_user(c, form.username, hashed, form.invite_code, invited=True),
+        lambda c: add_user(c, form.username, hashed, form.invite_code, invited=True),
     )
     return user_answer(user)
 
@@ -112,21 +158,20 @@ async def login(request: Request, response: Response, form: Credentials) -> Logi
     host = request.client.host if request.client else ""
     await throttle.check(form.username, host)
     store, settings = store_of(request), settings_of(request)
-    wanted = accounts.USER.add_columns(users.c.password_hash, users.c.token_version)
-    row = await store.read(lambda c: c.execute(wanted.where(users.c.username == form.username)).first())
+    known = await store.read(lambda c: find_login(c, users.c.username == form.username))
 
     async def right() -> bool:
         # Again, with those before in the queue counted: a hundred tries at once are not a hundred tries.
         await throttle.check(form.username, host)
-        fits = await _passwords(request).verify(None if row is None else row.password_hash, form.password)
+        fits = await _passwords(request).verify(None if known is None else known.password_hash, form.password)
         if not fits:
             await throttle.failed(form.username, host)
         return fits
 
-    if not await _passwords(request).in_turn(right) or row is None:
+    if not await _passwords(request).in_slot(right) or known is None:
         raise Fault(401, "Invalid username or password")
     await throttle.succeeded(form.username)
-    token = tokens.issue(settings.secret, row.id, row.token_version, settings.token_seconds)
+    token = issue_token(settings.secret, known.user.id, known.token_version, settings.token_seconds)
     response.set_cookie(
         COOKIE,
         token,
@@ -135,7 +180,7 @@ async def login(request: Request, response: Response, form: Credentials) -> Logi
         samesite="lax",
         secure=is_https(request),
     )
-    return LoginAnswer(token=token, user=user_answer(User(*row[:5])))
+    return LoginAnswer(token=token, user=user_answer(known.user))
 
 
 @router.post("/logout")
@@ -147,7 +192,7 @@ async def logout(response: Response) -> Told:
 
 @router.get("/me", responses=refusals(401))
 async def me(request: Request, person: AsPerson) -> UserAnswer:
-    return await _user(store_of(request), person.user_id)
+    return user_answer(await store_of(request).read(lambda c: user_of(c, person.user_id)))
 
 
 @router.put("/me/password", responses=refusals(400, 401, 429))
@@ -158,14 +203,12 @@ async def change_password(request: Request, person: AsPerson, form: PasswordChan
     check_password(form.new_password)
     await throttle.check(person.username, host)
     store, passwords = store_of(request), _passwords(request)
-    stored = await store.read(
-        lambda c: c.execute(select(users.c.password_hash).where(users.c.id == person.user_id)).scalar()
-    )
-    if not await passwords.fits(stored, form.current_password):
+    known = await store.read(lambda c: find_login(c, users.c.id == person.user_id))
+    if not await passwords.fits(None if known is None else known.password_hash, form.current_password):
         await throttle.failed(person.username, host)
         raise Fault(400, "Current password is incorrect")
     hashed = await passwords.hashed(form.new_password)
-    await store.write(lambda c: accounts.set_password(c, person.user_id, hashed))
+    await store.write(lambda c: set_password(c, person.user_id, hashed))
     directory_of(request).forget()
     return Told(detail="Password updated")
 
@@ -173,17 +216,47 @@ async def change_password(request: Request, person: AsPerson, form: PasswordChan
 @router.put("/me/filter-tags", responses=refusals(401))
 async def filter_tags(request: Request, person: AsPerson, form: FilterTags) -> UserAnswer:
     """Tags that the person's views show."""
-    change = update(users).where(users.c.id == person.user_id).values(filter_tags=form.filter_tags)
-
-    def work(connection: Connection) -> None:
-        connection.execute(change)
-
-    await store_of(request).write(work)
-    return await _user(store_of(request), person.user_id)
+    user = await store_of(request).write(lambda c: set_filter_tags(c, person.user_id, form.filter_tags))
+    return user_answer(user)
 
 
-async def _user(store: Store, user_id: str) -> UserAnswer:
-    row = await store.read(lambda c: c.execute(accounts.USER.where(users.c.id == user_id)).first())
-    if row is None:
-        raise Fault(401, "User not found")
-    return user_answer(User(*row))
+def _key_fields(key: Key, prefix: str = "amk_****...****", **more: str | None) -> dict[str, object]:
+    return {**msgspec.structs.asdict(key), "key_prefix": prefix, **more}
+
+
+@keys_router.post("", status_code=201, responses=refusals(404))
+async def make(request: Request, person: AsPerson, form: KeyForm) -> NewKeyAnswer:
+    raw_key = new_raw_key()
+    key = await store_of(request).write(lambda c: add_key(c, person.user_id, form.name, raw_key, form.agent_id))
+    return NewKeyAnswer.model_validate(_key_fields(key, f"{raw_key[:8]}...{raw_key[-4:]}", raw_key=raw_key))
+
+
+@keys_router.get("")
+async def listed(request: Request, person: AsPerson) -> list[KeyAnswer]:
+    """Newest first."""
+    used = directory_of(request).last_used
+    keys = await store_of(request).read(lambda c: keys_of(c, person.user_id))
+    return [KeyAnswer.model_validate(_key_fields(key, last_used_at=used(key.id, key.last_used_at))) for key in keys]
+
+
+@keys_router.post("/{key_id}/deactivate", responses=refusals(404))
+async def deactivate(request: Request, person: AsPerson, key_id: str) -> Told:
+    await store_of(request).write(lambda c: set_key_active(c, person.user_id, key_id, active=False))
+    directory_of(request).forget()
+    return Told(detail="API key deactivated")
+
+
+@keys_router.post("/{key_id}/reactivate", responses=refusals(404, 409))
+async def reactivate(request: Request, person: AsPerson, key_id: str) -> Told:
+    await store_of(request).write(lambda c: set_key_active(c, person.user_id, key_id, active=True))
+    directory_of(request).forget()
+    return Told(detail="API key reactivated")
+
+
+@keys_router.delete(
+    "/{key_id}", status_code=204, responses={**refusals(404), 409: {"model": KeyInUse, "description": "In use"}}
+)
+async def delete(request: Request, person: AsPerson, key_id: str) -> None:
+    """Not the key that a living agent was made with."""
+    await store_of(request).write(lambda c: delete_key(c, person.user_id, key_id))
+    directory_of(request).forget()

@@ -8,9 +8,8 @@ import string
 import uuid
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
-from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import key_hash
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, api_keys, invite_codes, system_settings, users
@@ -22,20 +21,28 @@ SHORTEST_PASSWORD = 8
 _CODE_LETTERS = string.ascii_letters + string.digits
 
 
-class Invite(msgspec.Struct, frozen=True):
-    code: str
-    created_by: str
-    used_by: str | None
-    used_at: str | None
-    created_at: str
-
-
 class User(msgspec.Struct, frozen=True):
     id: str
     username: str
     is_superadmin: bool
     created_at: str
     filter_tags: list[str]
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A user with what a password and a token are held against."""
+
+    user: User
+    password_hash: str
+    token_version: int
+
+
+class Invite(msgspec.Struct, frozen=True):
+    code: str
+    created_by: str
+    used_by: str | None
+    used_at: str | None
+    created_at: str
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -49,7 +56,16 @@ class Key(msgspec.Struct, frozen=True):
     agent_id: str | None
 
 
-USER = select(users.c.id, users.c.username, users.c.is_superadmin, users.c.created_at, users.c.filter_tags)
+class BoundAgent(msgspec.Struct, frozen=True):
+    """The agent that a key is bound to."""
+
+    id: str
+    name: str
+    address: str
+    status: str
+
+
+_USER = select(users.c.id, users.c.username, users.c.is_superadmin, users.c.created_at, users.c.filter_tags)
 _INVITE = select(
     invite_codes.c.code,
     invite_codes.c.created_by,
@@ -57,7 +73,7 @@ _INVITE = select(
     invite_codes.c.used_at,
     invite_codes.c.created_at,
 )
-KEY = select(
+_KEY = select(
     api_keys.c.id,
     api_keys.c.name,
     api_keys.c.created_at,
@@ -65,6 +81,7 @@ KEY = select(
     api_keys.c.is_active,
     api_keys.c.agent_id,
 )
+_INVITE_REQUIRED = system_settings.c.key == "invite_required"
 
 
 def new_id() -> str:
@@ -83,11 +100,80 @@ def check_password(password: str) -> None:
         raise Fault(400, f"Password must be at least {SHORTEST_PASSWORD} characters")
 
 
+def require_free_name(connection: Connection, username: str) -> None:
+    """Raises Fault 409."""
+    if connection.execute(select(users.c.id).where(users.c.username == username)).first() is not None:
+        raise Fault(409, "Username already taken")
+
+
+def add_user(connection: Connection, username: str, password_hash: str, code: str | None, *, invited: bool) -> User:
+    """Store a user, the first one as superadmin; the code is used up. `invited`: one is asked for where the settings
+    say so. Raises Fault 400, 409.
+    """
+    if invited:
+        require_invite(connection, code)
+    require_free_name(connection, username)
+    user = User(new_id(), username, not _any_user(connection), now_text(), [])
+    connection.execute(
+        insert(users).values(**msgspec.structs.asdict(user), password_hash=password_hash, token_version=1)
+    )
+    if code:
+        connection.execute(
+            update(invite_codes)
+            .where(invite_codes.c.code == code, invite_codes.c.used_by.is_(None))
+            .values(used_by=user.id, used_at=user.created_at)
+        )
+    return user
+
+
+def _any_user(connection: Connection) -> bool:
+    return connection.execute(select(users.c.id).limit(1)).first() is not None
+
+
+def all_users(connection: Connection) -> list[User]:
+    """Oldest first."""
+    return [User(*row) for row in connection.execute(_USER.order_by(users.c.created_at, users.c.id))]
+
+
+def find_user(connection: Connection, username: str) -> User | None:
+    found = find_login(connection, users.c.username == username)
+    return None if found is None else found.user
+
+
+def user_of(connection: Connection, user_id: str) -> User:
+    """Raises Fault 401: whoever asks is no user any more."""
+    found = find_login(connection, users.c.id == user_id)
+    if found is None:
+        raise Fault(401, "User not found")
+    return found.user
+
+
+def find_login(connection: Connection, which: ColumnElement[bool]) -> Login | None:
+    """The one user for whom `which` is true."""
+    wanted = _USER.add_columns(users.c.password_hash, users.c.token_version).where(which)
+    row = connection.execute(wanted).first()
+    return None if row is None else Login(User(*row[:5]), row.password_hash, row.token_version)
+
+
+def set_password(connection: Connection, user_id: str, password_hash: str) -> None:
+    """All tokens of the user are void from now on."""
+    values = {"password_hash": password_hash, "token_version": users.c.token_version + 1}
+    connection.execute(update(users).where(users.c.id == user_id).values(**values))
+
+
+def set_filter_tags(connection: Connection, user_id: str, tags: list[str]) -> User:
+    connection.execute(update(users).where(users.c.id == user_id).values(filter_tags=tags))
+    return user_of(connection, user_id)
+
+
 def invite_required(connection: Connection) -> bool:
-    stored = connection.execute(
-        select(system_settings.c.value).where(system_settings.c.key == "invite_required")
-    ).scalar()
-    return stored != "0"
+    return connection.execute(select(system_settings.c.value).where(_INVITE_REQUIRED)).scalar() != "0"
+
+
+def set_invite_required(connection: Connection, *, required: bool) -> None:
+    values = {"value": "1" if required else "0", "updated_at": now_text()}
+    if not connection.execute(update(system_settings).where(_INVITE_REQUIRED).values(**values)).rowcount:
+        connection.execute(insert(system_settings).values(key="invite_required", **values))
 
 
 def require_invite(connection: Connection, code: str | None) -> None:
@@ -103,52 +189,6 @@ def require_invite(connection: Connection, code: str | None) -> None:
         raise Fault(400, "Invalid or already used invite code")
 
 
-def require_free_name(connection: Connection, username: str) -> None:
-    """Raises Fault 409."""
-    if connection.execute(select(users.c.id).where(users.c.username == username)).first() is not None:
-        raise Fault(409, "Username already taken")
-
-
-def add_user(connection: Connection, username: str, password_hash: str, code: str | None, *, invited: bool) -> User:
-    """Store a user, the first one as superadmin; the code is used up. `invited`: one is asked for where the settings
-    say so. Raises Fault 400, 409.
-    """
-    if invited:
-        require_invite(connection, code)
-    require_free_name(connection, username)
-    first = connection.execute(select(users.c.id).limit(1)).first() is None
-    user = User(new_id(), username, first, now_text(), [])
-    connection.execute(
-        insert(users).values(**msgspec.structs.asdict(user), password_hash=password_hash, token_version=1)
-    )
-    if code:
-        connection.execute(
-            update(invite_codes)
-            .where(invite_codes.c.code == code, invite_codes.c.used_by.is_(None))
-            .values(used_by=user.id, used_at=user.created_at)
-        )
-    return user
-
-
-def find_user(connection: Connection, username: str) -> User | None:
-    row = connection.execute(USER.where(users.c.username == username)).first()
-    return None if row is None else User(*row)
-
-
-def all_users(connection: Connection) -> list[User]:
-    """Oldest first."""
-    return [User(*row) for row in connection.execute(USER.order_by(users.c.created_at, users.c.id))]
-
-
-def set_password(connection: Connection, user_id: str, password_hash: str) -> None:
-    """All tokens of the user are void from now on."""
-    connection.execute(
-        update(users)
-        .where(users.c.id == user_id)
-        .values(password_hash=password_hash, token_version=users.c.token_version + 1)
-    )
-
-
 def add_invite(connection: Connection, created_by: str) -> Invite:
     code = "".join(secrets.choice(_CODE_LETTERS) for _ in range(8))
     invite = Invite(code, created_by, None, None, now_text())
@@ -162,26 +202,27 @@ def all_invites(connection: Connection) -> list[Invite]:
     return [Invite(*row) for row in connection.execute(_INVITE.order_by(*order))]
 
 
-async def ensure_bootstrap_code(store: Store) -> str | None:
+def first_invite(connection: Connection) -> str | None:
     """The code with which the first user registers, the same at each start until it is used; None once there is a
     user.
     """
-
-    def work(connection: Connection) -> str | None:
-        if connection.execute(select(func.count()).select_from(users)).scalar_one():
-            return None
-        unused = connection.execute(
-            select(invite_codes.c.code)
-            .where(invite_codes.c.created_by == NOBODY, invite_codes.c.used_by.is_(None))
-            .order_by(invite_codes.c.created_at)
-        ).scalar()
-        return unused or add_invite(connection, NOBODY).code
-
-    return await store.write(work)
+    if _any_user(connection):
+        return None
+    unused = connection.execute(
+        select(invite_codes.c.code)
+        .where(invite_codes.c.created_by == NOBODY, invite_codes.c.used_by.is_(None))
+        .order_by(invite_codes.c.created_at)
+    ).scalar()
+    return unused or add_invite(connection, NOBODY).code
 
 
 def new_raw_key() -> str:
     return f"amk_{secrets.token_hex(32)}"
+
+
+def own_key_name(agent_id: str) -> str:
+    """The name of the key that an agent was made with."""
+    return f"agent:{agent_id}"
 
 
 def add_key(connection: Connection, user_id: str, name: str, raw_key: str, agent_id: str | None = None) -> Key:
@@ -202,51 +243,31 @@ def add_key(connection: Connection, user_id: str, name: str, raw_key: str, agent
 def keys_of(connection: Connection, user_id: str) -> list[Key]:
     """Newest first."""
     order = (api_keys.c.created_at.desc(), api_keys.c.id)
-    return [Key(*row) for row in connection.execute(KEY.where(api_keys.c.user_id == user_id).order_by(*order))]
+    return [Key(*row) for row in connection.execute(_KEY.where(api_keys.c.user_id == user_id).order_by(*order))]
 
 
-def find_key(connection: Connection, user_id: str, key_id: str) -> Key:
-    """Raises Fault 404."""
-    row = connection.execute(KEY.where(api_keys.c.id == key_id, api_keys.c.user_id == user_id)).first()
+def _find_key(connection: Connection, user_id: str, key_id: str) -> tuple[Key, BoundAgent | None]:
+    """The key, and the agent that it is bound to. Raises Fault 404."""
+    row = connection.execute(_KEY.where(api_keys.c.id == key_id, api_keys.c.user_id == user_id)).first()
     if row is None:
         raise Fault(404, "API key not found")
-    return Key(*row)
-
-
-class BoundAgent(msgspec.Struct, frozen=True):
-    id: str
-    name: str
-    address: str
-    status: str
-
-
-def agent_of_key(connection: Connection, key: Key) -> BoundAgent | None:
-    """The agent that a key is bound to."""
-    if key.agent_id is None:
-        return None
+    key = Key(*row)
     wanted = select(agents.c.id, agents.c.name, agents.c.address, agents.c.status)
-    row = connection.execute(wanted.where(agents.c.id == key.agent_id)).first()
-    return None if row is None else BoundAgent(*row)
+    bound = connection.execute(wanted.where(agents.c.id == key.agent_id)).first() if key.agent_id else None
+    return key, None if bound is None else BoundAgent(*bound)
 
 
 def set_key_active(connection: Connection, user_id: str, key_id: str, *, active: bool) -> None:
     """Raises Fault 404, 409 (its agent is deleted)."""
-    key = find_key(connection, user_id, key_id)
-    agent = agent_of_key(connection, key)
+    _, agent = _find_key(connection, user_id, key_id)
     if active and agent is not None and agent.status == "deleted":
         raise Fault(409, "The agent of this API key is deleted")
     connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(is_active=active))
 
 
-def own_key_name(agent_id: str) -> str:
-    """The name of the key that an agent was made with."""
-    return f"agent:{agent_id}"
-
-
 def delete_key(connection: Connection, user_id: str, key_id: str) -> None:
     """Raises Fault 404, 409 (a living agent was made with it)."""
-    key = find_key(connection, user_id, key_id)
-    agent = agent_of_key(connection, key)
+    key, agent = _find_key(connection, user_id, key_id)
     if agent is not None and agent.status == "active" and key.name == own_key_name(agent.id):
         words = "This API key is in use by an agent; delete the agent or regenerate its key first"
         raise Fault(

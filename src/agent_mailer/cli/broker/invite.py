@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent_mailer.cli.broker.place import DatabaseUrl, DataFolder, change, data_of, look, url_of
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -17,37 +17,35 @@ app = group("invite", "Invite codes. Works on the broker's database, whether it 
 
 
 @app.command("add", cls=LightCommand)
-def add(data: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
+def add(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """Make a code for one new user."""
-    place = data_of(data, database)
-    from agent_mailer.broker.users import rows as accounts
-    from agent_mailer.broker.users.rows import Invite
+    data = data_of(folder, database)
+    from agent_mailer.broker.users.rows import NOBODY, Invite, add_invite, all_users
 
     def work(connection: Connection) -> Invite:
-        admins = [user.id for user in accounts.all_users(connection) if user.is_superadmin]
-        return accounts.add_invite(connection, admins[0] if admins else accounts.NOBODY)
+        admins = [user.id for user in all_users(connection) if user.is_superadmin]
+        return add_invite(connection, admins[0] if admins else NOBODY)
 
-    invite = change(place, work)
+    invite = change(data, work)
     if as_json:
         json_out(invite)
         return
     say(invite.code)
-    say(f"\nOne person registers with it: POST {url_of(place)}/users/register ({url_of(place)}/docs), or here:\n")
-    options = f" {place.options}" if place.options else ""
+    say(f"\nOne person registers with it: POST {broker_url(data)}/users/register ({broker_url(data)}/docs), or here:\n")
+    options = f" {data.options}" if data.options else ""
     say(f"  agent-mailer broker user add NAME --invite {invite.code}{options}")
 
 
 @app.command("list", cls=LightCommand)
-def listed(data: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
+def listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """The codes, newest first, and who used them."""
-    place = data_of(data, database)
-    from agent_mailer.broker.users import rows as accounts
-    from agent_mailer.broker.users.rows import Invite
+    data = data_of(folder, database)
+    from agent_mailer.broker.users.rows import Invite, all_invites, all_users
 
     def work(connection: Connection) -> tuple[list[Invite], dict[str, str]]:
-        return accounts.all_invites(connection), {one.id: one.username for one in accounts.all_users(connection)}
+        return all_invites(connection), {one.id: one.username for one in all_users(connection)}
 
-    invites, names = look(place, work)
+    invites, names = look(data, work)
     if as_json:
         json_out(invites)
         return

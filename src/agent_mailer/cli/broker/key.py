@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.broker.place import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -30,27 +30,27 @@ def add(
         typer.Option(metavar="ADDRESS", help="It acts for this agent only. Default: for all of the user's."),
     ] = None,
     name: Annotated[str, typer.Option(help="What it is for, for people.", show_default=False)] = "",
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
     """Make a key, which is shown this once."""
-    place = data_of(data, database)
+    data = data_of(folder, database)
     from agent_mailer.broker.documents import set_up_agent
-    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.rows import add_key, new_raw_key
 
     if len(name) > 200 or not name.isprintable():
         raise UsageFault("bad_name", "the name is one line of at most 200 characters", "")
-    raw_key = accounts.new_raw_key()
+    raw_key = new_raw_key()
 
     def work(connection: Connection) -> Key:
         owner = user_named(connection, user)
-        return accounts.add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
+        return add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
 
-    key = change(place, work)
-    step = set_up_agent(url_of(place), raw_key)
+    key = change(data, work)
+    step = set_up_agent(broker_url(data), raw_key)
     if as_json:
-        json_out({"key": key, "api_key": raw_key, "broker_url": url_of(place), "next": step.command})
+        json_out({"key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
         return
     say(f"API key, shown this once: {raw_key}\n")
     say(f"Next:\n\n  {step.command}\n      {step.does}")
@@ -61,13 +61,13 @@ def listed(
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="Only this user's.", show_default=False)
     ] = None,
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
     """The keys, by user, newest first. What is stored is a hash: no key can be shown again."""
-    place = data_of(data, database)
-    found, addresses = look(place, lambda c: (_keys(c, user), _addresses(c)))
+    data = data_of(folder, database)
+    found, addresses = look(data, lambda c: (_keys(c, user), _addresses(c)))
     if as_json:
         json_out([{"user": owner, "key": key} for owner, key in found])
         return
@@ -89,33 +89,27 @@ def listed(
 @app.command("revoke", cls=LightCommand)
 def revoke(
     key: Annotated[str, typer.Argument(help="Its id in the list, or how that begins.", show_default=False)],
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
 ) -> None:
     """End a key; a broker that runs refuses it within seconds."""
-    place = data_of(data, database)
-    from agent_mailer.broker.users import rows as accounts
+    data = data_of(folder, database)
+    from agent_mailer.broker.users.rows import all_users, keys_of, set_key_active
 
     def work(connection: Connection) -> str:
-        owners = {one.id: user.id for user in accounts.all_users(connection) for one in _of(connection, user.id)}
+        owners = {one.id: user.id for user in all_users(connection) for one in keys_of(connection, user.id)}
         chosen = pick(key, owners, "key", "agent-mailer broker key list")
-        accounts.set_key_active(connection, owners[chosen], chosen, active=False)
+        set_key_active(connection, owners[chosen], chosen, active=False)
         return chosen
 
-    say(f"revoked: {change(place, work)}")
+    say(f"revoked: {change(data, work)}")
 
 
 def _keys(connection: Connection, name: str | None) -> list[tuple[str, Key]]:
-    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.rows import all_users, keys_of
 
-    users = accounts.all_users(connection) if name is None else [user_named(connection, name)]
-    return [(user.username, key) for user in users for key in _of(connection, user.id)]
-
-
-def _of(connection: Connection, user_id: str) -> list[Key]:
-    from agent_mailer.broker.users.rows import keys_of
-
-    return keys_of(connection, user_id)
+    users = all_users(connection) if name is None else [user_named(connection, name)]
+    return [(user.username, key) for user in users for key in keys_of(connection, user.id)]
 
 
 def _addresses(connection: Connection) -> dict[str, str]:

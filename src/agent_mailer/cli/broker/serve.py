@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.broker.place import DatabaseUrl, DataFolder, data_of
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
 from agent_mailer.cli.terminal.commands import LightCommand, single
 from agent_mailer.cli.terminal.printing import say
 
@@ -26,7 +26,7 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9800,
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
     domain: Annotated[str | None, typer.Option(help="The end of every address.", show_default=DEFAULT_DOMAIN)] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request, on stderr.")] = False,
@@ -36,35 +36,35 @@ def serve(
     The environment counts where an option is not given: AGENT_MAILER_DATABASE_URL, AGENT_MAILER_DOMAIN,
     AGENT_MAILER_UPLOAD_DIR; and AGENT_MAILER_SECRET_KEY, which signs the tokens of people.
     """
-    place = data_of(data, database)
-    from agent_mailer.broker.data import held, make_folders, secret_of, settings_of
+    data = data_of(folder, database)
+    from agent_mailer.broker.data import Settings, held, make_folders, secret_of
     from agent_mailer.broker.serving import bind, run, url_of
 
     os.umask(0o077)
     with bind(host, port) as bound:
         url = url_of(bound)
-        make_folders(place)
-        secret = secret_of(place, host, os.environ)
-        with held(place, url):
+        make_folders(data)
+        secret = secret_of(data, host, os.environ)
+        with held(data, url):
             from agent_mailer.broker.app import create_app
 
             ends_with = domain or os.environ.get("AGENT_MAILER_DOMAIN") or DEFAULT_DOMAIN
-            app = create_app(settings_of(place, secret=secret, domain=ends_with))
-            run(app, bound, lambda invite: _greet(place, url, invite), access_log=access_log)
+            app = create_app(Settings(data.database, data.uploads, secret, ends_with))
+            run(app, bound, lambda invite: _greet(data, url, invite), access_log=access_log)
 
 
-def _greet(place: Data, url: str, invite: str | None) -> None:
+def _greet(data: Data, url: str, invite: str | None) -> None:
     """`invite`: the code of the first user, while there is none."""
     from agent_mailer import __version__
     from agent_mailer.broker.documents import steps
 
     say(f"agent-mailer {__version__}: a broker at {url}")
-    say(f"data: {place.folder if place.file is None else place.file.parent}")
+    say(f"data: {data.folder if data.file is None else data.file.parent}")
     if invite is not None:
         say(
             f"\nNobody is registered yet. The invite code of the first user is {invite}\n\nNext, in another terminal:\n"
         )
-        for step in steps(url, invite=invite, data=place.options):
+        for step in steps(url, invite=invite, data=data.options):
             say(f"  {step.command}\n      {step.does}")
         say()
     say("Ctrl-C stops it.")

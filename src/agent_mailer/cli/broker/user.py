@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.broker.place import DatabaseUrl, DataFolder, change, data_of, look, url_of, user_named
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -42,35 +42,42 @@ def add(
         str | None, typer.Option(help="Use up this code. Who may open the database needs none.", show_default=False)
     ] = None,
     password_file: PasswordFile = None,
-    data: DataFolder = None,
+    folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
     """Add a user and make an API key, which is shown this once."""
-    place = data_of(data, database)
+    data = data_of(folder, database)
     from agent_mailer.broker.documents import WATCH, set_up_agent
     from agent_mailer.broker.protocol import Fault
-    from agent_mailer.broker.users import rows as accounts
     from agent_mailer.broker.users.login import hash_password
-    from agent_mailer.broker.users.rows import Key, User
+    from agent_mailer.broker.users.rows import (
+        Key,
+        User,
+        add_key,
+        add_user,
+        check_password,
+        check_username,
+        new_raw_key,
+    )
 
     password = read_password(password_file)
     try:
-        accounts.check_username(name)
-        accounts.check_password(password)
+        check_username(name)
+        check_password(password)
     except Fault as fault:
         raise UsageFault("refused", fault.detail) from None
-    hashed, raw_key = hash_password(password), accounts.new_raw_key()
+    hashed, raw_key = hash_password(password), new_raw_key()
 
     def work(connection: Connection) -> tuple[User, Key]:
         code = invite or _first_code(connection)
-        user = accounts.add_user(connection, name, hashed, code, invited=invite is not None)
-        return user, accounts.add_key(connection, user.id, "broker user add", raw_key)
+        user = add_user(connection, name, hashed, code, invited=invite is not None)
+        return user, add_key(connection, user.id, "broker user add", raw_key)
 
-    user, key = change(place, work)
-    step = set_up_agent(url_of(place), raw_key)
+    user, key = change(data, work)
+    step = set_up_agent(broker_url(data), raw_key)
     if as_json:
-        json_out({"user": user, "key": key, "api_key": raw_key, "broker_url": url_of(place), "next": step.command})
+        json_out({"user": user, "key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
         return
     say(f"{user.username} is a user of this broker{', and its superadmin' if user.is_superadmin else ''}.")
     say(f"API key, shown this once: {raw_key}\n")
@@ -81,21 +88,21 @@ def add(
 
 def _first_code(connection: Connection) -> str | None:
     """The first user uses up the code that was printed for them: whoever has read it gets nothing by it."""
-    from agent_mailer.broker.users import rows as accounts
+    from agent_mailer.broker.users.rows import all_invites, all_users
 
-    if accounts.all_users(connection):
+    if all_users(connection):
         return None
-    codes = [invite.code for invite in accounts.all_invites(connection) if invite.used_by is None]
+    codes = [invite.code for invite in all_invites(connection) if invite.used_by is None]
     return codes[0] if codes else None
 
 
 @app.command("list", cls=LightCommand)
-def listed(data: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
+def listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """The users, oldest first."""
-    place = data_of(data, database)
+    data = data_of(folder, database)
     from agent_mailer.broker.users.rows import all_users
 
-    users = look(place, all_users)
+    users = look(data, all_users)
     if as_json:
         json_out(users)
         return
@@ -109,22 +116,22 @@ def listed(data: DataFolder = None, database: DatabaseUrl = None, as_json: Json 
 
 @app.command("password", cls=LightCommand)
 def password(
-    name: Name, password_file: PasswordFile = None, data: DataFolder = None, database: DatabaseUrl = None
+    name: Name, password_file: PasswordFile = None, folder: DataFolder = None, database: DatabaseUrl = None
 ) -> None:
     """Give a user a new password. Logins of before end; API keys stay."""
-    place = data_of(data, database)
+    data = data_of(folder, database)
     from agent_mailer.broker.protocol import Fault
-    from agent_mailer.broker.users import rows as accounts
     from agent_mailer.broker.users.login import hash_password
+    from agent_mailer.broker.users.rows import check_password, set_password
 
-    look(place, lambda c: user_named(c, name))
+    look(data, lambda c: user_named(c, name))
     given = read_password(password_file)
     try:
-        accounts.check_password(given)
+        check_password(given)
     except Fault as fault:
         raise UsageFault("refused", fault.detail) from None
     hashed = hash_password(given)
-    change(place, lambda c: accounts.set_password(c, user_named(c, name).id, hashed))
+    change(data, lambda c: set_password(c, user_named(c, name).id, hashed))
     say(f"{name} has a new password; logins of before end within seconds.")
 
 

@@ -19,12 +19,12 @@ import msgspec
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp import compose
-from agent_mailer.mailbox.amp.answers import decode, trouble
-from agent_mailer.mailbox.amp.client import AgentInfo, Credentials
+from agent_mailer.mailbox.amp.answers import decode, unavailable
+from agent_mailer.mailbox.amp.client import AgentInfo, Credentials, agents_in
+from agent_mailer.mailbox.amp.delivery import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.receipts import Reporter
-from agent_mailer.mailbox.amp.sending import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.stream import Source, Stream
 from agent_mailer.mailbox.amp.transport import Limits, path_of
 from agent_mailer.mailbox.port import (
@@ -127,7 +127,7 @@ class AmpMailbox:
         """
         if self._opened:
             return
-        async with self._link.session():
+        async with self._link.connected():
             try:
                 agent = await self._me()
             except MailboxRefused as fault:
@@ -168,29 +168,29 @@ class AmpMailbox:
         self._awake.clear()
 
     async def pending(self, limit: int) -> Listing:
-        async with self._link.session():
+        async with self._link.connected():
             if self._connection != self._stream.connections:
                 # What happened while nobody listened is not known.
                 self._connection = self._stream.connections
                 self._inbox.forget()
-            listing = await self._inbox.look(limit)
+            listing = await self._inbox.pending(limit)
         self._had_mail = bool(listing.envelopes)
         return listing
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._inbox.claim(envelope, again=again)
 
     async def read(self, envelope: Envelope) -> Message | Gone:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._inbox.read(envelope)
 
     async def thread(self, thread_id: str) -> Sequence[Message]:
-        async with self._link.session():
+        async with self._link.connected():
             return [heard.message for heard in await self._inbox.thread(thread_id)]
 
     async def contacts(self) -> Sequence[Contact]:
-        async with self._link.session():
+        async with self._link.connected():
             me = self._link.agent_id
             answer = await self._link.ask(
                 lambda transport, agent_id: transport.ask("GET", "/agents", query={"agent_id": agent_id})
@@ -198,41 +198,39 @@ class AmpMailbox:
             if not answer.ok:
                 answer = await self._link.ask(lambda transport, _: transport.ask("GET", "/agents"))
             if not answer.ok:
-                raise trouble(answer)
-            found: list[Contact] = []
-            for raw in decode(answer, list[msgspec.Raw]):
-                with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                    one = msgspec.json.decode(raw, type=AgentInfo)
-                    if one.id != me and one.address not in ("", self._address) and one.status != "deleted":
-                        found.append(Contact(one.address, _note(one)))
-            return found
+                raise unavailable(answer)
+            return [
+                Contact(one.address, _note(one))
+                for one in agents_in(answer)
+                if one.id != me and one.address not in ("", self._address) and one.status != "deleted"
+            ]
 
     def compose(self, draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
         return compose.compose(self._author, draft, origin, turn_id)
 
     async def deliver(self, item: Outgoing) -> Delivery:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._sender.deliver(item)
 
     async def look(self, item: Outgoing) -> bool:
-        async with self._link.session():
+        async with self._link.connected():
             return await self._sender.look(item)
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
         self._reporter.tell(envelope.id, progress)
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
-        async with self._link.session():
+        async with self._link.connected():
             await self._reporter.flush(FLUSH_SECONDS)
             await self._inbox.finish(envelope.id, progress)
 
     async def reject(self, item: Unreadable) -> None:
         """Mark it read where its id can be made out; in any case it is passed over from now on."""
-        async with self._link.session():
+        async with self._link.connected():
             await self._inbox.reject(item)
 
     async def set_aside(self, envelope: Envelope) -> None:
-        async with self._link.session():
+        async with self._link.connected():
             await self._inbox.finish(envelope.id)
 
     async def _me(self) -> AgentInfo:
@@ -242,7 +240,7 @@ class AmpMailbox:
             raise ConfigFault("no_agent_id", "agent_id is missing", "agent-mailer config set agent_id ID") from None
         answer = await self._link.ask(lambda transport, _: transport.ask("GET", path), OF_THE_AGENT)
         if not answer.ok:
-            raise trouble(answer)
+            raise unavailable(answer)
         return decode(answer, AgentInfo)
 
     async def _source(self) -> Source | None:

@@ -18,6 +18,9 @@ LONGEST_PAUSE: Final = 600.0
 OUT_OF_REACH = "broker_unreachable"
 NO_PROTOCOL = "broker_answer"
 
+NO_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What decoding raises for what is no JSON, or not of the shape that is asked for."""
+
 T = TypeVar("T")
 
 
@@ -85,7 +88,7 @@ def detail_of(answer: Answer) -> str | None:
     """The reason that an AMP broker gives for a refusal, for people; None where it is not a broker that speaks."""
     try:
         found = msgspec.json.decode(answer.body, type=_Detail)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NO_JSON:
         return None
     for raw in (found.detail, found.message, found.error):
         if bytes(raw):
@@ -121,7 +124,7 @@ def retry_after(text: str | None, now: float) -> float:
     return min(LONGEST_PAUSE, max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds()))
 
 
-def trouble(answer: Answer) -> MailboxUnavailable:
+def unavailable(answer: Answer) -> MailboxUnavailable:
     """What an answer is that is neither the result nor a refusal the caller has a rule for."""
     detail = detail_of(answer)
     said = f": {detail}" if detail else ""
@@ -184,7 +187,7 @@ def decode(answer: Answer, shape: type[T]) -> T:
     """The body as `shape`. Raises MailboxUnavailable where it is something else."""
     try:
         return msgspec.json.decode(answer.body, type=shape)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NO_JSON:
         raise not_the_protocol(answer) from None
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.errors import MailerError, RefusedFault, UnavailableFault
 from agent_mailer.mailbox.amp.answers import (
+    NO_JSON,
     Answer,
     RequestRefused,
     credentials_refused,
     decode,
     detail_of,
-    trouble,
+    unavailable,
 )
 from agent_mailer.mailbox.amp.transport import Limits, Transport, path_of
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
@@ -103,12 +104,12 @@ class BrokerClient:
         """What the broker can do beyond the protocol: nothing, where it has no such document."""
         answer = await self.transport.ask("GET", CAPABILITIES)
         if answer.status >= 500 or answer.status in (408, 429):
-            raise trouble(answer)
+            raise unavailable(answer)
         if not answer.ok:
             return BrokerInfo()
         try:
             told = msgspec.json.decode(answer.body, type=_Told)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except NO_JSON:
             return BrokerInfo()
         if told.protocol != "amp" or not 0 < told.heartbeat_seconds < 3600:
             return BrokerInfo()
@@ -121,14 +122,7 @@ class BrokerClient:
     async def agents(self, seen_by: str = "") -> list[AgentInfo]:
         """All agents of the user; with `seen_by` (an agent's id) those that this agent may write to."""
         query = {"agent_id": seen_by} if seen_by else None
-        raw = decode(self._sound(await self.transport.ask("GET", "/agents", query=query)), list[msgspec.Raw])
-        found: list[AgentInfo] = []
-        for one in raw:
-            try:
-                found.append(msgspec.json.decode(one, type=AgentInfo))
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                continue
-        return found
+        return agents_in(self._sound(await self.transport.ask("GET", "/agents", query=query)))
 
     async def register(
         self, name: str, role: str, system_prompt: str, *, description: str = "", address: str = ""
@@ -161,7 +155,16 @@ class BrokerClient:
         detail = detail_of(answer)
         if detail is not None and answer.status in (400, 409, 413, 422):
             raise RequestRefused(answer.where, answer.status, detail)
-        raise trouble(answer)
+        raise unavailable(answer)
+
+
+def agents_in(answer: Answer) -> list[AgentInfo]:
+    """The agents of a list, without what is none. Raises MailboxUnavailable where it is no list."""
+    found: list[AgentInfo] = []
+    for raw in decode(answer, list[msgspec.Raw]):
+        with suppress(*NO_JSON):
+            found.append(msgspec.json.decode(raw, type=AgentInfo))
+    return found
 
 
 def _agent_path(agent_id: str) -> str:
@@ -216,12 +219,7 @@ class AccountClient:
 
     async def agents(self) -> list[AgentInfo]:
         """This person's agents that are not deleted."""
-        found: list[AgentInfo] = []
-        for raw in decode(await self._ask("GET", "/users/me/agents"), list[msgspec.Raw]):
-            try:
-                found.append(msgspec.json.decode(raw, type=AgentInfo))
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                continue
+        found = agents_in(await self._ask("GET", "/users/me/agents"))
         return [agent for agent in found if agent.status != "deleted"]
 
     async def add_agent(self, new: NewAgent) -> MadeAgent:
@@ -248,7 +246,7 @@ class AccountClient:
             raise MailboxRefused("login_refused", f"{answer.where}: {detail} (401)", "amp login")
         if detail is not None and answer.status in (400, 403, 404, 409, 413, 422):
             raise RequestRefused(answer.where, answer.status, detail)
-        raise trouble(answer)
+        raise unavailable(answer)
 
 
 @contextmanager

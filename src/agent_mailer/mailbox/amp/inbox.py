@@ -10,10 +10,18 @@ import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.amp import wire
-from agent_mailer.mailbox.amp.answers import Answer, InDoubt, TooLarge, decode, detail_of, not_the_protocol, trouble
+from agent_mailer.mailbox.amp.answers import (
+    NO_JSON,
+    Answer,
+    InDoubt,
+    TooLarge,
+    decode,
+    detail_of,
+    not_the_protocol,
+    unavailable,
+)
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
-from agent_mailer.mailbox.amp.mirror import Aside, Mirror
-from agent_mailer.mailbox.amp.paged import PagedMailbox, find
+from agent_mailer.mailbox.amp.listing import Mirror, PagedMailbox, Skipped, find
 from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
 from agent_mailer.mailbox.amp.stream import held_by
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
@@ -28,9 +36,9 @@ class Inbox:
         self._clock = clock
         self._address = address
         self._watcher = watcher
-        self._aside = Aside()
-        self._mirror = Mirror(self._aside)
-        self._paged = PagedMailbox(self._aside)
+        self._skipped = Skipped()
+        self._mirror = Mirror(self._skipped)
+        self._paged = PagedMailbox(self._skipped)
         self._listing = asyncio.Lock()
 
     def forget(self) -> None:
@@ -38,14 +46,14 @@ class Inbox:
         self._mirror.forget()
         self._paged.forget()
 
-    async def look(self, limit: int) -> Listing:
+    async def pending(self, limit: int) -> Listing:
         async with self._listing:
             ours = (await self._link.broker()).ours
-            self._aside.begin()
+            self._skipped.begin()
             now = self._clock.monotonic()
             if ours:
-                return await self._mirror.look(self._stretch, limit, now)
-            return await self._paged.look(self._page, limit, now)
+                return await self._mirror.pending(self._stretch, limit, now)
+            return await self._paged.pending(self._page, limit, now)
 
     async def claim(self, envelope: Envelope, *, again: bool) -> Message | Gone:
         if (await self._link.broker()).ours:
@@ -75,22 +83,22 @@ class Inbox:
         if is_gone(answer):
             return []
         if not answer.ok:
-            raise trouble(answer)
-        return [heard for heard in wire.parse_list(answer) if isinstance(heard, wire.Heard)]
+            raise unavailable(answer)
+        return wire.heard_in(answer)
 
     async def finish(self, message_id: str, progress: Progress | None = None) -> None:
         """Mark it read, with how it ended where the broker holds that; what is gone is finished."""
-        async with self._passed_over(message_id):
+        async with self._left_out(message_id):
             settled = progress is not None and (await self._link.broker()).ours
             if not settled or progress is None or not await self._settle(message_id, progress):
                 await self._mark_read(message_id)
 
     async def reject(self, item: Unreadable) -> None:
-        if item.locator in self._aside:
+        if item.locator in self._skipped:
             return
         if item.locator.startswith(wire.BY_ID):
             await self._mark_read(item.locator.removeprefix(wire.BY_ID))
-        self._aside.put(item.locator)
+        self._skipped.add(item.locator)
         self._mirror.drop(item.locator)
         self._paged.drop_unreadable(item.locator)
 
@@ -117,7 +125,7 @@ class Inbox:
             path = path_of("messages", envelope.id, "claim")
         except ValueError:
             return Gone("no message is called so")
-        async with self._passed_over(envelope.id):
+        async with self._left_out(envelope.id):
             answer, lost = await self._ask_for(path)
             if answer.status == 409:
                 reason = _reason(answer)
@@ -155,7 +163,7 @@ class Inbox:
 
     async def _claim_here(self, envelope: Envelope, *, again: bool) -> Message | Gone:
         """The broker knows of no claims: ours is that we do not list it again, and mark it read when it is settled."""
-        if envelope.id in self._aside and not again:
+        if envelope.id in self._skipped and not again:
             return Gone("this watcher has claimed it already")
         heard = await self._find(envelope, read_too=again)
         if isinstance(heard, Gone):
@@ -163,7 +171,7 @@ class Inbox:
         if heard.is_read and not again:
             self._paged.forget()
             return Gone("it has been read already")
-        self._aside.put(envelope.id)
+        self._skipped.add(envelope.id)
         return heard.message
 
     async def _find(self, envelope: Envelope, *, read_too: bool) -> wire.Heard | Gone:
@@ -206,17 +214,17 @@ class Inbox:
             raise self._link.puzzled(answer)
 
     @asynccontextmanager
-    async def _passed_over(self, message_id: str) -> AsyncIterator[None]:
+    async def _left_out(self, message_id: str) -> AsyncIterator[None]:
         """While the broker takes it off the list, no listing under way shows it; if that fails, the next one does."""
-        ours_already = message_id in self._aside
-        self._aside.put(message_id)
+        ours_already = message_id in self._skipped
+        self._skipped.add(message_id)
         try:
             yield
         except BaseException:
             if not ours_already:
-                self._aside.let_go(message_id)
+                self._skipped.release(message_id)
             raise
-        self._aside.let_go(message_id)
+        self._skipped.release(message_id)
         self._mirror.drop(message_id)
         self._paged.marked_read(message_id)
 
@@ -226,7 +234,7 @@ class _Reason(msgspec.Struct):
 
 
 def _reason(answer: Answer) -> str:
-    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    with suppress(*NO_JSON):
         return msgspec.json.decode(answer.body, type=_Reason).reason
     return ""
 

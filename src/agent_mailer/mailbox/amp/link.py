@@ -9,7 +9,7 @@ from typing import Final
 
 from agent_mailer.clock import Clock
 from agent_mailer.errors import ConfigFault
-from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, trouble
+from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, unavailable
 from agent_mailer.mailbox.amp.client import BrokerClient, BrokerInfo, Credentials
 from agent_mailer.mailbox.amp.transport import Limits, Transport
 from agent_mailer.mailbox.port import MailboxUnavailable
@@ -24,7 +24,7 @@ OF_THE_AGENT: Final = frozenset({401, 403, 404})
 class Link:
     """Raises ConfigFault where the credentials cannot be used.
 
-    Opened, it keeps its connections until `close`; else each `session` ends with them.
+    Opened, it keeps its connections until `close`; else each `connected` ends with them.
     """
 
     def __init__(self, credentials: Callable[[], Credentials], *, limits: Limits | None, clock: Clock) -> None:
@@ -34,7 +34,7 @@ class Link:
         self._shown = credentials()
         self._client: BrokerClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sessions = 0
+        self._users = 0
         self._kept = False
         self._stale = True
         self.info: BrokerInfo | None = None
@@ -62,13 +62,13 @@ class Link:
         await self._drop()
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[None]:
-        self._sessions += 1
+    async def connected(self) -> AsyncIterator[None]:
+        self._users += 1
         try:
             yield
         finally:
-            self._sessions -= 1
-            if not self._sessions and not self._kept:
+            self._users -= 1
+            if not self._users and not self._kept:
                 await self._drop()
 
     async def broker(self) -> BrokerInfo:
@@ -89,7 +89,7 @@ class Link:
     def puzzled(self, answer: Answer) -> MailboxUnavailable:
         """An answer that no rule is for: perhaps the broker is another one than it was."""
         self.doubt()
-        return trouble(answer)
+        return unavailable(answer)
 
     async def ask(self, call: Call, refusals: frozenset[int] = OF_THE_KEY) -> Answer:
         """The answer. Of `refusals`, MailboxRefused is raised once the current configuration is refused, too."""

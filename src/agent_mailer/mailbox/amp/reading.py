@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from agent_mailer.mailbox.amp import wire
-from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, trouble
+from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, unavailable
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, BrokerInfo, Credentials
 from agent_mailer.mailbox.amp.transport import path_of
 from agent_mailer.mailbox.port import Envelope
@@ -57,7 +57,7 @@ class BrokerInbox:
                 return total, []
             query: dict[str, str | int] = {"after": 0, "limit": most, "bodies": "false", "claimed": "false"}
             answer = await self._list(client, query)
-            oldest = _messages(answer, bytes(wire.parse_object(answer, wire.Stretch).messages))
+            oldest = wire.heard_in(answer, bytes(wire.parse_object(answer, wire.Stretch).messages))
             return total, [heard.message.envelope for heard in oldest]
 
     async def whole(self, message_id: str) -> wire.Heard | None:
@@ -97,7 +97,7 @@ class BrokerInbox:
             query: dict[str, str | int] = {"after": after, "limit": STRETCH, "bodies": "false", "claimed": "true"}
             answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
             stretch = wire.parse_object(answer, wire.Stretch)
-            found += _messages(answer, bytes(stretch.messages))
+            found += wire.heard_in(answer, bytes(stretch.messages))
             if not stretch.more or stretch.cursor <= after:
                 break
             after = stretch.cursor
@@ -109,7 +109,7 @@ class BrokerInbox:
             query: dict[str, str | int] = {"page": number, "page_size": PAGE}
             answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
             page = wire.parse_object(answer, wire.Page)
-            found |= {one.message.envelope.id: one for one in _messages(answer, bytes(page.messages))}
+            found |= {one.message.envelope.id: one for one in wire.heard_in(answer, bytes(page.messages))}
             if number * PAGE >= page.total:
                 break
         return sorted(found.values(), key=lambda one: one.message.envelope.order)
@@ -123,8 +123,4 @@ class BrokerInbox:
         if answer.ok:
             return answer
         refused = credentials_refused(answer)
-        raise refused if refused is not None and detail_of(answer) is not None else trouble(answer)
-
-
-def _messages(answer: Answer, raw: bytes) -> list[wire.Heard]:
-    return [one for one in wire.parse_list(answer, raw) if isinstance(one, wire.Heard)]
+        raise refused if refused is not None and detail_of(answer) is not None else unavailable(answer)

@@ -56,13 +56,13 @@ class Reporter:
             with suppress(RuntimeError):
                 self._task = asyncio.get_running_loop().create_task(self._tell_all())
 
-    async def flush(self, patience: float) -> None:
-        """Wait until all is told, at most `patience` seconds."""
+    async def flush(self, seconds: float) -> None:
+        """Wait until all is told, at most `seconds` seconds."""
         if self._task is not None and not self._task.done():
-            await asyncio.wait([self._task], timeout=patience)
+            await asyncio.wait([self._task], timeout=seconds)
 
-    async def close(self, patience: float) -> None:
-        await self.flush(patience)
+    async def close(self, seconds: float) -> None:
+        await self.flush(seconds)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -70,7 +70,7 @@ class Reporter:
         self._waiting.clear()
 
     async def _tell_all(self) -> None:
-        async with self._link.session():
+        async with self._link.connected():
             while self._waiting:
                 message_id, body = self._waiting.popleft()
                 with suppress(MailboxUnavailable, ValueError):

@@ -13,7 +13,7 @@ import httpx_sse
 import msgspec
 
 from agent_mailer.errors import BusyFault
-from agent_mailer.mailbox.amp.answers import Answer, NotSent, credentials_refused, detail_of, trouble
+from agent_mailer.mailbox.amp.answers import NO_JSON, Answer, NotSent, credentials_refused, detail_of, unavailable
 from agent_mailer.mailbox.amp.transport import Transport, broken
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import printable
@@ -68,14 +68,14 @@ class Stream:
         self.busy: BusyFault | None = None
         """Another watcher holds the agent."""
 
-    async def start(self, patience: float) -> None:
-        """Begin, and wait up to `patience` seconds for the broker's first word. Raises BusyFault."""
+    async def start(self, seconds: float) -> None:
+        """Begin, and wait up to `seconds` seconds for the broker's first word. Raises BusyFault."""
         if self._task is None or self._task.done():
             self._first.clear()
             self.busy = None
             self._task = asyncio.create_task(self._listen_on())
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 await self._first.wait()
         if self.busy is not None:
             raise self.busy
@@ -124,7 +124,7 @@ class Stream:
         try:
             # The silence that a heartbeat may have is counted from the first event on.
             async with (
-                asyncio.timeout(transport.patience) as clock,
+                asyncio.timeout(transport.answer_seconds) as clock,
                 transport.listen(source.path, query=query, headers=headers, silence=silence) as response,
             ):
                 if response.status_code != 200:
@@ -187,20 +187,20 @@ class _Held(msgspec.Struct, frozen=True):
 def _no_stream(answer: Answer) -> MailboxUnavailable | BusyFault:
     if answer.status == 409:
         return held_by(answer)
-    return credentials_refused(answer) or trouble(answer)
+    return credentials_refused(answer) or unavailable(answer)
 
 
 def held_by(answer: Answer) -> BusyFault:
     """A 409 that names the watcher which holds the agent."""
     watcher = _Watcher()
-    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    with suppress(*NO_JSON):
         watcher = msgspec.json.decode(answer.body, type=_Held).watcher
     return _busy(watcher, detail_of(answer) or "")
 
 
 def _taken_by(data: str) -> BusyFault:
     watcher = _Watcher()
-    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    with suppress(*NO_JSON):
         watcher = msgspec.json.decode(data, type=_Watcher)
     return _busy(watcher, "")
 

@@ -84,7 +84,7 @@ class Transport:
         await self._client.aclose()
 
     @property
-    def patience(self) -> float:
+    def answer_seconds(self) -> float:
         """Seconds that an answer may take to begin."""
         return self._limits.read
 

@@ -143,6 +143,11 @@ def parse_list(answer: Answer, raw: bytes | None = None) -> list[Heard | Unreada
     return [parse_message(item) for item in items]
 
 
+def heard_in(answer: Answer, raw: bytes | None = None) -> list[Heard]:
+    """The same without what is no message."""
+    return [one for one in parse_list(answer, raw) if isinstance(one, Heard)]
+
+
 S = TypeVar("S", Page, Stretch)
 
 

@@ -29,7 +29,7 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
 from agent_mailer.mailbox.maildir import compose, delivery, layout
-from agent_mailer.mailbox.maildir.consume import Consumer, reporting
+from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed
 from agent_mailer.mailbox.maildir.listing import (
     MAX_INDEXED,
@@ -61,16 +61,14 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _ENDED_WELL = frozenset(outcome.value for outcome in Outcome if outcome.settles)
-_Identity = tuple[tuple[int, int], ...]
+_Inodes = tuple[tuple[int, int], ...]
 
 NAMED_WITHIN = 1.0
 """Seconds in which the lock's holder has written who it is; a disk that refuses to take its name delays us so long."""
 
 _LOOK_AGAIN = 0.01
-
-
-LOCK_PATIENCE = 0.5
-"""Seconds. A watcher that was killed while it started a program holds the lock until that program is executed."""
+LOCK_SECONDS = 0.5
+"""A watcher that was killed while it started a program holds the lock until that program is executed."""
 
 
 class MaildirMailbox:
@@ -99,7 +97,7 @@ class MaildirMailbox:
         self._waiting: StatCache[Envelope | Malformed] = StatCache(MAX_LISTED)
         self._index = ThreadIndex(MAX_INDEXED)
         self._lock: FileLock | None = None
-        self._identity: _Identity = ()
+        self._locked: _Inodes = ()
         self._events: FileEvents | None = None
 
     @property
@@ -131,7 +129,7 @@ class MaildirMailbox:
                 f"{self._root} has no mailbox for {self._handle!r}",
                 f"agent-mailer init --maildir-root {self._root} --address {self._handle}",
             )
-        with reporting(self._paths.home):
+        with disk_faults(self._paths.home):
             layout.make_mailbox(self._disk, self._root, self._handle, own=True)
             self._take_lock()
         try:
@@ -153,7 +151,7 @@ class MaildirMailbox:
 
     async def pending(self, limit: int) -> Listing:
         self._attend()
-        with reporting(self._paths.new):
+        with disk_faults(self._paths.new):
             envelopes, unreadable = list_folder(self._paths.new, self._waiting)
         envelopes.sort(key=lambda envelope: envelope.order)
         return Listing(tuple(envelopes[:limit]), tuple(unreadable))
@@ -166,7 +164,7 @@ class MaildirMailbox:
         return self._consumer.read(envelope)
 
     async def thread(self, thread_id: str) -> Sequence[Message]:
-        with reporting(self._root / "agents"):
+        with disk_faults(self._root / "agents"):
             return read_thread(self._root, thread_id, self._index)
 
     async def contacts(self) -> Sequence[Contact]:
@@ -174,7 +172,7 @@ class MaildirMailbox:
             listed = layout.roster(self._root)
         except ConfigFault as fault:
             raise MailboxUnavailable(fault.code, fault.message, fault.fix) from fault
-        with reporting(self._root / "agents"):
+        with disk_faults(self._root / "agents"):
             handles = {layout.USER, *filter(layout.is_handle, listed), *layout.mailboxes(self._root)} - {self._handle}
         return [Contact(handle, "the person here" if handle == layout.USER else "") for handle in sorted(handles)]
 
@@ -185,7 +183,7 @@ class MaildirMailbox:
         return delivery.deliver(self._disk, self._root, self._handle, item)
 
     async def look(self, item: Outgoing) -> bool:
-        with reporting(self._root / "agents"):
+        with disk_faults(self._root / "agents"):
             trace = delivery.look(self._root, item)
         return trace in (delivery.Trace.WAITING, delivery.Trace.TAKEN)
 
@@ -210,7 +208,7 @@ class MaildirMailbox:
 
     def _attend(self) -> None:
         """Check that our lock still stands for these folders; follow a mailbox that was replaced by a whole one."""
-        if self._events is None or (self._lock is not None and self._identity == self._identify()):
+        if self._events is None or (self._lock is not None and self._locked == self._found()):
             return
         missing = layout.missing_folders(self._root, self._handle)
         if missing:
@@ -219,7 +217,7 @@ class MaildirMailbox:
                 f"{missing[0]} is gone",
                 f"put it back, or: agent-mailer init --maildir-root {self._root} --address {self._handle}",
             )
-        with reporting(self._paths.home):
+        with disk_faults(self._paths.home):
             self._drop_lock()
             try:
                 layout.make_mailbox(self._disk, self._root, self._handle, own=True)
@@ -233,14 +231,14 @@ class MaildirMailbox:
 
         path = self._paths.lock
         lock = FileLock(
-            path, timeout=LOCK_PATIENCE, poll_interval=0.02, fallback_to_soft=False, mode=0o600, thread_local=False
+            path, timeout=LOCK_SECONDS, poll_interval=0.02, fallback_to_soft=False, mode=0o600, thread_local=False
         )
         try:
             lock.acquire()
         except Timeout:
             raise BusyFault(
                 "mailbox_busy",
-                f"another watcher{self._holder()} consumes the mailbox {self._handle!r} in {self._root}",
+                f"another watcher{self._lock_owner()} consumes the mailbox {self._handle!r} in {self._root}",
                 "stop it, or give this agent a handle of its own: agent-mailer config set address HANDLE",
             ) from None
         except OSError as fault:
@@ -250,10 +248,10 @@ class MaildirMailbox:
                 "no_lock", f"{path} cannot be locked: {fault.strerror}", "put the mailbox on a local file system"
             ) from fault
         self._lock = lock
-        self._identity = self._identify()
+        self._locked = self._found()
         with suppress(OSError):
             # Only names us to others; the lock itself is held.
-            self._disk.replace(self._paths.holder, f"{os.getpid()}\n".encode(), sync=Sync.NONE)
+            self._disk.replace(self._paths.pid_file, f"{os.getpid()}\n".encode(), sync=Sync.NONE)
 
     def _drop_lock(self) -> None:
         if self._lock is None:
@@ -261,25 +259,25 @@ class MaildirMailbox:
         try:
             with suppress(OSError):
                 # Before the lock goes: afterwards the file may be the next watcher's.
-                self._disk.remove(self._paths.holder)
+                self._disk.remove(self._paths.pid_file)
         finally:
             with suppress(OSError):
                 self._lock.release()
             self._lock = None
 
-    def _holder(self) -> str:
+    def _lock_owner(self) -> str:
         """Who holds the lock. It names itself a moment after it has it, and a killed one leaves its name behind."""
         until = time.monotonic() + NAMED_WITHIN
         while True:
             with suppress(OSError, ValueError):
-                identity = identify(int(read_regular(self._paths.holder, 20)))
+                identity = identify(int(read_regular(self._paths.pid_file, 20)))
                 if identity is not None and is_alive(identity):
                     return f" (process {identity.pid})"
             if time.monotonic() >= until:
                 return ""
             time.sleep(_LOOK_AGAIN)
 
-    def _identify(self) -> _Identity:
+    def _found(self) -> _Inodes:
         """Device and inode of what our lock stands for; empty if something is missing."""
         try:
             found = [os.lstat(path) for path in (self._paths.new, self._paths.cur, self._paths.lock)]

@@ -43,7 +43,7 @@ class Consumer:
         if isinstance(name, Gone):
             return name
         source, target = self._paths.new / name, self._paths.cur / name
-        with reporting(target):
+        with disk_faults(target):
             taken = self._take(source, target, envelope, again=again)
             if isinstance(taken, Gone):
                 return taken
@@ -67,7 +67,7 @@ class Consumer:
         if isinstance(name, Gone):
             return name
         for folder in (self._paths.new, self._paths.cur):
-            with reporting(folder / name):
+            with disk_faults(folder / name):
                 parsed = _parse(folder / name)
             if parsed is None:
                 continue
@@ -83,7 +83,7 @@ class Consumer:
         except ValueError:
             return
         path = self._paths.new / name
-        with reporting(path):
+        with disk_faults(path):
             parsed = _parse(path)
             if name != item.locator:
                 self._move_aside(path)
@@ -96,7 +96,7 @@ class Consumer:
         if isinstance(name, Gone):
             return
         source, target = self._paths.new / name, self._paths.cur / name
-        with reporting(source), suppress(FileNotFoundError):
+        with disk_faults(source), suppress(FileNotFoundError):
             try:
                 self._disk.move(source, target, sync=Sync.NONE)
             except FileExistsError:
@@ -108,7 +108,7 @@ class Consumer:
         if isinstance(name, Gone):
             return
         source, target = self._paths.new / name, self._paths.cur / name
-        with reporting(source):
+        with disk_faults(source):
             with suppress(FileNotFoundError):
                 if os.lstat(source).st_ino == os.lstat(target).st_ino:
                     self._disk.remove(source)
@@ -194,7 +194,7 @@ class Consumer:
 
 
 @contextmanager
-def reporting(what: object) -> Iterator[None]:
+def disk_faults(what: object) -> Iterator[None]:
     """A failing disk becomes MailboxUnavailable."""
     try:
         yield

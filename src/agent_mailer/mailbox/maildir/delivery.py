@@ -52,17 +52,17 @@ def deliver(disk: Disk, root: Path, sender: str, item: Outgoing) -> Delivery:
     try:
         if missing_folders(root, item.recipient):
             make_mailbox(disk, root, item.recipient)
-        outcome = _confirm(disk, root, item) or _publish(disk, root, item, data)
-        if outcome is None:
-            outcome = _confirm(disk, root, item) or Unknown("another message took its name for a moment")
+        result = _confirm(disk, root, item) or _publish(disk, root, item, data)
+        if result is None:
+            result = _confirm(disk, root, item) or Unknown("another message took its name for a moment")
     except ConfigFault as fault:
         return Refused(f"the mailbox of {item.recipient} cannot be used: {fault.message}")
     except OSError as fault:
         raise unavailable(Paths(root, item.recipient).home, fault) from fault
-    if isinstance(outcome, Delivered):
+    if isinstance(result, Delivered):
         with suppress(OSError):
             disk.replace(Paths(root, sender).sent / f"{item.id}.md", data, sync=Sync.NONE)
-    return outcome
+    return result
 
 
 def look(root: Path, item: Outgoing) -> Trace:

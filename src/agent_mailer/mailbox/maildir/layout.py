@@ -17,7 +17,10 @@ from agent_mailer.names import printable
 
 USER: Final = "user"
 LAYER: Final = "agent-mailer"
+AMQRC: Final = ".amqrc"
+FOLDER: Final = ".agent-mail"
 MAX_CONFIG_BYTES: Final = 1024 * 1024
+_MAX_AMQRC_BYTES: Final = 64 * 1024
 
 REQUIRED: Final = (
     "",
@@ -73,7 +76,7 @@ class Paths:
         self.own = self.home / "extensions" / LAYER
         self.aside = self.own / "aside"
         self.lock = self.own / "watcher.lock"
-        self.holder = self.own / "watcher.pid"
+        self.pid_file = self.own / "watcher.pid"
 
 
 def make_root(disk: Disk, root: Path, handles: Iterable[str], clock: Clock = _SYSTEM_CLOCK) -> None:
@@ -239,11 +242,6 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
-
-
-AMQRC: Final = ".amqrc"
-FOLDER: Final = ".agent-mail"
-_MAX_AMQRC_BYTES: Final = 64 * 1024
 
 
 def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:

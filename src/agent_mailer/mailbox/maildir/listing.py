@@ -22,6 +22,7 @@ from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unr
 
 MAX_LISTED: Final = 10_000
 MAX_INDEXED: Final = 20_000
+MAX_THREAD_MESSAGES: Final = 200
 
 _HEAD_BYTES: Final = 16 * 1024
 _RAW_NAME: Final = "bytes:"
@@ -222,9 +223,6 @@ def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
 
 def _signature(found: os.stat_result) -> _Signature:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-MAX_THREAD_MESSAGES: Final = 200
 
 
 def read_thread(root: Path, thread_id: str, index: ThreadIndex) -> list[Message]:

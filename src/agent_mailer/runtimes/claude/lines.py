@@ -6,7 +6,6 @@ What a subagent does (`parent_tool_use_id`) is progress of the tool that runs it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agent_mailer.names import printable
@@ -23,21 +22,25 @@ from agent_mailer.runtimes.port import (
     Trouble,
     Usage,
 )
-from agent_mailer.runtimes.programs import is_session_id, typed_line
+from agent_mailer.runtimes.programs import (
+    FINAL_TEXT_LIMIT,
+    PROGRESS_LIMIT,
+    Fields,
+    amount_in,
+    is_session_id,
+    text_in,
+    typed_line,
+)
 
 TOOLS = "agent_mailer"
 """The name under which claude knows the mail tools: `mcp__agent_mailer__reply` is one of them."""
 
-FINAL_TEXT_LIMIT = 256 * 1024
-_PROGRESS_LIMIT = 1000
 _ID_LIMIT = 200
 _DETAIL_LIMIT = 200
 _MILLISECONDS = 100_000_000_000
 
 # What of a tool's input tells a person what it does: the first that is there, never what the tool is to write.
 _TELLING = ("file_path", "notebook_path", "path", "pattern", "url", "query", "description", "command", "to", "name")
-
-_Fields = Mapping[str, object]
 
 
 def events_of(line: bytes) -> Sequence[Event]:
@@ -50,38 +53,38 @@ def events_of(line: bytes) -> Sequence[Event]:
     return () if read is None else tuple(read(fields))
 
 
-def _system(fields: _Fields) -> Iterator[Event]:
+def _system(fields: Fields) -> Iterator[Event]:
     match fields.get("subtype"):
         case "init":
             yield from _sign_of_life(fields)
             yield from _tools_missing(fields)
         case "api_retry":
-            failure = Failure(kind=_text(fields, "error"), status=_number(fields, "error_status"))
+            failure = Failure(kind=text_in(fields, "error"), status=_number(fields, "error_status"))
             meaning = meaning_of(failure)
             outcome = meaning.outcome if meaning is not None else Outcome.UNAVAILABLE
             status = "" if failure.status is None else f" {failure.status}"
             yield Trouble(outcome, printable(f"claude tries again after{status} {failure.kind}".strip(), _ID_LIMIT))
         case "permission_denied":
-            yield Progress(printable(f"denied: {_text(fields, 'tool_name')}", _PROGRESS_LIMIT))
+            yield Progress(printable(f"denied: {text_in(fields, 'tool_name')}", PROGRESS_LIMIT))
         case "status":
             yield from _sign_of_life(fields)
         case _:
             pass
 
 
-def _tools_missing(fields: _Fields) -> Iterator[Event]:
+def _tools_missing(fields: Fields) -> Iterator[Event]:
     servers = fields.get("mcp_servers")
     if not isinstance(servers, list):
         return
     ours = [server for server in servers if isinstance(server, dict) and server.get("name") == TOOLS]
-    status = _text(ours[0], "status") if ours else "not among its servers"
+    status = text_in(ours[0], "status") if ours else "not among its servers"
     # Older versions go on while a server is still starting.
     if status not in ("connected", "pending"):
         said = printable(status, _ID_LIMIT)
         yield Doomed(Outcome.UNAVAILABLE, f"the mail tools did not start in claude: {said} (agent-mailer doctor)")
 
 
-def _assistant(fields: _Fields) -> Iterator[Event]:
+def _assistant(fields: Fields) -> Iterator[Event]:
     message = _inner(fields, "message")
     if fields.get("is_api_error_message") is True or isinstance(fields.get("error"), str):
         if fields.get("parent_tool_use_id") is None:
@@ -92,8 +95,8 @@ def _assistant(fields: _Fields) -> Iterator[Event]:
     for block in _blocks(message):
         match block.get("type"):
             case "text":
-                if text := _text(block, "text").strip():
-                    yield Progress(text[:_PROGRESS_LIMIT])
+                if text := text_in(block, "text").strip():
+                    yield Progress(text[:PROGRESS_LIMIT])
             case "thinking" | "redacted_thinking":
                 yield Progress("thinking")
             case "tool_use":
@@ -102,10 +105,10 @@ def _assistant(fields: _Fields) -> Iterator[Event]:
                 pass
 
 
-def _tool_use(fields: _Fields, block: _Fields) -> Iterator[Event]:
-    tool_id, name = _text(block, "id")[:_ID_LIMIT], _text(block, "name")[:_ID_LIMIT]
+def _tool_use(fields: Fields, block: Fields) -> Iterator[Event]:
+    tool_id, name = text_in(block, "id")[:_ID_LIMIT], text_in(block, "name")[:_ID_LIMIT]
     given = _inner(block, "input")
-    told = next((_text(given, key) for key in _TELLING if _text(given, key)), "")
+    told = next((text_in(given, key) for key in _TELLING if text_in(given, key)), "")
     detail = printable(told.partition("\n")[0], _DETAIL_LIMIT)
     if fields.get("parent_tool_use_id") is not None:
         yield Progress(f"{name} {detail}".strip())
@@ -113,12 +116,12 @@ def _tool_use(fields: _Fields, block: _Fields) -> Iterator[Event]:
         yield ToolStarted(tool_id, name, detail)
 
 
-def _complaint(fields: _Fields, message: _Fields) -> Iterator[Event]:
+def _complaint(fields: Fields, message: Fields) -> Iterator[Event]:
     """A message in which claude itself, not the model, tells of a failure; a result follows that says less."""
-    words = "\n".join(_text(block, "text") for block in _blocks(message))
+    words = "\n".join(text_in(block, "text") for block in _blocks(message))
     failure = Failure(
-        kind=_text(fields, "error"),
-        api_error=_text(fields, "api_error"),
+        kind=text_in(fields, "error"),
+        api_error=text_in(fields, "api_error"),
         status=_number(fields, "api_error_status"),
         words=words,
     )
@@ -130,28 +133,28 @@ def _complaint(fields: _Fields, message: _Fields) -> Iterator[Event]:
     yield Trouble(outcome, meaning.detail(words) if meaning is not None else printable(words, _ID_LIMIT), resets_at)
 
 
-def _user(fields: _Fields) -> Iterator[Event]:
+def _user(fields: Fields) -> Iterator[Event]:
     if fields.get("parent_tool_use_id") is not None:
         yield from _sign_of_life(fields)
         return
     for block in _blocks(_inner(fields, "message")):
-        tool_id = _text(block, "tool_use_id")[:_ID_LIMIT]
+        tool_id = text_in(block, "tool_use_id")[:_ID_LIMIT]
         if block.get("type") == "tool_result" and tool_id:
             yield ToolEnded(tool_id)
 
 
-def _rate_limit(fields: _Fields) -> Iterator[Event]:
+def _rate_limit(fields: Fields) -> Iterator[Event]:
     """Comes with allowed requests, too, as an early warning."""
     info = _inner(fields, "rate_limit_info")
     if info.get("status") == "rejected" and info.get("isUsingOverage") is not True:
-        window = printable(_text(info, "rateLimitType").replace("_", " "), _ID_LIMIT)
+        window = printable(text_in(info, "rateLimitType").replace("_", " "), _ID_LIMIT)
         yield Trouble(Outcome.LIMITED, f"usage limit reached ({window})" if window else "rate limit", _resets_at(info))
 
 
-def _result(fields: _Fields) -> Iterator[Event]:
+def _result(fields: Fields) -> Iterator[Event]:
     """Whether it failed is `is_error`, never the subtype."""
     yield from _usage(fields)
-    text = _text(fields, "result").rstrip()[:FINAL_TEXT_LIMIT]
+    text = text_in(fields, "result").rstrip()[:FINAL_TEXT_LIMIT]
     if fields.get("is_error") is False:
         denied = _denied(fields)
         if denied and not text:
@@ -163,9 +166,9 @@ def _result(fields: _Fields) -> Iterator[Event]:
     said = [error for error in errors if isinstance(error, str)] if isinstance(errors, list) else []
     words = text or "\n".join(said)
     failure = Failure(
-        subtype=_text(fields, "subtype"),
-        reason=_text(fields, "terminal_reason"),
-        api_error=_text(fields, "api_error"),
+        subtype=text_in(fields, "subtype"),
+        reason=text_in(fields, "terminal_reason"),
+        api_error=text_in(fields, "api_error"),
         status=_number(fields, "api_error_status"),
         words=words,
     )
@@ -177,7 +180,7 @@ def _result(fields: _Fields) -> Iterator[Event]:
     yield Result(meaning.outcome if meaning is not None else Outcome.FAILED, detail=detail)
 
 
-def _usage(fields: _Fields) -> Iterator[Event]:
+def _usage(fields: Fields) -> Iterator[Event]:
     """Dollars and the sums per model are of the whole session where results are numbered, in older versions of this
     run; `usage` is always of this run.
     """
@@ -187,63 +190,51 @@ def _usage(fields: _Fields) -> Iterator[Event]:
         return
     taken = ("inputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
     yield Usage(
-        input_tokens=sum(int(_amount(model, name)) for model in models for name in taken),
-        output_tokens=sum(int(_amount(model, "outputTokens")) for model in models),
-        cost_usd=float(_amount(fields, "total_cost_usd")),
+        input_tokens=sum(int(amount_in(model, name)) for model in models for name in taken),
+        output_tokens=sum(int(amount_in(model, "outputTokens")) for model in models),
+        cost_usd=float(amount_in(fields, "total_cost_usd")),
         of_session=of_session,
     )
 
 
-def _denied(fields: _Fields) -> str:
+def _denied(fields: Fields) -> str:
     """The tools that were denied, each once."""
     denials = fields.get("permission_denials")
     entries = [entry for entry in denials if isinstance(entry, dict)] if isinstance(denials, list) else []
-    names = dict.fromkeys(printable(_text(entry, "tool_name"), 60) or "a tool" for entry in entries)
+    names = dict.fromkeys(printable(text_in(entry, "tool_name"), 60) or "a tool" for entry in entries)
     return ", ".join(list(names)[:10])
 
 
-def _sign_of_life(fields: _Fields) -> Iterator[Event]:
+def _sign_of_life(fields: Fields) -> Iterator[Event]:
     """Every line tells the session again; that alone keeps the silence clock from running."""
-    session_id = _text(fields, "session_id")
+    session_id = text_in(fields, "session_id")
     if is_session_id(session_id):
         yield SessionStarted(session_id)
 
 
-def _resets_at(info: _Fields) -> float | None:
-    moment = float(_amount(info, "resetsAt"))
+def _resets_at(info: Fields) -> float | None:
+    moment = float(amount_in(info, "resetsAt"))
     if moment > _MILLISECONDS:
         moment /= 1000
     return moment or None
 
 
-def _inner(fields: _Fields, name: str) -> _Fields:
+def _inner(fields: Fields, name: str) -> Fields:
     value = fields.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def _blocks(message: _Fields) -> list[_Fields]:
+def _blocks(message: Fields) -> list[Fields]:
     content = message.get("content")
     return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
 
-def _text(fields: _Fields, name: str) -> str:
-    value = fields.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _number(fields: _Fields, name: str) -> int | None:
+def _number(fields: Fields, name: str) -> int | None:
     value = fields.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _amount(fields: _Fields, name: str) -> int | float:
-    value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0
-    return value if 0 <= value < 1e18 and not math.isnan(value) else 0
-
-
-_READERS: Mapping[str, Callable[[_Fields], Iterator[Event]]] = {
+_READERS: Mapping[str, Callable[[Fields], Iterator[Event]]] = {
     "system": _system,
     "assistant": _assistant,
     "user": _user,

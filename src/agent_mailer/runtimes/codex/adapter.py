@@ -17,8 +17,8 @@ from agent_mailer.disk import read_regular
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process.output import LINE_LIMIT, tail_text
-from agent_mailer.runtimes.codex import lines as events
 from agent_mailer.runtimes.codex.failures import classify_stderr, is_thread_id, is_usage_limit, reset_time
+from agent_mailer.runtimes.codex.lines import agent_message, events_of
 from agent_mailer.runtimes.port import (
     Event,
     Evidence,
@@ -32,12 +32,11 @@ from agent_mailer.runtimes.port import (
     ToolServer,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words, turn_variables
+from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT, find_program, how_it_crashed, last_words, turn_variables
 
 TESTED = (0, 169, 0)
 """The oldest version that these modules are known to understand."""
 
-FINAL_TEXT_LIMIT = 256 * 1024
 SERVER = "agent_mailer"
 
 _BAD_ARGUMENTS = 2
@@ -52,6 +51,12 @@ _OWN_KEY = "CODEX_API_KEY"
 _ID_LENGTH = len("01234567-89ab-cdef-0123-456789abcdef")
 _KEYS = (_OWN_KEY, "OPENAI_API_KEY")
 _PROVIDER_WORDS = ("model_provider", "model_providers.", "openai_base_url", "profile")
+
+_PACKAGE = Path("@openai") / "codex"
+_WRAPPER = _PACKAGE / "bin" / "codex.js"
+_MACHINES = {"x86_64": ("x64", "x86_64"), "amd64": ("x64", "x86_64"), "arm64": ("arm64", "aarch64")}
+_MACHINES["aarch64"] = _MACHINES["arm64"]
+_SYSTEMS = {"linux": ("linux", "unknown-linux-musl"), "darwin": ("darwin", "apple-darwin")}
 
 # Nothing goes out but to the model: no metrics (their sending delays the end), no plugin and update checks. The agent's
 # commands run in the environment that we made; a login shell would put the system's PATH in place of it. And an
@@ -124,7 +129,7 @@ class CodexRuntime:
         return Launch(tuple(words), env, request.workdir)
 
     def parse(self, line: bytes) -> Sequence[Event]:
-        return events.parse(line)
+        return events_of(line)
 
     def judge(self, evidence: Evidence) -> Judgement:
         result = evidence.observation.result
@@ -271,7 +276,7 @@ def _last_message(stdout: Path) -> str:
     """The agent's last message: near the end of its output, unless it is very long itself."""
     for look in (2 * FINAL_TEXT_LIMIT, LINE_LIMIT + FINAL_TEXT_LIMIT):
         for line in reversed(tail_text(stdout, look).split("\n")):
-            said = events.agent_message(line.encode("utf-8", "surrogateescape")) if "agent_message" in line else None
+            said = agent_message(line.encode("utf-8", "surrogateescape")) if "agent_message" in line else None
             if said is not None:
                 return said.rstrip()
     return ""
@@ -310,13 +315,6 @@ def _names_provider(path: Path) -> bool:
 
 def _last_line(output: str) -> str:
     return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
-
-
-_PACKAGE = Path("@openai") / "codex"
-_WRAPPER = _PACKAGE / "bin" / "codex.js"
-_MACHINES = {"x86_64": ("x64", "x86_64"), "amd64": ("x64", "x86_64"), "arm64": ("arm64", "aarch64")}
-_MACHINES["aarch64"] = _MACHINES["arm64"]
-_SYSTEMS = {"linux": ("linux", "unknown-linux-musl"), "darwin": ("darwin", "apple-darwin")}
 
 
 def find_codex(name: str, workdir: Path, env: Mapping[str, str]) -> Path:

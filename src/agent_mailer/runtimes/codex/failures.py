@@ -15,6 +15,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.process.output import tail_text
 
 _DETAIL_LIMIT = 500
+_THREAD_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -91,6 +92,10 @@ def classify_stderr(line: str) -> Failure:
 def is_usage_limit(message: str) -> bool:
     """Whether the message is about an account's quota, which comes back at a moment it may name."""
     return "usage limit" in message
+
+
+def is_thread_id(text: str) -> bool:
+    return _THREAD_ID.fullmatch(text) is not None
 
 
 def _look_up(rows: Sequence[_Row], message: str, otherwise: Outcome) -> Failure:
@@ -189,10 +194,3 @@ def _zone(name: str | None) -> ZoneInfo | None:
         return ZoneInfo(name) if name else None
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return None
-
-
-_THREAD_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-def is_thread_id(text: str) -> bool:
-    return _THREAD_ID.fullmatch(text) is not None

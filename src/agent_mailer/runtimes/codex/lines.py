@@ -27,8 +27,8 @@ from agent_mailer.runtimes.port import (
     Trouble,
     Usage,
 )
+from agent_mailer.runtimes.programs import PROGRESS_LIMIT
 
-_PROGRESS_LIMIT = 1000
 _NAME_LIMIT = 200
 _RETRY = re.compile(r"Reconnecting\.\.\. (?P<which>waiting for network|\d+/\d+)(?: \((?P<why>.*)\))?", re.DOTALL)
 
@@ -96,7 +96,7 @@ class _Search(msgspec.Struct, frozen=True):
     query: str = ""
 
 
-def parse(line: bytes) -> Sequence[Event]:
+def events_of(line: bytes) -> Sequence[Event]:
     """The events of one line of stdout; never raises."""
     head = _decode(line, _Line)
     read = _READERS.get(head.type) if head is not None else None
@@ -125,7 +125,7 @@ def _item_started(line: _Line) -> Sequence[Event]:
     tool = _TOOLS.get(item.type)
     if tool is not None and item.id:
         name, detail = tool(line.item)
-        return (ToolStarted(item.id[:_NAME_LIMIT], name[:_NAME_LIMIT], detail[:_PROGRESS_LIMIT]),)
+        return (ToolStarted(item.id[:_NAME_LIMIT], name[:_NAME_LIMIT], detail[:PROGRESS_LIMIT]),)
     return _remark(item, line.item)
 
 
@@ -159,7 +159,7 @@ def _remark(item: _Item, raw: msgspec.Raw) -> Sequence[Event]:
             text = f"web search: {search.query}" if search else ""
         case _:
             pass
-    return (Progress(text[:_PROGRESS_LIMIT]),) if text.strip() else ()
+    return (Progress(text[:PROGRESS_LIMIT]),) if text.strip() else ()
 
 
 def _turn_completed(line: _Line) -> Sequence[Event]:

@@ -1,20 +1,42 @@
-"""The server: lines of bounded size in and out, one after the other, until nobody asks any more."""
+"""The mail tools of a turn as an MCP server on standard input and output: a line in, a line out, to the end.
+
+`python -m agent_mailer.turn_tools.mcp [TURN_DIR]`; without it, AGENT_MAILER_TURN_DIR.
+
+Written by hand because an agent program waits for it before its first request: the official SDK's server takes a second
+or more and 65 MiB to start, and nothing here needs more than one request after the other.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agent_mailer.disk import Disk
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import ExitCode, MailerError, UsageFault
 from agent_mailer.turn_tools.commands import TURN_DIR, AgentMail
 from agent_mailer.turn_tools.folder import TurnFolder
-from agent_mailer.turn_tools.mcp.protocol import MAX_LINE_BYTES, Protocol
-from agent_mailer.turn_tools.mcp.tools import Toolbox
+from agent_mailer.turn_tools.mcp_protocol import MAX_LINE_BYTES, Protocol
+from agent_mailer.turn_tools.mcp_tools import Toolbox
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
+_CHUNK = 64 * 1024
+
+
+def main(words: Sequence[str]) -> int:
+    try:
+        if len(words) > 1:
+            raise UsageFault("arguments", "there is one argument, the turn's folder", "leave out the others")
+        serve(turn_of(words[0] if words else None, os.environ))
+    except MailerError as fault:
+        sys.stderr.write(f"error: {fault.message}\n  mend: {fault.fix}\n")
+        return fault.exit_code
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.FAILED
+    return ExitCode.OK
 
 
 def turn_of(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -59,11 +81,6 @@ def _own_stdout() -> int:
     return sink
 
 
-"""Above the largest message, however it is escaped; what is longer is passed over, not kept."""
-
-_CHUNK = 64 * 1024
-
-
 def lines(fd: int, limit: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
     """Each line without its end, as soon as it is complete; None for one of more than `limit` bytes. Raises OSError."""
     held = bytearray()
@@ -91,3 +108,7 @@ def write_line(fd: int, line: bytes) -> None:
     view = memoryview(line + b"\n")
     while view:
         view = view[os.write(fd, view) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

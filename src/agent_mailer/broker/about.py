@@ -1,16 +1,57 @@
-"""`GET /`: a page for whoever opens the broker's address in a browser."""
+"""What the broker says of itself: to a program what it can do, to whoever opens its address in a browser a page."""
 
 from __future__ import annotations
 
 from html import escape
+from typing import Literal
 
-from fastapi import APIRouter, Request
+import msgspec
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from agent_mailer import __version__
+from agent_mailer.broker.answers import answer, described
+from agent_mailer.broker.callers import settings_of
 from agent_mailer.broker.documents import WATCH, Step, base_url, steps
 
 router = APIRouter()
+
+EXTENSIONS = (
+    "inbox-cursor",
+    "stream",
+    "idempotency",
+    "marks",
+    "claims",
+    "receipts",
+    "message-get",
+    "html-optional",
+    "operator-by-key",
+)
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a client may rely on."""
+
+    extensions: tuple[str, ...]
+    max_body_bytes: int
+    heartbeat_seconds: float
+    version: str = __version__
+    protocol: Literal["amp"] = "amp"
+    broker: Literal["agent-mailer"] = "agent-mailer"
+
+
+@router.get(
+    "/.well-known/agent-mailer",
+    tags=["extensions"],
+    summary="What this broker can do",
+    responses={200: described(Capabilities)},
+    response_class=Response,
+)
+async def capabilities(request: Request) -> Response:
+    """Public: a client looks here before it has a key."""
+    settings = settings_of(request)
+    return answer(Capabilities(EXTENSIONS, settings.max_body_bytes, settings.heartbeat_seconds))
+
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",

@@ -1,4 +1,4 @@
-"""What waits at a broker that only knows pages, newest first and with every body."""
+"""What waits at a broker, kept here between two looks: by cursor at our own, by pages at one that has only those."""
 
 from __future__ import annotations
 
@@ -8,9 +8,23 @@ from typing import Final
 import msgspec
 
 from agent_mailer.mailbox.amp.answers import Answer, TooLarge
-from agent_mailer.mailbox.amp.mirror import RESYNC_SECONDS, Aside, too_large
-from agent_mailer.mailbox.amp.wire import Heard, Page, parse_list, parse_object
+from agent_mailer.mailbox.amp.wire import (
+    BY_ID,
+    Heard,
+    Page,
+    Stretch,
+    by_hash,
+    heard_in,
+    id_within,
+    parse_list,
+    parse_object,
+)
 from agent_mailer.mailbox.port import Envelope, Listing, Unreadable
+
+RESYNC_SECONDS: Final = 3600.0
+MAX_STRETCH: Final = 1000
+FAR_AHEAD: Final = 2**62
+"""A cursor that no inbox reaches."""
 
 LARGEST_PAGE: Final = 100
 STEP: Final = 64
@@ -21,7 +35,121 @@ LOW: Final = 25
 WALKS: Final = 3
 
 Fetch = Callable[[int, int], Awaitable[Answer]]
-"""One page of what is unread: `(page, page_size)`."""
+"""One answer of a listing: by cursor `(after, limit)`, by page `(page, page_size)`."""
+
+
+class Skipped:
+    """What a listing leaves out: a name from `add` until `release`, and then for the listings under way just then."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._leaving: set[str] = set()
+
+    def add(self, name: str) -> None:
+        self._names.add(name)
+        self._leaving.discard(name)
+
+    def release(self, name: str) -> None:
+        if name in self._names:
+            self._leaving.add(name)
+
+    def begin(self) -> None:
+        """A listing begins: from here on the mailbox itself knows what was released before."""
+        self._names -= self._leaving
+        self._leaving.clear()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def too_large(fault: TooLarge) -> Unreadable:
+    """The one message that an answer too large for us consists of."""
+    found = id_within(fault.start)
+    return Unreadable(BY_ID + found if found else by_hash(fault.start), fault.message)
+
+
+class Mirror:
+    """The oldest of what waits, up to the largest limit that was asked for.
+
+    While it is full its cursor stays behind what it holds; once taken messages make room, it moves on.
+    """
+
+    def __init__(self, skipped: Skipped) -> None:
+        self._skipped = skipped
+        self._waiting: dict[str, Envelope] = {}
+        self._unreadable: dict[str, Unreadable] = {}
+        self._cursor = 0
+        self._size = 0
+        self._fresh_until = 0.0
+
+    def forget(self) -> None:
+        """Ask for everything at the next look."""
+        self._fresh_until = 0.0
+
+    def drop(self, name: str) -> None:
+        """A message that waits no longer, by its id, or what was no message, by its locator."""
+        self._waiting.pop(name, None)
+        self._unreadable.pop(name, None)
+
+    async def pending(self, fetch: Fetch, limit: int, now: float) -> Listing:
+        """One request, or a few where much is new. `now` is monotonic seconds."""
+        self._size = max(self._size, limit)
+        if now >= self._fresh_until:
+            # Emptied only once the answer is there: a broker that fails now leaves what we know.
+            answer = await _ask(fetch, 0, self._size)
+            self._waiting.clear()
+            self._unreadable.clear()
+            self._cursor = 0
+            self._fresh_until = now + RESYNC_SECONDS
+            more = self._take(answer)
+        elif (room := self._size - len(self._waiting)) > 0:
+            more = self._take(await _ask(fetch, self._cursor, room))
+        else:
+            # Nobody wants more than is held; whether the broker is there, its shortest answer tells.
+            await fetch(FAR_AHEAD, 1)
+            more = False
+        while more and len(self._waiting) < self._size:
+            more = self._take(await _ask(fetch, self._cursor, self._size - len(self._waiting)))
+        listed = sorted(self._waiting.values(), key=lambda envelope: envelope.order)
+        return Listing(tuple(listed[:limit]), tuple(self._unreadable.values()))
+
+    def _take(self, answer: Answer | Unreadable) -> bool:
+        """Take in what came; whether there is more."""
+        if isinstance(answer, Unreadable):
+            # It stays in the way of what comes after it until it is marked read.
+            self._note_unreadable(answer)
+            return False
+        stretch = parse_object(answer, Stretch)
+        for heard in parse_list(answer, bytes(stretch.messages)):
+            if isinstance(heard, Unreadable):
+                self._note_unreadable(heard)
+            elif heard.message.envelope.id not in self._skipped:
+                envelope = heard.message.envelope
+                self._waiting[envelope.id] = envelope
+        moved = stretch.cursor > self._cursor
+        if stretch.cursor < self._cursor:
+            # The broker knows less than we do: its database is an earlier one.
+            self.forget()
+        self._cursor = max(self._cursor, stretch.cursor)
+        return stretch.more and moved
+
+    def _note_unreadable(self, item: Unreadable) -> None:
+        if item.locator not in self._skipped:
+            self._unreadable[item.locator] = item
+
+
+async def _ask(fetch: Fetch, after: int, limit: int) -> Answer | Unreadable:
+    limit = min(MAX_STRETCH, limit)
+    while True:
+        try:
+            return await fetch(after, limit)
+        except TooLarge as fault:
+            if limit == 1:
+                return too_large(fault)
+            limit //= 2
 
 
 class _Sight(msgspec.Struct, frozen=True):
@@ -36,10 +164,10 @@ class _Shifted(Exception):
 
 
 class PagedMailbox:
-    """The oldest hundred or so of what is unread. Reading moves nothing here: what is ours is passed over."""
+    """The oldest hundred or so of what is unread. Reading moves nothing here: what is ours is skipped."""
 
-    def __init__(self, aside: Aside) -> None:
-        self._aside = aside
+    def __init__(self, skipped: Skipped) -> None:
+        self._skipped = skipped
         self._known: dict[str, Envelope] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._sight: _Sight | None = None
@@ -58,7 +186,7 @@ class PagedMailbox:
     def drop_unreadable(self, locator: str) -> None:
         self._unreadable.pop(locator, None)
 
-    async def look(self, fetch: Fetch, limit: int, now: float) -> Listing:
+    async def pending(self, fetch: Fetch, limit: int, now: float) -> Listing:
         """`now` is monotonic seconds."""
         newest, sight = await self._glance(fetch)
         if self._must_walk(sight, newest, now):
@@ -69,7 +197,7 @@ class PagedMailbox:
                 self._add(newest)
             self._sight = sight
         waiting = sorted(self._waiting(), key=lambda envelope: envelope.order)
-        unreadable = [item for item in self._unreadable.values() if item.locator not in self._aside]
+        unreadable = [item for item in self._unreadable.values() if item.locator not in self._skipped]
         return Listing(tuple(waiting[:limit]), tuple(unreadable))
 
     async def _glance(self, fetch: Fetch) -> tuple[Heard | Unreadable | None, _Sight]:
@@ -100,7 +228,7 @@ class PagedMailbox:
     async def _walk_until_still(self, fetch: Fetch, sight: _Sight) -> None:
         total = sight.total
         for attempt in range(WALKS):
-            walk = _Walk(fetch, self._aside)
+            walk = _Walk(fetch, self._skipped)
             last = attempt == WALKS - 1
             try:
                 whole = await walk.run(total, still=not last)
@@ -117,15 +245,15 @@ class PagedMailbox:
         self._known[envelope.id] = envelope
 
     def _waiting(self) -> list[Envelope]:
-        return [envelope for envelope in self._known.values() if envelope.id not in self._aside]
+        return [envelope for envelope in self._known.values() if envelope.id not in self._skipped]
 
 
 class _Walk:
     """One walk from the oldest end towards the newest, until there is enough that is not ours already."""
 
-    def __init__(self, fetch: Fetch, aside: Aside) -> None:
+    def __init__(self, fetch: Fetch, skipped: Skipped) -> None:
         self._fetch = fetch
-        self._aside = aside
+        self._skipped = skipped
         self.found: dict[str, Envelope] = {}
         self.unreadable: dict[str, Unreadable] = {}
         self.total = 0
@@ -178,7 +306,7 @@ class _Walk:
             raise _Shifted
 
     def _enough(self) -> bool:
-        return sum(1 for name in self.found if name not in self._aside) >= ENOUGH
+        return sum(1 for name in self.found if name not in self._skipped) >= ENOUGH
 
 
 def _name(item: Heard | Unreadable) -> str:
@@ -207,7 +335,7 @@ async def _find_on(fetch: Fetch, page: int, size: int, message_id: str) -> tuple
                 break
         return found, (pages + 1) // 2
     told = parse_object(answer, Page)
-    for heard in parse_list(answer, bytes(told.messages)):
-        if isinstance(heard, Heard) and heard.message.envelope.id == message_id:
+    for heard in heard_in(answer, bytes(told.messages)):
+        if heard.message.envelope.id == message_id:
             return heard, page
     return None, (told.total + size - 1) // size

@@ -9,11 +9,11 @@ from typing import Final
 import msgspec
 
 from agent_mailer.clock import Clock
-from agent_mailer.mailbox.amp.answers import Answer, InDoubt, RequestRefused, TooLarge, detail_of, trouble
+from agent_mailer.mailbox.amp.answers import NO_JSON, Answer, InDoubt, RequestRefused, TooLarge, detail_of, unavailable
 from agent_mailer.mailbox.amp.compose import Payload, Request, payload_of
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
-from agent_mailer.mailbox.amp.wire import Heard, Page, parse_list, parse_object
+from agent_mailer.mailbox.amp.wire import Heard, Page, heard_in, parse_object
 from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
 
 UNDER_WAY_SECONDS: Final = 5.0
@@ -114,8 +114,8 @@ class Sender:
             )
             return Refused(f"{answer.status}: {detail}")
         if answer.status >= 500:
-            return Unknown(trouble(answer).message)
-        raise trouble(answer)
+            return Unknown(unavailable(answer).message)
+        raise unavailable(answer)
 
     async def _is_there(self, item: Outgoing) -> bool:
         try:
@@ -131,7 +131,7 @@ class Sender:
         if answer.status in (403, 404) and detail_of(answer) not in (None, "Not Found"):
             return False
         self._link.doubt()
-        raise trouble(answer)
+        raise unavailable(answer)
 
     async def _thread(self, thread: str) -> list[Heard]:
         try:
@@ -142,8 +142,8 @@ class Sender:
         if answer.status == 404 and detail_of(answer) is not None:
             return []
         if not answer.ok:
-            raise trouble(answer)
-        return [heard for heard in parse_list(answer) if isinstance(heard, Heard)]
+            raise unavailable(answer)
+        return heard_in(answer)
 
     async def _newest_of(self, recipient: str) -> list[Heard]:
         """The newest mail of another agent of the same user, as far as our key may see it."""
@@ -160,9 +160,8 @@ class Sender:
                 if answer.status in (403, 404):
                     return []
                 if not answer.ok:
-                    raise trouble(answer)
-                raw = bytes(parse_object(answer, Page).messages)
-                return [heard for heard in parse_list(answer, raw) if isinstance(heard, Heard)]
+                    raise unavailable(answer)
+                return heard_in(answer, bytes(parse_object(answer, Page).messages))
         return []
 
 
@@ -170,7 +169,7 @@ def _delivered(answer: Answer, item: Outgoing) -> Delivery:
     for shape in (_Sent, list[_Sent]):
         try:
             found = msgspec.json.decode(answer.body, type=shape)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except NO_JSON:
             continue
         sent = found[0] if isinstance(found, list) and found else found
         if isinstance(sent, _Sent):
@@ -179,7 +178,7 @@ def _delivered(answer: Answer, item: Outgoing) -> Delivery:
                 thread="" if sent.thread_id == item.thread else sent.thread_id,
             )
     # It says yes, but in words that are not a broker's: a proxy may have spoken.
-    return Unknown(trouble(answer).message)
+    return Unknown(unavailable(answer).message)
 
 
 def _same(heard: Heard, request: Request, created: float) -> bool:

@@ -83,7 +83,7 @@ def _run(data: Data, work: Callable[[Connection], T], *, writes: bool) -> T:
 
     from agent_mailer.broker.data import who_serves
     from agent_mailer.broker.database import Store
-    from agent_mailer.broker.migrate import bring_to_head, trouble
+    from agent_mailer.broker.migrate import bring_to_head, database_fault
     from agent_mailer.broker.protocol import Fault
 
     serving = who_serves(data)
@@ -109,10 +109,10 @@ def _run(data: Data, work: Callable[[Connection], T], *, writes: bool) -> T:
     except Fault as fault:
         raise MailerError("refused", fault.detail) from None
     except SQLAlchemyError as error:
-        raise trouble(data.database, error) from None
+        raise database_fault(data.database, error) from None
 
 
-def url_of(data: Data) -> str:
+def broker_url(data: Data) -> str:
     """Where its broker can be reached, or will be if it is started as usual."""
     from agent_mailer.broker.data import DEFAULT_URL, who_serves
 

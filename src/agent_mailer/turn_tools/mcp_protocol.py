@@ -8,7 +8,7 @@ import msgspec
 
 from agent_mailer import __version__
 from agent_mailer.names import printable
-from agent_mailer.turn_tools.mcp.tools import INSTRUCTIONS, TOOLS, Toolbox
+from agent_mailer.turn_tools.mcp_tools import INSTRUCTIONS, TOOLS, Toolbox
 
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 BATCHES = "2025-03-26"
@@ -16,6 +16,7 @@ BATCHES = "2025-03-26"
 
 MAX_BATCH = 100
 MAX_LINE_BYTES = 16 * 1024 * 1024
+"""Above the largest message, however it is escaped; what is longer is passed over, not kept."""
 
 
 class Code(IntEnum):

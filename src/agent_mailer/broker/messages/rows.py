@@ -1,0 +1,154 @@
+"""What is noted at a message after it was sent, as rows: read, claimed, receipts. Every query names the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection, bindparam, false, insert, or_, select, true, update
+
+from agent_mailer.broker.directory import AgentCaller
+from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
+from agent_mailer.broker.protocol import Fault, now_text
+from agent_mailer.broker.tables import agents, messages, receipts
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """One step of a message's way through a turn."""
+
+    message_id: str
+    stage: str
+    turn_id: str
+    outcome: str | None
+    detail: str
+    final: bool
+    created_at: str
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """`claimed` is `before` where this watcher had it already."""
+
+    message: Message
+    claimed: Literal["now", "before"]
+
+
+_m = messages.c
+_LOCKED = (
+    select(_m.to_agent_id, _m.claimed_by, *MESSAGE_COLUMNS)
+    .where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
+    .with_for_update(key_share=True)
+)
+_READ = update(messages).where(_m.id == bindparam("message")).values(is_read=true())
+_LOCKED_INBOX = select(agents.c.inbox_seq).where(agents.c.id == bindparam("agent")).with_for_update(key_share=True)
+COUNT_ON = update(agents).where(agents.c.id == bindparam("agent")).values(inbox_seq=bindparam("newest"))
+"""An inbox's last number is `newest`."""
+_UNREAD = (
+    update(messages)
+    .where(_m.id == bindparam("message"))
+    .values(is_read=false(), seq=bindparam("newest"), claimed_by=None, claimed_at=None)
+)
+_r = receipts.c
+_COLUMNS = (_r.message_id, _r.stage, _r.turn_id, _r.outcome, _r.detail, _r.final, _r.created_at)
+_OF_MESSAGE = select(*_COLUMNS).where(_r.message_id == bindparam("message")).order_by(_r.id)
+_SAME = select(*_COLUMNS).where(
+    _r.message_id == bindparam("message"), _r.turn_id == bindparam("turn"), _r.stage == bindparam("stage")
+)
+_NOTE = insert(receipts)
+_CLAIM = (
+    update(messages)
+    .where(messages.c.id == bindparam("message"))
+    .values(claimed_by=bindparam("watcher"), claimed_at=bindparam("moment"))
+)
+_ENDS = select(_m.from_agent_id, _m.to_agent_id).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
+_TAKES_PART = (
+    select(_m.id)
+    .where(
+        _m.user_id == bindparam("user"),
+        _m.thread_id == bindparam("thread"),
+        or_(_m.from_agent_id == bindparam("agent"), _m.to_agent_id == bindparam("agent")),
+    )
+    .limit(1)
+)
+
+
+class Locked(msgspec.Struct, frozen=True):
+    """A message that nobody else changes until the transaction ends. `agent_id` is its recipient."""
+
+    agent_id: str
+    claimed_by: str | None
+    message: Message
+
+
+def lock_message(connection: Connection, caller: AgentCaller, message_id: str) -> Locked:
+    """That message. Raises Fault 404 (unknown, or of another user), 403 (the caller is not its recipient)."""
+    row = connection.execute(_LOCKED, {"message": message_id, "user": caller.user_id}).first()
+    if row is None:
+        raise Fault(404, "Message not found")
+    if not caller.may_act_as(row[0]):
+        raise Fault(403, "This API key acts for another agent only")
+    return Locked(row[0], row[1], message_of(row[2:]))
+
+
+def mark_read(connection: Connection, locked: Locked) -> Message:
+    """The message as it is then."""
+    if not locked.message.is_read:
+        connection.execute(_READ, {"message": locked.message.id})
+        locked.message.is_read = True
+    return locked.message
+
+
+def mark_unread(connection: Connection, locked: Locked) -> Message:
+    """The message as it is then: unclaimed, and in a new place at the end of the inbox, so that it is found again."""
+    newest = int(connection.execute(_LOCKED_INBOX, {"agent": locked.agent_id}).scalar_one()) + 1
+    connection.execute(COUNT_ON, {"agent": locked.agent_id, "newest": newest})
+    connection.execute(_UNREAD, {"message": locked.message.id, "newest": newest})
+    message = locked.message
+    message.is_read, message.cursor, message.claimed_at = False, newest, None
+    return message
+
+
+def require_free(locked: Locked, watcher: str, since: str) -> None:
+    """Raises Fault 409 where it is read, or another watcher has claimed it after the moment `since`."""
+    if locked.message.is_read:
+        raise Fault(409, "This message is read already", extra={"reason": "read"})
+    claimed_at = locked.message.claimed_at
+    if locked.claimed_by not in (None, watcher) and claimed_at is not None and claimed_at >= since:
+        words = f"This message is claimed by another watcher since {claimed_at}"
+        raise Fault(409, words, extra={"reason": "claimed"})
+
+
+def claim_message(connection: Connection, locked: Locked, watcher: str, turn_id: str) -> Claimed:
+    """Note the claim; `turn_id` may be empty."""
+    message, before = locked.message, locked.claimed_by == watcher
+    message.claimed_at = now_text()
+    connection.execute(_CLAIM, {"message": message.id, "watcher": watcher, "moment": message.claimed_at})
+    if not before or turn_id:
+        receipt = Receipt(message.id, "claimed", turn_id, None, "", final=False, created_at=message.claimed_at)
+        add_receipt(connection, receipt, watcher)
+    return Claimed(message, "before" if before else "now")
+
+
+def add_receipt(connection: Connection, receipt: Receipt, watcher: str) -> tuple[Receipt, bool]:
+    """The stored receipt, and whether it is new."""
+    same = {"message": receipt.message_id, "turn": receipt.turn_id, "stage": receipt.stage}
+    stored = connection.execute(_SAME, same).first()
+    if stored is not None:
+        return Receipt(*stored), False
+    connection.execute(_NOTE, [{**msgspec.structs.asdict(receipt), "watcher": watcher}])
+    return receipt, True
+
+
+def receipts_of(connection: Connection, user_id: str, message_id: str, agent_id: str | None) -> list[Receipt]:
+    """Oldest first. `agent_id`: only if that agent is its sender or recipient. Raises Fault 404."""
+    ends = connection.execute(_ENDS, {"message": message_id, "user": user_id}).first()
+    if ends is None or (agent_id is not None and agent_id not in ends):
+        raise Fault(404, "Message not found")
+    rows: Sequence[Sequence[Any]] = connection.execute(_OF_MESSAGE, {"message": message_id}).all()
+    return [Receipt(*row) for row in rows]
+
+
+def takes_part(connection: Connection, user_id: str, thread_id: str, agent_id: str) -> bool:
+    """Whether the agent wrote or got a message of that thread."""
+    found = connection.execute(_TAKES_PART, {"user": user_id, "thread": thread_id, "agent": agent_id}).first()
+    return found is not None
