@@ -137,7 +137,7 @@ class Desk:
         lock = place.lock()
         lock.acquire()
         try:
-            place.folder.prepare()
+            place.prepare()
 
             async def run() -> None:
                 assert await Watcher(place.room(lock), once=True).run() is End.DRAINED

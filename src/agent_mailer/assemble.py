@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, overload
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, expand, load
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
 from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, ToolServer
 from agent_mailer.state import State
-from agent_mailer.state.folder import STATE_DIRECTORY, StateFolder
+from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
 
 if TYPE_CHECKING:
     from agent_mailer.mailbox.amp.adapter import AmpMailbox
@@ -40,11 +40,19 @@ if TYPE_CHECKING:
 class Workplace:
     """One workdir as a command finds it: its configuration and state. Reading needs no lock."""
 
-    def __init__(self, workdir: Path, flags: Mapping[str, object] | None = None, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        flags: Mapping[str, object] | None = None,
+        *,
+        clock: Clock | None = None,
+        damaged: Damaged | None = None,
+    ) -> None:
+        """`damaged` is told of state files that cannot be read; by default the log is, by who holds the lock."""
         self.workdir = workdir
         self.clock = clock or SystemClock()
         self.disk = Disk()
-        self.folder = StateFolder(workdir, self.disk, self.clock)
+        self.folder = StateFolder(workdir, self.disk, self.clock, self._log_damage if damaged is None else damaged)
         self.log = EventLog(self.folder.log, self.disk, self.clock)
         self.state = State(self.folder, self.log)
         self._flags = flags or {}
@@ -274,29 +282,25 @@ class Workplace:
 
         return WorkdirLock(self.folder.path / ".lock")
 
-    def room(self, lock: WorkdirLock) -> Room:
-        """All that a watcher needs; the lock must be held."""
+    def prepare(self) -> None:
+        """Make the state ours to write. Only the holder of the lock calls this. Raises BusyFault, ConfigFault."""
+        self.state.prepare()
+
+    def room(self, lock: WorkdirLock, policy: WatchPolicy | None = None, *, alone: bool = False) -> Room:
+        """All that a watcher needs; the lock must be held. `alone`: it shares no pause with others on its account."""
         from agent_mailer.watch.room import Room
 
-        def guard() -> None:
-            if lock.still_ours():
-                return
-            if not self.folder.path.is_dir():
-                raise ConfigFault("workdir_gone", f"{self.folder.path} has vanished", "put the folder back, then start")
-            raise BusyFault(
-                "lock_replaced", f"{self.folder.path / '.lock'} is no longer the file we hold", "agent-mailer status"
-            )
-
         runtime = self.runtime()
-        self.share_pause(runtime)
+        if not alone:
+            self.share_pause(runtime)
         return Room(
             mailbox=self.mailbox(),
             runtime=runtime,
             state=self.state,
-            policy=self.policy(),
+            policy=policy or self.policy(),
             prompts=self.prompts(),
             clock=self.clock,
-            guard=guard,
+            guard=lock.guard,
             tools=self.tools,
         )
 
@@ -310,7 +314,13 @@ class Workplace:
 
         name = f"{runtime.traits.name}-{runtime.traits.account}"
         folder = user_state_path("agent-mailer") / "accounts"
-        self.state.account = AccountPause(folder, name, self.disk, self.folder.clamp, self.folder.damaged)
+        account = AccountPause(folder, name, self.disk, self.folder.clamp, self.folder.damaged)
+        self.state = State(self.folder, self.log, account)
+
+    def _log_damage(self, path: Path, why: str) -> None:
+        """Who does not hold the lock does not write the log either; the watcher finds the same damage and tells it."""
+        if self.folder.ours:
+            self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
 
     def tools(self, turn_dir: Path) -> ToolServer:
         """The MCP server over one turn's folder."""

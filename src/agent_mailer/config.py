@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -56,115 +56,100 @@ DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[retry]`: the wait after the n-th failure is random between 0 and min(longest, first * 2^(n-1)) seconds."""
 
-    first: Seconds = 10
-    longest: Seconds = 600
+    first: Annotated[Seconds, "seconds after the first failed attempt, at most; doubles with each"] = 10
+    longest: Annotated[Seconds, "seconds that no wait is longer than"] = 600
 
 
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"pass_": "pass"}):
     """`[env]`: names the agent may see beyond the basics, and values set for it."""
 
-    pass_: tuple[str, ...] = ()
-    set: dict[str, str] = {}
+    pass_: Annotated[tuple[str, ...], "names of variables that the agent may see beyond the basics"] = ()
+    set: Annotated[dict[str, str], "variables set for the agent"] = {}
 
 
 class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[notify]`: who is told when the agent needs a person; neither command nor address = nobody."""
 
-    command: tuple[str, ...] = ()
-    address: str = ""
-    trouble_after: SecondsOrOff = 300
-    timeout: Annotated[int, Meta(ge=1, le=600)] = 30
+    command: Annotated[tuple[str, ...], "the program that tells you, and its arguments; empty = off"] = ()
+    address: Annotated[str, "where a notice is mailed to; empty = off"] = ""
+    trouble_after: Annotated[SecondsOrOff, "seconds that trouble lasts before it is told"] = 300
+    timeout: Annotated[int, Meta(ge=1, le=600), "seconds that the command may take"] = 30
 
 
 class Config(msgspec.Struct, frozen=True):
-    """Every key, with its default. The names of other AMP clients are kept."""
+    """Every key, with its default and its sentence. The names of other AMP clients are kept."""
 
-    agent_id: str = ""
-    agent_name: str = ""
-    address: str = ""
-    broker_url: str = ""
-    api_key: str = ""
-    mailbox: MailboxKind | None = None
-    maildir_root: str = ""
-    runtime: RuntimeKind | None = None
-    permission_mode: PermissionMode | None = None
-    claude_command: str = "claude"
-    codex_command: str = "codex"
-    infiniti_command: str = "infiniti-agent"
-    model: str = ""
-    extra_args: tuple[str, ...] = ()
-    max_budget_usd: DollarsOrOff = 0.0
-    config_home: str = ""
-    command: tuple[str, ...] = ()
-    command_output: CommandOutput = CommandOutput.TEXT
-    project_dir: str = ""
-    poll_interval_idle: Seconds = 60
-    poll_interval_active: Seconds = 10
-    max_retries: CountOrNone = 3
-    max_starts: Count = 10
-    max_parallel_turns: Annotated[int, Meta(ge=1, le=64)] = 1
-    session_max_age_days: Count = 7
-    session_max_turns: Count = 50
-    session_max_megabytes: CountOrNone = 20
-    auto_reply: AutoReply = AutoReply.IF_SILENT
-    turn_timeout: Seconds = 3600
-    tool_timeout: SecondsOrOff = 0
-    first_output_timeout: SecondsOrOff = 60
-    silence_timeout: SecondsOrOff = 600
-    stop_grace: SecondsOrOff = 20
-    turn_memory: str = ""
-    keep_transcripts: CountOrNone = 7
-    retry: Retry = Retry()
-    env: Environment = Environment()
-    notify: Notify = Notify()
+    agent_id: Annotated[str, "the agent's id at its broker; compared with AGENT.md"] = ""
+    agent_name: Annotated[str, "the agent's name; the address where that is empty"] = ""
+    address: Annotated[str, "where the agent gets its mail: its handle, or its address at the broker"] = ""
+    broker_url: Annotated[str, "the broker's URL; empty = a folder mailbox"] = ""
+    api_key: Annotated[str, "the broker's key; shown nowhere"] = ""
+    mailbox: Annotated[MailboxKind | None, "maildir or amp; default: amp when broker_url is set, else maildir"] = None
+    maildir_root: Annotated[
+        str, "the folder mailbox's root; default: $AM_ROOT, .amqrc, .agent-mail at the top of the git tree"
+    ] = ""
+    runtime: Annotated[RuntimeKind | None, "the agent program: claude, codex, infiniti or command; must be chosen"] = (
+        None
+    )
+    permission_mode: Annotated[PermissionMode | None, "acceptEdits, bypassPermissions or plan; never guessed"] = None
+    claude_command: Annotated[str, "the claude program, by name or path"] = "claude"
+    codex_command: Annotated[str, "the codex program, by name or path"] = "codex"
+    infiniti_command: Annotated[str, "the infiniti program, by name or path"] = "infiniti-agent"
+    model: Annotated[str, "the model for claude and codex; empty = theirs, which moves with their versions"] = ""
+    extra_args: Annotated[tuple[str, ...], "further arguments for claude and codex, a list of words"] = ()
+    max_budget_usd: Annotated[
+        DollarsOrOff, "dollars one turn may cost, where the agent program can count them (claude); 0 = off"
+    ] = 0.0
+    config_home: Annotated[
+        str, "the folder of claude's or codex's settings, login and sessions; empty = the user's own"
+    ] = ""
+    command: Annotated[tuple[str, ...], 'with runtime = "command": the program and its arguments, a list of words'] = ()
+    command_output: Annotated[CommandOutput, "what the command prints: text (its answer) or jsonl (events)"] = (
+        CommandOutput.TEXT
+    )
+    project_dir: Annotated[str, "the folder the agent works on, where that is not the workdir; named in the prompt"] = (
+        ""
+    )
+    poll_interval_idle: Annotated[Seconds, "seconds between two looks at the mailbox without an event"] = 60
+    poll_interval_active: Annotated[Seconds, "the same after there was mail, at a broker that cannot wake us"] = 10
+    max_retries: Annotated[CountOrNone, "further attempts after a failed one before the message is given up"] = 3
+    max_starts: Annotated[Count, "starts of whatever outcome before the message is given up"] = 10
+    max_parallel_turns: Annotated[int, Meta(ge=1, le=64), "threads worked on side by side"] = 1
+    session_max_age_days: Annotated[Count, "days since its last use after which a session is not resumed"] = 7
+    session_max_turns: Annotated[Count, "turns after which a session is not resumed"] = 50
+    session_max_megabytes: Annotated[
+        CountOrNone, "megabytes of output of its turns after which a session is not resumed; 0 = off"
+    ] = 20
+    auto_reply: Annotated[
+        AutoReply, "if-silent, never or always: whether the agent's final words are sent as the answer"
+    ] = AutoReply.IF_SILENT
+    turn_timeout: Annotated[Seconds, "seconds a turn may take"] = 3600
+    tool_timeout: Annotated[SecondsOrOff, "seconds one tool call may take; 0 = the rest of the turn"] = 0
+    first_output_timeout: Annotated[
+        SecondsOrOff, "seconds until the first event; 0 = off (always off for text commands)"
+    ] = 60
+    silence_timeout: Annotated[
+        SecondsOrOff, "seconds without an event while no tool runs; 0 = off (always off for text commands)"
+    ] = 600
+    stop_grace: Annotated[SecondsOrOff, "seconds running turns are given when the watcher is stopped"] = 20
+    turn_memory: Annotated[
+        str, "memory that all processes of a turn may use together, as 4G or 800M; empty = off; needs systemd"
+    ] = ""
+    keep_transcripts: Annotated[CountOrNone, "days a settled turn's output is kept; 0 = only the summary"] = 7
+    retry: Annotated[Retry, "first, longest: seconds of backoff between attempts"] = Retry()
+    env: Annotated[
+        Environment, "pass (names) and set (values): what the agent sees of the environment beyond the basics"
+    ] = Environment()
+    notify: Annotated[
+        Notify,
+        "command (a list of words) and address (mail): who is told when the agent needs a person; "
+        "trouble_after, timeout: seconds",
+    ] = Notify()
 
     @property
     def mailbox_kind(self) -> MailboxKind:
         """`amp` where a broker is named, else the folder."""
         return self.mailbox or (MailboxKind.AMP if self.broker_url else MailboxKind.MAILDIR)
-
-
-DOCS: dict[str, str] = {
-    "agent_id": "the agent's id at its broker",
-    "agent_name": "the agent's name; the address where that is empty",
-    "address": "where the agent gets its mail; with a folder mailbox its handle",
-    "broker_url": "the broker's URL; empty = a folder mailbox",
-    "api_key": "the broker's key; shown nowhere",
-    "mailbox": "maildir or amp; default: amp when broker_url is set, else maildir",
-    "maildir_root": "the folder mailbox's root; default: $AM_ROOT, .amqrc, .agent-mail at the top of the git tree",
-    "runtime": "the agent program: claude, codex, infiniti or command",
-    "permission_mode": "acceptEdits, bypassPermissions or plan; never guessed",
-    "claude_command": "the claude program",
-    "codex_command": "the codex program",
-    "infiniti_command": "the infiniti program",
-    "model": "the model for claude and codex; empty = theirs, which moves with their versions",
-    "extra_args": "further arguments for claude and codex, a list of words",
-    "max_budget_usd": "dollars one turn may cost, where the agent program can count them (claude); 0 = off",
-    "config_home": "the folder of claude's or codex's settings, login and sessions; empty = the user's own",
-    "command": 'with runtime = "command": the program and its arguments, a list of words',
-    "command_output": "what the command prints: text (its answer) or jsonl (events)",
-    "project_dir": "the folder the agent works on, where that is not the workdir",
-    "poll_interval_idle": "seconds between two looks at a mailbox that cannot wake us, while there is no mail",
-    "poll_interval_active": "the same after there was mail",
-    "max_retries": "further attempts after a failed one before the message is given up",
-    "max_starts": "starts of whatever outcome before the message is given up",
-    "max_parallel_turns": "threads worked on side by side",
-    "session_max_age_days": "a session older than this is not resumed",
-    "session_max_turns": "a session with more turns than this is not resumed",
-    "session_max_megabytes": "a session whose turns have printed more than this is not resumed; 0 = off",
-    "auto_reply": "if-silent, never or always: whether the agent's final words are sent as the answer",
-    "turn_timeout": "seconds a turn may take",
-    "tool_timeout": "seconds one tool call may take; 0 = the rest of the turn",
-    "first_output_timeout": "seconds until the first event; 0 = off (always off for text commands)",
-    "silence_timeout": "seconds without an event while no tool runs; 0 = off (always off for text commands)",
-    "stop_grace": "seconds running turns are given when the watcher is stopped",
-    "turn_memory": "memory that all processes of a turn may use together, as 4G; empty = off; needs systemd",
-    "keep_transcripts": "days a settled turn's output is kept; 0 = only the summary",
-    "retry": "first, longest: seconds of backoff between attempts",
-    "env": "pass (names) and set (values): what the agent sees of the environment beyond the basics",
-    "notify": "command (a list of words) and address (mail): who is told when the agent needs a person; "
-    "trouble_after, timeout: seconds",
-}
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -178,8 +163,39 @@ class Loaded(msgspec.Struct, frozen=True):
         return self.sources.get(key, Source.DEFAULT)
 
 
+_HINTS = get_type_hints(Config, include_extras=True)
+
+
+def _sentence(hint: object) -> str:
+    return next(part for part in get_args(hint)[1:] if isinstance(part, str))
+
+
+DOCS = {key: _sentence(hint) for key, hint in _HINTS.items()}
+"""What each key is, in one sentence."""
+
+
 def keys() -> tuple[str, ...]:
     return Config.__struct_fields__
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """A key that has a value of its own, those of the tables as `retry.first`. `hint` is its type, bounds included."""
+
+    name: str
+    hint: Any
+    default: object
+    sentence: str
+
+
+def leaves() -> Iterator[Leaf]:
+    """In the order of the file."""
+    for key, table in msgspec.structs.asdict(Config()).items():
+        if not isinstance(table, msgspec.Struct):
+            yield Leaf(key, _HINTS[key], table, DOCS[key])
+            continue
+        inner = get_type_hints(type(table), include_extras=True)
+        for own, shown in zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True):
+            yield Leaf(f"{key}.{shown}", inner[own], getattr(table, own), _sentence(inner[own]))
 
 
 def load(
@@ -255,25 +271,18 @@ def check_value(key: str, value: object) -> None:
         raise UsageFault("bad_value", f"{key}: {_plain(error, key, value)}", f"{head} is {DOCS[head]}") from None
 
 
-_HINTS = get_type_hints(Config, include_extras=True)
-
-
 def is_words(key: str) -> bool:
     """Whether its value is a list of words. Raises UsageFault where there is no such key."""
     return isinstance(_field(key)[1], tuple)
 
 
-def _field(key: str) -> tuple[object, object]:
+def _field(key: str) -> tuple[Any, object]:
     """Type and default of a key, or of a table's own as `retry.first`. Raises UsageFault where there is none."""
-    head, dot, name = key.partition(".")
-    if head in keys():
-        table = getattr(Config(), head)
-        if not dot:
-            return _HINTS[head], table
-        if isinstance(table, msgspec.Struct):
-            for own, shown in zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True):
-                if shown == name:
-                    return get_type_hints(type(table), include_extras=True)[own], getattr(table, own)
+    if key in keys():
+        return _HINTS[key], getattr(Config(), key)
+    for leaf in leaves():
+        if leaf.name == key:
+            return leaf.hint, leaf.default
     raise UsageFault("unknown_key", f"there is no key {printable(key)!r}", "agent-mailer config show")
 
 
@@ -301,11 +310,11 @@ def _checked(key: str, value: object, source: Source, path: Path) -> object:
 
 def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
     text = str(error).replace("`", "")
-    hint: Any = _field(key)[0]
-    for member in (hint, *getattr(hint, "__args__", ())):
+    hint = _field(key)[0]
+    for member in (hint.__origin__, *getattr(hint.__origin__, "__args__", ())):
         if isinstance(member, type) and issubclass(member, StrEnum):
             return f"{text} (one of: {', '.join(m.value for m in member)})"
-    bounds = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Meta)), None)
+    bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
     if bounds is not None and hint.__origin__ is int:
         return f"must be a whole number from {bounds.ge} to {bounds.le}, not {_as_toml(value)}"
     return text

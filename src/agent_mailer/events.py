@@ -22,7 +22,7 @@ Value = str | int | float | bool | None
 
 
 class EventName(StrEnum):
-    """Every event there is. SPEC section 8 lists their fields; names are never reused for another meaning."""
+    """Every event there is; names are never reused for another meaning (SPEC 8.6)."""
 
     WATCH_STARTED = "watch_started"
     WATCH_STOPPING = "watch_stopping"

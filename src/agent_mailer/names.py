@@ -30,6 +30,11 @@ def prompt_word(identifier: str, label: str) -> str:
     return f"{label}-{_digest(identifier)}"
 
 
+def one_line(text: str) -> str:
+    """`text` with a question mark for each character that could end a line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def printable(text: str, limit: int = 200) -> str:
     """`text` for a terminal or a log line: control characters and line ends shown as escapes, cut at `limit`."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])

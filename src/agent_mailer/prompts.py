@@ -1,4 +1,4 @@
-"""Prompts from `templates/`, overridable per workdir, and the agent's notes (memory).
+"""Prompts from `templates/`, overridable per workdir.
 
 Subject, body and attachments never enter a prompt; identifiers enter it mapped to one harmless word.
 """
@@ -13,15 +13,14 @@ from string import Template
 
 import msgspec
 
-from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.names import path_name, prompt_word
+from agent_mailer.names import one_line, prompt_word
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state.notes import GLOBAL_NOTE, memory_file
 from agent_mailer.state.records import TurnRecord
 
 NO_PROJECT = "none"
-GLOBAL_NOTE = "global"
-"""The name of the note of all threads; a thread called so has its own note under another name."""
 
 
 class PromptKind(StrEnum):
@@ -69,7 +68,7 @@ def words_of(record: TurnRecord, project_dir: Path | None) -> Words:
         prompt_word(envelope.id, "message"),
         prompt_word(envelope.thread, "thread"),
         prompt_word(envelope.sender, "sender"),
-        _one_line(str(project_dir)) if project_dir else NO_PROJECT,
+        one_line(str(project_dir)) if project_dir else NO_PROJECT,
     )
 
 
@@ -129,22 +128,6 @@ def shipped_template(name: str) -> str:
     raise ConfigFault("no_template", f"{name}.md is missing from this installation", "reinstall agent-mailer")
 
 
-def memory_file(memory: Path, thread: str) -> Path:
-    """The note of one thread. Its path stands in the prompt, so an odd thread id leaves no word of itself in it."""
-    word = prompt_word(thread, "thread")
-    if thread.casefold() == GLOBAL_NOTE:
-        word = "thread-of-that-name"
-    return memory / f"{path_name(thread) if word == thread else word.replace('-', '~', 1)}.md"
-
-
-def seed_memory(memory: Path, agent: str, disk: Disk) -> None:
-    """Make the global note where there is none."""
-    path = memory / f"{GLOBAL_NOTE}.md"
-    if not path.exists():
-        text = f"# Global memory of {_one_line(agent)}\n\n## Facts\n\n## Preferences\n\n## Open ends\n"
-        disk.replace(path, text.encode(), sync=Sync.NONE)
-
-
 def _rerun_values(record: TurnRecord) -> dict[str, str]:
     rerun = record.rerun
     last = rerun.last_outcome if rerun else None
@@ -169,7 +152,3 @@ def _rerun_values(record: TurnRecord) -> dict[str, str]:
             else "Work as usual."
         ),
     }
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -55,8 +55,7 @@ class Faulted:
         lock.acquire()
 
         async def run() -> None:
-            room = place.room(lock)
-            room.policy = msgspec.structs.replace(room.policy, trouble_first=0.01, trouble_longest=0.02)
+            room = place.room(lock, msgspec.structs.replace(place.policy(), trouble_first=0.01, trouble_longest=0.02))
             watcher = Watcher(room, once=True)
             task = asyncio.create_task(watcher.run())
             deadline = time.monotonic() + 30
@@ -71,7 +70,7 @@ class Faulted:
             await task
 
         try:
-            place.folder.prepare()
+            place.prepare()
             asyncio.run(run())
         finally:
             self.system.end()

@@ -22,10 +22,10 @@ class LateListing(MaildirMailbox):
 
     async def pending(self, limit: int) -> Listing:
         listing = await super().pending(limit)
-        if self.watcher._running and listing.envelopes:
+        if self.watcher.in_work and listing.envelopes:
             self.looks = 0
             self.gate.touch()
-            while self.watcher._running:  # noqa: ASYNC110
+            while self.watcher.in_work:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         self.looks += 1
         return listing
@@ -58,7 +58,7 @@ def test_a_turn_that_ends_while_the_mailbox_is_listed_still_holds_up_its_thread(
         await watching
 
     try:
-        place.folder.prepare()
+        place.prepare()
         asyncio.run(story())
     finally:
         lock.release()

@@ -44,7 +44,7 @@ def after_power_failures(desk: Desk, act: Callable[[Disk], None], most: int = 40
 def state_over(desk: Desk, disk: Disk) -> State:
     place = desk.place()
     place.disk.system = disk.system
-    place.folder.ours = True
+    place.folder.hold()
     return place.state
 
 
@@ -62,7 +62,7 @@ def test_an_answered_request_does_not_come_back(tmp_path: Path) -> None:
     desk = new_desk(tmp_path / "desk")
     at_rest(desk)
     desk.place().state.requests.submit(Request(Verb.PAUSE))
-    for _ in after_power_failures(desk, lambda disk: _ignore(apply_waiting(state_over(desk, disk)))):
+    for _ in after_power_failures(desk, lambda disk: apply_waiting(state_over(desk, disk))):
         assert desk.place().state.requests.waiting() == []
 
 
@@ -92,7 +92,7 @@ def test_what_was_refused_outlives_the_shortening_of_its_record(tmp_path: Path) 
     desk.send()
     at_rest(desk)
     [record] = settlements(desk).values()
-    for _ in after_power_failures(desk, lambda disk: state_over(desk, disk).turns.summarise(record)):
+    for _ in after_power_failures(desk, lambda disk: state_over(desk, disk).retention.summarise(record)):
         [after] = settlements(desk).values()
         assert after.settlement is not None
         [refused] = [entry for entry in after.settlement.items if entry.state is ItemState.REFUSED]

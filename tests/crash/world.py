@@ -319,14 +319,13 @@ class World:
         lock.acquire()
 
         async def run() -> None:
-            room = place.room(lock)
+            room = place.room(lock, msgspec.structs.replace(place.policy(), trouble_first=0.002, trouble_longest=0.004))
             mailboxes.append(room.mailbox)
-            room.policy = msgspec.structs.replace(room.policy, trouble_first=0.002, trouble_longest=0.004)
             watcher.append(Watcher(room, once=True))
             await asyncio.wait_for(watcher[0].run(), PATIENCE)
 
         try:
-            place.folder.prepare()
+            place.prepare()
             asyncio.run(run())
         except Died:
             assert self.weather.dead

@@ -15,6 +15,7 @@ from agent_mailer.events import LogRecord
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, RuntimeTraits
 from agent_mailer.runtimes.programs import build_env
+from agent_mailer.state import State
 from agent_mailer.state.pauses import AccountPause
 from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.state.requests import Request, Verb
@@ -44,9 +45,8 @@ class Agent:
 
     def place(self) -> Workplace:
         place = self.desk.place()
-        place.state.account = AccountPause(
-            self.accounts, "the-account", place.disk, place.folder.clamp, place.folder.damaged
-        )
+        account = AccountPause(self.accounts, "the-account", place.disk, place.folder.clamp, place.folder.damaged)
+        place.state = State(place.folder, place.log, account)
         return place
 
     def once(self) -> list[LogRecord]:
@@ -56,7 +56,7 @@ class Agent:
         lock = place.lock()
         lock.acquire()
         try:
-            place.folder.prepare()
+            place.prepare()
             room = place.room(lock)
             env = build_env({"PATH": "/usr/bin:/bin"}, (), {})
             room.runtime = OnAnAccount(("/bin/sh", "-c", self.script), CommandOutput.JSONL, env)

@@ -264,7 +264,7 @@ class OpenTurn:
         self.desk = desk
         self.sent = desk.send("the task")
         place = desk.place()
-        place.folder.prepare()
+        place.prepare()
         inbox = desk.root / "agents/coder/inbox"
         self.envelope = self._envelope()
         (inbox / f"new/{self.sent}.md").rename(inbox / f"cur/{self.sent}.md")
@@ -524,11 +524,11 @@ def inflight(desk: Desk, **changes: object) -> None:
 def test_a_take_over_is_done_once(desk: Desk, crash_before: str) -> None:
     inflight(desk, started_at=4e12, retry_count=10**9)
     before = (desk.state / "inflight.json").read_bytes()
-    desk.place().folder.prepare()
+    desk.place().prepare()
     if crash_before != "nothing":
         (desk.state / "inflight.json").write_bytes(before)
     place = desk.place()
-    place.folder.prepare()
+    place.prepare()
     [entry] = place.state.retries.all()
     assert (entry.envelope.id, entry.starts, entry.revision) == ("m", 1001, 0)
     assert entry.envelope.created <= place.clock.now()
@@ -568,7 +568,7 @@ def test_a_disk_that_takes_nothing_costs_nothing(desk: Desk, code: int) -> None:
     place.log.listen(events.append)
     lock = place.lock()
     lock.acquire()
-    place.folder.prepare()
+    place.prepare()
     before = contents(desk.base)
     place.disk.system = FaultySystem(1, code, Lasting.FROM_THEN_ON)
     try:
@@ -712,12 +712,11 @@ def test_a_watcher_waits_for_a_mailbox_that_cannot_be_used_at_its_start(desk: De
     heard: list[EventName] = []
     lock = place.lock()
     lock.acquire()
-    place.folder.prepare()
+    place.prepare()
     place.disk.system = FaultySystem(1, errno.EIO, Lasting.ONCE)
 
     async def run() -> None:
-        room = place.room(lock)
-        room.policy = msgspec.structs.replace(room.policy, trouble_first=0.01)
+        room = place.room(lock, msgspec.structs.replace(place.policy(), trouble_first=0.01))
         watcher = Watcher(room)
 
         def hear(event: LogRecord) -> None:

@@ -83,9 +83,10 @@ class Watch:
         lock.acquire()
 
         async def both() -> None:
-            room = self.room = self.place.room(lock)
+            policy = self.place.policy()
             if self.quick:
-                room.policy = msgspec.structs.replace(room.policy, trouble_first=0.02, trouble_longest=0.1)
+                policy = msgspec.structs.replace(policy, trouble_first=0.02, trouble_longest=0.1)
+            room = self.room = self.place.room(lock, policy)
             watcher = Watcher(room)
             watching = asyncio.create_task(watcher.run())
             try:
@@ -95,7 +96,7 @@ class Watch:
                 assert await watching is End.STOPPED
 
         try:
-            self.place.folder.prepare()
+            self.place.prepare()
             with asyncio.Runner(loop_factory=loop) as runner:
                 runner.run(both())
         finally:

@@ -162,7 +162,7 @@ def test_a_claim_without_a_start_is_given_back_and_runs_once(desk: Desk) -> None
 
     sent = desk.send()
     place = desk.place()
-    place.folder.prepare()
+    place.prepare()
 
     async def claim() -> None:
         from agent_mailer.mailbox.port import Message

@@ -11,7 +11,7 @@ from tests.desk import Desk, until
 from tests.typed import COMMAND, type_in
 
 from agent_mailer.events import EventName
-from agent_mailer.state.lock import note_lock
+from agent_mailer.state.notes import note_lock
 
 APPEND = {"EDITOR": "sh -c 'echo mine >> \"$1\"' sh", "VISUAL": ""}
 

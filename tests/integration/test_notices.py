@@ -181,8 +181,9 @@ def watch(desk: Desk, story: Callable[[list[LogRecord]], Awaitable[None]], **not
     lock.acquire()
 
     async def both() -> None:
-        room = place.room(lock)
-        room.policy = msgspec.structs.replace(room.policy, notify=msgspec.structs.replace(room.policy.notify, **notify))
+        policy = place.policy()
+        policy = msgspec.structs.replace(policy, notify=msgspec.structs.replace(policy.notify, **notify))
+        room = place.room(lock, policy)
         watcher = Watcher(room)
         watching = asyncio.create_task(watcher.run())
         try:
@@ -192,7 +193,7 @@ def watch(desk: Desk, story: Callable[[list[LogRecord]], Awaitable[None]], **not
             await watching
 
     try:
-        place.folder.prepare()
+        place.prepare()
         asyncio.run(both())
     finally:
         lock.release()

@@ -14,11 +14,10 @@ from agent_mailer.prompts import (
     PLACEHOLDERS,
     PromptKind,
     PromptRoom,
-    memory_file,
-    seed_memory,
     shipped_template,
     words_of,
 )
+from agent_mailer.state.notes import memory_file, seed_memory
 from agent_mailer.state.records import Attempt, Phase, RetryEntry, TurnRecord
 
 HEAD = ["Message: m-1", "Thread:  p2p/coder__user", "From: user", "Project: none", ""]

@@ -18,7 +18,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.pauses import LONGEST_PAUSE, PauseFile
+from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import (
     Attempt,
     DeadLetter,
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, clock: FakeClock) -> StateFolder:
 def state_of(folder: StateFolder) -> State:
     """The state as the next process finds it."""
     found = StateFolder(folder.workdir, Disk(), folder.clock)
-    found.ours = True
+    found.hold()
     return State(found, EventLog(found.log, found.disk, found.clock))
 
 
@@ -310,7 +310,7 @@ def test_the_journal_is_folded_now_and_then(folder: StateFolder) -> None:
 )
 def test_a_damaged_pause_is_no_pause(folder: StateFolder, garbage: bytes) -> None:
     (folder.path / "pause.json").write_bytes(garbage)
-    assert PauseFile(folder).read() is None
+    assert state_of(folder).pause.read() is None
     assert len(list(folder.path.glob("pause.json.corrupt-*"))) == 1
 
 
@@ -319,8 +319,8 @@ def test_a_damaged_pause_is_no_pause(folder: StateFolder, garbage: bytes) -> Non
     [(None, None), (NOW - 5, NOW - 5), (NOW + LONGEST_PAUSE, NOW + LONGEST_PAUSE), (NOW + LONGEST_PAUSE + 1, NOW)],
 )
 def test_a_pause_beyond_any_we_set_ends_now(folder: StateFolder, until: float | None, read: float | None) -> None:
-    PauseFile(folder).write(Pause(PauseReason.LIMITED, NOW, until))
-    found = PauseFile(folder).read()
+    state_of(folder).pause.write(Pause(PauseReason.LIMITED, NOW, until))
+    found = state_of(folder).pause.read()
     assert found is not None
     assert found.until == read
 

@@ -43,8 +43,7 @@ def told() -> Told:
 @pytest.fixture
 def folder(tmp_path: Path, told: Told) -> StateFolder:
     """A folder whose lock we hold."""
-    found = StateFolder(tmp_path, Disk(), FakeClock(NOW))
-    found.damaged = told
+    found = StateFolder(tmp_path, Disk(), FakeClock(NOW), told)
     found.prepare()
     return found
 
@@ -69,8 +68,7 @@ def test_who_does_not_hold_the_lock_changes_nothing(tmp_path: Path, told: Told, 
     state = tmp_path / ".agent-mailer"
     state.mkdir()
     (state / "x.json").write_bytes(GARBAGE[garbage])
-    reader = StateFolder(tmp_path, Disk(), FakeClock(NOW))
-    reader.damaged = told
+    reader = StateFolder(tmp_path, Disk(), FakeClock(NOW), told)
     assert reader.read(state / "x.json", dict[str, list[int]], {}) == {}
     assert [p.name for p in state.iterdir()] == ["x.json"]
     assert len(told) == 1

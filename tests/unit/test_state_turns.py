@@ -13,6 +13,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.retention import Retention
 from agent_mailer.state.turns import TurnStore
 
 GARBAGE = [b"", b'{"turn_id": "', b"\0" * 100, b"[]", b"[" * 100_000, b"\xff", b"null", b'{"turns": [1]}']
@@ -152,9 +153,9 @@ def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock:
     future = settled(folder, clock, -400, "future")
     still_open = open_turn(folder, "open")
     store = TurnStore(folder)
-    assert store.prune(7, {"needed"}) == [old.turn_id]
+    assert Retention(folder, store).prune(7, {"needed"}) == [old.turn_id]
     assert set(store.ids()) == {turn.turn_id for turn in (needed, young, future, still_open)}
     # A clock that ran a year ahead takes the transcripts, and nothing that is still to be done.
     clock.moment += 365 * 86400
-    store.prune(7, {"needed"})
+    Retention(folder, store).prune(7, {"needed"})
     assert {needed.turn_id, still_open.turn_id, future.turn_id} == set(store.ids())

@@ -24,7 +24,7 @@ from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import RetryEntry
-from agent_mailer.state.takeover import read_inflight
+from agent_mailer.state.takeover import read_inflight, take_over
 from agent_mailer.watch.recovery import salvage
 
 OLD_ENOUGH = 60.0
@@ -73,12 +73,19 @@ class Repair:
         self.left: list[Left] = []
         self._state = state
         self._now = now
-        self._told = state.folder.damaged
-        state.folder.damaged = self._damaged
-        state.folder.ours = True
+        state.folder.hold()
 
     def run(self, mail: MailFolders | None) -> None:
         """Everything that can be done now. Raises ConfigFault where a newer version wrote here."""
+
+        def damaged(path: Path, why: str) -> None:
+            tell(path, why)
+            self._say(path, f"damaged ({printable(why, 200)}), kept as {path.name}.corrupt-<time>")
+
+        with self._state.folder.telling(damaged) as tell:
+            self._run(mail)
+
+    def _run(self, mail: MailFolders | None) -> None:
         state = self._state
         self._step(state.folder.path, self._folders)
         self._step(state.folder.path, self._unfinished)
@@ -89,9 +96,6 @@ class Repair:
         if mail is not None:
             self._step(state.folder.path, lambda: self._mailbox(mail, nameless))
         self._step(state.folder.path, self._index)
-
-    def close(self) -> None:
-        self._state.folder.damaged = self._told
 
     def _folders(self) -> None:
         folder = self._state.folder
@@ -117,7 +121,7 @@ class Repair:
         folder = self._state.folder
         path = folder.path / "inflight.json"
         found = read_inflight(path)
-        folder.take_over()
+        take_over(self._state)
         if found is not None:
             self._say(path, f"{printable(found.msg_id)}, in work when another client ended, is to be done again")
 
@@ -231,10 +235,6 @@ class Repair:
 
     def _say(self, path: Path, text: str) -> None:
         self.mended.append(Mended(str(path), text))
-
-    def _damaged(self, path: Path, why: str) -> None:
-        self._told(path, why)
-        self._say(path, f"damaged ({printable(why, 200)}), kept as {path.name}.corrupt-<time>")
 
 
 def lost_messages(taken: Iterable[Taken], nameless: Sequence[str], nobodys: Callable[[str], bool]) -> list[Envelope]:

@@ -72,10 +72,9 @@ def check_state_files(state: State) -> list[CheckResult]:
     """Each file that is there can be read as what it should be; one line for all that can, one for each that cannot."""
     folder = state.folder
     damaged: list[tuple[Path, str]] = []
-    before, folder.damaged = folder.damaged, lambda path, why: damaged.append((path, why))
-    try:
-        fine: list[str] = []
-        bad: list[CheckResult] = []
+    fine: list[str] = []
+    bad: list[CheckResult] = []
+    with folder.telling(lambda path, why: damaged.append((path, why))):
         for name, read in _readers(state).items():
             path = folder.path / name
             if not os.path.lexists(path):
@@ -88,8 +87,6 @@ def check_state_files(state: State) -> list[CheckResult]:
                 bad.append(found)
             else:
                 fine.append(f"{name} ({found.text})")
-    finally:
-        folder.damaged = before
     shown = ", ".join(fine) or "no files yet"
     return [ok("state", folder.path, shown), *bad, *_open_turns(state), *_set_aside(folder)]
 

@@ -50,7 +50,7 @@ def _apply(place: Workplace, request: Request) -> Answer:
 
     # What was read before we had the lock may have changed since.
     fresh = Workplace(place.workdir)
-    fresh.folder.prepare()
+    fresh.prepare()
     with suppress(MailerError):
         # Without a runtime that can be made there is no account to speak of.
         fresh.share_pause(fresh.runtime())

@@ -15,6 +15,7 @@ from agent_mailer.errors import ConfigFault, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+    from agent_mailer.state.folder import Damaged
 
 MOST_KEY = 4096
 
@@ -80,11 +81,13 @@ def _is_text(path: Path) -> bool:
     return True
 
 
-def workplace(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
+def workplace(
+    workdir: Path | None, flags: Mapping[str, object] | None = None, *, damaged: Damaged | None = None
+) -> Workplace:
     """The workplace in `workdir` or the current folder. Raises ConfigFault where that folder does not exist."""
     from agent_mailer.assemble import Workplace
 
-    return Workplace(folder_of(workdir), flags)
+    return Workplace(folder_of(workdir), flags, damaged=damaged)
 
 
 def configured(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:
@@ -92,9 +95,8 @@ def configured(workdir: Path | None, flags: Mapping[str, object] | None = None) 
 
     For looking at it: a damaged file is told of, on stderr, and left as it is.
     """
-    place = workplace(workdir, flags)
+    place = workplace(workdir, flags, damaged=tell_damage)
     place.folder.check()
-    place.folder.damaged = tell_damage
     return place
 
 

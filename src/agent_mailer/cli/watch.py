@@ -83,6 +83,7 @@ def watch(
             "max_retries": max_retries,
             "max_parallel_turns": max_parallel_turns,
         },
+        damaged=tell_damage if dry_run else None,
     )
     if place.missing() and not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
         from agent_mailer.cli.init import set_up_to_watch
@@ -94,7 +95,6 @@ def watch(
     if not ignore_mismatch:
         place.require_identity()
     if dry_run:
-        place.folder.damaged = tell_damage
         asyncio.run(_show_plan(place))
         return
     place.folder.disk.make_directory(place.folder.path)
@@ -102,7 +102,7 @@ def watch(
     lock.acquire()
     try:
         _show_events(place)
-        place.folder.prepare()
+        place.prepare()
         remember(place.workdir)
         raise typer.Exit(asyncio.run(_run(place, lock, notifier, once=once)))
     finally:
@@ -112,7 +112,7 @@ def watch(
 async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *, once: bool) -> ExitCode:
     from agent_mailer import __version__
     from agent_mailer.events import EventName
-    from agent_mailer.prompts import seed_memory
+    from agent_mailer.state.notes import seed_memory
     from agent_mailer.watch.watcher import End, Watcher
 
     seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
@@ -178,27 +178,30 @@ def _show_events(place: Workplace) -> None:
 
 
 async def _show_plan(place: Workplace) -> None:
-    """What would run now. Takes no lock, claims and writes nothing."""
+    """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.names import printable
-    from agent_mailer.watch.rules import Candidate, make_plan
+    from agent_mailer.watch.backlog import PassBy, PutAway, SetAside, look
 
-    listing = await place.mailbox().pending(1000)
-    state, now = place.state, place.clock.now()
-    open_ids = {turn.msg_id for turn in state.turns.indexed()}
-    candidates = [
-        Candidate(entry.envelope, entry) for entry in state.retries.all() if entry.envelope.id not in open_ids
-    ]
-    known = open_ids | {candidate.envelope.id for candidate in candidates}
-    candidates += [Candidate(e) for e in listing.envelopes if e.id not in known and e.id not in state.processed]
-    plan = make_plan(candidates, {turn.thread_id for turn in state.turns.indexed()}, now)
+    state = place.state
+    running = state.turns.indexed()
+    found = await look(place.mailbox(), state, place.policy(), {turn.msg_id for turn in running})
+    plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
     for candidate in plan.ready:
         envelope = candidate.envelope
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
-    for item in listing.unreadable:
-        say(f"would put away: {printable(item.locator)}: {item.why}")
-    waiting = len(candidates) - len(plan.ready)
+    for action in found.actions:
+        match action:
+            case PutAway(item=item):
+                say(f"would put away: {printable(item.locator)}: {item.why}")
+            case PassBy(envelope=envelope):
+                say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
+            case SetAside(envelope=envelope):
+                say(f"would put away: {printable(envelope.id)}: settled already")
+            case _:
+                pass
+    waiting = len(found.candidates) - len(plan.ready)
     pause = state.pause.read()
     say(
-        f"{len(plan.ready)} ready, {waiting} waiting behind them, {len(open_ids)} running"
+        f"{len(plan.ready)} ready, {waiting} waiting behind them, {len(running)} running"
         + (f"; paused: {pause.reason.value}" if pause else "")
     )

@@ -15,9 +15,9 @@ from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
 from agent_mailer.mailbox.maildir.layout import FOLDER, add_handle, find_root, is_handle, mailboxes, make_root
 from agent_mailer.names import printable
-from agent_mailer.prompts import seed_memory
 from agent_mailer.setup.config_file import ConfigFile, shown
 from agent_mailer.state.folder import STATE_DIRECTORY
+from agent_mailer.state.notes import seed_memory
 
 REQUIRED = (
     *("agent_id", "agent_name", "address", "broker_url", "api_key"),
@@ -154,7 +154,7 @@ def _prepare(place: Workplace) -> None:
     try:
         # Where another client's agent still works, the watcher waits for its end, not we.
         with suppress(BusyFault):
-            place.folder.prepare()
+            place.prepare()
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, Disk())
     finally:
         lock.release()

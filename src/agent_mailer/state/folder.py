@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,18 +30,37 @@ Damaged = Callable[[Path, str], None]
 
 
 class StateFolder:
-    """Paths of one workdir's state. `damaged` is told of each file that was set aside, and why."""
+    """Paths of one workdir's state. `damaged` is told of each file that cannot be read, and why."""
 
-    def __init__(self, workdir: Path, disk: Disk, clock: Clock) -> None:
+    def __init__(self, workdir: Path, disk: Disk, clock: Clock, damaged: Damaged | None = None) -> None:
         self.workdir = workdir
         self.path = workdir / STATE_DIRECTORY
         self.disk = disk
         self.clock = clock
-        self.damaged: Damaged = _nobody_listens
-        self.take_over: Callable[[], None] = _nothing_to_take
-        """Called at the end of `prepare`: makes ours what another client left here."""
-        self.ours = False
+        self._tell: Damaged = _nobody_listens if damaged is None else damaged
+        self._ours = False
+
+    @property
+    def ours(self) -> bool:
         """We hold the workdir's lock: only then is anything written."""
+        return self._ours
+
+    def damaged(self, path: Path, why: str) -> None:
+        """Tell of a file that cannot be read."""
+        self._tell(path, why)
+
+    @contextmanager
+    def telling(self, listener: Damaged) -> Iterator[Damaged]:
+        """While the block lasts `listener` is told of damage, instead of who is told else, which is what it gets."""
+        before, self._tell = self._tell, listener
+        try:
+            yield before
+        finally:
+            self._tell = before
+
+    def hold(self) -> None:
+        """The caller holds the workdir's lock from now on."""
+        self._ours = True
 
     @property
     def config(self) -> Path:
@@ -88,18 +107,14 @@ class StateFolder:
         self.check_format()
 
     def prepare(self) -> None:
-        """Make what is missing and remove leftovers of interrupted writes. Only the holder of the lock calls this.
-
-        Raises BusyFault while an agent of another client still works here.
-        """
-        self.ours = True
+        """Make what is missing and remove leftovers of interrupted writes. Only the holder of the lock calls this."""
+        self.hold()
         for directory in self.folders:
             self.make_folder(directory)
         self.write_format()
         for name in os.listdir(self.path):
             if name.startswith(TEMPORARY_PREFIX):
                 self.disk.remove_tree(self.path / name)
-        self.take_over()
 
     def make_folder(self, directory: Path) -> bool:
         """Whether it had to be made; what is in its place is set aside."""
@@ -224,10 +239,6 @@ def _content(path: Path) -> bytes | str | None:
         if error.errno not in _NO_FILE:
             raise
         return "not a file"
-
-
-def _nothing_to_take() -> None:
-    pass
 
 
 def _nobody_listens(path: Path, why: str) -> None:

@@ -1,13 +1,11 @@
-"""`.lock`: one watcher a workdir; and the lock under which a note is replaced."""
+"""`.lock`: one watcher a workdir."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -80,6 +78,15 @@ class WorkdirLock:
             return False
         return self._inode == (found.st_dev, found.st_ino)
 
+    def guard(self) -> None:
+        """Raises BusyFault where another file lies in our lock's place, ConfigFault where the workdir has vanished."""
+        if self.still_ours():
+            return
+        folder = self._path.parent
+        if not folder.is_dir():
+            raise ConfigFault("workdir_gone", f"{folder} has vanished", "put the folder back, then start")
+        raise BusyFault("lock_replaced", f"{self._path} is no longer the file we hold", "agent-mailer status")
+
     def release(self) -> None:
         """Let go; the file no longer names us."""
         if self.still_ours():
@@ -109,33 +116,3 @@ def _busy_words(path: Path) -> tuple[str, str]:
         f"another watcher (pid {pid}, agent-mailer {holder.version}) runs in {path.parent.parent}",
         f"agent-mailer status, or stop it with: kill {pid}",
     )
-
-
-PATIENCE = 1.0
-"""Seconds. The others hold it for two file operations; one that was stopped in between must not hold up a watcher."""
-
-
-@contextmanager
-def note_lock(folder: Path) -> Iterator[None]:
-    """For a moment. Where the file system has no locks, or somebody does not let go, the block runs all the same."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield
-        return
-    try:
-        until = time.monotonic() + PATIENCE
-        with suppress(OSError):
-            while not _take(fd) and time.monotonic() < until:
-                time.sleep(_LOOK_AGAIN)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _take(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -12,17 +12,25 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from agent_mailer.disk import Disk, Sync, of_the_moment
+from agent_mailer.events import EventLog, EventName
 from agent_mailer.names import path_name
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import Pause, PauseReason
+from agent_mailer.state.records import Pause, PauseReason, Settlement
 
 LONGEST_PAUSE = 8 * 86400.0
 """A weekly limit is the longest a provider names; a moment further ahead is a clock that jumped."""
 
 
-class PauseFile:
-    def __init__(self, folder: StateFolder) -> None:
+OF_THE_ACCOUNT = frozenset({PauseReason.LIMITED, PauseReason.SIGNED_OUT})
+
+
+class Pauses:
+    """The pause of this workdir, kept in step with its account's, where there is one."""
+
+    def __init__(self, folder: StateFolder, log: EventLog, account: AccountPause | None) -> None:
         self._folder = folder
+        self._log = log
+        self.account = account
         self._path = folder.path / "pause.json"
 
     def read(self) -> Pause | None:
@@ -42,6 +50,61 @@ class PauseFile:
         self._folder.disk.remove(self._path)
         if durable:
             self._folder.disk.sync_directory(self._folder.path)
+
+    def current(self) -> Pause | None:
+        """Why nothing may start. What another on the account wrote or lifted is taken over; a hand's word stays."""
+        own = self.read()
+        if self.account is None or (own is not None and own.reason is PauseReason.BY_HAND):
+            return own
+        shared = self.account.read()
+        if shared is None:
+            if own is None or own.reason not in OF_THE_ACCOUNT:
+                return own
+            self.lift(own)
+            return None
+        met_here = own is not None and (shared.reason, shared.since) == (own.reason, own.since) and not own.elsewhere
+        shared = msgspec.structs.replace(shared, elsewhere=not met_here)
+        if own is None or (shared.reason, shared.since, shared.probes) != (own.reason, own.since, own.probes):
+            self._begin(shared, share=False)
+        return shared
+
+    def settled(self, settlement: Settlement) -> None:
+        """What a settled turn means for the pause."""
+        known, pause = self.read(), settlement.pause
+        if pause == known or (known is not None and known.reason is PauseReason.BY_HAND):
+            return
+        if pause is not None:
+            self._begin(pause, share=pause.reason in OF_THE_ACCOUNT)
+            return
+        # Decided before a pause that came meanwhile from another thread: that one stands.
+        if known is not None and known.since <= settlement.decided_at - settlement.seconds:
+            self.lift(known)
+
+    def lift(self, known: Pause, *, by_hand: bool = False) -> None:
+        """End a pause, for all watchers on the account where it is the account's; `by_hand`: durably."""
+        if self.account is not None and known.reason in OF_THE_ACCOUNT:
+            self.account.clear()
+        self.clear(durable=by_hand)
+        self._log.emit(EventName.RESUMED, reason=known.reason.value)
+
+    def may_probe(self, pause: Pause | None) -> bool:
+        """Whether a start now is ours to make; while an account is paused only one watcher tries it."""
+        return self.account is None or pause is None or pause.reason not in OF_THE_ACCOUNT or self.account.may_probe()
+
+    def end_probe(self) -> None:
+        if self.account is not None:
+            self.account.end_probe()
+
+    def _begin(self, pause: Pause, *, share: bool) -> None:
+        self.write(pause)
+        if share and self.account is not None:
+            self.account.write(pause)
+        self._log.emit(
+            EventName.PAUSED,
+            reason=pause.reason.value,
+            in_seconds=None if pause.until is None else round(pause.until - self._folder.clock.now(), 1),
+            detail=pause.detail,
+        )
 
 
 class AccountPause:

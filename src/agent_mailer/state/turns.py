@@ -14,7 +14,7 @@ import msgspec
 from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import ItemState, Phase, SettledItem, TurnProgress, TurnRecord
+from agent_mailer.state.records import Phase, TurnProgress, TurnRecord
 from agent_mailer.turn_tools.folder import TurnFolder
 
 PROGRESS = "progress.json"
@@ -27,7 +27,6 @@ GONE = ".gone."
 MOST_OPEN = 64
 """So many turns may run side by side."""
 
-MAX_TOTAL_BYTES = 2 * 1024**3
 _TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 
 
@@ -73,7 +72,7 @@ class TurnStore:
         """The claim, durable when it returns (I3)."""
         path = self.path(record.turn_id)
         self._folder.disk.make_directory(path)
-        self._folder.disk.create(path / "turn.json", _encode(record), sync=Sync.FULL)
+        self._folder.disk.create(path / "turn.json", encode_record(record), sync=Sync.FULL)
         self._folder.disk.sync_directory(self._folder.turns)
         self._note(record)
 
@@ -81,10 +80,10 @@ class TurnStore:
         """Durable when it returns."""
         path = self.path(record.turn_id) / "turn.json"
         try:
-            self._folder.disk.replace(path, _encode(record), sync=Sync.FULL)
+            self._folder.disk.replace(path, encode_record(record), sync=Sync.FULL)
         except IsADirectoryError:
             self._folder.clear_way(path)
-            self._folder.disk.replace(path, _encode(record), sync=Sync.FULL)
+            self._folder.disk.replace(path, encode_record(record), sync=Sync.FULL)
         if record.phase is not Phase.SETTLING:
             self._note(record)
 
@@ -127,7 +126,7 @@ class TurnStore:
 
     def drop(self, turn_id: str) -> None:
         """Forget a turn whose message was never ours."""
-        self._remove([turn_id])
+        self.remove([turn_id])
         self._index.pop(turn_id, None)
         self._write_index()
 
@@ -193,60 +192,7 @@ class TurnStore:
             return [row for row in rows if _TURN_ID.fullmatch(row.turn_id)]
         return []
 
-    def summarise(self, record: TurnRecord) -> None:
-        """Take what was delivered and noted out of a settled turn's record; what was refused stays for people.
-
-        An item counts as delivered from then on: a settlement applied again never sends what is no longer there.
-        """
-        settlement = record.settlement
-        if settlement is None or not (settlement.items or settlement.notes):
-            return
-        items = tuple(_without_body(entry) for entry in settlement.items)
-        short = msgspec.structs.replace(record, settlement=msgspec.structs.replace(settlement, items=items, notes=()))
-        # A crash may leave nothing of it: that costs the record of what is done, but what was refused is nowhere else.
-        kept = any(entry.state is ItemState.REFUSED for entry in items)
-        sync = Sync.CONTENT if kept else Sync.NONE
-        self._folder.disk.replace(self.path(record.turn_id) / "turn.json", _encode(short), sync=sync)
-
-    def strip(self, turn_id: str, keep_transcripts: int) -> None:
-        """Remove the mail from a settled turn, and the transcript where none is kept."""
-        self.folder(turn_id).strip()
-        self._folder.disk.remove(self.path(turn_id) / PROGRESS)
-        if keep_transcripts == 0:
-            for name in ("stdout", "stderr", "exit", "started"):
-                self._folder.disk.remove(self.path(turn_id) / name)
-
-    def prune(self, keep_days: int, still_needed: set[str]) -> list[str]:
-        """Remove settled turns past their days, and the oldest ones past the total size; returns their ids.
-
-        `still_needed`: message ids that are not settled; their turns stay, as retries can be rebuilt from them.
-        """
-        now = self._folder.clock.now()
-        removed: list[str] = []
-        sizes: list[tuple[str, int]] = []
-        for turn_id in self.ids():
-            path = self.path(turn_id)
-            try:
-                age = now - (path / SETTLED).stat().st_mtime
-            except FileNotFoundError:
-                continue
-            record = self.load(turn_id)
-            if record is not None and record.envelope.id in still_needed:
-                continue
-            if age > max(keep_days, 1) * 86400:
-                removed.append(turn_id)
-            else:
-                sizes.append((turn_id, _size(path)))
-        total = sum(size for _, size in sizes)
-        for turn_id, size in sizes:
-            if total <= MAX_TOTAL_BYTES:
-                break
-            removed.append(turn_id)
-            total -= size
-        self._remove(removed)
-        return removed
-
-    def _remove(self, turn_ids: list[str]) -> None:
+    def remove(self, turn_ids: list[str]) -> None:
         """Whole or not at all: a crash must not bring back a record without the marker that it was settled.
 
         The names are gone durably before anything in the folders is; what a crash leaves of those goes the next time.
@@ -281,25 +227,11 @@ class TurnStore:
             self._folder.disk.overwrite(self._index_path, data)
 
 
-def _without_body(entry: SettledItem) -> SettledItem:
-    if entry.state is ItemState.REFUSED:
-        return entry
-    return SettledItem(msgspec.structs.replace(entry.item, payload=""), ItemState.DELIVERED)
-
-
 def _index_row(record: TurnRecord) -> OpenTurn:
     envelope = record.envelope
     started = record.started_at or record.claimed_at
     return OpenTurn(record.turn_id, envelope.id, envelope.thread, record.phase, started, envelope)
 
 
-def _size(path: Path) -> int:
-    total = 0
-    for entry in os.scandir(path):
-        with suppress(OSError):
-            total += entry.stat(follow_symlinks=False).st_size
-    return total
-
-
-def _encode(record: TurnRecord) -> bytes:
+def encode_record(record: TurnRecord) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"

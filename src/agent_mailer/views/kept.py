@@ -11,7 +11,7 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import one_of, pick
 from agent_mailer.outcomes import Outcome
-from agent_mailer.prompts import memory_file
+from agent_mailer.state.notes import memory_file
 from agent_mailer.views.values.history import AttemptView, DeadLetterView, NoteTextView, NoteView, SessionView
 
 if TYPE_CHECKING:

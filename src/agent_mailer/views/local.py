@@ -127,17 +127,25 @@ LAST_EVENTS = 5
 
 def look(place: Workplace, mailbox_of: Look = look_at_mailbox, *, past: bool = True) -> view.StatusView:
     """The state as it is now. Without `past` neither results nor events are looked for."""
-    from agent_mailer.state.notices import seen_from_outside
-
     damaged: list[tuple[Path, str]] = []
-    tell = place.folder.damaged
 
     def note(path: Path, why: str) -> None:
         damaged.append((path, why))
         tell(path, why)
 
-    place.folder.damaged = note
-    state, now = place.state, place.clock.now()
+    now = place.clock.now()
+    with place.folder.telling(note) as tell:
+        found = _read(place, mailbox_of, now, past=past)
+    problems = problems_of(found, damaged, place.config.runtime)
+    return msgspec.structs.replace(
+        found, healthy=not problems, problems=tuple(problems), next_wake=next_wake(found, now)
+    )
+
+
+def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view.StatusView:
+    from agent_mailer.state.notices import seen_from_outside
+
+    state = place.state
     watcher = _watcher(place)
     trouble = (state.trouble.read() or seen_from_outside(place.folder.path, now)) if watcher.running else None
     pause, today = state.pause.read(), state.usage.today()
@@ -147,7 +155,7 @@ def look(place: Workplace, mailbox_of: Look = look_at_mailbox, *, past: bool = T
     mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in retries})
     # Whoever has answered is waited for no longer, though the answer waits.
     moving = {turn.thread_id for turn in open_turns} | {queued.thread for queued in mailbox.queue}
-    found = view.StatusView(
+    return view.StatusView(
         workdir=str(place.workdir),
         agent=place.config.agent_name or place.handle,
         runtime=place.config.runtime.value if place.config.runtime else None,
@@ -186,10 +194,6 @@ def look(place: Workplace, mailbox_of: Look = look_at_mailbox, *, past: bool = T
         ),
         next_wake=None,
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
-    )
-    problems = problems_of(found, damaged, place.config.runtime)
-    return msgspec.structs.replace(
-        found, healthy=not problems, problems=tuple(problems), next_wake=next_wake(found, now)
     )
 
 
@@ -265,7 +269,6 @@ def place_at(workdir: Path) -> Workplace:
     """A workdir to be looked at, made anew for each look: what was read once would be shown for ever."""
     from agent_mailer.assemble import Workplace
 
-    place = Workplace(workdir)
+    place = Workplace(workdir, damaged=lambda *_: None)
     place.folder.check()
-    place.folder.damaged = lambda _path, _why: None
     return place

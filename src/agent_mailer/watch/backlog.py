@@ -1,116 +1,158 @@
-"""What is still to be done: what the mailbox lists plus what is ours already, minus what is settled or open."""
+"""What is still to be done: what the mailbox lists plus what is ours already, minus what is settled or in work.
+
+One look serves the engine, `watch --dry-run` and `status`: it takes no lock and writes nothing. What has to be put away
+on the way is part of what it returns; only the watcher does it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection, Iterable, Iterator, Set
 
 import msgspec
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Envelope, MailboxUnavailable, Unreadable
-from agent_mailer.state.records import RetryEntry
+from agent_mailer.mailbox.port import Automatic, Envelope, Listing, Mailbox, MailboxUnavailable, Unreadable
+from agent_mailer.state import State
 from agent_mailer.state.requests import Request, Verb
-from agent_mailer.watch.requests import apply
-from agent_mailer.watch.room import Room
-from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.requests import apply, revival
+from agent_mailer.watch.rules import Candidate, Plan, WatchPolicy, make_plan
 
 LIST_LIMIT = 1000
 """The oldest thousand decide what runs next; the rest moves up."""
 
 
-class Backlog:
-    """Reads what is pending, and puts away what must not be."""
+class PutAway(msgspec.Struct, frozen=True, tag=True):
+    """A file that is no message: it is put where it blocks no neighbour."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._next_prune = 0.0
-        self._stuck: set[str] = set()
-        self._hold_until = 0.0
+    item: Unreadable
 
-    @property
-    def hold_remaining(self) -> float:
-        """Seconds for which nothing is offered."""
-        return max(0.0, self._hold_until - self._room.clock.monotonic())
 
-    def hold_off(self, seconds: float) -> None:
-        """Offer nothing for a while: a claim has just failed, and the next would."""
-        self._hold_until = self._room.clock.monotonic() + seconds
+class SetAside(msgspec.Struct, frozen=True, tag=True):
+    """A settled message that is listed once more."""
 
-    async def candidates(self, open_ids: Set[str]) -> list[Candidate]:
-        """Raises MailboxUnavailable and OSError."""
-        room = self._room
-        listing = await room.mailbox.pending(LIST_LIMIT)
-        for item in listing.unreadable:
-            await self._reject(item)
-        ours = {entry.envelope.id: entry for entry in self._retries()}
-        found = [Candidate(entry.envelope, entry) for entry in ours.values() if entry.envelope.id not in open_ids]
-        seen = set(ours) | set(open_ids)
-        for envelope in listing.envelopes:
-            if envelope.id in seen:
-                continue
-            seen.add(envelope.id)
-            candidate = await self._admit(envelope)
-            if candidate is not None:
-                found.append(candidate)
-        return found
+    envelope: Envelope
 
-    def prune_when_due(self, every: float) -> None:
-        now = self._room.clock.monotonic()
-        if now < self._next_prune:
-            return
-        self._next_prune = now + every
-        state = self._room.state
-        needed = {entry.envelope.id for entry in state.retries.all()}
-        state.turns.prune(self._room.policy.keep_transcripts, needed)
 
-    def _retries(self) -> list[RetryEntry]:
-        state = self._room.state
-        kept: list[RetryEntry] = []
-        for entry in state.retries.all():
-            if entry.envelope.id in state.processed:
-                # Settled after this entry was written; the settlement's own removal was lost.
-                state.retries.remove(entry.envelope.id)
-                continue
-            moment = state.folder.clamp(entry.not_before, self._room.policy.retry_longest)
-            kept.append(msgspec.structs.replace(entry, not_before=moment))
-        return kept
+class PassBy(msgspec.Struct, frozen=True, tag=True):
+    """A notice never starts a turn: it is taken and done, and stays in the mailbox for people to read."""
 
-    async def _admit(self, envelope: Envelope) -> Candidate | None:
-        """A listed message that may run: not settled, no notice. A dead one that somebody put back is run again."""
-        state = self._room.state
+    envelope: Envelope
+
+
+class Revive(msgspec.Struct, frozen=True, tag=True):
+    """A message that was given up, and that somebody put back."""
+
+    envelope: Envelope
+
+
+class DropRetry(msgspec.Struct, frozen=True, tag=True):
+    """A retry that was settled after it was written; the settlement's own removal was lost."""
+
+    message_id: str
+
+
+Action = PutAway | SetAside | PassBy | Revive | DropRetry
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What one look found. `candidates` may run, now or later; `actions` come before any of them is started."""
+
+    candidates: tuple[Candidate, ...]
+    actions: tuple[Action, ...]
+
+    def plan(self, busy_threads: Set[str], now: float) -> Plan:
+        """`now` may be later than the look: what was read as due then must not lie ahead."""
+        return make_plan(self.candidates, busy_threads, now)
+
+
+async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
+    """What is to be done beside the messages `open_ids`, which are in work.
+
+    Writes nothing, and may run beside a watcher. Raises MailboxUnavailable and OSError.
+    """
+    return see(await mailbox.pending(LIST_LIMIT), state, policy, open_ids)
+
+
+def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
+    """The same over a listing that is there already."""
+    actions: list[Action] = [PutAway(item) for item in listing.unreadable]
+    candidates: list[Candidate] = []
+    seen = set(open_ids)
+    for entry in state.retries.all():
+        seen.add(entry.envelope.id)
+        if entry.envelope.id in state.processed:
+            actions.append(DropRetry(entry.envelope.id))
+        elif entry.envelope.id not in open_ids:
+            moment = state.folder.clamp(entry.not_before, policy.retry_longest)
+            candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
+    for found in _admitted(listing.envelopes, seen, state):
+        if isinstance(found, Candidate):
+            candidates.append(found)
+        else:
+            actions.append(found)
+            if isinstance(found, Revive):
+                candidates.append(Candidate(found.envelope, revival(state, found.envelope.id)))
+    return Look(tuple(candidates), tuple(actions))
+
+
+def _admitted(
+    listed: Iterable[Envelope], seen: set[str], state: State
+) -> Iterator[Candidate | SetAside | PassBy | Revive]:
+    for envelope in listed:
+        if envelope.id in seen:
+            continue
+        seen.add(envelope.id)
         if envelope.id in state.processed:
             letter = state.dead_letters.find(envelope.id)
             # What another client gave up it leaves listed: nobody has put it back.
-            if letter is None or not letter.turn_id:
-                await self._room.mailbox.set_aside(envelope)
-                self._room.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
-                return None
-            apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
-            entry = state.retries.get(envelope.id)
-            return Candidate(envelope, entry)
-        if envelope.automatic is Automatic.NOTICE:
-            await self._pass_by(envelope)
-            return None
-        return Candidate(envelope, state.retries.adopt(envelope))
+            yield Revive(envelope) if letter is not None and letter.turn_id else SetAside(envelope)
+        elif envelope.automatic is Automatic.NOTICE:
+            yield PassBy(envelope)
+        else:
+            yield Candidate(envelope, state.retries.adopt(envelope))
 
-    async def _pass_by(self, envelope: Envelope) -> None:
-        """A notice never starts a turn: it is taken and done. It stays in the mailbox for people to read."""
-        room = self._room
-        # No turn remembers it: taken before it counts as settled, it would be nobody's after a crash between the two.
-        room.state.processed.add(envelope.id)
-        await room.mailbox.claim(envelope)
-        await room.mailbox.done(envelope)
-        room.log.emit(EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice")
 
-    async def _reject(self, item: Unreadable) -> None:
-        """What cannot even be put away is told once and passed over: it blocks no neighbour."""
+class Doer:
+    """Does what a look found is to be done. The caller holds the workdir's lock."""
+
+    def __init__(self, mailbox: Mailbox, state: State) -> None:
+        self._mailbox = mailbox
+        self._state = state
+        self._stuck: set[str] = set()
+
+    async def do(self, actions: Iterable[Action]) -> None:
+        """Raises MailboxUnavailable and OSError."""
+        state, mailbox = self._state, self._mailbox
+        for action in actions:
+            match action:
+                case PutAway(item=item):
+                    await self._put_away(item)
+                case SetAside(envelope=envelope):
+                    await mailbox.set_aside(envelope)
+                    state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
+                case PassBy(envelope=envelope):
+                    # No turn remembers it: taken before it counts as settled, it would be nobody's after a crash
+                    # between the two.
+                    state.processed.add(envelope.id)
+                    await mailbox.claim(envelope)
+                    await mailbox.done(envelope)
+                    state.log.emit(
+                        EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
+                    )
+                case Revive(envelope=envelope):
+                    apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
+                case DropRetry(message_id=message_id):
+                    state.retries.remove(message_id)
+
+    async def _put_away(self, item: Unreadable) -> None:
+        """What cannot even be put away is told once and passed over."""
         why = item.why
         try:
-            await self._room.mailbox.reject(item)
+            await self._mailbox.reject(item)
             self._stuck.discard(item.locator)
         except MailboxUnavailable as fault:
             if item.locator in self._stuck:
                 return
             self._stuck.add(item.locator)
             why = f"{why}; it cannot be put away: {fault.message}"
-        self._room.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)
+        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)

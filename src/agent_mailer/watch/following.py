@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Draft, MailboxUnavailable, Message, Refused
 from agent_mailer.names import printable
 from agent_mailer.outcomes import StopReason
 from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE, Supervised
@@ -16,7 +16,6 @@ from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, 
 from agent_mailer.state.records import TurnProgress, TurnRecord
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
-from agent_mailer.watch.trouble import until_system_lets
 
 BUSY_INTERVAL = 0.1
 QUIET_INTERVAL = 1.0
@@ -24,8 +23,6 @@ PROGRESS_INTERVAL = 1.0
 TOOL_SHOWN = 100
 """Which tool on which file; adapters leave out what a tool was told to write."""
 """How often a turn's files are looked at while it writes, and while it is quiet; its end is noticed at once."""
-
-AtOnce = Callable[[], Awaitable[None]]
 
 
 class Follower:
@@ -63,7 +60,7 @@ class Follower:
                 with suppress(OSError):
                     grew = self._read()
                     self._note_progress()
-                    await self._at_once()
+                    await self._at_once.send_what_waits()
                 interval = BUSY_INTERVAL if grew else min(QUIET_INTERVAL, interval * 1.5)
                 reason = self._why_stop()
                 if reason is not None and not ended.done():
@@ -74,11 +71,11 @@ class Follower:
             ended.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(stopping, ended, return_exceptions=True)
-        return await until_system_lets(self._room, self._record, self._evidence)
+        return await self._room.until_system_lets(self._record.turn_id, self._evidence)
 
     async def _until_ended(self) -> None:
         """A system that cannot tell whether the agent runs is asked again: its turn is not over until it says so."""
-        await until_system_lets(self._room, self._record, self._supervised.wait_ended)
+        await self._room.until_system_lets(self._record.turn_id, self._supervised.wait_ended)
 
     async def _evidence(self) -> Evidence:
         """Raises OSError where something cannot be read just now; what was read already is kept."""
@@ -179,3 +176,30 @@ class Follower:
             usage=seen.usage,
         )
         self._room.state.turns.note_progress(self._record.turn_id, progress)
+
+
+class AtOnce:
+    """Sends, while a turn runs, what its agent staged to leave at once. A second delivery is recognised by its id."""
+
+    def __init__(self, room: Room, record: TurnRecord, message: Message) -> None:
+        self._room = room
+        self._record = record
+        self._message = message
+        self._done: set[str] = set()
+
+    async def send_what_waits(self) -> None:
+        for draft in self._room.state.turns.folder(self._record.turn_id).staged():
+            if draft.at_once and draft.key not in self._done:
+                await self._send(draft)
+
+    async def _send(self, draft: Draft) -> None:
+        composed = self._room.mailbox.compose(draft, self._message, self._record.turn_id)
+        if isinstance(composed, Refused):
+            self._done.add(draft.key)  # settlement records and reports it
+            return
+        try:
+            for item in composed:
+                await self._room.mailbox.deliver(item)
+        except MailboxUnavailable:
+            return  # settlement delivers it at the latest
+        self._done.add(draft.key)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
+from agent_mailer.process.handle import boot_id
+from agent_mailer.process.holder import Supervised
 from agent_mailer.runtimes.port import Evidence, Runtime
+from agent_mailer.state.records import TurnRecord
+
+NO_BEGIN = "the turn's holder ended before it could start the agent: is the workdir there, the disk full?"
+NOTHING_RAN = "the watcher ended before anything was started"
 
 _CLOCKS = {
     StopReason.TURN_TIMEOUT: (Outcome.TIMED_OUT, "the turn took longer than turn_timeout"),
@@ -12,6 +18,18 @@ _CLOCKS = {
     StopReason.SILENCE_TIMEOUT: (Outcome.UNAVAILABLE, "silent for longer than silence_timeout"),
     StopReason.SHUTDOWN: (Outcome.INTERRUPTED, "the watcher was stopped"),
 }
+
+
+def judge_end(
+    record: TurnRecord, supervised: Supervised, evidence: Evidence, runtime: Runtime, *, adopted: bool
+) -> Judgement:
+    """How a followed turn ended. Of one whose gate never opened the record names no process any more: nothing ran."""
+    same_boot = record.process is not None and record.process.boot == boot_id()
+    if same_boot and not supervised.released:
+        record.process = None
+        # An earlier watcher died before it opened the gate; if it was open, the holder could not begin.
+        return Judgement(Outcome.INTERRUPTED, NOTHING_RAN) if adopted else Judgement(Outcome.UNAVAILABLE, NO_BEGIN)
+    return judge(evidence, runtime, same_boot=same_boot)
 
 
 def judge(evidence: Evidence, runtime: Runtime, *, same_boot: bool) -> Judgement:

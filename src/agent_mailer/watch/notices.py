@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.clock import Clock
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Delivered, Delivery, Refused
+from agent_mailer.mailbox.port import Delivered, Delivery, Mailbox, Refused
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state import State
 from agent_mailer.state.notices import Channel, Notice, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
-from agent_mailer.watch.rules import backoff
+from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.telling import Teller
-
-if TYPE_CHECKING:
-    from agent_mailer.watch.room import Room
+from agent_mailer.watch.trouble import Troubles
 
 SHORT_PAUSE = 60.0
 """A limit or an outage that is over at the first probe is not worth a word."""
@@ -76,15 +75,29 @@ def lasts_from(trouble: Trouble, after: float) -> float:
 class Notices:
     """Does nothing at all where nobody is to be told."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._teller = Teller(lambda: room.policy, room.mailbox)
-        self._wakes = {channel: asyncio.Event() for channel in room.policy.notify.channels}
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        state: State,
+        policy: WatchPolicy,
+        clock: Clock,
+        guard: Callable[[], None],
+        troubles: Troubles,
+    ) -> None:
+        self._book = state.notices
+        self._log = state.log
+        self._policy = policy
+        self._clock = clock
+        self._guard = guard
+        self._troubles = troubles
+        self._teller = Teller(policy, mailbox)
+        self._wakes = {channel: asyncio.Event() for channel in policy.notify.channels}
         self._quiet = {channel: asyncio.Event() for channel in self._wakes}
         """Set while a channel has nothing to tell just now."""
         self._due: dict[tuple[str, Channel], float] = {}
         self._failures: dict[tuple[str, Channel], int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        troubles.listen(self.wake)
 
     def settled(self, record: TurnRecord, settlement: Settlement) -> None:
         """Remember what this turn has to tell, once however often it is called. Raises OSError."""
@@ -92,21 +105,21 @@ class Notices:
         if notice is None:
             return
         channels = tuple(c for c in self._wakes if c is not Channel.MAIL or not self._teller.is_sender(notice))
-        self._room.state.notices.add(msgspec.structs.replace(notice, left=channels))
+        self._book.add(msgspec.structs.replace(notice, left=channels))
         self.wake()
 
     def look(self, pause: Pause | None) -> None:
         """Called after a look at the mailbox that went well: what has begun or ended since. Raises OSError."""
         if not self._wakes:
             return
-        told = self._room.state.notices.told
+        told = self._book.told
         if pause is None and told.pause:
-            self._begin(Notice("", NoticeKind.RESUMED, self._room.clock.now(), told.pause), pause="")
+            self._begin(Notice("", NoticeKind.RESUMED, self._clock.now(), told.pause), pause="")
         elif pause is not None and pause.reason.value != told.pause and worth_telling(pause):
             reason = pause.reason.value
             self._begin(Notice("", NoticeKind.PAUSED, pause.since, reason, until=pause.until), pause=reason)
-        if told.trouble and self._room.troubles.oldest is None:
-            self._begin(Notice("", NoticeKind.TROUBLE_OVER, self._room.clock.now(), told.trouble), trouble="")
+        if told.trouble and self._troubles.oldest is None:
+            self._begin(Notice("", NoticeKind.TROUBLE_OVER, self._clock.now(), told.trouble), trouble="")
 
     def wake(self) -> None:
         for channel, wake in self._wakes.items():
@@ -163,16 +176,16 @@ class Notices:
         """Tell what is due; returns the seconds until there may be more, None = until somebody wakes us."""
         try:
             next_look = self._see_trouble()
-            waiting = [notice for notice in self._room.state.notices.told.waiting if channel in notice.left]
+            waiting = [notice for notice in self._book.told.waiting if channel in notice.left]
         except OSError:
-            return self._room.policy.trouble_longest
+            return self._policy.trouble_longest
         moments = [] if next_look is None else [next_look]
         for notice in waiting:
-            remaining = self._due.get((notice.id, channel), 0.0) - self._room.clock.monotonic()
+            remaining = self._due.get((notice.id, channel), 0.0) - self._clock.monotonic()
             if remaining > 0:
                 moments.append(remaining)
                 continue
-            self._room.guard()
+            self._guard()
             self._take(notice, channel, await self._teller.tell(notice, channel))
             # Others may have come meanwhile, and this one may have to be told again.
             moments.append(0.0)
@@ -180,10 +193,10 @@ class Notices:
 
     def _see_trouble(self) -> float | None:
         """Begin to tell of trouble that lasts; returns the seconds until it does. Raises OSError."""
-        trouble = self._room.troubles.oldest
-        if trouble is None or trouble.what.value == self._room.state.notices.told.trouble:
+        trouble = self._troubles.oldest
+        if trouble is None or trouble.what.value == self._book.told.trouble:
             return None
-        remaining = lasts_from(trouble, self._room.policy.notify.trouble_after) - self._room.clock.now()
+        remaining = lasts_from(trouble, self._policy.notify.trouble_after) - self._clock.now()
         if remaining > 0:
             return remaining
         what = trouble.what.value
@@ -195,9 +208,8 @@ class Notices:
 
     def _begin(self, notice: Notice, *, pause: str | None = None, trouble: str | None = None) -> None:
         """It is to be told, and what is told to last from here on is `pause` or `trouble`. Raises OSError."""
-        book = self._room.state.notices
-        name = f"{notice.kind}-{int(notice.at * 1000)}-{book.told.serial}"
-        book.add(
+        name = f"{notice.kind}-{int(notice.at * 1000)}-{self._book.told.serial}"
+        self._book.add(
             msgspec.structs.replace(notice, id=name, left=tuple(self._wakes)),
             pause=pause,
             trouble=trouble,
@@ -210,7 +222,7 @@ class Notices:
         """What came of telling it once."""
         key = (notice.id, channel)
         if isinstance(delivery, Delivered):
-            self._room.log.emit(
+            self._log.emit(
                 EventName.NOTICE_SENT,
                 kind=notice.kind.value,
                 by=channel.value,
@@ -223,7 +235,7 @@ class Notices:
             if not isinstance(delivery, Refused) and not self._is_hopeless(notice, channel, failures):
                 self._again(notice, channel, failures, delivery.why)
                 return
-            self._room.log.emit(
+            self._log.emit(
                 EventName.NOTICE_GIVEN_UP,
                 kind=notice.kind.value,
                 by=channel.value,
@@ -236,23 +248,23 @@ class Notices:
         self._failures.pop(key, None)
         now = self._as_it_is(notice)
         left = tuple(one for one in now.left if one is not channel)
-        self._room.state.notices.put(msgspec.structs.replace(now, left=left))
+        self._book.put(msgspec.structs.replace(now, left=left))
 
     def _is_hopeless(self, notice: Notice, channel: Channel, failures: int) -> bool:
         if channel is Channel.COMMAND:
             return failures >= COMMAND_TRIES
-        return self._room.clock.now() - notice.at > MAIL_PATIENCE
+        return self._clock.now() - notice.at > MAIL_PATIENCE
 
     def _again(self, notice: Notice, channel: Channel, failures: int, why: str) -> None:
-        policy, key = self._room.policy, (notice.id, channel)
+        policy, key = self._policy, (notice.id, channel)
         self._failures[key] = failures
         if channel is Channel.COMMAND:
             wait = backoff(failures - 1, policy.notify.again_after, policy.trouble_longest)
-            self._room.state.notices.put(msgspec.structs.replace(self._as_it_is(notice), tries=failures))
+            self._book.put(msgspec.structs.replace(self._as_it_is(notice), tries=failures))
         else:
             wait = backoff(failures - 1, policy.trouble_first, policy.trouble_longest)
         if channel is Channel.COMMAND or failures == 1:
-            self._room.log.emit(
+            self._log.emit(
                 EventName.NOTICE_FAILED,
                 kind=notice.kind.value,
                 by=channel.value,
@@ -262,8 +274,8 @@ class Notices:
                 why=why,
                 in_seconds=round(wait, 1),
             )
-        self._due[key] = self._room.clock.monotonic() + wait
+        self._due[key] = self._clock.monotonic() + wait
 
     def _as_it_is(self, notice: Notice) -> Notice:
         """The other channel may have told it meanwhile."""
-        return next((one for one in self._room.state.notices.told.waiting if one.id == notice.id), notice)
+        return next((one for one in self._book.told.waiting if one.id == notice.id), notice)

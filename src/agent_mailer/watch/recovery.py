@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable
 
 from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
@@ -13,8 +13,7 @@ from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
 from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.settling import settle
-from agent_mailer.watch.turn import adopt_turn, give_back
+from agent_mailer.watch.turn import adopt_turn, carry_out, give_back
 
 Task = Callable[[], Awaitable[object]]
 
@@ -27,16 +26,16 @@ class OpenWork:
         self.finish = finish
 
 
-async def recover(room: Room, at_work: Set[str] = frozenset()) -> list[OpenWork]:
+async def recover(room: Room) -> list[OpenWork]:
     """The open turns that nobody sees through, oldest first. One whose record is damaged becomes a retry.
 
-    `at_work`: ids of messages that this watcher has in work; other turns of theirs wait. Raises OSError where the disk
-    does not let us look.
+    Other turns of a message that we have in work wait. Raises OSError where the disk does not let us look.
     """
+    at_work = {work.envelope.id for work in room.work.values()}
     restore_retries(room.state)
     found: list[TurnRecord] = []
     for turn_id in room.state.turns.open_ids():
-        if turn_id in room.in_hand:
+        if turn_id in room.work:
             continue
         record = room.state.turns.load(turn_id)
         if record is None:
@@ -50,7 +49,7 @@ async def recover(room: Room, at_work: Set[str] = frozenset()) -> list[OpenWork]
 
 def _finisher(room: Room, record: TurnRecord) -> Task:
     if record.settlement is not None:
-        return lambda: settle(room, record, again=True)
+        return lambda: carry_out(room, record, again=True)
     if record.phase is Phase.RUNNING and record.process is not None:
         supervised = adopt(record.process, room.state.turns.path(record.turn_id), record.turn_id)
         room.log.emit(

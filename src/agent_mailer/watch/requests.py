@@ -5,21 +5,18 @@ from __future__ import annotations
 from agent_mailer.events import EventName
 from agent_mailer.names import printable
 from agent_mailer.state import State
-from agent_mailer.state.records import Pause, PauseReason, RetryEntry
+from agent_mailer.state.records import Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
-from agent_mailer.watch.pause import lift
 
 
-def apply_waiting(state: State) -> int:
-    """Apply every waiting request, oldest first; returns how many. Raises OSError where the disk refuses."""
-    waiting = state.requests.waiting()
-    for name, request in waiting:
+def apply_waiting(state: State) -> None:
+    """Apply every waiting request, oldest first. Raises OSError where the disk refuses."""
+    for name, request in state.requests.waiting():
         if request is None:
             state.log.emit(EventName.REQUEST_REFUSED, request=name, why="not a request")
             state.requests.answer(name, Answer(ok=False, lines=("the request could not be read",)))
         else:
             state.requests.answer(name, apply(state, request))
-    return len(waiting)
 
 
 def apply(state: State, request: Request) -> Answer:
@@ -28,6 +25,21 @@ def apply(state: State, request: Request) -> Answer:
     event = EventName.REQUEST_APPLIED if answer.ok else EventName.REQUEST_REFUSED
     state.log.emit(event, request=request.verb.value, targets=" ".join(request.targets) or None)
     return answer
+
+
+def revival(state: State, message_id: str) -> RetryEntry | None:
+    """The retry with which a message that was given up runs again; None where none is known. Writes nothing."""
+    letter = state.dead_letters.find(message_id)
+    if letter is None or letter.envelope is None:
+        return None
+    turns = _settled_turns(state, message_id)
+    revision = max((turn.rerun.revision + 1 if turn.rerun is not None else 1 for turn in turns), default=0)
+    return RetryEntry(letter.envelope, history=letter.history, revision=revision)
+
+
+def _settled_turns(state: State, message_id: str) -> list[TurnRecord]:
+    found = (state.turns.load(turn_id) for turn_id in state.turns.ids() if state.turns.is_settled(turn_id))
+    return [turn for turn in found if turn is not None and turn.envelope.id == message_id]
 
 
 def _retry_dead(state: State, request: Request) -> Answer:
@@ -40,15 +52,12 @@ def _retry_dead(state: State, request: Request) -> Answer:
         if letter is None:
             lines.append(f"{shown}: no dead letter")
             continue
-        # Older settlements of this message must never apply again over the new start.
-        revision = 0
-        for turn_id in state.turns.ids():
-            record = state.turns.load(turn_id)
-            if record is not None and record.envelope.id == message_id and state.turns.is_settled(turn_id):
-                state.turns.mark_settled(turn_id, durable=True)
-                revision = max(revision, record.rerun.revision + 1 if record.rerun is not None else 1)
-        if letter.envelope is not None:
-            state.retries.put(RetryEntry(letter.envelope, history=letter.history, revision=revision), force=True)
+        entry = revival(state, message_id)
+        for turn in _settled_turns(state, message_id):
+            # It must never apply again over the new start.
+            state.turns.mark_settled(turn.turn_id, durable=True)
+        if entry is not None:
+            state.retries.put(entry, force=True)
         state.processed.remove(message_id)
         revived.append(message_id)
         lines.append(f"{shown}: pending again")
@@ -95,10 +104,10 @@ def _pause(state: State, request: Request) -> Answer:
 
 def _resume(state: State, request: Request) -> Answer:
     del request
-    known = state.pause.read() or (state.account.read() if state.account is not None else None)
+    known = state.pause.read() or (state.pause.account.read() if state.pause.account is not None else None)
     if known is None:
         return Answer(ok=True, lines=("nothing was paused",))
-    lift(state, known, by_hand=True)
+    state.pause.lift(known, by_hand=True)
     return Answer(ok=True, lines=("resumed",))
 
 

@@ -1,21 +1,49 @@
-"""What the parts of the engine share: the ports, the state, the policy and the clock."""
+"""What the parts of the engine share: ports, state, policy, clock; and how they wait for what refuses just now."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from itertools import count
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
-from agent_mailer.events import EventLog
-from agent_mailer.mailbox.port import Mailbox
+from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, ToolServer
 from agent_mailer.state import State
 from agent_mailer.watch.notices import Notices
-from agent_mailer.watch.rules import WatchPolicy
+from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.trouble import Troubles
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Stage(Enum):
+    """How far a turn is in this process. One that settles holds its thread, but no place of a running turn."""
+
+    CLAIMING = "claiming"
+    RUNNING = "running"
+    SETTLING = "settling"
+    STUCK = "stuck"
+    """Decided, and waiting for a mailbox or a disk."""
+
+
+class Work:
+    """A turn that a task of this process sees through."""
+
+    def __init__(self, envelope: Envelope, stage: Stage) -> None:
+        self.envelope = envelope
+        self.stage = stage
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def holds_place(self) -> bool:
+        return self.stage in (Stage.CLAIMING, Stage.RUNNING)
 
 
 class Room:
@@ -40,27 +68,19 @@ class Room:
         self.mailbox = mailbox
         self.runtime = runtime
         self.state = state
+        self.log = state.log
         self.policy = policy
         self.prompts = prompts
         self.clock = clock
         self.guard = guard
         self.tools = tools
-        self.settling: set[str] = set()
-        """Turns that are decided and only have to be applied: they hold a thread, but no place of a running turn."""
-        self.stuck: set[str] = set()
-        """Those of them that wait for a mailbox or a disk."""
-        self.in_hand: set[str] = set()
-        """Ids of the open turns that a task of this watcher sees through."""
+        self.work: dict[str, Work] = {}
+        """By turn id: all that this process has in hand."""
         self.troubles = Troubles(state, clock)
-        self.notices = Notices(self)
-        self.troubles.changed = self.notices.wake
+        self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""
-
-    @property
-    def log(self) -> EventLog:
-        return self.state.log
 
     def jitter(self) -> float:
         return random.random()
@@ -68,3 +88,57 @@ class Room:
     def request_stop(self, grace: float) -> None:
         self.stop_at = self.clock.monotonic() + grace
         self.stopping.set()
+
+    def enter(self, turn_id: str, stage: Stage) -> None:
+        if turn_id in self.work:
+            self.work[turn_id].stage = stage
+
+    async def until_disk_takes_it(self, turn_id: str, write: Callable[[*Ts], T], *args: *Ts) -> T:
+        """What `write` returns, once it raises no OSError. Raises what the guard raises."""
+        for tries in count():
+            # Where the workdir has vanished no waiting helps, and nothing may be made in its place.
+            self.guard()
+            try:
+                result = write(*args)
+            except OSError as error:
+                self.troubles.begin(turn_id, error)
+            else:
+                if tries:
+                    self.troubles.over(turn_id)
+                return result
+            await self.wait(turn_id, tries)
+        raise AssertionError
+
+    async def until_system_lets(self, turn_id: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The same for what is awaited, and needs descriptors or processes rather than the workdir."""
+        return await self._until(turn_id, OSError, call)
+
+    async def until_mailbox_takes_it(self, turn_id: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await self._until(turn_id, MailboxUnavailable, call)
+
+    async def wait(self, turn_id: str, tries: int) -> None:
+        """Between two tries. Whose agent has ended is stuck meanwhile."""
+        seconds = backoff(tries, self.policy.trouble_first, self.policy.trouble_longest)
+        work = self.work.get(turn_id)
+        if work is not None and work.stage is Stage.SETTLING:
+            work.stage = Stage.STUCK
+        try:
+            await asyncio.sleep(seconds * (0.5 + self.jitter() / 2))
+        finally:
+            if work is not None and work.stage is Stage.STUCK:
+                work.stage = Stage.SETTLING
+
+    async def _until(
+        self, turn_id: str, refusal: type[OSError] | type[MailboxUnavailable], call: Callable[[], Awaitable[T]]
+    ) -> T:
+        for tries in count():
+            try:
+                result = await call()
+            except refusal as fault:
+                self.troubles.begin(turn_id, fault)
+            else:
+                if tries:
+                    self.troubles.over(turn_id)
+                return result
+            await self.wait(turn_id, tries)
+        raise AssertionError

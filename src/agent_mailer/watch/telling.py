@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Callable
 
 import msgspec
 
@@ -121,7 +120,7 @@ def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:
 
 
 class Teller:
-    def __init__(self, policy: Callable[[], WatchPolicy], mailbox: Mailbox) -> None:
+    def __init__(self, policy: WatchPolicy, mailbox: Mailbox) -> None:
         self._policy = policy
         self._mailbox = mailbox
 
@@ -139,7 +138,7 @@ class Teller:
     async def _by_command(self, notice: Notice) -> Delivery:
         from agent_mailer.process.commands import run_beside
 
-        policy = self._policy()
+        policy = self._policy
         facts = self._facts(notice)
         told = {k: str(v) for k, v in msgspec.to_builtins(facts).items()}
         try:
@@ -183,10 +182,10 @@ class Teller:
             return Unknown(fault.message)
 
     def _compose(self, notice: Notice) -> tuple[Outgoing, ...] | Refused:
-        draft = draft_of(notice, self._facts(notice), self._policy().notify.address)
+        draft = draft_of(notice, self._facts(notice), self._policy.notify.address)
         composed = self._mailbox.compose(draft, None, notice.turn_id or notice.id)
         return composed if isinstance(composed, Refused) else tuple(composed)
 
     def _facts(self, notice: Notice) -> Facts:
-        policy = self._policy()
+        policy = self._policy
         return facts_of(notice, policy.notify.agent, str(policy.workdir), platform.node())

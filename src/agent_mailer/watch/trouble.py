@@ -1,22 +1,15 @@
-"""What keeps the watcher from its work just now: told once, and tried again for as long as it takes."""
+"""What keeps the watcher from its work just now: told once in the log, and shown by `status` while it lasts."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
 
 from agent_mailer.clock import Clock
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.state import State
 from agent_mailer.state.notices import Trouble, TroubleWith
-from agent_mailer.state.records import TurnRecord
-from agent_mailer.watch.rules import backoff
-
-if TYPE_CHECKING:
-    from agent_mailer.watch.room import Room
 
 OWN = ""
 """The watcher's own trouble, beside those of turns, which have the turn's id."""
@@ -36,8 +29,11 @@ class Troubles:
         self._clock = clock
         self._lasting: dict[str, Trouble] = {}
         self._shown: Trouble | None = None
-        self.changed: Callable[[], None] = lambda: None
-        """Called when what is shown has changed."""
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """`listener` is called whenever what is shown has changed."""
+        self._listeners.append(listener)
 
     @property
     def oldest(self) -> Trouble | None:
@@ -72,7 +68,8 @@ class Troubles:
         oldest = self.oldest
         if oldest == self._shown:
             return
-        self.changed()
+        for listener in self._listeners:
+            listener()
         if oldest is None:
             self._state.trouble.clear()
             self._shown = None
@@ -104,61 +101,3 @@ def _mend(fault: OSError, state: State) -> str:
             return "look at the disk: dmesg | tail"
         case _:
             return ""
-
-
-T = TypeVar("T")
-
-
-async def until_disk_takes_it(room: Room, record: TurnRecord, write: Callable[[], T]) -> T:
-    """What `write` returns, once it raises no OSError. Raises what the room's guard raises."""
-    tries = 0
-    while True:
-        # Where the workdir has vanished no waiting helps, and nothing may be made in its place.
-        room.guard()
-        try:
-            result = write()
-        except OSError as error:
-            room.troubles.begin(record.turn_id, error)
-        else:
-            room.troubles.over(record.turn_id)
-            return result
-        await wait(room, record, tries)
-        tries += 1
-
-
-async def until_system_lets(room: Room, record: TurnRecord, call: Callable[[], Awaitable[T]]) -> T:
-    """The same for what is awaited, and needs descriptors or processes rather than the workdir."""
-    tries = 0
-    while True:
-        try:
-            result = await call()
-        except OSError as error:
-            room.troubles.begin(record.turn_id, error)
-        else:
-            room.troubles.over(record.turn_id)
-            return result
-        await wait(room, record, tries)
-        tries += 1
-
-
-async def until_mailbox_takes_it(room: Room, record: TurnRecord, call: Callable[[], Awaitable[None]]) -> None:
-    tries = 0
-    while True:
-        try:
-            await call()
-        except MailboxUnavailable as fault:
-            room.troubles.begin(record.turn_id, fault)
-        else:
-            room.troubles.over(record.turn_id)
-            return
-        await wait(room, record, tries)
-        tries += 1
-
-
-async def wait(room: Room, record: TurnRecord, tries: int) -> None:
-    seconds = backoff(tries, room.policy.trouble_first, room.policy.trouble_longest)
-    room.stuck.add(record.turn_id)
-    try:
-        await asyncio.sleep(seconds * (0.5 + room.jitter() / 2))
-    finally:
-        room.stuck.discard(record.turn_id)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from enum import Enum
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
+from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
-from agent_mailer.watch.backlog import Backlog
+from agent_mailer.watch.backlog import Doer, Look, look
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
-from agent_mailer.watch.pause import SPREAD_SECONDS, current_pause, end_probe, may_probe
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.requests import apply_waiting
-from agent_mailer.watch.room import Room
-from agent_mailer.watch.rules import Candidate, backoff, make_plan, may_start
+from agent_mailer.watch.room import Room, Stage, Work
+from agent_mailer.watch.rules import Candidate, backoff, may_start
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
 HOUSEKEEPING_SECONDS = 6 * 3600.0
+SPREAD_SECONDS = 5.0
+"""Watchers that waited for the same account start again within this long, each at a moment of its own."""
+
 STOP_PATIENCE = 15.0
 """After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
 
@@ -51,24 +53,29 @@ class Watcher:
         self._once = once
         self._wake = asyncio.Event()
         self._handing_over = asyncio.Event()
-        self._running: dict[asyncio.Task[None], Envelope] = {}
-        self._backlog = Backlog(room)
+        self._doer = Doer(room.mailbox, room.state)
         self._attempted: set[str] = set()
+        """Messages that this run has tried: `once` tries each but once."""
+        self._hold_until = 0.0
+        self._next_prune = 0.0
         self._tries = 0
         self._look_for_open = True
         """There may be open turns that nobody sees through: an earlier watcher's, or one that a fault interrupted."""
-        self._claiming: set[str] = set()
-        """Messages whose claim is under way: whether the trouble is over, it will tell."""
         self._gone = 0
         self._paused = False
         self._fault: BaseException | None = None
         self.failed = False
         """Whether any turn of this run ended in an outcome other than done or blocked."""
 
+    @property
+    def in_work(self) -> int:
+        """How many turns this process has in hand."""
+        return len(self._room.work)
+
     def stop(self, grace: float) -> None:
         """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
         if not self._room.stopping.is_set():
-            self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._running), grace=grace)
+            self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._room.work), grace=grace)
         self._room.request_stop(grace)
         self._wake.set()
 
@@ -96,9 +103,10 @@ class Watcher:
         try:
             end = await self._loop()
         finally:
-            for task in [*pumps, *self._running]:
+            tasks = [*pumps, *(work.task for work in self._room.work.values() if work.task is not None)]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*pumps, *self._running, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             # Before the mailbox is closed: some of it leaves by mail.
             await self._room.notices.end(ONCE_PATIENCE if self._once else LEAVE_PATIENCE)
             with suppress(MailboxUnavailable):
@@ -118,15 +126,15 @@ class Watcher:
                 return End.HANDED_OVER
             if self._room.stopping.is_set():
                 patience = (self._room.stop_at or 0.0) + STOP_PATIENCE - self._room.clock.monotonic()
-                if not self._running or patience <= 0:
+                if not self._room.work or patience <= 0:
                     return End.STOPPED
                 await self._sleep(patience)
                 continue
             next_look = await self._start_what_may()
             if self._once and next_look is None:
-                if not self._running:
+                if not self._room.work:
                     return End.DRAINED
-                if len(self._running) == len(self._room.stuck):
+                if all(work.stage is Stage.STUCK for work in self._room.work.values()):
                     # What waits for a mailbox or a disk, a later watcher settles.
                     self.failed = True
                     return End.DRAINED
@@ -138,23 +146,23 @@ class Watcher:
         room = self._room
         try:
             await self._take_up_open()
-            apply_waiting(room.state)
+            if room.state.requests.waiting():
+                apply_waiting(room.state)
             pause = self._pause()
-            if (held := self._backlog.hold_remaining) > 0:
+            if (held := self._hold_remaining()) > 0:
                 return held
-            self._backlog.prune_when_due(HOUSEKEEPING_SECONDS)
-            candidates = await self._candidates()
-            # Looked at last: what was read as due now must not lie ahead.
+            self._prune_when_due()
+            found = await self._look()
             now = room.clock.now()
             slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns)
-            plan = make_plan(candidates, {e.thread for e in self._running.values()}, now)
+            plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
-            if ready and slots and pause is not None and not may_probe(room, pause):
+            if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
             for candidate in ready[:slots]:
                 self._attempted.add(candidate.envelope.id)
-                self._claiming.add(candidate.envelope.id)
-                self._spawn(candidate.envelope, self._turn(candidate))
+                turn_id = room.state.turns.new_id()
+                self._spawn(turn_id, Work(candidate.envelope, Stage.CLAIMING), self._turn(candidate, turn_id))
         except (MailboxUnavailable, OSError) as fault:
             return self._give_up_or(self._in_trouble(fault))
         self._out_of_trouble()
@@ -168,32 +176,53 @@ class Watcher:
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
 
-    async def _candidates(self) -> list[Candidate]:
+    async def _look(self) -> Look:
         """Of one moment: a message that was open when the look began, and no longer is, may be the head of its thread.
 
         Raises MailboxUnavailable and OSError.
         """
+        room = self._room
         while True:
-            running = set(self._running)
-            found = await self._backlog.candidates(self._open_ids())
-            if running <= set(self._running):
+            in_work = set(room.work)
+            open_ids = {work.envelope.id for work in room.work.values()}
+            found = await look(room.mailbox, room.state, room.policy, open_ids)
+            await self._doer.do(found.actions)
+            if in_work <= set(room.work):
                 return found
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
-        if not self._look_for_open or self._backlog.hold_remaining > 0:
+        if not self._look_for_open or self._hold_remaining() > 0:
             return
-        for work in await recover(self._room, self._open_ids()):
-            self._room.in_hand.add(work.record.turn_id)
-            self._spawn(work.record.envelope, self._finish(work))
+        for open_work in await recover(self._room):
+            record = open_work.record
+            stage = Stage.RUNNING if record.settlement is None else Stage.SETTLING
+            self._spawn(record.turn_id, Work(record.envelope, stage), self._finish(open_work))
         self._look_for_open = False
 
     def _pause(self) -> Pause | None:
-        pause = current_pause(self._room)
-        if pause is None and self._paused and self._room.state.account is not None:
-            self._backlog.hold_off(SPREAD_SECONDS * self._room.jitter())
+        pause = self._room.state.pause.current()
+        if pause is None and self._paused and self._room.state.pause.account is not None:
+            self._hold_off(SPREAD_SECONDS * self._room.jitter())
         self._paused = pause is not None
         return pause
+
+    def _hold_remaining(self) -> float:
+        """Seconds for which nothing is started."""
+        return max(0.0, self._hold_until - self._room.clock.monotonic())
+
+    def _hold_off(self, seconds: float) -> None:
+        """Start nothing for a while: a claim has just failed, say, and the next would."""
+        self._hold_until = self._room.clock.monotonic() + seconds
+
+    def _prune_when_due(self) -> None:
+        now = self._room.clock.monotonic()
+        if now < self._next_prune:
+            return
+        self._next_prune = now + HOUSEKEEPING_SECONDS
+        state = self._room.state
+        needed = {entry.envelope.id for entry in state.retries.all()}
+        state.retention.prune(self._room.policy.keep_transcripts, needed)
 
     def _give_up_or(self, wait: float) -> float | None:
         if self._once:
@@ -203,28 +232,23 @@ class Watcher:
 
     def _at_work(self) -> int:
         """Turns that run or are about to; those that only have to be settled hold no place."""
-        return len(self._running) - len(self._room.settling)
+        return sum(work.holds_place for work in self._room.work.values())
 
     def _is_due_once(self, candidate: Candidate) -> bool:
         return not self._once or candidate.envelope.id not in self._attempted
 
-    def _open_ids(self) -> set[str]:
-        return {envelope.id for envelope in self._running.values()}
-
-    async def _turn(self, candidate: Candidate) -> None:
+    async def _turn(self, candidate: Candidate, turn_id: str) -> None:
         def claimed() -> None:
-            self._claiming.discard(candidate.envelope.id)
+            self._room.enter(turn_id, Stage.RUNNING)
             if self._room.troubles.of(OWN) is not None:
                 self._wake.set()
 
         try:
-            outcome = await run_turn(self._room, candidate, claimed)
+            outcome = await run_turn(self._room, candidate, turn_id, claimed)
         except (MailboxUnavailable, OSError) as fault:
             self._interrupted(fault)
         else:
             self._note(outcome)
-        finally:
-            self._claiming.discard(candidate.envelope.id)
 
     async def _finish(self, work: OpenWork) -> None:
         try:
@@ -234,12 +258,10 @@ class Watcher:
         else:
             if isinstance(outcome, Outcome):
                 self._note(outcome)
-        finally:
-            self._room.in_hand.discard(work.record.turn_id)
 
     def _interrupted(self, fault: MailboxUnavailable | OSError) -> None:
         """Whatever it has left open is taken up again, by this watcher once the trouble allows or by the next."""
-        self._backlog.hold_off(self._in_trouble(fault))
+        self._hold_off(self._in_trouble(fault))
         self._look_for_open = not self._once
         self.failed = True
 
@@ -247,21 +269,21 @@ class Watcher:
         if outcome is None:
             # Somebody else takes our mail, or a file changes under us: never spin on it.
             self._gone += 1
-            self._backlog.hold_off(backoff(self._gone, FIRST_GONE_WAIT, LONGEST_GONE_WAIT))
+            self._hold_off(backoff(self._gone, FIRST_GONE_WAIT, LONGEST_GONE_WAIT))
             return
         self._gone = 0
         if not outcome.settles:
             self.failed = True
 
-    def _spawn(self, envelope: Envelope, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._running[task] = envelope
-        task.add_done_callback(self._ended)
+    def _spawn(self, turn_id: str, work: Work, story: Coroutine[None, None, None]) -> None:
+        self._room.work[turn_id] = work
+        work.task = asyncio.create_task(story)
+        work.task.add_done_callback(lambda task: self._ended(turn_id, task))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.pop(task, None)
-        if not self._running:
-            end_probe(self._room)
+    def _ended(self, turn_id: str, task: asyncio.Task[None]) -> None:
+        self._room.work.pop(turn_id, None)
+        if not self._room.work:
+            self._room.state.pause.end_probe()
         if not task.cancelled() and (error := task.exception()) is not None:
             # A fault of ours: leave, so that the next watcher recovers from the files rather than from this memory.
             self._fail(error)
@@ -304,7 +326,7 @@ class Watcher:
             self._wake.set()
 
     async def _pump_requests(self) -> None:
-        account = self._room.state.account
+        account = self._room.state.pause.account
         events = FileEvents([self._room.state.folder.requests, *([account.folder] if account else [])])
         try:
             await self._pump(events.wait)
@@ -329,6 +351,7 @@ class Watcher:
 
     def _out_of_trouble(self) -> None:
         """The mailbox has answered; a claim that is under way may still tell otherwise."""
-        if not self._claiming and self._room.troubles.over(OWN):
+        claiming = any(work.stage is Stage.CLAIMING for work in self._room.work.values())
+        if not claiming and self._room.troubles.over(OWN):
             self._tries = 0
             self._room.log.emit(EventName.MAILBOX_BACK)

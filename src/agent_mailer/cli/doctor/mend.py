@@ -53,7 +53,6 @@ def repair(place: Workplace) -> RepairReport:
     try:
         work.run(_mail_folders(place, left))
     finally:
-        work.close()
         lock.release()
     mended += work.mended
     left += work.left

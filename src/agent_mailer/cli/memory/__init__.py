@@ -48,7 +48,7 @@ def edit(
 ) -> None:
     """Open a note in $EDITOR; one that is missing is begun. While a turn runs that may write it, it is refused."""
     from agent_mailer.cli.memory.editing import edit_note
-    from agent_mailer.prompts import seed_memory
+    from agent_mailer.state.notes import seed_memory
     from agent_mailer.views.kept import meant_thread, note_path
 
     place = configured(workdir)

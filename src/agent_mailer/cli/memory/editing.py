@@ -13,7 +13,8 @@ from agent_mailer.disk import Sync, read_regular
 from agent_mailer.errors import BusyFault, MailerError
 from agent_mailer.names import printable
 from agent_mailer.process.handle import is_alive
-from agent_mailer.state.lock import holder_of, note_lock
+from agent_mailer.state.lock import holder_of
+from agent_mailer.state.notes import note_lock
 from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES
 
 if TYPE_CHECKING:

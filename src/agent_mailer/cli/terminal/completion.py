@@ -67,8 +67,7 @@ def _offer(ctx: typer.Context, incomplete: str, known: Callable[[Workplace], Ite
     # Whatever is wrong here, a person at the prompt wants no complaint in the middle of a line.
     with suppress(Exception):
         workdir = ctx.params.get("workdir")
-        place = workplace(Path(workdir) if workdir else None)
-        place.folder.damaged = lambda *_: None
+        place = workplace(Path(workdir) if workdir else None, damaged=lambda *_: None)
         for name in known(place):
             if name.startswith(incomplete) and name.isprintable() and not any(c.isspace() for c in name):
                 found[name] = None

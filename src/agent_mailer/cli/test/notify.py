@@ -58,7 +58,7 @@ async def _tell(place: Workplace) -> dict[str, Delivery]:
 
     mailbox, policy = place.mailbox(), place.policy()
     notice = Notice(f"test-{secrets.token_hex(4)}", NoticeKind.TEST, place.clock.now(), "by_hand")
-    teller = Teller(lambda: policy, mailbox)
+    teller = Teller(policy, mailbox)
     try:
         return {channel.value: await teller.tell(notice, channel) for channel in policy.notify.channels}
     finally:

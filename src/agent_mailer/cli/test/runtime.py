@@ -100,7 +100,7 @@ def _run(place: Workplace, scratch: Path, seconds: int, *, quiet: bool) -> Trial
     lock = trial.lock()
     lock.acquire()
     try:
-        trial.folder.prepare()
+        trial.prepare()
         stopped = asyncio.run(_watch_once(trial, lock))
     finally:
         lock.release()
@@ -123,10 +123,8 @@ async def _watch_once(trial: Workplace, lock: WorkdirLock) -> bool:
 
     draft = Draft(new_key(), Action.SEND, trial.clock.now(), to=(HANDLE,), subject=SUBJECT, body=BODY)
     await send(trial.mailbox(USER), draft)
-    room = trial.room(lock)
     # A pause of the account neither holds this turn back nor comes of it: a person asked for one try.
-    trial.state.account = None
-    watcher = Watcher(room, once=True)
+    watcher = Watcher(trial.room(lock, alone=True), once=True)
     stopped = False
 
     def stop() -> None:

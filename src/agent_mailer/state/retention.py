@@ -1,0 +1,97 @@
+"""What is kept of a settled turn, and for how long."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.disk import Sync
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
+from agent_mailer.state.turns import PROGRESS, SETTLED, TurnStore, encode_record
+
+MAX_TOTAL_BYTES = 2 * 1024**3
+
+
+class Retention:
+    def __init__(self, folder: StateFolder, turns: TurnStore) -> None:
+        self._disk = folder.disk
+        self._clock = folder.clock
+        self._turns = turns
+
+    def summarise(self, record: TurnRecord) -> None:
+        """Take what was delivered and noted out of a settled turn's record; what was refused stays for people.
+
+        An item counts as delivered from then on: a settlement applied again never sends what is no longer there.
+        """
+        settlement = record.settlement
+        if settlement is None or not (settlement.items or settlement.notes):
+            return
+        items = tuple(_without_body(entry) for entry in settlement.items)
+        short = msgspec.structs.replace(record, settlement=msgspec.structs.replace(settlement, items=items, notes=()))
+        # A crash may leave nothing of it: that costs the record of what is done, but what was refused is nowhere else.
+        kept = any(entry.state is ItemState.REFUSED for entry in items)
+        sync = Sync.CONTENT if kept else Sync.NONE
+        self._disk.replace(self._turns.path(record.turn_id) / "turn.json", encode_record(short), sync=sync)
+
+    def strip_message(self, record: TurnRecord, keep_transcripts: int) -> None:
+        """Remove the mail from every turn of a finished message. What cannot be removed now goes with the turns."""
+        earlier = record.rerun.history if record.rerun else ()
+        for turn_id in {record.turn_id, *(attempt.turn_id for attempt in earlier)}:
+            with suppress(OSError):
+                self.strip(turn_id, keep_transcripts)
+
+    def strip(self, turn_id: str, keep_transcripts: int) -> None:
+        """Remove the mail from a settled turn, and the transcript where none is kept."""
+        self._turns.folder(turn_id).strip()
+        self._disk.remove(self._turns.path(turn_id) / PROGRESS)
+        if keep_transcripts == 0:
+            for name in ("stdout", "stderr", "exit", "started"):
+                self._disk.remove(self._turns.path(turn_id) / name)
+
+    def prune(self, keep_days: int, still_needed: set[str]) -> list[str]:
+        """Remove settled turns past their days, and the oldest ones past the total size; returns their ids.
+
+        `still_needed`: message ids that are not settled; their turns stay, as retries can be rebuilt from them.
+        """
+        now = self._clock.now()
+        removed: list[str] = []
+        sizes: list[tuple[str, int]] = []
+        for turn_id in self._turns.ids():
+            path = self._turns.path(turn_id)
+            try:
+                age = now - (path / SETTLED).stat().st_mtime
+            except FileNotFoundError:
+                continue
+            record = self._turns.load(turn_id)
+            if record is not None and record.envelope.id in still_needed:
+                continue
+            if age > max(keep_days, 1) * 86400:
+                removed.append(turn_id)
+            else:
+                sizes.append((turn_id, _size(path)))
+        total = sum(size for _, size in sizes)
+        for turn_id, size in sizes:
+            if total <= MAX_TOTAL_BYTES:
+                break
+            removed.append(turn_id)
+            total -= size
+        self._turns.remove(removed)
+        return removed
+
+
+def _without_body(entry: SettledItem) -> SettledItem:
+    if entry.state is ItemState.REFUSED:
+        return entry
+    return SettledItem(msgspec.structs.replace(entry.item, payload=""), ItemState.DELIVERED)
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for entry in os.scandir(path):
+        with suppress(OSError):
+            total += entry.stat(follow_symlinks=False).st_size
+    return total

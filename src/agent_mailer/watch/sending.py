@@ -1,0 +1,84 @@
+"""What a turn leaves to be sent, sent: each item once, tried again until it is taken or refused."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
+from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
+from agent_mailer.watch.room import Room
+
+
+async def send_items(room: Room, record: TurnRecord) -> None:
+    """Get every item of `record.settlement` out, or its refusal into the record, however long that takes."""
+    settlement = record.settlement
+    assert settlement is not None
+    items = list(settlement.items)
+    for index, entry in enumerate(items):
+        if entry.state is not ItemState.PENDING:
+            if entry.state is ItemState.REFUSED:
+                _tell_refused(room, record, entry)
+            continue
+        items[index] = await _deliver(room, record, entry)
+        room.troubles.over(record.turn_id)
+        settlement = msgspec.structs.replace(settlement, items=tuple(items))
+        record.settlement = settlement
+        if items[index].state is ItemState.REFUSED or not room.mailbox.capabilities.recognises_delivery:
+            # Where the mailbox cannot tell what has arrived, our own record must.
+            await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)
+
+
+async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> SettledItem:
+    item = entry.item
+    tries = 0
+    first_try = room.clock.monotonic()
+    # Where a second delivery is not recognised, an earlier life or the turn itself may have made the first.
+    doubtful = not room.mailbox.capabilities.recognises_delivery
+    while True:
+        try:
+            if doubtful and await room.mailbox.look(item):
+                result: Delivered | Refused | None = Delivered()
+            else:
+                answer = await room.mailbox.deliver(item)
+                doubtful = doubtful or not isinstance(answer, Delivered | Refused)
+                result = answer if isinstance(answer, Delivered | Refused) else None
+                why = "" if isinstance(answer, Delivered) else answer.why
+            reached = True
+        except MailboxUnavailable as fault:
+            result, why, reached = None, fault.message, await _answers(room)
+            if not reached:
+                room.troubles.begin(record.turn_id, fault)
+        match result:
+            case Delivered():
+                room.log.emit(EventName.ITEM_DELIVERED, turn_id=record.turn_id, message_id=item.id, to=item.recipient)
+                return msgspec.structs.replace(entry, state=ItemState.DELIVERED)
+            case Refused(why=reason):
+                refused = msgspec.structs.replace(entry, state=ItemState.REFUSED, why=reason)
+                _tell_refused(room, record, refused)
+                return refused
+            case None:
+                if reached and room.clock.monotonic() - first_try > room.policy.undeliverable_after:
+                    refused = msgspec.structs.replace(entry, state=ItemState.REFUSED, why=f"not taken for a day: {why}")
+                    _tell_refused(room, record, refused)
+                    return refused
+                if tries == 0:
+                    room.log.emit(
+                        EventName.ITEM_POSTPONED, turn_id=record.turn_id, message_id=item.id, to=item.recipient, why=why
+                    )
+        await room.wait(record.turn_id, tries)
+        tries += 1
+
+
+async def _answers(room: Room) -> bool:
+    """Whether the mailbox itself works: then it is this item that it does not take."""
+    try:
+        await room.mailbox.pending(1)
+    except MailboxUnavailable:
+        return False
+    return True
+
+
+def _tell_refused(room: Room, record: TurnRecord, entry: SettledItem) -> None:
+    item = entry.item
+    room.log.emit(EventName.ITEM_REFUSED, turn_id=record.turn_id, message_id=item.id, to=item.recipient, why=entry.why)
