@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 ROOMS = (
     *("broker", "checks", "cli", "mailbox", "mailbox/maildir", "people", "process", "runtimes", "setup", "state"),
-    *("turn_tools", "views", "watch"),
+    *("turn_tools", "views", "views/values", "watch"),
 )
 MODULES = (
     *(
@@ -26,7 +26,7 @@ MODULES = (
         "process/holder",
         "state/folder",
         "turn_tools/folder",
-        "views/values",
+        "views/values/status",
         "views/later",
         "watch/engine",
     ),
@@ -55,9 +55,10 @@ VIOLATIONS = {
         ("turn_tools.folder", "agent_mailer.mailbox.maildir"),
         ("turn_tools.folder", "httpx"),
     ],
-    "the broker knows nothing of a watcher, and only cli knows the broker": [
+    "the broker knows nothing of a watcher but values to show, and only cli knows the broker": [
         ("broker.app", "agent_mailer.watch"),
         ("broker.app", "agent_mailer.mailbox.port"),
+        ("broker.app", "agent_mailer.views.later"),
     ],
     "only process starts processes": [
         ("disk", "subprocess"),
@@ -69,8 +70,9 @@ VIOLATIONS = {
         ("assemble", "agent_mailer.setup"),
     ],
     "what there is to see is values, which know nothing": [
-        ("views.values", "agent_mailer.state.folder"),
-        ("views.values", "agent_mailer.disk"),
+        ("views.values.status", "agent_mailer.state.folder"),
+        ("views.values.status", "agent_mailer.disk"),
+        ("views.values.status", "agent_mailer.views.later"),
     ],
     "adapters are known where something is put together, and where a person's side of them is": [
         ("state.folder", "agent_mailer.runtimes.later"),
@@ -102,6 +104,8 @@ def test_the_empty_house_is_in_order(house: Path) -> None:
     add_import(house, "assemble", "agent_mailer.watch")
     add_import(house, "cli.app", "agent_mailer.assemble")
     add_import(house, "process.holder", "subprocess")
+    add_import(house, "views.values.status", "agent_mailer.views.values")
+    add_import(house, "broker.app", "agent_mailer.views.values.status")
     assert broken_rules(house) == set()
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import OUTCOMES, any_of, some_dead_letter
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import LightCommand, group
-from agent_mailer.cli.terminal.completion import OUTCOMES, any_of, some_dead_letter
 from agent_mailer.cli.terminal.printing import in_its_colour, json_out, local_iso, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import MailerError, UsageFault
@@ -120,7 +120,7 @@ def purge(ids: Ids = None, every: Every = False, reason: Reason = None, workdir:
 
 
 def _ask(verb: Verb, ids: list[str] | None, reason: str | None, workdir: Path | None, *, every: bool) -> None:
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request
     from agent_mailer.views.kept import dead_letters
 

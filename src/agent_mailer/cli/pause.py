@@ -18,7 +18,7 @@ def pause(
     workdir: Workdir = None,
 ) -> None:
     """Start no new turns until `resume`; running ones go on."""
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request, Verb
 
     ask_and_tell(configured(workdir), Request(Verb.PAUSE, reason=reason))

@@ -11,7 +11,7 @@ app = single()
 @app.command("resume", cls=LightCommand)
 def resume(workdir: Workdir = None) -> None:
     """End a pause, whatever its reason."""
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request, Verb
 
     ask_and_tell(configured(workdir), Request(Verb.RESUME))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import some_session
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import LightCommand, group
-from agent_mailer.cli.terminal.completion import some_session
 from agent_mailer.cli.terminal.printing import json_out, local_iso, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import UsageFault
@@ -88,7 +88,7 @@ def invalidate(
     workdir: Workdir = None,
 ) -> None:
     """Drop sessions: the next message of the thread starts fresh."""
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request, Verb
     from agent_mailer.views.kept import sessions
 
@@ -106,7 +106,7 @@ def prune(
     workdir: Workdir = None,
 ) -> None:
     """Forget sessions that were not used for a while."""
-    from agent_mailer.cli.asking import ask_and_tell
+    from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request, Verb
 
     age = parse_age(older_than)

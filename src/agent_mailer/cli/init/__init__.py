@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import any_of
 from agent_mailer.cli.init.wizard import on_terminal
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
 from agent_mailer.cli.terminal.commands import LightCommand, single
-from agent_mailer.cli.terminal.completion import any_of
 from agent_mailer.names import one_of, split_words
 
 if TYPE_CHECKING:

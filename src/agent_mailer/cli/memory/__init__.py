@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from agent_mailer.cli.completion import some_thread
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import LightCommand, group
-from agent_mailer.cli.terminal.completion import some_thread
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, screen_text
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.names import printable

@@ -49,7 +49,7 @@ def status(
         if as_json:
             json_out(view)
         else:
-            from agent_mailer.cli.status.screen import screen
+            from agent_mailer.cli.status.one import screen
             from agent_mailer.cli.terminal.screen import width
 
             say("\n".join(screen(view, place.clock.now(), width())))

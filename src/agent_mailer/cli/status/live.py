@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.cli.status.many import table
-from agent_mailer.cli.status.screen import screen, stamp
+from agent_mailer.cli.status.one import screen, stamp
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.screen import Ink, is_dumb, paint, plain, width
 from agent_mailer.errors import MailerError

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import OUTCOMES, any_of, some_thread, some_turn
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import LightCommand, group
-from agent_mailer.cli.terminal.completion import OUTCOMES, any_of, some_thread, some_turn
 from agent_mailer.cli.terminal.printing import dollars, in_its_colour, json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import UsageFault

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state.requests import Answer, Request
 
-PATIENCE = 10.0
+ANSWER_SECONDS = 10.0
 LOOK_EVERY = 0.02
 LOCK_EVERY = 0.5
 
@@ -64,7 +64,7 @@ def _apply(place: Workplace, request: Request) -> Answer:
 def _ask_watcher(place: Workplace, request: Request) -> Answer:
     requests = place.state.requests
     name = requests.submit(request)
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + ANSWER_SECONDS
     next_lock = time.monotonic() + LOCK_EVERY
     try:
         while time.monotonic() < give_up:
@@ -90,7 +90,7 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
         return answer
     raise UnavailableFault(
         "watcher_silent",
-        f"the watcher of {place.workdir} has not answered for {PATIENCE:.0f} s; nothing was changed",
+        f"the watcher of {place.workdir} has not answered for {ANSWER_SECONDS:.0f} s; nothing was changed",
         "agent-mailer status",
     )
 
