@@ -25,6 +25,7 @@ from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
+from agent_mailer.turn_tools.folder import TurnFolder
 
 if TYPE_CHECKING:
     from agent_mailer.mailbox.amp.adapter import AmpMailbox
@@ -301,7 +302,6 @@ class Workplace:
             prompts=self.prompts(),
             clock=self.clock,
             guard=lock.guard,
-            tools=self.tools,
         )
 
     def share_pause(self, runtime: Runtime) -> None:
@@ -324,5 +324,4 @@ class Workplace:
 
     def tools(self, turn_dir: Path) -> ToolServer:
         """The MCP server over one turn's folder."""
-        argv = (sys.executable, "-m", "agent_mailer.turn_tools.mcp", str(turn_dir))
-        return ToolServer(argv, {"AGENT_MAILER_TURN_DIR": str(turn_dir), "AGENT_MAILER_WORKDIR": str(self.workdir)})
+        return ToolServer(*TurnFolder(turn_dir, self.disk).server(self.workdir))

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import shlex
 import unicodedata
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
 
 from agent_mailer.errors import MailerError, UsageFault
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SAFE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/:+-]{0,127}")
+_TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
+
+GLOBAL_NOTE = "global"
+"""The name of the note of all threads; a thread called so has its own note under another name."""
 
 
 def path_name(identifier: str) -> str:
@@ -23,11 +30,29 @@ def path_name(identifier: str) -> str:
     return f"{slug}~{_digest(identifier)}"
 
 
+def new_turn_id(now: float) -> str:
+    """Sorts by `now`, seconds since the epoch."""
+    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def is_turn_id(text: str) -> bool:
+    """Whether `text` may become the name of a turn's folder."""
+    return _TURN_ID.fullmatch(text) is not None
+
+
 def prompt_word(identifier: str, label: str) -> str:
     """`identifier` as one word of a prompt; one that could carry a sentence becomes `label` plus a hash."""
     if _SAFE_WORD.fullmatch(identifier):
         return identifier
     return f"{label}-{_digest(identifier)}"
+
+
+def memory_file(memory: Path, thread: str) -> Path:
+    """The note of one thread. Its path stands in the prompt, so an odd thread id leaves no word of itself in it."""
+    word = prompt_word(thread, "thread")
+    if thread.casefold() == GLOBAL_NOTE:
+        word = "thread-of-that-name"
+    return memory / f"{path_name(thread) if word == thread else word.replace('-', '~', 1)}.md"
 
 
 def one_line(text: str) -> str:

@@ -15,9 +15,8 @@ import msgspec
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.names import one_line, prompt_word
+from agent_mailer.names import GLOBAL_NOTE, memory_file, one_line, prompt_word
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.notes import GLOBAL_NOTE, memory_file
 from agent_mailer.state.records import TurnRecord
 
 NO_PROJECT = "none"

@@ -13,7 +13,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
 from agent_mailer.events import LogRecord
 from agent_mailer.runtimes.command import CommandRuntime
-from agent_mailer.runtimes.port import CommandOutput, RuntimeTraits
+from agent_mailer.runtimes.port import CommandOutput, Runtime, RuntimeTraits
 from agent_mailer.runtimes.programs import build_env
 from agent_mailer.state import State
 from agent_mailer.state.pauses import AccountPause
@@ -24,6 +24,7 @@ from agent_mailer.watch.watcher import Watcher
 
 LIMITED = """echo '{"type":"result","outcome":"limited","detail":"quota"}'"""
 SIGNED_OUT = """echo '{"type":"result","outcome":"signed_out"}'"""
+PATH = "/usr/bin:/bin"
 DONE = """echo '{"type":"result","outcome":"done"}'"""
 
 
@@ -35,19 +36,30 @@ class OnAnAccount(CommandRuntime):
         return msgspec.structs.replace(super().traits, account="the-account")
 
 
-class Agent:
-    """A desk whose runtime has an account, in the folder that all share."""
+class Place(Workplace):
+    """A workplace whose runtime has an account, in the folder that all share."""
 
+    def __init__(self, workdir: Path, accounts: Path, script: str) -> None:
+        super().__init__(workdir)
+        self._script = script
+        account = AccountPause(accounts, "the-account", self.disk, self.folder.clamp, self.folder.damaged)
+        self.state = State(self.folder, self.log, account)
+
+    def runtime(self) -> Runtime:
+        return OnAnAccount(("/bin/sh", "-c", self._script), CommandOutput.JSONL, build_env({"PATH": PATH}, (), {}))
+
+    def share_pause(self, runtime: Runtime) -> None:
+        """It is shared already."""
+
+
+class Agent:
     def __init__(self, base: Path, accounts: Path) -> None:
         self.desk = Desk(base)
         self.accounts = accounts
         self.script = DONE
 
     def place(self) -> Workplace:
-        place = self.desk.place()
-        account = AccountPause(self.accounts, "the-account", place.disk, place.folder.clamp, place.folder.damaged)
-        place.state = State(place.folder, place.log, account)
-        return place
+        return Place(self.desk.workdir, self.accounts, self.script)
 
     def once(self) -> list[LogRecord]:
         place = self.place()
@@ -57,10 +69,7 @@ class Agent:
         lock.acquire()
         try:
             place.prepare()
-            room = place.room(lock)
-            env = build_env({"PATH": "/usr/bin:/bin"}, (), {})
-            room.runtime = OnAnAccount(("/bin/sh", "-c", self.script), CommandOutput.JSONL, env)
-            asyncio.run(Watcher(room, once=True).run())
+            asyncio.run(Watcher(place.room(lock), once=True).run())
         finally:
             lock.release()
         return events

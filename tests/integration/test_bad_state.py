@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from agent_mailer.clock import iso
 from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import new_turn_id
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.watch.watcher import Watcher
@@ -269,7 +271,7 @@ class OpenTurn:
         self.envelope = self._envelope()
         (inbox / f"new/{self.sent}.md").rename(inbox / f"cur/{self.sent}.md")
         turns = place.state.turns
-        self.record = TurnRecord(turns.new_id(), self.envelope, Phase.CLAIMED, "command", 1.0)
+        self.record = TurnRecord(new_turn_id(time.time()), self.envelope, Phase.CLAIMED, "command", 1.0)
         turns.create(self.record)
         self.path = turns.path(self.record.turn_id)
         self.process: subprocess.Popen[bytes] | None = None

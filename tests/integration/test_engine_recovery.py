@@ -11,6 +11,7 @@ import pytest
 from tests.desk import Desk, outcomes, until
 
 from agent_mailer.events import EventName
+from agent_mailer.names import new_turn_id
 from agent_mailer.process.handle import ProcessIdentity, is_alive
 
 
@@ -170,7 +171,7 @@ def test_a_claim_without_a_start_is_given_back_and_runs_once(desk: Desk) -> None
         mailbox = place.mailbox()
         await mailbox.open()
         [envelope] = (await mailbox.pending(10)).envelopes
-        place.state.turns.create(TurnRecord(place.state.turns.new_id(), envelope, Phase.CLAIMED, "command", 0.0))
+        place.state.turns.create(TurnRecord(new_turn_id(place.clock.now()), envelope, Phase.CLAIMED, "command", 0.0))
         assert isinstance(await mailbox.claim(envelope), Message)
         await mailbox.close()
 

@@ -9,6 +9,7 @@ import pytest
 
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import memory_file
 from agent_mailer.outcomes import Outcome
 from agent_mailer.prompts import (
     PLACEHOLDERS,
@@ -17,7 +18,7 @@ from agent_mailer.prompts import (
     shipped_template,
     words_of,
 )
-from agent_mailer.state.notes import memory_file, seed_memory
+from agent_mailer.state.notes import seed_memory
 from agent_mailer.state.records import Attempt, Phase, RetryEntry, TurnRecord
 
 HEAD = ["Message: m-1", "Thread:  p2p/coder__user", "From: user", "Project: none", ""]

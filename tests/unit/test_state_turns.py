@@ -10,10 +10,12 @@ import pytest
 from tests.clocks import FakeClock
 
 from agent_mailer.disk import Disk
+from agent_mailer.events import EventLog
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import new_turn_id
+from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.state.retention import Retention
 from agent_mailer.state.turns import TurnStore
 
 GARBAGE = [b"", b'{"turn_id": "', b"\0" * 100, b"[]", b"[" * 100_000, b"\xff", b"null", b'{"turns": [1]}']
@@ -33,7 +35,7 @@ def folder(tmp_path: Path, clock: FakeClock) -> StateFolder:
 
 def record(store: TurnStore, name: str = "m") -> TurnRecord:
     envelope = Envelope(name, "t", "user", 0.0, "1", f"{name}.md")
-    return TurnRecord(store.new_id(), envelope, Phase.CLAIMED, "command", 1.0)
+    return TurnRecord(new_turn_id(0.0), envelope, Phase.CLAIMED, "command", 1.0)
 
 
 def open_turn(folder: StateFolder, name: str = "m") -> TurnRecord:
@@ -152,10 +154,11 @@ def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock:
     young = settled(folder, clock, 6, "young")
     future = settled(folder, clock, -400, "future")
     still_open = open_turn(folder, "open")
+    retention = State(folder, EventLog(folder.log, folder.disk, clock)).retention
     store = TurnStore(folder)
-    assert Retention(folder, store).prune(7, {"needed"}) == [old.turn_id]
+    assert retention.prune(7, {"needed"}) == [old.turn_id]
     assert set(store.ids()) == {turn.turn_id for turn in (needed, young, future, still_open)}
     # A clock that ran a year ahead takes the transcripts, and nothing that is still to be done.
     clock.moment += 365 * 86400
-    Retention(folder, store).prune(7, {"needed"})
+    retention.prune(7, {"needed"})
     assert {needed.turn_id, still_open.turn_id, future.turn_id} == set(store.ids())

@@ -15,14 +15,11 @@ from agent_mailer.errors import MailerError
 
 
 class Priority(StrEnum):
+    """The most urgent first."""
+
     URGENT = "urgent"
     NORMAL = "normal"
     LOW = "low"
-
-    @property
-    def rank(self) -> int:
-        """0 is the most urgent."""
-        return ("urgent", "normal", "low").index(self.value)
 
 
 class Kind(StrEnum):

@@ -40,7 +40,7 @@ class State:
         self.notices = NoticeBook(folder)
         self.questions = Questions(folder)
         self.requests = RequestBox(folder)
-        self.retention = Retention(folder, self.turns)
+        self.retention = Retention(folder, self.turns, self.processed, self.retries, self.cursor)
         self.notes = Notes(folder, self.turns, log)
 
     def prepare(self) -> None:
@@ -50,9 +50,3 @@ class State:
         """
         self.folder.prepare()
         take_over(self)
-
-    def finish_message(self, message_id: str) -> None:
-        """From here on the message counts as settled."""
-        self.processed.add(message_id)
-        self.retries.remove(message_id)
-        self.cursor.move_to(message_id)

@@ -12,14 +12,11 @@ from pathlib import Path
 
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.names import one_line, path_name, prompt_word
+from agent_mailer.names import GLOBAL_NOTE, memory_file, one_line
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES, NoteScope, NoteWrite
-
-GLOBAL_NOTE = "global"
-"""The name of the note of all threads; a thread called so has its own note under another name."""
 
 WRITTEN = "notes.written"
 """Marker file in the turn's folder: a settlement that is applied again leaves later texts alone."""
@@ -91,14 +88,6 @@ class Notes:
     def _file(self, scope: NoteScope, thread: str) -> Path:
         memory = self._folder.memory
         return memory / f"{GLOBAL_NOTE}.md" if scope is NoteScope.GLOBAL else memory_file(memory, thread)
-
-
-def memory_file(memory: Path, thread: str) -> Path:
-    """The note of one thread. Its path stands in the prompt, so an odd thread id leaves no word of itself in it."""
-    word = prompt_word(thread, "thread")
-    if thread.casefold() == GLOBAL_NOTE:
-        word = "thread-of-that-name"
-    return memory / f"{path_name(thread) if word == thread else word.replace('-', '~', 1)}.md"
 
 
 def seed_memory(memory: Path, agent: str, disk: Disk) -> None:

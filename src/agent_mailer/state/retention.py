@@ -1,4 +1,4 @@
-"""What is kept of a settled turn, and for how long."""
+"""What is kept of a settled message and its turns, and for how long."""
 
 from __future__ import annotations
 
@@ -10,17 +10,30 @@ import msgspec
 
 from agent_mailer.disk import Sync
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
+from agent_mailer.state.retries import Retries
 from agent_mailer.state.turns import PROGRESS, SETTLED, TurnStore, encode_record
 
 MAX_TOTAL_BYTES = 2 * 1024**3
 
 
 class Retention:
-    def __init__(self, folder: StateFolder, turns: TurnStore) -> None:
+    def __init__(
+        self, folder: StateFolder, turns: TurnStore, processed: Processed, retries: Retries, cursor: Cursor
+    ) -> None:
         self._disk = folder.disk
         self._clock = folder.clock
         self._turns = turns
+        self._processed = processed
+        self._retries = retries
+        self._cursor = cursor
+
+    def finish_message(self, message_id: str) -> None:
+        """From here on it counts as settled: of what was to be done nothing is kept but its id."""
+        self._processed.add(message_id)
+        self._retries.remove(message_id)
+        self._cursor.move_to(message_id)
 
     def summarise(self, record: TurnRecord) -> None:
         """Take what was delivered and noted out of a settled turn's record; what was refused stays for people.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-import secrets
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import is_turn_id
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import Phase, TurnProgress, TurnRecord
 from agent_mailer.turn_tools.folder import TurnFolder
@@ -26,13 +24,6 @@ GONE = ".gone."
 
 MOST_OPEN = 64
 """So many turns may run side by side."""
-
-_TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
-
-
-def is_turn_id(text: str) -> bool:
-    """Whether `text` may become the name of a turn's folder."""
-    return _TURN_ID.fullmatch(text) is not None
 
 
 class OpenTurn(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,10 +48,6 @@ class TurnStore:
         self._folder = folder
         self._index_path = folder.path / "inflight.json"
         self._known: dict[str, OpenTurn] | None = None
-
-    def new_id(self) -> str:
-        moment = datetime.fromtimestamp(self._folder.clock.now(), UTC)
-        return f"{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
     def path(self, turn_id: str) -> Path:
         return self._folder.turns / turn_id
@@ -133,7 +120,7 @@ class TurnStore:
     def ids(self) -> list[str]:
         """Every turn's id, oldest first."""
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder.turns) as entries:
-            return sorted(e.name for e in entries if _TURN_ID.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
+            return sorted(e.name for e in entries if is_turn_id(e.name) and e.is_dir(follow_symlinks=False))
         return []
 
     def newest_settled(self, count: int) -> list[str]:
@@ -143,7 +130,7 @@ class TurnStore:
         with suppress(FileNotFoundError, NotADirectoryError):
             # Of the newest a few may be open still, or no turns at all.
             newest = nlargest(count + MOST_OPEN, os.listdir(self._folder.turns))
-            return [name for name in newest if _TURN_ID.fullmatch(name) and self.is_settled(name)][:count]
+            return [name for name in newest if is_turn_id(name) and self.is_settled(name)][:count]
         return []
 
     def open_ids(self) -> list[str]:
@@ -189,7 +176,7 @@ class TurnStore:
     def _rows_written(self) -> list[OpenTurn]:
         with suppress(FileNotFoundError, *GARBLED):
             rows = msgspec.json.decode(read_regular(self._index_path, follow=True), type=_Index).turns
-            return [row for row in rows if _TURN_ID.fullmatch(row.turn_id)]
+            return [row for row in rows if is_turn_id(row.turn_id)]
         return []
 
     def remove(self, turn_ids: list[str]) -> None:
@@ -211,7 +198,7 @@ class TurnStore:
     def _index(self) -> dict[str, OpenTurn]:
         """What is open, at first as the last writer left it: a row must outlive what happens to its turn's record."""
         if self._known is None:
-            rows = (row for row in self.indexed() if _TURN_ID.fullmatch(row.turn_id))
+            rows = (row for row in self.indexed() if is_turn_id(row.turn_id))
             self._known = {
                 row.turn_id: row for row in rows if self.path(row.turn_id).is_dir() and not self.is_settled(row.turn_id)
             }

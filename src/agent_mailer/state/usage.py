@@ -23,10 +23,11 @@ class Spend(msgspec.Struct, omit_defaults=True):
     seconds: float = 0.0
     usage: Usage = Usage()
 
-    def add(self, seconds: float, usage: Usage) -> None:
+    def add(self, seconds: float, usage: Usage | None) -> None:
         self.turns += 1
         self.seconds = round(self.seconds + seconds, 3)
-        self.usage = self.usage.plus(usage)
+        if usage is not None:
+            self.usage = self.usage.plus(usage)
 
 
 class Day(msgspec.Struct, omit_defaults=True):
@@ -57,7 +58,7 @@ class UsageLedger:
         self._path = folder.path / "usage.json"
         self._ledger: _Ledger | None = None
 
-    def add(self, turn_id: str, thread: str, at: float, seconds: float, usage: Usage) -> None:
+    def add(self, turn_id: str, thread: str, at: float, seconds: float, usage: Usage | None) -> None:
         """Add one turn, once however often it is called. A loss of the newest turns to a power failure is harmless."""
         ledger = self._load()
         if turn_id in ledger.applied:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -100,12 +101,16 @@ class Sealed(msgspec.Struct, frozen=True):
     notes: tuple[NoteWrite, ...] = ()
 
 
-class TurnFolder:
+class TurnFolder(msgspec.Struct, frozen=True):
     """One turn's folder. The watcher prepares and seals it; the tools read and stage."""
 
-    def __init__(self, path: Path, disk: Disk) -> None:
-        self.path = path
-        self._disk = disk
+    path: Path
+    disk: Disk
+
+    def server(self, workdir: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+        """How the mail tools over this folder are started: the MCP server's argv, and what its environment needs."""
+        argv = (sys.executable, "-m", "agent_mailer.turn_tools.mcp", str(self.path))
+        return argv, {"AGENT_MAILER_TURN_DIR": str(self.path), "AGENT_MAILER_WORKDIR": str(workdir)}
 
     def prepare(
         self,
@@ -119,12 +124,12 @@ class TurnFolder:
 
         Nothing here is needed after a crash: recovery writes it again.
         """
-        self._disk.make_directory(self.path / OUTBOX)
+        self.disk.make_directory(self.path / OUTBOX)
         mail = TurnMail(facts, message, tuple(thread), tuple(contacts))
-        self._disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
-        self._disk.overwrite(self.path / MESSAGE_TEXT, as_text(message).encode("utf-8", "replace"))
+        self.disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
+        self.disk.overwrite(self.path / MESSAGE_TEXT, as_text(message).encode("utf-8", "replace"))
         for scope, content in (notes or {}).items():
-            self._disk.overwrite(self.note_copy(scope), content)
+            self.disk.overwrite(self.note_copy(scope), content)
 
     def mail(self) -> TurnMail:
         """Raises TurnOver where the turn is settled, MailerError where the file cannot be read."""
@@ -163,7 +168,7 @@ class TurnFolder:
             raise UsageFault("too_many", f"this turn has staged {MAX_STAGED} messages already", "put the rest into one")
         item = msgspec.structs.replace(draft, key=key)
         try:
-            self._disk.replace(outbox / f"{key}.json", msgspec.json.encode(item), sync=Sync.FULL)
+            self.disk.replace(outbox / f"{key}.json", msgspec.json.encode(item), sync=Sync.FULL)
         except FileNotFoundError:
             raise self._over() from None
         if not outbox.is_dir() and not (self.path / SEALED / f"{key}.json").exists():
@@ -212,8 +217,8 @@ class TurnFolder:
             self._put_away(sealed)
         if not sealed.is_dir():
             if not outbox.is_dir():
-                self._disk.make_directory(outbox)
-            self._disk.move(outbox, sealed, sync=Sync.NONE)
+                self.disk.make_directory(outbox)
+            self.disk.move(outbox, sealed, sync=Sync.NONE)
         drafts = tuple(_drafts(sealed))
         notes = tuple(_notes(sealed))
         names = _names(sealed)
@@ -224,21 +229,21 @@ class TurnFolder:
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
         for name in (MAIL, MESSAGE_TEXT, "prompt.md"):
-            self._disk.remove(self.path / name)
+            self.disk.remove(self.path / name)
         for scope in NoteScope:
-            self._disk.remove(self.note_copy(scope))
-        self._disk.remove_tree(self.path / SEALED)
-        self._disk.remove_tree(self.path / OUTBOX)
+            self.disk.remove(self.note_copy(scope))
+        self.disk.remove_tree(self.path / SEALED)
+        self.disk.remove_tree(self.path / OUTBOX)
 
     def _put(self, name: str, content: bytes) -> None:
         try:
-            self._disk.replace(self.path / OUTBOX / name, content, sync=Sync.FULL)
+            self.disk.replace(self.path / OUTBOX / name, content, sync=Sync.FULL)
         except FileNotFoundError:
             raise self._over() from None
 
     def _put_away(self, path: Path) -> None:
         """Out of the way of the seal, whatever the agent put there."""
-        self._disk.move(path, path.with_name(f"{path.name}.odd-{secrets.token_hex(4)}"), sync=Sync.NONE)
+        self.disk.move(path, path.with_name(f"{path.name}.odd-{secrets.token_hex(4)}"), sync=Sync.NONE)
 
     def _over(self) -> TurnOver:
         message = f"this turn is over ({self.path.name}); nothing more leaves from it"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from agent_mailer.clock import iso
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.names import one_of, pick
+from agent_mailer.names import memory_file, one_of, pick
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.notes import memory_file
 from agent_mailer.views.values.history import AttemptView, DeadLetterView, NoteTextView, NoteView, SessionView
 
 if TYPE_CHECKING:

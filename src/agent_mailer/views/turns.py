@@ -14,9 +14,8 @@ import msgspec
 from agent_mailer.clock import iso
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import Message
-from agent_mailer.names import pick
+from agent_mailer.names import is_turn_id, pick
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
-from agent_mailer.state.turns import is_turn_id
 from agent_mailer.views.log import parse
 from agent_mailer.views.values.history import (
     MessageView,

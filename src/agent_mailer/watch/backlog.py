@@ -6,7 +6,7 @@ on the way is part of what it returns; only the watcher does it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Set
 
 import msgspec
 
@@ -85,31 +85,24 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
         elif entry.envelope.id not in open_ids:
             moment = state.folder.clamp(entry.not_before, policy.retry_longest)
             candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
-    for found in _admitted(listing.envelopes, seen, state):
-        if isinstance(found, Candidate):
-            candidates.append(found)
-        else:
-            actions.append(found)
-            if isinstance(found, Revive):
-                candidates.append(Candidate(found.envelope, revival(state, found.envelope.id)))
-    return Look(tuple(candidates), tuple(actions))
-
-
-def _admitted(
-    listed: Iterable[Envelope], seen: set[str], state: State
-) -> Iterator[Candidate | SetAside | PassBy | Revive]:
-    for envelope in listed:
+    for envelope in listing.envelopes:
         if envelope.id in seen:
             continue
         seen.add(envelope.id)
-        if envelope.id in state.processed:
-            letter = state.dead_letters.find(envelope.id)
-            # What another client gave up it leaves listed: nobody has put it back.
-            yield Revive(envelope) if letter is not None and letter.turn_id else SetAside(envelope)
-        elif envelope.automatic is Automatic.NOTICE:
-            yield PassBy(envelope)
+        if envelope.id not in state.processed:
+            if envelope.automatic is Automatic.NOTICE:
+                actions.append(PassBy(envelope))
+            else:
+                candidates.append(Candidate(envelope, state.retries.adopt(envelope)))
+            continue
+        letter = state.dead_letters.find(envelope.id)
+        # What another client gave up it leaves listed: nobody has put it back.
+        if letter is None or not letter.turn_id:
+            actions.append(SetAside(envelope))
         else:
-            yield Candidate(envelope, state.retries.adopt(envelope))
+            actions.append(Revive(envelope))
+            candidates.append(Candidate(envelope, revival(state, envelope.id)))
+    return Look(tuple(candidates), tuple(actions))
 
 
 class Doer:

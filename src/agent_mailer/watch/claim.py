@@ -23,7 +23,7 @@ def open_turn(room: Room, candidate: Candidate, turn_id: str) -> TurnRecord:
         turn_id=turn_id,
         envelope=envelope,
         phase=Phase.CLAIMED,
-        runtime=room.runtime.traits.name,
+        runtime=room.traits.name,
         claimed_at=room.clock.now(),
         attempt=(retry.attempts if retry else 0) + 1,
         starts=(retry.starts if retry else 0) + 1,

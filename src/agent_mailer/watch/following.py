@@ -14,6 +14,7 @@ from agent_mailer.process.output import LineFramer, OutputTail
 from agent_mailer.process.tree import end_tree
 from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
+from agent_mailer.turn_tools.folder import TurnFolder
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
 
@@ -43,6 +44,8 @@ class Follower:
         self._last_event: float | None = None
         self._result_at: float | None = None
         self._tool_since: dict[str, float] = {}
+        self.released = False
+        """Whether the gate was opened: else nothing ran. Known at the turn's end."""
         self._noted_events = 0
         self._noted_at = -PROGRESS_INTERVAL
 
@@ -86,6 +89,7 @@ class Follower:
             )
         while self._read():  # noqa: ASYNC110 - other turns get their time between two pieces
             await asyncio.sleep(0)
+        self.released = self._supervised.released
         last = self._framer.finish()
         if last:
             self._take(last)
@@ -107,7 +111,7 @@ class Follower:
             with suppress(OSError):
                 self._room.state.turns.save(self._record)
         self._room.log.emit(EventName.TURN_STOPPING, turn_id=self._record.turn_id, reason=reason.value)
-        stop_signal = self._room.runtime.traits.stop_signal
+        stop_signal = self._room.traits.stop_signal
         # Where the system does not let us look now, the next round of the clock tries again.
         with suppress(OSError):
             await end_tree(self._record.turn_id, self._supervised.identity, first_signal=stop_signal)
@@ -121,7 +125,7 @@ class Follower:
             return StopReason.SHUTDOWN
         if self._observation.doomed is not None and self._result_at is None:
             return StopReason.DOOMED
-        policy, events = room.policy, room.runtime.traits.has_events
+        policy, events = room.policy, room.traits.has_events
         limits = Limits(
             policy.turn_timeout,
             policy.tool_timeout,
@@ -134,7 +138,7 @@ class Follower:
 
     def _read(self) -> bool:
         data = self._tail.read()
-        if not self._room.runtime.traits.has_events:
+        if not self._room.traits.has_events:
             return bool(data)
         for line in self._framer.feed(data):
             self._take(line)
@@ -181,14 +185,15 @@ class Follower:
 class AtOnce:
     """Sends, while a turn runs, what its agent staged to leave at once. A second delivery is recognised by its id."""
 
-    def __init__(self, room: Room, record: TurnRecord, message: Message) -> None:
+    def __init__(self, room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
         self._room = room
+        self._folder = folder
         self._record = record
         self._message = message
         self._done: set[str] = set()
 
     async def send_what_waits(self) -> None:
-        for draft in self._room.state.turns.folder(self._record.turn_id).staged():
+        for draft in self._folder.staged():
             if draft.at_once and draft.key not in self._done:
                 await self._send(draft)
 

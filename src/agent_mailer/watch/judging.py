@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.process.handle import boot_id
-from agent_mailer.process.holder import Supervised
 from agent_mailer.runtimes.port import Evidence, Runtime
 from agent_mailer.state.records import TurnRecord
 
@@ -20,12 +19,10 @@ _CLOCKS = {
 }
 
 
-def judge_end(
-    record: TurnRecord, supervised: Supervised, evidence: Evidence, runtime: Runtime, *, adopted: bool
-) -> Judgement:
+def judge_end(record: TurnRecord, evidence: Evidence, runtime: Runtime, *, released: bool, adopted: bool) -> Judgement:
     """How a followed turn ended. Of one whose gate never opened the record names no process any more: nothing ran."""
     same_boot = record.process is not None and record.process.boot == boot_id()
-    if same_boot and not supervised.released:
+    if same_boot and not released:
         record.process = None
         # An earlier watcher died before it opened the gate; if it was open, the holder could not begin.
         return Judgement(Outcome.INTERRUPTED, NOTHING_RAN) if adopted else Judgement(Outcome.UNAVAILABLE, NO_BEGIN)

@@ -91,7 +91,8 @@ class Notices:
         self._guard = guard
         self._troubles = troubles
         self._teller = Teller(policy, mailbox)
-        self._wakes = {channel: asyncio.Event() for channel in policy.notify.channels}
+        self.channels = policy.notify.channels
+        self._wakes = {channel: asyncio.Event() for channel in self.channels}
         self._quiet = {channel: asyncio.Event() for channel in self._wakes}
         """Set while a channel has nothing to tell just now."""
         self._due: dict[tuple[str, Channel], float] = {}

@@ -7,13 +7,12 @@ import random
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from itertools import count
-from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import Runtime, ToolServer
+from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
 from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.rules import WatchPolicy, backoff
@@ -47,11 +46,7 @@ class Work:
 
 
 class Room:
-    """One watcher's surroundings.
-
-    `guard` raises BusyFault when the workdir's lock is no longer ours; `tools` is how the mail tools of a turn's folder
-    are started.
-    """
+    """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours."""
 
     def __init__(
         self,
@@ -63,17 +58,17 @@ class Room:
         prompts: PromptRoom,
         clock: Clock,
         guard: Callable[[], None],
-        tools: Callable[[Path], ToolServer],
     ) -> None:
         self.mailbox = mailbox
+        self.address = mailbox.address
         self.runtime = runtime
+        self.traits = runtime.traits
         self.state = state
         self.log = state.log
         self.policy = policy
         self.prompts = prompts
         self.clock = clock
         self.guard = guard
-        self.tools = tools
         self.work: dict[str, Work] = {}
         """By turn id: all that this process has in hand."""
         self.troubles = Troubles(state, clock)

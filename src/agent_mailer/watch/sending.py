@@ -21,7 +21,6 @@ async def send_items(room: Room, record: TurnRecord) -> None:
                 _tell_refused(room, record, entry)
             continue
         items[index] = await _deliver(room, record, entry)
-        room.troubles.over(record.turn_id)
         settlement = msgspec.structs.replace(settlement, items=tuple(items))
         record.settlement = settlement
         if items[index].state is ItemState.REFUSED or not room.mailbox.capabilities.recognises_delivery:
@@ -51,6 +50,8 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
                 room.troubles.begin(record.turn_id, fault)
         match result:
             case Delivered():
+                if tries:
+                    room.troubles.over(record.turn_id)
                 room.log.emit(EventName.ITEM_DELIVERED, turn_id=record.turn_id, message_id=item.id, to=item.recipient)
                 return msgspec.structs.replace(entry, state=ItemState.DELIVERED)
             case Refused(why=reason):

@@ -6,7 +6,6 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Progress, Stage
-from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import Settlement, TurnRecord
 from agent_mailer.watch.room import Room
 
@@ -19,7 +18,7 @@ async def settle(room: Room, record: TurnRecord, *, again: bool) -> None:
     await room.until_disk_takes_it(turn_id, _apply_files, room, record, settlement, again)
     if settlement.finished:
         await room.until_mailbox_takes_it(turn_id, lambda: room.mailbox.done(record.envelope, ending))
-        await room.until_disk_takes_it(turn_id, state.finish_message, record.envelope.id)
+        await room.until_disk_takes_it(turn_id, state.retention.finish_message, record.envelope.id)
         room.log.emit(
             EventName.MESSAGE_DONE,
             turn_id=turn_id,
@@ -48,9 +47,9 @@ def _ending(record: TurnRecord, settlement: Settlement) -> Progress:
 
 def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: bool) -> None:  # noqa: FBT001
     state, envelope = room.state, record.envelope
-    usage = settlement.usage or Usage()
     if record.process is not None:
-        state.usage.add(record.turn_id, envelope.thread, settlement.decided_at, settlement.seconds, usage)
+        moment, seconds = settlement.decided_at, settlement.seconds
+        state.usage.add(record.turn_id, envelope.thread, moment, seconds, settlement.usage)
     change = settlement.session
     if change is not None and state.sessions.put(change.thread, change.entry):
         turn_id, session = record.turn_id, change.entry.session_id
@@ -80,7 +79,8 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
             why=settlement.dead.last_error,
         )
     state.questions.settled(record)
-    room.notices.settled(record, settlement)
     if not again:
         # A pause of an earlier life may be over; the next turn finds out.
         state.pause.settled(settlement)
+    if room.notices.channels:
+        room.notices.settled(record, settlement)

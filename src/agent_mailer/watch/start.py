@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import TypeVar
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MailboxUnavailable, Message, Progress, Stage
+from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised
 from agent_mailer.process.scope import start_turn
 from agent_mailer.prompts import words_of
-from agent_mailer.runtimes.port import TurnRequest
-from agent_mailer.state.notes import GLOBAL_NOTE, memory_file
+from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import Facts
+from agent_mailer.turn_tools.folder import Facts, TurnFolder
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
@@ -25,12 +24,13 @@ T = TypeVar("T")
 async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     """Raises RuntimeMissing and OSError: then nothing ran."""
     state, policy, envelope = room.state, room.policy, record.envelope
-    directory, traits = state.turns.path(record.turn_id), room.runtime.traits
+    folder = state.turns.folder(record.turn_id)
+    directory = folder.path
     choice = choose_session(
         state.sessions.get(envelope.thread),
         record.rerun,
         runtime=record.runtime,
-        resumes=traits.resumes,
+        resumes=room.traits.resumes,
         now=room.clock.now(),
         policy=policy,
     )
@@ -47,11 +47,11 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
             sender=words.sender,
             attempt=record.attempt,
             session_id=choice.session_id,
-            tools=room.tools(directory),
+            tools=ToolServer(*folder.server(policy.workdir)),
         )
     )
     record.fresh = launch.session_id
-    await _prepare(room, record, message)
+    await _prepare(room, record, message, folder)
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
     begun = await start_turn(
@@ -83,21 +83,21 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     return supervised
 
 
-async def _prepare(room: Room, record: TurnRecord, message: Message) -> None:
+async def _prepare(room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
     thread, contacts = await asyncio.gather(
-        _or_nothing(mailbox.thread(record.envelope.thread)), _or_nothing(mailbox.contacts())
+        mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
-    memory = state.folder.memory
-    state.turns.folder(record.turn_id).prepare(
+    largest, memory = mailbox.capabilities.max_message_bytes, state.folder.memory
+    folder.prepare(
         message,
-        thread or [message],
-        contacts,
+        _or_nothing(thread) or [message],
+        _or_nothing(contacts),
         Facts(
             turn_id=record.turn_id,
-            address=mailbox.address,
-            max_message_bytes=mailbox.capabilities.max_message_bytes,
+            address=room.address,
+            max_message_bytes=largest,
             memory_global=str(memory / f"{GLOBAL_NOTE}.md"),
             memory_thread=str(memory_file(memory, record.envelope.thread)),
         ),
@@ -105,7 +105,9 @@ async def _prepare(room: Room, record: TurnRecord, message: Message) -> None:
     )
 
 
-async def _or_nothing(look: Awaitable[Sequence[T]]) -> Sequence[T]:
-    with suppress(MailboxUnavailable):
-        return await look
-    return ()
+def _or_nothing(found: Sequence[T] | BaseException) -> Sequence[T]:
+    if isinstance(found, MailboxUnavailable):
+        return ()
+    if isinstance(found, BaseException):
+        raise found
+    return found

@@ -27,7 +27,7 @@ class Troubles:
     def __init__(self, state: State, clock: Clock) -> None:
         self._state = state
         self._clock = clock
-        self._lasting: dict[str, Trouble] = {}
+        self.lasting: dict[str, Trouble] = {}
         self._shown: Trouble | None = None
         self._listeners: list[Callable[[], None]] = []
 
@@ -37,31 +37,31 @@ class Troubles:
 
     @property
     def oldest(self) -> Trouble | None:
-        return min(self._lasting.values(), key=lambda trouble: trouble.since, default=None)
+        return min(self.lasting.values(), key=lambda trouble: trouble.since, default=None)
 
     def begin(self, whose: str, fault: MailboxUnavailable | OSError) -> None:
         """Tell it, unless trouble of this kind lasts there already."""
         what, why, fix = _words_of(fault, self._state)
-        known = self._lasting.get(whose)
+        known = self.lasting.get(whose)
         if known is None or known.what is not what:
             self._state.log.emit(_EVENTS[what], turn_id=whose or None, why=why, fix=fix or None)
-            self._lasting[whose] = Trouble(what, why, self._clock.now(), fix)
+            self.lasting[whose] = Trouble(what, why, self._clock.now(), fix)
         self._show()
 
     def over(self, whose: str) -> bool:
         """Whether there was any."""
-        if self._lasting.pop(whose, None) is None:
+        if self.lasting.pop(whose, None) is None:
             return False
         self._show()
         return True
 
     def of(self, whose: str) -> TroubleWith | None:
-        trouble = self._lasting.get(whose)
+        trouble = self.lasting.get(whose)
         return trouble.what if trouble is not None else None
 
     def forget(self) -> None:
         """At a start: what an earlier watcher wrote is not known to last."""
-        self._lasting.clear()
+        self.lasting.clear()
         self._state.trouble.clear()
 
     def _show(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
@@ -13,9 +14,9 @@ from agent_mailer.mailbox.port import MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, RuntimeMissing
-from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.records import Pause, Phase, SessionEntry, TurnRecord
 from agent_mailer.turn_tools.commands import PROGRESS
-from agent_mailer.turn_tools.folder import SEALED, Sealed
+from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
 from agent_mailer.watch.claim import Vanished, open_turn, origin_of, take
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
@@ -85,23 +86,32 @@ async def carry_out(room: Room, record: TurnRecord, *, again: bool = False) -> N
         await send_items(room, record)
         await settle(room, record, again=again)
     finally:
-        room.troubles.over(record.turn_id)
+        if room.troubles.lasting:
+            room.troubles.over(record.turn_id)
 
 
 async def _see_through(
     room: Room, record: TurnRecord, supervised: Supervised, message: Message, *, adopted: bool = False
 ) -> Outcome:
-    evidence = await Follower(room, record, supervised, AtOnce(room, record, message)).follow()
-    judgement = judge_end(record, supervised, evidence, room.runtime, adopted=adopted)
-    return await _end(room, record, message, judgement, evidence.observation)
+    folder = TurnFolder(supervised.turn_dir, room.state.folder.disk)
+    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder))
+    evidence = await follower.follow()
+    judgement = judge_end(record, evidence, room.runtime, released=follower.released, adopted=adopted)
+    return await _end(room, record, message, judgement, evidence.observation, folder)
 
 
 async def _end(
-    room: Room, record: TurnRecord, message: Message, judgement: Judgement, observation: Observation
+    room: Room,
+    record: TurnRecord,
+    message: Message,
+    judgement: Judgement,
+    observation: Observation,
+    folder: TurnFolder | None = None,
 ) -> Outcome:
     """From here on the record holds every decision (SPEC 5.6)."""
     room.enter(record.turn_id, Stage.SETTLING)
-    end = await _gather(room, record, message, judgement, observation)
+    folder = folder or room.state.turns.folder(record.turn_id)
+    end = await _gather(room, record, message, judgement, observation, folder)
     settlement = decide_settlement(end, room.policy, room.mailbox.compose)
     record.settlement = settlement
     record.phase = Phase.SETTLING
@@ -122,10 +132,19 @@ async def _end(
 
 
 async def _gather(
-    room: Room, record: TurnRecord, message: Message, judgement: Judgement, observation: Observation
+    room: Room,
+    record: TurnRecord,
+    message: Message,
+    judgement: Judgement,
+    observation: Observation,
+    folder: TurnFolder,
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
-    sealed: Sealed = await room.until_disk_takes_it(record.turn_id, state.turns.folder(record.turn_id).seal)
+
+    def read() -> tuple[Sealed, SessionEntry | None, Pause | None]:
+        return folder.seal(), state.sessions.get(envelope.thread), state.pause.read()
+
+    sealed, session, pause = await room.until_disk_takes_it(record.turn_id, read)
     if sealed.damaged:
         why = f"{sealed.damaged} staged items cannot be read; they are not sent"
         room.log.emit(EventName.STATE_DAMAGED, file=SEALED, why=why, turn_id=record.turn_id)
@@ -135,25 +154,25 @@ async def _gather(
         judgement=judgement,
         observation=observation,
         sealed=sealed,
-        resumes=room.runtime.traits.resumes,
-        session=await room.until_disk_takes_it(record.turn_id, state.sessions.get, envelope.thread),
-        pause=await room.until_disk_takes_it(record.turn_id, state.pause.read),
-        transcript_bytes=_size_of_transcript(room, record),
+        resumes=room.traits.resumes,
+        session=session,
+        pause=pause,
+        transcript_bytes=_size_of(folder.path / STDOUT_FILE),
         answered=False,
         now=room.clock.now(),
         jitter=room.jitter(),
     )
-    if wants_auto_reply(end, judgement.outcome, room.policy) and await _answered(room, record):
+    if wants_auto_reply(end, judgement.outcome, room.policy) and await _answered(room, record, folder):
         return msgspec.structs.replace(end, answered=True)
     return end
 
 
-async def _answered(room: Room, record: TurnRecord) -> bool:
+async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> bool:
     """Whether the agent has written into the thread since the claim by other ways than ours."""
-    since, own, ours = record.claimed_at, record.envelope.id, room.mailbox.address
+    since, own = record.claimed_at, record.envelope.id
     shown = True
     try:
-        before = {m.envelope.id for m in room.state.turns.folder(record.turn_id).thread()}
+        before = {m.envelope.id for m in folder.thread()}
         since -= CLOCKS_APART if len(before) > 1 else 0.0
     except (OSError, MailerError):
         # What the turn was shown is lost, as in a power failure; what earlier turns sent is known, where their records
@@ -164,7 +183,7 @@ async def _answered(room: Room, record: TurnRecord) -> bool:
     taken_over = record.rerun is not None and not record.rerun.history
     with suppress(MailboxUnavailable):
         return any(
-            m.envelope.sender == ours
+            m.envelope.sender == room.address
             and PROGRESS not in m.labels
             and (
                 (m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or own in m.refs))
@@ -182,7 +201,7 @@ def _sent_by_turns(room: Room, thread: str) -> set[str]:
     return {item.id for item in items if item.thread == thread}
 
 
-def _size_of_transcript(room: Room, record: TurnRecord) -> int:
+def _size_of(path: Path) -> int:
     with suppress(OSError):
-        return (room.state.turns.path(record.turn_id) / STDOUT_FILE).stat().st_size
+        return path.stat().st_size
     return 0

@@ -11,6 +11,7 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
 from agent_mailer.watch.backlog import Doer, Look, look
@@ -61,6 +62,8 @@ class Watcher:
         self._tries = 0
         self._look_for_open = True
         """There may be open turns that nobody sees through: an earlier watcher's, or one that a fault interrupted."""
+        self._asked = True
+        """There may be requests that nobody has applied."""
         self._gone = 0
         self._paused = False
         self._fault: BaseException | None = None
@@ -146,8 +149,9 @@ class Watcher:
         room = self._room
         try:
             await self._take_up_open()
-            if room.state.requests.waiting():
+            if self._asked:
                 apply_waiting(room.state)
+                self._asked = False
             pause = self._pause()
             if (held := self._hold_remaining()) > 0:
                 return held
@@ -161,14 +165,16 @@ class Watcher:
                 return self._give_up_or(PROBE_PATIENCE)
             for candidate in ready[:slots]:
                 self._attempted.add(candidate.envelope.id)
-                turn_id = room.state.turns.new_id()
+                turn_id = new_turn_id(now)
                 self._spawn(turn_id, Work(candidate.envelope, Stage.CLAIMING), self._turn(candidate, turn_id))
         except (MailboxUnavailable, OSError) as fault:
             return self._give_up_or(self._in_trouble(fault))
-        self._out_of_trouble()
-        with suppress(OSError):
-            # At the next look once more.
-            room.notices.look(pause)
+        if room.troubles.lasting:
+            self._out_of_trouble()
+        if room.notices.channels:
+            with suppress(OSError):
+                # At the next look once more.
+                room.notices.look(pause)
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
@@ -240,7 +246,7 @@ class Watcher:
     async def _turn(self, candidate: Candidate, turn_id: str) -> None:
         def claimed() -> None:
             self._room.enter(turn_id, Stage.RUNNING)
-            if self._room.troubles.of(OWN) is not None:
+            if self._room.troubles.lasting:
                 self._wake.set()
 
         try:
@@ -282,7 +288,7 @@ class Watcher:
 
     def _ended(self, turn_id: str, task: asyncio.Task[None]) -> None:
         self._room.work.pop(turn_id, None)
-        if not self._room.work:
+        if not self._room.work and self._room.state.pause.account is not None:
             self._room.state.pause.end_probe()
         if not task.cancelled() and (error := task.exception()) is not None:
             # A fault of ours: leave, so that the next watcher recovers from the files rather than from this memory.
@@ -309,7 +315,7 @@ class Watcher:
             if self._handing_over.is_set() or self._room.stopping.is_set():
                 return False
 
-    async def _pump(self, wait: Callable[[], Awaitable[None]]) -> None:
+    async def _pump(self, wait: Callable[[], Awaitable[None]], *, asks: bool = False) -> None:
         """Level-triggered: a wake only says "maybe something"; a source that fails is tried again."""
         tries = 0
         while True:
@@ -323,13 +329,14 @@ class Watcher:
                 # The mailbox is another watcher's now.
                 self._fail(fault)
                 return
+            self._asked = self._asked or asks
             self._wake.set()
 
     async def _pump_requests(self) -> None:
         account = self._room.state.pause.account
         events = FileEvents([self._room.state.folder.requests, *([account.folder] if account else [])])
         try:
-            await self._pump(events.wait)
+            await self._pump(events.wait, asks=True)
         finally:
             events.close()
 
