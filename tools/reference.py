@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType
-from typing import get_args, get_origin, get_type_hints
+from typing import get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from agent_mailer.config import leaves
-from agent_mailer.views.values import AllView, StatusView
+from agent_mailer.views.values.history import DeadLetterView, NoteTextView, NoteView, SessionView, ThreadView
+from agent_mailer.views.values.status import AllView, StatusView
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "reference"
 BLOCK = re.compile(r"(<!-- written by tools/reference\.py: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
@@ -36,12 +37,17 @@ def status() -> str:
     return "\n\n".join(_value(view) for view in _views(StatusView, AllView))
 
 
-BLOCKS: Mapping[str, Callable[[], str]] = {"keys": keys, "status": status}
+def history() -> str:
+    """Every value that is printed of turns, threads, sessions, dead letters and notes."""
+    return "\n\n".join(_value(view) for view in _views(ThreadView, SessionView, DeadLetterView, NoteView, NoteTextView))
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {"keys": keys, "status": status, "history": history}
 
 
 def _value(view: type[msgspec.Struct]) -> str:
     said = re.sub(r"\bNone\b", "nothing", inspect.cleandoc(view.__doc__ or "").replace("\n", " "))
-    rows = [f"| `{name}` | {_kind(hint)} |" for name, hint in get_type_hints(view).items()]
+    rows = [f"| `{field.encode_name}` | {_kind(field.type)} |" for field in msgspec.structs.fields(view)]
     table = "\n".join(["| field | is |", "|---|---|", *rows])
     return "\n\n".join(filter(None, (f"### {_title(view)}", said, table)))
 
@@ -54,7 +60,7 @@ def _views(*roots: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
         if view not in seen:
             seen.add(view)
             yield view
-            waiting[:0] = [part for hint in get_type_hints(view).values() for part in _structs_in(hint)]
+            waiting[:0] = [part for field in msgspec.structs.fields(view) for part in _structs_in(field.type)]
 
 
 def _structs_in(hint: object) -> Iterator[type[msgspec.Struct]]:

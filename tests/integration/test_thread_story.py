@@ -21,7 +21,7 @@ def test_a_broker_that_is_gone_only_lacks_its_part(tmp_path: Path) -> None:
         desk.script({"emit": {"type": "session", "id": "s-1"}}, {"emit": {"type": "result", "text": "yes"}})
         sent = desk.mail("a body that nobody may see here")
         with desk.watching():
-            until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+            until(lambda: desk.log(EventName.TURN_SETTLED), "the end of the turn")
         (turn,) = type_in(desk.workdir, "turns", "list", "--json").json["turns"]
         for words in COMMANDS:
             shown = type_in(desk.workdir, *words, turn["thread"])

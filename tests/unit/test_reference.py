@@ -25,7 +25,7 @@ from agent_mailer.runtimes.port import CommandOutput, Result
 from agent_mailer.state.notices import Notice, NoticeKind
 from agent_mailer.state.records import DeadLetter, Pause, RetryEntry, SessionEntry, Settlement, TurnRecord
 from agent_mailer.turn_tools.mcp_tools import TOOLS
-from agent_mailer.views.values import Problem
+from agent_mailer.views.values.status import Problem
 
 CONFIGURATION, EVENTS, FILES, RUNTIMES, STATUS, TOOLS_PAGE = (
     f"docs/reference/{name}.md" for name in ("configuration", "events", "files", "runtimes", "status", "tools")

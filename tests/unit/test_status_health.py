@@ -10,17 +10,18 @@ import pytest
 
 from agent_mailer.config import RuntimeKind
 from agent_mailer.views.health import next_wake, problems_of, urgency
-from agent_mailer.views.values import (
+from agent_mailer.views.values.history import SpentView
+from agent_mailer.views.values.status import (
     BlockedView,
     FaultView,
     MailboxView,
     PauseView,
     Problem,
+    ProblemView,
     RetryView,
+    RunningView,
     StatusView,
-    TodayView,
     TroubleView,
-    TurnView,
     Wake,
     WatcherView,
 )
@@ -41,13 +42,13 @@ WELL = StatusView(
     pause=None,
     trouble=None,
     results=(),
-    today=TodayView(0, 0.0, 0, 0, 0.0),
+    today=SpentView(0, 0.0, 0, 0, 0.0),
     next_wake=None,
     last_events=(),
 )
 BROKEN = MailboxView("maildir", "coder", "/mail", problem="it is gone")
 QUESTION = BlockedView("t", "m", "turn", "user", NOW, "May I?")
-TURN = TurnView("turn", "m", "t", "user", "running", 1.0)
+TURN = RunningView("turn", "m", "t", "user", "running", 1.0)
 
 
 def retry(due: float) -> RetryView:
@@ -107,8 +108,6 @@ def test_every_problem_has_words_and_a_command_for_that_very_folder() -> None:
 
 def test_what_needs_a_person_comes_first() -> None:
     def sick(agent: str, code: Problem) -> StatusView:
-        from agent_mailer.views.values import ProblemView
-
         return having(agent=agent, healthy=False, problems=(ProblemView(code, "x"),))
 
     fault = FaultView("/x", ())

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import OUTCOMES, any_of, some_dead_letter
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import LightCommand, group
-from agent_mailer.cli.terminal.completion import OUTCOMES, any_of, some_dead_letter
-from agent_mailer.cli.terminal.printing import json_out, local_iso, local_time, note, say
+from agent_mailer.cli.terminal.printing import in_its_colour, json_out, local_iso, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.names import one_of, pick, printable
+from agent_mailer.names import pick, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent_mailer.assemble import Workplace
-    from agent_mailer.state.records import DeadLetter
     from agent_mailer.state.requests import Verb
+    from agent_mailer.views.values.history import DeadLetterView
 
 app = group("dead-letter", "Messages that were given up: look, have them tried again, forget them.")
 
@@ -47,18 +46,20 @@ Reason = Annotated[
 @app.command("list", cls=LightCommand)
 def list_letters(reason: Reason = None, workdir: Workdir = None, as_json: Json = False) -> None:
     """List what was given up and why, the newest at the end."""
-    letters = _letters(configured(workdir), reason)
+    from agent_mailer.views.kept import dead_letters
+
+    letters = dead_letters(configured(workdir).state, reason).values()
     if as_json:
-        json_out({"dead_letters": [_as_json(letter) for letter in letters]})
+        json_out({"dead_letters": list(letters)})
     elif not letters:
         note("no such dead letters" if reason else "no dead letters")
     else:
         rows = [
             (
-                printable(letter.msg_id, 64),
-                printable(letter.envelope.sender, 24) if letter.envelope else "",
+                printable(letter.message_id, 64),
+                printable(letter.sender or "", 24),
                 local_iso(letter.stuck_at),
-                letter.outcome.value if letter.outcome else "",
+                letter.outcome or "",
                 printable(letter.last_error, 100),
             )
             for letter in letters
@@ -80,20 +81,22 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one dead letter: who sent it, every attempt and how it ended."""
-    letters = {letter.msg_id: letter for letter in configured(workdir).state.dead_letters.all()}
+    from agent_mailer.views.kept import dead_letters
+
+    letters = dead_letters(configured(workdir).state)
     letter = letters[pick(message_id, letters, "dead letter", LIST)]
     if as_json:
-        json_out({"dead_letter": _as_json(letter)})
+        json_out({"dead_letter": letter})
         return
     say(fields(_facts(letter)))
     if letter.history:
         rows = [
-            (local_time(attempt.at), attempt.turn_id, attempt.outcome.value, printable(attempt.detail, 200))
+            (local_time(attempt.at), attempt.turn_id, attempt.outcome, printable(attempt.detail, 200))
             for attempt in letter.history
         ]
         head = ("ended", "turn", "outcome", "detail")
         say("\n" + columns(rows, head, ids=("turn",), whole=("ended", "outcome")))
-    name = printable(letter.msg_id, 128)
+    name = printable(letter.message_id, 128)
     note(f"\nits text: agent-mailer fetch {name}")
     if letter.turn_id:
         note(f"what the agent did: agent-mailer turns show {printable(letter.turn_id, 64)}")
@@ -119,58 +122,26 @@ def purge(ids: Ids = None, every: Every = False, reason: Reason = None, workdir:
 def _ask(verb: Verb, ids: list[str] | None, reason: str | None, workdir: Path | None, *, every: bool) -> None:
     from agent_mailer.cli.requests import ask_and_tell
     from agent_mailer.state.requests import Request
+    from agent_mailer.views.kept import dead_letters
 
     place = configured(workdir)
     if bool(ids) == every:
         raise UsageFault("which", "name messages, or give --all", LIST)
-    if reason is not None:
-        if ids:
-            raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{LIST} --reason {reason}")
-        chosen = tuple(letter.msg_id for letter in _letters(place, reason))
-        if not chosen:
-            raise MailerError("unknown", f"no dead letter ended as {reason}", LIST)
-    else:
-        known = [letter.msg_id for letter in place.state.dead_letters.all()] if ids else []
-        chosen = tuple(pick(typed, known, "dead letter", LIST) for typed in ids or ())
+    if reason is not None and ids:
+        raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{LIST} --reason {reason}")
+    known = dead_letters(place.state, reason) if ids or reason is not None else {}
+    if reason is not None and not known:
+        raise MailerError("unknown", f"no dead letter ended as {reason}", LIST)
+    chosen = tuple(pick(typed, known, "dead letter", LIST) for typed in ids) if ids else tuple(known)
     ask_and_tell(place, Request(verb, chosen))
 
 
-def _letters(place: Workplace, reason: str | None) -> list[DeadLetter]:
-    """Raises UsageFault for a reason that is no outcome."""
-    from agent_mailer.outcomes import Outcome
-
-    letters = place.state.dead_letters.all()
-    if reason is None:
-        return letters
-    wanted = one_of(reason, Outcome, "--reason")
-    return [letter for letter in letters if letter.outcome == wanted]
-
-
-def _facts(letter: DeadLetter) -> Iterator[tuple[str, str]]:
-    from agent_mailer.views.turns import painted
-
-    yield "message", printable(letter.msg_id, 128)
-    yield "from", printable(letter.envelope.sender, 80) if letter.envelope else ""
-    yield "thread", printable(letter.thread_id, 300)
-    yield "sent", local_time(letter.envelope.created) if letter.envelope and letter.envelope.created else ""
+def _facts(letter: DeadLetterView) -> Iterator[tuple[str, str]]:
+    yield "message", printable(letter.message_id, 128)
+    yield "from", printable(letter.sender or "", 80)
+    yield "thread", printable(letter.thread, 300)
+    yield "sent", local_iso(letter.created) if letter.created else ""
     yield "given up", local_iso(letter.stuck_at)
-    yield "outcome", painted(letter.outcome.value) if letter.outcome else ""
+    yield "outcome", in_its_colour(letter.outcome or "")
     yield "last error", printable(letter.last_error, 600)
     yield "attempts", str(len(letter.history) or letter.retries or "")
-
-
-def _as_json(letter: DeadLetter) -> dict[str, object]:
-    return {
-        "message_id": letter.msg_id,
-        "thread": letter.thread_id,
-        "from": letter.envelope.sender if letter.envelope else None,
-        "retries": letter.retries,
-        "outcome": letter.outcome.value if letter.outcome else None,
-        "last_error": letter.last_error,
-        "stuck_at": letter.stuck_at,
-        "turn_id": letter.turn_id,
-        "history": [
-            {"turn_id": attempt.turn_id, "outcome": attempt.outcome.value, "detail": attempt.detail, "at": attempt.at}
-            for attempt in letter.history
-        ],
-    }

@@ -14,9 +14,8 @@ from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
-    from agent_mailer.assemble import Workplace
-    from agent_mailer.views.log import Line, LogReader, Wanted
-
+    from agent_mailer.views.log import LogReader, Wanted
+    from agent_mailer.views.values.history import LineView
 
 app = single()
 
@@ -38,54 +37,31 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Show the last events, oldest first. A thread or turn may be named by its beginning or its end."""
-    from agent_mailer.views.log import LogReader
+    from agent_mailer.views.log import LogReader, choose
 
     if tail < 0:
         raise UsageFault("bad_value", "--tail is a number of lines", "")
     place = configured(workdir)
     with LogReader(place.folder.log) as reader:
-        reader.wanted = _wanted(place, reader, grep, thread, turn, follow=follow)
-        for line in reader.tail(tail):
+        wanted = choose(place.state, reader, pattern=grep, thread=thread, turn=turn, to_come=follow)
+        for line in reader.tail(tail, wanted):
             _show(line, as_json=as_json)
         if follow:
             import asyncio
 
-            asyncio.run(_follow(reader, as_json=as_json))
+            asyncio.run(_follow(reader, wanted, as_json=as_json))
 
 
-async def _follow(reader: LogReader, *, as_json: bool) -> None:
-    async for line in reader.follow():
+async def _follow(reader: LogReader, wanted: Wanted, *, as_json: bool) -> None:
+    async for line in reader.follow(wanted):
         _show(line, as_json=as_json)
 
 
-def _wanted(
-    place: Workplace, reader: LogReader, grep: str | None, thread: str | None, turn: str | None, *, follow: bool
-) -> Wanted | None:
-    """What the options choose; None = every line."""
-    if grep is None and thread is None and turn is None:
-        return None
-    from agent_mailer.views.log import Names, all_of, meant, of_pattern, of_thread, of_turn
+def _show(line: LineView, *, as_json: bool) -> None:
+    from agent_mailer.cli.terminal.event_lines import of_record
 
-    chosen: list[Wanted] = []
-    names = Names(reader.lines() if thread is not None or turn is not None else ())
-    if thread is not None:
-        # First, for it learns from every line which turns are the thread's.
-        threads = [*names.threads, *(name for name, _ in place.state.sessions.all())]
-        chosen.append(of_thread(meant(thread, threads, "thread", "agent-mailer logs", to_come=follow), names))
-    if turn is not None:
-        turns = [*names.turns, *place.state.turns.ids()]
-        chosen.append(of_turn(meant(turn, turns, "turn", "agent-mailer turns list", to_come=follow)))
-    if grep is not None:
-        chosen.append(of_pattern(grep))
-    return all_of(chosen)
-
-
-def _show(line: Line, *, as_json: bool) -> None:
-    from agent_mailer.views.log import sentence
-
-    if as_json:
-        if line.record:
-            sys.stdout.write(line.raw.decode("utf-8", "replace") + "\n")
-            sys.stdout.flush()
-    else:
-        say(sentence(line.record) if line.record else printable(line.raw.decode("utf-8", "replace"), 300))
+    if not as_json:
+        say(of_record(line.record) if line.record else printable(line.raw.decode("utf-8", "replace"), 300))
+    elif line.record:
+        sys.stdout.write(line.raw.decode("utf-8", "replace") + "\n")
+        sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""What is there to see? Values, and readers that make them from a workdir; nothing here writes."""
+"""What is there to see? Values with a key and a version, read from a workdir without a lock or a write."""

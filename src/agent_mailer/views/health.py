@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent_mailer.config import RuntimeKind
 from agent_mailer.state.records import PauseReason
-from agent_mailer.views.values import (
+from agent_mailer.views.values.status import (
     FaultView,
     Problem,
     ProblemView,

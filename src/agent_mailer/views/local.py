@@ -1,22 +1,24 @@
-"""Looking at a workdir and its mailbox for `status`: takes no lock and writes nothing."""
+"""The status of a workdir, read from its state and its mailbox."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.views import values as view
-from agent_mailer.views.health import next_wake, problems_of
-from agent_mailer.views.values import MailboxView, QueuedView
+from agent_mailer.errors import MailerError
+from agent_mailer.views.health import next_wake, problems_of, urgency
+from agent_mailer.views.log import tail
+from agent_mailer.views.turns import last_results
+from agent_mailer.views.values import status as view
+from agent_mailer.views.values.history import SpentView
+from agent_mailer.views.values.status import MailboxView, QueuedView
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Envelope
     from agent_mailer.state.turns import OpenTurn
@@ -49,7 +51,6 @@ def look_without_asking(place: Workplace, ours: set[str]) -> MailboxView:
 
 
 def _in_folder(place: Workplace, ours: set[str]) -> MailboxView:
-    from agent_mailer.errors import MailerError
     from agent_mailer.mailbox.maildir.layout import Paths, check_handle, require_root
 
     address = place.handle
@@ -93,7 +94,6 @@ def _oldest(envelopes: list[Envelope], now: float) -> tuple[QueuedView, ...]:
 def _at_broker(place: Workplace, ours: set[str]) -> MailboxView:
     import asyncio
 
-    from agent_mailer.errors import MailerError
     from agent_mailer.mailbox.amp.client import Credentials, at_broker
     from agent_mailer.mailbox.amp.reading import BrokerInbox
 
@@ -123,9 +123,6 @@ def _url(place: Workplace) -> str:
 
 
 LAST_EVENTS = 5
-LAST_RESULTS = 5
-LOG_SEARCHED = 128 * 1024
-"""Bytes at the end of a log file in which the last results are looked for, before all turns are listed."""
 
 
 def look(place: Workplace, mailbox_of: Look = look_at_mailbox, *, past: bool = True) -> view.StatusView:
@@ -175,6 +172,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
                 entry.starts,
                 round(max(0.0, entry.not_before - now), 1),
                 entry.last_outcome.value if entry.last_outcome else None,
+                entry.not_before,
             )
             for entry in retries
         ),
@@ -186,8 +184,8 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         dead_letters=state.dead_letters.count(),
         pause=view.PauseView(pause.reason.value, pause.since, pause.until, pause.detail) if pause else None,
         trouble=view.TroubleView(trouble.what.value, trouble.since, trouble.why, trouble.fix) if trouble else None,
-        results=tuple(sorted(_results(place), key=lambda result: -result.at)) if past else (),
-        today=view.TodayView(
+        results=last_results(place) if past else (),
+        today=SpentView(
             today.turns,
             today.seconds,
             today.usage.input_tokens,
@@ -195,12 +193,12 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
             round(today.usage.cost_usd, 6),
         ),
         next_wake=None,
-        last_events=_last_events(place) if past else (),
+        last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 
 
-def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.TurnView:
-    found = view.TurnView(
+def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
+    found = view.RunningView(
         turn.turn_id,
         turn.msg_id,
         turn.thread_id,
@@ -247,51 +245,30 @@ def _watcher(place: Workplace) -> view.WatcherView:
     )
 
 
-def _last_events(place: Workplace) -> tuple[dict[str, object], ...]:
-    from agent_mailer.views.log import tail
+def everywhere() -> view.AllView:
+    """Every workdir of this user. No broker is asked: what waits there is not known."""
+    from agent_mailer.disk import Disk
+    from agent_mailer.state.workdirs import known_workdirs
 
-    return tuple(line.record for line in tail(place.folder.log, LAST_EVENTS))
-
-
-def _results(place: Workplace) -> Iterator[view.ResultView]:
-    """The turns settled last."""
-    turns = place.state.turns
-    for turn_id in _settled_last(place):
-        record = turns.load(turn_id)
-        if record is None or record.settlement is None:
-            continue
-        settlement, envelope = record.settlement, record.envelope
-        yield view.ResultView(
-            turn_id,
-            envelope.id,
-            envelope.thread,
-            envelope.sender,
-            settlement.outcome.value,
-            settlement.decided_at,
-            settlement.seconds,
-            settlement.usage.cost_usd if settlement.usage is not None else 0.0,
-            settlement.question or settlement.detail,
-        )
+    found = sorted((_at(workdir) for workdir in known_workdirs(Disk()).all()), key=urgency)
+    return view.AllView(all(one.healthy for one in found), tuple(found))
 
 
-def _settled_last(place: Workplace) -> list[str]:
-    """Ids of turns. The end of the log tells them at once; where it does not, the newest folders do."""
-    from agent_mailer.names import is_turn_id
-
-    turns, found = place.state.turns, list[str]()
-    for file in (place.folder.log, place.folder.log.with_name(f"{place.folder.log.name}.1")):
-        named = dict.fromkeys(reversed(list(_settled_by_log(file))))
-        found += [turn_id for turn_id in named if is_turn_id(turn_id) and turns.is_settled(turn_id)]
-        if len(found) >= LAST_RESULTS:
-            return found[:LAST_RESULTS]
-    return turns.newest_settled(LAST_RESULTS)
+def _at(workdir: Path) -> view.StatusView | view.FaultView:
+    try:
+        return look(place_at(workdir), look_without_asking, past=False)
+    except MailerError as fault:
+        problem = view.ProblemView(view.Problem.UNREADABLE, fault.message, fault.fix)
+    except OSError as error:
+        text = f"{error.filename or workdir}: {error.strerror or error}"
+        problem = view.ProblemView(view.Problem.UNREADABLE, text, f"ls -la {workdir}")
+    return view.FaultView(str(workdir), (problem,))
 
 
-def _settled_by_log(file: Path) -> Iterator[str]:
-    from agent_mailer.views.log import parse
+def place_at(workdir: Path) -> Workplace:
+    """A workdir to be looked at, made anew for each look: what was read once would be shown for ever."""
+    from agent_mailer.assemble import Workplace
 
-    with suppress(OSError), file.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_SEARCHED))
-        for line in stream.read(LOG_SEARCHED).split(b"\n"):
-            if b'"turn_settled"' in line:
-                yield str(parse(line).record.get("turn_id", ""))
+    place = Workplace(workdir, damaged=lambda *_: None)
+    place.folder.check()
+    return place

@@ -6,35 +6,33 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from agent_mailer.clock import from_iso
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.events import KEEP_ROTATED
 from agent_mailer.names import pick, printable
+from agent_mailer.views.values.history import LineView
+
+if TYPE_CHECKING:
+    from agent_mailer.state import State
 
 BLIND_SECONDS = 0.5
 _BLOCK = 64 * 1024
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One line of the log: as it stands, and as a record (empty where it is none)."""
-
-    raw: bytes
-    record: dict[str, object]
-
-
 Wanted = Callable[[bytes], bool]
 
 
-def tail(path: Path, count: int, wanted: Wanted | None = None) -> list[Line]:
-    """The last `count` wanted lines, oldest first; older files are read only if they are needed."""
+def _not_blank(raw: bytes) -> bool:
+    return bool(raw.strip())
+
+
+def tail(path: Path, count: int) -> list[LineView]:
+    """The last `count` lines, oldest first; older files are read only if they are needed."""
     with LogReader(path) as reader:
-        reader.wanted = wanted
         return reader.tail(count)
 
 
@@ -45,8 +43,6 @@ class LogReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.wanted: Wanted | None = None
-        """What `tail` and `follow` give; None = every line."""
         self._path = path
         self._files = _newest_first(path)
         self._current = self._files[0] if self._files else None
@@ -65,19 +61,19 @@ class LogReader:
             file.seek(0)
             yield from (line.rstrip(b"\n") for line in file)
 
-    def tail(self, count: int) -> list[Line]:
+    def tail(self, count: int, wanted: Wanted = _not_blank) -> list[LineView]:
         """The last `count` wanted lines, oldest first. A last line without an end is left to `follow`."""
-        found: list[Line] = []
+        found: list[LineView] = []
         for number, file in enumerate(self._files):
             end = self._read_to if number == 0 else file.seek(0, os.SEEK_END)
             for raw in _backwards(file, end):
                 if len(found) >= count:
                     return found[::-1]
-                if self._is_wanted(raw):
+                if wanted(raw):
                     found.append(parse(raw))
         return found[::-1]
 
-    async def follow(self) -> AsyncIterator[Line]:
+    async def follow(self, wanted: Wanted = _not_blank) -> AsyncIterator[LineView]:
         """Lines as they are appended, for ever. Waits for file events; where there are none it looks now and then."""
         from agent_mailer.file_events import FileEvents
 
@@ -85,14 +81,11 @@ class LogReader:
         try:
             while True:
                 for raw in self._more():
-                    if self._is_wanted(raw):
+                    if wanted(raw):
                         yield parse(raw)
                 await events.wait()
         finally:
             events.close()
-
-    def _is_wanted(self, raw: bytes) -> bool:
-        return bool(raw.strip()) and (self.wanted is None or self.wanted(raw))
 
     def _more(self) -> Iterator[bytes]:
         """What was appended since; of a file that was rotated away its rest, then the next."""
@@ -128,25 +121,12 @@ class LogReader:
         return _newest_first(self._path, until=known)[::-1]
 
 
-def parse(raw: bytes) -> Line:
+def parse(raw: bytes) -> LineView:
     with suppress(msgspec.DecodeError, UnicodeDecodeError):
         record = msgspec.json.decode(raw)
         if isinstance(record, dict):
-            return Line(raw, record)
-    return Line(raw, {})
-
-
-def sentence(record: dict[str, object]) -> str:
-    """`08:15:02  turn started  thread=…`; a record may have been written by another program."""
-    fields = {name: value for name, value in record.items() if name not in ("ts", "event")}
-    stamp, event = record.get("ts"), str(record.get("event", "?")).replace("_", " ")
-    moment = printable(str(stamp or ""), 24)
-    with suppress(ValueError, OverflowError, OSError):
-        when = datetime.fromtimestamp(from_iso(str(stamp))).astimezone()
-        today = when.date() == datetime.now(when.tzinfo).date()
-        moment = when.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
-    shown = "  ".join(f"{printable(name, 40)}={printable(str(value), 200)}" for name, value in fields.items())
-    return f"{moment}  {printable(event, 40):<18} {shown}".rstrip()
+            return LineView(raw, record)
+    return LineView(raw, {})
 
 
 def _newest_first(path: Path, until: tuple[int, int] | None = None) -> list[BinaryIO]:
@@ -211,7 +191,7 @@ class _Ids(msgspec.Struct, frozen=True):
     targets: object = None
 
 
-class Names:
+class _Names:
     """The threads and turns that the log names, and which belong together."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
@@ -220,7 +200,7 @@ class Names:
         self.of_thread: dict[str, set[str]] = {}
         """Thread -> its turns and messages."""
         for raw in lines:
-            self.learn(ids_of(raw))
+            self.learn(_ids_of(raw))
 
     def learn(self, ids: _Ids) -> None:
         if isinstance(ids.turn_id, str):
@@ -231,13 +211,34 @@ class Names:
             known.update(name for name in (ids.turn_id, ids.message_id) if isinstance(name, str))
 
 
-def ids_of(raw: bytes) -> _Ids:
+def _ids_of(raw: bytes) -> _Ids:
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode(raw, type=_Ids)
     return _Ids()
 
 
-def of_pattern(pattern: str) -> Wanted:
+def choose(
+    state: State, reader: LogReader, *, pattern: str | None, thread: str | None, turn: str | None, to_come: bool
+) -> Wanted:
+    """Lines that are all that is asked for; None asks for nothing. A thread or turn is named by a part of its name.
+
+    `to_come`: one that nobody knows yet is taken as it is typed. Raises MailerError, UsageFault.
+    """
+    parts: list[Wanted] = [_not_blank]
+    names = _Names(reader.lines() if thread is not None or turn is not None else ())
+    if thread is not None:
+        # First, for it learns from every line which turns are the thread's.
+        threads = [*names.threads, *(name for name, _ in state.sessions.all())]
+        parts.append(_of_thread(_meant(thread, threads, "thread", "agent-mailer logs", to_come=to_come), names))
+    if turn is not None:
+        turn_id = _meant(turn, [*names.turns, *state.turns.ids()], "turn", "agent-mailer turns list", to_come=to_come)
+        parts.append(lambda raw: _ids_of(raw).turn_id == turn_id)
+    if pattern is not None:
+        parts.append(_of_pattern(pattern))
+    return lambda raw: all(part(raw) for part in parts)
+
+
+def _of_pattern(pattern: str) -> Wanted:
     """Raises UsageFault where it is no regular expression."""
     try:
         compiled = re.compile(pattern)
@@ -246,16 +247,12 @@ def of_pattern(pattern: str) -> Wanted:
     return lambda raw: compiled.search(raw.decode("utf-8", "replace")) is not None
 
 
-def of_turn(turn_id: str) -> Wanted:
-    return lambda raw: ids_of(raw).turn_id == turn_id
-
-
-def of_thread(thread: str, names: Names) -> Wanted:
+def _of_thread(thread: str, names: _Names) -> Wanted:
     """Lines that name the thread, one of its turns or messages, or a request about it; learns as it goes."""
     known = names.of_thread.setdefault(thread, set())
 
     def wanted(raw: bytes) -> bool:
-        ids = ids_of(raw)
+        ids = _ids_of(raw)
         if ids.thread is not None:
             if ids.thread == thread:
                 names.learn(ids)
@@ -268,7 +265,7 @@ def of_thread(thread: str, names: Names) -> Wanted:
     return wanted
 
 
-def meant(typed: str, known: Iterable[str], what: str, fix: str, *, to_come: bool) -> str:
+def _meant(typed: str, known: Iterable[str], what: str, fix: str, *, to_come: bool) -> str:
     """As `pick`; what nobody knows is taken as typed where it may be `to_come`."""
     try:
         return pick(typed, known, what, fix)
@@ -276,9 +273,3 @@ def meant(typed: str, known: Iterable[str], what: str, fix: str, *, to_come: boo
         if to_come and fault.code == "unknown" and typed:
             return typed
         raise
-
-
-def all_of(wanted: Iterable[Wanted]) -> Wanted:
-    """Asked in this order, until one says no."""
-    parts = list(wanted)
-    return lambda raw: all(part(raw) for part in parts)

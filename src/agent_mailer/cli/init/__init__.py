@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import any_of
 from agent_mailer.cli.init.wizard import ask_what_is_missing, on_terminal
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
 from agent_mailer.cli.terminal.commands import LightCommand, single
-from agent_mailer.cli.terminal.completion import any_of
 from agent_mailer.cli.terminal.printing import note, say, screen_text
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable, shown_url, split_words

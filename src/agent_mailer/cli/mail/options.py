@@ -109,22 +109,12 @@ def as_screen(message: Message) -> str:
 
 def head(message: Message) -> dict[str, object]:
     """A message without its body, for scripts."""
-    from agent_mailer.clock import iso
+    import msgspec
 
-    envelope = message.envelope
-    return {
-        "id": envelope.id,
-        "thread": envelope.thread,
-        "from": envelope.sender,
-        "to": list(envelope.to),
-        "created": iso(envelope.created),
-        "subject": message.subject,
-        "kind": envelope.kind.value if envelope.kind else None,
-        "priority": envelope.priority.value,
-        "automatic": envelope.automatic.value,
-        "refs": list(message.refs),
-        "labels": list(message.labels),
-    }
+    from agent_mailer.views.turns import message_view
+
+    found: dict[str, object] = msgspec.to_builtins(message_view(message))
+    return found
 
 
 def whole(message: Message) -> dict[str, object]:

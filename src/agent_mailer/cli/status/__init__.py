@@ -17,7 +17,7 @@ app = single()
 @app.command("status", cls=LightCommand)
 def status(
     workdir: Workdir = None,
-    everywhere: Annotated[
+    every: Annotated[
         bool, typer.Option("--all", help="Every workdir of yours, a line each; those that need a person first.")
     ] = False,
     live: Annotated[
@@ -27,19 +27,20 @@ def status(
 ) -> None:
     """Show whether the watcher runs, what it works on, and what waits. Exit status 1: somebody has to look at it."""
     if live:
-        _show_live(workdir, everywhere=everywhere, as_json=as_json)
+        _show_live(workdir, every=every, as_json=as_json)
         return
-    if everywhere:
+    if every:
         if workdir is not None:
             raise UsageFault("two_choices", "--all means every workdir, --workdir one", "leave one of them out")
-        from agent_mailer.cli.status.many import look_everywhere, table
+        from agent_mailer.cli.status.many import table
+        from agent_mailer.views.local import everywhere
 
-        every = look_everywhere()
+        found = everywhere()
         if as_json:
-            json_out(every)
+            json_out(found)
         else:
-            say("\n".join(table(every)))
-        healthy = every.healthy
+            say("\n".join(table(found)))
+        healthy = found.healthy
     else:
         from agent_mailer.views.local import look
 
@@ -48,7 +49,7 @@ def status(
         if as_json:
             json_out(view)
         else:
-            from agent_mailer.cli.status.screen import screen
+            from agent_mailer.cli.status.one import screen
             from agent_mailer.cli.terminal.screen import width
 
             say("\n".join(screen(view, place.clock.now(), width())))
@@ -56,7 +57,7 @@ def status(
     raise typer.Exit(ExitCode.OK if healthy else ExitCode.FAILED)
 
 
-def _show_live(workdir: Workdir, *, everywhere: bool, as_json: bool) -> None:
+def _show_live(workdir: Workdir, *, every: bool, as_json: bool) -> None:
     import sys
 
     if as_json:
@@ -69,7 +70,7 @@ def _show_live(workdir: Workdir, *, everywhere: bool, as_json: bool) -> None:
         )
     from agent_mailer.cli.status.live import watch_all, watch_one
 
-    if everywhere:
+    if every:
         watch_all()
     else:
         watch_one(configured(workdir).workdir)

@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_mailer.cli.status.screen import screen, stamp
+from agent_mailer.cli.status.many import table
+from agent_mailer.cli.status.one import screen, stamp
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.screen import Ink, is_dumb, paint, plain, width
 from agent_mailer.errors import MailerError
-from agent_mailer.views import values as view
-from agent_mailer.views.local import look, look_at_mailbox, look_without_asking
+from agent_mailer.views.local import everywhere, look, look_at_mailbox, look_without_asking, place_at
+from agent_mailer.views.values import status as view
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -34,7 +35,7 @@ def watch_one(workdir: Path) -> None:
 
     def draw() -> tuple[object, list[str]]:
         try:
-            found = look(_place(workdir), broker.look)
+            found = look(place_at(workdir), broker.look)
         except MailerError as fault:
             return fault.message, [paint(f"error: {fault.message}", Ink.RED), f"  mend: {fault.fix}"]
         return _gist(found), screen(found, time.time(), width())
@@ -43,10 +44,8 @@ def watch_one(workdir: Path) -> None:
 
 
 def watch_all() -> None:
-    from agent_mailer.cli.status.many import look_everywhere, table
-
     def draw() -> tuple[object, list[str]]:
-        every = look_everywhere()
+        every = everywhere()
         gists = tuple(_gist(one) if isinstance(one, view.StatusView) else one for one in every.workdirs)
         return gists, table(every)
 
@@ -74,15 +73,6 @@ class _Broker:
     def _ask(self, place: Workplace, ours: set[str]) -> None:
         with suppress(OSError):
             self._known = look_at_mailbox(place, ours)
-
-
-def _place(workdir: Path) -> Workplace:
-    """Made anew for each look: what was read once would be shown for ever."""
-    from agent_mailer.assemble import Workplace
-
-    place = Workplace(workdir, damaged=lambda *_: None)
-    place.folder.check()
-    return place
 
 
 def _show(draw: Draw) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from agent_mailer.cli.terminal.printing import dollars, duration
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.names import printable
-from agent_mailer.views.health import urgency
-from agent_mailer.views.local import look, look_without_asking
-from agent_mailer.views.values import AllView, FaultView, Problem, ProblemView, StatusView
+from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView
 
 HEAD = ("AGENT", "STATE", "NOW", "WAITING", "DEAD", "TODAY", "WORKDIR")
 
@@ -28,30 +24,6 @@ _SHORT = {
     Problem.STATE_DAMAGED: "damaged",
     Problem.UNREADABLE: "unreadable",
 }
-
-
-def look_everywhere() -> AllView:
-    """Those that need a person come first. No broker is asked: what waits there is not known."""
-    from agent_mailer.disk import Disk
-    from agent_mailer.state.workdirs import known_workdirs
-
-    found = sorted((_look(workdir) for workdir in known_workdirs(Disk()).all()), key=urgency)
-    return AllView(all(view.healthy for view in found), tuple(found))
-
-
-def _look(workdir: Path) -> StatusView | FaultView:
-    from agent_mailer.assemble import Workplace
-    from agent_mailer.errors import MailerError
-
-    try:
-        place = Workplace(workdir, damaged=lambda *_: None)
-        place.folder.check()
-        return look(place, look_without_asking, past=False)
-    except MailerError as fault:
-        return FaultView(str(workdir), (ProblemView(Problem.UNREADABLE, fault.message, fault.fix),))
-    except OSError as error:
-        text = f"{error.filename or workdir}: {error.strerror or error}"
-        return FaultView(str(workdir), (ProblemView(Problem.UNREADABLE, text, f"ls -la {workdir}"),))
 
 
 def table(every: AllView) -> list[str]:

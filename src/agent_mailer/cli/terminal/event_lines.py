@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from agent_mailer.cli.terminal.screen import plain
 from agent_mailer.clock import from_iso
 from agent_mailer.events import EventName, Listener, LogRecord
+from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +57,19 @@ def as_sentence(record: LogRecord) -> str:
     shown = sorted(record.fields.items(), key=lambda field: field[0] in _IDS)
     fields = "  ".join(f"{key}={_ending(str(value)) if key in _IDS else value}" for key, value in shown)
     return f"{moment}  {name:<18} {fields}".rstrip()
+
+
+def of_record(record: dict[str, object]) -> str:
+    """A line of the log, which another program may have written: made printable here; ids are whole."""
+    stamp, event = record.get("ts"), str(record.get("event", "?")).replace("_", " ")
+    moment = printable(str(stamp or ""), 24)
+    with suppress(ValueError, OverflowError, OSError):
+        when = datetime.fromtimestamp(from_iso(str(stamp))).astimezone()
+        today = when.date() == datetime.now(when.tzinfo).date()
+        moment = when.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+    named = ((name, value) for name, value in record.items() if name not in ("ts", "event"))
+    shown = "  ".join(f"{printable(name, 40)}={printable(str(value), 200)}" for name, value in named)
+    return f"{moment}  {printable(event, 40):<18} {shown}".rstrip()
 
 
 def _ending(identifier: str) -> str:

@@ -77,6 +77,19 @@ def dollars(amount: float) -> str:
     return f"${amount:.2f}" if amount >= 0.995 else f"${amount:.4f}"
 
 
+def ink_of(state: str) -> Ink:
+    """The colour of an outcome or a phase."""
+    from agent_mailer.outcomes import Outcome
+
+    if state == Outcome.DONE:
+        return Ink.GREEN
+    return Ink.RED if state in {outcome for outcome in Outcome if outcome.counts} else Ink.YELLOW
+
+
+def in_its_colour(state: str) -> str:
+    return paint(state, ink_of(state))
+
+
 def local_time(moment: float) -> str:
     """Seconds since the epoch as a person reads it here: `2025-11-21 08:15`."""
     from datetime import datetime

@@ -147,8 +147,8 @@ def laid_out(rows: list[Row], room: int | None) -> list[str]:
     return lines
 
 
-def wrapped(text: str, room: int) -> Iterator[str]:
-    """`text` broken between words into lines of at most `room` columns; a word that is longer is broken."""
+def wrapped(text: str, room: int, *, whole: bool = False) -> Iterator[str]:
+    """`text` broken between words into lines of at most `room` columns; a longer word is broken, or stays `whole`."""
     line = ""
     for word in text.split(" "):
         joined = f"{line} {word}" if line else word
@@ -157,7 +157,7 @@ def wrapped(text: str, room: int) -> Iterator[str]:
             continue
         if line:
             yield line
-        *full, line = _broken(word, room)
+        *full, line = [word] if whole else _broken(word, room)
         yield from full
     yield line
 

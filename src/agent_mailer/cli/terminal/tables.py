@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 
-from agent_mailer.cli.terminal.screen import Ink, cells, fit, pad, paint, width
+from agent_mailer.cli.terminal.screen import GAP, Ink, cells, fit, pad, paint, width, wrapped
 
-GAP = "  "
-LEAST = 10
+LEAST_CUT = 10
 """No column is cut to less."""
 
 READABLE = 30
@@ -55,7 +54,7 @@ def choices(pairs: Iterable[tuple[str, str]]) -> str:
     room = (width() or 0) - indent
     lines = []
     for name, text in shown:
-        first, *rest = _wrapped(text, room) if room >= LEAST else [text]
+        first, *rest = wrapped(text, room, whole=True) if room >= LEAST_CUT else [text]
         lines.append(f"  {pad(name, names)}{GAP}{first}")
         lines += [" " * indent + line for line in rest]
     return "\n".join(lines)
@@ -66,25 +65,14 @@ def hanging(head: str, text: str) -> str:
     room = (width() or 0) - cells(head)
     if room < READABLE:
         return head + text
-    first, *rest = _wrapped(text, room)
+    first, *rest = wrapped(text, room, whole=True)
     return "\n".join([head + first, *(" " * cells(head) + line for line in rest)])
 
 
 def paragraph(text: str, indent: int = 2) -> str:
     """`text` indented, and wrapped between words to fit the terminal."""
     room = (width() or 0) - indent
-    return "\n".join(" " * indent + line for line in (_wrapped(text, room) if room >= LEAST else [text]))
-
-
-def _wrapped(text: str, room: int) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".lstrip()
-        if cells(longer) <= room or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return [line.rstrip() for line in lines]
+    return "\n".join(" " * indent + line for line in (wrapped(text, room, whole=True) if room >= LEAST_CUT else [text]))
 
 
 def _widths(table: Sequence[Sequence[str]]) -> list[int]:
@@ -98,7 +86,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def _least(name: str, column: Sequence[str], needed: int, ids: Collection[str], whole: Collection[str]) -> int:
     if name in whole:
         return needed
-    return min(needed, max(LEAST, cells(name), _telling(column) if name in ids else 0))
+    return min(needed, max(LEAST_CUT, cells(name), _telling(column) if name in ids else 0))
 
 
 def _telling(column: Sequence[str]) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from agent_mailer.cli.terminal.printing import dollars, duration, local_time
+from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
 from agent_mailer.names import printable
-from agent_mailer.views.values import ResultView, StatusView, TurnView, Wake, WakeView
+from agent_mailer.views.values.status import ResultView, RunningView, StatusView, Wake, WakeView
 
 LISTED = 5
 """Of each kind; the rest is counted."""
 
-_OUTCOMES = {"done": Ink.GREEN, "blocked": Ink.YELLOW, "failed": Ink.RED, "timed_out": Ink.RED, "crashed": Ink.RED}
 _WAITS = {
     Wake.MAIL: "when mail comes",
     Wake.TURN: "when a turn ends, or mail comes",
@@ -92,7 +91,7 @@ def _trouble(view: StatusView, now: float) -> list[Part]:
     return [*parts, Part(f"mend: {printable(trouble.fix, 300)}")] if trouble.fix else parts
 
 
-def _turn(view: StatusView, turn: TurnView) -> list[Part]:
+def _turn(view: StatusView, turn: RunningView) -> list[Part]:
     phase = turn.phase if view.watcher.running else f"{turn.phase}, left open: the next watcher takes it up"
     parts = [
         Part(f"{turn.turn_id}  {duration(turn.seconds)}  {phase}"),
@@ -102,7 +101,7 @@ def _turn(view: StatusView, turn: TurnView) -> list[Part]:
     return [*parts, Part(doing, Ink.GREEN)] if doing else parts
 
 
-def _doing(turn: TurnView) -> str:
+def _doing(turn: RunningView) -> str:
     tool = f"{printable(turn.tool, 100)} for {duration(turn.tool_seconds or 0.0)}" if turn.tool else ""
     spent = f"{turn.tokens} tokens" if turn.tokens else ""
     paid = dollars(turn.cost_usd) if turn.cost_usd else ""
@@ -163,10 +162,7 @@ def _results(view: StatusView, now: float) -> list[Part]:
         for result in view.results
     ]
     shown = side_by_side(lines)
-    return [
-        Part(line, _OUTCOMES.get(result.outcome, Ink.YELLOW), cut=True)
-        for line, result in zip(shown, view.results, strict=True)
-    ]
+    return [Part(line, ink_of(result.outcome), cut=True) for line, result in zip(shown, view.results, strict=True)]
 
 
 def _why(result: ResultView) -> str:

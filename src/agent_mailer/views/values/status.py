@@ -1,13 +1,11 @@
-"""What `status` knows of a workdir: the values that its JSON prints and its screen shows.
-
-Moments are seconds since the epoch. Text that came from outside is as it came: the screen makes it printable.
-"""
+"""What a workdir does now, what waits there, and whether somebody has to look at it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-import msgspec
+from agent_mailer.views.values import Part, View
+from agent_mailer.views.values.history import SpentView
 
 
 class Problem(StrEnum):
@@ -24,7 +22,7 @@ class Problem(StrEnum):
     UNREADABLE = "unreadable"
 
 
-class ProblemView(msgspec.Struct, frozen=True):
+class ProblemView(Part, frozen=True):
     """`fix` is the command that mends it; empty where there is none."""
 
     code: Problem
@@ -32,7 +30,10 @@ class ProblemView(msgspec.Struct, frozen=True):
     fix: str = ""
 
 
-class QueuedView(msgspec.Struct, frozen=True):
+class QueuedView(View, frozen=True):
+    ABOUT = "message_id"
+    AGES = ("seconds",)
+
     message_id: str
     thread: str
     sender: str
@@ -40,7 +41,7 @@ class QueuedView(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class MailboxView(msgspec.Struct, frozen=True):
+class MailboxView(Part, frozen=True):
     """`root` is the folder or the broker's URL; `waiting` leaves out what is settled or in work, and is None where
     nobody was asked; `problem` says why nothing is known. `queue` holds the oldest that wait, oldest first, where the
     mailbox tells them.
@@ -55,8 +56,10 @@ class MailboxView(msgspec.Struct, frozen=True):
     queue: tuple[QueuedView, ...] = ()
 
 
-class WatcherView(msgspec.Struct, frozen=True):
+class WatcherView(Part, frozen=True):
     """`seconds` is how long it has run; `halted`: it was stopped with a signal (SIGSTOP) and does nothing."""
+
+    AGES = ("seconds",)
 
     running: bool
     pid: int | None = None
@@ -65,7 +68,10 @@ class WatcherView(msgspec.Struct, frozen=True):
     halted: bool = False
 
 
-class TurnView(msgspec.Struct, frozen=True):
+class RunningView(View, frozen=True):
+    ABOUT = "turn_id"
+    AGES = ("seconds", "tool_seconds")
+
     turn_id: str
     message_id: str
     thread: str
@@ -79,16 +85,22 @@ class TurnView(msgspec.Struct, frozen=True):
     cost_usd: float | None = None
 
 
-class RetryView(msgspec.Struct, frozen=True):
+class RetryView(View, frozen=True):
+    """`not_before` is the moment of which `due_in_seconds` tells how far it is."""
+
+    ABOUT = "message_id"
+    AGES = ("due_in_seconds",)
+
     message_id: str
     thread: str
     attempts: int
     starts: int
     due_in_seconds: float
     last_outcome: str | None
+    not_before: float = 0.0
 
 
-class PauseView(msgspec.Struct, frozen=True):
+class PauseView(Part, frozen=True):
     """`until` None = until `agent-mailer resume`."""
 
     reason: str
@@ -97,7 +109,7 @@ class PauseView(msgspec.Struct, frozen=True):
     detail: str
 
 
-class TroubleView(msgspec.Struct, frozen=True):
+class TroubleView(Part, frozen=True):
     """What keeps the watcher from its work just now: the mailbox, its credentials, or the disk."""
 
     what: str
@@ -106,18 +118,10 @@ class TroubleView(msgspec.Struct, frozen=True):
     fix: str
 
 
-class TodayView(msgspec.Struct, frozen=True):
-    """Days are UTC."""
-
-    turns: int
-    seconds: float
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float
-
-
-class ResultView(msgspec.Struct, frozen=True):
+class ResultView(View, frozen=True):
     """How a turn ended; `at` is when it was judged."""
+
+    ABOUT = "turn_id"
 
     turn_id: str
     message_id: str
@@ -130,8 +134,10 @@ class ResultView(msgspec.Struct, frozen=True):
     detail: str
 
 
-class BlockedView(msgspec.Struct, frozen=True):
+class BlockedView(View, frozen=True):
     """A question that has no answer yet; `asked` is who has it."""
+
+    ABOUT = "thread"
 
     thread: str
     message_id: str
@@ -152,15 +158,19 @@ class Wake(StrEnum):
     TROUBLE = "trouble"
 
 
-class WakeView(msgspec.Struct, frozen=True):
+class WakeView(Part, frozen=True):
     """`at` None = at no moment that is known."""
+
+    AGES = ("at",)
 
     why: Wake
     at: float | None = None
 
 
-class StatusView(msgspec.Struct, frozen=True):
-    """What `status --json` prints. `next_wake` is None where no watcher runs."""
+class StatusView(View, frozen=True):
+    """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as logged."""
+
+    ABOUT = "workdir"
 
     workdir: str
     agent: str
@@ -169,28 +179,30 @@ class StatusView(msgspec.Struct, frozen=True):
     problems: tuple[ProblemView, ...]
     watcher: WatcherView
     mailbox: MailboxView
-    running: tuple[TurnView, ...]
+    running: tuple[RunningView, ...]
     retries: tuple[RetryView, ...]
     blocked: tuple[BlockedView, ...]
     dead_letters: int
     pause: PauseView | None
     trouble: TroubleView | None
     results: tuple[ResultView, ...]
-    today: TodayView
+    today: SpentView
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
 
 
-class FaultView(msgspec.Struct, frozen=True):
-    """A workdir that cannot be looked at, in `status --all --json`."""
+class FaultView(View, frozen=True):
+    """A workdir that cannot be looked at."""
+
+    ABOUT = "workdir"
 
     workdir: str
     problems: tuple[ProblemView, ...]
     healthy: bool = False
 
 
-class AllView(msgspec.Struct, frozen=True):
-    """What `status --all --json` prints: those first that need a person."""
+class AllView(Part, frozen=True):
+    """Every workdir of a user, those first that need a person."""
 
     healthy: bool
     workdirs: tuple[StatusView | FaultView, ...]

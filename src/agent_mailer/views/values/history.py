@@ -1,0 +1,181 @@
+"""What happened in a workdir, and what is kept of it: turns, threads, sessions, dead letters, notes, the log."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent_mailer.views.values import Part, View
+
+
+class SpentView(Part, frozen=True):
+    """What turns took together: seconds, tokens, US dollars as far as the agent program counts them."""
+
+    turns: int
+    seconds: float
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+
+
+class SentView(Part, frozen=True):
+    """What left from a turn, or did not: `delivered`, `pending`, `refused` and why."""
+
+    id: str
+    to: str
+    state: str
+    why: str
+
+
+class TurnView(View, frozen=True):
+    """A turn, open or settled. Until it has ended, `outcome` and what follows is None."""
+
+    ABOUT = "turn_id"
+
+    turn_id: str
+    message_id: str
+    thread: str
+    sender: str = msgspec.field(name="from")
+    runtime: str
+    attempt: int
+    phase: str
+    settled: bool
+    outcome: str | None
+    detail: str | None
+    seconds: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+    claimed_at: float
+
+    @property
+    def state(self) -> str:
+        """The outcome of a settled turn, the phase of an open one."""
+        return self.outcome if self.outcome is not None and self.settled else self.phase
+
+
+class WholeTurnView(TurnView, frozen=True):
+    """A turn with all that is known of it. `resumed` is the session it went on in, `session` the one it left."""
+
+    resumed: str | None
+    pid: int | None
+    stopped: str | None
+    session: str | None
+    question: str | None
+    sent: tuple[SentView, ...]
+    folder: str
+    started_at: float | None
+
+
+class MessageView(View, frozen=True):
+    """A message without its text; `created` is ISO 8601."""
+
+    ABOUT = "id"
+
+    id: str
+    thread: str
+    sender: str = msgspec.field(name="from")
+    to: tuple[str, ...]
+    created: str
+    subject: str
+    kind: str | None
+    priority: str
+    automatic: str
+    refs: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+class WaitingView(View, frozen=True):
+    """A message of a thread that is to be tried again."""
+
+    ABOUT = "message_id"
+
+    message_id: str
+    attempts: int
+    not_before: float | None
+
+
+class ThreadView(View, frozen=True):
+    """A thread's story. `messages` are those that the mailbox has, oldest first, `unlisted` what only turns still tell
+    of; `mailbox_problem`: why the mailbox could not be asked; `dead_letters` are ids of messages.
+    """
+
+    ABOUT = "thread"
+
+    thread: str
+    messages: tuple[MessageView, ...]
+    mailbox_problem: str | None
+    turns: tuple[WholeTurnView, ...]
+    waiting: tuple[WaitingView, ...]
+    dead_letters: tuple[str, ...]
+    spent: SpentView
+    unlisted: tuple[MessageView, ...]
+
+
+class SessionView(View, frozen=True):
+    """The agent program's session of a thread; moments are ISO 8601, `bytes` what its turns have printed."""
+
+    ABOUT = "thread"
+
+    thread: str
+    session_id: str
+    runtime: str
+    turns: int
+    bytes: int
+    generation: int
+    first_seen_at: str
+    last_used_at: str
+
+
+class AttemptView(Part, frozen=True):
+    turn_id: str
+    outcome: str
+    detail: str
+    at: float
+
+
+class DeadLetterView(View, frozen=True):
+    """A message given up; `stuck_at` and `created` are ISO 8601. Other clients leave out what they do not know."""
+
+    ABOUT = "message_id"
+
+    message_id: str
+    thread: str
+    sender: str | None = msgspec.field(name="from")
+    retries: int
+    outcome: str | None
+    last_error: str
+    stuck_at: str
+    turn_id: str
+    history: tuple[AttemptView, ...]
+    created: str | None
+
+
+class NoteView(View, frozen=True):
+    """One of the agent's notes; `modified` is a moment."""
+
+    ABOUT = "name"
+
+    name: str
+    bytes: int
+    modified: float
+
+
+class NoteTextView(View, frozen=True):
+    """What stands in a note; `thread` as it was asked for, None = the global note."""
+
+    ABOUT = "file"
+
+    thread: str | None
+    file: str
+    text: str
+
+
+class LineView(View, frozen=True):
+    """One line of the log: as it stands, and as a record (empty where it is none). No line ever changes."""
+
+    raw: bytes
+    record: dict[str, object]
+
+    @property
+    def key(self) -> str:
+        return self.version
