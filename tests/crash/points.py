@@ -43,14 +43,15 @@ class Act(StrEnum):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The `at`-th call (from 1) of one process; 0 = none, for a trace."""
+    """The `at`-th call (from 1) of one process, or the `at`-th of those named `of`; 0 = none, for a trace."""
 
     at: int
     moment: Moment = Moment.BEFORE
     act: Act = Act.DIE
+    of: str = ""
 
     def __str__(self) -> str:
-        return f"{self.act.value} {self.moment.value} call {self.at}"
+        return f"{self.act.value} {self.moment.value} call {self.at}" + (f" of {self.of}" if self.of else "")
 
 
 class PointedSystem(SystemCalls):
@@ -95,29 +96,32 @@ class PointedSystem(SystemCalls):
 
     async def request(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         """A request to a broker; "after" is when its answer has begun to arrive: nobody has heard of it yet."""
-        self.calls += 1
-        self._tell("request", name)
-        self._act_if(Moment.BEFORE)
+        here = self._count("request", name)
+        self._act_if(here, Moment.BEFORE)
         result = await call()
-        self._act_if(Moment.AFTER)
+        self._act_if(here, Moment.AFTER)
         return result
 
     def _around(self, what: str, where: Path | int, call: Callable[[], T]) -> T:
-        self.calls += 1
-        if self._trace is not None:
-            self._tell(what, os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else str(where))
-        self._act_if(Moment.BEFORE)
+        here = self._count(what, os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else str(where))
+        self._act_if(here, Moment.BEFORE)
         result = call()
-        self._act_if(Moment.AFTER)
+        self._act_if(here, Moment.AFTER)
         return result
 
-    def _tell(self, what: str, path: str) -> None:
+    def _count(self, what: str, path: str) -> bool:
+        """Whether this call is the one."""
+        name = f"{what} {_shown(path)}"
         if self._trace is not None:
             with self._trace.open("a") as stream:
-                stream.write(f"{what} {_shown(path)}\n")
+                stream.write(name + "\n")
+        if self._point.of not in ("", name):
+            return False
+        self.calls += 1
+        return self.calls == self._point.at
 
-    def _act_if(self, moment: Moment) -> None:
-        if self.calls == self._point.at and self._point.moment is moment:
+    def _act_if(self, here: bool, moment: Moment) -> None:
+        if here and self._point.moment is moment:
             self._act()
 
     def _act(self) -> None:

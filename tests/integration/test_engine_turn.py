@@ -14,6 +14,7 @@ from tests.desk import Desk, outcomes
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Priority
+from agent_mailer.process import identify, is_alive
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
 
@@ -357,3 +358,15 @@ def test_nothing_of_a_settled_mail_stays_in_the_state_folder(desk: Desk) -> None
     desk.once()
     for path in desk.state.rglob("*"):
         assert not path.is_file() or b"secret" not in path.read_bytes() or path.name == "config.toml", path
+
+
+def test_nothing_that_an_agent_leaves_in_the_background_lives_on_after_a_turn_that_ends_well(desk: Desk) -> None:
+    pid_file = desk.base / "pid"
+    desk.shell(f"cat >/dev/null; (sleep 600 & echo $! >{pid_file}) >/dev/null 2>&1; echo done")
+    desk.send()
+    try:
+        assert outcomes(desk.once()) == ["done"]
+        found = identify(int(pid_file.read_text()))
+        assert found is None or not is_alive(found)
+    finally:
+        desk.end_turns()
