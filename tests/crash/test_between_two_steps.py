@@ -33,7 +33,7 @@ def children() -> Iterator[Children]:
 def test_no_agent_runs_before_the_record_of_its_turn_is_durable(tmp_path: Path, children: Children) -> None:
     """I3. An agent that runs behind the record's back would be taken for none, ended, and run a second time."""
     rig = Rig(children, tmp_path, ANSWER)
-    assert rig.watch(Point(1, Moment.BEFORE, of=RUNNING)) == KILLED
+    assert rig.watch(Point(RUNNING)) == KILLED
     assert rig.runs() == 0, "an agent has run that no record knows"
     rig.recover()
     rig.check("before the record")
@@ -41,7 +41,7 @@ def test_no_agent_runs_before_the_record_of_its_turn_is_durable(tmp_path: Path, 
 
 def test_a_gate_that_was_never_opened_costs_no_attempt_and_no_start(tmp_path: Path, children: Children) -> None:
     rig = Rig(children, tmp_path, ANSWER)
-    assert rig.watch(Point(2, Moment.AFTER, of=INDEX)) == KILLED
+    assert rig.watch(Point(INDEX, 2, Moment.AFTER)) == KILLED
     [turn] = rig.turns()
     store = rig.desk.place().state.turns
     left = store.load(turn)

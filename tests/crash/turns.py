@@ -92,7 +92,7 @@ class Rig:
     def trace(self) -> list[str]:
         """The calls of one `watch --once`, by name."""
         path = self.desk.base / "trace"
-        self.watch(Point(0), path)
+        self.watch(Point(), path)
         return path.read_text().splitlines()
 
     def recover(self) -> None:
