@@ -355,7 +355,8 @@ def test_nothing_of_a_settled_mail_stays_in_the_state_folder(desk: Desk) -> None
     desk.shell("cat >/dev/null; echo 'the secret answer'")
     desk.configure(keep_transcripts=0)
     desk.send("the secret task", subject="the secret subject")
-    desk.once()
+    assert outcomes(desk.once()) == ["done"]
+    assert [answer.body for answer in desk.inbox()] == ["the secret answer\n"]
     for path in desk.state.rglob("*"):
         assert not path.is_file() or b"secret" not in path.read_bytes() or path.name == "config.toml", path
 
