@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point
-from tests.crash.turns import ANSWER, Rig
+from tests.crash.turns import ANSWER, LIMITED, Rig
 from tests.desk import Desk, outcomes, until
 
 from agent_mailer.events import EventName
@@ -54,12 +54,17 @@ def test_a_gate_that_was_never_opened_costs_no_attempt_and_no_start(tmp_path: Pa
     assert (rerun.attempt, rerun.starts) == (1, 1)
 
 
-def test_why_a_turn_was_stopped_is_known_before_its_agent_hears_of_it(tmp_path: Path, children: Children) -> None:
+@pytest.mark.parametrize("by_itself", [True, False], ids=["it ends by itself", "the next watcher ends it"])
+def test_why_a_turn_was_stopped_is_known_before_its_agent_hears_of_it(
+    tmp_path: Path, children: Children, *, by_itself: bool
+) -> None:
     """Else the next watcher takes the end that we have asked for for the agent's own, which costs an attempt."""
     desk = Desk(tmp_path)
     desk.configure(command_output="jsonl", stop_grace=0)
     begun, asked, go = (tmp_path / name for name in ("begun", "asked", "go"))
-    desk.shell(f"trap ': >{asked}' TERM; cat >/dev/null; : >{begun}; until [ -e {go} ]; do sleep 0.01; done; exit 1")
+    # The second signal ends it.
+    hears = f"trap ': >{asked}; trap - TERM' TERM"
+    desk.shell(f"{hears}; cat >/dev/null; : >{begun}; until [ -e {go} ]; do sleep 0.01; done; exit 1")
     desk.send()
     argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir))
     watcher = children.start(*argv, stderr=tmp_path / "stderr")
@@ -69,13 +74,25 @@ def test_why_a_turn_was_stopped_is_known_before_its_agent_hears_of_it(tmp_path: 
         until(asked.exists, "the first signal")
         os.kill(watcher, signal.SIGKILL)
         assert children.wait(watcher).status == KILLED
-        go.touch()
         [turn] = (desk.state / "turns").iterdir()
-        until((turn / "exit").exists, "the agent's end")
+        if by_itself:
+            go.touch()
+            until((turn / "exit").exists, "the agent's end")
+        desk.shell("""cat >/dev/null; echo '{"type":"result","text":"done"}'""")
+        events = desk.once()
     finally:
         desk.end_turns()
-    desk.shell("""cat >/dev/null; echo '{"type":"result","text":"done"}'""")
-    events = desk.once()
     assert outcomes(events) == ["interrupted", "done"]
     [retry] = [event.fields for event in events if event.event is EventName.RETRY_SCHEDULED]
     assert retry["attempts"] == 0
+
+
+def test_a_pause_that_a_person_has_ended_is_not_brought_back_by_an_old_settlement(
+    tmp_path: Path, children: Children
+) -> None:
+    rig = Rig(children, tmp_path, LIMITED)
+    assert rig.watch(Point("replace .agent-mailer/pause.json", moment=Moment.AFTER)) == KILLED
+    assert rig.desk.place().state.pause.read() is not None
+    rig.desk.resume()
+    assert outcomes(rig.desk.once()) == ["done"]
+    rig.check("after the pause")

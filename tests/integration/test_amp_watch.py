@@ -165,6 +165,13 @@ def test_what_may_have_left_is_looked_for_before_it_is_sent_again(tmp_path: Path
         assert len(desk.answers()) == 1
         assert before.sends == 1
         assert desk.unread() == []
+        # News that leave at once: the turn that goes on looks at its outbox again and again, and sends them once.
+        desk.shell("cat >/dev/null; agent-mailer mail reply --now --body news >&2; sleep 0.5; echo done")
+        before.sends = 0
+        desk.mail()
+        desk.once()
+        assert [answer["body"].strip() for answer in desk.answers()].count("news") == 1
+        assert before.sends == 2
 
 
 def test_a_second_watcher_of_the_agent_leaves_with_75(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:

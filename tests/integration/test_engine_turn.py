@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes
 
 from agent_mailer.disk import SystemCalls
@@ -328,6 +329,47 @@ def test_an_answer_that_cannot_be_delivered_holds_up_nobody_else(desk: Desk) -> 
     assert desk.inbox("planner") == []
     assert outcomes(desk.once()) == []
     assert [m.body for m in desk.inbox("planner")] == ["done\n"]
+
+
+class Ahead(FakeClock):
+    """Its durations jump with `ahead`."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+class FullForDays(FullFor):
+    """Whoever is refused has waited for more than a day."""
+
+    def __init__(self, folder: Path, clock: Ahead) -> None:
+        super().__init__(folder)
+        self._clock = clock
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        try:
+            return super().open(path, flags, mode)
+        except OSError:
+            self._clock.ahead += 100_000.0
+            raise
+
+
+def test_what_nobody_takes_for_a_day_holds_up_its_thread_no_longer(desk: Desk) -> None:
+    sent = desk.send("first", sender="planner", thread="stuck")
+    clock = Ahead()
+    events = desk.once(clock, FullForDays(desk.root / "agents/planner", clock))
+    assert outcomes(events) == ["done"]
+    [refused] = [event.fields for event in events if event.event is EventName.ITEM_REFUSED]
+    assert "not taken for a day" in str(refused["why"])
+    assert (desk.state / "processed.txt").read_text() == f"{sent}\n"
+
+
+def test_what_never_ran_has_used_nothing(desk: Desk) -> None:
+    desk.configure(command=["/nowhere/agent"])
+    desk.send()
+    assert outcomes(desk.once()) == ["unavailable"]
+    assert not (desk.state / "usage.json").exists()
 
 
 def test_news_of_progress_is_no_answer(desk: Desk) -> None:
