@@ -81,6 +81,21 @@ def test_a_message_with_an_answer_and_a_session(desk: Desk) -> None:
     assert len(synced) == 12 + 1 + 1 + 2, "with one reply; a session; its journal begun; at the end the journal's fold"
 
 
+def test_a_message_that_is_given_up(desk: Desk) -> None:
+    desk.configure(max_retries=0)
+    desk.shell("exit 1")
+    desk.send()
+    trace = desk.base / "trace"
+    assert outcomes(desk.once(system=PointedSystem(Point(), trace))) == ["failed"]
+    calls = calls_of(trace)
+    ends = [name for name in calls if name.endswith(("/dead_letter.jsonl", "inbox/new", "/processed.txt"))]
+    # The notice arrives; no crash brings the message's name back into new, where it would look like put back by hand.
+    assert ends == [
+        *("fsync inbox/new", "fsync .agent-mailer/dead_letter.jsonl"),
+        *("fsync inbox/new", "fsync .agent-mailer/processed.txt"),
+    ]
+
+
 def record(phase: Phase = Phase.CLAIMED, *items: SettledItem) -> TurnRecord:
     made = TurnRecord(TURN, ENVELOPE, phase, "command", 1.0)
     if items:
