@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,39 @@ def _without(body: bytes, fields: tuple[str, ...]) -> bytes:
     return json.dumps(data).encode()
 
 
+class LosesAnswers:
+    """ASGI middleware before a broker: the next `left` messages arrive, and who sends them hears of a bad gateway."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.left = 0
+        self.sends = 0
+        """How many were asked for in all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/messages/send":
+            await self._app(scope, receive, send)
+            return
+        self.sends += 1
+        if not self.left:
+            await self._app(scope, receive, send)
+            return
+        self.left -= 1
+        await self._app(scope, receive, _nowhere)
+        await _answer(send, 502, {"detail": "Bad Gateway"})
+
+
+async def _nowhere(_: Message) -> None:
+    pass
+
+
 @contextmanager
-def running_plain_broker(base: Path, **settings: Any) -> Iterator[BrokerDesk]:
-    """As `running_broker`, without the extensions."""
+def running_plain_broker(
+    base: Path, *, behind: Callable[[ASGIApp], ASGIApp] = lambda app: app, **settings: Any
+) -> Iterator[BrokerDesk]:
+    """As `running_broker`, without the extensions; `behind`: what stands before it."""
     desk = BrokerDesk(base, **settings)
-    desk._server.config.app = PlainBroker(desk.app)
+    desk._server.config.app = behind(PlainBroker(desk.app))
     desk.start()
     try:
         yield desk

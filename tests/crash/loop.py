@@ -25,7 +25,7 @@ from tests.desk import Desk, until
 
 from agent_mailer.errors import ExitCode
 from agent_mailer.process.tree import members, sweep
-from agent_mailer.state.records import DeadLetter
+from agent_mailer.state.records import DeadLetter, TurnRecord
 
 THREADS = ("red", "green")
 SEED = int(os.environ.get("KILL_LOOP_SEED", "20261121"))
@@ -92,6 +92,10 @@ class Workdir:
     def turns(self) -> list[Path]:
         folder = self.state / "turns"
         return sorted(folder.iterdir()) if folder.exists() else []
+
+    def records(self) -> list[TurnRecord]:
+        found = [turn / "turn.json" for turn in self.turns()]
+        return [msgspec.json.decode(path.read_bytes(), type=TurnRecord) for path in found if path.exists()]
 
     def at_rest(self) -> bool:
         return all((turn / "settled").exists() for turn in self.turns())
@@ -243,6 +247,9 @@ class KillLoop:
                 assert message in load.hopeless or mended >= RUNS_OF_THE_HOPELESS, f"{message} is dead for no reason"
             else:
                 assert 1 <= runs[message] <= 1 + mended, f"{message}: {runs[message]} runs, {mended} kills"
+        for record in self.coder.records():
+            most = RUNS_OF_THE_HOPELESS if record.envelope.id in dead else 1 + load.killed[record.envelope.id]
+            assert record.attempt <= most, f"{record.envelope.id}: attempt {record.attempt} of {most}"
         received = [line.split(" ", 1) for line in self.received.read_text().splitlines()]
         answers = [f"{part} {message}" for message in ids if message not in dead for part in PARTS]
         assert sorted(body for _, body in received) == sorted(answers), "no answer is lost, none comes twice"

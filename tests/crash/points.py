@@ -1,6 +1,6 @@
 """Named points of a watcher's life: just before and just after each call that changes the disk or asks a broker.
 
-The layer counts the calls of one process and, at the chosen one, does what the point says: the process dies by SIGKILL,
+The layer names the calls of one process and, at the chosen one, does what the point says: the process dies by SIGKILL,
 or is sent the signal that stops it or makes it hand over.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,8 @@ from agent_mailer.disk import SystemCalls
 T = TypeVar("T")
 
 _VARIABLE = (
+    (re.compile(r"(?<=/workdirs/)[^/]+"), "ID"),
+    (re.compile(r"(?<=/)(coder|planner)\d+@"), r"\1@"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "ID"),
     (re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}"), "TURN"),
     (re.compile(r"\d{4}-\d\d-\d\dT[0-9-]+\.\d+Z_pid\d+_[0-9a-f]+"), "ID"),
@@ -43,14 +46,28 @@ class Act(StrEnum):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The `at`-th call (from 1) of one process; 0 = none, for a trace."""
+    """The `at`-th call (from 1) of those of one process that are named `of`; none, for a trace, where that is empty."""
 
-    at: int
+    of: str = ""
+    at: int = 1
     moment: Moment = Moment.BEFORE
     act: Act = Act.DIE
 
     def __str__(self) -> str:
-        return f"{self.act.value} {self.moment.value} call {self.at}"
+        return f"{self.act.value} {self.moment.value} {self.of} ({self.at})"
+
+
+def points(names: Sequence[str], act: Act = Act.DIE) -> list[Point]:
+    """Just before and just after each call of a life that was traced.
+
+    By name and not by number: another life makes a call more or less here and there, and all after it would be others.
+    """
+    seen: Counter[str] = Counter()
+    found: list[Point] = []
+    for name in names:
+        seen[name] += 1
+        found += [Point(name, seen[name], moment, act) for moment in Moment]
+    return found
 
 
 class PointedSystem(SystemCalls):
@@ -59,7 +76,7 @@ class PointedSystem(SystemCalls):
     def __init__(self, point: Point, trace: Path | None = None) -> None:
         self._point = point
         self._trace = trace
-        self.calls = 0
+        self._met = 0
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
         if not flags & os.O_CREAT:
@@ -95,29 +112,32 @@ class PointedSystem(SystemCalls):
 
     async def request(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         """A request to a broker; "after" is when its answer has begun to arrive: nobody has heard of it yet."""
-        self.calls += 1
-        self._tell("request", name)
-        self._act_if(Moment.BEFORE)
+        here = self._count("request", name)
+        self._act_if(here, Moment.BEFORE)
         result = await call()
-        self._act_if(Moment.AFTER)
+        self._act_if(here, Moment.AFTER)
         return result
 
     def _around(self, what: str, where: Path | int, call: Callable[[], T]) -> T:
-        self.calls += 1
-        if self._trace is not None:
-            self._tell(what, os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else str(where))
-        self._act_if(Moment.BEFORE)
+        here = self._count(what, os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else str(where))
+        self._act_if(here, Moment.BEFORE)
         result = call()
-        self._act_if(Moment.AFTER)
+        self._act_if(here, Moment.AFTER)
         return result
 
-    def _tell(self, what: str, path: str) -> None:
+    def _count(self, what: str, path: str) -> bool:
+        """Whether this call is the one."""
+        name = f"{what} {_shown(path)}"
         if self._trace is not None:
             with self._trace.open("a") as stream:
-                stream.write(f"{what} {_shown(path)}\n")
+                stream.write(name + "\n")
+        if name != self._point.of:
+            return False
+        self._met += 1
+        return self._met == self._point.at
 
-    def _act_if(self, moment: Moment) -> None:
-        if self.calls == self._point.at and self._point.moment is moment:
+    def _act_if(self, here: bool, moment: Moment) -> None:
+        if here and self._point.moment is moment:
             self._act()
 
     def _act(self) -> None:

@@ -128,7 +128,8 @@ def content(desk: Desk) -> dict[str, bytes]:
 def verify(desk: Desk, expected: list[Expected], marks: set[str], undone: Counter[str], why: str) -> None:
     """I1 and I4. `undone`: runs of a message of which the crash left no settlement; each may be made up for once."""
     settled = (desk.state / "processed.txt").read_text(errors="replace").replace("\0", "").splitlines()
-    dead = Counter(letter.msg_id for letter in desk.place().state.dead_letters.all())
+    letters = desk.place().state.dead_letters.all()
+    dead = Counter(letter.msg_id for letter in letters)
     ran = Counter(message for message, _, _ in runs(desk))
     user, planner = desk.inbox(), desk.inbox("planner")
     for one in expected:
@@ -146,6 +147,11 @@ def verify(desk: Desk, expected: list[Expected], marks: set[str], undone: Counte
         for name, box in (("user", user), ("planner", planner)):
             copies = [m for m in box if m.body.strip() == f"for {name} of {one.id}"]
             assert len(copies) == int(one.staged), f"{why}: {len(copies)} items of {one.id} at {name}"
+        # A crash costs no attempt (I6): what was done was done at the first, what is dead has failed each time it may.
+        attempts = {record.attempt for record in settlements(desk).values() if _is_done(record, one.id)}
+        assert attempts <= {1}, f"{why}: {one.id} was done at attempt {attempts}"
+        retries = [letter.retries for letter in letters if letter.msg_id == one.id]
+        assert retries == ([one.runs - 1] if one.dead else []), f"{why}: {one.id} was retried {retries} times"
     assert not list((desk.root / "agents/coder/inbox/new").iterdir()), why
     assert not desk.place().state.turns.open_ids(), f"{why}: an open turn"
     entries = {entry.envelope.id for entry in desk.place().state.retries.all()}
@@ -161,6 +167,10 @@ def settlements(desk: Desk) -> dict[str, TurnRecord]:
     return {
         turn_id: record for turn_id, record in found.items() if record is not None and record.settlement is not None
     }
+
+
+def _is_done(record: TurnRecord, message: str) -> bool:
+    return record.envelope.id == message and record.settlement is not None and record.settlement.outcome.settles
 
 
 def _no_item_twice(messages: list[Message], why: str) -> None:

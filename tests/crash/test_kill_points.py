@@ -16,7 +16,7 @@ import pytest
 from tests.broker_process import BrokerProcess, join
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
-from tests.crash.points import Moment, Point
+from tests.crash.points import Moment, Point, points
 from tests.crash.turns import ANSWER, DEAD, LIMITED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
 
@@ -37,18 +37,17 @@ def children() -> Iterator[Children]:
 
 
 def test_every_durable_write_of_a_turn_with_an_answer(tmp_path: Path, children: Children) -> None:
-    names = Rig(children, tmp_path / "trace", ANSWER).trace()
-    points = [p for p in _points(names) if names[p.at - 1].split()[0] in DURABLE]
-    assert len(points) > 70
-    _kill_at(children, tmp_path, ANSWER, points, names)
+    durable = [p for p in points(Rig(children, tmp_path / "trace", ANSWER).trace()) if p.of.split()[0] in DURABLE]
+    assert len(durable) > 70
+    _kill_at(children, tmp_path, ANSWER, durable)
 
 
 def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children) -> None:
     with _at_a_broker(tmp_path) as at_broker:
         names = Rig(children, tmp_path / "trace", ANSWER, at_broker(tmp_path / "trace")).trace()
-        points = [p for p in _points(names) if names[p.at - 1].startswith("request ")]
-        assert len(points) > 10
-        _kill_at(children, tmp_path, ANSWER, points, names, desks=at_broker)
+        requests = [p for p in points(names) if p.of.startswith("request ")]
+        assert len(requests) > 10
+        _kill_at(children, tmp_path, ANSWER, requests, desks=at_broker)
 
 
 @pytest.mark.parametrize("stride", [STRIDE_TWICE, pytest.param(1, marks=LONG, id="every")])
@@ -56,14 +55,14 @@ def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children)
 def test_every_call_of_a_turn_at_a_broker(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
     with _at_a_broker(tmp_path) as at_broker:
         names = Rig(children, tmp_path / "trace", case, at_broker(tmp_path / "trace")).trace()
-        _kill_at(children, tmp_path, case, _every(stride, _points(names)), names, desks=at_broker)
+        _kill_at(children, tmp_path, case, _every(stride, points(names)), desks=at_broker)
 
 
 @pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=LONG, id="every")])
 @pytest.mark.parametrize("case", [ANSWER, LIMITED, DEAD, STAGED], ids=lambda case: case.name)
 def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
-    names = _calls(children, tmp_path, case)
-    _kill_at(children, tmp_path, case, _every(stride, _points(names)), names)
+    names = Rig(children, tmp_path / "trace", case).trace()
+    _kill_at(children, tmp_path, case, _every(stride, points(names)))
 
 
 @pytest.mark.parametrize("stride", [STRIDE_TWICE, pytest.param(1, marks=LONG, id="every")])
@@ -81,15 +80,13 @@ def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, st
 )
 def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Case, first: str, stride: int) -> None:
     """The first watcher dies claimed, running, settling or nearly done; the second in the middle of its recovery."""
-    names = _calls(children, tmp_path, case)
+    names = Rig(children, tmp_path / "trace", case).trace()
     # After its very last call a watcher has nothing to leave behind.
-    deaths = [n for n, name in enumerate(names[:-1], 1) if name == first]
+    deaths = [point for point in points(names[:-1]) if point.of == first and point.moment is Moment.AFTER]
     assert deaths
-    for number in deaths:
-        earlier = Point(number, Moment.AFTER)
-        rig = _dead_at(earlier, partial(Rig, children, tmp_path / f"trace-{number}", case))
-        again = rig.trace()
-        _kill_at(children, tmp_path, case, _every(stride, _points(again)), again, earlier)
+    for earlier in deaths:
+        rig = _dead_at(earlier, partial(Rig, children, tmp_path / f"trace-{earlier.at}", case))
+        _kill_at(children, tmp_path, case, _every(stride, points(rig.trace())), earlier)
 
 
 @contextmanager
@@ -112,12 +109,6 @@ def _at_a_broker(base: Path) -> Iterator[Callable[[Path], Desk]]:
         process.end()
 
 
-def _calls(children: Children, base: Path, case: Case) -> list[str]:
-    """The calls of one life. The user's first one makes folders that the others find."""
-    Rig(children, base / "first", ANSWER).watch()
-    return Rig(children, base / "trace", case).trace()
-
-
 def _dead_at(earlier: Point | None, make: Callable[[], Rig]) -> Rig:
     """A rig whose first watcher died there; now and then a life is too short for that, and another one is tried."""
     for _ in range(TRIES):
@@ -129,26 +120,21 @@ def _dead_at(earlier: Point | None, make: Callable[[], Rig]) -> Rig:
     raise AssertionError(f"no watcher has come as far as {earlier}")
 
 
-def _points(names: list[str]) -> list[Point]:
-    return [Point(n, moment) for n in range(1, len(names) + 1) for moment in Moment]
-
-
-def _every(stride: int, points: list[Point]) -> list[Point]:
-    return points[min(stride, len(points)) // 2 :: stride]
+def _every(stride: int, all_of_them: list[Point]) -> list[Point]:
+    return all_of_them[min(stride, len(all_of_them)) // 2 :: stride]
 
 
 def _kill_at(
     children: Children,
     base: Path,
     case: Case,
-    points: list[Point],
-    names: list[str],
+    deaths: list[Point],
     earlier: Point | None = None,
     desks: Callable[[Path], Desk] = Desk,
 ) -> None:
     reached = 0
-    for point in points:
-        why = f"{case.name}: {point} ({names[point.at - 1]})" + (f", after {earlier}" if earlier else "")
+    for point in deaths:
+        why = f"{case.name}: {point}" + (f", after {earlier}" if earlier else "")
         rig = _dead_at(earlier, lambda: Rig(children, base / "desk", case, desks(base / "desk")))
         try:
             # The agent has a speed of its own: now and then a life is shorter than the one that was traced.
@@ -161,5 +147,5 @@ def _kill_at(
             raise
         shutil.rmtree(rig.desk.base)
     # A recovery may be short: whether a pause is over by then is a matter of the second.
-    assert 2 * reached >= len(points) if earlier is None else reached, "most of the points are there"
-    print(f"\n{case.name}: killed at {reached} of {len(points)} points")
+    assert 2 * reached >= len(deaths) if earlier is None else reached, "most of the points are there"
+    print(f"\n{case.name}: killed at {reached} of {len(deaths)} points")

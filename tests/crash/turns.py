@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from tests.crash.children import Children
 from tests.crash.points import Point
-from tests.desk import Desk
+from tests.desk import Desk, until
 
+from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import members
 from agent_mailer.state.turns import TurnStore
 
 _BEGIN = r"""
 cat >/dev/null
-echo "start $AGENT_MAILER_MESSAGE_ID" >>"$AGENT_MAILER_WORKDIR/../witness"
+echo "start $AGENT_MAILER_MESSAGE_ID $AGENT_MAILER_TURN_ID" >>"$AGENT_MAILER_WORKDIR/../witness"
 end() { echo "end $AGENT_MAILER_MESSAGE_ID" >>"$AGENT_MAILER_WORKDIR/../witness"; }
 say() { printf '%s\n' "$1"; }
 """
@@ -79,13 +82,17 @@ class Rig:
         return ("watch", "--no-interactive", "--workdir", str(self.desk.workdir), *more)
 
     def watch(self, point: Point | None = None, trace: Path | None = None) -> int:
-        """One `watch --once`; returns its status."""
-        return self.children.run(*self.argv("--once"), stderr=self.words, point=point, trace=trace)
+        """One `watch --once`; returns its status. Where it was killed, its agent has had the time to begin."""
+        status = self.children.run(*self.argv("--once"), stderr=self.words, point=point, trace=trace)
+        if status < 0:
+            for turn in self.turns():
+                until(partial(self._has_begun_or_never_will, turn), f"the agent of {turn}")
+        return status
 
     def trace(self) -> list[str]:
         """The calls of one `watch --once`, by name."""
         path = self.desk.base / "trace"
-        self.watch(Point(0), path)
+        self.watch(Point(), path)
         return path.read_text().splitlines()
 
     def recover(self) -> None:
@@ -102,12 +109,25 @@ class Rig:
         path = self.desk.state / "processed.txt"
         return path.read_text().splitlines() if path.exists() else []
 
+    def turns(self) -> list[str]:
+        folder = self.desk.state / "turns"
+        return sorted(os.listdir(folder)) if folder.exists() else []
+
     def runs(self) -> int:
+        return self._witness().count("start ")
+
+    def _witness(self) -> str:
         path = self.desk.base / "witness"
-        return path.read_text().count("start ") if path.exists() else 0
+        return path.read_text() if path.exists() else ""
+
+    def _has_begun_or_never_will(self, turn: str) -> bool:
+        """A holder whose gate was not opened leaves with its watcher."""
+        return f" {turn}\n" in self._witness() or not members(turn, None)
 
     def check(self, why: str, *, most_runs: int | None = None) -> None:
-        """Lost 0, twice 0; exactly the runs of the case, or at most `most_runs`; recovering again changes nothing."""
+        """Lost 0, twice 0; exactly the runs of the case, or at most `most_runs`, and no attempt beside the agent's own
+        failures; recovering again changes nothing.
+        """
         desk, case = self.desk, self.case
         lines = [line for line in self.processed() if line == self.sent]
         assert lines == [self.sent], f"{why}: settled exactly once"
@@ -124,13 +144,29 @@ class Rig:
         assert not list((desk.root / "agents/coder/inbox/new").iterdir()), f"{why}: nothing waits"
         retries = desk.state / "retries.json"
         assert not retries.exists() or self.sent not in retries.read_text(), f"{why}: nothing is to be tried again"
-        place = desk.place()
-        assert TurnStore(place.folder).open_ids() == [], f"{why}: no turn is open"
-        for turn in (desk.state / "turns").iterdir():
-            assert members(turn.name, None) == [], f"{why}: no process left behind"
+        store = TurnStore(desk.place().folder)
+        assert store.open_ids() == [], f"{why}: no turn is open"
+        self._check_count(store, why, exact=most_runs is None)
+        for turn in self.turns():
+            assert members(turn, None) == [], f"{why}: no process left behind"
         before = content(desk)
         self.watch()
         assert content(desk) == before, f"{why}: recovered twice"
+
+    def _check_count(self, store: TurnStore, why: str, *, exact: bool) -> None:
+        """A death or a stop of the watcher is no attempt; a start is counted where the gate was opened, and where a
+        record that was torn cannot tell (I6).
+        """
+        records = [record for turn in self.turns() if (record := store.load(turn)) is not None]
+        ended = [record.settlement.outcome for record in records if record.settlement is not None]
+        counted = [outcome for outcome in ended if outcome.counts]
+        assert counted == ([Outcome.FAILED] if self.case is DEAD else []), f"{why}: {ended}"
+        assert ended.count(Outcome.DONE) == (0 if self.case is DEAD else 1), f"{why}: {ended}"
+        assert {record.attempt for record in records} == {1}, f"{why}: attempts"
+        if exact:
+            torn = len(list(self.desk.state.glob("turns/*/turn.json.corrupt-*")))
+            starts = max(record.starts for record in records)
+            assert self.runs() <= starts <= self.runs() + torn, f"{why}: {starts} starts, {self.runs()} runs"
 
 
 def content(desk: Desk) -> dict[str, bytes]:

@@ -9,12 +9,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from starlette.types import ASGIApp
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import Desk, until
-from tests.plain_broker import running_plain_broker
+from tests.plain_broker import LosesAnswers, running_plain_broker
 
+from agent_mailer.assemble import Workplace
+from agent_mailer.clock import Clock
 from agent_mailer.errors import ExitCode
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.amp.adapter import AmpMailbox
+from agent_mailer.mailbox.amp.client import Credentials
 from agent_mailer.state.notices import Channel
 from agent_mailer.watch.notices import of_settlement
 
@@ -121,6 +126,52 @@ def test_a_notice_by_mail_leaves_once(kind: str, request: pytest.FixtureRequest,
     with desk.watching():
         until(lambda: len(desk.log(EventName.NOTICE_SENT)) == 2, "the notice, which is known to have left")
     assert told() == [notice]
+
+
+class Impatient(Workplace):
+    """Waits for no request that a predecessor may have under way: here none has."""
+
+    def mailbox(self, handle: str | None = None) -> AmpMailbox:  # type: ignore[override]
+        assert handle is None
+        credentials = Credentials(self.config.broker_url, self.config.agent_id, self.config.api_key)
+        return AmpMailbox(lambda: credentials, self.config.address, under_way=0.0)
+
+
+class ImpatientDesk(AmpDesk):
+    def place(self, clock: Clock | None = None) -> Workplace:
+        return Impatient(self.workdir, clock=clock)
+
+
+def test_what_may_have_left_is_looked_for_before_it_is_sent_again(tmp_path: Path) -> None:
+    """A broker without idempotency keys takes the same message twice. Its answer was lost: for this watcher, which
+    waits a moment, or for the next one, if it was killed then.
+    """
+    gateways: list[LosesAnswers] = []
+
+    def gateway(app: ASGIApp) -> ASGIApp:
+        gateways.append(LosesAnswers(app))
+        return gateways[-1]
+
+    with running_plain_broker(tmp_path, behind=gateway) as broker:
+        [before] = gateways
+        desk = ImpatientDesk(tmp_path / "desk-1", broker, broker.person("someone"))
+        desk.mail()
+        before.left, before.sends = 1, 0
+        events = desk.once()
+        assert EventName.ITEM_POSTPONED in [event.event for event in events], "its answer was lost"
+        assert len(desk.answers()) == 1
+        # The first watcher has left it to the next.
+        desk.once()
+        assert len(desk.answers()) == 1
+        assert before.sends == 1
+        assert desk.unread() == []
+        # News that leave at once: the turn that goes on looks at its outbox again and again, and sends them once.
+        desk.shell("cat >/dev/null; agent-mailer mail reply --now --body news >&2; sleep 0.5; echo done")
+        before.sends = 0
+        desk.mail()
+        desk.once()
+        assert [answer["body"].strip() for answer in desk.answers()].count("news") == 1
+        assert before.sends == 2
 
 
 def test_a_second_watcher_of_the_agent_leaves_with_75(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:

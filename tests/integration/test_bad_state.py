@@ -690,6 +690,31 @@ def test_a_workdir_that_vanishes_under_a_running_turn(desk: Desk) -> None:
     assert (desk.state / "processed.txt").read_text() == f"{sent}\n"
 
 
+def test_a_watcher_whose_lock_was_replaced_claims_nothing_more(desk: Desk) -> None:
+    """Another watcher may hold the new one: what waits is that one's."""
+    desk.script({"witness": "ran"})
+    sent = desk.send()
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        (desk.state / ".lock").rename(desk.base / "old lock")
+        (desk.state / ".lock").touch()
+
+        async def run() -> None:
+            await Watcher(place.room(lock), once=True).run()
+
+        with pytest.raises(BusyFault, match="no longer the file we hold"):
+            asyncio.run(run())
+    finally:
+        lock.release()
+        desk.end_turns()
+    assert (desk.root / f"agents/coder/inbox/new/{sent}.md").exists()
+    assert os.listdir(desk.state / "turns") == []
+    assert desk.marks() == []
+
+
 def test_a_mailbox_that_vanishes_and_comes_back(desk: Desk) -> None:
     desk.configure(poll_interval_idle=1)
     desk.script({"witness": "ran"}, {"print": "ok"})

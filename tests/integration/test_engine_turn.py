@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Priority
+from agent_mailer.process.handle import identify, is_alive
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
 
@@ -329,6 +331,47 @@ def test_an_answer_that_cannot_be_delivered_holds_up_nobody_else(desk: Desk) -> 
     assert [m.body for m in desk.inbox("planner")] == ["done\n"]
 
 
+class Ahead(FakeClock):
+    """Its durations jump with `ahead`."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+class FullForDays(FullFor):
+    """Whoever is refused has waited for more than a day."""
+
+    def __init__(self, folder: Path, clock: Ahead) -> None:
+        super().__init__(folder)
+        self._clock = clock
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        try:
+            return super().open(path, flags, mode)
+        except OSError:
+            self._clock.ahead += 100_000.0
+            raise
+
+
+def test_what_nobody_takes_for_a_day_holds_up_its_thread_no_longer(desk: Desk) -> None:
+    sent = desk.send("first", sender="planner", thread="stuck")
+    clock = Ahead()
+    events = desk.once(clock, FullForDays(desk.root / "agents/planner", clock))
+    assert outcomes(events) == ["done"]
+    [refused] = [event.fields for event in events if event.event is EventName.ITEM_REFUSED]
+    assert "not taken for a day" in str(refused["why"])
+    assert (desk.state / "processed.txt").read_text() == f"{sent}\n"
+
+
+def test_what_never_ran_has_used_nothing(desk: Desk) -> None:
+    desk.configure(command=["/nowhere/agent"])
+    desk.send()
+    assert outcomes(desk.once()) == ["unavailable"]
+    assert not (desk.state / "usage.json").exists()
+
+
 def test_news_of_progress_is_no_answer(desk: Desk) -> None:
     desk.shell("cat >/dev/null; agent-mailer mail reply --now --body 'half way' >&2; echo 'the answer'")
     desk.send()
@@ -354,6 +397,19 @@ def test_nothing_of_a_settled_mail_stays_in_the_state_folder(desk: Desk) -> None
     desk.shell("cat >/dev/null; echo 'the secret answer'")
     desk.configure(keep_transcripts=0)
     desk.send("the secret task", subject="the secret subject")
-    desk.once()
+    assert outcomes(desk.once()) == ["done"]
+    assert [answer.body for answer in desk.inbox()] == ["the secret answer\n"]
     for path in desk.state.rglob("*"):
         assert not path.is_file() or b"secret" not in path.read_bytes() or path.name == "config.toml", path
+
+
+def test_nothing_that_an_agent_leaves_in_the_background_lives_on_after_a_turn_that_ends_well(desk: Desk) -> None:
+    pid_file = desk.base / "pid"
+    desk.shell(f"cat >/dev/null; (sleep 600 & echo $! >{pid_file}) >/dev/null 2>&1; echo done")
+    desk.send()
+    try:
+        assert outcomes(desk.once()) == ["done"]
+        found = identify(int(pid_file.read_text()))
+        assert found is None or not is_alive(found)
+    finally:
+        desk.end_turns()

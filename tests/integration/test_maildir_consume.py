@@ -222,6 +222,21 @@ def test_a_rejected_file_that_has_become_a_message_stays(box: Box) -> None:
     assert box.one().id == "m1"
 
 
+def test_a_file_that_took_a_rejected_ones_name_meanwhile_stays(box: Box) -> None:
+    """Its sender has mended it, between our look at it and the end of its copy."""
+    path = box.put("m1", b"no message")
+
+    class Mended(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            super().rename_noreplace(source, target)
+            box.put("mended").replace(path)
+
+    (item,) = box.pending().unreadable
+    box.disk.system = Mended()
+    asyncio.run(box.mailbox.reject(item))
+    assert path.read_bytes() == message("mended")
+
+
 def test_a_disk_that_fails_while_rejecting_loses_nothing(box: Box) -> None:
     class Full(SystemCalls):
         def write(self, fd: int, data: memoryview) -> int:

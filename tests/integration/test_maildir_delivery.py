@@ -102,6 +102,18 @@ def test_delivering_what_waits_makes_it_durable_with_one_sync(root: Path) -> Non
     assert disk.syncs == 1
 
 
+def test_what_took_an_items_name_at_the_last_moment_is_not_taken_for_it(root: Path) -> None:
+    what, new = item(), Paths(root, "alice").new
+
+    class Overtaken(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            (new / target.name).write_text("another")
+            super().rename_noreplace(source, target)
+
+    assert isinstance(deliver(root, what, Disk(Overtaken())), Refused)
+    assert (new / f"{what.id}.md").read_text() == "another"
+
+
 @pytest.mark.parametrize("place", ["cur", "drained receipt", "dlq receipt", "dlq/new", "dlq/cur", "dlq by file"])
 def test_wherever_its_consumer_moved_it_it_is_delivered(root: Path, place: str) -> None:
     what, alice = item(), Paths(root, "alice")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
 from tests.typed import COMMAND, type_in
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.state.notes import note_lock
+from agent_mailer.state.notes import PATIENCE, note_lock
 
 APPEND = {"EDITOR": "sh -c 'echo mine >> \"$1\"' sh", "VISUAL": ""}
 
@@ -64,17 +68,9 @@ def test_a_note_that_changed_under_the_editor_is_left_and_the_text_kept(desk: De
 
 def test_a_turn_that_began_meanwhile_is_told_of_and_loses_nobody_s_text(desk: Desk) -> None:
     began, saved = desk.base / "began", desk.base / "saved"
-    note = json.dumps(
-        {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": "tools/call",
-            "params": {"name": "write_memory", "arguments": {"scope": "thread", "text": "theirs"}},
-        }
-    )
     desk.shell(
         f"cat >/dev/null; touch {began}; while [ ! -e {saved} ]; do sleep 0.02; done; "
-        f"echo '{note}' | agent-mailer mcp >/dev/null; echo done"
+        f"echo '{_written('theirs')}' | agent-mailer mcp >/dev/null; echo done"
     )
     editor = f"sh -c 'touch {desk.base}/open; while [ ! -e {began} ]; do sleep 0.02; done; echo mine >> \"$1\"' sh"
     editing = subprocess.Popen(
@@ -98,5 +94,63 @@ def test_a_turn_that_began_meanwhile_is_told_of_and_loses_nobody_s_text(desk: De
 
 
 def test_one_writer_at_a_time_but_nobody_waits_for_ever(tmp_path: Path) -> None:
-    with note_lock(tmp_path), note_lock(tmp_path), note_lock(tmp_path / "missing"):
-        pass  # the second waited its second, and went on
+    with note_lock(tmp_path):
+        assert not _is_free(tmp_path)
+        began = time.monotonic()
+        with note_lock(tmp_path):
+            # Somebody who does not let go, stopped say, costs the others their patience and no more.
+            assert time.monotonic() - began >= PATIENCE
+    assert _is_free(tmp_path)
+    with note_lock(tmp_path / "missing"):
+        assert not (tmp_path / "missing").exists()
+
+
+class Watched(SystemCalls):
+    """Tells of each change to a note whether another writer could have come in between."""
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self.free: list[bool] = []
+
+    def replace(self, source: Path, target: Path) -> None:
+        if target.parent == self._memory:
+            self.free.append(_is_free(self._memory))
+        super().replace(source, target)
+
+    def rename_noreplace(self, source: Path, target: Path) -> None:
+        if target.parent == self._memory:
+            self.free.append(_is_free(self._memory))
+        super().rename_noreplace(source, target)
+
+
+def test_a_settlement_writes_notes_as_their_only_writer(desk: Desk) -> None:
+    memory = desk.state / "memory"
+    memory.mkdir(mode=0o700)
+    (memory / "t.md").write_text("before\n")
+    desk.shell(
+        f"cat >/dev/null; echo meanwhile >{memory}/t.md; echo '{_written('theirs')}' | agent-mailer mcp >/dev/null"
+    )
+    desk.send(thread="t")
+    system = Watched(memory)
+    desk.once(system=system)
+    assert (memory / "t.md").read_text() == "theirs"
+    # The text that somebody wrote meanwhile is put aside, then the new one takes its place.
+    assert system.free == [False, False]
+
+
+def _written(text: str) -> str:
+    """What an agent's client sends to have its thread's note written."""
+    words = {"name": "write_memory", "arguments": {"scope": "thread", "text": text}}
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": words})
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether somebody else could take the lock of the notes now."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -185,6 +185,7 @@ def test_a_signal_at_the_gate_runs_nothing(turn: Turn, sent: signal.Signals) -> 
 def test_the_end_is_recorded(turn: Turn, script: str, end: Exit) -> None:
     supervised = turn.sh(script)
     assert turn.finish(supervised) == end
+    assert supervised.released
     assert not supervised.running
     assert identify(supervised.identity.pid) != supervised.identity, "reaped"
     assert turn.file("exit").stat().st_mode & 0o777 == 0o600
@@ -223,6 +224,18 @@ def test_the_holder_outlives_signals_while_the_agent_works(turn: Turn) -> None:
     assert turn.finish(supervised) == Exit(status=7)
 
 
+def test_a_record_of_an_earlier_start_is_none_of_this_one(turn: Turn) -> None:
+    assert turn.run("/bin/true") == Exit(status=0)
+    gated = turn.start("/bin/false")
+    assert not turn.file("exit").exists()
+    assert turn.finish(gated.release()) == Exit(status=1)
+
+
+def test_an_agent_that_empties_its_output_leaves_no_hole_in_it(turn: Turn) -> None:
+    turn.finish(turn.sh("echo before; : >stdout; echo after"))
+    assert turn.file("stdout").read_bytes() == b"after\n"
+
+
 def test_a_killed_holder_leaves_no_record(turn: Turn) -> None:
     supervised = turn.sh("echo up; exec sleep 600")
     wait_for_file(turn.file("stdout"))
@@ -232,7 +245,7 @@ def test_a_killed_holder_leaves_no_record(turn: Turn) -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [b"", b"\n", b"-1\n", b"0 0\n", b"256\n", b"999999\n", b"zero\n", b"\xff", b"1" * 99]
+    "record", [b"", b"\n", b"0", b"13", b"-1\n", b"0 0\n", b"256\n", b"999999\n", b"zero\n", b"\xff", b"1" * 99]
 )
 def test_a_record_that_is_none(turn: Turn, record: bytes) -> None:
     supervised = turn.sh("exit 0")

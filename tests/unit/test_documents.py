@@ -45,12 +45,16 @@ def test_the_commands_are_those_of_the_program() -> None:
     assert sorted(rows) == sorted(f"agent-mailer {words}" for words in tree())
 
 
+def _named_commands(text: str) -> set[str]:
+    spans = re.findall(r"`([^`\n]+)`", text)
+    return {found[0] for span in spans if (found := COMMAND.match(span))}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_command_that_is_named_exists(name: str) -> None:
     known = tree()
     groups = {" ".join(words.split()[:length]) for words in known for length in range(1, words.count(" ") + 1)}
-    spans = re.findall(r"`([^`\n]+)`", DOCUMENTS[name])
-    for named in {found[0] for span in spans if (found := COMMAND.match(span))}:
+    for named in _named_commands(DOCUMENTS[name]):
         words = named.split()[1:]
         begins = {" ".join(words[:length]) for length in range(1, len(words) + 1)}
         assert begins & set(known) or " ".join(words) in groups, f"{name}: there is no {named}"
@@ -64,8 +68,11 @@ def _command_lines(text: str) -> Iterator[list[str]]:
                 yield shlex.split(line, comments=True)
 
 
-def test_the_readme_has_command_lines() -> None:
+def test_the_documents_have_what_is_looked_for_in_them() -> None:
     assert len(list(_command_lines(README))) > 15
+    every = "\n".join(DOCUMENTS.values())
+    assert len(_named_commands(every)) > 30
+    assert _settings(every)
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -134,9 +141,13 @@ def _anchors(path: Path) -> frozenset[str]:
     return frozenset(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
 
 
+def _settings(text: str) -> list[str]:
+    return re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.parametrize("name", GUIDES)
 def test_settings_in_the_documents_are_taken(name: str, tmp_path: Path) -> None:
-    for text in re.findall(r"^```toml\n(.*?)^```", DOCUMENTS[name], re.MULTILINE | re.DOTALL):
+    for text in _settings(DOCUMENTS[name]):
         path = tmp_path / "config.toml"
         path.write_text(text)
         path.chmod(0o600)

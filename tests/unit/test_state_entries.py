@@ -251,8 +251,11 @@ def test_the_entries_of_another_client_have_four_keys(folder: StateFolder) -> No
 def test_an_odd_moment_of_use_stops_nothing(folder: StateFolder, last: str) -> None:
     sessions = Sessions(folder)
     sessions.put("t", session("s", 1, last_used_at=last))
-    sessions.prune(86400)
-    Sessions(folder).get("t")
+    sessions.put("u", session("r", 1, last_used_at=iso(NOW)))
+    forgotten = sessions.prune(86400)
+    left = Sessions(folder)
+    assert (left.get("t") is None) == bool(forgotten)
+    assert left.get("u") == session("r", 1, last_used_at=iso(NOW))
 
 
 @pytest.mark.parametrize("garbage", GARBAGE[1:])

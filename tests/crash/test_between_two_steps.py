@@ -1,0 +1,98 @@
+"""A watcher that dies just between two steps of a turn whose order is a promise, each by its name."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.crash.children import Children, nursery
+from tests.crash.points import Moment, Point
+from tests.crash.turns import ANSWER, LIMITED, Rig
+from tests.desk import Desk, outcomes, until
+
+from agent_mailer.events import EventName
+
+KILLED = -signal.SIGKILL
+
+RUNNING = "replace TURN/turn.json"
+"""The first of this name publishes the record of the turn that runs: the claim is made without a rename."""
+
+INDEX = "write .agent-mailer/inflight.json"
+"""The last call on the disk before the gate is opened is the second of this name; the first follows the claim."""
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    with nursery() as found:
+        yield found
+
+
+def test_no_agent_runs_before_the_record_of_its_turn_is_durable(tmp_path: Path, children: Children) -> None:
+    """I3. An agent that runs behind the record's back would be taken for none, ended, and run a second time."""
+    rig = Rig(children, tmp_path, ANSWER)
+    assert rig.watch(Point(RUNNING)) == KILLED
+    assert rig.runs() == 0, "an agent has run that no record knows"
+    rig.recover()
+    rig.check("before the record")
+
+
+def test_a_gate_that_was_never_opened_costs_no_attempt_and_no_start(tmp_path: Path, children: Children) -> None:
+    rig = Rig(children, tmp_path, ANSWER)
+    assert rig.watch(Point(INDEX, 2, Moment.AFTER)) == KILLED
+    [turn] = rig.turns()
+    store = rig.desk.place().state.turns
+    left = store.load(turn)
+    assert left is not None
+    assert left.process is not None, "it stands as running"
+    assert rig.runs() == 0
+    assert outcomes(rig.desk.once()) == ["interrupted", "done"]
+    rig.check("before the gate")
+    [rerun] = [record for name in rig.turns() if name != turn and (record := store.load(name))]
+    assert (rerun.attempt, rerun.starts) == (1, 1)
+
+
+@pytest.mark.parametrize("by_itself", [True, False], ids=["it ends by itself", "the next watcher ends it"])
+def test_why_a_turn_was_stopped_is_known_before_its_agent_hears_of_it(
+    tmp_path: Path, children: Children, *, by_itself: bool
+) -> None:
+    """Else the next watcher takes the end that we have asked for for the agent's own, which costs an attempt."""
+    desk = Desk(tmp_path)
+    desk.configure(command_output="jsonl", stop_grace=0)
+    begun, asked, go = (tmp_path / name for name in ("begun", "asked", "go"))
+    # The second signal ends it.
+    hears = f"trap ': >{asked}; trap - TERM' TERM"
+    desk.shell(f"{hears}; cat >/dev/null; : >{begun}; until [ -e {go} ]; do sleep 0.01; done; exit 1")
+    desk.send()
+    argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir))
+    watcher = children.start(*argv, stderr=tmp_path / "stderr")
+    try:
+        until(begun.exists, "the agent's start")
+        os.kill(watcher, signal.SIGTERM)
+        until(asked.exists, "the first signal")
+        os.kill(watcher, signal.SIGKILL)
+        assert children.wait(watcher).status == KILLED
+        [turn] = (desk.state / "turns").iterdir()
+        if by_itself:
+            go.touch()
+            until((turn / "exit").exists, "the agent's end")
+        desk.shell("""cat >/dev/null; echo '{"type":"result","text":"done"}'""")
+        events = desk.once()
+    finally:
+        desk.end_turns()
+    assert outcomes(events) == ["interrupted", "done"]
+    [retry] = [event.fields for event in events if event.event is EventName.RETRY_SCHEDULED]
+    assert retry["attempts"] == 0
+
+
+def test_a_pause_that_a_person_has_ended_is_not_brought_back_by_an_old_settlement(
+    tmp_path: Path, children: Children
+) -> None:
+    rig = Rig(children, tmp_path, LIMITED)
+    assert rig.watch(Point("replace .agent-mailer/pause.json", moment=Moment.AFTER)) == KILLED
+    assert rig.desk.place().state.pause.read() is not None
+    rig.desk.resume()
+    assert outcomes(rig.desk.once()) == ["done"]
+    rig.check("after the pause")
