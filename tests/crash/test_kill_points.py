@@ -37,7 +37,7 @@ def children() -> Iterator[Children]:
 
 
 def test_every_durable_write_of_a_turn_with_an_answer(tmp_path: Path, children: Children) -> None:
-    names = Rig(children, tmp_path / "trace", ANSWER).trace()
+    names = _calls(children, tmp_path, ANSWER)
     points = [p for p in _points(names) if names[p.at - 1].split()[0] in DURABLE]
     assert len(points) > 70
     _kill_at(children, tmp_path, ANSWER, points, names)
@@ -45,7 +45,7 @@ def test_every_durable_write_of_a_turn_with_an_answer(tmp_path: Path, children: 
 
 def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children) -> None:
     with _at_a_broker(tmp_path) as at_broker:
-        names = Rig(children, tmp_path / "trace", ANSWER, at_broker(tmp_path / "trace")).trace()
+        names = _calls(children, tmp_path, ANSWER, at_broker)
         points = [p for p in _points(names) if names[p.at - 1].startswith("request ")]
         assert len(points) > 10
         _kill_at(children, tmp_path, ANSWER, points, names, desks=at_broker)
@@ -55,7 +55,7 @@ def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children)
 @pytest.mark.parametrize("case", [ANSWER, STAGED], ids=lambda case: case.name)
 def test_every_call_of_a_turn_at_a_broker(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
     with _at_a_broker(tmp_path) as at_broker:
-        names = Rig(children, tmp_path / "trace", case, at_broker(tmp_path / "trace")).trace()
+        names = _calls(children, tmp_path, case, at_broker)
         _kill_at(children, tmp_path, case, _every(stride, _points(names)), names, desks=at_broker)
 
 
@@ -112,10 +112,10 @@ def _at_a_broker(base: Path) -> Iterator[Callable[[Path], Desk]]:
         process.end()
 
 
-def _calls(children: Children, base: Path, case: Case) -> list[str]:
+def _calls(children: Children, base: Path, case: Case, desks: Callable[[Path], Desk] = Desk) -> list[str]:
     """The calls of one life. The user's first one makes folders that the others find."""
-    Rig(children, base / "first", ANSWER).watch()
-    return Rig(children, base / "trace", case).trace()
+    Rig(children, base / "first", ANSWER, desks(base / "first")).watch()
+    return Rig(children, base / "trace", case, desks(base / "trace")).trace()
 
 
 def _dead_at(earlier: Point | None, make: Callable[[], Rig]) -> Rig:

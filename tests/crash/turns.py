@@ -128,6 +128,8 @@ class Rig:
         assert TurnStore(place.folder).open_ids() == [], f"{why}: no turn is open"
         for turn in (desk.state / "turns").iterdir():
             assert members(turn.name, None) == [], f"{why}: no process left behind"
+        left = [str(path.relative_to(desk.base)) for path in desk.state.rglob(".tmp.*")]
+        assert left == [], f"{why}: an interrupted write was left: {left}"
         before = content(desk)
         self.watch()
         assert content(desk) == before, f"{why}: recovered twice"

@@ -158,3 +158,22 @@ def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock:
     clock.moment += 365 * 86400
     store.prune(7, {"needed"})
     assert {needed.turn_id, still_open.turn_id, future.turn_id} == set(store.ids())
+
+
+def test_an_interrupted_write_of_the_record_goes_with_the_mail(folder: StateFolder) -> None:
+    made = open_turn(folder)
+    half = folder.turns / made.turn_id / ".tmp.turn.json.0123456789ab"
+    half.write_bytes(b'{"turn_id": "')
+    TurnStore(folder).prune(7, set())
+    assert half.exists()  # the turn is open: who settles it comes back
+    TurnStore(folder).strip(made.turn_id, 7)
+    assert sorted(os.listdir(half.parent)) == ["turn.json"]
+
+
+def test_pruning_clears_what_was_interrupted_after_the_settlement(folder: StateFolder, clock: FakeClock) -> None:
+    young, needed = settled(folder, clock, 1, "young"), settled(folder, clock, 1, "needed")
+    for turn in (young, needed):
+        (folder.turns / turn.turn_id / ".tmp.turn.json.0123456789ab").write_bytes(b"half")
+    assert TurnStore(folder).prune(7, {"needed"}) == []
+    for turn in (young, needed):
+        assert sorted(os.listdir(folder.turns / turn.turn_id)) == ["settled", "turn.json"]

@@ -15,6 +15,7 @@ import msgspec
 from agent_mailer.clock import Clock, iso
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
+from agent_mailer.state.note_lock import note_lock
 
 STATE_DIRECTORY = ".agent-mailer"
 FORMAT = 1
@@ -96,10 +97,16 @@ class StateFolder:
         for directory in self.folders:
             self.make_folder(directory)
         self.write_format()
-        for name in os.listdir(self.path):
-            if name.startswith(TEMPORARY_PREFIX):
-                self.disk.remove_tree(self.path / name)
+        self.clear_interrupted(self.path)
+        with suppress(OSError), note_lock(self.memory):
+            self.clear_interrupted(self.memory)
         self.take_over()
+
+    def clear_interrupted(self, directory: Path) -> None:
+        """Remove what interrupted writes have left there: it may hold mail. Only where nobody else writes now."""
+        for name in os.listdir(directory):
+            if name.startswith(TEMPORARY_PREFIX):
+                self.disk.remove_tree(directory / name)
 
     def make_folder(self, directory: Path) -> bool:
         """Whether it had to be made; what is in its place is set aside."""

@@ -211,6 +211,7 @@ class TurnStore:
     def strip(self, turn_id: str, keep_transcripts: int) -> None:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
         self.folder(turn_id).strip()
+        self._folder.clear_interrupted(self.path(turn_id))
         self._folder.disk.remove(self.path(turn_id) / PROGRESS)
         if keep_transcripts == 0:
             for name in ("stdout", "stderr", "exit", "started"):
@@ -230,6 +231,9 @@ class TurnStore:
                 age = now - (path / SETTLED).stat().st_mtime
             except FileNotFoundError:
                 continue
+            with suppress(OSError):
+                # Of a watcher that was killed once the turn was settled: nobody else comes back to it.
+                self._folder.clear_interrupted(path)
             record = self.load(turn_id)
             if record is not None and record.envelope.id in still_needed:
                 continue
