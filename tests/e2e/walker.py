@@ -34,10 +34,10 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.clocks import utc_day
 from tests.e2e.throwaway import as_throwaway
 
 PATIENCE = 60.0
@@ -113,6 +113,7 @@ class Terminal:
         os.close(follower)
         self._leader = leader
         self._await_prompt("its first prompt")
+        self._shell = os.tcgetpgrp(leader)
 
     def type(self, script: str, asks: Sequence[tuple[str, str]] = (), *, stays: bool = False) -> int:
         """Run the lines of `script` in the shell; the exit status of the last one that failed, else 0."""
@@ -148,8 +149,9 @@ class Terminal:
         pressed = -MISSED_AFTER
         while not _PROMPT.search(self.screen, self._since):
             assert time.monotonic() < end, f"Ctrl-C in vain:\n{self.screen[-2000:]}"
-            if time.monotonic() - pressed > MISSED_AFTER:
-                # Not at every chance: one that comes when the shell is back already would go to what is typed next.
+            # Where the shell has the terminal it is about to start the program, or about to be back: a Ctrl-C would end
+            # what is typed next, or bring a second prompt.
+            if os.tcgetpgrp(self._leader) != self._shell and time.monotonic() - pressed > MISSED_AFTER:
                 os.write(self._leader, b"\x03")
                 pressed = time.monotonic()
             self._read(0.5)
@@ -219,7 +221,7 @@ class Walk:
         self.places = {str(home): YOU}
         self.terminals: dict[str, Terminal] = {}
         self._at = "1"
-        self._began = _utc_day()
+        self._began = utc_day()
         self.typed = 0
         self.compared = 0
 
@@ -285,7 +287,7 @@ class Walk:
     def _compare(self, block: Block) -> None:
         what = f"line {block.line} promises\n{block.text}"
         promised = self.ours(block.text)
-        if _utc_day() != self._began:
+        if utc_day() != self._began:
             promised = _TODAY.sub("today …", promised)
         self.here.shows(pattern_of(promised), what, self.places)
         self.compared += 1
@@ -316,10 +318,6 @@ def walking(env: Mapping[str, str], home: Path, scratch: Path, enter: Enter = as
         yield walk
     finally:
         walk.close()
-
-
-def _utc_day() -> str:
-    return datetime.now(UTC).date().isoformat()
 
 
 _TODAY = re.compile(r"^today .*$", re.MULTILINE)
