@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 
 class FakeClock:
@@ -14,3 +15,8 @@ class FakeClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+def utc_day() -> str:
+    """The ledger's day. A test that compares what was spent today must know whether midnight has passed on the way."""
+    return datetime.now(UTC).date().isoformat()

@@ -30,6 +30,8 @@ from agent_mailer.watch.watcher import End, Watcher
 AGENT = [sys.executable, "-m", "agent_mailer.testing.scripted_agent"]
 CLI = [sys.executable, "-m", "agent_mailer.cli.app"]
 PATIENCE = 60.0
+SOON = 30.0
+"""What is over at once is over by then, on a loaded machine too; what would be waited for takes minutes."""
 
 
 def until(what: Callable[[], object], why: str, patience: float = PATIENCE) -> None:

@@ -37,6 +37,8 @@ class Terminal:
 
     def press(self, *keys: str) -> None:
         """Keys by tmux's names: `Enter`, `C-c`, `C-d`, `Up`, `q`."""
+        if "C-c" in keys:
+            until(self._waits, "the program waits")
         self._ask("send-keys", *keys)
 
     def type(self, text: str, *, enter: bool = True) -> None:
@@ -90,6 +92,10 @@ class Terminal:
         words += ["/bin/sh", "-c", KEEPER, "keeper", str(self._status), *argv]
         # tmux takes the PATH of whoever asks for a new session over what -e says.
         self._ask("new-session", *words, path=env.get("PATH"))
+
+    def _waits(self) -> bool:
+        keeper = int(self._ask("display-message", "-p", "#{pane_pid}"))
+        return all(map(waits, _children(keeper)))
 
     def _end(self) -> None:
         server, keeper = map(int, self._ask("display-message", "-p", "#{pid} #{pane_pid}").split())
@@ -152,8 +158,21 @@ def _without_size(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
 
 
+def waits(pid: int) -> bool:
+    """Whether the process waits: for a key, a moment, another process. One that has shown its prompt waits for a key.
+
+    Python loses a Ctrl-C that comes between the prompt and the wait for a key: it is looked at after the next key.
+    """
+    return _state(pid) == "S"
+
+
 def _runs(pid: int) -> bool:
+    return _state(pid) not in ("Z", "")
+
+
+def _state(pid: int) -> str:
+    """The letter that Linux has for it; empty where there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""

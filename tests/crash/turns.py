@@ -149,6 +149,8 @@ class Rig:
         self._check_count(store, why, exact=most_runs is None)
         for turn in self.turns():
             assert members(turn, None) == [], f"{why}: no process left behind"
+        left = [str(path.relative_to(desk.base)) for path in desk.state.rglob(".tmp.*")]
+        assert left == [], f"{why}: an interrupted write was left: {left}"
         before = content(desk)
         self.watch()
         assert content(desk) == before, f"{why}: recovered twice"

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.desk import until
+from tests.desk import SOON, until
 from tests.e2e.clis import codex_binary
 from tests.e2e.codex_cases import CASES, Case, play, request_in, run, runtime_for
 from tests.e2e.fake_openai import Say, Silence, fake_openai
@@ -22,7 +22,7 @@ def test_an_end_gets_its_outcome(name: str, tmp_path: Path) -> None:
     judgement = played.judgement
     assert judgement.outcome is case.outcome, judgement
     assert case.says in (judgement.final_text if case.outcome is Outcome.DONE else judgement.detail)
-    assert played.seconds < 20
+    assert played.seconds < SOON
 
 
 def test_a_session_that_somebody_has_open_is_waited_for(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.desk import until
+from tests.desk import SOON, until
 from tests.e2e.codex_desk import KEY, CodexDesk
 from tests.e2e.fake_openai import (
     CODE_MODEL,
@@ -164,7 +164,7 @@ def test_an_unreachable_provider_is_given_up_in_seconds(desk: CodexDesk) -> None
     sent = desk.send()
     started = time.monotonic()
     assert desk.run() == ["unavailable"]
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < SOON
     assert "Connection failed" in desk.detail()
     assert desk.retry(sent).get("attempts", 0) == 0
 
@@ -175,7 +175,7 @@ def test_silence_of_the_model_ends_the_turn_and_its_processes(desk: CodexDesk, f
     sent = desk.send()
     started = time.monotonic()
     assert desk.run() == ["unavailable"]
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < SOON
     assert desk.alive() == []
     assert desk.retry(sent).get("attempts", 0) == 0
 

@@ -13,9 +13,11 @@ the reader. What only a walker needs to know stands in comments before a block:
     <!-- walk: stage: NAME -->        what happens meanwhile behind the scenes: the test knows
     <!-- walk: skip: WHY -->          the block is not typed
 
-In a ```text block a `…` stands for any text, a line that is only `…` for any lines; words with digits (ids, moments,
-durations, pids) stand for each other, small whole numbers only for themselves; runs of blanks are one. `/home/you` is
-the home.
+In a ```text block a `…` stands for any text, a line that is only `…` for any lines; moments stand for each other
+however they are written (`18:00`, `Sat 2026-11-21 16:03:06 UTC`, `6pm`, `Nov 21, 6:00pm`), durations likewise (`2 h`,
+`1 h 56 min`), and so do words with digits (ids, pids), small whole numbers only for themselves; runs of blanks are one.
+What was spent `today` is any spending where midnight (UTC, the ledger's day) has passed on the way. `/home/you` is the
+home.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.clocks import utc_day
 from tests.e2e.throwaway import as_throwaway
 
 PATIENCE = 60.0
@@ -110,6 +113,7 @@ class Terminal:
         os.close(follower)
         self._leader = leader
         self._await_prompt("its first prompt")
+        self._shell = os.tcgetpgrp(leader)
 
     def type(self, script: str, asks: Sequence[tuple[str, str]] = (), *, stays: bool = False) -> int:
         """Run the lines of `script` in the shell; the exit status of the last one that failed, else 0."""
@@ -145,8 +149,9 @@ class Terminal:
         pressed = -MISSED_AFTER
         while not _PROMPT.search(self.screen, self._since):
             assert time.monotonic() < end, f"Ctrl-C in vain:\n{self.screen[-2000:]}"
-            if time.monotonic() - pressed > MISSED_AFTER:
-                # Not at every chance: one that comes when the shell is back already would go to what is typed next.
+            # Where the shell has the terminal it is about to start the program, or about to be back: a Ctrl-C would end
+            # what is typed next, or bring a second prompt.
+            if os.tcgetpgrp(self._leader) != self._shell and time.monotonic() - pressed > MISSED_AFTER:
                 os.write(self._leader, b"\x03")
                 pressed = time.monotonic()
             self._read(0.5)
@@ -216,6 +221,7 @@ class Walk:
         self.places = {str(home): YOU}
         self.terminals: dict[str, Terminal] = {}
         self._at = "1"
+        self._began = utc_day()
         self.typed = 0
         self.compared = 0
 
@@ -280,7 +286,10 @@ class Walk:
 
     def _compare(self, block: Block) -> None:
         what = f"line {block.line} promises\n{block.text}"
-        self.here.shows(pattern_of(self.ours(block.text)), what, self.places)
+        promised = self.ours(block.text)
+        if utc_day() != self._began:
+            promised = _TODAY.sub("today …", promised)
+        self.here.shows(pattern_of(promised), what, self.places)
         self.compared += 1
 
     def ours(self, text: str) -> str:
@@ -311,7 +320,14 @@ def walking(env: Mapping[str, str], home: Path, scratch: Path, enter: Enter = as
         walk.close()
 
 
-_DURATION = re.compile(r"\b\d+(\.\d+)? ?(s|min|h|days?)\b")
+_TODAY = re.compile(r"^today .*$", re.MULTILINE)
+_DATE = r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? )?\d{4}-\d\d-\d\d"
+_DAY = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]* \d{1,2}(?:, \d{4})?(?:,| at)?"
+_HALF = r" ?(?:[ap]m|[AP]M)"
+_ZONE = r" (?:[A-Z]{3,5}|[+-]\d{2,4})"
+_CLOCK = rf"(?:\d{{1,2}}(?::\d\d){{1,2}}(?:\.\d+)?(?:{_HALF})?|\d{{1,2}}{_HALF})(?:{_ZONE})?"
+_MOMENT = re.compile(rf"(?<![^\s(\[\"'])(?:(?:{_DATE}|{_DAY}) {_CLOCK}|{_DATE}|{_DAY}|{_CLOCK})(?![^\s),.;:\]])")
+_DURATION = re.compile(r"\b\d+(\.\d+)? ?(s|min|h|d|days?)\b(?: \d+ (?:s|min|h)\b)?")
 _ODD = re.compile(r"(?<![^\s=(\[\"'])(?=[^\s]*\d)(?!\d{1,2}(?![^\s),.;\]]))[^\s]+")
 
 
@@ -319,8 +335,12 @@ def vague(text: str, places: Mapping[str, str]) -> str:
     """The text without what differs from one walk to the next."""
     for real, shown in places.items():
         text = text.replace(real, shown)
-    lines = (re.sub(r"\s+", " ", _ODD.sub("#", _DURATION.sub("# s", line))).strip() for line in text.splitlines())
-    return "\n".join(lines).strip("\n") + "\n"
+    return "\n".join(map(_vague_line, text.splitlines())).strip("\n") + "\n"
+
+
+def _vague_line(line: str) -> str:
+    line = re.sub(r"\s+", " ", line).strip()
+    return _ODD.sub("#", _DURATION.sub("# s", _MOMENT.sub("#", line)))
 
 
 def pattern_of(promised: str) -> re.Pattern[str]:

@@ -365,16 +365,21 @@ def test_doctor_in_a_folder_that_is_none_yet(tmp_path: Path) -> None:
 def test_git_must_neither_see_nor_hold_the_state(desk: Desk) -> None:
     git = ["git", "-C", str(desk.workdir), "-c", "user.name=t", "-c", "user.email=t@example.com"]
     subprocess.run([*git, "init", "--quiet"], check=True)
-    [seen] = of(look(desk, "doctor"), "git")
+
+    def said() -> dict[str, Any]:
+        # The mail lies outside: in a tree of somebody else, maybe.
+        [found] = [row for row in of(look(desk, "doctor"), "git") if row["looked_at"] == str(desk.state)]
+        return found
+
+    seen = said()
     assert seen["result"] == "warning"
     subprocess.run([*git, "add", "."], check=True)
-    [held] = of(look(desk, "doctor"), "git")
+    held = said()
     assert held["result"] == "failed"
     assert "rm -r --cached .agent-mailer" in held["fix"]
     for fix in (held["fix"], seen["fix"]):
         subprocess.run(["/bin/sh", "-c", fix], check=True, stdout=subprocess.DEVNULL)
-    [ignored] = of(look(desk, "doctor"), "git")
-    assert ignored["result"] == "ok"
+    assert said()["result"] == "ok"
 
 
 def test_the_tools_are_started_with_the_environment_of_an_agent(desk: Desk) -> None:

@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tests.desk import PATIENCE, until
+from tests.terminal import waits
 from tests.typed import COMMAND, type_in
 
 FLAGS = ("--address", "coder", "--runtime", "command", "--command", "cat -", "--permission-mode", "plan")
@@ -317,13 +319,10 @@ def on_terminal(cwd: Path, words: list[str], answers: list[str]) -> tuple[int, s
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test runner may ignore it
     )
     os.close(follower)
-    screen, interrupting = "", False
+    screen = ""
     try:
         while True:
-            if interrupting and not select.select([leader], [], [], 0.5)[0]:
-                # Python can miss a Ctrl-C in the moment between the prompt and the wait for a key; a person repeats it.
-                os.write(leader, b"\x03")
-                continue
+            assert select.select([leader], [], [], PATIENCE)[0], f"nothing more comes:\n{screen}"
             try:
                 block = os.read(leader, 4096)
             except OSError:
@@ -334,9 +333,12 @@ def on_terminal(cwd: Path, words: list[str], answers: list[str]) -> tuple[int, s
             if answers and screen.rstrip("\r\n").endswith(": "):
                 answer = answers.pop(0)
                 screen += "<answered>"
-                interrupting = answer == "\x03"
-                os.write(leader, answer.encode() if interrupting else answer.encode() + b"\n")
+                if answer == "\x03":
+                    until(lambda: waits(process.pid), "it waits for a key")
+                    os.write(leader, b"\x03")
+                else:
+                    os.write(leader, answer.encode() + b"\n")
     finally:
-        os.close(leader)
-        status = process.wait(timeout=60)
+        os.close(leader)  # a hang-up ends what still runs
+        status = process.wait(timeout=PATIENCE)
     return status, screen

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.crash.faults import FaultySystem, Lasting
-from tests.desk import Desk, until
+from tests.desk import PATIENCE, Desk, until
 from tests.typed import type_in
 
 from agent_mailer.disk import SystemCalls
@@ -60,7 +60,7 @@ class Watch:
         return [e.fields for e in self.events if e.event is event]
 
     async def until(self, what: Callable[[], object], why: str, step: float = 0.01) -> None:
-        deadline = asyncio.get_running_loop().time() + 20 + 1000 * step
+        deadline = asyncio.get_running_loop().time() + PATIENCE + 1000 * step
         while not what():
             assert asyncio.get_running_loop().time() < deadline, why
             await asyncio.sleep(step)

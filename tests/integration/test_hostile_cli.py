@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk, outcomes, until
+from tests.desk import SOON, Desk, outcomes, until
 
 from agent_mailer.events import EventName
 from agent_mailer.process.tree import members
@@ -70,7 +70,7 @@ def test_it_prints_nothing(desk: HostileDesk) -> None:
     desk.send()
     began = time.monotonic()
     assert outcomes(desk.once()) == ["unavailable"]
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < SOON
     assert desk.left() == []
 
 
@@ -109,7 +109,7 @@ def test_it_ignores_every_request_to_leave(desk: HostileDesk) -> None:
     desk.send()
     assert outcomes(desk.once()) == ["unavailable"]
     [stopping], [ended] = desk.log(EventName.TURN_STOPPING), desk.log(EventName.TURN_ENDED)
-    assert _seconds(ended) - _seconds(stopping) < 8
+    assert _seconds(ended) - _seconds(stopping) < SOON
     assert desk.left() == []
 
 

@@ -65,11 +65,11 @@ def test_lines_that_count(text: str, found: dict[str, str]) -> None:
 
 
 def test_a_hostile_file_costs_no_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     parse_identity("a " * 500_000)
     parse_identity("- **" + "*" * 500_000)
     parse_identity("#" * 500_000)
-    assert time.monotonic() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_soul_stands_in_for_a_missing_agent_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -165,12 +166,20 @@ def test_the_homes_amqrc_is_no_projects(tmp_path: Path) -> None:
     assert find_root(None, {"HOME": "/elsewhere"}, tmp_path) == tmp_path / "home"
 
 
-def test_outside_git_an_existing_folder_counts(tmp_path: Path) -> None:
-    deep = tmp_path / "a" / "b"
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Path]:
+    """`tmp_path` by a name with nobody's tree or mailbox above it, wherever temporary folders lie here."""
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield Path(f"/proc/self/fd/{fd}")
+    os.close(fd)
+
+
+def test_outside_git_an_existing_folder_counts(alone: Path) -> None:
+    deep = alone / "a" / "b"
     deep.mkdir(parents=True)
-    (tmp_path / ".agent-mail").mkdir()
-    assert find_root(None, {}, deep) == tmp_path / ".agent-mail"
-    (tmp_path / ".agent-mail").rmdir()
+    (alone / ".agent-mail").mkdir()
+    assert find_root(None, {}, deep) == alone / ".agent-mail"
+    (alone / ".agent-mail").rmdir()
     with pytest.raises(ConfigFault) as caught:
         find_root(None, {}, deep)
     assert "--maildir-root" in caught.value.fix

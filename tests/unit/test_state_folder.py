@@ -182,12 +182,15 @@ def test_prepare_makes_what_is_missing_and_clears_leftovers(folder: StateFolder,
     (folder.path / ".tmp.usage.json.abc").write_text("half")
     (folder.path / ".tmp.odd").mkdir()
     (folder.path / "mine").touch()
+    (folder.memory / ".tmp.global.md.abc").write_text("half")
+    (folder.memory / "global.md").write_text("mine")
     folder.requests.rmdir()
     folder.turns.rmdir()
     folder.turns.write_text("a file")
     folder.prepare()
     names = {p.name for p in folder.path.iterdir() if ".corrupt-" not in p.name}
     assert names == {"format", "turns", "memory", "requests", "mine"}
+    assert [p.name for p in folder.memory.iterdir()] == ["global.md"]
     assert folder.turns.is_dir()
     assert [p.read_text() for p in folder.path.glob("turns.corrupt-*")] == ["a file"]
     assert [name for name, _ in told] == ["turns"]

@@ -16,6 +16,7 @@ from agent_mailer.names import new_turn_id
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.retention import Retention
 from agent_mailer.state.turns import TurnStore
 
 GARBAGE = [b"", b'{"turn_id": "', b"\0" * 100, b"[]", b"[" * 100_000, b"\xff", b"null", b'{"turns": [1]}']
@@ -148,13 +149,17 @@ def settled(folder: StateFolder, clock: FakeClock, days: float, name: str) -> Tu
     return made
 
 
+def retention_of(folder: StateFolder) -> Retention:
+    return State(folder, EventLog(folder.log, folder.disk, folder.clock)).retention
+
+
 def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock: FakeClock) -> None:
     old = settled(folder, clock, 8, "old")
     needed = settled(folder, clock, 8, "needed")
     young = settled(folder, clock, 6, "young")
     future = settled(folder, clock, -400, "future")
     still_open = open_turn(folder, "open")
-    retention = State(folder, EventLog(folder.log, folder.disk, clock)).retention
+    retention = retention_of(folder)
     store = TurnStore(folder)
     assert retention.prune(7, {"needed"}) == [old.turn_id]
     assert set(store.ids()) == {turn.turn_id for turn in (needed, young, future, still_open)}
@@ -162,3 +167,22 @@ def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock:
     clock.moment += 365 * 86400
     retention.prune(7, {"needed"})
     assert {needed.turn_id, still_open.turn_id, future.turn_id} == set(store.ids())
+
+
+def test_an_interrupted_write_of_the_record_goes_with_the_mail(folder: StateFolder) -> None:
+    made = open_turn(folder)
+    half = folder.turns / made.turn_id / ".tmp.turn.json.0123456789ab"
+    half.write_bytes(b'{"turn_id": "')
+    retention_of(folder).prune(7, set())
+    assert half.exists()  # the turn is open: who settles it comes back
+    retention_of(folder).strip(made.turn_id, 7)
+    assert sorted(os.listdir(half.parent)) == ["turn.json"]
+
+
+def test_pruning_clears_what_was_interrupted_after_the_settlement(folder: StateFolder, clock: FakeClock) -> None:
+    young, needed = settled(folder, clock, 1, "young"), settled(folder, clock, 1, "needed")
+    for turn in (young, needed):
+        (folder.turns / turn.turn_id / ".tmp.turn.json.0123456789ab").write_bytes(b"half")
+    assert retention_of(folder).prune(7, {"needed"}) == []
+    for turn in (young, needed):
+        assert sorted(os.listdir(folder.turns / turn.turn_id)) == ["settled", "turn.json"]

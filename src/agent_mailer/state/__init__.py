@@ -5,10 +5,12 @@ Only the holder of the workdir's lock writes.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from agent_mailer.events import EventLog
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.notes import Notes
+from agent_mailer.state.notes import Notes, note_lock
 from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
 from agent_mailer.state.pauses import AccountPause, Pauses
 from agent_mailer.state.processed import Cursor, Processed
@@ -49,6 +51,8 @@ class State:
         Raises BusyFault while an agent of another client still works on its message.
         """
         self.folder.prepare()
+        with suppress(OSError), note_lock(self.folder.memory):
+            self.folder.clear_interrupted(self.folder.memory)
         self.take_over()
 
     def take_over(self) -> None:

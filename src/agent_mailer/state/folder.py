@@ -112,9 +112,13 @@ class StateFolder:
         for directory in self.folders:
             self.make_folder(directory)
         self.write_format()
-        for name in os.listdir(self.path):
+        self.clear_interrupted(self.path)
+
+    def clear_interrupted(self, directory: Path) -> None:
+        """Remove what interrupted writes have left there: it may hold mail. Only where nobody else writes now."""
+        for name in os.listdir(directory):
             if name.startswith(TEMPORARY_PREFIX):
-                self.disk.remove_tree(self.path / name)
+                self.disk.remove_tree(directory / name)
 
     def make_folder(self, directory: Path) -> bool:
         """Whether it had to be made; what is in its place is set aside."""

@@ -22,6 +22,7 @@ class Retention:
     def __init__(
         self, folder: StateFolder, turns: TurnStore, processed: Processed, retries: Retries, cursor: Cursor
     ) -> None:
+        self._folder = folder
         self._disk = folder.disk
         self._clock = folder.clock
         self._turns = turns
@@ -60,6 +61,7 @@ class Retention:
     def strip(self, turn_id: str, keep_transcripts: int) -> None:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
         self._turns.folder(turn_id).strip()
+        self._folder.clear_interrupted(self._turns.path(turn_id))
         self._disk.remove(self._turns.path(turn_id) / PROGRESS)
         if keep_transcripts == 0:
             for name in ("stdout", "stderr", "exit", "started"):
@@ -79,6 +81,9 @@ class Retention:
                 age = now - (path / SETTLED).stat().st_mtime
             except FileNotFoundError:
                 continue
+            with suppress(OSError):
+                # Of a watcher that was killed once the turn was settled: nobody else comes back to it.
+                self._folder.clear_interrupted(path)
             record = self._turns.load(turn_id)
             if record is not None and record.envelope.id in still_needed:
                 continue
