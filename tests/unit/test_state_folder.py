@@ -10,6 +10,8 @@ from tests.clocks import FakeClock
 
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.events import EventLog
+from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.lock import WorkdirLock, holder_of
 
@@ -187,7 +189,7 @@ def test_prepare_makes_what_is_missing_and_clears_leftovers(folder: StateFolder,
     folder.requests.rmdir()
     folder.turns.rmdir()
     folder.turns.write_text("a file")
-    folder.prepare()
+    State(folder, EventLog(folder.log, folder.disk, folder.clock)).prepare()
     names = {p.name for p in folder.path.iterdir() if ".corrupt-" not in p.name}
     assert names == {"format", "turns", "memory", "requests", "mine"}
     assert [p.name for p in folder.memory.iterdir()] == ["global.md"]

@@ -25,8 +25,8 @@ from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.messages import files, receipts
 from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
-from agent_mailer.broker.operator.routes import by_key as operator_by_key
-from agent_mailer.broker.operator.routes import router as operator_router
+from agent_mailer.broker.operator import by_key as operator_by_key
+from agent_mailer.broker.operator import router as operator_router
 from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.teams.routes import router as teams_router
 from agent_mailer.broker.users import superadmin

@@ -82,7 +82,7 @@ def set_key(
 @app.command("edit", cls=LightCommand)
 def edit(workdir: Workdir = None) -> None:
     """Open the configuration in $EDITOR; only a valid file replaces the old one."""
-    from agent_mailer.cli.terminal.editor import open_editor
+    from agent_mailer.cli.terminal.questions import open_editor
     from agent_mailer.disk import Sync
     from agent_mailer.setup.config_file import check_file, publish
 

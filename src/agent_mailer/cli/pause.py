@@ -1,4 +1,4 @@
-"""`pause`: no new turns for a while."""
+"""`pause` and `resume`: no new turns for a while."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def pause(
     from agent_mailer.state.requests import Request, Verb
 
     ask_and_tell(configured(workdir), Request(Verb.PAUSE, reason=reason))
+
+
+resume_app = single()
+
+
+@resume_app.command("resume", cls=LightCommand)
+def resume(workdir: Workdir = None) -> None:
+    """End a pause, whatever its reason."""
+    from agent_mailer.cli.requests import ask_and_tell
+    from agent_mailer.state.requests import Request, Verb
+
+    ask_and_tell(configured(workdir), Request(Verb.RESUME))

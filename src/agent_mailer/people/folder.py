@@ -14,9 +14,9 @@ from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
+from agent_mailer.mailbox.maildir.delivery import Stage, receipt_name
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.maildir.listing import MAX_LISTED, StatCache, list_folder
-from agent_mailer.mailbox.maildir.receipts import Stage, receipt_name
 from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Gone, Message, Outgoing
 from agent_mailer.names import pick, printable
 from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients

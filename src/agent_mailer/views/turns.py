@@ -15,6 +15,9 @@ from agent_mailer.clock import iso
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import Message
 from agent_mailer.names import is_turn_id, pick
+from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE
+from agent_mailer.process.output import LineFramer, OutputTail, tail_text
+from agent_mailer.runtimes.port import Event, Progress, Result, Runtime
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.views.log import parse
 from agent_mailer.views.values.history import (
@@ -31,6 +34,7 @@ from agent_mailer.views.values.status import ResultView
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state import State
+
 
 LIST = "agent-mailer turns list"
 LAST_RESULTS = 5
@@ -218,3 +222,37 @@ def _sent(entry: SettledItem, turn: TurnView) -> SentView:
     """A settled turn has delivered whatever was not refused, and need not have noted it."""
     fate = ItemState.DELIVERED if entry.state is ItemState.PENDING and turn.settled else entry.state
     return SentView(entry.item.id, entry.item.recipient, fate.value, entry.why)
+
+
+TEXT_SHOWN = 64 * 1024
+STDERR_SHOWN = 4 * 1024
+
+
+def events(turn_dir: Path, runtime: Runtime) -> Iterator[Event]:
+    """In the order in which they happened; a result does not say once more what was said last."""
+    said = ""
+    for line in _lines(turn_dir / STDOUT_FILE):
+        for event in runtime.parse(line):
+            if isinstance(event, Result) and event.text == said:
+                event = Result(event.outcome, detail=event.detail)
+            said = event.text if isinstance(event, Progress) else said
+            yield event
+
+
+def printed(turn_dir: Path) -> str:
+    """The end of the output."""
+    return tail_text(turn_dir / STDOUT_FILE, TEXT_SHOWN)
+
+
+def errors_printed(turn_dir: Path) -> str:
+    """The end of what went to stderr."""
+    return tail_text(turn_dir / STDERR_FILE, STDERR_SHOWN).strip()
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    tail, framer = OutputTail(path), LineFramer()
+    while data := tail.read():
+        yield from framer.feed(data)
+    last = framer.finish()
+    if last:
+        yield last

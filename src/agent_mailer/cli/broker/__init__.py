@@ -12,7 +12,7 @@ class _Broker(LazyGroup):
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
         "serve": ("agent_mailer.cli.broker.serve", "Run the broker."),
         "user": ("agent_mailer.cli.broker.user", "Its users: add, list, a new password."),
-        "invite": ("agent_mailer.cli.broker.invite", "Invite codes for new users."),
+        "invite": ("agent_mailer.cli.broker.user:invite_app", "Invite codes for new users."),
         "key": ("agent_mailer.cli.broker.key", "API keys of agents: add, list, revoke."),
     }
 

@@ -1,4 +1,4 @@
-"""`broker user`: who may use the broker."""
+"""`broker user` and `broker invite`: who may use the broker."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
 
 PASSWORD_VARIABLE = "AGENT_MAILER_PASSWORD"  # noqa: S105 - a name
 LARGEST_FILE = 4096
@@ -163,3 +164,49 @@ def read_password(file: str | None) -> str:
     if not text or "\n" in text or "\0" in text:
         raise MailerError("no_password", f"{file} does not hold one line", "write the password as its one line")
     return text
+
+
+invite_app = group("invite", "Invite codes. Works on the broker's database, whether it runs or not.")
+
+
+@invite_app.command("add", cls=LightCommand)
+def invite_added(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
+    """Make a code for one new user."""
+    data = data_of(folder, database)
+    from agent_mailer.broker.users.rows import NOBODY, Invite, add_invite, all_users
+
+    def work(connection: Connection) -> Invite:
+        admins = [user.id for user in all_users(connection) if user.is_superadmin]
+        return add_invite(connection, admins[0] if admins else NOBODY)
+
+    invite = change(data, work)
+    if as_json:
+        json_out(invite)
+        return
+    say(invite.code)
+    say(f"\nOne person registers with it: POST {broker_url(data)}/users/register ({broker_url(data)}/docs), or here:\n")
+    options = f" {data.options}" if data.options else ""
+    say(f"  agent-mailer broker user add NAME --invite {invite.code}{options}")
+
+
+@invite_app.command("list", cls=LightCommand)
+def invites_listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
+    """The codes, newest first, and who used them."""
+    data = data_of(folder, database)
+    from agent_mailer.broker.users.rows import Invite, all_invites, all_users
+
+    def work(connection: Connection) -> tuple[list[Invite], dict[str, str]]:
+        return all_invites(connection), {one.id: one.username for one in all_users(connection)}
+
+    invites, names = look(data, work)
+    if as_json:
+        json_out(invites)
+        return
+    rows = [
+        (one.code, one.created_at[:16], names.get(one.used_by, "?") if one.used_by else "not used") for one in invites
+    ]
+    say(
+        columns(rows, ("CODE", "MADE (UTC)", "USED BY"), whole=("CODE",))
+        if rows
+        else "No codes: agent-mailer broker invite add"
+    )

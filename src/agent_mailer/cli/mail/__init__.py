@@ -1,4 +1,4 @@
-"""`mail`: the agent's mail during its turn; anywhere else a person's."""
+"""`mail` and `fetch`: the agent's mail during its turn; anywhere else a person's."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from agent_mailer.cli.mail.options import (
     whole,
 )
 from agent_mailer.cli.mail.send import send
-from agent_mailer.cli.options import Json, MaildirRoot, Workdir
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.options import Json, MaildirRoot, Workdir, configured
+from agent_mailer.cli.terminal.commands import LightCommand, group, single
 from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from agent_mailer.mailbox.port import Message
     from agent_mailer.turn_tools.commands import AgentMail
+
 
 app = group("mail", "Read and write mail: as the agent during its turn, elsewhere as a person.")
 
@@ -240,3 +241,19 @@ def _required(message_id: str | None) -> str:
 def _not_outside(now: bool) -> None:
     if now:
         raise UsageFault("no_turn", "--now is for an agent's turn; a person's mail leaves at once anyway", "")
+
+
+fetch_app = single()
+
+
+@fetch_app.command("fetch", cls=LightCommand)
+def fetch(
+    message_id: Annotated[str, typer.Argument(metavar="ID", help="The message's id, or as much of it as is unique.")],
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """Print a message from the agent's mailbox without claiming it."""
+    from agent_mailer.people import agent_of
+
+    message, _ = agent_of(configured(workdir)).find(message_id)
+    show(message, as_json=as_json)

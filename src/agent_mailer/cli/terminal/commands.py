@@ -85,7 +85,8 @@ class LightGroup(TyperGroup):
 class LazyGroup(LightGroup):
     """The program: its commands are known by name and one line; each is made when it is called.
 
-    A subclass fills `table`: the command's name -> its module, which holds a typer `app`, and that line.
+    A subclass fills `table`: the command's name -> the module that holds its typer `app`, or `module:name` where that
+    is called otherwise, and that line.
     """
 
     table: ClassVar[Mapping[str, tuple[str, str]]] = {}
@@ -100,7 +101,8 @@ class LazyGroup(LightGroup):
             return None
         known = self.commands.get(cmd_name)
         if known is None:
-            known = get_command(import_module(self.table[cmd_name][0]).app)
+            module, _, name = self.table[cmd_name][0].partition(":")
+            known = get_command(getattr(import_module(module), name or "app"))
             known.name = cmd_name
             self.commands[cmd_name] = known
         return known

@@ -81,7 +81,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one turn: how it ended, what left from it, where its files are, and what the agent said and did."""
-    from agent_mailer.cli.turns.output import output_lines
+    from agent_mailer.cli.turns.story import output_lines
     from agent_mailer.views.turns import whole_turn
 
     place = configured(workdir)

@@ -14,11 +14,18 @@ from pathlib import Path
 
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.mailbox.maildir.delivery import holds, publish, temporary_name
+from agent_mailer.mailbox.maildir.delivery import (
+    Stage,
+    dead_letter,
+    holds,
+    publish,
+    receipt,
+    receipt_name,
+    temporary_name,
+)
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_message
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.mailbox.maildir.listing import from_locator, unavailable
-from agent_mailer.mailbox.maildir.receipts import Stage, dead_letter, receipt, receipt_name
 from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
 from agent_mailer.names import path_name, printable
 

@@ -1,14 +1,20 @@
-"""A note in the person's editor, while an agent may write it too: neither loses a word of the other's."""
+"""`memory`: the agent's own notes, one for everything and one a thread; edited while an agent may write them too."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from agent_mailer.cli.terminal.editor import open_editor
-from agent_mailer.cli.terminal.printing import note, say
+import typer
+
+from agent_mailer.cli.completion import some_thread
+from agent_mailer.cli.options import Json, Workdir, configured
+from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, screen_text
+from agent_mailer.cli.terminal.questions import open_editor
+from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.errors import BusyFault, MailerError
 from agent_mailer.names import printable
@@ -20,6 +26,70 @@ from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state.records import TurnRecord
+
+
+app = group("memory", "The agent's notes: what it knows in general, and what it knows of each thread.")
+
+Thread = Annotated[
+    str | None,
+    typer.Option(
+        "--thread",
+        metavar="THREAD",
+        help="The note of this thread, or of the one whose name begins so. Default: the global note.",
+        autocompletion=some_thread,
+    ),
+]
+
+
+@app.command("show", cls=LightCommand)
+def show(thread: Thread = None, workdir: Workdir = None, as_json: Json = False) -> None:
+    """Print a note."""
+    from agent_mailer.views.kept import note_text
+
+    found = note_text(configured(workdir), thread)
+    if as_json:
+        json_out(found)
+    else:
+        say(screen_text(found.text).rstrip("\n"))
+
+
+@app.command("edit", cls=LightCommand)
+def edit(
+    thread: Thread = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end of a turn that may write the note, too.")
+    ] = False,
+    workdir: Workdir = None,
+) -> None:
+    """Open a note in $EDITOR; one that is missing is begun. While a turn runs that may write it, it is refused."""
+    from agent_mailer.state.notes import seed_memory
+    from agent_mailer.views.kept import meant_thread, note_path
+
+    place = configured(workdir)
+    path = note_path(place, thread)
+    if thread is None:
+        place.disk.make_directory(path.parent)
+        seed_memory(path.parent, place.config.agent_name or place.handle, place.disk)
+    else:
+        thread = meant_thread(place, thread)
+    fresh = f"# Thread {printable(thread, 120)} Handoff Notes\n" if thread is not None else ""
+    edit_note(place, thread, path, fresh, wait=wait)
+
+
+@app.command("ls", cls=LightCommand)
+def ls(workdir: Workdir = None, as_json: Json = False) -> None:
+    """List the notes."""
+    from agent_mailer.views.kept import notes
+
+    found = notes(configured(workdir).folder.memory)
+    if as_json:
+        json_out({"notes": found})
+    elif not found:
+        note("no notes yet")
+    else:
+        rows = [(printable(one.name, 80), str(one.bytes), local_time(one.modified)) for one in found]
+        say(columns(rows, ("note", "bytes", "changed"), ids=("note",), whole=("bytes", "changed")))
+
 
 LOOK_EVERY = 0.2
 

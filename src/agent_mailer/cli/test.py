@@ -1,22 +1,26 @@
-"""`test-runtime`: one tiny real turn with the agent's settings, in a scratch folder."""
+"""`test-runtime`, `test-claude`, `test-notify`: one real trial each."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.options import Json, Workdir, workplace
+from agent_mailer.cli.options import Json, Workdir, configured, workplace
 from agent_mailer.cli.terminal.commands import LightCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import ConfigFault, ExitCode, UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
     from agent_mailer.checks.trial import TrialReport
     from agent_mailer.events import LogRecord
+    from agent_mailer.mailbox.port import Delivery
+
 
 DEFAULT_SECONDS = 120
 LONGEST_SECONDS = 86400
@@ -86,3 +90,63 @@ def _tell(found: TrialReport) -> None:
         say(f"  mend: {found.fix}")
     if found.scratch:
         say(f"\nKept: {found.scratch}")
+
+
+claude_app = single()
+
+
+@claude_app.command("test-claude", cls=LightCommand)
+def claude(
+    workdir: Workdir = None, keep: Keep = False, timeout: Timeout = DEFAULT_SECONDS, as_json: Json = False
+) -> None:
+    """As test-runtime, with Claude Code whatever the agent's runtime is."""
+    run_trial(workdir, {"runtime": "claude"}, keep=keep, timeout=timeout, as_json=as_json)
+
+
+notify_app = single()
+
+
+@notify_app.command("test-notify", cls=LightCommand)
+def notify(workdir: Workdir = None, as_json: Json = False) -> None:
+    """Tell the operator something harmless, now, by the command and the address of [notify]."""
+    import asyncio
+
+    from agent_mailer.mailbox.port import Delivered
+
+    place = configured(workdir)
+    place.require_complete()
+    if not place.policy().notify.channels:
+        raise ConfigFault(
+            "nobody_to_tell",
+            "[notify] names neither a command nor an address",
+            "agent-mailer config set notify.command …",
+        )
+    results = asyncio.run(_notify(place))
+    told = all(isinstance(delivery, Delivered) for delivery in results.values())
+    rows = [
+        {
+            "by": by,
+            "told": isinstance(delivery, Delivered),
+            "why": "" if isinstance(delivery, Delivered) else delivery.why,
+        }
+        for by, delivery in results.items()
+    ]
+    if as_json:
+        json_out({"ok": told, "ways": rows})
+    else:
+        for row in rows:
+            say(f"{row['by']}: {'told' if row['told'] else row['why']}")
+    raise typer.Exit(ExitCode.OK if told else ExitCode.FAILED)
+
+
+async def _notify(place: Workplace) -> dict[str, Delivery]:
+    from agent_mailer.state.notices import Notice, NoticeKind
+    from agent_mailer.watch.telling import Teller
+
+    mailbox, policy = place.mailbox(), place.policy()
+    notice = Notice(f"test-{secrets.token_hex(4)}", NoticeKind.TEST, place.clock.now(), "by_hand")
+    teller = Teller(policy, mailbox)
+    try:
+        return {channel.value: await teller.tell(notice, channel) for channel in policy.notify.channels}
+    finally:
+        await mailbox.close()

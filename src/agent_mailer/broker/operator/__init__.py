@@ -1,1 +1,0 @@
-"""The person behind the agents, and what the first user alone may do."""

@@ -1,1 +1,0 @@
-"""`test-runtime`, `test-claude`, `test-notify`: one real trial each."""
