@@ -178,6 +178,7 @@ def _live(request: Request, fds: Sequence[int]) -> NoReturn:
         time.tzset()
         random.seed()
         sys.argv = request.argv
+        sys.modules["__main__"].__package__ = None  # the program's name in its help is that of a file
         main()
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

@@ -21,7 +21,7 @@ class Spent:
         self._seconds = defaultdict(float, checks=checks)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._seconds[report.nodeid.split("/")[1]] += report.duration
+        self._seconds[report.nodeid.removeprefix("tests/").partition("/")[0]] += report.duration
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
