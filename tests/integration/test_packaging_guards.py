@@ -69,9 +69,11 @@ def run_pytest(folder: Path, test: str, *arguments: str, **environment: str) -> 
         f"--basetemp={folder / 'base'}",
         "-p",
         "no:cacheprovider",
+        *("-p", "xdist"),
         *arguments,
     ]
-    environment |= {"PYTHONPATH": str(CONFTEST.parents[1])}
+    # The plugins that are installed take most of a start.
+    environment |= {"PYTHONPATH": str(CONFTEST.parents[1]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120)
 
 
