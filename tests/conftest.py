@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.running import Running
+from tests.sizes import asked_for, give_time
+from tests.spent import Spent
 
 SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
 
@@ -19,8 +21,26 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if os.environ.get("CI") and not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        return  # with xdist the controller tells
+    if os.environ.get("CI"):
         config.pluginmanager.register(Running(config))
+    if config.option.checks_took is not None:
+        config.pluginmanager.register(Spent(config.option.checks_took))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--checks-took", type=float, metavar="SECONDS", help="tell at the end what the quick set took")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    give_time(items)
+    if config.option.markexpr:
+        return
+    wanted = asked_for(items, config.args, config.invocation_params.dir)
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
+    items[:] = wanted
 
 
 @pytest.fixture(autouse=True)

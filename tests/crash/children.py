@@ -29,6 +29,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
     argv: tuple[str, ...]
     stderr: str
+    env: dict[str, str]
     point: Point | None = None
     trace: str = ""
 
@@ -65,7 +66,7 @@ class Children:
         self, *argv: str, stderr: Path, point: Point | None = None, trace: Path | None = None, now: bool = True
     ) -> int:
         """Start a command; returns its pid. Without `now` it waits for `release`."""
-        pid = self._ask(Start(argv, str(stderr), point, str(trace or "")))
+        pid = self._ask(Start(argv, str(stderr), dict(os.environ), point, str(trace or "")))
         self._living.add(pid)
         if now:
             self.release()
@@ -110,7 +111,7 @@ class Children:
 
 @contextmanager
 def nursery() -> Iterator[Children]:
-    """Children of the environment as it is now; those that live at the end are killed."""
+    """Children in the environment of whoever starts them; those that live at the end are killed."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.crash.children"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT
     ) as process:
@@ -172,6 +173,8 @@ def _live(command: Start, gate: int) -> NoReturn:
         os.dup2(nowhere, 0)
         os.dup2(nowhere, 1)
         os.dup2(words, 2)
+        os.environ.clear()
+        os.environ.update(command.env)
         random.seed()
         sys.argv = ["agent-mailer", *command.argv]
         if command.point is not None:

@@ -29,6 +29,8 @@ from agent_mailer.state.records import DeadLetter, TurnRecord
 
 THREADS = ("red", "green")
 SEED = int(os.environ.get("KILL_LOOP_SEED", "20261121"))
+MANY = 100
+"""Rounds of a loop that is long enough for turns side by side as well."""
 RUNS_OF_THE_HOPELESS = 4
 MOST_WAITING = 5
 AGENT = Path(__file__).with_name("killed_agent.py")

@@ -172,7 +172,7 @@ def soak(base: Path, minutes: float, seed: int = 20261121, tell: Callable[[str],
     samples: list[Sample] = []
     began = time.monotonic()
     over = began + minutes * 60
-    rest = max(3.0, min(60.0, minutes * 60 / 24))
+    rest = max(2.0, min(60.0, minutes * 60 / 24))
     try:
         while time.monotonic() < over:
             _rain(steady, troubled, chance, report, min(over, time.monotonic() + rest))

@@ -10,26 +10,23 @@ import pytest
 from tests.broker_process import BrokerProcess
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import nursery
-from tests.crash.loop import SEED, KillLoop, Victim
+from tests.crash.loop import MANY, SEED, KillLoop, Victim
+from tests.sizes import sizes
 
-ROUNDS = 25
-ROUNDS_LONG = 200
-LONG = [pytest.mark.crash_long, pytest.mark.timeout(3600)]
+ROUNDS = sizes(quick=6, long=25, soak=200)
 
 WATCHERS = (Victim.WATCHER, Victim.WATCHER, Victim.HANDED_OVER, Victim.RECIPIENT, Victim.BROKER)
 EVERYBODY = (Victim.WATCHER, Victim.AGENT, Victim.HOLDER, Victim.TOOL, Victim.RECIPIENT, Victim.BROKER)
 
 
-@pytest.mark.parametrize(("rounds", "parallel"), [(ROUNDS, 1), pytest.param(ROUNDS_LONG, 2, marks=LONG)])
-def test_watchers_and_broker_are_killed_and_every_message_runs_exactly_once(
-    tmp_path: Path, rounds: int, parallel: int
-) -> None:
-    _storm(tmp_path, rounds, parallel, WATCHERS)
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_watchers_and_broker_are_killed_and_every_message_runs_exactly_once(tmp_path: Path, rounds: int) -> None:
+    _storm(tmp_path, rounds, 1 if rounds < MANY else 2, WATCHERS)
 
 
-@pytest.mark.parametrize(("rounds", "parallel"), [(ROUNDS, 2), pytest.param(ROUNDS_LONG, 2, marks=LONG)])
-def test_everybody_and_the_broker_are_killed(tmp_path: Path, rounds: int, parallel: int) -> None:
-    _storm(tmp_path, rounds, parallel, EVERYBODY)
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_everybody_and_the_broker_are_killed(tmp_path: Path, rounds: int) -> None:
+    _storm(tmp_path, rounds, 2, EVERYBODY)
 
 
 def _storm(base: Path, rounds: int, parallel: int, victims: tuple[Victim, ...]) -> None:

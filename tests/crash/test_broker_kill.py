@@ -16,9 +16,8 @@ import httpx
 import pytest
 from tests.broker_process import Account, BrokerProcess, join, register
 from tests.desk import until
+from tests.sizes import sizes
 
-ROUNDS = 5
-ROUNDS_LONG = 100
 SENDERS = 4
 SEED = int(os.environ.get("KILL_LOOP_SEED", "20261121"))
 PAGE = 50
@@ -30,10 +29,7 @@ class Accepted(NamedTuple):
     id: str
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [ROUNDS, pytest.param(ROUNDS_LONG, marks=[pytest.mark.crash_long, pytest.mark.timeout(3600)])],
-)
+@pytest.mark.parametrize("rounds", sizes(quick=3, long=10, soak=100))
 def test_a_killed_broker_loses_no_accepted_message_and_delivers_none_twice(tmp_path: Path, rounds: int) -> None:
     broker = BrokerProcess(tmp_path / "data")
     try:

@@ -1,6 +1,6 @@
 """Every I/O call of a story fails once, and from then on: n = 1, 2, 3 ... until no fault fires.
 
-By default every few of them, each with one fault or another by lot; all, with every fault, with `-m crash_long`.
+Every few of them, each with one fault or another by lot; in the soak all, with every fault.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.clocks import FakeClock
 from tests.crash.faults import Kind, Lasting, QuickFaultySystem
 from tests.crash.scenarios import SCENARIOS, Expected, Scenario, content, new_desk, recover, verify
 from tests.desk import Desk
+from tests.sizes import SOAK, sizes
 
 from agent_mailer import events
 from agent_mailer.disk import Disk
@@ -29,7 +30,6 @@ from agent_mailer.watch.watcher import Watcher
 MOST_CALLS = 1000
 """Far above what one story makes; that a loop ends before it shows that every call was reached."""
 
-STRIDE = int(os.environ.get("FAULTS_STRIDE", "4"))
 SEED = int(os.environ.get("FAULTS_SEED", "20261121"))
 FAULTS = [(kind, lasting) for kind in Kind for lasting in Lasting]
 TROUBLED = 0.15
@@ -121,7 +121,8 @@ def story(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return Story(request.param, tmp_path)
 
 
-def test_a_fault_now_and_then_is_survived(story: Story) -> None:
+@pytest.mark.parametrize("stride", sizes(quick=20, long=4))
+def test_a_fault_now_and_then_is_survived(story: Story, stride: int) -> None:
     chance = random.Random(f"{SEED}{story.scenario.name}")
     whole = story.play(MOST_CALLS, Kind.EIO, Lasting.ONCE)
     writes = story.play(MOST_CALLS, Kind.SHORT, Lasting.ONCE)
@@ -129,14 +130,13 @@ def test_a_fault_now_and_then_is_survived(story: Story) -> None:
     assert not writes.fired
     print(f"\n{story.scenario.name}: {whole.calls} calls")
     faults: list[tuple[Kind, Lasting]] = []
-    for call in range(chance.randrange(STRIDE), whole.calls, STRIDE):
+    for call in range(chance.randrange(stride), whole.calls, stride):
         faults = faults or chance.sample(FAULTS, len(FAULTS))
         kind, lasting = faults.pop()
         story.play(1 + (call * writes.calls // whole.calls if kind is Kind.SHORT else call), kind, lasting)
 
 
-@pytest.mark.crash_long
-@pytest.mark.timeout(7200)
+@SOAK
 @pytest.mark.parametrize("lasting", list(Lasting), ids=lambda lasting: lasting.value)
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
 def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting) -> None:

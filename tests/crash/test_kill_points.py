@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,53 +18,78 @@ from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point, points
 from tests.crash.turns import ANSWER, DEAD, LIMITED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
+from tests.sizes import sizes
 
 DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
 
-STRIDE = 31
-STRIDE_TWICE = 61
+STRIDES = sizes(quick=127, long=31, soak=1)
+STRIDES_DURABLE = sizes(quick=8, long=1)
+STRIDES_REQUESTS = sizes(quick=7, long=1)
+STRIDES_TWICE = sizes(quick=211, long=61, soak=1)
+Desks = Callable[[Path], Desk]
 TRIES = 5
 KILLED = -9
-LONG = [pytest.mark.crash_long, pytest.mark.timeout(7200)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def children() -> Iterator[Children]:
     with nursery() as found:
         yield found
 
 
-def test_every_durable_write_of_a_turn_with_an_answer(tmp_path: Path, children: Children) -> None:
+@pytest.fixture(scope="module")
+def at_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desks]:
+    """Makes desks with their mail at one broker."""
+    process = BrokerProcess(tmp_path_factory.mktemp("broker") / "data")
+    made: list[BrokerMailDesk] = []
+    try:
+        process.start()
+        account = join(process.url, "ann", process.invite)
+
+        def make(path: Path) -> Desk:
+            made.append(BrokerMailDesk(path, process, account, str(len(made))))
+            return made[-1]
+
+        yield make
+    finally:
+        for desk in made:
+            desk.close()
+        process.end()
+
+
+@pytest.mark.parametrize("stride", STRIDES_DURABLE)
+def test_every_durable_write_of_a_turn_with_an_answer(tmp_path: Path, children: Children, stride: int) -> None:
     durable = [p for p in points(Rig(children, tmp_path / "trace", ANSWER).trace()) if p.of.split()[0] in DURABLE]
     assert len(durable) > 70
-    _kill_at(children, tmp_path, ANSWER, durable)
+    _kill_at(children, tmp_path, ANSWER, _every(stride, durable))
 
 
-def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children) -> None:
-    with _at_a_broker(tmp_path) as at_broker:
-        names = Rig(children, tmp_path / "trace", ANSWER, at_broker(tmp_path / "trace")).trace()
-        requests = [p for p in points(names) if p.of.startswith("request ")]
-        assert len(requests) > 10
-        _kill_at(children, tmp_path, ANSWER, requests, desks=at_broker)
+@pytest.mark.parametrize("stride", STRIDES_REQUESTS)
+def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children, at_broker: Desks, stride: int) -> None:
+    names = Rig(children, tmp_path / "trace", ANSWER, at_broker(tmp_path / "trace")).trace()
+    requests = [p for p in points(names) if p.of.startswith("request ")]
+    assert len(requests) > 10
+    _kill_at(children, tmp_path, ANSWER, _every(stride, requests), desks=at_broker)
 
 
-@pytest.mark.parametrize("stride", [STRIDE_TWICE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("stride", STRIDES_TWICE)
 @pytest.mark.parametrize("case", [ANSWER, STAGED], ids=lambda case: case.name)
-def test_every_call_of_a_turn_at_a_broker(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
-    with _at_a_broker(tmp_path) as at_broker:
-        names = Rig(children, tmp_path / "trace", case, at_broker(tmp_path / "trace")).trace()
-        _kill_at(children, tmp_path, case, _every(stride, points(names)), desks=at_broker)
+def test_every_call_of_a_turn_at_a_broker(
+    tmp_path: Path, children: Children, at_broker: Desks, case: Case, stride: int
+) -> None:
+    names = Rig(children, tmp_path / "trace", case, at_broker(tmp_path / "trace")).trace()
+    _kill_at(children, tmp_path, case, _every(stride, points(names)), desks=at_broker)
 
 
-@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("case", [ANSWER, LIMITED, DEAD, STAGED], ids=lambda case: case.name)
 def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
     names = Rig(children, tmp_path / "trace", case).trace()
     _kill_at(children, tmp_path, case, _every(stride, points(names)))
 
 
-@pytest.mark.parametrize("stride", [STRIDE_TWICE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("stride", STRIDES_TWICE)
 @pytest.mark.parametrize(
     ("case", "first"),
     [
@@ -89,26 +113,6 @@ def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Ca
         _kill_at(children, tmp_path, case, _every(stride, points(rig.trace())), earlier)
 
 
-@contextmanager
-def _at_a_broker(base: Path) -> Iterator[Callable[[Path], Desk]]:
-    """Makes desks with their mail at one broker."""
-    process = BrokerProcess(base / "data")
-    made: list[BrokerMailDesk] = []
-    try:
-        process.start()
-        account = join(process.url, "ann", process.invite)
-
-        def make(path: Path) -> Desk:
-            made.append(BrokerMailDesk(path, process, account, str(len(made))))
-            return made[-1]
-
-        yield make
-    finally:
-        for desk in made:
-            desk.close()
-        process.end()
-
-
 def _dead_at(earlier: Point | None, make: Callable[[], Rig]) -> Rig:
     """A rig whose first watcher died there; now and then a life is too short for that, and another one is tried."""
     for _ in range(TRIES):
@@ -130,7 +134,7 @@ def _kill_at(
     case: Case,
     deaths: list[Point],
     earlier: Point | None = None,
-    desks: Callable[[Path], Desk] = Desk,
+    desks: Desks = Desk,
 ) -> None:
     reached = 0
     for point in deaths:

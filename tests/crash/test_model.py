@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.crash.world import MAX_STARTS, OUTCOMES, THREADS, WAIT, Ending, Meanwhile, Run, World
+from tests.sizes import sizes
 
 from agent_mailer.mailbox.port import Automatic, Priority
 from agent_mailer.outcomes import Outcome, StopReason
@@ -31,10 +32,12 @@ from agent_mailer.state.records import ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch import watcher
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "30"))
-EXAMPLES_LONG = int(os.environ.get("MODEL_EXAMPLES_LONG", "3000"))
+EXAMPLES = {"quick": 6, "long": 40}
+"""Always the same."""
+OTHERS = int(os.environ.get("MODEL_EXAMPLES", "3000"))
+"""Others each time."""
 STEPS = 30
-STEPS_LONG = 60
+STEPS_OF_OTHERS = 60
 DRAIN_TICKS = 60
 OWN_FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CRASHED)
 
@@ -353,23 +356,18 @@ def _files(world: World) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(
-    ("examples", "steps"),
-    [
-        pytest.param(EXAMPLES, STEPS, id="short"),
-        pytest.param(EXAMPLES_LONG, STEPS_LONG, id="long", marks=[pytest.mark.crash_long, pytest.mark.timeout(36000)]),
-    ],
-)
+@pytest.mark.parametrize("examples", sizes(**EXAMPLES, soak=OTHERS))
 def test_whatever_happens_every_message_comes_to_its_one_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: int, steps: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:
     # What a full disk keeps from being settled is left to the next watcher sooner than in life.
     monkeypatch.setattr(watcher, "STOP_PATIENCE", 0.5)
     Life.base = tmp_path
+    fixed = examples in EXAMPLES.values()
     profile = settings(
         max_examples=examples,
-        stateful_step_count=steps,
-        derandomize=examples == EXAMPLES,
+        stateful_step_count=STEPS if fixed else STEPS_OF_OTHERS,
+        derandomize=fixed,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -30,14 +30,15 @@ from tests.crash.scenarios import (
     verify,
 )
 from tests.desk import Desk
+from tests.sizes import sizes
 
 from agent_mailer import events
 from agent_mailer.disk import Disk
 
 TOPS = ("mail", "coder")
 SEED = int(os.environ.get("POWER_LOSS_SEED", "20261121"))
-STATES = int(os.environ.get("POWER_LOSS_STATES", "200"))
-STATES_LONG = 2000
+FEWEST_STATES = 200
+"""That every story has."""
 
 
 class Recorded:
@@ -64,13 +65,7 @@ class Recorded:
         return next(marks for number, marks in reversed(self.history) if number <= moment)
 
 
-@pytest.mark.parametrize(
-    "most",
-    [
-        pytest.param(STATES, id="sample"),
-        pytest.param(STATES_LONG, id="long", marks=[pytest.mark.crash_long, pytest.mark.timeout(3600)]),
-    ],
-)
+@pytest.mark.parametrize("most", sizes(quick=24, long=200, soak=2000))
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_power_fails_at_any_moment(
     tmp_path: Path,
@@ -98,7 +93,7 @@ def test_the_power_fails_at_any_moment(
             raise
         tried += 1
     print(f"\n{scenario.name}: {tried} states of {len(stage.system.operations)} operations")
-    assert tried >= min(most, STATES), "a story has more states than this"
+    assert tried >= min(most, FEWEST_STATES), "a story has more states than this"
 
 
 def _assert_recovers(desk: Desk, scenario: Scenario, expected: list[Expected], marks: set[str], why: str) -> None:

@@ -1,16 +1,17 @@
-"""A short soak: under mail and faults nothing of a watcher grows. `python -m tests.crash.soak` runs it for hours."""
+"""The soak: under mail and faults nothing of a watcher grows. `python -m tests.crash.soak` runs it as long as told."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.crash.soak import soak, table
+from tests.sizes import sizes
 
-MINUTES = 0.4
 
-
-def test_nothing_grows(tmp_path: Path) -> None:
-    report = soak(tmp_path, MINUTES)
+@pytest.mark.parametrize("minutes", sizes(quick=0.4, long=2.0, soak=60.0))
+def test_nothing_grows(tmp_path: Path, minutes: float) -> None:
+    report = soak(tmp_path, minutes)
     print(f"\n{table(report)}")
     assert not report.faults
     assert report.messages > 30

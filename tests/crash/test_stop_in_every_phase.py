@@ -18,6 +18,7 @@ from tests.crash.children import Children, nursery
 from tests.crash.points import Act, Moment, Point, points
 from tests.crash.turns import ANSWER, STAGED, Case, Rig, end_turns
 from tests.desk import PATIENCE, Desk, until
+from tests.sizes import sizes
 
 from agent_mailer.events import EventName
 from agent_mailer.process.tree import members
@@ -25,19 +26,18 @@ from agent_mailer.process.tree import members
 WORKS = 0.3
 """Seconds for which the agent works: long enough for a stop to meet it."""
 
-STRIDE = 23
-STRIDE_ADOPTED = 43
-LONG = [pytest.mark.crash_long, pytest.mark.timeout(7200)]
+STRIDES = sizes(quick=101, long=23, soak=1)
+STRIDES_ADOPTED = sizes(quick=101, long=43, soak=1)
 CASES = [msgspec.structs.replace(case, pause=WORKS) for case in (ANSWER, STAGED)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def children() -> Iterator[Children]:
     with nursery() as found:
         yield found
 
 
-@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("act", [Act.STOP, Act.HAND_OVER], ids=lambda act: act.name.lower())
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_in_a_turn(tmp_path: Path, children: Children, case: Case, act: Act, stride: int) -> None:
@@ -46,7 +46,7 @@ def test_in_a_turn(tmp_path: Path, children: Children, case: Case, act: Act, str
         _one(children, tmp_path, case, point)
 
 
-@pytest.mark.parametrize("stride", [STRIDE_ADOPTED, pytest.param(1, marks=LONG, id="every")])
+@pytest.mark.parametrize("stride", STRIDES_ADOPTED)
 @pytest.mark.parametrize("act", [Act.STOP, Act.HAND_OVER], ids=lambda act: act.name.lower())
 def test_in_an_adopted_turn(tmp_path: Path, children: Children, act: Act, stride: int) -> None:
     case = CASES[1]

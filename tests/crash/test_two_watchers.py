@@ -15,30 +15,29 @@ from tests.broker_process import broker
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.desk import CLI, Desk, until
+from tests.sizes import sizes
 
 from agent_mailer.events import EventName
 
-TIMES = 25
-TIMES_LONG = 1000
+TIMES = sizes(quick=6, long=25, soak=1000)
 BUSY = 75
 _WITNESS = "cat >/dev/null; echo $AGENT_MAILER_MESSAGE_ID >>{}/witness"
-LONG = pytest.param(TIMES_LONG, marks=[pytest.mark.crash_long, pytest.mark.timeout(7200)])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def children() -> Iterator[Children]:
     with nursery() as found:
         yield found
 
 
-@pytest.mark.parametrize("times", [TIMES, LONG])
+@pytest.mark.parametrize("times", TIMES)
 def test_in_one_workdir(tmp_path: Path, children: Children, times: int) -> None:
     desk = _desk(tmp_path)
     for round_ in range(times):
         _race(children, desk, [desk.workdir, desk.workdir], round_, r"another watcher \(pid (\d+), agent-mailer .*\)")
 
 
-@pytest.mark.parametrize("times", [TIMES, LONG])
+@pytest.mark.parametrize("times", TIMES)
 def test_on_one_handle_from_two_workdirs(tmp_path: Path, children: Children, times: int) -> None:
     desk = _desk(tmp_path)
     other = _second_workdir(desk)
@@ -46,7 +45,7 @@ def test_on_one_handle_from_two_workdirs(tmp_path: Path, children: Children, tim
         _race(children, desk, [desk.workdir, other], round_, r"another watcher \(process (\d+)\) consumes")
 
 
-@pytest.mark.parametrize("times", [TIMES, LONG])
+@pytest.mark.parametrize("times", TIMES)
 def test_on_one_agent_of_a_broker_from_two_workdirs(tmp_path: Path, children: Children, times: int) -> None:
     with broker(tmp_path / "data") as process:
         desk = BrokerMailDesk(tmp_path, process)

@@ -12,8 +12,11 @@ import pytest
 from tests.desk import SOON, until
 from tests.e2e.claude_desk import DONE, ClaudeDesk, bash
 from tests.e2e.fake_anthropic import Answer, Drop, Failure, FakeAnthropic, Hang, Overloaded, Text, usage_limit
+from tests.sizes import LONG
 
 from agent_mailer.events import EventName
+
+pytestmark = LONG
 
 
 @pytest.fixture

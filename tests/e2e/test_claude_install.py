@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 from tests.e2e import clis
+from tests.sizes import LONG
 from tools import agent_clis
 
 from agent_mailer.errors import ExitCode
+
+pytestmark = LONG
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ import pytest
 from tests.e2e.claude_desk import DONE, READ, ClaudeDesk, bash, reply
 from tests.e2e.fake_anthropic import KEY, Failure, FakeAnthropic, Text, Tool
 from tests.e2e.throwaway import is_nobody
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.errors import ExitCode
 from agent_mailer.mailbox.port import Automatic
+
+pytestmark = LONG
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ import pytest
 from tests.desk import SOON, until
 from tests.e2e.claude_desk import DONE, ClaudeDesk, reply
 from tests.e2e.fake_anthropic import FakeAnthropic, Hang, Text
+from tests.sizes import LONG
 
 from agent_mailer.events import EventName
 from agent_mailer.process.tree import members
+
+pytestmark = LONG
 
 
 @pytest.fixture

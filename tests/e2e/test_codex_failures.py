@@ -10,8 +10,11 @@ from tests.desk import SOON, until
 from tests.e2e.clis import codex_binary
 from tests.e2e.codex_cases import CASES, Case, play, request_in, run, runtime_for
 from tests.e2e.fake_openai import Say, Silence, fake_openai
+from tests.sizes import LONG
 
 from agent_mailer.outcomes import Outcome
+
+pytestmark = LONG
 
 
 @pytest.mark.parametrize("name", CASES)

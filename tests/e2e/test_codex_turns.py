@@ -25,8 +25,11 @@ from tests.e2e.fake_openai import (
     refusal,
     usage_limit,
 )
+from tests.sizes import LONG
 
 from agent_mailer.events import EventName
+
+pytestmark = LONG
 
 READ = Mail("read_message")
 

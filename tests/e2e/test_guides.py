@@ -25,6 +25,9 @@ from tests.e2e.newcomer import (
     write_to_it,
 )
 from tests.e2e.walker import Stage, Walk
+from tests.sizes import LONG
+
+pytestmark = LONG
 
 CURL = """\
 #!/usr/bin/env python3

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.terminal import terminal
 from tests.typed import COMMAND
 
 from agent_mailer.state.lock import holder_of
+
+pytestmark = LONG
 
 INIT = ("init", "--no-interactive", "--runtime", "command", "--command", "cat", "--permission-mode", "plan")
 

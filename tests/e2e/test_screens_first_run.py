@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.terminal import Terminal, terminal
 from tests.typed import COMMAND, type_in
+
+pytestmark = LONG
 
 CLAUDE = """#!/bin/sh
 case "$*" in

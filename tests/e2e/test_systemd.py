@@ -9,10 +9,13 @@ from collections.abc import Iterator
 import pytest
 from tests.desk import Desk, until
 from tests.service_desk import Service
+from tests.sizes import LONG
 from tests.user_manager import PROGRAM, UserManager, user_manager
 
 from agent_mailer.events import EventName
 from agent_mailer.process.tree import members
+
+pytestmark = LONG
 
 
 @pytest.fixture(scope="module")

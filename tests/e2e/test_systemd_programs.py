@@ -12,9 +12,12 @@ from tests.e2e.codex_desk import KEY, CodexDesk
 from tests.e2e.fake_anthropic import FakeAnthropic, Text
 from tests.e2e.fake_openai import Mail, Say, Shell, fake_openai
 from tests.service_desk import Service
+from tests.sizes import LONG
 from tests.user_manager import UserManager, user_manager
 
 from agent_mailer.events import EventName
+
+pytestmark = LONG
 
 HELD_BACK = "grep -e NoNewPrivs -e ^Seccomp: /proc/self/status > held.txt"
 

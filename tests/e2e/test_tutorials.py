@@ -34,7 +34,10 @@ from tests.e2e.newcomer import (
 from tests.e2e.walker import Stage, Walk, walking
 from tests.integration.test_takeover import Left
 from tests.plain_broker import running_plain_broker
+from tests.sizes import LONG
 from tests.user_manager import UserManager, user_manager
+
+pytestmark = LONG
 
 
 @pytest.fixture

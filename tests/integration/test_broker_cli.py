@@ -17,6 +17,7 @@ import httpx
 import pytest
 from tests.broker_process import PASSWORD, BrokerProcess, broker, join, register
 from tests.desk import until
+from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.broker.data import find_data, is_loopback, secret_of
@@ -83,7 +84,9 @@ def test_its_data_are_its_owners_alone_and_survive_a_restart(served: BrokerProce
         assert client.get("/users/me").json()["username"] == "ann"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=LONG), pytest.param(signal.SIGHUP, marks=LONG)]
+)
 def test_it_stops_at_once_although_streams_are_open(served: BrokerProcess, number: int) -> None:
     ann = join(served.url, "ann", served.invite)
     agent = register(served.url, ann, "one")

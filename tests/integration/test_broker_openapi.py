@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,11 +14,15 @@ from typing import NamedTuple
 import httpx
 import pytest
 from tests.broker_process import Account, BrokerProcess, broker, join, register
+from tests.sizes import sizes
 
+SEED = os.environ.get("SCHEMATHESIS_SEED", "20261121")
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 SCHEMATHESIS = str(Path(sys.executable).parent / "schemathesis")
 ENDS_ACCESS = r"^/users/(api-keys/|logout|me/password)"
+SOME = sizes(quick=10, long=1)
+"""One path in so many, by lot."""
 
 
 class Place(NamedTuple):
@@ -50,6 +56,14 @@ def run_schemathesis(place: Place, folder: Path, *arguments: str) -> None:
     assert "Traceback" not in process.said(), process.said()[-3000:]
 
 
+def paths(place: Place, one_in: int, *, end_access: bool = False) -> str:
+    """The option that chooses them."""
+    spec = httpx.get(f"{place.process.url}/openapi.json", trust_env=False, timeout=60).raise_for_status().json()
+    ours = [path for path in sorted(spec["paths"]) if bool(re.match(ENDS_ACCESS, path)) == end_access]
+    chosen = random.Random(SEED).sample(ours, max(1, len(ours) // one_in))
+    return f"--include-path-regex=^({'|'.join(map(re.escape, chosen))})$"
+
+
 def real_names(place: Place) -> dict[str, str]:
     """What is there: with it the calls come past the look whether it is."""
     url, account = place.process.url, place.account
@@ -73,19 +87,20 @@ def real_names(place: Place) -> dict[str, str]:
     }
 
 
-def test_no_request_makes_the_broker_fail(place: Place, tmp_path: Path) -> None:
-    run_schemathesis(place, tmp_path, "--phases=coverage", f"--exclude-path-regex={ENDS_ACCESS}")
+@pytest.mark.parametrize("one_in", SOME)
+def test_no_request_makes_the_broker_fail(place: Place, tmp_path: Path, one_in: int) -> None:
+    run_schemathesis(place, tmp_path, "--phases=coverage", paths(place, one_in))
 
 
-def test_nor_does_one_about_what_is_there(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_in", SOME)
+def test_nor_does_one_about_what_is_there(place: Place, tmp_path: Path, one_in: int) -> None:
     named = "".join(f"{name!r} = {value!r}\n" for name, value in real_names(place).items())
     (tmp_path / "schemathesis.toml").write_text(f"[parameters]\n{named}")
     # Not what takes it away.
-    run_schemathesis(
-        place, tmp_path, "--phases=fuzzing", "--exclude-method=DELETE", f"--exclude-path-regex={ENDS_ACCESS}"
-    )
+    run_schemathesis(place, tmp_path, "--phases=fuzzing", "--exclude-method=DELETE", paths(place, one_in))
 
 
-def test_nor_do_those_that_end_the_access(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_in", SOME)
+def test_nor_do_those_that_end_the_access(place: Place, tmp_path: Path, one_in: int) -> None:
     """Apart, and last: where one of them succeeds, the rest would only see 401."""
-    run_schemathesis(place, tmp_path, "--phases=coverage", f"--include-path-regex={ENDS_ACCESS}")
+    run_schemathesis(place, tmp_path, "--phases=coverage", paths(place, one_in, end_access=True))

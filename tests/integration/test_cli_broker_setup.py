@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 from tests.integration.test_cli_setup import on_terminal
+from tests.sizes import LONG
 from tests.terminal import terminal
 from tests.typed import COMMAND, Typed, type_in
 
@@ -338,6 +339,7 @@ def test_an_agent_md_of_another_agent_is_refused_unless_told(agent: Path) -> Non
     assert type_in(agent, "watch", "--once", "--ignore-agent-md-mismatch").status == 0
 
 
+@LONG
 def test_status_counts_what_waits_and_shows_no_key(broker: BrokerDesk, ben: Person, agent: Path) -> None:
     me = broker.call("GET", "/agents", headers=ben.header)[0]
     for number in range(3):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk
+from tests.sizes import LONG
 from tests.terminal import terminal
 from tests.typed import COMMAND, type_in
 from typer.completion import get_completion_script  # type: ignore[attr-defined]
@@ -84,6 +85,7 @@ def test_zsh_and_fish_are_answered_too(desk: Desk, shell: str, more: dict[str, s
         assert words in done.out
 
 
+@LONG
 def test_tab_in_a_real_bash_completes(desk: Desk) -> None:
     here = {"PATH": f"{Path(COMMAND).parent}:/usr/bin:/bin", "PS1": "ready> "}
     with terminal(["bash", "--norc", "--noprofile"], desk.workdir, here) as screen:

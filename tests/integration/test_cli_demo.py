@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import until
+from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
 
 
@@ -62,6 +63,7 @@ def test_the_demo_shows_two_agents_at_work_and_cleans_up(tmp_path: Path) -> None
     assert leftovers(folder) == []
 
 
+@LONG
 def test_the_demo_at_a_broker_shows_the_same_and_cleans_up(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     done = type_in(tmp_path, "demo", "--broker", "--dir", folder)
@@ -85,6 +87,7 @@ def test_the_demo_at_a_broker_shows_the_same_and_cleans_up(tmp_path: Path) -> No
     assert leftovers(folder) == []
 
 
+@LONG
 def test_the_demo_can_be_kept_and_its_mail_is_plain_files(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     done = type_in(tmp_path, "demo", "--keep", "--dir", folder)
@@ -101,7 +104,11 @@ def test_the_demo_can_be_kept_and_its_mail_is_plain_files(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("number", "status", "words"),
-    [(signal.SIGINT, 130, ()), (signal.SIGTERM, 143, ()), (signal.SIGINT, 130, ("--broker",))],
+    [
+        (signal.SIGINT, 130, ()),
+        pytest.param(signal.SIGTERM, 143, (), marks=LONG),
+        pytest.param(signal.SIGINT, 130, ("--broker",), marks=LONG),
+    ],
 )
 def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: int, words: tuple[str, ...]) -> None:
     folder, screen = tmp_path / "scratch", tmp_path / "screen"

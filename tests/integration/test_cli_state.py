@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.clocks import utc_day
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 ODD_THREADS = ("../../x", "a/b", "x" * 300, "two\nlines", "..", "\x1b[2J", "/etc/passwd")
@@ -299,8 +300,8 @@ def test_dead_letters_are_shown_and_chosen_by_how_they_ended(desk: Desk) -> None
     "locale",
     [
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"LC_ALL": "POSIX"},
-        {"PYTHONIOENCODING": "latin-1"},
+        pytest.param({"LC_ALL": "POSIX"}, marks=LONG),
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=LONG),
     ],
 )
 def test_no_command_fails_for_a_character_that_the_locale_lacks(desk: Desk, locale: dict[str, str]) -> None:

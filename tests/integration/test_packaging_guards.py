@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,24 @@ def test_environment(home):
     assert Path(os.environ["XDG_CONFIG_HOME"]).is_relative_to(home)
 """
 
+OF_EACH_SIZE = """
+import pytest
+def test_quick(): pass
+@pytest.mark.long
+def test_long(): pass
+@pytest.mark.soak
+def test_soak(): pass
+"""
+
+ONLY_LONG = """
+import pytest
+@pytest.mark.long
+@pytest.mark.parametrize("n", [1, 2])
+def test_of_many(n): pass
+@pytest.mark.soak
+def test_soak(): pass
+"""
+
 
 def run_pytest(folder: Path, test: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir()
@@ -50,9 +69,11 @@ def run_pytest(folder: Path, test: str, *arguments: str, **environment: str) -> 
         f"--basetemp={folder / 'base'}",
         "-p",
         "no:cacheprovider",
+        *("-p", "xdist"),
         *arguments,
     ]
-    environment |= {"PYTHONPATH": str(CONFTEST.parents[1])}
+    # The plugins that are installed take most of a start.
+    environment |= {"PYTHONPATH": str(CONFTEST.parents[1]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120)
 
 
@@ -82,6 +103,36 @@ def test_keys_and_homes_do_not_reach_a_test(tmp_path: Path) -> None:
         tmp_path / "run", SEES_THE_ENVIRONMENT, **secrets, AGENT_MAILER_RUNTIME="codex", XDG_CONFIG_HOME="/x"
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("test", "arguments", "ran"),
+    [
+        (OF_EACH_SIZE, [], ["quick"]),
+        (OF_EACH_SIZE, ["test_it.py"], ["quick"]),
+        (OF_EACH_SIZE, ["-m", "long"], ["long"]),
+        (OF_EACH_SIZE, ["-m", "soak"], ["soak"]),
+        (OF_EACH_SIZE, ["-k", "long"], ["long"]),
+        (OF_EACH_SIZE, ["test_it.py::test_soak"], ["soak"]),
+        (OF_EACH_SIZE, ["test_it.py::test_soak", "test_it.py::test_long"], ["long", "soak"]),
+        (ONLY_LONG, [], ["of_many[1]", "of_many[2]"]),
+        (ONLY_LONG, ["test_it.py::test_of_many[2]"], ["of_many[2]"]),
+    ],
+)
+def test_longer_tests_run_where_they_are_asked_for(
+    tmp_path: Path, test: str, arguments: list[str], ran: list[str]
+) -> None:
+    done = run_pytest(tmp_path / "run", test, "-vv", *arguments)
+    assert sorted(re.findall(r"::test_(\S+) PASSED", done.stdout)) == ran, done.stdout
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("checks", "warned"), [("1", False), ("601", True)])
+def test_a_quick_set_that_takes_too_long_is_told_and_passes(tmp_path: Path, checks: str, warned: bool) -> None:
+    done = run_pytest(tmp_path / "run", OTHERS_PROCESS, "--checks-took", checks)
+    assert re.search(r"^total +\d+ of 600\nwall time \d+ s; load ", done.stdout, re.MULTILINE), done.stdout
+    assert ("warning: over the budget" in done.stdout) == warned
+    assert done.returncode == 0
 
 
 def running(pid: str) -> bool:

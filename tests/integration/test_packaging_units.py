@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.sizes import LONG
 
 from agent_mailer.service.unit import DROP_IN, Instance, drop_in
 
@@ -43,11 +44,13 @@ def with_a_program(unit: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["agent-mailer@.service", "agent-mailer@coder.service"])
+@LONG
 def test_systemd_has_no_complaint(analyze: str, tmp_path: Path, name: str) -> None:
     done = verify(analyze, with_a_program(tmp_path / name))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@LONG
 def test_systemd_has_no_complaint_of_what_is_an_agents_own(analyze: str, tmp_path: Path) -> None:
     folder = tmp_path / '100% "odd" $HOME'
     folder.mkdir()
@@ -64,6 +67,7 @@ def test_systemd_has_no_complaint_of_what_is_an_agents_own(analyze: str, tmp_pat
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@LONG
 def test_the_program_is_the_only_thing_the_machine_must_add(analyze: str, tmp_path: Path, home: Path) -> None:
     unit = tmp_path / "agent-mailer@coder.service"
     shutil.copy(UNIT, unit)
@@ -74,6 +78,7 @@ def test_the_program_is_the_only_thing_the_machine_must_add(analyze: str, tmp_pa
     ]
 
 
+@LONG
 def test_systemd_sees_what_is_held_back(analyze: str, tmp_path: Path) -> None:
     """What stays exposed is what claude and codex need: the network, namespaces, the user's files."""
     unit = with_a_program(tmp_path / "agent-mailer@coder.service")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.terminal import Terminal, terminal
 from tests.typed import COMMAND
 
@@ -19,6 +20,8 @@ from agent_mailer.events import EventName
 from agent_mailer.state.notices import Trouble, TroubleWith
 from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.state.workdirs import remember
+
+pytestmark = LONG
 
 RED, GREEN, YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
 LIVE = "Ctrl-C ends this"

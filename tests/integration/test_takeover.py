@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.plain_broker import running_plain_broker
+from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 THEN = "2026-11-20T08:15:00.123456+00:00"
@@ -27,7 +28,7 @@ LOG = (
 )
 
 
-@pytest.fixture(scope="module", params=[OURS, PLAIN])
+@pytest.fixture(scope="module", params=[PLAIN, pytest.param(OURS, marks=LONG)])
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
     start = running_broker if request.param == OURS else running_plain_broker
     with start(tmp_path_factory.mktemp("broker")) as desk:
