@@ -79,10 +79,11 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
     candidates: list[Candidate] = []
     seen = set(open_ids)
     for entry in state.retries.all():
-        seen.add(entry.envelope.id)
         if entry.envelope.id in state.processed:
             actions.append(DropRetry(entry.envelope.id))
-        elif entry.envelope.id not in open_ids:
+            continue
+        seen.add(entry.envelope.id)
+        if entry.envelope.id not in open_ids:
             moment = state.folder.clamp(entry.not_before, policy.retry_longest)
             candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
     for envelope in listing.envelopes:
