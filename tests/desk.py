@@ -83,6 +83,12 @@ class Desk:
         """The agent is a shell script."""
         self.configure(command=["/bin/sh", "-c", script])
 
+    def shell_that_tells(self, script: str) -> None:
+        """The same, and each run tells the witness."""
+        mark = r'{"mark":"ran","message":"%s","attempt":"%s"}\n'
+        tells = f"""printf '{mark}' "$AGENT_MAILER_MESSAGE_ID" "$AGENT_MAILER_ATTEMPT" >>"$0"; """
+        self.configure(command=["/bin/sh", "-c", f"cat >/dev/null; {tells}{script}", str(self.witness)])
+
     def send(
         self,
         body: str = "please",

@@ -73,7 +73,8 @@ say "\"result\",\"text\":\"$message\""
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """The steady watcher at a quiet moment. `memory` is its proportional set size in KiB."""
+    """The steady watcher at a quiet moment. `memory` is its own in KiB: what it shares with other
+    processes grows and shrinks with them."""
 
     at: float
     settled: int
@@ -231,7 +232,7 @@ def _calm(side: Side) -> None:
 def _sample(side: Side, at: float) -> Sample:
     pid, state = side.watcher.pid, side.desk.state
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    memory = next(float(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    memory = next(float(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))
     logs = list(state.glob("log.jsonl*"))
     return Sample(
         at=at,

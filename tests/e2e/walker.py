@@ -327,7 +327,7 @@ _HALF = r" ?(?:[ap]m|[AP]M)"
 _ZONE = r" (?:[A-Z]{3,5}|[+-]\d{2,4})"
 _CLOCK = rf"(?:\d{{1,2}}(?::\d\d){{1,2}}(?:\.\d+)?(?:{_HALF})?|\d{{1,2}}{_HALF})(?:{_ZONE})?"
 _MOMENT = re.compile(rf"(?<![^\s(\[\"'])(?:(?:{_DATE}|{_DAY}) {_CLOCK}|{_DATE}|{_DAY}|{_CLOCK})(?![^\s),.;:\]])")
-_DURATION = re.compile(r"\b\d+(\.\d+)? ?(s|min|h|d|days?)\b(?: \d+ (?:s|min|h)\b)?")
+_DURATION = re.compile(r"(?<![\w.-])\d+(\.\d+)? ?(s|min|h|d|days?)(?![\w-])(?: \d+ (?:s|min|h)\b)?")
 _ODD = re.compile(r"(?<![^\s=(\[\"'])(?=[^\s]*\d)(?!\d{1,2}(?![^\s),.;\]]))[^\s]+")
 
 

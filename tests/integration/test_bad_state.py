@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.crash.faults import FaultySystem, Lasting
+from tests.crash.recording import QuickSystem
 from tests.desk import CLI, Desk, outcomes, until
 
 from agent_mailer.clock import iso
@@ -84,17 +85,15 @@ class Seasoned:
         (desk.base / "ids.json").write_text(json.dumps(self.ids))
 
     def _works(self) -> None:
-        self.desk.script(
-            {"witness": "ran"},
-            {"emit": {"type": "session", "id": "s-1"}},
-            {"emit": {"type": "result", "outcome": "done", "text": "ok"}},
+        self.desk.shell_that_tells(
+            """echo '{"type":"session","id":"s-1"}'; echo '{"type":"result","outcome":"done","text":"ok"}'"""
         )
 
     def recovers(self) -> list[LogRecord]:
         """Everything that is to be done is done, once; another run finds nothing."""
         desk = self.desk
         outside = {p.name for p in desk.base.iterdir()}
-        events = desk.once(self.later)
+        events = desk.once(self.later, QuickSystem())
         assert sorted(outcomes(events)) == ["done", "done"]
         ran = {mark["message"]: mark["attempt"] for mark in desk.marks()}
         assert ran == {self.ids["waiting"]: "1", self.ids["failed"]: "2"}
@@ -104,7 +103,7 @@ class Seasoned:
             assert settled.count(self.ids[name]) == 1
         bodies = [m.body for m in desk.inbox() if m.refs and m.refs[0] in (self.ids["waiting"], self.ids["failed"])]
         assert bodies == ["ok\n", "ok\n"]
-        again = desk.once(self.later)
+        again = desk.once(self.later, QuickSystem())
         assert outcomes(again) == []
         assert damaged(again) == []
         assert {p.name for p in desk.base.iterdir()} - outside <= {"witness.jsonl"}
@@ -301,7 +300,7 @@ class OpenTurn:
     def settles(self) -> list[LogRecord]:
         """The message runs and is settled; nothing of the old turn lives on."""
         desk = self.desk
-        desk.script({"witness": "ran"}, {"print": "ok"})
+        desk.shell_that_tells("echo ok")
         events = desk.once()
         assert outcomes(events)[-1] == "done"
         assert [mark["message"] for mark in desk.marks()] == [self.sent]

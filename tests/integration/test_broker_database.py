@@ -18,6 +18,7 @@ from sqlalchemy import Connection, event, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import Pool
 from tests.broker_desk import PASSWORD, running_broker
+from tests.sizes import LONG
 
 from agent_mailer.broker.app import create_app
 from agent_mailer.broker.data import Settings
@@ -231,6 +232,7 @@ def test_no_room_for_a_request(tmp_path: Path) -> None:
         assert desk.agent(alice, "another")["name"] == "another", "what is small still goes in"
 
 
+@LONG
 def test_a_locked_database(tmp_path: Path) -> None:
     with running_broker(tmp_path) as desk, closing(sqlite3.connect(desk.database, isolation_level=None)) as other:
         alice = desk.person("alice")

@@ -47,3 +47,10 @@ def test_words_around_a_moment_count() -> None:
     assert holds(
         "message  2026-11-21T16-03-50.988Z_pid593954_955793b9\n", "message  2026-11-27T00-00-00.000Z_pid1_ab12cd34\n"
     )
+
+
+@pytest.mark.parametrize(
+    "made", ["aabb6e20-9282-591e-910d-a20c1605fe41", "ab12cd34-0003-4567-89s-0a1b2c3d4e5f", "7min-x9", "v2.5h"]
+)
+def test_an_id_is_an_id_though_a_part_of_it_could_be_a_duration(made: str) -> None:
+    assert holds("delivered to coder: 2cdd3f99-c1bf-59c1-a7d4-45cde945e39b\n", f"delivered to coder: {made}\n")
