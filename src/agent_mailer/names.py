@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import secrets
-import shlex
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ def path_name(identifier: str) -> str:
 
 def new_turn_id(now: float) -> str:
     """Sorts by `now`, seconds since the epoch."""
-    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
 
 
 def is_turn_id(text: str) -> bool:
@@ -105,6 +104,8 @@ def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
 
 def split_words(text: str, option: str) -> list[str]:
     """A command line as its words, as a shell splits them. Raises UsageFault for an open quote."""
+    import shlex
+
     try:
         return shlex.split(text)
     except ValueError as error:

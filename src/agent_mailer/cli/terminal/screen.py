@@ -10,9 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import TextIO
-
-import msgspec
+from typing import NamedTuple, TextIO
 
 NARROWEST = 20
 """Nobody reads in less; some terminals say that they have no width at all."""
@@ -111,7 +109,7 @@ LEAST = 12
 """With less room than this beside its name, a value begins on the next line."""
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(NamedTuple):
     """A paragraph of a row. `cut`: one line, cut where it does not fit, instead of several."""
 
     text: str
@@ -119,7 +117,7 @@ class Part(msgspec.Struct, frozen=True):
     cut: bool = False
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(NamedTuple):
     """A name and the paragraphs beside it."""
 
     name: str
