@@ -123,12 +123,12 @@ class Stuck:
         """Oldest first, without those that are only counted."""
         return [entry for entry in self._load().values() if entry.key]
 
-    def count(self) -> int:
-        return sum(entry.older or 1 for entry in self._load().values())
-
-    def counted(self) -> int:
-        """How many are only counted."""
-        return sum(entry.older for entry in self._load().values())
+    def counts(self) -> Counter[StuckKind]:
+        """How many there are, with those that are only counted."""
+        found: Counter[StuckKind] = Counter()
+        for entry in self._load().values():
+            found[entry.kind] += entry.older or 1
+        return found
 
     @cached_property
     def waiting(self) -> set[str]:
