@@ -208,7 +208,8 @@ class Unsent:
         if not gone.isdisjoint(known):
             self._keys = {key: None for key in known if key not in gone}
             data = b"".join(key.encode() + b"\n" for key in self._keys)
-            self._folder.disk.replace(self._path, data, sync=Sync.NONE)
+            # What has left is not told of again.
+            self._folder.disk.replace(self._path, data, sync=Sync.FULL)
 
     def _load(self) -> dict[str, None]:
         if self._keys is None:

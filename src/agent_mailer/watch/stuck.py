@@ -69,9 +69,17 @@ class StuckMail:
 
     async def listed_again(self, envelope: Envelope) -> None:
         """A message whose id is settled: the same is set aside, another one is stuck first."""
+        if not await self.was_another(envelope):
+            await self._set_aside(envelope)
+
+    async def was_another(self, envelope: Envelope) -> bool:
+        """Whether its text is another than that of the message which was settled under its id: then it is stuck."""
         other = await self._another(envelope)
-        if other is not None and not await self.under_used_id(other):
-            return
+        if other is not None and await self.under_used_id(other):
+            await self._set_aside(envelope)
+        return other is not None
+
+    async def _set_aside(self, envelope: Envelope) -> None:
         await self._mailbox.set_aside(envelope)
         self._state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
 
