@@ -15,8 +15,9 @@ from tests.desk import SOON, Desk, until
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import Paths, make_mailbox
-from agent_mailer.mailbox.port import Automatic, Envelope, Message
+from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Message
 from agent_mailer.state.records import ItemState
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
@@ -388,6 +389,37 @@ def test_what_was_given_up_is_stuck_too_and_dead_letter_is_the_same_command_for_
     assert len(json.loads(type_in(desk.workdir, "dead-letter", "list", "--json").out)["dead_letters"]) == 1
     assert type_in(desk.workdir, "stuck", "drop", sent).status == 0
     assert json.loads(type_in(desk.workdir, "dead-letter", "list", "--json").out)["dead_letters"] == []
+
+
+def test_the_turn_of_what_was_given_up_is_kept_until_it_is_dropped(desk: Desk) -> None:
+    desk.configure(max_retries=0, keep_transcripts=1)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send()
+    desk.once()
+    [turn] = (desk.state / "turns").iterdir()
+    os.utime(turn / "settled", (0, 0))
+    desk.once()
+    assert (turn / "turn.json").exists()
+    assert not (turn / "stderr").exists()
+    assert ask(desk, Verb.STUCK_DROP, f"given-up {sent}").ok
+    os.utime(turn / "settled", (0, 0))
+    desk.once()
+    assert not turn.exists()
+
+
+def test_a_message_that_goes_bad_between_look_and_claim_is_stuck(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = desk.send()
+    path = Paths(desk.root, "coder").new / f"{sent}.md"
+    claim = MaildirMailbox.claim
+
+    async def late(self: MaildirMailbox, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+        path.write_bytes(b"torn")
+        return await claim(self, envelope, again=again)
+
+    monkeypatch.setattr(MaildirMailbox, "claim", late)
+    desk.once()
+    assert [kind for kind, _ in stuck(desk)] == ["unreadable"]
+    assert not path.exists()
 
 
 @pytest.mark.long

@@ -179,10 +179,14 @@ Delivery = Delivered | Refused | Unknown
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """Somebody else took the message, or it was withdrawn. `name_taken`: it is there, and can never be claimed."""
+    """Somebody else took the message, or it was withdrawn.
+
+    `name_taken`: it is listed, and can never be claimed; `unreadable`: it is listed, and no message any more.
+    """
 
     why: str
     name_taken: bool = False
+    unreadable: Unreadable | None = None
 
 
 class Stage(StrEnum):
