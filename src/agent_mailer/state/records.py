@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.mailbox.port import Envelope, Outgoing
+from agent_mailer.mailbox.port import Envelope, Outgoing, Route
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
@@ -181,7 +181,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
 
     `resume` is the session the turn goes on in, `fresh` the id chosen for a new one; `generation` the thread's session
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
-    `process` None = nothing ran.
+    `process` None = nothing ran. `route` is the way of an answer as it was found before the claim, where it is not the
+    mailbox's own; `no_way` says why no answer can leave.
     """
 
     turn_id: str
@@ -199,3 +200,9 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     started_at: float | None = None
     stopped: StopReason | None = None
     settlement: Settlement | None = None
+    route: Route | None = None
+    no_way: str = ""
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return (self.route,) if self.route is not None else ()

@@ -198,7 +198,7 @@ class AtOnce:
                 await self._send(draft)
 
     async def _send(self, draft: Draft) -> None:
-        composed = self._room.mailbox.compose(draft, self._message, self._record.turn_id)
+        composed = self._room.mailbox.compose(draft, self._message, self._record.turn_id, self._record.routes)
         if isinstance(composed, Refused):
             self._done.add(draft.key)  # settlement records and reports it
             return
