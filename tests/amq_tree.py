@@ -85,7 +85,7 @@ def write(root: Path, to: str, sender: str = "bob", body: str = "Which one?", **
     staged = root / "agents" / to / "inbox" / "tmp" / name
     staged.write_bytes(f"---json\n{text}\n---\n{body}\n".encode())
     staged.chmod(0o600)
-    os.rename(staged, root / "agents" / to / "inbox" / "new" / name)  # noqa: PTH104
+    os.rename(staged, root / "agents" / to / "inbox" / "new" / name)
     return identifier
 
 

@@ -1,10 +1,11 @@
-"""Answers arrive where their mail came from: another session, another project, a sender without a mailbox (SPEC 8.9)."""
+"""Answers arrive where their mail came from: another session or project, a sender without a mailbox (SPEC 8.3)."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from tests.amq_tree import Project, folder, header, inbox, mailbox, new, write
 from tests.desk import Desk, outcomes
+from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
 from agent_mailer.state.records import ItemState, TurnRecord
@@ -174,7 +176,7 @@ def test_mail_that_wants_no_answer_is_worked_on_whatever_it_names(tree: Tree, ki
     assert record.settlement.items[0].why == record.no_way
 
 
-PEERS = {
+PEERS: dict[str, Callable[[Path], object]] = {
     "a link": lambda place: _linked(place),
     "a session that is a link": lambda place: _linked(place / "collab"),
     "open to others": lambda place: place.chmod(0o777),
@@ -184,8 +186,13 @@ PEERS = {
     "an inbox that is a link": lambda place: _linked(place / "collab/agents/bob/inbox"),
     "an inbox that is another user's": lambda place: os.chown(place / "collab/agents/bob/inbox/new", 12345, 12345),
     "gone": lambda place: shutil.rmtree(place),
-    "a file": lambda place: (shutil.rmtree(place), place.write_text("{}")),
+    "a file": lambda place: _a_file(place),
 }
+
+
+def _a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("{}")
 
 
 def _linked(path: Path) -> None:
@@ -311,7 +318,7 @@ def test_a_typing_error_makes_no_mailbox_and_is_refused_at_once(tree: Tree) -> N
 
 
 def test_a_handle_of_300_characters_is_told_to_the_agent_and_stops_nothing(tree: Tree) -> None:
-    write(tree.root, "coder", sender="b" * 240)
+    write(tree.root, "coder", sender="b" * 300)
     told = _agent_replies(tree)
     assert "staged" not in told
     assert "status 2" in told
@@ -319,8 +326,8 @@ def test_a_handle_of_300_characters_is_told_to_the_agent_and_stops_nothing(tree:
 
 def test_the_mail_says_which_way_back_it_names(tree: Tree) -> None:
     out = tree.desk.base / "told"
-    shown = f"agent-mailer mail read --json >>{out}; agent-mailer mail read >>{out}; cat $AGENT_MAILER_TURN_DIR/message.md >>{out}"
-    tree.desk.shell(f"cat >/dev/null\n{shown}")
+    shown = ("agent-mailer mail read --json", "agent-mailer mail read", "cat $AGENT_MAILER_TURN_DIR/message.md")
+    tree.desk.shell("cat >/dev/null\n" + "\n".join(f"{command} >>{out}" for command in shown))
     write(tree.root, "coder", reply_to="bob@collab", reply_project="infra", from_project="infra")
     tree.settle()
     text = out.read_text()
@@ -334,6 +341,42 @@ def test_mail_is_looked_at_without_a_write_outside(tree: Tree) -> None:
     events = tree.desk.once()
     assert [event for event in events if event.event is EventName.TURN_CLAIMED] == []
     mailbox(tree.shop.session("nowhere"), "bob")
-    tree.desk.place().state.stuck.remove([(StuckKind.NO_WAY_BACK, path.stem) for path in new(tree.root, "coder").iterdir()])
+    tree.desk.place().state.stuck.remove(
+        [(StuckKind.NO_WAY_BACK, path.stem) for path in new(tree.root, "coder").iterdir()]
+    )
     tree.settle()
     assert len(inbox(tree.shop.base / "nowhere", "bob")) == 1
+
+
+def _people(tree: Tree, *words: str) -> Typed:
+    return type_in(tree.shop.top, *words, env={"AM_ROOT": str(tree.root)})
+
+
+def test_a_person_answers_across_and_waits_for_the_answer(tree: Tree) -> None:
+    asked = write(tree.root, "user", reply_to="bob@collab", reply_project="infra")
+    done = _people(tree, "mail", "reply", asked, "--body", "this one")
+    assert done.status == 0, done.err
+    told = header(tree.infra.collab, "bob")
+    assert [told[name] for name in ("reply_to", "reply_project", "from_project")] == ["user@collab", "shop", "shop"]
+
+
+ADDRESSES = {
+    "bob@web": ("shop", "web", "p2p/collab:user__web:bob"),
+    "infra:bob@collab": ("infra", "collab", "p2p/shop:collab:user__infra:collab:bob"),
+    "bob@infra:collab": ("infra", "collab", "p2p/shop:collab:user__infra:collab:bob"),
+    "bob@infra": ("infra", "collab", "p2p/shop:collab:user__infra:collab:bob"),
+    "bob@infra:": ("infra", "", "p2p/shop:collab:user__infra:bob"),
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_person_writes_to_a_session_or_project_as_amq_does(tree: Tree, address: str) -> None:
+    project, session, thread = ADDRESSES[address]
+    place = getattr(tree, project).base / session
+    done = _people(tree, "send", "--to", address, "--body", "hello")
+    assert done.status == 0, done.err
+    told = header(place, "bob")
+    assert (told["thread"], told["to"], told["reply_to"]) == (thread, ["bob"], "user@collab")
+    wrong = _people(tree, "send", "--to", "nobody@infra:collab", "--body", "hello")
+    assert (wrong.status, wrong.out) == (2, "")
+    assert "has no mailbox for 'nobody'" in wrong.err

@@ -51,6 +51,12 @@ class AgentMail:
             )
         return message
 
+    def fate_of_question(self) -> str:
+        """What becomes of the question of a blocked turn."""
+        if self._folder.facts().no_way:
+            return "the question cannot be delivered to the sender; your operator sees it"
+        return "the question goes to the sender when this turn ends"
+
     def thread(self) -> Sequence[Message]:
         return self._folder.thread()
 

@@ -182,8 +182,8 @@ class MaildirMailbox:
         return routes.way_back(self._root, self._handle, envelope)
 
     def find(self, address: str) -> Route | NoWay | None:
-        """The way to an address in another session or project; None where this root delivers to it."""
-        return routes.find(self._root, self._handle, address)
+        """The way to what a person typed; None where this root delivers to it."""
+        return routes.find_typed(self._root, self._handle, address)
 
     def compose(
         self, draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()

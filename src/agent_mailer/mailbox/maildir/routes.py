@@ -128,6 +128,20 @@ def find(root: Path, me: str, text: str, sender: str = "") -> Route | NoWay | No
         return NoWay(f"{fault.filename}: {fault.strerror}")
 
 
+def find_typed(root: Path, me: str, text: str) -> Route | NoWay | None:
+    """The same for what a person typed: `handle@name` is a session, and where there is none a project, as in amq.
+
+    In a project the session is then that of our own name, if we are in one.
+    """
+    found, address = find(root, me, text), parse_address(text)
+    if not isinstance(found, NoWay) or address is None or address.project or not address.session:
+        return found
+    session = session_of(root)
+    whole = f"{address.session}{PROJECT_MARK}{address.handle}" + (f"{_SESSION_MARK}{session}" if session else "")
+    other = find(root, me, whole)
+    return found if isinstance(other, NoWay) else other
+
+
 def check(root: Path, route: Route) -> Refused | None:
     """Whether a way that was found is still that one. Raises MailboxUnavailable where its end is not there just now."""
     place, handle = Path(route.place), route.recipient
@@ -186,8 +200,8 @@ def _to_peer(root: Path, me: str, text: str, address: Address) -> Route:
         more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
         listed = ", ".join(printable(name, 60) for name in named[:_MAX_NAMED]) or "none"
         raise _no_way(f"{owner.path} names no peer {printable(address.project, 60)!r}; it names {listed}{more}")
+    _require(_why_not_ours_all_the_way(peer))
     place = peer / address.session if address.session else peer
-    _require(_why_not_ours_all_the_way(place))
     back = f"{project}{PROJECT_MARK}{me}" + (f"{_SESSION_MARK}{session}" if session else "")
     return _route(text, place, address.handle, back, makes=False)
 
