@@ -202,7 +202,3 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     settlement: Settlement | None = None
     route: Route | None = None
     no_way: str = ""
-
-    @property
-    def routes(self) -> tuple[Route, ...]:
-        return (self.route,) if self.route is not None else ()

@@ -113,7 +113,8 @@ async def _end(
     room.enter(record.turn_id, Stage.SETTLING)
     folder = folder or room.state.turns.folder(record.turn_id)
     end = await _gather(room, record, message, judgement, observation, folder)
-    settlement = decide_settlement(end, room.policy, partial(room.mailbox.compose, routes=record.routes))
+    routes = (record.route,) if record.route is not None else ()
+    settlement = decide_settlement(end, room.policy, partial(room.mailbox.compose, routes=routes))
     record.settlement = settlement
     record.phase = Phase.SETTLING
     await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)

@@ -17,7 +17,7 @@ from agent_mailer.mailbox.maildir.format import (
     rfc3339,
     write_message,
 )
-from agent_mailer.mailbox.maildir.layout import LAYER
+from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
 from agent_mailer.mailbox.maildir.routes import parse_address
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
@@ -130,6 +130,9 @@ def _recipients(
         name = text.strip()
         if name in routes:
             found[_Recipient(routes[name].recipient, routes[name])] = None
+            continue
+        if is_handle(name):
+            found[_Recipient(name)] = None
             continue
         address = parse_address(name)
         if address is None:
