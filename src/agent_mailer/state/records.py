@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.mailbox.port import Envelope, Outgoing, Route
+from agent_mailer.mailbox.port import Draft, Envelope, Outgoing, Route
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
@@ -144,14 +144,21 @@ class ItemState(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     REFUSED = "refused"
+    DROPPED = "dropped"
+    """Refused, and a person wants it no more."""
 
 
 class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One outgoing item of a settlement. Only `state` and `why` change after the record is written."""
+    """One outgoing item of a settlement. Only `state` and `why` change after the record is written.
+
+    `draft`: it could not be composed, and what it was to be made of; `own`: a word of ours, which nobody waits for.
+    """
 
     item: Outgoing
     state: ItemState = ItemState.PENDING
     why: str = ""
+    draft: Draft | None = None
+    own: bool = False
 
 
 class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -181,8 +188,9 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
 
     `resume` is the session the turn goes on in, `fresh` the id chosen for a new one; `generation` the thread's session
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
-    `process` None = nothing ran. `route` is the way of an answer as it was found before the claim, where it is not the
-    mailbox's own; `no_way` says why no answer can leave.
+    `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
+    runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
+    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave.
     """
 
     turn_id: str
@@ -200,5 +208,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     started_at: float | None = None
     stopped: StopReason | None = None
     settlement: Settlement | None = None
+    resends: str = ""
+    digest: str = ""
     route: Route | None = None
     no_way: str = ""
