@@ -336,17 +336,62 @@ def test_the_mail_says_which_way_back_it_names(tree: Tree) -> None:
     assert text.count("Reply-To: bob@collab\nReply-Project: infra\nFrom-Project: infra\n") == 2
 
 
-def test_mail_is_looked_at_without_a_write_outside(tree: Tree) -> None:
-    write(tree.root, "coder", reply_to="bob@nowhere")
+def _stuck(tree: Tree, *words: str) -> Typed:
+    return type_in(tree.desk.workdir, "stuck", *words)
+
+
+def test_mail_without_a_way_back_is_taken_up_when_there_is_one(tree: Tree) -> None:
+    lost = write(tree.root, "coder", reply_to="bob@nowhere")
+    plan = type_in(tree.desk.workdir, "watch", "--dry-run")
+    assert "no way back: there is no session 'nowhere'" in plan.out
     events = [event.event for event in tree.desk.once()]
     assert EventName.MESSAGE_STUCK in events
     assert EventName.TURN_CLAIMED not in events
+    [row] = _stuck(tree, "list", "--json").json["stuck"]
+    assert (row["reason"], row["message_id"]) == ("no-way-back", lost)
+    assert _stuck(tree, "retry", lost).status == 0
+    assert outcomes(tree.desk.once()) == [], "there is none yet"
     mailbox(tree.shop.session("nowhere"), "bob")
-    tree.desk.place().state.stuck.remove(
-        [(StuckKind.NO_WAY_BACK, path.stem) for path in new(tree.root, "coder").iterdir()]
-    )
+    assert outcomes(tree.desk.once()) == []
+    assert _stuck(tree, "retry", lost).status == 0
     tree.settle()
     assert len(inbox(tree.shop.base / "nowhere", "bob")) == 1
+    assert _stuck(tree, "list", "--json").json["stuck"] == []
+
+
+def test_an_answer_that_was_refused_on_its_way_is_sent_again_once(tree: Tree) -> None:
+    moved = tree.infra.base.with_name("moved")
+    tree.desk.shell(f"cat >/dev/null; mv {tree.infra.base} {moved}; cp -a {moved} {tree.infra.base}; echo done")
+    write(tree.root, "coder", reply_to="bob", reply_project="infra")
+    record = tree.settle()
+    [row] = _stuck(tree, "list", "--json").json["stuck"]
+    assert row["reason"] == "not-sent"
+    assert "another folder" in row["why"]
+    for _ in range(2):
+        _stuck(tree, "retry", "--all")
+        tree.desk.once()
+    [answer] = inbox(tree.infra.base, "bob")
+    assert record.settlement is not None
+    assert answer.envelope.id == record.settlement.items[0].item.id, "under its first key"
+    assert _stuck(tree, "list", "--json").json["stuck"] == []
+
+
+def test_an_answer_for_which_there_was_no_way_leaves_when_there_is_one(tree: Tree) -> None:
+    write(tree.root, "coder", reply_to="bob@nowhere", kind="status")
+    tree.settle()
+    [row] = _stuck(tree, "list", "--json").json["stuck"]
+    assert row["reason"] == "not-sent"
+    mailbox(tree.shop.session("nowhere"), "bob")
+    _stuck(tree, "retry", "--all")
+    tree.desk.once()
+    assert header(tree.shop.base / "nowhere", "bob")["reply_to"] == "coder@collab"
+
+
+def test_the_agents_namesake_in_another_session_is_answered_there(tree: Tree) -> None:
+    write(tree.root, "coder", sender="coder", reply_to="coder@web")
+    tree.settle()
+    assert len(inbox(tree.shop.web, "coder")) == 1
+    assert inbox(tree.root, "coder") == []
 
 
 def _people(tree: Tree, *words: str) -> Typed:

@@ -86,10 +86,10 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
 async def _prepare(room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
+    largest, memory = mailbox.capabilities.max_message_bytes, state.folder.memory
     thread, contacts = await asyncio.gather(
         mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
-    largest, memory = mailbox.capabilities.max_message_bytes, state.folder.memory
     folder.prepare(
         message,
         _or_nothing(thread) or [message],
