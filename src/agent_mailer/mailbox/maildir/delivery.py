@@ -129,10 +129,10 @@ def _check(root: Path, item: Outgoing, data: bytes) -> Refused | None:
         return misnamed
     if len(data) > MAX_MESSAGE_BYTES:
         return Refused(f"the message has {len(data)} bytes; at most {MAX_MESSAGE_BYTES} can be sent")
-    if item.route is not None:
-        return check(root, item.route)
     try:
         require_root(root)
+        if item.route is not None:
+            return check(root, item.route)
         if known(root, item.recipient):
             return None
     except ConfigFault as fault:

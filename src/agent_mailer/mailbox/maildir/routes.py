@@ -6,6 +6,7 @@ folder above it. Looking makes and writes nothing.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -16,7 +17,6 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.format import PROJECT_MARK
 from agent_mailer.mailbox.maildir.layout import (
@@ -40,6 +40,7 @@ _SESSION_MARK: Final = "@"
 _MAX_NAMED: Final = 10
 _OTHERS: Final = 0o002
 _GROUP: Final = 0o020
+_WITHIN_US: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -97,7 +98,7 @@ def siblings(root: Path) -> Iterator[Path]:
 
 
 def way_back(root: Path, me: str, envelope: Envelope) -> Route | NoWay | None:
-    """How an answer to the message gets to its sender. Raises MailboxUnavailable for a sick disk."""
+    """How an answer to the message gets to its sender. Raises MailboxUnavailable as `find` does."""
     if not envelope.sender:
         return None
     found = find(root, me, envelope.reply_to or envelope.sender, envelope.sender)
@@ -107,7 +108,7 @@ def way_back(root: Path, me: str, envelope: Envelope) -> Route | NoWay | None:
 def find(root: Path, me: str, text: str, sender: str = "") -> Route | NoWay | None:
     """The way to an address; None where our own root delivers to it. Only `sender` is given a mailbox, in our own tree.
 
-    Raises MailboxUnavailable for a sick disk.
+    Raises MailboxUnavailable where the system does not let us look just now.
     """
     address = parse_address(text)
     if address is None:
@@ -123,8 +124,9 @@ def find(root: Path, me: str, text: str, sender: str = "") -> Route | NoWay | No
     except ConfigFault as fault:
         return NoWay(fault.message)
     except OSError as fault:
-        if of_the_moment(fault):
+        if fault.errno in _WITHIN_US:
             raise unavailable(fault.filename, fault) from fault
+        # Another project's dead disk is no trouble of ours: this mail waits, its neighbours do not.
         return NoWay(f"{fault.filename}: {fault.strerror}")
 
 
