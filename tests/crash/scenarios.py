@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from tests.amq_tree import write
 from tests.clocks import FakeClock
 from tests.crash.recording import QuickSystem
 from tests.desk import Desk
@@ -224,6 +225,17 @@ def _kept_what_was_refused(desk: Desk, marks: set[str]) -> None:
     assert all(whole for _, whole in kept)
 
 
+def _new_sender(desk: Desk) -> list[Expected]:
+    """Whoever wrote has no mailbox yet: it is made before the answer is delivered."""
+    _answering(desk)
+    return [Expected(write(desk.root, "coder", "newcomer"), answered=False)]
+
+
+def _newcomer_answered_once(desk: Desk, marks: set[str]) -> None:
+    del marks
+    assert len(desk.inbox("newcomer")) == 1
+
+
 def _to_the_dead_letters(desk: Desk) -> list[Expected]:
     agent(desk, "echo no luck >&2; exit 1", max_retries=1, notify={"address": "planner"})
     return [Expected(desk.send(), runs=2, dead=True)]
@@ -430,6 +442,7 @@ def _ask(stage: Stage, request: Request) -> None:
 SCENARIOS = (
     Scenario("first message", _first_message, _watch_once),
     Scenario("staged replies", _staged_replies, _watch_once, holds=_kept_what_was_refused),
+    Scenario("new sender", _new_sender, _watch_once, holds=_newcomer_answered_once),
     Scenario("to the dead letters", _to_the_dead_letters, _retry_until_dead, holds=_operator_told_once),
     Scenario("resume", _two_of_a_thread, _watch_once, holds=_one_session),
     Scenario("rotation", _rotating, _watch_once, holds=_rotated),

@@ -16,7 +16,7 @@ from tests.broker_process import BrokerProcess, join
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point, points
-from tests.crash.turns import ANSWER, DEAD, LIMITED, STAGED, Case, Rig, end_turns
+from tests.crash.turns import ANSWER, DEAD, LIMITED, ROUTED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
 from tests.sizes import sizes
 
@@ -83,7 +83,7 @@ def test_every_call_of_a_turn_at_a_broker(
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("case", [ANSWER, LIMITED, DEAD, STAGED], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [ANSWER, LIMITED, DEAD, STAGED, ROUTED], ids=lambda case: case.name)
 def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
     names = Rig(children, tmp_path / "trace", case).trace()
     _kill_at(children, tmp_path, case, _every(stride, points(names)))
@@ -99,6 +99,7 @@ def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, st
         (STAGED, "rename cur/ID.md"),
         (STAGED, "replace TURN/turn.json"),
         (STAGED, "write .agent-mailer/processed.txt"),
+        (ROUTED, "replace TURN/turn.json"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from tests.amq_tree import inbox, write
 from tests.crash.children import Children
 from tests.crash.points import Point
 from tests.desk import Desk, until
 
+from agent_mailer.mailbox.maildir.layout import make_root
+from agent_mailer.mailbox.port import Message
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import members
 from agent_mailer.state.turns import TurnStore
@@ -54,18 +57,32 @@ class Case(msgspec.Struct, frozen=True):
     max_retries: int = 3
     pause: float = 0.0
     """Seconds for which the agent works."""
+    routed: bool = False
+    """The message comes from another project, and its answer goes there."""
 
     def set_up(self, desk: Desk) -> str:
         """Configure the agent and send it a message; returns its id."""
         desk.configure(command_output="jsonl", max_retries=self.max_retries, stop_grace=0)
         desk.shell(f"{_BEGIN}{f'sleep {self.pause}' if self.pause else ''}\n{self.script}")
-        return desk.send()
+        return self._from_away(desk) if self.routed else desk.send()
+
+    def inbox(self, desk: Desk) -> list[Message]:
+        """What has reached the sender."""
+        return inbox(desk.base / "away", "user") if self.routed else desk.inbox()
+
+    def _from_away(self, desk: Desk) -> str:
+        make_root(desk.disk, desk.base / "away", ["user"])
+        amqrc = desk.base / ".amqrc"
+        amqrc.write_text('{"root": "mail", "project": "home", "peers": {"away": "away"}}')
+        amqrc.chmod(0o600)
+        return write(desk.root, "coder", "user", reply_to="user", reply_project="away")
 
 
 ANSWER = Case("answer", _ANSWER)
 LIMITED = Case("limited, then answered", _LIMITED_FIRST, runs=2)
 DEAD = Case("dead letter", _FAILS, answers=(NOTICE,), max_retries=0)
 STAGED = Case("three staged replies", _STAGES, answers=("half way", "the work", "and more"))
+ROUTED = Case("three replies to another project", _STAGES, answers=STAGED.answers, routed=True)
 
 
 class Rig:
@@ -131,7 +148,7 @@ class Rig:
         desk, case = self.desk, self.case
         lines = [line for line in self.processed() if line == self.sent]
         assert lines == [self.sent], f"{why}: settled exactly once"
-        answers = sorted(message.body for message in desk.inbox())
+        answers = sorted(message.body for message in case.inbox(desk))
         assert len(answers) == len(case.answers), f"{why}: no answer lost, none twice: {answers}"
         assert all(any(a.startswith(wanted) for a in answers) for wanted in case.answers), f"{why}: {answers}"
         dead = desk.state / "dead_letter.jsonl"

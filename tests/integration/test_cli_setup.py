@@ -57,6 +57,7 @@ def test_init_makes_everything_and_nothing_twice(workdir: Path) -> None:
         "command": ["cat", "-"],
         "permission_mode": "plan",
         "max_parallel_turns": 2,
+        "maildir_root": ".agent-mail",
     }
     assert "# acceptEdits, bypassPermissions or plan; never guessed\n" in config_of(workdir).read_text()
     assert (mode(config_of(workdir)), mode(workdir / ".agent-mailer")) == (0o600, 0o700)
@@ -154,6 +155,7 @@ def test_init_asks_on_a_terminal_and_does_not_guess_the_permission_mode(workdir:
         "runtime": "command",
         "command": ["cat", "-"],
         "permission_mode": "plan",
+        "maildir_root": ".agent-mail",
     }
 
 

@@ -18,6 +18,8 @@ from agent_mailer.clock import iso
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir import layout
+from agent_mailer.mailbox.maildir.listing import is_message_name
+from agent_mailer.mailbox.maildir.routes import session_of, siblings
 from agent_mailer.names import printable, shown_url
 from agent_mailer.process.handle import identify, is_alive
 from agent_mailer.state.lock import holder_of
@@ -144,7 +146,24 @@ def check_mailbox(
 
     first = guarded("mailbox", looked_at, look)
     more = [(check_consumer(seen, our_watcher), check_file_times(seen, now)) for seen in found]
-    return [first, *itertools.chain(*more)]
+    elsewhere = [check_elsewhere(seen.handle, root) for seen in found for root in siblings(seen.root)]
+    return [first, *itertools.chain(*more), *filter(None, elsewhere)]
+
+
+def check_elsewhere(handle: str, root: Path) -> CheckResult | None:
+    """Mail for the agent that lies in another session of the same base, and that nobody takes; None for none."""
+    paths = layout.Paths(root, handle)
+    try:
+        waiting = sum(1 for name in os.listdir(paths.new) if is_message_name(name))
+    except OSError:
+        return None
+    if not waiting or flock_holder(paths.lock) is not None:
+        return None
+    session = session_of(root)
+    where = f"the session {session}" if session else f"the base root {root}"
+    text = f"{waiting} for {handle} in {where}, which nobody watches: it does not come to this agent"
+    fix = f"amq list --root {root} --me {handle}; to join: agent-mailer init --maildir-root {root}"
+    return warning("elsewhere", paths.new, text, fix)
 
 
 def _living(holder: Path) -> int | None:

@@ -180,7 +180,7 @@ def _show_events(place: Workplace) -> None:
 async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import PassBy, PutAway, SetAside, look
+    from agent_mailer.watch.backlog import PassBy, PutAway, SetAside, Strand, look
 
     state = place.state
     running = state.turns.indexed()
@@ -197,6 +197,8 @@ async def _show_plan(place: Workplace) -> None:
                 say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
             case SetAside(envelope=envelope):
                 say(f"would put away: {printable(envelope.id)}: settled already")
+            case Strand(envelope=envelope, why=why):
+                say(f"would leave lying: {printable(envelope.id)}: no way back: {why}")
             case _:
                 pass
     waiting = len(found.candidates) - len(plan.ready)

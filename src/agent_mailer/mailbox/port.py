@@ -80,10 +80,15 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Kind | None = None
     automatic: Automatic = Automatic.NO
     hops: int = 0
+    reply_to: str = ""
+    """The way back that the message names, in the mailbox's own notation; empty: simply to its sender."""
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation."""
+    """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation.
+
+    `named` is what the message itself says of the way back, field and value.
+    """
 
     envelope: Envelope
     subject: str = ""
@@ -91,6 +96,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     refs: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     reply_to: str = ""
+    named: tuple[tuple[str, str], ...] = ()
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -147,6 +153,29 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
     at_once: bool = False
 
 
+class Route(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The way to an address to which the mailbox does not deliver by itself, as it was found.
+
+    `place` is where it leads (an absolute path), held against `device` and `inode` when something is delivered;
+    `recipient` the name there, `back` our own address as it reads from there. `makes`: what is missing may be made.
+    """
+
+    address: str
+    place: str
+    device: int
+    inode: int
+    recipient: str
+    back: str = ""
+    makes: bool = False
+
+
+class NoWay(msgspec.Struct, frozen=True):
+    """No answer can be delivered. `named`: the message itself names the way that leads nowhere."""
+
+    why: str
+    named: bool = False
+
+
 class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message to one recipient as it goes out: final id and final bytes. Delivering it twice delivers it once."""
 
@@ -154,6 +183,7 @@ class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True):
     recipient: str
     thread: str
     payload: str
+    route: Route | None = None
 
 
 class Delivered(msgspec.Struct, frozen=True, tag=True):
@@ -254,8 +284,16 @@ class Mailbox(Protocol):
 
     async def contacts(self) -> Sequence[Contact]: ...
 
-    def compose(self, draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
-        """The final form of `draft`, one item a recipient. Pure: the same arguments give the same ids and bytes."""
+    async def way_back(self, envelope: Envelope) -> Route | NoWay | None:
+        """How an answer to the message leaves; None: to its sender, as any other mail. Writes nothing."""
+
+    def compose(
+        self, draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()
+    ) -> Sequence[Outgoing] | Refused:
+        """The final form of `draft`, one item a recipient. Pure: the same arguments give the same ids and bytes.
+
+        `routes` are the ways that were found to addresses of other places; to any other such address is Refused.
+        """
 
     async def deliver(self, item: Outgoing) -> Delivery:
         """Deliver once: an item that is already there is Delivered."""

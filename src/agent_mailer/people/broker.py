@@ -12,7 +12,7 @@ from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UsageFau
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, Credentials, at_broker
 from agent_mailer.mailbox.amp.reading import BrokerInbox
-from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Refused, Unknown
+from agent_mailer.mailbox.port import Delivered, Delivery, Draft, Gone, Message, Outgoing, Refused, Route, Unknown
 from agent_mailer.names import pick, printable
 from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
 
@@ -102,6 +102,10 @@ class BrokerMail:
         if not self._is_watched:
             await self.mailbox.done(message.envelope)
         return not self._is_watched
+
+    async def routed(self, draft: Draft, origin: Message | None) -> tuple[Draft, Sequence[Route]]:
+        del origin
+        return draft, ()
 
     async def require_known(self, recipients: Sequence[str]) -> None:
         known = {contact.address for contact in await self.mailbox.contacts()} | {self._address}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,18 @@ from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.delivery import Stage, receipt_name
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.maildir.listing import MAX_LISTED, StatCache, list_folder
-from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Gone, Message, Outgoing
+from agent_mailer.mailbox.port import (
+    Action,
+    Delivered,
+    Delivery,
+    Draft,
+    Envelope,
+    Gone,
+    Message,
+    NoWay,
+    Outgoing,
+    Route,
+)
 from agent_mailer.names import pick, printable
 from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
 
@@ -46,6 +58,8 @@ class FolderMail:
         self.mailbox = mailbox
         self._root = mailbox.root
         self._paths = layout.Paths(mailbox.root, mailbox.address)
+        self._ends: dict[str, layout.Paths] = {}
+        """Mailboxes elsewhere, by the addresses that lead there."""
 
     def faults(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -70,6 +84,19 @@ class FolderMail:
         self._make()
         await self.mailbox.claim(message.envelope)
         return True
+
+    async def routed(self, draft: Draft, origin: Message | None) -> tuple[Draft, Sequence[Route]]:
+        if draft.action is Action.REPLY and origin is not None and not draft.to:
+            ways = [await self.mailbox.way_back(origin.envelope)]
+        else:
+            ways = [self.mailbox.find(address) if _leads_out(address) else None for address in draft.to]
+        for way in ways:
+            if isinstance(way, NoWay):
+                raise UsageFault("no_way_back", way.why, "agent-mailer mail contacts")
+        to = [way.address if isinstance(way, Route) else name for way, name in zip(ways, draft.to, strict=False)]
+        routes = [way for way in ways if isinstance(way, Route)]
+        self._ends |= {one.address: layout.Paths(Path(one.place), one.recipient) for one in routes}
+        return msgspec.structs.replace(draft, to=tuple(to)), routes
 
     async def require_known(self, recipients: Sequence[str]) -> None:
         layout.require_root(self._root)
@@ -102,7 +129,7 @@ class FolderMail:
     @contextmanager
     def listening(self, sent: Sent) -> Iterator[Rest]:
         self._make()
-        receipts = [layout.Paths(self._root, recipient).receipts for recipient in sent.recipients]
+        receipts = [self._box(recipient).receipts for recipient in sent.recipients]
         events = FileEvents([self._paths.new, *receipts], rescan_seconds=RESCAN_SECONDS)
 
         async def rest(longest: float) -> None:
@@ -118,8 +145,8 @@ class FolderMail:
     async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
         found = []
         for name in sent.recipients:
-            folder = layout.Paths(self._root, name).receipts
-            stages = [stage for stage in Stage if (folder / receipt_name(sent.id, name, stage)).is_file()]
+            box = self._box(name)
+            stages = [one for one in Stage if (box.receipts / receipt_name(sent.id, box.home.name, one)).is_file()]
             if Stage.DRAINED in stages and name not in taken:
                 found.append(Receipt(name))
             if Stage.DLQ in stages:
@@ -131,6 +158,9 @@ class FolderMail:
         waiting = (await self.mailbox.pending(MAX_LISTED)).envelopes
         found = [await self.mailbox.read(envelope) for envelope in waiting if envelope.id not in seen]
         return [message for message in found if isinstance(message, Message)]
+
+    def _box(self, recipient: str) -> layout.Paths:
+        return self._ends.get(recipient) or layout.Paths(self._root, recipient)
 
     def _make(self) -> None:
         """A person's mailbox is made when there is something to do in it."""
@@ -151,13 +181,17 @@ class FolderMail:
     def _first_sent(self, message_id: str, recipients: Sequence[str]) -> tuple[Message, str] | None:
         """The message of that id, with its text: at a recipient, who moves it from new to cur, else our own copy."""
         name = f"{message_id}.md"
-        boxes = [layout.Paths(self._root, recipient) for recipient in recipients]
+        boxes = [self._box(recipient) for recipient in recipients]
         for path in (*(box.new / name for box in boxes), *(box.cur / name for box in boxes), self._paths.sent / name):
             with suppress(OSError):
                 data = read_regular(path, MAX_MESSAGE_BYTES)
                 if isinstance(found := parse_message(data, path.name), Message):
                     return found, data.decode("utf-8", "replace")
         return None
+
+
+def _leads_out(address: str) -> bool:
+    return "@" in address or ":" in address
 
 
 def _content(message: Message) -> tuple[object, ...]:

@@ -16,7 +16,7 @@ from agent_mailer.names import printable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
-    from agent_mailer.mailbox.port import Delivered, Delivery, Mailbox, Outgoing
+    from agent_mailer.mailbox.port import Delivered, Delivery, Draft, Mailbox, Outgoing, Route
 
 Tell = Callable[[str], None]
 """Takes a line that a person should know besides the result."""
@@ -93,6 +93,12 @@ class PersonalMail(Protocol):
 
     async def take(self, message: Message, *, awaited: bool = False) -> bool:
         """Count it as read; False where that is left to a watcher. `awaited`: it is an answer waited for."""
+
+    async def routed(self, draft: Draft, origin: Message | None) -> tuple[Draft, Sequence[Route]]:
+        """The draft with whole addresses, and the ways to those whom the mailbox does not reach by itself.
+
+        Raises UsageFault where there is none.
+        """
 
     async def require_known(self, recipients: Sequence[str]) -> None:
         """Raises UsageFault naming all who cannot be written to."""

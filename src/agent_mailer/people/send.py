@@ -20,11 +20,12 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None) 
 
     With a dedupe key: what was sent under it before is not sent again, and other content under it is an error.
     """
-    composed = mail.mailbox.compose(draft, origin, "")
+    draft, routes = await mail.routed(draft, origin)
+    composed = mail.mailbox.compose(draft, origin, "", routes)
     if isinstance(composed, Refused):
         raise UsageFault("refused", composed.why, "agent-mailer mail contacts")
     recipients = tuple(item.recipient for item in composed)
-    await mail.require_known(recipients)
+    await mail.require_known([item.recipient for item in composed if item.route is None])
     once = draft.key.startswith(DEDUPE_KEY)
     if once:
         composed = await mail.as_first_sent(composed)

@@ -14,6 +14,7 @@ from agent_mailer.config import expand
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
 from agent_mailer.mailbox.maildir.layout import FOLDER, add_handle, find_root, is_handle, mailboxes, make_root
+from agent_mailer.mailbox.maildir.routes import base_of, siblings
 from agent_mailer.names import printable
 from agent_mailer.setup.config_file import ConfigFile, shown
 from agent_mailer.setup.documents import Change, Documents, write_documents
@@ -46,13 +47,19 @@ def set_up(
         place.folder.check()
     lines: list[str] = []
     file = ConfigFile(place.folder.config, place.disk)
-    for key, value in {**_required(place), **values}.items():
+    root = None if place.at_broker else _root(place)
+    wanted = {**_required(place), **values}
+    if root is not None and file.get("maildir_root") is None:
+        # Found once and for all: what appears around it later makes no other mailbox of it.
+        wanted.setdefault("maildir_root", _written(root, place.workdir))
+    for key, value in wanted.items():
         before = file.get(key)
         if before != value:
             file.set(key, value)
             if before is not None:
                 lines.append(f"changed   {key}: {shown(key, before)} -> {shown(key, value)}")
-    root = None if place.at_broker else _mailbox(place, lines)
+    if root is not None:
+        _make_mailbox(place, root, lines)
     lines += write_documents(documents, chosen, place.disk)
     place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     if gitignore:
@@ -82,19 +89,29 @@ def _required(place: Workplace) -> dict[str, object]:
     return {key: plain[key] for key in REQUIRED if plain[key] and key not in _OF_A_BROKER}
 
 
-def _mailbox(place: Workplace, lines: list[str]) -> Path:
-    root = _root(place)
+def _written(root: Path, workdir: Path) -> str:
+    """The root as it stands in the file: what lies in or above the workdir moves with it."""
+    base = base_of(root) or root
+    return os.path.relpath(root, workdir) if workdir.is_relative_to(base.parent) else str(root)
+
+
+def _make_mailbox(place: Workplace, root: Path, lines: list[str]) -> None:
     if not (root / "agents").is_dir():
         make_root(place.disk, root, [place.handle], place.clock)
         lines.append(f"made      the mailbox root {root}, with mailboxes for {place.handle} and user")
-        return root
+        return
     known = mailboxes(root)
     add_handle(place.disk, root, place.handle, place.clock)
     if place.handle not in known:
         lines.append(f"added     a mailbox for {place.handle} in {root}")
     else:
         lines.append(f"found     the mailbox of {place.handle} in {root}")
-    return root
+    base, others = base_of(root), [other.name for other in siblings(root)]
+    if base is not None:
+        lines.append(f"joined    the session {root.name} of {base}")
+    elif others:
+        named = ", ".join(others)
+        lines.append(f"joined    no session: mail in {named} does not come here (--maildir-root {root / others[0]})")
 
 
 def _root(place: Workplace) -> Path:

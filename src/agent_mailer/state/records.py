@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.mailbox.port import Draft, Envelope, Outgoing
+from agent_mailer.mailbox.port import Draft, Envelope, Outgoing, Route
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
@@ -189,7 +189,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     `resume` is the session the turn goes on in, `fresh` the id chosen for a new one; `generation` the thread's session
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
     `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
-    runs, sends again; `digest` is that of the message's text.
+    runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
+    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave.
     """
 
     turn_id: str
@@ -209,3 +210,5 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     settlement: Settlement | None = None
     resends: str = ""
     digest: str = ""
+    route: Route | None = None
+    no_way: str = ""

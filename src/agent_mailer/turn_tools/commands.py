@@ -51,6 +51,12 @@ class AgentMail:
             )
         return message
 
+    def fate_of_question(self) -> str:
+        """What becomes of the question of a blocked turn."""
+        if self._folder.facts().no_way:
+            return "the question cannot be delivered to the sender; your operator sees it"
+        return "the question goes to the sender when this turn ends"
+
     def thread(self) -> Sequence[Message]:
         return self._folder.thread()
 
@@ -58,8 +64,17 @@ class AgentMail:
         return self._folder.contacts()
 
     def reply(self, body: str, *, subject: str = "", kind: Kind | None = None, now: bool = False) -> Staged:
-        """Stage an answer to the sender; `now`: it leaves while the turn still runs. Raises UsageFault without text."""
+        """Stage an answer to the sender; `now`: it leaves while the turn still runs.
+
+        Raises UsageFault without text, and where no answer can be delivered.
+        """
         _require_text(body)
+        if why := self._folder.facts().no_way:
+            raise UsageFault(
+                "no_way_back",
+                f"no answer to this mail can be delivered: {why}",
+                "say so in your last words; to write to somebody else: agent-mailer mail contacts",
+            )
         return self._stage(Draft("", Action.REPLY, 0.0, subject=subject, body=body, kind=kind), now=now)
 
     def forward(
@@ -138,9 +153,12 @@ class AgentMail:
         """
         if not to:
             raise UsageFault("no_recipient", "there is no recipient", "name at least one address")
-        contacts = [contact.address for contact in self._folder.contacts()]
-        origin = self._folder.message()
-        fine = {*contacts, origin.envelope.sender, origin.reply_to} - {""}
+        mail = self._folder.mail()
+        contacts = [contact.address for contact in mail.contacts]
+        origin = mail.message
+        # Whoever writes from elsewhere is not the one who is called so here.
+        answered = {origin.reply_to, "" if origin.envelope.reply_to else origin.envelope.sender}
+        fine = {*contacts, *(() if mail.facts.no_way else answered)} - {""}
         whole = [_whole(address, fine) for address in to]
         unknown = [address for address in whole if address not in fine]
         if unknown and contacts:

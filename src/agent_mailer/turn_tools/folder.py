@@ -47,6 +47,8 @@ class Facts(msgspec.Struct, frozen=True):
     max_message_bytes: int
     memory_global: str
     memory_thread: str
+    no_way: str = ""
+    """Why no answer to the message can be delivered; empty where one can."""
 
 
 class TurnMail(msgspec.Struct, frozen=True):
@@ -258,6 +260,7 @@ def as_text(message: Message) -> str:
         ("To", ", ".join(envelope.to)),
         ("Date", iso(envelope.created)),
         ("Subject", message.subject),
+        *((name.replace("_", "-").title(), value) for name, value in message.named),
         ("Message", envelope.id),
         ("Thread", envelope.thread),
         ("Kind", envelope.kind or ""),

@@ -163,7 +163,7 @@ class Finish(Call, frozen=True):
     def run(self, mail: AgentMail) -> str:
         mail.finish(kind=self.outcome, question=self.question, reply_wanted=self.reply_wanted)
         if self.outcome is FinishKind.BLOCKED:
-            return "noted: blocked; the question goes to the sender when this turn ends. End your work now"
+            return f"noted: blocked; {mail.fate_of_question()}. End your work now"
         return "noted: done" + ("" if self.reply_wanted else "; nothing is sent by itself") + ". End your work now"
 
 

@@ -121,7 +121,7 @@ def thread_story(place: Workplace, thread: str) -> ThreadView:
 
 
 def message_view(message: Message) -> MessageView:
-    envelope = message.envelope
+    envelope, named = message.envelope, dict(message.named)
     return MessageView(
         id=envelope.id,
         thread=envelope.thread,
@@ -134,6 +134,9 @@ def message_view(message: Message) -> MessageView:
         automatic=envelope.automatic.value,
         refs=message.refs,
         labels=message.labels,
+        reply_to=named.get("reply_to", ""),
+        reply_project=named.get("reply_project", ""),
+        from_project=named.get("from_project", ""),
     )
 
 

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Set
 import msgspec
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Envelope, Listing, Mailbox, Unreadable
+from agent_mailer.mailbox.port import Automatic, Envelope, Listing, Mailbox, NoWay, Route, Unreadable
 from agent_mailer.state import State
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply, revival
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.rules import Candidate, Plan, WatchPolicy, make_plan
+from agent_mailer.watch.rules import Candidate, Plan, WatchPolicy, make_plan, wants_answer
 
 LIST_LIMIT = 1000
 """The oldest thousand decide what runs next; the rest moves up."""
@@ -52,7 +52,14 @@ class DropRetry(msgspec.Struct, frozen=True, tag=True):
     message_id: str
 
 
-Action = PutAway | SetAside | PassBy | Revive | DropRetry
+class Strand(msgspec.Struct, frozen=True, tag=True):
+    """A message that names a way back where no answer can go, and wants one: it waits for a person."""
+
+    envelope: Envelope
+    why: str
+
+
+Action = PutAway | SetAside | PassBy | Revive | DropRetry | Strand
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -75,7 +82,28 @@ async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Co
 
     Writes nothing, and may run beside a watcher. Raises MailboxUnavailable and OSError.
     """
-    return see(await mailbox.pending(LIST_LIMIT), state, policy, open_ids)
+    found = see(await mailbox.pending(LIST_LIMIT), state, policy, open_ids)
+    stranded = await _without_way_back(mailbox, found.candidates)
+    if not stranded:
+        return found
+    lost = {strand.envelope.id for strand in stranded}
+    candidates = tuple(one for one in found.candidates if one.envelope.id not in lost)
+    return Look(candidates, (*found.actions, *stranded))
+
+
+async def _without_way_back(mailbox: Mailbox, candidates: Iterable[Candidate]) -> list[Strand]:
+    """Of what is not ours yet: what was claimed is worked on, and its answer kept should the way be gone by then."""
+    ways: dict[tuple[str, str], Route | NoWay | None] = {}
+    stranded = []
+    for envelope in (one.envelope for one in candidates if one.retry is None and wants_answer(one.envelope)):
+        if not envelope.reply_to:
+            continue
+        end = (envelope.reply_to, envelope.sender)
+        if end not in ways:
+            ways[end] = await mailbox.way_back(envelope)
+        if isinstance(way := ways[end], NoWay) and way.named:
+            stranded.append(Strand(envelope, way.why))
+    return stranded
 
 
 def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
@@ -152,4 +180,6 @@ class Doer:
                         apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
+                case Strand(envelope=envelope, why=why):
+                    self._room.stuck.no_way_back(envelope, why)
         return none_to_run

@@ -8,14 +8,18 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message, content_digest
+from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message, NoWay, Route, content_digest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate
 
 
-def open_turn(room: Room, candidate: Candidate, turn_id: str) -> TurnRecord:
-    """The claim's record, durable. Raises OSError, and BusyFault where the workdir's lock is no longer ours."""
+async def open_turn(room: Room, candidate: Candidate, turn_id: str) -> TurnRecord:
+    """The claim's record, durable, with the way that an answer will go.
+
+    Raises OSError, MailboxUnavailable, and BusyFault where the workdir's lock is no longer ours.
+    """
+    way = await room.mailbox.way_back(candidate.envelope)
     room.guard()
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
     session = state.sessions.get(envelope.thread)
@@ -29,6 +33,8 @@ def open_turn(room: Room, candidate: Candidate, turn_id: str) -> TurnRecord:
         starts=(retry.starts if retry else 0) + 1,
         generation=session.generation if session else 0,
         rerun=retry,
+        route=way if isinstance(way, Route) else None,
+        no_way=way.why if isinstance(way, NoWay) else "",
     )
     try:
         state.turns.create(record)

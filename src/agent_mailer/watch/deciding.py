@@ -155,7 +155,8 @@ def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
         # Kept in the record, so that nothing the agent wrote is destroyed without a word.
         recipient = ", ".join(draft.to) or end.origin.envelope.sender
         item = Outgoing(draft.key, recipient, draft.thread or end.origin.envelope.thread, draft.body)
-        return [SettledItem(item, ItemState.REFUSED, composed.why, draft, own)]
+        why = end.record.no_way if draft.action is Action.REPLY and not draft.to else ""
+        return [SettledItem(item, ItemState.REFUSED, why or composed.why, draft, own)]
     return [SettledItem(item, own=own) for item in composed]
 
 

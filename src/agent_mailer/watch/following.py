@@ -198,7 +198,9 @@ class AtOnce:
                 await self._send(draft)
 
     async def _send(self, draft: Draft) -> None:
-        composed = self._room.mailbox.compose(draft, self._message, self._record.turn_id)
+        route = self._record.route
+        routes = (route,) if route is not None else ()
+        composed = self._room.mailbox.compose(draft, self._message, self._record.turn_id, routes)
         if isinstance(composed, Refused):
             self._done.add(draft.key)  # settlement records and reports it
             return

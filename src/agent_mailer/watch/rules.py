@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.clock import from_iso
-from agent_mailer.mailbox.port import Envelope, Priority
+from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Priority
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
@@ -167,6 +167,14 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def not_before(self) -> float:
         return self.retry.not_before if self.retry is not None else 0.0
+
+
+_REPORTS = frozenset((Kind.STATUS, Kind.ANSWER, Kind.REVIEW_RESPONSE, Kind.DECISION))
+
+
+def wants_answer(envelope: Envelope) -> bool:
+    """Whether its sender waits for one: reports, answers, and what a watcher wrote by itself ask for nothing."""
+    return envelope.automatic is Automatic.NO and envelope.kind not in _REPORTS
 
 
 class Plan(msgspec.Struct, frozen=True):

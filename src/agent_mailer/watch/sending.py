@@ -9,7 +9,7 @@ from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.unsent import composed_again, word_to_sender
+from agent_mailer.watch.unsent import composed_again, routes_back, word_to_sender
 
 
 async def send_items(room: Room, record: TurnRecord) -> None:
@@ -19,7 +19,8 @@ async def send_items(room: Room, record: TurnRecord) -> None:
     """
     assert record.settlement is not None
     if record.resends:
-        items = composed_again(record, room.mailbox, await origin_of(room, record))
+        routes = await room.until_mailbox_takes_it(record.turn_id, lambda: routes_back(room.mailbox, record.envelope))
+        items = composed_again(record, room.mailbox, await origin_of(room, record), routes)
         if items is not None:
             await _keep(room, record, items)
     await _send_all(room, record)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import MailboxUnavailable, Message, Progress, Stage
+from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Route, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised
 from agent_mailer.process.scope import start_turn
@@ -86,23 +86,31 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
 async def _prepare(room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
+    largest, memory = mailbox.capabilities.max_message_bytes, state.folder.memory
     thread, contacts = await asyncio.gather(
         mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
-    largest, memory = mailbox.capabilities.max_message_bytes, state.folder.memory
     folder.prepare(
         message,
         _or_nothing(thread) or [message],
-        _or_nothing(contacts),
+        _with_sender(_or_nothing(contacts), record.route),
         Facts(
             turn_id=record.turn_id,
             address=room.address,
             max_message_bytes=largest,
             memory_global=str(memory / f"{GLOBAL_NOTE}.md"),
             memory_thread=str(memory_file(memory, record.envelope.thread)),
+            no_way=record.no_way,
         ),
         state.notes.copies(record.envelope.thread),
     )
+
+
+def _with_sender(contacts: Sequence[Contact], route: Route | None) -> Sequence[Contact]:
+    """Whoever wrote from another place, or has no mailbox yet, can be written to all the same."""
+    if not contacts or route is None or any(route.address == contact.address for contact in contacts):
+        return contacts
+    return (*contacts, Contact(route.address, "the sender of this mail"))
 
 
 def _or_nothing(found: Sequence[T] | BaseException) -> Sequence[T]:

@@ -24,7 +24,7 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.names import path_name, printable
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
-from agent_mailer.watch.unsent import drop_unsent, send_again
+from agent_mailer.watch.unsent import drop_unsent, routes_back, send_again
 
 TELL_WITHIN = 3600.0
 """So long its mail stays where it is while its sender cannot be told; then it is put away without a word to him."""
@@ -96,6 +96,10 @@ class StuckMail:
         entry = self._write_down(StuckKind.USED_ID, key, envelope, why, digest=digest)
         return await self._tell_sender(entry, message)
 
+    def no_way_back(self, envelope: Envelope, why: str) -> None:
+        """No answer can go where it names; it stays listed. Its sender cannot be told. Raises OSError."""
+        self._write_down(StuckKind.NO_WAY_BACK, envelope.id, envelope, why)
+
     async def _another(self, envelope: Envelope) -> Message | None:
         """The message, where its text is another than that which was settled; None also where nothing tells that."""
         settled = await self._mailbox.settled(envelope)
@@ -153,7 +157,9 @@ class StuckMail:
             return True
         if origin is not None and origin.envelope.automatic is Automatic.NOTICE:
             return True
-        composed = self._mailbox.compose(_word(entry, origin), origin, f"stuck-{_short(entry.kind, entry.key)}")
+        routes = await routes_back(self._mailbox, origin.envelope) if origin is not None else ()
+        word = _word(entry, origin)
+        composed = self._mailbox.compose(word, origin, f"stuck-{_short(entry.kind, entry.key)}", routes)
         for item in () if isinstance(composed, Refused) else composed:
             if not await self._deliver(item):
                 late = self._state.folder.clock.now() - entry.at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -39,7 +40,7 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
     Raises OSError where the claim could not be made durable, MailboxUnavailable where the mailbox did not answer, and
     BusyFault where the workdir's lock is no longer ours.
     """
-    record = open_turn(room, candidate, turn_id)
+    record = await open_turn(room, candidate, turn_id)
     try:
         message = await take(room, record)
     except MailboxUnavailable as fault:
@@ -112,7 +113,8 @@ async def _end(
     room.enter(record.turn_id, Stage.SETTLING)
     folder = folder or room.state.turns.folder(record.turn_id)
     end = await _gather(room, record, message, judgement, observation, folder)
-    settlement = decide_settlement(end, room.policy, room.mailbox.compose)
+    routes = (record.route,) if record.route is not None else ()
+    settlement = decide_settlement(end, room.policy, partial(room.mailbox.compose, routes=routes))
     record.settlement = settlement
     record.phase = Phase.SETTLING
     await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)

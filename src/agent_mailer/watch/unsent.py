@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Mailbox, Message, Refused
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Mailbox, Message, Refused, Route
 from agent_mailer.names import new_turn_id, printable
 from agent_mailer.state import State
 from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
@@ -41,7 +41,8 @@ def word_to_sender(record: TurnRecord, mailbox: Mailbox, origin: Message) -> tup
         kind=Kind.STATUS,
         automatic=Automatic.NOTICE,
     )
-    composed = mailbox.compose(draft, origin, record.turn_id)
+    routes = (record.route,) if record.route is not None else ()
+    composed = mailbox.compose(draft, origin, record.turn_id, routes)
     if isinstance(composed, Refused):
         return ()
     known = {one.item.id for one in settlement.items if one.own}
@@ -51,18 +52,40 @@ def word_to_sender(record: TurnRecord, mailbox: Mailbox, origin: Message) -> tup
     )
 
 
-def composed_again(record: TurnRecord, mailbox: Mailbox, origin: Message) -> tuple[SettledItem, ...] | None:
-    """The items of a record that sends again what could not be composed; None where there is nothing to compose."""
+async def routes_back(mailbox: Mailbox, envelope: Envelope) -> tuple[Route, ...]:
+    """The ways of an answer as they are now. Raises MailboxUnavailable."""
+    way = await mailbox.way_back(envelope)
+    return (way,) if isinstance(way, Route) else ()
+
+
+def composed_again(
+    record: TurnRecord, mailbox: Mailbox, origin: Message, routes: Sequence[Route]
+) -> tuple[SettledItem, ...] | None:
+    """The items of a record that sends again what could not be composed, or what leaves by a way that was lost.
+
+    `routes` are as they are now. None where nothing of the record has to be changed.
+    """
     settlement, first = record.settlement, split_key(record.resends)
     if settlement is None or first is None:
         return None
     [entry, *others] = settlement.items
-    if others or entry.draft is None or entry.state is not ItemState.PENDING:
+    if others or entry.state is not ItemState.PENDING:
         return None
-    composed = mailbox.compose(entry.draft, origin, first[0])
+    if entry.draft is None:
+        return _by_the_way_that_is(entry, routes)
+    composed = mailbox.compose(entry.draft, origin, first[0], routes)
     if isinstance(composed, Refused):
         return (msgspec.structs.replace(entry, state=ItemState.REFUSED, why=composed.why),)
     return tuple(SettledItem(item) for item in composed)
+
+
+def _by_the_way_that_is(entry: SettledItem, routes: Sequence[Route]) -> tuple[SettledItem, ...] | None:
+    """A person has said that it shall be sent: to the same address and place, whatever folder lies there by now."""
+    was = entry.item.route
+    for now in routes:
+        if was is not None and now != was and (now.address, now.place) == (was.address, was.place):
+            return (msgspec.structs.replace(entry, item=msgspec.structs.replace(entry.item, route=now)),)
+    return None
 
 
 def take_over_resent(state: State, record: TurnRecord) -> None:

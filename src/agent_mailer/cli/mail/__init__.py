@@ -202,7 +202,7 @@ def finish(
         raise UsageFault("no_question", "the question is empty", 'agent-mailer mail finish --blocked "your question"')
     turn.finish(reply_wanted=not no_reply, question=(blocked or "").strip())
     if blocked is not None:
-        say("noted: blocked; the question goes to the sender when this turn ends")
+        say(f"noted: blocked; {turn.fate_of_question()}")
     else:
         say("noted: done" + ("; nothing is sent by itself" if no_reply else ""))
 

@@ -37,9 +37,11 @@ from agent_mailer.mailbox.port import (
     Listing,
     MailboxRefused,
     Message,
+    NoWay,
     Outgoing,
     Progress,
     Refused,
+    Route,
     Unreadable,
 )
 from agent_mailer.names import printable
@@ -205,7 +207,13 @@ class AmpMailbox:
                 if one.id != me and one.address not in ("", self._address) and one.status != "deleted"
             ]
 
-    def compose(self, draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
+    async def way_back(self, envelope: Envelope) -> Route | NoWay | None:
+        """The broker knows every sender."""
+
+    def compose(
+        self, draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()
+    ) -> Sequence[Outgoing] | Refused:
+        del routes  # every address is the broker's to find
         return compose.compose(self._author, draft, origin, turn_id)
 
     async def deliver(self, item: Outgoing) -> Delivery:

@@ -28,7 +28,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
-from agent_mailer.mailbox.maildir import compose, delivery, layout, shelf
+from agent_mailer.mailbox.maildir import compose, delivery, layout, routes, shelf
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.listing import (
@@ -49,9 +49,11 @@ from agent_mailer.mailbox.port import (
     Listing,
     MailboxUnavailable,
     Message,
+    NoWay,
     Outgoing,
     Progress,
     Refused,
+    Route,
     Unreadable,
 )
 from agent_mailer.outcomes import Outcome
@@ -176,8 +178,19 @@ class MaildirMailbox:
             handles = {layout.USER, *filter(layout.is_handle, listed), *layout.mailboxes(self._root)} - {self._handle}
         return [Contact(handle, "the person here" if handle == layout.USER else "") for handle in sorted(handles)]
 
-    def compose(self, draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
-        return compose.compose(self._handle, self._root.name, draft, origin, turn_id)
+    async def way_back(self, envelope: Envelope) -> Route | NoWay | None:
+        if not envelope.reply_to and not layout.missing_folders(self._root, envelope.sender):
+            return None
+        return routes.way_back(self._root, self._handle, envelope)
+
+    def find(self, address: str) -> Route | NoWay | None:
+        """The way to what a person typed; None where this root delivers to it."""
+        return routes.find_typed(self._root, self._handle, address)
+
+    def compose(
+        self, draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()
+    ) -> Sequence[Outgoing] | Refused:
+        return compose.compose(self._handle, self._root.name, draft, origin, turn_id, routes)
 
     async def deliver(self, item: Outgoing) -> Delivery:
         return delivery.deliver(self._disk, self._root, self._handle, item)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
+
+import msgspec
 
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
@@ -16,6 +18,7 @@ from agent_mailer.mailbox.maildir.format import (
     write_message,
 )
 from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
+from agent_mailer.mailbox.maildir.routes import parse_address
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
     Action,
@@ -25,6 +28,7 @@ from agent_mailer.mailbox.port import (
     Outgoing,
     Priority,
     Refused,
+    Route,
     kind_of,
     one_line,
     subject_of,
@@ -49,13 +53,21 @@ def dedupe_id_for(handle: str, key: str) -> str:
     return DEDUPE_ID + hashlib.sha256("\0".join((handle, key)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+class _Recipient(msgspec.Struct, frozen=True):
+    handle: str
+    route: Route | None = None
+
+
 def compose(
-    handle: str, session: str, draft: Draft, origin: Message | None, turn_id: str
+    handle: str, session: str, draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()
 ) -> tuple[Outgoing, ...] | Refused:
-    """One item a recipient, all with the same id and bytes, as AMQ does. `session` is the name of our own root."""
+    """One item a recipient, all with the same id, as AMQ does; the bytes of what leaves our root name the way back.
+
+    `session` is the name of our own root.
+    """
     if draft.action is not Action.SEND and origin is None:
         return Refused(f"there is no message to {draft.action.value}")
-    to = _recipients(handle, session, draft, origin)
+    to = _recipients(handle, session, draft, origin, {route.address: route for route in routes})
     if isinstance(to, Refused):
         return to
     identifier = _identifier(handle, draft, turn_id)
@@ -66,7 +78,7 @@ def compose(
     header = Header(
         id=identifier,
         sender=handle,
-        to=to,
+        to=tuple(dict.fromkeys(one.handle for one in to)),
         thread=thread,
         created=draft.created,
         subject=subject_of(draft, origin),
@@ -78,13 +90,25 @@ def compose(
         automatic=draft.automatic,
         turn=turn_id,
     )
-    payload = write_message(header, _body(draft, origin))
-    if len(payload) > MAX_MESSAGE_BYTES:
-        return Refused(
-            f"the message has {len(payload)} bytes; at most {MAX_MESSAGE_BYTES} can be sent: send a file name"
-        )
-    text = payload.decode()
-    return tuple(Outgoing(id=identifier, recipient=one, thread=thread, payload=text) for one in to)
+    body = _body(draft, origin)
+    items = []
+    for one in to:
+        payload = write_message(_with_way_back(header, one.route), body)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            return Refused(
+                f"the message has {len(payload)} bytes; at most {MAX_MESSAGE_BYTES} can be sent: send a file name"
+            )
+        recipient = one.route.address if one.route else one.handle
+        items.append(Outgoing(identifier, recipient, thread, payload.decode(), one.route))
+    return tuple(items)
+
+
+def _with_way_back(header: Header, route: Route | None) -> Header:
+    back = parse_address(route.back) if route is not None and route.back else None
+    if back is None:
+        return header
+    reply_to = f"{back.handle}@{back.session}" if back.session else back.handle
+    return msgspec.structs.replace(header, reply_to=reply_to, project=back.project)
 
 
 def _identifier(handle: str, draft: Draft, turn_id: str) -> str:
@@ -93,29 +117,34 @@ def _identifier(handle: str, draft: Draft, turn_id: str) -> str:
     return message_id_for(handle, turn_id, draft.key, draft.created)
 
 
-def _recipients(handle: str, session: str, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
+def _recipients(
+    handle: str, session: str, draft: Draft, origin: Message | None, routes: Mapping[str, Route]
+) -> tuple[_Recipient, ...] | Refused:
     wanted: Sequence[str] = draft.to
     if not wanted and draft.action is Action.REPLY and origin is not None:
         wanted = (_answer_address(handle, origin),)
     if not wanted:
         return Refused("there is no recipient")
-    local: dict[str, None] = {}
-    for address in wanted:
-        name = address.strip()
-        if PROJECT_MARK in name:
-            project = name.split(PROJECT_MARK)[0]
+    found: dict[_Recipient, None] = {}
+    for text in wanted:
+        name = text.strip()
+        if name in routes:
+            found[_Recipient(routes[name].recipient, routes[name])] = None
+            continue
+        if is_handle(name):
+            found[_Recipient(name)] = None
+            continue
+        address = parse_address(name)
+        if address is None:
+            return Refused(f"{printable(text)!r} is no handle: use a-z, 0-9, _ and -")
+        if address.project:
             return Refused(
-                f"{printable(name)!r} is in the project {printable(project)!r}; mail to other projects is not supported"
+                f"{printable(name)!r} is in the project {printable(address.project)!r}, and no way there is known"
             )
-        name, at, place = name.partition("@")
-        if at and place != session:
-            return Refused(
-                f"{printable(name)!r} is in the session {printable(place)!r}; mail to other sessions is not supported"
-            )
-        if not is_handle(name):
-            return Refused(f"{printable(address)!r} is no handle: use a-z, 0-9, _ and -")
-        local[name] = None
-    return tuple(local)
+        if address.session not in ("", session):
+            return Refused(f"{printable(name)!r} is in the session {address.session!r}, and no way there is known")
+        found[_Recipient(address.handle)] = None
+    return tuple(found)
 
 
 def _answer_address(handle: str, origin: Message) -> str:
@@ -125,15 +154,26 @@ def _answer_address(handle: str, origin: Message) -> str:
     return origin.reply_to or envelope.sender
 
 
-def _thread(handle: str, draft: Draft, origin: Message | None, to: tuple[str, ...], identifier: str) -> str:
+def _thread(handle: str, draft: Draft, origin: Message | None, to: tuple[_Recipient, ...], identifier: str) -> str:
     if draft.thread:
         return clean(draft.thread) if draft.thread == draft.thread.strip() else ""
     if draft.action is not Action.SEND and origin is not None:
         return origin.envelope.thread
     if len(to) > 1:
         return f"t-{identifier}"
-    lower, higher = sorted((handle, to[0]))
+    route = to[0].route
+    if route is not None and route.back:
+        return f"p2p/{_qualified(route.back)}__{_qualified(route.address)}"
+    lower, higher = sorted((handle, to[0].handle))
     return f"p2p/{lower}__{higher}"
+
+
+def _qualified(text: str) -> str:
+    """An address as AMQ's threads between sessions and projects name it."""
+    address = parse_address(text)
+    if address is None:
+        return text
+    return PROJECT_MARK.join(filter(None, (address.project, address.session, address.handle)))
 
 
 def _refs(draft: Draft, origin: Message | None) -> tuple[str, ...]:

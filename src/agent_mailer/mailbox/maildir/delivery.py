@@ -22,8 +22,17 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.compose import DEDUPE_ID
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, clean, go_json, is_message_id, rfc3339
-from agent_mailer.mailbox.maildir.layout import Paths, is_handle, known, make_mailbox, missing_folders, require_root
+from agent_mailer.mailbox.maildir.layout import (
+    MAX_HANDLE,
+    Paths,
+    is_handle,
+    known,
+    make_mailbox,
+    missing_folders,
+    require_root,
+)
 from agent_mailer.mailbox.maildir.listing import is_message_name, unavailable
+from agent_mailer.mailbox.maildir.routes import check
 from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
 from agent_mailer.names import path_name, printable
 
@@ -52,16 +61,17 @@ def deliver(disk: Disk, root: Path, sender: str, item: Outgoing) -> Delivery:
     refusal = _check(root, item, data)
     if refusal is not None:
         return refusal
+    place, handle = _end(root, item)
     try:
-        if missing_folders(root, item.recipient):
-            make_mailbox(disk, root, item.recipient)
+        if (item.route is None or item.route.makes) and missing_folders(place, handle):
+            make_mailbox(disk, place, handle)
         result = _confirm(disk, root, item) or _publish(disk, root, item, data)
         if result is None:
             result = _confirm(disk, root, item) or Unknown("another message took its name for a moment")
     except ConfigFault as fault:
         return Refused(f"the mailbox of {item.recipient} cannot be used: {fault.message}")
     except OSError as fault:
-        raise unavailable(Paths(root, item.recipient).home, fault) from fault
+        raise unavailable(Paths(place, handle).home, fault) from fault
     if isinstance(result, Delivered):
         with suppress(OSError):
             disk.replace(Paths(root, sender).sent / f"{item.id}.md", data, sync=Sync.NONE)
@@ -73,16 +83,21 @@ def look(root: Path, item: Outgoing) -> Trace:
     if _misnamed(item) is not None:
         return Trace.NONE
     name = item.id + ".md"
-    to = Paths(root, item.recipient)
+    to = Paths(*_end(root, item))
     data = item.payload.encode("utf-8", "replace")
     any_bytes = item.id.startswith(DEDUPE_ID)
     for place, trace in ((to.new, Trace.WAITING), (to.cur, Trace.TAKEN)):
         same = holds(place / name, data)
         if same is not None:
             return trace if same or any_bytes else Trace.OTHER
-    if any((to.receipts / receipt_name(item.id, item.recipient, stage)).is_file() for stage in Stage):
+    if any((to.receipts / receipt_name(item.id, _end(root, item)[1], stage)).is_file() for stage in Stage):
         return Trace.TAKEN
     return Trace.TAKEN if any(_in_dead_letters(folder, item.id) for folder in (to.dlq_new, to.dlq_cur)) else Trace.NONE
+
+
+def _end(root: Path, item: Outgoing) -> tuple[Path, str]:
+    """Root and handle of the mailbox that an item is for."""
+    return (Path(item.route.place), item.route.recipient) if item.route is not None else (root, item.recipient)
 
 
 def holds(path: Path, data: bytes) -> bool | None:
@@ -116,6 +131,8 @@ def _check(root: Path, item: Outgoing, data: bytes) -> Refused | None:
         return Refused(f"the message has {len(data)} bytes; at most {MAX_MESSAGE_BYTES} can be sent")
     try:
         require_root(root)
+        if item.route is not None:
+            return check(root, item.route)
         if known(root, item.recipient):
             return None
     except ConfigFault as fault:
@@ -127,7 +144,8 @@ def _check(root: Path, item: Outgoing, data: bytes) -> Refused | None:
 
 def _misnamed(item: Outgoing) -> Refused | None:
     """Nothing whose names could lead elsewhere ever becomes a path."""
-    if not is_handle(item.recipient) or len(item.recipient) > 200:
+    handle = item.route.recipient if item.route is not None else item.recipient
+    if not is_handle(handle) or len(handle) > MAX_HANDLE:
         return Refused(f"{printable(item.recipient)!r} is no handle: use a-z, 0-9, _ and -")
     if not is_message_id(item.id) or not is_message_name(item.id + ".md") or len(item.id.encode()) > 200:
         return Refused(f"{printable(item.id)!r} is no message id")
@@ -146,7 +164,7 @@ def _confirm(disk: Disk, root: Path, item: Outgoing) -> Delivery | None:
         return Refused(f"another message named {printable(item.id)} is in the mailbox of {item.recipient}")
     if trace is Trace.WAITING:
         try:
-            disk.sync_directory(Paths(root, item.recipient).new)
+            disk.sync_directory(Paths(*_end(root, item)).new)
         except OSError as fault:
             return _unconfirmed(fault)
     return Delivered()
@@ -154,7 +172,7 @@ def _confirm(disk: Disk, root: Path, item: Outgoing) -> Delivery | None:
 
 def _publish(disk: Disk, root: Path, item: Outgoing, data: bytes) -> Delivery | None:
     """Write and rename; None if the name was taken meanwhile. Raises OSError if nothing has happened."""
-    to = Paths(root, item.recipient)
+    to = Paths(*_end(root, item))
     target = to.new / f"{item.id}.md"
     temporary = to.tmp / temporary_name(target.name)
     disk.create(temporary, data, sync=Sync.CONTENT)

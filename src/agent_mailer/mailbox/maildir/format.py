@@ -36,6 +36,9 @@ _YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EPOCH_FROM_YEAR_ONE: Final = 62_135_596_800
 _BILLION: Final = 1_000_000_000
 _MAX_HOPS: Final = 1_000_000
+WAY_BACK: Final = ("reply_to", "reply_project", "from_project")
+_MAX_NAMED: Final = 1000
+"""Longer names lead nowhere, and an envelope is kept in many places."""
 _HEAD_BYTES: Final = 64 * 1024
 TOO_LARGE: Final = "message exceeds maximum size"
 """Why a file is none, in AMQ's words."""
@@ -74,6 +77,9 @@ class Header(msgspec.Struct, frozen=True):
     hops: int = 0
     automatic: Automatic = Automatic.NO
     turn: str = ""
+    reply_to: str = ""
+    project: str = ""
+    """Ours, on mail to another project: it stands in `reply_project` and in `from_project`."""
 
 
 class _Fault(Exception):
@@ -118,6 +124,9 @@ def write_message(header: Header, body: str) -> bytes:
         "kind": header.kind.value if header.kind else "",
         "labels": list(header.labels),
         "context": _context(header),
+        "reply_to": header.reply_to,
+        "reply_project": header.project,
+        "from_project": header.project,
     }
     text = _START + go_json({k: v for k, v in fields.items() if v or k == "schema"}) + "\n" + _CLOSE + body
     if body and not body.endswith("\n"):
@@ -289,21 +298,28 @@ def _envelope(raw: dict[str, object], locator: str) -> Envelope:
         kind=Kind(kind) if kind else None,
         automatic=automatic,
         hops=hops,
+        reply_to=_way_back(raw, sender),
     )
+
+
+def _way_back(raw: dict[str, object], sender: str) -> str:
+    """`[project:]handle[@session]`, or whatever stands there; empty where it is simply the sender."""
+    reply_to, project = _string(raw, "reply_to"), _string(raw, "reply_project").strip()
+    named = f"{project}{PROJECT_MARK}{reply_to or sender}" if project else reply_to
+    return "" if named == sender else named[:_MAX_NAMED]
 
 
 def _message(raw: dict[str, object], body: str, locator: str) -> Message:
     envelope = _envelope(raw, locator)
-    reply_to, project = _string(raw, "reply_to"), _string(raw, "reply_project")
-    if project:
-        reply_to = f"{project}{PROJECT_MARK}{reply_to or envelope.sender}"
+    named = ((name, _string(raw, name)[:_MAX_NAMED]) for name in WAY_BACK)
     return Message(
         envelope=envelope,
         subject=_string(raw, "subject"),
         body=body,
         refs=_strings(raw, "refs"),
         labels=_strings(raw, "labels"),
-        reply_to=reply_to or envelope.sender,
+        reply_to=envelope.reply_to or envelope.sender,
+        named=tuple((name, value) for name, value in named if value),
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
@@ -41,6 +43,7 @@ REQUIRED: Final = (
 OWN: Final = ("extensions", f"extensions/{LAYER}", f"extensions/{LAYER}/aside")
 """What only we need, in the mailboxes that we watch."""
 
+MAX_HANDLE: Final = 200
 _HANDLE = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 _SYSTEM_CLOCK = SystemClock()
 
@@ -52,7 +55,7 @@ def is_handle(text: str) -> bool:
 
 def check_handle(handle: str) -> None:
     """Raise ConfigFault unless `handle` can name a mailbox folder."""
-    if not is_handle(handle) or len(handle) > 200:
+    if not is_handle(handle) or len(handle) > MAX_HANDLE:
         raise ConfigFault(
             "bad_handle",
             f"{printable(handle)!r} is no handle: use a-z, 0-9, _ and -, not beginning with -, at most 200 characters",
@@ -115,7 +118,7 @@ def make_mailbox(disk: Disk, root: Path, handle: str, *, own: bool = False) -> N
 def missing_folders(root: Path, handle: str) -> list[Path]:
     """The required folders that are not there, or are not folders."""
     home = root / "agents" / handle
-    return [folder for leaf in REQUIRED if not _is_folder(folder := home / leaf)]
+    return [folder for leaf in REQUIRED if not is_folder(folder := home / leaf)]
 
 
 def check_mailbox(root: Path, handle: str) -> list[str]:
@@ -137,7 +140,7 @@ def check_mailbox(root: Path, handle: str) -> list[str]:
 
 def require_root(root: Path) -> None:
     """Raise ConfigFault unless `root` holds mailboxes."""
-    if not _is_folder(root / "agents"):
+    if not is_folder(root / "agents"):
         raise ConfigFault(
             "no_maildir_root",
             f"{root} is no mailbox root: it has no agents folder",
@@ -162,7 +165,7 @@ def roster(root: Path) -> tuple[str, ...]:
 
 def known(root: Path, handle: str) -> bool:
     """Whether mail to `handle` is expected here: on the roster, with a mailbox, or the reserved `user`."""
-    return handle == USER or _is_folder(root / "agents" / handle) or handle in roster(root)
+    return handle == USER or is_folder(root / "agents" / handle) or handle in roster(root)
 
 
 def _write_roster(disk: Disk, root: Path, handles: set[str], clock: Clock) -> None:
@@ -179,15 +182,17 @@ def _write_roster(disk: Disk, root: Path, handles: set[str], clock: Clock) -> No
     disk.replace(path, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(), sync=Sync.FULL)
 
 
+def rosters(base: Path) -> bool:
+    """Whether the folder has a list of handles, as a base root has for its sessions."""
+    try:
+        return isinstance((_read_config(base / "meta" / "config.json") or {}).get("agents"), list)
+    except ConfigFault:
+        return False
+
+
 def _config_path(root: Path) -> Path:
     """A session (a root right below another) has no roster of its own: its base's counts."""
-    base = root.parent / "meta" / "config.json"
-    try:
-        if isinstance((_read_config(base) or {}).get("agents"), list):
-            return base
-    except ConfigFault:
-        pass
-    return root / "meta" / "config.json"
+    return (root.parent if rosters(root.parent) else root) / "meta" / "config.json"
 
 
 def _read_config(path: Path) -> dict[str, object] | None:
@@ -237,7 +242,7 @@ def _in_the_way(path: Path) -> ConfigFault:
     return ConfigFault("not_a_folder", f"{path} is {what}; a mailbox is made of real folders", f"mv {path} {path}.old")
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
@@ -264,7 +269,7 @@ def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> P
         if top is not None and home and folder == Path(home):
             continue
         if os.path.lexists(folder / AMQRC):
-            return _root_of(folder / AMQRC)
+            return read_amqrc(folder / AMQRC).root
     if top is not None:
         return top / FOLDER
     for folder in folders:
@@ -277,8 +282,17 @@ def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> P
     )
 
 
-def _root_of(path: Path) -> Path:
-    """The root that an .amqrc names, relative to the file's own folder."""
+class Amqrc(msgspec.Struct, frozen=True):
+    """An .amqrc: the base root that it names, the project's name if it says one, and its peers' base roots."""
+
+    path: Path
+    root: Path
+    project: str
+    peers: Mapping[str, Path]
+
+
+def read_amqrc(path: Path) -> Amqrc:
+    """Paths in it are relative to its own folder. Raises ConfigFault for one that is not to be trusted."""
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
         raise _distrusted(path, "is not a regular file", f"replace {path} with a file of your own")
@@ -290,10 +304,18 @@ def _root_of(path: Path) -> Path:
         content = json.loads(read_regular(path, _MAX_AMQRC_BYTES))
     except (OSError, ValueError, RecursionError) as fault:
         raise _distrusted(path, f"cannot be read: {fault}", f"repair {path}") from fault
-    root = content.get("root") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    root, project, peers = content.get("root"), content.get("project"), content.get("peers")
     if not isinstance(root, str) or not root.strip() or "\0" in root:
         raise _distrusted(path, 'has no "root"', f'put {{"root": "{FOLDER}"}} into {path}')
-    return _absolute(path.parent, Path(root))
+    named = peers.items() if isinstance(peers, dict) else ()
+    places = {name: place for name, place in named if isinstance(place, str) and place.strip() and "\0" not in place}
+    return Amqrc(
+        path=path,
+        root=_absolute(path.parent, Path(root)),
+        project=project.strip() if isinstance(project, str) else "",
+        peers={name: _absolute(path.parent, Path(place)) for name, place in places.items()},
+    )
 
 
 def _distrusted(path: Path, why: str, fix: str) -> ConfigFault:

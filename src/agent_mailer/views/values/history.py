@@ -67,7 +67,7 @@ class WholeTurnView(TurnView, frozen=True):
 
 
 class MessageView(View, frozen=True):
-    """A message without its text; `created` is ISO 8601."""
+    """A message without its text; `created` is ISO 8601. The last three are what it names of the way back."""
 
     ABOUT = "id"
 
@@ -82,6 +82,9 @@ class MessageView(View, frozen=True):
     automatic: str
     refs: tuple[str, ...]
     labels: tuple[str, ...]
+    reply_to: str
+    reply_project: str
+    from_project: str
 
 
 class WaitingView(View, frozen=True):

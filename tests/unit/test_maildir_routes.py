@@ -1,0 +1,130 @@
+"""Addresses beyond our own root, and what passes for ours on the way there (SPEC 8.3)."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+from tests.amq_tree import Project
+
+from agent_mailer.mailbox.maildir.routes import Address, base_of, find, parse_address, session_of
+from agent_mailer.mailbox.port import NoWay, Route
+
+ADDRESSES = {
+    "bob": Address("bob"),
+    "bob@web": Address("bob", "web"),
+    "infra:bob": Address("bob", "", "infra"),
+    "infra:bob@web": Address("bob", "web", "infra"),
+    "bob@infra:web": Address("bob", "web", "infra"),
+    "bob@infra:": Address("bob", "", "infra"),
+    "My Project:bob@web": Address("bob", "web", "My Project"),
+    "a:b:bob@web": Address("bob", "web", "a:b"),
+    "bob@@web": None,
+    "bob@": None,
+    "@web": None,
+    "": None,
+    "Bob": None,
+    "../x": None,
+    "bob@../x": None,
+    "bob@web/x": None,
+    "bob@-web": None,
+    "b" * 300: None,
+    f"bob@{'w' * 300}": None,
+    "bob\n": None,
+}
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_an_address_names_a_handle_and_where_it_is(text: str) -> None:
+    assert parse_address(text) == ADDRESSES[text]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Project:
+    tmp_path.chmod(0o755)
+    Project(tmp_path / "infra", "bob")
+    return Project(tmp_path / "shop", "bob", "coder", name="shop", peers={"infra": "../infra/.agent-mail"})
+
+
+def way(shop: Project, text: str = "infra:bob@collab") -> Route | NoWay | None:
+    return find(shop.collab, "coder", text)
+
+
+def test_a_session_is_a_folder_right_below_its_base(shop: Project, tmp_path: Path) -> None:
+    assert (session_of(shop.collab), base_of(shop.collab)) == ("collab", shop.base)
+    assert (session_of(shop.base), base_of(shop.base)) == ("", None)
+    shop.base.rename(tmp_path / "queue")
+    assert session_of(tmp_path / "queue/collab") == "collab", "the base has a roster"
+    (tmp_path / "queue/meta/config.json").unlink()
+    assert session_of(tmp_path / "queue/collab") == ""
+    (tmp_path / ".amqrc").write_text('{"root": "queue"}')
+    assert session_of(tmp_path / "queue/collab") == "collab", ".amqrc says so"
+
+
+def test_looking_for_a_way_makes_nothing(shop: Project, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    for text in ("stranger@web", "infra:stranger@collab", "infra:bob@moon"):
+        assert isinstance(find(shop.collab, "coder", text), NoWay)
+    assert isinstance(find(shop.collab, "coder", "stranger@web", "stranger"), Route)
+    assert isinstance(way(shop), Route)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_search_for_peers_ends_at_the_top_of_the_git_tree(shop: Project) -> None:
+    (shop.top / ".amqrc").rename(shop.top.parent / ".amqrc")
+    (shop.top / ".git").mkdir()
+    found = way(shop)
+    assert isinstance(found, NoWay)
+    assert "no .amqrc above" in found.why
+
+
+def test_a_root_that_is_a_git_tree_itself_hides_no_peers(shop: Project) -> None:
+    for root in (shop.base, shop.collab):
+        (root / ".git").mkdir()
+    assert isinstance(way(shop), Route)
+
+
+def test_the_homes_own_file_is_a_project_only_where_it_says_so(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(shop.top))
+    shop.amqrc("", {"infra": "../infra/.agent-mail"})
+    assert isinstance(way(shop), NoWay)
+    shop.amqrc("shop", {"infra": "../infra/.agent-mail"})
+    assert isinstance(way(shop), Route)
+
+
+def test_a_project_without_a_name_has_its_folders(shop: Project) -> None:
+    shop.amqrc("", {"infra": "../infra/.agent-mail"})
+    found = way(shop)
+    assert isinstance(found, Route)
+    assert found.back == "shop:coder@collab"
+
+
+def test_a_folder_in_which_only_owners_rename_may_lie_above_a_peer(shop: Project, tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    assert isinstance(way(shop), Route)
+    tmp_path.chmod(0o777)
+    found = way(shop)
+    assert isinstance(found, NoWay)
+    assert f"{tmp_path} can be written by others" in found.why
+
+
+def test_ones_own_group_may_write_and_another_may_not(shop: Project, tmp_path: Path) -> None:
+    user = pwd.getpwuid(os.geteuid())
+    private = grp.getgrgid(user.pw_gid).gr_name == user.pw_name and not grp.getgrgid(user.pw_gid).gr_mem
+    (tmp_path / "infra").chmod(0o775)
+    assert isinstance(way(shop), Route if private else NoWay)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "infra", 0, grp.getgrnam("users").gr_gid)
+        assert isinstance(way(shop), NoWay)
+
+
+def test_a_peer_below_a_link_of_ours_counts_and_below_anothers_does_not(shop: Project, tmp_path: Path) -> None:
+    (tmp_path / "infra").rename(tmp_path / "real")
+    (tmp_path / "infra").symlink_to("real")
+    assert isinstance(way(shop), Route)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "infra", 12345, 12345, follow_symlinks=False)
+        assert isinstance(way(shop), NoWay)
