@@ -57,6 +57,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     carries_marks: bool
     """Hop count, kind, priority and automatic mark survive the transport."""
     max_message_bytes: int
+    carries_context: bool = False
+    """The refs and the context of a draft arrive; else a draft that has them is refused."""
     keeps_dates: bool = True
     """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
 
@@ -82,7 +84,10 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation."""
+    """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation.
+
+    `context` is what programs say to each other: the text of a JSON object, or empty.
+    """
 
     envelope: Envelope
     subject: str = ""
@@ -90,6 +95,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     refs: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     reply_to: str = ""
+    context: str = ""
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -121,7 +127,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message to be sent, as staged: everything that decides its final bytes is fixed here.
 
     `key` names it within its turn and derives the final id; `created` is seconds since the epoch. An empty `to` of a
-    reply means the sender of the original; an empty `thread` of a `send` means a new one.
+    reply means the sender of the original; an empty `thread` of a `send` means a new one. `context` is as a message's.
     """
 
     key: str
@@ -136,6 +142,8 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[str, ...] = ()
     automatic: Automatic = Automatic.NO
     at_once: bool = False
+    refs: tuple[str, ...] = ()
+    context: str = ""
 
 
 class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True):

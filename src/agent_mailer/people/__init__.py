@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
 from agent_mailer.people import send as sending
+from agent_mailer.people.port import EVERYTHING, Search
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -57,9 +58,9 @@ class Person:
         self._clock = clock
         self._tell = tell
 
-    def inbox(self, *, read_too: bool) -> Sequence[Found]:
+    def inbox(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
         """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
-        return self._run(self._mail.listed(read_too=read_too))
+        return self._run(self._mail.listed(search, read_too=read_too))
 
     def find(self, typed: str) -> Found:
         """The message whose id begins so."""

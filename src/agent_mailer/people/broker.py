@@ -14,7 +14,16 @@ from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClie
 from agent_mailer.mailbox.amp.reading import BrokerInbox
 from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Refused, Unknown
 from agent_mailer.names import pick, printable
-from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
+from agent_mailer.people.port import (
+    EVERYTHING,
+    Found,
+    Receipt,
+    Rest,
+    Search,
+    Sent,
+    dedupe_conflict,
+    unknown_recipients,
+)
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -83,8 +92,13 @@ class BrokerMail:
                 "give it a key of yours: export AGENT_MAILER_API_KEY=amk_... (agent-mailer broker key add)",
             ) from None
 
-    async def listed(self, *, read_too: bool) -> Sequence[Found]:
-        return [Found(one.message, not one.is_read) for one in await self._box.listed(read_too=read_too)]
+    async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
+        if search.context:
+            raise UsageFault("no_context", "mail at a broker has no context", "leave out --context")
+        listed = [Found(one.message, not one.is_read) for one in await self._box.listed(read_too=read_too)]
+        found = [one for one in listed if search.takes(one.message)]
+        found = found[: len(found) - search.offset] if search.offset else found
+        return found[-search.limit :] if search.limit else found
 
     async def find(self, typed: str) -> Found:
         heard = await self._box.whole(typed)

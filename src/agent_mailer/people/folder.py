@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,17 +18,30 @@ from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.delivery import Stage, receipt_name
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
-from agent_mailer.mailbox.maildir.listing import MAX_LISTED, StatCache, list_folder
-from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Gone, Message, Outgoing
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message
+from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, Listed, StatCache, dated_names, read_head, stamp
+from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing
 from agent_mailer.names import pick, printable
-from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
+from agent_mailer.people.port import (
+    EVERYTHING,
+    Found,
+    Receipt,
+    Rest,
+    Search,
+    Sent,
+    dedupe_conflict,
+    unknown_recipients,
+)
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 
 RESCAN_SECONDS = 2.0
+CLOCKS_DIFFER = 3600.0
+"""Seconds that the clock which dated an answer may be behind."""
+
+INBOX = "agent-mailer mail inbox --all"
 
 
 def mail_in(place: Workplace, handle: str | None) -> FolderMail:
@@ -46,21 +62,23 @@ class FolderMail:
         self.mailbox = mailbox
         self._root = mailbox.root
         self._paths = layout.Paths(mailbox.root, mailbox.address)
+        self._heads: StatCache[Message | Malformed] = StatCache(MAX_INDEXED)
 
     def faults(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    async def listed(self, *, read_too: bool) -> Sequence[Found]:
-        wanted = [(envelope, new) for envelope, new in self._envelopes() if new or read_too]
-        found = [(await self.mailbox.read(envelope), new) for envelope, new in wanted]
-        return [Found(message, new) for message, new in found if isinstance(message, Message)]
+    async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
+        """Headers are read from the newest on, until what is wanted was found."""
+        matching = (one for one in self._newest_first(read_too=read_too) if search.takes(one.message))
+        found = islice(matching, search.offset, search.offset + search.limit if search.limit else None)
+        return sorted(found, key=lambda one: one.message.envelope.order)
 
     async def find(self, typed: str) -> Found:
-        envelopes = {envelope.id: (envelope, new) for envelope, new in self._envelopes()}
-        envelope, new = envelopes[pick(typed, envelopes, "message", "agent-mailer mail inbox --all")]
-        message = await self.mailbox.read(envelope)
+        """By the file's name, as AMQ does. Only where no file is called so, headers are looked into."""
+        head, new = self._named(typed)
+        message = await self.mailbox.read(head.envelope)
         if isinstance(message, Gone):
-            raise MailerError("gone", f"{printable(envelope.id)}: {message.why}", "agent-mailer mail inbox --all")
+            raise MailerError("gone", f"{printable(head.envelope.id)}: {message.why}", INBOX)
         return Found(message, new)
 
     async def take(self, message: Message, *, awaited: bool = False) -> bool:
@@ -127,9 +145,11 @@ class FolderMail:
         return found
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
-        del sent
-        waiting = (await self.mailbox.pending(MAX_LISTED)).envelopes
-        found = [await self.mailbox.read(envelope) for envelope in waiting if envelope.id not in seen]
+        """Only what came later can be an answer, whoever's clock dated it."""
+        since = stamp(sent.since - CLOCKS_DIFFER)
+        heads = [self._head(self._paths.new / name) for moment, name in _dated(self._paths.new) if moment >= since]
+        fresh = [head.envelope for head in heads if isinstance(head, Message) and head.envelope.id not in seen]
+        found = [await self.mailbox.read(envelope) for envelope in sorted(fresh, key=lambda one: one.order)]
         return [message for message in found if isinstance(message, Message)]
 
     def _make(self) -> None:
@@ -137,16 +157,47 @@ class FolderMail:
         if layout.missing_folders(self._root, self.mailbox.address):
             layout.make_mailbox(Disk(), self._root, self.mailbox.address)
 
-    def _envelopes(self) -> list[tuple[Envelope, bool]]:
-        found: list[tuple[Envelope, bool]] = []
-        for folder, new in ((self._paths.new, True), (self._paths.cur, False)):
-            with disk_faults(folder):
-                try:
-                    envelopes, _ = list_folder(folder, StatCache(MAX_LISTED))
-                except FileNotFoundError:
-                    continue  # a person who never got mail has no mailbox yet
-            found += [(envelope, new) for envelope in envelopes]
-        return sorted(found, key=lambda item: item[0].order)
+    def _newest_first(self, *, read_too: bool) -> Iterator[Found]:
+        """What is in both folders is in `new`: its claim did not come to an end."""
+        names = {name: (moment, False) for moment, name in (_dated(self._paths.cur) if read_too else ())}
+        names |= {name: (moment, True) for moment, name in _dated(self._paths.new)}
+        for name, (_, new) in sorted(names.items(), key=lambda item: (item[1][0], item[0]), reverse=True):
+            head = self._head(self._folder(new=new) / name)
+            if isinstance(head, Message):
+                yield Found(head, new)
+
+    def _named(self, typed: str) -> Found:
+        """The head of the one message that is called so. Raises MailerError, UsageFault."""
+        new_of = {name.removesuffix(".md"): False for _, name in _dated(self._paths.cur)}
+        new_of |= {name.removesuffix(".md"): True for _, name in _dated(self._paths.new)}
+        try:
+            chosen = pick(typed, new_of, "message", INBOX)
+        except MailerError as fault:
+            if fault.code != "unknown":
+                raise
+            by_id = {one.message.envelope.id: one for one in self._newest_first(read_too=True)}
+            return by_id[pick(typed, by_id, "message", INBOX)]
+        head = self._head(self._folder(new=new_of[chosen]) / f"{chosen}.md")
+        if head is None:
+            raise MailerError("gone", f"{printable(chosen)}: somebody has just taken it", INBOX)
+        if isinstance(head, Malformed):
+            raise MailerError("unreadable", f"{printable(chosen)} is no message: {head.why}", INBOX)
+        return Found(head, new_of[chosen])
+
+    def _head(self, path: Path) -> Message | Malformed | None:
+        """What the file is, without a body; read once while it stays what it was. None if it has gone."""
+        with disk_faults(path):
+            try:
+                found = os.stat(path, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            known = self._heads.get(str(path), found)
+            if known is None and (known := read_head(Listed(str(path), path.name, found))) is not None:
+                self._heads.put(str(path), found, known)
+            return known
+
+    def _folder(self, *, new: bool) -> Path:
+        return self._paths.new if new else self._paths.cur
 
     def _first_sent(self, message_id: str, recipients: Sequence[str]) -> tuple[Message, str] | None:
         """The message of that id, with its text: at a recipient, who moves it from new to cur, else our own copy."""
@@ -158,6 +209,15 @@ class FolderMail:
                 if isinstance(found := parse_message(data, path.name), Message):
                     return found, data.decode("utf-8", "replace")
         return None
+
+
+def _dated(folder: Path) -> list[tuple[str, str]]:
+    """As `dated_names`; a person who never got mail has no mailbox yet."""
+    with disk_faults(folder):
+        try:
+            return dated_names(folder)
+        except FileNotFoundError:
+            return []
 
 
 def _content(message: Message) -> tuple[object, ...]:
@@ -173,4 +233,5 @@ def _content(message: Message) -> tuple[object, ...]:
         envelope.priority,
         message.refs,
         message.labels,
+        message.context,
     )

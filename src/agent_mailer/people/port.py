@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.mailbox.port import Message
+from agent_mailer.mailbox.port import Kind, Message, Priority
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
@@ -30,6 +30,46 @@ class Found(NamedTuple):
 
     message: Message
     new: bool
+
+
+class Search(msgspec.Struct, frozen=True):
+    """Which messages are wanted: all that have what is given here, `offset` of the newest left out, at most `limit`.
+
+    `context` is the text of a JSON object that the message's must hold. A limit of 0 is none.
+    """
+
+    sender: str = ""
+    kind: Kind | None = None
+    priority: Priority | None = None
+    labels: tuple[str, ...] = ()
+    refs: tuple[str, ...] = ()
+    context: str = ""
+    limit: int = 0
+    offset: int = 0
+
+    def takes(self, message: Message) -> bool:
+        envelope = message.envelope
+        return (
+            self.sender in ("", envelope.sender)
+            and self.kind in (None, envelope.kind)
+            and self.priority in (None, envelope.priority)
+            and set(self.labels) <= set(message.labels)
+            and set(self.refs) <= set(message.refs)
+            and (not self.context or _holds(message.context, self.context))
+        )
+
+
+EVERYTHING = Search()
+
+
+def _holds(found: str, wanted: str) -> bool:
+    return bool(found) and _within(msgspec.json.decode(wanted), msgspec.json.decode(found))
+
+
+def _within(wanted: object, found: object) -> bool:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return all(key in found and _within(value, found[key]) for key, value in wanted.items())
+    return wanted == found
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -85,8 +125,11 @@ class PersonalMail(Protocol):
     def faults(self) -> AbstractContextManager[None]:
         """Around whatever is done: failures in a person's words."""
 
-    async def listed(self, *, read_too: bool) -> Sequence[Found]:
-        """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
+    async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
+        """What waits and, if asked for, what was read, oldest first; bodies may be missing.
+
+        Raises UsageFault for a search that the mailbox cannot answer. Its cost follows what is found.
+        """
 
     async def find(self, typed: str) -> Found:
         """The one message whose id begins so, whole. Raises MailerError, UsageFault."""

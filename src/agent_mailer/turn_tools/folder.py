@@ -47,6 +47,7 @@ class Facts(msgspec.Struct, frozen=True):
     max_message_bytes: int
     memory_global: str
     memory_thread: str
+    carries_context: bool = False
 
 
 class TurnMail(msgspec.Struct, frozen=True):

@@ -100,6 +100,7 @@ async def _prepare(room: Room, record: TurnRecord, message: Message, folder: Tur
             max_message_bytes=largest,
             memory_global=str(memory / f"{GLOBAL_NOTE}.md"),
             memory_thread=str(memory_file(memory, record.envelope.thread)),
+            carries_context=room.mailbox.capabilities.carries_context,
         ),
         state.notes.copies(record.envelope.thread),
     )

@@ -9,16 +9,22 @@ import typer
 from agent_mailer.cli.mail.options import (
     Body,
     BodyFile,
+    Context,
     KindOption,
+    Labels,
     Now,
     PriorityOption,
+    Refs,
     Subject,
     Thread,
     To,
     as_screen,
     in_turn,
+    parse_context,
     parse_kind,
+    parse_labels,
     parse_priority,
+    parse_refs,
     person_at,
     read_body,
     tell_staged,
@@ -57,6 +63,9 @@ def send(
     ] = None,
     kind: KindOption = None,
     priority: PriorityOption = None,
+    labels: Labels = None,
+    refs: Refs = None,
+    context: Context = None,
     dedupe_key: Annotated[
         str | None, typer.Option("--dedupe-key", metavar="KEY", help="Send it once, however often this is run.")
     ] = None,
@@ -87,6 +96,9 @@ def send(
             thread=thread,
             kind=parse_kind(kind),
             priority=parse_priority(priority),
+            labels=parse_labels(labels),
+            refs=parse_refs(refs),
+            context=parse_context(context),
             now=now,
         )
         tell_staged(staged, now=now)
@@ -111,6 +123,9 @@ def send(
         thread=thread,
         kind=parse_kind(kind),
         priority=parse_priority(priority),
+        labels=parse_labels(labels),
+        refs=parse_refs(refs),
+        context=parse_context(context),
     )
     _send_as_person(person, draft, wait, as_json=as_json)
 

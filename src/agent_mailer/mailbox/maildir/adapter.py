@@ -108,6 +108,7 @@ class MaildirMailbox:
             recognises_delivery=True,
             carries_marks=True,
             max_message_bytes=MAX_MESSAGE_BYTES,
+            carries_context=True,
         )
 
     @property

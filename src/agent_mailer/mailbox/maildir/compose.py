@@ -12,6 +12,8 @@ from agent_mailer.mailbox.maildir.format import (
     PROJECT_MARK,
     Header,
     clean,
+    is_message_id,
+    parse_context,
     rfc3339,
     write_message,
 )
@@ -62,6 +64,10 @@ def compose(
     thread = _thread(handle, draft, origin, to, identifier)
     if not thread:
         return Refused("a thread's name is not empty and has no blanks around it")
+    if wrong := next((ref for ref in draft.refs if not is_message_id(ref)), None):
+        return Refused(f"{printable(wrong)!r} is no message id, so nothing can refer to it")
+    if draft.context and parse_context(draft.context) is None:
+        return Refused("a context is a JSON object")
     kind = kind_of(draft, origin)
     header = Header(
         id=identifier,
@@ -77,6 +83,7 @@ def compose(
         hops=origin.envelope.hops + 1 if origin else 0,
         automatic=draft.automatic,
         turn=turn_id,
+        context=draft.context,
     )
     payload = write_message(header, _body(draft, origin))
     if len(payload) > MAX_MESSAGE_BYTES:
@@ -138,8 +145,8 @@ def _thread(handle: str, draft: Draft, origin: Message | None, to: tuple[str, ..
 
 def _refs(draft: Draft, origin: Message | None) -> tuple[str, ...]:
     if draft.action is Action.SEND or origin is None:
-        return ()
-    return tuple(dict.fromkeys((*origin.refs, origin.envelope.id)))
+        return tuple(dict.fromkeys(draft.refs))
+    return tuple(dict.fromkeys((*origin.refs, origin.envelope.id, *draft.refs)))
 
 
 def _labels(draft: Draft) -> tuple[str, ...]:

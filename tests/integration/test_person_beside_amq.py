@@ -1,0 +1,272 @@
+"""What a person who comes from AMQ finds: files as `amq` writes them, large folders, its words and its shell."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.desk import Desk
+from tests.typed import Typed, type_in
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.clock import SystemClock
+from agent_mailer.disk import Disk
+from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.mailbox.maildir.layout import Paths, make_root
+from agent_mailer.mailbox.port import Action, Draft
+from agent_mailer.people import Person, new_key
+from agent_mailer.people.folder import mail_in
+from agent_mailer.people.port import Ending, Search
+
+MANY = 12_000
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def at(desk: Desk, *words: str, env: dict[str, str] | None = None) -> Typed:
+    return type_in(desk.base, *words, env={"AM_ROOT": str(desk.root), **(env or {})})
+
+
+def amq_file(message_id: str, *, body: str = "Hello.\n", sender: str = "planner", **fields: object) -> bytes:
+    """A message byte for byte as `amq send` writes it."""
+    stamp = message_id[:10] + "T" + message_id[11:23].replace("-", ":") + "Z"
+    header = {"schema": 1, "id": message_id, "from": sender, "to": ["user"], "thread": f"p2p/{sender}__user"}
+    header |= {"subject": fields.pop("subject", "Hi"), "created": stamp, **fields}
+    order = (
+        "schema",
+        "id",
+        "from",
+        "to",
+        "thread",
+        "subject",
+        "created",
+        "refs",
+        "priority",
+        "kind",
+        "labels",
+        "context",
+    )
+    text = json.dumps({key: header[key] for key in order if key in header}, indent=2)
+    return f"---json\n{text}\n---\n{body}".encode()
+
+
+def amq_id(number: int) -> str:
+    return f"2026-08-{1 + number // 1440:02d}T{number // 60 % 24:02d}-{number % 60:02d}-00.000Z_pid7_{number:08x}"
+
+
+def put(root: Path, message_id: str, data: bytes, handle: str = "user", place: str = "new") -> Path:
+    path = root / "agents" / handle / "inbox" / place / f"{message_id}.md"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which user has 12,000 messages, half of them read. Tests leave it as large."""
+    root = tmp_path_factory.mktemp("crowd") / "mail"
+    make_root(Disk(), root, ["planner", "coder"])
+    for number in range(MANY):
+        message_id = amq_id(number)
+        data = amq_file(message_id, labels=["seldom"]) if number == 17 else amq_file(message_id)
+        put(root, message_id, data, place="cur" if number % 2 else "new")
+    return root
+
+
+def person(root: Path, whose: str = "user") -> Person:
+    place = Workplace(root.parent, {"mailbox": "maildir", "maildir_root": str(root)})
+    return Person(mail_in(place, whose), SystemClock())
+
+
+@contextmanager
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of the message files that are opened meanwhile."""
+    names: list[str] = []
+    before = os.open
+
+    def spy(path: Any, *rest: Any, **more: Any) -> int:
+        if "/agents/" in str(path) and str(path).endswith(".md"):
+            names.append(Path(path).name)
+        return before(path, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", spy)
+        yield names
+
+
+def test_among_12000_the_newest_is_listed_read_twice_and_answered(crowd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest, last_read = amq_id(MANY - 2), amq_id(MANY - 1)
+    with opened(monkeypatch) as names:
+        listed = person(crowd).inbox(Search(limit=3), read_too=False)
+        assert [one.message.envelope.id for one in listed] == [amq_id(MANY - n) for n in (6, 4, 2)]
+        both = person(crowd).inbox(Search(limit=2, offset=1), read_too=True)
+        assert [(one.message.envelope.id, one.new) for one in both] == [(amq_id(MANY - 3), False), (newest, True)]
+    assert len(names) <= 6
+    with opened(monkeypatch) as names:
+        assert person(crowd).read(newest).body == "Hello.\n"
+        assert person(crowd).read(newest).body == "Hello.\n"
+        assert person(crowd).read(last_read[-8:]).envelope.id == last_read
+        answer = person(crowd).reply(newest, "Thank you.")
+    assert set(names) == {f"{name}.md" for name in (newest, last_read, answer)} | {n for n in names if ".tmp-" in n}
+    assert len(names) < 25
+    os.rename(Paths(crowd, "user").cur / f"{newest}.md", Paths(crowd, "user").new / f"{newest}.md")
+    assert person(crowd, "planner").find(answer).message.refs == (newest,)
+
+
+def test_among_12000_an_answer_ends_the_wait_and_only_what_came_later_is_read(
+    crowd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, coder = person(crowd), person(crowd, "coder")
+    sent = user.send(Draft(new_key(), Action.SEND, SystemClock().now(), to=("coder",), subject="s", body="b"))
+    answer = coder.reply(sent.id, "Done.")
+    with opened(monkeypatch) as names:
+        waited = user.wait_for_answer(sent, 20.0)
+    assert waited.ending is Ending.ANSWERED
+    assert waited.answer is not None
+    assert waited.answer.envelope.id == answer
+    assert {name for name in names if not name.startswith(".")} <= {f"{answer}.md", f"{sent.id}.md"}
+
+
+def test_among_12000_a_filter_finds_what_is_old(crowd: Path) -> None:
+    (found,) = person(crowd).inbox(Search(labels=("seldom",), limit=1), read_too=True)
+    assert found.message.envelope.id == amq_id(17)
+    assert len(person(crowd).inbox(read_too=True)) >= MANY
+
+
+def test_names_that_say_no_moment_have_that_of_their_file(desk: Desk) -> None:
+    old, young = amq_id(1), amq_id(9000)
+    put(desk.root, old, amq_file(old))
+    put(desk.root, young, amq_file(young))
+    between = put(desk.root, "by-hand", amq_file(amq_id(5000)).replace(amq_id(5000).encode(), b"by-hand"))
+    os.utime(between, (1_786_000_000, 1_786_000_000))  # 2026-08-06
+    (only,) = person(desk.root).inbox(Search(limit=1), read_too=False)
+    assert only.message.envelope.id == young
+    both = person(desk.root).inbox(Search(limit=2), read_too=False)
+    assert [one.message.envelope.id for one in both] == ["by-hand", young]
+
+
+def test_an_id_is_found_by_its_file_and_else_by_what_the_header_says(desk: Desk) -> None:
+    put(desk.root, "some-file", amq_file(amq_id(3)))
+    put(desk.root, "torn", b"---json\n{")
+    mine = person(desk.root)
+    assert mine.find("some-file").message.envelope.id == amq_id(3)
+    assert mine.find(amq_id(3)).message.envelope.id == amq_id(3)
+    for typed, code in (("torn", "unreadable"), ("nothing", "unknown"), ("", "unknown")):
+        with pytest.raises(MailerError) as fault:
+            mine.find(typed)
+        assert fault.value.code == code
+    put(desk.root, "some-other", amq_file(amq_id(4)))
+    with pytest.raises(UsageFault, match="could be"):
+        mine.find("some-")
+
+
+def test_what_lies_in_both_folders_is_new_and_listed_once(desk: Desk) -> None:
+    for place in ("new", "cur"):
+        put(desk.root, amq_id(1), amq_file(amq_id(1)), place=place)
+    (found,) = person(desk.root).inbox(read_too=True)
+    assert found.new
+
+
+def test_the_command_says_that_there_is_more(desk: Desk) -> None:
+    for number in range(105):
+        put(desk.root, amq_id(number), amq_file(amq_id(number)))
+    shown = at(desk, "mail", "inbox", "--json").json
+    assert ([m["id"] for m in shown["messages"]], shown["more"]) == ([amq_id(n) for n in range(5, 105)], True)
+    screen = at(desk, "mail", "inbox", "--limit", "2")
+    assert (amq_id(104) in screen.out, amq_id(103) in screen.out, amq_id(102) in screen.out) == (True, True, False)
+    assert "--offset 2" in screen.err
+    rest = at(desk, "mail", "inbox", "--unread", "--limit", "100", "--offset", "100", "--json").json
+    assert ([m["id"] for m in rest["messages"]], rest["more"]) == ([amq_id(n) for n in range(5)], False)
+    assert len(at(desk, "mail", "inbox", "--limit", "0", "--json").json["messages"]) == 105
+    for words in (["--limit", "-1"], ["--offset", "-1"], ["--all", "--unread"]):
+        assert at(desk, "mail", "inbox", *words).status == 2
+
+
+def test_labels_refs_and_context_go_out_and_filter(desk: Desk) -> None:
+    target = json.dumps({"orchestrator": {"name": "swarm", "step": 3}, "paths": ["a", "b"]})
+    (desk.base / "context.json").write_text(target)
+    words = ("mail", "send", "--to", "planner", "--body", "x", "--labels", "bug, urgent-fix", "--label", "ui")
+    sent = at(desk, *words, "--refs", f"{amq_id(1)},{amq_id(2)}", "--context", "@context.json").out.strip()
+    plain = at(desk, "send", "--to", "planner", "--body", "y").out.strip()
+    data = (Paths(desk.root, "planner").new / f"{sent}.md").read_text()
+    header = json.loads(data.split("---json\n")[1].split("\n---\n")[0])
+    assert header["labels"] == ["bug", "urgent-fix", "ui"]
+    assert header["refs"] == [amq_id(1), amq_id(2)]
+    assert header["context"] == json.loads(target)
+    assert data == amq_order(data)
+
+    def found(*filters: str) -> list[str]:
+        listed = at(desk, "mail", "inbox", "--as", "planner", "--json", *filters).json["messages"]
+        return [message["id"] for message in listed]
+
+    assert found() == [sent, plain]
+    for filters in (
+        ["--label", "bug"],
+        ["--labels", "bug,ui"],
+        ["--refs", amq_id(2)],
+        ["--context", '{"orchestrator": {"step": 3}}'],
+        ["--context", "{}", "--label", "ui"],
+    ):
+        assert found(*filters) == [sent], filters
+    for filters in (["--label", "bug,other"], ["--refs", sent], ["--context", '{"paths": ["a"]}']):
+        assert found(*filters) == [], filters
+    shown = at(desk, "mail", "read", sent, "--as", "planner", "--json").json["message"]
+    assert (shown["context"], shown["labels"]) == (json.loads(target), ["bug", "urgent-fix", "ui"])
+
+
+def amq_order(data: str) -> str:
+    """The same message with its header as Go writes it: keys in AMQ's order, two blanks."""
+    head, body = data.split("\n---\n", 1)
+    fields = json.loads(head.removeprefix("---json\n"))
+    order = [
+        "schema",
+        "id",
+        "from",
+        "to",
+        "thread",
+        "subject",
+        "created",
+        "refs",
+        "priority",
+        "kind",
+        "labels",
+        "context",
+    ]
+    return "---json\n" + json.dumps({k: fields[k] for k in order if k in fields}, indent=2) + "\n---\n" + body
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (("--context", "[1]"), "no JSON object"),
+        (("--context", "{"), "no JSON object"),
+        (("--context", '{"a": 1e999}'), "no JSON object"),
+        (("--context", "@nowhere.json"), "cannot be read"),
+        (("--refs", "../x"), "no message id"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_and_nothing_sent(desk: Desk, words: tuple[str, ...], word: str) -> None:
+    done = at(desk, "send", "--to", "coder", "--body", "x", *words)
+    assert (done.status, word in done.err) == (2, True), done
+    assert list(Paths(desk.root, "coder").new.iterdir()) == []
+
+
+def test_nobody_forges_our_own_marks(desk: Desk) -> None:
+    context = '{"agent_mailer": {"automatic": "notice", "hops": 9}, "mine": 1}'
+    sent = at(desk, "send", "--to", "planner", "--body", "x", "--context", context).out.strip()
+    message = person(desk.root, "planner").find(sent).message
+    assert (message.context, message.envelope.automatic, message.envelope.hops) == ('{"mine": 1}', "no", 0)
+
+
+def test_a_dedupe_key_stands_for_the_context_too(desk: Desk) -> None:
+    same = ("send", "--to", "coder", "--body", "x", "--dedupe-key", "k", "--context")
+    assert at(desk, *same, '{"a": 1}').out == at(desk, *same, '{"a": 1}').out
+    assert at(desk, *same, '{"a": 2}').status == 1
