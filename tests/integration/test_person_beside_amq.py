@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.desk import Desk
-from tests.typed import Typed, type_in
+from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import SystemClock
@@ -20,6 +21,7 @@ from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.maildir.layout import Paths, make_root
 from agent_mailer.mailbox.port import Action, Draft
 from agent_mailer.people import Person, new_key
+from agent_mailer.people.arrivals import Fate
 from agent_mailer.people.folder import mail_in
 from agent_mailer.people.port import Ending, Search
 
@@ -270,3 +272,180 @@ def test_a_dedupe_key_stands_for_the_context_too(desk: Desk) -> None:
     same = ("send", "--to", "coder", "--body", "x", "--dedupe-key", "k", "--context")
     assert at(desk, *same, '{"a": 1}').out == at(desk, *same, '{"a": 1}').out
     assert at(desk, *same, '{"a": 2}').status == 1
+
+
+def amq_receipt(message_id: str, consumer: str, stage: str, detail: str = "") -> bytes:
+    """Byte for byte as AMQ's consumer writes it."""
+    fields = {"schema": 1, "msg_id": message_id, "thread": "p2p/coder__user", "sender": "user", "consumer": consumer}
+    fields |= {"stage": stage, "emitted_at": "2026-08-22T10:11:12.123456789Z"} | ({"detail": detail} if detail else {})
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def put_receipt(root: Path, message_id: str, consumer: str, stage: str, detail: str = "") -> None:
+    path = Paths(root, consumer).receipts / f"{message_id}__{consumer}__{stage}.json"
+    path.write_bytes(amq_receipt(message_id, consumer, stage, detail))
+
+
+def test_drain_tells_all_and_takes_each_as_amq_would(desk: Desk) -> None:
+    for number in (2, 1):
+        put(desk.root, amq_id(number), amq_file(amq_id(number), body=f"number {number}\n"))
+    put(desk.root, amq_id(3), b"---json\n{")
+    box = Paths(desk.root, "user")
+    first = at(desk, "mail", "drain", "--limit", "1", "--json")
+    assert (json.loads(first.out)["id"], json.loads(first.out)["body"]) == (amq_id(1), "number 1\n")
+    assert [path.stem for path in box.cur.iterdir()] == [amq_id(1)]
+    rest = at(desk, "mail", "drain")
+    assert ("number 2" in rest.out, "number 1" in rest.out, "no message" in rest.err) == (True, False, True)
+    assert list(box.new.iterdir()) == []
+    assert len(list(box.dlq_new.iterdir())) == 1
+    stages = {amq_id(1): "drained", amq_id(2): "drained", amq_id(3): "dlq"}
+    assert {path.name for path in box.receipts.iterdir()} == {f"{m}__user__{s}.json" for m, s in stages.items()}
+    empty = at(desk, "mail", "drain")
+    assert (empty.status, empty.out, "no new mail" in empty.err) == (0, "", True)
+
+
+def test_what_a_drain_did_not_come_to_stays_unread(desk: Desk) -> None:
+    for number in range(5):
+        put(desk.root, amq_id(number), amq_file(amq_id(number)))
+
+    def gone(item: object) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        person(desk.root).drain(gone)
+    assert len(person(desk.root).inbox(read_too=False)) == 4
+
+
+def test_watch_waits_for_mail_and_leaves_it_unread(desk: Desk) -> None:
+    nothing = at(desk, "mail", "watch", "--timeout", "1")
+    assert (nothing.status, nothing.out) == (4, "")
+    put(desk.root, amq_id(1), amq_file(amq_id(1)))
+    put(desk.root, amq_id(2), amq_file(amq_id(2), sender="coder", kind="todo"))
+    lines = [json.loads(line) for line in at(desk, "mail", "watch", "--json").out.splitlines()]
+    assert [(line["event"], line["message"]["id"]) for line in lines] == [("existing", amq_id(n)) for n in (1, 2)]
+    only = at(desk, "mail", "watch", "--from", "coder", "--kind", "todo").out
+    assert (amq_id(2) in only, amq_id(1) in only) == (True, False)
+    assert at(desk, "mail", "watch", "--label", "none", "--timeout", "1").status == 4
+    assert len(person(desk.root).inbox(read_too=False)) == 2
+
+
+def test_watch_follows_what_comes_and_tells_each_once(desk: Desk) -> None:
+    put(desk.root, amq_id(1), amq_file(amq_id(1)))
+    argv = [COMMAND, "mail", "watch", "--follow", "--json"]
+    env = {**os.environ, "AM_ROOT": str(desk.root)}
+    with subprocess.Popen(argv, cwd=desk.base, env=env, stdout=subprocess.PIPE, text=True) as watching:
+        try:
+            assert watching.stdout is not None
+            told = [json.loads(watching.stdout.readline())]
+            for number in (2, 3):
+                temporary = put(desk.root, amq_id(number), amq_file(amq_id(number)), place="tmp")
+                temporary.rename(Paths(desk.root, "user").new / temporary.name)
+                told.append(json.loads(watching.stdout.readline()))
+        finally:
+            watching.terminate()
+    assert [(one["event"], one["message"]["id"]) for one in told] == [
+        ("existing", amq_id(1)),
+        ("new_message", amq_id(2)),
+        ("new_message", amq_id(3)),
+    ]
+
+
+def test_an_agents_mail_is_left_to_its_watcher(desk: Desk) -> None:
+    desk.send()
+    desk.once()
+    waits = desk.send()
+    for words in (["watch"], ["drain"]):
+        done = at(desk, "mail", *words, "--as", "coder")
+        assert (done.status, "watcher's to take" in done.err) == (75, True), done
+    assert new_of(desk, "coder") == [waits]
+
+
+def new_of(desk: Desk, handle: str) -> list[str]:
+    return sorted(path.stem for path in Paths(desk.root, handle).new.glob("*.md"))
+
+
+def test_receipts_tell_how_far_each_is_with_each(desk: Desk) -> None:
+    one = at(desk, "send", "--to", "coder,planner", "--body", "x").out.strip()
+    two = at(desk, "send", "--to", "coder", "--body", "y").out.strip()
+    put_receipt(desk.root, one, "coder", "drained")
+    put_receipt(desk.root, two, "coder", "dlq", "parse_error: torn")
+    (Paths(desk.root, "planner").receipts / "other__planner__drained.json").write_text("{")
+    told = at(desk, "mail", "receipts", "--json").json["receipts"]
+    assert [(t["message"], t["recipient"], t["stage"], t["detail"]) for t in told] == [
+        (one, "coder", "drained", ""),
+        (one, "planner", None, ""),
+        (two, "coder", "dlq", "parse_error: torn"),
+    ]
+    assert told[0]["at"] == "2026-08-22T10:11:12.123Z"
+    assert [t["message"] for t in at(desk, "mail", "receipts", "--limit", "1", "--json").json["receipts"]] == [two]
+    named = at(desk, "mail", "receipts", one[-8:]).out
+    assert ("drained" in named, "not taken" in named, two in named) == (True, True, False)
+    put(desk.root, amq_id(1), amq_file(amq_id(1)))
+    at(desk, "mail", "read", amq_id(1))
+    (mine,) = at(desk, "mail", "receipts", amq_id(1), "--json").json["receipts"]
+    assert (mine["recipient"], mine["stage"]) == ("user", "drained")
+    assert at(desk, "mail", "receipts", "nothing").status == 1
+    assert at(desk, "mail", "receipts", "--as", "planner").err.strip() == "nothing was sent"
+
+
+def test_a_receipt_that_is_garbled_or_oddly_named_still_counts(desk: Desk) -> None:
+    odd = "an id with blanks"
+    (Paths(desk.root, "user").sent / f"{odd}.md").write_bytes(
+        amq_file(amq_id(1)).replace(amq_id(1).encode(), odd.encode()).replace(b'"user"\n', b'"coder"\n')
+    )
+    (Paths(desk.root, "coder").receipts / f"{odd}__coder__drained.json").write_text("garbled")
+    (told,) = person(desk.root).told(odd, 1)
+    assert (told.stage, told.at) == ("drained", None)
+
+
+def test_send_waits_for_a_stage(desk: Desk) -> None:
+    words = ("send", "--to", "coder,planner", "--body", "x", "--dedupe-key", "k")
+    late = at(desk, *words, "--wait-for", "drained", "--wait", "0")
+    assert (late.status, "mail receipts" in late.err) == (4, True)
+    sent = late.out.strip()
+    put_receipt(desk.root, sent, "coder", "drained")
+    assert at(desk, *words, "--wait-for", "drained", "--wait", "0").status == 4
+    put_receipt(desk.root, sent, "planner", "drained")
+    reached = at(desk, *words, "--wait-for", "drained", "--json")
+    assert (reached.status, reached.json["stage"]) == (0, "drained")
+    put_receipt(desk.root, sent, "planner", "dlq")
+    assert at(desk, *words, "--wait-for", "dlq", "--wait", "0").status == 4
+    put_receipt(desk.root, sent, "coder", "dlq")
+    assert at(desk, *words, "--wait-for", "dlq").status == 0
+    assert at(desk, *words, "--wait-for", "processed").status == 2
+
+
+def test_a_wait_for_what_can_never_be_ends_at_once(desk: Desk) -> None:
+    sent = person(desk.root).send(Draft(new_key(), Action.SEND, 0.0, to=("coder",), body="x"))
+    put_receipt(desk.root, sent.id, "coder", "dlq")
+    assert person(desk.root).wait_for_fate(sent, Fate.DRAINED, 60.0) is Fate.DLQ
+
+
+def test_the_agents_watcher_writes_the_receipt_that_is_waited_for(desk: Desk) -> None:
+    sent = person(desk.root).send(Draft(new_key(), Action.SEND, SystemClock().now(), to=("coder",), body="x"))
+    desk.once()
+    assert person(desk.root).wait_for_fate(sent, Fate.DRAINED, 0.0) is Fate.DRAINED
+
+
+def test_in_amqs_shell_one_is_who_the_shell_says(desk: Desk) -> None:
+    put(desk.root, amq_id(1), amq_file(amq_id(1)), handle="planner")
+    shell = {"AM_ME": "planner", "AM_BASE_ROOT": str(desk.root), "AM_SESSION": ""}
+    assert at(desk, "mail", "inbox", "--json", env=shell).json["messages"][0]["id"] == amq_id(1)
+    sent = at(desk, "send", "--to", "coder", "--body", "x", env=shell).out.strip()
+    assert person(desk.root, "coder").find(sent).message.envelope.sender == "planner"
+    assert at(desk, "mail", "inbox", "--as", "user", "--json", env=shell).json["messages"] == []
+    ghost = at(desk, "mail", "inbox", env={"AM_ME": "ghost"})
+    assert (ghost.status, "ghost" in ghost.err) == (2, True)
+
+
+def test_amqs_shell_counts_before_the_folder_one_stands_in_and_never_for_another_mailbox(desk: Desk) -> None:
+    other = desk.base / "other"
+    make_root(Disk(), other, ["planner"])
+    put(other, amq_id(1), amq_file(amq_id(1)), handle="planner")
+    env = {"AM_ROOT": str(other), "AM_ME": "planner"}
+    here = type_in(desk.workdir, "mail", "inbox", "--json", env=env).json["messages"]
+    assert [message["id"] for message in here] == [amq_id(1)]
+    put(desk.root, amq_id(2), amq_file(amq_id(2)))
+    for words in (["-C", str(desk.workdir)], ["--maildir-root", str(desk.root)]):
+        listed = type_in(desk.base, "mail", "inbox", "--json", *words, env=env).json["messages"]
+        assert [message["id"] for message in listed] == [amq_id(2)], words

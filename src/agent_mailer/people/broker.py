@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UsageFault
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UsageFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, Credentials, at_broker
 from agent_mailer.mailbox.amp.reading import BrokerInbox
-from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Refused, Unknown
+from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Refused, Unknown, Unreadable
 from agent_mailer.names import pick, printable
 from agent_mailer.people.port import (
     EVERYTHING,
@@ -21,6 +21,7 @@ from agent_mailer.people.port import (
     Rest,
     Search,
     Sent,
+    Told,
     dedupe_conflict,
     unknown_recipients,
 )
@@ -147,8 +148,45 @@ class BrokerMail:
         stored = await self.mailbox.thread(first.thread)
         return next((one.envelope.created for one in stored if one.envelope.id == first.id), 0.0)
 
+    def require_unwatched(self) -> None:
+        if self._is_watched:
+            raise BusyFault(
+                "watched",
+                f"{printable(self._address)} is an agent, and its mail is its watcher's to take",
+                f"agent-mailer mail inbox --as {printable(self._address)}",
+            )
+
+    async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        for one in (await self._box.listed(read_too=False))[: limit or None]:
+            message = await self.mailbox.read(one.message.envelope)
+            if isinstance(message, Message):
+                await self.mailbox.done(message.envelope)
+                yield message
+
+    async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
+        if dead_letters:
+            raise UsageFault("no_dead_letters", "a broker has no dead letters to wait for", "--wait-for drained")
+        if len(recipients) > 1:
+            raise UsageFault("several", "a broker keeps receipts by message, and each recipient has one", "send to one")
+        if not await self._box.is_ours():
+            raise UsageFault("no_receipts", "this broker keeps no receipts", "wait for the answer: --wait SECONDS")
+
+    async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        del newest
+        if not await self._box.is_ours():
+            raise MailerError("no_receipts", "this broker keeps no receipts", "agent-mailer mail thread THREAD")
+        if typed is None:
+            raise UsageFault("no_message", "which message? a broker keeps receipts by message", "give its id")
+        heard = await self._box.whole(typed)
+        message = heard.message if heard is not None else (await self.find(typed)).message
+        recipient = ", ".join(message.envelope.to)
+        steps = await self._box.receipts(message.envelope.id)
+        if not steps:
+            return [Told(message.envelope.id, recipient)]
+        return [Told(message.envelope.id, recipient, step.stage, step.at, step.said) for step in steps]
+
     @contextmanager
-    def listening(self, sent: Sent) -> Iterator[Rest]:
+    def listening(self, sent: Sent | None) -> Iterator[Rest]:
         del sent
 
         async def rest(longest: float) -> None:
@@ -159,7 +197,7 @@ class BrokerMail:
 
     async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
         """The broker keeps them by message, not by recipient."""
-        told = not taken and await self._box.stages(sent.id)
+        told = not taken and await self._box.receipts(sent.id)
         return [Receipt(sent.recipients[0])] if told else []
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:

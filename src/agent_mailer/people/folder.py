@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.disk import Disk, read_regular
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.errors import BusyFault, MailerError, UsageFault
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
-from agent_mailer.mailbox.maildir.delivery import Stage, receipt_name
+from agent_mailer.mailbox.maildir.delivery import Stage, read_receipt
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message
-from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, Listed, StatCache, dated_names, read_head, stamp
-from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing
+from agent_mailer.mailbox.maildir.listing import (
+    MAX_INDEXED,
+    Listed,
+    StatCache,
+    dated_names,
+    read_head,
+    stamp,
+    to_locator,
+)
+from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Unreadable
 from agent_mailer.names import pick, printable
 from agent_mailer.people.port import (
     EVERYTHING,
@@ -29,6 +37,7 @@ from agent_mailer.people.port import (
     Rest,
     Search,
     Sent,
+    Told,
     dedupe_conflict,
     unknown_recipients,
 )
@@ -37,7 +46,9 @@ if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 
-RESCAN_SECONDS = 2.0
+RESCAN_SECONDS, UNASKED_SECONDS = 2.0, 60.0
+"""Between two looks without a file event: for an answer, and for any mail."""
+
 CLOCKS_DIFFER = 3600.0
 """Seconds that the clock which dated an answer may be behind."""
 
@@ -118,10 +129,10 @@ class FolderMail:
         return found[0].envelope.created if found is not None else 0.0
 
     @contextmanager
-    def listening(self, sent: Sent) -> Iterator[Rest]:
+    def listening(self, sent: Sent | None) -> Iterator[Rest]:
         self._make()
-        receipts = [layout.Paths(self._root, recipient).receipts for recipient in sent.recipients]
-        events = FileEvents([self._paths.new, *receipts], rescan_seconds=RESCAN_SECONDS)
+        receipts = [layout.Paths(self._root, name).receipts for name in (sent.recipients if sent is not None else ())]
+        events = FileEvents([self._paths.new, *receipts], rescan_seconds=RESCAN_SECONDS if sent else UNASKED_SECONDS)
 
         async def rest(longest: float) -> None:
             with suppress(TimeoutError):
@@ -137,12 +148,65 @@ class FolderMail:
         found = []
         for name in sent.recipients:
             folder = layout.Paths(self._root, name).receipts
-            stages = [stage for stage in Stage if (folder / receipt_name(sent.id, name, stage)).is_file()]
+            stages = [stage for stage in Stage if read_receipt(folder, sent.id, name, stage) is not None]
             if Stage.DRAINED in stages and name not in taken:
                 found.append(Receipt(name))
             if Stage.DLQ in stages:
                 found.append(Receipt(name, unreadable=True))
         return found
+
+    def require_unwatched(self) -> None:
+        if self._paths.lock.exists():
+            raise BusyFault(
+                "watched",
+                f"{self.mailbox.address} is an agent, and its mail is its watcher's to take",
+                f"agent-mailer mail inbox --as {self.mailbox.address}; where none will watch it again: "
+                f"rm {self._paths.lock}",
+            )
+
+    async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        self._make()
+        for _, name in _dated(self._paths.new)[: limit or None]:
+            head = self._head(self._paths.new / name)
+            if isinstance(head, Message):
+                message = await self.mailbox.claim(head.envelope)
+                if isinstance(message, Message):
+                    yield message
+            elif head is not None:
+                item = Unreadable(to_locator(name), f"{head.reason.value}: {head.why}")
+                await self.mailbox.reject(item)
+                yield item
+
+    async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
+        """Every consumer of a folder writes them."""
+
+    async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        sent = dict(reversed([(name, moment) for moment, name in _dated(self._paths.sent)]))
+        if typed is None:
+            heads = (self._head(self._paths.sent / name) for name in sent)
+            messages = list(islice((head for head in heads if isinstance(head, Message)), newest))[::-1]
+        else:
+            messages = [self._sent_or_got(typed, [name.removesuffix(".md") for name in sent])]
+        return [told for message in messages for name in message.envelope.to for told in self._told(message, name)]
+
+    def _sent_or_got(self, typed: str, sent: Sequence[str]) -> Message:
+        try:
+            head = self._head(self._paths.sent / f"{pick(typed, sent, 'message', INBOX)}.md")
+        except MailerError as fault:
+            if fault.code != "unknown":
+                raise
+            head = None
+        return head if isinstance(head, Message) else self._named(typed).message
+
+    def _told(self, message: Message, recipient: str) -> Iterator[Told]:
+        identifier = message.envelope.id
+        folder = layout.Paths(self._root, recipient).receipts
+        found = [read_receipt(folder, identifier, recipient, stage) for stage in Stage]
+        for receipt in found:
+            if receipt is not None:
+                yield Told(identifier, recipient, receipt.stage, receipt.at, receipt.detail)
+        if not any(found):
+            yield Told(identifier, recipient)
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """Only what came later can be an answer, whoever's clock dated it."""

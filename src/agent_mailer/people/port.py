@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -16,7 +16,7 @@ from agent_mailer.names import printable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
-    from agent_mailer.mailbox.port import Delivered, Delivery, Mailbox, Outgoing
+    from agent_mailer.mailbox.port import Delivered, Delivery, Mailbox, Outgoing, Unreadable
 
 Tell = Callable[[str], None]
 """Takes a line that a person should know besides the result."""
@@ -77,6 +77,19 @@ class Receipt(msgspec.Struct, frozen=True):
 
     recipient: str
     unreadable: bool = False
+
+
+class Told(msgspec.Struct, frozen=True):
+    """How far a message is with one recipient, as a receipt tells it. `stage` is empty where there is none.
+
+    `at` is in seconds since the epoch; None where the receipt does not say when.
+    """
+
+    message: str
+    recipient: str
+    stage: str = ""
+    at: float | None = None
+    detail: str = ""
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -154,11 +167,26 @@ class PersonalMail(Protocol):
         thread came later. `begins`: no thread was named, and it was not sent before.
         """
 
-    def listening(self, sent: Sent) -> AbstractContextManager[Rest]:
-        """While a person waits for an answer to `sent`."""
+    def listening(self, sent: Sent | None) -> AbstractContextManager[Rest]:
+        """While a person waits for an answer to `sent`, or for any mail."""
 
     async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
         """How far it is; nobody in `taken` needs to be asked whether they took it."""
+
+    def require_unwatched(self) -> None:
+        """Raises BusyFault where this mail is left to a watcher."""
+
+    def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        """Take what waits, oldest first, each when it is asked for; what is no message is put away. 0 is no limit."""
+
+    async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
+        """Raises UsageFault where there are none that tell of all recipients, or (if asked) of dead letters."""
+
+    async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        """How far a message is with each recipient; without a name, how far the newest are that were sent.
+
+        Raises MailerError, UsageFault.
+        """
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """What may be an answer, without those whose ids are `seen`."""

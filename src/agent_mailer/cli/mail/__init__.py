@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.mail import arrivals
 from agent_mailer.cli.mail.options import (
     As,
     Body,
@@ -211,6 +212,9 @@ def forward(
 
 
 app.command("send", cls=LightCommand)(send)
+app.command("watch", cls=LightCommand)(arrivals.watch)
+app.command("drain", cls=LightCommand)(arrivals.drain)
+app.command("receipts", cls=LightCommand)(arrivals.receipts)
 
 
 @app.command("finish", cls=LightCommand)

@@ -14,6 +14,7 @@ from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable, split_addresses
 
 if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Kind, Message, Priority
     from agent_mailer.people import Person
     from agent_mailer.turn_tools.commands import AgentMail
@@ -25,7 +26,7 @@ As = Annotated[
     typer.Option(
         "--as",
         metavar="ADDRESS",
-        help="Whose mail. Default: user; at a broker its operator's. Not during a turn.",
+        help="Whose mail. Default: $AM_ME, else user; at a broker its operator's. Not during a turn.",
         show_default=False,
     ),
 ]
@@ -72,12 +73,32 @@ def in_turn() -> AgentMail | None:
 
 
 def person_at(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Person:
-    """Whose mail it is outside of a turn, in the mailbox that the flag, the workdir or its surroundings name."""
+    """Whose mail it is outside of a turn, in the mailbox that the flag, the workdir or its surroundings name.
+
+    In a shell of AMQ's (`$AM_ME` and `$AM_ROOT`) it is that of the shell, unless flags name another mailbox.
+    """
     from agent_mailer import people
     from agent_mailer.cli.options import absolute, workplace
 
-    flags = {"mailbox": "maildir", "maildir_root": absolute(maildir_root)} if maildir_root else {}
-    return people.person_at(workplace(workdir, flags), whose, note)
+    shell = os.environ.get("AM_ROOT") if os.environ.get("AM_ME") else None
+    root = maildir_root or (shell if workdir is None else None)
+    flags = {"mailbox": "maildir", "maildir_root": absolute(root)} if root else {}
+    place = workplace(workdir, flags)
+    return people.person_at(place, whose or _shell_handle(place), note)
+
+
+def _shell_handle(place: Workplace) -> str | None:
+    """Who a person is in a shell of AMQ's, where that is of this very mailbox."""
+    me, root = os.environ.get("AM_ME"), os.environ.get("AM_ROOT")
+    if not me or place.at_broker:
+        return None
+    return me if not root or Path(os.path.abspath(root)) == place.maildir_root() else None  # noqa: PTH100
+
+
+def not_in_turn(command: str) -> None:
+    """Raises UsageFault during a turn, whose one message is the agent's already."""
+    if in_turn() is not None:
+        raise UsageFault("in_turn", f"{command} is for people: this turn has its one message", "agent-mailer mail read")
 
 
 def tell_staged(staged: Staged, *, now: bool) -> None:

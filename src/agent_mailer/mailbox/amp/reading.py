@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.amp import wire
 from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, unavailable
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, BrokerInfo, Credentials
@@ -21,8 +22,24 @@ LISTED_PAGES = 10
 T = TypeVar("T")
 
 
-class _Receipt(msgspec.Struct):
+class Step(msgspec.Struct, frozen=True):
+    """A receipt: one step of a message's way."""
+
     stage: str
+    outcome: str | None = None
+    detail: str = ""
+    created_at: str = ""
+
+    @property
+    def at(self) -> float | None:
+        try:
+            return from_iso(self.created_at)
+        except ValueError:
+            return None
+
+    @property
+    def said(self) -> str:
+        return ": ".join(part for part in (self.outcome, self.detail) if part)
 
 
 class BrokerInbox:
@@ -74,13 +91,13 @@ class BrokerInbox:
                 return None
             return wire.parse_whole(self._sound(answer))
 
-    async def stages(self, message_id: str) -> list[str]:
+    async def receipts(self, message_id: str) -> list[Step]:
         """How far a message that we sent is, where the broker keeps that."""
         async with self._client() as client:
             if not (await self._broker(client)).ours:
                 return []
             answer = await client.transport.ask("GET", path_of("messages", message_id, "receipts"))
-            return [one.stage for one in decode(answer, list[_Receipt])] if answer.ok else []
+            return decode(answer, list[Step]) if answer.ok else []
 
     def _client(self) -> BrokerClient:
         return BrokerClient(self._credentials.broker_url, self._credentials.api_key)
