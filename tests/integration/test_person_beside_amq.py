@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.desk import Desk
+from tests.desk import Desk, until
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.mailbox.maildir.amq import PIN, pin, without_half_a_pin
 from agent_mailer.mailbox.maildir.layout import Paths, make_root
 from agent_mailer.mailbox.port import Action, Draft
 from agent_mailer.people import Person, new_key
@@ -449,3 +452,139 @@ def test_amqs_shell_counts_before_the_folder_one_stands_in_and_never_for_another
     for words in (["-C", str(desk.workdir)], ["--maildir-root", str(desk.root)]):
         listed = type_in(desk.base, "mail", "inbox", "--json", *words, env=env).json["messages"]
         assert [message["id"] for message in listed] == [amq_id(2)], words
+
+
+def presence(desk: Desk, handle: str = "coder") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Paths(desk.root, handle).home / "presence.json").read_text())
+    return found
+
+
+def test_a_watcher_says_that_it_is_there_paused_and_gone_and_idle_it_writes_nothing(desk: Desk) -> None:
+    home = Paths(desk.root, "coder").home
+    with desk.watching() as process:
+        until(lambda: (home / "presence.json").exists() and presence(desk)["status"] == "active", "it is there")
+        data = (home / "presence.json").read_text()
+        assert data == json.dumps(json.loads(data), indent=2) + "\n"
+        assert list(json.loads(data)) == ["schema", "handle", "status", "last_seen"]
+        assert stat.S_IMODE((home / "presence.json").stat().st_mode) == 0o600
+        until(lambda: Paths(desk.root, "coder").pid_file.exists(), "it has named itself")
+        (coder,) = [one for one in at(desk, "mail", "who", "--json").json["agents"] if one["address"] == "coder"]
+        assert (coder["status"], coder["watched"]) == ("active", True)
+        before = {path: path.stat().st_mtime_ns for path in desk.root.rglob("*")}
+        assert type_in(desk.workdir, "pause").status == 0
+        until(lambda: presence(desk)["status"] == "paused", "it is paused")
+        assert presence(desk)["note"] == "by_hand"
+        assert type_in(desk.workdir, "resume").status == 0
+        until(lambda: presence(desk)["status"] == "active", "it goes on")
+        assert "note" not in presence(desk)
+        after = {path: path.stat().st_mtime_ns for path in desk.root.rglob("*")}
+        changed = {path.name for path, at_ in after.items() if before.get(path) != at_}
+        assert changed <= {"presence.json", "coder"}
+        process.terminate()
+        process.wait()
+    assert presence(desk)["status"] == "offline"
+    assert "offline" in at(desk, "mail", "who").out
+
+
+def test_a_watcher_that_was_killed_is_seen_to_be_gone(desk: Desk) -> None:
+    with desk.watching() as process:
+        until(lambda: Paths(desk.root, "coder").pid_file.exists(), "it has named itself")
+        process.kill()
+        process.wait()
+    (coder,) = [one for one in at(desk, "mail", "who", "--json").json["agents"] if one["address"] == "coder"]
+    assert presence(desk)["status"] == "active"
+    assert (coder["status"], coder["watched"]) == ("gone", False)
+
+
+def test_what_others_said_of_themselves_is_shown_and_kept(desk: Desk) -> None:
+    path = Paths(desk.root, "planner").home / "presence.json"
+    said = {"schema": 1, "handle": "planner", "status": "busy", "last_seen": "2026-08-22T10:11:12.123456789Z"}
+    path.write_text(json.dumps({**said, "note": "reviewing <42>", "notifier_status": "live"}, indent=2) + "\n")
+    (Paths(desk.root, "user").home / "presence.json").write_text('{"status": 5}')
+    shown = {one["address"]: one for one in at(desk, "mail", "who", "--json").json["agents"]}
+    assert shown["planner"] == {
+        "address": "planner",
+        "status": "busy",
+        "last_seen": "2026-08-22T10:11:12.123Z",
+        "note": "reviewing <42>",
+        "watched": False,
+    }
+    assert (shown["user"]["status"], shown["coder"]["status"]) == (None, None)
+    assert at(desk, "send", "--to", "coder", "--body", "x", "--as", "planner").status == 0
+    touched = presence(desk, "planner")
+    assert list(touched) == ["schema", "handle", "status", "last_seen", "note", "notifier_status"]
+    assert (touched["status"], touched["note"], touched["notifier_status"]) == ("busy", "reviewing <42>", "live")
+    assert touched["last_seen"] > said["last_seen"]
+    at(desk, "mail", "drain")
+    assert presence(desk, "user")["status"] == "active"
+
+
+def test_amq_is_told_whose_the_folders_of_ours_are(desk: Desk) -> None:
+    desk.once()
+    folder = desk.root / "extensions" / "agent-mailer"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest) == {"schema_version", "layer", "version", "owns"}
+    assert (manifest["schema_version"], manifest["layer"]) == (1, folder.name)
+    assert all(isinstance(glob, str) for glob in manifest["owns"])
+    before = (folder / "manifest.json").stat()
+    desk.once()
+    assert (folder / "manifest.json").stat() == before
+    (folder / "manifest.json").write_text("garbled")
+    desk.once()
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_an_agents_own_amq_has_the_whole_context(desk: Desk, *, session: bool) -> None:
+    root = desk.root / "collab" if session else desk.root
+    make_root(Disk(), root, ["coder"])
+    seen = desk.base / "seen"
+    desk.configure(maildir_root=str(root), env={"pass": ["AM_ROOT", "AM_SESSION"], "set": {}})
+    desk.shell(f"cat >/dev/null; env | grep '^AM_' | sort > {seen}; echo done")
+    put(root, amq_id(1), amq_file(amq_id(1)), handle="coder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AM_ROOT", "/elsewhere")
+        desk.once()
+
+    def tree(folder: Path) -> str:
+        return f"v1:linux:{folder.stat().st_dev:x}:{folder.stat().st_ino:x}"
+
+    assert dict(line.split("=", 1) for line in seen.read_text().splitlines()) == {
+        "AM_ROOT": str(root),
+        "AM_ME": "coder",
+        "AM_BASE_ROOT": str(desk.root),
+        "AM_SESSION": "collab" if session else "",
+        "AM_ROOT_ID": tree(root),
+        "AM_BASE_ROOT_ID": tree(desk.root),
+    }
+
+
+def test_at_a_broker_half_of_a_context_does_not_pass(desk: Desk) -> None:
+    whole = dict.fromkeys(PIN, "/x")
+    for given, passed in (({"AM_ROOT": "/x", "A": "b"}, {"A": "b"}), (whole, whole), ({"AM_COLOUR": "1"}, None)):
+        assert without_half_a_pin(given) == (given if passed is None else passed)
+
+
+AMQ = shutil.which("amq")
+
+
+@pytest.mark.skipif(AMQ is None, reason="the program amq is not here")
+def test_the_real_amq_at_the_other_end(desk: Desk) -> None:
+    """What it sends is read, what we send it drains, and in an agent's surroundings it works."""
+    assert AMQ is not None
+    env = {**os.environ, **pin(desk.root, "planner")}
+
+    def amq(*words: str) -> str:
+        done = subprocess.run([AMQ, *words], cwd=desk.base, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    amq("send", "--to", "user", "--subject", "s", "--body", "from amq", "--labels", "a,b", "--context", '{"n": 1}')
+    (mine,) = at(desk, "mail", "inbox", "--label", "a", "--context", '{"n": 1}', "--json").json["messages"]
+    reply = at(desk, "mail", "reply", mine["id"], "--body", "from us").out.strip()
+    assert "from us" in amq("drain", "--include-body")
+    (told,) = at(desk, "mail", "receipts", reply, "--json").json["receipts"]
+    assert (told["recipient"], told["stage"]) == ("planner", "drained")
+    desk.once()
+    assert "agent-mailer" in amq("doctor", "--json")
+    assert "coder" in amq("presence", "list")

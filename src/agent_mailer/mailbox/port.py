@@ -190,6 +190,14 @@ class Stage(StrEnum):
     SETTLED = "settled"
 
 
+class Presence(StrEnum):
+    """Whether an agent takes mail, as others may be told."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    OFFLINE = "offline"
+
+
 class Progress(msgspec.Struct, frozen=True):
     """One step of a message's way. `outcome` and `detail` belong to SETTLED; `final`: no further turn will follow."""
 
@@ -259,6 +267,12 @@ class Mailbox(Protocol):
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
         """Tell the sender how far the message is, where the mailbox can hold that. Never waits, never raises."""
+
+    def announce(self, presence: Presence, note: str = "") -> None:
+        """Tell others whether this agent takes mail, where the mailbox can hold that; before `open`, from then on.
+
+        What was told is `offline` when the mailbox is closed. Never waits, never raises.
+        """
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         """Mark the message as finished, with how it ended where the mailbox can hold that; what is gone is done."""

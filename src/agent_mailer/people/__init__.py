@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent_mailer.clock import Clock
     from agent_mailer.mailbox.port import Contact, Kind, Message
     from agent_mailer.people.arrivals import Arrived, Drained
-    from agent_mailer.people.port import Found, PersonalMail, Sent, Tell, Told, Waited
+    from agent_mailer.people.port import Found, PersonalMail, Sent, Standing, Tell, Told, Waited
 
 T = TypeVar("T")
 
@@ -115,6 +115,10 @@ class Person:
     def wait_for_fate(self, sent: Sent, wanted: Fate, seconds: float) -> Fate | None:
         """Wait at most `seconds`; see `arrivals.wait_for_fate`."""
         return self._run(arrivals.wait_for_fate(self._mail, sent, wanted, seconds))
+
+    def who(self) -> Sequence[Standing]:
+        """Everybody here, and how they stand."""
+        return self._run(self._mail.who())
 
     def told(self, typed: str | None, newest: int) -> Sequence[Told]:
         """How far a message is with each recipient, or the newest that were sent."""

@@ -21,6 +21,7 @@ from agent_mailer.people.port import (
     Rest,
     Search,
     Sent,
+    Standing,
     Told,
     dedupe_conflict,
     unknown_recipients,
@@ -170,6 +171,11 @@ class BrokerMail:
             raise UsageFault("several", "a broker keeps receipts by message, and each recipient has one", "send to one")
         if not await self._box.is_ours():
             raise UsageFault("no_receipts", "this broker keeps no receipts", "wait for the answer: --wait SECONDS")
+
+    async def who(self) -> Sequence[Standing]:
+        """What the broker counts as there: who asked for mail a moment ago, which need not be a watcher."""
+        agents = sorted(await self._box.agents(), key=lambda agent: agent.address)
+        return [Standing(agent.address, agent.status or "", note=agent.role or "") for agent in agents]
 
     async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
         del newest

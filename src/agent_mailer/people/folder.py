@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, MailerError, UsageFault
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.maildir import layout
+from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.delivery import Stage, read_receipt
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message
@@ -28,7 +29,7 @@ from agent_mailer.mailbox.maildir.listing import (
     stamp,
     to_locator,
 )
-from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Unreadable
+from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Presence, Unreadable
 from agent_mailer.names import pick, printable
 from agent_mailer.people.port import (
     EVERYTHING,
@@ -37,6 +38,7 @@ from agent_mailer.people.port import (
     Rest,
     Search,
     Sent,
+    Standing,
     Told,
     dedupe_conflict,
     unknown_recipients,
@@ -53,6 +55,8 @@ CLOCKS_DIFFER = 3600.0
 """Seconds that the clock which dated an answer may be behind."""
 
 INBOX = "agent-mailer mail inbox --all"
+GONE = "gone"
+"""The status of an agent whose watcher ended without a word."""
 
 
 def mail_in(place: Workplace, handle: str | None) -> FolderMail:
@@ -98,6 +102,7 @@ class FolderMail:
             return False
         self._make()
         await self.mailbox.claim(message.envelope)
+        self._touch()
         return True
 
     async def require_known(self, recipients: Sequence[str]) -> None:
@@ -120,7 +125,9 @@ class FolderMail:
         return [msgspec.structs.replace(item, payload=text) for item in items]
 
     async def deliver(self, item: Outgoing) -> Delivery:
-        return await self.mailbox.deliver(item)
+        outcome = await self.mailbox.deliver(item)
+        self._touch()
+        return outcome
 
     async def moment_of(self, first: Delivered, recipients: Sequence[str], *, begins: bool) -> float:
         """Even where it `begins` a thread: two who write to each other have one and the same."""
@@ -166,6 +173,7 @@ class FolderMail:
 
     async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
         self._make()
+        self._touch()
         for _, name in _dated(self._paths.new)[: limit or None]:
             head = self._head(self._paths.new / name)
             if isinstance(head, Message):
@@ -179,6 +187,19 @@ class FolderMail:
 
     async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
         """Every consumer of a folder writes them."""
+
+    async def who(self) -> Sequence[Standing]:
+        contacts = await self.mailbox.contacts()
+        return [self._standing(one) for one in sorted([self.mailbox.address, *(c.address for c in contacts)])]
+
+    def _standing(self, handle: str) -> Standing:
+        """Who died could not say so: then the file says `active` and nobody is there."""
+        paths = layout.Paths(self._root, handle)
+        said, watcher = amq.seen(paths), amq.watcher_of(paths)
+        status, at, note = (said.status, said.at, said.note) if said is not None else ("", None, "")
+        if watcher is None and paths.lock.exists() and status in (Presence.ACTIVE, Presence.PAUSED):
+            status, note = GONE, ""
+        return Standing(handle, status, at, note, watched=watcher is not None)
 
     async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
         sent = dict(reversed([(name, moment) for moment, name in _dated(self._paths.sent)]))
@@ -215,6 +236,9 @@ class FolderMail:
         fresh = [head.envelope for head in heads if isinstance(head, Message) and head.envelope.id not in seen]
         found = [await self.mailbox.read(envelope) for envelope in sorted(fresh, key=lambda one: one.order)]
         return [message for message in found if isinstance(message, Message)]
+
+    def _touch(self) -> None:
+        amq.touch(Disk(), self._paths, self.mailbox.address, SystemClock().now())
 
     def _make(self) -> None:
         """A person's mailbox is made when there is something to do in it."""

@@ -92,6 +92,19 @@ class Told(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """What is known of somebody: what he or she said last and when (seconds since the epoch), empty where nothing.
+
+    `watched`: a watcher takes this mail now; None where that cannot be seen.
+    """
+
+    address: str
+    status: str = ""
+    at: float | None = None
+    note: str = ""
+    watched: bool | None = None
+
+
 class Sent(msgspec.Struct, frozen=True):
     """`already`: it had been sent before, under the same dedupe key.
 
@@ -181,6 +194,9 @@ class PersonalMail(Protocol):
 
     async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
         """Raises UsageFault where there are none that tell of all recipients, or (if asked) of dead letters."""
+
+    async def who(self) -> Sequence[Standing]:
+        """Everybody here, oneself too."""
 
     async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
         """How far a message is with each recipient; without a name, how far the newest are that were sent.

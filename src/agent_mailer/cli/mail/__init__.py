@@ -214,6 +214,7 @@ def forward(
 app.command("send", cls=LightCommand)(send)
 app.command("watch", cls=LightCommand)(arrivals.watch)
 app.command("drain", cls=LightCommand)(arrivals.drain)
+app.command("who", cls=LightCommand)(arrivals.who)
 app.command("receipts", cls=LightCommand)(arrivals.receipts)
 
 

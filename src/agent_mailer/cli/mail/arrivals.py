@@ -1,4 +1,4 @@
-"""`mail watch`, `mail drain`, `mail receipts`: mail that comes to a person, and what became of mail sent."""
+"""`mail watch`, `drain`, `receipts`, `who`: mail that comes to a person, what became of mail sent, who is there."""
 
 from __future__ import annotations
 
@@ -113,6 +113,38 @@ def drain(
     person_at(whose, workdir, maildir_root).drain(drained, limit)
     if not count:
         note("no new mail")
+
+
+def who(whose: As = None, workdir: Workdir = None, maildir_root: MaildirRoot = None, as_json: Json = False) -> None:
+    """List who has a mailbox here, what they said of themselves last, and whether a watcher takes their mail."""
+    from agent_mailer.clock import iso
+
+    not_in_turn("mail who")
+    found = person_at(whose, workdir, maildir_root).who()
+    if as_json:
+        shown = [
+            {
+                "address": one.address,
+                "status": one.status or None,
+                "last_seen": None if one.at is None else iso(one.at),
+                "note": one.note,
+                "watched": one.watched,
+            }
+            for one in found
+        ]
+        json_out({"agents": shown})
+        return
+    rows = [
+        (
+            printable(one.address, 64),
+            printable(one.status, 24),
+            "" if one.at is None else local_time(one.at),
+            "watched" if one.watched else "",
+            printable(one.note, 60),
+        )
+        for one in found
+    ]
+    say(columns(rows, ("address", "status", "last seen", "", "note"), ids=("address",), whole=("status", "last seen")))
 
 
 def receipts(

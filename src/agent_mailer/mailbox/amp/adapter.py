@@ -38,6 +38,7 @@ from agent_mailer.mailbox.port import (
     MailboxRefused,
     Message,
     Outgoing,
+    Presence,
     Progress,
     Refused,
     Unreadable,
@@ -218,6 +219,9 @@ class AmpMailbox:
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
         self._reporter.tell(envelope.id, progress)
+
+    def announce(self, presence: Presence, note: str = "") -> None:
+        """The broker sees by itself who listens."""
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         async with self._link.connected():
