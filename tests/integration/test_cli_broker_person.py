@@ -235,3 +235,15 @@ def test_receipts_and_labels_of_our_broker(at: At, broker: BrokerDesk, coder: di
     assert late.status == 4
     listed = at("mail", "inbox", "--as", "coder", "--label", "ui", "--json").json["messages"]
     assert [message["id"] for message in listed] == [sent]
+
+
+def test_who_is_at_our_broker_and_what_waits_for_its_operator(at: At, coder: dict[str, Any], ann: Person) -> None:
+    there = {one["address"]: one for one in at("mail", "who", "--json").json["agents"]}
+    assert there[coder["address"]]["status"] in ("online", "idle", "offline")
+    at("mail", "drain")
+    assert at("mail", "watch", "--timeout", "1").status == 4
+    assert at("send", "--from", "coder", "--to", "human-operator", "--body", "hello").status == 0
+    [line] = at("mail", "watch", "--json", "--timeout", "60").out.splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["message"]["from"]) == ("existing", coder["address"])
+    assert json.loads(at("mail", "drain", "--json").out)["body"].strip() == "hello"

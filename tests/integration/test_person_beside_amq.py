@@ -588,3 +588,30 @@ def test_the_real_amq_at_the_other_end(desk: Desk) -> None:
     desk.once()
     assert "agent-mailer" in amq("doctor", "--json")
     assert "coder" in amq("presence", "list")
+
+
+def test_in_its_turn_an_agent_gives_labels_refs_and_context(desk: Desk) -> None:
+    asked = desk.send()
+    words = f"--to planner --body x --labels bug,ui --refs {asked} --context '{{\"step\": 2}}'"
+    desk.shell(f"cat >/dev/null; {COMMAND} mail send {words}; {COMMAND} mail drain; {COMMAND} mail who; echo done")
+    desk.once()
+    (message,) = desk.inbox("planner")
+    assert (message.labels, message.refs, message.context) == (("bug", "ui"), (asked,), '{"step": 2}')
+    assert new_of(desk, "planner") == [message.envelope.id]
+
+
+def test_a_file_made_unreadable_between_two_looks_is_passed_over(desk: Desk) -> None:
+    paths = [put(desk.root, amq_id(n), amq_file(amq_id(n))) for n in range(3)]
+    mine = person(desk.root)
+    assert len(mine.inbox(read_too=False)) == 3
+    paths[0].unlink()
+    paths[1].write_text("garbled")
+    assert [one.message.envelope.id for one in mine.inbox(read_too=False)] == [amq_id(2)]
+    os.mkfifo(paths[0])
+    (Paths(desk.root, "user").new / "folder.md").mkdir()
+    (Paths(desk.root, "user").new / "link.md").symlink_to(paths[2])
+    assert [one.message.envelope.id for one in mine.inbox(read_too=False)] == [amq_id(2)]
+    taken: list[object] = []
+    mine.drain(taken.append)
+    assert len(taken) == 5
+    assert list(Paths(desk.root, "user").new.iterdir()) == []

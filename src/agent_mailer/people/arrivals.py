@@ -56,7 +56,7 @@ async def watch(mail: PersonalMail, search: Search, arrived: Arrived, *, seconds
 
 
 async def drain(mail: PersonalMail, limit: int, drained: Drained) -> None:
-    """Take what waits, oldest first: each counts as read when it is told, so that no end of ours hides a second one.
+    """Take what waits, oldest first, each just before it is told: what our end keeps us from stays unread.
 
     A limit of 0 is none. Raises BusyFault where a watcher takes this mail.
     """

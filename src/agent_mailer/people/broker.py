@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UsageFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, Credentials, at_broker
-from agent_mailer.mailbox.amp.reading import BrokerInbox
+from agent_mailer.mailbox.amp.reading import PAGE, BrokerInbox
 from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Refused, Unknown, Unreadable
 from agent_mailer.names import pick, printable
 from agent_mailer.people.port import (
@@ -97,10 +97,19 @@ class BrokerMail:
     async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
         if search.context:
             raise UsageFault("no_context", "mail at a broker has no context", "leave out --context")
-        listed = [Found(one.message, not one.is_read) for one in await self._box.listed(read_too=read_too)]
-        found = [one for one in listed if search.takes(one.message)]
-        found = found[: len(found) - search.offset] if search.offset else found
-        return found[-search.limit :] if search.limit else found
+        if not search.limit:
+            listed = [Found(one.message, not one.is_read) for one in await self._box.listed(read_too=read_too)]
+            matching = [one for one in listed if search.takes(one.message)]
+            return matching[: max(0, len(matching) - search.offset)]
+        wanted, found = search.offset + search.limit, list[Found]()
+        size = PAGE if search.chooses else wanted
+        async with aclosing(self._box.newest_first(read_too=read_too, size=size)) as newest:
+            async for one in newest:
+                if search.takes(one.message):
+                    found.append(Found(one.message, not one.is_read))
+                if len(found) == wanted:
+                    break
+        return sorted(found[search.offset :], key=lambda one: one.message.envelope.order)
 
     async def find(self, typed: str) -> Found:
         heard = await self._box.whole(typed)

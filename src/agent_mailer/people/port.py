@@ -47,6 +47,11 @@ class Search(msgspec.Struct, frozen=True):
     limit: int = 0
     offset: int = 0
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there are messages that are not wanted whatever the limit."""
+        return msgspec.structs.replace(self, limit=0, offset=0) != Search()
+
     def takes(self, message: Message) -> bool:
         envelope = message.envelope
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from agent_mailer.mailbox.port import Envelope
 
 PAGE = 100
 STRETCH = 1000
-LISTED = 10_000
+SEARCHED_PAGES = 100
 LISTED_PAGES = 10
 """Of a broker that lists with bodies only: the newest thousand are enough for a person."""
 
@@ -65,6 +66,23 @@ class BrokerInbox:
                 return await self._stretches(client, read_too=read_too)
             return await self._pages(client, read_too=read_too)
 
+    async def newest_first(self, *, read_too: bool, size: int = PAGE) -> AsyncGenerator[wire.Heard, None]:
+        """Page by page, as far as somebody goes on asking; a page holds `size`, where that is not too many."""
+        seen: set[str] = set()
+        size = min(size, PAGE)
+        async with self._client() as client:
+            for number in range(1, SEARCHED_PAGES + 1):
+                query: dict[str, str | int] = {"page": number, "page_size": size}
+                answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
+                page = wire.parse_object(answer, wire.Page)
+                for one in wire.heard_in(answer, bytes(page.messages)):
+                    # What comes meanwhile pushes others to the next page.
+                    if one.message.envelope.id not in seen:
+                        seen.add(one.message.envelope.id)
+                        yield one
+                if number * size >= page.total:
+                    return
+
     async def waiting(self, most: int) -> tuple[int, list[Envelope]]:
         """How many are unread, and the oldest of those that nobody has in work, where the broker can list them so."""
         async with self._client() as client:
@@ -110,7 +128,7 @@ class BrokerInbox:
     async def _stretches(self, client: BrokerClient, *, read_too: bool) -> list[wire.Heard]:
         found: list[wire.Heard] = []
         after = 0
-        while len(found) < LISTED:
+        while True:
             query: dict[str, str | int] = {"after": after, "limit": STRETCH, "bodies": "false", "claimed": "true"}
             answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
             stretch = wire.parse_object(answer, wire.Stretch)
