@@ -439,6 +439,8 @@ def test_in_amqs_shell_one_is_who_the_shell_says(desk: Desk) -> None:
     assert at(desk, "mail", "inbox", "--as", "user", "--json", env=shell).json["messages"] == []
     ghost = at(desk, "mail", "inbox", env={"AM_ME": "ghost"})
     assert (ghost.status, "ghost" in ghost.err) == (2, True)
+    odd = at(desk, "mail", "inbox", env={"AM_ME": "../user"})
+    assert (odd.status, "unset AM_ME" in odd.err) == (2, True)
 
 
 def test_amqs_shell_counts_before_the_folder_one_stands_in_and_never_for_another_mailbox(desk: Desk) -> None:

@@ -89,9 +89,15 @@ def person_at(whose: str | None, workdir: Path | None, maildir_root: str | None)
 
 def _shell_handle(place: Workplace) -> str | None:
     """Who a person is in a shell of AMQ's, where that is of this very mailbox."""
+    from agent_mailer.mailbox.maildir.layout import is_handle
+
     me, root = os.environ.get("AM_ME"), os.environ.get("AM_ROOT")
     if not me or place.at_broker:
         return None
+    if not is_handle(me):
+        raise UsageFault(
+            "bad_handle", f"$AM_ME is {printable(me)!r}, which is no handle", "unset AM_ME, or --as HANDLE"
+        )
     return me if not root or Path(os.path.abspath(root)) == place.maildir_root() else None  # noqa: PTH100
 
 
