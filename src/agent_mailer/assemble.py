@@ -11,6 +11,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -217,6 +218,7 @@ class Workplace:
         env = build_env(os.environ, config.env.pass_, config.env.set)
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+        env = self._for_amq(env)
         match config.runtime:
             case RuntimeKind.COMMAND:
                 from agent_mailer.runtimes.command import CommandRuntime
@@ -232,6 +234,15 @@ class Workplace:
                 return self._codex(env)
             case None:
                 raise ConfigFault("no_runtime", "no agent program is chosen", "agent-mailer config set runtime claude")
+
+    def _for_amq(self, env: Mapping[str, str]) -> dict[str, str]:
+        """So that an `amq` of the agent's works in this very mailbox; a part of its context alone would stop it."""
+        from agent_mailer.mailbox.maildir.amq import pin, without_half_a_pin
+
+        if not self.at_broker and is_handle(self.handle):
+            with suppress(ConfigFault, OSError):
+                return {**env, **pin(self.maildir_root(), self.handle)}
+        return without_half_a_pin(env)
 
     def _claude(self, env: Mapping[str, str]) -> Runtime:
         from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime

@@ -57,11 +57,15 @@ def test_any_program(walk: Walk) -> None:
 
 
 def test_several_agents(walk: Walk) -> None:
-    def two_answers(walk: Walk) -> None:
-        new = walk.home / "projects/shop/.agent-mail/agents/user/inbox/new"
-        until(lambda: len([*new.glob("*.md")]) == 2, "two answers")
+    def answers(count: int) -> Stage:
+        def have_come(walk: Walk) -> None:
+            new = walk.home / "projects/shop/.agent-mail/agents/user/inbox/new"
+            until(lambda: len([*new.glob("*.md")]) == count, f"{count} answers")
 
-    follow(walk, "several-agents.md", {"answer_has_come": answer_has_come, "two_answers_have_come": two_answers})
+        return have_come
+
+    stages = {"two_answers_have_come": answers(2), "three_answers_have_come": answers(3)}
+    follow(walk, "several-agents.md", {"answer_has_come": answer_has_come, **stages})
 
 
 def test_when_something_is_wrong(walk: Walk, claude: FakeAnthropic) -> None:

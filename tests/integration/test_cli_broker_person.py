@@ -213,3 +213,37 @@ def test_a_broker_that_cannot_be_asked(broker: BrokerDesk, tmp_path: Path) -> No
     del away.env["AGENT_MAILER_API_KEY"]
     lacking = type_in(tmp_path, "mail", "inbox", env=away.env)
     assert (lacking.status, "AGENT_MAILER_API_KEY" in lacking.err) == (78, True), lacking
+
+
+def test_what_the_protocol_has_no_place_for_is_said_and_nothing_is_sent(at: At, coder: dict[str, Any]) -> None:
+    send = ("send", "--to", "coder", "--body", "x")
+    for words, word in (
+        ((*send, "--context", "{}", "--refs", "an-id"), "no place for refs and context"),
+        ((*send, "--wait-for", "dlq"), "no dead letters"),
+        (("mail", "inbox", "--context", "{}"), "no context"),
+        (("mail", "receipts"), "which message"),
+    ):
+        done = at(*words)
+        assert (done.status, word in done.err) == (2, True), done
+
+
+def test_receipts_and_labels_of_our_broker(at: At, broker: BrokerDesk, coder: dict[str, Any]) -> None:
+    sent = at("send", "--to", "coder", "--body", "x", "--labels", "bug,ui").out.strip()
+    (waiting,) = at("mail", "receipts", sent, "--json").json["receipts"]
+    assert (waiting["message"], waiting["recipient"], waiting["stage"]) == (sent, coder["address"], None)
+    late = at("send", "--to", "coder", "--body", "x", "--wait-for", "drained", "--wait", "0")
+    assert late.status == 4
+    listed = at("mail", "inbox", "--as", "coder", "--label", "ui", "--json").json["messages"]
+    assert [message["id"] for message in listed] == [sent]
+
+
+def test_who_is_at_our_broker_and_what_waits_for_its_operator(at: At, coder: dict[str, Any], ann: Person) -> None:
+    there = {one["address"]: one for one in at("mail", "who", "--json").json["agents"]}
+    assert there[coder["address"]]["status"] in ("online", "idle", "offline")
+    at("mail", "drain")
+    assert at("mail", "watch", "--timeout", "1").status == 4
+    assert at("send", "--from", "coder", "--to", "human-operator", "--body", "hello").status == 0
+    [line] = at("mail", "watch", "--json", "--timeout", "60").out.splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["message"]["from"]) == ("existing", coder["address"])
+    assert json.loads(at("mail", "drain", "--json").out)["body"].strip() == "hello"

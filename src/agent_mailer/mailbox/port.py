@@ -58,6 +58,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     carries_marks: bool
     """Hop count, kind, priority and automatic mark survive the transport."""
     max_message_bytes: int
+    carries_context: bool = False
+    """The refs and the context of a draft arrive; else a draft that has them is refused."""
     keeps_dates: bool = True
     """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
 
@@ -88,6 +90,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation.
 
     `named` is what the message itself says of the way back, field and value.
+    `context` is what programs say to each other: the text of a JSON object, or empty.
     """
 
     envelope: Envelope
@@ -97,6 +100,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[str, ...] = ()
     reply_to: str = ""
     named: tuple[tuple[str, str], ...] = ()
+    context: str = ""
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -136,7 +140,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message to be sent, as staged: everything that decides its final bytes is fixed here.
 
     `key` names it within its turn and derives the final id; `created` is seconds since the epoch. An empty `to` of a
-    reply means the sender of the original; an empty `thread` of a `send` means a new one.
+    reply means the sender of the original; an empty `thread` of a `send` means a new one. `context` is as a message's.
     """
 
     key: str
@@ -151,6 +155,8 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[str, ...] = ()
     automatic: Automatic = Automatic.NO
     at_once: bool = False
+    refs: tuple[str, ...] = ()
+    context: str = ""
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -224,6 +230,14 @@ class Stage(StrEnum):
 
     STARTED = "started"
     SETTLED = "settled"
+
+
+class Presence(StrEnum):
+    """Whether an agent takes mail, as others may be told."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    OFFLINE = "offline"
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -303,6 +317,12 @@ class Mailbox(Protocol):
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
         """Tell the sender how far the message is, where the mailbox can hold that. Never waits, never raises."""
+
+    def announce(self, presence: Presence, note: str = "") -> None:
+        """Tell others whether this agent takes mail, where the mailbox can hold that; before `open`, from then on.
+
+        What was told is `offline` when the mailbox is closed. Never waits, never raises.
+        """
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         """Mark the message as finished, with how it ended where the mailbox can hold that; what is gone is done."""

@@ -8,13 +8,17 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
+from agent_mailer.people import arrivals
 from agent_mailer.people import send as sending
+from agent_mailer.people.arrivals import Fate
+from agent_mailer.people.port import EVERYTHING, Search
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.clock import Clock
     from agent_mailer.mailbox.port import Contact, Kind, Message
-    from agent_mailer.people.port import Found, PersonalMail, Sent, Tell, Waited
+    from agent_mailer.people.arrivals import Arrived, Drained
+    from agent_mailer.people.port import Found, PersonalMail, Sent, Standing, Tell, Told, Waited
 
 T = TypeVar("T")
 
@@ -57,9 +61,9 @@ class Person:
         self._clock = clock
         self._tell = tell
 
-    def inbox(self, *, read_too: bool) -> Sequence[Found]:
+    def inbox(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
         """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
-        return self._run(self._mail.listed(read_too=read_too))
+        return self._run(self._mail.listed(search, read_too=read_too))
 
     def find(self, typed: str) -> Found:
         """The message whose id begins so."""
@@ -95,6 +99,30 @@ class Person:
     def wait_for_answer(self, sent: Sent, seconds: float) -> Waited:
         """Wait at most `seconds`; the answer counts as read."""
         return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell))
+
+    def watch(self, search: Search, arrived: Arrived, *, seconds: float | None = None, follow: bool = False) -> bool:
+        """Tell of mail that waits or comes; see `arrivals.watch`."""
+        return self._run(arrivals.watch(self._mail, search, arrived, seconds=seconds, follow=follow))
+
+    def drain(self, drained: Drained, limit: int = 0) -> None:
+        """Take what waits; see `arrivals.drain`."""
+        self._run(arrivals.drain(self._mail, limit, drained))
+
+    def require_receipts(self, recipients: Sequence[str], wanted: Fate) -> None:
+        """Raises UsageFault where no wait for that could end."""
+        self._run(self._mail.require_receipts(recipients, dead_letters=wanted is Fate.DLQ))
+
+    def wait_for_fate(self, sent: Sent, wanted: Fate, seconds: float) -> Fate | None:
+        """Wait at most `seconds`; see `arrivals.wait_for_fate`."""
+        return self._run(arrivals.wait_for_fate(self._mail, sent, wanted, seconds))
+
+    def who(self) -> Sequence[Standing]:
+        """Everybody here, and how they stand."""
+        return self._run(self._mail.who())
+
+    def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        """How far a message is with each recipient, or the newest that were sent."""
+        return self._run(self._mail.told(typed, newest))
 
     def reply(self, typed: str, body: str, *, subject: str = "", kind: Kind | None = None) -> str:
         """Answer, and count the message as read; returns the answer's id."""

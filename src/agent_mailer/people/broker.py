@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UsageFault
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UsageFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, Credentials, at_broker
-from agent_mailer.mailbox.amp.reading import BrokerInbox
-from agent_mailer.mailbox.port import Delivered, Delivery, Draft, Gone, Message, Outgoing, Refused, Route, Unknown
+from agent_mailer.mailbox.amp.reading import PAGE, BrokerInbox
+from agent_mailer.mailbox.port import (
+    Delivered,
+    Delivery,
+    Draft,
+    Gone,
+    Message,
+    Outgoing,
+    Refused,
+    Route,
+    Unknown,
+    Unreadable,
+)
 from agent_mailer.names import pick, printable
-from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
+from agent_mailer.people.port import (
+    EVERYTHING,
+    Found,
+    Receipt,
+    Rest,
+    Search,
+    Sent,
+    Standing,
+    Told,
+    dedupe_conflict,
+    unknown_recipients,
+)
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -83,8 +105,22 @@ class BrokerMail:
                 "give it a key of yours: export AGENT_MAILER_API_KEY=amk_... (agent-mailer broker key add)",
             ) from None
 
-    async def listed(self, *, read_too: bool) -> Sequence[Found]:
-        return [Found(one.message, not one.is_read) for one in await self._box.listed(read_too=read_too)]
+    async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
+        if search.context:
+            raise UsageFault("no_context", "mail at a broker has no context", "leave out --context")
+        if not search.limit:
+            listed = [Found(one.message, not one.is_read) for one in await self._box.listed(read_too=read_too)]
+            matching = [one for one in listed if search.takes(one.message)]
+            return matching[: max(0, len(matching) - search.offset)]
+        wanted, found = search.offset + search.limit, list[Found]()
+        size = PAGE if search.chooses else wanted
+        async with aclosing(self._box.newest_first(read_too=read_too, size=size)) as newest:
+            async for one in newest:
+                if search.takes(one.message):
+                    found.append(Found(one.message, not one.is_read))
+                if len(found) == wanted:
+                    break
+        return sorted(found[search.offset :], key=lambda one: one.message.envelope.order)
 
     async def find(self, typed: str) -> Found:
         heard = await self._box.whole(typed)
@@ -137,8 +173,50 @@ class BrokerMail:
         stored = await self.mailbox.thread(first.thread)
         return next((one.envelope.created for one in stored if one.envelope.id == first.id), 0.0)
 
+    def require_unwatched(self) -> None:
+        if self._is_watched:
+            raise BusyFault(
+                "watched",
+                f"{printable(self._address)} is an agent, and its mail is its watcher's to take",
+                f"agent-mailer mail inbox --as {printable(self._address)}",
+            )
+
+    async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        for one in (await self._box.listed(read_too=False))[: limit or None]:
+            message = await self.mailbox.read(one.message.envelope)
+            if isinstance(message, Message):
+                await self.mailbox.done(message.envelope)
+                yield message
+
+    async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
+        if dead_letters:
+            raise UsageFault("no_dead_letters", "a broker has no dead letters to wait for", "--wait-for drained")
+        if len(recipients) > 1:
+            raise UsageFault("several", "a broker keeps receipts by message, and each recipient has one", "send to one")
+        if not await self._box.is_ours():
+            raise UsageFault("no_receipts", "this broker keeps no receipts", "wait for the answer: --wait SECONDS")
+
+    async def who(self) -> Sequence[Standing]:
+        """What the broker counts as there: who asked for mail a moment ago, which need not be a watcher."""
+        agents = sorted(await self._box.agents(), key=lambda agent: agent.address)
+        return [Standing(agent.address, agent.status or "", note=agent.role or "") for agent in agents]
+
+    async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        del newest
+        if not await self._box.is_ours():
+            raise MailerError("no_receipts", "this broker keeps no receipts", "agent-mailer mail thread THREAD")
+        if typed is None:
+            raise UsageFault("no_message", "which message? a broker keeps receipts by message", "give its id")
+        heard = await self._box.whole(typed)
+        message = heard.message if heard is not None else (await self.find(typed)).message
+        recipient = ", ".join(message.envelope.to)
+        steps = await self._box.receipts(message.envelope.id)
+        if not steps:
+            return [Told(message.envelope.id, recipient)]
+        return [Told(message.envelope.id, recipient, step.stage, step.at, step.said) for step in steps]
+
     @contextmanager
-    def listening(self, sent: Sent) -> Iterator[Rest]:
+    def listening(self, sent: Sent | None) -> Iterator[Rest]:
         del sent
 
         async def rest(longest: float) -> None:
@@ -149,7 +227,7 @@ class BrokerMail:
 
     async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
         """The broker keeps them by message, not by recipient."""
-        told = not taken and await self._box.stages(sent.id)
+        told = not taken and await self._box.receipts(sent.id)
         return [Receipt(sent.recipients[0])] if told else []
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:

@@ -3,41 +3,72 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence, Set
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.errors import BusyFault, MailerError, UsageFault
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.maildir import layout
+from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
-from agent_mailer.mailbox.maildir.delivery import Stage, receipt_name
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
-from agent_mailer.mailbox.maildir.listing import MAX_LISTED, StatCache, list_folder
+from agent_mailer.mailbox.maildir.delivery import Stage, read_receipt
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message
+from agent_mailer.mailbox.maildir.listing import (
+    MAX_INDEXED,
+    Listed,
+    StatCache,
+    dated_names,
+    read_head,
+    stamp,
+    to_locator,
+)
 from agent_mailer.mailbox.port import (
     Action,
     Delivered,
     Delivery,
     Draft,
-    Envelope,
     Gone,
     Message,
     NoWay,
     Outgoing,
+    Presence,
     Route,
+    Unreadable,
 )
 from agent_mailer.names import pick, printable
-from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
+from agent_mailer.people.port import (
+    EVERYTHING,
+    Found,
+    Receipt,
+    Rest,
+    Search,
+    Sent,
+    Standing,
+    Told,
+    dedupe_conflict,
+    unknown_recipients,
+)
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 
-RESCAN_SECONDS = 2.0
+RESCAN_SECONDS, UNASKED_SECONDS = 2.0, 60.0
+"""Between two looks without a file event: for an answer, and for any mail."""
+
+CLOCKS_DIFFER = 3600.0
+"""Seconds that the clock which dated an answer may be behind."""
+
+INBOX = "agent-mailer mail inbox --all"
+GONE = "gone"
+"""The status of an agent whose watcher ended without a word."""
 
 
 def mail_in(place: Workplace, handle: str | None) -> FolderMail:
@@ -60,21 +91,23 @@ class FolderMail:
         self._paths = layout.Paths(mailbox.root, mailbox.address)
         self._ends: dict[str, layout.Paths] = {}
         """Mailboxes elsewhere, by the addresses that lead there."""
+        self._heads: StatCache[Message | Malformed] = StatCache(MAX_INDEXED)
 
     def faults(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    async def listed(self, *, read_too: bool) -> Sequence[Found]:
-        wanted = [(envelope, new) for envelope, new in self._envelopes() if new or read_too]
-        found = [(await self.mailbox.read(envelope), new) for envelope, new in wanted]
-        return [Found(message, new) for message, new in found if isinstance(message, Message)]
+    async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
+        """Headers are read from the newest on, until what is wanted was found."""
+        matching = (one for one in self._newest_first(read_too=read_too) if search.takes(one.message))
+        found = islice(matching, search.offset, search.offset + search.limit if search.limit else None)
+        return sorted(found, key=lambda one: one.message.envelope.order)
 
     async def find(self, typed: str) -> Found:
-        envelopes = {envelope.id: (envelope, new) for envelope, new in self._envelopes()}
-        envelope, new = envelopes[pick(typed, envelopes, "message", "agent-mailer mail inbox --all")]
-        message = await self.mailbox.read(envelope)
+        """By the file's name, as AMQ does. Only where no file is called so, headers are looked into."""
+        head, new = self._named(typed)
+        message = await self.mailbox.read(head.envelope)
         if isinstance(message, Gone):
-            raise MailerError("gone", f"{printable(envelope.id)}: {message.why}", "agent-mailer mail inbox --all")
+            raise MailerError("gone", f"{printable(head.envelope.id)}: {message.why}", INBOX)
         return Found(message, new)
 
     async def take(self, message: Message, *, awaited: bool = False) -> bool:
@@ -83,6 +116,7 @@ class FolderMail:
             return False
         self._make()
         await self.mailbox.claim(message.envelope)
+        self._touch()
         return True
 
     async def routed(self, draft: Draft, origin: Message | None) -> tuple[Draft, Sequence[Route]]:
@@ -118,7 +152,9 @@ class FolderMail:
         return [msgspec.structs.replace(item, payload=text) for item in items]
 
     async def deliver(self, item: Outgoing) -> Delivery:
-        return await self.mailbox.deliver(item)
+        outcome = await self.mailbox.deliver(item)
+        self._touch()
+        return outcome
 
     async def moment_of(self, first: Delivered, recipients: Sequence[str], *, begins: bool) -> float:
         """Even where it `begins` a thread: two who write to each other have one and the same."""
@@ -127,10 +163,10 @@ class FolderMail:
         return found[0].envelope.created if found is not None else 0.0
 
     @contextmanager
-    def listening(self, sent: Sent) -> Iterator[Rest]:
+    def listening(self, sent: Sent | None) -> Iterator[Rest]:
         self._make()
-        receipts = [self._box(recipient).receipts for recipient in sent.recipients]
-        events = FileEvents([self._paths.new, *receipts], rescan_seconds=RESCAN_SECONDS)
+        receipts = [self._box(recipient).receipts for recipient in (sent.recipients if sent is not None else ())]
+        events = FileEvents([self._paths.new, *receipts], rescan_seconds=RESCAN_SECONDS if sent else UNASKED_SECONDS)
 
         async def rest(longest: float) -> None:
             with suppress(TimeoutError):
@@ -146,18 +182,90 @@ class FolderMail:
         found = []
         for name in sent.recipients:
             box = self._box(name)
-            stages = [one for one in Stage if (box.receipts / receipt_name(sent.id, box.home.name, one)).is_file()]
+            stages = [one for one in Stage if read_receipt(box.receipts, sent.id, box.home.name, one) is not None]
             if Stage.DRAINED in stages and name not in taken:
                 found.append(Receipt(name))
             if Stage.DLQ in stages:
                 found.append(Receipt(name, unreadable=True))
         return found
 
+    def require_unwatched(self) -> None:
+        if self._paths.lock.exists():
+            raise BusyFault(
+                "watched",
+                f"{self.mailbox.address} is an agent, and its mail is its watcher's to take",
+                f"agent-mailer mail inbox --as {self.mailbox.address}; where none will watch it again: "
+                f"rm {self._paths.lock}",
+            )
+
+    async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        self._make()
+        self._touch()
+        for _, name in _dated(self._paths.new)[: limit or None]:
+            head = self._head(self._paths.new / name)
+            if isinstance(head, Message):
+                message = await self.mailbox.claim(head.envelope)
+                if isinstance(message, Message):
+                    yield message
+            elif head is not None:
+                item = Unreadable(to_locator(name), f"{head.reason.value}: {head.why}")
+                await self.mailbox.reject(item)
+                yield item
+
+    async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
+        """Every consumer of a folder writes them."""
+
+    async def who(self) -> Sequence[Standing]:
+        contacts = await self.mailbox.contacts()
+        return [self._standing(one) for one in sorted([self.mailbox.address, *(c.address for c in contacts)])]
+
+    def _standing(self, handle: str) -> Standing:
+        """Who died could not say so: then the file says `active` and nobody is there."""
+        paths = layout.Paths(self._root, handle)
+        said, watcher = amq.seen(paths), amq.watcher_of(paths)
+        status, at, note = (said.status, said.at, said.note) if said is not None else ("", None, "")
+        if watcher is None and paths.lock.exists() and status in (Presence.ACTIVE, Presence.PAUSED):
+            status, note = GONE, ""
+        return Standing(handle, status, at, note, watched=watcher is not None)
+
+    async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        sent = dict(reversed([(name, moment) for moment, name in _dated(self._paths.sent)]))
+        if typed is None:
+            heads = (self._head(self._paths.sent / name) for name in sent)
+            messages = list(islice((head for head in heads if isinstance(head, Message)), newest))[::-1]
+        else:
+            messages = [self._sent_or_got(typed, [name.removesuffix(".md") for name in sent])]
+        return [told for message in messages for name in message.envelope.to for told in self._told(message, name)]
+
+    def _sent_or_got(self, typed: str, sent: Sequence[str]) -> Message:
+        try:
+            head = self._head(self._paths.sent / f"{pick(typed, sent, 'message', INBOX)}.md")
+        except MailerError as fault:
+            if fault.code != "unknown":
+                raise
+            head = None
+        return head if isinstance(head, Message) else self._named(typed).message
+
+    def _told(self, message: Message, recipient: str) -> Iterator[Told]:
+        identifier = message.envelope.id
+        folder = layout.Paths(self._root, recipient).receipts
+        found = [read_receipt(folder, identifier, recipient, stage) for stage in Stage]
+        for receipt in found:
+            if receipt is not None:
+                yield Told(identifier, recipient, receipt.stage, receipt.at, receipt.detail)
+        if not any(found):
+            yield Told(identifier, recipient)
+
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
-        del sent
-        waiting = (await self.mailbox.pending(MAX_LISTED)).envelopes
-        found = [await self.mailbox.read(envelope) for envelope in waiting if envelope.id not in seen]
+        """Only what came later can be an answer, whoever's clock dated it."""
+        since = stamp(sent.since - CLOCKS_DIFFER)
+        heads = [self._head(self._paths.new / name) for moment, name in _dated(self._paths.new) if moment >= since]
+        fresh = [head.envelope for head in heads if isinstance(head, Message) and head.envelope.id not in seen]
+        found = [await self.mailbox.read(envelope) for envelope in sorted(fresh, key=lambda one: one.order)]
         return [message for message in found if isinstance(message, Message)]
+
+    def _touch(self) -> None:
+        amq.touch(Disk(), self._paths, self.mailbox.address, SystemClock().now())
 
     def _box(self, recipient: str) -> layout.Paths:
         return self._ends.get(recipient) or layout.Paths(self._root, recipient)
@@ -167,16 +275,47 @@ class FolderMail:
         if layout.missing_folders(self._root, self.mailbox.address):
             layout.make_mailbox(Disk(), self._root, self.mailbox.address)
 
-    def _envelopes(self) -> list[tuple[Envelope, bool]]:
-        found: list[tuple[Envelope, bool]] = []
-        for folder, new in ((self._paths.new, True), (self._paths.cur, False)):
-            with disk_faults(folder):
-                try:
-                    envelopes, _ = list_folder(folder, StatCache(MAX_LISTED))
-                except FileNotFoundError:
-                    continue  # a person who never got mail has no mailbox yet
-            found += [(envelope, new) for envelope in envelopes]
-        return sorted(found, key=lambda item: item[0].order)
+    def _newest_first(self, *, read_too: bool) -> Iterator[Found]:
+        """What is in both folders is in `new`: its claim did not come to an end."""
+        names = {name: (moment, False) for moment, name in (_dated(self._paths.cur) if read_too else ())}
+        names |= {name: (moment, True) for moment, name in _dated(self._paths.new)}
+        for name, (_, new) in sorted(names.items(), key=lambda item: (item[1][0], item[0]), reverse=True):
+            head = self._head(self._folder(new=new) / name)
+            if isinstance(head, Message):
+                yield Found(head, new)
+
+    def _named(self, typed: str) -> Found:
+        """The head of the one message that is called so. Raises MailerError, UsageFault."""
+        new_of = {name.removesuffix(".md"): False for _, name in _dated(self._paths.cur)}
+        new_of |= {name.removesuffix(".md"): True for _, name in _dated(self._paths.new)}
+        try:
+            chosen = pick(typed, new_of, "message", INBOX)
+        except MailerError as fault:
+            if fault.code != "unknown":
+                raise
+            by_id = {one.message.envelope.id: one for one in self._newest_first(read_too=True)}
+            return by_id[pick(typed, by_id, "message", INBOX)]
+        head = self._head(self._folder(new=new_of[chosen]) / f"{chosen}.md")
+        if head is None:
+            raise MailerError("gone", f"{printable(chosen)}: somebody has just taken it", INBOX)
+        if isinstance(head, Malformed):
+            raise MailerError("unreadable", f"{printable(chosen)} is no message: {head.why}", INBOX)
+        return Found(head, new_of[chosen])
+
+    def _head(self, path: Path) -> Message | Malformed | None:
+        """What the file is, without a body; read once while it stays what it was. None if it has gone."""
+        with disk_faults(path):
+            try:
+                found = os.stat(path, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            known = self._heads.get(str(path), found)
+            if known is None and (known := read_head(Listed(str(path), path.name, found))) is not None:
+                self._heads.put(str(path), found, known)
+            return known
+
+    def _folder(self, *, new: bool) -> Path:
+        return self._paths.new if new else self._paths.cur
 
     def _first_sent(self, message_id: str, recipients: Sequence[str]) -> tuple[Message, str] | None:
         """The message of that id, with its text: at a recipient, who moves it from new to cur, else our own copy."""
@@ -194,6 +333,15 @@ def _leads_out(address: str) -> bool:
     return "@" in address or ":" in address
 
 
+def _dated(folder: Path) -> list[tuple[str, str]]:
+    """As `dated_names`; a person who never got mail has no mailbox yet."""
+    with disk_faults(folder):
+        try:
+            return dated_names(folder)
+        except FileNotFoundError:
+            return []
+
+
 def _content(message: Message) -> tuple[object, ...]:
     """What makes two messages the same: all but the moment."""
     envelope = message.envelope
@@ -207,4 +355,5 @@ def _content(message: Message) -> tuple[object, ...]:
         envelope.priority,
         message.refs,
         message.labels,
+        message.context,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.mailbox.port import Message
+from agent_mailer.mailbox.port import Kind, Message, Priority
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
-    from agent_mailer.mailbox.port import Delivered, Delivery, Draft, Mailbox, Outgoing, Route
+    from agent_mailer.mailbox.port import Delivered, Delivery, Draft, Mailbox, Outgoing, Route, Unreadable
 
 Tell = Callable[[str], None]
 """Takes a line that a person should know besides the result."""
@@ -32,11 +32,82 @@ class Found(NamedTuple):
     new: bool
 
 
+class Search(msgspec.Struct, frozen=True):
+    """Which messages are wanted: all that have what is given here, `offset` of the newest left out, at most `limit`.
+
+    `context` is the text of a JSON object that the message's must hold. A limit of 0 is none.
+    """
+
+    sender: str = ""
+    kind: Kind | None = None
+    priority: Priority | None = None
+    labels: tuple[str, ...] = ()
+    refs: tuple[str, ...] = ()
+    context: str = ""
+    limit: int = 0
+    offset: int = 0
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are messages that are not wanted whatever the limit."""
+        return msgspec.structs.replace(self, limit=0, offset=0) != Search()
+
+    def takes(self, message: Message) -> bool:
+        envelope = message.envelope
+        return (
+            self.sender in ("", envelope.sender)
+            and self.kind in (None, envelope.kind)
+            and self.priority in (None, envelope.priority)
+            and set(self.labels) <= set(message.labels)
+            and set(self.refs) <= set(message.refs)
+            and (not self.context or _holds(message.context, self.context))
+        )
+
+
+EVERYTHING = Search()
+
+
+def _holds(found: str, wanted: str) -> bool:
+    return bool(found) and _within(msgspec.json.decode(wanted), msgspec.json.decode(found))
+
+
+def _within(wanted: object, found: object) -> bool:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return all(key in found and _within(value, found[key]) for key, value in wanted.items())
+    return wanted == found
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """A recipient has taken a message, or could not read it."""
 
     recipient: str
     unreadable: bool = False
+
+
+class Told(msgspec.Struct, frozen=True):
+    """How far a message is with one recipient, as a receipt tells it. `stage` is empty where there is none.
+
+    `at` is in seconds since the epoch; None where the receipt does not say when.
+    """
+
+    message: str
+    recipient: str
+    stage: str = ""
+    at: float | None = None
+    detail: str = ""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What is known of somebody: what he or she said last and when (seconds since the epoch), empty where nothing.
+
+    `watched`: a watcher takes this mail now; None where that cannot be seen.
+    """
+
+    address: str
+    status: str = ""
+    at: float | None = None
+    note: str = ""
+    watched: bool | None = None
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -85,8 +156,11 @@ class PersonalMail(Protocol):
     def faults(self) -> AbstractContextManager[None]:
         """Around whatever is done: failures in a person's words."""
 
-    async def listed(self, *, read_too: bool) -> Sequence[Found]:
-        """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
+    async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
+        """What waits and, if asked for, what was read, oldest first; bodies may be missing.
+
+        Raises UsageFault for a search that the mailbox cannot answer. Its cost follows what is found.
+        """
 
     async def find(self, typed: str) -> Found:
         """The one message whose id begins so, whole. Raises MailerError, UsageFault."""
@@ -117,11 +191,29 @@ class PersonalMail(Protocol):
         thread came later. `begins`: no thread was named, and it was not sent before.
         """
 
-    def listening(self, sent: Sent) -> AbstractContextManager[Rest]:
-        """While a person waits for an answer to `sent`."""
+    def listening(self, sent: Sent | None) -> AbstractContextManager[Rest]:
+        """While a person waits for an answer to `sent`, or for any mail."""
 
     async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
         """How far it is; nobody in `taken` needs to be asked whether they took it."""
+
+    def require_unwatched(self) -> None:
+        """Raises BusyFault where this mail is left to a watcher."""
+
+    def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        """Take what waits, oldest first, each when it is asked for; what is no message is put away. 0 is no limit."""
+
+    async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
+        """Raises UsageFault where there are none that tell of all recipients, or (if asked) of dead letters."""
+
+    async def who(self) -> Sequence[Standing]:
+        """Everybody here, oneself too."""
+
+    async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        """How far a message is with each recipient; without a name, how far the newest are that were sent.
+
+        Raises MailerError, UsageFault.
+        """
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """What may be an answer, without those whose ids are `seen`."""

@@ -20,6 +20,7 @@ from agent_mailer.mailbox.port import (
     Gone,
     Kind,
     Message,
+    Presence,
     Progress,
     Refused,
     Stage,
@@ -196,6 +197,19 @@ class MailboxSuite:
             await at.mailbox.done(envelope)
             assert await waiting(at.mailbox) == ()
             assert await at.mailbox.claim(envelope, again=True) == first
+
+        play(self.harness(tmp_path), scenario)
+
+    def test_what_is_announced_changes_no_mail(self, tmp_path: Path) -> None:
+        async def scenario(at: Scene) -> None:
+            again = at.harness.mailbox()
+            again.announce(Presence.ACTIVE)
+            at.mailbox.announce(Presence.PAUSED, "limited")
+            await send(at.peer, at.mailbox, "one", body="work")
+            (envelope,) = await waiting(at.mailbox)
+            at.mailbox.announce(Presence.ACTIVE)
+            assert await waiting(at.mailbox) == (envelope,)
+            assert isinstance(await at.mailbox.claim(envelope), Message)
 
         play(self.harness(tmp_path), scenario)
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from agent_mailer.clock import SystemClock
 from agent_mailer.errors import MailerError
-from agent_mailer.mailbox.port import Action, Draft, Kind
+from agent_mailer.mailbox.port import Action, Draft, Kind, Message, Unreadable
 from agent_mailer.people import Person, new_key
-from agent_mailer.people.port import Ending, PersonalMail, Sent
+from agent_mailer.people.arrivals import Arrival
+from agent_mailer.people.port import EVERYTHING, Ending, PersonalMail, Search, Sent
 from agent_mailer.people.send import send
 from agent_mailer.turn_tools.commands import PROGRESS
 
@@ -122,6 +123,49 @@ class PersonSuite:
         sent = self.write("ann", "bob", tmp_path)
         waited = self.person("ann", tmp_path).wait_for_answer(sent, 0.0)
         assert (waited.ending, waited.answer) == (Ending.TIMEOUT, None)
+
+    def test_a_drain_takes_what_waits_oldest_first_and_once(self, tmp_path: Path) -> None:
+        for body in ("one", "two", "three"):
+            self.write("bob", "ann", tmp_path, body)
+        taken: list[str] = []
+
+        def drained(item: Message | Unreadable) -> None:
+            assert isinstance(item, Message)
+            taken.append(item.body.strip())
+
+        # Whoever reads an agent's mail looks to some brokers like its watcher: so only once asked who is there.
+        ann = self.person("ann", tmp_path)
+        ann.drain(drained, 2)
+        assert taken == ["one", "two"]
+        ann.drain(drained)
+        ann.drain(drained)
+        assert taken == ["one", "two", "three"]
+        assert ann.inbox(read_too=False) == []
+
+    def test_a_watch_ends_with_the_first_mail_and_leaves_it_unread(self, tmp_path: Path) -> None:
+        ann, told = self.person("ann", tmp_path), list[tuple[str, Arrival]]()
+
+        def arrived(message: Message, arrival: Arrival) -> None:
+            told.append((message.envelope.id, arrival))
+
+        assert not ann.watch(EVERYTHING, arrived, seconds=0.0)
+        sent = self.write("bob", "ann", tmp_path)
+        assert ann.watch(EVERYTHING, arrived, seconds=AWAITED)
+        assert told == [(sent.id, Arrival.EXISTING)]
+        assert not ann.watch(Search(labels=("none",)), arrived, seconds=0.0)
+        assert [one.new for one in ann.inbox(read_too=False)] == [True]
+
+    def test_the_newest_are_listed_where_not_all_are_wanted(self, tmp_path: Path) -> None:
+        first, second, third = (self.write("bob", "ann", tmp_path, body).id for body in ("one", "two", "three"))
+        ann = self.person("ann", tmp_path)
+
+        def ids(search: Search) -> list[str]:
+            return [one.message.envelope.id for one in ann.inbox(search, read_too=True)]
+
+        assert ids(Search(limit=2)) == [second, third]
+        assert ids(Search(limit=1, offset=1)) == [second]
+        assert ids(Search(offset=2)) == [first]
+        assert ids(Search(offset=3)) == ids(Search(sender="nobody")) == []
 
     def test_what_one_writes_to_oneself_is_not_its_own_answer(self, tmp_path: Path) -> None:
         sent = self.write("ann", "ann", tmp_path)

@@ -94,13 +94,35 @@ class AgentMail:
         thread: str = "",
         kind: Kind | None = None,
         priority: Priority | None = None,
+        labels: tuple[str, ...] = (),
+        refs: tuple[str, ...] = (),
+        context: str = "",
         now: bool = False,
     ) -> Staged:
-        """Stage a message of its own. Raises UsageFault for an unknown recipient, or without text."""
+        """Stage a message of its own.
+
+        Raises UsageFault for an unknown recipient, without text, or for refs and a context that the mailbox cannot
+        carry.
+        """
         _require_text(body)
         recipients = self._known(to)
+        if (refs or context) and not self._folder.facts().carries_context:
+            raise UsageFault(
+                "not_carried", "mail at a broker has no place for refs and context", "put it into the text"
+            )
         draft = Draft(
-            "", Action.SEND, 0.0, to=recipients, subject=subject, body=body, thread=thread, kind=kind, priority=priority
+            "",
+            Action.SEND,
+            0.0,
+            to=recipients,
+            subject=subject,
+            body=body,
+            thread=thread,
+            kind=kind,
+            priority=priority,
+            labels=labels,
+            refs=refs,
+            context=context,
         )
         return self._stage(draft, now=now)
 
@@ -143,7 +165,7 @@ class AgentMail:
     def _stage(self, draft: Draft, *, now: bool) -> Staged:
         from msgspec.structs import replace
 
-        labels = (PROGRESS,) if now else ()
+        labels = (*draft.labels, *((PROGRESS,) if now else ()))
         return self._folder.stage(replace(draft, created=self._clock.now(), at_once=now, labels=labels))
 
     def _known(self, to: Sequence[str]) -> tuple[str, ...]:

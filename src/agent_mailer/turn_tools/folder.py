@@ -49,6 +49,7 @@ class Facts(msgspec.Struct, frozen=True):
     memory_thread: str
     no_way: str = ""
     """Why no answer to the message can be delivered; empty where one can."""
+    carries_context: bool = False
 
 
 class TurnMail(msgspec.Struct, frozen=True):

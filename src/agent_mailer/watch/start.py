@@ -101,6 +101,7 @@ async def _prepare(room: Room, record: TurnRecord, message: Message, folder: Tur
             memory_global=str(memory / f"{GLOBAL_NOTE}.md"),
             memory_thread=str(memory_file(memory, record.envelope.thread)),
             no_way=record.no_way,
+            carries_context=room.mailbox.capabilities.carries_context,
         ),
         state.notes.copies(record.envelope.thread),
     )

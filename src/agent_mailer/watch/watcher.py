@@ -10,7 +10,7 @@ from enum import Enum
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.mailbox.port import MailboxUnavailable, Presence
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
@@ -97,6 +97,8 @@ class Watcher:
             await self._room.notices.end(LEAVE_PATIENCE)
 
     async def _run(self) -> End:
+        if not self._once:
+            self._room.mailbox.announce(Presence.ACTIVE)
         if not await self._open_mailbox():
             return End.STOPPED
         pumps = [
@@ -211,7 +213,10 @@ class Watcher:
         pause = self._room.state.pause.current()
         if pause is None and self._paused and self._room.state.pause.account is not None:
             self._hold_off(SPREAD_SECONDS * self._room.jitter())
-        self._paused = pause is not None
+        before, self._paused = self._paused, pause is not None
+        if self._paused != before and not self._once:
+            status = Presence.PAUSED if self._paused else Presence.ACTIVE
+            self._room.mailbox.announce(status, pause.reason.value if pause is not None else "")
         return pause
 
     def _hold_remaining(self) -> float:

@@ -6,21 +6,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.mail import arrivals
 from agent_mailer.cli.mail.options import (
     As,
     Body,
     BodyFile,
+    Context,
     KindOption,
+    Labels,
     MessageId,
     Now,
     PriorityOption,
+    Refs,
     Subject,
     To,
     as_screen,
     head,
     in_turn,
+    parse_context,
     parse_kind,
+    parse_labels,
     parse_priority,
+    parse_refs,
     person_at,
     read_body,
     show,
@@ -42,15 +49,24 @@ if TYPE_CHECKING:
     from agent_mailer.turn_tools.commands import AgentMail
 
 
+SHOWN = 100
+"""As many lines as anybody looks at; that there are more is said."""
+
 app = group("mail", "Read and write mail: as the agent during its turn, elsewhere as a person.")
 
 
 @app.command("inbox", cls=LightCommand)
 def inbox(
     every: Annotated[bool, typer.Option("--all", help="Also what was read.")] = False,
+    unread: Annotated[bool, typer.Option("--unread", help="Only what was not read (the default).")] = False,
     sender: Annotated[str | None, typer.Option("--from", metavar="ADDRESS", help="Only from this sender.")] = None,
     kind: KindOption = None,
     priority: PriorityOption = None,
+    labels: Labels = None,
+    refs: Refs = None,
+    context: Context = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="The newest N; 0 is all.")] = SHOWN,
+    offset: Annotated[int, typer.Option("--offset", metavar="N", help="Leave out the newest N.")] = 0,
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
@@ -58,24 +74,38 @@ def inbox(
 ) -> None:
     """List the mail that waits; during a turn the one message."""
     turn = _turn(whose)
+    if every and unread:
+        raise UsageFault("two_choices", "--all is also what was read, --unread only what was not", "give one of them")
+    if limit < 0 or offset < 0:
+        raise UsageFault("bad_number", "--limit and --offset are numbers from 0 on", "")
+    found: Sequence[tuple[Message, bool]]
+    more = False
     if turn is not None:
         found = [(turn.message(), True)]
     else:
-        person = person_at(whose, workdir, maildir_root)
-        wanted, urgency = parse_kind(kind), parse_priority(priority)
-        found = [
-            (message, new)
-            for message, new in person.inbox(read_too=every)
-            if (sender is None or message.envelope.sender == sender)
-            and (wanted is None or message.envelope.kind is wanted)
-            and (urgency is None or message.envelope.priority is urgency)
-        ]
+        from agent_mailer.people.port import Search
+
+        search = Search(
+            sender=sender or "",
+            kind=parse_kind(kind),
+            priority=parse_priority(priority),
+            labels=parse_labels(labels),
+            refs=parse_refs(refs),
+            context=parse_context(context),
+            limit=limit + 1 if limit else 0,
+            offset=offset,
+        )
+        found = person_at(whose, workdir, maildir_root).inbox(search, read_too=every)
+        more = bool(limit) and len(found) > limit
+        found = found[1:] if more else found
     if as_json:
-        json_out({"messages": [{**head(message), "new": new} for message, new in found]})
+        json_out({"messages": [{**head(message), "new": new} for message, new in found], "more": more})
     elif not found:
         note("no mail" if every else "no new mail (agent-mailer mail inbox --all shows what was read)")
     else:
         say(_listing(found))
+    if more:
+        note(f"there are older ones: --offset {offset + limit}, or --limit 0 for all")
 
 
 @app.command("read", cls=LightCommand)
@@ -182,6 +212,10 @@ def forward(
 
 
 app.command("send", cls=LightCommand)(send)
+app.command("watch", cls=LightCommand)(arrivals.watch)
+app.command("drain", cls=LightCommand)(arrivals.drain)
+app.command("who", cls=LightCommand)(arrivals.who)
+app.command("receipts", cls=LightCommand)(arrivals.receipts)
 
 
 @app.command("finish", cls=LightCommand)

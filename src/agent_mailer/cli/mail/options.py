@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
+from agent_mailer.cli.terminal.printing import json_out, json_text, note, say, screen_text
 from agent_mailer.errors import UsageFault
-from agent_mailer.names import one_of, printable
+from agent_mailer.names import one_of, printable, split_addresses
 
 if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Kind, Message, Priority
     from agent_mailer.people import Person
     from agent_mailer.turn_tools.commands import AgentMail
@@ -25,7 +26,7 @@ As = Annotated[
     typer.Option(
         "--as",
         metavar="ADDRESS",
-        help="Whose mail. Default: user; at a broker its operator's. Not during a turn.",
+        help="Whose mail. Default: $AM_ME, else user; at a broker its operator's. Not during a turn.",
         show_default=False,
     ),
 ]
@@ -48,6 +49,17 @@ BodyFile = Annotated[
 KindOption = Annotated[str | None, typer.Option("--kind", help="What it is for: question, status, todo …")]
 PriorityOption = Annotated[str | None, typer.Option("--priority", help="urgent, normal or low.")]
 Thread = Annotated[str, typer.Option("--thread", help="The thread it belongs to.", show_default=False)]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", "--labels", metavar="LABEL", help="A label; several times, or with commas, for several."),
+]
+Refs = Annotated[
+    list[str] | None,
+    typer.Option("--refs", metavar="ID", help="A message it refers to; several times, or with commas, for several."),
+]
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="JSON|@FILE", help="A JSON object for programs.", show_default=False)
+]
 Now = Annotated[bool, typer.Option("--now", help="During a turn: leaves at once, as news of progress.")]
 
 
@@ -61,12 +73,38 @@ def in_turn() -> AgentMail | None:
 
 
 def person_at(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Person:
-    """Whose mail it is outside of a turn, in the mailbox that the flag, the workdir or its surroundings name."""
+    """Whose mail it is outside of a turn, in the mailbox that the flag, the workdir or its surroundings name.
+
+    In a shell of AMQ's (`$AM_ME` and `$AM_ROOT`) it is that of the shell, unless flags name another mailbox.
+    """
     from agent_mailer import people
     from agent_mailer.cli.options import absolute, workplace
 
-    flags = {"mailbox": "maildir", "maildir_root": absolute(maildir_root)} if maildir_root else {}
-    return people.person_at(workplace(workdir, flags), whose, note)
+    shell = os.environ.get("AM_ROOT") if os.environ.get("AM_ME") else None
+    root = maildir_root or (shell if workdir is None else None)
+    flags = {"mailbox": "maildir", "maildir_root": absolute(root)} if root else {}
+    place = workplace(workdir, flags)
+    return people.person_at(place, whose or _shell_handle(place), note)
+
+
+def _shell_handle(place: Workplace) -> str | None:
+    """Who a person is in a shell of AMQ's, where that is of this very mailbox."""
+    from agent_mailer.mailbox.maildir.layout import is_handle
+
+    me, root = os.environ.get("AM_ME"), os.environ.get("AM_ROOT")
+    if not me or place.at_broker:
+        return None
+    if not is_handle(me):
+        raise UsageFault(
+            "bad_handle", f"$AM_ME is {printable(me)!r}, which is no handle", "unset AM_ME, or --as HANDLE"
+        )
+    return me if not root or Path(os.path.abspath(root)) == place.maildir_root() else None  # noqa: PTH100
+
+
+def not_in_turn(command: str) -> None:
+    """Raises UsageFault during a turn, whose one message is the agent's already."""
+    if in_turn() is not None:
+        raise UsageFault("in_turn", f"{command} is for people: this turn has its one message", "agent-mailer mail read")
 
 
 def tell_staged(staged: Staged, *, now: bool) -> None:
@@ -94,6 +132,33 @@ def parse_priority(text: str | None) -> Priority | None:
     return Priority(one_of(text, (priority.value for priority in Priority), "--priority"))
 
 
+def parse_labels(values: list[str] | None) -> tuple[str, ...]:
+    """Split at commas and blanks, as AMQ does."""
+    return split_addresses(word for value in values or () for word in value.split())
+
+
+def parse_refs(values: list[str] | None) -> tuple[str, ...]:
+    """Raises UsageFault for what can be no message's id."""
+    from agent_mailer.mailbox.maildir.format import is_message_id
+
+    refs = split_addresses(values or [])
+    if wrong := [ref for ref in refs if not is_message_id(ref)]:
+        raise UsageFault("bad_ref", f"{printable(wrong[0])!r} is no message id", "agent-mailer mail inbox --all")
+    return refs
+
+
+def parse_context(text: str | None) -> str:
+    """The JSON object as one line; `@FILE` is read. Raises UsageFault for what is none."""
+    if text is None:
+        return ""
+    from agent_mailer.mailbox.maildir import format as maildir
+
+    found = maildir.parse_context(_file(text[1:]) if text.startswith("@") else text)
+    if found is None:
+        raise UsageFault("bad_context", "--context is no JSON object", """--context '{"branch": "main"}', or @FILE""")
+    return json_text(found)
+
+
 def show(message: Message, *, as_json: bool) -> None:
     if as_json:
         json_out({"message": whole(message)})
@@ -114,7 +179,7 @@ def head(message: Message) -> dict[str, object]:
     from agent_mailer.views.turns import message_view
 
     found: dict[str, object] = msgspec.to_builtins(message_view(message))
-    return found
+    return found | ({"context": msgspec.json.decode(message.context)} if message.context else {})
 
 
 def whole(message: Message) -> dict[str, object]:

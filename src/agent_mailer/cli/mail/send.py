@@ -9,16 +9,22 @@ import typer
 from agent_mailer.cli.mail.options import (
     Body,
     BodyFile,
+    Context,
     KindOption,
+    Labels,
     Now,
     PriorityOption,
+    Refs,
     Subject,
     Thread,
     To,
     as_screen,
     in_turn,
+    parse_context,
     parse_kind,
+    parse_labels,
     parse_priority,
+    parse_refs,
     person_at,
     read_body,
     tell_staged,
@@ -27,8 +33,8 @@ from agent_mailer.cli.mail.options import (
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
 from agent_mailer.cli.terminal.commands import LightCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say
-from agent_mailer.errors import UsageFault
-from agent_mailer.names import split_addresses
+from agent_mailer.errors import ExitCode, UsageFault
+from agent_mailer.names import one_of, split_addresses
 
 if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Draft
@@ -37,6 +43,9 @@ if TYPE_CHECKING:
 
 
 app = single()
+
+WAIT_FOR = 120
+NOT_IN_TIME = 4
 
 
 @app.command("send", cls=LightCommand)
@@ -51,12 +60,15 @@ def send(
         typer.Option(
             *("--from", "--as"),
             metavar="ADDRESS",
-            help="Who sends it. Default: user; at a broker its operator.",
+            help="Who sends it. Default: $AM_ME, else user; at a broker its operator.",
             show_default=False,
         ),
     ] = None,
     kind: KindOption = None,
     priority: PriorityOption = None,
+    labels: Labels = None,
+    refs: Refs = None,
+    context: Context = None,
     dedupe_key: Annotated[
         str | None, typer.Option("--dedupe-key", metavar="KEY", help="Send it once, however often this is run.")
     ] = None,
@@ -66,6 +78,15 @@ def send(
             "--wait",
             metavar="SECONDS",
             help="Wait for the answer and print it; status 0 answered, 1 given up, 3 a question, 4 no answer in time.",
+        ),
+    ] = None,
+    wait_for: Annotated[
+        str | None,
+        typer.Option(
+            "--wait-for",
+            metavar="STAGE",
+            help="Wait until all have taken it (drained), or it was found unreadable (dlq), not for the answer; "
+            f"status 0 so it is, 1 it can never be, 4 not in time (--wait, else {WAIT_FOR} seconds).",
         ),
     ] = None,
     now: Now = False,
@@ -79,7 +100,8 @@ def send(
         raise UsageFault("no_recipient", "there is no recipient", "give --to ADDRESS (agent-mailer mail contacts)")
     turn = in_turn()
     if turn is not None:
-        _refuse_in_turn({"--from": sender, "--dedupe-key": dedupe_key, "--wait": wait, "--maildir-root": maildir_root})
+        outside = {"--from": sender, "--dedupe-key": dedupe_key, "--maildir-root": maildir_root}
+        _refuse_in_turn({**outside, "--wait": wait, "--wait-for": wait_for})
         staged = turn.send(
             recipients,
             read_body(body, body_file),
@@ -87,6 +109,9 @@ def send(
             thread=thread,
             kind=parse_kind(kind),
             priority=parse_priority(priority),
+            labels=parse_labels(labels),
+            refs=parse_refs(refs),
+            context=parse_context(context),
             now=now,
         )
         tell_staged(staged, now=now)
@@ -111,8 +136,33 @@ def send(
         thread=thread,
         kind=parse_kind(kind),
         priority=parse_priority(priority),
+        labels=parse_labels(labels),
+        refs=parse_refs(refs),
+        context=parse_context(context),
     )
-    _send_as_person(person, draft, wait, as_json=as_json)
+    if wait_for is None:
+        _send_as_person(person, draft, wait, as_json=as_json)
+    else:
+        _send_and_wait_for(person, draft, wait_for, WAIT_FOR if wait is None else wait, as_json=as_json)
+
+
+def _send_and_wait_for(person: Person, draft: Draft, wait_for: str, seconds: int, *, as_json: bool) -> None:
+    from agent_mailer.people.arrivals import Fate
+
+    wanted = Fate(one_of(wait_for, (fate.value for fate in Fate), "--wait-for"))
+    person.require_receipts(draft.to, wanted)
+    sent = person.send(draft)
+    fate = person.wait_for_fate(sent, wanted, seconds)
+    if as_json:
+        json_out({**_as_json(sent, None), "stage": fate.value if fate is not None else None})
+    else:
+        say(sent.id)
+    if fate is None:
+        note(f"not {wanted.value} after {seconds} s; later: agent-mailer mail receipts {sent.id}")
+        raise typer.Exit(NOT_IN_TIME)
+    if fate is not wanted:
+        note(f"it could not be read at its destination: agent-mailer mail receipts {sent.id}")
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: bool) -> None:

@@ -39,6 +39,7 @@ from agent_mailer.mailbox.port import (
     Message,
     NoWay,
     Outgoing,
+    Presence,
     Progress,
     Refused,
     Route,
@@ -226,6 +227,9 @@ class AmpMailbox:
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
         self._reporter.tell(envelope.id, progress)
+
+    def announce(self, presence: Presence, note: str = "") -> None:
+        """The broker sees by itself who listens."""
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         async with self._link.connected():

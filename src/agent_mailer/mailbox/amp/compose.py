@@ -89,6 +89,8 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
     to = _recipients(author, draft, origin)
     if isinstance(to, Refused):
         return to
+    if draft.refs or draft.context:
+        return Refused("mail at a broker has no place for refs and context: put them into the text")
     body = _clean(draft.body)
     size = len(body.encode())
     if size > MAX_BODY_BYTES:

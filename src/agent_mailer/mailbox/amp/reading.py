@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 import msgspec
 
+from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.amp import wire
 from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, unavailable
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, BrokerInfo, Credentials
@@ -14,15 +16,31 @@ from agent_mailer.mailbox.port import Envelope
 
 PAGE = 100
 STRETCH = 1000
-LISTED = 10_000
+SEARCHED_PAGES = 100
 LISTED_PAGES = 10
 """Of a broker that lists with bodies only: the newest thousand are enough for a person."""
 
 T = TypeVar("T")
 
 
-class _Receipt(msgspec.Struct):
+class Step(msgspec.Struct, frozen=True):
+    """A receipt: one step of a message's way."""
+
     stage: str
+    outcome: str | None = None
+    detail: str = ""
+    created_at: str = ""
+
+    @property
+    def at(self) -> float | None:
+        try:
+            return from_iso(self.created_at)
+        except ValueError:
+            return None
+
+    @property
+    def said(self) -> str:
+        return ": ".join(part for part in (self.outcome, self.detail) if part)
 
 
 class BrokerInbox:
@@ -47,6 +65,23 @@ class BrokerInbox:
             if (await self._broker(client)).ours:
                 return await self._stretches(client, read_too=read_too)
             return await self._pages(client, read_too=read_too)
+
+    async def newest_first(self, *, read_too: bool, size: int = PAGE) -> AsyncGenerator[wire.Heard, None]:
+        """Page by page, as far as somebody goes on asking; a page holds `size`, where that is not too many."""
+        seen: set[str] = set()
+        size = min(size, PAGE)
+        async with self._client() as client:
+            for number in range(1, SEARCHED_PAGES + 1):
+                query: dict[str, str | int] = {"page": number, "page_size": size}
+                answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
+                page = wire.parse_object(answer, wire.Page)
+                for one in wire.heard_in(answer, bytes(page.messages)):
+                    # What comes meanwhile pushes others to the next page.
+                    if one.message.envelope.id not in seen:
+                        seen.add(one.message.envelope.id)
+                        yield one
+                if number * size >= page.total:
+                    return
 
     async def waiting(self, most: int) -> tuple[int, list[Envelope]]:
         """How many are unread, and the oldest of those that nobody has in work, where the broker can list them so."""
@@ -74,13 +109,13 @@ class BrokerInbox:
                 return None
             return wire.parse_whole(self._sound(answer))
 
-    async def stages(self, message_id: str) -> list[str]:
+    async def receipts(self, message_id: str) -> list[Step]:
         """How far a message that we sent is, where the broker keeps that."""
         async with self._client() as client:
             if not (await self._broker(client)).ours:
                 return []
             answer = await client.transport.ask("GET", path_of("messages", message_id, "receipts"))
-            return [one.stage for one in decode(answer, list[_Receipt])] if answer.ok else []
+            return decode(answer, list[Step]) if answer.ok else []
 
     def _client(self) -> BrokerClient:
         return BrokerClient(self._credentials.broker_url, self._credentials.api_key)
@@ -93,7 +128,7 @@ class BrokerInbox:
     async def _stretches(self, client: BrokerClient, *, read_too: bool) -> list[wire.Heard]:
         found: list[wire.Heard] = []
         after = 0
-        while len(found) < LISTED:
+        while True:
             query: dict[str, str | int] = {"after": after, "limit": STRETCH, "bodies": "false", "claimed": "true"}
             answer = await self._list(client, query | ({"all": "true"} if read_too else {}))
             stretch = wire.parse_object(answer, wire.Stretch)

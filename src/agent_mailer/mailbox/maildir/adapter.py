@@ -12,6 +12,7 @@ Which fsync protects what:
 | given up | the folder `new` | the name in `new` would come back, and run again as if somebody had put it there |
 | set aside | only a copy that goes to `aside` | it is listed again and set aside again |
 | lock and its pid file | nothing | both end with the process |
+| presence, manifest | nothing | they say what they said before; both are written again |
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
-from agent_mailer.mailbox.maildir import compose, delivery, layout, routes, shelf
+from agent_mailer.mailbox.maildir import amq, compose, delivery, layout, routes, shelf
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.listing import (
@@ -51,13 +52,13 @@ from agent_mailer.mailbox.port import (
     Message,
     NoWay,
     Outgoing,
+    Presence,
     Progress,
     Refused,
     Route,
     Unreadable,
 )
 from agent_mailer.outcomes import Outcome
-from agent_mailer.process.handle import identify, is_alive
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -95,9 +96,12 @@ class MaildirMailbox:
         self._handle = handle
         self._rescan_seconds = rescan_seconds
         self._paths = layout.Paths(root, handle)
-        self._consumer = Consumer(disk, clock or SystemClock(), handle, self._paths)
+        self._clock = clock or SystemClock()
+        self._consumer = Consumer(disk, self._clock, handle, self._paths)
         self._waiting: StatCache[Envelope | Unreadable] = StatCache(MAX_LISTED)
         self._index = ThreadIndex(MAX_INDEXED)
+        self._presence: Presence | None = None
+        self._presence_note = ""
         self._lock: FileLock | None = None
         self._locked: _Inodes = ()
         self._events: FileEvents | None = None
@@ -110,6 +114,7 @@ class MaildirMailbox:
             recognises_delivery=True,
             carries_marks=True,
             max_message_bytes=MAX_MESSAGE_BYTES,
+            carries_context=True,
         )
 
     @property
@@ -144,6 +149,9 @@ class MaildirMailbox:
         if self._events is not None:
             self._events.close()
             self._events = None
+        if self._presence is not None:
+            self.announce(Presence.OFFLINE)
+            self._presence = None
         self._drop_lock()
 
     async def wait(self) -> None:
@@ -203,6 +211,11 @@ class MaildirMailbox:
     def report(self, envelope: Envelope, progress: Progress) -> None:
         """The format has no place for it: whoever looks sees that the message was taken."""
 
+    def announce(self, presence: Presence, note: str = "") -> None:
+        self._presence, self._presence_note = presence, note
+        if self._lock is not None:
+            amq.announce(self._disk, self._paths, self._handle, self._clock.now(), presence, note)
+
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         """Since its claim the message is in cur, and stays there.
 
@@ -228,7 +241,8 @@ class MaildirMailbox:
 
     def _attend(self) -> None:
         """Check that our lock still stands for these folders; follow a mailbox that was replaced by a whole one."""
-        if self._events is None or (self._lock is not None and self._locked == self._found()):
+        stands = self._lock is not None and self._locked and self._locked == self._found()
+        if self._events is None or stands:
             return
         missing = layout.missing_folders(self._root, self._handle)
         if missing:
@@ -269,6 +283,9 @@ class MaildirMailbox:
             ) from fault
         self._lock = lock
         self._locked = self._found()
+        amq.declare(self._disk, self._root)
+        if self._presence is not None:
+            self.announce(self._presence, self._presence_note)
         with suppress(OSError):
             # Only names us to others; the lock itself is held.
             self._disk.replace(self._paths.pid_file, f"{os.getpid()}\n".encode(), sync=Sync.NONE)
@@ -289,10 +306,8 @@ class MaildirMailbox:
         """Who holds the lock. It names itself a moment after it has it, and a killed one leaves its name behind."""
         until = time.monotonic() + NAMED_WITHIN
         while True:
-            with suppress(OSError, ValueError):
-                identity = identify(int(read_regular(self._paths.pid_file, 20)))
-                if identity is not None and is_alive(identity):
-                    return f" (process {identity.pid})"
+            if (pid := amq.watcher_of(self._paths)) is not None:
+                return f" (process {pid})"
             if time.monotonic() >= until:
                 return ""
             time.sleep(_LOOK_AGAIN)

@@ -14,6 +14,8 @@ from agent_mailer.mailbox.maildir.format import (
     PROJECT_MARK,
     Header,
     clean,
+    is_message_id,
+    parse_context,
     rfc3339,
     write_message,
 )
@@ -74,6 +76,10 @@ def compose(
     thread = _thread(handle, draft, origin, to, identifier)
     if not thread:
         return Refused("a thread's name is not empty and has no blanks around it")
+    if wrong := next((ref for ref in draft.refs if not is_message_id(ref)), None):
+        return Refused(f"{printable(wrong)!r} is no message id, so nothing can refer to it")
+    if draft.context and parse_context(draft.context) is None:
+        return Refused("a context is a JSON object")
     kind = kind_of(draft, origin)
     header = Header(
         id=identifier,
@@ -89,6 +95,7 @@ def compose(
         hops=origin.envelope.hops + 1 if origin else 0,
         automatic=draft.automatic,
         turn=turn_id,
+        context=draft.context,
     )
     body = _body(draft, origin)
     items = []
@@ -178,8 +185,8 @@ def _qualified(text: str) -> str:
 
 def _refs(draft: Draft, origin: Message | None) -> tuple[str, ...]:
     if draft.action is Action.SEND or origin is None:
-        return ()
-    return tuple(dict.fromkeys((*origin.refs, origin.envelope.id)))
+        return tuple(dict.fromkeys(draft.refs))
+    return tuple(dict.fromkeys((*origin.refs, origin.envelope.id, *draft.refs)))
 
 
 def _labels(draft: Draft) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.clock import from_iso
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.compose import DEDUPE_ID
@@ -211,6 +212,7 @@ def _in_dead_letters(folder: Path, identifier: str) -> bool:
 
 DLQ_SCHEMA: Final = "amq/dlq/v1"
 MAX_DLQ_HEADER_BYTES: Final = 64 * 1024
+MAX_RECEIPT_BYTES: Final = 64 * 1024
 
 
 class Stage(StrEnum):
@@ -245,6 +247,34 @@ def receipt(message_id: str, thread: str, sender: str, consumer: str, stage: Sta
     }
     kept = {k: v for k, v in fields.items() if v != "" or k not in ("thread", "detail")}
     return (clean(go_json(kept)) + "\n").encode()
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a receipt says; `at` is in seconds since the epoch."""
+
+    stage: str
+    at: float | None = None
+    detail: str = ""
+
+
+def read_receipt(folder: Path, message_id: str, consumer: str, stage: Stage) -> Receipt | None:
+    """A receipt that AMQ or we wrote; that it is there counts, whatever is in it. None where there is none."""
+    # AMQ maps no id.
+    for name in dict.fromkeys((receipt_name(message_id, consumer, stage), f"{message_id}__{consumer}__{stage}.json")):
+        try:
+            data = read_regular(folder / name, MAX_RECEIPT_BYTES)
+        except (OSError, ValueError):
+            continue
+        with suppress(ValueError, RecursionError, msgspec.DecodeError):
+            said = msgspec.json.decode(data, type=_ReceiptFile)
+            return Receipt(stage.value, from_iso(said.emitted_at) if said.emitted_at else None, said.detail)
+        return Receipt(stage.value)
+    return None
+
+
+class _ReceiptFile(msgspec.Struct):
+    emitted_at: str = ""
+    detail: str = ""
 
 
 def dead_letter(

@@ -80,6 +80,7 @@ class Header(msgspec.Struct, frozen=True):
     reply_to: str = ""
     project: str = ""
     """Ours, on mail to another project: it stands in `reply_project` and in `from_project`."""
+    context: str = ""
 
 
 class _Fault(Exception):
@@ -96,6 +97,15 @@ def parse_message(data: bytes, locator: str) -> Message | Malformed:
     try:
         raw, body = _split(_text(data))
         return _message(raw, body, locator)
+    except _Fault as fault:
+        return fault.malformed
+
+
+def parse_head(data: bytes, locator: str) -> Message | Malformed:
+    """The message without its body, from as much as `parse_envelope` needs."""
+    try:
+        raw, _ = _split(_text(data))
+        return _message(raw, "", locator)
     except _Fault as fault:
         return fault.malformed
 
@@ -164,6 +174,16 @@ def is_message_id(text: str) -> bool:
     )
 
 
+def parse_context(text: str) -> dict[str, object] | None:
+    """The object that a message's context is; None for what can be none."""
+    try:
+        value = _DECODER.decode(text)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and _depth(text) < MAX_DEPTH else None
+
+
 def clean(text: str) -> str:
     """`text` without what UTF-8 cannot hold: a lone surrogate becomes U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
@@ -177,7 +197,8 @@ def _context(header: Header) -> dict[str, object]:
         marks["hops"] = header.hops
     if header.turn:
         marks["turn"] = header.turn
-    return {CONTEXT_KEY: marks} if marks else {}
+    theirs = (parse_context(header.context) if header.context else None) or {}
+    return {k: v for k, v in theirs.items() if k != CONTEXT_KEY} | ({CONTEXT_KEY: marks} if marks else {})
 
 
 def _text(data: bytes) -> str:
@@ -320,7 +341,17 @@ def _message(raw: dict[str, object], body: str, locator: str) -> Message:
         labels=_strings(raw, "labels"),
         reply_to=envelope.reply_to or envelope.sender,
         named=tuple((name, value) for name, value in named if value),
+        context=_others_context(raw.get("context")),
     )
+
+
+def _others_context(context: object) -> str:
+    """All that is not ours in it."""
+    kept = {k: v for k, v in context.items() if k != CONTEXT_KEY} if isinstance(context, dict) else {}
+    try:
+        return clean(json.dumps(kept, ensure_ascii=False, allow_nan=False)) if kept else ""
+    except ValueError:
+        return ""
 
 
 def _marks(context: object) -> tuple[Automatic, int]:

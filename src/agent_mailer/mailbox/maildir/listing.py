@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -22,6 +24,7 @@ from agent_mailer.mailbox.maildir.format import (
     Malformed,
     Reason,
     parse_envelope,
+    parse_head,
     parse_message,
 )
 from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, roster
@@ -35,6 +38,9 @@ _HEAD_BYTES: Final = 16 * 1024
 _END_BYTES: Final = 64 * 1024
 _RAW_NAME: Final = "bytes:"
 _SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN))
+
+_STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z")
+_LAST_STAMP: Final = "9999"
 
 _T = TypeVar("_T")
 _Signature = tuple[int, int, int]
@@ -113,8 +119,43 @@ def scan(folder: Path) -> Iterator[Listed]:
             continue
 
 
+def stamp(moment: float) -> str:
+    """A moment as AMQ's names begin with it, so that it sorts among them."""
+    try:
+        found = datetime.fromtimestamp(moment, UTC)
+    except (OverflowError, ValueError, OSError):
+        return _LAST_STAMP
+    return found.strftime("%Y-%m-%dT%H-%M-%S") + f".{found.microsecond // 1000:03d}Z"
+
+
+def dated_names(folder: Path) -> list[tuple[str, str]]:
+    """Every message name in `folder` with its moment, oldest first; no file is opened.
+
+    The moment is the one that AMQ's names begin with; of another name it is the file's. Raises OSError.
+    """
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_message_name(entry.name):
+                continue
+            said = _STAMP.match(entry.name)
+            with suppress(FileNotFoundError):
+                moment = said[0] if said else stamp(entry.stat(follow_symlinks=False).st_mtime)
+                found.append((moment, entry.name))
+    return sorted(found)
+
+
 def read_envelope(item: Listed) -> Envelope | Malformed | None:
     """The envelope of a file, or why it is none; None if it has gone. Raises MailboxUnavailable for a sick disk."""
+    return _read_beginning(item, parse_envelope)
+
+
+def read_head(item: Listed) -> Message | Malformed | None:
+    """As `read_envelope`: the message without its body."""
+    return _read_beginning(item, parse_head)
+
+
+def _read_beginning(item: Listed, parse: Callable[[bytes, str], _T | Malformed]) -> _T | Malformed | None:
     if not stat.S_ISREG(item.found.st_mode):
         return Malformed(Reason.PARSE_ERROR, "not a regular file")
     locator = to_locator(item.name)
@@ -122,11 +163,11 @@ def read_envelope(item: Listed) -> Envelope | Malformed | None:
         return Malformed(Reason.PARSE_ERROR, "the file name is not UTF-8")
     try:
         head = read_regular(Path(item.path), _HEAD_BYTES)
-        parsed = parse_envelope(head, locator)
         if item.found.st_size > MAX_MESSAGE_BYTES:
-            return too_large(parsed)
+            return too_large(parse_envelope(head, locator))
+        parsed = parse(head, locator)
         if isinstance(parsed, Malformed) and len(head) > _HEAD_BYTES:
-            parsed = parse_envelope(read_regular(Path(item.path), MAX_MESSAGE_BYTES), locator)
+            parsed = parse(read_regular(Path(item.path), MAX_MESSAGE_BYTES), locator)
     except FileNotFoundError:
         return None
     except OSError as fault:

@@ -1,0 +1,83 @@
+"""Mail that comes while a person waits for it or takes it, and what becomes of mail that was sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent_mailer.mailbox.port import Message, Unreadable
+    from agent_mailer.people.port import PersonalMail, Search, Sent
+
+
+class Arrival(StrEnum):
+    """Whether a message was there already, in AMQ's words."""
+
+    EXISTING = "existing"
+    NEW = "new_message"
+
+
+class Fate(StrEnum):
+    """How far a message is with its recipient, in AMQ's words."""
+
+    DRAINED = "drained"
+    DLQ = "dlq"
+
+
+Arrived = Callable[["Message", Arrival], None]
+Drained = Callable[["Message | Unreadable"], None]
+
+_LONG = 3600.0
+
+
+async def watch(mail: PersonalMail, search: Search, arrived: Arrived, *, seconds: float | None, follow: bool) -> bool:
+    """Tell of what waits, and with `follow` of what comes after; nothing is taken. Whether there was any.
+
+    Without `follow` it ends with the first mail; in any case after `seconds`. Raises BusyFault where a watcher takes
+    this mail.
+    """
+    mail.require_unwatched()
+    end = None if seconds is None else time.monotonic() + seconds
+    told, arrival, came = frozenset[str](), Arrival.EXISTING, False
+    with mail.listening(None) as rest:
+        while True:
+            waiting = [found.message for found in await mail.listed(search, read_too=False)]
+            for message in waiting:
+                if message.envelope.id not in told:
+                    arrived(message, arrival)
+                    came = True
+            told, arrival = frozenset(message.envelope.id for message in waiting), Arrival.NEW
+            left = _LONG if end is None else end - time.monotonic()
+            if (came and not follow) or left <= 0:
+                return came
+            await rest(left)
+
+
+async def drain(mail: PersonalMail, limit: int, drained: Drained) -> None:
+    """Take what waits, oldest first, each just before it is told: what our end keeps us from stays unread.
+
+    A limit of 0 is none. Raises BusyFault where a watcher takes this mail.
+    """
+    mail.require_unwatched()
+    async for taken in mail.drained(limit):
+        drained(taken)
+
+
+async def wait_for_fate(mail: PersonalMail, sent: Sent, wanted: Fate, seconds: float) -> Fate | None:
+    """Wait until every recipient is so far; the other fate where that has become impossible, None where time is up."""
+    end = time.monotonic() + seconds
+    with mail.listening(sent) as rest:
+        while True:
+            receipts = await mail.receipts(sent, frozenset())
+            unreadable = {one.recipient for one in receipts if one.unreadable}
+            taken = {one.recipient for one in receipts if not one.unreadable}
+            if (unreadable if wanted is Fate.DLQ else taken).issuperset(sent.recipients):
+                return wanted
+            if unreadable and wanted is Fate.DRAINED:
+                return Fate.DLQ
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            await rest(left)
