@@ -413,9 +413,7 @@ def _nothing_has_vanished(desk: Desk, marks: set[str]) -> None:
     assert arrived + len(state.unsent) == 1, f"sent {arrived} times, {len(state.unsent)} still to be sent"
     assert arrived or "asked" not in marks, "what was asked for is done"
     assert any(path.read_bytes().endswith(b"kept") for path in (box / "dlq/new").iterdir())
-    aside = [path.read_bytes() for path in (box / "extensions/agent-mailer/aside").iterdir()]
-    # A power failure may leave a file that was moved under both names.
-    assert {data.endswith(b"another text") for data in aside} == {True}
+    assert any(path.read_bytes().endswith(b"another text") for path in (box / "dlq/new").iterdir())
     for handle, count in (("planner", 1), ("user", 1)):
         told = [m for m in desk.inbox(handle) if m.body.startswith("A message of yours was not worked on")]
         assert len(told) == count, f"{handle} was told {len(told)} times"
