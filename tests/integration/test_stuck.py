@@ -110,6 +110,18 @@ def test_an_answer_that_did_not_leave_is_sent_once_its_recipient_is_there(desk: 
     assert record.settlement.items[0].state is ItemState.DELIVERED
 
 
+def test_two_who_ask_at_once_have_it_sent_once(desk: Desk) -> None:
+    key = refused_answer(desk)
+    add_handle(desk, "stranger")
+    for _ in range(2):
+        desk.place().state.requests.submit(Request(Verb.STUCK_RETRY, (f"not-sent {key}",)))
+    desk.once()
+    assert bodies(desk.inbox("stranger")) == ["paid for"]
+    answers = [json.loads(path.read_bytes()) for path in (desk.state / "requests").glob("*.answer")]
+    assert [answer["ok"] for answer in answers] == [True, True]
+    assert stuck(desk) == []
+
+
 def test_what_has_meanwhile_arrived_is_not_sent_twice(desk: Desk) -> None:
     key = refused_answer(desk)
     add_handle(desk, "stranger")
