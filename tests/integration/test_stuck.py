@@ -110,6 +110,18 @@ def test_an_answer_that_did_not_leave_is_sent_once_its_recipient_is_there(desk: 
     assert record.settlement.items[0].state is ItemState.DELIVERED
 
 
+def test_two_who_ask_at_once_have_it_sent_once(desk: Desk) -> None:
+    key = refused_answer(desk)
+    add_handle(desk, "stranger")
+    for _ in range(2):
+        desk.place().state.requests.submit(Request(Verb.STUCK_RETRY, (f"not-sent {key}",)))
+    desk.once()
+    assert bodies(desk.inbox("stranger")) == ["paid for"]
+    answers = [json.loads(path.read_bytes()) for path in (desk.state / "requests").glob("*.answer")]
+    assert [answer["ok"] for answer in answers] == [True, True]
+    assert stuck(desk) == []
+
+
 def test_what_has_meanwhile_arrived_is_not_sent_twice(desk: Desk) -> None:
     key = refused_answer(desk)
     add_handle(desk, "stranger")
@@ -240,6 +252,8 @@ def test_another_message_under_a_used_id_is_stuck_and_can_be_worked_on(desk: Des
     [told] = notices(desk, "planner")
     assert "belongs to another message" in told.body
     assert told.envelope.thread == "other"
+    assert len(list(Paths(desk.root, "coder").dlq_new.iterdir())) == 1
+    assert (Paths(desk.root, "coder").receipts / f"{first}__coder__dlq.json").exists()
     desk.once()
     assert len(notices(desk, "planner")) == 1
     assert ask(desk, Verb.STUCK_RETRY, f"used-id {key}").ok
@@ -269,6 +283,10 @@ def test_where_the_mailbox_has_it_no_more_the_turn_knows_its_text(desk: Desk) ->
     put(desk, first, file(first, "other\n"))
     desk.once()
     assert [kind for kind, _ in stuck(desk)] == ["used-id"]
+    desk.shell("cat >/dev/null; echo ran")
+    assert ask(desk, Verb.STUCK_RETRY).ok
+    desk.once()
+    assert "ran" in bodies(desk.inbox())
 
 
 def test_a_name_that_another_reader_has_claimed_before_loses_no_mail(desk: Desk) -> None:

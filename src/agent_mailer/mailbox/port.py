@@ -330,8 +330,11 @@ class Mailbox(Protocol):
     async def reject(self, item: Unreadable) -> None:
         """Put away what is no message, so that it is not listed again. Nothing is destroyed."""
 
-    async def set_aside(self, envelope: Envelope) -> None:
-        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed."""
+    async def set_aside(self, envelope: Envelope, why: str = "") -> None:
+        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed.
+
+        `why`: it is another message than that, and its sender may wait to hear of it.
+        """
 
     async def settled(self, envelope: Envelope) -> Message | None:
         """The message of this id that was claimed before, where the mailbox still has it."""

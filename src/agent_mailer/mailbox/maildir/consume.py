@@ -99,13 +99,19 @@ class Consumer:
             elif isinstance(parsed, Malformed):
                 self._bury(path, parsed, "new")
 
-    def set_aside(self, envelope: Envelope) -> None:
-        """What arrived again goes to cur; if it is there already, an equal copy is dropped and another kept aside."""
+    def set_aside(self, envelope: Envelope, why: str) -> None:
+        """What arrived again goes to cur; if it is there already, an equal copy is dropped and another kept aside.
+
+        With `why` it is another message, and becomes a dead letter.
+        """
         name = _name(envelope.locator)
         if isinstance(name, Gone):
             return
         source, target = self._paths.new / name, self._paths.cur / name
         with disk_faults(source), suppress(FileNotFoundError):
+            if why:
+                self._bury(source, Malformed(Reason.USED_ID, why, envelope.id, envelope.thread, envelope.sender), "new")
+                return
             try:
                 self._disk.move(source, target, sync=Sync.NONE)
             except FileExistsError:
