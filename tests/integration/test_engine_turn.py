@@ -14,9 +14,11 @@ from tests.desk import Desk, outcomes
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Priority
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Priority
 from agent_mailer.process.handle import identify, is_alive
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.backlog import LIST_LIMIT
 from agent_mailer.watch.requests import apply
 
 
@@ -70,6 +72,20 @@ def test_nothing_a_sender_controls_enters_the_prompt(desk: Desk, tmp_path: Path)
         assert word not in prompt
     assert "agent-mailer mail read" in prompt
     assert str(desk.state / "memory" / "global.md") in prompt
+
+
+def test_a_long_thread_starves_no_other(desk: Desk) -> None:
+    """Its head waits for its retry, and more lie behind it than one look lists: an urgent message elsewhere is seen."""
+    mailbox = MaildirMailbox(desk.disk, desk.root, "user")
+    for number in range(LIST_LIMIT + 5):
+        draft = Draft(f"f{number}", Action.SEND, 1_000_000.0 + number, to=("coder",), body="x", thread="flood")
+        [item] = mailbox.compose(draft, None, "flood")  # type: ignore[misc]
+        (desk.root / "agents/coder/inbox/new" / f"{item.id}.md").write_text(item.payload)
+    urgent = desk.send("help", thread="other", priority=Priority.URGENT)
+    desk.configure(retry={"first": 3600, "longest": 3600})
+    desk.shell('cat >/dev/null; [ "$AGENT_MAILER_THREAD_ID" = other ] || exit 1; echo done')
+    assert sorted(outcomes(desk.once())) == ["done", "failed"]
+    assert (desk.state / "processed.txt").read_text() == f"{urgent}\n"
 
 
 @pytest.mark.parametrize("thread", ["../../x", "a/b", "x" * 300, "line\nbreak", "..", "-rf", "日本語"])

@@ -5,8 +5,9 @@ The engine knows nothing else of a mailbox. An adapter holds the mailbox's crede
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import chain
 from typing import Final, Protocol
 
 import msgspec
@@ -223,7 +224,9 @@ class Mailbox(Protocol):
         """Return when there may be something new. A wake too many is harmless; after `open` none is missed."""
 
     async def pending(self, limit: int) -> Listing:
-        """What waits, oldest first, at most `limit` messages. Changes nothing."""
+        """What waits, oldest first, at most `limit` messages: chosen by `oldest_of_each` out of all that waits, as far
+        as `MAX_WAITING`. Changes nothing.
+        """
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
         """Take the message for this agent, durably, and read it.
@@ -260,6 +263,40 @@ class Mailbox(Protocol):
 
     async def set_aside(self, envelope: Envelope) -> None:
         """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed."""
+
+
+MAX_WAITING: Final = 100_000
+"""So many waiting messages an adapter looks through; what is beyond moves up as they are taken."""
+
+URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
+"""0 is the most urgent."""
+
+
+def oldest_of_each(waiting: Iterable[Envelope], limit: int) -> tuple[Envelope, ...]:
+    """At most `limit` of what waits, oldest first: no thread, however long, hides another.
+
+    Of each thread its head (the oldest) and its most urgent message, the most urgent threads first, then those of the
+    oldest heads; what room is left goes to the oldest of the rest.
+    """
+    ordered = sorted(waiting, key=lambda envelope: envelope.order)
+    if len(ordered) <= limit:
+        return tuple(ordered)
+    heads: dict[str, int] = {}
+    pressing: dict[str, int] = {}
+    for place, envelope in enumerate(ordered):
+        known = pressing.get(envelope.thread)
+        if known is None:
+            heads[envelope.thread] = pressing[envelope.thread] = place
+        elif URGENCY[envelope.priority] < URGENCY[ordered[known].priority]:
+            pressing[envelope.thread] = place
+    by_rank = sorted(heads, key=lambda thread: (URGENCY[ordered[pressing[thread]].priority], heads[thread]))
+    first = (place for thread in by_rank for place in (heads[thread], pressing[thread]))
+    chosen: set[int] = set()
+    for place in chain(first, range(len(ordered))):
+        if len(chosen) >= limit:
+            break
+        chosen.add(place)
+    return tuple(ordered[place] for place in sorted(chosen))
 
 
 DEDUPE_KEY: Final = "dedupe:"

@@ -18,7 +18,7 @@ from agent_mailer.watch.requests import apply, revival
 from agent_mailer.watch.rules import Candidate, Plan, WatchPolicy, make_plan
 
 LIST_LIMIT = 1000
-"""The oldest thousand decide what runs next; the rest moves up."""
+"""So many decide what runs next, of each thread its oldest and most urgent; the rest moves up."""
 
 
 class PutAway(msgspec.Struct, frozen=True, tag=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.clock import from_iso
-from agent_mailer.mailbox.port import Envelope, Priority
+from agent_mailer.mailbox.port import URGENCY, Envelope
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
@@ -155,9 +155,6 @@ def may_start(pause: Pause | None, now: float, running: int, slots: int) -> int:
     return 1
 
 
-_URGENCY = {priority: rank for rank, priority in enumerate(Priority)}
-
-
 class Candidate(msgspec.Struct, frozen=True):
     """A message that is still to be done: listed by the mailbox, or ours already (`retry`)."""
 
@@ -193,7 +190,7 @@ def make_plan(candidates: Iterable[Candidate], busy_threads: Set[str], now: floa
         if head.not_before > now:
             next_due = head.not_before if next_due is None else min(next_due, head.not_before)
             continue
-        urgency = min(_URGENCY[c.envelope.priority] for c in members)
+        urgency = min(URGENCY[c.envelope.priority] for c in members)
         heads.append((urgency, head.envelope.order, head))
     heads.sort(key=lambda item: item[:2])
     return Plan(tuple(head for _, _, head in heads), next_due)

@@ -19,7 +19,7 @@ from agent_mailer.mailbox.amp.wire import (
     parse_list,
     parse_object,
 )
-from agent_mailer.mailbox.port import Envelope, Listing, Unreadable
+from agent_mailer.mailbox.port import MAX_WAITING, Envelope, Listing, Unreadable, oldest_of_each
 
 RESYNC_SECONDS: Final = 3600.0
 MAX_STRETCH: Final = 1000
@@ -31,6 +31,11 @@ STEP: Final = 64
 """The size of a page where there are several: it can be halved down to one without shifting."""
 
 ENOUGH: Final = 100
+"""Threads after which a walk may stop: a long one hides no other."""
+
+MOST_WALKED: Final = 10_000
+"""Messages after which it stops all the same: their bodies come along."""
+
 LOW: Final = 25
 WALKS: Final = 3
 
@@ -72,17 +77,17 @@ def too_large(fault: TooLarge) -> Unreadable:
 
 
 class Mirror:
-    """The oldest of what waits, up to the largest limit that was asked for.
+    """The oldest `size` of what waits: of fewer nobody could tell which threads there are.
 
     While it is full its cursor stays behind what it holds; once taken messages make room, it moves on.
     """
 
-    def __init__(self, skipped: Skipped) -> None:
+    def __init__(self, skipped: Skipped, size: int = MAX_WAITING) -> None:
         self._skipped = skipped
+        self._size = size
         self._waiting: dict[str, Envelope] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._cursor = 0
-        self._size = 0
         self._fresh_until = 0.0
 
     def forget(self) -> None:
@@ -96,7 +101,6 @@ class Mirror:
 
     async def pending(self, fetch: Fetch, limit: int, now: float) -> Listing:
         """One request, or a few where much is new. `now` is monotonic seconds."""
-        self._size = max(self._size, limit)
         if now >= self._fresh_until:
             # Emptied only once the answer is there: a broker that fails now leaves what we know.
             answer = await _ask(fetch, 0, self._size)
@@ -113,8 +117,7 @@ class Mirror:
             more = False
         while more and len(self._waiting) < self._size:
             more = self._take(await _ask(fetch, self._cursor, self._size - len(self._waiting)))
-        listed = sorted(self._waiting.values(), key=lambda envelope: envelope.order)
-        return Listing(tuple(listed[:limit]), tuple(self._unreadable.values()))
+        return Listing(oldest_of_each(self._waiting.values(), limit), tuple(self._unreadable.values()))
 
     def _take(self, answer: Answer | Unreadable) -> bool:
         """Take in what came; whether there is more."""
@@ -164,7 +167,9 @@ class _Shifted(Exception):
 
 
 class PagedMailbox:
-    """The oldest hundred or so of what is unread. Reading moves nothing here: what is ours is skipped."""
+    """The oldest of what is unread, until a hundred threads are known. Reading moves nothing here: what is ours is
+    skipped.
+    """
 
     def __init__(self, skipped: Skipped) -> None:
         self._skipped = skipped
@@ -196,9 +201,8 @@ class PagedMailbox:
             if isinstance(newest, Heard):
                 self._add(newest)
             self._sight = sight
-        waiting = sorted(self._waiting(), key=lambda envelope: envelope.order)
         unreadable = [item for item in self._unreadable.values() if item.locator not in self._skipped]
-        return Listing(tuple(waiting[:limit]), tuple(unreadable))
+        return Listing(oldest_of_each(self._waiting(), limit), tuple(unreadable))
 
     async def _glance(self, fetch: Fetch) -> tuple[Heard | Unreadable | None, _Sight]:
         try:
@@ -216,7 +220,7 @@ class PagedMailbox:
         known = self._sight
         if known is None or now >= self._fresh_until:
             return True
-        if not self._whole and len(self._waiting()) < LOW:
+        if not self._whole and self._runs_low():
             return True
         if sight == known:
             return False
@@ -239,6 +243,10 @@ class PagedMailbox:
             # Pages that moved to the end may have hidden something: then the next look walks again.
             self._sight = None if walk.total != total else _Sight(sight.newest, total)
             return
+
+    def _runs_low(self) -> bool:
+        waiting = self._waiting()
+        return len({envelope.thread for envelope in waiting}) < LOW and len(waiting) < MOST_WALKED // 2
 
     def _add(self, heard: Heard) -> None:
         envelope = heard.message.envelope
@@ -306,7 +314,8 @@ class _Walk:
             raise _Shifted
 
     def _enough(self) -> bool:
-        return sum(1 for name in self.found if name not in self._skipped) >= ENOUGH
+        waiting = [envelope for name, envelope in self.found.items() if name not in self._skipped]
+        return len(waiting) >= MOST_WALKED or len({envelope.thread for envelope in waiting}) >= ENOUGH
 
 
 def _name(item: Heard | Unreadable) -> str:

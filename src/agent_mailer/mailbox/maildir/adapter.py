@@ -33,13 +33,13 @@ from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed
 from agent_mailer.mailbox.maildir.listing import (
     MAX_INDEXED,
-    MAX_LISTED,
     StatCache,
     ThreadIndex,
     list_folder,
     read_thread,
 )
 from agent_mailer.mailbox.port import (
+    MAX_WAITING,
     Capabilities,
     Contact,
     Delivery,
@@ -53,6 +53,7 @@ from agent_mailer.mailbox.port import (
     Progress,
     Refused,
     Unreadable,
+    oldest_of_each,
 )
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.handle import identify, is_alive
@@ -94,7 +95,7 @@ class MaildirMailbox:
         self._rescan_seconds = rescan_seconds
         self._paths = layout.Paths(root, handle)
         self._consumer = Consumer(disk, clock or SystemClock(), handle, self._paths)
-        self._waiting: StatCache[Envelope | Malformed] = StatCache(MAX_LISTED)
+        self._waiting: StatCache[Envelope | Malformed] = StatCache(MAX_WAITING)
         self._index = ThreadIndex(MAX_INDEXED)
         self._lock: FileLock | None = None
         self._locked: _Inodes = ()
@@ -152,9 +153,8 @@ class MaildirMailbox:
     async def pending(self, limit: int) -> Listing:
         self._attend()
         with disk_faults(self._paths.new):
-            envelopes, unreadable = list_folder(self._paths.new, self._waiting)
-        envelopes.sort(key=lambda envelope: envelope.order)
-        return Listing(tuple(envelopes[:limit]), tuple(unreadable))
+            envelopes, unreadable = list_folder(self._paths.new, self._waiting, MAX_WAITING)
+        return Listing(oldest_of_each(envelopes, limit), tuple(unreadable))
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
         self._attend()

@@ -138,13 +138,15 @@ def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malfor
                 yield found
 
 
-def list_folder(folder: Path, cache: StatCache[Envelope | Malformed]) -> tuple[list[Envelope], list[Unreadable]]:
-    """What waits in `folder`: the first `MAX_LISTED` names. A repeated listing costs a stat a file."""
+def list_folder(
+    folder: Path, cache: StatCache[Envelope | Malformed], most: int = MAX_LISTED
+) -> tuple[list[Envelope], list[Unreadable]]:
+    """What waits in `folder`: the first `most` names. A repeated listing costs a stat a file."""
     envelopes: list[Envelope] = []
     unreadable: list[Unreadable] = []
     seen: set[str] = set()
     for item in scan(folder):
-        if len(seen) >= MAX_LISTED:
+        if len(seen) >= most:
             break
         parsed = cache.get(item.path, item.found)
         if parsed is None:
