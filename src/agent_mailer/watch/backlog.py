@@ -82,7 +82,7 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
         seen.add(entry.envelope.id)
         if entry.envelope.id in state.processed:
             actions.append(DropRetry(entry.envelope.id))
-        elif entry.envelope.id not in open_ids:
+        elif entry.envelope.id not in open_ids and not state.stuck.holds(entry.envelope.id):
             moment = state.folder.clamp(entry.not_before, policy.retry_longest)
             candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
     for envelope in listing.envelopes:
@@ -90,6 +90,9 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
             continue
         seen.add(envelope.id)
         if envelope.id not in state.processed:
+            if state.stuck.holds(envelope.id):
+                # It waits for a person, and its thread goes on without it.
+                continue
             if envelope.automatic is Automatic.NOTICE:
                 actions.append(PassBy(envelope))
             else:

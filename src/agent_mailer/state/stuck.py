@@ -1,0 +1,222 @@
+"""`stuck.jsonl`: what we were handed, did not work on, and have no other record of; `unsent.txt`: answers that are here.
+
+What is given up is in `dead_letter.jsonl`, what was refused in its turn's record: here is only what neither holds, and
+an index of the second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from enum import StrEnum
+
+import msgspec
+
+from agent_mailer.disk import Sync
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import is_turn_id, printable
+from agent_mailer.state.folder import GARBLED, StateFolder
+from agent_mailer.state.records import ItemState, TurnRecord
+
+MOST = 100_000
+"""Lines of the file. Beyond them the oldest are only counted: their mail stays where the mailbox has put it."""
+
+SPARED = 10_000
+"""So many go at once, so that a full file is not written anew for each line."""
+
+LARGEST_ENVELOPE = 64 * 1024
+
+
+class StuckKind(StrEnum):
+    """Why something waits for a person."""
+
+    GIVEN_UP = "given-up"
+    NOT_SENT = "not-sent"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too-large"
+    USED_ID = "used-id"
+    NOT_FETCHED = "not-fetched"
+    NO_WAY_BACK = "no-way-back"
+
+
+class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line: what it is (`key` is unique within its kind), why, and since which moment.
+
+    `locator` is the mailbox's own handle, `digest` that of the content where it is known. A line with no key tells of
+    `older` ones that are only counted.
+    """
+
+    kind: StuckKind
+    key: str
+    at: float
+    why: str = ""
+    message_id: str = ""
+    thread: str = ""
+    sender: str = ""
+    locator: str = ""
+    digest: str = ""
+    envelope: Envelope | None = None
+    older: int = 0
+
+
+class Stuck:
+    """Append-only but for retry and drop. An idle watcher never reads it."""
+
+    def __init__(self, folder: StateFolder, most: int = MOST, spared: int = SPARED) -> None:
+        self._folder = folder
+        self._path = folder.path / "stuck.jsonl"
+        self._most, self._spared = most, spared
+        self._known: dict[tuple[StuckKind, str], StuckEntry] | None = None
+        self._bad: list[bytes] = []
+
+    def add(
+        self,
+        kind: StuckKind,
+        key: str,
+        envelope: Envelope | None,
+        why: str,
+        *,
+        sender: str = "",
+        thread: str = "",
+        locator: str = "",
+        digest: str = "",
+    ) -> bool:
+        """Durable when it returns; False where it was there already. Raises OSError.
+
+        Call it before the mailbox moves anything, and again after a crash.
+        """
+        known = self._load()
+        if (kind, key) in known:
+            return False
+        if envelope is not None and len(msgspec.json.encode(envelope)) > LARGEST_ENVELOPE:
+            envelope = None
+        entry = StuckEntry(
+            kind,
+            key,
+            self._folder.clock.now(),
+            printable(why, 600),
+            message_id=(envelope.id if envelope else "")[:1000],
+            thread=(envelope.thread if envelope else thread)[:1000],
+            sender=(envelope.sender if envelope else sender)[:1000],
+            locator=envelope.locator if envelope else locator,
+            digest=digest,
+            envelope=envelope,
+        )
+        self._folder.clear_way(self._path)
+        self._folder.disk.append_line(self._path, msgspec.json.encode(entry), sync=Sync.FULL)
+        known[kind, key] = entry
+        if len(known) > self._most:
+            self._count_oldest(known)
+        return True
+
+    def get(self, kind: StuckKind, key: str) -> StuckEntry | None:
+        return self._load().get((kind, key))
+
+    def all(self) -> list[StuckEntry]:
+        """Oldest first, without those that are only counted."""
+        return [entry for entry in self._load().values() if entry.key]
+
+    def count(self) -> int:
+        return sum(entry.older or 1 for entry in self._load().values())
+
+    def counted(self) -> int:
+        """How many are only counted."""
+        return sum(entry.older for entry in self._load().values())
+
+    def holds(self, message_id: str) -> bool:
+        """Whether a message that the mailbox still lists waits for a person: it is no candidate until then."""
+        return any((kind, message_id) in self._load() for kind in _STILL_LISTED)
+
+    def remove(self, keys: Collection[tuple[StuckKind, str]]) -> int:
+        """Durable when it returns; returns how many were there."""
+        known = self._load()
+        gone = [key for key in keys if key in known]
+        if gone:
+            self._write({key: entry for key, entry in known.items() if key not in set(gone)})
+        return len(gone)
+
+    def _count_oldest(self, known: dict[tuple[StuckKind, str], StuckEntry]) -> None:
+        """Those that the mailbox still lists are never among them: without their line they would run."""
+        movable = [key for key, entry in known.items() if entry.key and key[0] not in _STILL_LISTED]
+        going = movable[: self._spared]
+        older = Counter(kind for kind, _ in going)
+        for kind in older:
+            before = known.get((kind, ""))
+            older[kind] += before.older if before is not None else 0
+        counts = {(kind, ""): StuckEntry(kind, "", 0.0, older=number) for kind, number in older.items()}
+        gone = {*going, *counts}
+        self._write(counts | {key: entry for key, entry in known.items() if key not in gone})
+
+    def _write(self, entries: dict[tuple[StuckKind, str], StuckEntry]) -> None:
+        lines = [*self._bad, *map(msgspec.json.encode, entries.values())]
+        self._folder.disk.replace(self._path, b"".join(line + b"\n" for line in lines), sync=Sync.FULL)
+        self._known = entries
+
+    def _load(self) -> dict[tuple[StuckKind, str], StuckEntry]:
+        if self._known is None:
+            found: dict[tuple[StuckKind, str], StuckEntry] = {}
+            self._bad = []
+            for line in (self._folder.bytes_of(self._path) or b"").replace(b"\0", b"").split(b"\n"):
+                if not line.strip():
+                    continue
+                try:
+                    entry = msgspec.json.decode(line, type=StuckEntry)
+                except GARBLED:
+                    self._bad.append(line)
+                else:
+                    found.setdefault((entry.kind, entry.key), entry)
+            self._known = found
+        return self._known
+
+
+_STILL_LISTED = (StuckKind.NOT_FETCHED, StuckKind.NO_WAY_BACK)
+
+
+class Unsent:
+    """`unsent.txt`: which items of settled turns were refused, as `<turn id>.<number>` a line. The records decide."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._path = folder.path / "unsent.txt"
+        self._keys: dict[str, None] | None = None
+
+    def all(self) -> list[str]:
+        """Oldest first."""
+        return list(self._load())
+
+    def __len__(self) -> int:
+        return len(self._load())
+
+    def note(self, record: TurnRecord) -> None:
+        """Remember what of this turn did not leave. Raises OSError."""
+        for key in unsent_of(record):
+            if key not in self._load():
+                self._folder.clear_way(self._path)
+                # Lost with the power it is found again in the record, at the next start.
+                self._folder.disk.append_line(self._path, key.encode(), sync=Sync.NONE)
+                self._load()[key] = None
+
+    def remove(self, keys: Iterable[str]) -> None:
+        known, gone = self._load(), set(keys)
+        if not gone.isdisjoint(known):
+            self._keys = {key: None for key in known if key not in gone}
+            data = b"".join(key.encode() + b"\n" for key in self._keys)
+            self._folder.disk.replace(self._path, data, sync=Sync.NONE)
+
+    def _load(self) -> dict[str, None]:
+        if self._keys is None:
+            lines = (self._folder.bytes_of(self._path) or b"").decode("ascii", "replace").split("\n")
+            self._keys = {line: None for line in lines if split_key(line) is not None}
+        return self._keys
+
+
+def unsent_of(record: TurnRecord) -> list[str]:
+    """The keys of what an agent wrote in this turn and did not leave."""
+    items = record.settlement.items if record.settlement is not None else ()
+    return [f"{record.turn_id}.{number}" for number, entry in enumerate(items) if entry.state is ItemState.REFUSED]
+
+
+def split_key(key: str) -> tuple[str, int] | None:
+    """The turn and the item's number in it."""
+    turn_id, dot, number = key.partition(".")
+    return (turn_id, int(number)) if dot and is_turn_id(turn_id) and number.isdecimal() else None
