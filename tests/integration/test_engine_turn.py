@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.clocks import FakeClock
-from tests.desk import Desk, outcomes
+from tests.desk import Desk, outcomes, until
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
@@ -20,6 +20,7 @@ from agent_mailer.process.handle import identify, is_alive
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.backlog import LIST_LIMIT
 from agent_mailer.watch.requests import apply
+from agent_mailer.watch.rules import MOST_PUT_BACK
 
 
 @pytest.fixture
@@ -429,3 +430,38 @@ def test_nothing_that_an_agent_leaves_in_the_background_lives_on_after_a_turn_th
         assert found is None or not is_alive(found)
     finally:
         desk.end_turns()
+
+
+def test_a_dead_letter_that_is_put_back_again_and_again_ends_too(desk: Desk) -> None:
+    """Whatever moves it into `new` each time; a command may have it run as often as it likes."""
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send()
+    inbox = desk.root / "agents/coder/inbox"
+    seen: list[list[str]] = []
+    for _ in range(MOST_PUT_BACK + 2):
+        seen.append(outcomes(desk.once()))
+        (inbox / "cur" / f"{sent}.md").rename(inbox / "new" / f"{sent}.md")
+    assert seen == [["failed"]] * (MOST_PUT_BACK + 1) + [[]]
+    assert len(desk.inbox()) == MOST_PUT_BACK + 1
+    apply(desk.place().state, Request(Verb.DEAD_LETTER_RETRY, (sent,)))
+    assert outcomes(desk.once()) == ["failed"]
+
+
+def test_what_left_no_record_of_its_turns_is_given_up_at_last(desk: Desk) -> None:
+    """An agent that destroys its turn's record and is gone with the watcher: counted where the record was."""
+    desk.configure(max_starts=2)
+    sent = desk.send()
+    ran = desk.base / "ran"
+    destroys = 'echo garbage >"$AGENT_MAILER_TURN_DIR/turn.json"'
+    desk.shell(f"cat >/dev/null; echo x >>{ran}; {destroys}; kill -9 $PPID $(cat {desk.base}/w)")
+    for starts in (1, 2, 3):
+        watcher = desk.start_watch()
+        (desk.base / "w").write_text(str(watcher.pid))
+        if starts == 3:
+            until(lambda: desk.log(EventName.DEAD_LETTER), "the end")
+            watcher.kill()
+        watcher.wait(60)
+        desk.end_turns()
+    assert ran.read_text() == "x\nx\n"
+    assert [one.msg_id for one in desk.place().state.dead_letters.all()] == [sent]

@@ -60,6 +60,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     max_message_bytes: int
     keeps_dates: bool = True
     """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
+    keeps_done: bool = True
+    """What is done is listed again only where somebody has put it back; else our own record of it decides."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,16 +6,17 @@ on the way is part of what it returns; only the watcher does it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Awaitable, Collection, Iterable, Set
 
 import msgspec
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope, Listing, Mailbox, MailboxUnavailable, Unreadable
 from agent_mailer.state import State
+from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.requests import Request, Verb
-from agent_mailer.watch.requests import apply, revival
-from agent_mailer.watch.rules import Candidate, Plan, WatchPolicy, make_plan
+from agent_mailer.watch.requests import PUT_BACK, apply, revival
+from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan
 
 LIST_LIMIT = 1000
 """So many decide what runs next, of each thread its oldest and most urgent; the rest moves up."""
@@ -46,7 +47,7 @@ class Revive(msgspec.Struct, frozen=True, tag=True):
 
 
 class DropRetry(msgspec.Struct, frozen=True, tag=True):
-    """A retry that was settled after it was written; the settlement's own removal was lost."""
+    """A retry that was settled after it was written (the settlement's own removal was lost), or is listed no longer."""
 
     message_id: str
 
@@ -70,21 +71,27 @@ async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Co
 
     Writes nothing, and may run beside a watcher. Raises MailboxUnavailable and OSError.
     """
-    return see(await mailbox.pending(LIST_LIMIT), state, policy, open_ids)
+    listing = await mailbox.pending(LIST_LIMIT)
+    return see(listing, state, policy, open_ids, returns=mailbox.capabilities.keeps_done)
 
 
-def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
-    """The same over a listing that is there already."""
+def see(
+    listing: Listing, state: State, policy: WatchPolicy, open_ids: Collection[str], *, returns: bool = True
+) -> Look:
+    """The same over a listing that is there already. `returns`: what is done and listed again, somebody put back."""
     actions: list[Action] = [PutAway(item) for item in listing.unreadable]
     candidates: list[Candidate] = []
     seen = set(open_ids)
+    listed_only: dict[str, RetryEntry] = {}
     for entry in state.retries.all():
+        if entry.listed_only and entry.envelope.id not in open_ids:
+            listed_only[entry.envelope.id] = entry
+            continue
         seen.add(entry.envelope.id)
         if entry.envelope.id in state.processed:
             actions.append(DropRetry(entry.envelope.id))
         elif entry.envelope.id not in open_ids and not state.stuck.holds(entry.envelope.id):
-            moment = state.folder.clamp(entry.not_before, policy.retry_longest)
-            candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
+            candidates.append(_waiting(entry, state, policy))
     for envelope in listing.envelopes:
         if envelope.id in seen:
             continue
@@ -95,17 +102,27 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
                 continue
             if envelope.automatic is Automatic.NOTICE:
                 actions.append(PassBy(envelope))
+            elif (known := listed_only.pop(envelope.id, None)) is not None:
+                candidates.append(_waiting(known, state, policy))
             else:
                 candidates.append(Candidate(envelope, state.retries.adopt(envelope)))
             continue
         letter = state.dead_letters.find(envelope.id)
         # What another client gave up it leaves listed: nobody has put it back.
-        if letter is None or not letter.turn_id:
+        if letter is None or not letter.turn_id or not returns or letter.put_back >= MOST_PUT_BACK:
             actions.append(SetAside(envelope))
         else:
             actions.append(Revive(envelope))
-            candidates.append(Candidate(envelope, revival(state, envelope.id)))
+            candidates.append(Candidate(envelope, revival(state, envelope.id, put_back=True)))
+    if len(listing.envelopes) < LIST_LIMIT:
+        # Somebody else has taken them.
+        actions += [DropRetry(message_id) for message_id in listed_only]
     return Look(tuple(candidates), tuple(actions))
+
+
+def _waiting(entry: RetryEntry, state: State, policy: WatchPolicy) -> Candidate:
+    moment = state.folder.clamp(entry.not_before, max(policy.retry_longest, policy.trouble_longest))
+    return Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment))
 
 
 class Doer:
@@ -124,21 +141,35 @@ class Doer:
                 case PutAway(item=item):
                     await self._put_away(item)
                 case SetAside(envelope=envelope):
-                    await mailbox.set_aside(envelope)
-                    state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
+                    if await self._taken_off(envelope, mailbox.set_aside(envelope)):
+                        state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
                 case PassBy(envelope=envelope):
                     # No turn remembers it: taken before it counts as settled, it would be nobody's after a crash
                     # between the two.
                     state.processed.add(envelope.id)
-                    await mailbox.claim(envelope)
-                    await mailbox.done(envelope)
-                    state.log.emit(
-                        EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
-                    )
+                    if await self._taken_off(envelope, self._take_and_end(envelope)):
+                        state.log.emit(
+                            EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
+                        )
                 case Revive(envelope=envelope):
-                    apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
+                    apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,), reason=PUT_BACK))
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
+
+    async def _take_and_end(self, envelope: Envelope) -> None:
+        await self._mailbox.claim(envelope)
+        await self._mailbox.done(envelope)
+
+    async def _taken_off(self, envelope: Envelope, call: Awaitable[None]) -> bool:
+        """One message that the mailbox does not take off its list holds up no other; it is told once."""
+        try:
+            await call
+        except MailboxUnavailable as fault:
+            if envelope.id not in self._stuck:
+                self._stuck.add(envelope.id)
+                self._state.log.emit(EventName.MAILBOX_TROUBLE, why=fault.message, fix=fault.fix or None)
+            return False
+        return True
 
     async def _put_away(self, item: Unreadable) -> None:
         """What cannot even be put away is told once and passed over."""

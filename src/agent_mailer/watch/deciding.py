@@ -168,6 +168,8 @@ def _retry_entry(
     items: tuple[SettledItem, ...],
 ) -> RetryEntry:
     record, rerun = end.record, end.record.rerun
+    if rerun is not None and rerun.fetches:
+        not_before = max(not_before, rerun.not_before)
     session_id = end.observation.session_id or record.resume
     provisional = None
     if judgement.outcome.keeps_session and end.resumes and session_id:
@@ -189,6 +191,9 @@ def _retry_entry(
         sent=(*(rerun.sent if rerun else ()), *sent),
         revision=(rerun.revision if rerun else 0) + 1,
         dropped=sum(1 for draft in end.sealed.drafts if not draft.at_once),
+        fetches=rerun.fetches if rerun else 0,
+        fetching_since=rerun.fetching_since if rerun else 0.0,
+        put_back=rerun.put_back if rerun else 0,
     )
 
 
@@ -204,6 +209,7 @@ def _dead_letter(end: TurnEnd, judgement: Judgement, attempts: int, history: tup
         outcome=judgement.outcome,
         envelope=envelope,
         history=history,
+        put_back=end.record.rerun.put_back if end.record.rerun else 0,
     )
 
 

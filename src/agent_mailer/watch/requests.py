@@ -8,6 +8,9 @@ from agent_mailer.state import State
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
 
+PUT_BACK = "put back"
+"""The reason of a dead letter's retry that its mailbox asked for."""
+
 
 def apply_waiting(state: State) -> None:
     """Apply every waiting request, oldest first. Raises OSError where the disk refuses."""
@@ -27,14 +30,18 @@ def apply(state: State, request: Request) -> Answer:
     return answer
 
 
-def revival(state: State, message_id: str) -> RetryEntry | None:
-    """The retry with which a message that was given up runs again; None where none is known. Writes nothing."""
+def revival(state: State, message_id: str, *, put_back: bool = False) -> RetryEntry | None:
+    """The retry with which a message that was given up runs again; None where none is known. Writes nothing.
+
+    `put_back`: because its mailbox lists it, and no command asks.
+    """
     letter = state.dead_letters.find(message_id)
     if letter is None or letter.envelope is None:
         return None
     turns = _settled_turns(state, message_id)
     revision = max((turn.rerun.revision + 1 if turn.rerun is not None else 1 for turn in turns), default=0)
-    return RetryEntry(letter.envelope, history=letter.history, revision=revision)
+    times = letter.put_back + 1 if put_back else 0
+    return RetryEntry(letter.envelope, history=letter.history, revision=revision, put_back=times)
 
 
 def _settled_turns(state: State, message_id: str) -> list[TurnRecord]:
@@ -52,7 +59,7 @@ def _retry_dead(state: State, request: Request) -> Answer:
         if letter is None:
             lines.append(f"{shown}: no dead letter")
             continue
-        entry = revival(state, message_id)
+        entry = revival(state, message_id, put_back=request.reason == PUT_BACK)
         for turn in _settled_turns(state, message_id):
             # It must never apply again over the new start.
             state.turns.mark_settled(turn.turn_id, durable=True)

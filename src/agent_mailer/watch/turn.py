@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from agent_mailer.runtimes.port import Observation, RuntimeMissing
 from agent_mailer.state.records import Pause, Phase, SessionEntry, TurnRecord
 from agent_mailer.turn_tools.commands import PROGRESS
 from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
-from agent_mailer.watch.claim import Vanished, open_turn, origin_of, take
+from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
@@ -30,6 +31,7 @@ from agent_mailer.watch.start import start
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
 
+NO_RECORD = "its turns left no record of their end"
 VANISHED = "the message's file has vanished from the mailbox"
 
 
@@ -44,6 +46,8 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
         message = await take(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
+        failed = partial(pass_over, room, record, fault.message, answered=False)
+        await room.until_disk_takes_it(record.turn_id, failed)
         await give_back(room, record, f"the claim failed: {fault.message}")
         raise
     except Vanished:
@@ -52,6 +56,9 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
     if message is None:
         return None
     claimed()
+    if record.starts > room.policy.max_starts:
+        # Turns that left no record to settle them are counted by nobody else.
+        return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
     try:
         supervised = await start(room, record, message)
     except (RuntimeMissing, OSError) as fault:

@@ -33,8 +33,6 @@ STOP_PATIENCE = 15.0
 PROBE_PATIENCE = 60.0
 """Another watcher probes the account: its result wakes us; this is the net should it never come."""
 ONCE_LOOKS = 0.2
-FIRST_GONE_WAIT = 0.01
-LONGEST_GONE_WAIT = 10.0
 SHORTEST_WAIT = 0.05
 
 
@@ -64,7 +62,6 @@ class Watcher:
         """There may be open turns that nobody sees through: an earlier watcher's, or one that a fault interrupted."""
         self._asked = True
         """There may be requests that nobody has applied."""
-        self._gone = 0
         self._paused = False
         self._fault: BaseException | None = None
         self.failed = False
@@ -272,13 +269,7 @@ class Watcher:
         self.failed = True
 
     def _note(self, outcome: Outcome | None) -> None:
-        if outcome is None:
-            # Somebody else takes our mail, or a file changes under us: never spin on it.
-            self._gone += 1
-            self._hold_off(backoff(self._gone, FIRST_GONE_WAIT, LONGEST_GONE_WAIT))
-            return
-        self._gone = 0
-        if not outcome.settles:
+        if outcome is not None and not outcome.settles:
             self.failed = True
 
     def _spawn(self, turn_id: str, work: Work, story: Coroutine[None, None, None]) -> None:

@@ -113,6 +113,7 @@ class AmpMailbox:
             carries_marks=ours,
             max_message_bytes=compose.MAX_BODY_BYTES,
             keeps_dates=False,
+            keeps_done=ours,
         )
 
     @property
@@ -231,7 +232,7 @@ class AmpMailbox:
 
     async def set_aside(self, envelope: Envelope) -> None:
         async with self._link.connected():
-            await self._inbox.finish(envelope.id)
+            await self._inbox.set_aside(envelope.id)
 
     async def _me(self) -> AgentInfo:
         try:

@@ -93,6 +93,12 @@ class Inbox:
             if not settled or progress is None or not await self._settle(message_id, progress):
                 await self._mark_read(message_id)
 
+    async def set_aside(self, message_id: str) -> None:
+        """Mark it read once more. A broker that does not keep the mark lists it for ever: we do not, from now on."""
+        await self.finish(message_id)
+        if not (await self._link.broker()).ours:
+            self._skipped.add(message_id)
+
     async def reject(self, item: Unreadable) -> None:
         if item.locator in self._skipped:
             return
