@@ -32,9 +32,9 @@ def test_a_thing_is_there_once_and_stays_until_it_is_removed(folder: StateFolder
     first, second = again.all()
     assert (first.envelope, first.sender, first.why) == (LETTER, "alice", "x")
     assert (second.envelope, second.sender, second.locator, second.why) == (None, "bob", "m-1.md", "no header\\n")
-    assert again.holds("m-1")
+    assert again.waiting == {"m-1"}
     assert again.remove([(StuckKind.NO_WAY_BACK, "m-1"), (StuckKind.NO_WAY_BACK, "other")]) == 1
-    assert not again.holds("m-1")
+    assert again.waiting == set()
     assert [entry.kind for entry in Stuck(folder).all()] == [StuckKind.UNREADABLE]
 
 

@@ -45,7 +45,7 @@ class State:
         self.notices = NoticeBook(folder)
         self.questions = Questions(folder)
         self.requests = RequestBox(folder)
-        self.retention = Retention(folder, self.turns, self.processed, self.retries, self.cursor)
+        self.retention = Retention(self)
         self.notes = Notes(folder, self.turns, log)
 
     def prepare(self) -> None:

@@ -1,7 +1,7 @@
-"""`stuck.jsonl`: what we were handed, did not work on, and have no other record of; `unsent.txt`: answers that are here.
+"""What waits for a person: `stuck.jsonl`, and `unsent.txt`, the answers that did not leave.
 
-What is given up is in `dead_letter.jsonl`, what was refused in its turn's record: here is only what neither holds, and
-an index of the second.
+What is given up is in `dead_letter.jsonl`, what was refused in its turn's record. The first file holds only what has no
+such record, the second is an index of what was refused.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 
@@ -37,6 +38,10 @@ class StuckKind(StrEnum):
     USED_ID = "used-id"
     NOT_FETCHED = "not-fetched"
     NO_WAY_BACK = "no-way-back"
+
+
+STILL_LISTED = (StuckKind.NOT_FETCHED, StuckKind.NO_WAY_BACK)
+"""The mail of these waits where it lies; it is passed over as long as its line stands."""
 
 
 class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -105,6 +110,8 @@ class Stuck:
         self._folder.clear_way(self._path)
         self._folder.disk.append_line(self._path, msgspec.json.encode(entry), sync=Sync.FULL)
         known[kind, key] = entry
+        if kind in STILL_LISTED:
+            self.waiting.add(key)
         if len(known) > self._most:
             self._count_oldest(known)
         return True
@@ -123,21 +130,24 @@ class Stuck:
         """How many are only counted."""
         return sum(entry.older for entry in self._load().values())
 
-    def holds(self, message_id: str) -> bool:
-        """Whether a message that the mailbox still lists waits for a person: it is no candidate until then."""
-        return any((kind, message_id) in self._load() for kind in _STILL_LISTED)
+    @cached_property
+    def waiting(self) -> set[str]:
+        """Ids of messages that the mailbox still lists and that wait for a person: no candidates until then."""
+        return {key for kind, key in self._load() if kind in STILL_LISTED}
 
     def remove(self, keys: Collection[tuple[StuckKind, str]]) -> int:
         """Durable when it returns; returns how many were there."""
         known = self._load()
         gone = [key for key in keys if key in known]
         if gone:
-            self._write({key: entry for key, entry in known.items() if key not in set(gone)})
+            without = set(gone)
+            self._write({key: entry for key, entry in known.items() if key not in without})
+            self.waiting.difference_update(key for kind, key in gone if kind in STILL_LISTED)
         return len(gone)
 
     def _count_oldest(self, known: dict[tuple[StuckKind, str], StuckEntry]) -> None:
         """Those that the mailbox still lists are never among them: without their line they would run."""
-        movable = [key for key, entry in known.items() if entry.key and key[0] not in _STILL_LISTED]
+        movable = [key for key, entry in known.items() if entry.key and key[0] not in STILL_LISTED]
         going = movable[: self._spared]
         older = Counter(kind for kind, _ in going)
         for kind in older:
@@ -167,9 +177,6 @@ class Stuck:
                     found.setdefault((entry.kind, entry.key), entry)
             self._known = found
         return self._known
-
-
-_STILL_LISTED = (StuckKind.NOT_FETCHED, StuckKind.NO_WAY_BACK)
 
 
 class Unsent:
@@ -211,9 +218,14 @@ class Unsent:
 
 
 def unsent_of(record: TurnRecord) -> list[str]:
-    """The keys of what an agent wrote in this turn and did not leave."""
-    items = record.settlement.items if record.settlement is not None else ()
-    return [f"{record.turn_id}.{number}" for number, entry in enumerate(items) if entry.state is ItemState.REFUSED]
+    """The keys of what was written in this turn and did not leave. A record that sends again has none of its own."""
+    if record.settlement is None or record.resends:
+        return []
+    return [
+        f"{record.turn_id}.{number}"
+        for number, entry in enumerate(record.settlement.items)
+        if entry.state is ItemState.REFUSED and not entry.own
+    ]
 
 
 def split_key(key: str) -> tuple[str, int] | None:

@@ -16,6 +16,7 @@ from agent_mailer.state import State
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import PUT_BACK, apply, revival
+from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan
 
 LIST_LIMIT = 1000
@@ -82,6 +83,7 @@ def see(
     actions: list[Action] = [PutAway(item) for item in listing.unreadable]
     candidates: list[Candidate] = []
     seen = set(open_ids)
+    stuck = state.stuck.waiting
     listed_only: dict[str, RetryEntry] = {}
     for entry in state.retries.all():
         if entry.listed_only and entry.envelope.id not in open_ids:
@@ -90,14 +92,14 @@ def see(
         seen.add(entry.envelope.id)
         if entry.envelope.id in state.processed:
             actions.append(DropRetry(entry.envelope.id))
-        elif entry.envelope.id not in open_ids and not state.stuck.holds(entry.envelope.id):
+        elif entry.envelope.id not in open_ids and entry.envelope.id not in stuck:
             candidates.append(_waiting(entry, state, policy))
     for envelope in listing.envelopes:
         if envelope.id in seen:
             continue
         seen.add(envelope.id)
         if envelope.id not in state.processed:
-            if state.stuck.holds(envelope.id):
+            if envelope.id in stuck:
                 # It waits for a person, and its thread goes on without it.
                 continue
             if envelope.automatic is Automatic.NOTICE:
@@ -109,7 +111,8 @@ def see(
             continue
         letter = state.dead_letters.find(envelope.id)
         # What another client gave up it leaves listed: nobody has put it back.
-        if letter is None or not letter.turn_id or not returns or letter.put_back >= MOST_PUT_BACK:
+        another = letter is not None and _another(letter.envelope, envelope)
+        if letter is None or not letter.turn_id or another or not returns or letter.put_back >= MOST_PUT_BACK:
             actions.append(SetAside(envelope))
         else:
             actions.append(Revive(envelope))
@@ -125,24 +128,27 @@ def _waiting(entry: RetryEntry, state: State, policy: WatchPolicy) -> Candidate:
     return Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment))
 
 
+def _another(known: Envelope | None, envelope: Envelope) -> bool:
+    """Whether this is no message that was given up, but one that has its id."""
+    return known is not None and (known.thread, known.sender) != (envelope.thread, envelope.sender)
+
+
 class Doer:
     """Does what a look found is to be done. The caller holds the workdir's lock."""
 
-    def __init__(self, mailbox: Mailbox, state: State) -> None:
-        self._mailbox = mailbox
-        self._state = state
-        self._stuck: set[str] = set()
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._left: set[str] = set()
 
     async def do(self, actions: Iterable[Action]) -> None:
         """Raises MailboxUnavailable and OSError."""
-        state, mailbox = self._state, self._mailbox
+        state = self._room.state
         for action in actions:
             match action:
                 case PutAway(item=item):
-                    await self._put_away(item)
+                    await self._room.stuck.unreadable(item)
                 case SetAside(envelope=envelope):
-                    if await self._taken_off(envelope, mailbox.set_aside(envelope)):
-                        state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
+                    await self._taken_off(envelope, self._room.stuck.listed_again(envelope))
                 case PassBy(envelope=envelope):
                     # No turn remembers it: taken before it counts as settled, it would be nobody's after a crash
                     # between the two.
@@ -157,29 +163,16 @@ class Doer:
                     state.retries.remove(message_id)
 
     async def _take_and_end(self, envelope: Envelope) -> None:
-        await self._mailbox.claim(envelope)
-        await self._mailbox.done(envelope)
+        await self._room.mailbox.claim(envelope)
+        await self._room.mailbox.done(envelope)
 
     async def _taken_off(self, envelope: Envelope, call: Awaitable[None]) -> bool:
         """One message that the mailbox does not take off its list holds up no other; it is told once."""
         try:
             await call
         except MailboxUnavailable as fault:
-            if envelope.id not in self._stuck:
-                self._stuck.add(envelope.id)
-                self._state.log.emit(EventName.MAILBOX_TROUBLE, why=fault.message, fix=fault.fix or None)
+            if envelope.id not in self._left:
+                self._left.add(envelope.id)
+                self._room.log.emit(EventName.MAILBOX_TROUBLE, why=fault.message, fix=fault.fix or None)
             return False
         return True
-
-    async def _put_away(self, item: Unreadable) -> None:
-        """What cannot even be put away is told once and passed over."""
-        why = item.why
-        try:
-            await self._mailbox.reject(item)
-            self._stuck.discard(item.locator)
-        except MailboxUnavailable as fault:
-            if item.locator in self._stuck:
-                return
-            self._stuck.add(item.locator)
-            why = f"{why}; it cannot be put away: {fault.message}"
-        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)

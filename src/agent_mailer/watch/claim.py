@@ -8,9 +8,8 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message, content_digest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate, cannot_be_fetched, fetch_again
 
@@ -51,13 +50,18 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     message = await room.mailbox.claim(record.envelope, again=ours)
     if isinstance(message, Gone):
         if not ours:
-            pass_over(room, record, message.why, answered=True)
+            if message.name_taken:
+                await room.stuck.name_taken(record.envelope)
+                room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
+            else:
+                await pass_over(room, record, message.why, answered=True)
             room.state.turns.drop(record.turn_id)
             return None
         message = _kept_copy(room, record)
     if retry is not None and retry.fetches:
         record.rerun = msgspec.structs.replace(retry, fetches=0, fetching_since=0.0) if ours else None
     envelope = record.envelope
+    record.digest = content_digest(message)
     if not envelope.sender:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)
@@ -72,20 +76,16 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     return message
 
 
-def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:
+async def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:
     """Count, durably, a claim that gave no message: others go on, and in the end it waits for a person.
 
     Somebody else may have taken it: then it is not listed any more, and the count is forgotten. Raises OSError.
     """
     now, envelope, state = room.clock.now(), record.envelope, room.state
-    entry = record.rerun = fetch_again(record.rerun, envelope, now, room.policy)
-    if not answered:
-        # It may be ours already.
-        entry = record.rerun = msgspec.structs.replace(entry, listed_only=False)
-    stuck = cannot_be_fetched(entry, now, room.policy, answered=answered)
-    if stuck:
-        tried = f"listed, but not to be fetched ({entry.fetches} tries): {why}"
-        state.stuck.add(StuckKind.NOT_FETCHED, envelope.id, envelope, tried)
+    entry = fetch_again(record.rerun, envelope, now, room.policy, answered=answered)
+    record.rerun = entry
+    if stuck := cannot_be_fetched(entry, now, room.policy, answered=answered):
+        await room.stuck.not_fetched(envelope, f"listed, but not to be fetched ({entry.fetches} tries): {why}")
     if answered:
         if stuck:
             state.retries.remove(envelope.id)

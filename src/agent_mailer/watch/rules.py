@@ -121,18 +121,27 @@ MOST_PUT_BACK = 5
 """So often a message that was given up runs again because its mailbox lists it. By command it always does."""
 
 
-def fetch_again(known: RetryEntry | None, envelope: Envelope, now: float, policy: WatchPolicy) -> RetryEntry:
-    """The retry of a message that is listed and gave nothing to its claim: no attempt, and a wait that grows."""
+def fetch_again(
+    known: RetryEntry | None, envelope: Envelope, now: float, policy: WatchPolicy, *, answered: bool
+) -> RetryEntry:
+    """The retry of a message that is listed and gave nothing to its claim: no attempt, and a wait that grows.
+
+    `answered`: the mailbox says that there is no such message; where it fails instead, it may be ours already.
+    """
     entry = known or RetryEntry(envelope, listed_only=True)
     wait = backoff(entry.fetches, policy.trouble_first, policy.trouble_longest)
     since = min(entry.fetching_since, now) if entry.fetches else now
-    return msgspec.structs.replace(entry, fetches=entry.fetches + 1, fetching_since=since, not_before=now + wait)
+    return msgspec.structs.replace(
+        entry,
+        fetches=entry.fetches + 1,
+        fetching_since=since,
+        not_before=now + wait,
+        listed_only=entry.listed_only and answered,
+    )
 
 
 def cannot_be_fetched(entry: RetryEntry, now: float, policy: WatchPolicy, *, answered: bool) -> bool:
-    """`answered`: the mailbox says that there is no such message. Where it fails instead, it may be out of order: a day
-    of that is waited for.
-    """
+    """Where the mailbox fails instead of answering, it may be out of order: a day of that is waited for."""
     patience = 0.0 if answered else policy.undeliverable_after
     return entry.fetches >= MOST_FETCHES and now - entry.fetching_since >= patience
 

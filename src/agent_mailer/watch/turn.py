@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -46,8 +45,7 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
         message = await take(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
-        failed = partial(pass_over, room, record, fault.message, answered=False)
-        await room.until_disk_takes_it(record.turn_id, failed)
+        await pass_over(room, record, fault.message, answered=False)
         await give_back(room, record, f"the claim failed: {fault.message}")
         raise
     except Vanished:

@@ -52,7 +52,7 @@ class Watcher:
         self._once = once
         self._wake = asyncio.Event()
         self._handing_over = asyncio.Event()
-        self._doer = Doer(room.mailbox, room.state)
+        self._doer = Doer(room)
         self._attempted: set[str] = set()
         """Messages that this run has tried: `once` tries each but once."""
         self._hold_until = 0.0
@@ -147,8 +147,9 @@ class Watcher:
         try:
             await self._take_up_open()
             if self._asked:
-                apply_waiting(room.state)
+                self._look_for_open = apply_waiting(room.state, room.mailbox) or self._look_for_open
                 self._asked = False
+                await self._take_up_open()
             pause = self._pause()
             if (held := self._hold_remaining()) > 0:
                 return held
