@@ -15,6 +15,7 @@ from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
+    AfterStop,
     Attempt,
     ItemState,
     Pause,
@@ -24,6 +25,7 @@ from agent_mailer.state.records import (
     RetryEntry,
     SessionEntry,
     Settlement,
+    StopAsked,
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Sealed
@@ -434,3 +436,35 @@ def test_denied_tools_do_not_block_a_turn_that_has_answered_in_its_mail() -> Non
     assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="red or blue?")).outcome is Outcome.BLOCKED
     asked = FinishNote(FinishKind.BLOCKED, "red or blue?")
     assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="", finish=asked)).outcome is Outcome.BLOCKED
+
+
+# A person stopped it.
+
+
+@pytest.mark.parametrize("outcome", ENDS_BADLY)
+def test_a_stopped_turn_says_nothing_of_message_or_account(outcome: Outcome) -> None:
+    settlement = settled(turn_end(outcome, stop=StopAsked(AfterStop.RETRY, 1.0), rerun=rerun(), starts=2))
+    assert (settlement.outcome, settlement.finished, settlement.pause) == (Outcome.INTERRUPTED, False, None)
+    assert settlement.retry is not None
+    assert (settlement.retry.attempts, settlement.retry.starts) == (1, 2)
+
+
+@pytest.mark.parametrize(("then", "key"), [(AfterStop.DROP, "notice"), (AfterStop.ASK, "question")])
+def test_what_a_person_asked_for_instead_of_a_retry(then: AfterStop, key: str) -> None:
+    end = turn_end(Outcome.FAILED, drafts=[STAGED], stop=StopAsked(then, 1.0, "why not"))
+    settlement = settled(end, max_retries=0)
+    assert (settlement.outcome, settlement.finished, settlement.dead) == (Outcome.INTERRUPTED, True, None)
+    assert sent(settlement) == [key]
+    assert "why not" in settlement.items[0].item.payload
+    assert (settlement.session is not None) == (then is AfterStop.ASK), "an answer goes on in the session"
+
+
+@pytest.mark.parametrize("then", AfterStop)
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.BLOCKED])
+def test_what_ended_well_in_spite_of_a_stop_stands(outcome: Outcome, then: AfterStop) -> None:
+    assert settled(turn_end(outcome, stop=StopAsked(then, 1.0))) == settled(turn_end(outcome))
+
+
+def test_a_dropped_notice_is_answered_by_nobody() -> None:
+    end = turn_end(Outcome.FAILED, automatic=Automatic.NOTICE, stop=StopAsked(AfterStop.DROP, 1.0))
+    assert sent(settled(end)) == []

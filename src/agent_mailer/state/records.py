@@ -149,6 +149,22 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
     elsewhere: bool = False
 
 
+class AfterStop(StrEnum):
+    """What becomes of a message whose turn a person stops."""
+
+    RETRY = "retry"
+    DROP = "drop"
+    ASK = "ask"
+
+
+class StopAsked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`stop.json`: a person wants this turn to end. Durable before he hears so; `reason` is his own line."""
+
+    then: AfterStop
+    at: float
+    reason: str = ""
+
+
 class ItemState(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"

@@ -12,10 +12,11 @@ from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import is_turn_id
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import Phase, TurnProgress, TurnRecord
+from agent_mailer.state.records import Phase, StopAsked, TurnProgress, TurnRecord
 from agent_mailer.turn_tools.folder import TurnFolder
 
 PROGRESS = "progress.json"
+STOP = "stop.json"
 SETTLED = "settled"
 """Marker file. Its loss in a power failure makes the settlement apply once more, which changes nothing."""
 
@@ -82,6 +83,22 @@ class TurnStore:
     def progress(self, turn_id: str) -> TurnProgress | None:
         with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
             return msgspec.json.decode((self.path(turn_id) / PROGRESS).read_bytes(), type=TurnProgress)
+        return None
+
+    def ask_stop(self, turn_id: str, asked: StopAsked) -> None:
+        """Durable when it returns: whoever follows the turn ends it, and its settlement does what was asked."""
+        self._folder.disk.replace(self.path(turn_id) / STOP, msgspec.json.encode(asked), sync=Sync.FULL)
+
+    def stop_asked(self, turn_id: str) -> StopAsked | None:
+        """Raises OSError where that cannot be told just now."""
+        try:
+            data = read_regular(self.path(turn_id) / STOP)
+        except OSError as error:
+            if of_the_moment(error):
+                raise
+            return None
+        with suppress(*GARBLED):
+            return msgspec.json.decode(data, type=StopAsked)
         return None
 
     def load(self, turn_id: str) -> TurnRecord | None:

@@ -12,6 +12,7 @@ from agent_mailer.names import printable, prompt_word
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
+    AfterStop,
     Attempt,
     DeadLetter,
     ItemState,
@@ -22,10 +23,11 @@ from agent_mailer.state.records import (
     SessionEntry,
     SettledItem,
     Settlement,
+    StopAsked,
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import FinishKind, Sealed
-from agent_mailer.watch.rules import AutoReply, Step, WatchPolicy, decide_pause, decide_retry
+from agent_mailer.watch.rules import AutoReply, RetryDecision, Step, WatchPolicy, decide_pause, decide_retry
 
 Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
 
@@ -47,17 +49,27 @@ class TurnEnd(msgspec.Struct, frozen=True):
     answered: bool
     now: float
     jitter: float
+    stop: StopAsked | None = None
+    """A person stopped the turn."""
+
+    def then(self, outcome: Outcome) -> AfterStop | None:
+        """What a person wants instead of a retry. A turn that ended well in spite of him has ended well."""
+        asked = self.stop is not None and self.stop.then is not AfterStop.RETRY and not outcome.settles
+        return self.stop.then if asked and self.stop is not None else None
 
 
 def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Settlement:
     """The one record of SPEC section 5."""
-    judgement = _with_finish_note(end, _once_lost(end))
+    judgement = _stopped(end, _with_finish_note(end, _once_lost(end)))
     record, rerun = end.record, end.record.rerun
     attempts = rerun.attempts if rerun else 0
     starts = record.starts if _counts_as_start(end, judgement) else record.starts - 1
     decision = decide_retry(
         judgement.outcome, attempts=attempts, starts=starts, now=end.now, policy=policy, jitter=end.jitter
     )
+    then = end.then(judgement.outcome)
+    if then is not None:
+        decision = RetryDecision(Step.SETTLE, attempts)
     attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now)
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
@@ -79,7 +91,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         retry=retry,
         dead=dead,
         pause=decide_pause(judgement, end.pause, end.now, end.jitter),
-        question=_question(end) if judgement.outcome is Outcome.BLOCKED else "",
+        question=_asked(end, judgement.outcome),
         notes=end.sealed.notes if judgement.outcome.settles else (),
     )
 
@@ -115,6 +127,17 @@ def _with_finish_note(end: TurnEnd, judgement: Judgement) -> Judgement:
     return judgement
 
 
+def _stopped(end: TurnEnd, judgement: Judgement) -> Judgement:
+    """How a person's stop ended it says no more about the message or the account."""
+    if end.stop is None or judgement.outcome.settles:
+        return judgement
+    said = "stopped by hand" + {AfterStop.DROP: "; dropped", AfterStop.ASK: "; its sender is asked"}.get(
+        end.stop.then, ""
+    )
+    detail = f"{said}: {end.stop.reason}" if end.stop.reason else said
+    return msgspec.structs.replace(judgement, outcome=Outcome.INTERRUPTED, detail=detail, retry_at=None)
+
+
 def _counts_as_start(end: TurnEnd, judgement: Judgement) -> bool:
     """A start that met a limit or outage before any work is nobody's loop; without a process nothing ran."""
     return end.record.process is not None and (end.observation.worked or not judgement.outcome.pauses)
@@ -132,6 +155,13 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     # News of progress asks nobody.
     if outcome is Outcome.BLOCKED and (asked or all(draft.at_once for draft in drafts)):
         drafts.append(Draft("question", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
+    then = end.then(outcome)
+    if then is AfterStop.ASK:
+        drafts.append(Draft("question", Action.REPLY, now, body=_asked(end, outcome), kind=Kind.QUESTION))
+    if then is AfterStop.DROP and end.origin.envelope.automatic is not Automatic.NOTICE:
+        why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
+        body = f"This message was dropped by hand; it will not be worked on.{why}"
+        drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
     if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
         body = (
             "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
@@ -140,6 +170,14 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
         )
         drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
     return drafts
+
+
+def _asked(end: TurnEnd, outcome: Outcome) -> str:
+    """What the thread waits for now, if anything."""
+    if end.then(outcome) is AfterStop.ASK:
+        why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
+        return f"The work on this message was stopped by hand before its end.{why}\n\nHow is it to go on?"
+    return _question(end) if outcome is Outcome.BLOCKED else ""
 
 
 def _question(end: TurnEnd) -> str:
@@ -225,7 +263,7 @@ def _session_change(end: TurnEnd, outcome: Outcome) -> SessionChange | None:
     session_id = end.observation.session_id or record.resume
     if not end.resumes or not session_id:
         return None
-    if not outcome.settles:
+    if not outcome.settles and end.then(outcome) is not AfterStop.ASK:
         return _spent_in_vain(end, session_id)
     same = known is not None and known.session_id == session_id
     entry = SessionEntry(

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
-from agent_mailer.names import printable
+from agent_mailer.names import is_turn_id, printable
 from agent_mailer.state import State
-from agent_mailer.state.records import Pause, PauseReason, RetryEntry, TurnRecord
+from agent_mailer.state.records import AfterStop, Pause, PauseReason, RetryEntry, StopAsked, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
@@ -172,6 +172,32 @@ def _prune_sessions(state: State, request: Request) -> Answer:
     return Answer(ok=True, lines=(f"{removed} sessions forgotten",))
 
 
+def _stop_turn(state: State, request: Request) -> Answer:
+    """Whoever follows the turn ends it; where nobody does, whoever asks."""
+    lines: list[str] = []
+    stopped = False
+    for turn_id in request.targets:
+        record = state.turns.load(turn_id) if is_turn_id(turn_id) else None
+        shown = printable(turn_id)
+        if record is None:
+            lines.append(f"{shown}: no such turn")
+        elif record.settlement is not None:
+            lines.append(f"{shown}: it has ended: {record.settlement.outcome}")
+        else:
+            reason = printable(request.reason, 300)
+            state.turns.ask_stop(turn_id, StopAsked(request.then, state.folder.clock.now(), reason))
+            stopped = True
+            lines.append(f"{shown}: is being stopped; {_THEN[request.then]}")
+    return Answer(ok=stopped, lines=tuple(lines) or ("no turn was named",))
+
+
+_THEN = {
+    AfterStop.RETRY: "its message runs again",
+    AfterStop.DROP: "its message is dropped, and its sender told",
+    AfterStop.ASK: "its sender is asked how to go on",
+}
+
+
 def _pause(state: State, request: Request) -> Answer:
     now = state.folder.clock.now()
     state.pause.write(Pause(PauseReason.BY_HAND, since=now, detail=printable(request.reason)))
@@ -193,6 +219,7 @@ _VERBS = {
     Verb.DEAD_LETTER_PURGE: _purge_dead,
     Verb.SESSIONS_INVALIDATE: _invalidate_sessions,
     Verb.SESSIONS_PRUNE: _prune_sessions,
+    Verb.TURNS_STOP: _stop_turn,
     Verb.PAUSE: _pause,
     Verb.RESUME: _resume,
 }

@@ -14,7 +14,7 @@ from agent_mailer.mailbox.port import MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, RuntimeMissing
-from agent_mailer.state.records import Pause, Phase, SessionEntry, TurnRecord
+from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
 from agent_mailer.turn_tools.commands import PROGRESS
 from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
 from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take
@@ -146,10 +146,12 @@ async def _gather(
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
 
-    def read() -> tuple[Sealed, SessionEntry | None, Pause | None]:
-        return folder.seal(), state.sessions.get(envelope.thread), state.pause.read()
+    def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None]:
+        sealed = folder.seal()
+        session, pause = state.sessions.get(envelope.thread), state.pause.read()
+        return sealed, session, pause, state.turns.stop_asked(record.turn_id)
 
-    sealed, session, pause = await room.until_disk_takes_it(record.turn_id, read)
+    sealed, session, pause, stop = await room.until_disk_takes_it(record.turn_id, read)
     if sealed.damaged:
         why = f"{sealed.damaged} staged items cannot be read; they are not sent"
         room.log.emit(EventName.STATE_DAMAGED, file=SEALED, why=why, turn_id=record.turn_id)
@@ -162,6 +164,7 @@ async def _gather(
         resumes=room.traits.resumes,
         session=session,
         pause=pause,
+        stop=stop,
         transcript_bytes=_size_of(folder.path / STDOUT_FILE),
         answered=False,
         now=room.clock.now(),
