@@ -465,3 +465,28 @@ def test_what_left_no_record_of_its_turns_is_given_up_at_last(desk: Desk) -> Non
         desk.end_turns()
     assert ran.read_text() == "x\nx\n"
     assert [one.msg_id for one in desk.place().state.dead_letters.all()] == [sent]
+
+
+def test_mail_to_oneself_is_one_turn(desk: Desk) -> None:
+    """Whether the answer is the agent's last words or its own reply."""
+    desk.send(sender="coder")
+    desk.shell("cat >/dev/null; echo done")
+    assert outcomes(desk.once()) == ["done"]
+    assert outcomes(desk.once()) == []
+    desk.send(sender="coder")
+    desk.shell("cat >/dev/null; agent-mailer mail reply --body noted >&2; echo done")
+    assert outcomes(desk.once()) == ["done"]
+    assert outcomes(desk.once()) == []
+    assert desk.inbox("coder") == []
+
+
+def test_no_index_is_left_while_no_turn_is_open(desk: Desk) -> None:
+    """The `status` of another AMP client fails over an empty one, also over one that an earlier version left."""
+    index = desk.state / "inflight.json"
+    index.write_text('{"turns": []}\n')
+    desk.once()
+    assert not index.exists()
+    desk.send()
+    desk.shell(f"cat >/dev/null; cat {index} >&2; echo done")
+    assert outcomes(desk.once()) == ["done"]
+    assert not index.exists()

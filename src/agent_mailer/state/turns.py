@@ -225,7 +225,16 @@ class TurnStore:
         self._index[record.turn_id] = _index_row(record)
         self._write_index()
 
+    def drop_empty_index(self) -> None:
+        """Another AMP client looks into every one that it finds."""
+        if not self._index:
+            self._write_index()
+
     def _write_index(self) -> None:
+        if not self._index:
+            with suppress(OSError):
+                self._folder.disk.remove(self._index_path)
+            return
         data = msgspec.json.format(msgspec.json.encode(_Index(list(self._index.values()))), indent=2) + b"\n"
         with suppress(OSError):
             self._folder.disk.overwrite(self._index_path, data)

@@ -154,7 +154,7 @@ class Finish(Call, frozen=True):
     reply of yours your final words are sent as the answer; `reply_wanted` false prevents that.
     """
 
-    outcome: Annotated[FinishKind, Meta(description="done, or blocked with a question.")]
+    outcome: Annotated[FinishKind, Meta(description="done, or blocked with a question.")] = FinishKind.DONE
     question: Annotated[
         str, Meta(description="With blocked: what a human must decide, with all they need to know.")
     ] = ""

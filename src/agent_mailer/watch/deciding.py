@@ -33,6 +33,9 @@ Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
 
 HISTORY_KEPT = 20
 
+MAX_WORDS = 256 * 1024
+"""Bytes of an agent's final words that are sent."""
+
 
 class TurnEnd(msgspec.Struct, frozen=True):
     """All that a settlement is decided from. `answered`: the thread shows a message of ours since the claim."""
@@ -51,6 +54,8 @@ class TurnEnd(msgspec.Struct, frozen=True):
     jitter: float
     stop: StopAsked | None = None
     """A person stopped the turn."""
+    address: str = ""
+    """The agent's own."""
 
     def then(self, outcome: Outcome) -> AfterStop | None:
         """What a person wants instead of a retry. A turn that ended well in spite of him has ended well."""
@@ -121,7 +126,8 @@ def _with_finish_note(end: TurnEnd, judgement: Judgement) -> Judgement:
     if judgement.outcome is Outcome.DONE and note is not None and note.kind is FinishKind.BLOCKED:
         return msgspec.structs.replace(judgement, outcome=Outcome.BLOCKED, detail=judgement.detail or "asks a human")
     answered = any(not draft.at_once for draft in end.sealed.drafts)
-    if judgement.outcome is Outcome.BLOCKED and note is None and answered and not judgement.final_text.strip():
+    ended = answered if note is None else note.kind is FinishKind.DONE and (answered or not note.reply_wanted)
+    if judgement.outcome is Outcome.BLOCKED and ended and not judgement.final_text.strip():
         # Tools were denied and the agent has no last words, but it has said in its mail what there is to say.
         return msgspec.structs.replace(judgement, outcome=Outcome.DONE)
     return judgement
@@ -149,7 +155,7 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     # What a turn staged leaves only when it ended well; what was asked to leave at once has left already.
     drafts = [draft for draft in end.sealed.drafts if outcome.settles or draft.at_once]
     if wants_auto_reply(end, outcome, policy) and not end.answered:
-        body = judgement.final_text.strip()
+        body = _bounded(judgement.final_text.strip(), end.record.turn_id)
         drafts.append(Draft("auto-reply", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
     asked = end.sealed.finish is not None and bool(end.sealed.finish.question.strip())
     # News of progress asks nobody.
@@ -183,11 +189,27 @@ def _asked(end: TurnEnd, outcome: Outcome) -> str:
 def _question(end: TurnEnd) -> str:
     note = end.sealed.finish
     asked = note.question if note is not None else ""
-    return asked.strip() or end.judgement.final_text.strip() or end.judgement.detail or "The agent needs a decision."
+    words = asked.strip() or end.judgement.final_text.strip() or end.judgement.detail or "The agent needs a decision."
+    return _bounded(words, end.record.turn_id)
+
+
+def _bounded(words: str, turn_id: str) -> str:
+    encoded = words.encode("utf-8", "replace")
+    if len(encoded) <= MAX_WORDS:
+        return words
+    cut = encoded[:MAX_WORDS].decode("utf-8", "ignore")
+    return (
+        f"{cut}\n\n[cut here, after {MAX_WORDS} of {len(encoded)} bytes; the whole is in the output of turn {turn_id}]"
+    )
 
 
 def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
     composed = compose(draft, end.origin, end.record.turn_id)
+    if not isinstance(composed, Refused) and _answers_itself(draft, composed, end.address):
+        if draft not in end.sealed.drafts:
+            return []
+        # Kept in the thread; a turn for it would answer itself again.
+        composed = compose(msgspec.structs.replace(draft, automatic=Automatic.NOTICE), end.origin, end.record.turn_id)
     own = draft.automatic is Automatic.NOTICE
     if isinstance(composed, Refused):
         # Kept in the record, so that nothing the agent wrote is destroyed without a word.
@@ -195,6 +217,17 @@ def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
         item = Outgoing(draft.key, recipient, draft.thread or end.origin.envelope.thread, draft.body)
         return [SettledItem(item, ItemState.REFUSED, composed.why, draft, own)]
     return [SettledItem(item, own=own) for item in composed]
+
+
+def _answers_itself(draft: Draft, composed: Sequence[Outgoing], address: str) -> bool:
+    """What it writes to itself by name it may want to find as mail. What left at once has left as it was."""
+    return (
+        draft.action is Action.REPLY
+        and not draft.to
+        and not draft.at_once
+        and bool(address)
+        and {item.recipient for item in composed} == {address}
+    )
 
 
 def _retry_entry(

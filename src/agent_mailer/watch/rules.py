@@ -270,6 +270,10 @@ def choose_session(
     return SessionChoice(None, PromptKind.FRESH)
 
 
+FUTURE_TRUSTED = 86400.0
+"""Seconds that a session's date may lie ahead of us; of one beyond that nobody knows what it is."""
+
+
 def unfit(entry: SessionEntry | None, *, runtime: str, now: float, policy: WatchPolicy) -> str:
     """Why a session is not resumed any more; completes "the session ...". Empty where it is, or there is none."""
     if entry is None or not entry.session_id:
@@ -284,7 +288,9 @@ def unfit(entry: SessionEntry | None, *, runtime: str, now: float, policy: Watch
         age = now - from_iso(entry.last_used_at)
     except ValueError:
         age = 0.0
-    # A moment in the future is a clock that jumped: it counts as now.
+    if age < -FUTURE_TRUSTED:
+        return f"carries a date in the future ({entry.last_used_at[:20]})"
+    # One a little ahead is a clock that jumped: it counts as now.
     if age > policy.session_max_age_days * 86400:
         return f"has expired after {policy.session_max_age_days} days"
     return ""

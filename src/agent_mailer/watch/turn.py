@@ -165,6 +165,7 @@ async def _gather(
         session=session,
         pause=pause,
         stop=stop,
+        address=room.address,
         transcript_bytes=_size_of(folder.path / STDOUT_FILE),
         answered=False,
         now=room.clock.now(),
