@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk
+from tests.desk import SOON, Desk, until
+from tests.typed import type_in
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.mailbox.maildir.layout import Paths, make_mailbox
 from agent_mailer.mailbox.port import Automatic, Envelope, Message
 from agent_mailer.state.records import ItemState
 from agent_mailer.state.requests import Answer, Request, Verb
@@ -59,8 +63,6 @@ def notices(desk: Desk, handle: str = "user") -> list[Message]:
 
 
 def add_handle(desk: Desk, handle: str) -> None:
-    from agent_mailer.mailbox.maildir.layout import make_mailbox
-
     make_mailbox(desk.disk, desk.root, handle)
 
 
@@ -217,8 +219,6 @@ def test_what_can_be_read_now_is_worked_on(desk: Desk) -> None:
     letter.write_bytes(data.replace(b"torn", whole))
     place = desk.place()
     place.prepare()
-    from hashlib import sha256
-
     place.state.stuck.remove([(StuckKind.UNREADABLE, key)])
     place.state.stuck.add(StuckKind.UNREADABLE, key, None, "x", locator="m1.md", digest=sha256(whole).hexdigest())
     assert ask(desk, Verb.STUCK_RETRY, f"unreadable {key}") == Answer(ok=True, lines=(f"{key}: pending again",))
@@ -319,8 +319,6 @@ def test_what_waits_for_a_person_is_passed_over_until_he_asks(desk: Desk) -> Non
 
 
 def listed(desk: Desk) -> list[Envelope]:
-    import asyncio
-
     return list(asyncio.run(desk.place().mailbox().pending(10)).envelopes)
 
 
@@ -336,3 +334,72 @@ def test_a_long_list_is_taken_up_in_pieces(desk: Desk) -> None:
     assert ask(desk, Verb.STUCK_DROP, reason="too-large") == Answer(ok=True, lines=("nothing is stuck",))
     assert ask(desk, Verb.STUCK_DROP, reason="unreadable").ok
     assert stuck(desk) == []
+
+
+# What a person sees and types
+
+
+def test_a_person_sees_what_is_stuck_and_takes_it_up(desk: Desk) -> None:
+    key = refused_answer(desk)
+    put(desk, "bad", file("bad", "x", kind="run"))
+    desk.once()
+    shown = type_in(desk.workdir, "stuck", "list", "--json")
+    assert shown.status == 0, shown
+    told = json.loads(shown.out)
+    assert told["total"] == 2
+    assert [(one["reason"], one["from"]) for one in told["stuck"]] == [("not-sent", "user"), ("unreadable", "user")]
+    assert told["stuck"][0]["to"] == "stranger"
+    status = type_in(desk.workdir, "status", "--json")
+    assert status.status == 1
+    found = json.loads(status.out)
+    assert found["stuck"] == [{"reason": "not-sent", "count": 1}, {"reason": "unreadable", "count": 1}]
+    assert "stuck" in [problem["code"] for problem in found["problems"]]
+    assert "1 not-sent, 1 unreadable" in type_in(desk.workdir, "status").out
+    whole = type_in(desk.workdir, "stuck", "show", key)
+    assert "paid for" in whole.out
+    assert "stranger" in whole.out
+    add_handle(desk, "stranger")
+    with desk.watching():
+        asked = type_in(desk.workdir, "stuck", "retry", key)
+        assert (asked.status, asked.out) == (0, f"{key}: will be sent to stranger\n")
+        until(lambda: bodies(desk.inbox("stranger")) == ["paid for"], "it is sent")
+        until(lambda: not desk.place().state.unsent.all(), "it counts as sent")
+        assert type_in(desk.workdir, "stuck", "retry", "--all", "--reason", "unreadable").status == 1
+        assert type_in(desk.workdir, "stuck", "drop", "--all").status == 0
+        assert type_in(desk.workdir, "status", "--json").status == 0
+    assert type_in(desk.workdir, "stuck", "retry").status == 2
+    assert type_in(desk.workdir, "stuck", "retry", "--all", "--reason", "boredom").status == 2
+    assert "nothing is stuck" in type_in(desk.workdir, "stuck", "list").err
+
+
+def test_what_was_given_up_is_stuck_too_and_dead_letter_is_the_same_command_for_it(desk: Desk) -> None:
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send()
+    desk.once()
+    [one] = json.loads(type_in(desk.workdir, "stuck", "list", "--reason", "given-up", "--json").out)["stuck"]
+    assert (one["key"], one["reason"]) == (sent, "given-up")
+    assert [p["code"] for p in json.loads(type_in(desk.workdir, "status", "--json").out)["problems"]] == [
+        "no_watcher",
+        "dead_letters",
+    ]
+    assert type_in(desk.workdir, "stuck", "retry", sent).out == f"{sent}: pending again\n"
+    desk.once()
+    assert len(json.loads(type_in(desk.workdir, "dead-letter", "list", "--json").out)["dead_letters"]) == 1
+    assert type_in(desk.workdir, "stuck", "drop", sent).status == 0
+    assert json.loads(type_in(desk.workdir, "dead-letter", "list", "--json").out)["dead_letters"] == []
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_are_listed_in_a_moment(desk: Desk) -> None:
+    place = desk.place()
+    place.prepare()
+    row = b'{"kind":"unreadable","key":"m%d","at":1.0,"why":"x","locator":"m%d.md"}\n'
+    (desk.state / "stuck.jsonl").write_bytes(b"".join(row % (n, n) for n in range(100_000)))
+    began = time.monotonic()
+    shown = type_in(desk.workdir, "stuck", "list", "--json")
+    assert time.monotonic() - began < SOON / 3
+    told = json.loads(shown.out)
+    assert (told["total"], len(told["stuck"])) == (100_000, 100)
+    assert type_in(desk.workdir, "status", "--json").status == 1
+    assert type_in(desk.workdir, "stuck", "drop", "m99999").status == 0

@@ -67,15 +67,18 @@ def composed_again(record: TurnRecord, mailbox: Mailbox, origin: Message) -> tup
 
 def take_over_resent(state: State, record: TurnRecord) -> None:
     """What was sent again counts as delivered where it was refused first; its own record is of no more use."""
-    found, settlement = split_key(record.resends), record.settlement
-    first = state.turns.load(found[0]) if found is not None else None
-    if found is not None and settlement is not None and first is not None and _item(first, found[1]) is not None:
-        refused = [entry for entry in settlement.items if entry.state is ItemState.REFUSED]
-        if refused:
-            _change(state, first, found[1], why=refused[0].why)
-        else:
-            _change(state, first, found[1], state=ItemState.DELIVERED, draft=None)
-            state.unsent.remove([record.resends])
+    turn_id, number = split_key(record.resends) or ("", 0)
+    first, settlement = state.turns.load(turn_id) if turn_id else None, record.settlement
+    assert settlement is not None
+    still = first if first is not None and _item(first, number) is not None else None
+    refused = [entry for entry in settlement.items if entry.state is ItemState.REFUSED]
+    if still is not None and refused:
+        _change(state, still, number, why=refused[0].why)
+    elif still is not None:
+        _change(state, still, number, state=ItemState.DELIVERED, draft=None)
+    if not refused:
+        # Whoever died between the two has left the index behind.
+        state.unsent.remove([record.resends])
     state.turns.drop(record.turn_id)
 
 

@@ -21,6 +21,7 @@ _SHORT = {
     Problem.SIGNED_OUT: "signed out",
     Problem.PAUSED: "paused",
     Problem.DEAD_LETTERS: "dead letters",
+    Problem.STUCK: "stuck",
     Problem.STATE_DAMAGED: "damaged",
     Problem.UNREADABLE: "unreadable",
 }

@@ -150,6 +150,25 @@ class DeadLetterView(View, frozen=True):
     created: str | None
 
 
+class StuckView(View, frozen=True):
+    """Something that waits for a person; `reason` is why, `at` the moment since which. `to`, `text` and `turn_id`: what
+    an agent wrote, where that did not leave.
+    """
+
+    ABOUT = "key"
+
+    key: str
+    reason: str
+    why: str
+    at: float
+    message_id: str
+    thread: str
+    sender: str = msgspec.field(name="from")
+    to: str = ""
+    text: str = ""
+    turn_id: str = ""
+
+
 class NoteView(View, frozen=True):
     """One of the agent's notes; `modified` is a moment."""
 

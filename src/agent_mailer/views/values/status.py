@@ -18,6 +18,7 @@ class Problem(StrEnum):
     SIGNED_OUT = "signed_out"
     PAUSED = "paused"
     DEAD_LETTERS = "dead_letters"
+    STUCK = "stuck"
     STATE_DAMAGED = "state_damaged"
     UNREADABLE = "unreadable"
 
@@ -167,8 +168,17 @@ class WakeView(Part, frozen=True):
     at: float | None = None
 
 
+class StuckCountView(Part, frozen=True):
+    """How much is stuck for one reason."""
+
+    reason: str
+    count: int
+
+
 class StatusView(View, frozen=True):
-    """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as logged."""
+    """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
+    logged; `stuck` counts what was given up, too.
+    """
 
     ABOUT = "workdir"
 
@@ -189,6 +199,7 @@ class StatusView(View, frozen=True):
     today: SpentView
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
+    stuck: tuple[StuckCountView, ...] = ()
 
 
 class FaultView(View, frozen=True):
