@@ -8,7 +8,7 @@ import pytest
 
 from agent_mailer.mailbox.port import Envelope, Priority, oldest_of_each
 from agent_mailer.state.records import RetryEntry
-from agent_mailer.watch.rules import Candidate, make_plan
+from agent_mailer.watch.rules import Candidate, make_plan, urgent_beside
 
 NOW = 1_000.0
 
@@ -117,3 +117,21 @@ def test_room_that_is_left_goes_to_the_oldest() -> None:
 def test_two_files_of_one_id_are_two() -> None:
     twins = [mail("same", "flood", f"1{number}") for number in range(3)]
     assert listed(2, *twins) == ["same", "same"]
+
+
+def test_what_is_urgent_is_known_by_the_head_of_its_thread() -> None:
+    pulled, late = mail("head", "t1", "2"), mail("now", "t1", "3", Priority.URGENT)
+    plan = make_plan([pulled, late, mail("x", "t2", "1")], set(), NOW)
+    assert plan.urgent == {"head"}
+    assert make_plan([pulled, late], {"t1"}, NOW).urgent == frozenset()
+
+
+def test_a_running_turn_is_told_of_the_urgent_mail_of_its_own_thread() -> None:
+    waiting = [
+        mail("b", "t1", "3", Priority.URGENT),
+        mail("a", "t1", "2", Priority.URGENT),
+        mail("c", "t1", "4"),
+        mail("d", "t2", "1", Priority.URGENT),
+    ]
+    found = urgent_beside(waiting, {"t1": "turn-1", "t3": "turn-3"})
+    assert {turn: [one.id for one in those] for turn, those in found.items()} == {"turn-1": ["a", "b"]}

@@ -23,8 +23,8 @@ SETTLED = "settled"
 GONE = ".gone."
 """What the name of a turn begins with while its folder is being removed."""
 
-MOST_OPEN = 64
-"""So many turns may run side by side."""
+MOST_OPEN = 65
+"""So many turns may run side by side, the urgent one included."""
 
 
 class OpenTurn(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.clock import from_iso
-from agent_mailer.mailbox.port import URGENCY, Envelope
+from agent_mailer.mailbox.port import URGENCY, Envelope, Priority
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
@@ -178,10 +178,15 @@ def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter
     return Pause(reason, since, until, judgement.detail, probes, elsewhere)
 
 
-def may_start(pause: Pause | None, now: float, running: int, slots: int) -> int:
-    """How many turns may be started now. A pause that has run out lets one probe through."""
+def may_start(pause: Pause | None, now: float, running: int, slots: int, urgent: int = 0) -> int:
+    """How many turns may be started now, of which the first `urgent` are. A pause that has run out lets one probe
+    through.
+
+    Urgent mail takes one place beyond the `slots`: a full house does not keep it waiting.
+    """
     if pause is None:
-        return max(0, slots - running)
+        free = max(0, slots - running)
+        return free + 1 if urgent > free and running <= slots else free
     if pause.until is None or now < pause.until or running:
         return 0
     return 1
@@ -199,10 +204,14 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`ready`: heads of threads that may start, most urgent first; `next_due`: when the next one may, if known."""
+    """`ready`: heads of threads that may start, most urgent first; `next_due`: when the next one may, if known.
+
+    `urgent`: the ids of those in whose thread urgent mail waits.
+    """
 
     ready: tuple[Candidate, ...]
     next_due: float | None
+    urgent: frozenset[str] = frozenset()
 
 
 def make_plan(candidates: Iterable[Candidate], busy_threads: Set[str], now: float) -> Plan:
@@ -225,7 +234,18 @@ def make_plan(candidates: Iterable[Candidate], busy_threads: Set[str], now: floa
         urgency = min(URGENCY[c.envelope.priority] for c in members)
         heads.append((urgency, head.envelope.order, head))
     heads.sort(key=lambda item: item[:2])
-    return Plan(tuple(head for _, _, head in heads), next_due)
+    urgent = frozenset(head.envelope.id for urgency, _, head in heads if urgency == URGENCY[Priority.URGENT])
+    return Plan(tuple(head for _, _, head in heads), next_due, urgent)
+
+
+def urgent_beside(candidates: Iterable[Candidate], running: Mapping[str, str]) -> dict[str, tuple[Envelope, ...]]:
+    """By turn, the urgent mail that waits in its thread, oldest first. `running`: the turn of each thread."""
+    found: dict[str, list[Envelope]] = {}
+    for candidate in candidates:
+        envelope = candidate.envelope
+        if envelope.priority is Priority.URGENT and envelope.thread in running:
+            found.setdefault(running[envelope.thread], []).append(envelope)
+    return {turn: tuple(sorted(those, key=lambda one: one.order)) for turn, those in found.items()}
 
 
 class SessionChoice(msgspec.Struct, frozen=True):
