@@ -196,6 +196,12 @@ class TestPages:
         run(paged.pending(shelf.page, 1000, 1.0))
         assert shelf.asked == [(1, 1)]
 
+    def test_what_waits_for_a_person_ends_no_walk(self) -> None:
+        shelf, paged = Shelf(400), PagedMailbox(Skipped())
+        stuck = set(numbered(1, 300))
+        found = ids(run(paged.pending(shelf.page, 1000, 0.0, stuck)))
+        assert found == numbered(301, 400)
+
     def test_one_arrival_is_one_message_transferred(self) -> None:
         shelf, paged = Shelf(3), PagedMailbox(Skipped())
         run(paged.pending(shelf.page, 1000, 0.0))

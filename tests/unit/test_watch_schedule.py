@@ -114,6 +114,11 @@ def test_room_that_is_left_goes_to_the_oldest() -> None:
     assert listed(4, *FLOOD, mail("x", "t1", "20")) == ["f0", "f1", "f2", "x"]
 
 
+def test_what_waits_for_a_person_takes_nobodys_place() -> None:
+    waiting = [candidate.envelope for candidate in (*FLOOD, mail("x", "t1", "20"))]
+    assert [one.id for one in oldest_of_each(waiting, 2, {"f0", "f1"})] == ["f2", "x"]
+
+
 def test_two_files_of_one_id_are_two() -> None:
     twins = [mail("same", "flood", f"1{number}") for number in range(3)]
     assert listed(2, *twins) == ["same", "same"]

@@ -6,7 +6,7 @@ The engine knows nothing else of a mailbox. An adapter holds the mailbox's crede
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from itertools import chain
 from typing import Final, Protocol
@@ -235,9 +235,9 @@ class Mailbox(Protocol):
     async def wait(self) -> None:
         """Return when there may be something new. A wake too many is harmless; after `open` none is missed."""
 
-    async def pending(self, limit: int) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         """What waits, oldest first, at most `limit` messages: chosen by `oldest_of_each` out of all that waits, as far
-        as `MAX_WAITING`. Changes nothing.
+        as `MAX_WAITING`, but for the ids `beside`, which wait for a person. Changes nothing.
         """
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
@@ -293,13 +293,13 @@ URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
 """0 is the most urgent."""
 
 
-def oldest_of_each(waiting: Iterable[Envelope], limit: int) -> tuple[Envelope, ...]:
-    """At most `limit` of what waits, oldest first: no thread, however long, hides another.
+def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[str] = ()) -> tuple[Envelope, ...]:
+    """At most `limit` of what waits, but for the ids `beside`, oldest first: no thread, however long, hides another.
 
     Of each thread its head (the oldest) and its most urgent message, the most urgent threads first, then those of the
     oldest heads; what room is left goes to the oldest of the rest.
     """
-    ordered = sorted(waiting, key=lambda envelope: envelope.order)
+    ordered = sorted((one for one in waiting if one.id not in beside), key=lambda envelope: envelope.order)
     if len(ordered) <= limit:
         return tuple(ordered)
     heads: dict[str, int] = {}

@@ -182,6 +182,9 @@ class MailboxSuite:
                 urgent = 4 if at.mailbox.capabilities.carries_marks else 1
                 expected = [answers[0].id, answers[urgent].id, other.id]
                 assert listed == expected, (listed, expected)
+                stuck = {answers[0].id, other.id}
+                listed = [envelope.id for envelope in (await at.mailbox.pending(10, stuck)).envelopes]
+                assert listed == [answer.id for answer in answers[1:]], listed
             finally:
                 await at.peer.close()
 

@@ -76,7 +76,9 @@ async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Co
 
     Writes nothing, and may run beside a watcher. Raises MailboxUnavailable and OSError.
     """
-    listing = await mailbox.pending(LIST_LIMIT)
+    stuck = state.stuck.waiting
+    # What waits for a person takes nobody's place in the listing.
+    listing = await (mailbox.pending(LIST_LIMIT, frozenset(stuck)) if stuck else mailbox.pending(LIST_LIMIT))
     return see(listing, state, policy, open_ids, returns=mailbox.capabilities.keeps_done)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -168,13 +168,13 @@ class AmpMailbox:
             raise self._stream.busy
         self._awake.clear()
 
-    async def pending(self, limit: int) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         async with self._link.connected():
             if self._connection != self._stream.connections:
                 # What happened while nobody listened is not known.
                 self._connection = self._stream.connections
                 self._inbox.forget()
-            listing = await self._inbox.pending(limit)
+            listing = await self._inbox.pending(limit, beside)
         self._had_mail = bool(listing.envelopes)
         return listing
 

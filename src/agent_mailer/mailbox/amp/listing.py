@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import msgspec
@@ -99,7 +99,7 @@ class Mirror:
         self._waiting.pop(name, None)
         self._unreadable.pop(name, None)
 
-    async def pending(self, fetch: Fetch, limit: int, now: float) -> Listing:
+    async def pending(self, fetch: Fetch, limit: int, now: float, beside: Collection[str] = ()) -> Listing:
         """One request, or a few where much is new. `now` is monotonic seconds."""
         if now >= self._fresh_until:
             # Emptied only once the answer is there: a broker that fails now leaves what we know.
@@ -117,7 +117,7 @@ class Mirror:
             more = False
         while more and len(self._waiting) < self._size:
             more = self._take(await _ask(fetch, self._cursor, self._size - len(self._waiting)))
-        return Listing(oldest_of_each(self._waiting.values(), limit), tuple(self._unreadable.values()))
+        return Listing(oldest_of_each(self._waiting.values(), limit, beside), tuple(self._unreadable.values()))
 
     def _take(self, answer: Answer | Unreadable) -> bool:
         """Take in what came; whether there is more."""
@@ -178,6 +178,7 @@ class PagedMailbox:
         self._sight: _Sight | None = None
         self._whole = False
         """What is known is all there is."""
+        self._beside: Collection[str] = ()
         self._fresh_until = 0.0
 
     def forget(self) -> None:
@@ -191,8 +192,9 @@ class PagedMailbox:
     def drop_unreadable(self, locator: str) -> None:
         self._unreadable.pop(locator, None)
 
-    async def pending(self, fetch: Fetch, limit: int, now: float) -> Listing:
+    async def pending(self, fetch: Fetch, limit: int, now: float, beside: Collection[str] = ()) -> Listing:
         """`now` is monotonic seconds."""
+        self._beside = beside
         newest, sight = await self._glance(fetch)
         if self._must_walk(sight, newest, now):
             await self._walk_until_still(fetch, sight)
@@ -232,7 +234,7 @@ class PagedMailbox:
     async def _walk_until_still(self, fetch: Fetch, sight: _Sight) -> None:
         total = sight.total
         for attempt in range(WALKS):
-            walk = _Walk(fetch, self._skipped)
+            walk = _Walk(fetch, self._is_beside)
             last = attempt == WALKS - 1
             try:
                 whole = await walk.run(total, still=not last)
@@ -253,15 +255,18 @@ class PagedMailbox:
         self._known[envelope.id] = envelope
 
     def _waiting(self) -> list[Envelope]:
-        return [envelope for envelope in self._known.values() if envelope.id not in self._skipped]
+        return [envelope for envelope in self._known.values() if not self._is_beside(envelope.id)]
+
+    def _is_beside(self, name: str) -> bool:
+        return name in self._skipped or name in self._beside
 
 
 class _Walk:
-    """One walk from the oldest end towards the newest, until there is enough that is not ours already."""
+    """One walk from the oldest end towards the newest, until there is enough that is not `beside`."""
 
-    def __init__(self, fetch: Fetch, skipped: Skipped) -> None:
+    def __init__(self, fetch: Fetch, beside: Callable[[str], bool]) -> None:
         self._fetch = fetch
-        self._skipped = skipped
+        self._beside = beside
         self.found: dict[str, Envelope] = {}
         self.unreadable: dict[str, Unreadable] = {}
         self.total = 0
@@ -314,7 +319,7 @@ class _Walk:
             raise _Shifted
 
     def _enough(self) -> bool:
-        waiting = [envelope for name, envelope in self.found.items() if name not in self._skipped]
+        waiting = [envelope for name, envelope in self.found.items() if not self._beside(name)]
         return len(waiting) >= MOST_WALKED or len({envelope.thread for envelope in waiting}) >= ENOUGH
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,11 +150,11 @@ class MaildirMailbox:
             raise RuntimeError("wait needs an open mailbox")
         await self._events.wait()
 
-    async def pending(self, limit: int) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         self._attend()
         with disk_faults(self._paths.new):
             envelopes, unreadable = list_folder(self._paths.new, self._waiting, MAX_WAITING)
-        return Listing(oldest_of_each(envelopes, limit), tuple(unreadable))
+        return Listing(oldest_of_each(envelopes, limit, beside), tuple(unreadable))
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
         self._attend()
