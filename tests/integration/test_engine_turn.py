@@ -474,7 +474,9 @@ def test_mail_to_oneself_is_one_turn(desk: Desk) -> None:
     assert outcomes(desk.once()) == ["done"]
     assert outcomes(desk.once()) == []
     desk.send(sender="coder")
-    desk.shell("cat >/dev/null; agent-mailer mail reply --body noted >&2; echo done")
+    desk.shell(
+        "cat >/dev/null; for how in --now ''; do agent-mailer mail reply $how --body noted$how >&2; done; echo done"
+    )
     assert outcomes(desk.once()) == ["done"]
     assert outcomes(desk.once()) == []
     assert desk.inbox("coder") == []

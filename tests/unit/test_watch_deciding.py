@@ -491,7 +491,7 @@ def test_a_reply_to_oneself_stays_in_the_thread_and_starts_nothing() -> None:
     settlement = decide_settlement(
         turn_end(Outcome.DONE, drafts=[STAGED, by_name, PROMPT], address="me"), WatchPolicy(Path("/w")), itself
     )
-    assert [item.item.payload for item in settlement.items] == ["notice", "no", "no"]
+    assert [item.item.payload for item in settlement.items] == ["notice", "no", "notice"]
 
 
 def test_long_words_are_cut_with_a_mark() -> None:

@@ -204,12 +204,9 @@ def _bounded(words: str, turn_id: str) -> str:
 
 
 def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
-    composed = compose(draft, end.origin, end.record.turn_id)
-    if not isinstance(composed, Refused) and _answers_itself(draft, composed, end.address):
-        if draft not in end.sealed.drafts:
-            return []
-        # Kept in the thread; a turn for it would answer itself again.
-        composed = compose(msgspec.structs.replace(draft, automatic=Automatic.NOTICE), end.origin, end.record.turn_id)
+    composed, to_itself = compose_for(draft, end.origin, end.record.turn_id, compose, end.address)
+    if to_itself and draft not in end.sealed.drafts:
+        return []
     own = draft.automatic is Automatic.NOTICE
     if isinstance(composed, Refused):
         # Kept in the record, so that nothing the agent wrote is destroyed without a word.
@@ -219,15 +216,18 @@ def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
     return [SettledItem(item, own=own) for item in composed]
 
 
-def _answers_itself(draft: Draft, composed: Sequence[Outgoing], address: str) -> bool:
-    """What it writes to itself by name it may want to find as mail. What left at once has left as it was."""
-    return (
-        draft.action is Action.REPLY
-        and not draft.to
-        and not draft.at_once
-        and bool(address)
-        and {item.recipient for item in composed} == {address}
-    )
+def compose_for(
+    draft: Draft, origin: Message, turn_id: str, compose: Compose, address: str
+) -> tuple[Sequence[Outgoing] | Refused, bool]:
+    """The draft's items; and whether it would go as a reply to the agent's own `address`. Such a one is a notice: kept
+    in the thread, where a turn for it would answer itself again.
+    """
+    composed = compose(draft, origin, turn_id)
+    if draft.action is not Action.REPLY or draft.to or isinstance(composed, Refused):
+        return composed, False
+    if not address or {item.recipient for item in composed} != {address}:
+        return composed, False
+    return compose(msgspec.structs.replace(draft, automatic=Automatic.NOTICE), origin, turn_id), True
 
 
 def _retry_entry(

@@ -16,6 +16,7 @@ from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, 
 from agent_mailer.state.records import TurnProgress, TurnRecord
 from agent_mailer.state.turns import STOP
 from agent_mailer.turn_tools.folder import TurnFolder
+from agent_mailer.watch.deciding import compose_for
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
 
@@ -210,7 +211,8 @@ class AtOnce:
                 await self._send(draft)
 
     async def _send(self, draft: Draft) -> None:
-        composed = self._room.mailbox.compose(draft, self._message, self._record.turn_id)
+        mailbox, turn_id = self._room.mailbox, self._record.turn_id
+        composed, _ = compose_for(draft, self._message, turn_id, mailbox.compose, self._room.address)
         if isinstance(composed, Refused):
             self._done.add(draft.key)  # settlement records and reports it
             return
