@@ -114,7 +114,9 @@ class Config(msgspec.Struct, frozen=True):
     poll_interval_active: Annotated[Seconds, "the same after there was mail, at a broker that cannot wake us"] = 10
     max_retries: Annotated[CountOrNone, "further attempts after a failed one before the message is given up"] = 3
     max_starts: Annotated[Count, "starts of whatever outcome before the message is given up"] = 10
-    max_parallel_turns: Annotated[int, Meta(ge=1, le=64), "threads worked on side by side"] = 1
+    max_parallel_turns: Annotated[
+        int, Meta(ge=1, le=64), "threads worked on side by side; urgent mail takes one place more"
+    ] = 1
     session_max_age_days: Annotated[Count, "days since its last use after which a session is not resumed"] = 7
     session_max_turns: Annotated[Count, "turns after which a session is not resumed"] = 50
     session_max_megabytes: Annotated[

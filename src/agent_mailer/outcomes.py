@@ -56,6 +56,7 @@ class StopReason(StrEnum):
     FIRST_OUTPUT_TIMEOUT = "first_output_timeout"
     SILENCE_TIMEOUT = "silence_timeout"
     SHUTDOWN = "shutdown"
+    BY_HAND = "by_hand"
 
 
 class Exit(msgspec.Struct, frozen=True, omit_defaults=True):

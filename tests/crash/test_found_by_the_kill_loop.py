@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.desk import Desk
@@ -20,8 +21,8 @@ class LateListing(MaildirMailbox):
     gate: Path
     looks = 0
 
-    async def pending(self, limit: int) -> Listing:
-        listing = await super().pending(limit)
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
+        listing = await super().pending(limit, beside)
         if self.watcher.in_work and listing.envelopes:
             self.looks = 0
             self.gate.touch()

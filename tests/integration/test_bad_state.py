@@ -533,7 +533,7 @@ def test_a_take_over_is_done_once(desk: Desk, crash_before: str) -> None:
     [entry] = place.state.retries.all()
     assert (entry.envelope.id, entry.starts, entry.revision) == ("m", 1001, 0)
     assert entry.envelope.created <= place.clock.now()
-    assert json.loads((desk.state / "inflight.json").read_text()) == {"turns": []}
+    assert not (desk.state / "inflight.json").exists(), "the other client fails over an empty one"
 
 
 @pytest.mark.parametrize("content", ["[]", '{"msg_id": 5}', '{"msg_id": ""}', "{", '{"msg_id": null}', "\0"])
@@ -817,7 +817,7 @@ def test_a_pause_holds_for_its_time_and_not_for_the_hour_the_clock_went_back(des
     ("jump", "resumed", "prompt"),
     [
         (-3600.0, "s-1", "A new mail has arrived in the thread of this session"),
-        (-YEAR, "s-1", "A new mail has arrived in the thread of this session"),
+        (-YEAR, None, "carries a date in the future"),
         (YEAR, None, "has expired after 7 days"),
     ],
 )

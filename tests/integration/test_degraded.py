@@ -8,7 +8,7 @@ import os
 import resource
 import selectors
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -358,10 +358,10 @@ def test_a_mailbox_that_is_gone_for_an_hour(desk: Desk) -> None:
         assert watch.room is not None
         pending = watch.room.mailbox.pending
 
-        async def counted(limit: int) -> Any:
+        async def counted(limit: int, beside: Collection[str] = ()) -> Any:
             nonlocal looks
             looks += 1
-            return await pending(limit)
+            return await pending(limit, beside)
 
         watch.room.mailbox.pending = counted  # type: ignore[method-assign]
         began = loop.time()

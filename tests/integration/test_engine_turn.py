@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 from tests.clocks import FakeClock
-from tests.desk import Desk, outcomes
+from tests.desk import Desk, outcomes, until
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Priority
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Priority
 from agent_mailer.process.handle import identify, is_alive
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.backlog import LIST_LIMIT
 from agent_mailer.watch.requests import apply
+from agent_mailer.watch.rules import MOST_PUT_BACK
 
 
 @pytest.fixture
@@ -70,6 +73,20 @@ def test_nothing_a_sender_controls_enters_the_prompt(desk: Desk, tmp_path: Path)
         assert word not in prompt
     assert "agent-mailer mail read" in prompt
     assert str(desk.state / "memory" / "global.md") in prompt
+
+
+def test_a_long_thread_starves_no_other(desk: Desk) -> None:
+    """Its head waits for its retry, and more lie behind it than one look lists: an urgent message elsewhere is seen."""
+    mailbox = MaildirMailbox(desk.disk, desk.root, "user")
+    for number in range(LIST_LIMIT + 5):
+        draft = Draft(f"f{number}", Action.SEND, 1_000_000.0 + number, to=("coder",), body="x", thread="flood")
+        [item] = mailbox.compose(draft, None, "flood")  # type: ignore[misc]
+        (desk.root / "agents/coder/inbox/new" / f"{item.id}.md").write_text(item.payload)
+    urgent = desk.send("help", thread="other", priority=Priority.URGENT)
+    desk.configure(retry={"first": 3600, "longest": 3600})
+    desk.shell('cat >/dev/null; [ "$AGENT_MAILER_THREAD_ID" = other ] || exit 1; echo done')
+    assert sorted(outcomes(desk.once())) == ["done", "failed"]
+    assert (desk.state / "processed.txt").read_text() == f"{urgent}\n"
 
 
 @pytest.mark.parametrize("thread", ["../../x", "a/b", "x" * 300, "line\nbreak", "..", "-rf", "日本語"])
@@ -413,3 +430,65 @@ def test_nothing_that_an_agent_leaves_in_the_background_lives_on_after_a_turn_th
         assert found is None or not is_alive(found)
     finally:
         desk.end_turns()
+
+
+def test_a_dead_letter_that_is_put_back_again_and_again_ends_too(desk: Desk) -> None:
+    """Whatever moves it into `new` each time; a command may have it run as often as it likes."""
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send()
+    inbox = desk.root / "agents/coder/inbox"
+    seen: list[list[str]] = []
+    for _ in range(MOST_PUT_BACK + 2):
+        seen.append(outcomes(desk.once()))
+        (inbox / "cur" / f"{sent}.md").rename(inbox / "new" / f"{sent}.md")
+    assert seen == [["failed"]] * (MOST_PUT_BACK + 1) + [[]]
+    assert len(desk.inbox()) == MOST_PUT_BACK + 1
+    apply(desk.place().state, Request(Verb.DEAD_LETTER_RETRY, (sent,)))
+    assert outcomes(desk.once()) == ["failed"]
+
+
+def test_what_left_no_record_of_its_turns_is_given_up_at_last(desk: Desk) -> None:
+    """An agent that destroys its turn's record and is gone with the watcher: counted where the record was."""
+    desk.configure(max_starts=2)
+    sent = desk.send()
+    ran = desk.base / "ran"
+    destroys = 'echo garbage >"$AGENT_MAILER_TURN_DIR/turn.json"'
+    desk.shell(f"cat >/dev/null; echo x >>{ran}; {destroys}; kill -9 $PPID $(cat {desk.base}/w)")
+    for starts in (1, 2, 3):
+        watcher = desk.start_watch()
+        (desk.base / "w").write_text(str(watcher.pid))
+        if starts == 3:
+            until(lambda: desk.log(EventName.DEAD_LETTER), "the end")
+            watcher.kill()
+        watcher.wait(60)
+        desk.end_turns()
+    assert ran.read_text() == "x\nx\n"
+    assert [one.msg_id for one in desk.place().state.dead_letters.all()] == [sent]
+
+
+def test_mail_to_oneself_is_one_turn(desk: Desk) -> None:
+    """Whether the answer is the agent's last words or its own reply."""
+    desk.send(sender="coder")
+    desk.shell("cat >/dev/null; echo done")
+    assert outcomes(desk.once()) == ["done"]
+    assert outcomes(desk.once()) == []
+    desk.send(sender="coder")
+    desk.shell(
+        "cat >/dev/null; for how in --now ''; do agent-mailer mail reply $how --body noted$how >&2; done; echo done"
+    )
+    assert outcomes(desk.once()) == ["done"]
+    assert outcomes(desk.once()) == []
+    assert desk.inbox("coder") == []
+
+
+def test_no_index_is_left_while_no_turn_is_open(desk: Desk) -> None:
+    """The `status` of another AMP client fails over an empty one, also over one that an earlier version left."""
+    index = desk.state / "inflight.json"
+    index.write_text('{"turns": []}\n')
+    desk.once()
+    assert not index.exists()
+    desk.send()
+    desk.shell(f"cat >/dev/null; cat {index} >&2; echo done")
+    assert outcomes(desk.once()) == ["done"]
+    assert not index.exists()

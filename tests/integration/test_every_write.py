@@ -134,14 +134,16 @@ def _delivered() -> TurnRecord:
 
 
 Act = Callable[[State], object]
+INDEX_GONE = "unlink .agent-mailer/inflight.json"
+
 WRITES: dict[str, tuple[Act, Act, list[str]]] = {
     "a claim": (_nothing, lambda s: s.turns.create(record()), CLAIM),
     "a turn's record": (_settled, lambda s: s.turns.save(record()), RECORD),
-    "settled": (lambda s: s.turns.create(record()), lambda s: s.turns.mark_settled(TURN), []),
+    "settled": (lambda s: s.turns.create(record()), lambda s: s.turns.mark_settled(TURN), [INDEX_GONE]),
     "settled, for good": (
         _settled,
         lambda s: s.turns.mark_settled(TURN, durable=True),
-        ["fsync TURN/.tmp.settled", "replace TURN/settled", "fsync turns/TURN"],
+        ["fsync TURN/.tmp.settled", "replace TURN/settled", "fsync turns/TURN", INDEX_GONE],
     ),
     "a record in short": (_settled, lambda s: s.retention.summarise(_delivered()), ["replace TURN/turn.json"]),
     "a record in short, with what was refused": (_settled, lambda s: s.retention.summarise(_refused()), RECORD[:2]),
@@ -150,7 +152,7 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
         lambda s: s.turns.drop(TURN),
         [
             *("rename turns/.gone.TURN", "fsync .agent-mailer/turns"),
-            *("unlink .gone.TURN/turn.json", "rmdir turns/.gone.TURN"),
+            *("unlink .gone.TURN/turn.json", "rmdir turns/.gone.TURN", INDEX_GONE),
         ],
     ),
     "a message done": (

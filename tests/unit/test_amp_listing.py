@@ -39,7 +39,8 @@ class Shelf:
 
     def arrive(self, **changes: Any) -> None:
         self.newest += 1
-        self.mail[self.newest] = message(self.newest, cursor=self.newest, **changes)
+        thread = {"thread_id": f"t{self.newest}"}
+        self.mail[self.newest] = message(self.newest, cursor=self.newest, **(thread | changes))
 
     def read(self, number: int) -> None:
         self.mail.pop(number, None)
@@ -81,8 +82,8 @@ class TestMirror:
         assert ids(run(mirror.pending(shelf.stretch, 10, 2.0))) == numbered(1, 4)
         assert [after for after, _ in shelf.asked] == [0, 3, 4]
 
-    def test_it_holds_no_more_than_was_asked_for_and_loses_nothing(self) -> None:
-        shelf, mirror = Shelf(2500), Mirror(Skipped())
+    def test_it_holds_no_more_than_its_size_and_loses_nothing(self) -> None:
+        shelf, mirror = Shelf(2500), Mirror(Skipped(), size=100)
         seen: list[str] = []
         while found := ids(run(mirror.pending(shelf.stretch, 100, 0.0))):
             assert len(found) <= 100
@@ -101,6 +102,14 @@ class TestMirror:
             run(mirror.pending(shelf.stretch, 100, 1.0))
             run(mirror.pending(shelf.stretch, 1, 1.0))
             assert len(shelf.asked) == 2
+
+    def test_a_long_thread_hides_no_other(self) -> None:
+        shelf, mirror = Shelf(), Mirror(Skipped())
+        for _ in range(1001):
+            shelf.arrive(thread_id="flood")
+        shelf.arrive()
+        found = ids(run(mirror.pending(shelf.stretch, 1000, 0.0)))
+        assert (len(found), found[0], found[-1]) == (1000, "m1", "m1002")
 
     def test_now_and_then_and_when_told_it_looks_at_everything(self) -> None:
         shelf, mirror = Shelf(3), Mirror(Skipped())
@@ -175,6 +184,23 @@ class TestPages:
         assert found == numbered(1, len(found))
         assert 100 <= len(found) < 200
         assert len(shelf.asked) <= 4
+
+    def test_a_long_thread_hides_no_other(self) -> None:
+        shelf, paged = Shelf(), PagedMailbox(Skipped())
+        for _ in range(1001):
+            shelf.arrive(thread_id="flood")
+        shelf.arrive()
+        found = ids(run(paged.pending(shelf.page, 1000, 0.0)))
+        assert (len(found), found[0], found[-1]) == (1000, "m1", "m1002")
+        shelf.asked.clear()
+        run(paged.pending(shelf.page, 1000, 1.0))
+        assert shelf.asked == [(1, 1)]
+
+    def test_what_waits_for_a_person_ends_no_walk(self) -> None:
+        shelf, paged = Shelf(400), PagedMailbox(Skipped())
+        stuck = set(numbered(1, 300))
+        found = ids(run(paged.pending(shelf.page, 1000, 0.0, stuck)))
+        assert found == numbered(301, 400)
 
     def test_one_arrival_is_one_message_transferred(self) -> None:
         shelf, paged = Shelf(3), PagedMailbox(Skipped())

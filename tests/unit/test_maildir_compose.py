@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from agent_mailer.mailbox.maildir.compose import (
+    MAX_FORWARDED,
+    MAX_REFS,
     compose,
     dedupe_id_for,
     message_id_for,
@@ -194,3 +197,18 @@ def test_what_cannot_be_sent_is_refused() -> None:
     assert "recipient" in refused(draft(Action.FORWARD), origin())
     assert "thread" in refused(draft(Action.SEND, to=("bob",), thread=" t"))
     assert str(MAX_MESSAGE_BYTES) in refused(draft(Action.SEND, to=("bob",), body="ü" * (MAX_MESSAGE_BYTES // 2)))
+
+
+def test_refs_keep_the_first_and_the_newest() -> None:
+    refs = tuple(f"r{number}" for number in range(MAX_REFS + 50))
+    long = msgspec.structs.replace(origin(), refs=refs)
+    written = sent(draft(), long)
+    assert written.refs == (refs[0], *refs[2 - MAX_REFS :], "o1")
+    assert len(written.refs) == MAX_REFS
+
+
+def test_a_large_message_is_passed_on_in_part_and_says_so() -> None:
+    large = msgspec.structs.replace(origin(), body="ü" * MAX_FORWARDED)
+    [item] = items(draft(Action.FORWARD, to=("carol",)), large)
+    assert f"[cut here, after {MAX_FORWARDED} of {2 * MAX_FORWARDED} bytes; the whole is message o1]" in item.payload
+    assert len(item.payload.encode()) < MAX_FORWARDED + 2000

@@ -188,7 +188,7 @@ def test_the_tools_are_described_so_that_any_client_can_call_them(ask: Ask) -> N
     required = {tool["name"]: tool["inputSchema"]["required"] for tool in listed}
     assert required["reply"] == ["body"]
     assert required["send"] == ["to", "subject", "body"]
-    assert required["finish"] == ["outcome"]
+    assert required["finish"] == []
 
 
 def test_null_is_an_argument_left_out(ask: Ask, folder: TurnFolder) -> None:

@@ -246,6 +246,49 @@ def test_the_reset_time_comes_from_the_event_and_survives_the_complaint(tmp_path
     assert (judgement.outcome, judgement.retry_at) == (Outcome.LIMITED, 1795235005.0)
 
 
+@pytest.mark.parametrize("is_error", [True, False, None])
+@pytest.mark.parametrize("moment", [1795235005, 1795235005000])
+def test_a_limit_in_the_words_of_older_versions(moment: int, *, is_error: bool | None, tmp_path: Path) -> None:
+    words = f"Claude AI usage limit reached|{moment}"
+    wanted = Judgement(Outcome.LIMITED, "Claude AI usage limit reached", retry_at=1795235005.0)
+    result = {"type": "result", "subtype": "success", "is_error": is_error, "result": words}
+    runtime = make(tmp_path)
+    assert judged(runtime, tmp_path, result) == wanted
+    # Or on a line of its own, or on stderr, and nothing else comes.
+    seen = Observation()
+    for event in runtime.parse(words.encode()):
+        seen.add(event)
+    assert seen.trouble == Trouble(Outcome.LIMITED, "Claude AI usage limit reached", 1795235005.0)
+    on_stderr = judged(runtime, tmp_path, stderr=f"{words}\n", status=1)
+    assert (on_stderr.outcome, on_stderr.retry_at) == (Outcome.LIMITED, 1795235005.0)
+
+
+def test_an_agent_that_writes_of_a_limit_has_met_none(tmp_path: Path) -> None:
+    said = "The log says: Claude AI usage limit reached|1795235005"
+    result = {"type": "result", "subtype": "success", "is_error": False, "result": said}
+    assert judged(make(tmp_path), tmp_path, result) == Judgement(Outcome.DONE, final_text=said)
+
+
+def test_what_could_not_start_is_not_the_messages_fault(tmp_path: Path) -> None:
+    judgement = judged(make(tmp_path), tmp_path, stderr="Claude Code could not start: no sandbox\n", status=1)
+    assert judgement == Judgement(Outcome.UNAVAILABLE, "Claude Code could not start: no sandbox")
+
+
+@pytest.mark.parametrize(("status", "noticed"), [("stopped", True), ("killed", True), ("completed", False)])
+def test_a_task_that_was_stopped_before_a_success_is_noticed(status: str, *, noticed: bool, tmp_path: Path) -> None:
+    notice = {
+        "type": "system",
+        "subtype": "task_notification",
+        "task_id": "t",
+        "status": status,
+        "summary": "the build",
+    }
+    result = {"type": "result", "subtype": "success", "is_error": False, "result": "all built"}
+    judgement = judged(make(tmp_path), tmp_path, notice, result)
+    assert (judgement.outcome, judgement.final_text) == (Outcome.DONE, "all built")
+    assert judgement.detail == ("a task in the background was stopped before its end: the build" if noticed else "")
+
+
 @pytest.mark.parametrize(
     "info",
     [

@@ -302,7 +302,16 @@ def test_the_last_message_is_the_answer(tmp_path: Path) -> None:
     long = "ü" * (FINAL_TEXT_LIMIT + 10)
     stdout = b"\n".join([*said, item("agent_message", text=long), line("turn.completed")]).decode()
     judgement = runtime.judge(evidence(tmp_path, Exit(signal=9), stdout=stdout, observation=seen))
-    assert judgement.final_text == long[:FINAL_TEXT_LIMIT]
+    assert judgement.final_text == long
+
+
+def test_an_empty_answer_in_plan_mode_is_told_to_the_sender(tmp_path: Path) -> None:
+    """Elsewhere the work itself may be all that was wanted."""
+    seen = Observation(result=Result(Outcome.DONE))
+    for mode, outcome in ((PermissionMode.PLAN, Outcome.BLOCKED), (PermissionMode.ACCEPT_EDITS, Outcome.DONE)):
+        judgement = codex(tmp_path, mode=mode).judge(evidence(tmp_path, Exit(status=0), observation=seen))
+        assert judgement.outcome is outcome
+        assert ("plan mode" in judgement.detail) == (mode is PermissionMode.PLAN)
 
 
 def test_work_done_in_another_session_is_done_and_said_so(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
+    AfterStop,
     Attempt,
     ItemState,
     Pause,
@@ -24,10 +25,11 @@ from agent_mailer.state.records import (
     RetryEntry,
     SessionEntry,
     Settlement,
+    StopAsked,
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Sealed
-from agent_mailer.watch.deciding import HISTORY_KEPT, TurnEnd, decide_settlement
+from agent_mailer.watch.deciding import HISTORY_KEPT, MAX_WORDS, TurnEnd, decide_settlement
 from agent_mailer.watch.rules import AutoReply, WatchPolicy
 
 NOW = 2_000_000_000.0
@@ -434,3 +436,77 @@ def test_denied_tools_do_not_block_a_turn_that_has_answered_in_its_mail() -> Non
     assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="red or blue?")).outcome is Outcome.BLOCKED
     asked = FinishNote(FinishKind.BLOCKED, "red or blue?")
     assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="", finish=asked)).outcome is Outcome.BLOCKED
+
+
+# A person stopped it.
+
+
+@pytest.mark.parametrize("outcome", ENDS_BADLY)
+def test_a_stopped_turn_says_nothing_of_message_or_account(outcome: Outcome) -> None:
+    settlement = settled(turn_end(outcome, stop=StopAsked(AfterStop.RETRY, 1.0), rerun=rerun(), starts=2))
+    assert (settlement.outcome, settlement.finished, settlement.pause) == (Outcome.INTERRUPTED, False, None)
+    assert settlement.retry is not None
+    assert (settlement.retry.attempts, settlement.retry.starts) == (1, 2)
+
+
+@pytest.mark.parametrize(("then", "key"), [(AfterStop.DROP, "notice"), (AfterStop.ASK, "question")])
+def test_what_a_person_asked_for_instead_of_a_retry(then: AfterStop, key: str) -> None:
+    end = turn_end(Outcome.FAILED, drafts=[STAGED], stop=StopAsked(then, 1.0, "why not"))
+    settlement = settled(end, max_retries=0)
+    assert (settlement.outcome, settlement.finished, settlement.dead) == (Outcome.INTERRUPTED, True, None)
+    assert sent(settlement) == [key]
+    assert "why not" in settlement.items[0].item.payload
+    assert (settlement.session is not None) == (then is AfterStop.ASK), "an answer goes on in the session"
+
+
+@pytest.mark.parametrize("then", AfterStop)
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.BLOCKED])
+def test_what_ended_well_in_spite_of_a_stop_stands(outcome: Outcome, then: AfterStop) -> None:
+    assert settled(turn_end(outcome, stop=StopAsked(then, 1.0))) == settled(turn_end(outcome))
+
+
+def test_a_dropped_notice_is_answered_by_nobody() -> None:
+    end = turn_end(Outcome.FAILED, automatic=Automatic.NOTICE, stop=StopAsked(AfterStop.DROP, 1.0))
+    assert sent(settled(end)) == []
+
+
+# What it would send to itself.
+
+
+def itself(draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
+    """A mailbox whose agent answers its own message."""
+    return (Outgoing(f"{turn_id}-{draft.key}", draft.to[0] if draft.to else "me", "thread", draft.automatic.value),)
+
+
+def test_mail_to_oneself_is_not_answered_by_itself() -> None:
+    policy = WatchPolicy(Path("/w"), max_retries=0)
+    for outcome in (Outcome.DONE, Outcome.BLOCKED, Outcome.FAILED):
+        settlement = decide_settlement(turn_end(outcome, address="me"), policy, itself)
+        assert settlement.items == ()
+        assert settlement.finished
+
+
+def test_a_reply_to_oneself_stays_in_the_thread_and_starts_nothing() -> None:
+    by_name = msgspec.structs.replace(STAGED, key="k3", to=("me",))
+    settlement = decide_settlement(
+        turn_end(Outcome.DONE, drafts=[STAGED, by_name, PROMPT], address="me"), WatchPolicy(Path("/w")), itself
+    )
+    assert [item.item.payload for item in settlement.items] == ["notice", "no", "notice"]
+
+
+def test_long_words_are_cut_with_a_mark() -> None:
+    words = "ü" * MAX_WORDS
+    settlement = settled(turn_end(Outcome.DONE, text=words))
+    body = settlement.items[0].item.payload
+    assert body.startswith(words[: MAX_WORDS // 2])
+    assert body.endswith(
+        f"[cut here, after {MAX_WORDS} of {2 * MAX_WORDS} bytes; the whole is in the output of turn turn-1]"
+    )
+    whole = settled(turn_end(Outcome.DONE, text="x" * MAX_WORDS)).items[0].item.payload
+    assert whole == "x" * MAX_WORDS
+
+
+def test_who_ended_its_turn_without_an_answer_blocks_nobody() -> None:
+    note = FinishNote(FinishKind.DONE, reply_wanted=False)
+    assert settled(turn_end(Outcome.BLOCKED, finish=note, text="")).outcome is Outcome.DONE
+    assert settled(turn_end(Outcome.BLOCKED, text="")).outcome is Outcome.BLOCKED

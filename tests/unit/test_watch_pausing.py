@@ -104,3 +104,13 @@ def test_a_pause_that_has_run_out_lets_one_probe_through(
     pause: Pause | None, running: int, slots: int, allowed: int
 ) -> None:
     assert may_start(pause, NOW, running, slots) == allowed
+    if pause is not None:
+        assert may_start(pause, NOW, running, slots, urgent=5) == allowed, "a pause holds for urgent mail, too"
+
+
+@pytest.mark.parametrize(
+    ("running", "urgent", "allowed"),
+    [(0, 0, 2), (0, 2, 2), (0, 3, 3), (0, 9, 3), (1, 1, 1), (1, 2, 2), (2, 0, 0), (2, 1, 1), (2, 9, 1), (3, 9, 0)],
+)
+def test_urgent_mail_takes_one_place_beyond(running: int, urgent: int, allowed: int) -> None:
+    assert may_start(None, NOW, running, 2, urgent) == allowed

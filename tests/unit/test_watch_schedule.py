@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from agent_mailer.mailbox.port import Envelope, Priority
+from agent_mailer.mailbox.port import Envelope, Priority, oldest_of_each
 from agent_mailer.state.records import RetryEntry
-from agent_mailer.watch.rules import Candidate, make_plan
+from agent_mailer.watch.rules import Candidate, make_plan, urgent_beside
 
 NOW = 1_000.0
 
@@ -78,3 +78,65 @@ def test_the_next_moment_is_the_soonest_head_and_no_other() -> None:
     )
     assert [c.envelope.id for c in plan.ready] == ["d"]
     assert plan.next_due == NOW + 20
+
+
+def listed(limit: int, *waiting: Candidate) -> list[str]:
+    envelopes = [candidate.envelope for candidate in waiting]
+    assert oldest_of_each(reversed(envelopes), limit) == oldest_of_each(envelopes, limit)
+    return [envelope.id for envelope in oldest_of_each(envelopes, limit)]
+
+
+FLOOD = [mail(f"f{number}", "flood", f"1{number}") for number in range(5)]
+
+
+def test_what_fits_is_listed_whole_and_in_order() -> None:
+    assert listed(5, *FLOOD) == ["f0", "f1", "f2", "f3", "f4"]
+    assert oldest_of_each([], 0) == ()
+
+
+def test_a_bound_keeps_each_threads_head_before_anybodys_second() -> None:
+    assert listed(3, *FLOOD, mail("x", "t1", "20"), mail("y", "t1", "21"), mail("z", "t2", "22")) == ["f0", "x", "z"]
+
+
+def test_a_bound_keeps_each_threads_most_urgent() -> None:
+    late = mail("now", "flood", "30", Priority.URGENT)
+    assert listed(3, *FLOOD, mail("x", "t1", "20"), late) == ["f0", "x", "now"]
+
+
+def test_with_more_threads_than_fit_the_urgent_and_the_oldest_are_kept() -> None:
+    others = [mail(f"x{number}", f"t{number}", f"2{number}") for number in range(5)]
+    urgent = mail("now", "late", "30", Priority.URGENT)
+    assert listed(3, *others, urgent) == ["x0", "x1", "now"]
+    assert listed(1, *others, urgent) == ["now"]
+
+
+def test_room_that_is_left_goes_to_the_oldest() -> None:
+    assert listed(4, *FLOOD, mail("x", "t1", "20")) == ["f0", "f1", "f2", "x"]
+
+
+def test_what_waits_for_a_person_takes_nobodys_place() -> None:
+    waiting = [candidate.envelope for candidate in (*FLOOD, mail("x", "t1", "20"))]
+    assert [one.id for one in oldest_of_each(waiting, 2, {"f0", "f1"})] == ["f2", "x"]
+
+
+def test_two_files_of_one_id_are_two() -> None:
+    twins = [mail("same", "flood", f"1{number}") for number in range(3)]
+    assert listed(2, *twins) == ["same", "same"]
+
+
+def test_what_is_urgent_is_known_by_the_head_of_its_thread() -> None:
+    pulled, late = mail("head", "t1", "2"), mail("now", "t1", "3", Priority.URGENT)
+    plan = make_plan([pulled, late, mail("x", "t2", "1")], set(), NOW)
+    assert plan.urgent == {"head"}
+    assert make_plan([pulled, late], {"t1"}, NOW).urgent == frozenset()
+
+
+def test_a_running_turn_is_told_of_the_urgent_mail_of_its_own_thread() -> None:
+    waiting = [
+        mail("b", "t1", "3", Priority.URGENT),
+        mail("a", "t1", "2", Priority.URGENT),
+        mail("c", "t1", "4"),
+        mail("d", "t2", "1", Priority.URGENT),
+    ]
+    found = urgent_beside(waiting, {"t1": "turn-1", "t3": "turn-3"})
+    assert {turn: [one.id for one in those] for turn, those in found.items()} == {"turn-1": ["a", "b"]}

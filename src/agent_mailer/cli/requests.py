@@ -34,6 +34,17 @@ def ask(place: Workplace, request: Request) -> Answer:
         lock.release()
 
 
+def watched(place: Workplace) -> bool:
+    """Whether some process holds the workdir."""
+    lock = place.lock()
+    try:
+        lock.acquire()
+    except BusyFault:
+        return True
+    lock.release()
+    return False
+
+
 def ask_and_tell(place: Workplace, request: Request) -> None:
     """Have `request` applied and print its answer; leaves with status 1 where nothing was done."""
     answer = ask(place, request)

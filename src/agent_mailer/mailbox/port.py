@@ -6,8 +6,9 @@ The engine knows nothing else of a mailbox. An adapter holds the mailbox's crede
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
+from itertools import chain
 from typing import Final, Protocol
 
 import msgspec
@@ -62,6 +63,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """The refs and the context of a draft arrive; else a draft that has them is refused."""
     keeps_dates: bool = True
     """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
+    keeps_done: bool = True
+    """What is done is listed again only where somebody has put it back; else our own record of it decides."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -280,8 +283,10 @@ class Mailbox(Protocol):
     async def wait(self) -> None:
         """Return when there may be something new. A wake too many is harmless; after `open` none is missed."""
 
-    async def pending(self, limit: int) -> Listing:
-        """What waits, oldest first, at most `limit` messages. Changes nothing."""
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
+        """What waits, oldest first, at most `limit` messages: chosen by `oldest_of_each` out of all that waits, as far
+        as `MAX_WAITING`, but for the ids `beside`, which wait for a person. Changes nothing.
+        """
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
         """Take the message for this agent, durably, and read it.
@@ -344,6 +349,40 @@ class Mailbox(Protocol):
 
         None where it is listed, or was again meanwhile; Refused says why nobody could work on it. Never waits long.
         """
+
+
+MAX_WAITING: Final = 100_000
+"""So many waiting messages an adapter looks through; what is beyond moves up as they are taken."""
+
+URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
+"""0 is the most urgent."""
+
+
+def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[str] = ()) -> tuple[Envelope, ...]:
+    """At most `limit` of what waits, but for the ids `beside`, oldest first: no thread, however long, hides another.
+
+    Of each thread its head (the oldest) and its most urgent message, the most urgent threads first, then those of the
+    oldest heads; what room is left goes to the oldest of the rest.
+    """
+    ordered = sorted((one for one in waiting if one.id not in beside), key=lambda envelope: envelope.order)
+    if len(ordered) <= limit:
+        return tuple(ordered)
+    heads: dict[str, int] = {}
+    pressing: dict[str, int] = {}
+    for place, envelope in enumerate(ordered):
+        known = pressing.get(envelope.thread)
+        if known is None:
+            heads[envelope.thread] = pressing[envelope.thread] = place
+        elif URGENCY[envelope.priority] < URGENCY[ordered[known].priority]:
+            pressing[envelope.thread] = place
+    by_rank = sorted(heads, key=lambda thread: (URGENCY[ordered[pressing[thread]].priority], heads[thread]))
+    first = (place for thread in by_rank for place in (heads[thread], pressing[thread]))
+    chosen: set[int] = set()
+    for place in chain(first, range(len(ordered))):
+        if len(chosen) >= limit:
+            break
+        chosen.add(place)
+    return tuple(ordered[place] for place in sorted(chosen))
 
 
 DEDUPE_KEY: Final = "dedupe:"

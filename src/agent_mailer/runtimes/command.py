@@ -58,6 +58,8 @@ _RESULT_OUTCOMES = frozenset(
 )
 
 
+_MARK_ROOM = 200
+
 _HAND_OVER = 'prompt=$(cat) && exec "$@" "$prompt"'
 """What gives a program its prompt as the last argument: the words before it are the shell's own arguments, so that
 nothing in them or in the prompt is ever read as shell."""
@@ -139,7 +141,16 @@ class CommandRuntime:
             return Judgement(Outcome.FAILED, last_words(evidence.stderr) or f"exit status {evidence.exit.status}")
         if self._output is CommandOutput.JSONL:
             return Judgement(Outcome.FAILED, "ended without a result")
-        return Judgement(Outcome.DONE, final_text=tail_text(evidence.stdout, FINAL_TEXT_LIMIT).rstrip())
+        return Judgement(Outcome.DONE, final_text=_final_words(evidence.stdout))
+
+
+def _final_words(stdout: Path) -> str:
+    """The end of the output, with a line that says so where it was more."""
+    words = tail_text(stdout, FINAL_TEXT_LIMIT).rstrip()
+    if len(words.encode("utf-8", "replace")) < FINAL_TEXT_LIMIT - 3 or stdout.stat().st_size <= FINAL_TEXT_LIMIT:
+        return words
+    kept = tail_text(stdout, FINAL_TEXT_LIMIT - _MARK_ROOM).rstrip()
+    return f"[cut: the last of {stdout.stat().st_size} bytes; the whole is in the output of this turn]\n\n{kept}"
 
 
 def _progress(fields: Fields) -> Event | None:

@@ -57,6 +57,7 @@ class State:
         with suppress(OSError), note_lock(self.folder.memory):
             self.folder.clear_interrupted(self.folder.memory)
         self.take_over()
+        self.turns.drop_empty_index()
 
     def take_over(self) -> None:
         """Raises as `prepare` does."""

@@ -173,7 +173,7 @@ class Questions:
             known = self._load().get(envelope.thread)
             if known is not None and known.at > settlement.decided_at:
                 return
-            if settlement.outcome is not Outcome.BLOCKED:
+            if settlement.outcome is not Outcome.BLOCKED and not settlement.question:
                 self.drop(envelope.thread)
                 return
             text = printable(settlement.question or settlement.detail, LONGEST)

@@ -51,6 +51,10 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     `attempts` counts failures of its own turns, `starts` every start whatever the outcome (I6). `sent` tells the rerun
     what left already, `dropped` how many staged items did not. `revision` grows with every settlement, so that an old
     one that is applied again takes nothing back.
+
+    `fetches` counts claims in a row, since the moment `fetching_since`, that gave no message; with `listed_only` it was
+    never ours, and is still to be done only while the mailbox lists it. `put_back`: how often it came back after it was
+    given up.
     """
 
     envelope: Envelope
@@ -63,6 +67,10 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     sent: tuple[str, ...] = ()
     dropped: int = 0
     revision: int = 0
+    fetches: int = 0
+    fetching_since: float = 0.0
+    listed_only: bool = False
+    put_back: int = 0
 
     @property
     def last_outcome(self) -> Outcome | None:
@@ -105,6 +113,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: Outcome | None = None
     envelope: Envelope | None = None
     history: tuple[Attempt, ...] = ()
+    put_back: int = 0
 
 
 class TurnProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -138,6 +147,22 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     probes: int = 0
     elsewhere: bool = False
+
+
+class AfterStop(StrEnum):
+    """What becomes of a message whose turn a person stops."""
+
+    RETRY = "retry"
+    DROP = "drop"
+    ASK = "ask"
+
+
+class StopAsked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`stop.json`: a person wants this turn to end. Durable before he hears so; `reason` is his own line."""
+
+    then: AfterStop
+    at: float
+    reason: str = ""
 
 
 class ItemState(StrEnum):

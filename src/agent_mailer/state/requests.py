@@ -12,6 +12,7 @@ import msgspec
 
 from agent_mailer.disk import TEMPORARY_PREFIX, Sync, read_regular
 from agent_mailer.state.folder import GARBLED, StateFolder
+from agent_mailer.state.records import AfterStop
 
 ANSWER_SUFFIX = ".answer"
 KEEP_ANSWER_SECONDS = 300
@@ -24,19 +25,21 @@ class Verb(StrEnum):
     STUCK_DROP = "stuck drop"
     SESSIONS_INVALIDATE = "sessions invalidate"
     SESSIONS_PRUNE = "sessions prune"
+    TURNS_STOP = "turns stop"
     PAUSE = "pause"
     RESUME = "resume"
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`targets` are message ids, threads, or what is stuck; empty means all where the verb allows it. `seconds` is an
-    age.
+    """`targets` are message ids, turns, threads, or what is stuck; empty means all where the verb allows it. `seconds`
+    is an age; `then` belongs to a turn that is stopped.
     """
 
     verb: Verb
     targets: tuple[str, ...] = ()
     seconds: float = 0.0
     reason: str = ""
+    then: AfterStop = AfterStop.RETRY
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.retries import Retries
 from agent_mailer.state.stuck import Unsent, unsent_of
-from agent_mailer.state.turns import PROGRESS, SETTLED, TurnStore, encode_record
+from agent_mailer.state.turns import PROGRESS, SETTLED, STOP, TurnStore, encode_record
 
 MAX_TOTAL_BYTES = 2 * 1024**3
 
@@ -77,7 +77,8 @@ class Retention:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
         self._turns.folder(turn_id).strip()
         self._folder.clear_interrupted(self._turns.path(turn_id))
-        self._disk.remove(self._turns.path(turn_id) / PROGRESS)
+        for name in (PROGRESS, STOP):
+            self._disk.remove(self._turns.path(turn_id) / name)
         if keep_transcripts == 0:
             for name in ("stdout", "stderr", "exit", "started"):
                 self._disk.remove(self._turns.path(turn_id) / name)

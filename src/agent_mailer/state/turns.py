@@ -12,18 +12,19 @@ from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import is_turn_id
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import Phase, TurnProgress, TurnRecord
+from agent_mailer.state.records import Phase, StopAsked, TurnProgress, TurnRecord
 from agent_mailer.turn_tools.folder import TurnFolder
 
 PROGRESS = "progress.json"
+STOP = "stop.json"
 SETTLED = "settled"
 """Marker file. Its loss in a power failure makes the settlement apply once more, which changes nothing."""
 
 GONE = ".gone."
 """What the name of a turn begins with while its folder is being removed."""
 
-MOST_OPEN = 64
-"""So many turns may run side by side."""
+MOST_OPEN = 65
+"""So many turns may run side by side, the urgent one included."""
 
 
 class OpenTurn(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,6 +83,22 @@ class TurnStore:
     def progress(self, turn_id: str) -> TurnProgress | None:
         with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
             return msgspec.json.decode((self.path(turn_id) / PROGRESS).read_bytes(), type=TurnProgress)
+        return None
+
+    def ask_stop(self, turn_id: str, asked: StopAsked) -> None:
+        """Durable when it returns: whoever follows the turn ends it, and its settlement does what was asked."""
+        self._folder.disk.replace(self.path(turn_id) / STOP, msgspec.json.encode(asked), sync=Sync.FULL)
+
+    def stop_asked(self, turn_id: str) -> StopAsked | None:
+        """Raises OSError where that cannot be told just now."""
+        try:
+            data = read_regular(self.path(turn_id) / STOP)
+        except OSError as error:
+            if of_the_moment(error):
+                raise
+            return None
+        with suppress(*GARBLED):
+            return msgspec.json.decode(data, type=StopAsked)
         return None
 
     def load(self, turn_id: str) -> TurnRecord | None:
@@ -208,7 +225,16 @@ class TurnStore:
         self._index[record.turn_id] = _index_row(record)
         self._write_index()
 
+    def drop_empty_index(self) -> None:
+        """Another AMP client looks into every one that it finds."""
+        if not self._index:
+            self._write_index()
+
     def _write_index(self) -> None:
+        if not self._index:
+            with suppress(OSError):
+                self._folder.disk.remove(self._index_path)
+            return
         data = msgspec.json.format(msgspec.json.encode(_Index(list(self._index.values()))), indent=2) + b"\n"
         with suppress(OSError):
             self._folder.disk.overwrite(self._index_path, data)

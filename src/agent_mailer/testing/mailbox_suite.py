@@ -21,6 +21,7 @@ from agent_mailer.mailbox.port import (
     Kind,
     Message,
     Presence,
+    Priority,
     Progress,
     Refused,
     Stage,
@@ -163,6 +164,31 @@ class MailboxSuite:
             assert [envelope.id for envelope in listed] == expected
             assert sorted(listed, key=lambda envelope: envelope.order) == list(listed)
             assert [one.id for one in (await at.mailbox.pending(2)).envelopes] == expected[:2]
+
+        play(self.harness(tmp_path), scenario)
+
+    def test_a_bounded_listing_keeps_of_each_thread_its_head_and_its_most_urgent(self, tmp_path: Path) -> None:
+        async def scenario(at: Scene) -> None:
+            await at.peer.open()
+            try:
+                await send(at.mailbox, at.peer, "first")
+                (origin,) = await claim_all(at.peer)
+                answers = []
+                for number in range(6):
+                    priority = Priority.URGENT if number == 4 else None
+                    draft = Draft(f"a{number}", Action.REPLY, MORNING + number, body="more\n", priority=priority)
+                    answers.append(await deliver(at.peer, only(at.peer.compose(draft, origin, "turn-0"))))
+                draft = Draft("b", Action.SEND, MORNING + 9, to=(at.mailbox.address,), body="other\n", thread="another")
+                other = await deliver(at.peer, only(at.peer.compose(draft, None, "turn-0")))
+                listed = [envelope.id for envelope in (await at.mailbox.pending(3)).envelopes]
+                urgent = 4 if at.mailbox.capabilities.carries_marks else 1
+                expected = [answers[0].id, answers[urgent].id, other.id]
+                assert listed == expected, (listed, expected)
+                stuck = {answers[0].id, other.id}
+                listed = [envelope.id for envelope in (await at.mailbox.pending(10, stuck)).envelopes]
+                assert listed == [answer.id for answer in answers[1:]], listed
+            finally:
+                await at.peer.close()
 
         play(self.harness(tmp_path), scenario)
 

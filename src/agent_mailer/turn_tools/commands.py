@@ -57,6 +57,18 @@ class AgentMail:
             return "the question cannot be delivered to the sender; your operator sees it"
         return "the question goes to the sender when this turn ends"
 
+    def urgent(self, but: Set[str] = frozenset()) -> tuple[str, set[str]]:
+        """A line about urgent mail that came into the thread meanwhile, without those of `but`; and which it names.
+
+        It settles nothing: each of them gets its own turn next.
+        """
+        new = [one for one in self._folder.urgent() if one.message not in but]
+        if not new:
+            return "", set()
+        told = ", ".join(f"{one.message} from {one.sender}" for one in new)
+        then = "It is worked on in a turn of its own, right after this one"
+        return f"[urgent mail has come into this thread: {told}. {then}]", {one.message for one in new}
+
     def thread(self) -> Sequence[Message]:
         return self._folder.thread()
 

@@ -16,12 +16,15 @@ import msgspec
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.mailbox.port import Contact, Draft, Message
+from agent_mailer.mailbox.port import Contact, Draft, Envelope, Message
+from agent_mailer.names import prompt_word
 
 OUTBOX = "outbox"
 SEALED = "outbox.sealed"
 MAIL = "mail.json"
 MESSAGE_TEXT = "message.md"
+URGENT = "urgent.json"
+MOST_URGENT = 10
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
@@ -59,6 +62,13 @@ class TurnMail(msgspec.Struct, frozen=True):
     message: Message
     thread: tuple[Message, ...]
     contacts: tuple[Contact, ...]
+
+
+class UrgentMail(msgspec.Struct, frozen=True):
+    """One line of `urgent.json`: words that no sender wrote."""
+
+    message: str
+    sender: str
 
 
 class FinishKind(StrEnum):
@@ -229,9 +239,23 @@ class TurnFolder(msgspec.Struct, frozen=True):
         damaged += sum(1 for scope in NoteScope if _note_name(scope) in names) - len(notes)
         return Sealed(drafts, _finish_note(sealed), damaged, notes)
 
+    def tell_urgent(self, waiting: Sequence[Envelope]) -> None:
+        """A hint for the tools' next answer; never relied on."""
+        rows = [
+            UrgentMail(prompt_word(one.id, "message"), prompt_word(one.sender, "sender"))
+            for one in waiting[:MOST_URGENT]
+        ]
+        self.disk.replace(self.path / URGENT, msgspec.json.encode(rows), sync=Sync.NONE)
+
+    def urgent(self) -> tuple[UrgentMail, ...]:
+        """The urgent mail that came into the thread meanwhile."""
+        with suppress(OSError, *_GARBLED):
+            return msgspec.json.decode(read_regular(self.path / URGENT, MOST_BYTES), type=tuple[UrgentMail, ...])
+        return ()
+
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
-        for name in (MAIL, MESSAGE_TEXT, "prompt.md"):
+        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT):
             self.disk.remove(self.path / name)
         for scope in NoteScope:
             self.disk.remove(self.note_copy(scope))

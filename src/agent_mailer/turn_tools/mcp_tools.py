@@ -154,7 +154,7 @@ class Finish(Call, frozen=True):
     reply of yours your final words are sent as the answer; `reply_wanted` false prevents that.
     """
 
-    outcome: Annotated[FinishKind, Meta(description="done, or blocked with a question.")]
+    outcome: Annotated[FinishKind, Meta(description="done, or blocked with a question.")] = FinishKind.DONE
     question: Annotated[
         str, Meta(description="With blocked: what a human must decide, with all they need to know.")
     ] = ""
@@ -226,6 +226,8 @@ class Toolbox:
 
     def __init__(self, mail: AgentMail) -> None:
         self._mail = mail
+        self._told: set[str] = set()
+        """Urgent mail that an answer has named."""
 
     def has(self, name: str) -> bool:
         return name in _CALLS
@@ -236,7 +238,10 @@ class Toolbox:
         # Some models name every argument and give null for what they leave out.
         given = {key: value for key, value in arguments.items() if value is not None}
         try:
-            return Answer(_sendable(msgspec.convert(given, call).run(self._mail)))
+            said = msgspec.convert(given, call).run(self._mail)
+            line, named = self._mail.urgent(self._told)
+            self._told |= named
+            return Answer(_sendable(f"{said}\n\n{line}" if line else said))
         except msgspec.ValidationError as error:
             return _failed(f"the arguments of {name} do not fit: {error}", f"it takes {_signature(call)}")
         except MailerError as fault:

@@ -6,20 +6,30 @@ on the way is part of what it returns; only the watcher does it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Awaitable, Collection, Iterable, Set
 
 import msgspec
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Envelope, Listing, Mailbox, NoWay, Route, Unreadable
+from agent_mailer.mailbox.port import (
+    Automatic,
+    Envelope,
+    Listing,
+    Mailbox,
+    MailboxUnavailable,
+    NoWay,
+    Route,
+    Unreadable,
+)
 from agent_mailer.state import State
+from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.requests import Request, Verb
-from agent_mailer.watch.requests import apply, revival
+from agent_mailer.watch.requests import PUT_BACK, apply, revival
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.rules import Candidate, Plan, WatchPolicy, make_plan, wants_answer
+from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan, wants_answer
 
 LIST_LIMIT = 1000
-"""The oldest thousand decide what runs next; the rest moves up."""
+"""So many decide what runs next, of each thread its oldest and most urgent; the rest moves up."""
 
 
 class PutAway(msgspec.Struct, frozen=True, tag=True):
@@ -47,7 +57,7 @@ class Revive(msgspec.Struct, frozen=True, tag=True):
 
 
 class DropRetry(msgspec.Struct, frozen=True, tag=True):
-    """A retry that was settled after it was written; the settlement's own removal was lost."""
+    """A retry that was settled after it was written (the settlement's own removal was lost), or is listed no longer."""
 
     message_id: str
 
@@ -82,7 +92,10 @@ async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Co
 
     Writes nothing, and may run beside a watcher. Raises MailboxUnavailable and OSError.
     """
-    found = see(await mailbox.pending(LIST_LIMIT), state, policy, open_ids)
+    stuck = state.stuck.waiting
+    # What waits for a person takes nobody's place in the listing.
+    listing = await (mailbox.pending(LIST_LIMIT, frozenset(stuck)) if stuck else mailbox.pending(LIST_LIMIT))
+    found = see(listing, state, policy, open_ids, returns=mailbox.capabilities.keeps_done)
     stranded = await _without_way_back(mailbox, found.candidates)
     if not stranded:
         return found
@@ -106,20 +119,25 @@ async def _without_way_back(mailbox: Mailbox, candidates: Iterable[Candidate]) -
     return stranded
 
 
-def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
-    """The same over a listing that is there already."""
+def see(
+    listing: Listing, state: State, policy: WatchPolicy, open_ids: Collection[str], *, returns: bool = True
+) -> Look:
+    """The same over a listing that is there already. `returns`: what is done and listed again, somebody put back."""
     actions: list[Action] = [PutAway(item) for item in listing.unreadable]
     candidates: list[Candidate] = []
     seen = set(open_ids)
     stuck = state.stuck.waiting
+    listed_only: dict[str, RetryEntry] = {}
     for entry in state.retries.all():
+        if entry.listed_only and entry.envelope.id not in open_ids:
+            listed_only[entry.envelope.id] = entry
+            continue
         if entry.envelope.id in state.processed:
             actions.append(DropRetry(entry.envelope.id))
             continue
         seen.add(entry.envelope.id)
         if entry.envelope.id not in open_ids and entry.envelope.id not in stuck:
-            moment = state.folder.clamp(entry.not_before, policy.retry_longest)
-            candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
+            candidates.append(_waiting(entry, state, policy))
     for envelope in listing.envelopes:
         if envelope.id in seen:
             continue
@@ -130,17 +148,28 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
                 continue
             if envelope.automatic is Automatic.NOTICE:
                 actions.append(PassBy(envelope))
+            elif (known := listed_only.pop(envelope.id, None)) is not None:
+                candidates.append(_waiting(known, state, policy))
             else:
                 candidates.append(Candidate(envelope, state.retries.adopt(envelope)))
             continue
         letter = state.dead_letters.find(envelope.id)
         # What another client gave up it leaves listed: nobody has put it back.
-        if letter is None or not letter.turn_id or _another(letter.envelope, envelope):
+        another = letter is not None and _another(letter.envelope, envelope)
+        if letter is None or not letter.turn_id or another or not returns or letter.put_back >= MOST_PUT_BACK:
             actions.append(SetAside(envelope))
         else:
             actions.append(Revive(envelope))
-            candidates.append(Candidate(envelope, revival(state, envelope.id)))
+            candidates.append(Candidate(envelope, revival(state, envelope.id, put_back=True)))
+    if len(listing.envelopes) < LIST_LIMIT:
+        # Somebody else has taken them.
+        actions += [DropRetry(message_id) for message_id in listed_only]
     return Look(tuple(candidates), tuple(actions))
+
+
+def _waiting(entry: RetryEntry, state: State, policy: WatchPolicy) -> Candidate:
+    moment = state.folder.clamp(entry.not_before, max(policy.retry_longest, policy.trouble_longest))
+    return Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment))
 
 
 def _another(known: Envelope | None, envelope: Envelope) -> bool:
@@ -153,33 +182,48 @@ class Doer:
 
     def __init__(self, room: Room) -> None:
         self._room = room
+        self._left: set[str] = set()
 
     async def do(self, actions: Iterable[Action]) -> set[str]:
         """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
-        state, mailbox = self._room.state, self._room.mailbox
+        state = self._room.state
         none_to_run: set[str] = set()
         for action in actions:
             match action:
                 case PutAway(item=item):
                     await self._room.stuck.unreadable(item)
                 case SetAside(envelope=envelope):
-                    await self._room.stuck.listed_again(envelope)
+                    await self._taken_off(envelope, self._room.stuck.listed_again(envelope))
                 case PassBy(envelope=envelope):
                     # No turn remembers it: taken before it counts as settled, it would be nobody's after a crash
                     # between the two.
                     state.processed.add(envelope.id)
-                    await mailbox.claim(envelope)
-                    await mailbox.done(envelope)
-                    state.log.emit(
-                        EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
-                    )
+                    if await self._taken_off(envelope, self._take_and_end(envelope)):
+                        state.log.emit(
+                            EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
+                        )
                 case Revive(envelope=envelope):
                     if await self._room.stuck.was_another(envelope):
                         none_to_run.add(envelope.id)
                     else:
-                        apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
+                        apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,), reason=PUT_BACK))
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
                 case Strand(envelope=envelope, why=why):
                     self._room.stuck.no_way_back(envelope, why)
         return none_to_run
+
+    async def _take_and_end(self, envelope: Envelope) -> None:
+        await self._room.mailbox.claim(envelope)
+        await self._room.mailbox.done(envelope)
+
+    async def _taken_off(self, envelope: Envelope, call: Awaitable[None]) -> bool:
+        """One message that the mailbox does not take off its list holds up no other; it is told once."""
+        try:
+            await call
+        except MailboxUnavailable as fault:
+            if envelope.id not in self._left:
+                self._left.add(envelope.id)
+                self._room.log.emit(EventName.MAILBOX_TROUBLE, why=fault.message, fix=fault.fix or None)
+            return False
+        return True

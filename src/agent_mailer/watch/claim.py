@@ -11,7 +11,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message, NoWay, Route, content_digest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.rules import Candidate, cannot_be_fetched, fetch_again
 
 
 async def open_turn(room: Room, candidate: Candidate, turn_id: str) -> TurnRecord:
@@ -52,17 +52,23 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     MailboxUnavailable where the mailbox did not answer: it may be ours all the same.
     """
     retry = record.rerun
-    message = await room.mailbox.claim(record.envelope, again=retry is not None)
+    ours = retry is not None and not retry.listed_only
+    message = await room.mailbox.claim(record.envelope, again=ours)
     if isinstance(message, Gone):
-        if retry is None:
-            if message.name_taken:
-                await room.stuck.name_taken(record.envelope)
-            elif message.unreadable is not None:
-                await room.stuck.unreadable(message.unreadable)
+        if not ours:
+            if message.name_taken or message.unreadable is not None:
+                if message.unreadable is not None:
+                    await room.stuck.unreadable(message.unreadable)
+                else:
+                    await room.stuck.name_taken(record.envelope)
+                room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
+            else:
+                await pass_over(room, record, message.why, answered=True)
             room.state.turns.drop(record.turn_id)
-            room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
             return None
         message = _kept_copy(room, record)
+    if retry is not None and retry.fetches:
+        record.rerun = msgspec.structs.replace(retry, fetches=0, fetching_since=0.0) if ours else None
     envelope = record.envelope
     record.digest = content_digest(message)
     if not envelope.sender:
@@ -77,6 +83,24 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         attempt=record.attempt,
     )
     return message
+
+
+async def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:
+    """Count, durably, a claim that gave no message: others go on, and in the end it waits for a person.
+
+    Somebody else may have taken it: then it is not listed any more, and the count is forgotten. Raises OSError.
+    """
+    now, envelope, state = room.clock.now(), record.envelope, room.state
+    entry = fetch_again(record.rerun, envelope, now, room.policy, answered=answered)
+    record.rerun = entry
+    if stuck := cannot_be_fetched(entry, now, room.policy, answered=answered):
+        await room.stuck.not_fetched(envelope, f"listed, but not to be fetched ({entry.fetches} tries): {why}")
+    if answered:
+        if stuck:
+            state.retries.remove(envelope.id)
+        else:
+            state.retries.put(entry, force=True)
+        room.log.emit(EventName.MESSAGE_GONE, message_id=envelope.id, why=why, tries=entry.fetches)
 
 
 class Vanished(Exception):

@@ -12,6 +12,7 @@ from agent_mailer.names import printable, prompt_word
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
+    AfterStop,
     Attempt,
     DeadLetter,
     ItemState,
@@ -22,14 +23,18 @@ from agent_mailer.state.records import (
     SessionEntry,
     SettledItem,
     Settlement,
+    StopAsked,
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import FinishKind, Sealed
-from agent_mailer.watch.rules import AutoReply, Step, WatchPolicy, decide_pause, decide_retry
+from agent_mailer.watch.rules import AutoReply, RetryDecision, Step, WatchPolicy, decide_pause, decide_retry
 
 Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
 
 HISTORY_KEPT = 20
+
+MAX_WORDS = 256 * 1024
+"""Bytes of an agent's final words that are sent."""
 
 
 class TurnEnd(msgspec.Struct, frozen=True):
@@ -47,17 +52,29 @@ class TurnEnd(msgspec.Struct, frozen=True):
     answered: bool
     now: float
     jitter: float
+    stop: StopAsked | None = None
+    """A person stopped the turn."""
+    address: str = ""
+    """The agent's own."""
+
+    def then(self, outcome: Outcome) -> AfterStop | None:
+        """What a person wants instead of a retry. A turn that ended well in spite of him has ended well."""
+        asked = self.stop is not None and self.stop.then is not AfterStop.RETRY and not outcome.settles
+        return self.stop.then if asked and self.stop is not None else None
 
 
 def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Settlement:
     """The one record of SPEC section 5."""
-    judgement = _with_finish_note(end, _once_lost(end))
+    judgement = _stopped(end, _with_finish_note(end, _once_lost(end)))
     record, rerun = end.record, end.record.rerun
     attempts = rerun.attempts if rerun else 0
     starts = record.starts if _counts_as_start(end, judgement) else record.starts - 1
     decision = decide_retry(
         judgement.outcome, attempts=attempts, starts=starts, now=end.now, policy=policy, jitter=end.jitter
     )
+    then = end.then(judgement.outcome)
+    if then is not None:
+        decision = RetryDecision(Step.SETTLE, attempts)
     attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now)
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
@@ -79,7 +96,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         retry=retry,
         dead=dead,
         pause=decide_pause(judgement, end.pause, end.now, end.jitter),
-        question=_question(end) if judgement.outcome is Outcome.BLOCKED else "",
+        question=_asked(end, judgement.outcome),
         notes=end.sealed.notes if judgement.outcome.settles else (),
     )
 
@@ -109,10 +126,22 @@ def _with_finish_note(end: TurnEnd, judgement: Judgement) -> Judgement:
     if judgement.outcome is Outcome.DONE and note is not None and note.kind is FinishKind.BLOCKED:
         return msgspec.structs.replace(judgement, outcome=Outcome.BLOCKED, detail=judgement.detail or "asks a human")
     answered = any(not draft.at_once for draft in end.sealed.drafts)
-    if judgement.outcome is Outcome.BLOCKED and note is None and answered and not judgement.final_text.strip():
+    ended = answered if note is None else note.kind is FinishKind.DONE and (answered or not note.reply_wanted)
+    if judgement.outcome is Outcome.BLOCKED and ended and not judgement.final_text.strip():
         # Tools were denied and the agent has no last words, but it has said in its mail what there is to say.
         return msgspec.structs.replace(judgement, outcome=Outcome.DONE)
     return judgement
+
+
+def _stopped(end: TurnEnd, judgement: Judgement) -> Judgement:
+    """How a person's stop ended it says no more about the message or the account."""
+    if end.stop is None or judgement.outcome.settles:
+        return judgement
+    said = "stopped by hand" + {AfterStop.DROP: "; dropped", AfterStop.ASK: "; its sender is asked"}.get(
+        end.stop.then, ""
+    )
+    detail = f"{said}: {end.stop.reason}" if end.stop.reason else said
+    return msgspec.structs.replace(judgement, outcome=Outcome.INTERRUPTED, detail=detail, retry_at=None)
 
 
 def _counts_as_start(end: TurnEnd, judgement: Judgement) -> bool:
@@ -126,12 +155,19 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     # What a turn staged leaves only when it ended well; what was asked to leave at once has left already.
     drafts = [draft for draft in end.sealed.drafts if outcome.settles or draft.at_once]
     if wants_auto_reply(end, outcome, policy) and not end.answered:
-        body = judgement.final_text.strip()
+        body = _bounded(judgement.final_text.strip(), end.record.turn_id)
         drafts.append(Draft("auto-reply", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
     asked = end.sealed.finish is not None and bool(end.sealed.finish.question.strip())
     # News of progress asks nobody.
     if outcome is Outcome.BLOCKED and (asked or all(draft.at_once for draft in drafts)):
         drafts.append(Draft("question", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
+    then = end.then(outcome)
+    if then is AfterStop.ASK:
+        drafts.append(Draft("question", Action.REPLY, now, body=_asked(end, outcome), kind=Kind.QUESTION))
+    if then is AfterStop.DROP and end.origin.envelope.automatic is not Automatic.NOTICE:
+        why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
+        body = f"This message was dropped by hand; it will not be worked on.{why}"
+        drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
     if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
         body = (
             "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
@@ -142,14 +178,35 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     return drafts
 
 
+def _asked(end: TurnEnd, outcome: Outcome) -> str:
+    """What the thread waits for now, if anything."""
+    if end.then(outcome) is AfterStop.ASK:
+        why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
+        return f"The work on this message was stopped by hand before its end.{why}\n\nHow is it to go on?"
+    return _question(end) if outcome is Outcome.BLOCKED else ""
+
+
 def _question(end: TurnEnd) -> str:
     note = end.sealed.finish
     asked = note.question if note is not None else ""
-    return asked.strip() or end.judgement.final_text.strip() or end.judgement.detail or "The agent needs a decision."
+    words = asked.strip() or end.judgement.final_text.strip() or end.judgement.detail or "The agent needs a decision."
+    return _bounded(words, end.record.turn_id)
+
+
+def _bounded(words: str, turn_id: str) -> str:
+    encoded = words.encode("utf-8", "replace")
+    if len(encoded) <= MAX_WORDS:
+        return words
+    cut = encoded[:MAX_WORDS].decode("utf-8", "ignore")
+    return (
+        f"{cut}\n\n[cut here, after {MAX_WORDS} of {len(encoded)} bytes; the whole is in the output of turn {turn_id}]"
+    )
 
 
 def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
-    composed = compose(draft, end.origin, end.record.turn_id)
+    composed, to_itself = compose_for(draft, end.origin, end.record.turn_id, compose, end.address)
+    if to_itself and draft not in end.sealed.drafts:
+        return []
     own = draft.automatic is Automatic.NOTICE
     if isinstance(composed, Refused):
         # Kept in the record, so that nothing the agent wrote is destroyed without a word.
@@ -158,6 +215,20 @@ def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
         why = end.record.no_way if draft.action is Action.REPLY and not draft.to else ""
         return [SettledItem(item, ItemState.REFUSED, why or composed.why, draft, own)]
     return [SettledItem(item, own=own) for item in composed]
+
+
+def compose_for(
+    draft: Draft, origin: Message, turn_id: str, compose: Compose, address: str
+) -> tuple[Sequence[Outgoing] | Refused, bool]:
+    """The draft's items; and whether it would go as a reply to the agent's own `address`. Such a one is a notice: kept
+    in the thread, where a turn for it would answer itself again.
+    """
+    composed = compose(draft, origin, turn_id)
+    if draft.action is not Action.REPLY or draft.to or isinstance(composed, Refused):
+        return composed, False
+    if not address or {item.recipient for item in composed} != {address}:
+        return composed, False
+    return compose(msgspec.structs.replace(draft, automatic=Automatic.NOTICE), origin, turn_id), True
 
 
 def _retry_entry(
@@ -170,6 +241,8 @@ def _retry_entry(
     items: tuple[SettledItem, ...],
 ) -> RetryEntry:
     record, rerun = end.record, end.record.rerun
+    if rerun is not None and rerun.fetches:
+        not_before = max(not_before, rerun.not_before)
     session_id = end.observation.session_id or record.resume
     provisional = None
     if judgement.outcome.keeps_session and end.resumes and session_id:
@@ -191,6 +264,9 @@ def _retry_entry(
         sent=(*(rerun.sent if rerun else ()), *sent),
         revision=(rerun.revision if rerun else 0) + 1,
         dropped=sum(1 for draft in end.sealed.drafts if not draft.at_once),
+        fetches=rerun.fetches if rerun else 0,
+        fetching_since=rerun.fetching_since if rerun else 0.0,
+        put_back=rerun.put_back if rerun else 0,
     )
 
 
@@ -206,6 +282,7 @@ def _dead_letter(end: TurnEnd, judgement: Judgement, attempts: int, history: tup
         outcome=judgement.outcome,
         envelope=envelope,
         history=history,
+        put_back=end.record.rerun.put_back if end.record.rerun else 0,
     )
 
 
@@ -220,7 +297,7 @@ def _session_change(end: TurnEnd, outcome: Outcome) -> SessionChange | None:
     session_id = end.observation.session_id or record.resume
     if not end.resumes or not session_id:
         return None
-    if not outcome.settles:
+    if not outcome.settles and end.then(outcome) is not AfterStop.ASK:
         return _spent_in_vain(end, session_id)
     same = known is not None and known.session_id == session_id
     entry = SessionEntry(

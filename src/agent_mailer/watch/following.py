@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Draft, MailboxUnavailable, Message, Refused
@@ -14,7 +15,9 @@ from agent_mailer.process.output import LineFramer, OutputTail
 from agent_mailer.process.tree import end_tree
 from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
+from agent_mailer.state.turns import STOP
 from agent_mailer.turn_tools.folder import TurnFolder
+from agent_mailer.watch.deciding import compose_for
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
 
@@ -58,14 +61,15 @@ class Follower:
             while not ended.done():
                 waits = {ended} if stopping.done() else {ended, stopping}
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
-                grew = False
+                grew, reason = False, None
                 # What cannot be read or staged now, for want of a descriptor say, is there the next time.
                 with suppress(OSError):
                     grew = self._read()
                     self._note_progress()
                     await self._at_once.send_what_waits()
                 interval = BUSY_INTERVAL if grew else min(QUIET_INTERVAL, interval * 1.5)
-                reason = self._why_stop()
+                with suppress(OSError):
+                    reason = self._why_stop()
                 if reason is not None and not ended.done():
                     await self._end(reason)
             await ended
@@ -101,8 +105,16 @@ class Follower:
             stdout=directory / STDOUT_FILE,
             stderr=directory / STDERR_FILE,
             resume=self._record.resume,
-            stopped=self._record.stopped,
+            stopped=self._record.stopped or self._stopped_by_another(),
         )
+
+    def _stopped_by_another(self) -> StopReason | None:
+        """A command that found no watcher has ended the tree itself. What ended well before that has ended well."""
+        asked = self._asked_to_stop()
+        return StopReason.BY_HAND if asked and self._supervised.exit().status != 0 else None
+
+    def _asked_to_stop(self) -> bool:
+        return (self._supervised.turn_dir / STOP).exists()
 
     async def _end(self, reason: StopReason) -> None:
         if reason is not StopReason.FINISHED and self._record.stopped is None:
@@ -123,6 +135,8 @@ class Follower:
             return self._record.stopped
         if room.stop_at is not None and now >= room.stop_at:
             return StopReason.SHUTDOWN
+        if self._result_at is None and self._asked_to_stop():
+            return StopReason.BY_HAND
         if self._observation.doomed is not None and self._result_at is None:
             return StopReason.DOOMED
         policy, events = room.policy, room.traits.has_events
@@ -198,9 +212,9 @@ class AtOnce:
                 await self._send(draft)
 
     async def _send(self, draft: Draft) -> None:
-        route = self._record.route
-        routes = (route,) if route is not None else ()
-        composed = self._room.mailbox.compose(draft, self._message, self._record.turn_id, routes)
+        mailbox, turn_id, route = self._room.mailbox, self._record.turn_id, self._record.route
+        compose = partial(mailbox.compose, routes=(route,) if route is not None else ())
+        composed, _ = compose_for(draft, self._message, turn_id, compose, self._room.address)
         if isinstance(composed, Refused):
             self._done.add(draft.key)  # settlement records and reports it
             return

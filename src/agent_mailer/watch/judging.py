@@ -16,6 +16,7 @@ _CLOCKS = {
     StopReason.FIRST_OUTPUT_TIMEOUT: (Outcome.UNAVAILABLE, "no sign of life within first_output_timeout"),
     StopReason.SILENCE_TIMEOUT: (Outcome.UNAVAILABLE, "silent for longer than silence_timeout"),
     StopReason.SHUTDOWN: (Outcome.INTERRUPTED, "the watcher was stopped"),
+    StopReason.BY_HAND: (Outcome.INTERRUPTED, "stopped by hand"),
 }
 
 

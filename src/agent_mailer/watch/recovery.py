@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -77,8 +79,9 @@ async def salvage(state: State, turn_id: str) -> Envelope | None:
     path = state.turns.path(turn_id) / "turn.json"
     await sweep(turn_id)
     envelope = _envelope_of(state, turn_id)
-    if envelope is not None and envelope.id not in state.processed and state.retries.get(envelope.id) is None:
-        state.retries.put(RetryEntry(envelope, starts=1))
+    if envelope is not None and envelope.id not in state.processed:
+        known = state.retries.get(envelope.id) or RetryEntry(envelope)
+        state.retries.put(msgspec.structs.replace(known, starts=known.starts + 1), force=True)
     if path.exists():
         state.folder.set_aside(path, "the turn's record cannot be read")
     state.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelope.id if envelope else None)

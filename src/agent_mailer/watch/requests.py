@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
-from agent_mailer.names import printable
+from agent_mailer.names import is_turn_id, printable
 from agent_mailer.state import State
-from agent_mailer.state.records import Pause, PauseReason, RetryEntry, TurnRecord
+from agent_mailer.state.records import AfterStop, Pause, PauseReason, RetryEntry, StopAsked, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
@@ -18,6 +18,9 @@ MOST_AT_ONCE = 1000
 """So many are taken up by one request: the watcher's loop stands still meanwhile."""
 
 LINES = 50
+
+PUT_BACK = "put back"
+"""The reason of a dead letter's retry that its mailbox asked for."""
 
 
 def apply_waiting(state: State, mailbox: Mailbox | None = None) -> bool:
@@ -47,14 +50,18 @@ def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Ans
     return answer
 
 
-def revival(state: State, message_id: str) -> RetryEntry | None:
-    """The retry with which a message that was given up runs again; None where none is known. Writes nothing."""
+def revival(state: State, message_id: str, *, put_back: bool = False) -> RetryEntry | None:
+    """The retry with which a message that was given up runs again; None where none is known. Writes nothing.
+
+    `put_back`: because its mailbox lists it, and no command asks.
+    """
     letter = state.dead_letters.find(message_id)
     if letter is None or letter.envelope is None:
         return None
     turns = _settled_turns(state, message_id)
     revision = max((turn.rerun.revision + 1 if turn.rerun is not None else 1 for turn in turns), default=0)
-    return RetryEntry(letter.envelope, history=letter.history, revision=revision)
+    times = letter.put_back + 1 if put_back else 0
+    return RetryEntry(letter.envelope, history=letter.history, revision=revision, put_back=times)
 
 
 def _settled_turns(state: State, message_id: str) -> list[TurnRecord]:
@@ -72,7 +79,7 @@ def _retry_dead(state: State, request: Request) -> Answer:
         if letter is None:
             lines.append(f"{shown}: no dead letter")
             continue
-        entry = revival(state, message_id)
+        entry = revival(state, message_id, put_back=request.reason == PUT_BACK)
         for turn in _settled_turns(state, message_id):
             # It must never apply again over the new start.
             state.turns.mark_settled(turn.turn_id, durable=True)
@@ -165,6 +172,32 @@ def _prune_sessions(state: State, request: Request) -> Answer:
     return Answer(ok=True, lines=(f"{removed} sessions forgotten",))
 
 
+def _stop_turn(state: State, request: Request) -> Answer:
+    """Whoever follows the turn ends it; where nobody does, whoever asks."""
+    lines: list[str] = []
+    stopped = False
+    for turn_id in request.targets:
+        record = state.turns.load(turn_id) if is_turn_id(turn_id) else None
+        shown = printable(turn_id)
+        if record is None:
+            lines.append(f"{shown}: no such turn")
+        elif record.settlement is not None:
+            lines.append(f"{shown}: it has ended: {record.settlement.outcome}")
+        else:
+            reason = printable(request.reason, 300)
+            state.turns.ask_stop(turn_id, StopAsked(request.then, state.folder.clock.now(), reason))
+            stopped = True
+            lines.append(f"{shown}: is being stopped; {_THEN[request.then]}")
+    return Answer(ok=stopped, lines=tuple(lines) or ("no turn was named",))
+
+
+_THEN = {
+    AfterStop.RETRY: "its message runs again",
+    AfterStop.DROP: "its message is dropped, and its sender told",
+    AfterStop.ASK: "its sender is asked how to go on",
+}
+
+
 def _pause(state: State, request: Request) -> Answer:
     now = state.folder.clock.now()
     state.pause.write(Pause(PauseReason.BY_HAND, since=now, detail=printable(request.reason)))
@@ -186,6 +219,7 @@ _VERBS = {
     Verb.DEAD_LETTER_PURGE: _purge_dead,
     Verb.SESSIONS_INVALIDATE: _invalidate_sessions,
     Verb.SESSIONS_PRUNE: _prune_sessions,
+    Verb.TURNS_STOP: _stop_turn,
     Verb.PAUSE: _pause,
     Verb.RESUME: _resume,
 }

@@ -40,6 +40,8 @@ class Work:
         self.envelope = envelope
         self.stage = stage
         self.task: asyncio.Task[None] | None = None
+        self.urgent: tuple[Envelope, ...] = ()
+        """What the turn was told to wait in its thread."""
 
     @property
     def holds_place(self) -> bool:

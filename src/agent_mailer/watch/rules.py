@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.clock import from_iso
-from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Priority
+from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priority
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
@@ -114,6 +114,38 @@ def backoff(number: int, first: float, longest: float) -> float:
     return min(longest, first * 2.0 ** min(number, 40))
 
 
+MOST_FETCHES = 6
+"""Claims in a row that give no message, about half a minute; then it waits for a person."""
+
+MOST_PUT_BACK = 5
+"""So often a message that was given up runs again because its mailbox lists it. By command it always does."""
+
+
+def fetch_again(
+    known: RetryEntry | None, envelope: Envelope, now: float, policy: WatchPolicy, *, answered: bool
+) -> RetryEntry:
+    """The retry of a message that is listed and gave nothing to its claim: no attempt, and a wait that grows.
+
+    `answered`: the mailbox says that there is no such message; where it fails instead, it may be ours already.
+    """
+    entry = known or RetryEntry(envelope, listed_only=True)
+    wait = backoff(entry.fetches, policy.trouble_first, policy.trouble_longest)
+    since = min(entry.fetching_since, now) if entry.fetches else now
+    return msgspec.structs.replace(
+        entry,
+        fetches=entry.fetches + 1,
+        fetching_since=since,
+        not_before=now + wait,
+        listed_only=entry.listed_only and answered,
+    )
+
+
+def cannot_be_fetched(entry: RetryEntry, now: float, policy: WatchPolicy, *, answered: bool) -> bool:
+    """Where the mailbox fails instead of answering, it may be out of order: a day of that is waited for."""
+    patience = 0.0 if answered else policy.undeliverable_after
+    return entry.fetches >= MOST_FETCHES and now - entry.fetching_since >= patience
+
+
 FIRST_PROBE = 30.0
 LONGEST_BETWEEN_PROBES = 3600.0
 
@@ -146,16 +178,18 @@ def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter
     return Pause(reason, since, until, judgement.detail, probes, elsewhere)
 
 
-def may_start(pause: Pause | None, now: float, running: int, slots: int) -> int:
-    """How many turns may be started now. A pause that has run out lets one probe through."""
+def may_start(pause: Pause | None, now: float, running: int, slots: int, urgent: int = 0) -> int:
+    """How many turns may be started now, of which the first `urgent` are. A pause that has run out lets one probe
+    through.
+
+    Urgent mail takes one place beyond the `slots`: a full house does not keep it waiting.
+    """
     if pause is None:
-        return max(0, slots - running)
+        free = max(0, slots - running)
+        return free + 1 if urgent > free and running <= slots else free
     if pause.until is None or now < pause.until or running:
         return 0
     return 1
-
-
-_URGENCY = {priority: rank for rank, priority in enumerate(Priority)}
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -178,10 +212,14 @@ def wants_answer(envelope: Envelope) -> bool:
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`ready`: heads of threads that may start, most urgent first; `next_due`: when the next one may, if known."""
+    """`ready`: heads of threads that may start, most urgent first; `next_due`: when the next one may, if known.
+
+    `urgent`: the ids of those in whose thread urgent mail waits.
+    """
 
     ready: tuple[Candidate, ...]
     next_due: float | None
+    urgent: frozenset[str] = frozenset()
 
 
 def make_plan(candidates: Iterable[Candidate], busy_threads: Set[str], now: float) -> Plan:
@@ -201,10 +239,21 @@ def make_plan(candidates: Iterable[Candidate], busy_threads: Set[str], now: floa
         if head.not_before > now:
             next_due = head.not_before if next_due is None else min(next_due, head.not_before)
             continue
-        urgency = min(_URGENCY[c.envelope.priority] for c in members)
+        urgency = min(URGENCY[c.envelope.priority] for c in members)
         heads.append((urgency, head.envelope.order, head))
     heads.sort(key=lambda item: item[:2])
-    return Plan(tuple(head for _, _, head in heads), next_due)
+    urgent = frozenset(head.envelope.id for urgency, _, head in heads if urgency == URGENCY[Priority.URGENT])
+    return Plan(tuple(head for _, _, head in heads), next_due, urgent)
+
+
+def urgent_beside(candidates: Iterable[Candidate], running: Mapping[str, str]) -> dict[str, tuple[Envelope, ...]]:
+    """By turn, the urgent mail that waits in its thread, oldest first. `running`: the turn of each thread."""
+    found: dict[str, list[Envelope]] = {}
+    for candidate in candidates:
+        envelope = candidate.envelope
+        if envelope.priority is Priority.URGENT and envelope.thread in running:
+            found.setdefault(running[envelope.thread], []).append(envelope)
+    return {turn: tuple(sorted(those, key=lambda one: one.order)) for turn, those in found.items()}
 
 
 class SessionChoice(msgspec.Struct, frozen=True):
@@ -249,6 +298,10 @@ def choose_session(
     return SessionChoice(None, PromptKind.FRESH)
 
 
+FUTURE_TRUSTED = 86400.0
+"""Seconds that a session's date may lie ahead of us; of one beyond that nobody knows what it is."""
+
+
 def unfit(entry: SessionEntry | None, *, runtime: str, now: float, policy: WatchPolicy) -> str:
     """Why a session is not resumed any more; completes "the session ...". Empty where it is, or there is none."""
     if entry is None or not entry.session_id:
@@ -263,7 +316,9 @@ def unfit(entry: SessionEntry | None, *, runtime: str, now: float, policy: Watch
         age = now - from_iso(entry.last_used_at)
     except ValueError:
         age = 0.0
-    # A moment in the future is a clock that jumped: it counts as now.
+    if age < -FUTURE_TRUSTED:
+        return f"carries a date in the future ({entry.last_used_at[:20]})"
+    # One a little ahead is a clock that jumped: it counts as now.
     if age > policy.session_max_age_days * 86400:
         return f"has expired after {policy.session_max_age_days} days"
     return ""

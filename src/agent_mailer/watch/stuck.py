@@ -89,6 +89,10 @@ class StuckMail:
         if isinstance(message, Message) and await self.under_used_id(message):
             await self._mailbox.set_aside(envelope, USED)
 
+    async def not_fetched(self, envelope: Envelope, why: str) -> None:
+        """It stays where it is; that its sender cannot be told just now changes nothing."""
+        await self._tell_sender(self._write_down(StuckKind.NOT_FETCHED, envelope.id, envelope, why), None)
+
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
         digest = content_digest(message)

@@ -15,10 +15,10 @@ from agent_mailer.mailbox.port import MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, RuntimeMissing
-from agent_mailer.state.records import Pause, Phase, SessionEntry, TurnRecord
+from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
 from agent_mailer.turn_tools.commands import PROGRESS
 from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
-from agent_mailer.watch.claim import Vanished, open_turn, origin_of, take
+from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
@@ -31,6 +31,7 @@ from agent_mailer.watch.start import start
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
 
+NO_RECORD = "its turns left no record of their end"
 VANISHED = "the message's file has vanished from the mailbox"
 
 
@@ -45,6 +46,7 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
         message = await take(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
+        await pass_over(room, record, fault.message, answered=False)
         await give_back(room, record, f"the claim failed: {fault.message}")
         raise
     except Vanished:
@@ -53,6 +55,9 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
     if message is None:
         return None
     claimed()
+    if record.starts > room.policy.max_starts:
+        # Turns that left no record to settle them are counted by nobody else.
+        return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
     try:
         supervised = await start(room, record, message)
     except (RuntimeMissing, OSError) as fault:
@@ -143,10 +148,12 @@ async def _gather(
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
 
-    def read() -> tuple[Sealed, SessionEntry | None, Pause | None]:
-        return folder.seal(), state.sessions.get(envelope.thread), state.pause.read()
+    def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None]:
+        sealed = folder.seal()
+        session, pause = state.sessions.get(envelope.thread), state.pause.read()
+        return sealed, session, pause, state.turns.stop_asked(record.turn_id)
 
-    sealed, session, pause = await room.until_disk_takes_it(record.turn_id, read)
+    sealed, session, pause, stop = await room.until_disk_takes_it(record.turn_id, read)
     if sealed.damaged:
         why = f"{sealed.damaged} staged items cannot be read; they are not sent"
         room.log.emit(EventName.STATE_DAMAGED, file=SEALED, why=why, turn_id=record.turn_id)
@@ -159,6 +166,8 @@ async def _gather(
         resumes=room.traits.resumes,
         session=session,
         pause=pause,
+        stop=stop,
+        address=room.address,
         transcript_bytes=_size_of(folder.path / STDOUT_FILE),
         answered=False,
         now=room.clock.now(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from enum import Enum
 
@@ -19,7 +19,7 @@ from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.requests import apply_waiting
 from agent_mailer.watch.room import Room, Stage, Work
-from agent_mailer.watch.rules import Candidate, backoff, may_start
+from agent_mailer.watch.rules import Candidate, backoff, may_start, urgent_beside
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
@@ -33,8 +33,6 @@ STOP_PATIENCE = 15.0
 PROBE_PATIENCE = 60.0
 """Another watcher probes the account: its result wakes us; this is the net should it never come."""
 ONCE_LOOKS = 0.2
-FIRST_GONE_WAIT = 0.01
-LONGEST_GONE_WAIT = 10.0
 SHORTEST_WAIT = 0.05
 
 
@@ -64,7 +62,6 @@ class Watcher:
         """There may be open turns that nobody sees through: an earlier watcher's, or one that a fault interrupted."""
         self._asked = True
         """There may be requests that nobody has applied."""
-        self._gone = 0
         self._paused = False
         self._fault: BaseException | None = None
         self.failed = False
@@ -161,9 +158,11 @@ class Watcher:
             self._prune_when_due()
             found = await self._look()
             now = room.clock.now()
-            slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns)
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
+            urgent = sum(candidate.envelope.id in plan.urgent for candidate in ready)
+            slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns, urgent)
+            self._tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
             for candidate in ready[:slots]:
@@ -198,6 +197,16 @@ class Watcher:
             none_to_run = await self._doer.do(found.actions)
             if in_work <= set(room.work):
                 return found.without(none_to_run) if none_to_run else found
+
+    def _tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
+        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
+        turns = self._room.work
+        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
+        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
+            if waiting != turns[turn_id].urgent:
+                turns[turn_id].urgent = waiting
+                with suppress(OSError):
+                    self._room.state.turns.folder(turn_id).tell_urgent(waiting)
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
@@ -278,13 +287,7 @@ class Watcher:
         self.failed = True
 
     def _note(self, outcome: Outcome | None) -> None:
-        if outcome is None:
-            # Somebody else takes our mail, or a file changes under us: never spin on it.
-            self._gone += 1
-            self._hold_off(backoff(self._gone, FIRST_GONE_WAIT, LONGEST_GONE_WAIT))
-            return
-        self._gone = 0
-        if not outcome.settles:
+        if outcome is not None and not outcome.settles:
             self.failed = True
 
     def _spawn(self, turn_id: str, work: Work, story: Coroutine[None, None, None]) -> None:

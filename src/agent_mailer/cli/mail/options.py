@@ -64,12 +64,15 @@ Now = Annotated[bool, typer.Option("--now", help="During a turn: leaves at once,
 
 
 def in_turn() -> AgentMail | None:
-    """The turn this command runs in, if any."""
+    """The turn this command runs in, if any; urgent mail that came into its thread meanwhile is told on the way."""
     if "AGENT_MAILER_TURN_DIR" not in os.environ:
         return None
     from agent_mailer.turn_tools.commands import current_turn
 
-    return current_turn(os.environ)
+    turn = current_turn(os.environ)
+    if turn is not None and (line := turn.urgent()[0]):
+        note(line)
+    return turn
 
 
 def person_at(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Person:

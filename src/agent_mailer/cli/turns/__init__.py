@@ -12,7 +12,7 @@ from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import LightCommand, group
 from agent_mailer.cli.terminal.printing import dollars, in_its_colour, json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import one_of, printable
 
 if TYPE_CHECKING:
@@ -97,6 +97,42 @@ def show(
         say(line)
     if empty:
         note("no output of this turn is kept")
+
+
+@app.command("stop")
+def stop(
+    turn_id: Annotated[
+        str,
+        typer.Argument(metavar="TURN", help="A turn's id, or as much of it as is unique.", autocompletion=some_turn),
+    ],
+    retry: Annotated[bool, typer.Option("--retry", help="Then run its message again: the default.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Then drop its message, and tell its sender.")] = False,
+    ask_sender: Annotated[bool, typer.Option("--ask", help="Then ask its sender how to go on.")] = False,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Told with it: one line.")] = "",
+    workdir: Workdir = None,
+) -> None:
+    """Stop a turn: its processes end, it counts as interrupted, and costs its message no attempt."""
+    import asyncio
+
+    from agent_mailer.cli.requests import ask, watched
+    from agent_mailer.names import pick
+    from agent_mailer.process.tree import sweep
+    from agent_mailer.state.records import AfterStop
+    from agent_mailer.state.requests import Request, Verb
+
+    if retry + drop + ask_sender > 1:
+        raise UsageFault("bad_option", "--retry, --drop and --ask exclude each other", "")
+    then = AfterStop.DROP if drop else AfterStop.ASK if ask_sender else AfterStop.RETRY
+    place = configured(workdir)
+    chosen = pick(turn_id, place.state.turns.ids(), "turn", "agent-mailer turns list")
+    answer = ask(place, Request(Verb.TURNS_STOP, (chosen,), reason=reason, then=then))
+    for line in answer.lines:
+        say(line)
+    if not answer.ok:
+        raise typer.Exit(ExitCode.FAILED)
+    if not watched(place):
+        asyncio.run(sweep(chosen))
+        note("no watcher runs here: its processes are ended, the next watcher does the rest")
 
 
 @app.command("thread", cls=LightCommand)

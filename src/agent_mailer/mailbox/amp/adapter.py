@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -116,6 +116,7 @@ class AmpMailbox:
             carries_marks=ours,
             max_message_bytes=compose.MAX_BODY_BYTES,
             keeps_dates=False,
+            keeps_done=ours,
         )
 
     @property
@@ -170,13 +171,13 @@ class AmpMailbox:
             raise self._stream.busy
         self._awake.clear()
 
-    async def pending(self, limit: int) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         async with self._link.connected():
             if self._connection != self._stream.connections:
                 # What happened while nobody listened is not known.
                 self._connection = self._stream.connections
                 self._inbox.forget()
-            listing = await self._inbox.pending(limit)
+            listing = await self._inbox.pending(limit, beside)
         self._had_mail = bool(listing.envelopes)
         return listing
 
@@ -244,7 +245,7 @@ class AmpMailbox:
     async def set_aside(self, envelope: Envelope, why: str = "") -> None:
         del why
         async with self._link.connected():
-            await self._inbox.finish(envelope.id)
+            await self._inbox.set_aside(envelope.id)
 
     async def settled(self, envelope: Envelope) -> Message | None:
         """A broker's ids are its own: it has one message of each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -46,14 +46,14 @@ class Inbox:
         self._mirror.forget()
         self._paged.forget()
 
-    async def pending(self, limit: int) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         async with self._listing:
             ours = (await self._link.broker()).ours
             self._skipped.begin()
             now = self._clock.monotonic()
             if ours:
-                return await self._mirror.pending(self._stretch, limit, now)
-            return await self._paged.pending(self._page, limit, now)
+                return await self._mirror.pending(self._stretch, limit, now, beside)
+            return await self._paged.pending(self._page, limit, now, beside)
 
     async def claim(self, envelope: Envelope, *, again: bool) -> Message | Gone:
         if (await self._link.broker()).ours:
@@ -92,6 +92,12 @@ class Inbox:
             settled = progress is not None and (await self._link.broker()).ours
             if not settled or progress is None or not await self._settle(message_id, progress):
                 await self._mark_read(message_id)
+
+    async def set_aside(self, message_id: str) -> None:
+        """Mark it read once more. A broker that does not keep the mark lists it for ever: we do not, from now on."""
+        await self.finish(message_id)
+        if not (await self._link.broker()).ours:
+            self._skipped.add(message_id)
 
     async def reject(self, item: Unreadable) -> None:
         if item.locator in self._skipped:

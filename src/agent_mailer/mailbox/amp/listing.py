@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import msgspec
@@ -19,7 +19,7 @@ from agent_mailer.mailbox.amp.wire import (
     parse_list,
     parse_object,
 )
-from agent_mailer.mailbox.port import Envelope, Listing, Unreadable
+from agent_mailer.mailbox.port import MAX_WAITING, Envelope, Listing, Unreadable, oldest_of_each
 
 RESYNC_SECONDS: Final = 3600.0
 MAX_STRETCH: Final = 1000
@@ -31,6 +31,11 @@ STEP: Final = 64
 """The size of a page where there are several: it can be halved down to one without shifting."""
 
 ENOUGH: Final = 100
+"""Threads after which a walk may stop: a long one hides no other."""
+
+MOST_WALKED: Final = 10_000
+"""Messages after which it stops all the same: their bodies come along."""
+
 LOW: Final = 25
 WALKS: Final = 3
 
@@ -72,17 +77,17 @@ def too_large(fault: TooLarge) -> Unreadable:
 
 
 class Mirror:
-    """The oldest of what waits, up to the largest limit that was asked for.
+    """The oldest `size` of what waits: of fewer nobody could tell which threads there are.
 
     While it is full its cursor stays behind what it holds; once taken messages make room, it moves on.
     """
 
-    def __init__(self, skipped: Skipped) -> None:
+    def __init__(self, skipped: Skipped, size: int = MAX_WAITING) -> None:
         self._skipped = skipped
+        self._size = size
         self._waiting: dict[str, Envelope] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._cursor = 0
-        self._size = 0
         self._fresh_until = 0.0
 
     def forget(self) -> None:
@@ -94,9 +99,8 @@ class Mirror:
         self._waiting.pop(name, None)
         self._unreadable.pop(name, None)
 
-    async def pending(self, fetch: Fetch, limit: int, now: float) -> Listing:
+    async def pending(self, fetch: Fetch, limit: int, now: float, beside: Collection[str] = ()) -> Listing:
         """One request, or a few where much is new. `now` is monotonic seconds."""
-        self._size = max(self._size, limit)
         if now >= self._fresh_until:
             # Emptied only once the answer is there: a broker that fails now leaves what we know.
             answer = await _ask(fetch, 0, self._size)
@@ -113,8 +117,7 @@ class Mirror:
             more = False
         while more and len(self._waiting) < self._size:
             more = self._take(await _ask(fetch, self._cursor, self._size - len(self._waiting)))
-        listed = sorted(self._waiting.values(), key=lambda envelope: envelope.order)
-        return Listing(tuple(listed[:limit]), tuple(self._unreadable.values()))
+        return Listing(oldest_of_each(self._waiting.values(), limit, beside), tuple(self._unreadable.values()))
 
     def _take(self, answer: Answer | Unreadable) -> bool:
         """Take in what came; whether there is more."""
@@ -164,7 +167,9 @@ class _Shifted(Exception):
 
 
 class PagedMailbox:
-    """The oldest hundred or so of what is unread. Reading moves nothing here: what is ours is skipped."""
+    """The oldest of what is unread, until a hundred threads are known. Reading moves nothing here: what is ours is
+    skipped.
+    """
 
     def __init__(self, skipped: Skipped) -> None:
         self._skipped = skipped
@@ -173,6 +178,7 @@ class PagedMailbox:
         self._sight: _Sight | None = None
         self._whole = False
         """What is known is all there is."""
+        self._beside: Collection[str] = ()
         self._fresh_until = 0.0
 
     def forget(self) -> None:
@@ -186,8 +192,9 @@ class PagedMailbox:
     def drop_unreadable(self, locator: str) -> None:
         self._unreadable.pop(locator, None)
 
-    async def pending(self, fetch: Fetch, limit: int, now: float) -> Listing:
+    async def pending(self, fetch: Fetch, limit: int, now: float, beside: Collection[str] = ()) -> Listing:
         """`now` is monotonic seconds."""
+        self._beside = beside
         newest, sight = await self._glance(fetch)
         if self._must_walk(sight, newest, now):
             await self._walk_until_still(fetch, sight)
@@ -196,9 +203,8 @@ class PagedMailbox:
             if isinstance(newest, Heard):
                 self._add(newest)
             self._sight = sight
-        waiting = sorted(self._waiting(), key=lambda envelope: envelope.order)
         unreadable = [item for item in self._unreadable.values() if item.locator not in self._skipped]
-        return Listing(tuple(waiting[:limit]), tuple(unreadable))
+        return Listing(oldest_of_each(self._waiting(), limit), tuple(unreadable))
 
     async def _glance(self, fetch: Fetch) -> tuple[Heard | Unreadable | None, _Sight]:
         try:
@@ -216,7 +222,7 @@ class PagedMailbox:
         known = self._sight
         if known is None or now >= self._fresh_until:
             return True
-        if not self._whole and len(self._waiting()) < LOW:
+        if not self._whole and self._runs_low():
             return True
         if sight == known:
             return False
@@ -228,7 +234,7 @@ class PagedMailbox:
     async def _walk_until_still(self, fetch: Fetch, sight: _Sight) -> None:
         total = sight.total
         for attempt in range(WALKS):
-            walk = _Walk(fetch, self._skipped)
+            walk = _Walk(fetch, self._is_beside)
             last = attempt == WALKS - 1
             try:
                 whole = await walk.run(total, still=not last)
@@ -240,20 +246,27 @@ class PagedMailbox:
             self._sight = None if walk.total != total else _Sight(sight.newest, total)
             return
 
+    def _runs_low(self) -> bool:
+        waiting = self._waiting()
+        return len({envelope.thread for envelope in waiting}) < LOW and len(waiting) < MOST_WALKED // 2
+
     def _add(self, heard: Heard) -> None:
         envelope = heard.message.envelope
         self._known[envelope.id] = envelope
 
     def _waiting(self) -> list[Envelope]:
-        return [envelope for envelope in self._known.values() if envelope.id not in self._skipped]
+        return [envelope for envelope in self._known.values() if not self._is_beside(envelope.id)]
+
+    def _is_beside(self, name: str) -> bool:
+        return name in self._skipped or name in self._beside
 
 
 class _Walk:
-    """One walk from the oldest end towards the newest, until there is enough that is not ours already."""
+    """One walk from the oldest end towards the newest, until there is enough that is not `beside`."""
 
-    def __init__(self, fetch: Fetch, skipped: Skipped) -> None:
+    def __init__(self, fetch: Fetch, beside: Callable[[str], bool]) -> None:
         self._fetch = fetch
-        self._skipped = skipped
+        self._beside = beside
         self.found: dict[str, Envelope] = {}
         self.unreadable: dict[str, Unreadable] = {}
         self.total = 0
@@ -306,7 +319,8 @@ class _Walk:
             raise _Shifted
 
     def _enough(self) -> bool:
-        return sum(1 for name in self.found if name not in self._skipped) >= ENOUGH
+        waiting = [envelope for name, envelope in self.found.items() if not self._beside(name)]
+        return len(waiting) >= MOST_WALKED or len({envelope.thread for envelope in waiting}) >= ENOUGH
 
 
 def _name(item: Heard | Unreadable) -> str:

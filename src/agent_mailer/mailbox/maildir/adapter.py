@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,13 +34,13 @@ from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.listing import (
     MAX_INDEXED,
-    MAX_LISTED,
     StatCache,
     ThreadIndex,
     list_folder,
     read_thread,
 )
 from agent_mailer.mailbox.port import (
+    MAX_WAITING,
     Capabilities,
     Contact,
     Delivery,
@@ -57,6 +57,7 @@ from agent_mailer.mailbox.port import (
     Refused,
     Route,
     Unreadable,
+    oldest_of_each,
 )
 from agent_mailer.outcomes import Outcome
 
@@ -98,7 +99,7 @@ class MaildirMailbox:
         self._paths = layout.Paths(root, handle)
         self._clock = clock or SystemClock()
         self._consumer = Consumer(disk, self._clock, handle, self._paths)
-        self._waiting: StatCache[Envelope | Unreadable] = StatCache(MAX_LISTED)
+        self._waiting: StatCache[Envelope | Unreadable] = StatCache(MAX_WAITING)
         self._index = ThreadIndex(MAX_INDEXED)
         self._presence: Presence | None = None
         self._presence_note = ""
@@ -159,12 +160,11 @@ class MaildirMailbox:
             raise RuntimeError("wait needs an open mailbox")
         await self._events.wait()
 
-    async def pending(self, limit: int) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         self._attend()
         with disk_faults(self._paths.new):
-            envelopes, unreadable = list_folder(self._paths.new, self._waiting)
-        envelopes.sort(key=lambda envelope: envelope.order)
-        return Listing(tuple(envelopes[:limit]), tuple(unreadable))
+            envelopes, unreadable = list_folder(self._paths.new, self._waiting, MAX_WAITING)
+        return Listing(oldest_of_each(envelopes, limit, beside), tuple(unreadable))
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
         self._attend()

@@ -39,6 +39,12 @@ from agent_mailer.names import printable
 
 DEDUPE_ID: Final = "dedupe-"
 
+MAX_REFS: Final = 20
+"""Of a thread's earlier messages, the first and the newest."""
+
+MAX_FORWARDED: Final = 1_048_576
+"""Bytes of a message that are passed on."""
+
 _MAX_PID: Final = 4_194_303
 
 
@@ -186,7 +192,8 @@ def _qualified(text: str) -> str:
 def _refs(draft: Draft, origin: Message | None) -> tuple[str, ...]:
     if draft.action is Action.SEND or origin is None:
         return tuple(dict.fromkeys(draft.refs))
-    return tuple(dict.fromkeys((*origin.refs, origin.envelope.id, *draft.refs)))
+    refs = tuple(dict.fromkeys((*origin.refs, origin.envelope.id, *draft.refs)))
+    return refs if len(refs) <= MAX_REFS else (refs[0], *refs[1 - MAX_REFS :])
 
 
 def _labels(draft: Draft) -> tuple[str, ...]:
@@ -205,4 +212,9 @@ def _body(draft: Draft, origin: Message | None) -> str:
         f"> Subject: {one_line(origin.subject)}\n"
     )
     note = f"{draft.body.rstrip()}\n\n" if draft.body.strip() else ""
-    return f"{note}{quoted}\n{origin.body}"
+    body = origin.body.encode("utf-8", "surrogatepass")
+    passed = origin.body
+    if len(body) > MAX_FORWARDED:
+        passed = body[:MAX_FORWARDED].decode("utf-8", "ignore")
+        passed += f"\n\n[cut here, after {MAX_FORWARDED} of {len(body)} bytes; the whole is message {envelope.id}]\n"
+    return f"{note}{quoted}\n{passed}"

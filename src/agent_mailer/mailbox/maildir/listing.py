@@ -224,13 +224,15 @@ def bytes_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def list_folder(folder: Path, cache: StatCache[Envelope | Unreadable]) -> tuple[list[Envelope], list[Unreadable]]:
-    """What waits in `folder`: the first `MAX_LISTED` names. A repeated listing costs a stat a file."""
+def list_folder(
+    folder: Path, cache: StatCache[Envelope | Unreadable], most: int = MAX_LISTED
+) -> tuple[list[Envelope], list[Unreadable]]:
+    """What waits in `folder`: the first `most` names. A repeated listing costs a stat a file."""
     envelopes: list[Envelope] = []
     bad: list[Unreadable] = []
     seen: set[str] = set()
     for item in scan(folder):
-        if len(seen) >= MAX_LISTED:
+        if len(seen) >= most:
             break
         parsed = cache.get(item.path, item.found)
         if parsed is None:

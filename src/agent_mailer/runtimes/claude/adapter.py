@@ -18,8 +18,8 @@ from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.output import tail_text
-from agent_mailer.runtimes.claude.failures import meaning_of_stderr
-from agent_mailer.runtimes.claude.lines import TOOLS, events_of
+from agent_mailer.runtimes.claude.failures import meaning_of_stderr, old_limit
+from agent_mailer.runtimes.claude.lines import TASK_STOPPED, TOOLS, events_of
 from agent_mailer.runtimes.port import (
     Event,
     Evidence,
@@ -133,7 +133,8 @@ class ClaudeRuntime:
         known = meaning_of_stderr(tail_text(evidence.stderr, _STDERR_LOOK))
         if known is not None:
             meaning, line = known
-            return _fresh_is_no_loss(Judgement(meaning.outcome, meaning.detail(line)), evidence)
+            judgement = Judgement(meaning.outcome, meaning.detail(line), retry_at=old_limit(line))
+            return _fresh_is_no_loss(judgement, evidence)
         words = last_words(evidence.stderr)
         if evidence.exit.status in (126, 127):
             return Judgement(Outcome.UNAVAILABLE, words or f"{self._program} cannot be executed ({_INSTALL})")
@@ -237,6 +238,8 @@ def _of_result(result: Result, trouble: Trouble | None) -> Judgement:
     if result.outcome in _TAKES_THE_COMPLAINT and trouble is not None:
         # The complaint before it says more: 400 alone may be the bill, the message or the session.
         return Judgement(trouble.outcome, trouble.detail or result.detail, retry_at=trouble.retry_at)
+    if result.outcome is Outcome.DONE and trouble is not None and trouble.detail.startswith(TASK_STOPPED):
+        return Judgement(Outcome.DONE, trouble.detail, result.text)
     retry_at = result.retry_at
     if result.outcome is Outcome.LIMITED and retry_at is None and trouble is not None:
         retry_at = trouble.retry_at if trouble.outcome is Outcome.LIMITED else None

@@ -5,12 +5,23 @@ Typed fields decide before words do, and the words looked at are claude's own, n
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
 
 DETAIL_LIMIT = 500
+
+OLD_LIMIT = "Claude AI usage limit reached"
+"""How older versions tell it, with the moment of its end in seconds after a bar."""
+
+NO_START = "Claude Code could not start"
+"""It cannot confine itself, say: nothing ran."""
+
+_MILLISECONDS = 100_000_000_000
+_OLD_LIMIT = re.compile(rf"{OLD_LIMIT}\|([0-9]{{9,16}})")
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -117,7 +128,7 @@ _TABLE = (
         kinds=frozenset({"rate_limit", "overloaded"}),
         api_errors=frozenset({"usage_limit_reached"}),
         statuses=frozenset({429, 529}),
-        words=("API Error: Repeated 529", "API Error: Overloaded"),
+        words=(OLD_LIMIT, "API Error: Repeated 529", "API Error: Overloaded"),
     ),
     _Row(
         _UNAVAILABLE,
@@ -125,6 +136,7 @@ _TABLE = (
         statuses=frozenset({408}),
         server_errors=True,
         words=(
+            NO_START,
             "Request timed out",
             "API Error: API returned an empty or malformed response",
             "API Error: Connection",
@@ -154,6 +166,8 @@ _ARGUMENTS = Meaning(Outcome.UNAVAILABLE, "claude does not take its arguments: a
 
 # What claude writes to stderr instead of any event. Only the beginning of a line counts.
 _STDERR = (
+    (_LIMITED, (OLD_LIMIT,)),
+    (_UNAVAILABLE, (NO_START,)),
     (_LOST, ("No conversation found with session ID", "Error: --resume requires a valid session ID")),
     (_LOST, ("Error: Session ID ",)),
     (
@@ -181,6 +195,17 @@ _STDERR = (
         ("Error: claude native binary not installed",),
     ),
 )
+
+
+def as_seconds(moment: float) -> float:
+    """A moment that may be told in milliseconds."""
+    return moment / 1000 if moment > _MILLISECONDS else moment
+
+
+def old_limit(words: str) -> float | None:
+    """When the limit ends, where these words are all that an older version says of it."""
+    found = _OLD_LIMIT.fullmatch(words.strip())
+    return as_seconds(float(found[1])) if found else None
 
 
 def meaning_of(failure: Failure) -> Meaning | None:

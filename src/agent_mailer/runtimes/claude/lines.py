@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.runtimes.claude.failures import Failure, meaning_of
+from agent_mailer.runtimes.claude.failures import OLD_LIMIT, Failure, as_seconds, meaning_of, old_limit
 from agent_mailer.runtimes.port import (
     Doomed,
     Event,
@@ -23,7 +23,6 @@ from agent_mailer.runtimes.port import (
     Usage,
 )
 from agent_mailer.runtimes.programs import (
-    FINAL_TEXT_LIMIT,
     PROGRESS_LIMIT,
     Fields,
     amount_in,
@@ -35,9 +34,10 @@ from agent_mailer.runtimes.programs import (
 TOOLS = "agent_mailer"
 """The name under which claude knows the mail tools: `mcp__agent_mailer__reply` is one of them."""
 
+TASK_STOPPED = "a task in the background was stopped before its end"
+
 _ID_LIMIT = 200
 _DETAIL_LIMIT = 200
-_MILLISECONDS = 100_000_000_000
 
 # What of a tool's input tells a person what it does: the first that is there, never what the tool is to write.
 _TELLING = ("file_path", "notebook_path", "path", "pattern", "url", "query", "description", "command", "to", "name")
@@ -47,7 +47,8 @@ def events_of(line: bytes) -> Sequence[Event]:
     """Never raises."""
     found = typed_line(line)
     if found is None:
-        return ()
+        moment = old_limit(line.decode("utf-8", "replace"))
+        return () if moment is None else (Trouble(Outcome.LIMITED, OLD_LIMIT, moment),)
     kind, fields = found
     read = _READERS.get(kind)
     return () if read is None else tuple(read(fields))
@@ -68,6 +69,9 @@ def _system(fields: Fields) -> Iterator[Event]:
             yield Progress(printable(f"denied: {text_in(fields, 'tool_name')}", PROGRESS_LIMIT))
         case "status":
             yield from _sign_of_life(fields)
+        case "task_notification" if fields.get("status") in ("stopped", "killed"):
+            task = printable(text_in(fields, "summary") or text_in(fields, "task_id"), _DETAIL_LIMIT)
+            yield Trouble(Outcome.FAILED, f"{TASK_STOPPED}: {task}")
         case _:
             pass
 
@@ -127,7 +131,7 @@ def _complaint(fields: Fields, message: Fields) -> Iterator[Event]:
     )
     meaning = meaning_of(failure)
     outcome = meaning.outcome if meaning is not None else Outcome.FAILED
-    resets_at = _resets_at(_inner(_inner(fields, "api_error_params"), "rate_limit_info"))
+    resets_at = _resets_at(_inner(_inner(fields, "api_error_params"), "rate_limit_info")) or old_limit(words)
     if outcome is Outcome.LIMITED and resets_at is None:
         return  # the result says so too, and must not hide the time that a rate_limit_event has told
     yield Trouble(outcome, meaning.detail(words) if meaning is not None else printable(words, _ID_LIMIT), resets_at)
@@ -154,7 +158,12 @@ def _rate_limit(fields: Fields) -> Iterator[Event]:
 def _result(fields: Fields) -> Iterator[Event]:
     """Whether it failed is `is_error`, never the subtype."""
     yield from _usage(fields)
-    text = text_in(fields, "result").rstrip()[:FINAL_TEXT_LIMIT]
+    text = text_in(fields, "result").rstrip()
+    ends = old_limit(text)
+    if ends is not None:
+        # With and without `is_error`.
+        yield Result(Outcome.LIMITED, detail=OLD_LIMIT, retry_at=ends)
+        return
     if fields.get("is_error") is False:
         denied = _denied(fields)
         if denied and not text:
@@ -213,10 +222,7 @@ def _sign_of_life(fields: Fields) -> Iterator[Event]:
 
 
 def _resets_at(info: Fields) -> float | None:
-    moment = float(amount_in(info, "resetsAt"))
-    if moment > _MILLISECONDS:
-        moment /= 1000
-    return moment or None
+    return as_seconds(float(amount_in(info, "resetsAt"))) or None
 
 
 def _inner(fields: Fields, name: str) -> Fields:

@@ -161,7 +161,10 @@ class CodexRuntime:
             detail = (
                 f"codex began the session {seen} instead of going on in {evidence.resume}" if lost else result.detail
             )
-            return Judgement(result.outcome, printable(detail, 300), text[:FINAL_TEXT_LIMIT])
+            if self._mode is PermissionMode.PLAN and result.outcome is Outcome.DONE and not text.strip():
+                # Its sender must not wait for an answer that never comes.
+                return Judgement(Outcome.BLOCKED, detail or "codex gave no answer; in plan mode it may only read")
+            return Judgement(result.outcome, printable(detail, 300), text)
         outcome, detail, retry_at = result.outcome, result.detail, result.retry_at
         if outcome is Outcome.SESSION_LOST and evidence.resume is None:
             outcome = Outcome.FAILED

@@ -1,0 +1,128 @@
+"""A person stops one turn: its tree ends, it is interrupted, and what he asked for its message happens, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, outcomes, until
+from tests.typed import type_in
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Automatic, Kind, Message
+from agent_mailer.state.records import AfterStop
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.requests import apply
+
+LONG = "300"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Its agent works for ever at first, and is quick in every later turn."""
+    desk = Desk(tmp_path)
+    ran = tmp_path / "ran"
+    desk.shell(f"cat >/dev/null; if [ -e {ran} ]; then echo done; exit 0; fi; touch {ran}; sleep {LONG} & sleep {LONG}")
+    return desk
+
+
+def running(desk: Desk) -> str:
+    """The turn, once its agent is at work."""
+    until((desk.base / "ran").exists, "the agent")
+    return str(desk.log(EventName.TURN_STARTED)[-1]["turn_id"])
+
+
+def stop(desk: Desk, turn: str, *words: str) -> None:
+    said = type_in(desk.workdir, "turns", "stop", turn, *words)
+    assert said.status == 0, said
+    assert "is being stopped" in said.out
+
+
+def answers(desk: Desk) -> list[Message]:
+    return desk.inbox()
+
+
+def test_it_runs_again_and_costs_no_attempt(desk: Desk) -> None:
+    desk.send()
+    with desk.watching():
+        turn = running(desk)
+        stop(desk, turn)
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the second turn's end")
+        refused = type_in(desk.workdir, "turns", "stop", turn)
+    assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["interrupted", "done"]
+    assert [row["attempt"] for row in desk.log(EventName.TURN_CLAIMED)] == [1, 1]
+    assert desk.log(EventName.TURN_STOPPING)[0]["reason"] == "by_hand"
+    assert not desk.log(EventName.SURVIVORS)
+    assert [answer.body for answer in answers(desk)] == ["done\n"]
+    assert refused.status == 1
+    assert "has ended: interrupted" in refused.out
+
+
+def test_it_is_dropped_and_its_sender_told(desk: Desk) -> None:
+    sent = desk.send()
+    with desk.watching():
+        stop(desk, running(desk), "--drop", "--reason", "not for us")
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+    [told] = answers(desk)
+    assert told.envelope.automatic is Automatic.NOTICE
+    assert "dropped by hand" in told.body
+    assert "not for us" in told.body
+    state = desk.place().state
+    assert sent in state.processed
+    assert state.dead_letters.all() == []
+    assert outcomes(desk.once()) == []
+    assert len(answers(desk)) == 1
+
+
+def test_its_sender_is_asked_and_an_answer_takes_the_work_up(desk: Desk) -> None:
+    desk.send(thread="talk")
+    with desk.watching():
+        stop(desk, running(desk), "--ask", "--reason", "too expensive?")
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the question")
+        [asked] = answers(desk)
+        assert asked.envelope.kind is Kind.QUESTION
+        assert "too expensive?" in asked.body
+        assert [question.thread for question in desk.place().state.questions.all()] == ["talk"]
+        desk.send("go on", thread="talk")
+        until(lambda: len(desk.log(EventName.MESSAGE_DONE)) == 2, "the answer's turn")
+    assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["interrupted", "done"]
+    assert desk.place().state.questions.all() == []
+
+
+@pytest.mark.parametrize("then", AfterStop)
+def test_a_watcher_killed_right_after_leaves_it_to_the_next(desk: Desk, then: AfterStop) -> None:
+    """What was asked is on the disk before anybody hears so; the agent still runs."""
+    sent = desk.send()
+    with desk.watching() as watcher:
+        turn = running(desk)
+        watcher.kill()
+        watcher.wait()
+        assert apply(desk.place().state, Request(Verb.TURNS_STOP, (turn,), then=then)).ok
+        seen = outcomes(desk.once())
+    assert seen == ["interrupted", "done"] if then is AfterStop.RETRY else ["interrupted"]
+    assert sent in desk.place().state.processed
+    assert len(answers(desk)) == 1
+    assert outcomes(desk.once()) == []
+    assert len(answers(desk)) == 1
+
+
+def test_without_a_watcher_its_processes_end_at_once(desk: Desk) -> None:
+    desk.send()
+    with desk.watching() as watcher:
+        turn = running(desk)
+        watcher.kill()
+        watcher.wait()
+        stop(desk, turn, "--drop")
+        until((desk.state / "turns" / turn / "exit").exists, "the end of the agent", patience=1.0)
+    assert outcomes(desk.once()) == ["interrupted"]
+    assert len(answers(desk)) == 1
+
+
+def test_what_cannot_be_stopped_is_said(desk: Desk) -> None:
+    place = desk.place()
+    place.state.prepare()
+    for targets in ((), ("20260101T000000-00000000",), ("../../x",)):
+        assert not apply(place.state, Request(Verb.TURNS_STOP, targets)).ok
+    twice = type_in(desk.workdir, "turns", "stop", "x", "--drop", "--ask")
+    assert twice.status == 2, twice
+    assert "exclude each other" in twice.err

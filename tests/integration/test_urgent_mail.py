@@ -1,0 +1,90 @@
+"""Urgent mail: one place beyond the others, and a word to the turn that runs in its thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, until
+
+from agent_mailer.clock import SystemClock
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Envelope, Message, Priority
+from agent_mailer.turn_tools.commands import AgentMail
+from agent_mailer.turn_tools.folder import Facts, TurnFolder
+from agent_mailer.turn_tools.mcp_tools import Toolbox
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Every turn goes on until the file of its thread's name is there."""
+    desk = Desk(tmp_path)
+    desk.shell(f"cat >/dev/null; until [ -e {tmp_path}/go-$AGENT_MAILER_THREAD_ID ]; do sleep 0.02; done; echo done")
+    return desk
+
+
+def go(desk: Desk, *threads: str) -> None:
+    for thread in threads:
+        (desk.base / f"go-{thread}").touch()
+
+
+def started(desk: Desk) -> list[str]:
+    return [row["thread"] for row in desk.log(EventName.TURN_STARTED)]
+
+
+def test_it_takes_one_place_beyond_the_others_and_only_one(desk: Desk) -> None:
+    with desk.watching():
+        desk.send(thread="long")
+        until(lambda: started(desk) == ["long"], "the turn that fills the house")
+        desk.send(thread="plain")
+        desk.send(thread="first", priority=Priority.URGENT)
+        until(lambda: started(desk) == ["long", "first"], "the urgent turn beside it")
+        desk.send(thread="second", priority=Priority.URGENT)
+        go(desk, "first")
+        until(lambda: len(started(desk)) == 3, "the next urgent one, when the place is free again")
+        go(desk, "long", "second", "plain")
+        until(lambda: len(desk.log(EventName.MESSAGE_DONE)) == 4, "all of them")
+    assert started(desk) == ["long", "first", "second", "plain"]
+
+
+def test_a_running_turn_hears_of_it_and_it_gets_its_own_turn_next(desk: Desk) -> None:
+    """It settles nothing: what waited before it in the thread keeps its place."""
+    desk.shell(
+        'cat >/dev/null; if [ ! -e ../once ]; then touch ../once; until [ -e "$AGENT_MAILER_TURN_DIR/urgent.json" ];'
+        " do sleep 0.02; done; agent-mailer mail read >&2; fi; echo done"
+    )
+    with desk.watching():
+        desk.send(thread="talk")
+        until((desk.base / "once").exists, "the turn")
+        urgent = desk.send("stop that", thread="talk", priority=Priority.URGENT)
+        until(lambda: len(desk.log(EventName.MESSAGE_DONE)) == 2, "both")
+    first, second = desk.log(EventName.TURN_STARTED)
+    heard = (desk.state / "turns" / first["turn_id"] / "stderr").read_text()
+    assert "urgent mail has come into this thread" in heard
+    assert urgent in heard
+    assert "stop that" not in heard
+    assert second["message_id"] == urgent
+    assert not (desk.state / "turns" / first["turn_id"] / "urgent.json").exists()
+
+
+def test_the_mcp_tools_tell_each_of_them_once(tmp_path: Path) -> None:
+    folder = TurnFolder(tmp_path / "turn", Disk())
+    folder.disk.make_directory(folder.path)
+    envelope = Envelope("m", "talk", "user", 0.0, "1", "m.md", to=("coder",))
+    folder.prepare(Message(envelope, "s", "b"), (), (), Facts("t", "coder", 1000, "g", "n"))
+    tools = Toolbox(AgentMail(folder, SystemClock()))
+
+    def said() -> str:
+        return tools.call("list_contacts", {}).text
+
+    assert "urgent" not in said()
+    folder.tell_urgent([Envelope("u1", "talk", "user\nobey", 0.0, "2", "u1.md")])
+    assert "u1 from sender-" in said()
+    assert "urgent" not in said()
+    folder.tell_urgent([Envelope(name, "talk", "boss", 0.0, "2", "u.md") for name in ("u1", "u2")])
+    again = said()
+    assert "u2 from boss" in again
+    assert "u1" not in again
+    (folder.path / "urgent.json").write_text("garbage")
+    assert "urgent" not in said()
