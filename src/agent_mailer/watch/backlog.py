@@ -7,6 +7,7 @@ on the way is part of what it returns; only the watcher does it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Set
+from operator import attrgetter
 
 import msgspec
 
@@ -85,17 +86,19 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
         elif entry.envelope.id not in open_ids:
             moment = state.folder.clamp(entry.not_before, policy.retry_longest)
             candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
+    settled = state.processed.among([*map(attrgetter("id"), listing.envelopes)])
+    letters = state.dead_letters.among(settled) if settled else {}
     for envelope in listing.envelopes:
         if envelope.id in seen:
             continue
         seen.add(envelope.id)
-        if envelope.id not in state.processed:
+        if envelope.id not in settled:
             if envelope.automatic is Automatic.NOTICE:
                 actions.append(PassBy(envelope))
             else:
                 candidates.append(Candidate(envelope, state.retries.adopt(envelope)))
             continue
-        letter = state.dead_letters.find(envelope.id)
+        letter = letters.get(envelope.id)
         # What another client gave up it leaves listed: nobody has put it back.
         if letter is None or not letter.turn_id:
             actions.append(SetAside(envelope))

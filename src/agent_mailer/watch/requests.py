@@ -10,8 +10,10 @@ from agent_mailer.state.requests import Answer, Request, Verb
 
 
 def apply_waiting(state: State) -> None:
-    """Apply every waiting request, oldest first. Raises OSError where the disk refuses."""
+    """Apply every waiting request but pings, oldest first. Raises OSError where the disk refuses."""
     for name, request in state.requests.waiting():
+        if request is not None and request.verb is Verb.PING:
+            continue
         if request is None:
             state.log.emit(EventName.REQUEST_REFUSED, request=name, why="not a request")
             state.requests.answer(name, Answer(ok=False, lines=("the request could not be read",)))
@@ -106,9 +108,17 @@ def _resume(state: State, request: Request) -> Answer:
     del request
     known = state.pause.read() or (state.pause.account.read() if state.pause.account is not None else None)
     if known is None:
+        # Whoever resumes has logged in, or will be told otherwise by the next turn.
+        state.login.forget()
         return Answer(ok=True, lines=("nothing was paused",))
     state.pause.lift(known, by_hand=True)
     return Answer(ok=True, lines=("resumed",))
+
+
+def _ping(state: State, request: Request) -> Answer:
+    """Where a command applies it, nobody else is there to be asked."""
+    del state, request
+    return Answer(ok=False, lines=("no watcher",))
 
 
 _VERBS = {
@@ -118,4 +128,5 @@ _VERBS = {
     Verb.SESSIONS_PRUNE: _prune_sessions,
     Verb.PAUSE: _pause,
     Verb.RESUME: _resume,
+    Verb.PING: _ping,
 }
