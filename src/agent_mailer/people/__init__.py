@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.clock import Clock
     from agent_mailer.mailbox.port import Contact, Kind, Message
-    from agent_mailer.people.port import Found, PersonalMail, Sent, Tell, Waited
+    from agent_mailer.people.port import Found, Look, PersonalMail, Sent, Tell, Waited
 
 T = TypeVar("T")
 
@@ -92,9 +92,13 @@ class Person:
         """Deliver it to every recipient; what went out under its dedupe key before is not sent again."""
         return self._run(sending.send(self._mail, draft))
 
-    def wait_for_answer(self, sent: Sent, seconds: float) -> Waited:
-        """Wait at most `seconds`; the answer counts as read."""
-        return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell))
+    def wait_for_answer(self, sent: Sent, seconds: float, look: Look = lambda *_: None) -> Waited:
+        """Wait at most `seconds`; the answer counts as read. `look`: where a message stands, as far as can be seen."""
+        return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell, look))
+
+    def is_of(self, place: Workplace, recipient: str) -> bool:
+        """Whether `recipient` is the agent of that workdir. Raises MailerError, OSError."""
+        return self._mail.is_of(place, recipient)
 
     def reply(self, typed: str, body: str, *, subject: str = "", kind: Kind | None = None) -> str:
         """Answer, and count the message as read; returns the answer's id."""

@@ -19,7 +19,7 @@ from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.maildir.listing import MAX_LISTED, StatCache, list_folder
 from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Gone, Message, Outgoing
 from agent_mailer.names import pick, printable
-from agent_mailer.people.port import Found, Receipt, Rest, Sent, dedupe_conflict, unknown_recipients
+from agent_mailer.people.port import Found, Receipt, Report, Rest, Sent, dedupe_conflict, unknown_recipients
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -125,6 +125,13 @@ class FolderMail:
             if Stage.DLQ in stages:
                 found.append(Receipt(name, unreadable=True))
         return found
+
+    async def standing(self, sent: Sent, recipient: str) -> Report | None:
+        del sent, recipient
+        return None
+
+    def is_of(self, place: Workplace, recipient: str) -> bool:
+        return not place.at_broker and place.handle == recipient and self._root.samefile(place.maildir_root())
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         del sent

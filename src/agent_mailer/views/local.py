@@ -158,7 +158,7 @@ def look(
         )
         if learned.heard.turns is False:
             # Who left meanwhile does not stand still.
-            found = msgspec.structs.replace(found, watcher=_watcher(place))
+            found = msgspec.structs.replace(found, watcher=watcher_of(place))
     problems = problems_of(found, damaged, place.config.runtime, learned, now)
     return msgspec.structs.replace(
         found, healthy=not problems, problems=tuple(problems), next_wake=next_wake(found, now)
@@ -169,7 +169,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     from agent_mailer.state.notices import seen_from_outside
 
     state = place.state
-    watcher = _watcher(place)
+    watcher = watcher_of(place)
     trouble = (state.trouble.read() or seen_from_outside(place.folder.path, now)) if watcher.running else None
     pause, today = state.pause.read(), state.usage.today()
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
@@ -245,7 +245,7 @@ def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
     )
 
 
-def _watcher(place: Workplace) -> view.WatcherView:
+def watcher_of(place: Workplace) -> view.WatcherView:
     """Who holds the lock, also where that is another client, which writes down no more than a number."""
     from agent_mailer.checks.machine import flock_holder
     from agent_mailer.process.handle import read_stat, runs_for
@@ -285,7 +285,7 @@ def everywhere(pulses: Pulses | None = None) -> view.AllView:
         except (MailerError, OSError) as fault:
             found.append(_fault(workdir, fault))
     listening = (
-        pulses.listen if pulses is not None else ask_all(place for place in places if could_answer(_watcher(place)))
+        pulses.listen if pulses is not None else ask_all(place for place in places if could_answer(watcher_of(place)))
     )
     for place in places:
         try:
