@@ -19,7 +19,14 @@ import msgspec
 from msgspec import Meta
 
 from agent_mailer.config import leaves
-from agent_mailer.views.values.history import DeadLetterView, NoteTextView, NoteView, SessionView, ThreadView
+from agent_mailer.views.values.history import (
+    DeadLetterView,
+    NoteTextView,
+    NoteView,
+    SessionView,
+    StuckView,
+    ThreadView,
+)
 from agent_mailer.views.values.status import AllView, StatusView
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -39,7 +46,8 @@ def status() -> str:
 
 def history() -> str:
     """Every value that is printed of turns, threads, sessions, dead letters and notes."""
-    return "\n\n".join(_value(view) for view in _views(ThreadView, SessionView, DeadLetterView, NoteView, NoteTextView))
+    views = _views(ThreadView, SessionView, DeadLetterView, StuckView, NoteView, NoteTextView)
+    return "\n\n".join(_value(view) for view in views)
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {"keys": keys, "status": status, "history": history}

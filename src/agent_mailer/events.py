@@ -30,6 +30,7 @@ class EventName(StrEnum):
     WATCH_HANDED_OVER = "watch_handed_over"
     MESSAGE_UNREADABLE = "message_unreadable"
     MESSAGE_SET_ASIDE = "message_set_aside"
+    MESSAGE_STUCK = "message_stuck"
     MESSAGE_GONE = "message_gone"
     MESSAGE_SKIPPED = "message_skipped"
     MESSAGE_DONE = "message_done"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -15,8 +16,18 @@ import pytest
 
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.maildir.consume import LARGEST_COPY
 from agent_mailer.mailbox.maildir.layout import Paths, make_root
-from agent_mailer.mailbox.port import Envelope, Gone, Listing, MailboxUnavailable, Message, Unreadable
+from agent_mailer.mailbox.port import (
+    Envelope,
+    Gone,
+    Listing,
+    MailboxUnavailable,
+    Message,
+    Refused,
+    Unreadable,
+    content_digest,
+)
 
 HEADER = {"schema": 1, "from": "bob", "to": ["alice"], "thread": "t", "created": "2026-08-22T10:00:00Z"}
 
@@ -139,12 +150,12 @@ def make_folder(path: Path) -> None:
     (path / "kept").write_text("kept")
 
 
-def make_huge(path: Path) -> None:
-    data = message("huge")
-    path.write_bytes(data + b"x" * (11 << 20))
+def make_enormous(path: Path) -> None:
+    path.write_bytes(message("b-bad"))
+    os.truncate(path, LARGEST_COPY + 1)
 
 
-@pytest.mark.parametrize("make", [make_fifo, make_link, make_folder, make_huge])
+@pytest.mark.parametrize("make", [make_fifo, make_link, make_folder, make_enormous])
 def test_what_cannot_be_copied_goes_aside_whole(box: Box, make: Callable[[Path], None]) -> None:
     box.put("a-good")
     make(box.paths.new / "b-bad.md")
@@ -158,6 +169,57 @@ def test_what_cannot_be_copied_goes_aside_whole(box: Box, make: Callable[[Path],
     (kept,) = box.paths.aside.iterdir()
     assert kept.lstat().st_ino == before.st_ino
     assert kept.lstat().st_size == before.st_size
+    assert box.receipt("b-bad__alice__dlq.json")["stage"] == "dlq"
+
+
+def test_what_is_too_large_is_a_dead_letter_with_its_bytes_and_a_receipt(box: Box) -> None:
+    data = message("big", "x" * (11 << 20))
+    box.put("other-name", data)
+    (item,) = box.pending().unreadable
+    assert (item.too_large, item.id, item.sender, item.thread) == (True, "big", "bob", "t")
+    box.reject_all()
+    assert box.names("inbox/new") == []
+    (name,) = box.names("dlq/new")
+    assert (box.paths.dlq_new / name).read_bytes().endswith(data)
+    receipt = box.receipt("big__alice__dlq.json")
+    assert (receipt["sender"], receipt["detail"]) == ("bob", "parse_error: message exceeds maximum size")
+
+
+def test_what_was_put_away_is_listed_again_once_it_can_be_read(box: Box) -> None:
+    data = message("m1")
+    box.put("m1", b"torn")
+    (item,) = box.pending().unreadable
+    box.reject_all()
+    assert box.mailbox.put_back(item.locator, item.digest) == Refused("it is no message: missing ---json at the start")
+    (name,) = box.names("dlq/new")
+    letter = box.paths.dlq_new / name
+    letter.write_bytes(letter.read_bytes().replace(b"torn", data))
+    digest = hashlib.sha256(data).hexdigest()
+    assert isinstance(box.mailbox.put_back("m1.md", "0" * 64), Refused), "another one of its name"
+    assert box.mailbox.put_back("m1.md", digest) is None
+    assert box.one().id == "m1"
+    assert box.names("dlq/new") == []
+    assert box.mailbox.put_back("m1.md", digest) is None, "it is there once"
+    assert isinstance(box.claim(box.one()), Message)
+    assert box.mailbox.put_back("m1.md", digest) is None
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+
+
+def test_another_message_of_a_settled_id_is_put_back_under_an_id_of_its_own(box: Box) -> None:
+    box.put("m1", message("m1", "first\n"), place="cur")
+    box.put("m1", message("m1", "second\n", context={"kept": [1]}))
+    other = asyncio.run(box.mailbox.read(box.one()))
+    assert isinstance(other, Message)
+    asyncio.run(box.mailbox.set_aside(other.envelope))
+    assert box.mailbox.put_back("m1.md", content_digest(other), "m1-other") is None
+    envelope = box.one()
+    assert (envelope.id, envelope.locator) == ("m1-other", "m1-other.md")
+    again = asyncio.run(box.mailbox.read(envelope))
+    assert isinstance(again, Message)
+    assert again.body == "second\n"
+    assert b'"kept"' in (box.paths.new / "m1-other.md").read_bytes()
+    assert list(box.paths.aside.iterdir()) == []
+    assert box.mailbox.put_back("m1.md", content_digest(other), "m1-other") is None
 
 
 def test_a_name_that_is_no_text_goes_aside_too(box: Box) -> None:
@@ -250,11 +312,23 @@ def test_a_disk_that_fails_while_rejecting_loses_nothing(box: Box) -> None:
     assert box.names("dlq/tmp") == box.names("dlq/new") == []
 
 
-def test_a_message_that_went_bad_after_its_listing_is_dead_lettered_from_cur(box: Box) -> None:
+def test_a_message_that_went_bad_after_its_listing_is_listed_as_unreadable(box: Box) -> None:
     box.put("m1")
     envelope = box.one()
     box.put("m1", b"torn")
-    assert "no message" in gone(box.claim(envelope))
+    result = box.claim(envelope)
+    assert "no message" in gone(result)
+    assert isinstance(result, Gone)
+    assert (result.unreadable,) == box.pending().unreadable
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == (["m1.md"], [])
+
+
+def test_a_message_of_ours_that_went_bad_is_dead_lettered_from_cur(box: Box) -> None:
+    box.put("m1")
+    envelope = box.one()
+    assert isinstance(box.claim(envelope), Message)
+    box.put("m1", b"torn", place="cur")
+    assert "no message" in gone(box.claim(envelope, again=True))
     assert box.names("inbox/new") == box.names("inbox/cur") == []
     (name,) = box.names("dlq/new")
     assert b'"source_dir": "cur"' in (box.paths.dlq_new / name).read_bytes()
@@ -300,7 +374,11 @@ def test_an_equal_copy_under_both_names_is_dropped(box: Box, again: bool) -> Non
 def test_two_messages_under_one_name_are_both_kept(box: Box) -> None:
     box.put("m1", message("m1", "first\n"), place="cur")
     box.put("m1", message("m1", "second\n"))
-    assert "kept" in gone(box.claim(box.one()))
+    result = box.claim(box.one())
+    assert isinstance(result, Gone)
+    assert result.name_taken
+    assert box.names("inbox/new") == ["m1.md"], "it waits until somebody has written down that it is there"
+    asyncio.run(box.mailbox.set_aside(box.one()))
     assert box.names("inbox/new") == []
     (kept,) = box.paths.aside.iterdir()
     assert kept.read_bytes() == message("m1", "second\n")
@@ -315,7 +393,7 @@ def test_our_own_claimed_message_is_not_lost_to_a_second_of_its_name(box: Box) -
     claimed = box.claim(envelope, again=True)
     assert isinstance(claimed, Message)
     assert claimed.body == "first\n"
-    assert len(list(box.paths.aside.iterdir())) == 1
+    assert (box.paths.new / "m1.md").read_bytes() == message("m1", "second\n")
 
 
 @pytest.mark.parametrize("there", ["nothing", "equal", "different"])

@@ -179,6 +179,8 @@ class Repair:
             "processed.txt": lambda: len(state.processed),
             "cursor.txt": state.cursor.read,
             "dead_letter.jsonl": state.dead_letters.count,
+            "stuck.jsonl": state.stuck.counts,
+            "unsent.txt": lambda: len(state.unsent),
             "retries.json": lambda: len(state.retries),
             "sessions.json": lambda: list(state.sessions.all()),
             "pause.json": state.pause.read,

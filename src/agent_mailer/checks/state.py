@@ -206,6 +206,7 @@ def _readers(state: State) -> dict[str, Callable[[], str]]:
         "questions.json": lambda: f"{len(state.questions.all())} open",
         "inflight.json": lambda: f"{_index(state, folder.path / 'inflight.json')} open",
         "dead_letter.jsonl": lambda: f"{_dead_letters(folder)} given up",
+        "stuck.jsonl": lambda: f"{sum(state.stuck.counts().values())} stuck",
         "log.jsonl": lambda: f"{folder.log.stat().st_size} bytes",
     }
 

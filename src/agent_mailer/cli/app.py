@@ -35,6 +35,7 @@ class _Program(LazyGroup):
         "turns": ("agent_mailer.cli.turns", "The runs of the agent."),
         "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
         "memory": ("agent_mailer.cli.memory", "The agent's notes."),
+        "stuck": ("agent_mailer.cli.stuck", "What was not worked on, and what did not leave."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
         "fetch": ("agent_mailer.cli.mail:fetch_app", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),

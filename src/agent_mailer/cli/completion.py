@@ -31,6 +31,9 @@ def any_of(*values: str) -> Callable[[str], list[str]]:
 OUTCOMES = ("failed", "timed_out", "crashed", "session_lost", "limited", "signed_out", "unavailable", "interrupted")
 
 
+REASONS = ("given-up", "not-sent", "unreadable", "too-large", "used-id", "not-fetched", "no-way-back")
+
+
 def some_turn(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, lambda place: reversed(place.state.turns.ids()))
 
@@ -58,6 +61,15 @@ def some_dead_letter(ctx: typer.Context, incomplete: str) -> list[str]:
         return (letter.msg_id for letter in reversed(place.state.dead_letters.all()))
 
     return _offer(ctx, incomplete, letters)
+
+
+def some_stuck(ctx: typer.Context, incomplete: str) -> list[str]:
+    def keys(place: Workplace) -> Iterable[str]:
+        from agent_mailer.views.kept import stuck_targets
+
+        return reversed(stuck_targets(place.state))
+
+    return _offer(ctx, incomplete, keys)
 
 
 def _offer(ctx: typer.Context, incomplete: str, known: Callable[[Workplace], Iterable[str]]) -> list[str]:

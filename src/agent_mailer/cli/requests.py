@@ -13,6 +13,7 @@ from agent_mailer.errors import BusyFault, ExitCode, MailerError, UnavailableFau
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+    from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.state.requests import Answer, Request
 
 ANSWER_SECONDS = 10.0
@@ -45,6 +46,7 @@ def ask_and_tell(place: Workplace, request: Request) -> None:
 def _apply(place: Workplace, request: Request) -> Answer:
     """The caller holds the lock."""
     from agent_mailer.assemble import Workplace
+    from agent_mailer.state.requests import Verb
     from agent_mailer.watch.recovery import restore_retries
     from agent_mailer.watch.requests import apply
 
@@ -56,9 +58,15 @@ def _apply(place: Workplace, request: Request) -> Answer:
         fresh.share_pause(fresh.runtime())
     # A damaged retries.json is set aside by whoever reads it under the lock; what it held comes back from the turns.
     restore_retries(fresh.state)
-    answer = apply(fresh.state, request)
+    answer = apply(fresh.state, request, _mailbox(fresh) if request.verb is Verb.STUCK_RETRY else None)
     fresh.state.sessions.close()
     return answer
+
+
+def _mailbox(place: Workplace) -> Mailbox | None:
+    with suppress(MailerError):
+        return place.mailbox()
+    return None
 
 
 def _ask_watcher(place: Workplace, request: Request) -> Answer:

@@ -5,6 +5,7 @@ The engine knows nothing else of a mailbox. An adapter holds the mailbox's crede
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, Protocol
@@ -93,10 +94,18 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """An item that is no message: `locator` for `reject`, and why."""
+    """An item that is no message: `locator` for `reject`, and why; the rest as far as it can be made out.
+
+    `digest` tells it from another of its name.
+    """
 
     locator: str
     why: str
+    too_large: bool = False
+    id: str = ""
+    thread: str = ""
+    sender: str = ""
+    digest: str = ""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -170,9 +179,14 @@ Delivery = Delivered | Refused | Unknown
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """Somebody else took the message, or it was withdrawn."""
+    """Somebody else took the message, or it was withdrawn.
+
+    `name_taken`: it is listed, and can never be claimed; `unreadable`: it is listed, and no message any more.
+    """
 
     why: str
+    name_taken: bool = False
+    unreadable: Unreadable | None = None
 
 
 class Stage(StrEnum):
@@ -258,8 +272,20 @@ class Mailbox(Protocol):
     async def reject(self, item: Unreadable) -> None:
         """Put away what is no message, so that it is not listed again. Nothing is destroyed."""
 
-    async def set_aside(self, envelope: Envelope) -> None:
-        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed."""
+    async def set_aside(self, envelope: Envelope, why: str = "") -> None:
+        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed.
+
+        `why`: it is another message than that, and its sender may wait to hear of it.
+        """
+
+    async def settled(self, envelope: Envelope) -> Message | None:
+        """The message of this id that was claimed before, where the mailbox still has it."""
+
+    def put_back(self, locator: str, digest: str, new_id: str = "") -> Refused | None:
+        """List again what `reject` or `set_aside` has put away, known by name and content; `new_id`: as that message.
+
+        None where it is listed, or was again meanwhile; Refused says why nobody could work on it. Never waits long.
+        """
 
 
 DEDUPE_KEY: Final = "dedupe:"
@@ -284,6 +310,12 @@ def kind_of(draft: Draft, origin: Message | None) -> Kind | None:
     if draft.kind is not None or draft.action is not Action.REPLY or origin is None or origin.envelope.kind is None:
         return draft.kind
     return _ANSWERS.get(origin.envelope.kind, origin.envelope.kind)
+
+
+def content_digest(message: Message) -> str:
+    """Tells one message's text from another's under the same id."""
+    parts = (message.envelope.sender, message.subject, message.body.rstrip("\r\n"))
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def one_line(text: str) -> str:

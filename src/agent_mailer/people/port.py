@@ -67,6 +67,7 @@ class Standing(StrEnum):
     PAUSED = "paused"
     STOPPED = "stopped"
     GIVEN_UP = "given_up"
+    STUCK = "stuck"
     DONE = "done"
 
 

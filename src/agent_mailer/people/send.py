@@ -103,7 +103,7 @@ def _end_without_answer(receipts: Sequence[Receipt], reports: Mapping[str, Repor
     final = [reports[name].state for name in sent.recipients if name in reports and reports[name].final]
     if len(final) < len(sent.recipients):
         return None
-    return Ending.DEAD if Standing.GIVEN_UP in final else Ending.UNANSWERED
+    return Ending.UNANSWERED if set(final) == {Standing.DONE} else Ending.DEAD
 
 
 async def _deliver(mail: PersonalMail, item: Outgoing) -> Delivered:

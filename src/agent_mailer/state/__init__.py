@@ -18,6 +18,7 @@ from agent_mailer.state.requests import RequestBox
 from agent_mailer.state.retention import Retention
 from agent_mailer.state.retries import Retries, remake_retries
 from agent_mailer.state.sessions import Sessions
+from agent_mailer.state.stuck import Stuck, Unsent
 from agent_mailer.state.takeover import take_over
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.state.usage import UsageLedger
@@ -35,6 +36,8 @@ class State:
         self.cursor = Cursor(folder)
         self.sessions = Sessions(folder)
         self.dead_letters = DeadLetters(folder)
+        self.stuck = Stuck(folder)
+        self.unsent = Unsent(folder)
         self.retries = Retries(folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters))
         self.pause = Pauses(folder, log, account)
         self.login = self.pause.login
@@ -43,7 +46,7 @@ class State:
         self.notices = NoticeBook(folder)
         self.questions = Questions(folder)
         self.requests = RequestBox(folder)
-        self.retention = Retention(folder, self.turns, self.processed, self.retries, self.cursor)
+        self.retention = Retention(self)
         self.notes = Notes(folder, self.turns, log)
 
     def prepare(self) -> None:

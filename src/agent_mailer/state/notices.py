@@ -24,6 +24,7 @@ class NoticeKind(StrEnum):
 
     BLOCKED = "blocked"
     DEAD_LETTER = "dead_letter"
+    STUCK = "stuck"
     PAUSED = "paused"
     RESUMED = "resumed"
     TROUBLE = "trouble"
@@ -40,7 +41,8 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing to be told. It holds names, moments and words of ours: nothing that a sender or an agent wrote.
 
     `reason` is an outcome, or what the pause or the trouble is; `at` and `until` are moments; `why` and `fix` belong to
-    trouble. `left` are the channels by which it has not been told yet, `tries` how often the command has failed.
+    trouble, `stuck` is what to name to take it up. `left` are the channels by which it has not been told yet, `tries`
+    how often the command has failed.
     """
 
     id: str
@@ -55,12 +57,20 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float | None = None
     why: str = ""
     fix: str = ""
+    stuck: str = ""
     left: tuple[Channel, ...] = ()
     tries: int = 0
 
+    @property
+    def once(self) -> str:
+        """By which it is known that it was told already; empty where that is known otherwise."""
+        return self.turn_id or (self.id if self.kind is NoticeKind.STUCK else "")
+
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`turns`: those that were told of, the newest last; `pause`, `trouble`: what was told to last, empty = nothing."""
+    """`turns`: those that were told of, and what is stuck, the newest last; `pause`, `trouble`: what was told to last,
+    empty = nothing.
+    """
 
     turns: tuple[str, ...] = ()
     pause: str = ""
@@ -94,12 +104,12 @@ class NoticeBook:
         Raises OSError, and nothing is changed; with `even_if_refused` this watcher remembers what the disk refuses.
         """
         told = self.told
-        if notice.turn_id and notice.turn_id in told.turns:
+        if notice.once and notice.once in told.turns:
             return
         self._write(
             msgspec.structs.replace(
                 told,
-                turns=(*told.turns, notice.turn_id)[-REMEMBER_TURNS:] if notice.turn_id else told.turns,
+                turns=(*told.turns, notice.once)[-REMEMBER_TURNS:] if notice.once else told.turns,
                 pause=told.pause if pause is None else pause,
                 trouble=told.trouble if trouble is None else trouble,
                 waiting=(*told.waiting, notice) if notice.left else told.waiting,

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.mailbox.port import Envelope, Outgoing
+from agent_mailer.mailbox.port import Draft, Envelope, Outgoing
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
@@ -146,14 +146,21 @@ class ItemState(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     REFUSED = "refused"
+    DROPPED = "dropped"
+    """Refused, and a person wants it no more."""
 
 
 class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One outgoing item of a settlement. Only `state` and `why` change after the record is written."""
+    """One outgoing item of a settlement. Only `state` and `why` change after the record is written.
+
+    `draft`: it could not be composed, and what it was to be made of; `own`: a word of ours, which nobody waits for.
+    """
 
     item: Outgoing
     state: ItemState = ItemState.PENDING
     why: str = ""
+    draft: Draft | None = None
+    own: bool = False
 
 
 class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,7 +190,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
 
     `resume` is the session the turn goes on in, `fresh` the id chosen for a new one; `generation` the thread's session
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
-    `process` None = nothing ran.
+    `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
+    runs, sends again; `digest` is that of the message's text.
     """
 
     turn_id: str
@@ -201,3 +209,5 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     started_at: float | None = None
     stopped: StopReason | None = None
     settlement: Settlement | None = None
+    resends: str = ""
+    digest: str = ""

@@ -20,6 +20,8 @@ KEEP_ANSWER_SECONDS = 300
 class Verb(StrEnum):
     DEAD_LETTER_RETRY = "dead-letter retry"
     DEAD_LETTER_PURGE = "dead-letter purge"
+    STUCK_RETRY = "stuck retry"
+    STUCK_DROP = "stuck drop"
     SESSIONS_INVALIDATE = "sessions invalidate"
     SESSIONS_PRUNE = "sessions prune"
     PAUSE = "pause"
@@ -29,7 +31,9 @@ class Verb(StrEnum):
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`targets` are message ids or threads; empty means all where the verb allows it. `seconds` is an age."""
+    """`targets` are message ids, threads, or what is stuck; empty means all where the verb allows it. `seconds` is an
+    age.
+    """
 
     verb: Verb
     targets: tuple[str, ...] = ()

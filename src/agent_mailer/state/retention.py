@@ -5,30 +5,45 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from agent_mailer.disk import Sync
+from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.retries import Retries
+from agent_mailer.state.stuck import Unsent, unsent_of
 from agent_mailer.state.turns import PROGRESS, SETTLED, TurnStore, encode_record
 
 MAX_TOTAL_BYTES = 2 * 1024**3
 
 
+class Files(Protocol):
+    """What of a workdir's state this is about."""
+
+    folder: StateFolder
+    turns: TurnStore
+    processed: Processed
+    retries: Retries
+    cursor: Cursor
+    dead_letters: DeadLetters
+    unsent: Unsent
+
+
 class Retention:
-    def __init__(
-        self, folder: StateFolder, turns: TurnStore, processed: Processed, retries: Retries, cursor: Cursor
-    ) -> None:
-        self._folder = folder
-        self._disk = folder.disk
-        self._clock = folder.clock
-        self._turns = turns
-        self._processed = processed
-        self._retries = retries
-        self._cursor = cursor
+    def __init__(self, files: Files) -> None:
+        self._folder = files.folder
+        self._disk = files.folder.disk
+        self._clock = files.folder.clock
+        self._turns = files.turns
+        self._processed = files.processed
+        self._retries = files.retries
+        self._cursor = files.cursor
+        self._dead_letters = files.dead_letters
+        self._unsent = files.unsent
 
     def finish_message(self, message_id: str) -> None:
         """From here on it counts as settled: of what was to be done nothing is kept but its id."""
@@ -70,9 +85,11 @@ class Retention:
     def prune(self, keep_days: int, still_needed: set[str]) -> list[str]:
         """Remove settled turns past their days, and the oldest ones past the total size; returns their ids.
 
-        `still_needed`: message ids that are not settled; their turns stay, as retries can be rebuilt from them.
+        `still_needed`: message ids that are not settled; their turns stay, as retries can be rebuilt from them. So does
+        the record of what waits for a person, with what could not be sent; the transcript beside it goes.
         """
         now = self._clock.now()
+        given_up = {letter.turn_id for letter in self._dead_letters.all()}
         removed: list[str] = []
         sizes: list[tuple[str, int]] = []
         for turn_id in self._turns.ids():
@@ -87,7 +104,15 @@ class Retention:
             record = self._turns.load(turn_id)
             if record is not None and record.envelope.id in still_needed:
                 continue
-            if age > max(keep_days, 1) * 86400:
+            past = age > max(keep_days, 1) * 86400
+            if turn_id in given_up or (record is not None and unsent_of(record)):
+                with suppress(OSError):
+                    if record is not None:
+                        self._unsent.note(record)
+                    if past:
+                        self.strip(turn_id, 0)
+                continue
+            if past:
                 removed.append(turn_id)
             else:
                 sizes.append((turn_id, _size(path)))
@@ -102,7 +127,7 @@ class Retention:
 
 
 def _without_body(entry: SettledItem) -> SettledItem:
-    if entry.state is ItemState.REFUSED:
+    if entry.state in (ItemState.REFUSED, ItemState.DROPPED):
         return entry
     return SettledItem(msgspec.structs.replace(entry.item, payload=""), ItemState.DELIVERED)
 

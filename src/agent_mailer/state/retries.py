@@ -91,7 +91,7 @@ def remake_retries(turns: TurnStore, processed: Processed, dead_letters: DeadLet
     newest: dict[str, TurnRecord] = {}
     for turn_id in turns.ids():
         record = turns.load(turn_id)
-        if record is None or record.settlement is None:
+        if record is None or record.settlement is None or record.resends:
             continue
         known = newest.get(record.envelope.id)
         if known is None or _revision(known) <= _revision(record):

@@ -11,6 +11,7 @@ import msgspec
 from agent_mailer.config import RuntimeKind
 from agent_mailer.state.pauses import SignedOut
 from agent_mailer.state.records import PauseReason
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.views.pulse import Heard
 from agent_mailer.views.values.status import (
     FaultView,
@@ -94,6 +95,10 @@ def _problems(
     if view.dead_letters:
         text = f"{view.dead_letters} given up"
         yield ProblemView(Problem.DEAD_LETTERS, text, f"agent-mailer dead-letter list{here}")
+    stuck = [one for one in view.stuck if one.reason != StuckKind.GIVEN_UP]
+    if stuck:
+        text = f"stuck: {', '.join(f'{one.count} {one.reason}' for one in stuck)}"
+        yield ProblemView(Problem.STUCK, text, f"agent-mailer stuck list{here}")
     for path, why in damaged:
         text = f"{path.name} is damaged: {why}"
         yield ProblemView(Problem.STATE_DAMAGED, text, f"agent-mailer doctor{here} --repair")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_mailer.clock import iso
+from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import memory_file, one_of, pick
 from agent_mailer.outcomes import Outcome
-from agent_mailer.views.values.history import AttemptView, DeadLetterView, NoteTextView, NoteView, SessionView
+from agent_mailer.state.stuck import StuckKind, split_key
+from agent_mailer.views.values.history import (
+    AttemptView,
+    DeadLetterView,
+    NoteTextView,
+    NoteView,
+    SessionView,
+    StuckView,
+)
+from agent_mailer.views.values.status import StuckCountView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -61,6 +71,79 @@ def _dead_letter(letter: DeadLetter) -> DeadLetterView:
         turn_id=letter.turn_id,
         history=tuple(AttemptView(one.turn_id, one.outcome.value, one.detail, one.at) for one in letter.history),
         created=iso(envelope.created) if envelope and envelope.created else None,
+    )
+
+
+def reason_of(reason: str | None) -> StuckKind | None:
+    """Raises UsageFault for none."""
+    return StuckKind(one_of(reason, StuckKind, "--reason")) if reason is not None else None
+
+
+def stuck_counts(state: State) -> tuple[StuckCountView, ...]:
+    """How much is stuck, by reason; a reason for which nothing is has no line."""
+    counts = state.stuck.counts()
+    counts[StuckKind.GIVEN_UP] += state.dead_letters.count()
+    counts[StuckKind.NOT_SENT] += len(state.unsent)
+    return tuple(StuckCountView(kind.value, counts[kind]) for kind in StuckKind if counts[kind])
+
+
+def stuck_targets(state: State) -> dict[str, str]:
+    """By key what a request names it by; nothing else of it is read."""
+    found = {letter.msg_id: f"{StuckKind.GIVEN_UP} {letter.msg_id}" for letter in state.dead_letters.all()}
+    found |= {key: f"{StuckKind.NOT_SENT} {key}" for key in state.unsent.all()}
+    return found | {entry.key: f"{entry.kind} {entry.key}" for entry in state.stuck.all()}
+
+
+def stuck(state: State, reason: str | None = None, limit: int = 0) -> list[StuckView]:
+    """The newest `limit` (0 = all), the newest at the end. Raises UsageFault for no reason."""
+    wanted = reason_of(reason)
+    found: list[StuckView] = []
+    if wanted in (None, StuckKind.GIVEN_UP):
+        found += map(_given_up, state.dead_letters.all()[-limit:])
+    if wanted in (None, StuckKind.NOT_SENT):
+        found += filter(None, (_not_sent(state, key) for key in state.unsent.all()[-limit:]))
+    entries = [entry for entry in state.stuck.all() if wanted in (None, entry.kind)]
+    found += [
+        StuckView(e.key, e.kind.value, e.why, e.at, e.message_id or e.locator.removesuffix(".md"), e.thread, e.sender)
+        for e in entries[-limit:]
+    ]
+    return sorted(found, key=lambda view: view.at)[-limit:]
+
+
+def _given_up(letter: DeadLetter) -> StuckView:
+    at = 0.0
+    with suppress(ValueError):
+        at = from_iso(letter.stuck_at)
+    sender = letter.envelope.sender if letter.envelope else ""
+    return StuckView(
+        letter.msg_id,
+        StuckKind.GIVEN_UP.value,
+        letter.last_error,
+        at,
+        letter.msg_id,
+        letter.thread_id,
+        sender,
+        turn_id=letter.turn_id,
+    )
+
+
+def _not_sent(state: State, key: str) -> StuckView | None:
+    turn_id, number = split_key(key) or ("", 0)
+    record = state.turns.load(turn_id) if turn_id else None
+    if record is None or record.settlement is None or number >= len(record.settlement.items):
+        return None
+    entry, envelope = record.settlement.items[number], record.envelope
+    return StuckView(
+        key,
+        StuckKind.NOT_SENT.value,
+        entry.why,
+        record.settlement.decided_at,
+        envelope.id,
+        envelope.thread,
+        envelope.sender,
+        entry.item.recipient,
+        entry.item.payload,
+        turn_id,
     )
 
 

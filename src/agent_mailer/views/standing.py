@@ -68,6 +68,10 @@ def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
         return _in_work(place, ours, obstacle)
     if state.processed.among([message_id]):
         return _settled(place, message_id)
+    stuck = next((entry for entry in state.stuck.all() if entry.message_id == message_id), None)
+    if stuck is not None:
+        show = f"agent-mailer stuck show {printable(message_id)} -C {place.workdir}"
+        return Report(Standing.STUCK, f"cannot work on it: {stuck.kind}: {stuck.why} ({show})", final=True)
     if obstacle is not None:
         return obstacle
     retry = state.retries.get(message_id)

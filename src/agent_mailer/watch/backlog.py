@@ -12,10 +12,11 @@ from operator import attrgetter
 import msgspec
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Envelope, Listing, Mailbox, MailboxUnavailable, Unreadable
+from agent_mailer.mailbox.port import Automatic, Envelope, Listing, Mailbox, Unreadable
 from agent_mailer.state import State
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply, revival
+from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate, Plan, WatchPolicy, make_plan
 
 LIST_LIMIT = 1000
@@ -65,6 +66,10 @@ class Look(msgspec.Struct, frozen=True):
         """`now` may be later than the look: what was read as due then must not lie ahead."""
         return make_plan(self.candidates, busy_threads, now)
 
+    def without(self, message_ids: Set[str]) -> Look:
+        kept = tuple(one for one in self.candidates if one.envelope.id not in message_ids)
+        return msgspec.structs.replace(self, candidates=kept)
+
 
 async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
     """What is to be done beside the messages `open_ids`, which are in work.
@@ -79,11 +84,12 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
     actions: list[Action] = [PutAway(item) for item in listing.unreadable]
     candidates: list[Candidate] = []
     seen = set(open_ids)
+    stuck = state.stuck.waiting
     for entry in state.retries.all():
         seen.add(entry.envelope.id)
         if entry.envelope.id in state.processed:
             actions.append(DropRetry(entry.envelope.id))
-        elif entry.envelope.id not in open_ids:
+        elif entry.envelope.id not in open_ids and entry.envelope.id not in stuck:
             moment = state.folder.clamp(entry.not_before, policy.retry_longest)
             candidates.append(Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment)))
     settled = state.processed.among([*map(attrgetter("id"), listing.envelopes)])
@@ -93,6 +99,9 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
             continue
         seen.add(envelope.id)
         if envelope.id not in settled:
+            if envelope.id in stuck:
+                # It waits for a person, and its thread goes on without it.
+                continue
             if envelope.automatic is Automatic.NOTICE:
                 actions.append(PassBy(envelope))
             else:
@@ -100,7 +109,7 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
             continue
         letter = letters.get(envelope.id)
         # What another client gave up it leaves listed: nobody has put it back.
-        if letter is None or not letter.turn_id:
+        if letter is None or not letter.turn_id or _another(letter.envelope, envelope):
             actions.append(SetAside(envelope))
         else:
             actions.append(Revive(envelope))
@@ -108,24 +117,27 @@ def see(listing: Listing, state: State, policy: WatchPolicy, open_ids: Collectio
     return Look(tuple(candidates), tuple(actions))
 
 
+def _another(known: Envelope | None, envelope: Envelope) -> bool:
+    """Whether this is no message that was given up, but one that has its id."""
+    return known is not None and (known.thread, known.sender) != (envelope.thread, envelope.sender)
+
+
 class Doer:
     """Does what a look found is to be done. The caller holds the workdir's lock."""
 
-    def __init__(self, mailbox: Mailbox, state: State) -> None:
-        self._mailbox = mailbox
-        self._state = state
-        self._stuck: set[str] = set()
+    def __init__(self, room: Room) -> None:
+        self._room = room
 
-    async def do(self, actions: Iterable[Action]) -> None:
-        """Raises MailboxUnavailable and OSError."""
-        state, mailbox = self._state, self._mailbox
+    async def do(self, actions: Iterable[Action]) -> set[str]:
+        """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
+        state, mailbox = self._room.state, self._room.mailbox
+        none_to_run: set[str] = set()
         for action in actions:
             match action:
                 case PutAway(item=item):
-                    await self._put_away(item)
+                    await self._room.stuck.unreadable(item)
                 case SetAside(envelope=envelope):
-                    await mailbox.set_aside(envelope)
-                    state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
+                    await self._room.stuck.listed_again(envelope)
                 case PassBy(envelope=envelope):
                     # No turn remembers it: taken before it counts as settled, it would be nobody's after a crash
                     # between the two.
@@ -136,19 +148,10 @@ class Doer:
                         EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
                     )
                 case Revive(envelope=envelope):
-                    apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
+                    if await self._room.stuck.was_another(envelope):
+                        none_to_run.add(envelope.id)
+                    else:
+                        apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
-
-    async def _put_away(self, item: Unreadable) -> None:
-        """What cannot even be put away is told once and passed over."""
-        why = item.why
-        try:
-            await self._mailbox.reject(item)
-            self._stuck.discard(item.locator)
-        except MailboxUnavailable as fault:
-            if item.locator in self._stuck:
-                return
-            self._stuck.add(item.locator)
-            why = f"{why}; it cannot be put away: {fault.message}"
-        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)
+        return none_to_run

@@ -8,7 +8,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message, content_digest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate
@@ -49,11 +49,16 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     message = await room.mailbox.claim(record.envelope, again=retry is not None)
     if isinstance(message, Gone):
         if retry is None:
+            if message.name_taken:
+                await room.stuck.name_taken(record.envelope)
+            elif message.unreadable is not None:
+                await room.stuck.unreadable(message.unreadable)
             room.state.turns.drop(record.turn_id)
             room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
             return None
         message = _kept_copy(room, record)
     envelope = record.envelope
+    record.digest = content_digest(message)
     if not envelope.sender:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)

@@ -150,12 +150,13 @@ def _question(end: TurnEnd) -> str:
 
 def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
     composed = compose(draft, end.origin, end.record.turn_id)
+    own = draft.automatic is Automatic.NOTICE
     if isinstance(composed, Refused):
         # Kept in the record, so that nothing the agent wrote is destroyed without a word.
         recipient = ", ".join(draft.to) or end.origin.envelope.sender
         item = Outgoing(draft.key, recipient, draft.thread or end.origin.envelope.thread, draft.body)
-        return [SettledItem(item, ItemState.REFUSED, composed.why)]
-    return [SettledItem(item) for item in composed]
+        return [SettledItem(item, ItemState.REFUSED, composed.why, draft, own)]
+    return [SettledItem(item, own=own) for item in composed]
 
 
 def _retry_entry(

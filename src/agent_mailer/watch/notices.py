@@ -7,6 +7,7 @@ nothing. Telling is done beside the loop, and nothing waits for it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -21,6 +22,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
 from agent_mailer.state.notices import Channel, Notice, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
+from agent_mailer.state.stuck import StuckEntry, StuckKind, unsent_of
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import Troubles
@@ -58,6 +60,24 @@ def of_settlement(record: TurnRecord, settlement: Settlement) -> Notice | None:
     )
 
 
+def of_unsent(record: TurnRecord, settlement: Settlement) -> Notice | None:
+    """That something of it did not leave, where that is so."""
+    unsent = unsent_of(record)
+    if not unsent:
+        return None
+    envelope = record.envelope
+    return Notice(
+        id=f"{NoticeKind.STUCK}-{record.turn_id}",
+        kind=NoticeKind.STUCK,
+        at=settlement.decided_at,
+        reason=StuckKind.NOT_SENT.value,
+        message_id=envelope.id,
+        thread=envelope.thread,
+        sender=envelope.sender,
+        stuck=unsent[0],
+    )
+
+
 def worth_telling(pause: Pause) -> bool:
     """Whether a person is told of it now. One by hand has a hand that knows; one met elsewhere is told there."""
     if pause.reason is PauseReason.BY_HAND or pause.elsewhere:
@@ -85,6 +105,7 @@ class Notices:
         troubles: Troubles,
     ) -> None:
         self._book = state.notices
+        self._all_stuck = state.stuck
         self._log = state.log
         self._policy = policy
         self._clock = clock
@@ -102,8 +123,28 @@ class Notices:
 
     def settled(self, record: TurnRecord, settlement: Settlement) -> None:
         """Remember what this turn has to tell, once however often it is called. Raises OSError."""
-        notice = of_settlement(record, settlement) if self._wakes else None
-        if notice is None:
+        for notice in (of_settlement(record, settlement), of_unsent(record, settlement)):
+            if notice is not None:
+                self._tell_of(notice)
+
+    def _stuck(self, entry: StuckEntry) -> None:
+        """Remember to tell of it, once however often it is called. Raises OSError."""
+        digest = hashlib.sha256(f"{entry.kind}\0{entry.key}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        self._tell_of(
+            Notice(
+                id=f"{NoticeKind.STUCK}-{digest}",
+                kind=NoticeKind.STUCK,
+                at=entry.at,
+                reason=entry.kind.value,
+                message_id=entry.message_id,
+                thread=entry.thread,
+                sender=entry.sender,
+                stuck=entry.key,
+            )
+        )
+
+    def _tell_of(self, notice: Notice) -> None:
+        if not self._wakes:
             return
         channels = tuple(c for c in self._wakes if c is not Channel.MAIL or not self._teller.is_sender(notice))
         self._book.add(msgspec.structs.replace(notice, left=channels))
@@ -113,6 +154,9 @@ class Notices:
         """Called after a look at the mailbox that went well: what has begun or ended since. Raises OSError."""
         if not self._wakes:
             return
+        while untold := self._all_stuck.untold:
+            self._stuck(untold[0])
+            untold.popleft()
         told = self._book.told
         if pause is None and told.pause:
             self._begin(Notice("", NoticeKind.RESUMED, self._clock.now(), told.pause), pause="")

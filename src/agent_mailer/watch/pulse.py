@@ -42,10 +42,11 @@ class Ear:
         self.asked = before or others
         return others
 
-    def apply_waiting(self) -> None:
-        """Raises OSError where the disk refuses."""
-        apply_waiting(self._room.state)
+    def apply_waiting(self) -> bool:
+        """Whether there may be open turns now. Raises OSError where the disk refuses."""
+        opened = apply_waiting(self._room.state, self._room.mailbox)
         self.asked = False
+        return opened
 
     def answer(self) -> None:
         """The loop rests. What the disk refuses is no answer."""

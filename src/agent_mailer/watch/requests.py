@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Mailbox
 from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
+from agent_mailer.state.stuck import StuckKind
+from agent_mailer.watch.stuck import drop_stuck, retry_stuck
+
+MOST_AT_ONCE = 1000
+"""So many are taken up by one request: the watcher's loop stands still meanwhile."""
+
+LINES = 50
 
 
-def apply_waiting(state: State) -> None:
-    """Apply every waiting request but pings, oldest first. Raises OSError where the disk refuses."""
+def apply_waiting(state: State, mailbox: Mailbox | None = None) -> bool:
+    """Apply every waiting request but pings, oldest first; whether there may be open turns now. Raises OSError.
+
+    `mailbox` is where mail that was put away can be put back; without it that is answered so.
+    """
+    opened = False
     for name, request in state.requests.waiting():
         if request is not None and request.verb is Verb.PING:
             continue
@@ -18,12 +33,17 @@ def apply_waiting(state: State) -> None:
             state.log.emit(EventName.REQUEST_REFUSED, request=name, why="not a request")
             state.requests.answer(name, Answer(ok=False, lines=("the request could not be read",)))
         else:
-            state.requests.answer(name, apply(state, request))
+            state.requests.answer(name, apply(state, request, mailbox))
+            opened = opened or request.verb is Verb.STUCK_RETRY
+    return opened
 
 
-def apply(state: State, request: Request) -> Answer:
+def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Answer:
     """Do what is asked. The caller holds the workdir's lock."""
-    answer = _VERBS[request.verb](state, request)
+    if request.verb in (Verb.STUCK_RETRY, Verb.STUCK_DROP):
+        answer = _stuck(state, request, mailbox)
+    else:
+        answer = _VERBS[request.verb](state, request)
     event = EventName.REQUEST_APPLIED if answer.ok else EventName.REQUEST_REFUSED
     state.log.emit(event, request=request.verb.value, targets=" ".join(request.targets) or None)
     return answer
@@ -76,6 +96,56 @@ def _purge_dead(state: State, request: Request) -> Answer:
             state.turns.mark_settled(letter.turn_id, durable=True)
     removed = state.dead_letters.remove(wanted)
     return Answer(ok=removed > 0 or not request.targets, lines=(f"{removed} dead letters removed",))
+
+
+def _stuck(state: State, request: Request, mailbox: Mailbox | None) -> Answer:
+    """`targets` are `<kind> <key>`; with none, all of the kind `reason`, or of every kind."""
+    retry = request.verb is Verb.STUCK_RETRY
+    wanted = _by_kind(request.targets) if request.targets else _all_stuck(state, request.reason)
+    left = MOST_AT_ONCE
+    results: list[tuple[bool, str]] = []
+    for kind, keys in wanted.items():
+        some, left = keys[:left], left - len(keys[:left])
+        if not some:
+            continue
+        if kind is StuckKind.GIVEN_UP:
+            answer = (_retry_dead if retry else _purge_dead)(state, Request(request.verb, tuple(some)))
+            results += [(answer.ok, line) for line in answer.lines]
+        elif retry:
+            results += retry_stuck(state, kind, some, mailbox)
+        else:
+            results += drop_stuck(state, kind, some)
+    return _told(results, sum(map(len, wanted.values())) - MOST_AT_ONCE)
+
+
+def _by_kind(targets: Sequence[str]) -> dict[StuckKind, list[str]]:
+    found: dict[StuckKind, list[str]] = {}
+    for target in targets:
+        name, _, key = target.partition(" ")
+        with suppress(ValueError):
+            found.setdefault(StuckKind(name), []).append(key)
+    return found
+
+
+def _all_stuck(state: State, reason: str) -> dict[StuckKind, list[str]]:
+    found = {
+        StuckKind.GIVEN_UP: [letter.msg_id for letter in state.dead_letters.all()],
+        StuckKind.NOT_SENT: state.unsent.all(),
+    }
+    for entry in state.stuck.all():
+        found.setdefault(entry.kind, []).append(entry.key)
+    return {kind: keys for kind, keys in found.items() if keys and reason in ("", kind.value)}
+
+
+def _told(results: list[tuple[bool, str]], more: int) -> Answer:
+    """What failed first, where there are too many to be told."""
+    lines = [line for _, line in sorted(results, key=lambda result: result[0])] or ["nothing is stuck"]
+    if len(lines) > LINES:
+        done = sum(ok for ok, _ in results)
+        lines = [*lines[:LINES], f"… in all {len(results)}, of which {done} went well"]
+    if more > 0:
+        lines.append(f"{more} more are left for the next time: say it again")
+    return Answer(ok=any(ok for ok, _ in results) or not results, lines=tuple(lines))
 
 
 def _invalidate_sessions(state: State, request: Request) -> Answer:

@@ -16,6 +16,7 @@ from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
 from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.rules import WatchPolicy, backoff
+from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Room:
         """By turn id: all that this process has in hand."""
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
+        self.stuck = StuckMail(mailbox, state)
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""

@@ -7,15 +7,35 @@ import msgspec
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
+from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.room import Room
+from agent_mailer.watch.unsent import composed_again, word_to_sender
 
 
 async def send_items(room: Room, record: TurnRecord) -> None:
-    """Get every item of `record.settlement` out, or its refusal into the record, however long that takes."""
+    """Get every item of `record.settlement` out, or its refusal into the record, however long that takes.
+
+    Of what was refused its sender is told; that word is an item like others, and is in the record before it leaves.
+    """
+    assert record.settlement is not None
+    if record.resends:
+        items = composed_again(record, room.mailbox, await origin_of(room, record))
+        if items is not None:
+            await _keep(room, record, items)
+    await _send_all(room, record)
+    if any(entry.state is ItemState.REFUSED and not entry.own for entry in record.settlement.items):
+        word = word_to_sender(record, room.mailbox, await origin_of(room, record))
+        if word:
+            sent = len(record.settlement.items)
+            await _keep(room, record, (*record.settlement.items, *word))
+            await _send_all(room, record, sent)
+
+
+async def _send_all(room: Room, record: TurnRecord, first: int = 0) -> None:
     settlement = record.settlement
     assert settlement is not None
     items = list(settlement.items)
-    for index, entry in enumerate(items):
+    for index, entry in enumerate(items[first:], first):
         if entry.state is not ItemState.PENDING:
             if entry.state is ItemState.REFUSED:
                 _tell_refused(room, record, entry)
@@ -26,6 +46,12 @@ async def send_items(room: Room, record: TurnRecord) -> None:
         if items[index].state is ItemState.REFUSED or not room.mailbox.capabilities.recognises_delivery:
             # Where the mailbox cannot tell what has arrived, our own record must.
             await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)
+
+
+async def _keep(room: Room, record: TurnRecord, items: tuple[SettledItem, ...]) -> None:
+    assert record.settlement is not None
+    record.settlement = msgspec.structs.replace(record.settlement, items=items)
+    await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)
 
 
 async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> SettledItem:

@@ -6,14 +6,18 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Progress, Stage
-from agent_mailer.state.records import Settlement, TurnRecord
+from agent_mailer.state.records import ItemState, Settlement, TurnRecord
 from agent_mailer.watch.room import Room
+from agent_mailer.watch.unsent import take_over_resent
 
 
 async def settle(room: Room, record: TurnRecord, *, again: bool) -> None:
     """`again`: an earlier watcher may have applied some of it."""
     settlement, turn_id, state = record.settlement, record.turn_id, room.state
     assert settlement is not None
+    if record.resends:
+        await room.until_disk_takes_it(turn_id, take_over_resent, state, record)
+        return
     ending = _ending(record, settlement)
     await room.until_disk_takes_it(turn_id, _apply_files, room, record, settlement, again)
     if settlement.finished:
@@ -78,6 +82,8 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
             thread=envelope.thread,
             why=settlement.dead.last_error,
         )
+    if any(entry.state is ItemState.REFUSED for entry in settlement.items):
+        state.unsent.note(record)
     state.questions.settled(record)
     if not again:
         # A pause of an earlier life may be over; the next turn finds out.

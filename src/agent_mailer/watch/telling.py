@@ -32,6 +32,7 @@ _PAUSED = {
     "signed_out": "its login is missing or refused",
     "unavailable": "the agent program, or its service, is not to be had",
 }
+_STUCK = {"not-sent": "send what it wrote for"}
 _TROUBLE = {"mailbox": "its mailbox", "credentials": "its key, which is refused", "disk": "its disk"}
 
 
@@ -70,6 +71,11 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
             text = f"{agent} gave up message {message} in thread {thread}: {notice.reason}, {notice.attempts} attempts"
             letter = message if message == notice.message_id else ""
             fix = f"agent-mailer dead-letter {f'retry {letter}' if letter else 'list'} {where}"
+        case NoticeKind.STUCK:
+            what = f"message {message}" if message else "a message"
+            text = f"{agent} could not {_STUCK.get(notice.reason, 'work on')} {what}: {notice.reason.replace('-', ' ')}"
+            plain = prompt_word(notice.stuck, "") == notice.stuck
+            fix = f"agent-mailer stuck {f'show {notice.stuck}' if plain else 'list'} {where}"
         case NoticeKind.PAUSED:
             text = f"{agent} is paused: {_PAUSED.get(notice.reason, notice.reason)}"
         case NoticeKind.RESUMED:

@@ -55,7 +55,7 @@ class Watcher:
         self._once = once
         self._wake = asyncio.Event()
         self._handing_over = asyncio.Event()
-        self._doer = Doer(room.mailbox, room.state)
+        self._doer = Doer(room)
         self._attempted: set[str] = set()
         """Messages that this run has tried: `once` tries each but once."""
         self._hold_until = 0.0
@@ -158,7 +158,8 @@ class Watcher:
         try:
             await self._take_up_open()
             if self._ear.asked:
-                self._ear.apply_waiting()
+                self._look_for_open = self._ear.apply_waiting() or self._look_for_open
+                await self._take_up_open()
             pause = self._pause()
             if (held := self._hold_remaining()) > 0:
                 return held
@@ -199,9 +200,9 @@ class Watcher:
             in_work = set(room.work)
             open_ids = {work.envelope.id for work in room.work.values()}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
-            await self._doer.do(found.actions)
+            none_to_run = await self._doer.do(found.actions)
             if in_work <= set(room.work):
-                return found
+                return found.without(none_to_run) if none_to_run else found
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
@@ -323,13 +324,13 @@ class Watcher:
             if self._handing_over.is_set() or self._room.stopping.is_set():
                 return False
 
-    async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] = lambda: True) -> None:
+    async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
         """Level-triggered: a wake says "maybe something", where `heed` agrees; a source that fails is tried again."""
         tries = 0
         while True:
             try:
                 await wait()
-                worth_it = heed()
+                worth_it = heed is None or heed()
                 tries = 0
             except (MailboxUnavailable, OSError):
                 await asyncio.sleep(self._trouble_wait(tries))
@@ -342,7 +343,7 @@ class Watcher:
             if worth_it:
                 self._wake.set()
 
-    async def _pump_folder(self, folder: Path, heed: Callable[[], bool] = lambda: True) -> None:
+    async def _pump_folder(self, folder: Path, heed: Callable[[], bool] | None = None) -> None:
         events = FileEvents([folder])
         try:
             await self._pump(events.wait, heed)

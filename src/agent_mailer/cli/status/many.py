@@ -24,6 +24,7 @@ _SHORT = {
     Problem.OUTAGE: "outage",
     Problem.PAUSED: "paused",
     Problem.DEAD_LETTERS: "dead letters",
+    Problem.STUCK: "stuck",
     Problem.STATE_DAMAGED: "damaged",
     Problem.UNREADABLE: "unreadable",
 }

@@ -229,9 +229,19 @@ class AmpMailbox:
         async with self._link.connected():
             await self._inbox.reject(item)
 
-    async def set_aside(self, envelope: Envelope) -> None:
+    async def set_aside(self, envelope: Envelope, why: str = "") -> None:
+        del why
         async with self._link.connected():
             await self._inbox.finish(envelope.id)
+
+    async def settled(self, envelope: Envelope) -> Message | None:
+        """A broker's ids are its own: it has one message of each."""
+        del envelope
+        return None
+
+    def put_back(self, locator: str, digest: str, new_id: str = "") -> Refused | None:
+        del locator, digest, new_id
+        return Refused("the broker hands it out no more: ask its sender to send it again")
 
     async def _me(self) -> AgentInfo:
         try:

@@ -68,7 +68,7 @@ class Skipped:
 def too_large(fault: TooLarge) -> Unreadable:
     """The one message that an answer too large for us consists of."""
     found = id_within(fault.start)
-    return Unreadable(BY_ID + found if found else by_hash(fault.start), fault.message)
+    return Unreadable(BY_ID + found if found else by_hash(fault.start), fault.message, too_large=True, id=found or "")
 
 
 class Mirror:

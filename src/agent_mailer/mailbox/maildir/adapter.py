@@ -28,9 +28,9 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
-from agent_mailer.mailbox.maildir import compose, delivery, layout
+from agent_mailer.mailbox.maildir import compose, delivery, layout, shelf
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.listing import (
     MAX_INDEXED,
     MAX_LISTED,
@@ -94,7 +94,7 @@ class MaildirMailbox:
         self._rescan_seconds = rescan_seconds
         self._paths = layout.Paths(root, handle)
         self._consumer = Consumer(disk, clock or SystemClock(), handle, self._paths)
-        self._waiting: StatCache[Envelope | Malformed] = StatCache(MAX_LISTED)
+        self._waiting: StatCache[Envelope | Unreadable] = StatCache(MAX_LISTED)
         self._index = ThreadIndex(MAX_INDEXED)
         self._lock: FileLock | None = None
         self._locked: _Inodes = ()
@@ -202,9 +202,16 @@ class MaildirMailbox:
         self._attend()
         self._consumer.reject(item)
 
-    async def set_aside(self, envelope: Envelope) -> None:
+    async def set_aside(self, envelope: Envelope, why: str = "") -> None:
         self._attend()
-        self._consumer.set_aside(envelope)
+        self._consumer.set_aside(envelope, why)
+
+    async def settled(self, envelope: Envelope) -> Message | None:
+        return self._consumer.settled(envelope)
+
+    def put_back(self, locator: str, digest: str, new_id: str = "") -> Refused | None:
+        self._attend()
+        return shelf.put_back(self._disk, self._paths, locator, digest, new_id)
 
     def _attend(self) -> None:
         """Check that our lock still stands for these folders; follow a mailbox that was replaced by a whole one."""

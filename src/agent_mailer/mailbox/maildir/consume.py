@@ -25,9 +25,12 @@ from agent_mailer.mailbox.maildir.delivery import (
 )
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_message
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.maildir.listing import from_locator, unavailable
+from agent_mailer.mailbox.maildir.listing import from_locator, unavailable, unreadable
 from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
 from agent_mailer.names import path_name, printable
+
+LARGEST_COPY = 64 * 1024 * 1024
+"""What is larger is moved aside whole, instead of being copied into an envelope."""
 
 
 class _Taken(Enum):
@@ -59,8 +62,7 @@ class Consumer:
             if parsed is None:
                 return Gone("it was removed from cur")
             if isinstance(parsed, Malformed):
-                self._bury(target, parsed, "cur")
-                return Gone(f"it is no message: {parsed.why}")
+                return self._went_bad(source, target, parsed, taken)
             if not _same(parsed, envelope):
                 if taken is _Taken.MOVED:
                     self._put_back(source, target)
@@ -93,21 +95,39 @@ class Consumer:
         with disk_faults(path):
             parsed = _parse(path)
             if name != item.locator:
-                self._move_aside(path)
+                self._move_aside(path, parsed)
             elif isinstance(parsed, Malformed):
                 self._bury(path, parsed, "new")
 
-    def set_aside(self, envelope: Envelope) -> None:
-        """What arrived again goes to cur; if it is there already, an equal copy is dropped and another kept aside."""
+    def set_aside(self, envelope: Envelope, why: str) -> None:
+        """What arrived again goes to cur; if it is there already, an equal copy is dropped and another kept aside.
+
+        With `why` it is another message, and becomes a dead letter.
+        """
         name = _name(envelope.locator)
         if isinstance(name, Gone):
             return
         source, target = self._paths.new / name, self._paths.cur / name
         with disk_faults(source), suppress(FileNotFoundError):
+            if why:
+                self._bury(source, Malformed(Reason.USED_ID, why, envelope.id, envelope.thread, envelope.sender), "new")
+                return
             try:
                 self._disk.move(source, target, sync=Sync.NONE)
             except FileExistsError:
                 self._drop_or_keep(source, target)
+
+    def settled(self, envelope: Envelope) -> Message | None:
+        """The message of this id in cur, under the name that was listed or the one that AMQ would give it."""
+        for locator in dict.fromkeys((envelope.locator, f"{envelope.id}.md")):
+            name = _name(locator)
+            if isinstance(name, Gone):
+                continue
+            with disk_faults(self._paths.cur / name):
+                parsed = _parse(self._paths.cur / name)
+            if isinstance(parsed, Message) and parsed.envelope.id == envelope.id:
+                return parsed
+        return None
 
     def confirm_taken(self, envelope: Envelope) -> None:
         """What is in cur is no longer in new, and no crash brings that name back."""
@@ -133,13 +153,23 @@ class Consumer:
                 return Gone("somebody else took it")
             return _Taken.FOUND if os.path.lexists(target) else Gone("it is neither in new nor in cur")
         except FileExistsError:
-            kept = self._drop_or_keep(source, target)
-            if kept is None or (again and _is(target, envelope)):
+            if _equal(source, target):
+                self._disk.remove(source)
                 return _Taken.FOUND
-            return Gone(
-                f"another message named {printable(target.name)} was claimed before; this one is kept as {kept}"
-            )
+            if again and _is(target, envelope):
+                # The other one of our name waits until ours is settled.
+                return _Taken.FOUND
+            return Gone(f"another message named {printable(target.name)} was claimed before", name_taken=True)
         return _Taken.MOVED
+
+    def _went_bad(self, source: Path, target: Path, parsed: Malformed, taken: _Taken) -> Gone:
+        """What was listed is no message any more. One that was never ours goes back, to be written down first."""
+        why = f"it is no message: {parsed.why}"
+        if taken is _Taken.FOUND:
+            self._bury(target, parsed, "cur")
+            return Gone(why)
+        self._put_back(source, target)
+        return Gone(why, unreadable=unreadable(source, parsed))
 
     def _put_back(self, source: Path, target: Path) -> None:
         """Not what was listed: it is listed again as what it is."""
@@ -152,16 +182,16 @@ class Consumer:
         """Envelope first, then the original goes: a crash between leaves both, never neither."""
         try:
             found = os.lstat(path)
-            data = read_regular(path, MAX_MESSAGE_BYTES)
+            data = read_regular(path, LARGEST_COPY)
         except FileNotFoundError:
             return
         except OSError as fault:
             if fault.errno in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            self._move_aside(path)
+            self._move_aside(path, why)
             return
-        if len(data) > MAX_MESSAGE_BYTES:
-            self._move_aside(path)
+        if len(data) > LARGEST_COPY:
+            self._move_aside(path, why)
             return
         now = self._clock.now()
         identifier = f"dlq_{time.time_ns()}_{os.getpid()}_{secrets.token_hex(6)}"
@@ -172,7 +202,12 @@ class Consumer:
         with suppress(FileNotFoundError):
             if os.lstat(path).st_ino == found.st_ino:
                 self._disk.remove(path)
-        self._write_receipt(why.id or path.stem, why.thread, why.sender, Stage.DLQ, f"{why.reason}: {why.why}")
+        self._receipt_of_bad(path, why)
+
+    def _receipt_of_bad(self, path: Path, why: Malformed) -> None:
+        name = why.id or path.stem
+        if _is_text(name):
+            self._write_receipt(name, why.thread, why.sender, Stage.DLQ, f"{why.reason}: {why.why}")
 
     def _write_receipt(self, identifier: str, thread: str, sender: str, stage: Stage, detail: str) -> None:
         """Best effort and unsynced: it only tells a waiting sender."""
@@ -182,22 +217,31 @@ class Consumer:
                 self._paths.receipts / receipt_name(identifier, self._handle, stage), data, sync=Sync.NONE
             )
 
-    def _drop_or_keep(self, source: Path, target: Path) -> Path | None:
-        """`source` goes: dropped if `target` is the same or equal, else kept aside. Where it was kept."""
+    def _drop_or_keep(self, source: Path, target: Path) -> None:
+        """`source` goes: dropped if `target` is the same or equal, else kept aside."""
         if _equal(source, target):
             self._disk.remove(source)
-            return None
-        return self._move_aside(source)
+        else:
+            self._move_aside(source)
 
-    def _move_aside(self, path: Path) -> Path | None:
-        """Out of every reader's way, whatever it is, under a name that is free."""
+    def _move_aside(self, path: Path, why: Message | Malformed | None = None) -> None:
+        """Out of every reader's way, whatever it is, under a name that is free; a receipt tells who waits for it."""
         self._disk.make_directory(self._paths.aside)
         kept = self._paths.aside / f"{time.time_ns()}-{secrets.token_hex(3)}-{path_name(path.name)}"
         try:
             self._disk.move(path, kept, sync=Sync.FULL)
         except FileNotFoundError:
-            return None
-        return kept
+            return
+        if isinstance(why, Malformed):
+            self._receipt_of_bad(path, why)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -36,6 +36,9 @@ _YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EPOCH_FROM_YEAR_ONE: Final = 62_135_596_800
 _BILLION: Final = 1_000_000_000
 _MAX_HOPS: Final = 1_000_000
+_HEAD_BYTES: Final = 64 * 1024
+TOO_LARGE: Final = "message exceeds maximum size"
+"""Why a file is none, in AMQ's words."""
 
 
 class Reason(StrEnum):
@@ -43,6 +46,8 @@ class Reason(StrEnum):
 
     PARSE_ERROR = "parse_error"
     INVALID_HEADER = "invalid_header"
+    USED_ID = "used_id"
+    """Ours: the file is a message, and another one had its id."""
 
 
 class Malformed(msgspec.Struct, frozen=True):
@@ -82,7 +87,8 @@ class _Fault(Exception):
 def parse_message(data: bytes, locator: str) -> Message | Malformed:
     """The whole file as a message, by the rules of AMQ's full reader."""
     if len(data) > MAX_MESSAGE_BYTES:
-        return Malformed(Reason.PARSE_ERROR, "message exceeds maximum size")
+        known = parse_envelope(data[:_HEAD_BYTES], locator)
+        return Malformed(Reason.PARSE_ERROR, TOO_LARGE, known.id, known.thread, known.sender)
     try:
         raw, body = _split(_text(data))
         return _message(raw, body, locator)
@@ -119,6 +125,15 @@ def write_message(header: Header, body: str) -> bytes:
     if body and not body.endswith("\n"):
         text += "\n"
     return _SURROGATE.sub("\ufffd", text).encode()
+
+
+def under_other_id(data: bytes, identifier: str) -> bytes:
+    """The same message with another id. Raises ValueError for what is none."""
+    try:
+        raw, body = _split(_text(data))
+    except _Fault as fault:
+        raise ValueError(fault.malformed.why) from None
+    return (_START + go_json({**raw, "id": identifier}) + "\n" + _CLOSE + body).encode("utf-8", "replace")
 
 
 def go_json(value: object) -> str:

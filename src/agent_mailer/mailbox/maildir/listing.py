@@ -16,7 +16,14 @@ import msgspec
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_envelope, parse_message
+from agent_mailer.mailbox.maildir.format import (
+    MAX_MESSAGE_BYTES,
+    TOO_LARGE,
+    Malformed,
+    Reason,
+    parse_envelope,
+    parse_message,
+)
 from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, roster
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unreadable
 
@@ -25,6 +32,7 @@ MAX_INDEXED: Final = 20_000
 MAX_THREAD_MESSAGES: Final = 200
 
 _HEAD_BYTES: Final = 16 * 1024
+_END_BYTES: Final = 64 * 1024
 _RAW_NAME: Final = "bytes:"
 _SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN))
 
@@ -109,14 +117,14 @@ def read_envelope(item: Listed) -> Envelope | Malformed | None:
     """The envelope of a file, or why it is none; None if it has gone. Raises MailboxUnavailable for a sick disk."""
     if not stat.S_ISREG(item.found.st_mode):
         return Malformed(Reason.PARSE_ERROR, "not a regular file")
-    if item.found.st_size > MAX_MESSAGE_BYTES:
-        return Malformed(Reason.PARSE_ERROR, "message exceeds maximum size")
     locator = to_locator(item.name)
     if locator != item.name:
         return Malformed(Reason.PARSE_ERROR, "the file name is not UTF-8")
     try:
         head = read_regular(Path(item.path), _HEAD_BYTES)
         parsed = parse_envelope(head, locator)
+        if item.found.st_size > MAX_MESSAGE_BYTES:
+            return too_large(parsed)
         if isinstance(parsed, Malformed) and len(head) > _HEAD_BYTES:
             parsed = parse_envelope(read_regular(Path(item.path), MAX_MESSAGE_BYTES), locator)
     except FileNotFoundError:
@@ -126,6 +134,11 @@ def read_envelope(item: Listed) -> Envelope | Malformed | None:
             raise unavailable(item.path, fault) from fault
         return Malformed(Reason.PARSE_ERROR, f"cannot be read: {fault.strerror}")
     return parsed
+
+
+def too_large(known: Envelope | Malformed) -> Malformed:
+    """A file beyond AMQ's limit, with what its beginning tells of it."""
+    return Malformed(Reason.PARSE_ERROR, TOO_LARGE, known.id, known.thread, known.sender)
 
 
 def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malformed]:
@@ -138,27 +151,60 @@ def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malfor
                 yield found
 
 
-def list_folder(folder: Path, cache: StatCache[Envelope | Malformed]) -> tuple[list[Envelope], list[Unreadable]]:
+def unreadable(path: Path, why: Malformed) -> Unreadable:
+    """A file that is no message, as the port tells of it."""
+    return Unreadable(
+        to_locator(path.name),
+        f"{why.reason.value}: {why.why}",
+        why.why == TOO_LARGE,
+        why.id,
+        why.thread,
+        why.sender,
+        file_digest(path),
+    )
+
+
+def file_digest(path: Path) -> str:
+    """Tells what lies under a name from what else may: of the whole content, and the ends of a large one; empty for
+    what cannot be read.
+    """
+    try:
+        data = read_regular(path, MAX_MESSAGE_BYTES)
+        if len(data) > MAX_MESSAGE_BYTES:
+            with path.open("rb") as stream:
+                stream.seek(-_END_BYTES, os.SEEK_END)
+                data = b"%d " % os.fstat(stream.fileno()).st_size + data + stream.read(_END_BYTES)
+    except OSError:
+        return ""
+    return bytes_digest(data)
+
+
+def bytes_digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def list_folder(folder: Path, cache: StatCache[Envelope | Unreadable]) -> tuple[list[Envelope], list[Unreadable]]:
     """What waits in `folder`: the first `MAX_LISTED` names. A repeated listing costs a stat a file."""
     envelopes: list[Envelope] = []
-    unreadable: list[Unreadable] = []
+    bad: list[Unreadable] = []
     seen: set[str] = set()
     for item in scan(folder):
         if len(seen) >= MAX_LISTED:
             break
         parsed = cache.get(item.path, item.found)
         if parsed is None:
-            parsed = read_envelope(item)
-            if parsed is None:
+            found = read_envelope(item)
+            if found is None:
                 continue
+            parsed = unreadable(Path(item.path), found) if isinstance(found, Malformed) else found
             cache.put(item.path, item.found, parsed)
         seen.add(item.path)
         if isinstance(parsed, Envelope):
             envelopes.append(parsed)
         else:
-            unreadable.append(Unreadable(to_locator(item.name), f"{parsed.reason.value}: {parsed.why}"))
+            bad.append(parsed)
     cache.keep_only(seen)
-    return envelopes, unreadable
+    return envelopes, bad
 
 
 class ThreadIndex:

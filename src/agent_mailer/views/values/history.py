@@ -18,7 +18,7 @@ class SpentView(Part, frozen=True):
 
 
 class SentView(Part, frozen=True):
-    """What left from a turn, or did not: `delivered`, `pending`, `refused` and why."""
+    """What left from a turn, or did not: `delivered`, `pending`, `refused` or `dropped`, and why."""
 
     id: str
     to: str
@@ -148,6 +148,25 @@ class DeadLetterView(View, frozen=True):
     turn_id: str
     history: tuple[AttemptView, ...]
     created: str | None
+
+
+class StuckView(View, frozen=True):
+    """Something that waits for a person; `reason` is why, `at` the moment since which. `to`, `text` and `turn_id`: what
+    an agent wrote, where that did not leave.
+    """
+
+    ABOUT = "key"
+
+    key: str
+    reason: str
+    why: str
+    at: float
+    message_id: str
+    thread: str
+    sender: str = msgspec.field(name="from")
+    to: str = ""
+    text: str = ""
+    turn_id: str = ""
 
 
 class NoteView(View, frozen=True):

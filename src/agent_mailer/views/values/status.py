@@ -21,6 +21,7 @@ class Problem(StrEnum):
     OUTAGE = "outage"
     PAUSED = "paused"
     DEAD_LETTERS = "dead_letters"
+    STUCK = "stuck"
     STATE_DAMAGED = "state_damaged"
     UNREADABLE = "unreadable"
 
@@ -171,8 +172,17 @@ class WakeView(Part, frozen=True):
     at: float | None = None
 
 
+class StuckCountView(Part, frozen=True):
+    """How much is stuck for one reason."""
+
+    reason: str
+    count: int
+
+
 class StatusView(View, frozen=True):
-    """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as logged."""
+    """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
+    logged; `stuck` counts what was given up, too.
+    """
 
     ABOUT = "workdir"
 
@@ -193,6 +203,7 @@ class StatusView(View, frozen=True):
     today: SpentView
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
+    stuck: tuple[StuckCountView, ...] = ()
 
 
 class FaultView(View, frozen=True):

@@ -1,0 +1,138 @@
+"""`stuck`: what was not worked on, and what did not leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.completion import REASONS, any_of, some_stuck
+from agent_mailer.cli.options import Json, Workdir, configured
+from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, screen_text
+from agent_mailer.cli.terminal.tables import columns, fields
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import pick, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent_mailer.state.requests import Verb
+    from agent_mailer.views.values.history import StuckView
+
+app = group("stuck", "What was not worked on and what did not leave: look, take it up again, drop it.")
+
+LIST = "agent-mailer stuck list"
+SHOWN = 100
+
+Key = Annotated[
+    str,
+    typer.Argument(metavar="KEY", help="What the list calls it, or as much as is unique.", autocompletion=some_stuck),
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY]...", help="What the list calls them, or as much of each as is unique.", autocompletion=some_stuck
+    ),
+]
+Every = Annotated[bool, typer.Option("--all", help="Every one.")]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        "--reason",
+        metavar="REASON",
+        help="Only those that are stuck so: given-up, not-sent, unreadable, too-large, used-id …",
+        autocompletion=any_of(*REASONS),
+    ),
+]
+
+
+@app.command("list", cls=LightCommand)
+def list_stuck(
+    reason: Reason = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Show the newest N; 0 = all.")] = SHOWN,
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """List what waits for you and why, the newest at the end."""
+    from agent_mailer.views.kept import stuck, stuck_counts
+
+    state = configured(workdir).state
+    views = stuck(state, reason, limit)
+    total = sum(one.count for one in stuck_counts(state) if reason in (None, one.reason))
+    if as_json:
+        json_out({"stuck": list(views), "total": total})
+    elif not total:
+        note("nothing is stuck so" if reason else "nothing is stuck")
+    else:
+        rows = [
+            (printable(v.key, 64), v.reason, printable(v.sender, 24), local_time(v.at), printable(v.why, 100))
+            for v in views
+        ]
+        head = ("key", "reason", "from", "since", "why")
+        say(columns(rows, head, ids=("key",), whole=("reason", "since")))
+        if total > len(views):
+            note(f"\nand {total - len(views)} more, which are older: --limit 0, --reason")
+        note("\nlook: agent-mailer stuck show KEY; take it up again: agent-mailer stuck retry KEY")
+
+
+@app.command("show", cls=LightCommand)
+def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
+    """Show one of them: what it is, why, and what the agent wrote where that did not leave."""
+    from agent_mailer.views.kept import stuck
+
+    views = {view.key: view for view in stuck(configured(workdir).state)}
+    view = views[pick(key, views, "stuck thing", LIST)]
+    if as_json:
+        json_out({"stuck": view})
+        return
+    say(fields(_facts(view)))
+    if view.text:
+        say("\n" + screen_text(view.text))
+    if view.turn_id:
+        note(f"\nwhat the agent did: agent-mailer turns show {printable(view.turn_id, 64)}")
+    note(f"\nonce more: agent-mailer stuck retry {printable(view.key, 128)}")
+
+
+@app.command("retry", cls=LightCommand)
+def retry(keys: Keys = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
+    """Take it up again: work on the mail, send the answer."""
+    from agent_mailer.state.requests import Verb
+
+    _ask(Verb.STUCK_RETRY, keys, reason, workdir, every=every)
+
+
+@app.command("drop", cls=LightCommand)
+def drop(keys: Keys = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
+    """Want it no more; mail stays where it was put, settled."""
+    from agent_mailer.state.requests import Verb
+
+    _ask(Verb.STUCK_DROP, keys, reason, workdir, every=every)
+
+
+def _ask(verb: Verb, keys: list[str] | None, reason: str | None, workdir: Path | None, *, every: bool) -> None:
+    from agent_mailer.cli.requests import ask_and_tell
+    from agent_mailer.state.requests import Request
+    from agent_mailer.views.kept import reason_of, stuck_targets
+
+    place = configured(workdir)
+    if bool(keys) == every:
+        raise UsageFault("which", "name what is stuck, or give --all", LIST)
+    if reason is not None and keys:
+        raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{LIST} --reason {reason}")
+    kind = reason_of(reason)
+    known = stuck_targets(place.state) if keys else {}
+    chosen = tuple(known[pick(typed, known, "stuck thing", LIST)] for typed in keys or ())
+    ask_and_tell(place, Request(verb, chosen, reason=kind.value if kind is not None else ""))
+
+
+def _facts(view: StuckView) -> Iterator[tuple[str, str]]:
+    yield "key", printable(view.key, 400)
+    yield "reason", view.reason
+    yield "why", printable(view.why, 600)
+    yield "since", local_time(view.at)
+    yield "message", printable(view.message_id, 400)
+    yield "from", printable(view.sender, 80)
+    yield "to", printable(view.to, 200)
+    yield "thread", printable(view.thread, 300)

@@ -1,0 +1,93 @@
+"""What was put away, listed again: out of AMQ's dead letters or our own `aside`, found by its name and content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.mailbox.maildir.delivery import holds, parse_dead_letter, publish, temporary_name
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message, under_other_id
+from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.mailbox.maildir.listing import bytes_digest, from_locator, unavailable
+from agent_mailer.mailbox.port import Message, Refused, content_digest
+from agent_mailer.names import path_name
+
+_MARK: Final = b"\n---\n"
+LARGEST: Final = MAX_MESSAGE_BYTES + 64 * 1024
+"""Of an envelope with the largest message that can be one."""
+
+
+def put_back(disk: Disk, paths: Paths, locator: str, digest: str, new_id: str) -> Refused | None:
+    """As the port says. The file is durable in `new` before what was put away goes. Raises MailboxUnavailable."""
+    try:
+        name = from_locator(locator)
+    except ValueError:
+        return Refused("its locator names no message file")
+    try:
+        return _put_back(disk, paths, name, digest, new_id)
+    except OSError as fault:
+        raise unavailable(paths.home, fault) from fault
+
+
+def _put_back(disk: Disk, paths: Paths, name: str, digest: str, new_id: str) -> Refused | None:
+    target = f"{new_id}.md" if new_id else name
+    found = next((one for one in _kept(paths, name) if _is(one[1], name, digest)), None)
+    if found is None:
+        if any(_is(data, name, digest) or (new_id and data) for data in _listed(paths, target)):
+            return None
+        return Refused("it is neither in dlq nor in aside any more, or it is too large")
+    source, data = found
+    parsed = parse_message(data, name)
+    if isinstance(parsed, Malformed):
+        return Refused(f"it is no message: {parsed.why}")
+    if new_id:
+        data = under_other_id(data, new_id)
+    there = [holds(folder / target, data) for folder in (paths.new, paths.cur)]
+    if True not in there:
+        if there != [None, None]:
+            return Refused(f"another message has its name, {target}")
+        temporary = paths.tmp / temporary_name(target)
+        disk.create(temporary, data, sync=Sync.CONTENT)
+        publish(disk, temporary, paths.new / target)
+    disk.remove(source)
+    return None
+
+
+def _kept(paths: Paths, name: str) -> Iterator[tuple[Path, bytes]]:
+    """What was put away under this name, and its content."""
+    ending = f"-{path_name(name)}"
+    for path in _files(paths.aside):
+        if path.name.endswith(ending) and not path.name.startswith("."):
+            with suppress(OSError):
+                yield path, read_regular(path, MAX_MESSAGE_BYTES)
+    for folder in (paths.dlq_new, paths.dlq_cur):
+        for path in _files(folder):
+            with suppress(OSError):
+                data = read_regular(path, LARGEST)
+                letter = parse_dead_letter(data)
+                if letter is not None and letter.original_file == name:
+                    # The header is JSON over several lines: the mark cannot be within it.
+                    yield path, data[4:].partition(_MARK)[2]
+
+
+def _listed(paths: Paths, name: str) -> Iterator[bytes]:
+    for folder in (paths.new, paths.cur):
+        with suppress(OSError):
+            yield read_regular(folder / name, MAX_MESSAGE_BYTES)
+
+
+def _files(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries)
+    return []
+
+
+def _is(data: bytes, name: str, digest: str) -> bool:
+    if not digest or bytes_digest(data) == digest:
+        return True
+    parsed = parse_message(data, name)
+    return isinstance(parsed, Message) and content_digest(parsed) == digest

@@ -1,0 +1,261 @@
+"""What cannot be worked on: written down, its sender told, put away; and taken up when somebody asks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import (
+    Action,
+    Automatic,
+    Delivered,
+    Draft,
+    Envelope,
+    Kind,
+    Mailbox,
+    MailboxUnavailable,
+    Message,
+    Outgoing,
+    Refused,
+    Unreadable,
+    content_digest,
+)
+from agent_mailer.names import path_name, printable
+from agent_mailer.state import State
+from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
+from agent_mailer.watch.unsent import drop_unsent, send_again
+
+TELL_WITHIN = 3600.0
+"""So long its mail stays where it is while its sender cannot be told; then it is put away without a word to him."""
+
+USED = "its id belongs to another message, which was here before"
+
+
+class StuckMail:
+    """What the watcher does with mail that it cannot work on.
+
+    The line is durable first, then its sender is told, then the mailbox moves the mail. Each is done once, however
+    often it is begun again.
+    """
+
+    def __init__(self, mailbox: Mailbox, state: State) -> None:
+        self._mailbox = mailbox
+        self._state = state
+        self._left: set[str] = set()
+        """What cannot be put away: told once, and passed over."""
+        self._told: set[tuple[StuckKind, str]] = set()
+        self._digests: dict[str, str] = {}
+        self._seen_turns: set[str] = set()
+
+    async def unreadable(self, item: Unreadable) -> None:
+        """Raises OSError, and MailboxUnavailable where nothing can be told just now."""
+        kind = StuckKind.TOO_LARGE if item.too_large else StuckKind.UNREADABLE
+        entry = self._write_down(
+            kind, f"{item.locator}~{item.digest[:12]}" if item.digest else item.locator, None, item.why, item
+        )
+        if not await self._tell_sender(entry, None):
+            return
+        why = item.why
+        try:
+            await self._mailbox.reject(item)
+            self._left.discard(item.locator)
+        except MailboxUnavailable as fault:
+            if item.locator in self._left:
+                return
+            self._left.add(item.locator)
+            why = f"{why}; it cannot be put away: {fault.message}"
+        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)
+
+    async def listed_again(self, envelope: Envelope) -> None:
+        """A message whose id is settled: the same is set aside, another one is stuck first."""
+        if not await self.was_another(envelope):
+            await self._set_aside(envelope)
+
+    async def was_another(self, envelope: Envelope) -> bool:
+        """Whether its text is another than that of the message which was settled under its id: then it is stuck."""
+        other = await self._another(envelope)
+        if other is not None and await self.under_used_id(other):
+            await self._set_aside(envelope, USED)
+        return other is not None
+
+    async def _set_aside(self, envelope: Envelope, why: str = "") -> None:
+        await self._mailbox.set_aside(envelope, why)
+        self._state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
+
+    async def name_taken(self, envelope: Envelope) -> None:
+        """Another message of its name was claimed before, by whomever: it can never be."""
+        message = await self._mailbox.read(envelope)
+        if isinstance(message, Message) and await self.under_used_id(message):
+            await self._mailbox.set_aside(envelope, USED)
+
+    async def under_used_id(self, message: Message) -> bool:
+        """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
+        digest = content_digest(message)
+        envelope = message.envelope
+        key = f"{printable(envelope.id, 128)}~{digest[:12]}"
+        entry = self._write_down(StuckKind.USED_ID, key, envelope, USED, digest=digest)
+        return await self._tell_sender(entry, message)
+
+    async def _another(self, envelope: Envelope) -> Message | None:
+        """The message, where its text is another than that which was settled; None also where nothing tells that."""
+        settled = await self._mailbox.settled(envelope)
+        known = content_digest(settled) if settled is not None else self._digest_of_turn(envelope.id)
+        if not known:
+            return None
+        message = await self._mailbox.read(envelope)
+        return message if isinstance(message, Message) and content_digest(message) != known else None
+
+    def _digest_of_turn(self, message_id: str) -> str:
+        turns = self._state.turns
+        for turn_id in turns.ids():
+            if turn_id not in self._seen_turns and turns.is_settled(turn_id):
+                self._seen_turns.add(turn_id)
+                record = turns.load(turn_id)
+                if record is not None and record.digest:
+                    self._digests[record.envelope.id] = record.digest
+        return self._digests.get(message_id, "")
+
+    def _write_down(
+        self,
+        kind: StuckKind,
+        key: str,
+        envelope: Envelope | None,
+        why: str,
+        item: Unreadable | None = None,
+        digest: str = "",
+    ) -> StuckEntry:
+        state = self._state
+        new = state.stuck.add(
+            kind,
+            key,
+            envelope,
+            why,
+            sender=item.sender if item else "",
+            thread=item.thread if item else "",
+            locator=item.locator if item else "",
+            digest=item.digest if item else digest,
+        )
+        entry = state.stuck.get(kind, key) or StuckEntry(kind, key, state.folder.clock.now(), why)
+        if new:
+            state.log.emit(
+                EventName.MESSAGE_STUCK,
+                kind=kind.value,
+                key=key,
+                message_id=entry.message_id or None,
+                thread=entry.thread or None,
+                why=entry.why,
+            )
+        return entry
+
+    async def _tell_sender(self, entry: StuckEntry, origin: Message | None) -> bool:
+        """False: try again later."""
+        if (entry.kind, entry.key) in self._told or entry.sender in ("", self._mailbox.address):
+            return True
+        if origin is not None and origin.envelope.automatic is Automatic.NOTICE:
+            return True
+        composed = self._mailbox.compose(_word(entry, origin), origin, f"stuck-{_short(entry.kind, entry.key)}")
+        for item in () if isinstance(composed, Refused) else composed:
+            if not await self._deliver(item):
+                late = self._state.folder.clock.now() - entry.at
+                return not 0 <= late < TELL_WITHIN
+        self._told.add((entry.kind, entry.key))
+        return True
+
+    async def _deliver(self, item: Outgoing) -> bool:
+        mailbox = self._mailbox
+        try:
+            if not mailbox.capabilities.recognises_delivery and await mailbox.look(item):
+                return True
+            return isinstance(await mailbox.deliver(item), Delivered | Refused)
+        except MailboxUnavailable:
+            return False
+
+
+def _word(entry: StuckEntry, origin: Message | None) -> Draft:
+    """What its sender is told. The same entry gives the same draft, and so the same final id."""
+    thread = entry.thread if entry.thread == entry.thread.strip() else ""
+    name = printable(entry.message_id or entry.locator)
+    mend = "Send it again under an id of its own." if entry.kind is StuckKind.USED_ID else "Send it again, mended."
+    body = (
+        f"A message of yours was not worked on.\n\nMessage: {name}\nReason: {entry.why} ({entry.kind})\n\n"
+        f"It is kept. {mend} On the agent's machine: agent-mailer stuck show {printable(entry.key)}"
+    )
+    return Draft(
+        f"stuck-{_short(entry.kind, entry.key)}",
+        Action.REPLY if origin is not None else Action.SEND,
+        entry.at,
+        to=() if origin is not None else (entry.sender,),
+        subject="" if origin is not None else "Not worked on",
+        body=body,
+        thread="" if origin is not None else thread,
+        kind=Kind.STATUS,
+        automatic=Automatic.NOTICE,
+    )
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+# What a person asks.
+
+
+def retry_stuck(state: State, kind: StuckKind, keys: Sequence[str], mailbox: Mailbox | None) -> list[tuple[bool, str]]:
+    """Take up again, each by its key; whether it was, and a line for people. What is given up is not for here."""
+    if kind is StuckKind.NOT_SENT:
+        return send_again(state, keys)
+    return _each(state, kind, keys, lambda entry: _take_up(entry, mailbox))
+
+
+def drop_stuck(state: State, kind: StuckKind, keys: Sequence[str]) -> list[tuple[bool, str]]:
+    """Nobody wants it any more. Mail stays where it was put; what the mailbox still lists counts as settled."""
+    if kind is StuckKind.NOT_SENT:
+        return drop_unsent(state, keys)
+
+    def drop(entry: StuckEntry) -> str:
+        if entry.kind in STILL_LISTED and entry.envelope is not None:
+            # Before the line goes: without it the message would run.
+            state.processed.add(entry.envelope.id)
+            state.retries.remove(entry.envelope.id)
+        return ""
+
+    return _each(state, kind, keys, drop, done="dropped")
+
+
+def _each(
+    state: State,
+    kind: StuckKind,
+    keys: Iterable[str],
+    act: Callable[[StuckEntry], str],
+    done: str = "pending again",
+) -> list[tuple[bool, str]]:
+    """`act` returns why it could not, or nothing. The lines go last, all at once: after a crash it is done again."""
+    found: list[tuple[bool, str]] = []
+    gone: list[tuple[StuckKind, str]] = []
+    for key in keys:
+        entry = state.stuck.get(kind, key)
+        why = act(entry) if entry is not None else "it is not stuck"
+        if not why:
+            gone.append((kind, key))
+        found.append((not why, f"{printable(key)}: {why or done}"))
+    state.stuck.remove(gone)
+    return found
+
+
+def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
+    if entry.kind in STILL_LISTED:
+        return ""
+    if entry.kind is StuckKind.TOO_LARGE:
+        return "it is larger than a message may be: ask its sender for a smaller one"
+    if mailbox is None:
+        return "its mailbox cannot be reached"
+    new_id = ""
+    if entry.kind is StuckKind.USED_ID:
+        # Its own id is settled: only under another one can it run.
+        new_id = f"{path_name(entry.message_id)[:120]}-{entry.digest[:8]}"
+    try:
+        refused = mailbox.put_back(entry.locator, entry.digest, new_id)
+    except MailboxUnavailable as fault:
+        return fault.message
+    return refused.why if refused is not None else ""

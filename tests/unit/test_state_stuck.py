@@ -1,0 +1,86 @@
+"""What is stuck: each thing once, kept over a torn line and a full file, and never more than the file may hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.stuck import Stuck, StuckKind, split_key
+
+LETTER = Envelope("m-1", "t", "alice", 1.0, "1 m-1", "m-1.md")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    found = StateFolder(tmp_path, Disk(), FakeClock())
+    found.prepare()
+    return found
+
+
+def test_a_thing_is_there_once_and_stays_until_it_is_removed(folder: StateFolder) -> None:
+    stuck = Stuck(folder)
+    assert stuck.add(StuckKind.NO_WAY_BACK, "m-1", LETTER, "x")
+    assert not stuck.add(StuckKind.NO_WAY_BACK, "m-1", LETTER, "another word")
+    assert stuck.add(StuckKind.UNREADABLE, "m-1", None, "no header\n", sender="bob", locator="m-1.md")
+    again = Stuck(folder)
+    assert not again.add(StuckKind.UNREADABLE, "m-1", None, "x")
+    first, second = again.all()
+    assert (first.envelope, first.sender, first.why) == (LETTER, "alice", "x")
+    assert (second.envelope, second.sender, second.locator, second.why) == (None, "bob", "m-1.md", "no header\\n")
+    assert again.waiting == {"m-1"}
+    assert again.remove([(StuckKind.NO_WAY_BACK, "m-1"), (StuckKind.NO_WAY_BACK, "other")]) == 1
+    assert again.waiting == set()
+    assert [entry.kind for entry in Stuck(folder).all()] == [StuckKind.UNREADABLE]
+
+
+def test_what_was_added_is_told_of_once_and_by_the_next_watcher_where_this_one_could_not(folder: StateFolder) -> None:
+    clock = folder.clock
+    assert isinstance(clock, FakeClock)
+    stuck = Stuck(folder)
+    stuck.add(StuckKind.UNREADABLE, "a", None, "x")
+    assert [entry.key for entry in stuck.untold] == ["a"]
+    stuck.untold.popleft()
+    stuck.add(StuckKind.UNREADABLE, "a", None, "x")
+    assert not stuck.untold
+    assert [entry.key for entry in Stuck(folder).untold] == ["a"]
+    clock.moment += 2 * 86400.0
+    assert not Stuck(folder).untold
+
+
+def test_a_damaged_line_harms_no_other_and_is_kept(folder: StateFolder) -> None:
+    Stuck(folder).add(StuckKind.UNREADABLE, "a", None, "x")
+    path = folder.path / "stuck.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"kind": "unknown"}\n\0\0\0\n{"torn')
+    stuck = Stuck(folder)
+    assert stuck.add(StuckKind.UNREADABLE, "b", None, "x")
+    assert [entry.key for entry in Stuck(folder).all()] == ["a", "b"]
+    stuck.remove([(StuckKind.UNREADABLE, "a")])
+    assert [entry.key for entry in Stuck(folder).all()] == ["b"]
+    assert b'{"torn' in path.read_bytes()
+    assert b"unknown" in path.read_bytes()
+
+
+def test_a_full_file_counts_the_oldest_and_loses_none_that_is_still_listed(folder: StateFolder) -> None:
+    stuck = Stuck(folder, most=10, spared=4)
+    stuck.add(StuckKind.NOT_FETCHED, "kept", LETTER, "x")
+    for number in range(40):
+        stuck.add(StuckKind.UNREADABLE, f"u{number}", None, "x")
+    for found in (stuck, Stuck(folder)):
+        assert found.counts() == {StuckKind.NOT_FETCHED: 1, StuckKind.UNREADABLE: 40}
+        assert len(found.all()) <= 10
+        assert found.get(StuckKind.NOT_FETCHED, "kept") is not None
+        assert found.all()[-1].key == "u39"
+
+
+@pytest.mark.parametrize("key", ["", "x", "20260101T000000-0123abcd", "20260101T000000-0123abcd.", "../x.1", "a.b"])
+def test_what_is_no_key_of_an_item_names_none(key: str) -> None:
+    assert split_key(key) is None
+
+
+def test_the_key_of_an_item_names_its_turn_and_its_number() -> None:
+    assert split_key("20260101T000000-0123abcd.12") == ("20260101T000000-0123abcd", 12)
