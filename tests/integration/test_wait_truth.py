@@ -18,7 +18,7 @@ from tests.desk import SOON, Desk, until
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.events import EventName
-from agent_mailer.people.port import Standing
+from agent_mailer.people.port import MessageState
 from agent_mailer.state.records import ItemState, Pause, PauseReason
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.workdirs import remember
@@ -117,7 +117,7 @@ def test_an_answer_that_was_refused_is_told(desk: Desk) -> None:
     report = standing_in(desk.workdir, sent, "x")
     assert report is not None
     assert (report.state, report.final, report.text) == (
-        Standing.DONE,
+        MessageState.DONE,
         True,
         "is done with it, but its answer was refused: no mailbox for user",
     )

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UsageFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, Credentials, at_broker
-from agent_mailer.mailbox.amp.reading import BrokerInbox, Told
+from agent_mailer.mailbox.amp.reading import BrokerInbox, Step
 from agent_mailer.mailbox.port import Delivered, Delivery, Gone, Message, Outgoing, Refused, Unknown
 from agent_mailer.names import pick, printable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.people.port import Found, Receipt, Report, Rest, Sent, Standing, dedupe_conflict, unknown_recipients
+from agent_mailer.people.port import Found, Receipt, Report, Rest, Sent, MessageState, dedupe_conflict, unknown_recipients
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -69,7 +69,7 @@ class BrokerMail:
         self._box = BrokerInbox(credentials, me.address)
         self._address = me.address
         self._url = place.config.broker_url.rstrip("/")
-        self._told: list[Told] = []
+        self._told: list[Step] = []
         self._is_watched = is_watched
 
     @contextmanager
@@ -165,16 +165,16 @@ class BrokerMail:
         return [message for message in mine if message.envelope.id not in seen]
 
 
-def _as_told(last: Told) -> Report:
+def _as_told(last: Step) -> Report:
     if last.stage != "settled":
-        return Report(Standing.BEGUN, "has begun a turn on it; what became of that is not told yet")
+        return Report(MessageState.BEGUN, "has begun a turn on it; what became of that is not told yet")
     why = f": {printable(last.detail)}" if last.detail else ""
     outcome = printable((last.outcome or "").replace("_", " "))
     if not last.final:
-        return Report(Standing.AGAIN, f"has tried it, its turn ended {outcome}{why}; it is tried again")
+        return Report(MessageState.AGAIN, f"has tried it, its turn ended {outcome}{why}; it is tried again")
     if last.outcome in (Outcome.DONE, Outcome.BLOCKED):
-        return Report(Standing.DONE, "is done with it")
-    return Report(Standing.GIVEN_UP, f"has given it up: {outcome}{why}", final=True)
+        return Report(MessageState.DONE, "is done with it")
+    return Report(MessageState.GIVEN_UP, f"has given it up: {outcome}{why}", final=True)
 
 
 async def _make_operator(client: BrokerClient, url: str, known: Sequence[AgentInfo]) -> AgentInfo:

@@ -56,7 +56,7 @@ class Sent(msgspec.Struct, frozen=True):
     already: bool = False
 
 
-class Standing(StrEnum):
+class MessageState(StrEnum):
     """`BEGUN`: a turn was begun, and nobody here can see what became of it."""
 
     WAITING = "waiting"
@@ -77,7 +77,7 @@ class Report(msgspec.Struct, frozen=True):
     Who is done with it and has written to somebody may be waiting for an answer himself, and is not final.
     """
 
-    state: Standing
+    state: MessageState
     text: str
     final: bool = False
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.mailbox.port import DEDUPE_KEY, Automatic, Delivered, Kind, Refused
-from agent_mailer.people.port import Ending, Sent, Standing, Waited
+from agent_mailer.people.port import Ending, Sent, MessageState, Waited
 from agent_mailer.turn_tools.commands import PROGRESS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
     `tell` gets a line for each step on the way.
     """
     end = time.monotonic() + seconds
-    seen, taken, told = {sent.id}, set[str](), dict[str, Standing]()
+    seen, taken, told = {sent.id}, set[str](), dict[str, MessageState]()
     with mail.listening(sent) as rest:
         while True:
             # Before the answers: whoever answered had taken the message before, and what is settled has left.
@@ -73,7 +73,7 @@ def _tell_taken(
     receipts: Sequence[Receipt],
     reports: Mapping[str, Report],
     taken: set[str],
-    told: dict[str, Standing],
+    told: dict[str, MessageState],
     tell: Tell,
 ) -> None:
     for receipt in receipts:
@@ -82,16 +82,16 @@ def _tell_taken(
         elif receipt.recipient not in taken:
             taken.add(receipt.recipient)
             report = reports.get(receipt.recipient)
-            works = report is not None and report.state is Standing.WORKING
+            works = report is not None and report.state is MessageState.WORKING
             tell(f"{receipt.recipient} has taken it{' and is at work' if works else ''}")
             if works:
-                told[receipt.recipient] = Standing.WORKING
+                told[receipt.recipient] = MessageState.WORKING
 
 
-def _tell_news(reports: Mapping[str, Report], told: dict[str, Standing], tell: Tell) -> None:
+def _tell_news(reports: Mapping[str, Report], told: dict[str, MessageState], tell: Tell) -> None:
     """Each change once; what the last word tells anyway is left to it."""
     for name, report in reports.items():
-        if report.state not in (told.get(name), Standing.WAITING) and not report.final:
+        if report.state not in (told.get(name), MessageState.WAITING) and not report.final:
             told[name] = report.state
             tell(f"{name} {report.text}")
 
@@ -103,7 +103,7 @@ def _end_without_answer(receipts: Sequence[Receipt], reports: Mapping[str, Repor
     final = [reports[name].state for name in sent.recipients if name in reports and reports[name].final]
     if len(final) < len(sent.recipients):
         return None
-    return Ending.UNANSWERED if set(final) == {Standing.DONE} else Ending.DEAD
+    return Ending.UNANSWERED if set(final) == {MessageState.DONE} else Ending.DEAD
 
 
 async def _deliver(mail: PersonalMail, item: Outgoing) -> Delivered:

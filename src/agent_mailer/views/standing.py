@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.names import printable
-from agent_mailer.people.port import Report, Sent, Standing
+from agent_mailer.people.port import Report, Sent, MessageState
 from agent_mailer.state.records import ItemState
 from agent_mailer.views.local import place_at, watcher_of
 
@@ -71,21 +71,21 @@ def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
     stuck = next((entry for entry in state.stuck.all() if entry.message_id == message_id), None)
     if stuck is not None:
         show = f"agent-mailer stuck show {printable(message_id)} -C {place.workdir}"
-        return Report(Standing.STUCK, f"cannot work on it: {stuck.kind}: {stuck.why} ({show})", final=True)
+        return Report(MessageState.STUCK, f"cannot work on it: {stuck.kind}: {stuck.why} ({show})", final=True)
     if obstacle is not None:
         return obstacle
     retry = state.retries.get(message_id)
     if retry is not None:
         last = (retry.last_outcome or "interrupted").replace("_", " ")
-        return Report(Standing.AGAIN, f"has tried it, its turn ended {last}; again {_moment(retry.not_before, place)}")
+        return Report(MessageState.AGAIN, f"has tried it, its turn ended {last}; again {_moment(retry.not_before, place)}")
     if any(turn.thread_id == thread for turn in running):
-        return Report(Standing.BEHIND, "works on an older message of the thread first")
+        return Report(MessageState.BEHIND, "works on an older message of the thread first")
     if any(entry.envelope.thread == thread for entry in state.retries.all()):
-        return Report(Standing.BEHIND, "has an older message of the thread to try again first")
+        return Report(MessageState.BEHIND, "has an older message of the thread to try again first")
     if len(running) >= place.config.max_parallel_turns:
         others = "another message" if len(running) == 1 else f"{len(running)} other messages"
-        return Report(Standing.BEHIND, f"works on {others} first")
-    return Report(Standing.WAITING, "has not taken it yet")
+        return Report(MessageState.BEHIND, f"works on {others} first")
+    return Report(MessageState.WAITING, "has not taken it yet")
 
 
 def _in_work(place: Workplace, turn: OpenTurn, obstacle: Report | None) -> Report:
@@ -93,29 +93,29 @@ def _in_work(place: Workplace, turn: OpenTurn, obstacle: Report | None) -> Repor
 
     record = place.state.turns.load(turn.turn_id)
     works = record is not None and record.settlement is None
-    if works and (obstacle is None or obstacle.state is Standing.PAUSED):
+    if works and (obstacle is None or obstacle.state is MessageState.PAUSED):
         # Running turns go on during a pause.
-        return Report(Standing.WORKING, "is at work on it")
+        return Report(MessageState.WORKING, "is at work on it")
     if record is not None and record.process is not None and works and is_alive(record.process):
-        return Report(Standing.WORKING, "is at work on it; the answer waits for its watcher")
-    if obstacle is not None and obstacle.state is Standing.STOPPED:
+        return Report(MessageState.WORKING, "is at work on it; the answer waits for its watcher")
+    if obstacle is not None and obstacle.state is MessageState.STOPPED:
         return msgspec.structs.replace(obstacle, text=f"{obstacle.text}; the turn is left open and goes on then")
-    return Report(Standing.WORKING, "has ended its turn, and sends what is to be sent")
+    return Report(MessageState.WORKING, "has ended its turn, and sends what is to be sent")
 
 
 def _obstacle(place: Workplace) -> Report | None:
     """What keeps the agent from any mail."""
     state, watcher = place.state, watcher_of(place)
     if not watcher.running:
-        return Report(Standing.STOPPED, f"has no watcher: agent-mailer watch -C {place.workdir}")
+        return Report(MessageState.STOPPED, f"has no watcher: agent-mailer watch -C {place.workdir}")
     if watcher.halted:
-        return Report(Standing.STOPPED, f"was stopped by a signal: kill -CONT {watcher.pid}")
+        return Report(MessageState.STOPPED, f"was stopped by a signal: kill -CONT {watcher.pid}")
     trouble = state.trouble.read()
     if trouble is not None:
         mend = f" ({trouble.fix})" if trouble.fix else ""
-        return Report(Standing.STOPPED, f"is kept from its work: {trouble.what}: {printable(trouble.why)}{mend}")
+        return Report(MessageState.STOPPED, f"is kept from its work: {trouble.what}: {printable(trouble.why)}{mend}")
     pause = state.pause.read()
-    return Report(Standing.PAUSED, _paused(place, pause)) if pause is not None else None
+    return Report(MessageState.PAUSED, _paused(place, pause)) if pause is not None else None
 
 
 def _paused(place: Workplace, pause: Pause) -> str:
@@ -131,20 +131,20 @@ def _settled(place: Workplace, message_id: str) -> Report:
     show = f"agent-mailer dead-letter show {printable(message_id)} -C {place.workdir}"
     if letter is not None:
         why = printable(letter.last_error) or "no reason kept"
-        return Report(Standing.GIVEN_UP, f"has given it up: {why} ({show})", final=True)
+        return Report(MessageState.GIVEN_UP, f"has given it up: {why} ({show})", final=True)
     record = _turn_of(place, message_id)
     if record is None or record.settlement is None:
-        return Report(Standing.DONE, "is done with it")
+        return Report(MessageState.DONE, "is done with it")
     items = record.settlement.items
     refused = next((item for item in items if item.state is ItemState.REFUSED), None)
     if refused is not None:
         return Report(
-            Standing.DONE, f"is done with it, but its answer was refused: {printable(refused.why)}", final=True
+            MessageState.DONE, f"is done with it, but its answer was refused: {printable(refused.why)}", final=True
         )
     if items:
         show = f"agent-mailer turns show {record.turn_id} -C {place.workdir}"
-        return Report(Standing.DONE, f"is done with it, and what it sent has left ({show})")
-    return Report(Standing.DONE, "is done with it and has sent no answer", final=True)
+        return Report(MessageState.DONE, f"is done with it, and what it sent has left ({show})")
+    return Report(MessageState.DONE, "is done with it and has sent no answer", final=True)
 
 
 def _turn_of(place: Workplace, message_id: str) -> TurnRecord | None:

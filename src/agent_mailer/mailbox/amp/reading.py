@@ -21,7 +21,7 @@ LISTED_PAGES = 10
 T = TypeVar("T")
 
 
-class Told(msgspec.Struct):
+class Step(msgspec.Struct):
     """What a watcher has told of a message: `final`, no further turn will follow."""
 
     stage: str
@@ -79,13 +79,13 @@ class BrokerInbox:
                 return None
             return wire.parse_whole(self._sound(answer))
 
-    async def receipts(self, message_id: str) -> list[Told]:
+    async def receipts(self, message_id: str) -> list[Step]:
         """How far a message that we sent is, oldest first, where the broker keeps that."""
         async with self._client() as client:
             if not (await self._broker(client)).ours:
                 return []
             answer = await client.transport.ask("GET", path_of("messages", message_id, "receipts"))
-            return decode(answer, list[Told]) if answer.ok else []
+            return decode(answer, list[Step]) if answer.ok else []
 
     def _client(self) -> BrokerClient:
         return BrokerClient(self._credentials.broker_url, self._credentials.api_key)
