@@ -235,6 +235,9 @@ def read_file(path: Path) -> dict[str, object]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigFault("bad_toml", f"{path} is not valid TOML: {error}", "agent-mailer config edit") from error
+    except NotADirectoryError as error:
+        why = f"{path} cannot be read: {error.strerror}"
+        raise ConfigFault("unreadable", why, f"mv {path.parent} {path.parent}.old") from error
     except OSError as error:
         raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from error
 

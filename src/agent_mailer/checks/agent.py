@@ -13,13 +13,13 @@ from agent_mailer.checks import CheckResult, Level, failed, guarded, ok, warning
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ExitCode
 from agent_mailer.mailbox.port import Contact, Envelope, Message
-from agent_mailer.runtimes.port import Finding, Launch, Probe, Runtime, ToolServer, TurnRequest
+from agent_mailer.runtimes.port import LOGIN, Finding, Launch, Probe, Runtime, ToolServer, TurnRequest
 from agent_mailer.turn_tools.folder import Facts, TurnFolder
 
 PROBE_SECONDS = 20.0
 TOOL_SECONDS = 20.0
-VERSION, LOGIN = "version", "login"
-"""Names of probes. A version that is not the best still works; without a login nothing does."""
+VERSION = "version"
+"""A probe's name. A version that is not the best still works; without a login nothing does."""
 
 SCRATCH_TURN = "20000101T000000-00000000"
 """The id of a turn that is none: the tools of a check work in its folder."""

@@ -184,6 +184,7 @@ class Repair:
             "retries.json": lambda: len(state.retries),
             "sessions.json": lambda: list(state.sessions.all()),
             "pause.json": state.pause.read,
+            "login.json": state.login.read,
             "usage.json": state.usage.today,
             "questions.json": state.questions.all,
             "requests": state.requests.waiting,

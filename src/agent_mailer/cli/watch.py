@@ -62,6 +62,7 @@ def watch(
 
     from agent_mailer.service.notify import take_notifier
     from agent_mailer.state.workdirs import remember
+    from agent_mailer.watch.trouble import at_the_start
 
     notifier = take_notifier(os.environ)
     place = workplace(
@@ -90,19 +91,22 @@ def watch(
 
         place = set_up_to_watch(place)
     place.require_complete()
-    if place.folder.path.exists():
-        place.folder.check()
+    with at_the_start(place.folder.path):
+        if os.path.lexists(place.folder.path):
+            place.folder.check()
     if not ignore_mismatch:
         place.require_identity()
     if dry_run:
         asyncio.run(_show_plan(place))
         return
-    place.folder.disk.make_directory(place.folder.path)
     lock = place.lock()
-    lock.acquire()
+    with at_the_start(place.folder.path):
+        place.folder.disk.make_directory(place.folder.path)
+        lock.acquire()
     try:
         _show_events(place)
-        place.prepare()
+        with at_the_start(place.folder.path):
+            place.prepare()
         remember(place.workdir)
         raise typer.Exit(asyncio.run(_run(place, lock, notifier, once=once)))
     finally:
@@ -113,10 +117,13 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
     from agent_mailer import __version__
     from agent_mailer.events import EventName
     from agent_mailer.state.notes import seed_memory
+    from agent_mailer.watch.trouble import at_the_start
     from agent_mailer.watch.watcher import End, Watcher
 
-    seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
-    watcher = Watcher(place.room(lock), once=once)
+    with at_the_start(place.folder.path):
+        seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
+        room = place.room(lock)
+    watcher = Watcher(room, once=once)
     _obey_signals(watcher, place.policy().stop_grace)
     place.log.emit(
         EventName.WATCH_STARTED,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent_mailer.clock import Clock
     from agent_mailer.mailbox.port import Contact, Kind, Message
     from agent_mailer.people.arrivals import Arrived, Drained
-    from agent_mailer.people.port import Found, PersonalMail, Sent, Standing, Tell, Told, Waited
+    from agent_mailer.people.port import Found, Look, PersonalMail, Sent, Standing, Tell, Told, Waited
 
 T = TypeVar("T")
 
@@ -96,9 +96,13 @@ class Person:
         """Deliver it to every recipient; what went out under its dedupe key before is not sent again."""
         return self._run(sending.send(self._mail, draft))
 
-    def wait_for_answer(self, sent: Sent, seconds: float) -> Waited:
-        """Wait at most `seconds`; the answer counts as read."""
-        return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell))
+    def wait_for_answer(self, sent: Sent, seconds: float, look: Look = lambda *_: None) -> Waited:
+        """Wait at most `seconds`; the answer counts as read. `look`: where a message stands, as far as can be seen."""
+        return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell, look))
+
+    def is_of(self, place: Workplace, recipient: str) -> bool:
+        """Whether `recipient` is the agent of that workdir. Raises MailerError, OSError."""
+        return self._mail.is_of(place, recipient)
 
     def watch(self, search: Search, arrived: Arrived, *, seconds: float | None = None, follow: bool = False) -> bool:
         """Tell of mail that waits or comes; see `arrivals.watch`."""

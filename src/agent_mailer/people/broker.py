@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UsageFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, Credentials, at_broker
-from agent_mailer.mailbox.amp.reading import PAGE, BrokerInbox
+from agent_mailer.mailbox.amp.reading import PAGE, BrokerInbox, Step
 from agent_mailer.mailbox.port import (
     Delivered,
     Delivery,
@@ -25,10 +25,13 @@ from agent_mailer.mailbox.port import (
     Unreadable,
 )
 from agent_mailer.names import pick, printable
+from agent_mailer.outcomes import Outcome
 from agent_mailer.people.port import (
     EVERYTHING,
     Found,
+    MessageState,
     Receipt,
+    Report,
     Rest,
     Search,
     Sent,
@@ -89,6 +92,8 @@ class BrokerMail:
         self.mailbox = AmpMailbox(lambda: credentials, me.address, clock=place.clock)
         self._box = BrokerInbox(credentials, me.address)
         self._address = me.address
+        self._url = place.config.broker_url.rstrip("/")
+        self._told: list[Step] = []
         self._is_watched = is_watched
 
     @contextmanager
@@ -227,13 +232,33 @@ class BrokerMail:
 
     async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
         """The broker keeps them by message, not by recipient."""
-        told = not taken and await self._box.receipts(sent.id)
-        return [Receipt(sent.recipients[0])] if told else []
+        self._told = await self._box.receipts(sent.id)
+        return [Receipt(sent.recipients[0])] if self._told and not taken else []
+
+    async def standing(self, sent: Sent, recipient: str) -> Report | None:
+        """The broker keeps receipts by message, not by recipient; of an end by force it does not hear."""
+        return _as_told(self._told[-1]) if self._told and recipient == sent.recipients[0] else None
+
+    def is_of(self, place: Workplace, recipient: str) -> bool:
+        config = place.config
+        return place.at_broker and config.address == recipient and config.broker_url.rstrip("/") == self._url
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         thread = await self.mailbox.thread(sent.thread)
         mine = [message for message in thread if self._address in message.envelope.to]
         return [message for message in mine if message.envelope.id not in seen]
+
+
+def _as_told(last: Step) -> Report:
+    if last.stage != "settled":
+        return Report(MessageState.BEGUN, "has begun a turn on it; what became of that is not told yet")
+    why = f": {printable(last.detail)}" if last.detail else ""
+    outcome = printable((last.outcome or "").replace("_", " "))
+    if not last.final:
+        return Report(MessageState.AGAIN, f"has tried it, its turn ended {outcome}{why}; it is tried again")
+    if last.outcome in (Outcome.DONE, Outcome.BLOCKED):
+        return Report(MessageState.DONE, "is done with it")
+    return Report(MessageState.GIVEN_UP, f"has given it up: {outcome}{why}", final=True)
 
 
 async def _make_operator(client: BrokerClient, url: str, known: Sequence[AgentInfo]) -> AgentInfo:

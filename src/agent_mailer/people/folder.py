@@ -47,6 +47,7 @@ from agent_mailer.people.port import (
     EVERYTHING,
     Found,
     Receipt,
+    Report,
     Rest,
     Search,
     Sent,
@@ -255,6 +256,13 @@ class FolderMail:
                 yield Told(identifier, recipient, receipt.stage, receipt.at, receipt.detail)
         if not any(found):
             yield Told(identifier, recipient)
+
+    async def standing(self, sent: Sent, recipient: str) -> Report | None:
+        del sent, recipient
+        return None
+
+    def is_of(self, place: Workplace, recipient: str) -> bool:
+        return not place.at_broker and place.handle == recipient and self._root.samefile(place.maildir_root())
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """Only what came later can be an answer, whoever's clock dated it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -16,10 +16,14 @@ from agent_mailer.names import printable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
+    from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Delivered, Delivery, Draft, Mailbox, Outgoing, Route, Unreadable
 
 Tell = Callable[[str], None]
 """Takes a line that a person should know besides the result."""
+
+Look = Callable[["Sent", str], "Report | None"]
+"""Where a message stands at a recipient, as his own workdir says; None where that cannot be seen."""
 
 Rest = Callable[[float], "Awaitable[None]"]
 """Returns when there may be something new, after that many seconds at the latest."""
@@ -123,21 +127,55 @@ class Sent(msgspec.Struct, frozen=True):
     already: bool = False
 
 
-class Ending(Enum):
-    """How a wait ends; the value is the exit status."""
+class MessageState(StrEnum):
+    """`BEGUN`: a turn was begun, and nobody here can see what became of it."""
 
-    ANSWERED = 0
-    DEAD = 1
-    BLOCKED = 3
-    TIMEOUT = 4
+    WAITING = "waiting"
+    BEHIND = "behind"
+    WORKING = "working"
+    BEGUN = "begun"
+    AGAIN = "again"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    GIVEN_UP = "given_up"
+    STUCK = "stuck"
+    DONE = "done"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`text` says it for people, without its subject: the recipient. `final`: nothing more will come of the message.
+
+    Who is done with it and has written to somebody may be waiting for an answer himself, and is not final.
+    """
+
+    state: MessageState
+    text: str
+    final: bool = False
+
+
+class Ending(StrEnum):
+    """How a wait ends."""
+
+    ANSWERED = "answered"
+    DEAD = "dead"
+    BLOCKED = "blocked"
+    TIMEOUT = "timeout"
+    UNANSWERED = "unanswered"
+    """It is done, and no answer will come."""
+
+    @property
+    def status(self) -> int:
+        """Of the command."""
+        return {Ending.ANSWERED: 0, Ending.DEAD: 1, Ending.BLOCKED: 3}.get(self, 4)
 
 
 class Waited(msgspec.Struct, frozen=True):
-    """`answer` is missing after a timeout, and where the message could not even be read."""
+    """`answer` is missing where none came. `taken`: who has taken the message; `reports`: what is known of it there."""
 
     ending: Ending
     answer: Message | None = None
-    taken: bool = False
+    taken: frozenset[str] = frozenset()
+    reports: Mapping[str, Report] = {}
 
 
 class PersonalMail(Protocol):
@@ -214,6 +252,12 @@ class PersonalMail(Protocol):
 
         Raises MailerError, UsageFault.
         """
+
+    async def standing(self, sent: Sent, recipient: str) -> Report | None:
+        """What the mailbox itself tells of it; None where it tells nothing more than receipts do."""
+
+    def is_of(self, place: Workplace, recipient: str) -> bool:
+        """Whether `recipient` is the agent of that workdir. Raises MailerError, OSError."""
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """What may be an answer, without those whose ids are `seen`."""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.mailbox.port import DEDUPE_KEY, Automatic, Delivered, Kind, Refused
-from agent_mailer.people.port import Ending, Sent, Waited
+from agent_mailer.people.port import Ending, MessageState, Sent, Waited
 from agent_mailer.turn_tools.commands import PROGRESS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from agent_mailer.mailbox.port import Draft, Message, Outgoing
-    from agent_mailer.people.port import PersonalMail, Tell
+    from agent_mailer.people.port import Look, PersonalMail, Receipt, Report, Tell
 
 
 async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None) -> Sent:
@@ -40,32 +42,69 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None) 
     return Sent(first.id, first.thread, recipients, since, already)
 
 
-async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: Tell) -> Waited:
-    """Wait at most `seconds`; the answer counts as read. `tell` gets a line for each step on the way."""
+async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: Tell, look: Look) -> Waited:
+    """Wait at most `seconds`, and no longer than an answer can come; it counts as read.
+
+    `tell` gets a line for each step on the way.
+    """
     end = time.monotonic() + seconds
-    seen, taken = {sent.id}, set[str]()
+    seen, taken, told = {sent.id}, set[str](), dict[str, MessageState]()
     with mail.listening(sent) as rest:
         while True:
-            # Receipts first: whoever answered had taken the message before.
-            unreadable = False
-            for receipt in await mail.receipts(sent, taken):
-                if receipt.unreadable:
-                    tell(f"{receipt.recipient} could not read it")
-                    unreadable = True
-                elif receipt.recipient not in taken:
-                    taken.add(receipt.recipient)
-                    tell(f"{receipt.recipient} has taken it and is at work")
+            # Before the answers: whoever answered had taken the message before, and what is settled has left.
+            receipts = await mail.receipts(sent, taken)
+            found = {name: look(sent, name) or await mail.standing(sent, name) for name in sent.recipients}
+            reports = {name: report for name, report in found.items() if report is not None}
+            _tell_taken(receipts, reports, taken, told, tell)
             for message in await mail.arrived(sent, seen):
                 seen.add(message.envelope.id)
                 if (ending := _ending_of(message, sent, tell)) is not None:
                     await mail.take(message, awaited=True)
-                    return Waited(ending, message, taken=True)
-            if unreadable:
-                return Waited(Ending.DEAD, taken=True)
+                    return Waited(ending, message, frozenset(taken), reports)
+            _tell_news(reports, told, tell)
+            if (no_answer := _end_without_answer(receipts, reports, sent)) is not None:
+                return Waited(no_answer, None, frozenset(taken), reports)
             left = end - time.monotonic()
             if left <= 0:
-                return Waited(Ending.TIMEOUT, taken=bool(taken))
+                return Waited(Ending.TIMEOUT, None, frozenset(taken), reports)
             await rest(left)
+
+
+def _tell_taken(
+    receipts: Sequence[Receipt],
+    reports: Mapping[str, Report],
+    taken: set[str],
+    told: dict[str, MessageState],
+    tell: Tell,
+) -> None:
+    for receipt in receipts:
+        if receipt.unreadable:
+            tell(f"{receipt.recipient} could not read it")
+        elif receipt.recipient not in taken:
+            taken.add(receipt.recipient)
+            report = reports.get(receipt.recipient)
+            works = report is not None and report.state is MessageState.WORKING
+            tell(f"{receipt.recipient} has taken it{' and is at work' if works else ''}")
+            if works:
+                told[receipt.recipient] = MessageState.WORKING
+
+
+def _tell_news(reports: Mapping[str, Report], told: dict[str, MessageState], tell: Tell) -> None:
+    """Each change once; what the last word tells anyway is left to it."""
+    for name, report in reports.items():
+        if report.state not in (told.get(name), MessageState.WAITING) and not report.final:
+            told[name] = report.state
+            tell(f"{name} {report.text}")
+
+
+def _end_without_answer(receipts: Sequence[Receipt], reports: Mapping[str, Report], sent: Sent) -> Ending | None:
+    """How the wait ends because nobody will answer any more; None while somebody may."""
+    if any(receipt.unreadable for receipt in receipts):
+        return Ending.DEAD
+    final = [reports[name].state for name in sent.recipients if name in reports and reports[name].final]
+    if len(final) < len(sent.recipients):
+        return None
+    return Ending.UNANSWERED if set(final) == {MessageState.DONE} else Ending.DEAD
 
 
 async def _deliver(mail: PersonalMail, item: Outgoing) -> Delivered:

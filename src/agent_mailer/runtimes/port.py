@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -209,6 +209,10 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     resumes: bool
     stop_signal: int = signal.SIGTERM
     account: str | None = None
+
+
+LOGIN: Final = "login"
+"""The name of the probe that tells whether there is a login."""
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -40,6 +40,7 @@ class State:
         self.unsent = Unsent(folder)
         self.retries = Retries(folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters))
         self.pause = Pauses(folder, log, account)
+        self.login = self.pause.login
         self.trouble = TroubleFile(folder)
         self.usage = UsageLedger(folder)
         self.notices = NoticeBook(folder)

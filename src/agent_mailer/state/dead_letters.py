@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -40,6 +40,11 @@ class DeadLetters:
         lines = (line for line in self._lines() if any(needle in line for needle in needles))
         found = [letter for line in lines if (letter := _parse(line)) is not None]
         return next((letter for letter in reversed(found) if letter.msg_id == message_id), None)
+
+    def among(self, message_ids: Collection[str]) -> dict[str, DeadLetter]:
+        """The newest letter of each of these messages that has one; the file is read once, however many they are."""
+        letters = (letter for line in self._lines() if (letter := _parse(line)) is not None)
+        return {letter.msg_id: letter for letter in letters if letter.msg_id in message_ids}
 
     def add(self, letter: DeadLetter, *, again: bool) -> None:
         """Durable when it returns. `again`: this settlement may have been applied before; look first."""

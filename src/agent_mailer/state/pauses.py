@@ -6,6 +6,7 @@ One file an account in the user's state folder; who may probe it holds the lock 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,11 +14,49 @@ import msgspec
 from agent_mailer.disk import Disk, Sync, of_the_moment
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.names import path_name
+from agent_mailer.outcomes import Outcome
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import Pause, PauseReason, Settlement
 
 LONGEST_PAUSE = 8 * 86400.0
 """A weekly limit is the longest a provider names; a moment further ahead is a clock that jumped."""
+
+
+class SignedOut(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The agent program said itself that it has no login. `at`: seconds since the epoch."""
+
+    at: float
+    text: str
+    fix: str = ""
+
+
+class LoginFile:
+    """`login.json`: there as long as the watcher has last learned that the program has no login.
+
+    A lost one is learned again by the next start, or by the next turn.
+    """
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._path = folder.path / "login.json"
+        self._refuted = False
+
+    def read(self) -> SignedOut | None:
+        found: SignedOut | None = self._folder.read(self._path, SignedOut | None, None)  # type: ignore[arg-type]
+        return found
+
+    def learn(self, found: SignedOut) -> None:
+        """Where it cannot be written, the first turn tells the same; one that went well meanwhile knows better."""
+        if self._refuted:
+            return
+        with suppress(OSError):
+            self._folder.disk.replace(self._path, msgspec.json.encode(found) + b"\n", sync=Sync.NONE)
+
+    def forget(self) -> None:
+        self._refuted = True
+        with suppress(OSError):
+            if self._path.exists():
+                self._folder.disk.remove(self._path)
 
 
 OF_THE_ACCOUNT = frozenset({PauseReason.LIMITED, PauseReason.SIGNED_OUT})
@@ -30,6 +69,7 @@ class Pauses:
         self._folder = folder
         self._log = log
         self.account = account
+        self.login = LoginFile(folder)
         self._path = folder.path / "pause.json"
 
     def read(self) -> Pause | None:
@@ -69,6 +109,8 @@ class Pauses:
 
     def settled(self, settlement: Settlement) -> None:
         """What a settled turn means for the pause."""
+        if not settlement.outcome.pauses and settlement.outcome is not Outcome.INTERRUPTED:
+            self.login.forget()
         known, pause = self.read(), settlement.pause
         if pause == known or (known is not None and known.reason is PauseReason.BY_HAND):
             return
@@ -84,6 +126,7 @@ class Pauses:
         if self.account is not None and known.reason in OF_THE_ACCOUNT:
             self.account.clear()
         self.clear(durable=by_hand)
+        self.login.forget()
         self._log.emit(EventName.RESUMED, reason=known.reason.value)
 
     def may_probe(self, pause: Pause | None) -> bool:

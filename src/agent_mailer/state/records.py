@@ -138,7 +138,8 @@ class PauseReason(StrEnum):
 class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why nothing is started now. `until` is when one probe may start; None = only a person ends it.
 
-    `elsewhere`: another watcher on the account met it first, and tells the operator of it.
+    `elsewhere`: another watcher on the account met it first, and tells the operator of it. `guessed`: nobody has named
+    that moment, it is only when we look again.
     """
 
     reason: PauseReason
@@ -147,6 +148,7 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     probes: int = 0
     elsewhere: bool = False
+    guessed: bool = False
 
 
 class AfterStop(StrEnum):

@@ -28,6 +28,8 @@ class Verb(StrEnum):
     TURNS_STOP = "turns stop"
     PAUSE = "pause"
     RESUME = "resume"
+    PING = "ping"
+    """Asks whether the loop turns and could start a turn. Nothing relies on it: no write of it is synced."""
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,10 +58,11 @@ class RequestBox:
         self._folder = folder
 
     def submit(self, request: Request) -> str:
-        """Hand a request to the watcher; durable when it returns. Returns its name."""
+        """Hand a request to the watcher, durably unless it is a ping. Returns its name."""
         name = f"{self._folder.clock.now():017.6f}-{secrets.token_hex(4)}"
         path = self._folder.requests / f"{name}.json"
-        self._folder.disk.replace(path, msgspec.json.encode(request), sync=Sync.FULL)
+        sync = Sync.NONE if request.verb is Verb.PING else Sync.FULL
+        self._folder.disk.replace(path, msgspec.json.encode(request), sync=sync)
         return name
 
     def waiting(self) -> list[tuple[str, Request | None]]:
@@ -78,14 +81,15 @@ class RequestBox:
                 found.append((name.removesuffix(".json"), request))
         return found
 
-    def answer(self, name: str, answer: Answer) -> None:
+    def answer(self, name: str, answer: Answer, *, durable: bool = True) -> None:
         """Answer first, then remove: a crash between the two applies the request again, which changes nothing.
 
-        Later it would, over what was asked for since: so the removal is durable.
+        Later it would, over what was asked for since: so the removal is durable, but for a ping's.
         """
         self._folder.disk.replace(self._path(name, ANSWER_SUFFIX), msgspec.json.encode(answer), sync=Sync.NONE)
         self._folder.disk.remove(self._path(name, ".json"))
-        self._folder.disk.sync_directory(self._folder.requests)
+        if durable:
+            self._folder.disk.sync_directory(self._folder.requests)
 
     def take_answer(self, name: str) -> Answer | None:
         path = self._path(name, ANSWER_SUFFIX)
@@ -95,12 +99,12 @@ class RequestBox:
             return answer
         return None
 
-    def withdraw(self, name: str) -> bool:
-        """Take back a request nobody has applied, durably. False if it was applied meanwhile."""
+    def withdraw(self, name: str, *, durable: bool = True) -> bool:
+        """Take back a request nobody has applied. False if it was applied meanwhile."""
         path = self._path(name, ".json")
         existed = path.exists()
         self._folder.disk.remove(path)
-        if existed:
+        if existed and durable:
             self._folder.disk.sync_directory(self._folder.requests)
         return existed
 

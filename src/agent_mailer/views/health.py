@@ -6,11 +6,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from agent_mailer.config import RuntimeKind
+from agent_mailer.state.pauses import SignedOut
 from agent_mailer.state.records import PauseReason
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.views.pulse import Heard
 from agent_mailer.views.values.status import (
     FaultView,
+    PauseView,
     Problem,
     ProblemView,
     StatusView,
@@ -21,15 +26,34 @@ from agent_mailer.views.values.status import (
 _LOGINS = {RuntimeKind.CLAUDE: "claude auth login", RuntimeKind.CODEX: "codex login"}
 
 
+class Learned(msgspec.Struct, frozen=True):
+    """What is known beside the state's files: what the watcher said, and what it last learned of the login.
+
+    `outage_after`: so many seconds a pause without a known end may last before somebody has to look.
+    """
+
+    heard: Heard = Heard()
+    signed_out: SignedOut | None = None
+    outage_after: float = 300.0
+
+
 def problems_of(
-    view: StatusView, damaged: Sequence[tuple[Path, str]], runtime: RuntimeKind | None
+    view: StatusView,
+    damaged: Sequence[tuple[Path, str]],
+    runtime: RuntimeKind | None,
+    learned: Learned = Learned(),  # noqa: B008 - it cannot change
+    now: float = 0.0,
 ) -> list[ProblemView]:
     """Why somebody has to look at it, the most urgent first. A question that waits for a person is none."""
-    return list(_problems(view, damaged, runtime))
+    return list(_problems(view, damaged, runtime, learned, now))
 
 
 def _problems(
-    view: StatusView, damaged: Sequence[tuple[Path, str]], runtime: RuntimeKind | None
+    view: StatusView,
+    damaged: Sequence[tuple[Path, str]],
+    runtime: RuntimeKind | None,
+    learned: Learned,
+    now: float,
 ) -> Iterator[ProblemView]:
     here = f" -C {shlex.quote(view.workdir)}"
     watcher, mailbox, pause, trouble = view.watcher, view.mailbox, view.pause, view.trouble
@@ -38,20 +62,36 @@ def _problems(
     elif watcher.halted:
         text = f"the watcher (process {watcher.pid}) was stopped by a signal"
         yield ProblemView(Problem.WATCHER_HALTED, text, f"kill -CONT {watcher.pid}")
+    elif learned.heard.turns is False and (trouble is None or trouble.what != "disk"):
+        # A disk that takes nothing takes no answer either.
+        text = f"the watcher (process {watcher.pid}) does not answer: its loop stands still"
+        yield ProblemView(Problem.WATCHER_SILENT, text, f"agent-mailer logs{here}, then start it again")
     if trouble is not None:
         yield ProblemView(Problem.TROUBLE, f"{trouble.what}: {trouble.why}", trouble.fix)
     if mailbox.problem is not None and (trouble is None or trouble.what == "disk"):
         yield ProblemView(
             Problem.MAILBOX, f"the mailbox cannot be read: {mailbox.problem}", f"agent-mailer doctor{here}"
         )
+    if learned.heard.missing:
+        text = f"no turn can be started: {learned.heard.missing}"
+        yield ProblemView(Problem.PROGRAM, text, learned.heard.fix)
+    resume = f"agent-mailer resume{here}"
+    login = _LOGINS.get(runtime) if runtime is not None else None
     if pause is not None and pause.reason == PauseReason.SIGNED_OUT:
-        resume = f"agent-mailer resume{here}"
-        login = _LOGINS.get(runtime) if runtime is not None else None
         text = "the agent program is signed out"
         yield ProblemView(Problem.SIGNED_OUT, text, f"{login}, then {resume}" if login else resume)
+    elif learned.signed_out is not None:
+        text = f"the agent program is signed out: {learned.signed_out.text}"
+        mend = learned.signed_out.fix or login
+        yield ProblemView(Problem.SIGNED_OUT, text, f"{mend}, then {resume}" if mend else resume)
     elif pause is not None and pause.until is None and pause.reason != PauseReason.BY_HAND:
         text = f"paused until a person ends it: {pause.reason}"
-        yield ProblemView(Problem.PAUSED, text, f"agent-mailer resume{here}")
+        yield ProblemView(Problem.PAUSED, text, resume)
+    elif pause is not None and _is_outage(pause) and now - pause.since >= learned.outage_after:
+        text = (
+            f"the agent program has not worked for {(now - pause.since) / 60:.0f} min: {pause.detail or pause.reason}"
+        )
+        yield ProblemView(Problem.OUTAGE, text, f"agent-mailer doctor{here}")
     if view.dead_letters:
         text = f"{view.dead_letters} given up"
         yield ProblemView(Problem.DEAD_LETTERS, text, f"agent-mailer dead-letter list{here}")
@@ -62,6 +102,11 @@ def _problems(
     for path, why in damaged:
         text = f"{path.name} is damaged: {why}"
         yield ProblemView(Problem.STATE_DAMAGED, text, f"agent-mailer doctor{here} --repair")
+
+
+def _is_outage(pause: PauseView) -> bool:
+    """Its end is in nobody's hand; a limit whose end the provider has named is only waited for."""
+    return pause.reason == PauseReason.UNAVAILABLE or (pause.reason == PauseReason.LIMITED and pause.guessed)
 
 
 def next_wake(view: StatusView, now: float) -> WakeView | None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.errors import MailerError
-from agent_mailer.views.health import next_wake, problems_of, urgency
+from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.kept import stuck_counts
 from agent_mailer.views.log import tail
+from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.turns import last_results
 from agent_mailer.views.values import status as view
 from agent_mailer.views.values.history import SpentView
@@ -29,6 +30,7 @@ QUEUE_SHOWN = 5
 READ = 500
 """So many of the oldest files are read; of the rest the names are counted."""
 
+READ_AT_BROKER = 100
 BROKER_SECONDS = 3.0
 
 Look = Callable[["Workplace", set[str]], MailboxView]
@@ -75,14 +77,23 @@ def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> Mail
     if not names:
         return MailboxView("maildir", place.handle, str(root))
     read = list(read_names(folder, names[:READ]))
-    envelopes = [found for found in read if isinstance(found, Envelope)]
-    others = [name.removesuffix(".md") for name in names[READ:]]
-    known = ours | place.state.processed.among([e.id for e in envelopes] + others)
-    waiting = [envelope for envelope in envelopes if envelope.id not in known]
-    more = sum(1 for message_id in others if message_id not in known)
-    unreadable = len(read) - len(envelopes)
+    waiting = _candidates(place, [found for found in read if isinstance(found, Envelope)], ours)
+    others = {name.removesuffix(".md") for name in names[READ:]} - ours
+    more = len(others - place.state.processed.among(others))
+    unreadable = sum(not isinstance(found, Envelope) for found in read)
     queue = _oldest(waiting, place.clock.now())
     return MailboxView("maildir", place.handle, str(root), len(waiting) + more, unreadable, queue=queue)
+
+
+def _candidates(place: Workplace, listed: list[Envelope], ours: set[str]) -> list[Envelope]:
+    """Those of the messages listed that the engine would run, by its own look."""
+    from agent_mailer.mailbox.port import Listing
+    from agent_mailer.watch.backlog import see
+
+    if not listed:
+        return []
+    found = see(Listing(tuple(listed)), place.state, place.policy(), ours)
+    return [candidate.envelope for candidate in found.candidates]
 
 
 def _oldest(envelopes: list[Envelope], now: float) -> tuple[QueuedView, ...]:
@@ -103,7 +114,7 @@ def _at_broker(place: Workplace, ours: set[str]) -> MailboxView:
 
     async def ask() -> tuple[int, list[Envelope]]:
         async with asyncio.timeout(BROKER_SECONDS):
-            return await inbox.waiting(QUEUE_SHOWN + len(ours))
+            return await inbox.waiting(READ_AT_BROKER + len(ours))
 
     try:
         with at_broker():
@@ -112,9 +123,11 @@ def _at_broker(place: Workplace, ours: set[str]) -> MailboxView:
         return MailboxView("amp", config.address, _url(place), problem=fault.message)
     except TimeoutError:
         return MailboxView("amp", config.address, _url(place), problem=f"no answer within {BROKER_SECONDS:.0f} s")
-    new = [envelope for envelope in oldest if envelope.id not in ours]
+    new = _candidates(place, oldest, ours)
+    passed_by = sum(envelope.id not in ours for envelope in oldest) - len(new)
     queue = _oldest(new, place.clock.now())
-    return MailboxView("amp", config.address, _url(place), max(len(new), total - len(ours)), queue=queue)
+    waiting = max(len(new), total - len(ours) - passed_by)
+    return MailboxView("amp", config.address, _url(place), waiting, queue=queue)
 
 
 def _url(place: Workplace) -> str:
@@ -126,7 +139,9 @@ def _url(place: Workplace) -> str:
 LAST_EVENTS = 5
 
 
-def look(place: Workplace, mailbox_of: Look = look_at_mailbox, *, past: bool = True) -> view.StatusView:
+def look(
+    place: Workplace, mailbox_of: Look = look_at_mailbox, listening: Listen = listen, *, past: bool = True
+) -> view.StatusView:
     """The state as it is now. Without `past` neither results nor events are looked for."""
     damaged: list[tuple[Path, str]] = []
 
@@ -137,7 +152,15 @@ def look(place: Workplace, mailbox_of: Look = look_at_mailbox, *, past: bool = T
     now = place.clock.now()
     with place.folder.telling(note) as tell:
         found = _read(place, mailbox_of, now, past=past)
-    problems = problems_of(found, damaged, place.config.runtime)
+        learned = Learned(
+            heard=listening(place, found.watcher),
+            signed_out=place.state.login.read(),
+            outage_after=float(place.config.notify.trouble_after),
+        )
+        if learned.heard.turns is False:
+            # Who left meanwhile does not stand still.
+            found = msgspec.structs.replace(found, watcher=watcher_of(place))
+    problems = problems_of(found, damaged, place.config.runtime, learned, now)
     return msgspec.structs.replace(
         found, healthy=not problems, problems=tuple(problems), next_wake=next_wake(found, now)
     )
@@ -147,7 +170,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     from agent_mailer.state.notices import seen_from_outside
 
     state = place.state
-    watcher = _watcher(place)
+    watcher = watcher_of(place)
     trouble = (state.trouble.read() or seen_from_outside(place.folder.path, now)) if watcher.running else None
     pause, today = state.pause.read(), state.usage.today()
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
@@ -183,7 +206,9 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
             if q.thread not in moving
         ),
         dead_letters=state.dead_letters.count(),
-        pause=view.PauseView(pause.reason.value, pause.since, pause.until, pause.detail) if pause else None,
+        pause=view.PauseView(pause.reason.value, pause.since, pause.until, pause.detail, pause.guessed)
+        if pause
+        else None,
         trouble=view.TroubleView(trouble.what.value, trouble.since, trouble.why, trouble.fix) if trouble else None,
         results=last_results(place) if past else (),
         today=SpentView(
@@ -222,7 +247,7 @@ def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
     )
 
 
-def _watcher(place: Workplace) -> view.WatcherView:
+def watcher_of(place: Workplace) -> view.WatcherView:
     """Who holds the lock, also where that is another client, which writes down no more than a number."""
     from agent_mailer.checks.machine import flock_holder
     from agent_mailer.process.handle import read_stat, runs_for
@@ -247,22 +272,37 @@ def _watcher(place: Workplace) -> view.WatcherView:
     )
 
 
-def everywhere() -> view.AllView:
-    """Every workdir of this user. No broker is asked: what waits there is not known."""
+def everywhere(pulses: Pulses | None = None) -> view.AllView:
+    """Every workdir of this user. No broker is asked: what waits there is not known. Without `pulses` all watchers are
+    asked now, and waited for.
+    """
     from agent_mailer.disk import Disk
     from agent_mailer.state.workdirs import known_workdirs
 
-    found = sorted((_at(workdir) for workdir in known_workdirs(Disk()).all()), key=urgency)
+    places: list[Workplace] = []
+    found: list[view.StatusView | view.FaultView] = []
+    for workdir in known_workdirs(Disk()).all():
+        try:
+            places.append(place_at(workdir))
+        except (MailerError, OSError) as fault:
+            found.append(_fault(workdir, fault))
+    listening = (
+        pulses.listen if pulses is not None else ask_all(place for place in places if could_answer(watcher_of(place)))
+    )
+    for place in places:
+        try:
+            found.append(look(place, look_without_asking, listening, past=False))
+        except (MailerError, OSError) as fault:
+            found.append(_fault(place.workdir, fault))
+    found.sort(key=urgency)
     return view.AllView(all(one.healthy for one in found), tuple(found))
 
 
-def _at(workdir: Path) -> view.StatusView | view.FaultView:
-    try:
-        return look(place_at(workdir), look_without_asking, past=False)
-    except MailerError as fault:
+def _fault(workdir: Path, fault: MailerError | OSError) -> view.FaultView:
+    if isinstance(fault, MailerError):
         problem = view.ProblemView(view.Problem.UNREADABLE, fault.message, fault.fix)
-    except OSError as error:
-        text = f"{error.filename or workdir}: {error.strerror or error}"
+    else:
+        text = f"{fault.filename or workdir}: {fault.strerror or fault}"
         problem = view.ProblemView(view.Problem.UNREADABLE, text, f"ls -la {workdir}")
     return view.FaultView(str(workdir), (problem,))
 

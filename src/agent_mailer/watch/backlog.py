@@ -7,6 +7,7 @@ on the way is part of what it returns; only the watcher does it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterable, Set
+from operator import attrgetter
 
 import msgspec
 
@@ -138,11 +139,13 @@ def see(
         seen.add(entry.envelope.id)
         if entry.envelope.id not in open_ids and entry.envelope.id not in stuck:
             candidates.append(_waiting(entry, state, policy))
+    settled = state.processed.among([*map(attrgetter("id"), listing.envelopes)])
+    letters = state.dead_letters.among(settled) if settled else {}
     for envelope in listing.envelopes:
         if envelope.id in seen:
             continue
         seen.add(envelope.id)
-        if envelope.id not in state.processed:
+        if envelope.id not in settled:
             if envelope.id in stuck:
                 # It waits for a person, and its thread goes on without it.
                 continue
@@ -153,7 +156,7 @@ def see(
             else:
                 candidates.append(Candidate(envelope, state.retries.adopt(envelope)))
             continue
-        letter = state.dead_letters.find(envelope.id)
+        letter = letters.get(envelope.id)
         # What another client gave up it leaves listed: nobody has put it back.
         another = letter is not None and _another(letter.envelope, envelope)
         if letter is None or not letter.turn_id or another or not returns or letter.put_back >= MOST_PUT_BACK:

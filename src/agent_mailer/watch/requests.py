@@ -24,12 +24,14 @@ PUT_BACK = "put back"
 
 
 def apply_waiting(state: State, mailbox: Mailbox | None = None) -> bool:
-    """Apply every waiting request, oldest first; whether there may be open turns now. Raises OSError.
+    """Apply every waiting request but pings, oldest first; whether there may be open turns now. Raises OSError.
 
     `mailbox` is where mail that was put away can be put back; without it that is answered so.
     """
     opened = False
     for name, request in state.requests.waiting():
+        if request is not None and request.verb is Verb.PING:
+            continue
         if request is None:
             state.log.emit(EventName.REQUEST_REFUSED, request=name, why="not a request")
             state.requests.answer(name, Answer(ok=False, lines=("the request could not be read",)))
@@ -209,9 +211,17 @@ def _resume(state: State, request: Request) -> Answer:
     del request
     known = state.pause.read() or (state.pause.account.read() if state.pause.account is not None else None)
     if known is None:
+        # Whoever resumes has logged in, or will be told otherwise by the next turn.
+        state.login.forget()
         return Answer(ok=True, lines=("nothing was paused",))
     state.pause.lift(known, by_hand=True)
     return Answer(ok=True, lines=("resumed",))
+
+
+def _ping(state: State, request: Request) -> Answer:
+    """Where a command applies it, nobody else is there to be asked."""
+    del state, request
+    return Answer(ok=False, lines=("no watcher",))
 
 
 _VERBS = {
@@ -222,4 +232,5 @@ _VERBS = {
     Verb.TURNS_STOP: _stop_turn,
     Verb.PAUSE: _pause,
     Verb.RESUME: _resume,
+    Verb.PING: _ping,
 }

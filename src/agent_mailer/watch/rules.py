@@ -170,12 +170,13 @@ def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter
         return current if judgement.outcome is Outcome.INTERRUPTED else None
     probes = current.probes + 1 if current is not None else 0
     since = current.since if current is not None else now
-    if judgement.retry_at is not None and judgement.retry_at > now:
+    named = judgement.retry_at is not None and judgement.retry_at > now
+    if judgement.retry_at is not None and named:
         until = min(judgement.retry_at, now + LONGEST_PAUSE - 60) + 5 * jitter
     else:
         until = now + backoff(probes, FIRST_PROBE, LONGEST_BETWEEN_PROBES) * (0.75 + jitter / 2)
     elsewhere = current is not None and current.reason is reason and current.elsewhere
-    return Pause(reason, since, until, judgement.detail, probes, elsewhere)
+    return Pause(reason, since, until, judgement.detail, probes, elsewhere, guessed=not named)
 
 
 def may_start(pause: Pause | None, now: float, running: int, slots: int, urgent: int = 0) -> int:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from agent_mailer.clock import Clock
+from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.state import State
@@ -82,22 +87,53 @@ def _words_of(fault: MailboxUnavailable | OSError, state: State) -> tuple[Troubl
         return TroubleWith.CREDENTIALS, fault.message, fault.fix
     if isinstance(fault, MailboxUnavailable):
         return TroubleWith.MAILBOX, fault.message, fault.fix
-    return TroubleWith.DISK, str(fault), _mend(fault, state)
+    return TroubleWith.DISK, str(fault), _mend(fault, state.folder.path)
 
 
-def _mend(fault: OSError, state: State) -> str:
+@contextmanager
+def at_the_start(folder: Path) -> Iterator[None]:
+    """What the disk refuses to a watcher that starts, with what mends it.
+
+    Raises MailerError; ConfigFault where only a person ends it: a service is not started again then.
+    """
+    try:
+        yield
+    except OSError as error:
+        # The nearest folder that is there: what is missing cannot be looked at.
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else folder
+        where = next((path for path in (named, *named.parents) if os.path.lexists(path)), folder)
+        kind = MailerError if error.errno in _OF_THE_DISK else ConfigFault
+        text = f"the watcher cannot start: {named}: {error.strerror or error}"
+        raise kind("state_unusable", text, _mend(error, where) or f"ls -ld {shlex.quote(str(where))}") from error
+
+
+_OF_THE_DISK = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+)
+
+
+def _mend(fault: OSError, path: Path) -> str:
     """The command with which a person begins; empty where there is none."""
-    where = state.folder.path
+    where = shlex.quote(str(path))
     match fault.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"make room: df -h {where}"
         case errno.EROFS:
-            return f"make it writable: findmnt -T {where}"
+            return f"make it writable: findmnt -T {where}, then mount -o remount,rw its TARGET"
         case errno.EACCES | errno.EPERM:
-            return f"chmod -R u+rwX {where}"
+            return f"sudo chown -R $(id -un) {where}" if not _is_ours(path) else f"chmod -R u+rwX {where}"
+        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ELOOP:
+            return f"something else is in its place: ls -ld {where}, then mv {where} {where}.old"
         case errno.EMFILE | errno.ENFILE:
             return "raise the limit on open files (ulimit -n, LimitNOFILE=)"
         case errno.EIO:
             return "look at the disk: dmesg | tail"
         case _:
             return ""
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except OSError:
+        return True

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -16,8 +17,8 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
 from agent_mailer.watch.backlog import Doer, Look, look
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
+from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
-from agent_mailer.watch.requests import apply_waiting
 from agent_mailer.watch.room import Room, Stage, Work
 from agent_mailer.watch.rules import Candidate, backoff, may_start, urgent_beside
 from agent_mailer.watch.trouble import OWN
@@ -60,8 +61,7 @@ class Watcher:
         self._tries = 0
         self._look_for_open = True
         """There may be open turns that nobody sees through: an earlier watcher's, or one that a fault interrupted."""
-        self._asked = True
-        """There may be requests that nobody has applied."""
+        self._ear = Ear(room)
         self._paused = False
         self._fault: BaseException | None = None
         self.failed = False
@@ -88,9 +88,20 @@ class Watcher:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
         self._room.troubles.forget()
         self._room.notices.start(self._fail)
+        state = self._room.state
+        # From the first moment, also while the mailbox cannot be opened.
+        beside = [self._pump_folder(state.folder.requests, self._ear.heed)]
+        if state.pause.account is not None:
+            beside.append(self._pump_folder(state.pause.account.folder))
+        if not self._once:
+            beside.append(learn_login(self._room))
+        tasks = [asyncio.create_task(one) for one in beside]
         try:
             return await self._run()
         finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._room.notices.end(LEAVE_PATIENCE)
 
     async def _run(self) -> End:
@@ -98,14 +109,11 @@ class Watcher:
             self._room.mailbox.announce(Presence.ACTIVE)
         if not await self._open_mailbox():
             return End.STOPPED
-        pumps = [
-            asyncio.create_task(self._pump(self._room.mailbox.wait)),
-            asyncio.create_task(self._pump_requests()),
-        ]
+        pump = asyncio.create_task(self._pump(self._room.mailbox.wait))
         try:
             end = await self._loop()
         finally:
-            tasks = [*pumps, *(work.task for work in self._room.work.values() if work.task is not None)]
+            tasks = [pump, *(work.task for work in self._room.work.values() if work.task is not None)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,9 +156,8 @@ class Watcher:
         room = self._room
         try:
             await self._take_up_open()
-            if self._asked:
-                self._look_for_open = apply_waiting(room.state, room.mailbox) or self._look_for_open
-                self._asked = False
+            if self._ear.asked:
+                self._look_for_open = self._ear.apply_waiting() or self._look_for_open
                 await self._take_up_open()
             pause = self._pause()
             if (held := self._hold_remaining()) > 0:
@@ -311,6 +318,7 @@ class Watcher:
     async def _open_mailbox(self) -> bool:
         """False where we were stopped before it could be opened."""
         while True:
+            self._wake.clear()
             try:
                 await self._room.mailbox.open()
             except MailboxUnavailable as fault:
@@ -324,35 +332,40 @@ class Watcher:
             if self._handing_over.is_set() or self._room.stopping.is_set():
                 return False
 
-    async def _pump(self, wait: Callable[[], Awaitable[None]], *, asks: bool = False) -> None:
-        """Level-triggered: a wake only says "maybe something"; a source that fails is tried again."""
+    async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
+        """Level-triggered: a wake says "maybe something", where `heed` agrees; a source that fails is tried again."""
         tries = 0
         while True:
             try:
                 await wait()
+                worth_it = heed is None or heed()
                 tries = 0
             except (MailboxUnavailable, OSError):
                 await asyncio.sleep(self._trouble_wait(tries))
                 tries += 1
+                worth_it = True
             except MailerError as fault:
                 # The mailbox is another watcher's now.
                 self._fail(fault)
                 return
-            self._asked = self._asked or asks
-            self._wake.set()
+            if worth_it:
+                self._wake.set()
 
-    async def _pump_requests(self) -> None:
-        account = self._room.state.pause.account
-        events = FileEvents([self._room.state.folder.requests, *([account.folder] if account else [])])
+    async def _pump_folder(self, folder: Path, heed: Callable[[], bool] | None = None) -> None:
+        events = FileEvents([folder])
         try:
-            await self._pump(events.wait, asks=True)
+            await self._pump(events.wait, heed)
         finally:
             events.close()
 
     async def _sleep(self, seconds: float | None) -> None:
+        if self._ear.pinged:
+            self._ear.answer()
+        self._ear.loop_rests = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
+        self._ear.loop_rests = False
 
     def _in_trouble(self, fault: MailboxUnavailable | OSError) -> float:
         """Tell what is wrong, once per kind of trouble; returns the seconds to wait."""

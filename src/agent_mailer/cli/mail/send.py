@@ -77,7 +77,8 @@ def send(
         typer.Option(
             "--wait",
             metavar="SECONDS",
-            help="Wait for the answer and print it; status 0 answered, 1 given up, 3 a question, 4 no answer in time.",
+            help="Wait for the answer and print it; status 0 answered, 1 given up, 3 a question, "
+            "4 no answer: in time, or none will come.",
         ),
     ] = None,
     wait_for: Annotated[
@@ -171,7 +172,9 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: 
     if wait is not None:
         done = "already sent" if sent.already else "delivered"
         note(f"{done} to {', '.join(sent.recipients)}: {sent.id}")
-        waited = person.wait_for_answer(sent, wait)
+        from agent_mailer.views.standing import Neighbours
+
+        waited = person.wait_for_answer(sent, wait, Neighbours(person.is_of).standing)
     if as_json:
         json_out(_as_json(sent, waited))
     elif waited is None:
@@ -180,8 +183,8 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: 
         say(sent.id)
     else:
         _tell_end(sent, waited, wait or 0)
-    if waited is not None and waited.ending.value:
-        raise typer.Exit(waited.ending.value)
+    if waited is not None and waited.ending.status:
+        raise typer.Exit(waited.ending.status)
 
 
 def _tell_end(sent: Sent, waited: Waited, seconds: int) -> None:
@@ -190,15 +193,27 @@ def _tell_end(sent: Sent, waited: Waited, seconds: int) -> None:
     if waited.answer is not None:
         say(as_screen(waited.answer))
     if waited.ending is Ending.TIMEOUT:
-        why = "is still at work." if waited.taken else "has not taken it: does its watcher run?"
-        note(f"no answer after {seconds} s: {' and '.join(sent.recipients)} {why} Later: agent-mailer mail inbox")
+        known = "; ".join(f"{name} {_where_it_stands(waited, name)}" for name in sent.recipients)
+        note(f"no answer after {seconds} s: {known}. Later: agent-mailer mail inbox")
+    elif waited.ending is Ending.UNANSWERED:
+        note("no answer will come: " + "; ".join(f"{name} {one.text}" for name, one in waited.reports.items()))
     elif waited.ending is Ending.BLOCKED:
         note(
             "the agent asks; answer it with: agent-mailer mail reply "
             + (waited.answer.envelope.id if waited.answer else "")
         )
     elif waited.ending is Ending.DEAD and waited.answer is None:
-        note("the message could not be read at its destination")
+        given_up = [f"{name} {one.text}" for name, one in waited.reports.items() if one.final]
+        note("; ".join(given_up) or "the message could not be read at its destination")
+
+
+def _where_it_stands(waited: Waited, name: str) -> str:
+    report = waited.reports.get(name)
+    if report is not None:
+        return report.text
+    if name in waited.taken:
+        return "has taken it; what it does with it cannot be seen from here"
+    return "has not taken it: does its watcher run?"
 
 
 def _as_json(sent: Sent, waited: Waited | None) -> dict[str, object]:
@@ -209,8 +224,9 @@ def _as_json(sent: Sent, waited: Waited | None) -> dict[str, object]:
         "already": sent.already,
     }
     if waited is not None:
-        shape["end"] = waited.ending.name.lower()
+        shape["end"] = waited.ending.value
         shape["answer"] = whole(waited.answer) if waited.answer is not None else None
+        shape["standing"] = {name: {"state": one.state, "text": one.text} for name, one in waited.reports.items()}
     return shape
 
 

@@ -16,6 +16,7 @@ from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.screen import Ink, is_dumb, paint, plain, width
 from agent_mailer.errors import MailerError
 from agent_mailer.views.local import everywhere, look, look_at_mailbox, look_without_asking, place_at
+from agent_mailer.views.pulse import Pulses
 from agent_mailer.views.values import status as view
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ Draw = Callable[[], tuple[object, list[str]]]
 
 
 def watch_one(workdir: Path) -> None:
-    broker = _Broker()
+    broker, pulses = _Broker(), Pulses()
 
     def draw() -> tuple[object, list[str]]:
         try:
-            found = look(place_at(workdir), broker.look)
+            found = look(place_at(workdir), broker.look, pulses.listen)
         except MailerError as fault:
             return fault.message, [paint(f"error: {fault.message}", Ink.RED), f"  mend: {fault.fix}"]
         return _gist(found), screen(found, time.time(), width())
@@ -44,8 +45,10 @@ def watch_one(workdir: Path) -> None:
 
 
 def watch_all() -> None:
+    pulses = Pulses()
+
     def draw() -> tuple[object, list[str]]:
-        every = everywhere()
+        every = everywhere(pulses)
         gists = tuple(_gist(one) if isinstance(one, view.StatusView) else one for one in every.workdirs)
         return gists, table(every)
 

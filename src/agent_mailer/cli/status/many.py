@@ -16,9 +16,12 @@ EXPLAINED = 10
 _SHORT = {
     Problem.NO_WATCHER: "no watcher",
     Problem.WATCHER_HALTED: "halted",
+    Problem.WATCHER_SILENT: "silent",
     Problem.TROUBLE: "trouble",
     Problem.MAILBOX: "no mailbox",
+    Problem.PROGRAM: "no program",
     Problem.SIGNED_OUT: "signed out",
+    Problem.OUTAGE: "outage",
     Problem.PAUSED: "paused",
     Problem.DEAD_LETTERS: "dead letters",
     Problem.STUCK: "stuck",
@@ -74,7 +77,7 @@ def _state(view: StatusView) -> str:
     if view.blocked:
         return paint("asks", Ink.YELLOW)
     if view.pause is not None:
-        return paint(f"paused: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
+        return paint(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
     return "works" if view.running else "idle"
 
 

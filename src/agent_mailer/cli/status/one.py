@@ -8,7 +8,7 @@ from datetime import datetime
 from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
 from agent_mailer.names import printable
-from agent_mailer.views.values.status import ResultView, RunningView, StatusView, Wake, WakeView
+from agent_mailer.views.values.status import Problem, ResultView, RunningView, StatusView, Wake, WakeView
 
 LISTED = 5
 """Of each kind; the rest is counted."""
@@ -23,6 +23,9 @@ _WAITS = {
 }
 
 
+_SHOWN_HERE = (Problem.WATCHER_SILENT, Problem.PROGRAM, Problem.OUTAGE)
+
+
 def screen(view: StatusView, now: float, room: int | None) -> list[str]:
     """Lines of at most `room` columns; None = as long as they are."""
     return laid_out([Row(name, tuple(parts)) for name, parts in _rows(view, now) if parts], room)
@@ -34,6 +37,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "watcher", [_watcher(view)]
     yield "mailbox", _mailbox(view)
     yield "paused", _pause(view, now)
+    yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
     for turn in view.running:
         yield "turn", _turn(view, turn)
@@ -50,6 +54,8 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
 
 
 def _health(view: StatusView) -> Part:
+    if view.healthy and view.pause is not None:
+        return Part(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
     if view.healthy:
         return Part("healthy", Ink.GREEN)
     return Part("not healthy: " + "; ".join(printable(problem.text, 200) for problem in view.problems), Ink.RED)
@@ -82,7 +88,15 @@ def _pause(view: StatusView, now: float) -> list[Part]:
     detail = f": {printable(pause.detail)}" if pause.detail else ""
     needs_person = any(problem.code in ("signed_out", "paused") for problem in view.problems)
     parts = [Part(f"{pause.reason.replace('_', ' ')}, {until}{detail}", Ink.RED if needs_person else Ink.YELLOW)]
-    return parts + [Part(f"mend: {p.fix}") for p in view.problems if p.code == "signed_out"]
+    return parts + [Part(f"mend: {p.fix}") for p in view.problems if p.code == Problem.SIGNED_OUT]
+
+
+def _other_problems(view: StatusView) -> Iterator[Part]:
+    """What no row of its own shows."""
+    for problem in view.problems:
+        if problem.code in _SHOWN_HERE or (problem.code == Problem.SIGNED_OUT and view.pause is None):
+            yield Part(printable(problem.text, 300), Ink.RED)
+            yield Part(f"mend: {printable(problem.fix, 4096)}")
 
 
 def _trouble(view: StatusView, now: float) -> list[Part]:

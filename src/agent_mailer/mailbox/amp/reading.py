@@ -24,12 +24,13 @@ T = TypeVar("T")
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A receipt: one step of a message's way."""
+    """A receipt: one step of a message's way; `final`, no further turn will follow."""
 
     stage: str
     outcome: str | None = None
     detail: str = ""
     created_at: str = ""
+    final: bool = False
 
     @property
     def at(self) -> float | None:
@@ -110,7 +111,7 @@ class BrokerInbox:
             return wire.parse_whole(self._sound(answer))
 
     async def receipts(self, message_id: str) -> list[Step]:
-        """How far a message that we sent is, where the broker keeps that."""
+        """How far a message that we sent is, oldest first, where the broker keeps that."""
         async with self._client() as client:
             if not (await self._broker(client)).ours:
                 return []

@@ -13,9 +13,12 @@ class Problem(StrEnum):
 
     NO_WATCHER = "no_watcher"
     WATCHER_HALTED = "watcher_halted"
+    WATCHER_SILENT = "watcher_silent"
     TROUBLE = "trouble"
     MAILBOX = "mailbox"
+    PROGRAM = "program"
     SIGNED_OUT = "signed_out"
+    OUTAGE = "outage"
     PAUSED = "paused"
     DEAD_LETTERS = "dead_letters"
     STUCK = "stuck"
@@ -102,12 +105,13 @@ class RetryView(View, frozen=True):
 
 
 class PauseView(Part, frozen=True):
-    """`until` None = until `agent-mailer resume`."""
+    """`until` None = until `agent-mailer resume`; `guessed`: nobody has named that moment, we look again then."""
 
     reason: str
     since: float
     until: float | None
     detail: str
+    guessed: bool = False
 
 
 class TroubleView(Part, frozen=True):

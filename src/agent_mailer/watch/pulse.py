@@ -1,0 +1,95 @@
+"""What the watcher says of itself: that its loop turns, whether its program is there, whether that has a login.
+
+`status` asks for the first two by a ping, and finds the third in `login.json`; it never starts a program.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from agent_mailer.errors import MailerError
+from agent_mailer.process.commands import run_briefly_async
+from agent_mailer.runtimes.port import LOGIN
+from agent_mailer.state.pauses import SignedOut
+from agent_mailer.state.records import PauseReason
+from agent_mailer.state.requests import Answer, Request, Verb
+from agent_mailer.watch.requests import apply_waiting
+from agent_mailer.watch.room import Room
+
+LOGIN_SECONDS = 20.0
+
+
+class Ear:
+    """Hears what commands ask of the loop. A ping is answered where the loop rests, and costs it no look."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.asked = True
+        """There may be requests that nobody has applied."""
+        self.pinged = False
+        self.loop_rests = False
+        """The loop waits for a wake: what it does in between it has brought to an end."""
+
+    def heed(self) -> bool:
+        """Whether the loop is needed. Raises OSError, and then it is."""
+        before, self.asked = self.asked, True
+        waiting = self._room.state.requests.waiting()
+        pings = sum(_is_ping(request) for _, request in waiting)
+        self.pinged = self.pinged or pings > 0
+        if self.pinged and self.loop_rests:
+            self.answer()
+        others = len(waiting) > pings
+        self.asked = before or others
+        return others
+
+    def apply_waiting(self) -> bool:
+        """Whether there may be open turns now. Raises OSError where the disk refuses."""
+        opened = apply_waiting(self._room.state, self._room.mailbox)
+        self.asked = False
+        return opened
+
+    def answer(self) -> None:
+        """The loop rests. What the disk refuses is no answer."""
+        self.pinged = False
+        requests = self._room.state.requests
+        with suppress(OSError):
+            for name, request in requests.waiting():
+                if _is_ping(request):
+                    requests.answer(name, _able(self._room), durable=False)
+
+
+def _is_ping(request: Request | None) -> bool:
+    return request is not None and request.verb is Verb.PING
+
+
+def _able(room: Room) -> Answer:
+    """Whether a turn could be started now. Where not: why, and what mends it."""
+    try:
+        room.runtime.probes(room.policy.workdir)
+    except MailerError as fault:
+        return Answer(ok=False, lines=(fault.message, fault.fix))
+    return Answer(ok=True, lines=())
+
+
+async def learn_login(room: Room) -> None:
+    """Once, at the start: what the program itself says. Turns tell from then on, and a pause that knows it stays."""
+    pause = room.state.pause.read()
+    if pause is not None and pause.reason is PauseReason.SIGNED_OUT:
+        return
+    try:
+        probes = room.runtime.probes(room.policy.workdir)
+        for probe in probes:
+            if probe.name != LOGIN:
+                continue
+            began = room.clock.now()
+            done = await run_briefly_async(probe.argv, env=probe.env, cwd=probe.cwd, seconds=LOGIN_SECONDS)
+            if done.status is None:
+                return
+            finding = room.runtime.read_probe(probe, done.status, done.output)
+            if finding.ok:
+                room.state.login.forget()
+            else:
+                room.state.login.learn(SignedOut(began, finding.text, finding.fix))
+    except (MailerError, OSError):
+        # What cannot be asked just now is not known: the ping, or the first turn, tells what is wrong.
+        return

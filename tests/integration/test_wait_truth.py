@@ -1,0 +1,240 @@
+"""`send --wait` says what is true of the message: it never says that somebody works where nobody does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.desk import SOON, Desk, until
+from tests.typed import COMMAND, Typed, type_in
+
+from agent_mailer.events import EventName
+from agent_mailer.people.port import MessageState
+from agent_mailer.state.records import ItemState, Pause, PauseReason
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.workdirs import remember
+from agent_mailer.views.standing import standing_in
+
+LONG = "300"
+"""Nobody waits that long: what is over ends the wait."""
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    found = Desk(tmp_path)
+    remember(found.workdir)
+    return found
+
+
+def send(desk: Desk, wait: str = "0", *words: str) -> Typed:
+    return type_in(
+        desk.base, "send", "--maildir-root", desk.root, "--to", "coder", "--body", "x", "--wait", wait, *words
+    )
+
+
+def standing(done: Typed) -> tuple[int, str, str]:
+    found = done.json
+    return done.status, found["end"], found["standing"]["coder"]["state"]
+
+
+@contextmanager
+def waiting(desk: Desk, *words: str) -> Iterator[subprocess.Popen[str]]:
+    argv = [COMMAND, "send", "--maildir-root", str(desk.root), "--to", "coder", "--body", "x", "--wait", LONG, *words]
+    process = subprocess.Popen(argv, cwd=desk.base, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def heard(process: subprocess.Popen[str], word: str) -> None:
+    """Reads what is told until `word` is."""
+    assert process.stderr is not None
+    told = ""
+    while word not in told:
+        line = process.stderr.readline()
+        assert line, told
+        told += line
+
+
+def started(desk: Desk) -> None:
+    until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+
+
+def test_done_without_an_answer_ends_the_wait(desk: Desk) -> None:
+    desk.configure(auto_reply="never")
+    with desk.watching():
+        began = time.monotonic()
+        done = send(desk, LONG)
+        assert time.monotonic() - began < SOON
+        assert (done.status, done.out) == (4, ""), done
+        assert "no answer will come: coder is done with it and has sent no answer" in done.err
+        assert standing(send(desk, LONG, "--json")) == (4, "unanswered", "done")
+
+
+def test_an_answer_that_was_read_before_is_not_denied(desk: Desk) -> None:
+    with desk.watching():
+        assert send(desk, LONG, "--dedupe-key", "k").status == 0
+        again = send(desk, "0", "--dedupe-key", "k")
+    assert (again.status, "what it sent has left (agent-mailer turns show " in again.err) == (4, True), again
+
+
+def test_who_has_asked_another_may_still_answer(desk: Desk) -> None:
+    desk.shell(
+        "cat >/dev/null; if agent-mailer mail read | grep -q '^From: user'; then"
+        " agent-mailer mail send --to planner --thread asked --body 'what do you say?'; else"
+        " agent-mailer mail send --to user --thread question --body 'blue, says the planner'; fi"
+    )
+    with desk.watching(), waiting(desk, "--thread", "question") as process:
+        heard(process, "coder is done with it, and what it sent has left (agent-mailer turns show ")
+        desk.send("blue", sender="planner", thread="asked")
+        assert process.wait(SOON) == 0
+
+
+def test_an_answer_that_was_refused_is_told(desk: Desk) -> None:
+    sent = desk.send()
+    desk.once()
+    turns = desk.place().state.turns
+    record = turns.load(turns.ids()[0])
+    assert record is not None
+    assert record.settlement is not None
+    [item] = record.settlement.items
+    refused = msgspec.structs.replace(item, state=ItemState.REFUSED, why="no mailbox for user")
+    record.settlement = msgspec.structs.replace(record.settlement, items=(refused,))
+    turns.save(record)
+    report = standing_in(desk.workdir, sent, "x")
+    assert report is not None
+    assert (report.state, report.final, report.text) == (
+        MessageState.DONE,
+        True,
+        "is done with it, but its answer was refused: no mailbox for user",
+    )
+
+
+def test_nobody_is_at_work_where_no_watcher_runs(desk: Desk) -> None:
+    done = send(desk)
+    assert (done.status, "at work" in done.err) == (4, False), done
+    assert f"coder has no watcher: agent-mailer watch -C {desk.workdir}" in done.err
+    assert standing(send(desk, "0", "--json")) == (4, "timeout", "stopped")
+
+
+def test_a_turn_whose_watcher_and_agent_are_gone_is_not_at_work(desk: Desk) -> None:
+    desk.shell("cat >/dev/null; sleep 600")
+    with desk.watching() as watcher, waiting(desk) as process:
+        heard(process, "coder has taken it and is at work")
+        watcher.send_signal(signal.SIGSTOP)
+        assert standing(send(desk, "0", "--json"))[2] == "stopped"
+        watcher.kill()
+        watcher.wait()
+        desk.end_turns()
+        heard(process, "coder has no watcher")
+
+
+def test_an_agent_that_outlives_its_watcher_is_at_work(desk: Desk) -> None:
+    desk.shell("cat >/dev/null; sleep 600")
+    try:
+        with waiting(desk, "--json") as process:
+            watcher = desk.start_watch()
+            heard(process, "is at work")
+            until(lambda: desk.log(EventName.TURN_STARTED), "the agent runs")
+            watcher.kill()
+            watcher.wait()
+            sent = next((desk.root / "agents/coder/inbox/cur").iterdir()).stem
+            report = standing_in(desk.workdir, sent, "x")
+            assert report is not None
+            assert (report.state.value, "waits for its watcher" in report.text) == ("working", True)
+    finally:
+        desk.end_turns()
+
+
+@pytest.mark.parametrize(
+    ("pause", "words"),
+    [
+        (Pause(PauseReason.LIMITED, 0.0, 7200.0, "weekly limit"), ("is paused (limited) until ", ": weekly limit")),
+        (Pause(PauseReason.SIGNED_OUT, 0.0, 600.0, "401"), ("is paused (signed out) until ", ": 401")),
+        (Pause(PauseReason.UNAVAILABLE, 0.0, 600.0), ("is paused (unavailable) until ",)),
+        (Pause(PauseReason.BY_HAND, 0.0), ("is paused (by hand) until agent-mailer resume -C ",)),
+    ],
+)
+def test_a_pause_is_told_with_why_and_until_when(desk: Desk, pause: Pause, words: tuple[str, ...]) -> None:
+    now = time.time()
+    until_moment = None if pause.until is None else now + pause.until
+    desk.place().state.pause.write(Pause(pause.reason, now, until_moment, pause.detail))
+    with desk.watching():
+        started(desk)
+        done = send(desk)
+        assert done.status == 4
+        for word in words:
+            assert word in done.err
+        assert "at work" not in done.err
+        assert standing(send(desk, "0", "--json")) == (4, "timeout", "paused")
+
+
+def test_waiting_behind_another_is_told(desk: Desk) -> None:
+    hold = desk.base / "hold"
+    os.mkfifo(hold)
+    desk.shell(f"cat >/dev/null; cat {hold}")
+    with desk.watching():
+        desk.send(thread="busy")
+        until(lambda: desk.log(EventName.TURN_STARTED), "the first turn")
+        assert "works on another message first" in send(desk, "0", "--thread", "other").err
+        done = send(desk, "0", "--thread", "busy", "--json")
+        assert standing(done) == (4, "timeout", "behind")
+        assert "works on an older message of the thread first" in done.json["standing"]["coder"]["text"]
+        desk.place().state.requests.submit(Request(Verb.PAUSE))
+        until(lambda: desk.place().state.pause.read(), "the pause")
+        # A running turn goes on during a pause: the one behind it waits for the pause as well.
+        assert standing(send(desk, "0", "--thread", "busy", "--json"))[2] == "paused"
+
+
+def test_a_message_that_is_tried_again_or_given_up_is_told(desk: Desk) -> None:
+    desk.configure(max_retries=1, retry={"first": 3600, "longest": 3600})
+    desk.shell("cat >/dev/null; echo broken >&2; exit 5")
+    with desk.watching(), waiting(desk) as process:
+        heard(process, "has tried it, its turn ended failed; again at ")
+    desk.configure(max_retries=0)
+    with desk.watching():
+        until(lambda: len(desk.log(EventName.WATCH_STARTED)) == 2, "the watcher")
+        done = send(desk, LONG, "--thread", "fresh")
+        assert (done.status, "given up" in done.out) == (1, True), done
+        # Its notice was read; the same question again is answered from the workdir.
+        first = send(desk, LONG, "--thread", "f2", "--dedupe-key", "d")
+        again = send(desk, LONG, "--thread", "f2", "--dedupe-key", "d")
+        assert (first.status, again.status) == (1, 1)
+        assert "coder has given it up: broken (agent-mailer dead-letter show " in again.err
+
+
+def test_of_an_unknown_agent_only_the_mailbox_is_told(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    sent = json.loads(send(desk, "0", "--dedupe-key", "k", "--json").out)
+    assert sent["standing"] == {}
+    receipts = desk.root / "agents/coder/receipts"
+    receipts.mkdir(exist_ok=True)
+    (receipts / f"{sent['id']}__coder__drained.json").write_text("{}")
+    done = send(desk, "0", "--dedupe-key", "k")
+    assert "coder has taken it\n" in done.err
+    assert "coder has taken it; what it does with it cannot be seen from here" in done.err
+    assert "at work" not in done.err
+
+
+def test_two_workdirs_of_one_name_are_told_apart_by_their_mailbox(tmp_path: Path) -> None:
+    here, there = Desk(tmp_path / "here"), Desk(tmp_path / "there")
+    for desk in (here, there):
+        remember(desk.workdir)
+    with there.watching():
+        started(there)
+        found: dict[str, Any] = send(here, "0", "--json").json["standing"]["coder"]
+    assert found["state"] == "stopped"
+    assert str(here.workdir) in found["text"]
