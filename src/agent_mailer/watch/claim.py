@@ -52,9 +52,12 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         if not ours:
             if message.name_taken:
                 await room.stuck.name_taken(record.envelope)
-                room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
+            elif message.unreadable is not None:
+                await room.stuck.unreadable(message.unreadable)
             else:
                 await pass_over(room, record, message.why, answered=True)
+            if message.name_taken or message.unreadable is not None:
+                room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
             room.state.turns.drop(record.turn_id)
             return None
         message = _kept_copy(room, record)

@@ -29,6 +29,8 @@ from agent_mailer.watch.unsent import drop_unsent, send_again
 TELL_WITHIN = 3600.0
 """So long its mail stays where it is while its sender cannot be told; then it is put away without a word to him."""
 
+USED = "its id belongs to another message, which was here before"
+
 
 class StuckMail:
     """What the watcher does with mail that it cannot work on.
@@ -74,18 +76,18 @@ class StuckMail:
         """Whether its text is another than that of the message which was settled under its id: then it is stuck."""
         other = await self._another(envelope)
         if other is not None and await self.under_used_id(other):
-            await self._set_aside(envelope)
+            await self._set_aside(envelope, USED)
         return other is not None
 
-    async def _set_aside(self, envelope: Envelope) -> None:
-        await self._mailbox.set_aside(envelope)
+    async def _set_aside(self, envelope: Envelope, why: str = "") -> None:
+        await self._mailbox.set_aside(envelope, why)
         self._state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
 
     async def name_taken(self, envelope: Envelope) -> None:
         """Another message of its name was claimed before, by whomever: it can never be."""
         message = await self._mailbox.read(envelope)
         if isinstance(message, Message) and await self.under_used_id(message):
-            await self._mailbox.set_aside(envelope)
+            await self._mailbox.set_aside(envelope, USED)
 
     async def not_fetched(self, envelope: Envelope, why: str) -> None:
         """It stays where it is; that its sender cannot be told just now changes nothing."""
@@ -95,9 +97,8 @@ class StuckMail:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
         digest = content_digest(message)
         envelope = message.envelope
-        why = "its id belongs to another message, which was here before"
         key = f"{printable(envelope.id, 128)}~{digest[:12]}"
-        entry = self._write_down(StuckKind.USED_ID, key, envelope, why, digest=digest)
+        entry = self._write_down(StuckKind.USED_ID, key, envelope, USED, digest=digest)
         return await self._tell_sender(entry, message)
 
     async def _another(self, envelope: Envelope) -> Message | None:

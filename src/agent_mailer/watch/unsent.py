@@ -142,6 +142,8 @@ def _send_again(state: State, key: str, under_way: set[str]) -> tuple[bool, str]
     first, settlement, number = found
     entry = settlement.items[number]
     to = printable(entry.item.recipient)
+    if not state.turns.is_settled(first.turn_id):
+        return False, f"{printable(key)}: its turn is still being settled"
     if key in under_way:
         return True, f"{printable(key)}: is being sent to {to}"
     under_way.add(key)
@@ -168,6 +170,8 @@ def _drop_unsent(state: State, key: str, under_way: set[str]) -> tuple[bool, str
     if found is None:
         return False, f"{printable(key)}: it is not stuck"
     first, _, number = found
+    if not state.turns.is_settled(first.turn_id):
+        return False, f"{printable(key)}: its turn is still being settled"
     _change(state, first, number, state=ItemState.DROPPED, draft=None)
     state.unsent.remove([key])
     return True, f"{printable(key)}: dropped"
