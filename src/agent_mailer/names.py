@@ -54,6 +54,13 @@ def memory_file(memory: Path, thread: str) -> Path:
     return memory / f"{path_name(thread) if word == thread else word.replace('-', '~', 1)}.md"
 
 
+def content_digest(sender: str, subject: str, body: str) -> str:
+    """Tells one message's text from another's under the same id."""
+    return hashlib.sha256(
+        "\0".join((sender, subject, body.rstrip("\r\n"))).encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
 def one_line(text: str) -> str:
     """`text` with a question mark for each character that could end a line."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -7,16 +7,15 @@ import sys
 
 import pytest
 
+from agent_mailer.mailbox.maildir.compose import Header, write_message
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
-    Header,
     Malformed,
     Reason,
     go_json,
     parse_envelope,
     parse_message,
     rfc3339,
-    write_message,
 )
 from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Message, Priority
 

@@ -5,7 +5,6 @@ The engine knows nothing else of a mailbox. An adapter holds the mailbox's crede
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from itertools import chain
@@ -310,8 +309,7 @@ class Mailbox(Protocol):
         self, draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()
     ) -> Sequence[Outgoing] | Refused:
         """The final form of `draft`, one item a recipient. Pure: the same arguments give the same ids and bytes.
-
-        `routes` are the ways that were found to addresses of other places; to any other such address is Refused.
+        `routes` are the ways that were found to addresses of other places; any other such address is Refused.
         """
 
     async def deliver(self, item: Outgoing) -> Delivery:
@@ -324,10 +322,7 @@ class Mailbox(Protocol):
         """Tell the sender how far the message is, where the mailbox can hold that. Never waits, never raises."""
 
     def announce(self, presence: Presence, note: str = "") -> None:
-        """Tell others whether this agent takes mail, where the mailbox can hold that; before `open`, from then on.
-
-        What was told is `offline` when the mailbox is closed. Never waits, never raises.
-        """
+        """Tell others whether this agent takes mail, where the mailbox can hold that. Never waits, never raises."""
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         """Mark the message as finished, with how it ended where the mailbox can hold that; what is gone is done."""
@@ -336,17 +331,13 @@ class Mailbox(Protocol):
         """Put away what is no message, so that it is not listed again. Nothing is destroyed."""
 
     async def set_aside(self, envelope: Envelope, why: str = "") -> None:
-        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed.
-
-        `why`: it is another message than that, and its sender may wait to hear of it.
-        """
+        """Put away a message whose id is settled already; `why`: it is another than that. Nothing is destroyed."""
 
     async def settled(self, envelope: Envelope) -> Message | None:
         """The message of this id that was claimed before, where the mailbox still has it."""
 
     def put_back(self, locator: str, digest: str, new_id: str = "") -> Refused | None:
         """List again what `reject` or `set_aside` has put away, known by name and content; `new_id`: as that message.
-
         None where it is listed, or was again meanwhile; Refused says why nobody could work on it. Never waits long.
         """
 
@@ -355,7 +346,6 @@ MAX_WAITING: Final = 100_000
 """So many waiting messages an adapter looks through; what is beyond moves up as they are taken."""
 
 URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
-"""0 is the most urgent."""
 
 
 def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[str] = ()) -> tuple[Envelope, ...]:
@@ -394,9 +384,9 @@ _ANSWERS: Final = {Kind.REVIEW_REQUEST: Kind.REVIEW_RESPONSE, Kind.QUESTION: Kin
 def subject_of(draft: Draft, origin: Message | None) -> str:
     """One line: the draft's own, else that of the message it answers or passes on."""
     if draft.subject or draft.action is Action.SEND or origin is None:
-        return one_line(draft.subject)
+        return " ".join(draft.subject.split())
     prefix = "Re:" if draft.action is Action.REPLY else "Fwd:"
-    subject = one_line(origin.subject)
+    subject = " ".join(origin.subject.split())
     if subject.lower().startswith(prefix.lower()):
         return subject
     return f"{prefix} {subject or '(no subject)'}"
@@ -407,13 +397,3 @@ def kind_of(draft: Draft, origin: Message | None) -> Kind | None:
     if draft.kind is not None or draft.action is not Action.REPLY or origin is None or origin.envelope.kind is None:
         return draft.kind
     return _ANSWERS.get(origin.envelope.kind, origin.envelope.kind)
-
-
-def content_digest(message: Message) -> str:
-    """Tells one message's text from another's under the same id."""
-    parts = (message.envelope.sender, message.subject, message.body.rstrip("\r\n"))
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -8,7 +8,8 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message, NoWay, Route, content_digest
+from agent_mailer.mailbox.port import Gone, MailboxUnavailable, Message, NoWay, Route
+from agent_mailer.names import content_digest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate, cannot_be_fetched, fetch_again
@@ -70,7 +71,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     if retry is not None and retry.fetches:
         record.rerun = msgspec.structs.replace(retry, fetches=0, fetching_since=0.0) if ours else None
     envelope = record.envelope
-    record.digest = content_digest(message)
+    record.digest = content_digest(message.envelope.sender, message.subject, message.body)
     if not envelope.sender:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)

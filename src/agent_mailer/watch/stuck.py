@@ -19,9 +19,8 @@ from agent_mailer.mailbox.port import (
     Outgoing,
     Refused,
     Unreadable,
-    content_digest,
 )
-from agent_mailer.names import path_name, printable
+from agent_mailer.names import content_digest, path_name, printable
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
 from agent_mailer.watch.unsent import drop_unsent, routes_back, send_again
@@ -95,7 +94,7 @@ class StuckMail:
 
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
-        digest = content_digest(message)
+        digest = content_digest(message.envelope.sender, message.subject, message.body)
         envelope = message.envelope
         key = f"{printable(envelope.id, 128)}~{digest[:12]}"
         entry = self._write_down(StuckKind.USED_ID, key, envelope, USED, digest=digest)
@@ -108,11 +107,20 @@ class StuckMail:
     async def _another(self, envelope: Envelope) -> Message | None:
         """The message, where its text is another than that which was settled; None also where nothing tells that."""
         settled = await self._mailbox.settled(envelope)
-        known = content_digest(settled) if settled is not None else self._digest_of_turn(envelope.id)
+        known = (
+            content_digest(settled.envelope.sender, settled.subject, settled.body)
+            if settled is not None
+            else self._digest_of_turn(envelope.id)
+        )
         if not known:
             return None
         message = await self._mailbox.read(envelope)
-        return message if isinstance(message, Message) and content_digest(message) != known else None
+        return (
+            message
+            if isinstance(message, Message)
+            and content_digest(message.envelope.sender, message.subject, message.body) != known
+            else None
+        )
 
     def _digest_of_turn(self, message_id: str) -> str:
         turns = self._state.turns

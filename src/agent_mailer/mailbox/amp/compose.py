@@ -18,7 +18,6 @@ from agent_mailer.mailbox.port import (
     Priority,
     Refused,
     kind_of,
-    one_line,
     subject_of,
 )
 from agent_mailer.names import printable

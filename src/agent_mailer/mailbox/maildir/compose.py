@@ -10,14 +10,16 @@ from typing import Final
 import msgspec
 
 from agent_mailer.mailbox.maildir.format import (
+    CLOSE,
+    CONTEXT_KEY,
     MAX_MESSAGE_BYTES,
     PROJECT_MARK,
-    Header,
+    START,
     clean,
+    go_json,
     is_message_id,
     parse_context,
     rfc3339,
-    write_message,
 )
 from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
 from agent_mailer.mailbox.maildir.routes import parse_address
@@ -26,13 +28,13 @@ from agent_mailer.mailbox.port import (
     Action,
     Automatic,
     Draft,
+    Kind,
     Message,
     Outgoing,
     Priority,
     Refused,
     Route,
     kind_of,
-    one_line,
     subject_of,
 )
 from agent_mailer.names import printable
@@ -46,6 +48,28 @@ MAX_FORWARDED: Final = 1_048_576
 """Bytes of a message that are passed on."""
 
 _MAX_PID: Final = 4_194_303
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The fields of a message to be written. Empty ones are left out; `created` is seconds since the epoch."""
+
+    id: str
+    sender: str
+    to: tuple[str, ...]
+    thread: str
+    created: float
+    subject: str = ""
+    refs: tuple[str, ...] = ()
+    priority: Priority | None = None
+    kind: Kind | None = None
+    labels: tuple[str, ...] = ()
+    hops: int = 0
+    automatic: Automatic = Automatic.NO
+    turn: str = ""
+    reply_to: str = ""
+    project: str = ""
+    """Ours, on mail to another project: it stands in `reply_project` and in `from_project`."""
+    context: str = ""
 
 
 def message_id_for(handle: str, turn_id: str, key: str, created: float) -> str:
@@ -209,7 +233,7 @@ def _body(draft: Draft, origin: Message | None) -> str:
         f"> From: {envelope.sender}\n"
         f"> To: {', '.join(envelope.to)}\n"
         f"> Date: {rfc3339(envelope.created)}\n"
-        f"> Subject: {one_line(origin.subject)}\n"
+        f"> Subject: {' '.join(origin.subject.split())}\n"
     )
     note = f"{draft.body.rstrip()}\n\n" if draft.body.strip() else ""
     body = origin.body.encode("utf-8", "surrogatepass")
@@ -218,3 +242,40 @@ def _body(draft: Draft, origin: Message | None) -> str:
         passed = body[:MAX_FORWARDED].decode("utf-8", "ignore")
         passed += f"\n\n[cut here, after {MAX_FORWARDED} of {len(body)} bytes; the whole is message {envelope.id}]\n"
     return f"{note}{quoted}\n{passed}"
+
+
+def write_message(header: Header, body: str) -> bytes:
+    """The file's bytes. The caller has checked the values; the body gets a line end if it has none."""
+    fields: dict[str, object] = {
+        "schema": 1,
+        "id": header.id,
+        "from": header.sender,
+        "to": list(header.to),
+        "thread": header.thread,
+        "subject": header.subject.strip(),
+        "created": rfc3339(header.created),
+        "refs": list(header.refs),
+        "priority": header.priority.value if header.priority else "",
+        "kind": header.kind.value if header.kind else "",
+        "labels": list(header.labels),
+        "context": _context(header),
+        "reply_to": header.reply_to,
+        "reply_project": header.project,
+        "from_project": header.project,
+    }
+    text = START + go_json({k: v for k, v in fields.items() if v or k == "schema"}) + "\n" + CLOSE + body
+    if body and not body.endswith("\n"):
+        text += "\n"
+    return clean(text).encode()
+
+
+def _context(header: Header) -> dict[str, object]:
+    marks: dict[str, object] = {}
+    if header.automatic is not Automatic.NO:
+        marks["automatic"] = header.automatic.value
+    if header.hops:
+        marks["hops"] = header.hops
+    if header.turn:
+        marks["turn"] = header.turn
+    theirs = (parse_context(header.context) if header.context else None) or {}
+    return {k: v for k, v in theirs.items() if k != CONTEXT_KEY} | ({CONTEXT_KEY: marks} if marks else {})

@@ -24,8 +24,8 @@ MAX_DEPTH: Final = 400
 CONTEXT_KEY: Final = "agent_mailer"
 PROJECT_MARK: Final = ":"
 
-_START: Final = "---json\n"
-_CLOSE: Final = "---\n"
+START: Final = "---json\n"
+CLOSE: Final = "---\n"
 _CREATED = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]+))?(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
 )
@@ -61,28 +61,6 @@ class Malformed(msgspec.Struct, frozen=True):
     id: str = ""
     thread: str = ""
     sender: str = ""
-
-
-class Header(msgspec.Struct, frozen=True):
-    """The fields of a message to be written. Empty ones are left out; `created` is seconds since the epoch."""
-
-    id: str
-    sender: str
-    to: tuple[str, ...]
-    thread: str
-    created: float
-    subject: str = ""
-    refs: tuple[str, ...] = ()
-    priority: Priority | None = None
-    kind: Kind | None = None
-    labels: tuple[str, ...] = ()
-    hops: int = 0
-    automatic: Automatic = Automatic.NO
-    turn: str = ""
-    reply_to: str = ""
-    project: str = ""
-    """Ours, on mail to another project: it stands in `reply_project` and in `from_project`."""
-    context: str = ""
 
 
 class _Fault(Exception):
@@ -121,38 +99,13 @@ def parse_envelope(data: bytes, locator: str) -> Envelope | Malformed:
         return fault.malformed
 
 
-def write_message(header: Header, body: str) -> bytes:
-    """The file's bytes. The caller has checked the values; the body gets a line end if it has none."""
-    fields: dict[str, object] = {
-        "schema": 1,
-        "id": header.id,
-        "from": header.sender,
-        "to": list(header.to),
-        "thread": header.thread,
-        "subject": header.subject.strip(),
-        "created": rfc3339(header.created),
-        "refs": list(header.refs),
-        "priority": header.priority.value if header.priority else "",
-        "kind": header.kind.value if header.kind else "",
-        "labels": list(header.labels),
-        "context": _context(header),
-        "reply_to": header.reply_to,
-        "reply_project": header.project,
-        "from_project": header.project,
-    }
-    text = _START + go_json({k: v for k, v in fields.items() if v or k == "schema"}) + "\n" + _CLOSE + body
-    if body and not body.endswith("\n"):
-        text += "\n"
-    return _SURROGATE.sub("\ufffd", text).encode()
-
-
 def under_other_id(data: bytes, identifier: str) -> bytes:
     """The same message with another id. Raises ValueError for what is none."""
     try:
         raw, body = _split(_text(data))
     except _Fault as fault:
         raise ValueError(fault.malformed.why) from None
-    return (_START + go_json({**raw, "id": identifier}) + "\n" + _CLOSE + body).encode("utf-8", "replace")
+    return (START + go_json({**raw, "id": identifier}) + "\n" + CLOSE + body).encode("utf-8", "replace")
 
 
 def go_json(value: object) -> str:
@@ -191,18 +144,6 @@ def clean(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _context(header: Header) -> dict[str, object]:
-    marks: dict[str, object] = {}
-    if header.automatic is not Automatic.NO:
-        marks["automatic"] = header.automatic.value
-    if header.hops:
-        marks["hops"] = header.hops
-    if header.turn:
-        marks["turn"] = header.turn
-    theirs = (parse_context(header.context) if header.context else None) or {}
-    return {k: v for k, v in theirs.items() if k != CONTEXT_KEY} | ({CONTEXT_KEY: marks} if marks else {})
-
-
 def _text(data: bytes) -> str:
     return data.replace(b"\r\n", b"\n").decode("utf-8", "replace")
 
@@ -226,9 +167,9 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_Object, parse_constant=_no_consta
 
 def _split(text: str) -> tuple[dict[str, object], str]:
     """The header's fields under their lower-case names, and the body."""
-    if not text.startswith(_START):
+    if not text.startswith(START):
         raise _unparsable("missing ---json at the start")
-    start = _skip_blanks(text, len(_START))
+    start = _skip_blanks(text, len(START))
     try:
         value, end = _DECODER.raw_decode(text, start)
     except RecursionError:
@@ -239,13 +180,13 @@ def _split(text: str) -> tuple[dict[str, object], str]:
     if text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and _depth(text[start:end]) > MAX_DEPTH:
         raise _unparsable("header is nested too deeply")
     close = _skip_blanks(text, end)
-    if not text.startswith(_CLOSE, close):
+    if not text.startswith(CLOSE, close):
         raise _unparsable("missing --- line after the header")
     if value is None:
-        return {}, text[close + len(_CLOSE) :]
+        return {}, text[close + len(CLOSE) :]
     if not isinstance(value, _Object):
         raise _unparsable("header is no JSON object")
-    return _fold(value.pairs), text[close + len(_CLOSE) :]
+    return _fold(value.pairs), text[close + len(CLOSE) :]
 
 
 def _fold(pairs: list[tuple[str, object]]) -> dict[str, object]:
