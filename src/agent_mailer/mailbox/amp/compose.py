@@ -168,7 +168,7 @@ def _thread(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
 
 
 def _labels(draft: Draft) -> tuple[str, ...]:
-    found = (one_line(_clean(label))[:MAX_LABEL] for label in draft.labels)
+    found = (" ".join(_clean(label).split())[:MAX_LABEL] for label in draft.labels)
     return tuple(dict.fromkeys(label for label in found if label))[:MAX_LABELS]
 
 
