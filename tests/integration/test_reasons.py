@@ -19,6 +19,7 @@ from tests.typed import type_in
 from tests.unit.test_spec import _names_in
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.mailbox.port import Automatic
 from agent_mailer.state.notices import TroubleWith
 from agent_mailer.state.pauses import SignedOut
@@ -60,6 +61,7 @@ def halted(desk: Desk) -> Iterator[None]:
 @contextmanager
 def no_mailbox(desk: Desk) -> Iterator[None]:
     with watched(desk):
+        until(Paths(desk.root, "coder").lock.exists, "the open mailbox")
         desk.root.rename(desk.base / "elsewhere")
         yield
         (desk.base / "elsewhere").rename(desk.root)
