@@ -5,6 +5,7 @@ The agents are shells that tell an outside witness of each run, so that no fault
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from tests.crash.recording import QuickSystem
 from tests.desk import Desk
 
 from agent_mailer.disk import Disk
+from agent_mailer.mailbox.maildir.layout import make_mailbox
 from agent_mailer.mailbox.port import Automatic, Message
 from agent_mailer.state.records import ItemState, PauseReason, TurnRecord
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.requests import apply, apply_waiting
 
 ROTATION_SECONDS = 10.0
@@ -303,7 +306,7 @@ def _asked_to_retry(desk: Desk) -> list[Expected]:
 
 
 def _ask_to_retry(stage: Stage) -> None:
-    _ask(stage, Verb.DEAD_LETTER_RETRY)
+    _ask(stage, Request(Verb.DEAD_LETTER_RETRY))
     stage.mark("asked")
     stage.watch()
 
@@ -316,9 +319,9 @@ def _told_to_pause(desk: Desk) -> list[Expected]:
 
 
 def _pause_and_resume(stage: Stage) -> None:
-    _ask(stage, Verb.SESSIONS_INVALIDATE)
+    _ask(stage, Request(Verb.SESSIONS_INVALIDATE))
     stage.mark("invalidated")
-    _ask(stage, Verb.PAUSE)
+    _ask(stage, Request(Verb.PAUSE))
     stage.mark("paused")
     stage.watch()
     place = stage.desk.place()
@@ -392,10 +395,50 @@ def _told_the_operator(desk: Desk, marks: set[str]) -> None:
     assert len(notices) == 1, f"the operator is told once: {[m.body for m in notices]}"
 
 
-def _ask(stage: Stage, verb: Verb) -> None:
+def much_is_stuck(desk: Desk) -> list[Expected]:
+    """An answer that did not leave and can now; a file that is no message, and another message under a used id."""
+    _answering(desk)
+    used = desk.send(sender="planner")
+    at_rest(desk)
+    _answering(desk, STAGE, auto_reply="always")
+    wrote = desk.send()
+    at_rest(desk)
+    make_mailbox(desk.disk, desk.root, "stranger")
+    new = desk.root / "agents/coder/inbox/new"
+    header = {"schema": 1, "to": ["coder"], "thread": "t", "created": "2026-08-22T10:00:00Z"}
+    other = header | {"id": used, "from": "planner"}
+    (new / f"{used}.md").write_text(f"---json\n{json.dumps(other)}\n---\nanother text")
+    unknown = header | {"id": "bad", "from": "user", "kind": "unknown"}
+    (new / "bad.md").write_text(f"---json\n{json.dumps(unknown)}\n---\nkept")
+    return [Expected(wrote, staged=True)]
+
+
+SEND_AGAIN = Request(Verb.STUCK_RETRY, reason=StuckKind.NOT_SENT.value)
+
+
+def _ask_to_send_again(stage: Stage) -> None:
+    _ask(stage, SEND_AGAIN)
+    stage.mark("asked")
+    stage.watch()
+
+
+def nothing_has_vanished(desk: Desk, marks: set[str]) -> None:
+    state, box = desk.place().state, desk.root / "agents/coder"
+    assert sorted(entry.kind for entry in state.stuck.all()) == [StuckKind.UNREADABLE, StuckKind.USED_ID]
+    arrived = sum(message.body.startswith("for stranger") for message in desk.inbox("stranger"))
+    assert arrived + len(state.unsent) == 1, f"sent {arrived} times, {len(state.unsent)} still to be sent"
+    assert arrived or "asked" not in marks, "what was asked for is done"
+    assert any(path.read_bytes().endswith(b"kept") for path in (box / "dlq/new").iterdir())
+    assert any(path.read_bytes().endswith(b"another text") for path in (box / "dlq/new").iterdir())
+    for handle, count in (("planner", 1), ("user", 1)):
+        told = [m for m in desk.inbox(handle) if m.body.startswith("A message of yours was not worked on")]
+        assert len(told) == count, f"{handle} was told {len(told)} times"
+
+
+def _ask(stage: Stage, request: Request) -> None:
     place = stage.desk.place()
     place.disk.system = stage.disk.system
-    place.state.requests.submit(Request(verb))
+    place.state.requests.submit(request)
 
 
 SCENARIOS = (
@@ -409,4 +452,5 @@ SCENARIOS = (
     Scenario("told to pause", _told_to_pause, _pause_and_resume, at_once=_paused_or_not, holds=_invalidated),
     Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
     Scenario("needs a person", _needs_a_person, _watch_once, holds=_told_the_operator),
+    Scenario("stuck", much_is_stuck, _ask_to_send_again, holds=nothing_has_vanished),
 )

@@ -7,6 +7,7 @@ What dies is the watcher alone: the agent goes on, and its runs, counted by a wi
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.broker_process import BrokerProcess, join
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point, points
+from tests.crash.scenarios import SEND_AGAIN, Expected, much_is_stuck, new_desk, nothing_has_vanished, verify
 from tests.crash.turns import ANSWER, DEAD, LIMITED, ROUTED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
 from tests.sizes import sizes
@@ -112,6 +114,41 @@ def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Ca
     for earlier in deaths:
         rig = _dead_at(earlier, partial(Rig, children, tmp_path / f"trace-{earlier.at}", case))
         _kill_at(children, tmp_path, case, _every(stride, points(rig.trace())), earlier)
+
+
+@pytest.mark.parametrize("stride", sizes(quick=17, long=2, soak=1))
+def test_every_durable_write_over_what_is_stuck(tmp_path: Path, children: Children, stride: int) -> None:
+    """What cannot be worked on, and an answer that is sent again: written down, told and moved once."""
+
+    def watch(desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
+        argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
+        return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
+
+    def make(name: str) -> tuple[Desk, list[Expected]]:
+        desk = new_desk(tmp_path / name)
+        expected = much_is_stuck(desk)
+        desk.place().state.requests.submit(SEND_AGAIN)
+        return desk, expected
+
+    traced, _ = make("trace")
+    watch(traced, Point(), traced.base / "calls")
+    names = (traced.base / "calls").read_text().splitlines()
+    durable = [point for point in points(names) if point.of.split()[0] in (*DURABLE, "unlink")]
+    assert len(durable) > 60
+    reached = 0
+    deaths = _every(stride, durable)
+    for number, point in enumerate(deaths):
+        desk, expected = make(f"desk-{number}")
+        reached += watch(desk, point) == KILLED
+        try:
+            assert watch(desk) == 0
+            verify(desk, expected, {"asked"}, Counter(), str(point))
+            nothing_has_vanished(desk, {"asked"})
+        except BaseException as error:
+            error.add_note(str(point))
+            raise
+        shutil.rmtree(desk.base)
+    assert 2 * reached >= len(deaths)
 
 
 def _dead_at(earlier: Point | None, make: Callable[[], Rig]) -> Rig:

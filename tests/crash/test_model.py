@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from tests.crash.world import MAX_STARTS, OUTCOMES, THREADS, WAIT, Ending, Meanwhile, Run, World
 from tests.sizes import sizes
 
-from agent_mailer.mailbox.port import Automatic, Priority
+from agent_mailer.mailbox.port import Automatic, Message, Priority
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.state.records import ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
@@ -291,9 +291,17 @@ def _check_bound(world: World) -> None:
         assert any(change.session_id == entry.session_id for change in same) or not entry.session_id, thread
 
 
+def _tells_of_stuck(message: Message) -> bool:
+    return message.body.startswith("A message of yours was not worked on.")
+
+
 def _check_mail(world: World) -> None:
     """What left is what settlements recorded, each once; what is settled has left whole."""
-    found = Counter(message.envelope.id for message in world.mail_to_user())
+    found = Counter(message.envelope.id for message in world.mail_to_user() if not _tells_of_stuck(message))
+    words = Counter(message.body for message in world.mail_to_user() if _tells_of_stuck(message))
+    stuck = {entry.key for entry in world.desk.place(world.sky).state.stuck.all()}
+    assert {body.rstrip().rpartition(" ")[2] for body in words} <= stuck, "told of what is not stuck"
+    assert not words or max(words.values()) == 1, "told twice of what is stuck"
     assert not found or max(found.values()) == 1, "one message twice"
     recorded: dict[str, TurnRecord] = {}
     for record in world.records.values():

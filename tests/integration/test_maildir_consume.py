@@ -312,11 +312,23 @@ def test_a_disk_that_fails_while_rejecting_loses_nothing(box: Box) -> None:
     assert box.names("dlq/tmp") == box.names("dlq/new") == []
 
 
-def test_a_message_that_went_bad_after_its_listing_is_dead_lettered_from_cur(box: Box) -> None:
+def test_a_message_that_went_bad_after_its_listing_is_listed_as_unreadable(box: Box) -> None:
     box.put("m1")
     envelope = box.one()
     box.put("m1", b"torn")
-    assert "no message" in gone(box.claim(envelope))
+    result = box.claim(envelope)
+    assert "no message" in gone(result)
+    assert isinstance(result, Gone)
+    assert (result.unreadable,) == box.pending().unreadable
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == (["m1.md"], [])
+
+
+def test_a_message_of_ours_that_went_bad_is_dead_lettered_from_cur(box: Box) -> None:
+    box.put("m1")
+    envelope = box.one()
+    assert isinstance(box.claim(envelope), Message)
+    box.put("m1", b"torn", place="cur")
+    assert "no message" in gone(box.claim(envelope, again=True))
     assert box.names("inbox/new") == box.names("inbox/cur") == []
     (name,) = box.names("dlq/new")
     assert b'"source_dir": "cur"' in (box.paths.dlq_new / name).read_bytes()

@@ -15,8 +15,9 @@ from tests.desk import SOON, Desk, until
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import Paths, make_mailbox
-from agent_mailer.mailbox.port import Automatic, Envelope, Message
+from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Message
 from agent_mailer.state.records import ItemState
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
@@ -107,6 +108,18 @@ def test_an_answer_that_did_not_leave_is_sent_once_its_recipient_is_there(desk: 
     assert record is not None
     assert record.settlement is not None
     assert record.settlement.items[0].state is ItemState.DELIVERED
+
+
+def test_two_who_ask_at_once_have_it_sent_once(desk: Desk) -> None:
+    key = refused_answer(desk)
+    add_handle(desk, "stranger")
+    for _ in range(2):
+        desk.place().state.requests.submit(Request(Verb.STUCK_RETRY, (f"not-sent {key}",)))
+    desk.once()
+    assert bodies(desk.inbox("stranger")) == ["paid for"]
+    answers = [json.loads(path.read_bytes()) for path in (desk.state / "requests").glob("*.answer")]
+    assert [answer["ok"] for answer in answers] == [True, True]
+    assert stuck(desk) == []
 
 
 def test_what_has_meanwhile_arrived_is_not_sent_twice(desk: Desk) -> None:
@@ -239,6 +252,8 @@ def test_another_message_under_a_used_id_is_stuck_and_can_be_worked_on(desk: Des
     [told] = notices(desk, "planner")
     assert "belongs to another message" in told.body
     assert told.envelope.thread == "other"
+    assert len(list(Paths(desk.root, "coder").dlq_new.iterdir())) == 1
+    assert (Paths(desk.root, "coder").receipts / f"{first}__coder__dlq.json").exists()
     desk.once()
     assert len(notices(desk, "planner")) == 1
     assert ask(desk, Verb.STUCK_RETRY, f"used-id {key}").ok
@@ -268,6 +283,10 @@ def test_where_the_mailbox_has_it_no_more_the_turn_knows_its_text(desk: Desk) ->
     put(desk, first, file(first, "other\n"))
     desk.once()
     assert [kind for kind, _ in stuck(desk)] == ["used-id"]
+    desk.shell("cat >/dev/null; echo ran")
+    assert ask(desk, Verb.STUCK_RETRY).ok
+    desk.once()
+    assert "ran" in bodies(desk.inbox())
 
 
 def test_a_name_that_another_reader_has_claimed_before_loses_no_mail(desk: Desk) -> None:
@@ -388,6 +407,37 @@ def test_what_was_given_up_is_stuck_too_and_dead_letter_is_the_same_command_for_
     assert len(json.loads(type_in(desk.workdir, "dead-letter", "list", "--json").out)["dead_letters"]) == 1
     assert type_in(desk.workdir, "stuck", "drop", sent).status == 0
     assert json.loads(type_in(desk.workdir, "dead-letter", "list", "--json").out)["dead_letters"] == []
+
+
+def test_the_turn_of_what_was_given_up_is_kept_until_it_is_dropped(desk: Desk) -> None:
+    desk.configure(max_retries=0, keep_transcripts=1)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send()
+    desk.once()
+    [turn] = (desk.state / "turns").iterdir()
+    os.utime(turn / "settled", (0, 0))
+    desk.once()
+    assert (turn / "turn.json").exists()
+    assert not (turn / "stderr").exists()
+    assert ask(desk, Verb.STUCK_DROP, f"given-up {sent}").ok
+    os.utime(turn / "settled", (0, 0))
+    desk.once()
+    assert not turn.exists()
+
+
+def test_a_message_that_goes_bad_between_look_and_claim_is_stuck(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = desk.send()
+    path = Paths(desk.root, "coder").new / f"{sent}.md"
+    claim = MaildirMailbox.claim
+
+    async def late(self: MaildirMailbox, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+        path.write_bytes(b"torn")
+        return await claim(self, envelope, again=again)
+
+    monkeypatch.setattr(MaildirMailbox, "claim", late)
+    desk.once()
+    assert [kind for kind, _ in stuck(desk)] == ["unreadable"]
+    assert not path.exists()
 
 
 @pytest.mark.long

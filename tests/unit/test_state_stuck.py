@@ -38,6 +38,20 @@ def test_a_thing_is_there_once_and_stays_until_it_is_removed(folder: StateFolder
     assert [entry.kind for entry in Stuck(folder).all()] == [StuckKind.UNREADABLE]
 
 
+def test_what_was_added_is_told_of_once_and_by_the_next_watcher_where_this_one_could_not(folder: StateFolder) -> None:
+    clock = folder.clock
+    assert isinstance(clock, FakeClock)
+    stuck = Stuck(folder)
+    stuck.add(StuckKind.UNREADABLE, "a", None, "x")
+    assert [entry.key for entry in stuck.untold] == ["a"]
+    stuck.untold.popleft()
+    stuck.add(StuckKind.UNREADABLE, "a", None, "x")
+    assert not stuck.untold
+    assert [entry.key for entry in Stuck(folder).untold] == ["a"]
+    clock.moment += 2 * 86400.0
+    assert not Stuck(folder).untold
+
+
 def test_a_damaged_line_harms_no_other_and_is_kept(folder: StateFolder) -> None:
     Stuck(folder).add(StuckKind.UNREADABLE, "a", None, "x")
     path = folder.path / "stuck.jsonl"

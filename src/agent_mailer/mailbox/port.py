@@ -209,10 +209,14 @@ Delivery = Delivered | Refused | Unknown
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """Somebody else took the message, or it was withdrawn. `name_taken`: it is there, and can never be claimed."""
+    """Somebody else took the message, or it was withdrawn.
+
+    `name_taken`: it is listed, and can never be claimed; `unreadable`: it is listed, and no message any more.
+    """
 
     why: str
     name_taken: bool = False
+    unreadable: Unreadable | None = None
 
 
 class Stage(StrEnum):
@@ -306,8 +310,11 @@ class Mailbox(Protocol):
     async def reject(self, item: Unreadable) -> None:
         """Put away what is no message, so that it is not listed again. Nothing is destroyed."""
 
-    async def set_aside(self, envelope: Envelope) -> None:
-        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed."""
+    async def set_aside(self, envelope: Envelope, why: str = "") -> None:
+        """Put away a message whose id is settled already, so that it is not listed again. Nothing is destroyed.
+
+        `why`: it is another message than that, and its sender may wait to hear of it.
+        """
 
     async def settled(self, envelope: Envelope) -> Message | None:
         """The message of this id that was claimed before, where the mailbox still has it."""

@@ -6,7 +6,7 @@ such record, the second is an index of what was refused.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 from functools import cached_property
@@ -26,6 +26,7 @@ SPARED = 10_000
 """So many go at once, so that a full file is not written anew for each line."""
 
 LARGEST_ENVELOPE = 64 * 1024
+DAY = 86400.0
 
 
 class StuckKind(StrEnum):
@@ -73,6 +74,7 @@ class Stuck:
         self._most, self._spared = most, spared
         self._known: dict[tuple[StuckKind, str], StuckEntry] | None = None
         self._bad: list[bytes] = []
+        self._untold: deque[StuckEntry] = deque()
 
     def add(
         self,
@@ -110,6 +112,7 @@ class Stuck:
         self._folder.clear_way(self._path)
         self._folder.disk.append_line(self._path, msgspec.json.encode(entry), sync=Sync.FULL)
         known[kind, key] = entry
+        self._untold.append(entry)
         if kind in STILL_LISTED:
             self.waiting.add(key)
         if len(known) > self._most:
@@ -134,6 +137,14 @@ class Stuck:
     def waiting(self) -> set[str]:
         """Ids of messages that the mailbox still lists and that wait for a person: no candidates until then."""
         return {key for kind, key in self._load() if kind in STILL_LISTED}
+
+    @property
+    def untold(self) -> deque[StuckEntry]:
+        """What was added and is still to be taken out by who tells of it; at first also what an earlier watcher added
+        within a day: it may not have told it.
+        """
+        self._load()
+        return self._untold
 
     def remove(self, keys: Collection[tuple[StuckKind, str]]) -> int:
         """Durable when it returns; returns how many were there."""
@@ -176,6 +187,8 @@ class Stuck:
                 else:
                     found.setdefault((entry.kind, entry.key), entry)
             self._known = found
+            yesterday = self._folder.clock.now() - DAY
+            self._untold = deque(entry for entry in found.values() if entry.key and entry.at > yesterday)
         return self._known
 
 
@@ -208,7 +221,8 @@ class Unsent:
         if not gone.isdisjoint(known):
             self._keys = {key: None for key in known if key not in gone}
             data = b"".join(key.encode() + b"\n" for key in self._keys)
-            self._folder.disk.replace(self._path, data, sync=Sync.NONE)
+            # What has left is not told of again.
+            self._folder.disk.replace(self._path, data, sync=Sync.FULL)
 
     def _load(self) -> dict[str, None]:
         if self._keys is None:

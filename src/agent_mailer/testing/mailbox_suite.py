@@ -23,6 +23,7 @@ from agent_mailer.mailbox.port import (
     Progress,
     Refused,
     Stage,
+    content_digest,
 )
 from agent_mailer.testing.mailbox_scene import (
     MORNING,
@@ -246,6 +247,32 @@ class MailboxSuite:
             await at.mailbox.set_aside(envelope)
             await at.mailbox.set_aside(envelope)
             assert await waiting(at.mailbox) == ()
+
+        play(self.harness(tmp_path), scenario)
+
+    def test_what_was_claimed_before_is_known_by_its_text_or_not_at_all(self, tmp_path: Path) -> None:
+        async def scenario(at: Scene) -> None:
+            item = await send(at.peer, at.mailbox, "one", body="first")
+            (message,) = await claim_all(at.mailbox)
+            await at.mailbox.done(message.envelope)
+            at.harness.arrive_again(item)
+            (envelope,) = await waiting(at.mailbox)
+            settled = await at.mailbox.settled(envelope)
+            assert settled is None or content_digest(settled) == content_digest(message)
+
+        play(self.harness(tmp_path), scenario)
+
+    def test_nothing_is_put_back_that_was_not_put_away(self, tmp_path: Path) -> None:
+        async def scenario(at: Scene) -> None:
+            at.harness.arrive_unreadable("bad")
+            (bad,) = (await at.mailbox.pending(10)).unreadable
+            await at.mailbox.reject(bad)
+            for locator, digest in ((bad.locator, bad.digest), ("nobody.md", "0" * 64), ("../x", "")):
+                refused = at.mailbox.put_back(locator, digest)
+                assert isinstance(refused, Refused)
+                assert refused.why
+            listing = await at.mailbox.pending(10)
+            assert (listing.envelopes, listing.unreadable) == ((), ())
 
         play(self.harness(tmp_path), scenario)
 

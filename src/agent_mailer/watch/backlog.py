@@ -72,6 +72,10 @@ class Look(msgspec.Struct, frozen=True):
         """`now` may be later than the look: what was read as due then must not lie ahead."""
         return make_plan(self.candidates, busy_threads, now)
 
+    def without(self, message_ids: Set[str]) -> Look:
+        kept = tuple(one for one in self.candidates if one.envelope.id not in message_ids)
+        return msgspec.structs.replace(self, candidates=kept)
+
 
 async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
     """What is to be done beside the messages `open_ids`, which are in work.
@@ -149,9 +153,10 @@ class Doer:
     def __init__(self, room: Room) -> None:
         self._room = room
 
-    async def do(self, actions: Iterable[Action]) -> None:
-        """Raises MailboxUnavailable and OSError."""
+    async def do(self, actions: Iterable[Action]) -> set[str]:
+        """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
         state, mailbox = self._room.state, self._room.mailbox
+        none_to_run: set[str] = set()
         for action in actions:
             match action:
                 case PutAway(item=item):
@@ -168,8 +173,12 @@ class Doer:
                         EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
                     )
                 case Revive(envelope=envelope):
-                    apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
+                    if await self._room.stuck.was_another(envelope):
+                        none_to_run.add(envelope.id)
+                    else:
+                        apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,)))
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
                 case Strand(envelope=envelope, why=why):
                     self._room.stuck.no_way_back(envelope, why)
+        return none_to_run

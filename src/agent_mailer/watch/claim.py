@@ -57,6 +57,8 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         if retry is None:
             if message.name_taken:
                 await room.stuck.name_taken(record.envelope)
+            elif message.unreadable is not None:
+                await room.stuck.unreadable(message.unreadable)
             room.state.turns.drop(record.turn_id)
             room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
             return None

@@ -105,6 +105,7 @@ class Notices:
         troubles: Troubles,
     ) -> None:
         self._book = state.notices
+        self._all_stuck = state.stuck
         self._log = state.log
         self._policy = policy
         self._clock = clock
@@ -126,7 +127,7 @@ class Notices:
             if notice is not None:
                 self._tell_of(notice)
 
-    def stuck(self, entry: StuckEntry) -> None:
+    def _stuck(self, entry: StuckEntry) -> None:
         """Remember to tell of it, once however often it is called. Raises OSError."""
         digest = hashlib.sha256(f"{entry.kind}\0{entry.key}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
         self._tell_of(
@@ -153,6 +154,9 @@ class Notices:
         """Called after a look at the mailbox that went well: what has begun or ended since. Raises OSError."""
         if not self._wakes:
             return
+        while untold := self._all_stuck.untold:
+            self._stuck(untold[0])
+            untold.popleft()
         told = self._book.told
         if pause is None and told.pause:
             self._begin(Notice("", NoticeKind.RESUMED, self._clock.now(), told.pause), pause="")

@@ -40,7 +40,7 @@ async def recover(room: Room) -> list[OpenWork]:
         record = room.state.turns.load(turn_id)
         if record is None:
             await salvage(room.state, turn_id)
-        elif record.envelope.id not in at_work:
+        elif record.resends or record.envelope.id not in at_work:
             found.append(record)
     work = [OpenWork(record, _finisher(room, record)) for record in found]
     room.state.requests.tidy()

@@ -74,7 +74,7 @@ class Room:
         """By turn id: all that this process has in hand."""
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
-        self.stuck = StuckMail(mailbox, state, self.notices)
+        self.stuck = StuckMail(mailbox, state)
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""

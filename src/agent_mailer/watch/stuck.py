@@ -24,24 +24,24 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.names import path_name, printable
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
-from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.unsent import drop_unsent, routes_back, send_again
 
 TELL_WITHIN = 3600.0
 """So long its mail stays where it is while its sender cannot be told; then it is put away without a word to him."""
 
+USED = "its id belongs to another message, which was here before"
+
 
 class StuckMail:
     """What the watcher does with mail that it cannot work on.
 
-    The line is durable first, then people are told, then the mailbox moves the mail. Each is done once, however often
-    it is begun again.
+    The line is durable first, then its sender is told, then the mailbox moves the mail. Each is done once, however
+    often it is begun again.
     """
 
-    def __init__(self, mailbox: Mailbox, state: State, notices: Notices) -> None:
+    def __init__(self, mailbox: Mailbox, state: State) -> None:
         self._mailbox = mailbox
         self._state = state
-        self._notices = notices
         self._left: set[str] = set()
         """What cannot be put away: told once, and passed over."""
         self._told: set[tuple[StuckKind, str]] = set()
@@ -69,25 +69,32 @@ class StuckMail:
 
     async def listed_again(self, envelope: Envelope) -> None:
         """A message whose id is settled: the same is set aside, another one is stuck first."""
+        if not await self.was_another(envelope):
+            await self._set_aside(envelope)
+
+    async def was_another(self, envelope: Envelope) -> bool:
+        """Whether its text is another than that of the message which was settled under its id: then it is stuck."""
         other = await self._another(envelope)
-        if other is not None and not await self.under_used_id(other):
-            return
-        await self._mailbox.set_aside(envelope)
+        if other is not None and await self.under_used_id(other):
+            await self._set_aside(envelope, USED)
+        return other is not None
+
+    async def _set_aside(self, envelope: Envelope, why: str = "") -> None:
+        await self._mailbox.set_aside(envelope, why)
         self._state.log.emit(EventName.MESSAGE_SET_ASIDE, message_id=envelope.id, thread=envelope.thread)
 
     async def name_taken(self, envelope: Envelope) -> None:
         """Another message of its name was claimed before, by whomever: it can never be."""
         message = await self._mailbox.read(envelope)
         if isinstance(message, Message) and await self.under_used_id(message):
-            await self._mailbox.set_aside(envelope)
+            await self._mailbox.set_aside(envelope, USED)
 
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
         digest = content_digest(message)
         envelope = message.envelope
-        why = "its id belongs to another message, which was here before"
         key = f"{printable(envelope.id, 128)}~{digest[:12]}"
-        entry = self._write_down(StuckKind.USED_ID, key, envelope, why, digest=digest)
+        entry = self._write_down(StuckKind.USED_ID, key, envelope, USED, digest=digest)
         return await self._tell_sender(entry, message)
 
     def no_way_back(self, envelope: Envelope, why: str) -> None:
@@ -143,7 +150,6 @@ class StuckMail:
                 thread=entry.thread or None,
                 why=entry.why,
             )
-        self._notices.stuck(entry)
         return entry
 
     async def _tell_sender(self, entry: StuckEntry, origin: Message | None) -> bool:

@@ -90,15 +90,18 @@ def _by_the_way_that_is(entry: SettledItem, routes: Sequence[Route]) -> tuple[Se
 
 def take_over_resent(state: State, record: TurnRecord) -> None:
     """What was sent again counts as delivered where it was refused first; its own record is of no more use."""
-    found, settlement = split_key(record.resends), record.settlement
-    first = state.turns.load(found[0]) if found is not None else None
-    if found is not None and settlement is not None and first is not None and _item(first, found[1]) is not None:
-        refused = [entry for entry in settlement.items if entry.state is ItemState.REFUSED]
-        if refused:
-            _change(state, first, found[1], why=refused[0].why)
-        else:
-            _change(state, first, found[1], state=ItemState.DELIVERED, draft=None)
-            state.unsent.remove([record.resends])
+    turn_id, number = split_key(record.resends) or ("", 0)
+    first, settlement = state.turns.load(turn_id) if turn_id else None, record.settlement
+    assert settlement is not None
+    still = first if first is not None and _item(first, number) is not None else None
+    refused = [entry for entry in settlement.items if entry.state is ItemState.REFUSED]
+    if still is not None and refused:
+        _change(state, still, number, why=refused[0].why)
+    elif still is not None:
+        _change(state, still, number, state=ItemState.DELIVERED, draft=None)
+    if not refused:
+        # Whoever died between the two has left the index behind.
+        state.unsent.remove([record.resends])
     state.turns.drop(record.turn_id)
 
 
@@ -162,6 +165,8 @@ def _send_again(state: State, key: str, under_way: set[str]) -> tuple[bool, str]
     first, settlement, number = found
     entry = settlement.items[number]
     to = printable(entry.item.recipient)
+    if not state.turns.is_settled(first.turn_id):
+        return False, f"{printable(key)}: its turn is still being settled"
     if key in under_way:
         return True, f"{printable(key)}: is being sent to {to}"
     under_way.add(key)
@@ -188,6 +193,8 @@ def _drop_unsent(state: State, key: str, under_way: set[str]) -> tuple[bool, str
     if found is None:
         return False, f"{printable(key)}: it is not stuck"
     first, _, number = found
+    if not state.turns.is_settled(first.turn_id):
+        return False, f"{printable(key)}: its turn is still being settled"
     _change(state, first, number, state=ItemState.DROPPED, draft=None)
     state.unsent.remove([key])
     return True, f"{printable(key)}: dropped"

@@ -193,9 +193,9 @@ class Watcher:
             in_work = set(room.work)
             open_ids = {work.envelope.id for work in room.work.values()}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
-            await self._doer.do(found.actions)
+            none_to_run = await self._doer.do(found.actions)
             if in_work <= set(room.work):
-                return found
+                return found.without(none_to_run) if none_to_run else found
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""

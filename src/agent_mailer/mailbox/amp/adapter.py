@@ -237,7 +237,8 @@ class AmpMailbox:
         async with self._link.connected():
             await self._inbox.reject(item)
 
-    async def set_aside(self, envelope: Envelope) -> None:
+    async def set_aside(self, envelope: Envelope, why: str = "") -> None:
+        del why
         async with self._link.connected():
             await self._inbox.finish(envelope.id)
 

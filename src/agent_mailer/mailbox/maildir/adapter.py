@@ -215,9 +215,9 @@ class MaildirMailbox:
         self._attend()
         self._consumer.reject(item)
 
-    async def set_aside(self, envelope: Envelope) -> None:
+    async def set_aside(self, envelope: Envelope, why: str = "") -> None:
         self._attend()
-        self._consumer.set_aside(envelope)
+        self._consumer.set_aside(envelope, why)
 
     async def settled(self, envelope: Envelope) -> Message | None:
         return self._consumer.settled(envelope)

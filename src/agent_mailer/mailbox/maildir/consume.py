@@ -25,7 +25,7 @@ from agent_mailer.mailbox.maildir.delivery import (
 )
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_message
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.maildir.listing import from_locator, unavailable
+from agent_mailer.mailbox.maildir.listing import from_locator, unavailable, unreadable
 from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
 from agent_mailer.names import path_name, printable
 
@@ -62,8 +62,7 @@ class Consumer:
             if parsed is None:
                 return Gone("it was removed from cur")
             if isinstance(parsed, Malformed):
-                self._bury(target, parsed, "cur")
-                return Gone(f"it is no message: {parsed.why}")
+                return self._went_bad(source, target, parsed, taken)
             if not _same(parsed, envelope):
                 if taken is _Taken.MOVED:
                     self._put_back(source, target)
@@ -100,13 +99,19 @@ class Consumer:
             elif isinstance(parsed, Malformed):
                 self._bury(path, parsed, "new")
 
-    def set_aside(self, envelope: Envelope) -> None:
-        """What arrived again goes to cur; if it is there already, an equal copy is dropped and another kept aside."""
+    def set_aside(self, envelope: Envelope, why: str) -> None:
+        """What arrived again goes to cur; if it is there already, an equal copy is dropped and another kept aside.
+
+        With `why` it is another message, and becomes a dead letter.
+        """
         name = _name(envelope.locator)
         if isinstance(name, Gone):
             return
         source, target = self._paths.new / name, self._paths.cur / name
         with disk_faults(source), suppress(FileNotFoundError):
+            if why:
+                self._bury(source, Malformed(Reason.USED_ID, why, envelope.id, envelope.thread, envelope.sender), "new")
+                return
             try:
                 self._disk.move(source, target, sync=Sync.NONE)
             except FileExistsError:
@@ -156,6 +161,15 @@ class Consumer:
                 return _Taken.FOUND
             return Gone(f"another message named {printable(target.name)} was claimed before", name_taken=True)
         return _Taken.MOVED
+
+    def _went_bad(self, source: Path, target: Path, parsed: Malformed, taken: _Taken) -> Gone:
+        """What was listed is no message any more. One that was never ours goes back, to be written down first."""
+        why = f"it is no message: {parsed.why}"
+        if taken is _Taken.FOUND:
+            self._bury(target, parsed, "cur")
+            return Gone(why)
+        self._put_back(source, target)
+        return Gone(why, unreadable=unreadable(source, parsed))
 
     def _put_back(self, source: Path, target: Path) -> None:
         """Not what was listed: it is listed again as what it is."""

@@ -49,6 +49,8 @@ class Reason(StrEnum):
 
     PARSE_ERROR = "parse_error"
     INVALID_HEADER = "invalid_header"
+    USED_ID = "used_id"
+    """Ours: the file is a message, and another one had its id."""
 
 
 class Malformed(msgspec.Struct, frozen=True):

@@ -151,15 +151,16 @@ def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malfor
                 yield found
 
 
-def _unreadable(item: Listed, why: Malformed) -> Unreadable:
+def unreadable(path: Path, why: Malformed) -> Unreadable:
+    """A file that is no message, as the port tells of it."""
     return Unreadable(
-        to_locator(item.name),
+        to_locator(path.name),
         f"{why.reason.value}: {why.why}",
         why.why == TOO_LARGE,
         why.id,
         why.thread,
         why.sender,
-        file_digest(Path(item.path)),
+        file_digest(path),
     )
 
 
@@ -185,7 +186,7 @@ def bytes_digest(data: bytes) -> str:
 def list_folder(folder: Path, cache: StatCache[Envelope | Unreadable]) -> tuple[list[Envelope], list[Unreadable]]:
     """What waits in `folder`: the first `MAX_LISTED` names. A repeated listing costs a stat a file."""
     envelopes: list[Envelope] = []
-    unreadable: list[Unreadable] = []
+    bad: list[Unreadable] = []
     seen: set[str] = set()
     for item in scan(folder):
         if len(seen) >= MAX_LISTED:
@@ -195,15 +196,15 @@ def list_folder(folder: Path, cache: StatCache[Envelope | Unreadable]) -> tuple[
             found = read_envelope(item)
             if found is None:
                 continue
-            parsed = _unreadable(item, found) if isinstance(found, Malformed) else found
+            parsed = unreadable(Path(item.path), found) if isinstance(found, Malformed) else found
             cache.put(item.path, item.found, parsed)
         seen.add(item.path)
         if isinstance(parsed, Envelope):
             envelopes.append(parsed)
         else:
-            unreadable.append(parsed)
+            bad.append(parsed)
     cache.keep_only(seen)
-    return envelopes, unreadable
+    return envelopes, bad
 
 
 class ThreadIndex:

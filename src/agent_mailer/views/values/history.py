@@ -18,7 +18,7 @@ class SpentView(Part, frozen=True):
 
 
 class SentView(Part, frozen=True):
-    """What left from a turn, or did not: `delivered`, `pending`, `refused` and why."""
+    """What left from a turn, or did not: `delivered`, `pending`, `refused` or `dropped`, and why."""
 
     id: str
     to: str
