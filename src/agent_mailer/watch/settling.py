@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from operator import attrgetter
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Progress, Stage
@@ -82,7 +83,7 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
             thread=envelope.thread,
             why=settlement.dead.last_error,
         )
-    if any(entry.state is ItemState.REFUSED for entry in settlement.items):
+    if ItemState.REFUSED in map(attrgetter("state"), settlement.items):
         state.unsent.note(record)
     state.questions.settled(record)
     if not again:

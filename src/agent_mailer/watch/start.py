@@ -86,10 +86,11 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
 async def _prepare(room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
-    largest, memory = mailbox.capabilities.max_message_bytes, state.folder.memory
+    able = mailbox.capabilities
     thread, contacts = await asyncio.gather(
         mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
+    memory = state.folder.memory
     folder.prepare(
         message,
         _or_nothing(thread) or [message],
@@ -97,11 +98,11 @@ async def _prepare(room: Room, record: TurnRecord, message: Message, folder: Tur
         Facts(
             turn_id=record.turn_id,
             address=room.address,
-            max_message_bytes=largest,
+            max_message_bytes=able.max_message_bytes,
             memory_global=str(memory / f"{GLOBAL_NOTE}.md"),
             memory_thread=str(memory_file(memory, record.envelope.thread)),
             no_way=record.no_way,
-            carries_context=room.mailbox.capabilities.carries_context,
+            carries_context=able.carries_context,
         ),
         state.notes.copies(record.envelope.thread),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -183,7 +184,7 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> bool:
     since, own = record.claimed_at, record.envelope.id
     shown = True
     try:
-        before = {m.envelope.id for m in folder.thread()}
+        before = set(map(attrgetter("envelope.id"), folder.thread()))
         since -= CLOCKS_APART if len(before) > 1 else 0.0
     except (OSError, MailerError):
         # What the turn was shown is lost, as in a power failure; what earlier turns sent is known, where their records
