@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, note, say
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = group("config", "Show and change the agent's configuration.")
 
 
-@app.command("show", cls=LightCommand)
+@app.command("show", cls=FastCommand)
 def show(workdir: Workdir = None, as_json: Json = False) -> None:
     """Print every key, its value and where that comes from."""
     from agent_mailer.config import SECRET_KEYS, keys
@@ -54,7 +54,7 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
         note(f"keys that nobody here knows: {', '.join(printable(key, 60) for key in loaded.unknown)}")
 
 
-@app.command("set", cls=LightCommand, context_settings={"ignore_unknown_options": True})
+@app.command("set", cls=FastCommand, context_settings={"ignore_unknown_options": True})
 def set_key(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The key.")],
     value: Annotated[
@@ -79,7 +79,7 @@ def set_key(
     _tell_masked(key)
 
 
-@app.command("edit", cls=LightCommand)
+@app.command("edit", cls=FastCommand)
 def edit(workdir: Workdir = None) -> None:
     """Open the configuration in $EDITOR; only a valid file replaces the old one."""
     from agent_mailer.cli.terminal.questions import open_editor

@@ -9,7 +9,7 @@ import typer
 
 from agent_mailer.cli.completion import OUTCOMES, any_of, some_dead_letter
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import in_its_colour, json_out, local_iso, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import MailerError, UsageFault
@@ -43,7 +43,7 @@ Reason = Annotated[
 ]
 
 
-@app.command("list", cls=LightCommand)
+@app.command("list", cls=FastCommand)
 def list_letters(reason: Reason = None, workdir: Workdir = None, as_json: Json = False) -> None:
     """List what was given up and why, the newest at the end."""
     from agent_mailer.views.kept import dead_letters
@@ -69,7 +69,7 @@ def list_letters(reason: Reason = None, workdir: Workdir = None, as_json: Json =
         note("\nlook: agent-mailer dead-letter show ID; have it tried again: agent-mailer dead-letter retry ID")
 
 
-@app.command("show", cls=LightCommand)
+@app.command("show", cls=FastCommand)
 def show(
     message_id: Annotated[
         str,
@@ -103,7 +103,7 @@ def show(
     note(f"once more: agent-mailer dead-letter retry {name}")
 
 
-@app.command("retry", cls=LightCommand)
+@app.command("retry", cls=FastCommand)
 def retry(ids: Ids = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
     """Have messages tried again from the beginning."""
     from agent_mailer.state.requests import Verb
@@ -111,7 +111,7 @@ def retry(ids: Ids = None, every: Every = False, reason: Reason = None, workdir:
     _ask(Verb.DEAD_LETTER_RETRY, ids, reason, workdir, every=every)
 
 
-@app.command("purge", cls=LightCommand)
+@app.command("purge", cls=FastCommand)
 def purge(ids: Ids = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
     """Forget dead letters; the messages stay in the mailbox, settled."""
     from agent_mailer.state.requests import Verb

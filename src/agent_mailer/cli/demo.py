@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text
 from agent_mailer.errors import MailerError, UsageFault
 
@@ -27,7 +27,7 @@ LOOK_EVERY = 0.03
 app = single()
 
 
-@app.command("demo", cls=LightCommand)
+@app.command("demo", cls=FastCommand)
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the scratch folder where it is, to look around.")] = False,
     folder: Annotated[

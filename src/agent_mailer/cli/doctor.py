@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.options import Json, Workdir, workplace
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.screen import Ink, pad, paint
 from agent_mailer.cli.terminal.tables import hanging
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = single()
 
 
-@app.command("doctor", cls=LightCommand)
+@app.command("doctor", cls=FastCommand)
 def doctor(
     workdir: Workdir = None,
     repair: Annotated[
@@ -79,7 +79,7 @@ def _show_repaired(report: RepairReport, *, as_json: bool) -> None:
 verify_app = single()
 
 
-@verify_app.command("verify", cls=LightCommand)
+@verify_app.command("verify", cls=FastCommand)
 def verify(workdir: Workdir = None, as_json: Json = False) -> None:
     """Check what a watcher needs: configuration, identity, mailbox, agent program. Starts nothing.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = single()
 
 
-@app.command("logs", cls=LightCommand)
+@app.command("logs", cls=FastCommand)
 def logs(
     tail: Annotated[int, typer.Option("--tail", metavar="N", help="How many of the last lines.")] = 50,
     grep: Annotated[

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 
 app = single()
 
 
-@app.command("mcp", cls=LightCommand)
+@app.command("mcp", cls=FastCommand)
 def mcp(
     turn_dir: Annotated[
         str | None,

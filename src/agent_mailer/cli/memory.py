@@ -11,7 +11,7 @@ import typer
 
 from agent_mailer.cli.completion import some_thread
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, screen_text
 from agent_mailer.cli.terminal.questions import open_editor
 from agent_mailer.cli.terminal.tables import columns
@@ -41,7 +41,7 @@ Thread = Annotated[
 ]
 
 
-@app.command("show", cls=LightCommand)
+@app.command("show", cls=FastCommand)
 def show(thread: Thread = None, workdir: Workdir = None, as_json: Json = False) -> None:
     """Print a note."""
     from agent_mailer.views.kept import note_text
@@ -53,7 +53,7 @@ def show(thread: Thread = None, workdir: Workdir = None, as_json: Json = False) 
         say(screen_text(found.text).rstrip("\n"))
 
 
-@app.command("edit", cls=LightCommand)
+@app.command("edit", cls=FastCommand)
 def edit(
     thread: Thread = None,
     wait: Annotated[
@@ -76,7 +76,7 @@ def edit(
     edit_note(place, thread, path, fresh, wait=wait)
 
 
-@app.command("ls", cls=LightCommand)
+@app.command("ls", cls=FastCommand)
 def ls(workdir: Workdir = None, as_json: Json = False) -> None:
     """List the notes."""
     from agent_mailer.views.kept import notes

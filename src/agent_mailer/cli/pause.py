@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from agent_mailer.cli.options import Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 
 app = single()
 
 
-@app.command("pause", cls=LightCommand)
+@app.command("pause", cls=FastCommand)
 def pause(
     reason: Annotated[str, typer.Option("--reason", help="Why; `status` shows it.", show_default=False)] = "",
     workdir: Workdir = None,
@@ -27,7 +27,7 @@ def pause(
 resume_app = single()
 
 
-@resume_app.command("resume", cls=LightCommand)
+@resume_app.command("resume", cls=FastCommand)
 def resume(workdir: Workdir = None) -> None:
     """End a pause, whatever its reason."""
     from agent_mailer.cli.requests import ask_and_tell

@@ -9,7 +9,7 @@ import typer
 
 from agent_mailer.cli.completion import some_session
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_iso, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import UsageFault
@@ -23,7 +23,7 @@ app = group("sessions", "Which session of the agent program belongs to which thr
 LIST = "agent-mailer sessions list"
 
 
-@app.command("list", cls=LightCommand)
+@app.command("list", cls=FastCommand)
 def list_sessions(workdir: Workdir = None, as_json: Json = False) -> None:
     """List the threads that have a session, the one used last at the end."""
     from agent_mailer.views.kept import sessions
@@ -48,7 +48,7 @@ def list_sessions(workdir: Workdir = None, as_json: Json = False) -> None:
         say(columns(rows, head, ids=("thread", "session"), whole=("runtime", "turns", "last used")))
 
 
-@app.command("show", cls=LightCommand)
+@app.command("show", cls=FastCommand)
 def show(
     thread: Annotated[
         str,
@@ -76,7 +76,7 @@ def show(
     tell_story(story)
 
 
-@app.command("invalidate", cls=LightCommand)
+@app.command("invalidate", cls=FastCommand)
 def invalidate(
     threads: Annotated[
         list[str] | None,
@@ -100,7 +100,7 @@ def invalidate(
     ask_and_tell(place, Request(Verb.SESSIONS_INVALIDATE, chosen))
 
 
-@app.command("prune", cls=LightCommand)
+@app.command("prune", cls=FastCommand)
 def prune(
     older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="Not used for this long: 14d, 36h.")],
     workdir: Workdir = None,

@@ -9,7 +9,7 @@ import typer
 
 from agent_mailer.cli.completion import REASONS, any_of, some_stuck
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, screen_text
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import UsageFault
@@ -48,7 +48,7 @@ Reason = Annotated[
 ]
 
 
-@app.command("list", cls=LightCommand)
+@app.command("list", cls=FastCommand)
 def list_stuck(
     reason: Reason = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Show the newest N; 0 = all.")] = SHOWN,
@@ -77,7 +77,7 @@ def list_stuck(
         note("\nlook: agent-mailer stuck show KEY; take it up again: agent-mailer stuck retry KEY")
 
 
-@app.command("show", cls=LightCommand)
+@app.command("show", cls=FastCommand)
 def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
     """Show one of them: what it is, why, and what the agent wrote where that did not leave."""
     from agent_mailer.views.kept import stuck
@@ -95,7 +95,7 @@ def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
     note(f"\nonce more: agent-mailer stuck retry {printable(view.key, 128)}")
 
 
-@app.command("retry", cls=LightCommand)
+@app.command("retry", cls=FastCommand)
 def retry(keys: Keys = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
     """Take it up again: work on the mail, send the answer."""
     from agent_mailer.state.requests import Verb
@@ -103,7 +103,7 @@ def retry(keys: Keys = None, every: Every = False, reason: Reason = None, workdi
     _ask(Verb.STUCK_RETRY, keys, reason, workdir, every=every)
 
 
-@app.command("drop", cls=LightCommand)
+@app.command("drop", cls=FastCommand)
 def drop(keys: Keys = None, every: Every = False, reason: Reason = None, workdir: Workdir = None) -> None:
     """Want it no more; mail stays where it was put, settled."""
     from agent_mailer.state.requests import Verb

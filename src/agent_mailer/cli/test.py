@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.options import Json, Workdir, configured, workplace
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
 from agent_mailer.errors import ConfigFault, ExitCode, UsageFault
 from agent_mailer.names import printable
@@ -31,7 +31,7 @@ Timeout = Annotated[int, typer.Option("--timeout", help="Seconds the turn may ta
 app = single()
 
 
-@app.command("test-runtime", cls=LightCommand)
+@app.command("test-runtime", cls=FastCommand)
 def runtime(
     workdir: Workdir = None, keep: Keep = False, timeout: Timeout = DEFAULT_SECONDS, as_json: Json = False
 ) -> None:
@@ -95,7 +95,7 @@ def _tell(found: TrialReport) -> None:
 claude_app = single()
 
 
-@claude_app.command("test-claude", cls=LightCommand)
+@claude_app.command("test-claude", cls=FastCommand)
 def claude(
     workdir: Workdir = None, keep: Keep = False, timeout: Timeout = DEFAULT_SECONDS, as_json: Json = False
 ) -> None:
@@ -106,7 +106,7 @@ def claude(
 notify_app = single()
 
 
-@notify_app.command("test-notify", cls=LightCommand)
+@notify_app.command("test-notify", cls=FastCommand)
 def notify(workdir: Workdir = None, as_json: Json = False) -> None:
     """Tell the operator something harmless, now, by the command and the address of [notify]."""
     import asyncio

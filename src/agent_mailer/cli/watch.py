@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, tell_damage, workplace
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.errors import ExitCode
 from agent_mailer.names import split_words
@@ -30,7 +30,7 @@ Number = Annotated[int | None, typer.Option(help="Counts before the configuratio
 app = single()
 
 
-@app.command("watch", cls=LightCommand)
+@app.command("watch", cls=FastCommand)
 def watch(
     workdir: Workdir = None,
     once: Annotated[

@@ -8,7 +8,7 @@ import typer
 
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
 from agent_mailer.cli.options import Json
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = group("key", "API keys. Works on the broker's database, whether it runs or not.")
 
 
-@app.command("add", cls=LightCommand)
+@app.command("add", cls=FastCommand)
 def add(
     user: Annotated[str, typer.Option("--user", metavar="NAME", help="Whose key it is.", show_default=False)],
     agent: Annotated[
@@ -56,7 +56,7 @@ def add(
     say(f"Next:\n\n  {step.command}\n      {step.does}")
 
 
-@app.command("list", cls=LightCommand)
+@app.command("list", cls=FastCommand)
 def listed(
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="Only this user's.", show_default=False)
@@ -86,7 +86,7 @@ def listed(
     say(columns(rows, head, whole=("KEY", "USER", "")) if rows else "No keys: agent-mailer broker key add --user NAME")
 
 
-@app.command("revoke", cls=LightCommand)
+@app.command("revoke", cls=FastCommand)
 def revoke(
     key: Annotated[str, typer.Argument(help="Its id in the list, or how that begins.", show_default=False)],
     folder: DataFolder = None,

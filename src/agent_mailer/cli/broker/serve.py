@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import say
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ DEFAULT_DOMAIN = "amp.localhost"
 app = single()
 
 
-@app.command("serve", cls=LightCommand)
+@app.command("serve", cls=FastCommand)
 def serve(
     host: Annotated[str, typer.Option(help="Where to listen; elsewhere than on loopback only with a secret.")] = (
         "127.0.0.1"

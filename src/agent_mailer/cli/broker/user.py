@@ -11,7 +11,7 @@ import typer
 
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
 from agent_mailer.cli.options import Json
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
@@ -36,7 +36,7 @@ PasswordFile = Annotated[
 app = group("user", "The broker's users. Works on its database, whether it runs or not.")
 
 
-@app.command("add", cls=LightCommand)
+@app.command("add", cls=FastCommand)
 def add(
     name: Name,
     invite: Annotated[
@@ -97,7 +97,7 @@ def _first_code(connection: Connection) -> str | None:
     return codes[0] if codes else None
 
 
-@app.command("list", cls=LightCommand)
+@app.command("list", cls=FastCommand)
 def listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """The users, oldest first."""
     data = data_of(folder, database)
@@ -115,7 +115,7 @@ def listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Jso
     )
 
 
-@app.command("password", cls=LightCommand)
+@app.command("password", cls=FastCommand)
 def password(
     name: Name, password_file: PasswordFile = None, folder: DataFolder = None, database: DatabaseUrl = None
 ) -> None:
@@ -169,7 +169,7 @@ def read_password(file: str | None) -> str:
 invite_app = group("invite", "Invite codes. Works on the broker's database, whether it runs or not.")
 
 
-@invite_app.command("add", cls=LightCommand)
+@invite_app.command("add", cls=FastCommand)
 def invite_added(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """Make a code for one new user."""
     data = data_of(folder, database)
@@ -189,7 +189,7 @@ def invite_added(folder: DataFolder = None, database: DatabaseUrl = None, as_jso
     say(f"  agent-mailer broker user add NAME --invite {invite.code}{options}")
 
 
-@invite_app.command("list", cls=LightCommand)
+@invite_app.command("list", cls=FastCommand)
 def invites_listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """The codes, newest first, and who used them."""
     data = data_of(folder, database)

@@ -11,7 +11,7 @@ import typer
 from agent_mailer.cli.completion import any_of
 from agent_mailer.cli.init.wizard import ask_what_is_missing, on_terminal
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable, shown_url, split_words
@@ -26,7 +26,7 @@ LARGEST_PROMPT = 256 * 1024
 app = single()
 
 
-@app.command("init", cls=LightCommand)
+@app.command("init", cls=FastCommand)
 def init(
     workdir: Workdir = None,
     address: Annotated[

@@ -36,7 +36,7 @@ from agent_mailer.cli.mail.options import (
 )
 from agent_mailer.cli.mail.send import send
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, group, single
+from agent_mailer.cli.terminal.commands import FastCommand, group, single
 from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
@@ -55,7 +55,7 @@ SHOWN = 100
 app = group("mail", "Read and write mail: as the agent during its turn, elsewhere as a person.")
 
 
-@app.command("inbox", cls=LightCommand)
+@app.command("inbox", cls=FastCommand)
 def inbox(
     every: Annotated[bool, typer.Option("--all", help="Also what was read.")] = False,
     unread: Annotated[bool, typer.Option("--unread", help="Only what was not read (the default).")] = False,
@@ -108,7 +108,7 @@ def inbox(
         note(f"there are older ones: --offset {offset + limit}, or --limit 0 for all")
 
 
-@app.command("read", cls=LightCommand)
+@app.command("read", cls=FastCommand)
 def read(
     message_id: MessageId = None,
     whose: As = None,
@@ -125,7 +125,7 @@ def read(
     show(message, as_json=as_json)
 
 
-@app.command("thread", cls=LightCommand)
+@app.command("thread", cls=FastCommand)
 def thread(
     name: Annotated[
         str | None,
@@ -148,7 +148,7 @@ def thread(
         say(as_screen(message))
 
 
-@app.command("contacts", cls=LightCommand)
+@app.command("contacts", cls=FastCommand)
 def contacts(
     whose: As = None, workdir: Workdir = None, maildir_root: MaildirRoot = None, as_json: Json = False
 ) -> None:
@@ -162,7 +162,7 @@ def contacts(
         say(screen_text(contact.address + (f"  ({contact.note})" if contact.note else "")))
 
 
-@app.command("reply", cls=LightCommand)
+@app.command("reply", cls=FastCommand)
 def reply(
     message_id: MessageId = None,
     body: Body = None,
@@ -185,7 +185,7 @@ def reply(
     say(person.reply(_required(message_id), read_body(body, body_file), subject=subject, kind=parse_kind(kind)))
 
 
-@app.command("forward", cls=LightCommand)
+@app.command("forward", cls=FastCommand)
 def forward(
     message_id: MessageId = None,
     to: To = None,
@@ -211,14 +211,14 @@ def forward(
     say(person.forward(_required(message_id), recipients, text, subject=subject, kind=parse_kind(kind)))
 
 
-app.command("send", cls=LightCommand)(send)
-app.command("watch", cls=LightCommand)(arrivals.watch)
-app.command("drain", cls=LightCommand)(arrivals.drain)
-app.command("who", cls=LightCommand)(arrivals.who)
-app.command("receipts", cls=LightCommand)(arrivals.receipts)
+app.command("send", cls=FastCommand)(send)
+app.command("watch", cls=FastCommand)(arrivals.watch)
+app.command("drain", cls=FastCommand)(arrivals.drain)
+app.command("who", cls=FastCommand)(arrivals.who)
+app.command("receipts", cls=FastCommand)(arrivals.receipts)
 
 
-@app.command("finish", cls=LightCommand)
+@app.command("finish", cls=FastCommand)
 def finish(
     done: Annotated[bool, typer.Option("--done", help="The work is done (the default).")] = False,
     no_reply: Annotated[bool, typer.Option("--no-reply", help="No answer is wanted.")] = False,
@@ -280,7 +280,7 @@ def _not_outside(now: bool) -> None:
 fetch_app = single()
 
 
-@fetch_app.command("fetch", cls=LightCommand)
+@fetch_app.command("fetch", cls=FastCommand)
 def fetch(
     message_id: Annotated[str, typer.Argument(metavar="ID", help="The message's id, or as much of it as is unique.")],
     workdir: Workdir = None,

@@ -31,7 +31,7 @@ from agent_mailer.cli.mail.options import (
     whole,
 )
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say
 from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import one_of, split_addresses
@@ -48,7 +48,7 @@ WAIT_FOR = 120
 NOT_IN_TIME = 4
 
 
-@app.command("send", cls=LightCommand)
+@app.command("send", cls=FastCommand)
 def send(
     to: To = None,
     subject: Subject = "",

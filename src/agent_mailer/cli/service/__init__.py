@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.options import Json, Workdir, workplace
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import note, say, tell_error
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault
 
@@ -28,7 +28,7 @@ Names = Annotated[
 All = Annotated[bool, typer.Option("--all", help="All services of this user.")]
 
 
-@app.command("install", cls=LightCommand)
+@app.command("install", cls=FastCommand)
 def install(
     workdir: Workdir = None,
     name: Annotated[
@@ -75,7 +75,7 @@ def install(
     _tell_lingering()
 
 
-@app.command("uninstall", cls=LightCommand)
+@app.command("uninstall", cls=FastCommand)
 def uninstall(names: Names = None, workdir: Workdir = None, every: All = False) -> None:
     """Stop services and remove them; the workdir and its mail stay. Running turns get their grace, as with `stop`."""
     from agent_mailer.service.manager import UserManager
@@ -91,25 +91,25 @@ def uninstall(names: Names = None, workdir: Workdir = None, every: All = False) 
     manager.reload()
 
 
-@app.command("start", cls=LightCommand)
+@app.command("start", cls=FastCommand)
 def start(names: Names = None, workdir: Workdir = None, every: All = False) -> None:
     """Start services; returns once each has its workdir's lock and state."""
     _do("start", names, workdir, every=every)
 
 
-@app.command("stop", cls=LightCommand)
+@app.command("stop", cls=FastCommand)
 def stop(names: Names = None, workdir: Workdir = None, every: All = False) -> None:
     """Stop services: running turns get `stop_grace` seconds, then they are interrupted and run again later."""
     _do("stop", names, workdir, every=every)
 
 
-@app.command("restart", cls=LightCommand)
+@app.command("restart", cls=FastCommand)
 def restart(names: Names = None, workdir: Workdir = None, every: All = False) -> None:
     """Start services anew, as after an upgrade: running turns go on and are adopted."""
     _do("restart", names, workdir, every=every)
 
 
-@app.command("status", cls=LightCommand)
+@app.command("status", cls=FastCommand)
 def status(names: Names = None, workdir: Workdir = None, every: All = False, as_json: Json = False) -> None:
     """What systemd says of services, and what has vanished since they were installed; exits 1 if one is not well."""
     from agent_mailer.cli.service.status import show
@@ -119,7 +119,7 @@ def status(names: Names = None, workdir: Workdir = None, every: All = False, as_
     raise typer.Exit(show(UserManager(os.environ), _chosen(units, names, workdir, every=every), as_json=as_json))
 
 
-@app.command("logs", cls=LightCommand)
+@app.command("logs", cls=FastCommand)
 def logs(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Default: that of the workdir.", show_default=False)

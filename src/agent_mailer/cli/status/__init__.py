@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, single
+from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.errors import ExitCode, UsageFault
 
 app = single()
 
 
-@app.command("status", cls=LightCommand)
+@app.command("status", cls=FastCommand)
 def status(
     workdir: Workdir = None,
     every: Annotated[

@@ -58,31 +58,31 @@ class _Direct:
         return self._param.get_runtime_param().coerce(value, param, ctx)
 
 
-def _lighten(params: list[Parameter]) -> None:
+def _hasten(params: list[Parameter]) -> None:
     for param in params:
         descriptor = getattr(param, "type_descriptor", None)
         if descriptor is not None and getattr(param, "_runtime_param", ...) is None:
-            light = cast(_TyperParameter, param)
-            light._runtime_param = _Direct(light, descriptor.annotation)
+            plain = cast(_TyperParameter, param)
+            plain._runtime_param = _Direct(plain, descriptor.annotation)
 
 
-class LightCommand(TyperCommand):
+class FastCommand(TyperCommand):
     """A command; `cls` of every `app.command`."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        _lighten(self.get_params(ctx))
+        _hasten(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
 
-class LightGroup(TyperGroup):
+class FastGroup(TyperGroup):
     """A group of commands; `cls` of every typer app."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        _lighten(self.get_params(ctx))
+        _hasten(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
 
-class LazyGroup(LightGroup):
+class LazyGroup(FastGroup):
     """The program: its commands are known by name and one line; each is made when it is called.
 
     A subclass fills `table`: the command's name -> the module that holds its typer `app`, or `module:name` where that
@@ -123,7 +123,7 @@ class LazyGroup(LightGroup):
             formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
 
-def group(name: str, text: str, cls: type[TyperGroup] = LightGroup, *, completion: bool = False) -> typer.Typer:
+def group(name: str, text: str, cls: type[TyperGroup] = FastGroup, *, completion: bool = False) -> typer.Typer:
     """An app for `name` with plain help: drawing it with rich would cost more than everything else in `--help`."""
     return typer.Typer(
         name=name,

@@ -9,7 +9,7 @@ import typer
 
 from agent_mailer.cli.completion import OUTCOMES, any_of, some_thread, some_turn
 from agent_mailer.cli.options import Json, Workdir, configured
-from agent_mailer.cli.terminal.commands import LightCommand, group
+from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import dollars, in_its_colour, json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import ExitCode, UsageFault
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = group("turns", "The runs of the agent: one for each message, or more where one failed.")
 
 
-@app.command("list", cls=LightCommand)
+@app.command("list", cls=FastCommand)
 def list_turns(
     limit: Annotated[int, typer.Option("--limit", metavar="N", help="How many of the newest.")] = 20,
     thread: Annotated[
@@ -71,7 +71,7 @@ def list_turns(
         say(columns(rows, head, ids=("turn",), whole=("claimed", "state", "took", "cost")))
 
 
-@app.command("show", cls=LightCommand)
+@app.command("show", cls=FastCommand)
 def show(
     turn_id: Annotated[
         str,
@@ -135,7 +135,7 @@ def stop(
         note("no watcher runs here: its processes are ended, the next watcher does the rest")
 
 
-@app.command("thread", cls=LightCommand)
+@app.command("thread", cls=FastCommand)
 def thread(
     name: Annotated[
         str,
