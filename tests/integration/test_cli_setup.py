@@ -144,6 +144,14 @@ def test_init_joins_a_root_that_is_there(tmp_path: Path, agent: Path) -> None:
     assert not (other / ".agent-mail").exists()
 
 
+@pytest.mark.parametrize("root", ["mail", "some/where/mail", "../beside"])
+def test_init_makes_a_root_of_any_name(workdir: Path, root: str) -> None:
+    done = type_in(workdir, "init", *FLAGS, "--maildir-root", root)
+    assert done.status == 0, done
+    assert sorted(p.name for p in (workdir / root / "agents").iterdir()) == ["coder", "user"]
+    assert type_in(workdir, "send", "--to", "coder", "--body", "x").status == 0
+
+
 def test_init_asks_on_a_terminal_and_does_not_guess_the_permission_mode(workdir: Path) -> None:
     answers = ["", "Bad Name", "helper", "", "cat -", "", "dangerous", "plan"]
     status, screen = on_terminal(workdir, ["init"], answers)

@@ -221,8 +221,10 @@ def _amqrc_above(root: Path) -> Amqrc | None:
 
     Raises ConfigFault for one that is not to be trusted.
     """
-    device = os.lstat(root).st_dev
-    for folder in (root, *root.parents):
+    # A root that is still to be made will lie on the file system of the nearest folder that is there.
+    there = [folder for folder in (root, *root.parents) if os.path.lexists(folder)]
+    device = os.lstat(there[0]).st_dev
+    for folder in there:
         if os.lstat(folder).st_dev != device:
             return None
         if os.path.lexists(folder / AMQRC):
