@@ -69,12 +69,15 @@ class Faulted:
                 watcher.hand_over()
             await task
 
-        try:
-            place.prepare()
-            asyncio.run(run())
-        finally:
-            self.system.end()
-            lock.release()
+        # Made before the fault: a process that gets no descriptor any more makes no loop.
+        with asyncio.Runner() as runner:
+            runner.get_loop()
+            try:
+                place.prepare()
+                runner.run(run())
+            finally:
+                self.system.end()
+                lock.release()
 
 
 class Story:

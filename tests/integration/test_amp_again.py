@@ -13,6 +13,7 @@ from tests.clocks import FakeClock
 from tests.desk import outcomes
 from tests.integration.test_amp_watch import AmpDesk
 from tests.plain_broker import _answer, running_plain_broker
+from tests.sizes import LONG
 
 from agent_mailer.events import EventName
 from agent_mailer.state.stuck import StuckKind
@@ -92,6 +93,7 @@ def test_one_that_cannot_be_fetched_starves_nobody_and_at_last_waits_for_a_perso
     assert [event.fields["attempt"] for event in events if event.event is EventName.TURN_CLAIMED] == [1]
 
 
+@LONG
 def test_one_whose_claim_fails_starves_nobody_and_has_a_day(moods: Moods, desk: AmpDesk) -> None:
     clock = FakeClock()
     ill = desk.mail()
@@ -127,6 +129,7 @@ def forgetful(method: str, path: str) -> tuple[int, object] | None:
     return (200, {}) if method == "PATCH" and re.fullmatch(r"/messages/[^/]+/read", path) else None
 
 
+@LONG
 def test_where_the_broker_forgets_what_was_read_our_own_record_decides(moods: Moods, desk: AmpDesk) -> None:
     """A message that fails is given up once, with one notice, however often it is listed."""
     moods[2].behaves = forgetful
@@ -145,6 +148,7 @@ def test_where_the_broker_forgets_what_was_read_our_own_record_decides(moods: Mo
     assert [one.msg_id for one in desk.place().state.dead_letters.all()] == [failed["id"]]
 
 
+@LONG
 def test_a_watcher_tells_a_forgetful_broker_but_once(moods: Moods, desk: AmpDesk) -> None:
     from tests.desk import until
 

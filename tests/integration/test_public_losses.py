@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.disk import SystemCalls
@@ -29,6 +30,7 @@ def attempts(desk: Desk) -> list[int]:
     return [int(row["attempt"]) for row in desk.log(EventName.TURN_CLAIMED)]
 
 
+@LONG
 def test_a_planned_stop_spends_nothing(desk: Desk) -> None:
     desk.configure(stop_grace=1, max_retries=0)
     gate = desk.base / "gate"
