@@ -61,7 +61,7 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
                 if (ending := _ending_of(message, sent, tell)) is not None:
                     await mail.take(message, awaited=True)
                     return Waited(ending, message, frozenset(taken), reports)
-            _tell_news(reports, told, tell)
+            _tell_news(reports, taken, told, tell)
             if (no_answer := _end_without_answer(receipts, reports, sent)) is not None:
                 return Waited(no_answer, None, frozenset(taken), reports)
             left = end - time.monotonic()
@@ -89,12 +89,15 @@ def _tell_taken(
                 told[receipt.recipient] = MessageState.WORKING
 
 
-def _tell_news(reports: Mapping[str, Report], told: dict[str, MessageState], tell: Tell) -> None:
+def _tell_news(reports: Mapping[str, Report], taken: set[str], told: dict[str, MessageState], tell: Tell) -> None:
     """Each change once; what the last word tells anyway is left to it."""
     for name, report in reports.items():
         if report.state not in (told.get(name), MessageState.WAITING) and not report.final:
             told[name] = report.state
-            tell(f"{name} {report.text}")
+            first = report.state is MessageState.WORKING and name not in taken
+            # Seen at work before its receipt was: one line for both, whichever comes first.
+            tell(f"{name} {'has taken it and ' if first else ''}{report.text.removesuffix(' on it')}")
+            taken.update([name] if first else [])
 
 
 def _end_without_answer(receipts: Sequence[Receipt], reports: Mapping[str, Report], sent: Sent) -> Ending | None:
