@@ -74,7 +74,7 @@ def _say(fake: FakeAnthropic, answers: Answers, walk: Walk) -> None:
     fake.says(*answers)
 
 
-def log_in_to_claude(fake: FakeAnthropic, walk: Walk) -> None:
+def log_in_to_claude(url: str, walk: Walk) -> None:
     """What `claude auth login` leaves, and where our provider is."""
     folder = walk.home / ".claude"
     folder.mkdir()
@@ -82,7 +82,7 @@ def log_in_to_claude(fake: FakeAnthropic, walk: Walk) -> None:
     scopes = {"scopes": ["user:inference", "user:profile"], "subscriptionType": "max"}
     (folder / ".credentials.json").write_text(json.dumps({"claudeAiOauth": {**login, **scopes}}))
     (folder / ".credentials.json").chmod(0o600)
-    (folder / "settings.json").write_text(json.dumps({"env": {"ANTHROPIC_BASE_URL": fake.url}}))
+    (folder / "settings.json").write_text(json.dumps({"env": {"ANTHROPIC_BASE_URL": url}}))
 
 
 @contextmanager

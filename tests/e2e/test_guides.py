@@ -74,7 +74,7 @@ def test_when_something_is_wrong(walk: Walk, claude: FakeAnthropic) -> None:
     limit, refusal = usage_limit(time.time() + 7000), Failure(403, "permission_error", "not allowed")
 
     def an_agent_works(walk: Walk) -> None:
-        log_in_to_claude(claude, walk)
+        log_in_to_claude(claude.url, walk)
         set_up(walk, "--runtime", "claude", "--max-retries", "0")
         walk.terminal("watcher").type(f"cd ~/{HAIKU}\nagent-mailer watch\n", stays=True)
 

@@ -64,7 +64,7 @@ def test_claude_code(walk: Walk, claude: FakeAnthropic) -> None:
         wants_to_run_it=[READ, check, Text(""), Text("")],
         may_run_it=[READ, check, reply("It says: all is well."), DONE],
     )
-    stages |= {"logged_in": partial(log_in_to_claude, claude), "answer_has_come": answer_has_come}
+    stages |= {"logged_in": partial(log_in_to_claude, claude.url), "answer_has_come": answer_has_come}
     follow(walk, "tutorial-claude-code.md", stages)
     # One session: what was denied first ran then.
     assert claude.requests[-1].tool_results.count("all is well") == 1
@@ -106,7 +106,7 @@ def test_a_broker(walk: Walk, claude: FakeAnthropic) -> None:
         until((walk.home / "agents/coder/.agent-mailer/trouble.json").exists, "the watcher misses its broker")
 
     stages = plays(claude, answers=[READ, reply("I am coder."), DONE])
-    stages |= {"logged_in": partial(log_in_to_claude, claude), "trouble_is_seen": trouble_is_seen}
+    stages |= {"logged_in": partial(log_in_to_claude, claude.url), "trouble_is_seen": trouble_is_seen}
     follow(walk, "tutorial-broker.md", stages)
 
 
@@ -115,7 +115,7 @@ def test_the_workdir_of_another_client(walk: Walk, claude: FakeAnthropic) -> Non
     base = walk.home / "agents"
     base.mkdir()
     with running_plain_broker(walk.scratch) as broker:
-        log_in_to_claude(claude, walk)
+        log_in_to_claude(claude.url, walk)
         person = broker.person("alice")
         walk.same = {"https://amp.example.org": broker.url}
         turn: Answers = [READ, reply("It is done."), DONE]
@@ -134,6 +134,7 @@ def test_a_service(tmp_path: Path) -> None:
 
     def an_agent_is_set_up(walk: Walk) -> None:
         (walk.home / ".local/bin/claude").symlink_to(claude_binary())
+        log_in_to_claude("http://127.0.0.1:9", walk)
         set_up(walk, "--runtime", "claude")
 
     with user_manager() as manager:
