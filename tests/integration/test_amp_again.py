@@ -68,6 +68,7 @@ def without_thread(thread: str, status: int) -> Behaviour:
     return lambda method, path: (status, {"detail": "there is none"}) if path == wanted else None
 
 
+@LONG
 def test_one_that_cannot_be_fetched_starves_nobody_and_at_last_waits_for_a_person(moods: Moods, desk: AmpDesk) -> None:
     """Each try is counted on the disk, whichever watcher makes it, and costs the message no attempt."""
     clock = FakeClock()

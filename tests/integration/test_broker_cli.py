@@ -227,6 +227,7 @@ def test_a_database_that_cannot_be_used_is_told_and_left(tmp_path: Path, damage:
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
+@LONG
 def test_a_locked_database_is_told(tmp_path: Path) -> None:
     data = tmp_path / "data"
     assert type_in(tmp_path, "broker", "user", "add", "ann", "--data", data, env=GIVEN).status == 0

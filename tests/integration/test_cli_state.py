@@ -149,6 +149,7 @@ def test_purge_forgets_one_and_only_one(desk: Desk) -> None:
     assert [row["message_id"] for row in at(desk, "dead-letter", "list", "--json").json["dead_letters"]] == [second]
 
 
+@LONG
 def test_a_watcher_that_does_not_answer_changes_nothing(desk: Desk) -> None:
     message_id = dead(desk)
     with desk.watching() as watcher:

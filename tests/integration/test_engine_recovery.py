@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, outcomes, until
+from tests.sizes import LONG
 
 from agent_mailer.events import EventName
 from agent_mailer.names import new_turn_id
@@ -126,6 +127,7 @@ def test_a_killed_holder_is_a_crash_and_leaves_no_agent(desk: Desk) -> None:
     assert not Path(f"/proc/{agent}").exists() or "Z" in Path(f"/proc/{agent}/stat").read_text().split()
 
 
+@LONG
 def test_the_turn_timeout_ends_everything(desk: Desk) -> None:
     desk.configure(turn_timeout=1)
     desk.script({"spawn": {"session": True, "ignore_term": True}}, {"wait_for": str(desk.base / "never")})
@@ -134,6 +136,7 @@ def test_the_turn_timeout_ends_everything(desk: Desk) -> None:
     assert json.loads((desk.state / "retries.json").read_text())[sent]["attempts"] == 1
 
 
+@LONG
 def test_silence_is_the_providers_fault_and_an_open_tool_is_not_silence(desk: Desk) -> None:
     desk.configure(command_output="jsonl", silence_timeout=1, first_output_timeout=5)
     desk.script(
@@ -150,6 +153,7 @@ def test_silence_is_the_providers_fault_and_an_open_tool_is_not_silence(desk: De
     assert json.loads((desk.state / "retries.json").read_text())[sent].get("attempts", 0) == 0
 
 
+@LONG
 def test_a_result_with_a_process_that_never_leaves_is_done(desk: Desk) -> None:
     desk.configure(command_output="jsonl")
     desk.script({"emit": {"type": "result", "outcome": "done", "text": "ok"}}, {"wait_for": str(desk.base / "never")})

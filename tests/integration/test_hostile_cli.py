@@ -82,6 +82,7 @@ def test_it_leaves_without_a_word(desk: HostileDesk) -> None:
     assert desk.log(EventName.TURN_ENDED)[0]["detail"] == "claude ended without a result"
 
 
+@LONG
 def test_it_prints_its_result_and_never_exits(desk: HostileDesk) -> None:
     desk.program("init(); result(); time.sleep(300)")
     desk.send()
@@ -214,6 +215,7 @@ def test_it_changes_its_mind_after_the_result(desk: HostileDesk) -> None:
     assert [m.body for m in desk.inbox()] == ["second\n"]
 
 
+@LONG
 def test_a_watcher_that_dies_leaves_it_alone_and_the_next_one_ends_it(desk: HostileDesk) -> None:
     pid_file = desk.base / "pid"
     desk.program(

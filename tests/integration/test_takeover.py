@@ -223,6 +223,7 @@ def test_the_first_watcher_runs_what_is_to_be_done_and_nothing_else(left: Left) 
     assert left.type("sessions", "list", "--json").json["sessions"][0]["session_id"] == "5e55"
 
 
+@LONG
 def test_a_dead_letter_is_tried_again_when_asked_for(left: Left) -> None:
     left.agent("cat > prompt; echo revived")
     # Its message is marked read by the first watcher, and found again all the same.
@@ -237,6 +238,7 @@ def test_a_dead_letter_is_tried_again_when_asked_for(left: Left) -> None:
     ]
 
 
+@LONG
 def test_an_agent_id_that_agent_md_contradicts_stops_it(left: Left) -> None:
     path = left.workdir / "AGENT.md"
     path.write_text(path.read_text().replace("**Agent ID**: ", "**Agent ID**: other-"))
@@ -273,6 +275,7 @@ def _curl(left: Left) -> str:
 
 
 @pytest.mark.parametrize("key_from", ["its environment", "config.toml"])
+@LONG
 def test_an_agent_that_uses_curl_first_still_answers_once(left: Left, key_from: str) -> None:
     curl = _curl(left)
     if key_from == "its environment":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk
+from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import SystemClock
@@ -65,6 +66,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
+@LONG
 def test_readers_write_nothing_take_no_lock_and_only_the_hour_passes(desk: Desk) -> None:
     before = contents(desk.base)
     lock = desk.place().lock()
