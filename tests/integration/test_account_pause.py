@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.desk import Desk, outcomes
+from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
@@ -166,6 +167,7 @@ def test_a_stop_by_hand_is_nobody_elses(agents: tuple[Agent, Agent]) -> None:
     assert outcomes(two.once()) == ["done"]
 
 
+@LONG
 def test_the_operator_is_told_by_the_watcher_that_met_it(agents: tuple[Agent, Agent]) -> None:
     one, two = agents
     for agent in agents:

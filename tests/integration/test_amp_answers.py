@@ -28,6 +28,7 @@ from tests.raw_broker import (
     raw_broker,
     says,
 )
+from tests.sizes import LONG
 
 from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
@@ -236,6 +237,7 @@ def test_in_the_middle_a_refusal_is_told_until_the_configuration_mends_it(status
 
 @pytest.mark.parametrize("dated", [False, True])
 @pytest.mark.parametrize("status", [429, 503, 408])
+@LONG
 def test_a_pause_that_the_broker_asks_for_is_kept(status: int, dated: bool) -> None:
     async def scene(at: Place) -> None:
         wait = formatdate(time.time() + 3, usegmt=True) if dated else "2"
@@ -289,6 +291,7 @@ def test_a_large_answer_is_not_read_whole() -> None:
     play(scene)
 
 
+@LONG
 def test_a_trickle_ends_after_the_whole_time() -> None:
     async def scene(at: Place) -> None:
         async def trickle(_: Asked, writer: asyncio.StreamWriter) -> None:

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from tests.crash.faults import FaultySystem, Lasting
 from tests.desk import PATIENCE, Desk, until
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.disk import SystemCalls
@@ -342,6 +343,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         return super().time() + self.jumping.ahead
 
 
+@LONG
 def test_a_mailbox_that_is_gone_for_an_hour(desk: Desk) -> None:
     """Told once, looked for at most a few hundred times, found again; the mail of that hour is settled."""
     desk.configure(poll_interval_idle=600)

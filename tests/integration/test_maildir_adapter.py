@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.sizes import LONG
 
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import BusyFault, ConfigFault, ExitCode
@@ -181,6 +182,7 @@ def test_a_mailbox_that_is_replaced_is_followed_with_its_lock(root: Path) -> Non
     asyncio.run(scenario())
 
 
+@LONG
 def test_a_replaced_mailbox_that_another_watcher_holds_is_left_alone(root: Path) -> None:
     home = Paths(root, "alice").home
 

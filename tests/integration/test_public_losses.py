@@ -60,6 +60,7 @@ class NoRoom(SystemCalls):
         super().mkdir(path, mode)
 
 
+@LONG
 def test_a_refusal_for_want_of_capacity_spends_nothing(desk: Desk) -> None:
     desk.configure(max_retries=0)
     sent = desk.send()
