@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import pytest
 from tests.desk import SOON, Desk, until
-from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.events import EventName
@@ -92,7 +91,6 @@ def test_an_answer_that_was_read_before_is_not_denied(desk: Desk) -> None:
     assert (again.status, "what it sent has left (agent-mailer turns show " in again.err) == (4, True), again
 
 
-@LONG
 def test_who_has_asked_another_may_still_answer(desk: Desk) -> None:
     desk.shell(
         "cat >/dev/null; if agent-mailer mail read | grep -q '^From: user'; then"
