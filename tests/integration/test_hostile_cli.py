@@ -40,11 +40,13 @@ def result(words="the answer"):
 
 
 class HostileDesk(Desk):
-    def program(self, source: str, **settings: object) -> None:
-        """The agent is this Python program."""
+    def program(self, source: str, login: str = "emit(loggedIn=True)", **settings: object) -> None:
+        """The agent is this Python program; `login` is what it does when asked for its login."""
         script, program = self.base / "hostile.py", self.base / "claude"
-        script.write_text(PRELUDE + source)
-        program.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(script))}\n")
+        # The watcher asks for the login beside the first turn.
+        asked = f"if sys.argv[1:] == ['auth', 'status']:\n    {login}\n    sys.exit()\n"
+        script.write_text(PRELUDE + asked + source)
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(script))} "$@"\n')
         program.chmod(0o755)
         self.configure(runtime="claude", claude_command=str(program), permission_mode="plan", **settings)
 
@@ -232,3 +234,25 @@ def test_a_watcher_that_dies_leaves_it_alone_and_the_next_one_ends_it(desk: Host
         os.kill(pid, 0)
         assert outcomes(desk.once()) == ["unavailable"]
     assert gone(pid)
+
+
+@LONG
+def test_a_login_probe_that_outlives_its_watcher_is_ended_by_the_next_one(desk: HostileDesk) -> None:
+    pids = desk.base / "pids"
+    desk.program("", login=f"open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); time.sleep(300)")
+
+    def asked(times: int) -> bool:
+        return pids.exists() and pids.read_text().count("\n") == times
+
+    with desk.watching() as watcher:
+        until(lambda: asked(1), "the probe")
+        watcher.send_signal(signal.SIGKILL)
+        watcher.wait()
+        first = int(pids.read_text())
+        os.kill(first, 0)
+        with desk.watching() as second:
+            until(lambda: asked(2), "the next probe")
+            assert gone(first)
+            second.send_signal(signal.SIGTERM)
+            second.wait()
+    assert all(gone(int(pid)) for pid in pids.read_text().split())

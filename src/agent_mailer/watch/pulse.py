@@ -82,7 +82,14 @@ async def learn_login(room: Room) -> None:
             if probe.name != LOGIN:
                 continue
             began = room.clock.now()
-            done = await run_briefly_async(probe.argv, env=probe.env, cwd=probe.cwd, seconds=LOGIN_SECONDS)
+            # The mark: a probe that outlives a killed watcher is ended by the next one.
+            done = await run_briefly_async(
+                probe.argv,
+                env=probe.env,
+                cwd=probe.cwd,
+                seconds=LOGIN_SECONDS,
+                mark=f"login-{room.state.folder.path}",
+            )
             if done.status is None:
                 return
             finding = room.runtime.read_probe(probe, done.status, done.output)
