@@ -215,9 +215,9 @@ class Workplace:
         from agent_mailer.runtimes.programs import build_env
 
         config = self.config
-        env = build_env(os.environ, config.env.pass_, config.env.set)
+        env = build_env(self.surroundings(), config.env.pass_, config.env.set)
         # So that the agent's `agent-mailer mail` is this installation.
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
         env = self._for_amq(env)
         match config.runtime:
             case RuntimeKind.COMMAND:
@@ -279,6 +279,13 @@ class Workplace:
     def _config_home(self) -> Path | None:
         return expand(self.config.config_home, self.workdir) if self.config.config_home else None
 
+    def surroundings(self) -> dict[str, str]:
+        """Our environment, without the places in it that the agent writes in."""
+        from agent_mailer.process.environment import without_theirs
+
+        project = self.project_dir()
+        return without_theirs(os.environ, [self.workdir] if project is None else [self.workdir, project])
+
     def project_dir(self) -> Path | None:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
@@ -291,7 +298,7 @@ class Workplace:
             address=config.notify.address,
             agent=config.agent_name or self.handle,
             # The operator's own program sees all of his environment but what is ours: our keys are there.
-            env={name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
+            env={name: value for name, value in self.surroundings().items() if not name.startswith(ENV_PREFIX)},
             trouble_after=float(config.notify.trouble_after),
             timeout=float(config.notify.timeout),
         )

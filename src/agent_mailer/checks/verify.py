@@ -153,7 +153,8 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
         results.append(check_turn_memory(size, place.policy().turn_memory, program.launch.env))
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
-            results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())
+            launch = program.launch
+            results += check_tools(launch.env, launch.cwd, place.tools, Path(scratch).resolve(), place.clock.now())
     except OSError as error:
         results.append(no_scratch(tempfile.gettempdir(), error))
     return results

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Loaded
 from agent_mailer.disk import read_regular
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
+from agent_mailer.process.environment import find_tool
 from agent_mailer.prompts import PromptKind, template_fault
 from agent_mailer.state.folder import StateFolder
 
@@ -127,7 +127,7 @@ def check_git(workdir: Path, folders: Sequence[Path]) -> list[CheckResult]:
     inside = [(top, folder) for folder in folders if (top := _top(folder)) is not None]
     if not inside:
         return [ok("git", workdir, "not in a git tree")]
-    program = shutil.which("git")
+    program = find_tool("git", [workdir])
     if program is None:
         return [ok("git", workdir, "git is not installed")]
     return [guarded("git", folder, partial(_git, program, top, folder)) for top, folder in inside]
@@ -135,12 +135,11 @@ def check_git(workdir: Path, folders: Sequence[Path]) -> list[CheckResult]:
 
 def _git(program: str, top: Path, folder: Path) -> CheckResult:
     from agent_mailer.process.commands import run_briefly
-
-    # What names another tree or index in our environment is not meant for this one.
-    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | {"GIT_OPTIONAL_LOCKS": "0"}
+    from agent_mailer.process.environment import git_call
 
     def run(*words: str) -> tuple[int | None, str]:
-        done = run_briefly([program, *words], env=env, cwd=top, seconds=GIT_SECONDS)
+        argv, env = git_call(program, words, [top])
+        done = run_briefly(argv, env=env, cwd=top, seconds=GIT_SECONDS)
         return done.status, done.output
 
     name = str(folder.relative_to(top))

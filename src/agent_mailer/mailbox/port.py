@@ -64,6 +64,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
     keeps_done: bool = True
     """What is done is listed again only where somebody has put it back; else our own record of it decides."""
+    keeps_claimed: bool = False
+    """`settled` finds whatever was claimed: what is listed, and what it does not find, no turn can have had."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -283,9 +285,7 @@ class Mailbox(Protocol):
         """Return when there may be something new. A wake too many is harmless; after `open` none is missed."""
 
     async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
-        """What waits, oldest first, at most `limit` messages: chosen by `oldest_of_each` out of all that waits, as far
-        as `MAX_WAITING`, but for the ids `beside`, which wait for a person. Changes nothing.
-        """
+        """At most `limit` of what waits, by `oldest_of_each`; `beside` waits for a person. Changes nothing."""
 
     async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
         """Take the message for this agent, durably, and read it.

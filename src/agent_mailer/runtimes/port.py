@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import msgspec
 
 from agent_mailer.errors import UnavailableFault
+from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 
 
@@ -162,7 +163,7 @@ class Observation(msgspec.Struct):
     def add(self, event: Event) -> None:
         self.events += 1
         match event:
-            case SessionStarted(session_id=session_id):
+            case SessionStarted(session_id=session_id) if is_session_id(session_id):
                 self.session_id = session_id
             case Progress(text=text):
                 self.progress = text

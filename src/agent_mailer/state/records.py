@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from agent_mailer.mailbox.port import Draft, Envelope, Outgoing, Route
+from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
@@ -239,3 +240,23 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     digest: str = ""
     route: Route | None = None
     no_way: str = ""
+
+
+def is_sound(record: TurnRecord) -> bool:
+    """Whether a watcher can have written the record: it speaks of one message in one thread, and names sessions."""
+    settlement, message, rerun = record.settlement, record.envelope.id, record.rerun
+    if (settlement is not None) != (record.phase is Phase.SETTLING) or (rerun and rerun.envelope.id != message):
+        return False
+    named = [record.resume, record.fresh, _provisional_id(rerun)]
+    if settlement is not None:
+        change, retry, dead = settlement.session, settlement.retry, settlement.dead
+        if change is not None and change.thread != record.envelope.thread:
+            return False
+        if (retry and retry.envelope.id != message) or (dead and dead.msg_id != message):
+            return False
+        named += [_provisional_id(retry), (change.entry.session_id or None) if change is not None else None]
+    return all(is_session_id(one) for one in named if one is not None)
+
+
+def _provisional_id(retry: RetryEntry | None) -> str | None:
+    return retry.provisional.session_id if retry is not None and retry.provisional is not None else None

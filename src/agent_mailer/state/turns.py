@@ -12,7 +12,7 @@ from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import is_turn_id
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import Phase, StopAsked, TurnProgress, TurnRecord
+from agent_mailer.state.records import Phase, StopAsked, TurnProgress, TurnRecord, is_sound
 from agent_mailer.turn_tools.folder import TurnFolder
 
 PROGRESS = "progress.json"
@@ -112,7 +112,7 @@ class TurnStore:
                 return None
             record = msgspec.json.decode(data, type=TurnRecord)
             # Its id becomes a path: only the folder's own name may.
-            return record if record.turn_id == turn_id else None
+            return record if record.turn_id == turn_id and is_sound(record) else None
         return None
 
     def is_settled(self, turn_id: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import site
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,11 @@ MOST_BYTES = 64 * 1024 * 1024
 
 _GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _YEAR_10000 = 253_402_300_800.0
+
+
+# The server starts in the workdir: no module that the agent has put there, or where its HOME is, may become ours.
+# An installation in the user's own site needs that one.
+_ISOLATED = "-EP" if site.ENABLE_USER_SITE and __file__.startswith(site.getusersitepackages()) else "-I"
 
 
 class TurnOver(MailerError):
@@ -122,7 +128,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def server(self, workdir: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         """How the mail tools over this folder are started: the MCP server's argv, and what its environment needs."""
-        argv = (sys.executable, "-m", "agent_mailer.turn_tools.mcp", str(self.path))
+        argv = (sys.executable, _ISOLATED, "-m", "agent_mailer.turn_tools.mcp", str(self.path))
         return argv, {"AGENT_MAILER_TURN_DIR": str(self.path), "AGENT_MAILER_WORKDIR": str(workdir)}
 
     def prepare(

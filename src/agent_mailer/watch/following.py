@@ -86,7 +86,7 @@ class Follower:
 
     async def _evidence(self) -> Evidence:
         """Raises OSError where something cannot be read just now; what was read already is kept."""
-        report = await end_tree(self._record.turn_id, self._supervised.identity)
+        report = await end_tree(self._record.turn_id, self._supervised.holder)
         if report.survivors:
             self._room.log.emit(
                 EventName.SURVIVORS, turn_id=self._record.turn_id, pids=" ".join(str(p.pid) for p in report.survivors)
@@ -126,7 +126,7 @@ class Follower:
         stop_signal = self._room.traits.stop_signal
         # Where the system does not let us look now, the next round of the clock tries again.
         with suppress(OSError):
-            await end_tree(self._record.turn_id, self._supervised.identity, first_signal=stop_signal)
+            await end_tree(self._record.turn_id, self._supervised.holder, first_signal=stop_signal)
 
     def _why_stop(self) -> StopReason | None:
         room, now = self._room, self._room.clock.monotonic()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
+from operator import attrgetter
 
 import msgspec
 
 from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Envelope
+from agent_mailer.mailbox.port import MAX_WAITING, Envelope, Mailbox
 from agent_mailer.process.holder import adopt
 from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
@@ -51,7 +53,7 @@ async def recover(room: Room) -> list[OpenWork]:
 
 def _finisher(room: Room, record: TurnRecord) -> Task:
     if record.settlement is not None:
-        return lambda: carry_out(room, record, again=True)
+        return lambda: _carry_out(room, record)
     if record.phase is Phase.RUNNING and record.process is not None:
         supervised = adopt(record.process, room.state.turns.path(record.turn_id), record.turn_id)
         room.log.emit(
@@ -65,6 +67,28 @@ def _finisher(room: Room, record: TurnRecord) -> Task:
     return lambda: _return_claim(room, record)
 
 
+async def _carry_out(room: Room, record: TurnRecord) -> None:
+    """A settlement of a message that nobody has ever taken was written by no watcher: it counts for nothing."""
+    if not await _was_never_taken(room.mailbox, record):
+        await carry_out(room, record, again=True)
+        return
+    await sweep(record.turn_id)
+    _put_away(room.state, record.turn_id, record.envelope, "it settles a message that waits still")
+
+
+async def _was_never_taken(mailbox: Mailbox, record: TurnRecord) -> bool:
+    settlement = record.settlement
+    if settlement is None or record.resends or not mailbox.capabilities.keeps_claimed:
+        return False
+    # What is neither gave a claim back that may have failed.
+    if not settlement.finished and not settlement.items:
+        return False
+    if await mailbox.settled(record.envelope) is not None:
+        return False
+    listing = await mailbox.pending(MAX_WAITING)
+    return record.envelope.id in map(attrgetter("id"), listing.envelopes)
+
+
 async def _return_claim(room: Room, record: TurnRecord) -> None:
     """Claimed, but the gate was never opened: nothing ran, the message is pending as before."""
     await sweep(record.turn_id)
@@ -76,17 +100,21 @@ async def salvage(state: State, turn_id: str) -> Envelope | None:
 
     Raises OSError where the disk does not let us look.
     """
-    path = state.turns.path(turn_id) / "turn.json"
     await sweep(turn_id)
     envelope = _envelope_of(state, turn_id)
     if envelope is not None and envelope.id not in state.processed:
         known = state.retries.get(envelope.id) or RetryEntry(envelope)
         state.retries.put(msgspec.structs.replace(known, starts=known.starts + 1), force=True)
-    if path.exists():
-        state.folder.set_aside(path, "the turn's record cannot be read")
+    _put_away(state, turn_id, envelope, "the turn's record cannot be read")
+    return envelope
+
+
+def _put_away(state: State, turn_id: str, envelope: Envelope | None, why: str) -> None:
+    path = state.turns.path(turn_id) / "turn.json"
+    if os.path.lexists(path):
+        state.folder.set_aside(path, why)
     state.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelope.id if envelope else None)
     state.turns.mark_settled(turn_id, durable=True)
-    return envelope
 
 
 def _envelope_of(state: State, turn_id: str) -> Envelope | None:

@@ -33,7 +33,7 @@ from agent_mailer.runtimes.port import (
     Trouble,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words, turn_variables
+from agent_mailer.runtimes.programs import as_uuid, find_program, how_it_crashed, last_words, turn_variables
 
 OLDEST_KNOWN = (2, 1, 0)
 _ANSWERS_NO_PROMPTS = (2, 1, 329)
@@ -117,7 +117,7 @@ class ClaudeRuntime:
         """Raises RuntimeMissing."""
         program = self._find(request.workdir)
         fresh = str(uuid.uuid5(_TURN_SPACE, request.turn_id)) if request.session_id is None else None
-        session = ("--resume", request.session_id) if request.session_id else ("--session-id", str(fresh))
+        session = ("--resume", as_uuid(request.session_id)) if request.session_id else ("--session-id", str(fresh))
         argv = (str(program), "-p", *session, *self._words(program, request), *self._options.extra_args)
         return Launch(argv=argv, env=self._env | turn_variables(request), cwd=request.workdir, session_id=fresh)
 
