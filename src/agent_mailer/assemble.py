@@ -25,7 +25,7 @@ from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
 from agent_mailer.process.scope import size_in_bytes
-from agent_mailer.runtimes.port import CommandOutput, ToolServer
+from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
 from agent_mailer.turn_tools.folder import TurnFolder
@@ -251,9 +251,11 @@ class Workplace:
         options = ClaudeOptions(
             permission_mode=self._permission_mode(),
             model=config.model,
+            tools=config.tools,
             extra_args=config.extra_args,
             max_budget_usd=config.max_budget_usd,
             config_home=self._config_home(),
+            reach=self._reach(),
         )
         return ClaudeRuntime(config.claude_command, options, env)
 
@@ -268,7 +270,15 @@ class Workplace:
             model=config.model,
             extra_args=config.extra_args,
             home=self._config_home(),
+            reach=self._reach(),
         )
+
+    def _reach(self) -> Reach:
+        """What of ours no tool of an agent may read or write, as far as its program can keep it from that."""
+        from platformdirs import user_state_path
+
+        person = Path.home() / ".agent-mailer" / "credentials.json"
+        return Reach(hidden=(self.folder.config, person, user_state_path("agent-mailer")), kept=(self.folder.path,))
 
     def _permission_mode(self) -> PermissionMode:
         mode = self.config.permission_mode

@@ -97,6 +97,9 @@ class Config(msgspec.Struct, frozen=True):
     infiniti_command: Annotated[str, "the infiniti program, by name or path"] = "infiniti-agent"
     model: Annotated[str, "the model for claude and codex; empty = theirs, which moves with their versions"] = ""
     extra_args: Annotated[tuple[str, ...], "further arguments for claude and codex, a list of words"] = ()
+    tools: Annotated[
+        tuple[str, ...], "claude's own tools that a turn may use, by name; the mail tools are there in any case"
+    ] = ("Bash", "Read", "Edit", "Write", "NotebookEdit", "WebFetch", "WebSearch", "Agent")
     max_budget_usd: Annotated[
         DollarsOrOff, "dollars one turn may cost, where the agent program can count them (claude); 0 = off"
     ] = 0.0

@@ -41,6 +41,18 @@ class ToolServer(msgspec.Struct, frozen=True):
     env: Mapping[str, str]
 
 
+class Reach(msgspec.Struct, frozen=True):
+    """What of ours an agent's tools may not touch, in every mode: absolute paths, whether they exist or not.
+
+    `hidden` they never read; `kept` they never write, but for the turn's outbox. `walled`: the whole turn runs in a
+    wall of ours that was proved, so a sandbox of the program's own, which may not start in there, is left out.
+    """
+
+    hidden: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
+    walled: bool = False
+
+
 class TurnRequest(msgspec.Struct, frozen=True):
     """What one turn needs to be started. `session_id` is set where a session is to be resumed.
 
@@ -127,10 +139,14 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 class Doomed(msgspec.Struct, frozen=True):
-    """Nothing good can come of this turn any more: it is ended at once, as `outcome`."""
+    """Nothing good can come of this turn any more: it is ended at once, as `outcome`.
+
+    `for_good`: a result that comes in spite of it counts for nothing.
+    """
 
     outcome: Outcome
     detail: str
+    for_good: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -178,7 +194,7 @@ class Observation(msgspec.Struct):
             case Trouble():
                 self.trouble = event
             case Doomed():
-                self.doomed = self.doomed or event
+                self.doomed = event if event.for_good else self.doomed or event
             case Result():
                 self.result = event
 
@@ -214,6 +230,9 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
 
 LOGIN: Final = "login"
 """The name of the probe that tells whether there is a login."""
+
+FENCE: Final = "fence"
+"""The name of the probe that tries what a turn may use and touch, before a turn does."""
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -137,7 +137,8 @@ class Follower:
             return StopReason.SHUTDOWN
         if self._result_at is None and self._asked_to_stop():
             return StopReason.BY_HAND
-        if self._observation.doomed is not None and self._result_at is None:
+        doomed = self._observation.doomed
+        if doomed is not None and (doomed.for_good or self._result_at is None):
             return StopReason.DOOMED
         policy, events = room.policy, room.traits.has_events
         limits = Limits(
