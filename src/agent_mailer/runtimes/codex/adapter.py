@@ -26,6 +26,7 @@ from agent_mailer.runtimes.port import (
     Launch,
     PermissionMode,
     Probe,
+    ProgramHome,
     Result,
     RuntimeMissing,
     RuntimeTraits,
@@ -74,6 +75,9 @@ _QUIET = (
     "unbounded_connection_retries",
 )
 
+# In CODEX_HOME: what codex obeys in every session of that person.
+_SETTINGS = ("config.toml", "AGENTS.md", "hooks.json", "rules", "prompts")
+
 _SANDBOX = {
     PermissionMode.PLAN: ("-s", "read-only"),
     PermissionMode.ACCEPT_EDITS: ("-s", "workspace-write"),
@@ -102,7 +106,13 @@ class CodexRuntime:
         if home is not None:
             self._env["CODEX_HOME"] = str(home)
         self._traits = RuntimeTraits(
-            name="codex", has_events=True, resumes=True, stop_signal=signal.SIGINT, account=self._account()
+            name="codex",
+            has_events=True,
+            resumes=True,
+            stop_signal=signal.SIGINT,
+            account=self._account(),
+            home=ProgramHome(self._home(), _SETTINGS),
+            remote=True,
         )
 
     @property
@@ -114,7 +124,7 @@ class CodexRuntime:
         program = find_codex(self._command, request.workdir, self._env)
         self._require_home()
         env = self._env | turn_variables(request)
-        words = [str(program), *_QUIET, "exec", *_SANDBOX[self._mode], "-C", str(request.workdir)]
+        words = [str(program), *_QUIET, "exec", *self._sandbox(request), "-C", str(request.workdir)]
         if request.project_dir is not None:
             words += ["--add-dir", str(request.project_dir)]
         if self._model:
@@ -183,6 +193,10 @@ class CodexRuntime:
     def _home(self) -> Path:
         named = self._env.get("CODEX_HOME")
         return Path(named) if named else Path(self._env.get("HOME") or "/") / ".codex"
+
+    def _sandbox(self, request: TurnRequest) -> Sequence[str]:
+        """Where the whole turn is confined already so that codex's own sandbox cannot start, it is off."""
+        return _SANDBOX[self._mode] if request.own_sandbox else _SANDBOX[PermissionMode.BYPASS_PERMISSIONS]
 
     def _require_home(self) -> None:
         """Raises RuntimeMissing for a home that codex would refuse, or that could be anybody's."""
