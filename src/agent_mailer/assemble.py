@@ -19,6 +19,7 @@ import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand, load
+from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventLog, EventName
@@ -31,6 +32,7 @@ from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
 from agent_mailer.turn_tools.folder import TurnFolder
 
 if TYPE_CHECKING:
+    from agent_mailer.confine.confinement import Confinement
     from agent_mailer.mailbox.amp.adapter import AmpMailbox
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
     from agent_mailer.mailbox.port import Mailbox
@@ -334,6 +336,17 @@ class Workplace:
             notify=notify,
         )
 
+    def confinement(self, runtime: Runtime) -> Confinement | None:
+        if self.config.sandbox.kind is Kind.OFF:
+            return None
+        from agent_mailer.confining import Around, confinement_of
+
+        def root() -> Path | None:
+            return None if self.at_broker else self.maildir_root()
+
+        around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
+        return confinement_of(self.config, around, runtime.traits)
+
     def prompts(self) -> PromptRoom:
         from agent_mailer.prompts import PromptRoom
 
@@ -361,6 +374,7 @@ class Workplace:
         return Room(
             mailbox=self.mailbox(),
             runtime=runtime,
+            confinement=self.confinement(runtime),
             state=self.state,
             policy=policy or self.policy(),
             prompts=self.prompts(),

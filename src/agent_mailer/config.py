@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from agent_mailer.confine.port import Kind, MailboxAccess, Network
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
@@ -74,6 +75,23 @@ class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: Annotated[str, "where a notice is mailed to; empty = off"] = ""
     trouble_after: Annotated[SecondsOrOff, "seconds that trouble lasts before it is told"] = 300
     timeout: Annotated[int, Meta(ge=1, le=600), "seconds that the command may take"] = 30
+
+
+class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sandbox]`: what a turn may touch. Paths are absolute, begin with ~, or count from the workdir."""
+
+    kind: Annotated[
+        Kind, "what stands around a turn: off, bwrap, landlock, srt or command; `init` writes what works"
+    ] = Kind.OFF
+    read: Annotated[tuple[str, ...], "paths that a turn may read although a sandbox would hide them"] = ()
+    write: Annotated[tuple[str, ...], "paths that a turn may write beside the workdir and project_dir"] = ()
+    hide: Annotated[tuple[str, ...], "paths that a turn may not even read, beside logins, mail and other agents"] = ()
+    network: Annotated[Network, "on, off, or model: the model's provider and this machine alone (srt)"] = Network.ON
+    domains: Annotated[
+        tuple[str, ...], "with network = model: the hosts that may be reached; empty = the provider's"
+    ] = ()
+    command: Annotated[tuple[str, ...], 'with kind = "command": the program that confines, and its words'] = ()
+    mailbox: Annotated[MailboxAccess, "hide or write: whether a turn sees the folder mailbox"] = MailboxAccess.HIDE
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -150,6 +168,9 @@ class Config(msgspec.Struct, frozen=True):
         "command (a list of words) and address (mail): who is told when the agent needs a person; "
         "trouble_after, timeout: seconds",
     ] = Notify()
+    sandbox: Annotated[
+        SandboxKeys, "kind, read, write, hide, network, domains, command, mailbox: what a turn may touch; widens power"
+    ] = SandboxKeys()
 
     @property
     def mailbox_kind(self) -> MailboxKind:
@@ -343,7 +364,7 @@ def _as_toml(value: object) -> str:
 def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:
     for key in keys():
         text = environ.get(ENV_PREFIX + key.upper())
-        if text and key not in ("retry", "env", "notify"):
+        if text and key not in ("retry", "env", "notify", "sandbox"):
             try:
                 yield key, parse_value(key, text)
             except UsageFault as fault:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.watch.room import Room
     from agent_mailer.watch.watcher import Watcher
 
 Flag = Annotated[str | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
@@ -123,6 +124,7 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
     with at_the_start(place.folder.path):
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
         room = place.room(lock)
+    await _prove(place, room)
     watcher = Watcher(room, once=once)
     _obey_signals(watcher, place.policy().stop_grace)
     place.log.emit(
@@ -131,6 +133,7 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
         agent=place.handle,
         mailbox=place.config.mailbox_kind.value,
         runtime=place.config.runtime.value if place.config.runtime else None,
+        sandbox=place.config.sandbox.kind.value,
         pid=os.getpid(),
     )
     beats = _report(place, notifier) if notifier is not None else None
@@ -143,6 +146,26 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
         pause = place.state.pause.read()
         place.log.emit(EventName.WATCH_STOPPED, reason=end.value, paused=pause.reason.value if pause else None)
     return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
+
+
+async def _prove(place: Workplace, room: Room) -> None:
+    """No turn is started in a sandbox that does not hold. Raises ConfigFault."""
+    from agent_mailer.errors import ConfigFault
+    from agent_mailer.runtimes.port import RuntimeMissing
+
+    if room.confinement is None:
+        return
+    from agent_mailer.checks.verify import program_of
+
+    try:
+        launch = program_of(place).launch
+    except RuntimeMissing:
+        return  # there is no turn without it; the first one that can be started is preceded by the proof
+    proof = await room.confinement.prove(launch)
+    if not proof.holds:
+        raise ConfigFault(
+            "sandbox_not_proved", f"the sandbox does not hold, so no turn is started: {proof.text}", proof.fix
+        )
 
 
 def _report(place: Workplace, notifier: Notifier) -> Task[None]:

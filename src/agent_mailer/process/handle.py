@@ -99,6 +99,18 @@ def read_stat(pid: int) -> ProcessStat | None:
     return parse_stat(pid, line)
 
 
+def namespaces_of(pid: int) -> int:
+    """In how many pid namespaces a process has a number; 1 where it is in none but ours, 0 where it is gone."""
+    try:
+        found = next(line for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(b"NSpid:"))
+    except StopIteration:
+        return 1
+    except OSError as error:
+        _require_answer(error)
+        return 0
+    return len(found.split()) - 1
+
+
 def runs_for(stat: ProcessStat) -> float | None:
     """Seconds since that process was started; None where the system does not tell."""
     try:

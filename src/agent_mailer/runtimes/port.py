@@ -44,13 +44,11 @@ class ToolServer(msgspec.Struct, frozen=True):
 class Reach(msgspec.Struct, frozen=True):
     """What of ours an agent's tools may not touch, in every mode: absolute paths, whether they exist or not.
 
-    `hidden` they never read; `kept` they never write, but for the turn's outbox. `walled`: the whole turn runs in a
-    wall of ours that was proved, so a sandbox of the program's own, which may not start in there, is left out.
+    `hidden` they never read; `kept` they never write, but for the turn's outbox.
     """
 
     hidden: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
-    walled: bool = False
 
 
 class TurnRequest(msgspec.Struct, frozen=True):
@@ -69,6 +67,8 @@ class TurnRequest(msgspec.Struct, frozen=True):
     attempt: int
     session_id: str | None
     tools: ToolServer
+    own_sandbox: bool = True
+    """Not where the whole turn is confined in a way in which the program's own sandbox cannot start."""
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -213,12 +213,25 @@ class Evidence(msgspec.Struct, frozen=True):
     stopped: StopReason | None = None
 
 
+class ProgramHome(msgspec.Struct, frozen=True):
+    """The folder in which a program keeps its login and its sessions, and must write.
+
+    `settings`: what in it is a person's to change, since it works on beyond the turn. `temporary`: the variable with
+    which the program is told where its temporary files go, where TMPDIR is not enough.
+    """
+
+    path: Path
+    settings: tuple[str, ...] = ()
+    temporary: str = ""
+
+
 class RuntimeTraits(msgspec.Struct, frozen=True):
     """What the engine needs to know of a runtime.
 
     `has_events`: stdout carries typed events, so that silence means something (first-output and silence clocks run);
     `resumes`: a session id given to `command` is honoured. `stop_signal` asks the program to leave and to take its
     tools along. `account` names, without revealing it, the account that limits and logins belong to; None = unknown.
+    `home`: what a turn must be able to write beside the workdir; None = nothing. `remote`: its model is elsewhere.
     """
 
     name: str
@@ -226,6 +239,8 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     resumes: bool
     stop_signal: int = signal.SIGTERM
     account: str | None = None
+    home: ProgramHome | None = None
+    remote: bool = False
 
 
 LOGIN: Final = "login"

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from itertools import count
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
@@ -18,6 +18,9 @@ from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
+
+if TYPE_CHECKING:
+    from agent_mailer.confine.confinement import Confinement
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -56,6 +59,7 @@ class Room:
         *,
         mailbox: Mailbox,
         runtime: Runtime,
+        confinement: Confinement | None,
         state: State,
         policy: WatchPolicy,
         prompts: PromptRoom,
@@ -66,6 +70,7 @@ class Room:
         self.address = mailbox.address
         self.runtime = runtime
         self.traits = runtime.traits
+        self.confinement = confinement
         self.state = state
         self.log = state.log
         self.policy = policy

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
+from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Route, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
@@ -14,7 +15,7 @@ from agent_mailer.process.scope import start_turn
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import Facts, TurnFolder
+from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     """Raises RuntimeMissing and OSError: then nothing ran."""
-    state, policy, envelope = room.state, room.policy, record.envelope
+    state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
     folder = state.turns.folder(record.turn_id)
     directory = folder.path
     choice = choose_session(
@@ -48,11 +49,16 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
             attempt=record.attempt,
             session_id=choice.session_id,
             tools=ToolServer(*folder.server(policy.workdir)),
+            own_sandbox=confinement is None or confinement.leaves_own_sandbox,
         )
     )
     record.fresh = launch.session_id
     await _prepare(room, record, message, folder)
-    prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
+    copies = None
+    if confinement is not None:
+        own = TurnPlaces(directory, outbox=directory / OUTBOX, tmp=directory / TURN_TMP)
+        launch, copies = await confinement.around(launch, own), folder.note_copy
+    prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
     begun = await start_turn(
         launch.argv,

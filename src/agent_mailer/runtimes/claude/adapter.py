@@ -30,6 +30,7 @@ from agent_mailer.runtimes.port import (
     Launch,
     PermissionMode,
     Probe,
+    ProgramHome,
     Reach,
     Result,
     RuntimeMissing,
@@ -90,6 +91,9 @@ _CREDENTIALS = (
 )
 _SANDBOXES = ("IS_SANDBOX", "CLAUDE_CODE_BUBBLEWRAP")
 
+# In the config home: what claude obeys in every session of that person.
+_SETTINGS = ("settings.json", "CLAUDE.md", "agents", "commands", "skills", "rules", "hooks", "output-styles", "plugins")
+
 # What a result that means one of these says less surely than the complaint before it.
 _TAKES_THE_COMPLAINT = (Outcome.FAILED, Outcome.SESSION_LOST)
 
@@ -130,7 +134,10 @@ class ClaudeRuntime:
 
     @property
     def traits(self) -> RuntimeTraits:
-        return RuntimeTraits(name="claude", has_events=True, resumes=True, account=self._account())
+        home = ProgramHome(self._home(), _SETTINGS, "CLAUDE_CODE_TMPDIR")
+        return RuntimeTraits(
+            name="claude", has_events=True, resumes=True, account=self._account(), home=home, remote=True
+        )
 
     def command(self, request: TurnRequest) -> Launch:
         """Raises RuntimeMissing."""

@@ -181,7 +181,7 @@ class StuckCountView(Part, frozen=True):
 
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
-    logged; `stuck` counts what was given up, too.
+    logged; `stuck` counts what was given up, too; `sandbox` is the kind that stands around a turn.
     """
 
     ABOUT = "workdir"
@@ -204,6 +204,7 @@ class StatusView(View, frozen=True):
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
     stuck: tuple[StuckCountView, ...] = ()
+    sandbox: str = "off"
 
 
 class FaultView(View, frozen=True):
