@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand, load
+from agent_mailer.config import ENV_PREFIX, Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand, load
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault
@@ -151,6 +151,15 @@ class Workplace:
     def maildir_root(self) -> Path:
         explicit = expand(self.config.maildir_root, self.workdir) if self.config.maildir_root else None
         return find_root(explicit, os.environ, self.workdir)
+
+    def folders_in_git(self) -> tuple[Path, ...]:
+        """What a git tree around it must leave alone: the state, and the mail of every session."""
+        from agent_mailer.mailbox.maildir.routes import mail_of_the_tree
+
+        with suppress(ConfigFault):
+            if not self.at_broker:
+                return (self.folder.path, *mail_of_the_tree(self.maildir_root(), self.workdir))
+        return (self.folder.path,)
 
     @overload
     def mailbox(self, handle: None = None) -> Mailbox: ...
@@ -334,6 +343,7 @@ class Workplace:
             turn_memory=size_in_bytes(config.turn_memory),
             keep_transcripts=config.keep_transcripts,
             notify=notify,
+            out_of_git=self.folders_in_git() if config.git is GitCare.KEEP_OUT else (),
         )
 
     def confinement(self, runtime: Runtime) -> Confinement | None:

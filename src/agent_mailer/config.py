@@ -37,6 +37,11 @@ class MailboxKind(StrEnum):
     AMP = "amp"
 
 
+class GitCare(StrEnum):
+    KEEP_OUT = "keep-out"
+    LEAVE = "leave"
+
+
 class Source(StrEnum):
     """Where a value came from; the later wins."""
 
@@ -131,6 +136,9 @@ class Config(msgspec.Struct, frozen=True):
     project_dir: Annotated[str, "the folder the agent works on, where that is not the workdir; named in the prompt"] = (
         ""
     )
+    git: Annotated[
+        GitCare, "keep-out or leave: whether state and mail are kept out of the git tree that they lie in"
+    ] = GitCare.KEEP_OUT
     poll_interval_idle: Annotated[Seconds, "seconds between two looks at the mailbox without an event"] = 60
     poll_interval_active: Annotated[Seconds, "the same after there was mail, at a broker that cannot wake us"] = 10
     max_retries: Annotated[CountOrNone, "further attempts after a failed one before the message is given up"] = 3

@@ -373,12 +373,13 @@ def test_git_must_neither_see_nor_hold_the_state(desk: Desk) -> None:
 
     seen = said()
     assert seen["result"] == "warning"
-    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "add", "--force", ".agent-mailer/config.toml"], check=True)
     held = said()
     assert held["result"] == "failed"
     assert "rm -r --cached .agent-mailer" in held["fix"]
-    for fix in (held["fix"], seen["fix"]):
-        subprocess.run(["/bin/sh", "-c", fix], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["/bin/sh", "-c", held["fix"]], check=True, stdout=subprocess.DEVNULL)
+    assert seen["fix"] == "agent-mailer doctor --repair"
+    assert type_in(desk.workdir, "doctor", "--repair").status == 0
     assert said()["result"] == "ok"
 
 

@@ -10,6 +10,8 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
+from agent_mailer.events import EventName
+from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime
@@ -85,6 +87,22 @@ class Room:
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""
+        self._git_told = ""
+
+    def keep_out_of_git(self) -> None:
+        """Before each turn: an agent, or a person, may have made a tree, or undone what keeps us out of it."""
+        whys = []
+        for folder in self.policy.out_of_git:
+            made, fault = keep_out(self.state.folder.disk, folder)
+            if any(lack.part is not Part.IGNORES_ITSELF for lack in made):
+                self.log.emit(EventName.GIT_KEPT_OUT, folder=str(folder), files=", ".join(str(x.path) for x in made))
+            if fault is not None:
+                whys.append((folder, fault))
+        told = " ".join(fault.message for _, fault in whys)
+        if told != self._git_told:
+            for folder, fault in whys:
+                self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
+        self._git_told = told
 
     def jitter(self) -> float:
         return random.random()

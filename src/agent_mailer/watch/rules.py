@@ -72,6 +72,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     trouble_longest: float = 120.0
     """The waits between two tries while disk or mailbox refuse."""
     notify: NotifyPolicy = NotifyPolicy()
+    out_of_git: tuple[Path, ...] = ()
+    """Folders that git leaves alone, should they lie in a tree of it."""
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 

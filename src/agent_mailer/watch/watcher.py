@@ -88,6 +88,7 @@ class Watcher:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
         self._room.troubles.forget()
         self._room.notices.start(self._fail)
+        self._room.keep_out_of_git()
         state = self._room.state
         # From the first moment, also while the mailbox cannot be opened.
         beside = [self._pump_folder(state.folder.requests, self._ear.heed)]
@@ -172,6 +173,8 @@ class Watcher:
             self._tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
+            if ready[:slots]:
+                room.keep_out_of_git()
             for candidate in ready[:slots]:
                 self._attempted.add(candidate.envelope.id)
                 turn_id = new_turn_id(now)

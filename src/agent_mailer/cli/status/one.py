@@ -84,6 +84,8 @@ def _mailbox(view: StatusView) -> list[Part]:
     parts = [Part(f"{printable(mailbox.address)} in {place}")]
     if mailbox.problem is not None:
         parts.append(Part(f"cannot be read: {printable(mailbox.problem, 300)}", Ink.RED))
+    if mailbox.elsewhere:
+        parts.append(Part(f"{mailbox.elsewhere} in cur that another reader took, never worked on here"))
     return parts
 
 

@@ -48,7 +48,7 @@ class QueuedView(View, frozen=True):
 class MailboxView(Part, frozen=True):
     """`root` is the folder or the broker's URL; `waiting` leaves out what is settled or in work, and is None where
     nobody was asked; `problem` says why nothing is known. `queue` holds the oldest that wait, oldest first, where the
-    mailbox tells them.
+    mailbox tells them. `elsewhere` counts what lies in `cur` and never was this watcher's.
     """
 
     kind: str
@@ -58,6 +58,7 @@ class MailboxView(Part, frozen=True):
     unreadable: int = 0
     problem: str | None = None
     queue: tuple[QueuedView, ...] = ()
+    elsewhere: int = 0
 
 
 class WatcherView(Part, frozen=True):
