@@ -191,7 +191,9 @@ async def _show_plan(place: Workplace) -> None:
 
     state = place.state
     running = state.turns.indexed()
-    found = await look(place.mailbox(), state, place.policy(), {turn.msg_id for turn in running})
+    found = await look(
+        place.mailbox(), state, place.policy(), {envelope.id for turn in running for envelope in turn.envelopes}
+    )
     plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
     for candidate in plan.ready:
         envelope = candidate.envelope

@@ -43,7 +43,8 @@ class ToolServer(msgspec.Struct, frozen=True):
 class TurnRequest(msgspec.Struct, frozen=True):
     """What one turn needs to be started. `session_id` is set where a session is to be resumed.
 
-    `message_id`, `thread_id` and `sender` are the words shown to the agent: already mapped by `names`.
+    `message_id`, `thread_id` and `sender` are the words shown to the agent: already mapped by `names`; so are those of
+    `batch`, the further messages of a turn that is handed several.
     """
 
     turn_id: str
@@ -56,6 +57,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     attempt: int
     session_id: str | None
     tools: ToolServer
+    batch: tuple[str, ...] = ()
 
 
 class Launch(msgspec.Struct, frozen=True):

@@ -179,6 +179,7 @@ class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """One outgoing item of a settlement. Only `state` and `why` change after the record is written.
 
     `draft`: it could not be composed, and what it was to be made of; `own`: a word of ours, which nobody waits for.
+    `about`: the message it is for, where that is another of the turn's batch.
     """
 
     item: Outgoing
@@ -186,6 +187,7 @@ class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     draft: Draft | None = None
     own: bool = False
+    about: str = ""
 
 
 class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -210,6 +212,19 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     notes: tuple[NoteWrite, ...] = ()
 
 
+class Batched(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A further message of a turn that was handed several: what was claimed, its way back, how it was settled.
+
+    Of its settlement the items stand in the turn's own, `about` it, and so does what is the turn's as a whole: usage,
+    session, pause, notes.
+    """
+
+    envelope: Envelope
+    digest: str = ""
+    route: Route | None = None
+    settlement: Settlement | None = None
+
+
 class TurnRecord(msgspec.Struct, omit_defaults=True):
     """`turn.json`: the turn's envelope, phase and settlement; the one redo log.
 
@@ -217,7 +232,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
     `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
     runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
-    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave.
+    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `batch`: the younger
+    messages that the turn was handed with its own.
     """
 
     turn_id: str
@@ -239,3 +255,4 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     digest: str = ""
     route: Route | None = None
     no_way: str = ""
+    batch: tuple[Batched, ...] = ()

@@ -15,7 +15,7 @@ from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.processed import Processed
 from agent_mailer.state.records import RetryEntry, TurnRecord
-from agent_mailer.state.turns import TurnStore
+from agent_mailer.state.turns import TurnStore, shares
 
 
 class Retries:
@@ -93,9 +93,10 @@ def remake_retries(turns: TurnStore, processed: Processed, dead_letters: DeadLet
         record = turns.load(turn_id)
         if record is None or record.settlement is None or record.resends:
             continue
-        known = newest.get(record.envelope.id)
-        if known is None or _revision(known) <= _revision(record):
-            newest[record.envelope.id] = record
+        for one in shares(record):
+            known = newest.get(one.envelope.id)
+            if known is None or _revision(known) <= _revision(one):
+                newest[one.envelope.id] = one
     found: dict[str, RetryEntry] = {}
     for message_id, record in newest.items():
         settlement = record.settlement

@@ -14,6 +14,7 @@ from agent_mailer.process.holder import adopt
 from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
 from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
+from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.turn import adopt_turn, carry_out, give_back
 
@@ -33,7 +34,7 @@ async def recover(room: Room) -> list[OpenWork]:
 
     Other turns of a message that we have in work wait. Raises OSError where the disk does not let us look.
     """
-    at_work = {work.envelope.id for work in room.work.values()}
+    at_work = {message_id for work in room.work.values() for message_id in work.message_ids}
     restore_retries(room.state)
     found: list[TurnRecord] = []
     for turn_id in room.state.turns.open_ids():
@@ -42,7 +43,7 @@ async def recover(room: Room) -> list[OpenWork]:
         record = room.state.turns.load(turn_id)
         if record is None:
             await salvage(room.state, turn_id)
-        elif record.resends or record.envelope.id not in at_work:
+        elif record.resends or ids_of(record).isdisjoint(at_work):
             found.append(record)
     work = [OpenWork(record, _finisher(room, record)) for record in found]
     room.state.requests.tidy()
@@ -71,34 +72,35 @@ async def _return_claim(room: Room, record: TurnRecord) -> None:
     await give_back(room, record)
 
 
-async def salvage(state: State, turn_id: str) -> Envelope | None:
-    """End what runs of an open turn whose record is damaged, and keep its message pending; which, where that is known.
+async def salvage(state: State, turn_id: str) -> tuple[Envelope, ...]:
+    """End what runs of an open turn whose record is damaged, and keep its messages pending; which, as far as known.
 
     Raises OSError where the disk does not let us look.
     """
     path = state.turns.path(turn_id) / "turn.json"
     await sweep(turn_id)
-    envelope = _envelope_of(state, turn_id)
-    if envelope is not None and envelope.id not in state.processed:
-        known = state.retries.get(envelope.id) or RetryEntry(envelope)
-        state.retries.put(msgspec.structs.replace(known, starts=known.starts + 1), force=True)
+    envelopes = _envelopes_of(state, turn_id)
+    for envelope in envelopes:
+        if envelope.id not in state.processed:
+            known = state.retries.get(envelope.id) or RetryEntry(envelope)
+            state.retries.put(msgspec.structs.replace(known, starts=known.starts + 1), force=True)
     if path.exists():
         state.folder.set_aside(path, "the turn's record cannot be read")
-    state.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelope.id if envelope else None)
+    state.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelopes[0].id if envelopes else None)
     state.turns.mark_settled(turn_id, durable=True)
-    return envelope
+    return envelopes
 
 
-def _envelope_of(state: State, turn_id: str) -> Envelope | None:
+def _envelopes_of(state: State, turn_id: str) -> tuple[Envelope, ...]:
     """What its folder or the index tells. Raises OSError where neither can be read just now: that is no answer."""
     try:
-        return state.turns.folder(turn_id).message().envelope
+        return tuple(message.envelope for message in state.turns.folder(turn_id).messages())
     except MailerError:
         pass
     except OSError as error:
         if of_the_moment(error):
             raise
-    return next((turn.envelope for turn in state.turns.indexed() if turn.turn_id == turn_id), None)
+    return next((turn.envelopes for turn in state.turns.indexed() if turn.turn_id == turn_id), ())
 
 
 def restore_retries(state: State) -> None:

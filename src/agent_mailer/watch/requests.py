@@ -12,6 +12,7 @@ from agent_mailer.state import State
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, RetryEntry, StopAsked, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.state.turns import ids_of, share_of
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
 
 MOST_AT_ONCE = 1000
@@ -60,7 +61,7 @@ def revival(state: State, message_id: str, *, put_back: bool = False) -> RetryEn
     letter = state.dead_letters.find(message_id)
     if letter is None or letter.envelope is None:
         return None
-    turns = _settled_turns(state, message_id)
+    turns = [share_of(turn, message_id) for turn in _settled_turns(state, message_id)]
     revision = max((turn.rerun.revision + 1 if turn.rerun is not None else 1 for turn in turns), default=0)
     times = letter.put_back + 1 if put_back else 0
     return RetryEntry(letter.envelope, history=letter.history, revision=revision, put_back=times)
@@ -68,7 +69,7 @@ def revival(state: State, message_id: str, *, put_back: bool = False) -> RetryEn
 
 def _settled_turns(state: State, message_id: str) -> list[TurnRecord]:
     found = (state.turns.load(turn_id) for turn_id in state.turns.ids() if state.turns.is_settled(turn_id))
-    return [turn for turn in found if turn is not None and turn.envelope.id == message_id]
+    return [turn for turn in found if turn is not None and message_id in ids_of(turn)]
 
 
 def _retry_dead(state: State, request: Request) -> Answer:

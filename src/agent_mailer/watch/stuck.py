@@ -23,6 +23,7 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.names import content_digest, path_name, printable
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
+from agent_mailer.state.turns import shares
 from agent_mailer.watch.unsent import drop_unsent, routes_back, send_again
 
 TELL_WITHIN = 3600.0
@@ -128,8 +129,9 @@ class StuckMail:
             if turn_id not in self._seen_turns and turns.is_settled(turn_id):
                 self._seen_turns.add(turn_id)
                 record = turns.load(turn_id)
-                if record is not None and record.digest:
-                    self._digests[record.envelope.id] = record.digest
+                for one in shares(record) if record is not None else ():
+                    if one.digest:
+                        self._digests[one.envelope.id] = one.digest
         return self._digests.get(message_id, "")
 
     def _write_down(
