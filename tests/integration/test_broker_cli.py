@@ -105,6 +105,7 @@ def test_it_stops_at_once_although_streams_are_open(served: BrokerProcess, numbe
     assert "Cancel" not in served.said()
 
 
+@LONG
 def test_a_database_has_one_broker(served: BrokerProcess, tmp_path: Path) -> None:
     second = type_in(tmp_path, "broker", "serve", "--port", "0", "--data", served.data)
     assert second.status == 75, second
@@ -176,6 +177,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
         assert (done.status, "pip install 'agent-mailer[broker]'" in done.err) == (78, True), done
 
 
+@LONG
 def test_it_serves_where_the_fast_loop_is_not_installed(tmp_path: Path) -> None:
     process = BrokerProcess(tmp_path / "data")
     try:
@@ -338,6 +340,7 @@ def test_its_page_says_the_first_steps_and_no_code(served: BrokerProcess) -> Non
         assert "<script" not in odd.text
 
 
+@LONG
 def test_requests_are_logged_only_when_asked_for(tmp_path: Path) -> None:
     for words, logged in (((), False), (("--access-log",), True)):
         with broker(tmp_path / f"data{len(words)}", *words) as process:

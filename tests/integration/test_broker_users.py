@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
+from tests.sizes import LONG
 
 from agent_mailer.broker.users.login import issue_token
 
@@ -392,6 +393,7 @@ def test_guessing_is_slowed_down(tmp_path_factory: pytest.TempPathFactory) -> No
         assert desk.http.post("/users/login", json={"username": "ghost", "password": PASSWORD}).status_code == 429
 
 
+@LONG
 def test_the_wait_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
     with running_broker(tmp_path_factory.mktemp("wait"), login_attempts="1/2 seconds") as desk:
         desk.person("erin")
