@@ -311,7 +311,7 @@ def _asked_to_retry(desk: Desk) -> list[Expected]:
 
 
 def _ask_to_retry(stage: Stage) -> None:
-    _ask(stage, Request(Verb.DEAD_LETTER_RETRY))
+    _ask(stage, Request(Verb.STUCK_RETRY, reason=StuckKind.GIVEN_UP.value))
     stage.mark("asked")
     stage.watch()
 
@@ -374,7 +374,7 @@ MONTH = 30 * 86400.0
 def _purge(desk: Desk) -> None:
     place = desk.place()
     place.disk.system = QuickSystem()
-    apply(place.state, Request(Verb.DEAD_LETTER_PURGE))
+    apply(place.state, Request(Verb.STUCK_DROP, reason=StuckKind.GIVEN_UP.value))
 
 
 def _still_purged(desk: Desk, marks: set[str]) -> None:

@@ -30,6 +30,7 @@ from agent_mailer.mailbox.port import Automatic, Message, Priority
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.state.records import AfterStop, ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import watcher
 
 EXAMPLES = {"quick": 6, "long": 40}
@@ -135,8 +136,8 @@ class Life(RuleBasedStateMachine):
 
     @rule(which=WHICH, leave_it=st.booleans(), every=st.booleans())
     def retry_dead(self, which: int, leave_it: bool, every: bool) -> None:
-        targets = () if every else (self._message(which),)
-        self.world.ask(Request(Verb.DEAD_LETTER_RETRY, targets), leave_it=leave_it)
+        targets = () if every else (f"{StuckKind.GIVEN_UP} {self._message(which)}",)
+        self.world.ask(Request(Verb.STUCK_RETRY, targets, reason=StuckKind.GIVEN_UP.value), leave_it=leave_it)
 
     @rule(which=WHICH, then=st.sampled_from(list(AfterStop)), leave_it=st.booleans())
     def stop_turn(self, which: int, then: AfterStop, leave_it: bool) -> None:

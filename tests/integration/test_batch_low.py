@@ -16,6 +16,7 @@ from agent_mailer.mailbox.port import Envelope, Kind, Priority
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.watch.batch import MOST_BATCHED, batch_of
 from agent_mailer.watch.requests import apply
@@ -170,7 +171,7 @@ def test_nobody_is_given_up_for_a_turn_that_was_shared(desk: Desk) -> None:
     desk.once()
     desk.once()
     assert [letter.msg_id for letter in desk.place().state.dead_letters.all()] == sent
-    apply(desk.place().state, Request(Verb.DEAD_LETTER_RETRY))
+    apply(desk.place().state, Request(Verb.STUCK_RETRY, reason=StuckKind.GIVEN_UP.value))
     desk.shell("cat >/dev/null; echo done")
     desk.once()
     desk.once()

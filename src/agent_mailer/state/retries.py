@@ -5,7 +5,7 @@ Another AMP client writes a number there, how often it has tried a message that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -46,11 +46,17 @@ class Retries:
 
     def put(self, entry: RetryEntry, *, force: bool = False) -> None:
         """Durable when it returns. An older settlement that is applied again never takes a later one back."""
+        self.put_all([entry], force=force)
+
+    def put_all(self, new: Iterable[RetryEntry], *, force: bool = False) -> None:
         entries = self._load()
-        known = entries.get(entry.envelope.id)
-        if known is not None and known.revision >= entry.revision and not force:
-            return
-        self._write({**entries, entry.envelope.id: entry})
+        changed = {
+            entry.envelope.id: entry
+            for entry in new
+            if force or (known := entries.get(entry.envelope.id)) is None or known.revision < entry.revision
+        }
+        if changed:
+            self._write(entries | changed)
 
     def remove(self, message_id: str) -> None:
         entries = self._load()
