@@ -329,6 +329,7 @@ class Workplace:
             max_retries=config.max_retries,
             max_starts=config.max_starts,
             max_parallel_turns=config.max_parallel_turns,
+            batch_low=config.batch_low,
             retry_first=float(config.retry.first),
             retry_longest=float(config.retry.longest),
             session_max_age_days=config.session_max_age_days,

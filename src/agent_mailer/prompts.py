@@ -52,14 +52,23 @@ _HOW_IT_ENDED: dict[Outcome, str] = {
     Outcome.SESSION_LOST: "could not resume its session",
 }
 
+_SEVERAL = """
+This turn is for {count} messages of this thread, the one above and these:
+{rest}
+Read each of them (`agent-mailer mail read ID`, or the tool read_message), and answer each by itself
+(`agent-mailer mail reply ID`, or the tool reply with `message`). Those without an answer of their own get your last
+words.
+"""
+
 
 class Words(msgspec.Struct, frozen=True):
-    """The four values at the top of every prompt, each one harmless word."""
+    """The four values at the top of every prompt, each one harmless word; `batch`: of the turn's further messages."""
 
     message: str
     thread: str
     sender: str
     project: str
+    batch: tuple[str, ...] = ()
 
 
 def words_of(record: TurnRecord, project_dir: Path | None) -> Words:
@@ -69,6 +78,7 @@ def words_of(record: TurnRecord, project_dir: Path | None) -> Words:
         prompt_word(envelope.thread, "thread"),
         prompt_word(envelope.sender, "sender"),
         one_line(str(project_dir)) if project_dir else NO_PROJECT,
+        tuple(prompt_word(one.envelope.id, "message") for one in record.batch),
     )
 
 
@@ -98,7 +108,8 @@ class PromptRoom:
             "why_lost": why_lost or "is no longer available",
             **_rerun_values(record),
         }
-        return f"{head}\n{self._template(kind).substitute(values).rstrip()}\n"
+        more = _SEVERAL.format(count=len(words.batch) + 1, rest="\n".join(words.batch)) if words.batch else ""
+        return f"{head}\n{self._template(kind).substitute(values).rstrip()}\n{more}"
 
     def _notes(self, record: TurnRecord, copies: Callable[[NoteScope], Path] | None) -> dict[str, str]:
         if copies is not None:

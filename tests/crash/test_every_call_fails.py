@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.crash.faults import Kind, Lasting, QuickFaultySystem
-from tests.crash.scenarios import SCENARIOS, Expected, Scenario, content, new_desk, recover, verify
+from tests.crash.scenarios import Expected, Scenario, content, new_desk, played, recover, verify
 from tests.desk import Desk
 from tests.sizes import SOAK, sizes
 
@@ -117,7 +117,7 @@ class Story:
         return system
 
 
-@pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.fixture(params=played())
 def story(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     monkeypatch.setattr(events, "ROTATE_AT_BYTES", 5000)
     assert isinstance(request.param, Scenario)

@@ -210,21 +210,32 @@ def _show_events(place: Workplace) -> None:
 async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import PassBy, PutAway, SetAside, Strand, look
+    from agent_mailer.watch.backlog import PassBy, PutAway, Revive, SetAside, Strand, look
+    from agent_mailer.watch.batch import batch_of
+    from agent_mailer.watch.stuck import StuckMail
 
     state = place.state
     running = state.turns.indexed()
-    found = await look(place.mailbox(), state, place.policy(), {turn.msg_id for turn in running})
+    mailbox, policy = place.mailbox(), place.policy()
+    found = await look(mailbox, state, policy, {envelope.id for turn in running for envelope in turn.envelopes})
+    stuck = StuckMail(mailbox, state)
+    known = [action.envelope for action in found.actions if isinstance(action, SetAside | Revive)]
+    others = {envelope.id for envelope in known if await stuck.another(envelope) is not None}
+    found = found.without(others)
     plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
     for candidate in plan.ready:
         envelope = candidate.envelope
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
+        for other in batch_of(candidate, found.candidates, policy):
+            say(f"would run with it: {printable(other.id)} from {printable(other.sender)}")
     for action in found.actions:
         match action:
             case PutAway(item=item):
                 say(f"would put away: {printable(item.locator)}: {item.why}")
             case PassBy(envelope=envelope):
                 say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
+            case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in others:
+                say(f"would put away: {printable(envelope.id)}: another message under a used id")
             case SetAside(envelope=envelope):
                 say(f"would put away: {printable(envelope.id)}: settled already")
             case Strand(envelope=envelope, why=why):

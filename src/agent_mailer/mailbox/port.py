@@ -92,9 +92,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation.
-
-    `named` is what the message itself says of the way back, field and value.
-    `context` is what programs say to each other: the text of a JSON object, or empty.
+    `named` is what the message itself says of the way back, field and value; `context` what programs say to each other,
+    the text of a JSON object, or empty.
     """
 
     envelope: Envelope
@@ -145,6 +144,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `key` names it within its turn and derives the final id; `created` is seconds since the epoch. An empty `to` of a
     reply means the sender of the original; an empty `thread` of a `send` means a new one. `context` is as a message's.
+    `about`: which message of several that its turn was handed.
     """
 
     key: str
@@ -161,6 +161,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
     at_once: bool = False
     refs: tuple[str, ...] = ()
     context: str = ""
+    about: str = ""
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -220,7 +221,6 @@ Delivery = Delivered | Refused | Unknown
 
 class Gone(msgspec.Struct, frozen=True):
     """Somebody else took the message, or it was withdrawn.
-
     `name_taken`: it is listed, and can never be claimed; `unreadable`: it is listed, and no message any more.
     """
 

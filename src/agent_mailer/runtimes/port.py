@@ -54,7 +54,8 @@ class Reach(msgspec.Struct, frozen=True):
 class TurnRequest(msgspec.Struct, frozen=True):
     """What one turn needs to be started. `session_id` is set where a session is to be resumed.
 
-    `message_id`, `thread_id` and `sender` are the words shown to the agent: already mapped by `names`.
+    `message_id`, `thread_id` and `sender` are the words shown to the agent: already mapped by `names`; so are those of
+    `batch`, the further messages of a turn that is handed several.
     """
 
     turn_id: str
@@ -69,6 +70,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     tools: ToolServer
     own_sandbox: bool = True
     """Not where the whole turn is confined in a way in which the program's own sandbox cannot start."""
+    batch: tuple[str, ...] = ()
 
 
 class Launch(msgspec.Struct, frozen=True):

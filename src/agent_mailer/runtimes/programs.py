@@ -154,6 +154,8 @@ def turn_variables(request: TurnRequest) -> dict[str, str]:
         "AGENT_MAILER_FROM": request.sender,
         "AGENT_MAILER_ATTEMPT": str(request.attempt),
     }
+    if request.batch:
+        variables["AGENT_MAILER_MESSAGE_IDS"] = " ".join((request.message_id, *request.batch))
     if request.project_dir is not None:
         variables["AGENT_MAILER_PROJECT_DIR"] = str(request.project_dir)
     return variables

@@ -28,6 +28,9 @@ MAIL = "mail.json"
 MESSAGE_TEXT = "message.md"
 URGENT = "urgent.json"
 MOST_URGENT = 10
+BETWEEN = f"\n\n{'-' * 72}\n"
+"""Between two messages, for who reads."""
+
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
@@ -64,12 +67,13 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class TurnMail(msgspec.Struct, frozen=True):
-    """`mail.json`: all that the tools read."""
+    """`mail.json`: all that the tools read. `batch`: the further messages of a turn that was handed several."""
 
     facts: Facts
     message: Message
     thread: tuple[Message, ...]
     contacts: tuple[Contact, ...]
+    batch: tuple[Message, ...] = ()
 
 
 class UrgentMail(msgspec.Struct, frozen=True):
@@ -140,15 +144,17 @@ class TurnFolder(msgspec.Struct, frozen=True):
         contacts: Sequence[Contact],
         facts: Facts,
         notes: Mapping[NoteScope, bytes] | None = None,
+        batch: Sequence[Message] = (),
     ) -> None:
         """Put the mail, and copies of the notes, where the agent's tools find them.
 
         Nothing here is needed after a crash: recovery writes it again.
         """
         self.disk.make_directory(self.path / OUTBOX)
-        mail = TurnMail(facts, message, tuple(thread), tuple(contacts))
+        mail = TurnMail(facts, message, tuple(thread), tuple(contacts), tuple(batch))
         self.disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
-        self.disk.overwrite(self.path / MESSAGE_TEXT, as_text(message).encode("utf-8", "replace"))
+        text = BETWEEN.join(as_text(one) for one in (message, *batch))
+        self.disk.overwrite(self.path / MESSAGE_TEXT, text.encode("utf-8", "replace"))
         for scope, content in (notes or {}).items():
             self.disk.overwrite(self.note_copy(scope), content)
 
@@ -164,6 +170,11 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def message(self) -> Message:
         return self.mail().message
+
+    def messages(self) -> tuple[Message, ...]:
+        """All that the turn was handed, oldest first."""
+        mail = self.mail()
+        return (mail.message, *mail.batch)
 
     def thread(self) -> tuple[Message, ...]:
         return self.mail().thread

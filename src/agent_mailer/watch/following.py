@@ -15,8 +15,9 @@ from agent_mailer.process.output import LineFramer, OutputTail
 from agent_mailer.process.tree import end_tree
 from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
-from agent_mailer.state.turns import STOP
+from agent_mailer.state.turns import STOP, share_of
 from agent_mailer.turn_tools.folder import TurnFolder
+from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.deciding import compose_for
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
@@ -205,6 +206,7 @@ class AtOnce:
         self._folder = folder
         self._record = record
         self._message = message
+        self._origins: dict[str, Message] = {}
         self._done: set[str] = set()
 
     async def send_what_waits(self) -> None:
@@ -213,9 +215,14 @@ class AtOnce:
                 await self._send(draft)
 
     async def _send(self, draft: Draft) -> None:
-        mailbox, turn_id, route = self._room.mailbox, self._record.turn_id, self._record.route
-        compose = partial(mailbox.compose, routes=(route,) if route is not None else ())
-        composed, _ = compose_for(draft, self._message, turn_id, compose, self._room.address)
+        mailbox, record = self._room.mailbox, share_of(self._record, draft.about)
+        origin = self._message
+        if record is not self._record:
+            if draft.about not in self._origins:
+                self._origins[draft.about] = await origin_of(self._room, record)
+            origin = self._origins[draft.about]
+        compose = partial(mailbox.compose, routes=(record.route,) if record.route is not None else ())
+        composed, _ = compose_for(draft, origin, record.turn_id, compose, self._room.address)
         if isinstance(composed, Refused):
             self._done.add(draft.key)  # settlement records and reports it
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
@@ -41,9 +41,11 @@ class Stage(Enum):
 class Work:
     """A turn that a task of this process sees through."""
 
-    def __init__(self, envelope: Envelope, stage: Stage) -> None:
+    def __init__(self, envelope: Envelope, stage: Stage, message_ids: Collection[str]) -> None:
         self.envelope = envelope
         self.stage = stage
+        self.message_ids = message_ids
+        """All that the turn was handed."""
         self.task: asyncio.Task[None] | None = None
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""

@@ -53,6 +53,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     max_retries: int = 3
     max_starts: int = 10
     max_parallel_turns: int = 1
+    batch_low: bool = False
     retry_first: float = 10.0
     retry_longest: float = 600.0
     session_max_age_days: int = 7

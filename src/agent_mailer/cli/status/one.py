@@ -118,8 +118,9 @@ def _trouble(view: StatusView, now: float) -> list[Part]:
 
 def _turn(view: StatusView, turn: RunningView) -> list[Part]:
     phase = turn.phase if view.watcher.running else f"{turn.phase}, left open: the next watcher takes it up"
+    more = f", {len(turn.batch) + 1} messages" if turn.batch else ""
     parts = [
-        Part(f"{turn.turn_id}  {duration(turn.seconds)}  {phase}"),
+        Part(f"{turn.turn_id}  {duration(turn.seconds)}  {phase}{more}"),
         Part(f"from {printable(turn.sender, 40)}  thread {printable(turn.thread, 64)}", cut=True),
     ]
     doing = _doing(turn)

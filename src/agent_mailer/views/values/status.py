@@ -88,6 +88,7 @@ class RunningView(View, frozen=True):
     tool_seconds: float | None = None
     tokens: int | None = None
     cost_usd: float | None = None
+    batch: tuple[str, ...] = ()
 
 
 class RetryView(View, frozen=True):
