@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from agent_mailer.confine.port import Kind, MailboxAccess, Network
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
@@ -81,6 +82,23 @@ class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[int, Meta(ge=1, le=600), "seconds that the command may take"] = 30
 
 
+class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sandbox]`: what a turn may touch. Paths are absolute, begin with ~, or count from the workdir."""
+
+    kind: Annotated[
+        Kind, "what stands around a turn: off, bwrap, landlock, srt or command; `init` writes what works"
+    ] = Kind.OFF
+    read: Annotated[tuple[str, ...], "paths that a turn may read although a sandbox would hide them"] = ()
+    write: Annotated[tuple[str, ...], "paths that a turn may write beside the workdir and project_dir"] = ()
+    hide: Annotated[tuple[str, ...], "paths that a turn may not even read, beside logins, mail and other agents"] = ()
+    network: Annotated[Network, "on, off, or model: the model's provider and this machine alone (srt)"] = Network.ON
+    domains: Annotated[
+        tuple[str, ...], "with network = model: the hosts that may be reached; empty = the provider's"
+    ] = ()
+    command: Annotated[tuple[str, ...], 'with kind = "command": the program that confines, and its words'] = ()
+    mailbox: Annotated[MailboxAccess, "hide or write: whether a turn sees the folder mailbox"] = MailboxAccess.HIDE
+
+
 class Config(msgspec.Struct, frozen=True):
     """Every key, with its default and its sentence. The names of other AMP clients are kept."""
 
@@ -102,6 +120,9 @@ class Config(msgspec.Struct, frozen=True):
     infiniti_command: Annotated[str, "the infiniti program, by name or path"] = "infiniti-agent"
     model: Annotated[str, "the model for claude and codex; empty = theirs, which moves with their versions"] = ""
     extra_args: Annotated[tuple[str, ...], "further arguments for claude and codex, a list of words"] = ()
+    tools: Annotated[
+        tuple[str, ...], "claude's own tools that a turn may use, by name; the mail tools are there in any case"
+    ] = ("Bash", "Read", "Edit", "Write", "NotebookEdit", "WebFetch", "WebSearch", "Agent")
     max_budget_usd: Annotated[
         DollarsOrOff, "dollars one turn may cost, where the agent program can count them (claude); 0 = off"
     ] = 0.0
@@ -125,6 +146,9 @@ class Config(msgspec.Struct, frozen=True):
     max_parallel_turns: Annotated[
         int, Meta(ge=1, le=64), "threads worked on side by side; urgent mail takes one place more"
     ] = 1
+    batch_low: Annotated[
+        bool, "low mail of one thread may be handed over as one turn, up to ten messages, when nothing else waits"
+    ] = False
     session_max_age_days: Annotated[Count, "days since its last use after which a session is not resumed"] = 7
     session_max_turns: Annotated[Count, "turns after which a session is not resumed"] = 50
     session_max_megabytes: Annotated[
@@ -155,6 +179,9 @@ class Config(msgspec.Struct, frozen=True):
         "command (a list of words) and address (mail): who is told when the agent needs a person; "
         "trouble_after, timeout: seconds",
     ] = Notify()
+    sandbox: Annotated[
+        SandboxKeys, "kind, read, write, hide, network, domains, command, mailbox: what a turn may touch; widens power"
+    ] = SandboxKeys()
 
     @property
     def mailbox_kind(self) -> MailboxKind:
@@ -267,6 +294,10 @@ def parse_value(key: str, text: str) -> object:
             return float(text)
         except ValueError:
             raise UsageFault("bad_value", f"{key} must be a number, not {text!r}", "") from None
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise UsageFault("bad_value", f"{key} must be true or false, not {text!r}", "")
+        return text == "true"
     if isinstance(default, int):
         try:
             return int(text)
@@ -327,6 +358,8 @@ def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
     for member in (hint.__origin__, *getattr(hint.__origin__, "__args__", ())):
         if isinstance(member, type) and issubclass(member, StrEnum):
             return f"{text} (one of: {', '.join(m.value for m in member)})"
+    if hint.__origin__ is bool:
+        return f"must be true or false, not {_as_toml(value)}"
     bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
     if bounds is not None and hint.__origin__ is int:
         return f"must be a whole number from {bounds.ge} to {bounds.le}, not {_as_toml(value)}"
@@ -336,6 +369,8 @@ def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
 def _example(key: str) -> str:
     """A value that would do, for the command that mends a wrong one."""
     default = getattr(Config(), key)
+    if isinstance(default, bool):
+        return str(default).lower()
     return str(default) if isinstance(default, int) and default else "VALUE"
 
 
@@ -348,7 +383,7 @@ def _as_toml(value: object) -> str:
 def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:
     for key in keys():
         text = environ.get(ENV_PREFIX + key.upper())
-        if text and key not in ("retry", "env", "notify"):
+        if text and key not in ("retry", "env", "notify", "sandbox"):
             try:
                 yield key, parse_value(key, text)
             except UsageFault as fault:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from agent_mailer.checks import CheckResult, guarded, ok, warning
 from agent_mailer.checks import failed as failure
 from agent_mailer.config import GitCare
 from agent_mailer.git_tree import GitFault, Part, Tree, as_git_sees, lacking, lies_inside_git, old_lines, tree_around
+from agent_mailer.process.environment import find_tool, git_call
 
 GIT_SECONDS = 10.0
 REPAIR = "agent-mailer doctor --repair"
@@ -37,7 +37,7 @@ def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
         return warning("git", folder, text, "set the agent up in another folder: agent-mailer init")
     if tree.broken:
         return warning("git", folder, tree.broken, f"git -C {tree.top} status")
-    program = shutil.which("git")
+    program = find_tool("git", [tree.top])
     if program is not None and (found := _tracked(program, folder, tree)) is not None:
         return found
     if care is GitCare.LEAVE:
@@ -87,9 +87,6 @@ def _git(program: str, tree: Tree, *words: str) -> tuple[int | None, str]:
     """Only for what no plain file says; without what the project, or our environment, would have git run or take."""
     from agent_mailer.process.commands import run_briefly
 
-    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    settings = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.untrackedCache=false", "core.quotePath=false")
-    command = [program, *(word for setting in settings for word in ("-c", setting)), *words]
-    done = run_briefly(command, env=env, cwd=tree.top, seconds=GIT_SECONDS)
+    argv, env = git_call(program, ("-c", "core.quotePath=false", *words), [tree.top])
+    done = run_briefly(argv, env=env, cwd=tree.top, seconds=GIT_SECONDS)
     return done.status, done.output

@@ -131,6 +131,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.machine import check_turn_memory
+    from agent_mailer.checks.sandbox import check_sandbox
     from agent_mailer.checks.state import check_sessions
 
     passed = check_environment(place.config.env.pass_, place.config.env.set, os.environ)
@@ -150,11 +151,13 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
             place.clock.now(),
         ),
     ]
+    results += check_sandbox(place, runtime, program.launch)
     if (size := place.config.turn_memory) != "":
         results.append(check_turn_memory(size, place.policy().turn_memory, program.launch.env))
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
-            results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())
+            launch = program.launch
+            results += check_tools(launch.env, launch.cwd, place.tools, Path(scratch).resolve(), place.clock.now())
     except OSError as error:
         results.append(no_scratch(tempfile.gettempdir(), error))
     return results

@@ -204,7 +204,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     trouble = (state.trouble.read() or seen_from_outside(place.folder.path, now)) if watcher.running else None
     pause, today = state.pause.read(), state.usage.today()
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
-    busy = {turn.msg_id for turn in open_turns}
+    busy = {envelope.id for turn in open_turns for envelope in turn.envelopes}
     retries = [entry for entry in state.retries.all() if entry.envelope.id not in busy]
     mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in retries})
     # Whoever has answered is waited for no longer, though the answer waits.
@@ -250,6 +250,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         ),
         next_wake=None,
         stuck=stuck_counts(state),
+        sandbox=place.config.sandbox.kind.value,
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 
@@ -262,6 +263,7 @@ def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
         turn.envelope.sender,
         turn.phase.value,
         round(now - turn.started_at, 1),
+        batch=tuple(envelope.id for envelope in turn.batch),
     )
     progress = place.state.turns.progress(turn.turn_id)
     if progress is None:

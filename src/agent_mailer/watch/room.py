@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from enum import Enum
 from itertools import count
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
 from agent_mailer.events import EventName
@@ -20,6 +20,9 @@ from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
+
+if TYPE_CHECKING:
+    from agent_mailer.confine.confinement import Confinement
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,9 +41,11 @@ class Stage(Enum):
 class Work:
     """A turn that a task of this process sees through."""
 
-    def __init__(self, envelope: Envelope, stage: Stage) -> None:
+    def __init__(self, envelope: Envelope, stage: Stage, message_ids: Collection[str]) -> None:
         self.envelope = envelope
         self.stage = stage
+        self.message_ids = message_ids
+        """All that the turn was handed."""
         self.task: asyncio.Task[None] | None = None
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""
@@ -58,6 +63,7 @@ class Room:
         *,
         mailbox: Mailbox,
         runtime: Runtime,
+        confinement: Confinement | None,
         state: State,
         policy: WatchPolicy,
         prompts: PromptRoom,
@@ -68,6 +74,7 @@ class Room:
         self.address = mailbox.address
         self.runtime = runtime
         self.traits = runtime.traits
+        self.confinement = confinement
         self.state = state
         self.log = state.log
         self.policy = policy

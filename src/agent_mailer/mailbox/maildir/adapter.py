@@ -120,6 +120,7 @@ class MaildirMailbox:
             carries_marks=True,
             max_message_bytes=MAX_MESSAGE_BYTES,
             carries_context=True,
+            keeps_claimed=True,
         )
 
     @property

@@ -88,6 +88,7 @@ class RunningView(View, frozen=True):
     tool_seconds: float | None = None
     tokens: int | None = None
     cost_usd: float | None = None
+    batch: tuple[str, ...] = ()
 
 
 class RetryView(View, frozen=True):
@@ -182,7 +183,7 @@ class StuckCountView(Part, frozen=True):
 
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
-    logged; `stuck` counts what was given up, too.
+    logged; `stuck` counts what was given up, too; `sandbox` is the kind that stands around a turn.
     """
 
     ABOUT = "workdir"
@@ -205,6 +206,7 @@ class StatusView(View, frozen=True):
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
     stuck: tuple[StuckCountView, ...] = ()
+    sandbox: str = "off"
 
 
 class FaultView(View, frozen=True):
