@@ -36,6 +36,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "health", [_health(view)]
     yield "watcher", [_watcher(view)]
     yield "mailbox", _mailbox(view)
+    yield "trust", [_trust(view)]
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
@@ -78,6 +79,12 @@ def _mailbox(view: StatusView) -> list[Part]:
     if mailbox.problem is not None:
         parts.append(Part(f"cannot be read: {printable(mailbox.problem, 300)}", Ink.RED))
     return parts
+
+
+def _trust(view: StatusView) -> Part:
+    if view.untrusted:
+        return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
+    return Part("as trusted; without a proved sandbox the agent may trust for itself")
 
 
 def _pause(view: StatusView, now: float) -> list[Part]:

@@ -30,6 +30,8 @@ _BAD = {
     EventName.PAUSED,
     EventName.SURVIVORS,
     EventName.NOTICE_GIVEN_UP,
+    EventName.CONFIG_REFUSED,
+    EventName.UNTRUSTED,
     EventName.WATCH_FAULT,
 }
 
