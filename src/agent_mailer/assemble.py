@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand, load
+from agent_mailer.config import ENV_PREFIX, Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.identity import read_identity, require_agreement
+from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
 from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
+from agent_mailer.trust.workdir import Trust
 from agent_mailer.turn_tools.folder import TurnFolder
 
 if TYPE_CHECKING:
@@ -85,12 +86,13 @@ class Workplace:
         self.log = EventLog(self.folder.log, self.disk, self.clock)
         self.state = State(self.folder, self.log)
         self._flags = flags or {}
+        self.trust = Trust(self.folder, os.environ, self._flags)
         self._loaded: Loaded | None = None
 
     @property
     def loaded(self) -> Loaded:
         if self._loaded is None:
-            self._loaded = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir))
+            self._loaded = self.trust.load()
         return self._loaded
 
     @property
@@ -134,7 +136,8 @@ class Workplace:
         return found
 
     def require_complete(self) -> None:
-        """Raises ConfigFault naming every missing key and its flag."""
+        """Raises ConfigFault naming every missing key and its flag, or what nobody trusts."""
+        self.trust.require()
         missing = self.missing()
         if missing:
             named = ", ".join(f"{key} ({flag})" for key, flag in missing)
@@ -195,8 +198,8 @@ class Workplace:
         from agent_mailer.mailbox.amp.client import Credentials
 
         def credentials() -> Credentials:
-            config = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir)).config
-            return Credentials(config.broker_url, config.agent_id, config.api_key)
+            config = self.trust.load().config
+            return Credentials(self.config.broker_url, config.agent_id, config.api_key)
 
         rhythm = Rhythm(float(self.config.poll_interval_idle), float(self.config.poll_interval_active))
         return AmpMailbox(
@@ -358,13 +361,25 @@ class Workplace:
         around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
         return confinement_of(self.config, around, runtime.traits)
 
+    def retake(self, loaded: Loaded) -> tuple[WatchPolicy, Runtime]:
+        """Act on these values from now on. Raises ConfigFault where nothing could start with them; the old stay."""
+        before, self._loaded = self._loaded, loaded
+        try:
+            self.require_complete()
+            return self.policy(), self.runtime()
+        except MailerError:
+            self._loaded = before
+            raise
+
     def prompts(self) -> PromptRoom:
         from agent_mailer.prompts import PromptRoom
 
         def told(name: str, why: str) -> None:
             self.log.emit(EventName.TEMPLATE_INVALID, file=name, why=why)
 
-        return PromptRoom(self.config.agent_name or self.handle, self.folder.templates, self.folder.memory, told)
+        name, folder = self.config.agent_name or self.handle, self.folder
+        counted = self.trust.verdict.counts.templates
+        return PromptRoom(name, folder.templates, folder.memory, told, counted)
 
     def lock(self) -> WorkdirLock:
         from agent_mailer.state.lock import WorkdirLock

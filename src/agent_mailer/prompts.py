@@ -5,7 +5,8 @@ Subject, body and attachments never enter a prompt; identifiers enter it mapped 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from agent_mailer.state.records import TurnRecord
 from agent_mailer.turn_tools.folder import NoteScope
 
 NO_PROJECT = "none"
+LARGEST_TEMPLATE = 256 * 1024
 
 
 class PromptKind(StrEnum):
@@ -83,11 +85,22 @@ def words_of(record: TurnRecord, project_dir: Path | None) -> Words:
 
 
 class PromptRoom:
-    """Renders prompts for one workdir. `overrides` is a folder that may hold any of the templates."""
+    """Renders prompts for one workdir. `overrides` is a folder that may hold any of the templates.
 
-    def __init__(self, agent: str, overrides: Path, memory: Path, on_invalid: Callable[[str, str], None]) -> None:
+    `counted` are the texts of those that count, by file name.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        overrides: Path,
+        memory: Path,
+        on_invalid: Callable[[str, str], None],
+        counted: Mapping[str, bytes],
+    ) -> None:
         self._agent = prompt_word(agent, "agent")
         self._overrides = overrides
+        self._counted = counted
         self._memory = memory
         self._on_invalid = on_invalid
 
@@ -124,9 +137,12 @@ class PromptRoom:
     def _template(self, kind: PromptKind) -> Template:
         path = self._overrides / f"{kind}.md"
         try:
-            template = Template(read_regular(path, follow=True).decode("utf-8"))
-        except FileNotFoundError:
-            return Template(shipped_template(kind))
+            text = self._counted.get(path.name)
+            if text is None:
+                # One that nobody trusts is no fault; one that cannot be read is.
+                read_template(path)
+                return Template(shipped_template(kind))
+            template = Template(text.decode("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             self._on_invalid(path.name, str(error))
             return Template(shipped_template(kind))
@@ -135,6 +151,17 @@ class PromptRoom:
             self._on_invalid(path.name, fault)
             return Template(shipped_template(kind))
         return template
+
+
+def read_template(path: Path) -> bytes | None:
+    """None where there is none. Raises OSError for what cannot be read, and for what is too large."""
+    try:
+        text = read_regular(path, LARGEST_TEMPLATE, follow=True)
+    except FileNotFoundError:
+        return None
+    if len(text) > LARGEST_TEMPLATE:
+        raise OSError(errno.EFBIG, f"more than {LARGEST_TEMPLATE} bytes", str(path))
+    return text
 
 
 def template_fault(kind: PromptKind, template: Template) -> str:

@@ -13,7 +13,8 @@ import pytest
 from tools.agent_clis import VERSIONS as PINS
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import RuntimeKind, check_value, parse_value
+from agent_mailer.config import RuntimeKind
+from agent_mailer.config_values import check_value, parse_value
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime

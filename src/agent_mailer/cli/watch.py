@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agent_mailer.events import LogRecord
     from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.trust.verdict import Verdict
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.watcher import Watcher
 
@@ -89,10 +90,12 @@ def watch(
         },
         damaged=tell_damage if dry_run else None,
     )
-    if place.missing() and not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
+    if not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
         from agent_mailer.cli.init import set_up_to_watch
+        from agent_mailer.cli.trusting import ask_whether_trusted
 
-        place = set_up_to_watch(place)
+        place = ask_whether_trusted(place)
+        place = set_up_to_watch(place) if place.missing() and not place.trust.verdict.stopping else place
     place.require_complete()
     with at_the_start(place.folder.path):
         if os.path.lexists(place.folder.path):
@@ -110,19 +113,25 @@ def watch(
         tell_lost = _show_events(place)
         with at_the_start(place.folder.path):
             place.prepare()
+        before = place.trust.verdict
+        place.trust.remember()
         remember(place.workdir)
         try:
-            raise typer.Exit(asyncio.run(_run(place, lock, notifier, once=once)))
+            raise typer.Exit(asyncio.run(_run(place, lock, notifier, before, once=once)))
         finally:
             tell_lost()
     finally:
         lock.release()
 
 
-async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *, once: bool) -> ExitCode:
+async def _run(
+    place: Workplace, lock: WorkdirLock, notifier: Notifier | None, verdict: Verdict, *, once: bool
+) -> ExitCode:
     from agent_mailer import __version__
     from agent_mailer.events import EventName
+    from agent_mailer.retake import ConfigFiles
     from agent_mailer.state.notes import seed_memory
+    from agent_mailer.watch.settings import Settings
     from agent_mailer.watch.trouble import at_the_start
     from agent_mailer.watch.watcher import End, Watcher
 
@@ -130,8 +139,9 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
         room = place.room(lock)
     await _prove(place, room)
-    watcher = Watcher(room, once=once)
-    _obey_signals(watcher, place.policy().stop_grace)
+    settings = Settings(room, ConfigFiles(place, verdict))
+    watcher = Watcher(room, once=once, settings=settings)
+    _obey_signals(watcher)
     place.log.emit(
         EventName.WATCH_STARTED,
         version=__version__,
@@ -141,6 +151,8 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
         sandbox=place.config.sandbox.kind.value,
         pid=os.getpid(),
     )
+    with at_the_start(place.folder.path):
+        settings.begin()
     beats = _report(place, notifier) if notifier is not None else None
     end = await watcher.run()
     if beats is not None:
@@ -189,7 +201,7 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
     return asyncio.create_task(notifier.keep_beating())
 
 
-def _obey_signals(watcher: Watcher, grace: float) -> None:
+def _obey_signals(watcher: Watcher) -> None:
     """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over.
 
     Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
@@ -201,7 +213,7 @@ def _obey_signals(watcher: Watcher, grace: float) -> None:
     def stop() -> None:
         nonlocal asked
         asked += 1
-        watcher.stop(grace if asked == 1 else 0.0)
+        watcher.stop(watcher.grace if asked == 1 else 0.0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

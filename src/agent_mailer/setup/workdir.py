@@ -21,6 +21,7 @@ from agent_mailer.setup.config_file import ConfigFile, shown
 from agent_mailer.setup.documents import Change, Documents, write_documents
 from agent_mailer.state.notes import seed_memory
 from agent_mailer.state.workdirs import remember
+from agent_mailer.trust.workdir import in_a_turn
 
 REQUIRED = (
     *("agent_id", "agent_name", "address", "broker_url", "api_key"),
@@ -44,6 +45,7 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     if place.folder.path.exists():
         place.folder.check()
     lines: list[str] = []
+    trusted = place.trust.verdict
     file = ConfigFile(place.folder.config, place.disk)
     root = None if place.at_broker else _root(place)
     wanted = {**_required(place), **values}
@@ -61,8 +63,11 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     lines += write_documents(documents, chosen, place.disk)
     place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     _prepare(place)
-    saved = "wrote    " if file.save() else "unchanged"
-    place.disk.system.chmod(place.folder.config, 0o600)
+    with place.trust.changing():
+        saved = "wrote    " if file.save() else "unchanged"
+        place.disk.system.chmod(place.folder.config, 0o600)
+        if not in_a_turn(os.environ):
+            place.trust.follow(trusted, "init", tuple(wanted))
     lines += _keep_out_of_git(place)
     remember(place.workdir)
     return [f"{saved} {place.folder.config}", *lines]

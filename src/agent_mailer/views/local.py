@@ -251,6 +251,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         next_wake=None,
         stuck=stuck_counts(state),
         sandbox=place.config.sandbox.kind.value,
+        untrusted=place.trust.verdict.changed,
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 

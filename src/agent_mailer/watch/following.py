@@ -13,7 +13,7 @@ from agent_mailer.outcomes import StopReason
 from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE, Supervised
 from agent_mailer.process.output import LineFramer, OutputTail
 from agent_mailer.process.tree import end_tree
-from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
+from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, Runtime, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
 from agent_mailer.state.turns import STOP, share_of
 from agent_mailer.turn_tools.folder import TurnFolder
@@ -33,8 +33,12 @@ TOOL_SHOWN = 100
 class Follower:
     """Follows one turn to its end and returns the evidence; ends it when a clock runs out or the watcher stops."""
 
-    def __init__(self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce) -> None:
+    def __init__(
+        self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce, runtime: Runtime
+    ) -> None:
         self._room = room
+        self._runtime = runtime
+        self._traits = runtime.traits
         self._record = record
         self._supervised = supervised
         self._at_once = at_once
@@ -124,7 +128,7 @@ class Follower:
             with suppress(OSError):
                 self._room.state.turns.save(self._record)
         self._room.log.emit(EventName.TURN_STOPPING, turn_id=self._record.turn_id, reason=reason.value)
-        stop_signal = self._room.traits.stop_signal
+        stop_signal = self._traits.stop_signal
         # Where the system does not let us look now, the next round of the clock tries again.
         with suppress(OSError):
             await end_tree(self._record.turn_id, self._supervised.holder, first_signal=stop_signal)
@@ -141,7 +145,7 @@ class Follower:
         doomed = self._observation.doomed
         if doomed is not None and (doomed.for_good or self._result_at is None):
             return StopReason.DOOMED
-        policy, events = room.policy, room.traits.has_events
+        policy, events = room.policy, self._traits.has_events
         limits = Limits(
             policy.turn_timeout,
             policy.tool_timeout,
@@ -154,7 +158,7 @@ class Follower:
 
     def _read(self) -> bool:
         data = self._tail.read()
-        if not self._room.traits.has_events:
+        if not self._traits.has_events:
             return bool(data)
         for line in self._framer.feed(data):
             self._take(line)
@@ -162,7 +166,7 @@ class Follower:
 
     def _take(self, line: bytes) -> None:
         now = self._room.clock.monotonic()
-        for event in self._room.runtime.parse(line):
+        for event in self._runtime.parse(line):
             self._observation.add(event)
             self._last_event = now
             match event:

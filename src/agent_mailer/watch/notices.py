@@ -129,6 +129,10 @@ class Notices:
             if notice is not None:
                 self._tell_of(notice)
 
+    def tell(self, notice: Notice) -> None:
+        """Remember to tell of it, once however often it is called. Raises OSError."""
+        self._tell_of(notice)
+
     def _stuck(self, entry: StuckEntry) -> None:
         """Remember to tell of it, once however often it is called. Raises OSError."""
         digest = hashlib.sha256(f"{entry.kind}\0{entry.key}".encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -15,7 +15,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
-from agent_mailer.runtimes.port import Observation, RuntimeMissing
+from agent_mailer.runtimes.port import Observation, Runtime, RuntimeMissing
 from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
 from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.turn_tools.commands import PROGRESS
@@ -67,6 +67,8 @@ async def run_turn(
     if record.starts > room.policy.max_starts:
         # Turns that left no record to settle them are counted by nobody else.
         return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
+    # The turn's own until its end: the configuration may name another one meanwhile.
+    runtime = room.runtime
     try:
         supervised = await start(room, record, (message, *others))
     except (RuntimeMissing, OSError) as fault:
@@ -74,12 +76,13 @@ async def run_turn(
         detail = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
         record.process = None
         return await _end(room, record, message, Judgement(Outcome.UNAVAILABLE, detail), Observation())
-    return await _see_through(room, record, supervised, message)
+    return await _see_through(room, record, supervised, message, runtime)
 
 
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
-    return await _see_through(room, record, supervised, await origin_of(room, record), adopted=True)
+    runtime = room.runtime
+    return await _see_through(room, record, supervised, await origin_of(room, record), runtime, adopted=True)
 
 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
@@ -106,12 +109,12 @@ async def carry_out(room: Room, record: TurnRecord, *, again: bool = False) -> N
 
 
 async def _see_through(
-    room: Room, record: TurnRecord, supervised: Supervised, message: Message, *, adopted: bool = False
+    room: Room, record: TurnRecord, supervised: Supervised, message: Message, runtime: Runtime, *, adopted: bool = False
 ) -> Outcome:
     folder = TurnFolder(supervised.turn_dir, room.state.folder.disk)
-    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder))
+    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), runtime)
     evidence = await follower.follow()
-    judgement = judge_end(record, evidence, room.runtime, released=follower.released, adopted=adopted)
+    judgement = judge_end(record, evidence, runtime, released=follower.released, adopted=adopted)
     return await _end(room, record, message, judgement, evidence.observation, folder)
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -23,6 +22,7 @@ from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
 from agent_mailer.watch.rules import Candidate, backoff, may_start, urgent_beside
+from agent_mailer.watch.settings import Settings
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
@@ -50,8 +50,9 @@ class End(Enum):
 class Watcher:
     """Watches one mailbox for one workdir. The caller holds the workdir's lock."""
 
-    def __init__(self, room: Room, *, once: bool = False) -> None:
+    def __init__(self, room: Room, *, once: bool = False, settings: Settings | None = None) -> None:
         self._room = room
+        self._settings = settings
         self._once = once
         self._wake = asyncio.Event()
         self._handing_over = asyncio.Event()
@@ -74,6 +75,11 @@ class Watcher:
         """How many turns this process has in hand."""
         return len(self._room.work)
 
+    @property
+    def grace(self) -> float:
+        """Seconds that running turns are given at a stop."""
+        return self._room.policy.stop_grace
+
     def stop(self, grace: float) -> None:
         """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
         if not self._room.stopping.is_set():
@@ -93,9 +99,11 @@ class Watcher:
         self._room.keep_out_of_git()
         state = self._room.state
         # From the first moment, also while the mailbox cannot be opened.
-        beside = [self._pump_folder(state.folder.requests, self._ear.heed)]
+        beside = [self._pump_folder(FileEvents([state.folder.requests]), self._ear.heed)]
+        if self._settings is not None and not self._once:
+            beside.append(self._pump_folder(FileEvents(self._settings.folders, changes=True), self._settings.heed))
         if state.pause.account is not None:
-            beside.append(self._pump_folder(state.pause.account.folder))
+            beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
         if not self._once:
             beside.append(learn_login(self._room))
         tasks = [asyncio.create_task(one) for one in beside]
@@ -158,6 +166,8 @@ class Watcher:
         """Start turns for what is pending; returns when to look again without a wake, seconds from now."""
         room = self._room
         try:
+            if self._settings is not None and self._settings.heed():
+                self._settings.take()
             await self._take_up_open()
             if self._ear.asked:
                 self._look_for_open = self._ear.apply_waiting() or self._look_for_open
@@ -363,8 +373,7 @@ class Watcher:
             if worth_it:
                 self._wake.set()
 
-    async def _pump_folder(self, folder: Path, heed: Callable[[], bool] | None = None) -> None:
-        events = FileEvents([folder])
+    async def _pump_folder(self, events: FileEvents, heed: Callable[[], bool] | None = None) -> None:
         try:
             await self._pump(events.wait, heed)
         finally:

@@ -37,6 +37,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "watcher", [_watcher(view)]
     yield "mailbox", _mailbox(view)
     yield "sandbox", [_sandbox(view)]
+    yield "trust", [_trust(view)]
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
@@ -87,6 +88,12 @@ def _mailbox(view: StatusView) -> list[Part]:
     if mailbox.elsewhere:
         parts.append(Part(f"{mailbox.elsewhere} in cur that another reader took, never worked on here"))
     return parts
+
+
+def _trust(view: StatusView) -> Part:
+    if view.untrusted:
+        return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
+    return Part("as trusted; without a proved sandbox the agent may trust for itself")
 
 
 def _pause(view: StatusView, now: float) -> list[Part]:

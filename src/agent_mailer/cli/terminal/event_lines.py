@@ -31,6 +31,8 @@ _BAD = {
     EventName.SURVIVORS,
     EventName.GIT_TROUBLE,
     EventName.NOTICE_GIVEN_UP,
+    EventName.CONFIG_REFUSED,
+    EventName.UNTRUSTED,
     EventName.WATCH_FAULT,
 }
 
