@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.sizes import LONG
 
 from agent_mailer.errors import ExitCode
 from agent_mailer.events import EventName
@@ -27,7 +28,7 @@ def desk(tmp_path: Path) -> Desk:
     return found
 
 
-@pytest.fixture(params=["silent", "gone"])
+@pytest.fixture(params=["silent", pytest.param("gone", marks=LONG)])
 def broker(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of one that takes connections and never answers, or of nobody."""
     with socket.socket() as listening:
@@ -52,6 +53,7 @@ def test_with_a_broker_that_is_gone_or_does_not_answer(desk: Desk, broker: str) 
         assert seconds_to_stop(watcher) < SETTLE_PATIENCE
 
 
+@LONG
 @pytest.mark.parametrize("running", [True, False])
 def test_at_a_limit_of_file_size(desk: Desk, running: bool) -> None:
     """Every write is refused from then on: nothing can be settled, the next watcher does it."""
