@@ -195,9 +195,12 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "words", ["verify", *(pytest.param(words, marks=LONG) for words in WORDS if words != "verify")]
-)
+def test_a_command_ends_the_same_without_streams(desk: Desk) -> None:
+    assert closed([COMMAND, "status"], desk.workdir, ALL_CLOSED) == type_in(desk.workdir, "status").status == 1
+
+
+@LONG
+@pytest.mark.parametrize("words", WORDS)
 def test_every_command_ends_the_same_without_streams(desk: Desk, words: str) -> None:
     desk.send()
     as_ever = type_in(desk.workdir, *words.split())
