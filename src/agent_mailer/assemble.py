@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.port import PermissionMode, Runtime
     from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.watch.guards.who import WhoPolicy
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
 
@@ -315,7 +316,19 @@ class Workplace:
             turn_memory=size_in_bytes(config.turn_memory),
             keep_transcripts=config.keep_transcripts,
             notify=notify,
+            who=self.who(),
         )
+
+    def who(self) -> WhoPolicy:
+        """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
+        from agent_mailer.watch.guards.who import WhoPolicy
+
+        config = self.config
+        own = config.address if self.at_broker else self.handle
+        # The names that our broker and a folder keep for the person there.
+        person = f"human-operator@{own.partition('@')[2]}" if self.at_broker else "user"
+        people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
+        return WhoPolicy(config.allow_from, config.deny_from, people, own)
 
     def prompts(self) -> PromptRoom:
         from agent_mailer.prompts import PromptRoom

@@ -18,6 +18,7 @@ from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
 from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
+from agent_mailer.watch.guards.who import bad_pattern
 from agent_mailer.watch.rules import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"
@@ -142,6 +143,15 @@ class Config(msgspec.Struct, frozen=True):
     env: Annotated[
         Environment, "pass (names) and set (values): what the agent sees of the environment beyond the basics"
     ] = Environment()
+    allow_from: Annotated[
+        tuple[str, ...],
+        "whose mail is worked on: addresses, names, @domains, globs, kind:KIND; empty = everybody's; "
+        "other mail is held for you, but for that of people",
+    ] = ()
+    deny_from: Annotated[tuple[str, ...], "whose mail is held for you, in the same words; people only by name"] = ()
+    people: Annotated[
+        tuple[str, ...], "addresses and globs of persons, beside `user` in a folder, the operator and notify.address"
+    ] = ()
     notify: Annotated[
         Notify,
         "command (a list of words) and address (mail): who is told when the agent needs a person; "
@@ -298,6 +308,12 @@ def _convert(key: str, value: object) -> object:
             size_in_bytes(str(converted))
         except ValueError as error:
             raise msgspec.ValidationError(str(error)) from None
+    if (
+        key in ("allow_from", "deny_from", "people")
+        and isinstance(converted, tuple)
+        and (why := bad_pattern(converted))
+    ):
+        raise msgspec.ValidationError(why)
     return converted
 
 

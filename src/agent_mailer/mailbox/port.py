@@ -287,11 +287,11 @@ class Mailbox(Protocol):
         as `MAX_WAITING`, but for the ids `beside`, which wait for a person. Changes nothing.
         """
 
-    async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         """Take the message for this agent, durably, and read it.
 
         `again` says that our own record is older than this call (a rerun, a crash, a claim that raised): then what is
-        claimed already is taken for ours and read, otherwise it is Gone.
+        claimed already is taken for ours and read, otherwise it is Gone. `silent`: its sender does not hear of it.
         """
 
     async def read(self, envelope: Envelope) -> Message | Gone:

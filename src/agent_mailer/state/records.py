@@ -54,7 +54,7 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `fetches` counts claims in a row, since the moment `fetching_since`, that gave no message; with `listed_only` it was
     never ours, and is still to be done only while the mailbox lists it. `put_back`: how often it came back after it was
-    given up.
+    given up. `released`: a person wants it worked on, whatever a guard says.
     """
 
     envelope: Envelope
@@ -71,6 +71,7 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     fetching_since: float = 0.0
     listed_only: bool = False
     put_back: int = 0
+    released: bool = False
 
     @property
     def last_outcome(self) -> Outcome | None:

@@ -15,6 +15,7 @@ from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
+from agent_mailer.watch.guards.who import WhoPolicy
 
 
 class AutoReply(StrEnum):
@@ -71,6 +72,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     trouble_longest: float = 120.0
     """The waits between two tries while disk or mailbox refuse."""
     notify: NotifyPolicy = NotifyPolicy()
+    who: WhoPolicy = WhoPolicy()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 

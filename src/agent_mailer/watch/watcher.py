@@ -202,6 +202,8 @@ class Watcher:
             open_ids = {work.envelope.id for work in room.work.values()}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
             none_to_run = await self._doer.do(found.actions)
+            if self._doer.taken:
+                continue
             if in_work <= set(room.work):
                 return found.without(none_to_run) if none_to_run else found
 

@@ -179,9 +179,16 @@ class StuckCountView(Part, frozen=True):
     count: int
 
 
+class HeldCountView(Part, frozen=True):
+    """How much mail one guard holds."""
+
+    guard: str
+    count: int
+
+
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
-    logged; `stuck` counts what was given up, too.
+    logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever.
     """
 
     ABOUT = "workdir"
@@ -204,6 +211,7 @@ class StatusView(View, frozen=True):
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
     stuck: tuple[StuckCountView, ...] = ()
+    held: tuple[HeldCountView, ...] = ()
 
 
 class FaultView(View, frozen=True):
