@@ -20,7 +20,7 @@ import msgspec
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand, load
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import read_identity, require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
@@ -284,6 +284,7 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
+        from agent_mailer.watch.guards.rounds import GuardPolicy
         from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 
         config = self.config
@@ -317,18 +318,29 @@ class Workplace:
             keep_transcripts=config.keep_transcripts,
             notify=notify,
             who=self.who(),
+            guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
         )
 
     def who(self) -> WhoPolicy:
         """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
         from agent_mailer.watch.guards.who import WhoPolicy
 
-        config = self.config
-        own = config.address if self.at_broker else self.handle
+        config, own = self.config, self.config.address if self.at_broker else self.handle
         # The names that our broker and a folder keep for the person there.
         person = f"human-operator@{own.partition('@')[2]}" if self.at_broker else "user"
         people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
-        return WhoPolicy(config.allow_from, config.deny_from, people, own)
+        agents, vouched = self._agents() if config.people else (), {person} if self.at_broker else ()
+        return WhoPolicy(config.allow_from, config.deny_from, people, own, frozenset(agents), frozenset(vouched))
+
+    def _agents(self) -> set[str]:
+        """The addresses of this user's workdirs, as far as they can be read."""
+        from agent_mailer.state.workdirs import known_workdirs
+
+        found: set[str] = set()
+        for place in map(Workplace, known_workdirs(self.disk).all()):
+            with suppress(MailerError, OSError):
+                found.add(place.handle)
+        return found
 
     def prompts(self) -> PromptRoom:
         from agent_mailer.prompts import PromptRoom

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from agent_mailer.config_tables import Count, CountOrNone, DollarsOrOff, Guards, Retry, Seconds, SecondsOrOff
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
@@ -45,20 +46,6 @@ class Source(StrEnum):
     FILE = "config.toml"
     ENVIRONMENT = "environment"
     FLAG = "flag"
-
-
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
-Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
-SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
-DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
-
-
-class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[retry]`: the wait after the n-th failure is random between 0 and min(longest, first * 2^(n-1)) seconds."""
-
-    first: Annotated[Seconds, "seconds after the first failed attempt, at most; doubles with each"] = 10
-    longest: Annotated[Seconds, "seconds that no wait is longer than"] = 600
 
 
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"pass_": "pass"}):
@@ -152,6 +139,9 @@ class Config(msgspec.Struct, frozen=True):
     people: Annotated[
         tuple[str, ...], "addresses and globs of persons, beside `user` in a folder, the operator and notify.address"
     ] = ()
+    guards: Annotated[
+        Guards, "how far agents go among themselves before a person is asked: rounds, hops and turns; 0 = off"
+    ] = Guards()
     notify: Annotated[
         Notify,
         "command (a list of words) and address (mail): who is told when the agent needs a person; "
@@ -356,7 +346,7 @@ def _as_toml(value: object) -> str:
 def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:
     for key in keys():
         text = environ.get(ENV_PREFIX + key.upper())
-        if text and key not in ("retry", "env", "notify"):
+        if text and key not in ("retry", "env", "guards", "notify"):
             try:
                 yield key, parse_value(key, text)
             except UsageFault as fault:

@@ -67,11 +67,10 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message without its content. All strings are untrusted.
-
-    `order` sorts the messages of one thread; `locator` is the adapter's own handle (a file name, say), opaque to
-    others; `created` is seconds since the epoch.
-    """
+    """A message without its content; all strings are untrusted. `order` sorts the messages of one thread; `locator` is
+    the adapter's own handle (a file name, say), opaque to others; `created` is seconds since the epoch. `reply_to` is
+    the way back that it names, in the mailbox's own notation, empty = simply to its sender; `visited` who wrote those
+    of which it came, the newest last."""
 
     id: str
     thread: str
@@ -85,7 +84,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     automatic: Automatic = Automatic.NO
     hops: int = 0
     reply_to: str = ""
-    """The way back that the message names, in the mailbox's own notation; empty: simply to its sender."""
+    visited: tuple[str, ...] = ()
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -342,6 +341,7 @@ class Mailbox(Protocol):
         """
 
 
+MOST_VISITED: Final = 64
 MAX_WAITING: Final = 100_000
 """So many waiting messages an adapter looks through; what is beyond moves up as they are taken."""
 

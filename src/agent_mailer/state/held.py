@@ -124,7 +124,9 @@ class Held:
 
     def find(self, message_ids: Collection[str]) -> dict[str, HeldEntry]:
         """Those of them that are held."""
-        wanted = set(message_ids)
+        wanted = set(message_ids) & self.waiting.keys()
+        if not wanted:
+            return {}
         return {entry.message_id: entry for entry in self.all() if entry.message_id in wanted}
 
     def released(self) -> list[Envelope]:

@@ -134,6 +134,23 @@ class PauseReason(StrEnum):
     SIGNED_OUT = "signed_out"
     UNAVAILABLE = "unavailable"
     BY_HAND = "by_hand"
+    TOO_MANY_TURNS = "too_many_turns"
+
+
+GUARDS = frozenset({PauseReason.TOO_MANY_TURNS})
+"""These a guard has begun, and ends by itself when the time is up: no turn has to find out."""
+
+
+class Counted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a claim counts for the guards: how often its mail had come back here, since the last `person`.
+
+    `double`: its text was there before, or is empty; `free`: a person who is known wants it.
+    """
+
+    depth: int = 0
+    double: bool = False
+    person: bool = False
+    free: bool = False
 
 
 class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -218,7 +235,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
     `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
     runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
-    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave.
+    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `counted`: for guards.
     """
 
     turn_id: str
@@ -240,3 +257,4 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     digest: str = ""
     route: Route | None = None
     no_way: str = ""
+    counted: Counted | None = None

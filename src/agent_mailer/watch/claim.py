@@ -36,6 +36,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str) -> TurnRecor
         rerun=retry,
         route=way if isinstance(way, Route) else None,
         no_way=way.why if isinstance(way, NoWay) else "",
+        counted=room.gate.counted(envelope, retry),
     )
     try:
         state.turns.create(record)
@@ -43,6 +44,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str) -> TurnRecor
         with suppress(OSError):
             state.turns.drop(turn_id)
         raise
+    room.gate.claimed(record)
     return record
 
 
@@ -66,6 +68,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
             else:
                 await pass_over(room, record, message.why, answered=True)
             room.state.turns.drop(record.turn_id)
+            room.gate.nothing_ran(record)
             return None
         message = _kept_copy(room, record)
     if retry is not None and retry.fetches:
@@ -83,7 +86,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         sender=envelope.sender,
         attempt=record.attempt,
     )
-    return message
+    return room.gate.taken(record, message)
 
 
 async def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:

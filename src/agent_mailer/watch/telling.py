@@ -31,6 +31,7 @@ _PAUSED = {
     "limited": "the provider's limit is reached",
     "signed_out": "its login is missing or refused",
     "unavailable": "the agent program, or its service, is not to be had",
+    "too_many_turns": "it has had as many turns within an hour as it may (guards.turns_per_hour)",
 }
 _STUCK = {"not-sent": "send what it wrote for"}
 _TROUBLE = {"mailbox": "its mailbox", "credentials": "its key, which is refused", "disk": "its disk"}
@@ -114,7 +115,7 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
 
 def _held(notice: Notice, agent: str, message: str) -> str:
     if notice.reason != "who":
-        return f"{agent} holds message {message}: {notice.why}: go on, or stop?"
+        return f"{notice.why}: go on, or stop? {agent} holds message {message}"
     sender = f"mail of {prompt_word(notice.sender, 'sender')}" if notice.sender else "mail of many other senders"
     return f"{agent} holds {sender}, which is not worked on and not answered: {notice.why}"
 

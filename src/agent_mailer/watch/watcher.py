@@ -172,7 +172,11 @@ class Watcher:
             self._tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
-            for candidate in ready[:slots]:
+            admitted = room.gate.admit(ready[:slots], now)
+            if admitted.stops:
+                await room.held.hold(admitted.stops)
+            pause = room.gate.pause(pause, now, admitted.pause)
+            for candidate in admitted.go:
                 self._attempted.add(candidate.envelope.id)
                 turn_id = new_turn_id(now)
                 self._spawn(turn_id, Work(candidate.envelope, Stage.CLAIMING), self._turn(candidate, turn_id))
@@ -184,6 +188,8 @@ class Watcher:
             with suppress(OSError):
                 # At the next look once more.
                 room.notices.look(pause)
+        if admitted.stops:
+            return 0.0
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
@@ -228,7 +234,7 @@ class Watcher:
         self._look_for_open = False
 
     def _pause(self) -> Pause | None:
-        pause = self._room.state.pause.current()
+        pause = self._room.gate.pause(self._room.state.pause.current(), self._room.clock.now())
         if pause is None and self._paused and self._room.state.pause.account is not None:
             self._hold_off(SPREAD_SECONDS * self._room.jitter())
         before, self._paused = self._paused, pause is not None

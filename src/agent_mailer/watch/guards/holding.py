@@ -45,11 +45,17 @@ class HeldMail:
         self._stuck = stuck
         self._clock = clock
         self._left: set[str] = set()
+        self._asked: dict[str, str] | None = None
+        """By what a question is about, the message of which it was first asked."""
 
     async def hold(self, stops: Sequence[Stop]) -> int:
         """How many the mailbox lists no longer. Raises OSError."""
         state, now = self._state, self._clock.now()
-        new = [stop for stop in stops if stop.envelope.id not in state.held.waiting]
+        new = [
+            msgspec.structs.replace(stop, question=self._question(stop))
+            for stop in stops
+            if stop.envelope.id not in state.held.waiting
+        ]
         state.held.add(HeldEntry(s.envelope.id, now, s.guard, s.why, s.question, s.envelope) for s in new)
         for stop in new:
             state.log.emit(
@@ -60,8 +66,7 @@ class HeldMail:
                 guard=stop.guard.value,
                 why=stop.why,
             )
-        for stop in stops:
-            # Of what an earlier watcher wrote down, too: it may not have come to telling it.
+        for stop in (*new, *self._untold(stops)):
             self._notices.held(stop.guard, stop.question, stop.envelope, stop.why)
         taken = 0
         fresh = {stop.envelope.id for stop in new}
@@ -69,6 +74,24 @@ class HeldMail:
             if not stop.ours:
                 taken += await self._take(stop.envelope, known=stop.envelope.id not in fresh)
         return taken
+
+    def _question(self, stop: Stop) -> str:
+        """A stranger is told of once. What goes round is asked about anew, once nothing of it waits for an answer."""
+        if stop.guard is Guard.WHO:
+            return stop.question
+        waiting = self._state.held.waiting
+        if self._asked is None:
+            entries = self._state.held.all() if any(guard is not Guard.WHO for guard in waiting.values()) else ()
+            self._asked = {e.question.rpartition("\0")[0]: e.message_id for e in entries if e.guard is not Guard.WHO}
+        first = self._asked.get(stop.question, "")
+        if first not in waiting:
+            first = self._asked[stop.question] = stop.envelope.id
+        return f"{stop.question}\0{first}"
+
+    def _untold(self, stops: Sequence[Stop]) -> list[Stop]:
+        """What an earlier watcher wrote down and did not take: it may not have come to telling it."""
+        known = self._state.held.find([stop.envelope.id for stop in stops if not stop.why])
+        return [Stop(e.envelope, e.guard, e.why, e.question) for e in known.values() if e.envelope is not None]
 
     async def _take(self, envelope: Envelope, *, known: bool) -> bool:
         """Whether it is listed no longer. What is not handed over just now holds up no other; it is told once."""

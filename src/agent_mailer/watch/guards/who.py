@@ -25,10 +25,16 @@ class WhoPolicy(msgspec.Struct, frozen=True):
     deny: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
     address: str = ""
+    agents: frozenset[str] = frozenset()
+    """Addresses of agents, which are never people."""
+    vouched: frozenset[str] = frozenset()
+    """People of whom a broker says that they are it."""
 
     def is_person(self, address: str) -> bool:
         """The agent itself never is one."""
-        return bool(address) and address != self.address and any(_fits(one, address, self) for one in self.people)
+        if address in ("", self.address) or address in self.agents:
+            return False
+        return any(_fits(one, address, self) for one in self.people)
 
     def why_held(self, envelope: Envelope) -> str:
         """Why this mail is not worked on; empty where it is.
