@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.port import PermissionMode, Runtime
     from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.watch.guards.who import WhoPolicy
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
 
@@ -314,6 +315,7 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
+        from agent_mailer.watch.guards.rounds import GuardPolicy
         from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 
         config = self.config
@@ -348,7 +350,30 @@ class Workplace:
             keep_transcripts=config.keep_transcripts,
             notify=notify,
             out_of_git=self.folders_in_git() if config.git is GitCare.KEEP_OUT else (),
+            who=self.who(),
+            guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
         )
+
+    def who(self) -> WhoPolicy:
+        """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
+        from agent_mailer.watch.guards.who import WhoPolicy
+
+        config, own = self.config, self.config.address if self.at_broker else self.handle
+        # The names that our broker and a folder keep for the person there.
+        person = f"human-operator@{own.partition('@')[2]}" if self.at_broker else "user"
+        people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
+        agents, vouched = self._agents() if config.people else (), {person} if self.at_broker else ()
+        return WhoPolicy(config.allow_from, config.deny_from, people, own, frozenset(agents), frozenset(vouched))
+
+    def _agents(self) -> set[str]:
+        """The addresses of this user's workdirs, as far as they can be read."""
+        from agent_mailer.state.workdirs import known_workdirs
+
+        found: set[str] = set()
+        for place in map(Workplace, known_workdirs(self.disk).all()):
+            with suppress(MailerError, OSError):
+                found.add(place.handle)
+        return found
 
     def confinement(self, runtime: Runtime) -> Confinement | None:
         if self.config.sandbox.kind is Kind.OFF:

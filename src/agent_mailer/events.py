@@ -31,6 +31,8 @@ class EventName(StrEnum):
     MESSAGE_UNREADABLE = "message_unreadable"
     MESSAGE_SET_ASIDE = "message_set_aside"
     MESSAGE_STUCK = "message_stuck"
+    MESSAGE_HELD = "message_held"
+    MESSAGE_RELEASED = "message_released"
     MESSAGE_GONE = "message_gone"
     MESSAGE_SKIPPED = "message_skipped"
     MESSAGE_DONE = "message_done"

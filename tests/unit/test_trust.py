@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent_mailer.config import Takes, leaves
+from agent_mailer.config import leaves
+from agent_mailer.config_tables import Takes
 from agent_mailer.disk import Disk
 from agent_mailer.trust.keeping import BEFORE, Keeper
 from agent_mailer.trust.ownership import unsafe

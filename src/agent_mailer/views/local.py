@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
-from agent_mailer.views.kept import stuck_counts
+from agent_mailer.views.kept import held_counts, stuck_counts
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.turns import last_results
@@ -252,6 +252,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         stuck=stuck_counts(state),
         sandbox=place.config.sandbox.kind.value,
         untrusted=place.trust.verdict.changed,
+        held=held_counts(state),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 

@@ -42,6 +42,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         route=way if isinstance(way, Route) else None,
         no_way=way.why if isinstance(way, NoWay) else "",
         batch=others,
+        counted=room.gate.counted(envelope, retry),
     )
     try:
         state.turns.create(record)
@@ -49,6 +50,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         with suppress(OSError):
             state.turns.drop(turn_id)
         raise
+    room.gate.claimed(record)
     return record
 
 
@@ -117,6 +119,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
             else:
                 await pass_over(room, record, message.why, answered=True)
             room.state.turns.drop(record.turn_id)
+            room.gate.nothing_ran(record)
             return None
         message = _kept_copy(room, record)
     if retry is not None and retry.fetches:
@@ -127,7 +130,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)
     _tell_claimed(room, record, envelope)
-    return message
+    return room.gate.taken(record, message)
 
 
 def _tell_claimed(room: Room, record: TurnRecord, envelope: Envelope) -> None:

@@ -16,6 +16,8 @@ from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
+from agent_mailer.watch.guards.gate import Gate
+from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.stuck import StuckMail
@@ -86,6 +88,8 @@ class Room:
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
         self.stuck = StuckMail(mailbox, state)
+        self.gate = Gate(state, policy, clock, mailbox.address)
+        self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
-from agent_mailer.process.holder import PROMPT_FILE, Supervised
-from agent_mailer.process.scope import start_turn
+from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
+from agent_mailer.process.scope import Start, start_turn
 from agent_mailer.prompts import words_of
-from agent_mailer.runtimes.port import ToolServer, TurnRequest
+from agent_mailer.runtimes.port import Launch, ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.room import Room
@@ -61,14 +62,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         launch, copies = await confinement.around(launch, own), folder.note_copy
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    begun = await start_turn(
-        launch.argv,
-        env=launch.env,
-        cwd=launch.cwd,
-        turn_dir=directory,
-        turn_id=record.turn_id,
-        memory=policy.turn_memory,
-    )
+    begun = await _begin(launch, directory, record.turn_id, policy.turn_memory)
     with begun.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING
@@ -89,6 +83,14 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     for started in (envelope, *(one.envelope for one in record.batch)):
         room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
     return supervised
+
+
+async def _begin(launch: Launch, turn_dir: Path, turn_id: str, memory: int) -> Start:
+    if memory:
+        return await start_turn(
+            launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id, memory=memory
+        )
+    return Start(start_behind_gate(launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id))
 
 
 async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], folder: TurnFolder) -> None:

@@ -88,6 +88,7 @@ async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
     """Settle a claimed turn in which nothing ran: the message is pending again."""
     record.process = None
+    room.gate.nothing_ran(record)
     return await _end(
         room, record, await origin_of(room, record), Judgement(Outcome.INTERRUPTED, detail), Observation()
     )

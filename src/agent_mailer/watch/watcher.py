@@ -185,10 +185,15 @@ class Watcher:
             self._tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
+            probing = pause is not None
             if ready[:slots]:
                 room.keep_out_of_git()
-            for candidate in ready[:slots]:
-                batch = self._batch(candidate, found.candidates) if pause is None else ()
+            admitted = room.gate.admit(ready[:slots], now)
+            if admitted.stops:
+                await room.held.hold(admitted.stops)
+            pause = room.gate.pause(pause, now, admitted.pause)
+            for candidate in admitted.go:
+                batch = () if probing else self._batch(candidate, found.candidates)
                 ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
                 turn_id = new_turn_id(now)
@@ -202,6 +207,8 @@ class Watcher:
             with suppress(OSError):
                 # At the next look once more.
                 room.notices.look(pause)
+        if admitted.stops:
+            return 0.0
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
@@ -220,6 +227,8 @@ class Watcher:
             open_ids = {message_id for work in room.work.values() for message_id in work.message_ids}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
             none_to_run = await self._doer.do(found.actions)
+            if self._doer.taken:
+                continue
             if in_work <= set(room.work):
                 return found.without(none_to_run) if none_to_run else found
 
@@ -248,7 +257,7 @@ class Watcher:
         self._look_for_open = False
 
     def _pause(self) -> Pause | None:
-        pause = self._room.state.pause.current()
+        pause = self._room.gate.pause(self._room.state.pause.current(), self._room.clock.now())
         if pause is None and self._paused and self._room.state.pause.account is not None:
             self._hold_off(SPREAD_SECONDS * self._room.jitter())
         before, self._paused = self._paused, pause is not None
