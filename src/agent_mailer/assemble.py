@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,14 +16,13 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
+from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
 from agent_mailer.confine.port import Kind
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
-from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.port import PermissionMode, Runtime
     from agent_mailer.state.lock import WorkdirLock
-    from agent_mailer.watch.guards.who import WhoPolicy
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
 
@@ -206,24 +202,11 @@ class Workplace:
         return AmpMailbox(
             credentials,
             self.config.address,
-            watcher=self._watcher_id(),
+            watcher=self.folder.watcher_id(),
             watcher_name=f"{platform.node() or 'a host'}, process {os.getpid()}, {self.workdir}",
             rhythm=rhythm,
             clock=self.clock,
         )
-
-    def _watcher_id(self) -> str:
-        """By what a broker knows this workdir's watcher again. Made once; empty where nobody has watched here yet."""
-        path = self.folder.path / "watcher"
-        found = (self.folder.bytes_of(path) or b"").decode("ascii", "replace").strip()
-        if re.fullmatch(r"[0-9a-f]{32}", found):
-            return found
-        if not self.folder.ours:
-            return ""
-        made = secrets.token_hex(16)
-        self.folder.clear_way(path)
-        self.disk.replace(path, f"{made}\n".encode(), sync=Sync.FULL)
-        return made
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""
@@ -315,55 +298,18 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
-        from agent_mailer.watch.guards.rounds import GuardPolicy
-        from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
+        from agent_mailer.policies import policy_of, who_of
 
-        config = self.config
-        notify = NotifyPolicy(
-            command=config.notify.command,
-            address=config.notify.address,
-            agent=config.agent_name or self.handle,
-            # The operator's own program sees all of his environment but what is ours: our keys are there.
-            env={name: value for name, value in self.surroundings().items() if not name.startswith(ENV_PREFIX)},
-            trouble_after=float(config.notify.trouble_after),
-            timeout=float(config.notify.timeout),
-        )
-        return WatchPolicy(
-            workdir=self.workdir,
+        own = self.config.address if self.at_broker else self.handle
+        return policy_of(
+            self.config,
+            self.workdir,
             project_dir=self.project_dir(),
-            max_retries=config.max_retries,
-            max_starts=config.max_starts,
-            max_parallel_turns=config.max_parallel_turns,
-            batch_low=config.batch_low,
-            retry_first=float(config.retry.first),
-            retry_longest=float(config.retry.longest),
-            session_max_age_days=config.session_max_age_days,
-            session_max_turns=config.session_max_turns,
-            session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
-            auto_reply=config.auto_reply,
-            turn_timeout=float(config.turn_timeout),
-            tool_timeout=float(config.tool_timeout) or None,
-            first_output_timeout=float(config.first_output_timeout) or None,
-            silence_timeout=float(config.silence_timeout) or None,
-            stop_grace=float(config.stop_grace),
-            turn_memory=size_in_bytes(config.turn_memory),
-            keep_transcripts=config.keep_transcripts,
-            notify=notify,
-            out_of_git=self.folders_in_git() if config.git is GitCare.KEEP_OUT else (),
-            who=self.who(),
-            guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
+            agent=self.config.agent_name or self.handle,
+            surroundings=self.surroundings(),
+            out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
+            who=who_of(self.config, own, self._agents, at_broker=self.at_broker),
         )
-
-    def who(self) -> WhoPolicy:
-        """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
-        from agent_mailer.watch.guards.who import WhoPolicy
-
-        config, own = self.config, self.config.address if self.at_broker else self.handle
-        # The names that our broker and a folder keep for the person there.
-        person = f"human-operator@{own.partition('@')[2]}" if self.at_broker else "user"
-        people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
-        agents, vouched = self._agents() if config.people else (), {person} if self.at_broker else ()
-        return WhoPolicy(config.allow_from, config.deny_from, people, own, frozenset(agents), frozenset(vouched))
 
     def _agents(self) -> set[str]:
         """The addresses of this user's workdirs, as far as they can be read."""
@@ -380,9 +326,7 @@ class Workplace:
             return None
         from agent_mailer.confining import Around, confinement_of
 
-        def root() -> Path | None:
-            return None if self.at_broker else self.maildir_root()
-
+        root = (lambda: None) if self.at_broker else self.maildir_root
         around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
         return confinement_of(self.config, around, runtime.traits)
 
@@ -452,5 +396,4 @@ class Workplace:
             self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
 
     def tools(self, turn_dir: Path) -> ToolServer:
-        """The MCP server over one turn's folder."""
         return ToolServer(*TurnFolder(turn_dir, self.disk).server(self.workdir))

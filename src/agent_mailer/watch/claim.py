@@ -26,8 +26,9 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
     """
     way = await room.mailbox.way_back(candidate.envelope)
     others = await _with_ways(room, () if isinstance(way, NoWay) else batch)
-    room.guard()
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
+    counted = room.gate.counted(envelope, retry)
+    room.guard()
     session = state.sessions.get(envelope.thread)
     record = TurnRecord(
         turn_id=turn_id,
@@ -42,7 +43,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         route=way if isinstance(way, Route) else None,
         no_way=way.why if isinstance(way, NoWay) else "",
         batch=others,
-        counted=room.gate.counted(envelope, retry),
+        counted=counted,
     )
     try:
         state.turns.create(record)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
@@ -19,7 +20,7 @@ from agent_mailer.state import State
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
-from agent_mailer.watch.rules import WatchPolicy, backoff
+from agent_mailer.watch.rules import Candidate, WatchPolicy, backoff, urgent_beside
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
 
@@ -170,3 +171,17 @@ class Room:
                 return result
             await self.wait(turn_id, tries)
         raise AssertionError
+
+    def tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
+        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
+        running = {work.envelope.thread: turn_id for turn_id, work in self.work.items() if work.stage is Stage.RUNNING}
+        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
+            if waiting != self.work[turn_id].urgent:
+                self.work[turn_id].urgent = waiting
+                with suppress(OSError):
+                    self.state.turns.folder(turn_id).tell_urgent(waiting)
+
+    def prune(self) -> None:
+        """Raises OSError."""
+        needed = {entry.envelope.id for entry in self.state.retries.all()}
+        self.state.retention.prune(self.policy.keep_transcripts, needed)
