@@ -100,7 +100,7 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
     thread, contacts = await asyncio.gather(
         mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
-    memory = state.folder.memory
+    memory, copies = state.folder.memory, state.notes.copies(record.envelope.thread)
     folder.prepare(
         messages[0],
         _or_nothing(thread) or messages,
@@ -114,7 +114,7 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
             no_way=record.no_way,
             carries_context=able.carries_context,
         ),
-        state.notes.copies(record.envelope.thread),
+        copies,
         messages[1:],
     )
 
