@@ -189,6 +189,8 @@ class Doer:
     async def do(self, actions: Iterable[Action]) -> set[str]:
         """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
         state = self._room.state
+        if state.stuck.waiting and state.stuck.unheard:
+            await self._room.stuck.tell_unheard()
         none_to_run: set[str] = set()
         for action in actions:
             match action:
