@@ -49,7 +49,7 @@ class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line: what it is (`key` is unique within its kind), why, and since which moment.
 
     `locator` is the mailbox's own handle, `digest` that of the content where it is known. A line with no key tells of
-    `older` ones that are only counted. `unheard`: its sender is still to be told; a second line of its name says he was.
+    `older` ones that are only counted. `unheard`: its sender is to be told; a second line of its name says that he was.
     """
 
     kind: StuckKind
