@@ -217,15 +217,18 @@ class Workplace:
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
         env = self._for_amq(env)
+        keeps = config.keep_transcripts > 0
         match config.runtime:
             case RuntimeKind.COMMAND:
                 from agent_mailer.runtimes.command import CommandRuntime
 
-                return CommandRuntime(config.command, config.command_output, env)
+                return CommandRuntime(config.command, config.command_output, env, keeps_output=keeps)
             case RuntimeKind.INFINITI:
                 from agent_mailer.runtimes.command import INFINITI, CommandRuntime
 
-                return CommandRuntime((config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI)
+                return CommandRuntime(
+                    (config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI, keeps_output=keeps
+                )
             case RuntimeKind.CLAUDE:
                 return self._claude(env)
             case RuntimeKind.CODEX:

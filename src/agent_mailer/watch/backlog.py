@@ -218,6 +218,8 @@ class Doer:
     async def do(self, actions: Sequence[Action]) -> set[str]:
         """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
         state = self._room.state
+        if state.stuck.waiting and state.stuck.unheard:
+            await self._room.stuck.tell_unheard()
         none_to_run: set[str] = set()
         stops = [action.stop for action in actions if isinstance(action, Hold)]
         self.taken = await self._room.held.hold(stops) if stops else 0

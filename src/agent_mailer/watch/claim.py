@@ -118,7 +118,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
                     await room.stuck.name_taken(record.envelope)
                 room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
             else:
-                await pass_over(room, record, message.why, answered=True)
+                pass_over(room, record, message.why, answered=True)
             room.state.turns.drop(record.turn_id)
             room.gate.nothing_ran(record)
             return None
@@ -149,7 +149,7 @@ def _digest(message: Message) -> str:
     return content_digest(message.envelope.sender, message.subject, message.body)
 
 
-async def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:
+def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:
     """Count, durably, a claim that gave no message: others go on, and in the end it waits for a person.
 
     Somebody else may have taken it: then it is not listed any more, and the count is forgotten. Raises OSError.
@@ -158,7 +158,7 @@ async def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool)
     entry = fetch_again(record.rerun, envelope, now, room.policy, answered=answered)
     record.rerun = entry
     if stuck := cannot_be_fetched(entry, now, room.policy, answered=answered):
-        await room.stuck.not_fetched(envelope, f"listed, but not to be fetched ({entry.fetches} tries): {why}")
+        room.stuck.not_fetched(envelope, f"listed, but not to be fetched ({entry.fetches} tries): {why}")
     if answered:
         if stuck:
             state.retries.remove(envelope.id)

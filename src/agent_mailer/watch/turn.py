@@ -55,7 +55,7 @@ async def run_turn(
             others = await take_batch(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
-        await pass_over(room, record, fault.message, answered=False)
+        pass_over(room, record, fault.message, answered=False)
         await give_back(room, record, f"the claim failed: {fault.message}")
         raise
     except Vanished:
