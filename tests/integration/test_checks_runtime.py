@@ -12,6 +12,7 @@ import pytest
 from tests.desk import Desk, until
 from tests.integration.test_checks_brief import gone
 from tests.integration.test_checks_doctor import tree
+from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 Break = Callable[[Desk], object]
@@ -199,6 +200,7 @@ def test_people_read_how_it_ended_its_last_words_and_what_mends_it(desk: Desk, s
     assert done.out.rstrip().endswith(f"Kept: {kept.resolve()}")
 
 
+@LONG
 def test_what_never_ends_is_ended(desk: Desk, scratch: Path) -> None:
     witness = desk.base / "pid"
     desk.shell(f"cat >/dev/null; sleep 1000 & echo $! >{witness}; trap '' TERM; wait")

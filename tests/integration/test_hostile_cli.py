@@ -96,6 +96,7 @@ def test_it_prints_its_result_and_never_exits(desk: HostileDesk) -> None:
     assert desk.left() == []
 
 
+@LONG
 def test_it_exits_late_and_with_an_error_after_its_result(desk: HostileDesk) -> None:
     desk.program("init(); result(); time.sleep(2); sys.exit(1)")
     desk.send()
@@ -110,6 +111,7 @@ def test_it_exits_well_after_an_error(desk: HostileDesk) -> None:
     assert desk.inbox() == []
 
 
+@LONG
 def test_it_ignores_every_request_to_leave(desk: HostileDesk) -> None:
     ignoring = "for s in (1, 2, 3, 13, 15): signal.signal(s, signal.SIG_IGN)\n"
     desk.program(ignoring + "os.fork(); init(); time.sleep(300)", silence_timeout=1)

@@ -36,7 +36,7 @@ class Place:
         self.reach = Reach(hidden=(self.state / "config.toml",), kept=(self.state,))
 
     def policy(self, mode: PermissionMode = EDITS, **changed: Any) -> Policy:
-        ground = Ground(self.workdir, changed.get("project_dir"), self.outbox)
+        ground = Ground(self.workdir, changed.get("project_dir"), self.outbox, walled=changed.get("walled", False))
         version = changed.get("version", (0, 171, 0))
         reach, home = changed.get("reach", self.reach), changed.get("home", self.home / ".codex")
         return policy(mode, reach, ground, self.env, home, changed.get("extra", ()), version)
@@ -120,7 +120,7 @@ def test_where_there_can_be_no_profile_there_is_the_sandbox_of_before(place: Pla
     assert place.policy(version=None).profile
     assert "below" in place.policy(home=Path(place.env["TMPDIR"]) / "codex").why_not
     assert place.policy(BYPASS).words == ("--dangerously-bypass-approvals-and-sandbox",)
-    walled = place.policy(reach=Reach(walled=True))
+    walled = place.policy(walled=True)
     assert (walled.words, walled.profile) == (("-s", "danger-full-access"), False)
 
 

@@ -13,7 +13,8 @@ import pytest
 from tools.agent_clis import VERSIONS as PINS
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import RuntimeKind, check_value, parse_value
+from agent_mailer.config import RuntimeKind
+from agent_mailer.config_values import check_value, parse_value
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
@@ -421,6 +422,9 @@ def test_a_moment_in_milliseconds_is_understood(tmp_path: Path) -> None:
     assert seen.trouble.retry_at == 1795235005.0
 
 
+SESSION = "5e550001-0000-4000-8000-000000000001"
+
+
 def after(launch: Launch, flag: str) -> str:
     return launch.argv[launch.argv.index(flag) + 1]
 
@@ -435,10 +439,17 @@ def test_a_fresh_turn_chooses_its_session_and_the_same_for_the_same_turn(tmp_pat
 
 
 def test_a_resumed_turn_names_its_session_and_chooses_none(tmp_path: Path) -> None:
-    launch = make(tmp_path).command(request(tmp_path, session_id="abc"))
-    assert after(launch, "--resume") == "abc"
+    launch = make(tmp_path).command(request(tmp_path, session_id=SESSION))
+    assert after(launch, "--resume") == SESSION
     assert launch.session_id is None
     assert "--session-id" not in launch.argv
+
+
+@pytest.mark.parametrize("text", ["--dangerously-skip-permissions", "the title of a session", SESSION + " -p"])
+def test_what_is_no_session_of_claude_becomes_no_word_of_its_own(text: str, tmp_path: Path) -> None:
+    launch = make(tmp_path).command(request(tmp_path, session_id=text))
+    assert text not in launch.argv
+    assert str(uuid.UUID(after(launch, "--resume"))) == after(launch, "--resume")
 
 
 def test_the_command_line_of_a_turn(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from agent_mailer.runtimes.port import (
     Launch,
     PermissionMode,
     Probe,
+    ProgramHome,
     Reach,
     Result,
     RuntimeMissing,
@@ -37,7 +38,14 @@ from agent_mailer.runtimes.port import (
     Trouble,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words, secrets_in, turn_variables
+from agent_mailer.runtimes.programs import (
+    as_uuid,
+    find_program,
+    how_it_crashed,
+    last_words,
+    secrets_in,
+    turn_variables,
+)
 
 OLDEST_KNOWN = (2, 1, 0)
 _ANSWERS_NO_PROMPTS = (2, 1, 329)
@@ -83,6 +91,9 @@ _CREDENTIALS = (
 )
 _SANDBOXES = ("IS_SANDBOX", "CLAUDE_CODE_BUBBLEWRAP")
 
+# In the config home: what claude obeys in every session of that person.
+_SETTINGS = ("settings.json", "CLAUDE.md", "agents", "commands", "skills", "rules", "hooks", "output-styles", "plugins")
+
 # What a result that means one of these says less surely than the complaint before it.
 _TAKES_THE_COMPLAINT = (Outcome.FAILED, Outcome.SESSION_LOST)
 
@@ -123,13 +134,16 @@ class ClaudeRuntime:
 
     @property
     def traits(self) -> RuntimeTraits:
-        return RuntimeTraits(name="claude", has_events=True, resumes=True, account=self._account())
+        home = ProgramHome(self._home(), _SETTINGS, "CLAUDE_CODE_TMPDIR")
+        return RuntimeTraits(
+            name="claude", has_events=True, resumes=True, account=self._account(), home=home, remote=True
+        )
 
     def command(self, request: TurnRequest) -> Launch:
         """Raises RuntimeMissing."""
         program = self._find(request.workdir)
         fresh = str(uuid.uuid5(_TURN_SPACE, request.turn_id)) if request.session_id is None else None
-        session = ("--resume", request.session_id) if request.session_id else ("--session-id", str(fresh))
+        session = ("--resume", as_uuid(request.session_id)) if request.session_id else ("--session-id", str(fresh))
         argv = (str(program), "-p", *session, *self._words(program, request))
         return Launch(argv=argv, env=self._env | turn_variables(request), cwd=request.workdir, session_id=fresh)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from agent_mailer.names import printable
+from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.claude.failures import OLD_LIMIT, Failure, as_seconds, meaning_of, old_limit
 from agent_mailer.runtimes.claude.fence import TOOLS, Fence, too_much
@@ -27,7 +27,6 @@ from agent_mailer.runtimes.programs import (
     PROGRESS_LIMIT,
     Fields,
     amount_in,
-    is_session_id,
     text_in,
     typed_line,
 )

@@ -27,6 +27,7 @@ from agent_mailer.runtimes.port import (
     Launch,
     PermissionMode,
     Probe,
+    ProgramHome,
     Reach,
     Result,
     RuntimeMissing,
@@ -74,6 +75,9 @@ _QUIET = (
     "unbounded_connection_retries",
 )
 
+# In CODEX_HOME: what codex obeys in every session of that person.
+_SETTINGS = ("config.toml", "AGENTS.md", "hooks.json", "rules", "prompts")
+
 
 class CodexRuntime:
     """`base_env` is what `build_env` made; `home` the folder of codex's settings, None = the one it finds itself."""
@@ -98,7 +102,13 @@ class CodexRuntime:
         if home is not None:
             self._env["CODEX_HOME"] = str(home)
         self._traits = RuntimeTraits(
-            name="codex", has_events=True, resumes=True, stop_signal=signal.SIGINT, account=self._account()
+            name="codex",
+            has_events=True,
+            resumes=True,
+            stop_signal=signal.SIGINT,
+            account=self._account(),
+            home=ProgramHome(self._home(), _SETTINGS),
+            remote=True,
         )
 
     @property
@@ -110,7 +120,9 @@ class CodexRuntime:
         program = find_codex(self._command, request.workdir, self._env)
         self._require_home()
         env = self._env | turn_variables(request)
-        ground = Ground(request.workdir, request.project_dir, request.turn_dir / "outbox")
+        ground = Ground(
+            request.workdir, request.project_dir, request.turn_dir / "outbox", walled=not request.own_sandbox
+        )
         words = [str(program), *_QUIET, "exec", *self._policy(program, ground).words, "-C", str(request.workdir)]
         if request.project_dir is not None:
             words += ["--add-dir", str(request.project_dir)]

@@ -56,11 +56,14 @@ class Access(StrEnum):
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """Where a turn works: `outbox` None where there is no turn."""
+    """Where a turn works: `outbox` None where there is no turn; `walled` where it is confined from without already so
+    that codex's own sandbox cannot start.
+    """
 
     workdir: Path
     project_dir: Path | None = None
     outbox: Path | None = None
+    walled: bool = False
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -83,7 +86,7 @@ def policy(
     """`home` is codex's folder, `version` None where the program's place does not tell it."""
     if mode is PermissionMode.BYPASS_PERMISSIONS:
         return Policy(_SANDBOX[mode], why_not="the mode is bypassPermissions")
-    if reach.walled:
+    if ground.walled:
         return Policy(("-s", "danger-full-access"), why_not="the whole turn is confined by agent-mailer")
     if any(_BY_HAND.fullmatch(word) for word in extra):
         return Policy(_SANDBOX[mode], why_not="extra_args choose a sandbox")
