@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def codex(tmp_path: Path) -> Iterator[CodexDesk]:
 
 PLACEHOLDER = "DeferredToolPlaceholder"
 """A name that claude puts among the tools of a request; it can do nothing."""
-CALLS = {
+CALLS: Mapping[str, Mapping[str, object]] = {
     "SendMessage": {"to": "x", "message": "x"},
     "ScheduleWakeup": {"delaySeconds": 60, "reason": "x", "prompt": "x"},
     "CronCreate": {"cron": "* * * * *", "prompt": "x"},

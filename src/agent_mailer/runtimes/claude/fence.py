@@ -31,7 +31,7 @@ _SAME = frozenset({"Agent", "Task"})
 _SETTINGS_LIMIT = 1024 * 1024
 _MOST_RULES = 100
 _LONGEST_RULE = 500
-"""All of them are one word of a command line, and an agent that writes many must not keep the next turn from starting."""
+"""All are one word of a command line: an agent that writes many must not keep the next turn from starting."""
 _GLOB = re.compile(r"([\\*?\[\]!#{}])")
 _SHOWN = 10
 
