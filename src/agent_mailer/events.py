@@ -74,6 +74,7 @@ class EventName(StrEnum):
     NOTICE_SENT = "notice_sent"
     NOTICE_FAILED = "notice_failed"
     NOTICE_GIVEN_UP = "notice_given_up"
+    OUTPUT_DROPPED = "output_dropped"
     WATCH_FAULT = "watch_fault"
 
 

@@ -17,8 +17,10 @@ from agent_mailer.names import split_words
 
 if TYPE_CHECKING:
     from asyncio import Task
+    from collections.abc import Callable
 
     from agent_mailer.assemble import Workplace
+    from agent_mailer.events import LogRecord
     from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.trust.verdict import Verdict
@@ -108,13 +110,16 @@ def watch(
         place.folder.disk.make_directory(place.folder.path)
         lock.acquire()
     try:
-        _show_events(place)
+        tell_lost = _show_events(place)
         with at_the_start(place.folder.path):
             place.prepare()
         before = place.trust.verdict
         place.trust.remember()
         remember(place.workdir)
-        raise typer.Exit(asyncio.run(_run(place, lock, notifier, before, once=once)))
+        try:
+            raise typer.Exit(asyncio.run(_run(place, lock, notifier, before, once=once)))
+        finally:
+            tell_lost()
     finally:
         lock.release()
 
@@ -197,7 +202,10 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
 
 
 def _obey_signals(watcher: Watcher) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over."""
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over.
+
+    Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
+    """
     import asyncio
 
     asked = 0
@@ -209,14 +217,30 @@ def _obey_signals(watcher: Watcher) -> None:
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+        if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
 
 
-def _show_events(place: Workplace) -> None:
+def _show_events(place: Workplace) -> Callable[[], None]:
+    """Returns what tells, at the end, of lines that nobody has read."""
     from agent_mailer.cli.terminal.event_lines import as_json_line, terminal_printer
+    from agent_mailer.cli.terminal.streams import unhurried
+    from agent_mailer.events import EventName
 
-    place.log.listen(terminal_printer() if sys.stdout.isatty() else as_json_line)
+    streams = unhurried()
+    show = terminal_printer() if sys.stdout.isatty() else as_json_line
+
+    def tell_lost(*, at_the_end: bool) -> None:
+        if lost := sum(stream.take_lost(at_the_end=at_the_end) for stream in streams):
+            place.log.emit(EventName.OUTPUT_DROPPED, lines=lost)
+
+    def listener(record: LogRecord) -> None:
+        show(record)
+        tell_lost(at_the_end=False)
+
+    place.log.listen(listener)
+    return lambda: tell_lost(at_the_end=True)
 
 
 async def _show_plan(place: Workplace) -> None:
