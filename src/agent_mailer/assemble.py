@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand
+from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, Loaded, MailboxKind, RuntimeKind, Source, expand
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
@@ -310,6 +310,7 @@ class Workplace:
             session_max_turns=config.session_max_turns,
             session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
             auto_reply=config.auto_reply,
+            global_note_fixed=config.memory_global is GlobalNote.READ,
             turn_timeout=float(config.turn_timeout),
             tool_timeout=float(config.tool_timeout) or None,
             first_output_timeout=float(config.first_output_timeout) or None,

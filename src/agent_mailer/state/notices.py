@@ -31,10 +31,11 @@ class NoticeKind(StrEnum):
     TROUBLE_OVER = "trouble_over"
     UNTRUSTED = "untrusted"
     TRUST_UPGRADE = "trust_upgrade"
+    INSTRUCTIONS = "instructions"
     TEST = "test"
 
 
-_ONCE_BY_ID = (NoticeKind.STUCK, NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE)
+_ONCE_BY_ID = (NoticeKind.STUCK, NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE, NoticeKind.INSTRUCTIONS)
 
 
 class Channel(StrEnum):

@@ -42,6 +42,8 @@ class Work:
         self.task: asyncio.Task[None] | None = None
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""
+        self.documents: dict[str, str] | None = None
+        """What told agents what to do when the turn began; None where an earlier watcher saw it begin."""
 
     @property
     def holds_place(self) -> bool:

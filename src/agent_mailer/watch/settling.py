@@ -62,7 +62,7 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
             room.log.emit(EventName.SESSION_BOUND, turn_id=turn_id, thread=change.thread, session=session)
         else:
             room.log.emit(EventName.SESSION_DROPPED, turn_id=turn_id, thread=change.thread)
-    state.notes.write(record, settlement.notes)
+    state.notes.write(record, settlement.notes, fixed=room.policy.global_note_fixed)
     if settlement.retry is not None and envelope.id not in state.processed:
         state.retries.put(settlement.retry)
         room.log.emit(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from agent_mailer.events import EventName
+from agent_mailer.identity import documents_in
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Route, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised
@@ -19,6 +24,8 @@ from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
 T = TypeVar("T")
+
+DOCUMENTS = "documents.json"
 
 
 async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
@@ -54,6 +61,7 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     await _prepare(room, record, message, folder)
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
+    _note_documents(room, record, folder)
     begun = await start_turn(
         launch.argv,
         env=launch.env,
@@ -83,6 +91,20 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     return supervised
 
 
+def folders_of(room: Room) -> list[Path]:
+    """Where the agent works."""
+    return [room.policy.workdir, *([room.policy.project_dir] if room.policy.project_dir is not None else [])]
+
+
+def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:
+    """As the turn begins; for a watcher that comes after this one, in the turn's folder. Nothing relies on it."""
+    found = documents_in(folders_of(room))
+    if record.turn_id in room.work:
+        room.work[record.turn_id].documents = found
+    with suppress(OSError):
+        room.state.folder.disk.overwrite(folder.path / DOCUMENTS, msgspec.json.encode(found))
+
+
 async def _prepare(room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
@@ -103,6 +125,7 @@ async def _prepare(room: Room, record: TurnRecord, message: Message, folder: Tur
             memory_thread=str(memory_file(memory, record.envelope.thread)),
             no_way=record.no_way,
             carries_context=able.carries_context,
+            global_note_fixed=room.policy.global_note_fixed,
         ),
         state.notes.copies(record.envelope.thread),
     )

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
+from agent_mailer.identity import differing, documents_in
 from agent_mailer.mailbox.port import MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, Runtime, RuntimeMissing
+from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
 from agent_mailer.turn_tools.commands import PROGRESS
 from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
@@ -23,14 +26,18 @@ from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, 
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
+from agent_mailer.watch.notices import of_documents
 from agent_mailer.watch.room import Room, Stage
 from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.settling import settle
-from agent_mailer.watch.start import start
+from agent_mailer.watch.start import DOCUMENTS, folders_of, start
 
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
+
+MOST_READ = 1024 * 1024
+MOST_NAMED = 10
 
 NO_RECORD = "its turns left no record of their end"
 VANISHED = "the message's file has vanished from the mailbox"
@@ -142,6 +149,31 @@ async def _end(
     return settlement.outcome
 
 
+def _tell_of_documents(room: Room, record: TurnRecord, directory: Path) -> None:
+    """Of files that tell agents what to do and changed meanwhile: by them one mail reaches every later turn.
+
+    Neither forbidden nor undone. Raises OSError.
+    """
+    work, path = room.work.get(record.turn_id), directory / DOCUMENTS
+    before = work.documents if work is not None else None
+    if before is None:
+        with suppress(OSError, *GARBLED):
+            before = msgspec.json.decode(read_regular(path, MOST_READ), type=dict[str, str])
+    changed = differing(before, documents_in(folders_of(room))) if before is not None else []
+    if changed:
+        room.notices.tell(of_documents(record, room.clock.now()))
+        here = f"{room.policy.workdir}/"
+        more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+        room.log.emit(
+            EventName.INSTRUCTIONS_CHANGED,
+            turn_id=record.turn_id,
+            thread=record.envelope.thread,
+            sender=record.envelope.sender,
+            file=" ".join(name.removeprefix(here) for name in changed[:MOST_NAMED]) + more,
+        )
+    room.state.folder.disk.remove(path)
+
+
 async def _gather(
     room: Room,
     record: TurnRecord,
@@ -154,6 +186,8 @@ async def _gather(
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None]:
         sealed = folder.seal()
+        if record.process is not None:
+            _tell_of_documents(room, record, folder.path)
         session, pause = state.sessions.get(envelope.thread), state.pause.read()
         return sealed, session, pause, state.turns.stop_asked(record.turn_id)
 
