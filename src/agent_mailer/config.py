@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from agent_mailer.confine.port import Kind, MailboxAccess, Network
 from agent_mailer.errors import ConfigFault
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 from agent_mailer.watch.rules import AutoReply
@@ -36,6 +37,11 @@ class GlobalNote(StrEnum):
 
     WRITE = "write"
     READ = "read"
+
+
+class GitCare(StrEnum):
+    KEEP_OUT = "keep-out"
+    LEAVE = "leave"
 
 
 class Source(StrEnum):
@@ -107,6 +113,41 @@ class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[int, Meta(ge=1, le=600), RESTART, "seconds that the command may take"] = 30
 
 
+class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sandbox]`: what a turn may touch. Paths are absolute, begin with ~, or count from the workdir."""
+
+    kind: Annotated[
+        Kind,
+        RESTART,
+        STOPS,
+        "what stands around a turn: off, bwrap, landlock, srt or command; `init` writes what works",
+    ] = Kind.OFF
+    read: Annotated[
+        tuple[str, ...], RESTART, TO_DEFAULT, "paths that a turn may read although a sandbox would hide them"
+    ] = ()
+    write: Annotated[
+        tuple[str, ...], RESTART, TO_DEFAULT, "paths that a turn may write beside the workdir and project_dir"
+    ] = ()
+    hide: Annotated[
+        tuple[str, ...], RESTART, STOPS, "paths that a turn may not even read, beside logins, mail and other agents"
+    ] = ()
+    network: Annotated[
+        Network, RESTART, STOPS, "on, off, or model: the model's provider and this machine alone (srt)"
+    ] = Network.ON
+    domains: Annotated[
+        tuple[str, ...],
+        RESTART,
+        TO_DEFAULT,
+        "with network = model: the hosts that may be reached; empty = the provider's",
+    ] = ()
+    command: Annotated[
+        tuple[str, ...], RESTART, STOPS, 'with kind = "command": the program that confines, and its words'
+    ] = ()
+    mailbox: Annotated[MailboxAccess, RESTART, TO_DEFAULT, "hide or write: whether a turn sees the folder mailbox"] = (
+        MailboxAccess.HIDE
+    )
+
+
 class Config(msgspec.Struct, frozen=True):
     """Every key, with its default and its sentence. The names of other AMP clients are kept."""
 
@@ -139,6 +180,12 @@ class Config(msgspec.Struct, frozen=True):
     extra_args: Annotated[
         tuple[str, ...], TURN, TO_DEFAULT, "further arguments for claude and codex, a list of words"
     ] = ()
+    tools: Annotated[
+        tuple[str, ...],
+        TURN,
+        STOPS,
+        "claude's own tools that a turn may use, by name; the mail tools are there in any case",
+    ] = ("Bash", "Read", "Edit", "Write", "NotebookEdit", "WebFetch", "WebSearch", "Agent")
     max_budget_usd: Annotated[
         DollarsOrOff, TURN, STOPS, "dollars one turn may cost, where the agent program can count them (claude); 0 = off"
     ] = 0.0
@@ -157,6 +204,9 @@ class Config(msgspec.Struct, frozen=True):
     project_dir: Annotated[
         str, TURN, TO_DEFAULT, "the folder the agent works on, where that is not the workdir; named in the prompt"
     ] = ""
+    git: Annotated[
+        GitCare, RESTART, "keep-out or leave: whether state and mail are kept out of the git tree that they lie in"
+    ] = GitCare.KEEP_OUT
     poll_interval_idle: Annotated[Seconds, RESTART, "seconds between two looks at the mailbox without an event"] = 60
     poll_interval_active: Annotated[
         Seconds, RESTART, "the same after there was mail, at a broker that cannot wake us"
@@ -166,6 +216,9 @@ class Config(msgspec.Struct, frozen=True):
     max_parallel_turns: Annotated[
         int, Meta(ge=1, le=64), LIVE, "threads worked on side by side; urgent mail takes one place more"
     ] = 1
+    batch_low: Annotated[
+        bool, LIVE, "low mail of one thread may be handed over as one turn, up to ten messages, when nothing else waits"
+    ] = False
     session_max_age_days: Annotated[Count, TURN, "days since its last use after which a session is not resumed"] = 7
     session_max_turns: Annotated[Count, TURN, "turns after which a session is not resumed"] = 50
     session_max_megabytes: Annotated[
@@ -202,6 +255,9 @@ class Config(msgspec.Struct, frozen=True):
         "command (a list of words) and address (mail): who is told when the agent needs a person; "
         "trouble_after, timeout: seconds",
     ] = Notify()
+    sandbox: Annotated[
+        SandboxKeys, "kind, read, write, hide, network, domains, command, mailbox: what a turn may touch; widens power"
+    ] = SandboxKeys()
 
     @property
     def mailbox_kind(self) -> MailboxKind:

@@ -92,6 +92,10 @@ def parse_value(key: str, text: str) -> object:
             return float(text)
         except ValueError:
             raise UsageFault("bad_value", f"{key} must be a number, not {text!r}", "") from None
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise UsageFault("bad_value", f"{key} must be true or false, not {text!r}", "")
+        return text == "true"
     if isinstance(default, int):
         try:
             return int(text)
@@ -160,6 +164,8 @@ def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
     for member in (hint.__origin__, *getattr(hint.__origin__, "__args__", ())):
         if isinstance(member, type) and issubclass(member, StrEnum):
             return f"{text} (one of: {', '.join(m.value for m in member)})"
+    if hint.__origin__ is bool:
+        return f"must be true or false, not {_as_toml(value)}"
     bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
     if bounds is not None and hint.__origin__ is int:
         return f"must be a whole number from {bounds.ge} to {bounds.le}, not {_as_toml(value)}"
@@ -169,6 +175,8 @@ def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
 def _example(key: str) -> str:
     """A value that would do, for the command that mends a wrong one."""
     default = getattr(Config(), key)
+    if isinstance(default, bool):
+        return str(default).lower()
     return str(default) if isinstance(default, int) and default else "VALUE"
 
 

@@ -36,6 +36,8 @@ class EventName(StrEnum):
     MESSAGE_DONE = "message_done"
     MESSAGE_REVIVED = "message_revived"
     TAKEN_OVER = "taken_over"
+    GIT_KEPT_OUT = "git_kept_out"
+    GIT_TROUBLE = "git_trouble"
     TURN_CLAIMED = "turn_claimed"
     TURN_STARTED = "turn_started"
     TURN_ADOPTED = "turn_adopted"

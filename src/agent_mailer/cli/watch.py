@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.trust.verdict import Verdict
+    from agent_mailer.watch.room import Room
     from agent_mailer.watch.watcher import Watcher
 
 Flag = Annotated[str | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
@@ -132,6 +133,7 @@ async def _run(
     with at_the_start(place.folder.path):
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
         room = place.room(lock)
+    await _prove(place, room)
     settings = Settings(room, ConfigFiles(place, verdict))
     watcher = Watcher(room, once=once, settings=settings)
     _obey_signals(watcher)
@@ -141,6 +143,7 @@ async def _run(
         agent=place.handle,
         mailbox=place.config.mailbox_kind.value,
         runtime=place.config.runtime.value if place.config.runtime else None,
+        sandbox=place.config.sandbox.kind.value,
         pid=os.getpid(),
     )
     with at_the_start(place.folder.path):
@@ -155,6 +158,26 @@ async def _run(
         pause = place.state.pause.read()
         place.log.emit(EventName.WATCH_STOPPED, reason=end.value, paused=pause.reason.value if pause else None)
     return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
+
+
+async def _prove(place: Workplace, room: Room) -> None:
+    """No turn is started in a sandbox that does not hold. Raises ConfigFault."""
+    from agent_mailer.errors import ConfigFault
+    from agent_mailer.runtimes.port import RuntimeMissing
+
+    if room.confinement is None:
+        return
+    from agent_mailer.checks.verify import program_of
+
+    try:
+        launch = program_of(place).launch
+    except RuntimeMissing:
+        return  # there is no turn without it; the first one that can be started is preceded by the proof
+    proof = await room.confinement.prove(launch)
+    if not proof.holds:
+        raise ConfigFault(
+            "sandbox_not_proved", f"the sandbox does not hold, so no turn is started: {proof.text}", proof.fix
+        )
 
 
 def _report(place: Workplace, notifier: Notifier) -> Task[None]:
@@ -199,21 +222,32 @@ def _show_events(place: Workplace) -> None:
 async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import PassBy, PutAway, SetAside, Strand, look
+    from agent_mailer.watch.backlog import PassBy, PutAway, Revive, SetAside, Strand, look
+    from agent_mailer.watch.batch import batch_of
+    from agent_mailer.watch.stuck import StuckMail
 
     state = place.state
     running = state.turns.indexed()
-    found = await look(place.mailbox(), state, place.policy(), {turn.msg_id for turn in running})
+    mailbox, policy = place.mailbox(), place.policy()
+    found = await look(mailbox, state, policy, {envelope.id for turn in running for envelope in turn.envelopes})
+    stuck = StuckMail(mailbox, state)
+    known = [action.envelope for action in found.actions if isinstance(action, SetAside | Revive)]
+    others = {envelope.id for envelope in known if await stuck.another(envelope) is not None}
+    found = found.without(others)
     plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
     for candidate in plan.ready:
         envelope = candidate.envelope
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
+        for other in batch_of(candidate, found.candidates, policy):
+            say(f"would run with it: {printable(other.id)} from {printable(other.sender)}")
     for action in found.actions:
         match action:
             case PutAway(item=item):
                 say(f"would put away: {printable(item.locator)}: {item.why}")
             case PassBy(envelope=envelope):
                 say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
+            case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in others:
+                say(f"would put away: {printable(envelope.id)}: another message under a used id")
             case SetAside(envelope=envelope):
                 say(f"would put away: {printable(envelope.id)}: settled already")
             case Strand(envelope=envelope, why=why):

@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -20,6 +20,7 @@ from agent_mailer.process.handle import (
     ProcessIdentity,
     boot_id,
     is_alive,
+    namespaces_of,
     read_stat,
     scan,
     send,
@@ -47,14 +48,20 @@ def members(
 ) -> list[ProcessIdentity]:
     """The live processes of the turn, the holder among them; never this process nor pid 1.
 
-    `known` are members found before: they and what descends from them belong even if their parents are gone by now.
+    `holder` is one that we have started, or of which `adopt` knows that it is the turn's. `known` are members found
+    before: they and what descends from them belong even if their parents are gone by now.
     """
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
     boot = boot_id()
     since = holder.started if holder is not None and holder.boot == boot else 0
     table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
-    if holder is not None and _holds_its_session(holder, boot):
+    if holder is None:
+        # Whoever holds a session of the turn is gone, or one of it.
+        sessions = {table[pid].session for pid in found} - {0}
+        sessions = {leader for leader in sessions if leader in found or leader not in table}
+        found |= {pid for pid, stat in table.items() if stat.session in sessions}
+    elif _holds_its_session(holder, boot):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
     found |= {
         process.pid
@@ -104,7 +111,8 @@ async def end_tree(
             continue
         alone_since = None
         if now < kill_from:
-            signalled.update(process for process in agents if process not in signalled and _ask(process, first_signal))
+            asked = [process for process in _within(agents) if process not in signalled]
+            signalled.update(process for process in asked if _ask(process, first_signal))
         else:
             killed.update(process for process in agents if send(process, signal.SIGKILL))
         await wait_gone(agents, min(_RESCAN, kill_from - now) if now < kill_from else _RESCAN)
@@ -115,6 +123,16 @@ async def end_tree(
 async def sweep(turn_id: str, *, grace: float = GRACE) -> EndReport:
     """End what is left of a turn whose holder is not known or long gone."""
     return await end_tree(turn_id, None, grace=grace)
+
+
+def _within(processes: Sequence[ProcessIdentity]) -> list[ProcessIdentity]:
+    """All but those who hold others of them in a pid namespace: with their end these would be killed, not asked."""
+    depth = {process.pid: namespaces_of(process.pid) for process in processes}
+    if len(set(depth.values())) < 2:
+        return list(processes)
+    parents = {process.pid: stat.parent for process in processes if (stat := read_stat(process.pid)) is not None}
+    holders = {parent for pid, parent in parents.items() if depth[pid] > depth.get(parent, depth[pid])}
+    return [process for process in processes if process.pid not in holders]
 
 
 def _ask(process: ProcessIdentity, first_signal: int) -> bool:

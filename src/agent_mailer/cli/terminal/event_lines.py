@@ -29,6 +29,7 @@ _BAD = {
     EventName.MESSAGE_UNREADABLE,
     EventName.PAUSED,
     EventName.SURVIVORS,
+    EventName.GIT_TROUBLE,
     EventName.NOTICE_GIVEN_UP,
     EventName.CONFIG_REFUSED,
     EventName.UNTRUSTED,

@@ -49,7 +49,7 @@ class QueuedView(View, frozen=True):
 class MailboxView(Part, frozen=True):
     """`root` is the folder or the broker's URL; `waiting` leaves out what is settled or in work, and is None where
     nobody was asked; `problem` says why nothing is known. `queue` holds the oldest that wait, oldest first, where the
-    mailbox tells them.
+    mailbox tells them. `elsewhere` counts what lies in `cur` and never was this watcher's.
     """
 
     kind: str
@@ -59,6 +59,7 @@ class MailboxView(Part, frozen=True):
     unreadable: int = 0
     problem: str | None = None
     queue: tuple[QueuedView, ...] = ()
+    elsewhere: int = 0
 
 
 class WatcherView(Part, frozen=True):
@@ -88,6 +89,7 @@ class RunningView(View, frozen=True):
     tool_seconds: float | None = None
     tokens: int | None = None
     cost_usd: float | None = None
+    batch: tuple[str, ...] = ()
 
 
 class RetryView(View, frozen=True):
@@ -182,6 +184,7 @@ class StuckCountView(Part, frozen=True):
 
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
+    logged; `stuck` counts what was given up, too; `sandbox` is the kind that stands around a turn.
     logged; `stuck` counts what was given up, too; `untrusted` names keys and templates that do not count as they are.
     """
 
@@ -205,6 +208,7 @@ class StatusView(View, frozen=True):
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
     stuck: tuple[StuckCountView, ...] = ()
+    sandbox: str = "off"
     untrusted: tuple[str, ...] = ()
 
 
