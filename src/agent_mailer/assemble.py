@@ -19,10 +19,8 @@ import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import (
-    ENV_PREFIX,
     Config,
     GitCare,
-    GlobalNote,
     Loaded,
     MailboxKind,
     RuntimeKind,
@@ -35,7 +33,6 @@ from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
-from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
@@ -130,20 +127,9 @@ class Workplace:
 
     def missing(self) -> list[tuple[str, str]]:
         """The keys `watch` cannot do without, each with the flag that gives it."""
-        config = self.config
-        found: list[tuple[str, str]] = []
-        if self.at_broker:
-            needed = ("broker_url", "api_key", "agent_id", "address")
-            found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
-        elif not self.handle:
-            found.append(("address", "--address"))
-        if config.runtime is None:
-            found.append(("runtime", "--runtime"))
-        if config.runtime is RuntimeKind.COMMAND and not config.command:
-            found.append(("command", "--command"))
-        if config.permission_mode is None:
-            found.append(("permission_mode", "--permission-mode"))
-        return found
+        from agent_mailer.policies import missing_in
+
+        return missing_in(self.config, self.handle)
 
     def require_complete(self) -> None:
         """Raises ConfigFault naming every missing key and its flag, or what nobody trusts."""
@@ -324,42 +310,11 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
-        from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
+        from agent_mailer.policies import Where, policy_of
 
-        config = self.config
-        notify = NotifyPolicy(
-            command=config.notify.command,
-            address=config.notify.address,
-            agent=config.agent_name or self.handle,
-            # The operator's own program sees all of his environment but what is ours: our keys are there.
-            env={name: value for name, value in self.surroundings().items() if not name.startswith(ENV_PREFIX)},
-            trouble_after=float(config.notify.trouble_after),
-            timeout=float(config.notify.timeout),
-        )
-        return WatchPolicy(
-            workdir=self.workdir,
-            project_dir=self.project_dir(),
-            max_retries=config.max_retries,
-            max_starts=config.max_starts,
-            max_parallel_turns=config.max_parallel_turns,
-            batch_low=config.batch_low,
-            retry_first=float(config.retry.first),
-            retry_longest=float(config.retry.longest),
-            session_max_age_days=config.session_max_age_days,
-            session_max_turns=config.session_max_turns,
-            session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
-            auto_reply=config.auto_reply,
-            global_note_fixed=config.memory_global is GlobalNote.READ,
-            turn_timeout=float(config.turn_timeout),
-            tool_timeout=float(config.tool_timeout) or None,
-            first_output_timeout=float(config.first_output_timeout) or None,
-            silence_timeout=float(config.silence_timeout) or None,
-            stop_grace=float(config.stop_grace),
-            turn_memory=size_in_bytes(config.turn_memory),
-            keep_transcripts=config.keep_transcripts,
-            notify=notify,
-            out_of_git=self.folders_in_git() if config.git is GitCare.KEEP_OUT else (),
-        )
+        out_of_git = self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else ()
+        where = Where(self.workdir, self.project_dir(), self.handle, self.surroundings(), out_of_git)
+        return policy_of(self.config, where)
 
     def confinement(self, runtime: Runtime) -> Confinement | None:
         if self.config.sandbox.kind is Kind.OFF:

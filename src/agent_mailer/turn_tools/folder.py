@@ -35,6 +35,7 @@ MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
 NOTE_COPY = "note-{}.md"
+DOCUMENTS = "documents.json"
 MAX_NOTE_BYTES = 256 * 1024
 """A note is read whole at the start of every turn."""
 
@@ -278,7 +279,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
-        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT):
+        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS):
             self.disk.remove(self.path / name)
         for scope in NoteScope:
             self.disk.remove(self.note_copy(scope))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
@@ -14,10 +15,10 @@ from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import Runtime
+from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.state import State
 from agent_mailer.watch.notices import Notices
-from agent_mailer.watch.rules import WatchPolicy, backoff
+from agent_mailer.watch.rules import Candidate, WatchPolicy, backoff, urgent_beside
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
 
@@ -57,6 +58,14 @@ class Work:
         return self.stage in (Stage.CLAIMING, Stage.RUNNING)
 
 
+class Program:
+    """A runtime, and what it is like: known once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.traits = runtime.traits
+
+
 class Room:
     """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours."""
 
@@ -74,8 +83,8 @@ class Room:
     ) -> None:
         self.mailbox = mailbox
         self.address = mailbox.address
-        self.runtime = runtime
-        self.traits = runtime.traits
+        self.program = Program(runtime)
+        """Of turns that start now: one that runs keeps its own."""
         self.confinement = confinement
         self.state = state
         self.log = state.log
@@ -107,6 +116,24 @@ class Room:
             for folder, fault in whys:
                 self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
         self._git_told = told
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.program.runtime
+
+    @property
+    def traits(self) -> RuntimeTraits:
+        return self.program.traits
+
+    def tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
+        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
+        turns = self.work
+        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
+        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
+            if waiting != turns[turn_id].urgent:
+                turns[turn_id].urgent = waiting
+                with suppress(OSError):
+                    self.state.turns.folder(turn_id).tell_urgent(waiting)
 
     def jitter(self) -> float:
         return random.random()

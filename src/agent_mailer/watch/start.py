@@ -20,31 +20,29 @@ from agent_mailer.process.scope import start_turn
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
+from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
 T = TypeVar("T")
 
-DOCUMENTS = "documents.json"
-
 
 async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
     """`messages`: the turn's own first, and those of its batch. Raises RuntimeMissing and OSError: then nothing ran."""
     state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
-    folder = state.turns.folder(record.turn_id)
+    program, folder = room.program, state.turns.folder(record.turn_id)
     directory = folder.path
     choice = choose_session(
         state.sessions.get(envelope.thread),
         record.rerun,
         runtime=record.runtime,
-        resumes=room.traits.resumes,
+        resumes=program.traits.resumes,
         now=room.clock.now(),
         policy=policy,
     )
     record.resume = choice.session_id
     words = words_of(record, policy.project_dir)
-    launch = room.runtime.command(
+    launch = program.runtime.command(
         TurnRequest(
             turn_id=record.turn_id,
             turn_dir=directory,
@@ -61,6 +59,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         )
     )
     record.fresh = launch.session_id
+    _note_documents(room, record, folder)
     await _prepare(room, record, messages, folder)
     copies = None
     if confinement is not None:
@@ -68,7 +67,6 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         launch, copies = await confinement.around(launch, own), folder.note_copy
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    _note_documents(room, record, folder)
     begun = await start_turn(
         launch.argv,
         env=launch.env,

@@ -21,7 +21,7 @@ from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
-from agent_mailer.watch.rules import Candidate, backoff, may_start, urgent_beside
+from agent_mailer.watch.rules import Candidate, backoff, may_start
 from agent_mailer.watch.settings import Settings
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
@@ -182,7 +182,7 @@ class Watcher:
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
             urgent = sum(candidate.envelope.id in plan.urgent for candidate in ready)
             slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns, urgent)
-            self._tell_of_urgent(found.candidates)
+            room.tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
             if ready[:slots]:
@@ -225,16 +225,6 @@ class Watcher:
 
     def _batch(self, head: Candidate, candidates: Iterable[Candidate]) -> tuple[Envelope, ...]:
         return batch_of(head, candidates, self._room.policy) if self._room.policy.batch_low else ()
-
-    def _tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
-        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
-        turns = self._room.work
-        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
-        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
-            if waiting != turns[turn_id].urgent:
-                turns[turn_id].urgent = waiting
-                with suppress(OSError):
-                    self._room.state.turns.folder(turn_id).tell_urgent(waiting)
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
