@@ -117,20 +117,9 @@ class Workplace:
 
     def missing(self) -> list[tuple[str, str]]:
         """The keys `watch` cannot do without, each with the flag that gives it."""
-        config = self.config
-        found: list[tuple[str, str]] = []
-        if self.at_broker:
-            needed = ("broker_url", "api_key", "agent_id", "address")
-            found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
-        elif not self.handle:
-            found.append(("address", "--address"))
-        if config.runtime is None:
-            found.append(("runtime", "--runtime"))
-        if config.runtime is RuntimeKind.COMMAND and not config.command:
-            found.append(("command", "--command"))
-        if config.permission_mode is None:
-            found.append(("permission_mode", "--permission-mode"))
-        return found
+        from agent_mailer.policies import missing_in
+
+        return missing_in(self.config, self.handle)
 
     def require_complete(self) -> None:
         """Raises ConfigFault naming every missing key and its flag, or what nobody trusts."""
@@ -301,18 +290,18 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
-        from agent_mailer.policies import policy_of, who_of
+        from agent_mailer.policies import Where, policy_of
 
-        own = self.config.address if self.at_broker else self.handle
-        return policy_of(
-            self.config,
+        where = Where(
             self.workdir,
-            project_dir=self.project_dir(),
-            agent=self.config.agent_name or self.handle,
-            surroundings=self.surroundings(),
+            self.project_dir(),
+            self.handle,
+            self.config.address if self.at_broker else self.handle,
+            self.surroundings(),
             out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
-            who=who_of(self.config, own, self._agents, at_broker=self.at_broker),
+            agents=self._agents,
         )
+        return policy_of(self.config, where)
 
     def _agents(self) -> set[str]:
         """The addresses of this user's workdirs, as far as they can be read."""

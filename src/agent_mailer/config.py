@@ -50,6 +50,13 @@ class MailboxKind(StrEnum):
     AMP = "amp"
 
 
+class GlobalNote(StrEnum):
+    """Whether a turn may change the note of all threads, by which one thread reaches every other."""
+
+    WRITE = "write"
+    READ = "read"
+
+
 class GitCare(StrEnum):
     KEEP_OUT = "keep-out"
     LEAVE = "leave"
@@ -160,6 +167,9 @@ class Config(msgspec.Struct, frozen=True):
         STOPS,
         "memory that all processes of a turn may use together, as 4G or 800M; empty = off; needs systemd",
     ] = ""
+    memory_global: Annotated[
+        GlobalNote, TURN, TO_DEFAULT, "write or read: whether turns may change the note of all threads"
+    ] = GlobalNote.WRITE
     keep_transcripts: Annotated[CountOrNone, LIVE, "days a settled turn's output is kept; 0 = only the summary"] = 7
     retry: Annotated[Retry, "first, longest: seconds of backoff between attempts"] = Retry()
     env: Annotated[

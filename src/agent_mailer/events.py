@@ -71,6 +71,8 @@ class EventName(StrEnum):
     CONFIG_REFUSED = "config_refused"
     TRUSTED = "trusted"
     UNTRUSTED = "untrusted"
+    NOTE_CHANGED = "note_changed"
+    INSTRUCTIONS_CHANGED = "instructions_changed"
     NOTICE_SENT = "notice_sent"
     NOTICE_FAILED = "notice_failed"
     NOTICE_GIVEN_UP = "notice_given_up"

@@ -1,4 +1,4 @@
-"""What a watcher goes by, made of the configuration: waits, limits, whose mail, who is told."""
+"""From a configuration to the rules by which a watcher works, and what is missing in it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,40 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.config import ENV_PREFIX, Config
+from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind
 from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 
 
-def policy_of(
-    config: Config,
-    workdir: Path,
-    *,
-    project_dir: Path | None,
-    agent: str,
-    surroundings: Mapping[str, str],
-    out_of_git: tuple[Path, ...],
-    who: WhoPolicy,
-) -> WatchPolicy:
-    """`agent`: its name to people; `surroundings`: the environment that the operator's own program gets."""
+class Where(msgspec.Struct, frozen=True):
+    """What the configuration does not say. `surroundings` is our environment, fit for the operator's own program; `own`
+    the agent's address, `agents` tells those of all workdirs of this user.
+    """
+
+    workdir: Path
+    project_dir: Path | None
+    handle: str
+    own: str
+    surroundings: Mapping[str, str]
+    out_of_git: tuple[Path, ...]
+    agents: Callable[[], Collection[str]]
+
+
+def policy_of(config: Config, where: Where) -> WatchPolicy:
     notify = NotifyPolicy(
         command=config.notify.command,
         address=config.notify.address,
-        agent=agent,
-        # It sees all of the operator's environment but what is ours: our keys are there.
-        env={name: value for name, value in surroundings.items() if not name.startswith(ENV_PREFIX)},
+        agent=config.agent_name or where.handle,
+        # The operator's own program sees all of his environment but what is ours: our keys are there.
+        env={name: value for name, value in where.surroundings.items() if not name.startswith(ENV_PREFIX)},
         trouble_after=float(config.notify.trouble_after),
         timeout=float(config.notify.timeout),
     )
     return WatchPolicy(
-        workdir=workdir,
-        project_dir=project_dir,
+        workdir=where.workdir,
+        project_dir=where.project_dir,
         max_retries=config.max_retries,
         max_starts=config.max_starts,
         max_parallel_turns=config.max_parallel_turns,
@@ -47,6 +51,7 @@ def policy_of(
         session_max_turns=config.session_max_turns,
         session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
         auto_reply=config.auto_reply,
+        global_note_fixed=config.memory_global is GlobalNote.READ,
         turn_timeout=float(config.turn_timeout),
         tool_timeout=float(config.tool_timeout) or None,
         first_output_timeout=float(config.first_output_timeout) or None,
@@ -55,18 +60,34 @@ def policy_of(
         turn_memory=size_in_bytes(config.turn_memory),
         keep_transcripts=config.keep_transcripts,
         notify=notify,
-        out_of_git=out_of_git,
-        who=who,
+        out_of_git=where.out_of_git,
+        who=_who(config, where),
         guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
     )
 
 
-def who_of(config: Config, own: str, agents: Callable[[], Collection[str]], *, at_broker: bool) -> WhoPolicy:
-    """Whose mail is worked on, and who is a person: never an agent, whatever `people` says. `own`: the agent's address;
-    `agents`: those of this user's workdirs.
-    """
+def _who(config: Config, where: Where) -> WhoPolicy:
+    """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
+    at_broker = config.mailbox_kind is MailboxKind.AMP
     # The names that our broker and a folder keep for the person there.
-    person = f"human-operator@{own.partition('@')[2]}" if at_broker else "user"
+    person = f"human-operator@{where.own.partition('@')[2]}" if at_broker else "user"
     people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
-    known, vouched = agents() if config.people else (), {person} if at_broker else ()
-    return WhoPolicy(config.allow_from, config.deny_from, people, own, frozenset(known), frozenset(vouched))
+    known, vouched = where.agents() if config.people else (), {person} if at_broker else ()
+    return WhoPolicy(config.allow_from, config.deny_from, people, where.own, frozenset(known), frozenset(vouched))
+
+
+def missing_in(config: Config, handle: str) -> list[tuple[str, str]]:
+    """The keys `watch` cannot do without, each with the flag that gives it."""
+    found: list[tuple[str, str]] = []
+    if config.mailbox_kind is MailboxKind.AMP:
+        needed = ("broker_url", "api_key", "agent_id", "address")
+        found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
+    elif not handle:
+        found.append(("address", "--address"))
+    if config.runtime is None:
+        found.append(("runtime", "--runtime"))
+    if config.runtime is RuntimeKind.COMMAND and not config.command:
+        found.append(("command", "--command"))
+    if config.permission_mode is None:
+        found.append(("permission_mode", "--permission-mode"))
+    return found

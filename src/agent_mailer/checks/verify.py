@@ -13,7 +13,7 @@ import msgspec
 from agent_mailer.checks import CheckResult, Level, first_failure
 from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find_program
 from agent_mailer.checks.mailbox import mailbox_checks
-from agent_mailer.checks.workdir import check_config, check_folder, check_identity
+from agent_mailer.checks.workdir import check_config, check_folder, check_identity, check_trust
 from agent_mailer.errors import ExitCode, MailerError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def verify_checks(place: Workplace) -> list[CheckResult]:
     """What a watcher needs, as far as it can be looked at, in the order in which one needs the other."""
     results = [
         check_folder(place.folder),
+        check_trust(place.folder.config, place.trust),
         check_config(place.folder.config, lambda: place.loaded, place.missing),
     ]
     if not _loads(place):

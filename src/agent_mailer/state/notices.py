@@ -32,10 +32,14 @@ class NoticeKind(StrEnum):
     TROUBLE_OVER = "trouble_over"
     UNTRUSTED = "untrusted"
     TRUST_UPGRADE = "trust_upgrade"
+    INSTRUCTIONS = "instructions"
     TEST = "test"
 
 
-_ONCE_BY_ID = (NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE)
+_ONCE_BY_ID = (
+    *(NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS),
+    *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE),
+)
 
 
 class Channel(StrEnum):

@@ -18,6 +18,7 @@ from agent_mailer.views.values.history import (
     AttemptView,
     DeadLetterView,
     HeldView,
+    NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
@@ -195,6 +196,21 @@ def notes(folder: Path) -> list[NoteView]:
     files = [file for file in folder.iterdir() if file.suffix == ".md"] if folder.is_dir() else []
     found = [(file.stem, file.lstat()) for file in files if not file.name.startswith(".")]
     return [NoteView(name, stat.st_size, stat.st_mtime) for name, stat in sorted(found)]
+
+
+def note_changes(place: Workplace, thread: str | None = None) -> list[NoteChangeView]:
+    """Those that are known, newest first; with `thread` of its note alone. Raises UsageFault for an empty thread."""
+    note = note_path(place, thread).name if thread is not None else ""
+    return [
+        NoteChangeView(one.id, one.note, one.at, one.how, one.turn_id, one.thread, one.sender, one.before, one.after)
+        for one in place.state.notes.history.all(note)
+    ]
+
+
+def note_change(place: Workplace, typed: str) -> NoteChangeView:
+    """The change called so, by a beginning or end that only it has. Raises UsageFault."""
+    known = {one.id: one for one in note_changes(place)}
+    return known[pick(typed, known, "change of a note", "agent-mailer memory log")]
 
 
 def note_text(place: Workplace, thread: str | None) -> NoteTextView:

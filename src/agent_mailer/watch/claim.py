@@ -34,7 +34,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         turn_id=turn_id,
         envelope=envelope,
         phase=Phase.CLAIMED,
-        runtime=room.traits.name,
+        runtime=room.program.traits.name,
         claimed_at=room.clock.now(),
         attempt=(retry.attempts if retry else 0) + 1,
         starts=(retry.starts if retry else 0) + 1,

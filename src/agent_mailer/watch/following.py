@@ -13,13 +13,13 @@ from agent_mailer.outcomes import StopReason
 from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE, Supervised
 from agent_mailer.process.output import LineFramer, OutputTail
 from agent_mailer.process.tree import end_tree
-from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, Runtime, ToolEnded, ToolStarted
+from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
 from agent_mailer.state.turns import STOP, share_of
 from agent_mailer.turn_tools.folder import TurnFolder
 from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.deciding import compose_for
-from agent_mailer.watch.room import Room
+from agent_mailer.watch.room import Program, Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
 
 BUSY_INTERVAL = 0.1
@@ -34,11 +34,10 @@ class Follower:
     """Follows one turn to its end and returns the evidence; ends it when a clock runs out or the watcher stops."""
 
     def __init__(
-        self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce, runtime: Runtime
+        self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce, program: Program
     ) -> None:
         self._room = room
-        self._runtime = runtime
-        self._traits = runtime.traits
+        self._runtime, self._traits = program.runtime, program.traits
         self._record = record
         self._supervised = supervised
         self._at_once = at_once

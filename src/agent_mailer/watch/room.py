@@ -15,7 +15,7 @@ from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import Runtime
+from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.state import State
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
@@ -52,10 +52,20 @@ class Work:
         self.task: asyncio.Task[None] | None = None
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""
+        self.documents: dict[str, str] | None = None
+        """What told agents what to do when the turn began; None where an earlier watcher saw it begin."""
 
     @property
     def holds_place(self) -> bool:
         return self.stage in (Stage.CLAIMING, Stage.RUNNING)
+
+
+class Program:
+    """A runtime, and what it is like: known once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.traits = runtime.traits
 
 
 class Room:
@@ -75,8 +85,8 @@ class Room:
     ) -> None:
         self.mailbox = mailbox
         self.address = mailbox.address
-        self.runtime = runtime
-        self.traits = runtime.traits
+        self.program = Program(runtime)
+        """Of turns that start now: one that runs keeps its own."""
         self.confinement = confinement
         self.state = state
         self.log = state.log
@@ -110,6 +120,24 @@ class Room:
             for folder, fault in whys:
                 self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
         self._git_told = told
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.program.runtime
+
+    @property
+    def traits(self) -> RuntimeTraits:
+        return self.program.traits
+
+    def tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
+        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
+        turns = self.work
+        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
+        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
+            if waiting != turns[turn_id].urgent:
+                turns[turn_id].urgent = waiting
+                with suppress(OSError):
+                    self.state.turns.folder(turn_id).tell_urgent(waiting)
 
     def jitter(self) -> float:
         return random.random()
@@ -171,15 +199,6 @@ class Room:
                 return result
             await self.wait(turn_id, tries)
         raise AssertionError
-
-    def tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
-        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
-        running = {work.envelope.thread: turn_id for turn_id, work in self.work.items() if work.stage is Stage.RUNNING}
-        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
-            if waiting != self.work[turn_id].urgent:
-                self.work[turn_id].urgent = waiting
-                with suppress(OSError):
-                    self.state.turns.folder(turn_id).tell_urgent(waiting)
 
     def prune(self) -> None:
         """Raises OSError."""

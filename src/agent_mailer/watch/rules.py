@@ -68,6 +68,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     silence_timeout: float | None = 600.0
     finish_grace: float = 5.0
     stop_grace: float = 20.0
+    global_note_fixed: bool = False
+    """No turn changes the note of all threads."""
     turn_memory: int = 0
     """Bytes that all processes of a turn may use together; 0 = off."""
     keep_transcripts: int = 7

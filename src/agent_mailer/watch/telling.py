@@ -97,6 +97,9 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
         case NoticeKind.TRUST_UPGRADE:
             text = f"{agent}: its configuration counts as trusted as it was found, for this once"
             fix = f"agent-mailer config show {where}"
+        case NoticeKind.INSTRUCTIONS:
+            text = f"{agent} has changed files that tell agents what to do"
+            fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.TEST:
             text = f"{agent} can tell you when it needs you: this is a test"
     return Facts(

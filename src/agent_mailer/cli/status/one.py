@@ -95,7 +95,8 @@ def _mailbox(view: StatusView) -> list[Part]:
 def _trust(view: StatusView) -> Part:
     if view.untrusted:
         return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
-    return Part("as trusted; without a proved sandbox the agent may trust for itself")
+    alone = "; without a proved sandbox the agent may trust for itself" if view.sandbox == "off" else ""
+    return Part(f"as trusted{alone}")
 
 
 def _pause(view: StatusView, now: float) -> list[Part]:

@@ -200,6 +200,25 @@ class NoteView(View, frozen=True):
     modified: float
 
 
+class NoteChangeView(View, frozen=True):
+    """A change of a note: by which turn, for whose message; `how` is `tool`, `file` (written into the file itself while
+    the turn ran), `refused` (the same, undone) or `by-hand`. `before` and `after` are null where there was none, or it
+    is too large.
+    """
+
+    ABOUT = "id"
+
+    id: str
+    note: str
+    at: float
+    how: str
+    turn_id: str
+    thread: str
+    sender: str = msgspec.field(name="from")
+    before: str | None = None
+    after: str | None = None
+
+
 class NoteTextView(View, frozen=True):
     """What stands in a note; `thread` as it was asked for, None = the global note."""
 
