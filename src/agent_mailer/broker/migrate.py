@@ -15,7 +15,7 @@ from agent_mailer.broker.tables import metadata
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0001"
+HEAD = "0002"
 """The newest of them."""
 
 

@@ -81,6 +81,7 @@ def submission_of(
         priority=form.priority,
         kind=form.kind,
         labels=tuple(form.labels),
+        visited=tuple(form.visited),
     )
     return Submission(new, user_id, agent_id, bound, idempotency_key(request), stranger, longest)
 

@@ -47,6 +47,7 @@ class Envelope(msgspec.Struct):
     priority: str
     kind: str | None
     labels: list[str]
+    visited: list[str] | None
     claimed_at: str | None
 
 
@@ -93,6 +94,7 @@ ENVELOPE_COLUMNS = (
     _c.priority,
     _c.kind,
     _c.labels,
+    _c.visited,
     _c.claimed_at,
 )
 MESSAGE_COLUMNS = (*ENVELOPE_COLUMNS, _c.body, _c.attachments)
