@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.broker_desk import running_broker
 from tests.clocks import FakeClock
-from tests.desk import CLI
+from tests.desk import CLI, until
 from tests.guard_desk import ANSWERS, REPEATS, Company, forwards, nothing_is_lost, writes_anew
+from tests.integration.test_amp_watch import AmpDesk
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -314,3 +316,22 @@ def test_names_without_number_cost_no_memory() -> None:
     for number in range(20_000):
         rounds.note(Round(number * 60.0, f"t{number}", f"b{number}", 1))
     assert len(rounds.threads) < 6000
+
+
+@LONG
+@pytest.mark.parametrize("script", [ANSWERS, "anew"])
+def test_at_a_broker(tmp_path: Path, script: str) -> None:
+    """`coder` and its planner answer each other; at our broker the chain travels with the mail."""
+    with running_broker(tmp_path) as broker:
+        person = broker.person("someone")
+        desks = [AmpDesk(tmp_path / name, broker, person) for name in ("one", "two")]
+        for desk, other in zip(desks, reversed(desks), strict=True):
+            wanted = script if script == ANSWERS else writes_anew(other.coder["address"])
+            desk.configure(command=["/bin/sh", "-c", wanted])
+        ends = [desk.coder for desk in desks]
+        broker.send(person, ends[1], ends[0]["address"], subject="s", body="begin")
+        with desks[0].watching(), desks[1].watching():
+            until(lambda: sum(len(desk.place().state.held.waiting) for desk in desks), "the hold", 120)
+        [entry] = [entry for desk in desks for entry in desk.place().state.held.all()]
+        assert entry.guard is Guard.PAIR
+        assert sum(len(desk.place().state.turns.ids()) for desk in desks) <= 18
