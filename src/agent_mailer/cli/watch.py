@@ -124,7 +124,7 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
         room = place.room(lock)
     watcher = Watcher(room, once=once)
-    _obey_signals(watcher, place.policy().stop_grace)
+    _obey_signals(watcher, _grace(place))
     place.log.emit(
         EventName.WATCH_STARTED,
         version=__version__,
@@ -161,9 +161,20 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
     return asyncio.create_task(notifier.keep_beating())
 
 
+def _grace(place: Workplace) -> float:
+    """Seconds for running turns at a stop: what is configured, else what the surroundings leave."""
+    from agent_mailer.config import Source
+    from agent_mailer.process.first import CONTAINER_GRACE, stopped_in_a_hurry
+
+    hurry = place.loaded.source("stop_grace") is Source.DEFAULT and stopped_in_a_hurry(os.environ)
+    return CONTAINER_GRACE if hurry else place.policy().stop_grace
+
+
 def _obey_signals(watcher: Watcher, grace: float) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over."""
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps."""
     import asyncio
+
+    from agent_mailer.process.first import reap_strangers
 
     asked = 0
 
@@ -176,6 +187,8 @@ def _obey_signals(watcher: Watcher, grace: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
+    if os.getpid() == 1:
+        loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
 
 def _show_events(place: Workplace) -> None:

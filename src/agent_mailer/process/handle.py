@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.process.spawn import waited_for
+
 _PROC = Path("/proc")
 _LARGEST_PID = 2**31 - 1
 _CHASES = 200
@@ -27,12 +29,36 @@ _MOST_WATCHED = 64
 HAS_PROC = Path("/proc/self/stat").exists()
 
 
-class ProcessIdentity(msgspec.Struct, frozen=True):
-    """One process for ever: pid, start time (clock ticks since boot), boot id."""
+class ProcessIdentity(msgspec.Struct, frozen=True, eq=False):
+    """One process for ever: pid, start time (clock ticks since boot), boot id.
+
+    `first`: the start time of process 1, which tells a container from the one before it; 0 = not known.
+    """
 
     pid: int
     started: int
     boot: str
+    first: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProcessIdentity) and self._key == other._key
+
+    def __ne__(self, other: object) -> bool:
+        # The base has one of its own, which knows nothing of ours.
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[int, int, str]:
+        return self.pid, self.started, self.boot
+
+    @property
+    def of_this_life(self) -> bool:
+        """It was started since the machine, and the container where we are in one, began to run."""
+        same_container = not self.first or not first_started() or self.first == first_started()
+        return self.boot == boot_id() and same_container
 
 
 class ProcessStat(msgspec.Struct, frozen=True):
@@ -68,12 +94,23 @@ def boot_id() -> str:
         return ""
 
 
+@cache
+def first_started() -> int:
+    """The start time of process 1; 0 where it may not be looked at. No process sees two."""
+    first = read_stat(1)
+    return first.started if first is not None else 0
+
+
 def identify(pid: int) -> ProcessIdentity | None:
     """The process that has `pid` now, a zombie included; None if nobody has it."""
     if not HAS_PROC:
         return ProcessIdentity(pid, 0, "") if _taken(pid) else None
     stat = read_stat(pid)
-    return None if stat is None else ProcessIdentity(pid, stat.started, boot_id())
+    return None if stat is None else identity_of(stat)
+
+
+def identity_of(stat: ProcessStat) -> ProcessIdentity:
+    return ProcessIdentity(stat.pid, stat.started, boot_id(), first_started())
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
@@ -84,7 +121,7 @@ def is_alive(identity: ProcessIdentity) -> bool:
     if not HAS_PROC:
         return not identity.boot and _taken(identity.pid)
     stat = read_stat(identity.pid)
-    return stat is not None and stat.alive and stat.started == identity.started and identity.boot == boot_id()
+    return stat is not None and stat.alive and stat.started == identity.started and identity.of_this_life
 
 
 def read_stat(pid: int) -> ProcessStat | None:
@@ -198,10 +235,11 @@ def reap(identity: ProcessIdentity, *, block: bool = False) -> None:
     if HAS_PROC:
         # A child that was not reaped keeps its pid, so what has the pid and the start time is the one waited for.
         stat = read_stat(identity.pid)
-        if stat is None or stat.started != identity.started or identity.boot != boot_id():
+        if stat is None or stat.started != identity.started or not identity.of_this_life:
             return
     with suppress(ChildProcessError):
-        os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG))
+        if os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG)) is not None:
+            waited_for.discard(identity.pid)
 
 
 def _open(identity: ProcessIdentity) -> int | None:
@@ -249,7 +287,7 @@ def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]
     table: dict[int, ProcessStat] = {}
     marked: set[int] = set()
     newest = _newest_pid()
-    pids: Iterable[int] = _listed_pids()
+    pids: Iterable[int] = listed_pids()
     for _ in range(_CHASES):
         for pid in pids:
             if (stat := read_stat(pid)) is not None and stat.alive:
@@ -260,11 +298,20 @@ def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]
         if newest == before:
             break
         # Numbers of threads come from the same row.
-        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else _listed_pids()
+        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else listed_pids()
     return table, marked
 
 
-def _listed_pids() -> Iterable[int]:
+def command_line(pid: int) -> list[str]:
+    """The words of its command; none if it has ended or may not be looked at."""
+    try:
+        return _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").split("\0")
+    except OSError as error:
+        _require_answer(error)
+        return []
+
+
+def listed_pids() -> Iterable[int]:
     return [int(name) for name in os.listdir(_PROC) if name.isdecimal()] if HAS_PROC else []
 
 

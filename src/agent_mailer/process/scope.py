@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from agent_mailer.process.holder import GatedHolder, start_behind_gate
+from agent_mailer.process.holder import GatedHolder
 
 SCOPE_SECONDS = 5.0
 """Seconds that the user manager is given for a scope."""
@@ -30,20 +30,17 @@ class Start(msgspec.Struct, frozen=True):
     unlimited: str = ""
 
 
-async def start_turn(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, turn_dir: Path, turn_id: str, memory: int
+async def start_limited(
+    start: Callable[[Sequence[str]], GatedHolder], memory: int, env: Mapping[str, str], turn_id: str
 ) -> Start:
-    """`start_behind_gate`, in a scope of `memory` bytes where that can be; 0 = without. Raises OSError as that does."""
+    """What `start` starts through the words it is given, in a scope of `memory` bytes where that can be, else without.
 
-    def start(through: Sequence[str] = ()) -> GatedHolder:
-        return start_behind_gate(argv, env=env, cwd=cwd, turn_dir=turn_dir, turn_id=turn_id, through=through)
-
-    if not memory:
-        return Start(start())
+    Raises OSError as `start` does.
+    """
     try:
         through = _scope_words(memory, env, f"agent-mailer-turn-{turn_id}.scope")
     except LookupError as error:
-        return Start(start(), str(error))
+        return Start(start(()), str(error))
     gated = start(through)
     try:
         arrived = await gated.arrived(SCOPE_SECONDS)
@@ -52,7 +49,7 @@ async def start_turn(
         raise
     if not arrived:
         gated.abandon()
-        return Start(start(), "the user's systemd gave no scope for the turn")
+        return Start(start(()), "the user's systemd gave no scope for the turn")
     return Start(gated, "" if _is_held(gated.identity.pid) else _NOT_HELD)
 
 

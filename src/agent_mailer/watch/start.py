@@ -9,8 +9,8 @@ from typing import TypeVar
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Route, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
-from agent_mailer.process.holder import PROMPT_FILE, Supervised
-from agent_mailer.process.scope import start_turn
+from agent_mailer.process.holder import PROMPT_FILE, GatedHolder, Supervised, start_behind_gate
+from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
@@ -54,14 +54,16 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     await _prepare(room, record, message, folder)
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    begun = await start_turn(
-        launch.argv,
-        env=launch.env,
-        cwd=launch.cwd,
-        turn_dir=directory,
-        turn_id=record.turn_id,
-        memory=policy.turn_memory,
-    )
+
+    def behind_gate(through: Sequence[str] = ()) -> GatedHolder:
+        return start_behind_gate(
+            launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id, through=through
+        )
+
+    if policy.turn_memory:
+        begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
+    else:
+        begun = Start(behind_gate())
     with begun.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING

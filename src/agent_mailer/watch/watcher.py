@@ -76,6 +76,9 @@ class Watcher:
         """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
         if not self._room.stopping.is_set():
             self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._room.work), grace=grace)
+            if self._room.work:
+                with suppress(OSError):
+                    self._room.state.turns.stop_begins()
         self._room.request_stop(grace)
         self._wake.set()
 
@@ -126,6 +129,7 @@ class Watcher:
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
+                self._room.state.turns.stop_is_over()
                 self._room.state.sessions.close()
         return end
 
