@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.desk import Desk, outcomes, until
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
@@ -86,7 +87,9 @@ def test_after_a_turn_whose_watcher_was_stopped(scene: Scene) -> None:
     assert scene.nothing_lives()
 
 
-@pytest.mark.parametrize("ended", [False, True], ids=["it runs", "it has ended"])
+@pytest.mark.parametrize(
+    "ended", [pytest.param(False, id="it runs", marks=LONG), pytest.param(True, id="it has ended")]
+)
 def test_after_an_adopted_turn(scene: Scene, *, ended: bool) -> None:
     scene.script({"wait_for": str(scene.go)}, {"print": "done"})
     with scene.desk.watching() as watcher:
@@ -109,6 +112,7 @@ def test_after_an_adopted_turn(scene: Scene, *, ended: bool) -> None:
     assert ended_event["outcome"] == "done"
 
 
+@LONG
 def test_after_a_turn_that_was_stopped_by_hand_without_a_watcher(scene: Scene) -> None:
     scene.script({"wait_for": str(scene.go)})
     with scene.desk.watching() as watcher:
@@ -121,6 +125,7 @@ def test_after_a_turn_that_was_stopped_by_hand_without_a_watcher(scene: Scene) -
         assert not is_alive(holder)
 
 
+@LONG
 def test_a_holder_that_is_asked_to_go_stays_until_it_is_told(scene: Scene) -> None:
     """What ends all processes of the user, say, must not let those go that only the holder knows."""
     scene.script({"wait_for": str(scene.go)}, {"print": "done"})

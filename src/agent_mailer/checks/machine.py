@@ -107,7 +107,9 @@ def check_turn_end(memory: str) -> CheckResult:
         from agent_mailer.process.spawn import can_inherit_orphans
 
         if not HAS_PROC:
-            text = "no /proc here: what leaves a turn's process group is not found when the turn ends"
+            text = (
+                "no /proc that shows our processes: what leaves a turn's process group is not found at the turn's end"
+            )
             return warning("turn_end", "processes", text, "sudo mount -t proc proc /proc")
         means = ["environment", "session", "descent"]
         lost = "; a daemon with a cleared environment is not found (this system knows no subreaper)"

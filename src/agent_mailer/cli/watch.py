@@ -60,10 +60,13 @@ def watch(
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
 
+    from agent_mailer.process.first import heed_signals
     from agent_mailer.service.notify import take_notifier
     from agent_mailer.state.workdirs import remember
     from agent_mailer.watch.trouble import at_the_start
 
+    if os.getpid() == 1:
+        heed_signals()
     notifier = take_notifier(os.environ)
     place = workplace(
         workdir,

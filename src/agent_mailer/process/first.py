@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -29,6 +30,12 @@ def stopped_in_a_hurry(env: Mapping[str, str]) -> bool:
     A service manager in a container says who it is, and gives the time it is asked for.
     """
     return in_a_pid_namespace() and 1 in (os.getpid(), os.getppid()) and "INVOCATION_ID" not in env
+
+
+def heed_signals() -> None:
+    """Die of the signals that end others: process 1 does not until it says how, and a stop would wait to be killed."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: os._exit(128 + number))
 
 
 def reap_strangers() -> None:

@@ -26,7 +26,16 @@ _EXEC_PAUSE = 0.0005
 _POLL = 0.05
 _MOST_WATCHED = 64
 
-HAS_PROC = Path("/proc/self/stat").exists()
+
+def _sees_us() -> bool:
+    """Whether /proc is there and has our numbers: in a pid namespace it may be that of the machine."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115
+    except OSError:
+        return False
+
+
+HAS_PROC = _sees_us()
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, eq=False):
@@ -84,7 +93,9 @@ class ProcessStat(msgspec.Struct, frozen=True):
 
 @cache
 def boot_id() -> str:
-    """The id of this boot of the machine; empty where the system has none. No process sees two."""
+    """The id of this boot of the machine; empty where nothing tells of processes. No process sees two."""
+    if not HAS_PROC:
+        return ""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except ValueError:
@@ -119,6 +130,8 @@ def is_alive(identity: ProcessIdentity) -> bool:
     Raises OSError where the system cannot tell now (no descriptor left).
     """
     if not HAS_PROC:
+        # A zombie would count as living.
+        reap(identity)
         return not identity.boot and _taken(identity.pid)
     stat = read_stat(identity.pid)
     return stat is not None and stat.alive and stat.started == identity.started and identity.of_this_life
@@ -173,7 +186,7 @@ def send(identity: ProcessIdentity, signal_number: int) -> bool:
     if identity.pid in (os.getpid(), 1):
         return False
     try:
-        fd = _open(identity)
+        fd = _open(identity) if HAS_PROC else None
         if fd is None:
             if not is_alive(identity):
                 return False

@@ -41,6 +41,7 @@ _RELEASE = b"open\n"
 _FIRST_FREE_FD = 10
 _LOOK_AGAIN = 0.2
 _LEAVING = 0.05
+_MOMENT = 0.002
 
 LEAVE = signal.SIGUSR2
 """Ends a holder that has recorded its agent's end; before that it does nothing."""
@@ -52,8 +53,8 @@ LEAVE = signal.SIGUSR2
 # no process was to be had. Before the gate every signal ends the holder; afterwards it must live to write the record,
 # and traps signals instead of ignoring them, since an ignored signal stays ignored in the agent. The record is one
 # short write in place, and without its line end counts as none. Whatever the agent has put in its place (a FIFO would
-# hang, a link would lead elsewhere) is left alone. The agent is executed in a subshell because dash would redirect its
-# own stderr, too, for as long as it waits.
+# hang, a link would lead elsewhere) is left alone. Where nothing tells of children the holder ends its own group. The
+# agent is executed in a subshell because dash would redirect its own stderr, too, for as long as it waits.
 _SCRIPT = """\
 echo 1 >&6
 cd "$1" || exit 126
@@ -68,13 +69,17 @@ _agent_mailer_status=$?
 umask 077
 [ -e "$_agent_mailer_record" ] || [ -L "$_agent_mailer_record" ] ||
     echo "$_agent_mailer_status" >"$_agent_mailer_record" || exit
-exec 6>&-
 trap - USR2
 while [ -r /proc/thread-self/children ]; do
     IFS= read -r _agent_mailer_word </proc/thread-self/children
     [ -n "$_agent_mailer_word" ] || exit
+    exec 6>&-
     IFS= read -r _agent_mailer_word <&7
 done
+exec 6>&-
+kill -TERM 0
+sleep 0.2
+kill -KILL 0
 """
 _OF_SYSTEMD = "unset INVOCATION_ID\n"
 
@@ -223,14 +228,29 @@ class GatedHolder:
         self._gate = self._word = None
 
 
-async def _readable(fd: int, seconds: float | None = None) -> bool:
-    """Whether something, an end too, is to be read within `seconds` seconds. Several may wait for the same."""
+async def _readable(fd: int, seconds: float | None = None, *, leaving: ProcessIdentity | None = None) -> bool:
+    """Whether something, an end too, is to be read within `seconds` seconds. Several may wait for the same.
+
+    `leaving`: returns a moment later than that, unless this process has ended.
+    """
     import asyncio
 
     loop = asyncio.get_running_loop()
     there = asyncio.Event()
     fd = os.dup(fd)
-    loop.add_reader(fd, there.set)
+
+    def heard() -> None:
+        loop.remove_reader(fd)
+        look(loop.time() + _LEAVING)
+
+    def look(until: float) -> None:
+        with suppress(OSError):
+            if leaving is not None and loop.time() < until and is_alive(leaving):
+                loop.call_later(_MOMENT, look, until)
+                return
+        there.set()
+
+    loop.add_reader(fd, heard)
     try:
         async with asyncio.timeout(seconds):
             await there.wait()
@@ -264,16 +284,11 @@ class Supervised:
         Raises OSError where the system cannot tell now.
         """
         if self._word is not None:
-            await _readable(self._word)
+            # The holder leaves at once where nothing is left below it.
+            await _readable(self._word, leaving=self.identity)
             self._close()
         while not self._recorded and not await wait_gone([self.identity], _LOOK_AGAIN):
             pass
-        # It leaves at once where nothing is left below it.
-        await wait_gone([self.identity], _LEAVING)
-        self.reap()
-
-    def reap(self) -> None:
-        """Take the holder off the system, where it is our child and has ended."""
         reap(self.identity)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,18 +30,16 @@ class Start(msgspec.Struct, frozen=True):
     unlimited: str = ""
 
 
-async def start_limited(
-    start: Callable[[Sequence[str]], GatedHolder], memory: int, env: Mapping[str, str], turn_id: str
-) -> Start:
-    """What `start` starts through the words it is given, in a scope of `memory` bytes where that can be, else without.
+async def start_limited(start: Callable[..., GatedHolder], memory: int, env: Mapping[str, str], turn_id: str) -> Start:
+    """What `start` starts `through` the words it is given, in a scope of `memory` bytes; without, where that cannot be.
 
     Raises OSError as `start` does.
     """
     try:
         through = _scope_words(memory, env, f"agent-mailer-turn-{turn_id}.scope")
     except LookupError as error:
-        return Start(start(()), str(error))
-    gated = start(through)
+        return Start(start(), str(error))
+    gated = start(through=through)
     try:
         arrived = await gated.arrived(SCOPE_SECONDS)
     except BaseException:
@@ -49,7 +47,7 @@ async def start_limited(
         raise
     if not arrived:
         gated.abandon()
-        return Start(start(()), "the user's systemd gave no scope for the turn")
+        return Start(start(), "the user's systemd gave no scope for the turn")
     return Start(gated, "" if _is_held(gated.identity.pid) else _NOT_HELD)
 
 

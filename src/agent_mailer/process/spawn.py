@@ -21,6 +21,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _NEVER_OURS = {signal.SIGKILL, signal.SIGSTOP}
 _FAILED = b"!"
 _UNSTARTED = 127
+_MOST_LOOKED_AT = 4096
+"""Numbers of descriptors, one by one, where there is no /proc to list them."""
 
 waited_for: set[int] = set()
 """Children whose end somebody here waits for: as process 1 we have others as well."""
@@ -145,7 +147,13 @@ def _encoded(word: str) -> bytes:
 
 def _inheritable() -> Iterator[int]:
     """Descriptors beyond 2 that somebody left open for children; ours all close by themselves."""
-    for name in os.listdir("/dev/fd"):
-        with suppress(OSError, ValueError):
-            if (fd := int(name)) > 2 and os.get_inheritable(fd):
+    try:
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        numbers = [*range(min(os.sysconf("SC_OPEN_MAX"), _MOST_LOOKED_AT))]
+    for fd in numbers:
+        with suppress(OSError):
+            if fd > 2 and os.get_inheritable(fd):
                 yield fd

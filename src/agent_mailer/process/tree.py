@@ -22,6 +22,7 @@ from agent_mailer.process.handle import (
     identity_of,
     is_alive,
     read_stat,
+    reap,
     scan,
     send,
     wait_gone,
@@ -74,8 +75,8 @@ async def end_tree(
 ) -> EndReport:
     """End every process of the turn: ask with `first_signal`, kill after `grace` seconds, the holder last.
 
-    The holder is left to record how the agent ended, and is killed only if it does not go by itself. Whoever started it
-    still has to await (reap) it. Takes at most `grace` + 2.5 seconds.
+    The holder is left to record how the agent ended, and is killed only if it does not go when it is told. Takes at
+    most `grace` + 2.5 seconds.
     """
     started = time.monotonic()
     kill_from = started + grace
@@ -111,6 +112,8 @@ async def end_tree(
         else:
             killed.update(process for process in agents if send(process, signal.SIGKILL))
         await wait_gone(agents, min(_RESCAN, kill_from - now) if now < kill_from else _RESCAN)
+    if holder is not None:
+        reap(holder)
     survivors = tuple(process for process in found if is_alive(process))
     return EndReport(len(signalled), len(killed), survivors, time.monotonic() - started)
 

@@ -88,7 +88,6 @@ class Follower:
     async def _evidence(self) -> Evidence:
         """Raises OSError where something cannot be read just now; what was read already is kept."""
         report = await end_tree(self._record.turn_id, self._supervised.identity)
-        self._supervised.reap()
         if report.survivors:
             self._room.log.emit(
                 EventName.SURVIVORS, turn_id=self._record.turn_id, pids=" ".join(str(p.pid) for p in report.survivors)

@@ -9,7 +9,7 @@ from agent_mailer.process.handle import boot_id
 from agent_mailer.runtimes.port import Evidence, Runtime
 from agent_mailer.state.records import TurnRecord
 
-NO_BEGIN = "the turn's holder ended before it could start the agent: is the workdir there, the disk full?"
+NO_BEGIN = "the turn's holder could not start the agent: is the workdir there, the disk full, no process to be had?"
 NOTHING_RAN = "the watcher ended before anything was started"
 
 _OF_A_STOP = (None, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
@@ -39,7 +39,7 @@ def judge_end(record: TurnRecord, evidence: Evidence, runtime: Runtime, *, relea
         return Judgement(Outcome.INTERRUPTED, NOTHING_RAN) if adopted else Judgement(Outcome.UNAVAILABLE, NO_BEGIN)
     # A container that is killed takes holder and agent with it, and no file.
     ended_before = same_boot and evidence.exit.status is not None
-    restarted = process is None or not (process.of_this_life or ended_before)
+    restarted = process is None or not (ended_before or process.of_this_life)
     return judge(evidence, runtime, restarted=restarted)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Route, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
-from agent_mailer.process.holder import PROMPT_FILE, GatedHolder, Supervised, start_behind_gate
+from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
 from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
@@ -55,11 +56,9 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
 
-    def behind_gate(through: Sequence[str] = ()) -> GatedHolder:
-        return start_behind_gate(
-            launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id, through=through
-        )
-
+    behind_gate = partial(
+        start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
+    )
     if policy.turn_memory:
         begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
     else:
