@@ -291,6 +291,7 @@ class Workplace:
 
     def policy(self) -> WatchPolicy:
         from agent_mailer.policies import Where, policy_of
+        from agent_mailer.process.first import stopped_in_a_hurry
 
         where = Where(
             self.workdir,
@@ -300,6 +301,7 @@ class Workplace:
             self.surroundings(),
             out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
             agents=self._agents,
+            hurried=self.loaded.source("stop_grace") is Source.DEFAULT and stopped_in_a_hurry(os.environ),
         )
         return policy_of(self.config, where)
 

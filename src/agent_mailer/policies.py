@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind
+from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
@@ -16,7 +17,8 @@ from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 
 class Where(msgspec.Struct, frozen=True):
     """What the configuration does not say. `surroundings` is our environment, fit for the operator's own program; `own`
-    the agent's address, `agents` tells those of all workdirs of this user.
+    the agent's address, `agents` tells those of all workdirs of this user; `hurried` where whoever stops us waits
+    no longer than for a container.
     """
 
     workdir: Path
@@ -26,6 +28,7 @@ class Where(msgspec.Struct, frozen=True):
     surroundings: Mapping[str, str]
     out_of_git: tuple[Path, ...]
     agents: Callable[[], Collection[str]]
+    hurried: bool = False
 
 
 def policy_of(config: Config, where: Where) -> WatchPolicy:
@@ -56,7 +59,7 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         tool_timeout=float(config.tool_timeout) or None,
         first_output_timeout=float(config.first_output_timeout) or None,
         silence_timeout=float(config.silence_timeout) or None,
-        stop_grace=float(config.stop_grace),
+        stop_grace=CONTAINER_GRACE if where.hurried else float(config.stop_grace),
         turn_memory=size_in_bytes(config.turn_memory),
         keep_transcripts=config.keep_transcripts,
         notify=notify,

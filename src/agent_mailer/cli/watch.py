@@ -64,10 +64,13 @@ def watch(
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
 
+    from agent_mailer.process.first import heed_signals
     from agent_mailer.service.notify import take_notifier
     from agent_mailer.state.workdirs import remember
     from agent_mailer.watch.trouble import at_the_start
 
+    if os.getpid() == 1:
+        heed_signals()
     notifier = take_notifier(os.environ)
     place = workplace(
         workdir,
@@ -202,11 +205,13 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
 
 
 def _obey_signals(watcher: Watcher) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over.
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps.
 
     Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
     """
     import asyncio
+
+    from agent_mailer.process.first import reap_strangers
 
     asked = 0
 
@@ -220,6 +225,8 @@ def _obey_signals(watcher: Watcher) -> None:
         if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
+    if os.getpid() == 1:
+        loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
 
 def _show_events(place: Workplace) -> Callable[[], None]:

@@ -6,74 +6,62 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 
 import msgspec
 
-_PROC = Path("/proc")
-_LARGEST_PID = 2**31 - 1
-_CHASES = 200
-_KERNEL = 2
-"""The parent of all kernel threads, which have no environment."""
-_EXEC_LOOKS = 4
-_NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_EXEC_PAUSE = 0.0005
+from agent_mailer.process.spawn import waited_for
+from agent_mailer.process.table import HAS_PROC, ProcessStat, boot_id, first_started, is_ours, read_stat, taken
+
 _POLL = 0.05
+
+
 _MOST_WATCHED = 64
 
-HAS_PROC = Path("/proc/self/stat").exists()
 
+class ProcessIdentity(msgspec.Struct, frozen=True, eq=False):
+    """One process for ever: pid, start time (clock ticks since boot), boot id.
 
-class ProcessIdentity(msgspec.Struct, frozen=True):
-    """One process for ever: pid, start time (clock ticks since boot), boot id."""
+    `first`: the start time of process 1, which tells a container from the one before it; 0 = not known.
+    """
 
     pid: int
     started: int
     boot: str
+    first: int = 0
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProcessIdentity) and self._key == other._key
 
-class ProcessStat(msgspec.Struct, frozen=True):
-    """One line of the process table."""
+    def __ne__(self, other: object) -> bool:
+        # The base has one of its own, which knows nothing of ours.
+        return not self == other
 
-    pid: int
-    state: str
-    parent: int
-    session: int
-    threads: int
-    started: int
-
-    @property
-    def alive(self) -> bool:
-        """It runs: neither dead nor a zombie (a leader that ended before its threads is shown as one, and runs)."""
-        return self.state not in ("X", "x") and (self.state != "Z" or self.threads > 1)
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     @property
-    def halted(self) -> bool:
-        """Stopped by a signal (SIGSTOP) or a debugger: it does nothing until it is let go on."""
-        return self.state in ("T", "t")
+    def _key(self) -> tuple[int, int, str]:
+        return self.pid, self.started, self.boot
 
-
-@cache
-def boot_id() -> str:
-    """The id of this boot of the machine; empty where the system has none. No process sees two."""
-    try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except ValueError:
-        return ""
-    except OSError as error:
-        _require_answer(error)
-        return ""
+    @property
+    def of_this_life(self) -> bool:
+        """It was started since the machine, and the container where we are in one, began to run."""
+        same_container = not self.first or not first_started() or self.first == first_started()
+        return self.boot == boot_id() and same_container
 
 
 def identify(pid: int) -> ProcessIdentity | None:
     """The process that has `pid` now, a zombie included; None if nobody has it."""
     if not HAS_PROC:
-        return ProcessIdentity(pid, 0, "") if _taken(pid) else None
+        return ProcessIdentity(pid, 0, "") if taken(pid) else None
     stat = read_stat(pid)
-    return None if stat is None else ProcessIdentity(pid, stat.started, boot_id())
+    return None if stat is None else identity_of(stat)
+
+
+def identity_of(stat: ProcessStat) -> ProcessIdentity:
+    return ProcessIdentity(stat.pid, stat.started, boot_id(), first_started())
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
@@ -82,61 +70,11 @@ def is_alive(identity: ProcessIdentity) -> bool:
     Raises OSError where the system cannot tell now (no descriptor left).
     """
     if not HAS_PROC:
-        return not identity.boot and _taken(identity.pid)
+        # A zombie would count as living.
+        reap(identity)
+        return not identity.boot and taken(identity.pid)
     stat = read_stat(identity.pid)
-    return stat is not None and stat.alive and stat.started == identity.started and identity.boot == boot_id()
-
-
-def read_stat(pid: int) -> ProcessStat | None:
-    """The table's line of `pid`; None if nobody has it. Raises OSError where the system cannot tell now."""
-    if not 0 < pid <= _LARGEST_PID:
-        return None
-    try:
-        line = _read(f"/proc/{pid}/stat")
-    except OSError as error:
-        _require_answer(error)
-        return None
-    return parse_stat(pid, line)
-
-
-def namespaces_of(pid: int) -> int:
-    """In how many pid namespaces a process has a number; 1 where it is in none but ours, 0 where it is gone."""
-    try:
-        found = next(line for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(b"NSpid:"))
-    except StopIteration:
-        return 1
-    except OSError as error:
-        _require_answer(error)
-        return 0
-    return len(found.split()) - 1
-
-
-def runs_for(stat: ProcessStat) -> float | None:
-    """Seconds since that process was started; None where the system does not tell."""
-    try:
-        uptime = float(_read("/proc/uptime").split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-    return max(0.0, uptime - stat.started / os.sysconf("SC_CLK_TCK"))
-
-
-def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
-    """What /proc/<pid>/stat says. The program's name may hold anything: fields start after the last parenthesis."""
-    _, found, rest = line.rpartition(b")")
-    fields = rest.split()
-    if not found or len(fields) < 20:
-        return None
-    try:
-        return ProcessStat(
-            pid=pid,
-            state=fields[0].decode("ascii"),
-            parent=int(fields[1]),
-            session=int(fields[3]),
-            threads=int(fields[17]),
-            started=int(fields[19]),
-        )
-    except ValueError:
-        return None
+    return stat is not None and stat.alive and stat.started == identity.started and identity.of_this_life
 
 
 def carries(identity: ProcessIdentity, entry: bytes) -> bool:
@@ -146,7 +84,7 @@ def carries(identity: ProcessIdentity, entry: bytes) -> bool:
     """
     if not HAS_PROC:
         return is_alive(identity)
-    return is_alive(identity) and _is_ours(identity.pid, entry) and is_alive(identity)
+    return is_alive(identity) and is_ours(identity.pid, entry) and is_alive(identity)
 
 
 def send(identity: ProcessIdentity, signal_number: int) -> bool:
@@ -158,7 +96,7 @@ def send(identity: ProcessIdentity, signal_number: int) -> bool:
     if identity.pid in (os.getpid(), 1):
         return False
     try:
-        fd = _open(identity)
+        fd = _open(identity) if HAS_PROC else None
         if fd is None:
             if not is_alive(identity):
                 return False
@@ -220,10 +158,11 @@ def reap(identity: ProcessIdentity, *, block: bool = False) -> None:
     if HAS_PROC:
         # A child that was not reaped keeps its pid, so what has the pid and the start time is the one waited for.
         stat = read_stat(identity.pid)
-        if stat is None or stat.started != identity.started or identity.boot != boot_id():
+        if stat is None or stat.started != identity.started or not identity.of_this_life:
             return
     with suppress(ChildProcessError):
-        os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG))
+        if os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG)) is not None:
+            waited_for.discard(identity.pid)
 
 
 def _open(identity: ProcessIdentity) -> int | None:
@@ -258,108 +197,3 @@ async def _poll(identities: Sequence[ProcessIdentity], seconds: float | None) ->
         if end is not None and time.monotonic() >= end:
             return False
         await asyncio.sleep(_POLL)
-
-
-def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
-    """Every live process by pid, and which of ours were started with `entry` (NAME=value) in their environment.
-
-    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
-
-    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
-    meanwhile are looked at until there is none. Empty where there is no /proc.
-    """
-    table: dict[int, ProcessStat] = {}
-    marked: set[int] = set()
-    newest = _newest_pid()
-    pids: Iterable[int] = _listed_pids()
-    for _ in range(_CHASES):
-        for pid in pids:
-            if (stat := read_stat(pid)) is not None and stat.alive:
-                table[pid] = stat
-                if stat.started >= since and stat.parent != _KERNEL and _is_ours(pid, entry):
-                    marked.add(pid)
-        before, newest = newest, _newest_pid()
-        if newest == before:
-            break
-        # Numbers of threads come from the same row.
-        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else _listed_pids()
-    return table, marked
-
-
-def _listed_pids() -> Iterable[int]:
-    return [int(name) for name in os.listdir(_PROC) if name.isdecimal()] if HAS_PROC else []
-
-
-def _newest_pid() -> int:
-    """The pid given out last; 0 where the system does not tell."""
-    try:
-        return int(_read("/proc/loadavg").split()[-1])
-    except (ValueError, IndexError):
-        return 0
-    except OSError as error:
-        _require_answer(error)
-        return 0
-
-
-def _leads_its_threads(pid: int) -> bool:
-    try:
-        return b"\nTgid:\t%d\n" % pid in _read(f"/proc/{pid}/status")
-    except OSError as error:
-        _require_answer(error)
-        return False
-
-
-def _is_ours(pid: int, entry: bytes) -> bool:
-    """Ours, and started with `entry`. What another user's process says of itself counts for nothing."""
-    if not _environment_has(pid, entry):
-        return False
-    try:
-        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
-    except OSError as error:
-        _require_answer(error)
-        return False
-
-
-def _environment_has(pid: int, entry: bytes) -> bool:
-    """False if it may not be read. In the middle of an exec a process has none for a moment: it is looked at again."""
-    block = b""
-    for _ in range(_EXEC_LOOKS):
-        try:
-            block = _read(f"/proc/{pid}/environ")
-        except OSError as error:
-            _require_answer(error)
-            return False
-        if block:
-            break
-        time.sleep(_EXEC_PAUSE)
-    return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
-
-
-def _read(path: str) -> bytes:
-    """A file of /proc. Hundreds are read at the end of every turn: no layer between that costs more than the read."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = os.read(fd, 65536)
-        while len(data) % 65536 == 0 and (more := os.read(fd, 65536)):
-            data += more
-        return data
-    finally:
-        os.close(fd)
-
-
-def _require_answer(error: OSError) -> None:
-    """A process that cannot be looked at, for want of a descriptor say, is not one that has ended."""
-    if error.errno in _NO_MEANS:
-        raise error
-
-
-def _taken(pid: int) -> bool:
-    if not 0 < pid <= _LARGEST_PID:
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True

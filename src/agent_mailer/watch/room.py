@@ -143,6 +143,12 @@ class Room:
         return random.random()
 
     def request_stop(self, grace: float) -> None:
+        """End running turns after `grace` seconds. Asked again, the shorter time counts."""
+        if not self.stopping.is_set():
+            self.log.emit(EventName.WATCH_STOPPING, running=len(self.work), grace=grace)
+            if self.work:
+                with suppress(OSError):
+                    self.state.turns.stop_begins()
         self.stop_at = self.clock.monotonic() + grace
         self.stopping.set()
 

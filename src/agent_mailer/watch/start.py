@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +17,9 @@ from agent_mailer.identity import documents_in
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
-from agent_mailer.process.scope import Start, start_turn
+from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
-from agent_mailer.runtimes.port import Launch, ToolServer, TurnRequest
+from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.room import Room
@@ -67,7 +68,14 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         launch, copies = await confinement.around(launch, own), folder.note_copy
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    begun = await _begin(launch, directory, record.turn_id, policy.turn_memory)
+
+    behind_gate = partial(
+        start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
+    )
+    if policy.turn_memory:
+        begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
+    else:
+        begun = Start(behind_gate())
     with begun.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING
@@ -88,14 +96,6 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     for started in (envelope, *(one.envelope for one in record.batch)):
         room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
     return supervised
-
-
-async def _begin(launch: Launch, turn_dir: Path, turn_id: str, memory: int) -> Start:
-    if memory:
-        return await start_turn(
-            launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id, memory=memory
-        )
-    return Start(start_behind_gate(launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id))
 
 
 def folders_of(room: Room) -> list[Path]:

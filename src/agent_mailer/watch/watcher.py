@@ -81,8 +81,6 @@ class Watcher:
 
     def stop(self, grace: float) -> None:
         """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
-        if not self._room.stopping.is_set():
-            self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._room.work), grace=grace)
         self._room.request_stop(grace)
         self._wake.set()
 
@@ -136,6 +134,7 @@ class Watcher:
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
+                self._room.state.turns.stop_is_over()
                 self._room.state.sessions.close()
         return end
 
