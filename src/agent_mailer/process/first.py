@@ -7,8 +7,8 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 
-from agent_mailer.process.spawn import waited_for
-from agent_mailer.process.table import listed_pids, read_stat
+from agent_mailer.process.handle import waited_for
+from agent_mailer.processes import listed_pids, read_stat
 
 CONTAINER_GRACE = 2.0
 """Container engines kill ten seconds after SIGTERM, and ending a tree that does not want to go takes five of them."""

@@ -17,7 +17,7 @@ import msgspec
 
 from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, wait_gone
 from agent_mailer.process.holder import HOLDER, LEAVE, TURN_ID_VARIABLE
-from agent_mailer.process.table import HAS_PROC, command_line, namespaces_of, read_stat, scan
+from agent_mailer.processes import HAS_PROC, command_line, namespaces_of, read_stat, scan
 
 GRACE = 5.0
 _KILL_BUDGET = 2.5

@@ -284,7 +284,7 @@ def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
 def watcher_of(place: Workplace) -> view.WatcherView:
     """Who holds the lock, also where that is another client, which writes down no more than a number."""
     from agent_mailer.checks.machine import flock_holder
-    from agent_mailer.process.table import read_stat, runs_for
+    from agent_mailer.processes import read_stat, runs_for
     from agent_mailer.state.lock import holder_of
 
     path = place.folder.path / ".lock"

@@ -232,7 +232,7 @@ def taken(pid: int) -> bool:
     if not 0 < pid <= _LARGEST_PID:
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # noqa: TID251 - asks, and signals nothing
     except PermissionError:
         return True
     except OSError:
