@@ -19,6 +19,7 @@ from agent_mailer.names import printable
 
 
 class _Program(LazyGroup):
+    aliases: ClassVar[Mapping[str, str]] = {"quarantine": "held"}
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
         "init": ("agent_mailer.cli.init", "Set up this folder for an agent."),
         "config": ("agent_mailer.cli.config", "Show and change the agent's configuration."),
@@ -37,6 +38,7 @@ class _Program(LazyGroup):
         "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
         "memory": ("agent_mailer.cli.memory", "The agent's notes."),
         "stuck": ("agent_mailer.cli.stuck", "What was not worked on, and what did not leave."),
+        "held": ("agent_mailer.cli.held", "Mail that waits until you say what becomes of it."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
         "fetch": ("agent_mailer.cli.mail:fetch_app", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),

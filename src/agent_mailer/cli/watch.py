@@ -65,10 +65,13 @@ def watch(
     import asyncio
 
     from agent_mailer.checks.limits import require_proc
+    from agent_mailer.process.first import heed_signals
     from agent_mailer.service.notify import take_notifier
     from agent_mailer.state.workdirs import remember
     from agent_mailer.watch.trouble import at_the_start
 
+    if os.getpid() == 1:
+        heed_signals()
     notifier = take_notifier(os.environ)
     place = workplace(
         workdir,
@@ -222,11 +225,13 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
 
 
 def _obey_signals(watcher: Watcher) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over.
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps.
 
     Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
     """
     import asyncio
+
+    from agent_mailer.process.first import reap_strangers
 
     asked = 0
 
@@ -240,6 +245,8 @@ def _obey_signals(watcher: Watcher) -> None:
         if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
+    if os.getpid() == 1:
+        loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
 
 def _show_events(place: Workplace) -> Callable[[], None]:
