@@ -164,7 +164,12 @@ def test_to_ask_disturbs_no_writer_and_no_writer_us(tmp_path: Path) -> None:
         try:
             until(lambda: path.stat().st_size, "the writer")
             found = {writer_of(path) for _ in range(1000)}
-            until(lambda: found.add(writer_of(path)) or found == {Writer.NONE, Writer.SOME}, "both answers")  # type: ignore[func-returns-value]
+
+            def both() -> bool:
+                found.add(writer_of(path))
+                return found == {Writer.NONE, Writer.SOME}
+
+            until(both, "both answers")
             assert writer.poll() is None
         finally:
             writer.kill()
