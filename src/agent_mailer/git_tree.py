@@ -108,7 +108,9 @@ def keep_out(disk: Disk, folder: Path) -> tuple[list[Lack], GitFault | None]:
         except GitFault as fault:
             faults.append(fault)
         except OSError as error:
-            faults.append(_fault(lack.path, error))
+            # What is for the day on which there is a tree can wait until then.
+            if lack.part is not Part.IGNORES_ITSELF:
+                faults.append(_fault(lack.path, error))
         else:
             made.append(lack)
     return made, faults[0] if faults else None
