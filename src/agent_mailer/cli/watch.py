@@ -218,7 +218,7 @@ def _obey_signals(watcher: Watcher) -> None:
     def stop() -> None:
         nonlocal asked
         asked += 1
-        watcher.stop(watcher.grace if asked == 1 else 0.0)
+        watcher.stop(None if asked == 1 else 0.0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
