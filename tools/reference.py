@@ -21,6 +21,7 @@ from msgspec import Meta
 from agent_mailer.config import leaves
 from agent_mailer.views.values.history import (
     DeadLetterView,
+    NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
@@ -50,7 +51,7 @@ def status() -> str:
 
 def history() -> str:
     """Every value that is printed of turns, threads, sessions, dead letters and notes."""
-    views = _views(ThreadView, SessionView, DeadLetterView, StuckView, NoteView, NoteTextView)
+    views = _views(ThreadView, SessionView, DeadLetterView, StuckView, NoteView, NoteTextView, NoteChangeView)
     return "\n\n".join(_value(view) for view in views)
 
 

@@ -21,7 +21,7 @@ from tests.e2e.throwaway import is_nobody
 from tests.sizes import LONG
 
 from agent_mailer.config import Config
-from agent_mailer.process.handle import HAS_PROC
+from agent_mailer.processes import HAS_PROC
 
 pytestmark = LONG
 

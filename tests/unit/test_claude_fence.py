@@ -108,7 +108,7 @@ def test_a_result_after_too_many_tools_counts_for_nothing(tmp_path: Path) -> Non
     done = {"type": "result", "subtype": "success", "is_error": False, "result": "I have sent it elsewhere."}
     observation = observe(runtime, init("SendMessage"), done)
     evidence = Evidence(observation, Exit(status=0), tmp_path / "stdout", tmp_path / "stderr", None)
-    assert judge(evidence, runtime, same_boot=True).outcome is Outcome.UNAVAILABLE
+    assert judge(evidence, runtime, restarted=False).outcome is Outcome.UNAVAILABLE
 
 
 @pytest.mark.parametrize("option", ["--tools", "--setting-sources"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,7 +107,8 @@ class Trust:
 
     def _write(self, counts: Standing, by: str, *, needed: bool) -> None:
         try:
-            self.keeper.begin([*known_workdirs(self._folder.disk).all(), *self._older_here()])
+            older = [*known_workdirs(self._folder.disk).all(), *self._older_here()]
+            self.keeper.begin(self._folder.workdir, older)
             self.keeper.write(self._folder.workdir, counts, by, self._folder.clock.now())
         except OSError as error:
             if not needed:
@@ -146,4 +148,9 @@ class Trust:
 
     def _mend(self, verdict: Verdict) -> str:
         there = "" if verdict.fix else f" (in a container: {VARIABLE}=HASH, or keep {self.keeper.folder.parent})"
-        return (verdict.fix or f"{COMMAND} -C {self._folder.workdir}") + there
+        return (verdict.fix or self.command) + there
+
+    @property
+    def command(self) -> str:
+        """By which a person trusts what is there."""
+        return f"{COMMAND} -C {shlex.quote(str(self._folder.workdir))}"

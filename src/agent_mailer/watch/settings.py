@@ -12,7 +12,7 @@ from agent_mailer.events import EventName
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state.notices import Notice, NoticeKind
-from agent_mailer.watch.room import Room
+from agent_mailer.watch.room import Program, Room
 from agent_mailer.watch.rules import WatchPolicy
 
 UPGRADE = "upgrade"
@@ -95,7 +95,7 @@ class Settings:
             return
         self._refused = ""
         room.policy, room.prompts = taken.policy, taken.prompts
-        room.runtime, room.traits = taken.runtime, taken.runtime.traits
+        room.program = Program(taken.runtime)
         if taken.now or taken.next_turn or taken.restart:
             room.log.emit(
                 EventName.CONFIG_TAKEN,
