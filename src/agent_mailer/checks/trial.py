@@ -48,6 +48,7 @@ TAKEN_OVER = (
     "infiniti_command",
     "model",
     "extra_args",
+    "tools",
     "max_budget_usd",
     "config_home",
     "command",

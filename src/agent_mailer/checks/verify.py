@@ -111,8 +111,9 @@ def _state_checks(place: Workplace) -> list[CheckResult]:
 
 
 def _place_checks(place: Workplace) -> list[CheckResult]:
+    from agent_mailer.checks.git import check_git
     from agent_mailer.checks.machine import check_disk, check_file_events
-    from agent_mailer.checks.workdir import check_agent_md, check_git, check_templates
+    from agent_mailer.checks.workdir import check_agent_md, check_templates
 
     state = next((path for path in (place.folder.path, place.workdir) if os.access(path, os.R_OK)), place.workdir)
     root = _maildir_root(place)
@@ -122,7 +123,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
         check_file_events(state),
         *check_templates(place.folder.templates),
         check_agent_md(place.workdir, place.config.api_key),
-        *check_git(place.workdir, kept),
+        *check_git(place.workdir, place.folders_in_git(), place.config.git),
     ]
 
 
@@ -155,7 +156,8 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
         results.append(check_turn_memory(size, place.policy().turn_memory, program.launch.env))
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
-            results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())
+            launch = program.launch
+            results += check_tools(launch.env, launch.cwd, place.tools, Path(scratch).resolve(), place.clock.now())
     except OSError as error:
         results.append(no_scratch(tempfile.gettempdir(), error))
     return results

@@ -139,6 +139,16 @@ def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
         return None
 
 
+def carries(identity: ProcessIdentity, entry: bytes) -> bool:
+    """The very process runs, belongs to us and was started with `entry` (NAME=value) in its environment.
+
+    A record may name any process; only what it was started with tells whose it is. Without /proc nothing tells.
+    """
+    if not HAS_PROC:
+        return is_alive(identity)
+    return is_alive(identity) and _is_ours(identity.pid, entry) and is_alive(identity)
+
+
 def send(identity: ProcessIdentity, signal_number: int) -> bool:
     """Signal the very process; False if it is gone or not ours to signal. A pid given out again is never hit.
 
@@ -251,7 +261,7 @@ async def _poll(identities: Sequence[ProcessIdentity], seconds: float | None) ->
 
 
 def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
-    """Every live process by pid, and which of them were started with `entry` (NAME=value) in their environment.
+    """Every live process by pid, and which of ours were started with `entry` (NAME=value) in their environment.
 
     `since`: a start time before which nobody can have been; older processes' environments are not looked at.
 
@@ -266,7 +276,7 @@ def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]
         for pid in pids:
             if (stat := read_stat(pid)) is not None and stat.alive:
                 table[pid] = stat
-                if stat.started >= since and stat.parent != _KERNEL and _environment_has(pid, entry):
+                if stat.started >= since and stat.parent != _KERNEL and _is_ours(pid, entry):
                     marked.add(pid)
         before, newest = newest, _newest_pid()
         if newest == before:
@@ -294,6 +304,17 @@ def _newest_pid() -> int:
 def _leads_its_threads(pid: int) -> bool:
     try:
         return b"\nTgid:\t%d\n" % pid in _read(f"/proc/{pid}/status")
+    except OSError as error:
+        _require_answer(error)
+        return False
+
+
+def _is_ours(pid: int, entry: bytes) -> bool:
+    """Ours, and started with `entry`. What another user's process says of itself counts for nothing."""
+    if not _environment_has(pid, entry):
+        return False
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
     except OSError as error:
         _require_answer(error)
         return False

@@ -20,7 +20,7 @@ from typing import Self
 
 from agent_mailer.disk import FILE_MODE, of_the_moment, read_regular
 from agent_mailer.outcomes import Exit
-from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, carries, identify, is_alive, reap, send, wait_gone
 
 SHELL = "/bin/sh"
 TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
@@ -233,19 +233,30 @@ class GatedHolder:
 
 
 class Supervised:
-    """The holder of a turn that runs, or has ended."""
+    """The holder of a turn that runs, or has ended.
 
-    def __init__(self, identity: ProcessIdentity, turn_dir: Path, turn_id: str) -> None:
+    Not `proved`: a record names it, but nothing that runs is it.
+    """
+
+    def __init__(self, identity: ProcessIdentity, turn_dir: Path, turn_id: str, *, proved: bool = True) -> None:
         self.identity = identity
+        self._proved = proved
         self.turn_dir = turn_dir
         self.turn_id = turn_id
 
     @property
     def running(self) -> bool:
-        return is_alive(self.identity)
+        return self._proved and is_alive(self.identity)
+
+    @property
+    def holder(self) -> ProcessIdentity | None:
+        """Whose session may be ended; None where that cannot be told."""
+        return self.identity if self._proved else None
 
     async def wait_ended(self) -> None:
         """Return when the holder is gone, reaping it where it is our child. The agent's own children may run still."""
+        if not self._proved:
+            return
         while not await wait_gone([self.identity]):
             pass
         reap(self.identity)
@@ -263,8 +274,13 @@ class Supervised:
 
 
 def adopt(identity: ProcessIdentity, turn_dir: Path, turn_id: str) -> Supervised:
-    """Take over the holder that another watcher started; it may have ended already."""
-    return Supervised(identity, turn_dir, turn_id)
+    """Take over the holder that another watcher started; it may have ended already.
+
+    `identity` was read from a file that an agent may have written: only what carries the turn's id is its holder.
+    Raises OSError where the system cannot tell now.
+    """
+    ours = carries(identity, f"{TURN_ID_VARIABLE}={turn_id}".encode())
+    return Supervised(identity, turn_dir, turn_id, proved=ours)
 
 
 def read_exit(turn_dir: Path) -> Exit:

@@ -48,14 +48,20 @@ def members(
 ) -> list[ProcessIdentity]:
     """The live processes of the turn, the holder among them; never this process nor pid 1.
 
-    `known` are members found before: they and what descends from them belong even if their parents are gone by now.
+    `holder` is one that we have started, or of which `adopt` knows that it is the turn's. `known` are members found
+    before: they and what descends from them belong even if their parents are gone by now.
     """
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
     boot = boot_id()
     since = holder.started if holder is not None and holder.boot == boot else 0
     table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
-    if holder is not None and _holds_its_session(holder, boot):
+    if holder is None:
+        # Whoever holds a session of the turn is gone, or one of it.
+        sessions = {table[pid].session for pid in found} - {0}
+        sessions = {leader for leader in sessions if leader in found or leader not in table}
+        found |= {pid for pid, stat in table.items() if stat.session in sessions}
+    elif _holds_its_session(holder, boot):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
     found |= {
         process.pid

@@ -32,7 +32,6 @@ class Wishes(msgspec.Struct, frozen=True):
     system_prompt: str = ""
     adapter: str = ""
     replace_protocol: bool | None = None
-    gitignore: bool = True
     sandbox: Kind | None = None
 
 
