@@ -68,8 +68,10 @@ class TurnRequest(msgspec.Struct, frozen=True):
     attempt: int
     session_id: str | None
     tools: ToolServer
+    confined: bool = False
+    """A sandbox stands around the turn: what is ours and the person's is out of sight already."""
     own_sandbox: bool = True
-    """Not where the whole turn is confined in a way in which the program's own sandbox cannot start."""
+    """Not where that is one in which the program's own sandbox cannot start."""
     batch: tuple[str, ...] = ()
 
 

@@ -57,13 +57,14 @@ class Access(StrEnum):
 
 class Ground(msgspec.Struct, frozen=True):
     """Where a turn works: `outbox` None where there is no turn; `walled` where it is confined from without already so
-    that codex's own sandbox cannot start.
+    that codex's own sandbox cannot start, `within` where it can: there what is ours and secret has no place any more.
     """
 
     workdir: Path
     project_dir: Path | None = None
     outbox: Path | None = None
     walled: bool = False
+    within: bool = False
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -128,7 +129,10 @@ def _files(
             yield ground.project_dir, Access.WRITE
             yield from _git(ground.project_dir)
         yield from _git(ground.workdir)
-    yield from ((path, Access.DENY) for path in (*secrets_in(env), *hidden_in(home)))
+    yield from ((path, Access.DENY) for path in hidden_in(home))
+    if ground.within:
+        return
+    yield from ((path, Access.DENY) for path in secrets_in(env))
     yield from ((path, Access.READ) for path in reach.kept)
     yield from ((path, Access.DENY) for path in reach.hidden)
     if ground.outbox is not None:
