@@ -284,6 +284,7 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
+        from agent_mailer.watch.guards.budgets import BudgetPolicy
         from agent_mailer.watch.guards.rounds import GuardPolicy
         from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 
@@ -318,7 +319,8 @@ class Workplace:
             keep_transcripts=config.keep_transcripts,
             notify=notify,
             who=self.who(),
-            guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
+            guards=GuardPolicy(**msgspec.structs.asdict(config.guards)),
+            budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
         )
 
     def who(self) -> WhoPolicy:
@@ -326,14 +328,12 @@ class Workplace:
         from agent_mailer.watch.guards.who import WhoPolicy
 
         config, own = self.config, self.config.address if self.at_broker else self.handle
-        # The names that our broker and a folder keep for the person there.
         person = f"human-operator@{own.partition('@')[2]}" if self.at_broker else "user"
         people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
         agents, vouched = self._agents() if config.people else (), {person} if self.at_broker else ()
         return WhoPolicy(config.allow_from, config.deny_from, people, own, frozenset(agents), frozenset(vouched))
 
     def _agents(self) -> set[str]:
-        """The addresses of this user's workdirs, as far as they can be read."""
         from agent_mailer.state.workdirs import known_workdirs
 
         found: set[str] = set()

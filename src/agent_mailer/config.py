@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.config_tables import Count, CountOrNone, DollarsOrOff, Guards, Retry, Seconds, SecondsOrOff
+from agent_mailer.config_tables import Count, CountOrNone, DollarsOrOff, Guards, Limits, Retry, Seconds, SecondsOrOff
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
@@ -142,6 +142,9 @@ class Config(msgspec.Struct, frozen=True):
     guards: Annotated[
         Guards, "how far agents go among themselves before a person is asked: rounds, hops and turns; 0 = off"
     ] = Guards()
+    limits: Annotated[
+        Limits, "what turns may take of a local day: turns, minutes, tokens, dollars; whole, of a thread, for a sender"
+    ] = Limits()
     notify: Annotated[
         Notify,
         "command (a list of words) and address (mail): who is told when the agent needs a person; "
@@ -346,7 +349,7 @@ def _as_toml(value: object) -> str:
 def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:
     for key in keys():
         text = environ.get(ENV_PREFIX + key.upper())
-        if text and key not in ("retry", "env", "guards", "notify"):
+        if text and key not in ("retry", "env", "guards", "limits", "notify"):
             try:
                 yield key, parse_value(key, text)
             except UsageFault as fault:
