@@ -35,8 +35,12 @@ BLOCK = re.compile(r"(<!-- written by tools/reference\.py: (\w+) -->\n).*?(<!-- 
 
 def keys() -> str:
     """Every key of the configuration."""
-    rows = [f"| `{leaf.name}` | {_kind(leaf.hint)} | {_default(leaf.default)} | {leaf.sentence} |" for leaf in leaves()]
-    return "\n".join(["| key | value | default | is |", "|---|---|---|---|", *rows])
+    rows = [
+        f"| `{leaf.name}` | {_kind(leaf.hint)} | {_default(leaf.default)} | {leaf.takes.value} | {leaf.widens or ''} | "
+        f"{leaf.sentence} |"
+        for leaf in leaves()
+    ]
+    return "\n".join(["| key | value | default | taken | widens; untrusted | is |", "|---|---|---|---|---|---|", *rows])
 
 
 def status() -> str:

@@ -18,19 +18,23 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand, load
+from agent_mailer.config import ENV_PREFIX, Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
+from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.identity import read_identity, require_agreement
+from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
+from agent_mailer.process.first import stop_grace
 from agent_mailer.process.scope import size_in_bytes
-from agent_mailer.runtimes.port import CommandOutput, ToolServer
+from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
+from agent_mailer.trust.workdir import Trust
 from agent_mailer.turn_tools.folder import TurnFolder
 
 if TYPE_CHECKING:
+    from agent_mailer.confine.confinement import Confinement
     from agent_mailer.mailbox.amp.adapter import AmpMailbox
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
     from agent_mailer.mailbox.port import Mailbox
@@ -83,12 +87,13 @@ class Workplace:
         self.log = EventLog(self.folder.log, self.disk, self.clock)
         self.state = State(self.folder, self.log)
         self._flags = flags or {}
+        self.trust = Trust(self.folder, os.environ, self._flags)
         self._loaded: Loaded | None = None
 
     @property
     def loaded(self) -> Loaded:
         if self._loaded is None:
-            self._loaded = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir))
+            self._loaded = self.trust.load()
         return self._loaded
 
     @property
@@ -132,7 +137,8 @@ class Workplace:
         return found
 
     def require_complete(self) -> None:
-        """Raises ConfigFault naming every missing key and its flag."""
+        """Raises ConfigFault naming every missing key and its flag, or what nobody trusts."""
+        self.trust.require()
         missing = self.missing()
         if missing:
             named = ", ".join(f"{key} ({flag})" for key, flag in missing)
@@ -149,6 +155,15 @@ class Workplace:
     def maildir_root(self) -> Path:
         explicit = expand(self.config.maildir_root, self.workdir) if self.config.maildir_root else None
         return find_root(explicit, os.environ, self.workdir)
+
+    def folders_in_git(self) -> tuple[Path, ...]:
+        """What a git tree around it must leave alone: the state, and the mail of every session."""
+        from agent_mailer.mailbox.maildir.routes import mail_of_the_tree
+
+        with suppress(ConfigFault):
+            if not self.at_broker:
+                return (self.folder.path, *mail_of_the_tree(self.maildir_root(), self.workdir))
+        return (self.folder.path,)
 
     @overload
     def mailbox(self, handle: None = None) -> Mailbox: ...
@@ -184,8 +199,8 @@ class Workplace:
         from agent_mailer.mailbox.amp.client import Credentials
 
         def credentials() -> Credentials:
-            config = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir)).config
-            return Credentials(config.broker_url, config.agent_id, config.api_key)
+            config = self.trust.load().config
+            return Credentials(self.config.broker_url, config.agent_id, config.api_key)
 
         rhythm = Rhythm(float(self.config.poll_interval_idle), float(self.config.poll_interval_active))
         return AmpMailbox(
@@ -215,9 +230,9 @@ class Workplace:
         from agent_mailer.runtimes.programs import build_env
 
         config = self.config
-        env = build_env(os.environ, config.env.pass_, config.env.set)
+        env = build_env(self.surroundings(), config.env.pass_, config.env.set)
         # So that the agent's `agent-mailer mail` is this installation.
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
         env = self._for_amq(env)
         match config.runtime:
             case RuntimeKind.COMMAND:
@@ -251,9 +266,11 @@ class Workplace:
         options = ClaudeOptions(
             permission_mode=self._permission_mode(),
             model=config.model,
+            tools=config.tools,
             extra_args=config.extra_args,
             max_budget_usd=config.max_budget_usd,
             config_home=self._config_home(),
+            reach=self._reach(),
         )
         return ClaudeRuntime(config.claude_command, options, env)
 
@@ -268,7 +285,15 @@ class Workplace:
             model=config.model,
             extra_args=config.extra_args,
             home=self._config_home(),
+            reach=self._reach(),
         )
+
+    def _reach(self) -> Reach:
+        """What of ours no tool of an agent may read or write, as far as its program can keep it from that."""
+        from platformdirs import user_state_path
+
+        person = Path.home() / ".agent-mailer" / "credentials.json"
+        return Reach(hidden=(self.folder.config, person, user_state_path("agent-mailer")), kept=(self.folder.path,))
 
     def _permission_mode(self) -> PermissionMode:
         mode = self.config.permission_mode
@@ -278,6 +303,13 @@ class Workplace:
 
     def _config_home(self) -> Path | None:
         return expand(self.config.config_home, self.workdir) if self.config.config_home else None
+
+    def surroundings(self) -> dict[str, str]:
+        """Our environment, without the places in it that the agent writes in."""
+        from agent_mailer.process.environment import without_theirs
+
+        project = self.project_dir()
+        return without_theirs(os.environ, [self.workdir] if project is None else [self.workdir, project])
 
     def project_dir(self) -> Path | None:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
@@ -291,7 +323,7 @@ class Workplace:
             address=config.notify.address,
             agent=config.agent_name or self.handle,
             # The operator's own program sees all of his environment but what is ours: our keys are there.
-            env={name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
+            env={name: value for name, value in self.surroundings().items() if not name.startswith(ENV_PREFIX)},
             trouble_after=float(config.notify.trouble_after),
             timeout=float(config.notify.timeout),
         )
@@ -301,6 +333,7 @@ class Workplace:
             max_retries=config.max_retries,
             max_starts=config.max_starts,
             max_parallel_turns=config.max_parallel_turns,
+            batch_low=config.batch_low,
             retry_first=float(config.retry.first),
             retry_longest=float(config.retry.longest),
             session_max_age_days=config.session_max_age_days,
@@ -311,11 +344,35 @@ class Workplace:
             tool_timeout=float(config.tool_timeout) or None,
             first_output_timeout=float(config.first_output_timeout) or None,
             silence_timeout=float(config.silence_timeout) or None,
-            stop_grace=float(config.stop_grace),
+            stop_grace=stop_grace(
+                config.stop_grace, self.loaded.source("stop_grace") is not Source.DEFAULT, os.environ
+            ),
             turn_memory=size_in_bytes(config.turn_memory),
             keep_transcripts=config.keep_transcripts,
             notify=notify,
+            out_of_git=self.folders_in_git() if config.git is GitCare.KEEP_OUT else (),
         )
+
+    def confinement(self, runtime: Runtime) -> Confinement | None:
+        if self.config.sandbox.kind is Kind.OFF:
+            return None
+        from agent_mailer.confining import Around, confinement_of
+
+        def root() -> Path | None:
+            return None if self.at_broker else self.maildir_root()
+
+        around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
+        return confinement_of(self.config, around, runtime.traits)
+
+    def retake(self, loaded: Loaded) -> tuple[WatchPolicy, Runtime]:
+        """Act on these values from now on. Raises ConfigFault where nothing could start with them; the old stay."""
+        before, self._loaded = self._loaded, loaded
+        try:
+            self.require_complete()
+            return self.policy(), self.runtime()
+        except MailerError:
+            self._loaded = before
+            raise
 
     def prompts(self) -> PromptRoom:
         from agent_mailer.prompts import PromptRoom
@@ -323,7 +380,9 @@ class Workplace:
         def told(name: str, why: str) -> None:
             self.log.emit(EventName.TEMPLATE_INVALID, file=name, why=why)
 
-        return PromptRoom(self.config.agent_name or self.handle, self.folder.templates, self.folder.memory, told)
+        name, folder = self.config.agent_name or self.handle, self.folder
+        counted = self.trust.verdict.counts.templates
+        return PromptRoom(name, folder.templates, folder.memory, told, counted)
 
     def lock(self) -> WorkdirLock:
         from agent_mailer.state.lock import WorkdirLock
@@ -344,6 +403,7 @@ class Workplace:
         return Room(
             mailbox=self.mailbox(),
             runtime=runtime,
+            confinement=self.confinement(runtime),
             state=self.state,
             policy=policy or self.policy(),
             prompts=self.prompts(),

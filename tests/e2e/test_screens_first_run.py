@@ -17,13 +17,13 @@ pytestmark = LONG
 
 CLAUDE = """#!/bin/sh
 case "$*" in
-  --version) echo '2.1.329 (Claude Code)' ;;
+  --version) echo '2.1.300 (Claude Code)' ;;
   'auth status') echo '{"loggedIn": true, "authMethod": "claude.ai"}' ;;
   *) exit 9 ;;
 esac
 """
 CODEX = """#!/bin/sh
-case "$*" in *--version) echo 'codex-cli 0.169.0' ;; *) echo 'Not logged in'; exit 1 ;; esac
+case "$*" in *--version) echo 'codex-cli 0.200.0' ;; *) echo 'Not logged in'; exit 1 ;; esac
 """
 
 
@@ -59,7 +59,7 @@ def test_init_shows_what_is_here_and_writes_what_the_flags_would(
         screen.until("Setting up", "Ctrl-C leaves everything as it is", "Mailbox [folder]:")
         screen.press("Enter")
         answer(screen, ("Its address", "Not A Handle"), ("cannot name a folder mailbox", ""))
-        screen.until("claude 2.1.329", "claude has a login", "codex 0.169.0", "codex login", "Runtime [claude]:")
+        screen.until("claude 2.1.300", "claude has a login", "codex 0.200.0", "codex login", "Runtime [claude]:")
         screen.press("Enter")
         screen.until("acceptEdits", "would ask is denied", "bypassPermissions", "no default")
         if os.geteuid() == 0:

@@ -164,6 +164,7 @@ def test_a_watcher_tells_a_forgetful_broker_but_once(moods: Moods, desk: AmpDesk
     assert asides.count(first["id"]) == 1
 
 
+@LONG
 def test_one_that_cannot_be_put_aside_starves_nobody(moods: Moods, desk: AmpDesk) -> None:
     old = desk.mail()
     desk.place().state.processed.add(old["id"])

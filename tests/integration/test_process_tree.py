@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sizes import LONG
 
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.handle import ProcessIdentity, boot_id, identify, is_alive, reap, send, wait_gone
@@ -188,6 +189,7 @@ def test_a_sweep_finds_the_turn_by_its_id_alone(agents: Agents) -> None:
     assert agent.supervised.exit() == Exit(signal=signal.SIGTERM), "the holder survived being asked, and recorded"
 
 
+@LONG
 def test_a_frozen_holder_is_killed_last(agents: Agents) -> None:
     agent = agents.start()
     send(agent.holder, signal.SIGSTOP)
@@ -245,6 +247,7 @@ def test_we_are_never_a_member(agents: Agents, monkeypatch: pytest.MonkeyPatch) 
     script = """
 import asyncio, os, sys
 from agent_mailer.process.tree import end_tree, members
+from tests.sizes import LONG
 from agent_mailer.process.handle import identify
 turn_id = os.environ["AGENT_MAILER_TURN_ID"]
 me = identify(os.getpid())

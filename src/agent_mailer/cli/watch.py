@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.trust.verdict import Verdict
+    from agent_mailer.watch.room import Room
     from agent_mailer.watch.watcher import Watcher
 
 Flag = Annotated[str | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
@@ -89,10 +91,12 @@ def watch(
         },
         damaged=tell_damage if dry_run else None,
     )
-    if place.missing() and not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
+    if not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
         from agent_mailer.cli.init import set_up_to_watch
+        from agent_mailer.cli.trusting import ask_whether_trusted
 
-        place = set_up_to_watch(place)
+        place = ask_whether_trusted(place)
+        place = set_up_to_watch(place) if place.missing() and not place.trust.verdict.stopping else place
     place.require_complete()
     with at_the_start(place.folder.path):
         if os.path.lexists(place.folder.path):
@@ -110,32 +114,43 @@ def watch(
         _show_events(place)
         with at_the_start(place.folder.path):
             place.prepare()
+        before = place.trust.verdict
+        place.trust.remember()
         remember(place.workdir)
-        raise typer.Exit(asyncio.run(_run(place, lock, notifier, once=once)))
+        raise typer.Exit(asyncio.run(_run(place, lock, notifier, before, once=once)))
     finally:
         lock.release()
 
 
-async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *, once: bool) -> ExitCode:
+async def _run(
+    place: Workplace, lock: WorkdirLock, notifier: Notifier | None, verdict: Verdict, *, once: bool
+) -> ExitCode:
     from agent_mailer import __version__
     from agent_mailer.events import EventName
+    from agent_mailer.retake import ConfigFiles
     from agent_mailer.state.notes import seed_memory
+    from agent_mailer.watch.settings import Settings
     from agent_mailer.watch.trouble import at_the_start
     from agent_mailer.watch.watcher import End, Watcher
 
     with at_the_start(place.folder.path):
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
         room = place.room(lock)
-    watcher = Watcher(room, once=once)
-    _obey_signals(watcher, _grace(place))
+    await _prove(place, room)
+    settings = Settings(room, ConfigFiles(place, verdict))
+    watcher = Watcher(room, once=once, settings=settings)
+    _obey_signals(watcher)
     place.log.emit(
         EventName.WATCH_STARTED,
         version=__version__,
         agent=place.handle,
         mailbox=place.config.mailbox_kind.value,
         runtime=place.config.runtime.value if place.config.runtime else None,
+        sandbox=place.config.sandbox.kind.value,
         pid=os.getpid(),
     )
+    with at_the_start(place.folder.path):
+        settings.begin()
     beats = _report(place, notifier) if notifier is not None else None
     end = await watcher.run()
     if beats is not None:
@@ -146,6 +161,26 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
         pause = place.state.pause.read()
         place.log.emit(EventName.WATCH_STOPPED, reason=end.value, paused=pause.reason.value if pause else None)
     return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
+
+
+async def _prove(place: Workplace, room: Room) -> None:
+    """No turn is started in a sandbox that does not hold. Raises ConfigFault."""
+    from agent_mailer.errors import ConfigFault
+    from agent_mailer.runtimes.port import RuntimeMissing
+
+    if room.confinement is None:
+        return
+    from agent_mailer.checks.verify import program_of
+
+    try:
+        launch = program_of(place).launch
+    except RuntimeMissing:
+        return  # there is no turn without it; the first one that can be started is preceded by the proof
+    proof = await room.confinement.prove(launch)
+    if not proof.holds:
+        raise ConfigFault(
+            "sandbox_not_proved", f"the sandbox does not hold, so no turn is started: {proof.text}", proof.fix
+        )
 
 
 def _report(place: Workplace, notifier: Notifier) -> Task[None]:
@@ -164,16 +199,7 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
     return asyncio.create_task(notifier.keep_beating())
 
 
-def _grace(place: Workplace) -> float:
-    """Seconds for running turns at a stop: what is configured, else what the surroundings leave."""
-    from agent_mailer.config import Source
-    from agent_mailer.process.first import CONTAINER_GRACE, stopped_in_a_hurry
-
-    hurry = place.loaded.source("stop_grace") is Source.DEFAULT and stopped_in_a_hurry(os.environ)
-    return CONTAINER_GRACE if hurry else place.policy().stop_grace
-
-
-def _obey_signals(watcher: Watcher, grace: float) -> None:
+def _obey_signals(watcher: Watcher) -> None:
     """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps."""
     import asyncio
 
@@ -184,7 +210,7 @@ def _obey_signals(watcher: Watcher, grace: float) -> None:
     def stop() -> None:
         nonlocal asked
         asked += 1
-        watcher.stop(grace if asked == 1 else 0.0)
+        watcher.stop(watcher.grace if asked == 1 else 0.0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -203,21 +229,32 @@ def _show_events(place: Workplace) -> None:
 async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import PassBy, PutAway, SetAside, Strand, look
+    from agent_mailer.watch.backlog import PassBy, PutAway, Revive, SetAside, Strand, look
+    from agent_mailer.watch.batch import batch_of
+    from agent_mailer.watch.stuck import StuckMail
 
     state = place.state
     running = state.turns.indexed()
-    found = await look(place.mailbox(), state, place.policy(), {turn.msg_id for turn in running})
+    mailbox, policy = place.mailbox(), place.policy()
+    found = await look(mailbox, state, policy, {envelope.id for turn in running for envelope in turn.envelopes})
+    stuck = StuckMail(mailbox, state)
+    known = [action.envelope for action in found.actions if isinstance(action, SetAside | Revive)]
+    others = {envelope.id for envelope in known if await stuck.another(envelope) is not None}
+    found = found.without(others)
     plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
     for candidate in plan.ready:
         envelope = candidate.envelope
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
+        for other in batch_of(candidate, found.candidates, policy):
+            say(f"would run with it: {printable(other.id)} from {printable(other.sender)}")
     for action in found.actions:
         match action:
             case PutAway(item=item):
                 say(f"would put away: {printable(item.locator)}: {item.why}")
             case PassBy(envelope=envelope):
                 say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
+            case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in others:
+                say(f"would put away: {printable(envelope.id)}: another message under a used id")
             case SetAside(envelope=envelope):
                 say(f"would put away: {printable(envelope.id)}: settled already")
             case Strand(envelope=envelope, why=why):

@@ -24,12 +24,14 @@ def in_a_pid_namespace() -> bool:
     return False
 
 
-def stopped_in_a_hurry(env: Mapping[str, str]) -> bool:
-    """Whether whoever stops us is a container engine: we are its process 1, or the child of a small one.
+def stop_grace(seconds: float, chosen: bool, env: Mapping[str, str]) -> float:  # noqa: FBT001
+    """Seconds for running turns at a stop: `seconds`, unless nobody has `chosen` them and there is not so much time.
 
-    A service manager in a container says who it is, and gives the time it is asked for.
+    Whoever stops the process 1 of a container, or its child, is an engine. A service manager says who it is, and gives
+    the time that it is asked for.
     """
-    return in_a_pid_namespace() and 1 in (os.getpid(), os.getppid()) and "INVOCATION_ID" not in env
+    in_a_hurry = in_a_pid_namespace() and 1 in (os.getpid(), os.getppid()) and "INVOCATION_ID" not in env
+    return float(seconds) if chosen or not in_a_hurry else CONTAINER_GRACE
 
 
 def heed_signals() -> None:

@@ -17,9 +17,6 @@ from agent_mailer.process.spawn import waited_for
 
 _PROC = Path("/proc")
 _LARGEST_PID = 2**31 - 1
-_CHASES = 200
-_KERNEL = 2
-"""The parent of all kernel threads, which have no environment."""
 _EXEC_LOOKS = 4
 _NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _EXEC_PAUSE = 0.0005
@@ -101,7 +98,7 @@ def boot_id() -> str:
     except ValueError:
         return ""
     except OSError as error:
-        _require_answer(error)
+        require_answer(error)
         return ""
 
 
@@ -142,9 +139,9 @@ def read_stat(pid: int) -> ProcessStat | None:
     if not 0 < pid <= _LARGEST_PID:
         return None
     try:
-        line = _read(f"/proc/{pid}/stat")
+        line = read_proc(f"/proc/{pid}/stat")
     except OSError as error:
-        _require_answer(error)
+        require_answer(error)
         return None
     return parse_stat(pid, line)
 
@@ -152,7 +149,7 @@ def read_stat(pid: int) -> ProcessStat | None:
 def runs_for(stat: ProcessStat) -> float | None:
     """Seconds since that process was started; None where the system does not tell."""
     try:
-        uptime = float(_read("/proc/uptime").split()[0])
+        uptime = float(read_proc("/proc/uptime").split()[0])
     except (OSError, ValueError, IndexError):
         return None
     return max(0.0, uptime - stat.started / os.sysconf("SC_CLK_TCK"))
@@ -175,6 +172,16 @@ def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
         )
     except ValueError:
         return None
+
+
+def carries(identity: ProcessIdentity, entry: bytes) -> bool:
+    """The very process runs, belongs to us and was started with `entry` (NAME=value) in its environment.
+
+    A record may name any process; only what it was started with tells whose it is. Without /proc nothing tells.
+    """
+    if not HAS_PROC:
+        return is_alive(identity)
+    return is_alive(identity) and is_ours(identity.pid, entry) and is_alive(identity)
 
 
 def send(identity: ProcessIdentity, signal_number: int) -> bool:
@@ -289,38 +296,12 @@ async def _poll(identities: Sequence[ProcessIdentity], seconds: float | None) ->
         await asyncio.sleep(_POLL)
 
 
-def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
-    """Every live process by pid, and which of them were started with `entry` (NAME=value) in their environment.
-
-    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
-
-    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
-    meanwhile are looked at until there is none. Empty where there is no /proc.
-    """
-    table: dict[int, ProcessStat] = {}
-    marked: set[int] = set()
-    newest = _newest_pid()
-    pids: Iterable[int] = listed_pids()
-    for _ in range(_CHASES):
-        for pid in pids:
-            if (stat := read_stat(pid)) is not None and stat.alive:
-                table[pid] = stat
-                if stat.started >= since and stat.parent != _KERNEL and _environment_has(pid, entry):
-                    marked.add(pid)
-        before, newest = newest, _newest_pid()
-        if newest == before:
-            break
-        # Numbers of threads come from the same row.
-        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else listed_pids()
-    return table, marked
-
-
 def command_line(pid: int) -> list[str]:
     """The words of its command; none if it has ended or may not be looked at."""
     try:
-        return _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").split("\0")
+        return read_proc(f"/proc/{pid}/cmdline").decode("utf-8", "replace").split("\0")
     except OSError as error:
-        _require_answer(error)
+        require_answer(error)
         return []
 
 
@@ -328,22 +309,14 @@ def listed_pids() -> Iterable[int]:
     return [int(name) for name in os.listdir(_PROC) if name.isdecimal()] if HAS_PROC else []
 
 
-def _newest_pid() -> int:
-    """The pid given out last; 0 where the system does not tell."""
+def is_ours(pid: int, entry: bytes) -> bool:
+    """Ours, and started with `entry`. What another user's process says of itself counts for nothing."""
+    if not _environment_has(pid, entry):
+        return False
     try:
-        return int(_read("/proc/loadavg").split()[-1])
-    except (ValueError, IndexError):
-        return 0
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
     except OSError as error:
-        _require_answer(error)
-        return 0
-
-
-def _leads_its_threads(pid: int) -> bool:
-    try:
-        return b"\nTgid:\t%d\n" % pid in _read(f"/proc/{pid}/status")
-    except OSError as error:
-        _require_answer(error)
+        require_answer(error)
         return False
 
 
@@ -352,9 +325,9 @@ def _environment_has(pid: int, entry: bytes) -> bool:
     block = b""
     for _ in range(_EXEC_LOOKS):
         try:
-            block = _read(f"/proc/{pid}/environ")
+            block = read_proc(f"/proc/{pid}/environ")
         except OSError as error:
-            _require_answer(error)
+            require_answer(error)
             return False
         if block:
             break
@@ -362,7 +335,7 @@ def _environment_has(pid: int, entry: bytes) -> bool:
     return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
 
 
-def _read(path: str) -> bytes:
+def read_proc(path: str) -> bytes:
     """A file of /proc. Hundreds are read at the end of every turn: no layer between that costs more than the read."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -374,7 +347,7 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
-def _require_answer(error: OSError) -> None:
+def require_answer(error: OSError) -> None:
     """A process that cannot be looked at, for want of a descriptor say, is not one that has ended."""
     if error.errno in _NO_MEANS:
         raise error

@@ -22,7 +22,7 @@ from typing import Self
 
 from agent_mailer.disk import FILE_MODE, of_the_moment, read_regular
 from agent_mailer.outcomes import Exit
-from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, carries, identify, is_alive, reap, send, wait_gone
 from agent_mailer.process.spawn import spawn, why_unstarted
 
 SHELL = "/bin/sh"
@@ -263,10 +263,16 @@ async def _readable(fd: int, seconds: float | None = None, *, leaving: ProcessId
 
 
 class Supervised:
-    """The agent of a turn, which runs or has ended. `word`: the holder's, which closes when its agent has ended."""
+    """The agent of a turn, which runs or has ended. `word`: the holder's, which closes when its agent has ended.
 
-    def __init__(self, identity: ProcessIdentity, turn_dir: Path, turn_id: str, word: int | None = None) -> None:
+    Not `proved`: a record names a holder, but nothing that runs is it.
+    """
+
+    def __init__(
+        self, identity: ProcessIdentity, turn_dir: Path, turn_id: str, word: int | None = None, *, proved: bool = True
+    ) -> None:
         self.identity = identity
+        self._proved = proved
         self.turn_dir = turn_dir
         self.turn_id = turn_id
         self._word = word
@@ -276,13 +282,20 @@ class Supervised:
 
     @property
     def running(self) -> bool:
-        return is_alive(self.identity) and not self._recorded
+        return self._proved and is_alive(self.identity) and not self._recorded
+
+    @property
+    def holder(self) -> ProcessIdentity | None:
+        """Whose session may be ended; None where that cannot be told."""
+        return self.identity if self._proved else None
 
     async def wait_ended(self) -> None:
         """Return when the agent has ended. What it left may run still, and the holder with it: see `end_tree`.
 
         Raises OSError where the system cannot tell now.
         """
+        if not self._proved:
+            return
         if self._word is not None:
             # The holder leaves at once where nothing is left below it.
             await _readable(self._word, leaving=self.identity)
@@ -318,8 +331,13 @@ class Supervised:
 
 
 def adopt(identity: ProcessIdentity, turn_dir: Path, turn_id: str) -> Supervised:
-    """Take over the holder that another watcher started; it may have ended already."""
-    return Supervised(identity, turn_dir, turn_id)
+    """Take over the holder that another watcher started; it may have ended already.
+
+    `identity` was read from a file that an agent may have written: only what carries the turn's id is its holder.
+    Raises OSError where the system cannot tell now.
+    """
+    ours = carries(identity, f"{TURN_ID_VARIABLE}={turn_id}".encode())
+    return Supervised(identity, turn_dir, turn_id, proved=ours)
 
 
 def read_exit(turn_dir: Path) -> Exit:

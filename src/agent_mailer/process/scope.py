@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from agent_mailer.process.environment import find_tool
 from agent_mailer.process.holder import GatedHolder
 
 SCOPE_SECONDS = 5.0
@@ -20,6 +19,7 @@ group=$(sed -n s/^0:://p /proc/self/cgroup)
 cat "/sys/fs/cgroup$group/memory.max" "/sys/fs/cgroup/unified$group/memory.max" 2>/dev/null
 """
 _NOT_HELD = "the user's systemd cannot limit memory here (the memory controller is not delegated to it)"
+_THEIRS = ("AGENT_MAILER_WORKDIR", "AGENT_MAILER_PROJECT_DIR")
 _TREES = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 
@@ -70,7 +70,7 @@ def why_unlimited(memory: int, env: Mapping[str, str]) -> str:
 
 def _scope_words(memory: int, env: Mapping[str, str], unit: str) -> tuple[str, ...]:
     """Raises LookupError where there is no systemd of the user."""
-    program = shutil.which("systemd-run", path=os.environ.get("PATH", os.defpath))
+    program = find_tool("systemd-run", [Path(env[name]) for name in _THEIRS if env.get(name)])
     if program is None:
         raise LookupError("this system has no systemd-run")
     if not env.get("XDG_RUNTIME_DIR"):

@@ -11,19 +11,23 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from agent_mailer.process.handle import (
     HAS_PROC,
     ProcessIdentity,
+    ProcessStat,
     command_line,
     identity_of,
     is_alive,
+    is_ours,
+    listed_pids,
+    read_proc,
     read_stat,
     reap,
-    scan,
+    require_answer,
     send,
     wait_gone,
 )
@@ -34,6 +38,9 @@ _KILL_BUDGET = 2.5
 _HOLDER_PATIENCE = 1.5
 _HOLDER_LOOK = 0.03
 _RESCAN = 0.2
+_CHASES = 200
+_KERNEL = 2
+"""The parent of all kernel threads, which have no environment."""
 
 
 class EndReport(msgspec.Struct, frozen=True):
@@ -50,13 +57,19 @@ def members(
 ) -> list[ProcessIdentity]:
     """The live processes of the turn, the holder among them; never this process nor pid 1.
 
-    `known` are members found before: they and what descends from them belong even if their parents are gone by now.
+    `holder` is one that we have started, or of which `adopt` knows that it is the turn's. `known` are members found
+    before: they and what descends from them belong even if their parents are gone by now.
     """
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
     since = holder.started if holder is not None and holder.of_this_life else 0
-    table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
-    if holder is not None and _holds_its_session(holder):
+    table, found = _scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
+    if holder is None:
+        # Whoever holds a session of the turn is gone, or one of it.
+        sessions = {table[pid].session for pid in found} - {0}
+        sessions = {leader for leader in sessions if leader in found or leader not in table}
+        found |= {pid for pid, stat in table.items() if stat.session in sessions}
+    elif _holds_its_session(holder):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
     found |= {
         process.pid
@@ -108,7 +121,8 @@ async def end_tree(
             continue
         alone_since = None
         if now < kill_from:
-            signalled.update(process for process in agents if process not in signalled and _ask(process, first_signal))
+            asked = [process for process in _within(agents) if process not in signalled]
+            signalled.update(process for process in asked if _ask(process, first_signal))
         else:
             killed.update(process for process in agents if send(process, signal.SIGKILL))
         await wait_gone(agents, min(_RESCAN, kill_from - now) if now < kill_from else _RESCAN)
@@ -128,6 +142,16 @@ def _is_holder(process: ProcessIdentity) -> bool:
     return HOLDER in command_line(process.pid)
 
 
+def _within(processes: Sequence[ProcessIdentity]) -> list[ProcessIdentity]:
+    """All but those who hold others of them in a pid namespace: with their end these would be killed, not asked."""
+    depth = {process.pid: _namespaces_of(process.pid) for process in processes}
+    if len(set(depth.values())) < 2:
+        return list(processes)
+    parents = {process.pid: stat.parent for process in processes if (stat := read_stat(process.pid)) is not None}
+    holders = {parent for pid, parent in parents.items() if depth[pid] > depth.get(parent, depth[pid])}
+    return [process for process in processes if process.pid not in holders]
+
+
 def _ask(process: ProcessIdentity, first_signal: int) -> bool:
     # One that was stopped takes the signal only when it goes on.
     return send(process, first_signal) and (send(process, signal.SIGCONT) or True)
@@ -141,3 +165,60 @@ def _holds_its_session(holder: ProcessIdentity) -> bool:
     """
     leader = read_stat(holder.pid)
     return holder.of_this_life and (leader is None or leader.started == holder.started)
+
+
+def _scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
+    """Every live process by pid, and which of ours were started with `entry` (NAME=value) in their environment.
+
+    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
+
+    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
+    meanwhile are looked at until there is none. Empty where there is no /proc.
+    """
+    table: dict[int, ProcessStat] = {}
+    marked: set[int] = set()
+    newest = _newest_pid()
+    pids: Iterable[int] = listed_pids()
+    for _ in range(_CHASES):
+        for pid in pids:
+            if (stat := read_stat(pid)) is not None and stat.alive:
+                table[pid] = stat
+                if stat.started >= since and stat.parent != _KERNEL and is_ours(pid, entry):
+                    marked.add(pid)
+        before, newest = newest, _newest_pid()
+        if newest == before:
+            break
+        # Numbers of threads come from the same row.
+        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else listed_pids()
+    return table, marked
+
+
+def _newest_pid() -> int:
+    """The pid given out last; 0 where the system does not tell."""
+    try:
+        return int(read_proc("/proc/loadavg").split()[-1])
+    except (ValueError, IndexError):
+        return 0
+    except OSError as error:
+        require_answer(error)
+        return 0
+
+
+def _leads_its_threads(pid: int) -> bool:
+    try:
+        return b"\nTgid:\t%d\n" % pid in read_proc(f"/proc/{pid}/status")
+    except OSError as error:
+        require_answer(error)
+        return False
+
+
+def _namespaces_of(pid: int) -> int:
+    """In how many pid namespaces a process has a number; 1 where it is in none but ours, 0 where it is gone."""
+    try:
+        found = next(line for line in read_proc(f"/proc/{pid}/status").splitlines() if line.startswith(b"NSpid:"))
+    except StopIteration:
+        return 1
+    except OSError as error:
+        require_answer(error)
+        return 0
+    return len(found.split()) - 1

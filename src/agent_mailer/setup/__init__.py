@@ -30,7 +30,6 @@ class Wishes(msgspec.Struct, frozen=True):
     system_prompt: str = ""
     adapter: str = ""
     replace_protocol: bool | None = None
-    gitignore: bool = True
 
 
 def mailbox_meant(place: Workplace, values: Mapping[str, object], wishes: Wishes) -> dict[str, object]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from agent_mailer.config import DOCS, SECRET_KEYS, check_value, load, read_file
+from agent_mailer.config import DOCS, SECRET_KEYS
+from agent_mailer.config_values import check_value, load, read_file
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable

@@ -87,6 +87,18 @@ class StateFolder:
         return self.path / "templates"
 
     @property
+    def knows_trust(self) -> Path:
+        """Says that a version which remembers trust has watched here; it says nothing else."""
+        return self.path / "trusted"
+
+    def has_begun(self) -> bool:
+        """Whether turns have run here, or a watcher was here that remembers trust."""
+        with suppress(OSError), os.scandir(self.turns) as entries:
+            if any(entries):
+                return True
+        return os.path.lexists(self.knows_trust)
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """What `prepare` makes where it is missing."""
         return (self.path, self.turns, self.memory, self.requests)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.names import memory_file, one_of, pick
+from agent_mailer.names import memory_file, one_of, pick, printable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.stuck import StuckKind, split_key
+from agent_mailer.state.stuck import StuckEntry, StuckKind, split_key
 from agent_mailer.views.values.history import (
     AttemptView,
     DeadLetterView,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_READ = 4 * 1024 * 1024
 NOTES = "agent-mailer memory ls"
+STUCK = "agent-mailer stuck list"
 
 
 def sessions(state: State) -> dict[str, SessionView]:
@@ -94,6 +95,28 @@ def stuck_targets(state: State) -> dict[str, str]:
     return found | {entry.key: f"{entry.kind} {entry.key}" for entry in state.stuck.all()}
 
 
+def dead_letter(state: State, message_id: str) -> DeadLetterView | None:
+    letter = state.dead_letters.find(message_id)
+    return _dead_letter(letter) if letter is not None else None
+
+
+def one_stuck(state: State, typed: str) -> StuckView:
+    """The one whose key is, begins or ends so; of the others no more is read. Raises MailerError, UsageFault."""
+    targets = stuck_targets(state)
+    kind, _, key = targets[pick(typed, targets, "stuck thing", STUCK)].partition(" ")
+    letter = state.dead_letters.find(key) if kind == StuckKind.GIVEN_UP else None
+    if letter is not None:
+        return _given_up(letter)
+    if kind == StuckKind.NOT_SENT:
+        view = _not_sent(state, key)
+    else:
+        entry = state.stuck.get(StuckKind(kind), key)
+        view = _waits(entry) if entry is not None else None
+    if view is None:
+        raise MailerError("unknown", f"{printable(key)} is stuck no longer", STUCK)
+    return view
+
+
 def stuck(state: State, reason: str | None = None, limit: int = 0) -> list[StuckView]:
     """The newest `limit` (0 = all), the newest at the end. Raises UsageFault for no reason."""
     wanted = reason_of(reason)
@@ -103,11 +126,13 @@ def stuck(state: State, reason: str | None = None, limit: int = 0) -> list[Stuck
     if wanted in (None, StuckKind.NOT_SENT):
         found += filter(None, (_not_sent(state, key) for key in state.unsent.all()[-limit:]))
     entries = [entry for entry in state.stuck.all() if wanted in (None, entry.kind)]
-    found += [
-        StuckView(e.key, e.kind.value, e.why, e.at, e.message_id or e.locator.removesuffix(".md"), e.thread, e.sender)
-        for e in entries[-limit:]
-    ]
+    found += map(_waits, entries[-limit:])
     return sorted(found, key=lambda view: view.at)[-limit:]
+
+
+def _waits(entry: StuckEntry) -> StuckView:
+    name = entry.message_id or entry.locator.removesuffix(".md")
+    return StuckView(entry.key, entry.kind.value, entry.why, entry.at, name, entry.thread, entry.sender)
 
 
 def _given_up(letter: DeadLetter) -> StuckView:

@@ -24,8 +24,7 @@ from agent_mailer.mailbox.port import (
 )
 from agent_mailer.state import State
 from agent_mailer.state.records import RetryEntry
-from agent_mailer.state.requests import Request, Verb
-from agent_mailer.watch.requests import PUT_BACK, apply, revival
+from agent_mailer.watch.given_up import revival, take_up_again
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan, wants_answer
 
@@ -163,7 +162,7 @@ def see(
             actions.append(SetAside(envelope))
         else:
             actions.append(Revive(envelope))
-            candidates.append(Candidate(envelope, revival(state, envelope.id, put_back=True)))
+            candidates.append(Candidate(envelope, revival(state, envelope.id)))
     if len(listing.envelopes) < LIST_LIMIT:
         # Somebody else has taken them.
         actions += [DropRetry(message_id) for message_id in listed_only]
@@ -209,7 +208,7 @@ class Doer:
                     if await self._room.stuck.was_another(envelope):
                         none_to_run.add(envelope.id)
                     else:
-                        apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,), reason=PUT_BACK))
+                        take_up_again(state, (envelope.id,), put_back=True)
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
                 case Strand(envelope=envelope, why=why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -56,6 +57,9 @@ class TurnEnd(msgspec.Struct, frozen=True):
     """A person stopped the turn."""
     address: str = ""
     """The agent's own."""
+    shared: bool = False
+    """The turn was handed several messages; `mark` tells what is written for this one from what is for the others."""
+    mark: str = ""
 
     def then(self, outcome: Outcome) -> AfterStop | None:
         """What a person wants instead of a retry. A turn that ended well in spite of him has ended well."""
@@ -75,6 +79,9 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     then = end.then(judgement.outcome)
     if then is not None:
         decision = RetryDecision(Step.SETTLE, attempts)
+    elif end.shared and decision.step is Step.GIVE_UP:
+        # Whose fault it was, a turn of its own shows.
+        decision = RetryDecision(Step.RETRY, decision.attempts, end.now)
     attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now)
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
@@ -156,25 +163,29 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     drafts = [draft for draft in end.sealed.drafts if outcome.settles or draft.at_once]
     if wants_auto_reply(end, outcome, policy) and not end.answered:
         body = _bounded(judgement.final_text.strip(), end.record.turn_id)
-        drafts.append(Draft("auto-reply", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
+        drafts.append(Draft(f"auto-reply{end.mark}", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
     asked = end.sealed.finish is not None and bool(end.sealed.finish.question.strip())
     # News of progress asks nobody.
     if outcome is Outcome.BLOCKED and (asked or all(draft.at_once for draft in drafts)):
-        drafts.append(Draft("question", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
+        drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
     then = end.then(outcome)
     if then is AfterStop.ASK:
-        drafts.append(Draft("question", Action.REPLY, now, body=_asked(end, outcome), kind=Kind.QUESTION))
+        drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=_asked(end, outcome), kind=Kind.QUESTION))
     if then is AfterStop.DROP and end.origin.envelope.automatic is not Automatic.NOTICE:
         why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
         body = f"This message was dropped by hand; it will not be worked on.{why}"
-        drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
+        drafts.append(
+            Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
+        )
     if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
         body = (
             "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
             f"Reason: {why} ({outcome})\nLast error: {printable(judgement.detail, 300) or 'none reported'}\n\n"
             f"To have it tried again, on the agent's machine: agent-mailer dead-letter retry {end.origin.envelope.id}"
         )
-        drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
+        drafts.append(
+            Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
+        )
     return drafts
 
 
@@ -201,6 +212,12 @@ def _bounded(words: str, turn_id: str) -> str:
     return (
         f"{cut}\n\n[cut here, after {MAX_WORDS} of {len(encoded)} bytes; the whole is in the output of turn {turn_id}]"
     )
+
+
+def mark_of(message_id: str) -> str:
+    """What the key of an item for a further message of a batch ends with; nothing for the turn's own."""
+    digest = hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"-{digest}" if message_id else ""
 
 
 def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:

@@ -46,6 +46,8 @@ def judge_end(record: TurnRecord, evidence: Evidence, runtime: Runtime, *, relea
 def judge(evidence: Evidence, runtime: Runtime, *, restarted: bool) -> Judgement:
     """A final result counts whatever came after it; then our own reasons; then the runtime's judgement."""
     doomed = evidence.observation.doomed
+    if doomed is not None and doomed.for_good:
+        return Judgement(doomed.outcome, doomed.detail)
     if evidence.observation.result is None:
         if doomed is not None:
             return Judgement(doomed.outcome, doomed.detail)

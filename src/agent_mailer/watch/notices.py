@@ -121,11 +121,17 @@ class Notices:
         self._tasks: list[asyncio.Task[None]] = []
         troubles.listen(self.wake)
 
-    def settled(self, record: TurnRecord, settlement: Settlement) -> None:
+    def settled(self, record: TurnRecord) -> None:
         """Remember what this turn has to tell, once however often it is called. Raises OSError."""
+        settlement = record.settlement
+        assert settlement is not None
         for notice in (of_settlement(record, settlement), of_unsent(record, settlement)):
             if notice is not None:
                 self._tell_of(notice)
+
+    def tell(self, notice: Notice) -> None:
+        """Remember to tell of it, once however often it is called. Raises OSError."""
+        self._tell_of(notice)
 
     def _stuck(self, entry: StuckEntry) -> None:
         """Remember to tell of it, once however often it is called. Raises OSError."""

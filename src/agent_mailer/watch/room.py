@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from enum import Enum
 from itertools import count
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
+from agent_mailer.events import EventName
+from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime
@@ -18,6 +20,9 @@ from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
+
+if TYPE_CHECKING:
+    from agent_mailer.confine.confinement import Confinement
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -36,9 +41,11 @@ class Stage(Enum):
 class Work:
     """A turn that a task of this process sees through."""
 
-    def __init__(self, envelope: Envelope, stage: Stage) -> None:
+    def __init__(self, envelope: Envelope, stage: Stage, message_ids: Collection[str]) -> None:
         self.envelope = envelope
         self.stage = stage
+        self.message_ids = message_ids
+        """All that the turn was handed."""
         self.task: asyncio.Task[None] | None = None
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""
@@ -56,6 +63,7 @@ class Room:
         *,
         mailbox: Mailbox,
         runtime: Runtime,
+        confinement: Confinement | None,
         state: State,
         policy: WatchPolicy,
         prompts: PromptRoom,
@@ -66,6 +74,7 @@ class Room:
         self.address = mailbox.address
         self.runtime = runtime
         self.traits = runtime.traits
+        self.confinement = confinement
         self.state = state
         self.log = state.log
         self.policy = policy
@@ -80,6 +89,22 @@ class Room:
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""
+        self._git_told = ""
+
+    def keep_out_of_git(self) -> None:
+        """Before each turn: an agent, or a person, may have made a tree, or undone what keeps us out of it."""
+        whys = []
+        for folder in self.policy.out_of_git:
+            made, fault = keep_out(self.state.folder.disk, folder)
+            if any(lack.part is not Part.IGNORES_ITSELF for lack in made):
+                self.log.emit(EventName.GIT_KEPT_OUT, folder=str(folder), files=", ".join(str(x.path) for x in made))
+            if fault is not None:
+                whys.append((folder, fault))
+        told = " ".join(fault.message for _, fault in whys)
+        if told != self._git_told:
+            for folder, fault in whys:
+                self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
+        self._git_told = told
 
     def jitter(self) -> float:
         return random.random()

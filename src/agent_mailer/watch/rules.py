@@ -10,6 +10,7 @@ import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priority
+from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
@@ -52,6 +53,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     max_retries: int = 3
     max_starts: int = 10
     max_parallel_turns: int = 1
+    batch_low: bool = False
     retry_first: float = 10.0
     retry_longest: float = 600.0
     session_max_age_days: int = 7
@@ -71,6 +73,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     trouble_longest: float = 120.0
     """The waits between two tries while disk or mailbox refuse."""
     notify: NotifyPolicy = NotifyPolicy()
+    out_of_git: tuple[Path, ...] = ()
+    """Folders that git leaves alone, should they lie in a tree of it."""
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 
@@ -279,7 +283,7 @@ def choose_session(
     if rerun is not None and is_rerun and resumes:
         # Where a session was lost before, this is the one that the turn after it began.
         provisional = rerun.provisional
-        if provisional is not None and provisional.runtime == runtime:
+        if provisional is not None and provisional.runtime == runtime and is_session_id(provisional.session_id):
             if not _same_fault_twice(rerun):
                 return SessionChoice(provisional.session_id, PromptKind.RERUN)
             return SessionChoice(None, PromptKind.RERUN)

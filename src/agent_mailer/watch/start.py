@@ -7,24 +7,25 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar
 
+from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Route, Stage
+from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
 from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import Facts, TurnFolder
+from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
 T = TypeVar("T")
 
 
-async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
-    """Raises RuntimeMissing and OSError: then nothing ran."""
-    state, policy, envelope = room.state, room.policy, record.envelope
+async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
+    """`messages`: the turn's own first, and those of its batch. Raises RuntimeMissing and OSError: then nothing ran."""
+    state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
     folder = state.turns.folder(record.turn_id)
     directory = folder.path
     choice = choose_session(
@@ -49,11 +50,17 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
             attempt=record.attempt,
             session_id=choice.session_id,
             tools=ToolServer(*folder.server(policy.workdir)),
+            own_sandbox=confinement is None or confinement.leaves_own_sandbox,
+            batch=words.batch,
         )
     )
     record.fresh = launch.session_id
-    await _prepare(room, record, message, folder)
-    prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
+    await _prepare(room, record, messages, folder)
+    copies = None
+    if confinement is not None:
+        own = TurnPlaces(directory, outbox=directory / OUTBOX, tmp=directory / TURN_TMP)
+        launch, copies = await confinement.around(launch, own), folder.note_copy
+    prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
 
     behind_gate = partial(
@@ -80,11 +87,12 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     )
     if begun.unlimited:
         room.log.emit(EventName.TURN_UNLIMITED, turn_id=record.turn_id, why=begun.unlimited)
-    room.mailbox.report(envelope, Progress(record.turn_id, Stage.STARTED))
+    for started in (envelope, *(one.envelope for one in record.batch)):
+        room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
     return supervised
 
 
-async def _prepare(room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
+async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
     able = mailbox.capabilities
@@ -93,9 +101,9 @@ async def _prepare(room: Room, record: TurnRecord, message: Message, folder: Tur
     )
     memory = state.folder.memory
     folder.prepare(
-        message,
-        _or_nothing(thread) or [message],
-        _with_sender(_or_nothing(contacts), record.route),
+        messages[0],
+        _or_nothing(thread) or messages,
+        _with_senders(_or_nothing(contacts), record),
         Facts(
             turn_id=record.turn_id,
             address=room.address,
@@ -106,14 +114,17 @@ async def _prepare(room: Room, record: TurnRecord, message: Message, folder: Tur
             carries_context=able.carries_context,
         ),
         state.notes.copies(record.envelope.thread),
+        messages[1:],
     )
 
 
-def _with_sender(contacts: Sequence[Contact], route: Route | None) -> Sequence[Contact]:
+def _with_senders(contacts: Sequence[Contact], record: TurnRecord) -> Sequence[Contact]:
     """Whoever wrote from another place, or has no mailbox yet, can be written to all the same."""
-    if not contacts or route is None or any(route.address == contact.address for contact in contacts):
-        return contacts
-    return (*contacts, Contact(route.address, "the sender of this mail"))
+    known = {contact.address for contact in contacts}
+    routes = (record.route, *(one.route for one in record.batch))
+    away = dict.fromkeys(route.address for route in routes if route is not None)
+    more = [Contact(address, "the sender of this mail") for address in away if address not in known]
+    return (*contacts, *more) if contacts else contacts
 
 
 def _or_nothing(found: Sequence[T] | BaseException) -> Sequence[T]:

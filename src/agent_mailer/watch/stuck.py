@@ -23,6 +23,8 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.names import content_digest, path_name, printable
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
+from agent_mailer.state.turns import shares
+from agent_mailer.watch.given_up import forget, take_up_again
 from agent_mailer.watch.unsent import drop_unsent, routes_back, send_again
 
 TELL_WITHIN = 3600.0
@@ -73,7 +75,7 @@ class StuckMail:
 
     async def was_another(self, envelope: Envelope) -> bool:
         """Whether its text is another than that of the message which was settled under its id: then it is stuck."""
-        other = await self._another(envelope)
+        other = await self.another(envelope)
         if other is not None and await self.under_used_id(other):
             await self._set_aside(envelope, USED)
         return other is not None
@@ -104,8 +106,11 @@ class StuckMail:
         """No answer can go where it names; it stays listed. Its sender cannot be told. Raises OSError."""
         self._write_down(StuckKind.NO_WAY_BACK, envelope.id, envelope, why)
 
-    async def _another(self, envelope: Envelope) -> Message | None:
-        """The message, where its text is another than that which was settled; None also where nothing tells that."""
+    async def another(self, envelope: Envelope) -> Message | None:
+        """The message, where its text is another than that which was settled; None also where nothing tells that.
+
+        Writes nothing.
+        """
         settled = await self._mailbox.settled(envelope)
         known = (
             content_digest(settled.envelope.sender, settled.subject, settled.body)
@@ -128,8 +133,9 @@ class StuckMail:
             if turn_id not in self._seen_turns and turns.is_settled(turn_id):
                 self._seen_turns.add(turn_id)
                 record = turns.load(turn_id)
-                if record is not None and record.digest:
-                    self._digests[record.envelope.id] = record.digest
+                for one in shares(record) if record is not None else ():
+                    if one.digest:
+                        self._digests[one.envelope.id] = one.digest
         return self._digests.get(message_id, "")
 
     def _write_down(
@@ -220,7 +226,9 @@ def _short(*parts: str) -> str:
 
 
 def retry_stuck(state: State, kind: StuckKind, keys: Sequence[str], mailbox: Mailbox | None) -> list[tuple[bool, str]]:
-    """Take up again, each by its key; whether it was, and a line for people. What is given up is not for here."""
+    """Take up again, each by its key; whether it was, and a line for people."""
+    if kind is StuckKind.GIVEN_UP:
+        return take_up_again(state, keys)
     if kind is StuckKind.NOT_SENT:
         return send_again(state, keys)
     return _each(state, kind, keys, lambda entry: _take_up(entry, mailbox))
@@ -228,6 +236,8 @@ def retry_stuck(state: State, kind: StuckKind, keys: Sequence[str], mailbox: Mai
 
 def drop_stuck(state: State, kind: StuckKind, keys: Sequence[str]) -> list[tuple[bool, str]]:
     """Nobody wants it any more. Mail stays where it was put; what the mailbox still lists counts as settled."""
+    if kind is StuckKind.GIVEN_UP:
+        return forget(state, keys)
     if kind is StuckKind.NOT_SENT:
         return drop_unsent(state, keys)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
@@ -12,19 +12,21 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
-from agent_mailer.runtimes.port import Observation, RuntimeMissing
+from agent_mailer.runtimes.port import Observation, Runtime, RuntimeMissing
 from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
+from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.turn_tools.commands import PROGRESS
 from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
-from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take
+from agent_mailer.watch.batch import settle_each
+from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take, take_batch
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
 from agent_mailer.watch.room import Room, Stage
-from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.rules import Candidate, WatchPolicy
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.settling import settle
 from agent_mailer.watch.start import start
@@ -36,15 +38,21 @@ NO_RECORD = "its turns left no record of their end"
 VANISHED = "the message's file has vanished from the mailbox"
 
 
-async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Callable[[], None]) -> Outcome | None:
-    """One turn for one message; None where the message was not ours to take. `claimed` is called once it is ours.
+async def run_turn(
+    room: Room, candidate: Candidate, turn_id: str, claimed: Callable[[], None], batch: Sequence[Envelope] = ()
+) -> Outcome | None:
+    """One turn for one message, or for those of `batch` as well; None where the message was not ours to take. `claimed`
+    is called once it is ours.
 
     Raises OSError where the claim could not be made durable, MailboxUnavailable where the mailbox did not answer, and
     BusyFault where the workdir's lock is no longer ours.
     """
-    record = await open_turn(room, candidate, turn_id)
+    record = await open_turn(room, candidate, turn_id, batch)
+    others: tuple[Message, ...] = ()
     try:
         message = await take(room, record)
+        if message is not None:
+            others = await take_batch(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
         await pass_over(room, record, fault.message, answered=False)
@@ -59,19 +67,22 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
     if record.starts > room.policy.max_starts:
         # Turns that left no record to settle them are counted by nobody else.
         return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
+    # The turn's own until its end: the configuration may name another one meanwhile.
+    runtime = room.runtime
     try:
-        supervised = await start(room, record, message)
+        supervised = await start(room, record, (message, *others))
     except (RuntimeMissing, OSError) as fault:
         # Nothing ran: whatever is missing, the message is innocent.
         detail = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
         record.process = None
         return await _end(room, record, message, Judgement(Outcome.UNAVAILABLE, detail), Observation())
-    return await _see_through(room, record, supervised, message)
+    return await _see_through(room, record, supervised, message, runtime)
 
 
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
-    return await _see_through(room, record, supervised, await origin_of(room, record), adopted=True)
+    runtime = room.runtime
+    return await _see_through(room, record, supervised, await origin_of(room, record), runtime, adopted=True)
 
 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
@@ -98,12 +109,12 @@ async def carry_out(room: Room, record: TurnRecord, *, again: bool = False) -> N
 
 
 async def _see_through(
-    room: Room, record: TurnRecord, supervised: Supervised, message: Message, *, adopted: bool = False
+    room: Room, record: TurnRecord, supervised: Supervised, message: Message, runtime: Runtime, *, adopted: bool = False
 ) -> Outcome:
     folder = TurnFolder(supervised.turn_dir, room.state.folder.disk)
-    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder))
+    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), runtime)
     evidence = await follower.follow()
-    judgement = judge_end(record, evidence, room.runtime, released=follower.released, adopted=adopted)
+    judgement = judge_end(record, evidence, runtime, released=follower.released, adopted=adopted)
     return await _end(room, record, message, judgement, evidence.observation, folder)
 
 
@@ -119,8 +130,14 @@ async def _end(
     room.enter(record.turn_id, Stage.SETTLING)
     folder = folder or room.state.turns.folder(record.turn_id)
     end = await _gather(room, record, message, judgement, observation, folder)
-    routes = (record.route,) if record.route is not None else ()
-    settlement = decide_settlement(end, room.policy, partial(room.mailbox.compose, routes=routes))
+    answered = await _answered(room, record, folder) if _must_be_known(end, room.policy) else frozenset[str]()
+    if record.batch:
+        others = {one.envelope.id: await origin_of(room, one) for one in shares(record)[1:]}
+        settlement, record.batch = settle_each(end, others, answered, room.policy, room.mailbox.compose)
+    else:
+        routes = (record.route,) if record.route is not None else ()
+        end = msgspec.structs.replace(end, answered=bool(answered))
+        settlement = decide_settlement(end, room.policy, partial(room.mailbox.compose, routes=routes))
     record.settlement = settlement
     record.phase = Phase.SETTLING
     await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)
@@ -158,7 +175,7 @@ async def _gather(
     if sealed.damaged:
         why = f"{sealed.damaged} staged items cannot be read; they are not sent"
         room.log.emit(EventName.STATE_DAMAGED, file=SEALED, why=why, turn_id=record.turn_id)
-    end = TurnEnd(
+    return TurnEnd(
         record=record,
         origin=message,
         judgement=judgement,
@@ -174,14 +191,16 @@ async def _gather(
         now=room.clock.now(),
         jitter=room.jitter(),
     )
-    if wants_auto_reply(end, judgement.outcome, room.policy) and await _answered(room, record, folder):
-        return msgspec.structs.replace(end, answered=True)
-    return end
 
 
-async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> bool:
-    """Whether the agent has written into the thread since the claim by other ways than ours."""
-    since, own = record.claimed_at, record.envelope.id
+def _must_be_known(end: TurnEnd, policy: WatchPolicy) -> bool:
+    """Whether it matters what the thread shows: only then its mailbox is asked."""
+    return bool(end.record.batch) or wants_auto_reply(end, end.judgement.outcome, policy)
+
+
+async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> frozenset[str]:
+    """To which of the turn's messages the agent has written into the thread since the claim by other ways than ours."""
+    since = record.claimed_at
     shown = True
     try:
         before = set(map(attrgetter("envelope.id"), folder.thread()))
@@ -193,17 +212,18 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> bool:
         before = _sent_by_turns(room, record.envelope.thread)
     # What another client had in work may have been answered before we claimed it.
     taken_over = record.rerun is not None and not record.rerun.history
+    ours = ids_of(record) if record.batch else frozenset((record.envelope.id,))
+    found: set[str] = set()
     with suppress(MailboxUnavailable):
-        return any(
-            m.envelope.sender == room.address
-            and PROGRESS not in m.labels
-            and (
-                (m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or own in m.refs))
-                or (taken_over and own in m.refs)
-            )
-            for m in await room.mailbox.thread(record.envelope.thread)
-        )
-    return False
+        for m in await room.mailbox.thread(record.envelope.thread):
+            if m.envelope.sender != room.address or PROGRESS in m.labels:
+                continue
+            named = ours.intersection(m.refs)
+            if m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or named):
+                found |= named or ours
+            elif taken_over:
+                found |= named
+    return frozenset(found)
 
 
 def _sent_by_turns(room: Room, thread: str) -> set[str]:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.port import MailboxUnavailable, Presence
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Presence
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
+from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.backlog import Doer, Look, look
+from agent_mailer.watch.batch import batch_of
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
 from agent_mailer.watch.rules import Candidate, backoff, may_start, urgent_beside
+from agent_mailer.watch.settings import Settings
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
@@ -48,8 +50,9 @@ class End(Enum):
 class Watcher:
     """Watches one mailbox for one workdir. The caller holds the workdir's lock."""
 
-    def __init__(self, room: Room, *, once: bool = False) -> None:
+    def __init__(self, room: Room, *, once: bool = False, settings: Settings | None = None) -> None:
         self._room = room
+        self._settings = settings
         self._once = once
         self._wake = asyncio.Event()
         self._handing_over = asyncio.Event()
@@ -72,13 +75,17 @@ class Watcher:
         """How many turns this process has in hand."""
         return len(self._room.work)
 
+    @property
+    def grace(self) -> float:
+        """Seconds that running turns are given at a stop."""
+        return self._room.policy.stop_grace
+
     def stop(self, grace: float) -> None:
         """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
         if not self._room.stopping.is_set():
             self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._room.work), grace=grace)
             if self._room.work:
-                with suppress(OSError):
-                    self._room.state.turns.stop_begins()
+                self._room.state.turns.stop_begins()
         self._room.request_stop(grace)
         self._wake.set()
 
@@ -91,11 +98,14 @@ class Watcher:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
         self._room.troubles.forget()
         self._room.notices.start(self._fail)
+        self._room.keep_out_of_git()
         state = self._room.state
         # From the first moment, also while the mailbox cannot be opened.
-        beside = [self._pump_folder(state.folder.requests, self._ear.heed)]
+        beside = [self._pump_folder(FileEvents([state.folder.requests]), self._ear.heed)]
+        if self._settings is not None and not self._once:
+            beside.append(self._pump_folder(FileEvents(self._settings.folders, changes=True), self._settings.heed))
         if state.pause.account is not None:
-            beside.append(self._pump_folder(state.pause.account.folder))
+            beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
         if not self._once:
             beside.append(learn_login(self._room))
         tasks = [asyncio.create_task(one) for one in beside]
@@ -159,6 +169,8 @@ class Watcher:
         """Start turns for what is pending; returns when to look again without a wake, seconds from now."""
         room = self._room
         try:
+            if self._settings is not None and self._settings.heed():
+                self._settings.take()
             await self._take_up_open()
             if self._ear.asked:
                 self._look_for_open = self._ear.apply_waiting() or self._look_for_open
@@ -176,10 +188,15 @@ class Watcher:
             self._tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
+            if ready[:slots]:
+                room.keep_out_of_git()
             for candidate in ready[:slots]:
-                self._attempted.add(candidate.envelope.id)
+                batch = self._batch(candidate, found.candidates) if pause is None else ()
+                ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
+                self._attempted |= ids
                 turn_id = new_turn_id(now)
-                self._spawn(turn_id, Work(candidate.envelope, Stage.CLAIMING), self._turn(candidate, turn_id))
+                work = Work(candidate.envelope, Stage.CLAIMING, ids)
+                self._spawn(turn_id, work, self._turn(candidate, turn_id, batch))
         except (MailboxUnavailable, OSError) as fault:
             return self._give_up_or(self._in_trouble(fault))
         if room.troubles.lasting:
@@ -203,11 +220,14 @@ class Watcher:
         room = self._room
         while True:
             in_work = set(room.work)
-            open_ids = {work.envelope.id for work in room.work.values()}
+            open_ids = {message_id for work in room.work.values() for message_id in work.message_ids}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
             none_to_run = await self._doer.do(found.actions)
             if in_work <= set(room.work):
                 return found.without(none_to_run) if none_to_run else found
+
+    def _batch(self, head: Candidate, candidates: Iterable[Candidate]) -> tuple[Envelope, ...]:
+        return batch_of(head, candidates, self._room.policy) if self._room.policy.batch_low else ()
 
     def _tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
         """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
@@ -226,7 +246,8 @@ class Watcher:
         for open_work in await recover(self._room):
             record = open_work.record
             stage = Stage.RUNNING if record.settlement is None else Stage.SETTLING
-            self._spawn(record.turn_id, Work(record.envelope, stage), self._finish(open_work))
+            work = Work(record.envelope, stage, ids_of(record))
+            self._spawn(record.turn_id, work, self._finish(open_work))
         self._look_for_open = False
 
     def _pause(self) -> Pause | None:
@@ -269,14 +290,14 @@ class Watcher:
     def _is_due_once(self, candidate: Candidate) -> bool:
         return not self._once or candidate.envelope.id not in self._attempted
 
-    async def _turn(self, candidate: Candidate, turn_id: str) -> None:
+    async def _turn(self, candidate: Candidate, turn_id: str, batch: Sequence[Envelope]) -> None:
         def claimed() -> None:
             self._room.enter(turn_id, Stage.RUNNING)
             if self._room.troubles.lasting:
                 self._wake.set()
 
         try:
-            outcome = await run_turn(self._room, candidate, turn_id, claimed)
+            outcome = await run_turn(self._room, candidate, turn_id, claimed, batch)
         except (MailboxUnavailable, OSError) as fault:
             self._interrupted(fault)
         else:
@@ -355,8 +376,7 @@ class Watcher:
             if worth_it:
                 self._wake.set()
 
-    async def _pump_folder(self, folder: Path, heed: Callable[[], bool] | None = None) -> None:
-        events = FileEvents([folder])
+    async def _pump_folder(self, events: FileEvents, heed: Callable[[], bool] | None = None) -> None:
         try:
             await self._pump(events.wait, heed)
         finally:

@@ -27,7 +27,10 @@ class SentView(Part, frozen=True):
 
 
 class TurnView(View, frozen=True):
-    """A turn, open or settled. Until it has ended, `outcome` and what follows is None."""
+    """A turn, open or settled. Until it has ended, `outcome` and what follows up to the cost is None.
+
+    `batch`: further messages that it was handed.
+    """
 
     ABOUT = "turn_id"
 
@@ -46,6 +49,7 @@ class TurnView(View, frozen=True):
     output_tokens: int | None
     cost_usd: float | None
     claimed_at: float
+    batch: tuple[str, ...]
 
     @property
     def state(self) -> str:
