@@ -252,7 +252,7 @@ def test_what_to_start_must_be_said_but_no_mailbox_is_needed(desk: Desk, scratch
 def fake_claude(desk: Desk, result: str, login: int = 0) -> None:
     path = desk.workdir / "claude"
     path.write_text(
-        "#!/bin/sh\ncase $1 in --version) echo '2.1.329 (Claude Code)' ;; auth) "
+        "#!/bin/sh\ncase $1 in --version) echo '2.1.300 (Claude Code)' ;; auth) "
         f"exit {login} ;; *) cat >/dev/null; echo '{result}' ;; esac\n"
     )
     path.chmod(0o755)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, check_value, expand, keys, load
+from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, expand, keys
+from agent_mailer.config_values import check_value, load
 from agent_mailer.errors import ConfigFault, UsageFault
 
 KEY = "amk_0123456789abcdef"

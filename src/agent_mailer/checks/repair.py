@@ -18,9 +18,11 @@ import msgspec
 from agent_mailer.checks import CheckResult, guarded
 from agent_mailer.checks.mailbox import own_folder
 from agent_mailer.checks.state import Left, Mended, clear_lock, mend_permissions
+from agent_mailer.config import GitCare
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 from agent_mailer.events import EventName
+from agent_mailer.git_tree import keep_out
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.listing import read_envelope, scan
 from agent_mailer.mailbox.port import Automatic, Envelope
@@ -102,6 +104,7 @@ def repair_workdir(place: Workplace) -> RepairReport:
     except BusyFault as fault:
         message = f"{fault.message}; a running watcher repairs what it finds by itself"
         raise BusyFault(fault.code, message, fault.fix) from None
+    _keep_out_of_git(place, mended, left)
     work = Repair(place.state, place.clock.now())
     try:
         work.run(_mail_folders(place, left))
@@ -110,6 +113,19 @@ def repair_workdir(place: Workplace) -> RepairReport:
     mended += work.mended
     left += work.left
     return RepairReport(str(place.workdir), not left, tuple(mended), tuple(left))
+
+
+def _keep_out_of_git(place: Workplace, mended: list[Mended], left: list[Left]) -> None:
+    try:
+        folders = place.folders_in_git() if place.config.git is GitCare.KEEP_OUT else ()
+    except MailerError:
+        # The configuration is not readable; what mends it says so.
+        folders = (place.folder.path,)
+    for folder in folders:
+        made, fault = keep_out(place.disk, folder)
+        mended += [Mended(str(lack.path), f"keeps git out of {lack.folder}: {lack.part.value}") for lack in made]
+        if fault is not None:
+            left.append(Left(str(folder), f"git may take it along: {fault.message}", fault.fix))
 
 
 class Repair:
@@ -181,6 +197,7 @@ class Repair:
             "cursor.txt": state.cursor.read,
             "dead_letter.jsonl": state.dead_letters.count,
             "stuck.jsonl": state.stuck.counts,
+            "held.jsonl": lambda: len(state.held.waiting),
             "unsent.txt": lambda: len(state.unsent),
             "retries.json": lambda: len(state.retries),
             "sessions.json": lambda: list(state.sessions.all()),
@@ -256,6 +273,7 @@ class Repair:
         return (
             message_id not in ours
             and message_id not in state.processed
+            and message_id not in state.held.waiting
             and state.retries.get(message_id) is None
             and state.dead_letters.find(message_id) is None
         )

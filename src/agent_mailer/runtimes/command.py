@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.clock import from_iso
-from agent_mailer.names import printable
+from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.port import (
@@ -35,7 +35,6 @@ from agent_mailer.runtimes.programs import (
     amount_in,
     find_program,
     how_it_crashed,
-    is_session_id,
     last_words,
     text_in,
     turn_variables,

@@ -198,6 +198,12 @@ class AgentMail:
         if not text.strip():
             raise UsageFault("empty_note", "a note without text would wipe what is known", "give the whole new note")
         self._folder.message()  # a turn that is over says so
+        if scope is NoteScope.GLOBAL and self._folder.facts().global_note_fixed:
+            raise UsageFault(
+                "note_fixed",
+                "the global note is not changed by turns here (memory_global)",
+                "write the note of this thread, or ask for it in your answer",
+            )
         self._folder.write_note(NoteWrite(scope, text))
 
     def _stage(self, draft: Draft, *, now: bool) -> Staged:

@@ -26,14 +26,15 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
     """
     way = await room.mailbox.way_back(candidate.envelope)
     others = await _with_ways(room, () if isinstance(way, NoWay) else batch)
-    room.guard()
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
+    counted = room.gate.counted(envelope, retry)
+    room.guard()
     session = state.sessions.get(envelope.thread)
     record = TurnRecord(
         turn_id=turn_id,
         envelope=envelope,
         phase=Phase.CLAIMED,
-        runtime=room.traits.name,
+        runtime=room.program.traits.name,
         claimed_at=room.clock.now(),
         attempt=(retry.attempts if retry else 0) + 1,
         starts=(retry.starts if retry else 0) + 1,
@@ -42,6 +43,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         route=way if isinstance(way, Route) else None,
         no_way=way.why if isinstance(way, NoWay) else "",
         batch=others,
+        counted=counted,
     )
     try:
         state.turns.create(record)
@@ -49,6 +51,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         with suppress(OSError):
             state.turns.drop(turn_id)
         raise
+    room.gate.claimed(record)
     return record
 
 
@@ -117,6 +120,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
             else:
                 pass_over(room, record, message.why, answered=True)
             room.state.turns.drop(record.turn_id)
+            room.gate.nothing_ran(record)
             return None
         message = _kept_copy(room, record)
     if retry is not None and retry.fetches:
@@ -127,7 +131,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)
     _tell_claimed(room, record, envelope)
-    return message
+    return room.gate.taken(record, message)
 
 
 def _tell_claimed(room: Room, record: TurnRecord, envelope: Envelope) -> None:

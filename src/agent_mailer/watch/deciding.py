@@ -287,6 +287,7 @@ def _retry_entry(
         fetches=rerun.fetches if rerun else 0,
         fetching_since=rerun.fetching_since if rerun else 0.0,
         put_back=rerun.put_back if rerun else 0,
+        released=rerun is not None and rerun.released,
     )
 
 

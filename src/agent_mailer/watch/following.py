@@ -19,8 +19,12 @@ from agent_mailer.state.turns import STOP, share_of
 from agent_mailer.turn_tools.folder import TurnFolder
 from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.deciding import compose_for
-from agent_mailer.watch.room import Room
+from agent_mailer.watch.judging import ended_by_a_stop
+from agent_mailer.watch.room import Program, Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
+
+FROZEN = 2.0
+"""Who wakes so much later than he wanted was stopped: by a signal, with his container, or with his machine."""
 
 BUSY_INTERVAL = 0.1
 QUIET_INTERVAL = 1.0
@@ -33,8 +37,11 @@ TOOL_SHOWN = 100
 class Follower:
     """Follows one turn to its end and returns the evidence; ends it when a clock runs out or the watcher stops."""
 
-    def __init__(self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce) -> None:
+    def __init__(
+        self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce, program: Program
+    ) -> None:
         self._room = room
+        self._runtime, self._traits = program.runtime, program.traits
         self._record = record
         self._supervised = supervised
         self._at_once = at_once
@@ -54,14 +61,16 @@ class Follower:
         self._noted_at = -PROGRESS_INTERVAL
 
     async def follow(self) -> Evidence:
-        """Returns when the holder is gone and no process of the turn is left."""
+        """Returns when no process of the turn is left, the holder neither."""
         ended = asyncio.create_task(self._until_ended())
         stopping = asyncio.create_task(self._room.stopping.wait())
         try:
             interval = BUSY_INTERVAL
             while not ended.done():
                 waits = {ended} if stopping.done() else {ended, stopping}
+                slept = self._room.clock.monotonic()
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+                self._leave_out(self._room.clock.monotonic() - slept - interval)
                 grew, reason = False, None
                 # What cannot be read or staged now, for want of a descriptor say, is there the next time.
                 with suppress(OSError):
@@ -81,13 +90,22 @@ class Follower:
                 await asyncio.gather(stopping, ended, return_exceptions=True)
         return await self._room.until_system_lets(self._record.turn_id, self._evidence)
 
+    def _leave_out(self, late: float) -> None:
+        """We were frozen, and perhaps the agent with us: no clock of the turn has run meanwhile."""
+        if late < FROZEN:
+            return
+        self._started += late
+        self._last_event = None if self._last_event is None else self._last_event + late
+        self._result_at = None if self._result_at is None else self._result_at + late
+        self._tool_since = {tool: since + late for tool, since in self._tool_since.items()}
+
     async def _until_ended(self) -> None:
         """A system that cannot tell whether the agent runs is asked again: its turn is not over until it says so."""
         await self._room.until_system_lets(self._record.turn_id, self._supervised.wait_ended)
 
     async def _evidence(self) -> Evidence:
         """Raises OSError where something cannot be read just now; what was read already is kept."""
-        report = await end_tree(self._record.turn_id, self._supervised.identity)
+        report = await end_tree(self._record.turn_id, self._supervised.holder)
         if report.survivors:
             self._room.log.emit(
                 EventName.SURVIVORS, turn_id=self._record.turn_id, pids=" ".join(str(p.pid) for p in report.survivors)
@@ -106,13 +124,18 @@ class Follower:
             stdout=directory / STDOUT_FILE,
             stderr=directory / STDERR_FILE,
             resume=self._record.resume,
-            stopped=self._record.stopped or self._stopped_by_another(),
+            stopped=self._record.stopped or self._stopped_by_another() or self._stopped_with_us(),
         )
 
     def _stopped_by_another(self) -> StopReason | None:
         """A command that found no watcher has ended the tree itself. What ended well before that has ended well."""
         asked = self._asked_to_stop()
         return StopReason.BY_HAND if asked and self._supervised.exit().status != 0 else None
+
+    def _stopped_with_us(self) -> StopReason | None:
+        """Whoever stops us, a container engine say, may have signalled everybody."""
+        with_us = self._room.stopping.is_set() and ended_by_a_stop(self._supervised.exit())
+        return StopReason.SHUTDOWN if with_us else None
 
     def _asked_to_stop(self) -> bool:
         return (self._supervised.turn_dir / STOP).exists()
@@ -124,10 +147,10 @@ class Follower:
             with suppress(OSError):
                 self._room.state.turns.save(self._record)
         self._room.log.emit(EventName.TURN_STOPPING, turn_id=self._record.turn_id, reason=reason.value)
-        stop_signal = self._room.traits.stop_signal
+        stop_signal = self._traits.stop_signal
         # Where the system does not let us look now, the next round of the clock tries again.
         with suppress(OSError):
-            await end_tree(self._record.turn_id, self._supervised.identity, first_signal=stop_signal)
+            await end_tree(self._record.turn_id, self._supervised.holder, first_signal=stop_signal)
 
     def _why_stop(self) -> StopReason | None:
         room, now = self._room, self._room.clock.monotonic()
@@ -138,9 +161,10 @@ class Follower:
             return StopReason.SHUTDOWN
         if self._result_at is None and self._asked_to_stop():
             return StopReason.BY_HAND
-        if self._observation.doomed is not None and self._result_at is None:
+        doomed = self._observation.doomed
+        if doomed is not None and (doomed.for_good or self._result_at is None):
             return StopReason.DOOMED
-        policy, events = room.policy, room.traits.has_events
+        policy, events = room.policy, self._traits.has_events
         limits = Limits(
             policy.turn_timeout,
             policy.tool_timeout,
@@ -153,7 +177,7 @@ class Follower:
 
     def _read(self) -> bool:
         data = self._tail.read()
-        if not self._room.traits.has_events:
+        if not self._traits.has_events:
             return bool(data)
         for line in self._framer.feed(data):
             self._take(line)
@@ -161,7 +185,7 @@ class Follower:
 
     def _take(self, line: bytes) -> None:
         now = self._room.clock.monotonic()
-        for event in self._room.runtime.parse(line):
+        for event in self._runtime.parse(line):
             self._observation.add(event)
             self._last_event = now
             match event:

@@ -10,11 +10,15 @@ import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priority
+from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
+from agent_mailer.watch.guards.budgets import BudgetPolicy
+from agent_mailer.watch.guards.rounds import GuardPolicy
+from agent_mailer.watch.guards.who import WhoPolicy
 
 
 class AutoReply(StrEnum):
@@ -65,6 +69,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     silence_timeout: float | None = 600.0
     finish_grace: float = 5.0
     stop_grace: float = 20.0
+    global_note_fixed: bool = False
+    """No turn changes the note of all threads."""
     turn_memory: int = 0
     """Bytes that all processes of a turn may use together; 0 = off."""
     keep_transcripts: int = 7
@@ -72,6 +78,11 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     trouble_longest: float = 120.0
     """The waits between two tries while disk or mailbox refuse."""
     notify: NotifyPolicy = NotifyPolicy()
+    out_of_git: tuple[Path, ...] = ()
+    """Folders that git leaves alone, should they lie in a tree of it."""
+    who: WhoPolicy = WhoPolicy()
+    guards: GuardPolicy = GuardPolicy()
+    budget: BudgetPolicy = BudgetPolicy()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 
@@ -280,7 +291,7 @@ def choose_session(
     if rerun is not None and is_rerun and resumes:
         # Where a session was lost before, this is the one that the turn after it began.
         provisional = rerun.provisional
-        if provisional is not None and provisional.runtime == runtime:
+        if provisional is not None and provisional.runtime == runtime and is_session_id(provisional.session_id):
             if not _same_fault_twice(rerun):
                 return SessionChoice(provisional.session_id, PromptKind.RERUN)
             return SessionChoice(None, PromptKind.RERUN)
