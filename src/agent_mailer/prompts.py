@@ -95,7 +95,7 @@ class PromptRoom:
     def _template(self, kind: PromptKind) -> Template:
         path = self._overrides / f"{kind}.md"
         try:
-            template = Template(read_regular(path, follow=True).decode("utf-8"))
+            template = Template(read_regular(path).decode("utf-8"))
         except FileNotFoundError:
             return Template(shipped_template(kind))
         except (OSError, UnicodeDecodeError) as error:

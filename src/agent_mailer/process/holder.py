@@ -12,15 +12,17 @@ import fcntl
 import os
 import re
 import signal
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from agent_mailer.beneath import open_file, status, unlink
 from agent_mailer.disk import FILE_MODE, of_the_moment, read_regular
 from agent_mailer.outcomes import Exit
-from agent_mailer.process.handle import ProcessIdentity, carries, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import HAS_PROC, ProcessIdentity, carries, identify, is_alive, reap, send, wait_gone
 
 SHELL = "/bin/sh"
 TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
@@ -36,26 +38,30 @@ _RELEASE = b"open\n"
 _FIRST_FREE_FD = 10
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
-# agent's stdin, stdout and stderr. `started` is written when the gate has opened: while it is empty nothing ran. Before
-# that every signal ends the holder; afterwards it must live to write the record, and traps signals instead of ignoring
-# them, since an ignored signal stays ignored in the agent. The record is one short write in place: it is read only when
-# the holder is gone, and without its line end it counts as none. Whatever the agent has put in its place (a FIFO would
-# hang, a link would lead elsewhere) is left alone. The agent is executed in a subshell because dash would redirect its
-# own stderr, too, for as long as it waits.
+# agent's stdin, stdout and stderr, 7 is the file `started` and 8 the turn's folder: by their paths the agent could lead
+# us elsewhere. `started` is written when the gate has opened: while it is empty nothing ran. Before that every signal
+# ends the holder; afterwards it must live to write the record, and traps signals instead of ignoring them, since an
+# ignored signal stays ignored in the agent. The record is one short write in place: it is read only when the holder is
+# gone, and without its line end it counts as none. Whatever the agent has put in its place (a FIFO would hang, a link
+# would lead elsewhere) is left alone. The agent is executed in a subshell because dash would redirect its own stderr,
+# too, for as long as it waits.
 _SCRIPT = """\
 cd "$1" || exit 126
 unset OLDPWD
 IFS= read -r _agent_mailer_gate && [ "$_agent_mailer_gate" = open ] || exit 125
-echo 1 >"${2%/*}/started" || exit 125
+echo 1 >&7 || exit 125
+exec 7>&-
 trap : HUP INT QUIT TERM USR1 USR2 ALRM
 _agent_mailer_record=$2
 shift 2
-(exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&-)
+(exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&- 8<&-)
 _agent_mailer_status=$?
 umask 077
+set -C
 [ -e "$_agent_mailer_record" ] || [ -L "$_agent_mailer_record" ] ||
     echo "$_agent_mailer_status" >"$_agent_mailer_record"
 """
+_FOLDER_FD = 8
 # First of all, where another program has to become the holder: that it has, on 6, which the agent never sees.
 _ARRIVAL = "echo 1 >&6\nexec 6>&-\nunset INVOCATION_ID\n"
 
@@ -78,24 +84,27 @@ def start_behind_gate(
     if not cwd.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "no folder to run in", str(cwd))
     with suppress(FileNotFoundError):
-        (turn_dir / EXIT_FILE).unlink()
+        unlink(turn_dir / EXIT_FILE)
     with ExitStack() as opened:
         prompt = opened.enter_context(_descriptor(turn_dir / PROMPT_FILE, os.O_RDONLY))
         fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         stdout = opened.enter_context(_descriptor(turn_dir / STDOUT_FILE, fresh))
         stderr = opened.enter_context(_descriptor(turn_dir / STDERR_FILE, fresh))
         started = opened.enter_context(_descriptor(turn_dir / STARTED_FILE, fresh))
+        folder = _lifted(open_file(turn_dir, os.O_RDONLY | os.O_DIRECTORY))
+        opened.callback(os.close, folder)
         for fd in (stdout, stderr, started):
             os.fchmod(fd, FILE_MODE)
         ours = ExitStack()
         with ours:
             waiting, gate = _pipe(opened, ours)
-            descriptors = {0: waiting, 3: prompt, 4: stdout, 5: stderr}
+            descriptors = {0: waiting, 3: prompt, 4: stdout, 5: stderr, 7: started, _FOLDER_FD: folder}
+            record = f"/proc/self/fd/{_FOLDER_FD}/{EXIT_FILE}" if HAS_PROC else str(turn_dir / EXIT_FILE)
             script, arrival = _SCRIPT, None
             if through:
                 arrival, descriptors[6] = _pipe(ours, opened)
                 script = _ARRIVAL + _SCRIPT
-            words = [SHELL, "-c", script, "agent-mailer-holder", str(cwd), str(turn_dir / EXIT_FILE), *argv]
+            words = [SHELL, "-c", script, "agent-mailer-holder", str(cwd), record, *argv]
             pid = _spawn([*through, *words], {**env, TURN_ID_VARIABLE: turn_id}, descriptors)
             ours = ours.pop_all()
     try:
@@ -152,8 +161,15 @@ def _inheritable() -> Iterator[int]:
 
 @contextmanager
 def _descriptor(path: Path, flags: int) -> Iterator[int]:
-    fd = _lifted(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
+    """Of a file that nobody has given another name. Raises OSError, EMLINK for what is none."""
+    fd = _lifted(open_file(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE))
     try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise OSError(errno.EMLINK, "not a file of ours alone", str(path))
+        if flags & os.O_TRUNC:
+            os.ftruncate(fd, 0)
+        os.set_blocking(fd, True)
         yield fd
     finally:
         os.close(fd)
@@ -265,7 +281,7 @@ class Supervised:
     def released(self) -> bool:
         """Whether the gate was opened; if not, nothing ran. Only the boot in which the turn was started can tell."""
         with suppress(OSError):
-            return (self.turn_dir / STARTED_FILE).stat().st_size > 0
+            return status(self.turn_dir / STARTED_FILE).st_size > 0
         return False
 
     def exit(self) -> Exit:
