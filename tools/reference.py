@@ -21,6 +21,7 @@ from msgspec import Meta
 from agent_mailer.config import leaves
 from agent_mailer.views.values.history import (
     DeadLetterView,
+    NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
@@ -35,8 +36,12 @@ BLOCK = re.compile(r"(<!-- written by tools/reference\.py: (\w+) -->\n).*?(<!-- 
 
 def keys() -> str:
     """Every key of the configuration."""
-    rows = [f"| `{leaf.name}` | {_kind(leaf.hint)} | {_default(leaf.default)} | {leaf.sentence} |" for leaf in leaves()]
-    return "\n".join(["| key | value | default | is |", "|---|---|---|---|", *rows])
+    rows = [
+        f"| `{leaf.name}` | {_kind(leaf.hint)} | {_default(leaf.default)} | {leaf.takes.value} | {leaf.widens or ''} | "
+        f"{leaf.sentence} |"
+        for leaf in leaves()
+    ]
+    return "\n".join(["| key | value | default | taken | widens; untrusted | is |", "|---|---|---|---|---|---|", *rows])
 
 
 def status() -> str:
@@ -46,7 +51,7 @@ def status() -> str:
 
 def history() -> str:
     """Every value that is printed of turns, threads, sessions, dead letters and notes."""
-    views = _views(ThreadView, SessionView, DeadLetterView, StuckView, NoteView, NoteTextView)
+    views = _views(ThreadView, SessionView, DeadLetterView, StuckView, NoteView, NoteTextView, NoteChangeView)
     return "\n\n".join(_value(view) for view in views)
 
 

@@ -325,6 +325,33 @@ def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) 
         os.close(fd)
 
 
+def make_ours(folder: Path) -> None:
+    """Open what an agent has shut, as package managers do with their caches: nobody could remove it otherwise."""
+    if not beneath.is_folder(folder):
+        return
+    beneath.chmod(folder, DIRECTORY_MODE)
+    with beneath.opened(folder) as fd, os.scandir(fd) as entries:
+        below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for name in below:
+        make_ours(folder / name)
+
+
+def open_own(path: Path, flags: int, mode: int = FILE_MODE) -> int:
+    """A descriptor of a file that has no other name, to be written in place. Raises OSError, EMLINK for another."""
+    fd = beneath.open_file(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise OSError(errno.EMLINK, "not a file of ours alone", str(path))
+        if flags & os.O_TRUNC:
+            os.ftruncate(fd, 0)
+        os.set_blocking(fd, True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _is_folder(path: Path) -> bool:
     """Below a root a link is none."""
     return beneath.is_folder(path) if beneath.is_anchored(path) else path.is_dir()

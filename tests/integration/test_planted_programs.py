@@ -105,7 +105,8 @@ def test_what_the_configuration_names_there_is_started(desk: Desk) -> None:
     "setting", ["core.fsmonitor", "core.pager", "core.sshCommand", "diff.external", "alias.ls-files"]
 )
 def test_the_repository_runs_nothing_when_doctor_asks_git(desk: Desk, setting: str) -> None:
-    from agent_mailer.checks.workdir import check_git
+    from agent_mailer.checks.git import check_git
+    from agent_mailer.config import GitCare
 
     plant(desk, desk.workdir / "planted")
     for name in ("post-index-change", "post-checkout", "reference-transaction"):
@@ -113,5 +114,5 @@ def test_the_repository_runs_nothing_when_doctor_asks_git(desk: Desk, setting: s
     git = ["git", "-C", str(desk.workdir)]
     subprocess.run([*git, "init", "--quiet", "--template="], check=True)
     subprocess.run([*git, "config", setting, str(desk.workdir / "planted")], check=True)
-    assert [row.result.value for row in check_git(desk.workdir, [desk.state])] == ["warning"]
+    assert [row.result.value for row in check_git(desk.workdir, [desk.state], GitCare.KEEP_OUT)] == ["warning"]
     assert ran(desk) == []

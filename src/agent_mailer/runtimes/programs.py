@@ -134,6 +134,15 @@ def build_env(environ: Mapping[str, str], pass_names: Iterable[str], set_values:
     return {name: value for name, value in (passed | dict(set_values)).items() if not name.startswith(_RESERVED)}
 
 
+_SECRETS = (".ssh", ".aws", ".gnupg")
+
+
+def secrets_in(env: Mapping[str, str]) -> list[Path]:
+    """Folders of keys in the home of `env`, which no work needs to read."""
+    home = env.get("HOME")
+    return [Path(home) / name for name in _SECRETS] if home else []
+
+
 def turn_variables(request: TurnRequest) -> dict[str, str]:
     """What every agent sees of its turn; `agent-mailer mail` works from these."""
     variables = {
@@ -145,6 +154,8 @@ def turn_variables(request: TurnRequest) -> dict[str, str]:
         "AGENT_MAILER_FROM": request.sender,
         "AGENT_MAILER_ATTEMPT": str(request.attempt),
     }
+    if request.batch:
+        variables["AGENT_MAILER_MESSAGE_IDS"] = " ".join((request.message_id, *request.batch))
     if request.project_dir is not None:
         variables["AGENT_MAILER_PROJECT_DIR"] = str(request.project_dir)
     return variables

@@ -55,7 +55,7 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `fetches` counts claims in a row, since the moment `fetching_since`, that gave no message; with `listed_only` it was
     never ours, and is still to be done only while the mailbox lists it. `put_back`: how often it came back after it was
-    given up.
+    given up. `released`: a person wants it worked on, whatever a guard says.
     """
 
     envelope: Envelope
@@ -72,6 +72,7 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     fetching_since: float = 0.0
     listed_only: bool = False
     put_back: int = 0
+    released: bool = False
 
     @property
     def last_outcome(self) -> Outcome | None:
@@ -134,6 +135,23 @@ class PauseReason(StrEnum):
     SIGNED_OUT = "signed_out"
     UNAVAILABLE = "unavailable"
     BY_HAND = "by_hand"
+    TOO_MANY_TURNS = "too_many_turns"
+
+
+GUARDS = frozenset({PauseReason.TOO_MANY_TURNS})
+"""These a guard has begun, and ends by itself when the time is up: no turn has to find out."""
+
+
+class Counted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a claim counts for the guards: how often its mail had come back here, since the last `person`.
+
+    `double`: its text was there before, or is empty; `free`: a person who is known wants it.
+    """
+
+    depth: int = 0
+    double: bool = False
+    person: bool = False
+    free: bool = False
 
 
 class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -180,6 +198,7 @@ class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """One outgoing item of a settlement. Only `state` and `why` change after the record is written.
 
     `draft`: it could not be composed, and what it was to be made of; `own`: a word of ours, which nobody waits for.
+    `about`: the message it is for, where that is another of the turn's batch.
     """
 
     item: Outgoing
@@ -187,6 +206,7 @@ class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     draft: Draft | None = None
     own: bool = False
+    about: str = ""
 
 
 class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,6 +231,19 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     notes: tuple[NoteWrite, ...] = ()
 
 
+class Batched(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A further message of a turn that was handed several: what was claimed, its way back, how it was settled.
+
+    Of its settlement the items stand in the turn's own, `about` it, and so does what is the turn's as a whole: usage,
+    session, pause, notes.
+    """
+
+    envelope: Envelope
+    digest: str = ""
+    route: Route | None = None
+    settlement: Settlement | None = None
+
+
 class TurnRecord(msgspec.Struct, omit_defaults=True):
     """`turn.json`: the turn's envelope, phase and settlement; the one redo log.
 
@@ -218,7 +251,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
     `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
     runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
-    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave.
+    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `batch`: the younger
+    messages that the turn was handed with its own. `counted`: for guards.
     """
 
     turn_id: str
@@ -240,21 +274,31 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     digest: str = ""
     route: Route | None = None
     no_way: str = ""
+    batch: tuple[Batched, ...] = ()
+    counted: Counted | None = None
 
 
 def is_sound(record: TurnRecord) -> bool:
-    """Whether a watcher can have written the record: it speaks of one message in one thread, and names sessions."""
-    settlement, message, rerun = record.settlement, record.envelope.id, record.rerun
-    if (settlement is not None) != (record.phase is Phase.SETTLING) or (rerun and rerun.envelope.id != message):
+    """Whether a watcher can have written the record: it speaks of its messages in one thread, and names sessions."""
+    message, rerun = record.envelope.id, record.rerun
+    if (record.settlement is not None) != (record.phase is Phase.SETTLING) or (rerun and rerun.envelope.id != message):
         return False
     named = [record.resume, record.fresh, _provisional_id(rerun)]
-    if settlement is not None:
-        change, retry, dead = settlement.session, settlement.retry, settlement.dead
-        if change is not None and change.thread != record.envelope.thread:
+    if record.settlement is not None and (change := record.settlement.session) is not None:
+        if change.thread != record.envelope.thread:
             return False
-        if (retry and retry.envelope.id != message) or (dead and dead.msg_id != message):
+        named.append(change.entry.session_id or None)
+    for envelope, settlement in (
+        (record.envelope, record.settlement),
+        *((other.envelope, other.settlement) for other in record.batch),
+    ):
+        if envelope.thread != record.envelope.thread:
             return False
-        named += [_provisional_id(retry), (change.entry.session_id or None) if change is not None else None]
+        if settlement is not None:
+            retry, dead = settlement.retry, settlement.dead
+            if (retry and retry.envelope.id != envelope.id) or (dead and dead.msg_id != envelope.id):
+                return False
+            named.append(_provisional_id(retry))
     return all(is_session_id(one) for one in named if one is not None)
 
 

@@ -19,8 +19,6 @@ KEEP_ANSWER_SECONDS = 300
 
 
 class Verb(StrEnum):
-    DEAD_LETTER_RETRY = "dead-letter retry"
-    DEAD_LETTER_PURGE = "dead-letter purge"
     STUCK_RETRY = "stuck retry"
     STUCK_DROP = "stuck drop"
     SESSIONS_INVALIDATE = "sessions invalidate"
@@ -28,6 +26,8 @@ class Verb(StrEnum):
     TURNS_STOP = "turns stop"
     PAUSE = "pause"
     RESUME = "resume"
+    ORDER = "order"
+    """Names an order that a person has left in the user's state folder."""
     PING = "ping"
     """Asks whether the loop turns and could start a turn. Nothing relies on it: no write of it is synced."""
 

@@ -5,7 +5,7 @@ Another AMP client writes a number there, how often it has tried a message that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -15,7 +15,7 @@ from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.processed import Processed
 from agent_mailer.state.records import RetryEntry, TurnRecord
-from agent_mailer.state.turns import TurnStore
+from agent_mailer.state.turns import TurnStore, shares
 
 
 class Retries:
@@ -46,11 +46,17 @@ class Retries:
 
     def put(self, entry: RetryEntry, *, force: bool = False) -> None:
         """Durable when it returns. An older settlement that is applied again never takes a later one back."""
+        self.put_all([entry], force=force)
+
+    def put_all(self, new: Iterable[RetryEntry], *, force: bool = False) -> None:
         entries = self._load()
-        known = entries.get(entry.envelope.id)
-        if known is not None and known.revision >= entry.revision and not force:
-            return
-        self._write({**entries, entry.envelope.id: entry})
+        changed = {
+            entry.envelope.id: entry
+            for entry in new
+            if force or (known := entries.get(entry.envelope.id)) is None or known.revision < entry.revision
+        }
+        if changed:
+            self._write(entries | changed)
 
     def remove(self, message_id: str) -> None:
         entries = self._load()
@@ -82,8 +88,10 @@ class Retries:
         return entries
 
 
-def remake_retries(turns: TurnStore, processed: Processed, dead_letters: DeadLetters) -> dict[str, RetryEntry]:
-    """Every message whose newest turn left it to be done, as that turn left it.
+def remake_retries(
+    turns: TurnStore, processed: Processed, dead_letters: DeadLetters, released: Iterable[Envelope] = ()
+) -> dict[str, RetryEntry]:
+    """Every message whose newest turn left it to be done, as that turn left it; and what was `released`, and has none.
 
     The newest is the one of the latest revision: the clock, and with it the order of the turns' ids, may have jumped. A
     message that is given up, but neither settled nor among the dead letters, was asked to run again.
@@ -93,9 +101,10 @@ def remake_retries(turns: TurnStore, processed: Processed, dead_letters: DeadLet
         record = turns.load(turn_id)
         if record is None or record.settlement is None or record.resends:
             continue
-        known = newest.get(record.envelope.id)
-        if known is None or _revision(known) <= _revision(record):
-            newest[record.envelope.id] = record
+        for one in shares(record):
+            known = newest.get(one.envelope.id)
+            if known is None or _revision(known) <= _revision(one):
+                newest[one.envelope.id] = one
     found: dict[str, RetryEntry] = {}
     for message_id, record in newest.items():
         settlement = record.settlement
@@ -107,6 +116,9 @@ def remake_retries(turns: TurnStore, processed: Processed, dead_letters: DeadLet
             found[message_id] = RetryEntry(
                 record.envelope, history=settlement.dead.history, revision=_revision(record) + 1
             )
+    for envelope in released:
+        if envelope.id not in newest and envelope.id not in processed and not dead_letters.find(envelope.id):
+            found[envelope.id] = RetryEntry(envelope, released=True)
     return found
 
 

@@ -15,20 +15,27 @@ import msgspec
 
 from agent_mailer.beneath import holding, is_folder, is_there, names_in
 from agent_mailer.clock import iso
-from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
+from agent_mailer.disk import Disk, Sync, make_ours, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Contact, Draft, Envelope, Message
 from agent_mailer.names import prompt_word
 
 OUTBOX = "outbox"
 SEALED = "outbox.sealed"
+TURN_TMP = "tmp"
+"""What a confined turn has for temporary files."""
 MAIL = "mail.json"
 MESSAGE_TEXT = "message.md"
 URGENT = "urgent.json"
 MOST_URGENT = 10
+BETWEEN = f"\n\n{'-' * 72}\n"
+"""Between two messages, for who reads."""
+
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
+NOTE_COPY = "note-{}.md"
+DOCUMENTS = "documents.json"
 MAX_NOTE_BYTES = 256 * 1024
 """A note is read whole at the start of every turn."""
 
@@ -59,15 +66,18 @@ class Facts(msgspec.Struct, frozen=True):
     no_way: str = ""
     """Why no answer to the message can be delivered; empty where one can."""
     carries_context: bool = False
+    carries_marks: bool = True
+    global_note_fixed: bool = False
 
 
 class TurnMail(msgspec.Struct, frozen=True):
-    """`mail.json`: all that the tools read."""
+    """`mail.json`: all that the tools read. `batch`: the further messages of a turn that was handed several."""
 
     facts: Facts
     message: Message
     thread: tuple[Message, ...]
     contacts: tuple[Contact, ...]
+    batch: tuple[Message, ...] = ()
 
 
 class UrgentMail(msgspec.Struct, frozen=True):
@@ -138,15 +148,17 @@ class TurnFolder(msgspec.Struct, frozen=True):
         contacts: Sequence[Contact],
         facts: Facts,
         notes: Mapping[NoteScope, bytes] | None = None,
+        batch: Sequence[Message] = (),
     ) -> None:
         """Put the mail, and copies of the notes, where the agent's tools find them.
 
         Nothing here is needed after a crash: recovery writes it again.
         """
         self.disk.make_directory(self.path / OUTBOX)
-        mail = TurnMail(facts, message, tuple(thread), tuple(contacts))
+        mail = TurnMail(facts, message, tuple(thread), tuple(contacts), tuple(batch))
         self.disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
-        self.disk.overwrite(self.path / MESSAGE_TEXT, as_text(message).encode("utf-8", "replace"))
+        text = BETWEEN.join(as_text(one) for one in (message, *batch))
+        self.disk.overwrite(self.path / MESSAGE_TEXT, text.encode("utf-8", "replace"))
         for scope, content in (notes or {}).items():
             self.disk.overwrite(self.note_copy(scope), content)
 
@@ -162,6 +174,11 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def message(self) -> Message:
         return self.mail().message
+
+    def messages(self) -> tuple[Message, ...]:
+        """All that the turn was handed, oldest first."""
+        mail = self.mail()
+        return (mail.message, *mail.batch)
 
     def thread(self) -> tuple[Message, ...]:
         return self.mail().thread
@@ -200,7 +217,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def note_copy(self, scope: NoteScope) -> Path:
         """The note as it was when the turn began; longer than MAX_NOTE_BYTES where only its beginning was copied."""
-        return self.path / f"note-{scope}.md"
+        return self.path / NOTE_COPY.format(scope)
 
     def note(self, scope: NoteScope) -> bytes:
         """The note as this turn knows it: what it has written itself, else the copy; nothing where there is none."""
@@ -228,6 +245,8 @@ class TurnFolder(msgspec.Struct, frozen=True):
     def seal(self) -> Sealed:
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
+        with suppress(OSError):
+            self._clear_tmp()
         with holding(self.path):
             for path in (outbox, sealed):
                 if is_there(path) and not is_folder(path):
@@ -263,12 +282,17 @@ class TurnFolder(msgspec.Struct, frozen=True):
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
         with holding(self.path):
-            for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT):
+            for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS):
                 self.disk.remove(self.path / name)
             for scope in NoteScope:
                 self.disk.remove(self.note_copy(scope))
         self.disk.remove_tree(self.path / SEALED)
         self.disk.remove_tree(self.path / OUTBOX)
+        self._clear_tmp()
+
+    def _clear_tmp(self) -> None:
+        make_ours(self.path / TURN_TMP)
+        self.disk.remove_tree(self.path / TURN_TMP)
 
     def _put(self, name: str, content: bytes) -> None:
         try:

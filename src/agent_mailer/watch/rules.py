@@ -16,6 +16,8 @@ from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
+from agent_mailer.watch.guards.rounds import GuardPolicy
+from agent_mailer.watch.guards.who import WhoPolicy
 
 
 class AutoReply(StrEnum):
@@ -53,6 +55,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     max_retries: int = 3
     max_starts: int = 10
     max_parallel_turns: int = 1
+    batch_low: bool = False
     retry_first: float = 10.0
     retry_longest: float = 600.0
     session_max_age_days: int = 7
@@ -65,6 +68,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     silence_timeout: float | None = 600.0
     finish_grace: float = 5.0
     stop_grace: float = 20.0
+    global_note_fixed: bool = False
+    """No turn changes the note of all threads."""
     turn_memory: int = 0
     """Bytes that all processes of a turn may use together; 0 = off."""
     keep_transcripts: int = 7
@@ -72,6 +77,10 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     trouble_longest: float = 120.0
     """The waits between two tries while disk or mailbox refuse."""
     notify: NotifyPolicy = NotifyPolicy()
+    out_of_git: tuple[Path, ...] = ()
+    """Folders that git leaves alone, should they lie in a tree of it."""
+    who: WhoPolicy = WhoPolicy()
+    guards: GuardPolicy = GuardPolicy()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 

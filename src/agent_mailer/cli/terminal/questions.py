@@ -60,7 +60,7 @@ def a_value_of(key: str) -> Callable[[str], str]:
     """A check for a text that can be the value of this key of the configuration."""
 
     def check(text: str) -> str:
-        from agent_mailer.config import check_value
+        from agent_mailer.config_values import check_value
 
         check_value(key, text)
         return text

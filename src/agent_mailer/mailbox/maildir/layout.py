@@ -16,6 +16,7 @@ from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
+from agent_mailer.git_tree import is_top
 from agent_mailer.mailbox.maildir.ownership import why_not_ours_above, why_not_ours_all_the_way
 from agent_mailer.names import printable
 
@@ -360,7 +361,7 @@ def _upward(cwd: Path, home: str | None) -> tuple[list[Path], Path | None]:
             if os.stat(folder).st_dev != device:
                 break
         folders.append(folder)
-        if os.path.lexists(folder / ".git"):
+        if is_top(folder):
             return folders, folder
         if home and folder == Path(home):
             break
