@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,17 +16,9 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import (
-    Config,
-    GitCare,
-    Loaded,
-    MailboxKind,
-    RuntimeKind,
-    Source,
-    expand,
-)
+from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
 from agent_mailer.confine.port import Kind
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import require_agreement
@@ -201,24 +191,11 @@ class Workplace:
         return AmpMailbox(
             credentials,
             self.config.address,
-            watcher=self._watcher_id(),
+            watcher=self.folder.watcher_id(),
             watcher_name=f"{platform.node() or 'a host'}, process {os.getpid()}, {self.workdir}",
             rhythm=rhythm,
             clock=self.clock,
         )
-
-    def _watcher_id(self) -> str:
-        """By what a broker knows this workdir's watcher again. Made once; empty where nobody has watched here yet."""
-        path = self.folder.path / "watcher"
-        found = (self.folder.bytes_of(path) or b"").decode("ascii", "replace").strip()
-        if re.fullmatch(r"[0-9a-f]{32}", found):
-            return found
-        if not self.folder.ours:
-            return ""
-        made = secrets.token_hex(16)
-        self.folder.clear_way(path)
-        self.disk.replace(path, f"{made}\n".encode(), sync=Sync.FULL)
-        return made
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""
@@ -229,15 +206,18 @@ class Workplace:
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
         env = self._for_amq(env)
+        keeps = config.keep_transcripts > 0
         match config.runtime:
             case RuntimeKind.COMMAND:
                 from agent_mailer.runtimes.command import CommandRuntime
 
-                return CommandRuntime(config.command, config.command_output, env)
+                return CommandRuntime(config.command, config.command_output, env, keeps_output=keeps)
             case RuntimeKind.INFINITI:
                 from agent_mailer.runtimes.command import INFINITI, CommandRuntime
 
-                return CommandRuntime((config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI)
+                return CommandRuntime(
+                    (config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI, keeps_output=keeps
+                )
             case RuntimeKind.CLAUDE:
                 return self._claude(env)
             case RuntimeKind.CODEX:
@@ -311,19 +291,36 @@ class Workplace:
 
     def policy(self) -> WatchPolicy:
         from agent_mailer.policies import Where, policy_of
+        from agent_mailer.process.first import stopped_in_a_hurry
 
-        out_of_git = self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else ()
-        where = Where(self.workdir, self.project_dir(), self.handle, self.surroundings(), out_of_git)
+        where = Where(
+            self.workdir,
+            self.project_dir(),
+            self.handle,
+            self.config.address if self.at_broker else self.handle,
+            self.surroundings(),
+            out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
+            agents=self._agents,
+            hurried=self.loaded.source("stop_grace") is Source.DEFAULT and stopped_in_a_hurry(os.environ),
+        )
         return policy_of(self.config, where)
+
+    def _agents(self) -> set[str]:
+        """The addresses of this user's workdirs, as far as they can be read."""
+        from agent_mailer.state.workdirs import known_workdirs
+
+        found: set[str] = set()
+        for place in map(Workplace, known_workdirs(self.disk).all()):
+            with suppress(MailerError, OSError):
+                found.add(place.handle)
+        return found
 
     def confinement(self, runtime: Runtime) -> Confinement | None:
         if self.config.sandbox.kind is Kind.OFF:
             return None
         from agent_mailer.confining import Around, confinement_of
 
-        def root() -> Path | None:
-            return None if self.at_broker else self.maildir_root()
-
+        root = (lambda: None) if self.at_broker else self.maildir_root
         around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
         return confinement_of(self.config, around, runtime.traits)
 
@@ -393,5 +390,4 @@ class Workplace:
             self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
 
     def tools(self, turn_dir: Path) -> ToolServer:
-        """The MCP server over one turn's folder."""
         return ToolServer(*TurnFolder(turn_dir, self.disk).server(self.workdir))

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind
+from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.rounds import GuardPolicy
+from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 
 
 class Where(msgspec.Struct, frozen=True):
-    """What the configuration does not say. `surroundings` is our environment, fit for the operator's own program."""
+    """What the configuration does not say. `surroundings` is our environment, fit for the operator's own program; `own`
+    the agent's address, `agents` tells those of all workdirs of this user; `hurried` where whoever stops us waits
+    no longer than for a container.
+    """
 
     workdir: Path
     project_dir: Path | None
     handle: str
+    own: str
     surroundings: Mapping[str, str]
     out_of_git: tuple[Path, ...]
+    agents: Callable[[], Collection[str]]
+    hurried: bool = False
 
 
 def policy_of(config: Config, where: Where) -> WatchPolicy:
@@ -50,12 +59,24 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         tool_timeout=float(config.tool_timeout) or None,
         first_output_timeout=float(config.first_output_timeout) or None,
         silence_timeout=float(config.silence_timeout) or None,
-        stop_grace=float(config.stop_grace),
+        stop_grace=CONTAINER_GRACE if where.hurried else float(config.stop_grace),
         turn_memory=size_in_bytes(config.turn_memory),
         keep_transcripts=config.keep_transcripts,
         notify=notify,
         out_of_git=where.out_of_git,
+        who=_who(config, where),
+        guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
     )
+
+
+def _who(config: Config, where: Where) -> WhoPolicy:
+    """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
+    at_broker = config.mailbox_kind is MailboxKind.AMP
+    # The names that our broker and a folder keep for the person there.
+    person = f"human-operator@{where.own.partition('@')[2]}" if at_broker else "user"
+    people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
+    known, vouched = where.agents() if config.people else (), {person} if at_broker else ()
+    return WhoPolicy(config.allow_from, config.deny_from, people, where.own, frozenset(known), frozenset(vouched))
 
 
 def missing_in(config: Config, handle: str) -> list[tuple[str, str]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import Config, Loaded, Takes, leaves
+from agent_mailer.config import Config, Loaded, leaves
+from agent_mailer.config_tables import Takes
 from agent_mailer.prompts import PromptKind
 from agent_mailer.trust.standing import found_at, in_place
 from agent_mailer.trust.verdict import UNRECORDED, Verdict

@@ -17,6 +17,12 @@ from tests.sizes import LONG
 pytestmark = LONG
 KINDS = ["bwrap", "landlock"]
 
+
+@pytest.fixture(autouse=True)
+def chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+
+
 TRY = """
 t() { name=$1; shift; if "$@" >/dev/null 2>&1; then echo "$name open"; else echo "$name shut"; fi; }
 t ssh grep -q . "$HOME/.ssh/id"

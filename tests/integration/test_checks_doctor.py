@@ -238,6 +238,7 @@ def test_doctor_looks_at_everything_and_passes(desk: Desk) -> None:
         assert name in names
     for name in ("clock", "pause", "lock", "disk", "file_events", "templates", "agent_md", "git", "environment"):
         assert name in names
+    assert "found by environment" in of(done, "turn_end")[0]["text"]
     assert "processed.txt (1 ids)" in of(done, "state")[0]["text"]
     assert of(done, "mail_commands")[0]["result"] == "ok"
     [tools] = of(done, "mail_tools")

@@ -83,6 +83,7 @@ def test_the_login_the_configuration_and_the_state_are_out_of_reach(place: Place
         assert files[str(place.state / "config.toml")] == "deny"
         assert files[str(place.outbox)] == "write"
         assert files[str(place.home / ".codex" / "auth.json")] == files[str(place.home / ".ssh")] == "deny"
+        assert files[":slash_tmp"] == "read", "temporary files lie elsewhere"
         # Codex's own helper lies in there: denied, no command would start.
         assert str(place.home / ".codex") not in files
 

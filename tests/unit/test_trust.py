@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import Takes, leaves
+from agent_mailer.config import leaves
+from agent_mailer.config_tables import Takes
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.trust.keeping import BEFORE, Keeper
 from agent_mailer.trust.ownership import unsafe

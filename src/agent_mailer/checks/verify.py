@@ -113,7 +113,7 @@ def _state_checks(place: Workplace) -> list[CheckResult]:
 
 def _place_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.git import check_git
-    from agent_mailer.checks.machine import check_disk, check_file_events
+    from agent_mailer.checks.machine import check_disk, check_file_events, check_turn_end
     from agent_mailer.checks.workdir import check_agent_md, check_templates
 
     state = next((path for path in (place.folder.path, place.workdir) if os.access(path, os.R_OK)), place.workdir)
@@ -122,6 +122,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     return [
         *check_disk([state, *kept, Path(tempfile.gettempdir())]),
         check_file_events(state),
+        check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),
         check_agent_md(place.workdir, place.config.api_key),
         *check_git(place.workdir, place.folders_in_git(), place.config.git),

@@ -12,6 +12,7 @@ import msgspec
 from agent_mailer.disk import Sync
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.held import Held
 from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.retries import Retries
@@ -31,6 +32,7 @@ class Files(Protocol):
     cursor: Cursor
     dead_letters: DeadLetters
     unsent: Unsent
+    held: Held
 
 
 class Retention:
@@ -44,6 +46,7 @@ class Retention:
         self._cursor = files.cursor
         self._dead_letters = files.dead_letters
         self._unsent = files.unsent
+        self._held = files.held
 
     def finish_message(self, message_id: str) -> None:
         """From here on it counts as settled: of what was to be done nothing is kept but its id."""
@@ -129,6 +132,8 @@ class Retention:
             removed.append(turn_id)
             total -= size
         self._turns.remove(removed)
+        with suppress(OSError):
+            self._held.tidy(self._processed.__contains__)
         return removed
 
 

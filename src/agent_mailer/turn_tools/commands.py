@@ -137,15 +137,17 @@ class AgentMail:
     ) -> Staged:
         """Stage a message of its own.
 
-        Raises UsageFault for an unknown recipient, without text, or for refs and a context that the mailbox cannot
-        carry.
+        Raises UsageFault for an unknown recipient, without text, or for labels, refs and a context that the mailbox
+        cannot carry.
         """
         _require_text(body)
-        recipients = self._known(to)
-        if (refs or context) and not self._folder.facts().carries_context:
+        recipients, facts = self._known(to), self._folder.facts()
+        if (refs or context) and not facts.carries_context:
             raise UsageFault(
                 "not_carried", "mail at a broker has no place for refs and context", "put it into the text"
             )
+        if labels and not facts.carries_marks:
+            raise UsageFault("not_carried", "this broker has no place for labels", "put them into the text")
         draft = Draft(
             "",
             Action.SEND,

@@ -66,6 +66,7 @@ class Facts(msgspec.Struct, frozen=True):
     no_way: str = ""
     """Why no answer to the message can be delivered; empty where one can."""
     carries_context: bool = False
+    carries_marks: bool = True
     global_note_fixed: bool = False
 
 

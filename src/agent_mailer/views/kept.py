@@ -12,17 +12,19 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import memory_file, one_of, pick, printable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state.held import Guard
 from agent_mailer.state.stuck import StuckEntry, StuckKind, split_key
 from agent_mailer.views.values.history import (
     AttemptView,
     DeadLetterView,
+    HeldView,
     NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
     StuckView,
 )
-from agent_mailer.views.values.status import StuckCountView
+from agent_mailer.views.values.status import HeldCountView, StuckCountView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -87,6 +89,22 @@ def stuck_counts(state: State) -> tuple[StuckCountView, ...]:
     counts[StuckKind.GIVEN_UP] += state.dead_letters.count()
     counts[StuckKind.NOT_SENT] += len(state.unsent)
     return tuple(StuckCountView(kind.value, counts[kind]) for kind in StuckKind if counts[kind])
+
+
+def held_counts(state: State) -> tuple[HeldCountView, ...]:
+    """How much is held, by guard; a guard that holds nothing has no line."""
+    counts = state.held.counts()
+    return tuple(HeldCountView(guard.value, counts[guard]) for guard in Guard if counts[guard])
+
+
+def held(state: State, guard: str | None = None, sender: str | None = None) -> list[HeldView]:
+    """Oldest first. Raises UsageFault for no guard."""
+    wanted = Guard(one_of(guard, Guard, "--guard")) if guard is not None else None
+    return [
+        HeldView(entry.message_id, entry.guard.value, entry.why, entry.at, one.thread, one.sender, one.created)
+        for entry in state.held.all()
+        if (one := entry.envelope) is not None and wanted in (None, entry.guard) and sender in (None, one.sender)
+    ]
 
 
 def stuck_targets(state: State) -> dict[str, str]:

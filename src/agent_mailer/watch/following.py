@@ -19,6 +19,7 @@ from agent_mailer.state.turns import STOP, share_of
 from agent_mailer.turn_tools.folder import TurnFolder
 from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.deciding import compose_for
+from agent_mailer.watch.judging import ended_by_a_stop
 from agent_mailer.watch.room import Program, Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
 
@@ -57,7 +58,7 @@ class Follower:
         self._noted_at = -PROGRESS_INTERVAL
 
     async def follow(self) -> Evidence:
-        """Returns when the holder is gone and no process of the turn is left."""
+        """Returns when no process of the turn is left, the holder neither."""
         ended = asyncio.create_task(self._until_ended())
         stopping = asyncio.create_task(self._room.stopping.wait())
         try:
@@ -109,13 +110,18 @@ class Follower:
             stdout=directory / STDOUT_FILE,
             stderr=directory / STDERR_FILE,
             resume=self._record.resume,
-            stopped=self._record.stopped or self._stopped_by_another(),
+            stopped=self._record.stopped or self._stopped_by_another() or self._stopped_with_us(),
         )
 
     def _stopped_by_another(self) -> StopReason | None:
         """A command that found no watcher has ended the tree itself. What ended well before that has ended well."""
         asked = self._asked_to_stop()
         return StopReason.BY_HAND if asked and self._supervised.exit().status != 0 else None
+
+    def _stopped_with_us(self) -> StopReason | None:
+        """Whoever stops us, a container engine say, may have signalled everybody."""
+        with_us = self._room.stopping.is_set() and ended_by_a_stop(self._supervised.exit())
+        return StopReason.SHUTDOWN if with_us else None
 
     def _asked_to_stop(self) -> bool:
         return (self._supervised.turn_dir / STOP).exists()

@@ -17,6 +17,8 @@ from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.state import State
+from agent_mailer.watch.guards.gate import Gate
+from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.rules import Candidate, WatchPolicy, backoff, urgent_beside
 from agent_mailer.watch.stuck import StuckMail
@@ -97,6 +99,8 @@ class Room:
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
         self.stuck = StuckMail(mailbox, state)
+        self.gate = Gate(state, policy, clock, mailbox.address)
+        self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""
@@ -139,6 +143,12 @@ class Room:
         return random.random()
 
     def request_stop(self, grace: float) -> None:
+        """End running turns after `grace` seconds. Asked again, the shorter time counts."""
+        if not self.stopping.is_set():
+            self.log.emit(EventName.WATCH_STOPPING, running=len(self.work), grace=grace)
+            if self.work:
+                with suppress(OSError):
+                    self.state.turns.stop_begins()
         self.stop_at = self.clock.monotonic() + grace
         self.stopping.set()
 
@@ -195,3 +205,8 @@ class Room:
                 return result
             await self.wait(turn_id, tries)
         raise AssertionError
+
+    def prune(self) -> None:
+        """Raises OSError."""
+        needed = {entry.envelope.id for entry in self.state.retries.all()}
+        self.state.retention.prune(self.policy.keep_transcripts, needed)

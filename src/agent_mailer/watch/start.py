@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +16,8 @@ from agent_mailer.events import EventName
 from agent_mailer.identity import documents_in
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
-from agent_mailer.process.holder import PROMPT_FILE, Supervised
-from agent_mailer.process.scope import start_turn
+from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
+from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
@@ -67,14 +68,14 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         launch, copies = await confinement.around(launch, own), folder.note_copy
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    begun = await start_turn(
-        launch.argv,
-        env=launch.env,
-        cwd=launch.cwd,
-        turn_dir=directory,
-        turn_id=record.turn_id,
-        memory=policy.turn_memory,
+
+    behind_gate = partial(
+        start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
     )
+    if policy.turn_memory:
+        begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
+    else:
+        begun = Start(behind_gate())
     with begun.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING
@@ -118,7 +119,7 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
     thread, contacts = await asyncio.gather(
         mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
-    memory = state.folder.memory
+    memory, copies = state.folder.memory, state.notes.copies(record.envelope.thread)
     folder.prepare(
         messages[0],
         _or_nothing(thread) or messages,
@@ -131,9 +132,10 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
             memory_thread=str(memory_file(memory, record.envelope.thread)),
             no_way=record.no_way,
             carries_context=able.carries_context,
+            carries_marks=able.carries_marks,
             global_note_fixed=room.policy.global_note_fixed,
         ),
-        state.notes.copies(record.envelope.thread),
+        copies,
         messages[1:],
     )
 

@@ -62,7 +62,7 @@ async def run_turn(
             others = await take_batch(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
-        await pass_over(room, record, fault.message, answered=False)
+        pass_over(room, record, fault.message, answered=False)
         await give_back(room, record, f"the claim failed: {fault.message}")
         raise
     except Vanished:
@@ -95,6 +95,7 @@ async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
     """Settle a claimed turn in which nothing ran: the message is pending again."""
     record.process = None
+    room.gate.nothing_ran(record)
     return await _end(
         room, record, await origin_of(room, record), Judgement(Outcome.INTERRUPTED, detail), Observation()
     )

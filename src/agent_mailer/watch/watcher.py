@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from enum import Enum
 
@@ -74,15 +74,11 @@ class Watcher:
 
     @property
     def in_work(self) -> int:
-        """How many turns this process has in hand."""
         return len(self._room.work)
 
     def stop(self, grace: float | None = None) -> None:
         """End running turns after `grace` seconds (None: as configured), then leave; of two the shorter counts."""
-        grace = self._room.policy.stop_grace if grace is None else grace
-        if not self._room.stopping.is_set():
-            self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._room.work), grace=grace)
-        self._room.request_stop(grace)
+        self._room.request_stop(self._room.policy.stop_grace if grace is None else grace)
         self._wake.set()
 
     def hand_over(self) -> None:
@@ -135,6 +131,7 @@ class Watcher:
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
+                self._room.state.turns.stop_is_over()
                 self._room.state.sessions.close()
         return end
 
@@ -183,10 +180,15 @@ class Watcher:
             room.tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
-            if ready[:slots]:
+            others = found.candidates if pause is None and room.policy.batch_low else ()
+            admitted = room.gate.admit(ready[:slots], now)
+            if admitted.stops:
+                await room.held.hold(admitted.stops)
+            if admitted.go:
                 room.keep_out_of_git()
-            for candidate in ready[:slots]:
-                batch = self._batch(candidate, found.candidates) if pause is None else ()
+            pause = room.gate.pause(pause, now, admitted.pause)
+            for candidate in admitted.go:
+                batch = batch_of(candidate, others, room.policy) if others else ()
                 ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
                 turn_id = new_turn_id(now)
@@ -200,6 +202,8 @@ class Watcher:
             with suppress(OSError):
                 # At the next look once more.
                 room.notices.look(pause)
+        if admitted.stops:
+            return 0.0
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
@@ -218,11 +222,10 @@ class Watcher:
             open_ids = {message_id for work in room.work.values() for message_id in work.message_ids}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
             none_to_run = await self._doer.do(found.actions)
+            if self._doer.taken:
+                continue
             if in_work <= set(room.work):
                 return found.without(none_to_run) if none_to_run else found
-
-    def _batch(self, head: Candidate, candidates: Iterable[Candidate]) -> tuple[Envelope, ...]:
-        return batch_of(head, candidates, self._room.policy) if self._room.policy.batch_low else ()
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
@@ -236,7 +239,7 @@ class Watcher:
         self._look_for_open = False
 
     def _pause(self) -> Pause | None:
-        pause = self._room.state.pause.current()
+        pause = self._room.gate.pause(self._room.state.pause.current(), self._room.clock.now())
         if pause is None and self._paused and self._room.state.pause.account is not None:
             self._hold_off(SPREAD_SECONDS * self._room.jitter())
         before, self._paused = self._paused, pause is not None
@@ -255,12 +258,9 @@ class Watcher:
 
     def _prune_when_due(self) -> None:
         now = self._room.clock.monotonic()
-        if now < self._next_prune:
-            return
-        self._next_prune = now + HOUSEKEEPING_SECONDS
-        state = self._room.state
-        needed = {entry.envelope.id for entry in state.retries.all()}
-        state.retention.prune(self._room.policy.keep_transcripts, needed)
+        if now >= self._next_prune:
+            self._next_prune = now + HOUSEKEEPING_SECONDS
+            self._room.prune()
 
     def _give_up_or(self, wait: float) -> float | None:
         if self._once:

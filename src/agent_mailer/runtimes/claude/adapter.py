@@ -228,7 +228,7 @@ class ClaudeRuntime:
         known = meaning_of_stderr(output)
         if known is not None:
             meaning, line = known
-            return Finding(ok=False, text=printable(line, 200), fix=meaning.fix)
+            return Finding(ok=False, text=meaning.detail(line), fix=_INSTALL)
         offered = next((tools for line in output.splitlines() if (tools := tools_of(line.encode())) is not None), None)
         if offered is None:
             said = printable(output.strip(), 200) or "nothing"

@@ -29,7 +29,9 @@ _SAME = frozenset({"Agent", "Task"})
 """Two names of one tool: the first is asked for, the second may be told."""
 
 _SETTINGS_LIMIT = 1024 * 1024
-_MOST_RULES = 200
+_MOST_RULES = 100
+_LONGEST_RULE = 500
+"""All are one word of a command line: an agent that writes many must not keep the next turn from starting."""
 _GLOB = re.compile(r"([\\*?\[\]!#{}])")
 _SHOWN = 10
 
@@ -151,7 +153,7 @@ def narrowed(workdir: Path) -> list[str]:
             continue
         if isinstance(permissions, dict):
             found += _texts(permissions.get("deny")) + _texts(permissions.get("ask"))
-    return found[:_MOST_RULES]
+    return [rule for rule in found if len(rule) <= _LONGEST_RULE][:_MOST_RULES]
 
 
 def _rules(path: Path, workdir: Path) -> Iterator[str]:

@@ -43,8 +43,8 @@ _NETWORK = re.compile(r"(--config=|-c)?sandbox_workspace_write\.network_access\s
 
 # The folder itself must stay readable: codex's own helper lies in it.
 _HOME = ("auth.json", "config.toml", "sessions", "archived_sessions", "history.jsonl", "log", "memories")
-_HOME_GLOBS = ("*.config.toml", "*.sqlite*")
-_TMP = Path("/tmp")  # noqa: S108 - codex lets it be written
+_DATABASE = ("", "-wal", "-shm")
+_TMP = Path("/tmp")  # noqa: S108 - what codex lets be written
 _GIT_KEPT = ("hooks", "config", "config.worktree", "modules")
 _POINTER_LIMIT = 4096
 
@@ -102,7 +102,11 @@ def policy(
         # Of what is missing in a place that is written codex would make an empty file, for a moment that others see.
         if access is Access.WRITE or os.path.lexists(path) or not any(map(path.is_relative_to, open_to_all))
     }
-    table = ",".join(f"{toml(str(path))}={toml(access)}" for path, access in files.items())
+    rows = {str(path): access for path, access in files.items()}
+    if temporary != _TMP:
+        # What everybody shares is not needed then.
+        rows[":slash_tmp"] = Access.READ
+    table = ",".join(f"{toml(path)}={toml(access)}" for path, access in rows.items())
     network = mode is PermissionMode.ACCEPT_EDITS and any(_NETWORK.fullmatch(word) for word in extra)
     given = f'{{extends="{_BASE[mode]}",filesystem={{{table}}},network={{enabled={"true" if network else "false"}}}}}'
     return Policy(("-c", f"default_permissions={toml(PROFILE)}", "-c", f"permissions.{PROFILE}={given}"), profile=True)
@@ -115,8 +119,8 @@ def toml(text: str) -> str:
 
 def hidden_in(home: Path) -> list[Path]:
     """What of codex's folder is none of the agent's business: its login, its settings, other sessions."""
-    globs = [path for pattern in _HOME_GLOBS for path in sorted(home.glob(pattern))]
-    return [*(home / name for name in _HOME), *globs]
+    databases = [Path(f"{path}{part}") for path in sorted(home.glob("*.sqlite")) for part in _DATABASE]
+    return [*(home / name for name in _HOME), *sorted(home.glob("*.config.toml")), *databases]
 
 
 def _files(

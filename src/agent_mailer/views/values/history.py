@@ -157,6 +157,20 @@ class DeadLetterView(View, frozen=True):
     created: str | None
 
 
+class HeldView(View, frozen=True):
+    """Mail that waits until a person says what is to become of it; `guard` is who holds it, `at` since when."""
+
+    ABOUT = "message_id"
+
+    message_id: str
+    guard: str
+    why: str
+    at: float
+    thread: str
+    sender: str = msgspec.field(name="from")
+    created: float = 0.0
+
+
 class StuckView(View, frozen=True):
     """Something that waits for a person; `reason` is why, `at` the moment since which. `to`, `text` and `turn_id`: what
     an agent wrote, where that did not leave.
