@@ -19,6 +19,9 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 TEMPORARY_PREFIX = ".tmp."
 
+_DEEPEST = 8
+"""Folders within folders that are gone into; with the longest names more would be no path any more."""
+
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 
@@ -197,24 +200,39 @@ class Disk:
             self.system.unlink(path)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a folder of ours and all in it, never following a link; what is already gone is removed."""
-        if path.is_symlink():
-            self.remove(path)
-            return
+        """Remove a folder and all in it, never following a link; what is already gone is removed.
+
+        An agent may have filled it: folders that nobody may enter are opened, however deep they lie.
+        """
+        while self._remove_tree(path, path, _DEEPEST):
+            pass
+
+    def _remove_tree(self, path: Path, top: Path, levels: int) -> bool:
+        """True where something lay so deep that it was only moved up, into `top`."""
         try:
-            entries = list(os.scandir(path))
+            mode = os.lstat(path).st_mode
         except FileNotFoundError:
-            return
-        except NotADirectoryError:
+            return False
+        if not stat.S_ISDIR(mode):
             self.remove(path)
-            return
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                self.remove_tree(Path(entry.path))
+            return False
+        if not levels:
+            self.system.rename_noreplace(path, top / f"deep-{secrets.token_hex(8)}")
+            return True
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            self.system.chmod(path, DIRECTORY_MODE)
+        with os.scandir(path) as entries:
+            inner = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        moved = False
+        for child, is_folder in inner:
+            if is_folder:
+                moved = self._remove_tree(child, top, levels - 1) or moved
             else:
-                self.remove(Path(entry.path))
-        with suppress(FileNotFoundError):
-            self.system.rmdir(path)
+                self.remove(child)
+        if not moved or path != top:
+            with suppress(FileNotFoundError):
+                self.system.rmdir(path)
+        return moved
 
     def sync_directory(self, path: Path) -> None:
         fd = self.system.open(path, os.O_RDONLY | os.O_DIRECTORY)

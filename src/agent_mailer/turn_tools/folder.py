@@ -242,7 +242,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
         with suppress(OSError):
-            self._clear_tmp()
+            self.disk.remove_tree(self.path / TURN_TMP)
         for path in (outbox, sealed):
             if path.is_symlink() or (path.exists() and not path.is_dir()):
                 self._put_away(path)
@@ -282,10 +282,6 @@ class TurnFolder(msgspec.Struct, frozen=True):
             self.disk.remove(self.note_copy(scope))
         self.disk.remove_tree(self.path / SEALED)
         self.disk.remove_tree(self.path / OUTBOX)
-        self._clear_tmp()
-
-    def _clear_tmp(self) -> None:
-        _make_ours(self.path / TURN_TMP)
         self.disk.remove_tree(self.path / TURN_TMP)
 
     def _put(self, name: str, content: bytes) -> None:
@@ -323,17 +319,6 @@ def as_text(message: Message) -> str:
 
 def _content(draft: Draft) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(draft, key="", created=0.0))
-
-
-def _make_ours(folder: Path) -> None:
-    """Open what an agent has shut, as package managers do with their caches: nobody could remove it otherwise."""
-    if folder.is_symlink() or not folder.is_dir():
-        return
-    folder.chmod(0o700)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _make_ours(Path(entry.path))
 
 
 def _names(folder: Path) -> list[str]:
