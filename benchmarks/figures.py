@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import broker, durability, guards, mcp, status, turns
+from benchmarks import broker, durability, guards, mcp, sandbox, status, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -233,6 +233,8 @@ FIGURES = {
     "turn-start": turns.start,
     "turn-memory": turns.memory,
     "turn-end": turns.ending,
+    "sandbox": sandbox.around_true,
+    "sandbox-programs": sandbox.around_a_program,
     "status": status.history,
     "status-all": status.everywhere,
     "watchers": status.forty,

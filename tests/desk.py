@@ -68,9 +68,14 @@ class Desk:
 
     def configure(self, **settings: Any) -> None:
         self.settings.update(settings)
-        path = self.state / "config.toml"
-        path.write_text(tomlkit.dumps(self.settings))
-        path.chmod(0o600)
+        trust = self.place().trust
+        with trust.changing():
+            path = self.state / "config.toml"
+            path.write_text(tomlkit.dumps(self.settings))
+            path.chmod(0o600)
+            if trust.keeper.folder.is_dir():
+                # As `config edit` does, once a watcher has remembered what is trusted.
+                trust.give(trust.verdict.there, "test")
 
     def script(self, *steps: dict[str, Any], attempts: dict[str, list[dict[str, Any]]] | None = None) -> None:
         """The agent runs these steps; `attempts` says otherwise for an attempt by number."""

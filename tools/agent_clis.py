@@ -16,7 +16,13 @@ from filelock import FileLock
 from agent_mailer.errors import MailerError, UnavailableFault
 from agent_mailer.process.commands import run_command
 
-PACKAGES = {"claude": "@anthropic-ai/claude-code@2.1.329", "codex": "@openai/codex@0.169.0"}
+VERSIONS = {"claude": "2.1.332", "codex": "0.171.0"}
+"""The only place where they stand: tests ask here, and compare what the documents say they were tested with."""
+
+PACKAGES = {
+    "claude": f"@anthropic-ai/claude-code@{VERSIONS['claude']}",
+    "codex": f"@openai/codex@{VERSIONS['codex']}",
+}
 
 TOOLS = Path(__file__).resolve().parents[1] / ".tools"
 CLIS = TOOLS / "clis"

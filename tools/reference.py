@@ -23,6 +23,7 @@ from agent_mailer.views.values.history import (
     DeadLetterView,
     HeldView,
     LimitView,
+    NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
@@ -37,8 +38,12 @@ BLOCK = re.compile(r"(<!-- written by tools/reference\.py: (\w+) -->\n).*?(<!-- 
 
 def keys() -> str:
     """Every key of the configuration."""
-    rows = [f"| `{leaf.name}` | {_kind(leaf.hint)} | {_default(leaf.default)} | {leaf.sentence} |" for leaf in leaves()]
-    return "\n".join(["| key | value | default | is |", "|---|---|---|---|", *rows])
+    rows = [
+        f"| `{leaf.name}` | {_kind(leaf.hint)} | {_default(leaf.default)} | {leaf.takes.value} | {leaf.widens or ''} | "
+        f"{leaf.sentence} |"
+        for leaf in leaves()
+    ]
+    return "\n".join(["| key | value | default | taken | widens; untrusted | is |", "|---|---|---|---|---|---|", *rows])
 
 
 def status() -> str:
@@ -48,7 +53,9 @@ def status() -> str:
 
 def history() -> str:
     """Every value that is printed of turns, threads, sessions, dead letters, held mail, limits and notes."""
-    views = _views(ThreadView, SessionView, DeadLetterView, HeldView, LimitView, StuckView, NoteView, NoteTextView)
+    views = _views(
+        ThreadView, SessionView, DeadLetterView, HeldView, LimitView, StuckView, NoteView, NoteTextView, NoteChangeView
+    )
     return "\n\n".join(_value(view) for view in views)
 
 

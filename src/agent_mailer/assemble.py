@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,26 +16,27 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, Loaded, MailboxKind, RuntimeKind, Source, expand, load
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
+from agent_mailer.confine.port import Kind
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.identity import read_identity, require_agreement
+from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
-from agent_mailer.process.scope import size_in_bytes
-from agent_mailer.runtimes.port import CommandOutput, ToolServer
+from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
+from agent_mailer.trust.workdir import Trust
 from agent_mailer.turn_tools.folder import TurnFolder
 
 if TYPE_CHECKING:
+    from agent_mailer.confine.confinement import Confinement
     from agent_mailer.mailbox.amp.adapter import AmpMailbox
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.port import PermissionMode, Runtime
     from agent_mailer.state.lock import WorkdirLock
-    from agent_mailer.watch.guards.who import WhoPolicy
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
 
@@ -84,12 +83,13 @@ class Workplace:
         self.log = EventLog(self.folder.log, self.disk, self.clock)
         self.state = State(self.folder, self.log)
         self._flags = flags or {}
+        self.trust = Trust(self.folder, os.environ, self._flags)
         self._loaded: Loaded | None = None
 
     @property
     def loaded(self) -> Loaded:
         if self._loaded is None:
-            self._loaded = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir))
+            self._loaded = self.trust.load()
         return self._loaded
 
     @property
@@ -117,23 +117,13 @@ class Workplace:
 
     def missing(self) -> list[tuple[str, str]]:
         """The keys `watch` cannot do without, each with the flag that gives it."""
-        config = self.config
-        found: list[tuple[str, str]] = []
-        if self.at_broker:
-            needed = ("broker_url", "api_key", "agent_id", "address")
-            found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
-        elif not self.handle:
-            found.append(("address", "--address"))
-        if config.runtime is None:
-            found.append(("runtime", "--runtime"))
-        if config.runtime is RuntimeKind.COMMAND and not config.command:
-            found.append(("command", "--command"))
-        if config.permission_mode is None:
-            found.append(("permission_mode", "--permission-mode"))
-        return found
+        from agent_mailer.policies import missing_in
+
+        return missing_in(self.config, self.handle)
 
     def require_complete(self) -> None:
-        """Raises ConfigFault naming every missing key and its flag."""
+        """Raises ConfigFault naming every missing key and its flag, or what nobody trusts."""
+        self.trust.require()
         missing = self.missing()
         if missing:
             named = ", ".join(f"{key} ({flag})" for key, flag in missing)
@@ -150,6 +140,15 @@ class Workplace:
     def maildir_root(self) -> Path:
         explicit = expand(self.config.maildir_root, self.workdir) if self.config.maildir_root else None
         return find_root(explicit, os.environ, self.workdir)
+
+    def folders_in_git(self) -> tuple[Path, ...]:
+        """What a git tree around it must leave alone: the state, and the mail of every session."""
+        from agent_mailer.mailbox.maildir.routes import mail_of_the_tree
+
+        with suppress(ConfigFault):
+            if not self.at_broker:
+                return (self.folder.path, *mail_of_the_tree(self.maildir_root(), self.workdir))
+        return (self.folder.path,)
 
     @overload
     def mailbox(self, handle: None = None) -> Mailbox: ...
@@ -185,50 +184,40 @@ class Workplace:
         from agent_mailer.mailbox.amp.client import Credentials
 
         def credentials() -> Credentials:
-            config = load(self.folder.config, os.environ, self._flags, read_identity(self.workdir)).config
-            return Credentials(config.broker_url, config.agent_id, config.api_key)
+            config = self.trust.load().config
+            return Credentials(self.config.broker_url, config.agent_id, config.api_key)
 
         rhythm = Rhythm(float(self.config.poll_interval_idle), float(self.config.poll_interval_active))
         return AmpMailbox(
             credentials,
             self.config.address,
-            watcher=self._watcher_id(),
+            watcher=self.folder.watcher_id(),
             watcher_name=f"{platform.node() or 'a host'}, process {os.getpid()}, {self.workdir}",
             rhythm=rhythm,
             clock=self.clock,
         )
-
-    def _watcher_id(self) -> str:
-        """By what a broker knows this workdir's watcher again. Made once; empty where nobody has watched here yet."""
-        path = self.folder.path / "watcher"
-        found = (self.folder.bytes_of(path) or b"").decode("ascii", "replace").strip()
-        if re.fullmatch(r"[0-9a-f]{32}", found):
-            return found
-        if not self.folder.ours:
-            return ""
-        made = secrets.token_hex(16)
-        self.folder.clear_way(path)
-        self.disk.replace(path, f"{made}\n".encode(), sync=Sync.FULL)
-        return made
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""
         from agent_mailer.runtimes.programs import build_env
 
         config = self.config
-        env = build_env(os.environ, config.env.pass_, config.env.set)
+        env = build_env(self.surroundings(), config.env.pass_, config.env.set)
         # So that the agent's `agent-mailer mail` is this installation.
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
         env = self._for_amq(env)
+        keeps = config.keep_transcripts > 0
         match config.runtime:
             case RuntimeKind.COMMAND:
                 from agent_mailer.runtimes.command import CommandRuntime
 
-                return CommandRuntime(config.command, config.command_output, env)
+                return CommandRuntime(config.command, config.command_output, env, keeps_output=keeps)
             case RuntimeKind.INFINITI:
                 from agent_mailer.runtimes.command import INFINITI, CommandRuntime
 
-                return CommandRuntime((config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI)
+                return CommandRuntime(
+                    (config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI, keeps_output=keeps
+                )
             case RuntimeKind.CLAUDE:
                 return self._claude(env)
             case RuntimeKind.CODEX:
@@ -252,9 +241,11 @@ class Workplace:
         options = ClaudeOptions(
             permission_mode=self._permission_mode(),
             model=config.model,
+            tools=config.tools,
             extra_args=config.extra_args,
             max_budget_usd=config.max_budget_usd,
             config_home=self._config_home(),
+            reach=self._reach(),
         )
         return ClaudeRuntime(config.claude_command, options, env)
 
@@ -269,7 +260,15 @@ class Workplace:
             model=config.model,
             extra_args=config.extra_args,
             home=self._config_home(),
+            reach=self._reach(),
         )
+
+    def _reach(self) -> Reach:
+        """What of ours no tool of an agent may read or write, as far as its program can keep it from that."""
+        from platformdirs import user_state_path
+
+        person = Path.home() / ".agent-mailer" / "credentials.json"
+        return Reach(hidden=(self.folder.config, person, user_state_path("agent-mailer")), kept=(self.folder.path,))
 
     def _permission_mode(self) -> PermissionMode:
         mode = self.config.permission_mode
@@ -280,58 +279,31 @@ class Workplace:
     def _config_home(self) -> Path | None:
         return expand(self.config.config_home, self.workdir) if self.config.config_home else None
 
+    def surroundings(self) -> dict[str, str]:
+        """Our environment, without the places in it that the agent writes in."""
+        from agent_mailer.process.environment import without_theirs
+
+        project = self.project_dir()
+        return without_theirs(os.environ, [self.workdir] if project is None else [self.workdir, project])
+
     def project_dir(self) -> Path | None:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
-        from agent_mailer.watch.guards.budgets import BudgetPolicy
-        from agent_mailer.watch.guards.rounds import GuardPolicy
-        from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
+        from agent_mailer.policies import Where, policy_of
+        from agent_mailer.process.first import stopped_in_a_hurry
 
-        config = self.config
-        notify = NotifyPolicy(
-            command=config.notify.command,
-            address=config.notify.address,
-            agent=config.agent_name or self.handle,
-            # The operator's own program sees all of his environment but what is ours: our keys are there.
-            env={name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
-            trouble_after=float(config.notify.trouble_after),
-            timeout=float(config.notify.timeout),
+        where = Where(
+            self.workdir,
+            self.project_dir(),
+            self.handle,
+            self.config.address if self.at_broker else self.handle,
+            self.surroundings(),
+            out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
+            agents=self._agents,
+            hurried=self.loaded.source("stop_grace") is Source.DEFAULT and stopped_in_a_hurry(os.environ),
         )
-        return WatchPolicy(
-            workdir=self.workdir,
-            project_dir=self.project_dir(),
-            max_retries=config.max_retries,
-            max_starts=config.max_starts,
-            max_parallel_turns=config.max_parallel_turns,
-            retry_first=float(config.retry.first),
-            retry_longest=float(config.retry.longest),
-            session_max_age_days=config.session_max_age_days,
-            session_max_turns=config.session_max_turns,
-            session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
-            auto_reply=config.auto_reply,
-            turn_timeout=float(config.turn_timeout),
-            tool_timeout=float(config.tool_timeout) or None,
-            first_output_timeout=float(config.first_output_timeout) or None,
-            silence_timeout=float(config.silence_timeout) or None,
-            stop_grace=float(config.stop_grace),
-            turn_memory=size_in_bytes(config.turn_memory),
-            keep_transcripts=config.keep_transcripts,
-            notify=notify,
-            who=self.who(),
-            guards=GuardPolicy(**msgspec.structs.asdict(config.guards)),
-            budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
-        )
-
-    def who(self) -> WhoPolicy:
-        """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
-        from agent_mailer.watch.guards.who import WhoPolicy
-
-        config, own = self.config, self.config.address if self.at_broker else self.handle
-        person = f"human-operator@{own.partition('@')[2]}" if self.at_broker else "user"
-        people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
-        agents, vouched = self._agents() if config.people else (), {person} if self.at_broker else ()
-        return WhoPolicy(config.allow_from, config.deny_from, people, own, frozenset(agents), frozenset(vouched))
+        return policy_of(self.config, where)
 
     def _agents(self) -> set[str]:
         from agent_mailer.state.workdirs import known_workdirs
@@ -342,13 +314,34 @@ class Workplace:
                 found.add(place.handle)
         return found
 
+    def confinement(self, runtime: Runtime) -> Confinement | None:
+        if self.config.sandbox.kind is Kind.OFF:
+            return None
+        from agent_mailer.confining import Around, confinement_of
+
+        root = (lambda: None) if self.at_broker else self.maildir_root
+        around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
+        return confinement_of(self.config, around, runtime.traits)
+
+    def retake(self, loaded: Loaded) -> tuple[WatchPolicy, Runtime]:
+        """Act on these values from now on. Raises ConfigFault where nothing could start with them; the old stay."""
+        before, self._loaded = self._loaded, loaded
+        try:
+            self.require_complete()
+            return self.policy(), self.runtime()
+        except MailerError:
+            self._loaded = before
+            raise
+
     def prompts(self) -> PromptRoom:
         from agent_mailer.prompts import PromptRoom
 
         def told(name: str, why: str) -> None:
             self.log.emit(EventName.TEMPLATE_INVALID, file=name, why=why)
 
-        return PromptRoom(self.config.agent_name or self.handle, self.folder.templates, self.folder.memory, told)
+        name, folder = self.config.agent_name or self.handle, self.folder
+        counted = self.trust.verdict.counts.templates
+        return PromptRoom(name, folder.templates, folder.memory, told, counted)
 
     def lock(self) -> WorkdirLock:
         from agent_mailer.state.lock import WorkdirLock
@@ -369,6 +362,7 @@ class Workplace:
         return Room(
             mailbox=self.mailbox(),
             runtime=runtime,
+            confinement=self.confinement(runtime),
             state=self.state,
             policy=policy or self.policy(),
             prompts=self.prompts(),
@@ -395,5 +389,4 @@ class Workplace:
             self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
 
     def tools(self, turn_dir: Path) -> ToolServer:
-        """The MCP server over one turn's folder."""
         return ToolServer(*TurnFolder(turn_dir, self.disk).server(self.workdir))

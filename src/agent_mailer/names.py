@@ -15,6 +15,8 @@ from agent_mailer.errors import MailerError, UsageFault
 _SAFE_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SAFE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/:+-]{0,127}")
 _TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+# Never empty, never an option, never a path upwards.
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 
 GLOBAL_NOTE = "global"
@@ -42,6 +44,11 @@ def turn_id_at(moment: float) -> str:
 def is_turn_id(text: str) -> bool:
     """Whether `text` may become the name of a turn's folder."""
     return _TURN_ID.fullmatch(text) is not None
+
+
+def is_session_id(text: str) -> bool:
+    """Whether `text` can name a session of an agent program: it may become a word of somebody's command line."""
+    return _SESSION_ID.fullmatch(text) is not None
 
 
 def prompt_word(identifier: str, label: str) -> str:

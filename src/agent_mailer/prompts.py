@@ -5,7 +5,8 @@ Subject, body and attachments never enter a prompt; identifiers enter it mapped 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -18,8 +19,10 @@ from agent_mailer.errors import ConfigFault
 from agent_mailer.names import GLOBAL_NOTE, memory_file, one_line, prompt_word
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import TurnRecord
+from agent_mailer.turn_tools.folder import NoteScope
 
 NO_PROJECT = "none"
+LARGEST_TEMPLATE = 256 * 1024
 
 
 class PromptKind(StrEnum):
@@ -31,13 +34,13 @@ class PromptKind(StrEnum):
     RERUN = "rerun"
 
 
+_NOTES = frozenset({"agent", "memory_global", "memory_thread", "write_notes"})
+
 PLACEHOLDERS: dict[PromptKind, frozenset[str]] = {
-    PromptKind.FRESH: frozenset({"agent", "memory_global", "memory_thread"}),
-    PromptKind.RESUMED: frozenset({"agent", "memory_global", "memory_thread"}),
-    PromptKind.LOST: frozenset({"agent", "memory_global", "memory_thread", "why_lost"}),
-    PromptKind.RERUN: frozenset(
-        {"agent", "memory_global", "memory_thread", "how_it_ended", "start", "session_note", "sent_note", "time_note"}
-    ),
+    PromptKind.FRESH: _NOTES,
+    PromptKind.RESUMED: _NOTES,
+    PromptKind.LOST: _NOTES | {"why_lost"},
+    PromptKind.RERUN: _NOTES | {"how_it_ended", "start", "session_note", "sent_note", "time_note"},
 }
 
 _HOW_IT_ENDED: dict[Outcome, str] = {
@@ -51,14 +54,23 @@ _HOW_IT_ENDED: dict[Outcome, str] = {
     Outcome.SESSION_LOST: "could not resume its session",
 }
 
+_SEVERAL = """
+This turn is for {count} messages of this thread, the one above and these:
+{rest}
+Read each of them (`agent-mailer mail read ID`, or the tool read_message), and answer each by itself
+(`agent-mailer mail reply ID`, or the tool reply with `message`). Those without an answer of their own get your last
+words.
+"""
+
 
 class Words(msgspec.Struct, frozen=True):
-    """The four values at the top of every prompt, each one harmless word."""
+    """The four values at the top of every prompt, each one harmless word; `batch`: of the turn's further messages."""
 
     message: str
     thread: str
     sender: str
     project: str
+    batch: tuple[str, ...] = ()
 
 
 def words_of(record: TurnRecord, project_dir: Path | None) -> Words:
@@ -68,36 +80,69 @@ def words_of(record: TurnRecord, project_dir: Path | None) -> Words:
         prompt_word(envelope.thread, "thread"),
         prompt_word(envelope.sender, "sender"),
         one_line(str(project_dir)) if project_dir else NO_PROJECT,
+        tuple(prompt_word(one.envelope.id, "message") for one in record.batch),
     )
 
 
 class PromptRoom:
-    """Renders prompts for one workdir. `overrides` is a folder that may hold any of the templates."""
+    """Renders prompts for one workdir. `overrides` is a folder that may hold any of the templates.
 
-    def __init__(self, agent: str, overrides: Path, memory: Path, on_invalid: Callable[[str, str], None]) -> None:
+    `counted` are the texts of those that count, by file name.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        overrides: Path,
+        memory: Path,
+        on_invalid: Callable[[str, str], None],
+        counted: Mapping[str, bytes],
+    ) -> None:
         self._agent = prompt_word(agent, "agent")
         self._overrides = overrides
+        self._counted = counted
         self._memory = memory
         self._on_invalid = on_invalid
 
-    def render(self, record: TurnRecord, words: Words, kind: PromptKind, *, why_lost: str = "") -> str:
-        """The whole prompt of a turn, ending in a line end."""
+    def render(
+        self,
+        record: TurnRecord,
+        words: Words,
+        kind: PromptKind,
+        *,
+        why_lost: str = "",
+        copies: Callable[[NoteScope], Path] | None = None,
+    ) -> str:
+        """The whole prompt of a turn, ending in a line end. `copies`: of notes that are out of reach."""
         head = f"Message: {words.message}\nThread:  {words.thread}\nFrom: {words.sender}\nProject: {words.project}\n"
         values = {
             "agent": self._agent,
-            "memory_global": str(self._memory / f"{GLOBAL_NOTE}.md"),
-            "memory_thread": str(memory_file(self._memory, record.envelope.thread)),
+            **self._notes(record, copies),
             "why_lost": why_lost or "is no longer available",
             **_rerun_values(record),
         }
-        return f"{head}\n{self._template(kind).substitute(values).rstrip()}\n"
+        more = _SEVERAL.format(count=len(words.batch) + 1, rest="\n".join(words.batch)) if words.batch else ""
+        return f"{head}\n{self._template(kind).substitute(values).rstrip()}\n{more}"
+
+    def _notes(self, record: TurnRecord, copies: Callable[[NoteScope], Path] | None) -> dict[str, str]:
+        if copies is not None:
+            general, own = str(copies(NoteScope.GLOBAL)), str(copies(NoteScope.THREAD))
+            write = "write_memory (the files can only be read in this turn)"
+        else:
+            general = str(self._memory / f"{GLOBAL_NOTE}.md")
+            own = str(memory_file(self._memory, record.envelope.thread))
+            write = "write_memory, or edit these files"
+        return {"memory_global": general, "memory_thread": own, "write_notes": write}
 
     def _template(self, kind: PromptKind) -> Template:
         path = self._overrides / f"{kind}.md"
         try:
-            template = Template(read_regular(path, follow=True).decode("utf-8"))
-        except FileNotFoundError:
-            return Template(shipped_template(kind))
+            text = self._counted.get(path.name)
+            if text is None:
+                # One that nobody trusts is no fault; one that cannot be read is.
+                read_template(path)
+                return Template(shipped_template(kind))
+            template = Template(text.decode("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             self._on_invalid(path.name, str(error))
             return Template(shipped_template(kind))
@@ -106,6 +151,17 @@ class PromptRoom:
             self._on_invalid(path.name, fault)
             return Template(shipped_template(kind))
         return template
+
+
+def read_template(path: Path) -> bytes | None:
+    """None where there is none. Raises OSError for what cannot be read, and for what is too large."""
+    try:
+        text = read_regular(path, LARGEST_TEMPLATE, follow=True)
+    except FileNotFoundError:
+        return None
+    if len(text) > LARGEST_TEMPLATE:
+        raise OSError(errno.EFBIG, f"more than {LARGEST_TEMPLATE} bytes", str(path))
+    return text
 
 
 def template_fault(kind: PromptKind, template: Template) -> str:

@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from tests.amq_tree import write
+import pytest
+from tests.amq_tree import inbox, write
 from tests.clocks import FakeClock
 from tests.crash.recording import QuickSystem
 from tests.desk import Desk
+from tests.sizes import LONG
 
 from agent_mailer.disk import Disk
-from agent_mailer.mailbox.maildir.layout import make_mailbox
-from agent_mailer.mailbox.port import Automatic, Message
+from agent_mailer.mailbox.maildir.layout import make_mailbox, make_root
+from agent_mailer.mailbox.port import Automatic, Message, Priority
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.records import ItemState, PauseReason, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.guards.holding import carry_out
 from agent_mailer.watch.requests import apply, apply_waiting
 
@@ -79,6 +82,8 @@ class Scenario(msgspec.Struct, frozen=True):
     """Asserted with the marks that were reached, before anything is resumed by hand."""
     holds: Callable[[Desk, set[str]], None] = lambda _desk, _marks: None
     """Asserted at the end, beside what holds of every message."""
+    long: bool = False
+    """Not for everybody each time."""
 
 
 def told(desk: Desk) -> Path:
@@ -176,7 +181,7 @@ def settlements(desk: Desk) -> dict[str, TurnRecord]:
 
 
 def _is_done(record: TurnRecord, message: str) -> bool:
-    return record.envelope.id == message and record.settlement is not None and record.settlement.outcome.settles
+    return message in ids_of(record) and record.settlement is not None and record.settlement.outcome.settles
 
 
 def _no_item_twice(messages: list[Message], why: str) -> None:
@@ -308,7 +313,7 @@ def _asked_to_retry(desk: Desk) -> list[Expected]:
 
 
 def _ask_to_retry(stage: Stage) -> None:
-    _ask(stage, Request(Verb.DEAD_LETTER_RETRY))
+    _ask(stage, Request(Verb.STUCK_RETRY, reason=StuckKind.GIVEN_UP.value))
     stage.mark("asked")
     stage.watch()
 
@@ -371,7 +376,7 @@ MONTH = 30 * 86400.0
 def _purge(desk: Desk) -> None:
     place = desk.place()
     place.disk.system = QuickSystem()
-    apply(place.state, Request(Verb.DEAD_LETTER_PURGE))
+    apply(place.state, Request(Verb.STUCK_DROP, reason=StuckKind.GIVEN_UP.value))
 
 
 def _still_purged(desk: Desk, marks: set[str]) -> None:
@@ -488,6 +493,41 @@ def _ask(stage: Stage, request: Request) -> None:
     place.state.requests.submit(request)
 
 
+EACH = """
+for id in $AGENT_MAILER_MESSAGE_IDS; do
+    [ "$id" = "$AGENT_MAILER_MESSAGE_ID" ] || echo "$id $AGENT_MAILER_TURN_ID" >>"$0"
+done
+cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1
+for id in ${AGENT_MAILER_MESSAGE_IDS:-$AGENT_MAILER_MESSAGE_ID}; do
+    key=k-$(echo "$id" | sha256sum | cut -c1-8)
+    printf '{"key":"%s","action":"reply","created":1700000000,"body":"answer to %s","about":"%s"}' \\
+        "$key" "$id" "$id" >".tmp.$key" && mv ".tmp.$key" "$key.json"
+done
+"""
+
+
+def _chores(desk: Desk) -> list[Expected]:
+    agent(desk, f"{EACH}\necho unused", batch_low=True)
+    return [Expected(desk.send(thread="chores", priority=Priority.LOW)) for _ in range(3)]
+
+
+def _from_a_peer(desk: Desk) -> list[Expected]:
+    """The peer's root is the folder above ours: it is the same one after a crash."""
+    _answering(desk)
+    make_root(desk.disk, desk.base, ["user"])
+    amqrc = desk.base / ".amqrc"
+    amqrc.write_text('{"root": "mail", "project": "home", "peers": {"away": "."}}')
+    amqrc.chmod(0o600)
+    return [Expected(write(desk.root, "coder", "user", reply_to="user", reply_project="away"), answered=False)]
+
+
+def _answered_at_the_peer(desk: Desk, marks: set[str]) -> None:
+    del marks
+    [answer] = inbox(desk.base, "user")
+    assert answer.body.startswith("answer to "), answer.body
+    assert not desk.place().state.unsent.all(), "an answer did not leave"
+
+
 SCENARIOS = (
     Scenario("first message", _first_message, _watch_once),
     Scenario("staged replies", _staged_replies, _watch_once, holds=_kept_what_was_refused),
@@ -500,5 +540,12 @@ SCENARIOS = (
     Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
     Scenario("needs a person", _needs_a_person, _watch_once, holds=_told_the_operator),
     Scenario("held", _strangers, _held_and_let_go, holds=_held_stays_held),
+    Scenario("chores", _chores, _watch_once, long=True),
+    Scenario("to a peer", _from_a_peer, _watch_once, holds=_answered_at_the_peer, long=True),
     Scenario("stuck", much_is_stuck, _ask_to_send_again, holds=nothing_has_vanished),
 )
+
+
+def played() -> list[object]:
+    """The stories as parameters of a test."""
+    return [pytest.param(one, id=one.name, marks=LONG if one.long else ()) for one in SCENARIOS]

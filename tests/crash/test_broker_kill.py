@@ -29,7 +29,7 @@ class Accepted(NamedTuple):
     id: str
 
 
-@pytest.mark.parametrize("rounds", sizes(quick=3, long=10, soak=100))
+@pytest.mark.parametrize("rounds", sizes(quick=2, long=10, soak=100))
 def test_a_killed_broker_loses_no_accepted_message_and_delivers_none_twice(tmp_path: Path, rounds: int) -> None:
     broker = BrokerProcess(tmp_path / "data")
     try:

@@ -18,9 +18,9 @@ from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point, points
 from tests.crash.scenarios import SEND_AGAIN, Expected, much_is_stuck, new_desk, nothing_has_vanished, verify
-from tests.crash.turns import ANSWER, DEAD, LIMITED, ROUTED, STAGED, Case, Rig, end_turns
+from tests.crash.turns import ANSWER, BATCH, DEAD, LIMITED, ROUTED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
-from tests.sizes import sizes
+from tests.sizes import LONG, sizes
 
 DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
@@ -85,7 +85,11 @@ def test_every_call_of_a_turn_at_a_broker(
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("case", [ANSWER, LIMITED, DEAD, STAGED, ROUTED], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [ANSWER, LIMITED, DEAD, STAGED, ROUTED, pytest.param(BATCH, marks=LONG)],
+    ids=lambda case: case.name,
+)
 def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
     names = Rig(children, tmp_path / "trace", case).trace()
     _kill_at(children, tmp_path, case, _every(stride, points(names)))
@@ -102,6 +106,9 @@ def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, st
         (STAGED, "replace TURN/turn.json"),
         (STAGED, "write .agent-mailer/processed.txt"),
         (ROUTED, "replace TURN/turn.json"),
+        pytest.param(BATCH, "rename cur/ID.md", marks=LONG),
+        pytest.param(BATCH, "replace TURN/turn.json", marks=LONG),
+        pytest.param(BATCH, "write .agent-mailer/processed.txt", marks=LONG),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -28,8 +28,9 @@ from tests.sizes import sizes
 
 from agent_mailer.mailbox.port import Automatic, Message, Priority
 from agent_mailer.outcomes import Outcome, StopReason
-from agent_mailer.state.records import ItemState, TurnRecord
+from agent_mailer.state.records import AfterStop, ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import watcher
 
 EXAMPLES = {"quick": 6, "long": 40}
@@ -135,8 +136,14 @@ class Life(RuleBasedStateMachine):
 
     @rule(which=WHICH, leave_it=st.booleans(), every=st.booleans())
     def retry_dead(self, which: int, leave_it: bool, every: bool) -> None:
-        targets = () if every else (self._message(which),)
-        self.world.ask(Request(Verb.DEAD_LETTER_RETRY, targets), leave_it=leave_it)
+        targets = () if every else (f"{StuckKind.GIVEN_UP} {self._message(which)}",)
+        self.world.ask(Request(Verb.STUCK_RETRY, targets, reason=StuckKind.GIVEN_UP.value), leave_it=leave_it)
+
+    @rule(which=WHICH, then=st.sampled_from(list(AfterStop)), leave_it=st.booleans())
+    def stop_turn(self, which: int, then: AfterStop, leave_it: bool) -> None:
+        """As the command does where no watcher runs; what waits in a request may meet a turn that has ended."""
+        if (turn := self._waiting(which)) is not None:
+            self.world.stop(turn, then, leave_it=leave_it)
 
     # The promises.
 
@@ -243,7 +250,10 @@ def _check_outcome(world: World, record: TurnRecord) -> None:
     stopped: dict[StopReason | None, Outcome] = {
         StopReason.SHUTDOWN: Outcome.INTERRUPTED,
         StopReason.TURN_TIMEOUT: Outcome.TIMED_OUT,
+        StopReason.BY_HAND: Outcome.INTERRUPTED,
     }
+    if turn in world.stopped and outcome is Outcome.INTERRUPTED:
+        return
     if run is None or run.ending is None or turn in world.killed:
         wanted = {stopped[record.stopped]} if record.stopped in stopped else set()
         wanted |= {Outcome.CRASHED} if turn in world.killed else set()
@@ -261,7 +271,7 @@ def _check_session(world: World, record: TurnRecord) -> None:
     """A turn goes on in a session of its thread that a finished turn left, or one of its own message."""
     settlement = record.settlement
     if settlement is not None and settlement.session is not None and settlement.session.entry.session_id:
-        assert settlement.outcome.settles, "only a finished turn binds"
+        assert settlement.finished, "only a finished turn binds"
     if record.resume is None:
         return
     origin = world.records[record.resume.removeprefix("s-")]
@@ -269,7 +279,7 @@ def _check_session(world: World, record: TurnRecord) -> None:
     own = origin.envelope.id == record.envelope.id
     bound = any(
         other.settlement is not None
-        and other.settlement.outcome.settles
+        and other.settlement.finished
         and other.settlement.session is not None
         and other.settlement.session.entry.session_id == record.resume
         for other in world.records.values()

@@ -22,6 +22,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
 from agent_mailer.state.records import ItemState
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.requests import apply, apply_waiting
 
 TOPS = ("mail", "coder")
@@ -119,7 +120,7 @@ def test_a_purged_dead_letter_stays_purged(tmp_path: Path) -> None:
 
     def give_up_and_purge(disk: Disk) -> None:
         desk.once(system=disk.system)
-        apply(state_over(desk, disk), Request(Verb.DEAD_LETTER_PURGE))
+        apply(state_over(desk, disk), Request(Verb.STUCK_DROP, reason=StuckKind.GIVEN_UP.value))
 
     for _ in after_power_failures(desk, give_up_and_purge, most=15):
         recover(desk)

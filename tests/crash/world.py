@@ -26,8 +26,8 @@ from agent_mailer.mailbox.port import Automatic, Envelope, Mailbox, Message, Pri
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
-from agent_mailer.state.records import PauseReason, TurnRecord
-from agent_mailer.state.requests import Request
+from agent_mailer.state.records import AfterStop, PauseReason, TurnRecord
+from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
 from agent_mailer.watch.watcher import Watcher
 
@@ -231,6 +231,8 @@ class World:
         """Turn -> the step after which it was seen first."""
         self.killed: set[str] = set()
         """Turns whose agent the test has killed."""
+        self.stopped: set[str] = set()
+        """Turns that a person has stopped, or asked a watcher to."""
         self.died = False
         """The last watcher died."""
         self.faults: list[str] = []
@@ -277,6 +279,13 @@ class World:
         else:
             state.folder.prepare()
             apply(state, request)
+
+    def stop(self, turn: str, then: AfterStop, *, leave_it: bool) -> None:
+        """A person stops a turn whose agent waits."""
+        self.stopped.add(turn)
+        self.ask(Request(Verb.TURNS_STOP, (turn,), then=then), leave_it=leave_it)
+        if not leave_it:
+            self.kill_agent(turn)
 
     def waiting(self) -> list[str]:
         """Turns whose agent waits and lives."""

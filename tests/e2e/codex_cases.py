@@ -34,13 +34,14 @@ from tests.e2e.fake_openai import (
     usage_limit,
 )
 from tests.e2e.throwaway import as_throwaway
+from tools.agent_clis import VERSIONS
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process.output import LineFramer
 from agent_mailer.runtimes.codex.adapter import CodexRuntime
 from agent_mailer.runtimes.port import Evidence, Observation, PermissionMode, Runtime, ToolServer, TurnRequest
 
-VERSION = "0.169.0"
+VERSION = VERSIONS["codex"]
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "codex"
 RESET = 1_795_300_000
 """A moment of 2026-11-21, UTC, for limits that name one."""
@@ -196,14 +197,15 @@ def play(case: Case, binary: Path, base: Path, fake: FakeOpenAI) -> Played:
 
 def runtime_for(case: Case, binary: Path, base: Path, fake: FakeOpenAI) -> CodexRuntime:
     workdir, home = base / "work", base / "codex-home"
-    for folder in (workdir, home):
+    # Codex makes no helper of its sandbox in a home below the temporary folder.
+    for folder in (workdir, home, base / "tmp"):
         folder.mkdir(mode=0o700, exist_ok=True)
     arguments = case.arguments
     if not arguments:
         arguments = fake.provider(retries=2 if arguments is not None else 0)
     return CodexRuntime(
         str(binary),
-        {"HOME": str(base), "PATH": os.environ["PATH"], "TZ": "UTC", **case.env},
+        {"HOME": str(base), "PATH": os.environ["PATH"], "TZ": "UTC", "TMPDIR": str(base / "tmp"), **case.env},
         mode=PermissionMode.ACCEPT_EDITS,
         model=case.model,
         extra_args=[*arguments, *case.more],

@@ -73,7 +73,10 @@ class CodexDesk(Desk):
         return done.stdout
 
     def environ(self) -> dict[str, str]:
-        return {**os.environ, "OPENAI_API_KEY": KEY}
+        # Codex makes no helper of its sandbox in a home below the temporary folder.
+        scratch = self.base / "tmp"
+        scratch.mkdir(exist_ok=True)
+        return {**os.environ, "OPENAI_API_KEY": KEY, "TMPDIR": str(scratch)}
 
     def detail(self) -> str:
         """What the last turn's end was put down to."""

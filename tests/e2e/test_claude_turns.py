@@ -13,6 +13,7 @@ from tests.e2e.fake_anthropic import KEY, Failure, FakeAnthropic, Text, Tool
 from tests.e2e.throwaway import is_nobody
 from tests.sizes import LONG
 from tests.typed import type_in
+from tools.agent_clis import VERSIONS
 
 from agent_mailer.errors import ExitCode
 from agent_mailer.mailbox.port import Automatic
@@ -183,7 +184,7 @@ def test_the_agents_commands_work_beside_its_tools(desk: ClaudeDesk) -> None:
 
 def test_doctor_knows_the_program_and_its_login(desk: ClaudeDesk) -> None:
     typed = desk.cli("doctor")
-    assert "claude 2.1.329" in typed.stdout, typed.stdout + typed.stderr
+    assert f"claude {VERSIONS['claude']}" in typed.stdout, typed.stdout + typed.stderr
     assert "api_key" in typed.stdout
     desk.keys = {}
     typed = desk.cli("doctor")

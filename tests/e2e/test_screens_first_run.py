@@ -17,13 +17,13 @@ pytestmark = LONG
 
 CLAUDE = """#!/bin/sh
 case "$*" in
-  --version) echo '2.1.329 (Claude Code)' ;;
+  --version) echo '2.1.300 (Claude Code)' ;;
   'auth status') echo '{"loggedIn": true, "authMethod": "claude.ai"}' ;;
   *) exit 9 ;;
 esac
 """
 CODEX = """#!/bin/sh
-case "$*" in *--version) echo 'codex-cli 0.169.0' ;; *) echo 'Not logged in'; exit 1 ;; esac
+case "$*" in *--version) echo 'codex-cli 0.200.0' ;; *) echo 'Not logged in'; exit 1 ;; esac
 """
 
 
@@ -59,7 +59,7 @@ def test_init_shows_what_is_here_and_writes_what_the_flags_would(
         screen.until("Setting up", "Ctrl-C leaves everything as it is", "Mailbox [folder]:")
         screen.press("Enter")
         answer(screen, ("Its address", "Not A Handle"), ("cannot name a folder mailbox", ""))
-        screen.until("claude 2.1.329", "claude has a login", "codex 0.169.0", "codex login", "Runtime [claude]:")
+        screen.until("claude 2.1.300", "claude has a login", "codex 0.200.0", "codex login", "Runtime [claude]:")
         screen.press("Enter")
         screen.until("acceptEdits", "would ask is denied", "bypassPermissions", "no default")
         if os.geteuid() == 0:
@@ -103,7 +103,7 @@ def test_in_a_narrow_window_without_colour_or_utf8_it_can_still_be_read(
     plain = {**programs, "LC_ALL": "C", "TERM": "dumb", "NO_COLOR": "1"}
     with terminal([COMMAND, "init"], workdir, plain, width=46, height=60) as screen:
         answer(screen, ("Mailbox [folder]:", ""), ("Its address", ""), ("Runtime [claude]:", "codex"))
-        screen.until("network and cannot commit", "Permission mode:")
+        screen.until("no network", "Permission mode:")
         assert "\x1b" not in screen.screen(escapes=True)
         assert max(map(len, screen.screen().splitlines())) <= 46
         answer(screen, ("Permission mode:", "plan"))

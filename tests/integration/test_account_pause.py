@@ -109,6 +109,7 @@ def test_a_limit_met_by_one_stops_all_and_a_success_frees_all(agents: tuple[Agen
     assert two.pause() is None
 
 
+@LONG
 def test_while_one_probes_the_others_wait(agents: tuple[Agent, Agent]) -> None:
     one, two = agents
     one.script = LIMITED

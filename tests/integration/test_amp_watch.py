@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import Desk, until
 from tests.plain_broker import LosesAnswers, running_plain_broker
+from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import Clock
@@ -74,7 +75,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BrokerDesk
         yield desk, desk.person("someone")
 
 
-@pytest.mark.parametrize("kind", ["ours", "plain"])
+@pytest.mark.parametrize("kind", ["ours", pytest.param("plain", marks=LONG)])
 def test_a_message_is_answered_once_and_marked_read(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     broker, person = request.getfixturevalue(kind)
     desk = AmpDesk(tmp_path, broker, person)
@@ -94,7 +95,7 @@ def test_a_message_is_answered_once_and_marked_read(kind: str, request: pytest.F
     assert person.key not in (desk.state / "log.jsonl").read_text()
 
 
-@pytest.mark.parametrize("kind", ["ours", "plain"])
+@pytest.mark.parametrize("kind", ["ours", pytest.param("plain", marks=LONG)])
 def test_a_notice_by_mail_leaves_once(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Also where the power fails between its delivery and the word of that on the disk."""
     broker, person = request.getfixturevalue(kind)

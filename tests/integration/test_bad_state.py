@@ -21,6 +21,7 @@ from tests.clocks import FakeClock
 from tests.crash.faults import FaultySystem, Lasting
 from tests.crash.recording import QuickSystem
 from tests.desk import CLI, Desk, outcomes, until
+from tests.sizes import LONG
 
 from agent_mailer.clock import iso
 from agent_mailer.errors import BusyFault
@@ -714,6 +715,7 @@ def test_a_watcher_whose_lock_was_replaced_claims_nothing_more(desk: Desk) -> No
     assert desk.marks() == []
 
 
+@LONG
 def test_a_mailbox_that_vanishes_and_comes_back(desk: Desk) -> None:
     desk.configure(poll_interval_idle=1)
     desk.script({"witness": "ran"}, {"print": "ok"})

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.sizes import LONG
 
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.inbox import LISTINGS
@@ -308,6 +309,7 @@ def test_the_statements_are_for_postgresql_too() -> None:
         assert "is_read IS" not in str(statement.compile(dialect=dialect)), "no index would be used"
 
 
+@LONG
 def test_a_poll_at_a_hundred_thousand_unread_costs_what_it_costs_when_empty(box: Box) -> None:
     (model,) = box.fill(1)
     with sqlite3.connect(box.desk.database) as database:

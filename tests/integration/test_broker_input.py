@@ -129,6 +129,7 @@ def _with(fields: dict[str, Any], name: str, raw: bytes) -> bytes:
     return b"{" + text + (b"," if text else b"") + json.dumps(name).encode() + b":" + raw + b"}"
 
 
+@pytest.mark.long
 def test_every_field_of_every_body(desk: Desk) -> None:
     tried = 0
     for operation in desk.operations:

@@ -103,8 +103,8 @@ def test_what_the_operator_may_not(desk: BrokerDesk, alice: Person, coder: dict[
     bob = desk.person("bob")
     foreign = desk.agent(bob, "bobs")
     theirs = desk.send(bob, foreign, foreign["address"])
-    said = post(desk, alice, 403, to_agent=foreign["address"])
-    assert said["detail"] == f"Recipient '{foreign['address']}' does not belong to current user"
+    said = post(desk, alice, 404, to_agent=foreign["address"])
+    assert said["detail"] == f"Recipient address '{foreign['address']}' not found", "as if unknown"
     assert post(desk, alice, 404, to_agent="no")["detail"] == "Recipient address 'no' not found"
     said = post(desk, alice, 404, to_agent=coder["address"], action="reply", parent_id=theirs["id"])
     assert said["detail"] == "Parent message not found"

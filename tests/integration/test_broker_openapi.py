@@ -21,7 +21,7 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 SCHEMATHESIS = str(Path(sys.executable).parent / "schemathesis")
 ENDS_ACCESS = r"^/users/(api-keys/|logout|me/password)"
-SOME = sizes(quick=10, long=1)
+SOME = sizes(quick=20, long=1)
 """One path in so many, by lot."""
 
 

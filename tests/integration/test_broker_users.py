@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
+from tests.sizes import LONG
 
 from agent_mailer.broker.users.login import issue_token
 
@@ -71,14 +72,16 @@ def test_from_nothing_to_a_key(tmp_path_factory: pytest.TempPathFactory) -> None
         assert "Max-Age=86400" in cookie
         assert "Secure" not in cookie
         token = answer.json()["token"]
-        assert f"session_token={token}" in cookie
+        for_pages = cookie.partition("session_token=")[2].partition(";")[0]
         claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
         assert claims["user_id"] == user["id"]
         assert claims["exp"] - claims["iat"] == desk.settings.token_seconds
 
-        # The cookie is as good as the header, for people's calls only.
-        assert desk.call("GET", "/users/me", headers={"Cookie": f"session_token={token}"}) == user
-        assert desk.call("GET", "/agents", 401, headers={"Cookie": f"session_token={token}"})
+        # The cookie opens people's calls only, and neither token does as the other.
+        assert desk.call("GET", "/users/me", headers={"Cookie": f"session_token={for_pages}"}) == user
+        assert desk.call("GET", "/agents", 401, headers={"Cookie": f"session_token={for_pages}"})
+        assert desk.call("GET", "/users/me", 401, headers={"Cookie": f"session_token={token}"})
+        assert desk.call("GET", "/users/me", 401, headers={"Authorization": f"Bearer {for_pages}"})
         key = desk.call("POST", "/users/api-keys", 201, json={}, headers={"Authorization": f"Bearer {token}"})
         assert desk.call("GET", "/agents", headers={"X-API-Key": key["raw_key"]}) == []
 
@@ -86,7 +89,9 @@ def test_from_nothing_to_a_key(tmp_path_factory: pytest.TempPathFactory) -> None
 def test_behind_https_the_cookie_is_secure(desk: BrokerDesk, alice: Person) -> None:
     form = {"username": "alice", "password": PASSWORD}
     answer = desk.http.post("/users/login", json=form, headers={"X-Forwarded-Proto": "https"})
+    assert answer.headers["set-cookie"].startswith("__Host-session_token=")
     assert "Secure" in answer.headers["set-cookie"]
+    assert "Path=/" in answer.headers["set-cookie"]
 
 
 def invite(desk: BrokerDesk, alice: Person) -> str:
@@ -392,6 +397,7 @@ def test_guessing_is_slowed_down(tmp_path_factory: pytest.TempPathFactory) -> No
         assert desk.http.post("/users/login", json={"username": "ghost", "password": PASSWORD}).status_code == 429
 
 
+@LONG
 def test_the_wait_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
     with running_broker(tmp_path_factory.mktemp("wait"), login_attempts="1/2 seconds") as desk:
         desk.person("erin")

@@ -75,7 +75,7 @@ def test_a_whole_setup_passes_verify_check_by_check(desk: Desk) -> None:
         assert check["looked_at"]
         assert check["text"]
     names = [check["name"] for check in done.json["checks"]]
-    assert names == ["folder", "config", "identity", "mailbox", "consumer", "mail_clock", "runtime"]
+    assert names == ["folder", "trust", "config", "identity", "mailbox", "consumer", "mail_clock", "runtime"]
 
 
 def test_people_get_a_line_a_check_and_one_that_mends(desk: Desk) -> None:
@@ -234,10 +234,11 @@ def test_doctor_looks_at_everything_and_passes(desk: Desk) -> None:
     done = look(desk, "doctor")
     assert done.status == 0, done.out
     names = [check["name"] for check in done.json["checks"]]
-    for name in ("folder", "config", "identity", "mailbox", "consumer", "runtime", "permissions", "format", "state"):
+    for name in ("folder", "trust", "config", "identity", "mailbox", "consumer", "runtime", "permissions", "format"):
         assert name in names
     for name in ("clock", "pause", "lock", "disk", "file_events", "templates", "agent_md", "git", "environment"):
         assert name in names
+    assert "found by environment" in of(done, "turn_end")[0]["text"]
     assert "processed.txt (1 ids)" in of(done, "state")[0]["text"]
     assert of(done, "mail_commands")[0]["result"] == "ok"
     [tools] = of(done, "mail_tools")
@@ -247,7 +248,7 @@ def test_doctor_looks_at_everything_and_passes(desk: Desk) -> None:
 
 def lost_session(desk: Desk) -> None:
     """claude has removed what a thread was to go on in, or works for another user now."""
-    (desk.workdir / "claude").write_text("#!/bin/sh\necho '2.1.329 (Claude Code)'\n")
+    (desk.workdir / "claude").write_text("#!/bin/sh\necho '2.1.300 (Claude Code)'\n")
     (desk.workdir / "claude").chmod(0o755)
     desk.configure(runtime="claude", claude_command="./claude")
     entry = {"session_id": "s1", "runtime": "claude", "turn_count": 1, "last_used_at": iso(time.time())}
@@ -373,12 +374,13 @@ def test_git_must_neither_see_nor_hold_the_state(desk: Desk) -> None:
 
     seen = said()
     assert seen["result"] == "warning"
-    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "add", "--force", ".agent-mailer/config.toml"], check=True)
     held = said()
     assert held["result"] == "failed"
     assert "rm -r --cached .agent-mailer" in held["fix"]
-    for fix in (held["fix"], seen["fix"]):
-        subprocess.run(["/bin/sh", "-c", fix], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["/bin/sh", "-c", held["fix"]], check=True, stdout=subprocess.DEVNULL)
+    assert seen["fix"] == "agent-mailer doctor --repair"
+    assert type_in(desk.workdir, "doctor", "--repair").status == 0
     assert said()["result"] == "ok"
 
 
@@ -389,27 +391,39 @@ def test_the_tools_are_started_with_the_environment_of_an_agent(desk: Desk) -> N
     desk.configure(env={"set": {"PYTHONPATH": str(wrong), "PYTHONDONTWRITEBYTECODE": "1"}})
     done = look(desk, "doctor")
     assert done.status == 1
-    for name in ("mail_commands", "mail_tools"):
-        [check] = of(done, name)
-        assert check["result"] == "failed"
-        assert "broken by PYTHONPATH" in check["text"]
+    [check] = of(done, "mail_commands")
+    assert check["result"] == "failed"
+    assert "broken by PYTHONPATH" in check["text"]
+    # The server is isolated: it imports nothing that somebody else has chosen.
+    assert of(done, "mail_tools")[0]["result"] == "ok"
 
 
-def fake_claude(desk: Desk, version: str, login: int) -> None:
+def fake_claude(desk: Desk, version: str, login: int, tools: str = "Bash") -> None:
+    init = json.dumps({"type": "system", "subtype": "init", "tools": tools.split()})
     path = desk.base / "claude"
     path.write_text(
         f"#!/bin/sh\ncase $1 in --version) echo '{version} (Claude Code)' ;;\n"
-        f'auth) echo "{{\\"authMethod\\": \\"$SEEN\\"}}"; exit {login} ;; *) exit 9 ;; esac\n'
+        f'auth) echo "{{\\"authMethod\\": \\"$SEEN\\"}}"; exit {login} ;; *) echo \'{init}\' ;; esac\n'
     )
     path.chmod(0o755)
     desk.configure(runtime="claude", claude_command=str(path), env={"set": {"SEEN": "as-an-agent"}})
 
 
+def test_a_version_with_more_tools_is_met_before_the_watcher_meets_it(desk: Desk) -> None:
+    fake_claude(desk, "2.9.0", 0, tools="Bash Read SendMessage ScheduleWakeup")
+    [fault] = faults(look(desk, "doctor"))
+    assert fault["name"] == "fence"
+    assert "SendMessage, ScheduleWakeup" in fault["text"]
+    assert "key tools" in fault["text"]
+    desk.configure(tools=["Bash", "Read", "SendMessage", "ScheduleWakeup"])
+    assert look(desk, "doctor").status == 0
+
+
 def test_the_program_is_asked_for_its_version_and_login_as_an_agent(desk: Desk) -> None:
-    fake_claude(desk, "2.1.329", 0)
+    fake_claude(desk, "2.1.300", 0)
     done = look(desk, "doctor")
     assert done.status == 0, done.out
-    assert of(done, "version")[0]["text"] == "claude 2.1.329"
+    assert of(done, "version")[0]["text"] == "claude 2.1.300"
     assert "as-an-agent" in of(done, "login")[0]["text"]
     fake_claude(desk, "1.0.0", 1)
     done = look(desk, "doctor")

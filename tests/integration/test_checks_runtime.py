@@ -12,6 +12,7 @@ import pytest
 from tests.desk import Desk, until
 from tests.integration.test_checks_brief import gone
 from tests.integration.test_checks_doctor import tree
+from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 Break = Callable[[Desk], object]
@@ -199,6 +200,7 @@ def test_people_read_how_it_ended_its_last_words_and_what_mends_it(desk: Desk, s
     assert done.out.rstrip().endswith(f"Kept: {kept.resolve()}")
 
 
+@LONG
 def test_what_never_ends_is_ended(desk: Desk, scratch: Path) -> None:
     witness = desk.base / "pid"
     desk.shell(f"cat >/dev/null; sleep 1000 & echo $! >{witness}; trap '' TERM; wait")
@@ -250,7 +252,7 @@ def test_what_to_start_must_be_said_but_no_mailbox_is_needed(desk: Desk, scratch
 def fake_claude(desk: Desk, result: str, login: int = 0) -> None:
     path = desk.workdir / "claude"
     path.write_text(
-        "#!/bin/sh\ncase $1 in --version) echo '2.1.329 (Claude Code)' ;; auth) "
+        "#!/bin/sh\ncase $1 in --version) echo '2.1.300 (Claude Code)' ;; auth) "
         f"exit {login} ;; *) cat >/dev/null; echo '{result}' ;; esac\n"
     )
     path.chmod(0o755)

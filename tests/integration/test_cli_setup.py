@@ -47,7 +47,9 @@ def mode(path: Path) -> int:
 
 
 def test_init_makes_everything_and_nothing_twice(workdir: Path) -> None:
-    (workdir / ".git").mkdir()
+    for folder in ("objects", "refs"):
+        (workdir / ".git" / folder).mkdir(parents=True)
+    (workdir / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
     (workdir / ".gitignore").write_text("*.o")
     done = type_in(workdir, "init", *FLAGS, "--max-parallel-turns", "2")
     assert done.status == 0, done
@@ -62,7 +64,8 @@ def test_init_makes_everything_and_nothing_twice(workdir: Path) -> None:
     assert "# acceptEdits, bypassPermissions or plan; never guessed\n" in config_of(workdir).read_text()
     assert (mode(config_of(workdir)), mode(workdir / ".agent-mailer")) == (0o600, 0o700)
     assert sorted(p.name for p in (workdir / ".agent-mail" / "agents").iterdir()) == ["coder", "user"]
-    assert (workdir / ".gitignore").read_text() == "*.o\n.agent-mailer/\n.agent-mail/\n"
+    assert (workdir / ".git" / "info" / "exclude").read_text() == "/.agent-mailer/\n/.agent-mail/\n"
+    assert (workdir / ".gitignore").read_text() == "*.o"
     assert "Global memory of coder" in (workdir / ".agent-mailer" / "memory" / "global.md").read_text()
     assert "agent-mailer watch\n" in done.out
     assert "agent-mailer send --to coder " in done.out

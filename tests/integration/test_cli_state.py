@@ -52,8 +52,8 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
     assert files_of(desk) == before
     assert set(shown) == {
         *("workdir", "agent", "runtime", "watcher", "mailbox", "running", "retries", "dead_letters"),
-        *("pause", "trouble", "today", "last_events"),
-        *("healthy", "problems", "blocked", "results", "next_wake", "stuck"),
+        *("pause", "trouble", "today", "last_events", "untrusted"),
+        *("healthy", "problems", "blocked", "results", "next_wake", "stuck", "sandbox"),
     }
     assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)
     assert (shown["mailbox"]["waiting"], shown["mailbox"]["root"]) == (1, str(desk.root))

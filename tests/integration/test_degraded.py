@@ -219,6 +219,7 @@ def limit(pid: int, files: int) -> tuple[int, int]:
     return resource.prlimit(pid, resource.RLIMIT_NOFILE, (files, hard))
 
 
+@LONG
 def test_a_watcher_without_descriptors_starts_nothing_and_goes_on(desk: Desk) -> None:
     with desk.watching() as watcher:
         until(lambda: desk.log(EventName.WATCH_STARTED), "the start")
@@ -245,6 +246,7 @@ def agent_of(desk: Desk) -> ProcessIdentity | None:
 
 
 @pytest.mark.parametrize("ends", ["while there are none", "later"])
+@LONG
 def test_an_agent_is_not_taken_for_dead_by_a_watcher_without_descriptors(desk: Desk, ends: str) -> None:
     """No second turn of the thread starts beside it, and its answer is not lost."""
     go = desk.base / "go"

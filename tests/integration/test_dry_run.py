@@ -13,6 +13,7 @@ from tests.desk import CLI, Desk
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Priority
+from agent_mailer.state.stuck import StuckKind
 
 NEW = "agents/coder/inbox/new"
 CUR = "agents/coder/inbox/cur"
@@ -72,6 +73,34 @@ def test_a_settled_message_that_is_listed_again_is_put_away(tmp_path: Path) -> N
     assert f"would put away: {sent}: settled already" in told
     assert claimed(desk, desk.once) == []
     assert not list((desk.root / NEW).iterdir())
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["done", "given up"])
+def test_another_message_under_a_used_id_is_called_so(tmp_path: Path, given_up: bool) -> None:
+    desk = Desk(tmp_path)
+    if given_up:
+        desk.configure(max_retries=0)
+        desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send("first")
+    desk.once()
+    first = (desk.root / CUR / f"{sent}.md").read_bytes()
+    (desk.root / NEW / f"{sent}.md").write_bytes(first.replace(b"first", b"another text"))
+    ready, told = dry_run(desk)
+    assert ready == []
+    assert f"would put away: {sent}: another message under a used id" in told
+    assert "settled already" not in told
+    assert claimed(desk, desk.once) == []
+    assert [entry.kind for entry in desk.place().state.stuck.all()] == [StuckKind.USED_ID]
+
+
+def test_what_would_go_into_one_turn_is_told(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.configure(batch_low=True)
+    sent = [desk.send(thread="chores", priority=Priority.LOW) for _ in range(3)]
+    ready, told = dry_run(desk)
+    assert ready == sent[:1]
+    assert re.findall(r"^would run with it: (\S+)", told, re.MULTILINE) == sent[1:]
+    assert claimed(desk, desk.once) == sent
 
 
 def test_what_is_no_message_is_put_away(tmp_path: Path) -> None:

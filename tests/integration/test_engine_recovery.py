@@ -81,6 +81,7 @@ def test_hand_over_leaves_at_once_and_the_turn_goes_on(desk: Desk) -> None:
     assert len(desk.marks()) == 2
 
 
+@LONG
 def test_stopping_ends_the_tree_after_the_grace_and_costs_no_attempt(desk: Desk) -> None:
     desk.configure(stop_grace=0)
     pid_file = desk.base / "daemon.pid"

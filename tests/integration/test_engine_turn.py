@@ -402,7 +402,7 @@ def test_a_message_whose_file_has_vanished_never_runs_on_nothing(desk: Desk) -> 
     desk.shell("exit 1")
     desk.once()
     (desk.root / f"agents/coder/inbox/cur/{sent}.md").unlink()
-    apply(desk.place().state, Request(Verb.DEAD_LETTER_RETRY, (sent,)))
+    apply(desk.place().state, Request(Verb.STUCK_RETRY, (f"given-up {sent}",)))
     desk.script({"witness": "start"})
     desk.once()
     assert desk.marks() == []
@@ -444,7 +444,7 @@ def test_a_dead_letter_that_is_put_back_again_and_again_ends_too(desk: Desk) -> 
         (inbox / "cur" / f"{sent}.md").rename(inbox / "new" / f"{sent}.md")
     assert seen == [["failed"]] * (MOST_PUT_BACK + 1) + [[]]
     assert len(desk.inbox()) == MOST_PUT_BACK + 1
-    apply(desk.place().state, Request(Verb.DEAD_LETTER_RETRY, (sent,)))
+    apply(desk.place().state, Request(Verb.STUCK_RETRY, (f"given-up {sent}",)))
     assert outcomes(desk.once()) == ["failed"]
 
 

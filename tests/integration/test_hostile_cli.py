@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -26,9 +27,11 @@ def raw(data):
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
-def init():
+def init(*more):
     servers = [{"name": "agent_mailer", "status": "connected"}]
-    emit(type="system", subtype="init", session_id="11111111-1111-4111-8111-111111111111", mcp_servers=servers)
+    tools = ["Task", "Bash", "mcp__agent_mailer__reply", *more]
+    session = "11111111-1111-4111-8111-111111111111"
+    emit(type="system", subtype="init", session_id=session, tools=tools, mcp_servers=servers)
 
 def text(words):
     emit(type="assistant", message={"content": [{"type": "text", "text": words}]}, parent_tool_use_id=None)
@@ -93,6 +96,7 @@ def test_it_prints_its_result_and_never_exits(desk: HostileDesk) -> None:
     assert desk.left() == []
 
 
+@LONG
 def test_it_exits_late_and_with_an_error_after_its_result(desk: HostileDesk) -> None:
     desk.program("init(); result(); time.sleep(2); sys.exit(1)")
     desk.send()
@@ -107,6 +111,7 @@ def test_it_exits_well_after_an_error(desk: HostileDesk) -> None:
     assert desk.inbox() == []
 
 
+@LONG
 def test_it_ignores_every_request_to_leave(desk: HostileDesk) -> None:
     ignoring = "for s in (1, 2, 3, 13, 15): signal.signal(s, signal.SIG_IGN)\n"
     desk.program(ignoring + "os.fork(); init(); time.sleep(300)", silence_timeout=1)
@@ -256,3 +261,64 @@ def test_a_login_probe_that_outlives_its_watcher_is_ended_by_the_next_one(desk: 
             second.send_signal(signal.SIGTERM)
             second.wait()
     assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+BEYOND = {
+    "and waits": 'init("SendMessage"); time.sleep(300)',
+    "and is done at once": 'init("SendMessage"); result("I wrote to another session")',
+    "only later": 'init(); text("at work"); init("SendMessage"); result()',
+    "and leaves": 'init("SendMessage"); sys.exit(1)',
+}
+
+
+@pytest.mark.parametrize("source", BEYOND.values(), ids=BEYOND.keys())
+def test_it_has_a_tool_that_it_may_not_use(source: str, desk: HostileDesk) -> None:
+    desk.program(source)
+    message = desk.send()
+    assert outcomes(desk.once()) == ["unavailable"]
+    [ended] = desk.log(EventName.TURN_ENDED)
+    assert "SendMessage" in ended["detail"]
+    assert "key tools" in ended["detail"]
+    assert desk.inbox() == []
+    # The message is innocent: it waits, and no attempt of it is lost.
+    assert json.loads((desk.state / "retries.json").read_text())[message].get("attempts", 0) == 0
+    assert desk.left() == []
+
+
+def test_a_tool_that_the_configuration_names_may_be_used(desk: HostileDesk) -> None:
+    desk.program(BEYOND["and is done at once"], tools=["Bash", "Task", "SendMessage"])
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+
+
+def test_it_is_older_than_the_fence(desk: HostileDesk) -> None:
+    desk.program("sys.exit(\"error: unknown option '--tools'\")")
+    message = desk.send()
+    assert outcomes(desk.once()) == ["unavailable"]
+    detail = desk.log(EventName.TURN_ENDED)[0]["detail"]
+    assert "older than the fence" in detail
+    assert "npm install" in detail
+    assert json.loads((desk.state / "retries.json").read_text())[message].get("attempts", 0) == 0
+
+
+@LONG
+def test_a_helper_without_parent_and_environment_that_hears_no_signal_is_ended(desk: HostileDesk) -> None:
+    """Like the helper of codex's sandbox, which sometimes stays: all that binds it to the turn is its session."""
+    pid_file = desk.base / "pid"
+    helper = (
+        "import os, signal, time\n"
+        "for s in (1, 2, 3, 15): signal.signal(s, signal.SIG_IGN)\n"
+        f"open({str(pid_file)!r}, 'w').write(str(os.getpid()))\n"
+        "time.sleep(300)"
+    )
+    desk.program(
+        "init()\n"
+        "if os.fork() == 0:\n"
+        "    if os.fork(): os._exit(0)\n"
+        f"    os.execve(sys.executable, [sys.executable, '-I', '-S', '-c', {helper!r}], {{}})\n"
+        f"while not os.path.exists({str(pid_file)!r}) or not open({str(pid_file)!r}).read(): time.sleep(0.01)\n"
+        "result()"
+    )
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert gone(int(pid_file.read_text()))

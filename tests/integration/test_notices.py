@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.events import EventName, LogRecord
@@ -151,6 +152,7 @@ def test_a_pause_by_hand_is_not_told(desk: Desk) -> None:
     assert not (desk.state / "guards.json").exists()
 
 
+@LONG
 def test_trouble_that_lasts_and_its_end_are_told_once_over_restarts(desk: Desk) -> None:
     notify(desk, 'cat >>"$0"', trouble_after=0, address="")
     away = desk.root.with_name("away")
@@ -247,6 +249,7 @@ def test_a_command_that_cannot_be_started_is_an_event(desk: Desk, command: list[
 HANGS = 'setsid sleep 600 & cat >>"$0"; sleep 600'
 
 
+@LONG
 def test_mail_goes_on_while_a_command_hangs(desk: Desk) -> None:
     notify(desk, HANGS, address="", timeout=600)
     desk.shell(ASKS)
@@ -289,6 +292,7 @@ def sleepers(desk: Desk) -> list[int]:
 
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGUSR1])
+@LONG
 def test_a_watcher_that_leaves_does_not_wait_for_it_and_the_next_one_tells(desk: Desk, way: signal.Signals) -> None:
     notify(desk, 'cat >>"$0"; [ -e "$0.go" ] || sleep 600', timeout=600, address="")
     desk.shell(ASKS)

@@ -13,7 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 ROOMS = (
-    *("broker", "broker/users", "checks", "cli", "demo", "mailbox", "mailbox/maildir", "people", "process"),
+    *("broker", "broker/users", "checks", "cli", "confine", "demo", "mailbox", "mailbox/maildir", "people", "process"),
     *("runtimes", "service", "setup", "state", "turn_tools", "views", "views/values", "watch"),
 )
 MODULES = (
@@ -27,6 +27,7 @@ MODULES = (
         "broker/users/routes",
         "broker/users/rows",
         "cli/app",
+        "confine/bwrap",
         "people/folder",
         "process/holder",
         "state/folder",
@@ -92,6 +93,10 @@ VIOLATIONS = {
         ("views.values.status", "agent_mailer.state.folder"),
         ("views.values.status", "agent_mailer.disk"),
         ("views.values.status", "agent_mailer.views.later"),
+    ],
+    "the sandbox knows a process, a launch and the ground floor: no engine, no state, no mailbox": [
+        ("confine.bwrap", "agent_mailer.state.folder"),
+        ("confine.bwrap", "agent_mailer.config"),
     ],
     "adapters are known where something is put together, and where a person's side of them is": [
         ("state.folder", "agent_mailer.runtimes.later"),

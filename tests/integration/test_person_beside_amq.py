@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.assemble import Workplace
@@ -140,6 +141,7 @@ def test_among_12000_an_answer_ends_the_wait_and_only_what_came_later_is_read(
     assert {name for name in names if not name.startswith(".")} <= {f"{answer}.md", f"{sent.id}.md"}
 
 
+@LONG
 def test_among_12000_a_filter_finds_what_is_old(crowd: Path) -> None:
     (found,) = person(crowd).inbox(Search(labels=("seldom",), limit=1), read_too=True)
     assert found.message.envelope.id == amq_id(17)
@@ -319,6 +321,7 @@ def test_what_a_drain_did_not_come_to_stays_unread(desk: Desk) -> None:
     assert len(person(desk.root).inbox(read_too=False)) == 4
 
 
+@LONG
 def test_watch_waits_for_mail_and_leaves_it_unread(desk: Desk) -> None:
     nothing = at(desk, "mail", "watch", "--timeout", "1")
     assert (nothing.status, nothing.out) == (4, "")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, running_broker
 from tests.plain_broker import running_plain_broker
+from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
@@ -67,3 +68,7 @@ class TestPlainBroker(TestOurBroker):
     @pytest.fixture(autouse=True)
     def user(self, plain: BrokerDesk) -> None:
         self.enter(plain)
+
+    @LONG
+    def test_a_dedupe_key_sends_once(self, tmp_path: Path) -> None:
+        super().test_a_dedupe_key_sends_once(tmp_path)

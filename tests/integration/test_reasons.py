@@ -184,6 +184,19 @@ def notice(desk: Desk) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def dropped(desk: Desk) -> Iterator[None]:
+    desk.shell("cat >/dev/null; sleep 600")
+    desk.send()
+    with watched(desk):
+        until(lambda: desk.log(EventName.TURN_STARTED), "the turn")
+        assert (
+            type_in(desk.workdir, "turns", "stop", desk.log(EventName.TURN_STARTED)[0]["turn_id"], "--drop").status == 0
+        )
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "its end")
+        yield
+
+
 SCENES: dict[str, Scene] = {
     "no watcher runs": no_watcher,
     "the watcher was halted by a signal": halted,
@@ -201,6 +214,7 @@ SCENES: dict[str, Scene] = {
     "it was given up (`given-up`)": given_up,
     "it cannot be read (`unreadable`)": unreadable,
     "another text under a used id (`used-id`)": used_id,
+    "a person has dropped it (`turns stop --drop`, `stuck drop`)": dropped,
     "its agent asks a question": asks,
     "it is settled already, the same text": settled,
     "it is a notice": notice,

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.broker_desk import running_broker
 from tests.desk import until
 from tests.integration.test_amp_watch import AmpDesk
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
@@ -14,6 +15,7 @@ from agent_mailer.events import EventName
 COMMANDS = (("turns", "thread"), ("sessions", "show"))
 
 
+@LONG
 def test_a_broker_that_is_gone_only_lacks_its_part(tmp_path: Path) -> None:
     with running_broker(tmp_path) as broker:
         desk = AmpDesk(tmp_path, broker, broker.person("someone"))

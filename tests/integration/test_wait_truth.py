@@ -91,6 +91,7 @@ def test_an_answer_that_was_read_before_is_not_denied(desk: Desk) -> None:
     assert (again.status, "what it sent has left (agent-mailer turns show " in again.err) == (4, True), again
 
 
+@pytest.mark.long
 def test_who_has_asked_another_may_still_answer(desk: Desk) -> None:
     desk.shell(
         "cat >/dev/null; if agent-mailer mail read | grep -q '^From: user'; then"
@@ -130,6 +131,7 @@ def test_nobody_is_at_work_where_no_watcher_runs(desk: Desk) -> None:
     assert standing(send(desk, "0", "--json")) == (4, "timeout", "stopped")
 
 
+@pytest.mark.long
 def test_a_turn_whose_watcher_and_agent_are_gone_is_not_at_work(desk: Desk) -> None:
     desk.shell("cat >/dev/null; sleep 600")
     with desk.watching() as watcher, waiting(desk) as process:

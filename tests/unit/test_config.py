@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, check_value, expand, keys, load
+from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, expand, keys
+from agent_mailer.config_values import check_value, load
 from agent_mailer.errors import ConfigFault, UsageFault
 
 KEY = "amk_0123456789abcdef"
 TEXTS = ["agent_id", "agent_name", "address", "broker_url", "api_key", "maildir_root", "project_dir", "claude_command"]
-NUMBERS = [key for key in keys() if isinstance(getattr(Config(), key), int)]
+SWITCHES = [key for key in keys() if isinstance(getattr(Config(), key), bool)]
+NUMBERS = [key for key in keys() if isinstance(getattr(Config(), key), int) and key not in SWITCHES]
 AT_LEAST_ONE = [
     "poll_interval_idle",
     "poll_interval_active",
@@ -62,6 +64,7 @@ def test_an_absent_and_an_empty_file_are_the_defaults(path: Path) -> None:
 WRONG: list[tuple[str, str]] = [
     *((key, value) for key in TEXTS for value in ("1", "true", "['x']", "{ a = 1 }", "2020-01-01")),
     *((key, value) for key in NUMBERS for value in ("-1", "true", "1.0", "'3'", "[3]", "inf", "10000000000")),
+    *((key, value) for key in SWITCHES for value in ("1", "'true'", "'yes'", "[true]")),
     *((key, "0") for key in AT_LEAST_ONE),
     *((key, value) for key in CHOICES for value in ("'no such'", "1", "true", "['x']")),
     ("command", "'claude -p'"),
@@ -88,6 +91,16 @@ def test_a_wrong_value_is_refused_naming_file_and_key(path: Path, key: str, valu
 @pytest.mark.parametrize("key", [key for key in NUMBERS if key not in AT_LEAST_ONE])
 def test_zero_means_something_where_it_is_allowed(path: Path, key: str) -> None:
     assert getattr(from_file(path, f"{key} = 0"), key) == 0
+
+
+@pytest.mark.parametrize("key", SWITCHES)
+def test_a_switch_is_true_or_false_wherever_it_is_said(path: Path, key: str) -> None:
+    assert getattr(from_file(path, f"{key} = true"), key) is True
+    variable = f"AGENT_MAILER_{key.upper()}"
+    assert getattr(load(path, {variable: "false"}, {}).config, key) is False
+    with pytest.raises(ConfigFault, match=f"{variable}: {key} must be true or false"):
+        load(path, {variable: "1"}, {})
+    assert "must be true or false" in refused(path, f"{key} = 1").message
 
 
 @pytest.mark.parametrize("key", list(CHOICES))

@@ -14,7 +14,7 @@ import typer
 from tests.pages import PROJECT, REFERENCE, code, page, table, tables
 
 from agent_mailer.cli.app import app
-from agent_mailer.config import load
+from agent_mailer.config_values import load
 
 README = page("README.md")
 DOCS = sorted(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md"))

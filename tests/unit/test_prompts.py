@@ -20,6 +20,7 @@ from agent_mailer.prompts import (
 )
 from agent_mailer.state.notes import seed_memory
 from agent_mailer.state.records import Attempt, Phase, RetryEntry, TurnRecord
+from agent_mailer.trust.standing import templates_in
 
 HEAD = ["Message: m-1", "Thread:  p2p/coder__user", "From: user", "Project: none", ""]
 
@@ -39,11 +40,14 @@ class Room:
         self.overrides.mkdir()
         self.memory = base / "memory"
         self.told: list[tuple[str, str]] = []
-        self._room = PromptRoom(agent, self.overrides, self.memory, lambda name, why: self.told.append((name, why)))
+        self._agent = agent
 
     def render(self, of: TurnRecord | None = None, kind: PromptKind = PromptKind.FRESH, why_lost: str = "") -> str:
+        """As trusted as what lies there now."""
+        counted = templates_in(self.overrides)
+        prompts = PromptRoom(self._agent, self.overrides, self.memory, lambda *told: self.told.append(told), counted)
         made = of or record()
-        return self._room.render(made, words_of(made, None), kind, why_lost=why_lost)
+        return prompts.render(made, words_of(made, None), kind, why_lost=why_lost)
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.agent_clis import VERSIONS as PINS
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import RuntimeKind, check_value, parse_value
+from agent_mailer.config import RuntimeKind
+from agent_mailer.config_values import check_value, parse_value
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
@@ -37,7 +39,8 @@ from agent_mailer.runtimes.port import (
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "claude"
-VERSIONS = ["2.1.197", "2.1.329"]
+VERSIONS = sorted(path.name for path in RECORDED.iterdir())
+PINNED = PINS["claude"]
 SECRET = "sk-a-secret-that-nobody-may-see"
 
 
@@ -52,6 +55,7 @@ def make(folder: Path, mode: str = "acceptEdits", *, env: dict[str, str] | None 
     if not program.exists():
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
+    chosen.setdefault("tools", ("default",))
     base = {"HOME": str(folder), "PATH": "/usr/bin:/bin", **(env or {})}
     return ClaudeRuntime(str(program), ClaudeOptions(PermissionMode(mode), **chosen), base, is_root=False)
 
@@ -311,7 +315,7 @@ def test_an_old_complaint_does_not_explain_a_failure_of_another_kind(tmp_path: P
 def test_trying_again_is_no_work(tmp_path: Path) -> None:
     """A turn that met an outage before its first answer has cost nothing and is not counted as a start."""
     runtime = make(tmp_path)
-    init = {"type": "system", "subtype": "init", "session_id": "s", "mcp_servers": []}
+    init = {"type": "system", "subtype": "init", "session_id": "s", "tools": [], "mcp_servers": []}
     retry = {"type": "system", "subtype": "api_retry", "error": "server_error", "error_status": 500}
     seen = observe(runtime, init, retry, complaint("server_error", api_error_status=500), failed(api_error_status=500))
     assert not seen.worked
@@ -396,7 +400,7 @@ def test_a_stream_of_one_long_answer_is_a_sign_of_life_and_nothing_else(tmp_path
     ],
 )
 def test_a_turn_without_its_mail_tools_is_doomed(servers: object, doomed: bool, tmp_path: Path) -> None:
-    line = {"type": "system", "subtype": "init", "session_id": "s-1", "mcp_servers": servers}
+    line = {"type": "system", "subtype": "init", "session_id": "s-1", "tools": [], "mcp_servers": servers}
     seen = observe(make(tmp_path), line)
     assert seen.session_id == "s-1"
     assert isinstance(seen.doomed, Doomed) == doomed
@@ -418,6 +422,9 @@ def test_a_moment_in_milliseconds_is_understood(tmp_path: Path) -> None:
     assert seen.trouble.retry_at == 1795235005.0
 
 
+SESSION = "5e550001-0000-4000-8000-000000000001"
+
+
 def after(launch: Launch, flag: str) -> str:
     return launch.argv[launch.argv.index(flag) + 1]
 
@@ -432,10 +439,17 @@ def test_a_fresh_turn_chooses_its_session_and_the_same_for_the_same_turn(tmp_pat
 
 
 def test_a_resumed_turn_names_its_session_and_chooses_none(tmp_path: Path) -> None:
-    launch = make(tmp_path).command(request(tmp_path, session_id="abc"))
-    assert after(launch, "--resume") == "abc"
+    launch = make(tmp_path).command(request(tmp_path, session_id=SESSION))
+    assert after(launch, "--resume") == SESSION
     assert launch.session_id is None
     assert "--session-id" not in launch.argv
+
+
+@pytest.mark.parametrize("text", ["--dangerously-skip-permissions", "the title of a session", SESSION + " -p"])
+def test_what_is_no_session_of_claude_becomes_no_word_of_its_own(text: str, tmp_path: Path) -> None:
+    launch = make(tmp_path).command(request(tmp_path, session_id=text))
+    assert text not in launch.argv
+    assert str(uuid.UUID(after(launch, "--resume"))) == after(launch, "--resume")
 
 
 def test_the_command_line_of_a_turn(tmp_path: Path) -> None:
@@ -446,7 +460,8 @@ def test_the_command_line_of_a_turn(tmp_path: Path) -> None:
     assert {"-p", "--verbose", "--strict-mcp-config", "--include-partial-messages"} <= set(launch.argv)
     assert after(launch, "--output-format") == "stream-json"
     assert after(launch, "--permission-mode") == "plan"
-    assert after(launch, "--add-dir") == str(tmp_path / "project")
+    place = launch.argv.index("--add-dir")
+    assert launch.argv[place + 1 : place + 3] == (str(tmp_path), str(tmp_path / "project"))
     assert after(launch, "--allowedTools") == "mcp__agent_mailer"
     assert after(launch, "--model") == "m-1"
     assert after(launch, "--max-budget-usd") == "0.0000025"
@@ -460,10 +475,13 @@ def test_the_command_line_of_a_turn(tmp_path: Path) -> None:
 
 def test_what_was_not_chosen_is_not_named(tmp_path: Path) -> None:
     argv = make(tmp_path).command(request(tmp_path)).argv
-    assert not {"--model", "--max-budget-usd", "--add-dir"} & set(argv)
+    assert not {"--model", "--max-budget-usd"} & set(argv)
+    assert argv[argv.index("--add-dir") + 2].startswith("--")
 
 
-@pytest.mark.parametrize(("version", "known"), [("2.1.197", False), ("2.1.329", True), ("3.0.0", True), ("x", False)])
+@pytest.mark.parametrize(
+    ("version", "known"), [(VERSIONS[0], False), (VERSIONS[-1], True), ("3.0.0", True), ("x", False)]
+)
 def test_an_option_of_newer_versions_is_given_to_those_alone(version: str, known: bool, tmp_path: Path) -> None:
     package = tmp_path / "node_modules" / "@anthropic-ai" / "claude-code"
     (package / "bin").mkdir(parents=True)
@@ -548,18 +566,18 @@ def test_the_account_is_the_same_for_whoever_shares_its_limits(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("status", "output", "ok"),
     [
-        (0, "2.1.329 (Claude Code)\n", True),
+        (0, f"{PINNED} (Claude Code)\n", True),
         (0, "2.1.0 (Claude Code)\n", True),
         (0, "3.0.1 (Claude Code)\n", True),
         (0, "2.0.99 (Claude Code)\n", False),
         (0, "hello\n", False),
-        (1, "2.1.329\n", False),
+        (1, f"{PINNED}\n", False),
         (127, "", False),
     ],
 )
 def test_what_the_version_probe_says(status: int, output: str, ok: bool, tmp_path: Path) -> None:
     runtime = make(tmp_path)
-    version, _ = runtime.probes(tmp_path)
+    version, *_ = runtime.probes(tmp_path)
     assert version.argv == (str(tmp_path / "claude"), "--version")
     finding = runtime.read_probe(version, status, output)
     assert finding.ok == ok
@@ -569,7 +587,7 @@ def test_what_the_version_probe_says(status: int, output: str, ok: bool, tmp_pat
 
 def test_what_the_login_probe_says(tmp_path: Path) -> None:
     runtime = make(tmp_path)
-    _, login = runtime.probes(tmp_path)
+    _, login, _ = runtime.probes(tmp_path)
     assert login.argv[1:] == ("auth", "status")
     assert "api_key" in runtime.read_probe(login, 0, '{"loggedIn": true,\n "authMethod": "api_key"}').text
     for output in ('{"loggedIn": false}', "", "{", "[]", '{"authMethod": []}'):

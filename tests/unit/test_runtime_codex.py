@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.e2e.codex_cases import FIXTURES, RESET, Recorded, judged
+from tests.e2e.codex_cases import FIXTURES, RESET, VERSION, Recorded, judged
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.runtimes.codex.adapter import CodexRuntime
@@ -48,7 +48,8 @@ def codex(folder: Path, mode: PermissionMode = PermissionMode.PLAN, **given: obj
     program.parent.mkdir(exist_ok=True)
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    env = {"PATH": str(program.parent), "HOME": str(folder), "TZ": "UTC", **dict(given.pop("env", {}))}  # type: ignore[call-overload]
+    env = {"PATH": str(program.parent), "HOME": str(folder), "TMPDIR": "/nowhere", "TZ": "UTC"}
+    env |= dict(given.pop("env", {}))  # type: ignore[call-overload]
     return CodexRuntime("codex", env, mode=mode, **given)  # type: ignore[arg-type]
 
 
@@ -96,7 +97,7 @@ class TestSuite(RuntimeSuite):
 
     def sample_lines(self) -> list[bytes]:
         streams = ("answer", "usage-limit", "answer-after-retries")
-        files = [FIXTURES / f"0.169.0-{name}.jsonl" for name in streams]
+        files = [FIXTURES / f"{VERSION}-{name}.jsonl" for name in streams]
         return sorted({row for file in files for row in file.read_bytes().splitlines()[1:]})
 
 
@@ -121,7 +122,7 @@ def test_there_are_recorded_streams_of_every_kind() -> None:
 
 
 def test_a_stream_that_is_cut_in_a_line_is_a_failure(tmp_path: Path) -> None:
-    lines = (FIXTURES / "0.169.0-answer.jsonl").read_bytes().splitlines(keepends=True)[1:]
+    lines = (FIXTURES / f"{VERSION}-answer.jsonl").read_bytes().splitlines(keepends=True)[1:]
     (tmp_path / "stdout").write_bytes(b"".join(lines)[:-30])
     (tmp_path / "stderr").write_text("")
     played = judged(codex(tmp_path), tmp_path, Exit(status=0), None)
@@ -325,8 +326,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("mode", "words"),
         [
-            (PermissionMode.PLAN, ["-s", "read-only"]),
-            (PermissionMode.ACCEPT_EDITS, ["-s", "workspace-write"]),
+            (PermissionMode.PLAN, ["-c", 'default_permissions="agent_mailer"', "-c"]),
+            (PermissionMode.ACCEPT_EDITS, ["-c", 'default_permissions="agent_mailer"', "-c"]),
             (PermissionMode.BYPASS_PERMISSIONS, ["--dangerously-bypass-approvals-and-sandbox"]),
         ],
     )
@@ -339,12 +340,13 @@ class TestCommand:
         argv = list(launch.argv)
         at = argv.index("exec")
         assert argv[at + 1 : at + 1 + len(words)] == words
-        rest = argv[at + 1 + len(words) :]
+        rest = argv[argv.index("-C") :]
         assert rest[:6] == ["-C", str(tmp_path), "--add-dir", str(tmp_path / "project"), "-m", "m"]
         resume = [] if session_id is None else ["resume"]
         tail = ["--json", "--skip-git-repo-check", *([session_id] if session_id else []), "-"]
         assert rest[8:] == ["--extra", "e", *resume, *tail]
         assert "unbounded_connection_retries" in argv[:at]
+        assert "shell_environment_policy.ignore_default_excludes=false" in argv[:at]
         assert launch.session_id is None
 
     def test_the_tools_are_required_and_approved(self, tmp_path: Path) -> None:
@@ -488,11 +490,11 @@ class TestProbes:
     @pytest.mark.parametrize(
         ("status", "output", "ok"),
         [
-            (0, "codex-cli 0.169.0\n", True),
+            (0, f"codex-cli {VERSION}\n", True),
             (0, "WARNING: x\ncodex-cli 1.2.3\n", True),
             (0, "codex-cli 0.99.0\n", False),
             (0, "something else", False),
-            (1, "codex-cli 0.169.0", False),
+            (1, f"codex-cli {VERSION}", False),
         ],
     )
     def test_the_version(self, tmp_path: Path, status: int, output: str, ok: bool) -> None:

@@ -170,7 +170,7 @@ def test_a_dead_message_comes_back_only_if_somebody_asked(folder: StateFolder) -
         turn(state, number, name, outcome=Outcome.CRASHED)
         state.dead_letters.add(DeadLetter(name, envelope=envelope(name)), again=False)
         state.processed.add(name)
-    assert apply(state, Request(Verb.DEAD_LETTER_RETRY, ("asked",))).ok
+    assert apply(state, Request(Verb.STUCK_RETRY, ("given-up asked",))).ok
     (folder.path / "retries.json").write_bytes(b"garbage")
     assert [e.envelope.id for e in state_of(folder).retries.all()] == ["asked"]
 

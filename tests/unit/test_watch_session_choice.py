@@ -132,8 +132,8 @@ def test_once_lost_the_rerun_starts_fresh_whatever_is_known() -> None:
 
 
 def test_the_session_begun_after_a_loss_is_kept_like_any_other() -> None:
-    again = rerun(Outcome.SESSION_LOST, Outcome.LIMITED, kept="begun after", session_lost=True)
-    assert choose(session(""), again) == SessionChoice("begun after", PromptKind.RERUN)
+    again = rerun(Outcome.SESSION_LOST, Outcome.LIMITED, kept="begun-after", session_lost=True)
+    assert choose(session(""), again) == SessionChoice("begun-after", PromptKind.RERUN)
 
 
 @pytest.mark.parametrize("entry", [None, session()])

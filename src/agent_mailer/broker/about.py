@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -60,6 +60,12 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 
+_STYLE = """\
+:root { color-scheme: light dark }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem }
+pre { overflow-x: auto; padding: .6rem .8rem; border: 1px solid; border-radius: .3rem }
+"""
+
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -68,10 +74,7 @@ _PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>agent-mailer broker</title>
 <style>
-:root {{ color-scheme: light dark }}
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem }}
-pre {{ overflow-x: auto; padding: .6rem .8rem; border: 1px solid; border-radius: .3rem }}
-</style>
+{style}</style>
 </head>
 <body>
 <main>
@@ -101,8 +104,51 @@ broker's own machine.</p>
 @router.get("/", include_in_schema=False)
 async def landing(request: Request) -> HTMLResponse:
     listed = "\n".join(_item(step) for step in (*steps(base_url(request)), WATCH))
-    return HTMLResponse(_PAGE.format(steps=listed, version=escape(__version__)), headers=_HEADERS)
+    return HTMLResponse(_PAGE.format(steps=listed, version=escape(__version__), style=_STYLE), headers=_HEADERS)
 
 
 def _item(step: Step) -> str:
     return f"<li><p>{escape(step.does.capitalize())}:</p>\n<pre>{escape(step.command)}</pre></li>"
+
+
+_CALLS = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>The calls of this broker</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<h1>The calls of this broker</h1>
+<p>Every field of each, for programs: <a href="/openapi.json">/openapi.json</a>.</p>
+{groups}
+</main>
+</body>
+</html>
+"""
+
+
+@router.get("/docs", include_in_schema=False)
+async def calls(request: Request) -> HTMLResponse:
+    """Every call with what it takes; nothing on the page comes from another host."""
+    described_as: dict[str, dict[str, dict[str, Any]]] = request.app.openapi()["paths"]
+    groups: dict[str, list[str]] = {}
+    for path, methods in described_as.items():
+        for method, operation in methods.items():
+            groups.setdefault((operation.get("tags") or ["broker"])[0], []).append(_call(method, path, operation))
+    shown = "\n".join(f"<h2>{escape(name)}</h2>\n" + "\n".join(listed) for name, listed in groups.items())
+    return HTMLResponse(_CALLS.format(style=_STYLE, groups=shown), headers=_HEADERS)
+
+
+def _call(method: str, path: str, operation: dict[str, Any]) -> str:
+    words = [operation.get("summary", ""), operation.get("description", "")]
+    takes = [f"{one['name']} ({one['in']})" for one in operation.get("parameters", ())]
+    if "requestBody" in operation:
+        takes.append("a body")
+    told = ". ".join(escape(word.strip().rstrip(".")) for word in words if word.strip())
+    with_what = f"<br>Takes {escape(', '.join(takes))}." if takes else ""
+    return f"<p><code>{method.upper()} {escape(path)}</code><br>{told}.{with_what}</p>"

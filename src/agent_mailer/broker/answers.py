@@ -78,6 +78,7 @@ def refusals(*statuses: int) -> Responses:
         404: "Unknown, or of another user",
         409: "In conflict with what is stored",
         413: "Too large",
+        421: "For another host",
         422: "A part of the request is missing or wrong",
         429: "Too many attempts",
         503: "The database cannot take it now",

@@ -13,10 +13,12 @@ from fastapi.security.base import SecurityBase
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import AgentCaller, AgentRow, Directory
+from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.users.login import read_token
+from agent_mailer.broker.users.login import Claims, Use, read_token
 
 COOKIE = "session_token"
+_UNSAFE = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 
 class PersonCaller(msgspec.Struct, frozen=True):
@@ -62,16 +64,50 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="Login")
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, scheme_name="LoginCookie")
 
 
-async def _person(request: Request) -> PersonCaller:
+def cookie_name(*, secure: bool) -> str:
+    """Over HTTPS a name that no other host, and no page without HTTPS, can give a value."""
+    return f"__Host-{COOKIE}" if secure else COOKIE
+
+
+def _tokens(request: Request) -> tuple[str, str]:
+    """What came in the header and, only where nothing did, as a cookie."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        token = request.cookies.get(COOKIE, "")
-    if not token.strip():
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip(), ""
+    return "", request.cookies.get(cookie_name(secure=is_https(request)), "").strip()
+
+
+def claims_of(request: Request) -> Claims | None:
+    """What the token of a request says, wherever it came; None where it counts no more. Raises Fault 403."""
+    header, cookie = _tokens(request)
+    secret = settings_of(request).secret
+    if cookie:
+        _own_page(request)
+        return read_token(secret, cookie, Use.COOKIE)
+    return read_token(secret, header)
+
+
+def _own_page(request: Request) -> None:
+    """A browser sends the cookie along whatever page asks it to, one of another port of this host, too: what changes
+    something must come from a page of ours. Raises Fault 403.
+    """
+    if request.method not in _UNSAFE:
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    ours = f"{'https' if is_https(request) else 'http'}://{request.headers.get('host', '')}"
+    if site == "same-origin" or (site is None and origin is not None and origin == ours):
+        return
+    raise Fault(403, "With the login cookie only a page of this broker may do that; a program sends a Bearer token")
+
+
+async def _person(request: Request) -> PersonCaller:
+    if not any(_tokens(request)):
         raise Fault(401, "Not authenticated")
-    claims = read_token(settings_of(request).secret, token.strip())
-    if claims is None:
+    claims = claims_of(request)
+    directory = directory_of(request)
+    if claims is None or (claims.token_id and await directory.has_ended(claims.token_id)):
         raise Fault(401, "Invalid or expired token")
-    user = await directory_of(request).user(claims.user_id)
+    user = await directory.user(claims.user_id)
     if user is None:
         raise Fault(401, "User not found")
     if user.token_version != claims.version:

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True):
     """How long a claim keeps a message from other watchers."""
     login_attempts: str = "10/5 minutes"
     """Wrong passwords that a user name, and an address, may give before it has to wait."""
+    hosts: frozenset[str] = frozenset()
+    """The names that a request may ask for in `Host`; empty: any. Numbers always."""
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -183,7 +185,9 @@ def held(data: Data, url: str) -> Iterator[None]:
             "no_flock", f"{path}: this file system cannot lock files", "put the data on a local file system"
         ) from None
     try:
-        path.write_bytes(msgspec.json.encode(Serving(os.getpid(), __version__, url)) + b"\n")
+        with suppress(OSError):
+            # Only for whoever asks who holds it: a full disk keeps nobody from serving.
+            path.write_bytes(msgspec.json.encode(Serving(os.getpid(), __version__, url)) + b"\n")
         yield
         with suppress(OSError):
             path.write_bytes(b"")
@@ -231,6 +235,39 @@ def _lock_path(file: Path) -> Path:
     return file.with_name(f"{file.name}.lock")
 
 
+def is_number(host: str) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def hosts_of(host: str, names: Sequence[str]) -> frozenset[str]:
+    """What `Settings.hosts` is for a broker that listens at `host`.
+
+    On loopback every page that a browser shows can reach it, under a name of that page's own; elsewhere the names are
+    not known unless they are given.
+    """
+    given = {name.strip().rstrip(".").lower() for name in names if name.strip()}
+    if not given and not is_loopback(host):
+        return frozenset()
+    return frozenset(given | {"localhost", host.lower()})
+
+
+def proxies_of(named: Sequence[str]) -> tuple[str, ...]:
+    """Addresses and networks. Raises ConfigFault where one is neither."""
+    for one in named:
+        try:
+            ipaddress.ip_network(one, strict=False)
+        except ValueError:
+            raise ConfigFault(
+                "bad_proxy", f"{one!r} is no address and no network", "--trusted-proxy 10.0.0.7, or 10.0.0.0/24"
+            ) from None
+    return tuple(named)
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -261,20 +298,32 @@ def secret_of(data: Data, host: str, environment: Mapping[str, str]) -> str:
 
 def _kept_secret(path: Path) -> str:
     try:
-        with suppress(FileExistsError):
-            # By a link, so that nobody reads half of it.
-            made = path.with_name(f".{path.name}.{os.getpid()}")
-            fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, secrets.token_hex(32).encode() + b"\n")
-                os.fsync(fd)
-                os.link(made, path)
-            finally:
-                os.close(fd)
-                made.unlink()
+        # Before anything is written: on a full disk a broker that has its secret starts.
+        if not path.exists():
+            _make_secret(path)
         kept = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFault("no_secret", f"{path} cannot be read: {error}", f"rm {path}; all must log in anew") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        look = f"ls -l {shlex.quote(str(path))}; df {shlex.quote(str(path.parent))}"
+        raise ConfigFault("no_secret", f"{path} cannot be read or made: {why}", look) from None
     if len(kept) < SHORTEST_SECRET:
-        raise ConfigFault("weak_secret", f"{path} is damaged", f"rm {path}; all must log in anew")
+        raise ConfigFault(
+            "weak_secret",
+            f"{path} is damaged",
+            f"put a backup of it in its place; without one all must log in anew: mv {path} {path}.damaged",
+        )
     return kept
+
+
+def _make_secret(path: Path) -> None:
+    """By a link, so that nobody reads half of it. Raises OSError."""
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, secrets.token_hex(32).encode() + b"\n")
+        os.fsync(fd)
+        with suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        os.close(fd)
+        made.unlink()

@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, bindparam, or_, select, update
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.protocol import now_text
-from agent_mailer.broker.tables import agents, api_keys, users
+from agent_mailer.broker.tables import agents, api_keys, ended_tokens, former_addresses, users
 
 V = TypeVar("V")
 log = logging.getLogger("agent_mailer.broker")
@@ -74,6 +74,9 @@ _AGENT = select(
 )
 _AGENT_BY_ID = _AGENT.where(agents.c.id == bindparam("wanted"))
 _AGENT_BY_ADDRESS = _AGENT.where(agents.c.address == bindparam("wanted"))
+_AGENT_BY_FORMER_ADDRESS = _AGENT.join(former_addresses, former_addresses.c.agent_id == agents.c.id).where(
+    former_addresses.c.address == bindparam("wanted")
+)
 _USER = select(users.c.id, users.c.username, users.c.is_superadmin, users.c.token_version).where(
     users.c.id == bindparam("wanted")
 )
@@ -85,6 +88,7 @@ _SEEN = (
     )
     .values(last_seen=bindparam("moment"))
 )
+_ENDED = select(ended_tokens.c.id).where(ended_tokens.c.id == bindparam("wanted"))
 _USED = update(api_keys).where(api_keys.c.id == bindparam("who")).values(last_used_at=bindparam("moment"))
 
 
@@ -128,6 +132,7 @@ class Directory:
         self._by_id = _Known(self._find_agent)
         self._by_address = _Known(self._find_address)
         self._users = _Known(self._find_user)
+        self._tokens = _Known(self._counts)
         self._seen: dict[str, str] = {}
         self._used: dict[str, str] = {}
         self._unsaved_seen: set[str] = set()
@@ -164,9 +169,13 @@ class Directory:
     async def user(self, user_id: str) -> UserRow | None:
         return await self._users.get(user_id)
 
+    async def has_ended(self, token_id: str) -> bool:
+        """Whether that token was logged out."""
+        return not await self._tokens.get(token_id)
+
     def forget(self) -> None:
         """After every committed change of a key, an agent or a user."""
-        for known in (self._keys, self._by_id, self._by_address, self._users):
+        for known in (self._keys, self._by_id, self._by_address, self._users, self._tokens):
             known.forget()
 
     def seen(self, agent_id: str) -> None:
@@ -218,12 +227,23 @@ class Directory:
         return None if row is None else AgentRow(*row)
 
     async def _find_address(self, wanted: str) -> AgentRow | None:
-        row = await self._store.read(lambda c: c.execute(_AGENT_BY_ADDRESS, {"wanted": wanted}).first())
+        def work(connection: Connection) -> Sequence[Any] | None:
+            named = {"wanted": wanted}
+            return (
+                connection.execute(_AGENT_BY_ADDRESS, named).first()
+                or connection.execute(_AGENT_BY_FORMER_ADDRESS, named).first()
+            )
+
+        row = await self._store.read(work)
         return None if row is None else AgentRow(*row)
 
     async def _find_user(self, wanted: str) -> UserRow | None:
         row = await self._store.read(lambda c: c.execute(_USER, {"wanted": wanted}).first())
         return None if row is None else UserRow(*row)
+
+    async def _counts(self, wanted: str) -> bool | None:
+        row = await self._store.read(lambda c: c.execute(_ENDED, {"wanted": wanted}).first())
+        return True if row is None else None
 
 
 def _later(one: str | None, other: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sqlite3
 from pathlib import Path
@@ -10,12 +11,14 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from agent_mailer.broker.database import error_words, is_file, writer
+from agent_mailer.broker.database import error_words, executor, is_file, writer
 from agent_mailer.broker.tables import metadata
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 
+log = logging.getLogger("agent_mailer.broker")
+
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0002"
+HEAD = "0003"
 """The newest of them."""
 
 
@@ -29,11 +32,27 @@ async def bring_to_head(url: str) -> None:
     try:
         await database.run(lambda connection: _bring(connection, _named(url)))
     except DBAPIError as error:
-        raise database_fault(url, error) from None
+        fault = database_fault(url, error)
+        if fault.code == "database_full" and await _is_at_head(url):
+            # What is stored can be read: who waits for it need not wait for somebody to make room.
+            log.warning("%s; mail can be read, and none is taken", fault.message)
+            return
+        raise fault from None
     except OSError as error:
         raise ConfigFault(
             "database_unreachable", f"the database at {_named(url)} cannot be reached: {error}", "look whether it runs"
         ) from None
+    finally:
+        await database.close()
+
+
+async def _is_at_head(url: str) -> bool:
+    database = executor(url, writes=False, size=1)
+    try:
+        version = text("SELECT version_num FROM alembic_version")
+        return await database.run(lambda connection: connection.execute(version).scalar() == HEAD)
+    except SQLAlchemyError:
+        return False
     finally:
         await database.close()
 

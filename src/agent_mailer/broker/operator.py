@@ -79,7 +79,6 @@ async def send(request: Request, person: AsPerson, html: Html = True) -> Respons
         form,
         sender=(person.user_id, operator.agent_id, operator.address),
         bound=False,
-        stranger="Recipient '{}' does not belong to current user",
     )
     return await deliver(request, submission, html=html)
 

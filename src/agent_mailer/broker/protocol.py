@@ -5,7 +5,8 @@ PostgreSQL cannot hold NUL, so no text may.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -30,15 +31,42 @@ class Fault(Exception):
         self.headers = dict(headers or {})
 
 
+class Clock:
+    """The time of day, which never goes back while the broker runs: set back it goes on from where it was."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self._steady = wall, steady
+        self._ahead = 0.0
+        """What the latest moment was ahead of the steady clock."""
+
+    def not_before(self, moment: str) -> None:
+        """Go on from `moment`, as `now_text` writes it, where the time of day is before it; other text is none."""
+        try:
+            stored = datetime.fromisoformat(moment).timestamp()
+        except (ValueError, TypeError):
+            return
+        if stored - self._wall() < A_LIKELY_STEP:
+            self._ahead = max(self._ahead, stored - self._steady())
+
+    def now(self) -> datetime:
+        self._ahead = max(self._ahead, self._wall() - self._steady())
+        return datetime.fromtimestamp(self._ahead + self._steady(), UTC)
+
+
+A_LIKELY_STEP = 10 * 86400.0
+"""Seconds: what is stored as further ahead is a clock that was wrong then, not one that is wrong now."""
+CLOCK = Clock()
+
+
 def now_text() -> str:
     """Now in UTC as ISO 8601 with microseconds and `+00:00`: the order of such texts is the order in time."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return CLOCK.now().isoformat(timespec="microseconds")
 
 
 def age_seconds(moment: str) -> float:
     """Seconds since `moment`, an ISO 8601 text with a zone; infinite where it is no such text."""
     try:
-        return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+        return (CLOCK.now() - datetime.fromisoformat(moment)).total_seconds()
     except (ValueError, TypeError):
         return float("inf")
 

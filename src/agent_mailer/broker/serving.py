@@ -10,7 +10,7 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -72,9 +72,16 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, bound: socket.socket, ready: Callable[[str | None], None], *, access_log: bool) -> None:
+def run(
+    app: FastAPI,
+    bound: socket.socket,
+    ready: Callable[[str | None], None],
+    *,
+    access_log: bool,
+    proxies: Sequence[str] = (),
+) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; `ready` is called once requests are answered, with the invite code of the
-    first user while there is none.
+    first user while there is none. `proxies`: the addresses and networks whose word counts for who a client is.
 
     Raises what opening the database raises.
     """
@@ -92,6 +99,9 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[str | None], None],
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
         server_header=False,
+        # Not from whoever comes: a new X-Forwarded-For each time would be a new client each time.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
     )
 
     async def serve() -> None:

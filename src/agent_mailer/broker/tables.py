@@ -172,3 +172,29 @@ system_settings = Table(
     Column("value", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
 )
+
+# Tokens that were logged out before they expired (seconds since 1970).
+ended_tokens = Table(
+    "ended_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("expires", BigInteger, nullable=False),
+)
+
+# Where a person has logged in: wrong passwords from elsewhere do not lock them out there.
+known_hosts = Table(
+    "known_hosts",
+    metadata,
+    Column("user_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("last_login_at", Text, nullable=False),
+)
+
+# An address that an agent had still leads to it, and is nobody else's.
+former_addresses = Table(
+    "former_addresses",
+    metadata,
+    Column("address", Text, primary_key=True),
+    Column("agent_id", Text, ForeignKey("agents.id"), nullable=False, index=True),
+    Column("left_at", Text, nullable=False),
+)

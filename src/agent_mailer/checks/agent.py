@@ -110,10 +110,10 @@ def first_complaint(runtime: Runtime, program: Program) -> CheckResult | None:
     return next((result for result in found if result.result is Level.FAILED), None)
 
 
-def check_tools(env: Mapping[str, str], server: Tools, scratch: Path, now: float) -> list[CheckResult]:
+def check_tools(env: Mapping[str, str], cwd: Path, server: Tools, scratch: Path, now: float) -> list[CheckResult]:
     """The mail commands read a made-up mail in a folder of a turn; the tool server says what it can do.
 
-    `env` is the agent's; `scratch` an empty folder to work in.
+    `env` and `cwd` are those of a turn: what stops the tools there stops them here. `scratch`: an empty folder.
     """
     folder = TurnFolder(scratch / SCRATCH_TURN, Disk())
     envelope = Envelope(_MESSAGE, _MESSAGE, "user", now, _MESSAGE, _MESSAGE)
@@ -125,9 +125,9 @@ def check_tools(env: Mapping[str, str], server: Tools, scratch: Path, now: float
         "AGENT_MAILER_WORKDIR": str(scratch),
         "AGENT_MAILER_MESSAGE_ID": _MESSAGE,
     }
-    found = [_commands(here, scratch)]
+    found = [_commands(here, cwd)]
     if find_spec("agent_mailer.turn_tools.mcp") is not None:
-        found.append(_server(env, server(folder.path), scratch))
+        found.append(_server(env, server(folder.path), cwd))
     return found
 
 
@@ -137,7 +137,7 @@ def no_scratch(folder: str, error: OSError) -> CheckResult:
     return failed("mail_commands", folder, text, f"df -h {folder}", ExitCode.UNAVAILABLE)
 
 
-def _commands(env: Mapping[str, str], scratch: Path) -> CheckResult:
+def _commands(env: Mapping[str, str], cwd: Path) -> CheckResult:
     from agent_mailer.process.commands import run_briefly
 
     argv = ("agent-mailer", "mail", "read")
@@ -149,7 +149,7 @@ def _commands(env: Mapping[str, str], scratch: Path) -> CheckResult:
         program = shutil.which(argv[0], path=env.get("PATH", os.defpath))
         if program is None:
             return failed("mail_commands", shown, "not in the agent's PATH", "reinstall agent-mailer")
-        done = run_briefly((program, *argv[1:]), env=env, cwd=scratch, seconds=TOOL_SECONDS)
+        done = run_briefly((program, *argv[1:]), env=env, cwd=cwd, seconds=TOOL_SECONDS)
         if done.status == 0 and _MESSAGE in done.output:
             return ok("mail_commands", program, "read a mail in a turn's folder")
         return _broken("mail_commands", shown, done.status, done.output)
@@ -157,14 +157,14 @@ def _commands(env: Mapping[str, str], scratch: Path) -> CheckResult:
     return guarded("mail_commands", shown, look)
 
 
-def _server(env: Mapping[str, str], server: ToolServer, scratch: Path) -> CheckResult:
+def _server(env: Mapping[str, str], server: ToolServer, cwd: Path) -> CheckResult:
     """The first words of an MCP client: the server must say who it is and what it can do."""
     from agent_mailer.process.commands import run_briefly
 
     shown = " ".join(server.argv[:-1])
 
     def look() -> CheckResult:
-        done = run_briefly(server.argv, env={**env, **server.env}, cwd=scratch, seconds=TOOL_SECONDS, stdin=_HANDSHAKE)
+        done = run_briefly(server.argv, env={**env, **server.env}, cwd=cwd, seconds=TOOL_SECONDS, stdin=_HANDSHAKE)
         answers = _answers(done.output)
         if 1 in answers and 2 in answers:
             named = sorted(tool.name for tool in answers[2].tools)

@@ -18,9 +18,11 @@ import msgspec
 from agent_mailer.checks import CheckResult, guarded
 from agent_mailer.checks.mailbox import own_folder
 from agent_mailer.checks.state import Left, Mended, clear_lock, mend_permissions
+from agent_mailer.config import GitCare
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 from agent_mailer.events import EventName
+from agent_mailer.git_tree import keep_out
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.listing import read_envelope, scan
 from agent_mailer.mailbox.port import Automatic, Envelope
@@ -28,6 +30,7 @@ from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.takeover import read_inflight
+from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.recovery import salvage
 
 if TYPE_CHECKING:
@@ -101,6 +104,7 @@ def repair_workdir(place: Workplace) -> RepairReport:
     except BusyFault as fault:
         message = f"{fault.message}; a running watcher repairs what it finds by itself"
         raise BusyFault(fault.code, message, fault.fix) from None
+    _keep_out_of_git(place, mended, left)
     work = Repair(place.state, place.clock.now())
     try:
         work.run(_mail_folders(place, left))
@@ -109,6 +113,19 @@ def repair_workdir(place: Workplace) -> RepairReport:
     mended += work.mended
     left += work.left
     return RepairReport(str(place.workdir), not left, tuple(mended), tuple(left))
+
+
+def _keep_out_of_git(place: Workplace, mended: list[Mended], left: list[Left]) -> None:
+    try:
+        folders = place.folders_in_git() if place.config.git is GitCare.KEEP_OUT else ()
+    except MailerError:
+        # The configuration is not readable; what mends it says so.
+        folders = (place.folder.path,)
+    for folder in folders:
+        made, fault = keep_out(place.disk, folder)
+        mended += [Mended(str(lack.path), f"keeps git out of {lack.folder}: {lack.part.value}") for lack in made]
+        if fault is not None:
+            left.append(Left(str(folder), f"git may take it along: {fault.message}", fault.fix))
 
 
 class Repair:
@@ -221,19 +238,21 @@ class Repair:
         """Salvage open turns without a record; yields the ids of turns of which nobody knows the message."""
         state = self._state
         for row in state.turns.vanished():
-            if self._is_nobodys(row.envelope.id, set()):
-                state.retries.put(RetryEntry(row.envelope, starts=1))
-                self._say(state.turns.path(row.turn_id), f"is gone; {printable(row.msg_id)} is to be done again")
+            for envelope in row.envelopes:
+                if self._is_nobodys(envelope.id, set()):
+                    state.retries.put(RetryEntry(envelope, starts=1))
+                    self._say(state.turns.path(row.turn_id), f"is gone; {printable(envelope.id)} is to be done again")
         for turn_id in state.turns.ids():
             if state.turns.load(turn_id) is not None:
                 continue
             if state.turns.is_settled(turn_id):
                 yield turn_id
                 continue
-            envelope = asyncio.run(salvage(state, turn_id))
-            known = f"{printable(envelope.id)} is to be done again" if envelope else "its message is not known"
+            found = asyncio.run(salvage(state, turn_id))
+            names = ", ".join(printable(envelope.id) for envelope in found)
+            known = f"{names} is to be done again" if names else "its message is not known"
             self._say(state.turns.path(turn_id), f"an open turn whose record cannot be read; {known}")
-            if envelope is None:
+            if not found:
                 yield turn_id
 
     def _mailbox(self, mail: MailFolders, nameless: Sequence[str]) -> None:
@@ -242,7 +261,8 @@ class Repair:
         if not nameless:
             return
         state = self._state
-        ours = {record.envelope.id for turn_id in state.turns.ids() if (record := state.turns.load(turn_id))}
+        records = (state.turns.load(turn_id) for turn_id in state.turns.ids())
+        ours = {message_id for record in records if record is not None for message_id in ids_of(record)}
         for envelope in lost_messages(mail.taken(), nameless, lambda found: self._is_nobodys(found, ours)):
             state.retries.put(RetryEntry(envelope, starts=1))
             state.log.emit(EventName.MESSAGE_REVIVED, message_id=envelope.id, thread=envelope.thread)

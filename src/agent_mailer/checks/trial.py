@@ -48,6 +48,7 @@ TAKEN_OVER = (
     "infiniti_command",
     "model",
     "extra_args",
+    "tools",
     "max_budget_usd",
     "config_home",
     "command",
@@ -75,6 +76,14 @@ def trial_settings(config: Config, workdir: Path, root: Path, seconds: int) -> d
     ]
     if config.config_home:
         settings["config_home"] = str(expand(config.config_home, workdir))
+    opened = config.sandbox
+    settings["sandbox"] = {
+        **msgspec.to_builtins(opened),
+        **{key: [str(expand(path, workdir)) for path in getattr(opened, key)] for key in ("write", "hide")},
+        # The agent's own workdir, with the program in it perhaps, is another agent's for the trial.
+        "read": [str(expand(path, workdir)) for path in (*opened.read, ".")],
+        "command": [_program(word, workdir) if not i else word for i, word in enumerate(opened.command)],
+    }
     return {
         **settings,
         "address": HANDLE,

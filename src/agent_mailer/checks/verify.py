@@ -13,7 +13,7 @@ import msgspec
 from agent_mailer.checks import CheckResult, Level, first_failure
 from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find_program
 from agent_mailer.checks.mailbox import mailbox_checks
-from agent_mailer.checks.workdir import check_config, check_folder, check_identity
+from agent_mailer.checks.workdir import check_config, check_folder, check_identity, check_trust
 from agent_mailer.errors import ExitCode, MailerError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def verify_checks(place: Workplace) -> list[CheckResult]:
     """What a watcher needs, as far as it can be looked at, in the order in which one needs the other."""
     results = [
         check_folder(place.folder),
+        check_trust(place.folder.config, place.trust),
         check_config(place.folder.config, lambda: place.loaded, place.missing),
     ]
     if not _loads(place):
@@ -111,8 +112,9 @@ def _state_checks(place: Workplace) -> list[CheckResult]:
 
 
 def _place_checks(place: Workplace) -> list[CheckResult]:
-    from agent_mailer.checks.machine import check_disk, check_file_events
-    from agent_mailer.checks.workdir import check_agent_md, check_git, check_templates
+    from agent_mailer.checks.git import check_git
+    from agent_mailer.checks.machine import check_disk, check_file_events, check_turn_end
+    from agent_mailer.checks.workdir import check_agent_md, check_templates
 
     state = next((path for path in (place.folder.path, place.workdir) if os.access(path, os.R_OK)), place.workdir)
     root = _maildir_root(place)
@@ -120,9 +122,10 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     return [
         *check_disk([state, *kept, Path(tempfile.gettempdir())]),
         check_file_events(state),
+        check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),
         check_agent_md(place.workdir, place.config.api_key),
-        *check_git(place.workdir, kept),
+        *check_git(place.workdir, place.folders_in_git(), place.config.git),
     ]
 
 
@@ -130,6 +133,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.machine import check_turn_memory
+    from agent_mailer.checks.sandbox import check_sandbox
     from agent_mailer.checks.state import check_sessions
 
     passed = check_environment(place.config.env.pass_, place.config.env.set, os.environ)
@@ -149,11 +153,13 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
             place.clock.now(),
         ),
     ]
+    results += check_sandbox(place, runtime, program.launch)
     if (size := place.config.turn_memory) != "":
         results.append(check_turn_memory(size, place.policy().turn_memory, program.launch.env))
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
-            results += check_tools(program.launch.env, place.tools, Path(scratch).resolve(), place.clock.now())
+            launch = program.launch
+            results += check_tools(launch.env, launch.cwd, place.tools, Path(scratch).resolve(), place.clock.now())
     except OSError as error:
         results.append(no_scratch(tempfile.gettempdir(), error))
     return results

@@ -1,11 +1,9 @@
-"""Is the workdir set up: state folder, configuration, documents, templates; and git, which must not take it along."""
+"""Is the workdir set up: state folder, configuration, documents, templates?"""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -15,6 +13,7 @@ from agent_mailer.disk import read_regular
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
 from agent_mailer.prompts import PromptKind, template_fault
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.trust.workdir import Trust
 
 
 def check_folder(folder: StateFolder) -> CheckResult:
@@ -46,6 +45,19 @@ def check_config(
         return ok("config", path, f"complete: runtime {runtime}, permission mode {mode}, mailbox {config.mailbox_kind}")
 
     return guarded("config", path, look)
+
+
+def check_trust(path: Path, trust: Trust) -> CheckResult:
+    """A person trusts what widens power there; what he does not trust does not count."""
+
+    def look() -> CheckResult:
+        trust.require()
+        verdict = trust.verdict
+        if verdict.changed:
+            return warning("trust", path, f"not as it was trusted: {', '.join(verdict.changed)}", trust.command)
+        return ok("trust", path, "as trusted; without a proved sandbox the agent may trust for itself")
+
+    return guarded("trust", path, look)
 
 
 def check_identity(workdir: Path, configured: Mapping[str, str]) -> CheckResult:
@@ -90,9 +102,6 @@ def _identity_file(workdir: Path) -> Path:
     return next(there, workdir / IDENTITY_FILES[0])
 
 
-GIT_SECONDS = 10.0
-
-
 def check_templates(folder: Path) -> list[CheckResult]:
     """Every override can be used; one that cannot would be passed over for the shipped template."""
     try:
@@ -120,45 +129,3 @@ def _template(path: Path) -> CheckResult | None:
     except UnicodeDecodeError:
         fault = "it is not UTF-8 text"
     return failed("templates", path, f"cannot be used: {fault}", f"$EDITOR {path}") if fault else None
-
-
-def check_git(workdir: Path, folders: Sequence[Path]) -> list[CheckResult]:
-    """State and mail that lie in a git tree are ignored there, and nothing of them is tracked."""
-    inside = [(top, folder) for folder in folders if (top := _top(folder)) is not None]
-    if not inside:
-        return [ok("git", workdir, "not in a git tree")]
-    program = shutil.which("git")
-    if program is None:
-        return [ok("git", workdir, "git is not installed")]
-    return [guarded("git", folder, partial(_git, program, top, folder)) for top, folder in inside]
-
-
-def _git(program: str, top: Path, folder: Path) -> CheckResult:
-    from agent_mailer.process.commands import run_briefly
-
-    # What names another tree or index in our environment is not meant for this one.
-    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | {"GIT_OPTIONAL_LOCKS": "0"}
-
-    def run(*words: str) -> tuple[int | None, str]:
-        done = run_briefly([program, *words], env=env, cwd=top, seconds=GIT_SECONDS)
-        return done.status, done.output
-
-    name = str(folder.relative_to(top))
-    status, tracked = run("ls-files", "--", name)
-    if status == 0 and tracked.strip():
-        text = f"git tracks {len(tracked.splitlines())} of its files: mail, and perhaps a key"
-        return failed("git", folder, text, f"git -C {top} rm -r --cached {name}")
-    status, said = run("check-ignore", "-q", "--no-index", f"{name}/")
-    if status == 0:
-        return ok("git", folder, "ignored by git")
-    if status == 1:
-        return warning("git", folder, "git does not ignore it", f"echo '{name}/' >> {top / '.gitignore'}")
-    return warning("git", folder, f"git does not tell: {said.strip() or 'no answer in time'}", f"git -C {top} status")
-
-
-def _top(folder: Path) -> Path | None:
-    return next(_tops(folder), None)
-
-
-def _tops(folder: Path) -> Iterator[Path]:
-    return (above for above in folder.parents if os.path.lexists(above / ".git"))

@@ -13,6 +13,7 @@ from agent_mailer import __version__
 from agent_mailer.cli.terminal.commands import LazyGroup, group
 from agent_mailer.cli.terminal.printing import json_text, tell_error
 from agent_mailer.cli.terminal.screen import prepare_streams
+from agent_mailer.cli.terminal.streams import last_words, open_what_is_closed
 from agent_mailer.errors import ExitCode, MailerError, UsageFault
 from agent_mailer.names import printable
 
@@ -84,7 +85,15 @@ class _UsageError(Protocol):
 
 def main() -> NoReturn:
     """Run a command. A user never sees a traceback; a bug leaves one where AGENT_MAILER_DEBUG is set."""
+    open_what_is_closed()
     prepare_streams()
+    try:
+        _run()
+    finally:
+        last_words()
+
+
+def _run() -> NoReturn:
     try:
         status = app(standalone_mode=False)
     except MailerError as fault:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,9 +46,11 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
                     for key in keys()
                 },
                 "unknown": list(loaded.unknown),
+                "untrusted": list(place.trust.verdict.changed),
             }
         )
         return
+    _tell_untrusted(place)
     rows = [(key, shown(key, values[key]), loaded.source(key).value) for key in keys()]
     say(columns(rows, ("key", "value", "from"), whole=("key", "from")))
     if loaded.unknown:
@@ -64,18 +67,27 @@ def set_key(
 ) -> None:
     """Change one key, or one of a table (`notify.command`); comments and unknown keys stay."""
     from agent_mailer.setup.config_file import ConfigFile, shown
+    from agent_mailer.trust.standing import widening
+    from agent_mailer.trust.workdir import refuse_in_a_turn
 
     place = configured(workdir)
     typed = _typed(key, value)
+    if key in widening():
+        refuse_in_a_turn(f"a key that widens what the agent may do ({key})", os.environ)
+    trusted = place.trust.verdict
     if key == "address":
         _check_handle(place, str(typed))
     file = ConfigFile(place.folder.config, place.disk)
     before = file.get(key)
     file.set(key, typed)
-    file.save()
-    place.disk.system.chmod(place.folder.config, 0o600)
-    say(f"{key}: {shown(key, before)} -> {shown(key, typed)}")
-    _tell_when(place)
+    with place.trust.changing():
+        file.save()
+        place.disk.system.chmod(place.folder.config, 0o600)
+        say(f"{key}: {shown(key, before)} -> {shown(key, typed)}")
+        if key in widening():
+            place.trust.follow(trusted, "config set", (key,))
+    _tell_when(place, [key])
+    _tell_untrusted(place)
     _tell_masked(key)
 
 
@@ -83,10 +95,15 @@ def set_key(
 def edit(workdir: Workdir = None) -> None:
     """Open the configuration in $EDITOR; only a valid file replaces the old one."""
     from agent_mailer.cli.terminal.questions import open_editor
+    from agent_mailer.config import leaves
+    from agent_mailer.config_values import read_file
     from agent_mailer.disk import Sync
     from agent_mailer.setup.config_file import check_file, publish
+    from agent_mailer.trust.standing import found_at
+    from agent_mailer.trust.workdir import in_a_turn
 
     place = configured(workdir)
+    trusted, raw = place.trust.verdict, _raw(place)
     path = place.folder.config
     copy = path.with_name("config.edit.toml")
     try:
@@ -110,15 +127,67 @@ def edit(workdir: Workdir = None) -> None:
             note(f"error: {fault.message}")
             if not typer.confirm("Edit again? (no: the old file stays)", default=True):
                 raise typer.Exit(ExitCode.CONFIG) from None
-    publish(path, after, before, place.disk)
-    place.disk.remove(copy)
-    say(f"{path} was changed")
-    _tell_when(place)
+    with place.trust.changing():
+        publish(path, after, before, place.disk)
+        place.disk.remove(copy)
+        say(f"{path} was changed")
+        if not in_a_turn(os.environ):
+            place.trust.follow(trusted, "config edit")
+    now = read_file(path)
+    _tell_when(place, [leaf.name for leaf in leaves() if found_at(raw, leaf.name) != found_at(now, leaf.name)])
+    _tell_untrusted(place)
+
+
+@app.command("trust", cls=FastCommand)
+def trust(
+    workdir: Workdir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Trust it without being asked.")] = False,
+    only_hash: Annotated[
+        bool, typer.Option("--print", help="Print the hash of what is there, for AGENT_MAILER_TRUST; trust nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between what is trusted and what is there, and trust what is there.
+
+    It is about the keys that widen what the agent may do, and about templates in place of ours.
+    """
+    from agent_mailer.cli.trusting import NO_WALL, give, tell
+    from agent_mailer.trust.workdir import refuse_in_a_turn
+    from agent_mailer.views.trusted import trust_view
+
+    place = configured(workdir)
+    # A file that says nothing sensible is told of, not trusted.
+    place.trust.load()
+    verdict = place.trust.verdict
+    view = trust_view(str(place.workdir), verdict)
+    if only_hash:
+        say(view.hash)
+        return
+    if as_json and not yes:
+        json_out(view)
+        return
+    refuse_in_a_turn("config trust", os.environ)
+    if view.why:
+        note(view.why)
+    tell(view)
+    if not yes:
+        if not view.differences:
+            say("what is there is trusted")
+            return
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            again = f"agent-mailer config trust --yes -C {place.workdir}"
+            raise UsageFault("not_asked", "nobody can be asked here; nothing was changed", again)
+        if not typer.confirm("Do you trust what is there?", default=False):
+            raise typer.Exit(ExitCode.FAILED)
+    give(place, verdict)
+    say(f"trusted: {view.hash}")
+    note(NO_WALL)
+    _tell_when(place, [one.name for one in view.differences])
 
 
 def _typed(key: str, words: list[str]) -> object:
     """The words as the key's type; a list takes one quoted string or its words as they are."""
-    from agent_mailer.config import check_value, is_words, parse_value
+    from agent_mailer.config_values import check_value, is_words, parse_value
 
     if len(words) > 1 and is_words(key):
         return words
@@ -139,12 +208,38 @@ def _check_handle(place: Workplace, address: str) -> None:
         require_handle(address)
 
 
-def _tell_when(place: Workplace) -> None:
+def _tell_when(place: Workplace, names: Iterable[str]) -> None:
+    """When the watcher that runs, if one does, takes what was changed."""
+    from agent_mailer.config import leaves
+    from agent_mailer.config_tables import Takes
     from agent_mailer.state.lock import holder_of
 
     holder = holder_of(place.folder.path / ".lock")
-    if holder is not None:
-        note(f"the watcher that runs (pid {holder.process.pid}) takes it when it is started again")
+    if holder is None:
+        return
+    takes = {leaf.name: leaf.takes for leaf in leaves()}
+    when: dict[Takes, list[str]] = {}
+    for name in names:
+        when.setdefault(takes.get(name, Takes.TURN), []).append(name)
+    words = {Takes.LIVE: "at once", Takes.TURN: "for its next turn", Takes.RESTART: "when it is started again"}
+    for one in sorted(when, key=list(Takes).index):
+        note(f"the watcher that runs (pid {holder.process.pid}) takes {', '.join(when[one])} {words[one]}")
+
+
+def _tell_untrusted(place: Workplace) -> None:
+    """What else in the files does not count as it is there."""
+    changed = place.trust.verdict.changed
+    if changed:
+        note(f"warning: not trusted, so it does not count: {', '.join(changed)} (agent-mailer config trust)")
+
+
+def _raw(place: Workplace) -> dict[str, object]:
+    from agent_mailer.config_values import read_file
+
+    try:
+        return read_file(place.folder.config)
+    except ConfigFault:
+        return {}
 
 
 def _tell_masked(key: str) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent_mailer.cli.completion import OUTCOMES, any_of, some_dead_letter
 from agent_mailer.cli.options import Json, Workdir, configured
+from agent_mailer.cli.stuck import ask_for, require_choice, tell_letter
 from agent_mailer.cli.terminal.commands import FastCommand, group
-from agent_mailer.cli.terminal.printing import in_its_colour, json_out, local_iso, local_time, note, say
-from agent_mailer.cli.terminal.tables import columns, fields
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.cli.terminal.printing import json_out, local_iso, note, say
+from agent_mailer.cli.terminal.tables import columns
+from agent_mailer.errors import MailerError
 from agent_mailer.names import pick, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent_mailer.state.requests import Verb
-    from agent_mailer.views.values.history import DeadLetterView
 
 app = group("dead-letter", "Messages that were given up: look, have them tried again, forget them.")
 
@@ -88,19 +87,8 @@ def show(
     if as_json:
         json_out({"dead_letter": letter})
         return
-    say(fields(_facts(letter)))
-    if letter.history:
-        rows = [
-            (local_time(attempt.at), attempt.turn_id, attempt.outcome, printable(attempt.detail, 200))
-            for attempt in letter.history
-        ]
-        head = ("ended", "turn", "outcome", "detail")
-        say("\n" + columns(rows, head, ids=("turn",), whole=("ended", "outcome")))
-    name = printable(letter.message_id, 128)
-    note(f"\nits text: agent-mailer fetch {name}")
-    if letter.turn_id:
-        note(f"what the agent did: agent-mailer turns show {printable(letter.turn_id, 64)}")
-    note(f"once more: agent-mailer dead-letter retry {name}")
+    tell_letter(letter)
+    note(f"once more: agent-mailer dead-letter retry {printable(letter.message_id, 128)}")
 
 
 @app.command("retry", cls=FastCommand)
@@ -108,7 +96,7 @@ def retry(ids: Ids = None, every: Every = False, reason: Reason = None, workdir:
     """Have messages tried again from the beginning."""
     from agent_mailer.state.requests import Verb
 
-    _ask(Verb.DEAD_LETTER_RETRY, ids, reason, workdir, every=every)
+    _ask(Verb.STUCK_RETRY, ids, reason, workdir, every=every)
 
 
 @app.command("purge", cls=FastCommand)
@@ -116,32 +104,19 @@ def purge(ids: Ids = None, every: Every = False, reason: Reason = None, workdir:
     """Forget dead letters; the messages stay in the mailbox, settled."""
     from agent_mailer.state.requests import Verb
 
-    _ask(Verb.DEAD_LETTER_PURGE, ids, reason, workdir, every=every)
+    _ask(Verb.STUCK_DROP, ids, reason, workdir, every=every)
 
 
-def _ask(verb: Verb, ids: list[str] | None, reason: str | None, workdir: Path | None, *, every: bool) -> None:
-    from agent_mailer.cli.requests import ask_and_tell
-    from agent_mailer.state.requests import Request
+def _ask(verb: Verb, ids: list[str] | None, outcome: str | None, workdir: Path | None, *, every: bool) -> None:
+    """As `stuck` does, among what was given up."""
+    from agent_mailer.state.stuck import StuckKind
     from agent_mailer.views.kept import dead_letters
 
     place = configured(workdir)
-    if bool(ids) == every:
-        raise UsageFault("which", "name messages, or give --all", LIST)
-    if reason is not None and ids:
-        raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{LIST} --reason {reason}")
-    known = dead_letters(place.state, reason) if ids or reason is not None else {}
-    if reason is not None and not known:
-        raise MailerError("unknown", f"no dead letter ended as {reason}", LIST)
-    chosen = tuple(pick(typed, known, "dead letter", LIST) for typed in ids) if ids else tuple(known)
-    ask_and_tell(place, Request(verb, chosen))
-
-
-def _facts(letter: DeadLetterView) -> Iterator[tuple[str, str]]:
-    yield "message", printable(letter.message_id, 128)
-    yield "from", printable(letter.sender or "", 80)
-    yield "thread", printable(letter.thread, 300)
-    yield "sent", local_iso(letter.created) if letter.created else ""
-    yield "given up", local_iso(letter.stuck_at)
-    yield "outcome", in_its_colour(letter.outcome or "")
-    yield "last error", printable(letter.last_error, 600)
-    yield "attempts", str(len(letter.history) or letter.retries or "")
+    require_choice(ids, outcome, every=every, listing=LIST)
+    known = dead_letters(place.state, outcome) if ids or outcome is not None else {}
+    if outcome is not None and not known:
+        raise MailerError("unknown", f"no dead letter ended as {outcome}", LIST)
+    chosen = [pick(typed, known, "dead letter", LIST) for typed in ids] if ids else list(known)
+    kind = StuckKind.GIVEN_UP
+    ask_for(place, verb, [f"{kind} {message_id}" for message_id in chosen], kind)

@@ -10,7 +10,7 @@ import typer
 from agent_mailer.cli.completion import REASONS, any_of, some_stuck
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group
-from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, screen_text
+from agent_mailer.cli.terminal.printing import in_its_colour, json_out, local_iso, local_time, note, say, screen_text
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import pick, printable
@@ -18,8 +18,10 @@ from agent_mailer.names import pick, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent_mailer.assemble import Workplace
     from agent_mailer.state.requests import Verb
-    from agent_mailer.views.values.history import StuckView
+    from agent_mailer.state.stuck import StuckKind
+    from agent_mailer.views.values.history import DeadLetterView, StuckView
 
 app = group("stuck", "What was not worked on and what did not leave: look, take it up again, drop it.")
 
@@ -80,19 +82,31 @@ def list_stuck(
 @app.command("show", cls=FastCommand)
 def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
     """Show one of them: what it is, why, and what the agent wrote where that did not leave."""
-    from agent_mailer.views.kept import stuck
+    from agent_mailer.state.stuck import StuckKind
+    from agent_mailer.views.kept import dead_letter, one_stuck
 
-    views = {view.key: view for view in stuck(configured(workdir).state)}
-    view = views[pick(key, views, "stuck thing", LIST)]
+    place = configured(workdir)
+    state = place.state
+    view = one_stuck(state, key)
+    letter = dead_letter(state, view.message_id) if view.reason == StuckKind.GIVEN_UP else None
     if as_json:
         json_out({"stuck": view})
         return
-    say(fields(_facts(view)))
-    if view.text:
-        say("\n" + screen_text(view.text))
-    if view.turn_id:
-        note(f"\nwhat the agent did: agent-mailer turns show {printable(view.turn_id, 64)}")
-    note(f"\nonce more: agent-mailer stuck retry {printable(view.key, 128)}")
+    if letter is not None:
+        tell_letter(letter)
+    else:
+        say(fields(_facts(view)))
+        if view.text:
+            say("\n" + screen_text(view.text))
+        if view.turn_id:
+            note(f"\nwhat the agent did: agent-mailer turns show {printable(view.turn_id, 64)}")
+    name = printable(view.key, 128)
+    if view.reason == StuckKind.TOO_LARGE or (
+        place.at_broker and view.reason in (StuckKind.UNREADABLE, StuckKind.USED_ID)
+    ):
+        note(f"\nonly its sender can help, by sending it again; then forget it: agent-mailer stuck drop {name}")
+    else:
+        note(f"\nonce more: agent-mailer stuck retry {name}")
 
 
 @app.command("retry", cls=FastCommand)
@@ -112,19 +126,55 @@ def drop(keys: Keys = None, every: Every = False, reason: Reason = None, workdir
 
 
 def _ask(verb: Verb, keys: list[str] | None, reason: str | None, workdir: Path | None, *, every: bool) -> None:
-    from agent_mailer.cli.requests import ask_and_tell
-    from agent_mailer.state.requests import Request
     from agent_mailer.views.kept import reason_of, stuck_targets
 
     place = configured(workdir)
-    if bool(keys) == every:
-        raise UsageFault("which", "name what is stuck, or give --all", LIST)
-    if reason is not None and keys:
-        raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{LIST} --reason {reason}")
+    require_choice(keys, reason, every=every, listing=LIST)
     kind = reason_of(reason)
     known = stuck_targets(place.state) if keys else {}
-    chosen = tuple(known[pick(typed, known, "stuck thing", LIST)] for typed in keys or ())
-    ask_and_tell(place, Request(verb, chosen, reason=kind.value if kind is not None else ""))
+    ask_for(place, verb, [known[pick(typed, known, "stuck thing", LIST)] for typed in keys or ()], kind)
+
+
+def require_choice(names: list[str] | None, reason: str | None, *, every: bool, listing: str) -> None:
+    """Raises UsageFault unless either some are named, or all are meant."""
+    if bool(names) == every:
+        raise UsageFault("which", "name what is meant, or give --all", listing)
+    if reason is not None and names:
+        raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{listing} --reason {reason}")
+
+
+def ask_for(place: Workplace, verb: Verb, targets: list[str], kind: StuckKind | None) -> None:
+    """Have it done to the `targets`, as the watcher names them, or to all, of one kind where that is said."""
+    from agent_mailer.cli.requests import ask_and_tell
+    from agent_mailer.state.requests import Request
+
+    ask_and_tell(place, Request(verb, tuple(targets), reason=kind.value if kind is not None else ""))
+
+
+def tell_letter(letter: DeadLetterView) -> None:
+    """A message that was given up: who sent it, every attempt and how it ended."""
+    say(fields(_letter_facts(letter)))
+    if letter.history:
+        rows = [
+            (local_time(attempt.at), attempt.turn_id, attempt.outcome, printable(attempt.detail, 200))
+            for attempt in letter.history
+        ]
+        head = ("ended", "turn", "outcome", "detail")
+        say("\n" + columns(rows, head, ids=("turn",), whole=("ended", "outcome")))
+    note(f"\nits text: agent-mailer fetch {printable(letter.message_id, 128)}")
+    if letter.turn_id:
+        note(f"what the agent did: agent-mailer turns show {printable(letter.turn_id, 64)}")
+
+
+def _letter_facts(letter: DeadLetterView) -> Iterator[tuple[str, str]]:
+    yield "message", printable(letter.message_id, 128)
+    yield "from", printable(letter.sender or "", 80)
+    yield "thread", printable(letter.thread, 300)
+    yield "sent", local_iso(letter.created) if letter.created else ""
+    yield "given up", local_iso(letter.stuck_at)
+    yield "outcome", in_its_colour(letter.outcome or "")
+    yield "last error", printable(letter.last_error, 600)
+    yield "attempts", str(len(letter.history) or letter.retries or "")
 
 
 def _facts(view: StuckView) -> Iterator[tuple[str, str]]:

@@ -17,10 +17,14 @@ from agent_mailer.names import split_words
 
 if TYPE_CHECKING:
     from asyncio import Task
+    from collections.abc import Callable
 
     from agent_mailer.assemble import Workplace
+    from agent_mailer.events import LogRecord
     from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.trust.verdict import Verdict
+    from agent_mailer.watch.room import Room
     from agent_mailer.watch.watcher import Watcher
 
 Flag = Annotated[str | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
@@ -60,10 +64,13 @@ def watch(
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
 
+    from agent_mailer.process.first import heed_signals
     from agent_mailer.service.notify import take_notifier
     from agent_mailer.state.workdirs import remember
     from agent_mailer.watch.trouble import at_the_start
 
+    if os.getpid() == 1:
+        heed_signals()
     notifier = take_notifier(os.environ)
     place = workplace(
         workdir,
@@ -86,10 +93,12 @@ def watch(
         },
         damaged=tell_damage if dry_run else None,
     )
-    if place.missing() and not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
+    if not (dry_run or no_interactive) and sys.stdin.isatty() and sys.stdout.isatty():
         from agent_mailer.cli.init import set_up_to_watch
+        from agent_mailer.cli.trusting import ask_whether_trusted
 
-        place = set_up_to_watch(place)
+        place = ask_whether_trusted(place)
+        place = set_up_to_watch(place) if place.missing() and not place.trust.verdict.stopping else place
     place.require_complete()
     with at_the_start(place.folder.path):
         if os.path.lexists(place.folder.path):
@@ -104,35 +113,49 @@ def watch(
         place.folder.disk.make_directory(place.folder.path)
         lock.acquire()
     try:
-        _show_events(place)
+        tell_lost = _show_events(place)
         with at_the_start(place.folder.path):
             place.prepare()
+        before = place.trust.verdict
+        place.trust.remember()
         remember(place.workdir)
-        raise typer.Exit(asyncio.run(_run(place, lock, notifier, once=once)))
+        try:
+            raise typer.Exit(asyncio.run(_run(place, lock, notifier, before, once=once)))
+        finally:
+            tell_lost()
     finally:
         lock.release()
 
 
-async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *, once: bool) -> ExitCode:
+async def _run(
+    place: Workplace, lock: WorkdirLock, notifier: Notifier | None, verdict: Verdict, *, once: bool
+) -> ExitCode:
     from agent_mailer import __version__
     from agent_mailer.events import EventName
+    from agent_mailer.retake import ConfigFiles
     from agent_mailer.state.notes import seed_memory
+    from agent_mailer.watch.settings import Settings
     from agent_mailer.watch.trouble import at_the_start
     from agent_mailer.watch.watcher import End, Watcher
 
     with at_the_start(place.folder.path):
         seed_memory(place.folder.memory, place.config.agent_name or place.handle, place.disk)
         room = place.room(lock)
-    watcher = Watcher(room, once=once)
-    _obey_signals(watcher, place.policy().stop_grace)
+    await _prove(place, room)
+    settings = Settings(room, ConfigFiles(place, verdict))
+    watcher = Watcher(room, once=once, settings=settings)
+    _obey_signals(watcher)
     place.log.emit(
         EventName.WATCH_STARTED,
         version=__version__,
         agent=place.handle,
         mailbox=place.config.mailbox_kind.value,
         runtime=place.config.runtime.value if place.config.runtime else None,
+        sandbox=place.config.sandbox.kind.value,
         pid=os.getpid(),
     )
+    with at_the_start(place.folder.path):
+        settings.begin()
     beats = _report(place, notifier) if notifier is not None else None
     end = await watcher.run()
     if beats is not None:
@@ -143,6 +166,26 @@ async def _run(place: Workplace, lock: WorkdirLock, notifier: Notifier | None, *
         pause = place.state.pause.read()
         place.log.emit(EventName.WATCH_STOPPED, reason=end.value, paused=pause.reason.value if pause else None)
     return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
+
+
+async def _prove(place: Workplace, room: Room) -> None:
+    """No turn is started in a sandbox that does not hold. Raises ConfigFault."""
+    from agent_mailer.errors import ConfigFault
+    from agent_mailer.runtimes.port import RuntimeMissing
+
+    if room.confinement is None:
+        return
+    from agent_mailer.checks.verify import program_of
+
+    try:
+        launch = program_of(place).launch
+    except RuntimeMissing:
+        return  # there is no turn without it; the first one that can be started is preceded by the proof
+    proof = await room.confinement.prove(launch)
+    if not proof.holds:
+        raise ConfigFault(
+            "sandbox_not_proved", f"the sandbox does not hold, so no turn is started: {proof.text}", proof.fix
+        )
 
 
 def _report(place: Workplace, notifier: Notifier) -> Task[None]:
@@ -161,47 +204,81 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
     return asyncio.create_task(notifier.keep_beating())
 
 
-def _obey_signals(watcher: Watcher, grace: float) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over."""
+def _obey_signals(watcher: Watcher) -> None:
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps.
+
+    Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
+    """
     import asyncio
+
+    from agent_mailer.process.first import reap_strangers
 
     asked = 0
 
     def stop() -> None:
         nonlocal asked
         asked += 1
-        watcher.stop(grace if asked == 1 else 0.0)
+        watcher.stop(watcher.grace if asked == 1 else 0.0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+        if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
+    if os.getpid() == 1:
+        loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
 
-def _show_events(place: Workplace) -> None:
+def _show_events(place: Workplace) -> Callable[[], None]:
+    """Returns what tells, at the end, of lines that nobody has read."""
     from agent_mailer.cli.terminal.event_lines import as_json_line, terminal_printer
+    from agent_mailer.cli.terminal.streams import unhurried
+    from agent_mailer.events import EventName
 
-    place.log.listen(terminal_printer() if sys.stdout.isatty() else as_json_line)
+    streams = unhurried()
+    show = terminal_printer() if sys.stdout.isatty() else as_json_line
+
+    def tell_lost(*, at_the_end: bool) -> None:
+        if lost := sum(stream.take_lost(at_the_end=at_the_end) for stream in streams):
+            place.log.emit(EventName.OUTPUT_DROPPED, lines=lost)
+
+    def listener(record: LogRecord) -> None:
+        show(record)
+        tell_lost(at_the_end=False)
+
+    place.log.listen(listener)
+    return lambda: tell_lost(at_the_end=True)
 
 
 async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import PassBy, PutAway, SetAside, Strand, look
+    from agent_mailer.watch.backlog import PassBy, PutAway, Revive, SetAside, Strand, look
+    from agent_mailer.watch.batch import batch_of
+    from agent_mailer.watch.stuck import StuckMail
 
     state = place.state
     running = state.turns.indexed()
-    found = await look(place.mailbox(), state, place.policy(), {turn.msg_id for turn in running})
+    mailbox, policy = place.mailbox(), place.policy()
+    found = await look(mailbox, state, policy, {envelope.id for turn in running for envelope in turn.envelopes})
+    stuck = StuckMail(mailbox, state)
+    known = [action.envelope for action in found.actions if isinstance(action, SetAside | Revive)]
+    others = {envelope.id for envelope in known if await stuck.another(envelope) is not None}
+    found = found.without(others)
     plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
     for candidate in plan.ready:
         envelope = candidate.envelope
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
+        for other in batch_of(candidate, found.candidates, policy):
+            say(f"would run with it: {printable(other.id)} from {printable(other.sender)}")
     for action in found.actions:
         match action:
             case PutAway(item=item):
                 say(f"would put away: {printable(item.locator)}: {item.why}")
             case PassBy(envelope=envelope):
                 say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
+            case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in others:
+                say(f"would put away: {printable(envelope.id)}: another message under a used id")
             case SetAside(envelope=envelope):
                 say(f"would put away: {printable(envelope.id)}: settled already")
             case Strand(envelope=envelope, why=why):

@@ -64,6 +64,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
     keeps_done: bool = True
     """What is done is listed again only where somebody has put it back; else our own record of it decides."""
+    keeps_claimed: bool = False
+    """`settled` finds whatever was claimed: what is listed, and what it does not find, no turn can have had."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,9 +91,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation.
-
-    `named` is what the message itself says of the way back, field and value.
-    `context` is what programs say to each other: the text of a JSON object, or empty.
+    `named` is what the message itself says of the way back, field and value; `context` what programs say to each other,
+    the text of a JSON object, or empty.
     """
 
     envelope: Envelope
@@ -142,6 +143,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `key` names it within its turn and derives the final id; `created` is seconds since the epoch. An empty `to` of a
     reply means the sender of the original; an empty `thread` of a `send` means a new one. `context` is as a message's.
+    `about`: which message of several that its turn was handed.
     """
 
     key: str
@@ -158,6 +160,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
     at_once: bool = False
     refs: tuple[str, ...] = ()
     context: str = ""
+    about: str = ""
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -217,7 +220,6 @@ Delivery = Delivered | Refused | Unknown
 
 class Gone(msgspec.Struct, frozen=True):
     """Somebody else took the message, or it was withdrawn.
-
     `name_taken`: it is listed, and can never be claimed; `unreadable`: it is listed, and no message any more.
     """
 
@@ -282,9 +284,7 @@ class Mailbox(Protocol):
         """Return when there may be something new. A wake too many is harmless; after `open` none is missed."""
 
     async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
-        """What waits, oldest first, at most `limit` messages: chosen by `oldest_of_each` out of all that waits, as far
-        as `MAX_WAITING`, but for the ids `beside`, which wait for a person. Changes nothing.
-        """
+        """At most `limit` of what waits, by `oldest_of_each`; `beside` waits for a person. Changes nothing."""
 
     async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         """Take the message for this agent, durably, and read it.

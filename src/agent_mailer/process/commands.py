@@ -15,6 +15,8 @@ from typing import IO
 
 import msgspec
 
+from agent_mailer.process.environment import without_theirs
+from agent_mailer.process.handle import waited_for
 from agent_mailer.process.holder import TURN_ID_VARIABLE
 from agent_mailer.process.tree import sweep
 
@@ -64,6 +66,7 @@ async def run_briefly_async(
         await sweep(mark, grace=0.0)
     mark = mark or f"brief-{secrets.token_hex(8)}"
     process = _start_session(argv, {**env, TURN_ID_VARIABLE: mark}, cwd)
+    waited_for.add(process.pid)
     assert process.stdin is not None
     assert process.stdout is not None
     loop, fd = asyncio.get_running_loop(), process.stdout.fileno()
@@ -83,6 +86,7 @@ async def run_briefly_async(
         loop.remove_reader(fd)
         process.kill()
         process.wait()
+        waited_for.discard(process.pid)
         process.stdout.close()
         await sweep(mark, grace=0.0)
     shown = bytes(output[:most_bytes]).decode("utf-8", "replace")
@@ -193,13 +197,16 @@ def start_command(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, out
     return RunningCommand(process)
 
 
-def run_in_terminal(argv: Sequence[str]) -> int:
-    """Run an interactive program on our own terminal and wait; returns its exit status. Raises OSError."""
+def run_in_terminal(argv: Sequence[str], theirs: Sequence[Path] = ()) -> int:
+    """Run an interactive program on our own terminal and wait; returns its exit status. Raises OSError.
+
+    `theirs`: folders that agents write in, out of which it takes no program.
+    """
     # The terminal's Ctrl-C is for that program, and must not leave it behind. A handler, unlike ignoring the signal, is
     # not inherited.
     previous = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        return _shell_status(subprocess.Popen(list(argv)).wait())
+        return _shell_status(subprocess.Popen(list(argv), env=without_theirs(os.environ, theirs)).wait())
     finally:
         signal.signal(signal.SIGINT, previous)
 

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import msgspec
 
 from agent_mailer.errors import UnavailableFault
+from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 
 
@@ -40,10 +41,21 @@ class ToolServer(msgspec.Struct, frozen=True):
     env: Mapping[str, str]
 
 
+class Reach(msgspec.Struct, frozen=True):
+    """What of ours an agent's tools may not touch, in every mode: absolute paths, whether they exist or not.
+
+    `hidden` they never read; `kept` they never write, but for the turn's outbox.
+    """
+
+    hidden: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
+
+
 class TurnRequest(msgspec.Struct, frozen=True):
     """What one turn needs to be started. `session_id` is set where a session is to be resumed.
 
-    `message_id`, `thread_id` and `sender` are the words shown to the agent: already mapped by `names`.
+    `message_id`, `thread_id` and `sender` are the words shown to the agent: already mapped by `names`; so are those of
+    `batch`, the further messages of a turn that is handed several.
     """
 
     turn_id: str
@@ -56,6 +68,9 @@ class TurnRequest(msgspec.Struct, frozen=True):
     attempt: int
     session_id: str | None
     tools: ToolServer
+    own_sandbox: bool = True
+    """Not where the whole turn is confined in a way in which the program's own sandbox cannot start."""
+    batch: tuple[str, ...] = ()
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -126,10 +141,14 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 class Doomed(msgspec.Struct, frozen=True):
-    """Nothing good can come of this turn any more: it is ended at once, as `outcome`."""
+    """Nothing good can come of this turn any more: it is ended at once, as `outcome`.
+
+    `for_good`: a result that comes in spite of it counts for nothing.
+    """
 
     outcome: Outcome
     detail: str
+    for_good: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -162,7 +181,7 @@ class Observation(msgspec.Struct):
     def add(self, event: Event) -> None:
         self.events += 1
         match event:
-            case SessionStarted(session_id=session_id):
+            case SessionStarted(session_id=session_id) if is_session_id(session_id):
                 self.session_id = session_id
             case Progress(text=text):
                 self.progress = text
@@ -177,7 +196,7 @@ class Observation(msgspec.Struct):
             case Trouble():
                 self.trouble = event
             case Doomed():
-                self.doomed = self.doomed or event
+                self.doomed = event if event.for_good else self.doomed or event
             case Result():
                 self.result = event
 
@@ -196,12 +215,25 @@ class Evidence(msgspec.Struct, frozen=True):
     stopped: StopReason | None = None
 
 
+class ProgramHome(msgspec.Struct, frozen=True):
+    """The folder in which a program keeps its login and its sessions, and must write.
+
+    `settings`: what in it is a person's to change, since it works on beyond the turn. `temporary`: the variable with
+    which the program is told where its temporary files go, where TMPDIR is not enough.
+    """
+
+    path: Path
+    settings: tuple[str, ...] = ()
+    temporary: str = ""
+
+
 class RuntimeTraits(msgspec.Struct, frozen=True):
     """What the engine needs to know of a runtime.
 
     `has_events`: stdout carries typed events, so that silence means something (first-output and silence clocks run);
     `resumes`: a session id given to `command` is honoured. `stop_signal` asks the program to leave and to take its
     tools along. `account` names, without revealing it, the account that limits and logins belong to; None = unknown.
+    `home`: what a turn must be able to write beside the workdir; None = nothing. `remote`: its model is elsewhere.
     """
 
     name: str
@@ -209,10 +241,15 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     resumes: bool
     stop_signal: int = signal.SIGTERM
     account: str | None = None
+    home: ProgramHome | None = None
+    remote: bool = False
 
 
 LOGIN: Final = "login"
 """The name of the probe that tells whether there is a login."""
+
+FENCE: Final = "fence"
+"""The name of the probe that tries what a turn may use and touch, before a turn does."""
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -22,9 +23,7 @@ PROGRESS_LIMIT = 1000
 _STDERR_LOOK = 8 * 1024
 _DETAIL_LIMIT = 300
 _MOST = 1e18
-
-# A session id may become a word of somebody's command line: never empty, never an option, never a path upwards.
-_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def find_program(name: str, workdir: Path, env: Mapping[str, str], key: str) -> Path:
@@ -55,8 +54,12 @@ def find_program(name: str, workdir: Path, env: Mapping[str, str], key: str) -> 
     return program
 
 
-def is_session_id(text: str) -> bool:
-    return _SESSION_ID.fullmatch(text) is not None
+def as_uuid(session_id: str) -> str:
+    """A session's id as the programs give it; of any other text a UUID that no session has.
+
+    A program takes another text for a title, an option, or a new session.
+    """
+    return session_id if _UUID.fullmatch(session_id) else str(uuid.uuid5(uuid.NAMESPACE_OID, session_id))
 
 
 Fields = Mapping[str, object]
@@ -131,6 +134,15 @@ def build_env(environ: Mapping[str, str], pass_names: Iterable[str], set_values:
     return {name: value for name, value in (passed | dict(set_values)).items() if not name.startswith(_RESERVED)}
 
 
+_SECRETS = (".ssh", ".aws", ".gnupg")
+
+
+def secrets_in(env: Mapping[str, str]) -> list[Path]:
+    """Folders of keys in the home of `env`, which no work needs to read."""
+    home = env.get("HOME")
+    return [Path(home) / name for name in _SECRETS] if home else []
+
+
 def turn_variables(request: TurnRequest) -> dict[str, str]:
     """What every agent sees of its turn; `agent-mailer mail` works from these."""
     variables = {
@@ -142,6 +154,8 @@ def turn_variables(request: TurnRequest) -> dict[str, str]:
         "AGENT_MAILER_FROM": request.sender,
         "AGENT_MAILER_ATTEMPT": str(request.attempt),
     }
+    if request.batch:
+        variables["AGENT_MAILER_MESSAGE_IDS"] = " ".join((request.message_id, *request.batch))
     if request.project_dir is not None:
         variables["AGENT_MAILER_PROJECT_DIR"] = str(request.project_dir)
     return variables

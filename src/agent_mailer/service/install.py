@@ -108,7 +108,7 @@ def plan(
             f"agent-mailer service uninstall {known.name}, then install it anew",
         )
     more = tuple(known.more if known else ()) if more is None else tuple(more)
-    path = os.environ.get("PATH", os.defpath)
+    path = place.surroundings().get("PATH", os.defpath)
     program = own_program(path)
     agent = Path(named_program(program_of(place).launch.argv))
     node = place.config.runtime in (RuntimeKind.CLAUDE, RuntimeKind.CODEX)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ import msgspec
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ExitCode, MailerError, UnavailableFault
 from agent_mailer.process.commands import Brief, run_briefly
+from agent_mailer.process.environment import find_tool
 from agent_mailer.service.unit import ONESHOT_SECONDS, Instance, oneshot_of
 
 SECONDS = 30.0
@@ -62,7 +62,7 @@ class UserManager:
         # A shell that came about by su or sudo has no runtime folder named; the manager may be there all the same.
         if not environ.get("XDG_RUNTIME_DIR") and (runtime / "systemd").is_dir():
             self._env["XDG_RUNTIME_DIR"] = str(runtime)
-        found = shutil.which("systemctl", path=environ.get("PATH", os.defpath))
+        found = find_tool("systemctl", environ=environ)
         if found is None:
             raise UnavailableFault("no_systemd", "this system has no systemd (systemctl is not in PATH)", _elsewhere())
         self._systemctl = found

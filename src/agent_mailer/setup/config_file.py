@@ -8,8 +8,10 @@ from pathlib import Path
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Item
 
-from agent_mailer.config import DOCS, SECRET_KEYS, check_value, load, read_file
+from agent_mailer.config import DOCS, SECRET_KEYS
+from agent_mailer.config_values import check_value, load, read_file
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
@@ -49,7 +51,7 @@ class ConfigFile:
     def set(self, key: str, value: object) -> None:
         """Set a key; a new one comes with a line that says what it is. Raises UsageFault for a wrong type."""
         check_value(key, value)
-        item = tomlkit.item(value)
+        item = _item(value)
         head, dot, name = key.partition(".")
         if dot:
             if head not in self._document:
@@ -114,6 +116,15 @@ def shown(key: str, value: object) -> str:
     if isinstance(value, Mapping):
         return printable(", ".join(f"{name} = {inner}" for name, inner in value.items()), 300)
     return printable(str(value), 300)
+
+
+def _item(value: object) -> Item:
+    """A table on one line: what a person adds at the end of the file is not taken for its own."""
+    if not isinstance(value, Mapping):
+        return tomlkit.item(value)
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table
 
 
 def _first_table(text: str) -> int:

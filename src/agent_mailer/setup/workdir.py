@@ -1,4 +1,4 @@
-"""Setting up a workdir: its config file, its mailbox, the lines in .gitignore, the notes."""
+"""Setting up a workdir: its config file, its mailbox, git, the notes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import expand
+from agent_mailer.config import GitCare, expand
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
+from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.maildir.layout import FOLDER, add_handle, find_root, is_handle, mailboxes, make_root
 from agent_mailer.mailbox.maildir.routes import base_of, siblings
 from agent_mailer.names import printable
 from agent_mailer.setup.config_file import ConfigFile, shown
 from agent_mailer.setup.documents import Change, Documents, write_documents
-from agent_mailer.state.folder import STATE_DIRECTORY
 from agent_mailer.state.notes import seed_memory
 from agent_mailer.state.workdirs import remember
+from agent_mailer.trust.workdir import in_a_turn
 
 REQUIRED = (
     *("agent_id", "agent_name", "address", "broker_url", "api_key"),
@@ -32,9 +33,7 @@ REQUIRED = (
 _OF_A_BROKER = ("agent_id", "agent_name", "broker_url", "api_key")
 
 
-def set_up(
-    place: Workplace, values: Mapping[str, object], documents: Documents, chosen: Sequence[Change], *, gitignore: bool
-) -> list[str]:
+def set_up(place: Workplace, values: Mapping[str, object], documents: Documents, chosen: Sequence[Change]) -> list[str]:
     """Write `values` and what is required into the config file, and make what is missing around it.
 
     The place is complete; of the `documents` those replacements are written that were `chosen`. Returns lines that say
@@ -46,6 +45,7 @@ def set_up(
     if place.folder.path.exists():
         place.folder.check()
     lines: list[str] = []
+    trusted = place.trust.verdict
     file = ConfigFile(place.folder.config, place.disk)
     root = None if place.at_broker else _root(place)
     wanted = {**_required(place), **values}
@@ -62,11 +62,13 @@ def set_up(
         _make_mailbox(place, root, lines)
     lines += write_documents(documents, chosen, place.disk)
     place.disk.make_directory(place.folder.path, sync=Sync.FULL)
-    if gitignore:
-        lines += _ignore(place, root)
     _prepare(place)
-    saved = "wrote    " if file.save() else "unchanged"
-    place.disk.system.chmod(place.folder.config, 0o600)
+    with place.trust.changing():
+        saved = "wrote    " if file.save() else "unchanged"
+        place.disk.system.chmod(place.folder.config, 0o600)
+        if not in_a_turn(os.environ):
+            place.trust.follow(trusted, "init", tuple(wanted))
+    lines += _keep_out_of_git(place)
     remember(place.workdir)
     return [f"{saved} {place.folder.config}", *lines]
 
@@ -125,27 +127,20 @@ def _root(place: Workplace) -> Path:
         return place.workdir / FOLDER
 
 
-def _ignore(place: Workplace, root: Path | None) -> list[str]:
-    """Keep state and mail out of git, where there is a tree."""
-    workdir = place.workdir
-    top = next((folder for folder in (workdir, *workdir.parents) if os.path.lexists(folder / ".git")), None)
-    if top is None:
+def _keep_out_of_git(place: Workplace) -> list[str]:
+    """Where there is a tree. What keeps us from it keeps nobody from mail: it is told."""
+    if place.config.git is GitCare.LEAVE:
         return []
-    patterns = [f"{STATE_DIRECTORY}/"]
-    if root is not None and root.is_relative_to(top):
-        patterns.append(f"{root.name}/")
-    path = top / ".gitignore"
-    try:
-        text = path.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        text = None
-    listed = {line.strip().strip("/") for line in (text or "").splitlines()}
-    missing = [pattern for pattern in patterns if pattern.strip("/") not in listed]
-    for pattern in missing:
-        place.disk.append_line(path, pattern.encode(), sync=Sync.NONE)
-    if text is None and missing:
-        place.disk.system.chmod(path, 0o644)
-    return [f"ignored   {' and '.join(missing)} in {path}"] if missing else []
+    lines: dict[str, list[str]] = {}
+    told = []
+    for folder in place.folders_in_git():
+        made, fault = keep_out(place.disk, folder)
+        for lack in made:
+            if lack.part is Part.LINE:
+                lines.setdefault(str(lack.path), []).append(f"{folder.name}/")
+        if fault is not None:
+            told.append(f"warning   git may take {folder.name}/ along: {fault.message}; {fault.fix}")
+    return [*(f"ignored   {' and '.join(names)} in {path}" for path, names in lines.items()), *told]
 
 
 def _prepare(place: Workplace) -> None:

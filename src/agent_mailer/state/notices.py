@@ -30,7 +30,16 @@ class NoticeKind(StrEnum):
     RESUMED = "resumed"
     TROUBLE = "trouble"
     TROUBLE_OVER = "trouble_over"
+    UNTRUSTED = "untrusted"
+    TRUST_UPGRADE = "trust_upgrade"
+    INSTRUCTIONS = "instructions"
     TEST = "test"
+
+
+_ONCE_BY_ID = (
+    *(NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS),
+    *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE),
+)
 
 
 class Channel(StrEnum):
@@ -65,7 +74,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def once(self) -> str:
         """By which it is known that it was told already; empty where that is known otherwise."""
-        return self.turn_id or (self.id if self.kind in (NoticeKind.STUCK, NoticeKind.HELD) else "")
+        return self.id if self.kind in _ONCE_BY_ID else self.turn_id
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -46,14 +46,13 @@ class Processed:
         self._folder.disk.append_line(self._path, line, sync=Sync.FULL)
         self._load().add(line)
 
-    def remove(self, message_id: str) -> None:
-        """Forget an id that is to run again."""
-        line = _line(message_id)
-        if line not in self._load():
-            return
-        kept = [row for row in self._rows() if row != line]
-        self._folder.disk.replace(self._path, b"".join(row + b"\n" for row in kept), sync=Sync.FULL)
-        self._load().discard(line)
+    def remove(self, *message_ids: str) -> None:
+        """Forget ids that are to run again; durable when it returns."""
+        gone = set(map(_line, message_ids)) & self._load()
+        if gone:
+            kept = [row for row in self._rows() if row not in gone]
+            self._folder.disk.replace(self._path, b"".join(row + b"\n" for row in kept), sync=Sync.FULL)
+            self._load().difference_update(gone)
 
     def end_last_line(self) -> bool:
         """Terminate a line that a crash left without its end. False where none was."""

@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from agent_mailer.mailbox.port import Draft, Envelope, Outgoing, Route
+from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
@@ -198,6 +199,7 @@ class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """One outgoing item of a settlement. Only `state` and `why` change after the record is written.
 
     `draft`: it could not be composed, and what it was to be made of; `own`: a word of ours, which nobody waits for.
+    `about`: the message it is for, where that is another of the turn's batch.
     """
 
     item: Outgoing
@@ -205,6 +207,7 @@ class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     draft: Draft | None = None
     own: bool = False
+    about: str = ""
 
 
 class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -229,6 +232,19 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     notes: tuple[NoteWrite, ...] = ()
 
 
+class Batched(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A further message of a turn that was handed several: what was claimed, its way back, how it was settled.
+
+    Of its settlement the items stand in the turn's own, `about` it, and so does what is the turn's as a whole: usage,
+    session, pause, notes.
+    """
+
+    envelope: Envelope
+    digest: str = ""
+    route: Route | None = None
+    settlement: Settlement | None = None
+
+
 class TurnRecord(msgspec.Struct, omit_defaults=True):
     """`turn.json`: the turn's envelope, phase and settlement; the one redo log.
 
@@ -236,7 +252,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
     `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
     runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
-    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `counted`: for guards.
+    before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `batch`: the younger
+    messages that the turn was handed with its own. `counted`: for guards.
     """
 
     turn_id: str
@@ -258,4 +275,33 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     digest: str = ""
     route: Route | None = None
     no_way: str = ""
+    batch: tuple[Batched, ...] = ()
     counted: Counted | None = None
+
+
+def is_sound(record: TurnRecord) -> bool:
+    """Whether a watcher can have written the record: it speaks of its messages in one thread, and names sessions."""
+    message, rerun = record.envelope.id, record.rerun
+    if (record.settlement is not None) != (record.phase is Phase.SETTLING) or (rerun and rerun.envelope.id != message):
+        return False
+    named = [record.resume, record.fresh, _provisional_id(rerun)]
+    if record.settlement is not None and (change := record.settlement.session) is not None:
+        if change.thread != record.envelope.thread:
+            return False
+        named.append(change.entry.session_id or None)
+    for envelope, settlement in (
+        (record.envelope, record.settlement),
+        *((other.envelope, other.settlement) for other in record.batch),
+    ):
+        if envelope.thread != record.envelope.thread:
+            return False
+        if settlement is not None:
+            retry, dead = settlement.retry, settlement.dead
+            if (retry and retry.envelope.id != envelope.id) or (dead and dead.msg_id != envelope.id):
+                return False
+            named.append(_provisional_id(retry))
+    return all(is_session_id(one) for one in named if one is not None)
+
+
+def _provisional_id(retry: RetryEntry | None) -> str | None:
+    return retry.provisional.session_id if retry is not None and retry.provisional is not None else None

@@ -19,8 +19,6 @@ KEEP_ANSWER_SECONDS = 300
 
 
 class Verb(StrEnum):
-    DEAD_LETTER_RETRY = "dead-letter retry"
-    DEAD_LETTER_PURGE = "dead-letter purge"
     STUCK_RETRY = "stuck retry"
     STUCK_DROP = "stuck drop"
     SESSIONS_INVALIDATE = "sessions invalidate"

@@ -18,7 +18,7 @@ from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.retries import Retries
 from agent_mailer.state.stuck import Unsent, unsent_of
-from agent_mailer.state.turns import PROGRESS, SETTLED, STOP, TurnStore, encode_record
+from agent_mailer.state.turns import PROGRESS, SETTLED, STOP, TurnStore, encode_record, ids_of
 
 MAX_TOTAL_BYTES = 2 * 1024**3
 COUNTED = 86400.0
@@ -73,11 +73,16 @@ class Retention:
         self._disk.replace(self._turns.path(record.turn_id) / "turn.json", encode_record(short), sync=sync)
 
     def strip_message(self, record: TurnRecord, keep_transcripts: int) -> None:
-        """Remove the mail from every turn of a finished message. What cannot be removed now goes with the turns."""
+        """Remove the mail from every turn of a finished message. What cannot be removed now goes with the turns.
+
+        One that was handed several messages keeps it until the last of them is finished.
+        """
         earlier = record.rerun.history if record.rerun else ()
         for turn_id in {record.turn_id, *(attempt.turn_id for attempt in earlier)}:
             with suppress(OSError):
-                self.strip(turn_id, keep_transcripts)
+                turn = record if turn_id == record.turn_id else self._turns.load(turn_id)
+                if turn is None or not turn.batch or ids_of(turn) == self._processed.among(ids_of(turn)):
+                    self.strip(turn_id, keep_transcripts)
 
     def strip(self, turn_id: str, keep_transcripts: int) -> None:
         """Remove the mail from a settled turn, and the transcript where none is kept."""
@@ -109,7 +114,7 @@ class Retention:
                 # Of a watcher that was killed once the turn was settled: nobody else comes back to it.
                 self._folder.clear_interrupted(path)
             record = self._turns.load(turn_id)
-            if record is not None and record.envelope.id in still_needed:
+            if record is not None and not ids_of(record).isdisjoint(still_needed):
                 continue
             past = age > max(keep_days, 1) * 86400
             if turn_id in given_up or (record is not None and unsent_of(record)):
@@ -144,7 +149,8 @@ class Retention:
 def _without_body(entry: SettledItem) -> SettledItem:
     if entry.state in (ItemState.REFUSED, ItemState.DROPPED):
         return entry
-    return SettledItem(msgspec.structs.replace(entry.item, payload=""), ItemState.DELIVERED)
+    item = msgspec.structs.replace(entry.item, payload="")
+    return SettledItem(item, ItemState.DELIVERED, about=entry.about)
 
 
 def _size(path: Path) -> int:

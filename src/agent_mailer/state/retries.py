@@ -15,7 +15,7 @@ from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.processed import Processed
 from agent_mailer.state.records import RetryEntry, TurnRecord
-from agent_mailer.state.turns import TurnStore
+from agent_mailer.state.turns import TurnStore, shares
 
 
 class Retries:
@@ -46,17 +46,17 @@ class Retries:
 
     def put(self, entry: RetryEntry, *, force: bool = False) -> None:
         """Durable when it returns. An older settlement that is applied again never takes a later one back."""
-        entries = self._load()
-        known = entries.get(entry.envelope.id)
-        if known is not None and known.revision >= entry.revision and not force:
-            return
-        self._write({**entries, entry.envelope.id: entry})
+        self.put_all([entry], force=force)
 
-    def put_all(self, entries: Iterable[RetryEntry]) -> None:
-        """Durable when it returns, by one write, whatever stood there."""
-        new = {entry.envelope.id: entry for entry in entries}
-        if new:
-            self._write({**self._load(), **new})
+    def put_all(self, new: Iterable[RetryEntry], *, force: bool = False) -> None:
+        entries = self._load()
+        changed = {
+            entry.envelope.id: entry
+            for entry in new
+            if force or (known := entries.get(entry.envelope.id)) is None or known.revision < entry.revision
+        }
+        if changed:
+            self._write(entries | changed)
 
     def remove(self, message_id: str) -> None:
         entries = self._load()
@@ -101,9 +101,10 @@ def remake_retries(
         record = turns.load(turn_id)
         if record is None or record.settlement is None or record.resends:
             continue
-        known = newest.get(record.envelope.id)
-        if known is None or _revision(known) <= _revision(record):
-            newest[record.envelope.id] = record
+        for one in shares(record):
+            known = newest.get(one.envelope.id)
+            if known is None or _revision(known) <= _revision(one):
+                newest[one.envelope.id] = one
     found: dict[str, RetryEntry] = {}
     for message_id, record in newest.items():
         settlement = record.settlement

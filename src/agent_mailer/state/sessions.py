@@ -12,6 +12,8 @@ import msgspec
 
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import Sync
+from agent_mailer.names import is_session_id
+from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import SessionEntry
 
@@ -103,7 +105,8 @@ class Sessions:
     def _load(self) -> dict[str, SessionEntry]:
         if self._entries is not None:
             return self._entries
-        entries = self._folder.read(self._path, dict[str, SessionEntry], {})
+        found = self._folder.read(self._path, dict[str, SessionEntry], {})
+        entries = {thread: _harmless(entry) for thread, entry in found.items()}
         for line in (self._folder.bytes_of(self._journal) or b"").split(b"\n"):
             change = _change(line)
             if change is None:
@@ -118,9 +121,17 @@ class Sessions:
 
 def _change(line: bytes) -> _Change | None:
     try:
-        return msgspec.json.decode(line.strip(b"\0"), type=_Change)
+        change = msgspec.json.decode(line.strip(b"\0"), type=_Change)
     except GARBLED:
         return None
+    return _Change(change.thread, _harmless(change.entry))
+
+
+def _harmless(entry: SessionEntry) -> SessionEntry:
+    """The file is the agent's to write, and another client's: what cannot be a session's id is none."""
+    if not entry.session_id or is_session_id(entry.session_id):
+        return entry
+    return msgspec.structs.replace(entry, session_id="", spent=Usage())
 
 
 def _last_used(entry: SessionEntry) -> float:

@@ -12,13 +12,16 @@ from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import is_turn_id
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import Phase, StopAsked, TurnProgress, TurnRecord
+from agent_mailer.state.records import Batched, Phase, StopAsked, TurnProgress, TurnRecord, is_sound
 from agent_mailer.turn_tools.folder import TurnFolder
 
 PROGRESS = "progress.json"
 STOP = "stop.json"
 SETTLED = "settled"
 """Marker file. Its loss in a power failure makes the settlement apply once more, which changes nothing."""
+
+STOPPING = "stopping"
+"""In the state folder while a watcher stops: whoever ends it then, ends its turns too, and none of them is to blame."""
 
 GONE = ".gone."
 """What the name of a turn begins with while its folder is being removed."""
@@ -28,7 +31,7 @@ MOST_OPEN = 65
 
 
 class OpenTurn(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the index; enough to find the message again should its turn.json be unreadable."""
+    """One line of the index; enough to find its messages again should its turn.json be unreadable."""
 
     turn_id: str
     msg_id: str
@@ -36,6 +39,12 @@ class OpenTurn(msgspec.Struct, frozen=True, omit_defaults=True):
     phase: Phase
     started_at: float
     envelope: Envelope
+    batch: tuple[Envelope, ...] = ()
+    """The other messages of a turn that was handed several."""
+
+    @property
+    def envelopes(self) -> tuple[Envelope, ...]:
+        return (self.envelope, *self.batch)
 
 
 class _Index(msgspec.Struct, omit_defaults=True):
@@ -48,6 +57,7 @@ class TurnStore:
     def __init__(self, folder: StateFolder) -> None:
         self._folder = folder
         self._index_path = folder.path / "inflight.json"
+        self._stopping = folder.path / STOPPING
         self._known: dict[str, OpenTurn] | None = None
 
     def path(self, turn_id: str) -> Path:
@@ -101,6 +111,18 @@ class TurnStore:
             return msgspec.json.decode(data, type=StopAsked)
         return None
 
+    def stop_begins(self) -> None:
+        """Durable when it returns."""
+        self._folder.disk.replace(self._stopping, b"", sync=Sync.FULL)
+
+    def stop_was_cut_off(self) -> bool:
+        """Whether the last watcher was ended while it stopped."""
+        return os.path.lexists(self._stopping)
+
+    def stop_is_over(self) -> None:
+        if self.stop_was_cut_off():
+            self._folder.disk.remove(self._stopping)
+
     def load(self, turn_id: str) -> TurnRecord | None:
         """None where there is no such turn or its record is damaged; OSError where it cannot be read just now."""
         with suppress(*GARBLED):
@@ -112,7 +134,7 @@ class TurnStore:
                 return None
             record = msgspec.json.decode(data, type=TurnRecord)
             # Its id becomes a path: only the folder's own name may.
-            return record if record.turn_id == turn_id else None
+            return record if record.turn_id == turn_id and is_sound(record) else None
         return None
 
     def is_settled(self, turn_id: str) -> bool:
@@ -243,8 +265,38 @@ class TurnStore:
 def _index_row(record: TurnRecord) -> OpenTurn:
     envelope = record.envelope
     started = record.started_at or record.claimed_at
-    return OpenTurn(record.turn_id, envelope.id, envelope.thread, record.phase, started, envelope)
+    batch = tuple(one.envelope for one in record.batch)
+    return OpenTurn(record.turn_id, envelope.id, envelope.thread, record.phase, started, envelope, batch)
 
 
 def encode_record(record: TurnRecord) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def shares(record: TurnRecord) -> tuple[TurnRecord, ...]:
+    """The turn as each of its messages sees it, its own first: that one has what is the turn's as a whole."""
+    return (record, *(_beside(record, other) for other in record.batch))
+
+
+def share_of(record: TurnRecord, message_id: str) -> TurnRecord:
+    """The turn as this message of its batch sees it; as its own does where that is none."""
+    return next((one for one in shares(record) if one.envelope.id == message_id), record)
+
+
+def ids_of(record: TurnRecord) -> frozenset[str]:
+    """Of all the messages that the turn was handed."""
+    return frozenset((record.envelope.id, *(one.envelope.id for one in record.batch)))
+
+
+def _beside(record: TurnRecord, other: Batched) -> TurnRecord:
+    return msgspec.structs.replace(
+        record,
+        envelope=other.envelope,
+        digest=other.digest,
+        route=other.route,
+        settlement=other.settlement,
+        attempt=1,
+        starts=1,
+        rerun=None,
+        batch=(),
+    )

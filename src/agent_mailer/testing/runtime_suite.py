@@ -148,7 +148,7 @@ class RuntimeSuite:
                 assert not runtime.judge(_evidence(tmp_path, Observation(), end)).outcome.settles, end
 
     def test_the_command_is_an_absolute_program_in_the_workdir(self, runtime: Runtime, tmp_path: Path) -> None:
-        for session_id in (None, "session-1"):
+        for session_id in (None, "5e550001-0000-4000-8000-000000000001"):
             request = self.request_for(tmp_path, session_id)
             launch = runtime.command(request)
             assert Path(launch.argv[0]).is_absolute()

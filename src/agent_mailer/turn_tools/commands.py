@@ -33,23 +33,33 @@ def current_turn(environ: Mapping[str, str]) -> AgentMail | None:
 
 
 class AgentMail:
-    """What an agent can do with the one mail its turn is for. Every method may raise TurnOver."""
+    """What an agent can do with the mail that its turn is for. Every method may raise TurnOver."""
 
     def __init__(self, folder: TurnFolder, clock: Clock | None = None) -> None:
         self._folder = folder
         self._clock = clock or SystemClock()
 
     def message(self, name: str | None = None) -> Message:
-        """The turn's message; raises UsageFault where `name` names another."""
-        message = self._folder.message()
-        known = message.envelope.id
-        if name and name != prompt_word(known, "message") and not known.startswith(name):
-            raise UsageFault(
-                "other_message",
-                f"this turn is for the message {printable(known)}, not {printable(name)}",
-                "agent-mailer mail read",
-            )
-        return message
+        """The turn's message, or the one of several that is meant; raises UsageFault where `name` names another."""
+        messages = self._folder.messages()
+        if not name:
+            return messages[0]
+        ids = [message.envelope.id for message in messages]
+        exact = [n for n, known in enumerate(ids) if name in (known, prompt_word(known, "message"))]
+        meant = exact or [n for n, known in enumerate(ids) if known.startswith(name)]
+        if len(meant) != 1:
+            these = f"message {printable(ids[0])}" if len(ids) == 1 else f"messages {', '.join(map(printable, ids))}"
+            which = "more than one of them begins so" if meant else f"not {printable(name)}"
+            raise UsageFault("other_message", f"this turn is for the {these}, {which}", "agent-mailer mail read")
+        return messages[meant[0]]
+
+    def messages(self) -> Sequence[Message]:
+        """All that the turn was handed, oldest first."""
+        return self._folder.messages()
+
+    def _about(self, name: str | None) -> str:
+        """Where the turn was handed several messages, the id of the one that is meant."""
+        return self.message(name).envelope.id if name and len(self._folder.messages()) > 1 else ""
 
     def fate_of_question(self) -> str:
         """What becomes of the question of a blocked turn."""
@@ -75,10 +85,13 @@ class AgentMail:
     def contacts(self) -> Sequence[Contact]:
         return self._folder.contacts()
 
-    def reply(self, body: str, *, subject: str = "", kind: Kind | None = None, now: bool = False) -> Staged:
-        """Stage an answer to the sender; `now`: it leaves while the turn still runs.
+    def reply(
+        self, body: str, *, subject: str = "", kind: Kind | None = None, now: bool = False, message: str | None = None
+    ) -> Staged:
+        """Stage an answer to the sender; `now`: it leaves while the turn still runs. In a turn that was handed several
+        messages it answers `message`, or each that has no answer of its own.
 
-        Raises UsageFault without text, and where no answer can be delivered.
+        Raises UsageFault without text, for a message of no such name, and where no answer can be delivered.
         """
         _require_text(body)
         if why := self._folder.facts().no_way:
@@ -87,14 +100,25 @@ class AgentMail:
                 f"no answer to this mail can be delivered: {why}",
                 "say so in your last words; to write to somebody else: agent-mailer mail contacts",
             )
-        return self._stage(Draft("", Action.REPLY, 0.0, subject=subject, body=body, kind=kind), now=now)
+        about = self._about(message)
+        return self._stage(Draft("", Action.REPLY, 0.0, subject=subject, body=body, kind=kind, about=about), now=now)
 
     def forward(
-        self, to: Sequence[str], body: str = "", *, subject: str = "", kind: Kind | None = None, now: bool = False
+        self,
+        to: Sequence[str],
+        body: str = "",
+        *,
+        subject: str = "",
+        kind: Kind | None = None,
+        now: bool = False,
+        message: str | None = None,
     ) -> Staged:
-        """Stage the turn's message for somebody else, below `body`. Raises UsageFault for an unknown recipient."""
-        recipients = self._known(to)
-        draft = Draft("", Action.FORWARD, 0.0, to=recipients, subject=subject, body=body, kind=kind)
+        """Stage the turn's message (`message`, or the first) for somebody else, below `body`.
+
+        Raises UsageFault for an unknown recipient.
+        """
+        recipients, about = self._known(to), self._about(message)
+        draft = Draft("", Action.FORWARD, 0.0, to=recipients, subject=subject, body=body, kind=kind, about=about)
         return self._stage(draft, now=now)
 
     def send(
@@ -113,15 +137,17 @@ class AgentMail:
     ) -> Staged:
         """Stage a message of its own.
 
-        Raises UsageFault for an unknown recipient, without text, or for refs and a context that the mailbox cannot
-        carry.
+        Raises UsageFault for an unknown recipient, without text, or for labels, refs and a context that the mailbox
+        cannot carry.
         """
         _require_text(body)
-        recipients = self._known(to)
-        if (refs or context) and not self._folder.facts().carries_context:
+        recipients, facts = self._known(to), self._folder.facts()
+        if (refs or context) and not facts.carries_context:
             raise UsageFault(
                 "not_carried", "mail at a broker has no place for refs and context", "put it into the text"
             )
+        if labels and not facts.carries_marks:
+            raise UsageFault("not_carried", "this broker has no place for labels", "put them into the text")
         draft = Draft(
             "",
             Action.SEND,
@@ -172,6 +198,12 @@ class AgentMail:
         if not text.strip():
             raise UsageFault("empty_note", "a note without text would wipe what is known", "give the whole new note")
         self._folder.message()  # a turn that is over says so
+        if scope is NoteScope.GLOBAL and self._folder.facts().global_note_fixed:
+            raise UsageFault(
+                "note_fixed",
+                "the global note is not changed by turns here (memory_global)",
+                "write the note of this thread, or ask for it in your answer",
+            )
         self._folder.write_note(NoteWrite(scope, text))
 
     def _stage(self, draft: Draft, *, now: bool) -> Staged:
@@ -189,9 +221,10 @@ class AgentMail:
             raise UsageFault("no_recipient", "there is no recipient", "name at least one address")
         mail = self._folder.mail()
         contacts = [contact.address for contact in mail.contacts]
-        origin = mail.message
+        origins = (mail.message, *mail.batch)
         # Whoever writes from elsewhere is not the one who is called so here.
-        answered = {origin.reply_to, "" if origin.envelope.reply_to else origin.envelope.sender}
+        answered = {origin.reply_to for origin in origins}
+        answered |= {origin.envelope.sender for origin in origins if not origin.envelope.reply_to}
         fine = {*contacts, *(() if mail.facts.no_way else answered)} - {""}
         whole = [_whole(address, fine) for address in to]
         unknown = [address for address in whole if address not in fine]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import site
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,13 +22,20 @@ from agent_mailer.names import prompt_word
 
 OUTBOX = "outbox"
 SEALED = "outbox.sealed"
+TURN_TMP = "tmp"
+"""What a confined turn has for temporary files."""
 MAIL = "mail.json"
 MESSAGE_TEXT = "message.md"
 URGENT = "urgent.json"
 MOST_URGENT = 10
+BETWEEN = f"\n\n{'-' * 72}\n"
+"""Between two messages, for who reads."""
+
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
+NOTE_COPY = "note-{}.md"
+DOCUMENTS = "documents.json"
 MAX_NOTE_BYTES = 256 * 1024
 """A note is read whole at the start of every turn."""
 
@@ -36,6 +44,11 @@ MOST_BYTES = 64 * 1024 * 1024
 
 _GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _YEAR_10000 = 253_402_300_800.0
+
+
+# The server starts in the workdir: no module that the agent has put there, or where its HOME is, may become ours.
+# An installation in the user's own site needs that one.
+_ISOLATED = "-EP" if site.ENABLE_USER_SITE and __file__.startswith(site.getusersitepackages()) else "-I"
 
 
 class TurnOver(MailerError):
@@ -53,15 +66,18 @@ class Facts(msgspec.Struct, frozen=True):
     no_way: str = ""
     """Why no answer to the message can be delivered; empty where one can."""
     carries_context: bool = False
+    carries_marks: bool = True
+    global_note_fixed: bool = False
 
 
 class TurnMail(msgspec.Struct, frozen=True):
-    """`mail.json`: all that the tools read."""
+    """`mail.json`: all that the tools read. `batch`: the further messages of a turn that was handed several."""
 
     facts: Facts
     message: Message
     thread: tuple[Message, ...]
     contacts: tuple[Contact, ...]
+    batch: tuple[Message, ...] = ()
 
 
 class UrgentMail(msgspec.Struct, frozen=True):
@@ -122,7 +138,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def server(self, workdir: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         """How the mail tools over this folder are started: the MCP server's argv, and what its environment needs."""
-        argv = (sys.executable, "-m", "agent_mailer.turn_tools.mcp", str(self.path))
+        argv = (sys.executable, _ISOLATED, "-m", "agent_mailer.turn_tools.mcp", str(self.path))
         return argv, {"AGENT_MAILER_TURN_DIR": str(self.path), "AGENT_MAILER_WORKDIR": str(workdir)}
 
     def prepare(
@@ -132,15 +148,17 @@ class TurnFolder(msgspec.Struct, frozen=True):
         contacts: Sequence[Contact],
         facts: Facts,
         notes: Mapping[NoteScope, bytes] | None = None,
+        batch: Sequence[Message] = (),
     ) -> None:
         """Put the mail, and copies of the notes, where the agent's tools find them.
 
         Nothing here is needed after a crash: recovery writes it again.
         """
         self.disk.make_directory(self.path / OUTBOX)
-        mail = TurnMail(facts, message, tuple(thread), tuple(contacts))
+        mail = TurnMail(facts, message, tuple(thread), tuple(contacts), tuple(batch))
         self.disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
-        self.disk.overwrite(self.path / MESSAGE_TEXT, as_text(message).encode("utf-8", "replace"))
+        text = BETWEEN.join(as_text(one) for one in (message, *batch))
+        self.disk.overwrite(self.path / MESSAGE_TEXT, text.encode("utf-8", "replace"))
         for scope, content in (notes or {}).items():
             self.disk.overwrite(self.note_copy(scope), content)
 
@@ -156,6 +174,11 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def message(self) -> Message:
         return self.mail().message
+
+    def messages(self) -> tuple[Message, ...]:
+        """All that the turn was handed, oldest first."""
+        mail = self.mail()
+        return (mail.message, *mail.batch)
 
     def thread(self) -> tuple[Message, ...]:
         return self.mail().thread
@@ -194,7 +217,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def note_copy(self, scope: NoteScope) -> Path:
         """The note as it was when the turn began; longer than MAX_NOTE_BYTES where only its beginning was copied."""
-        return self.path / f"note-{scope}.md"
+        return self.path / NOTE_COPY.format(scope)
 
     def note(self, scope: NoteScope) -> bytes:
         """The note as this turn knows it: what it has written itself, else the copy; nothing where there is none."""
@@ -222,6 +245,8 @@ class TurnFolder(msgspec.Struct, frozen=True):
     def seal(self) -> Sealed:
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
+        with suppress(OSError):
+            self._clear_tmp()
         for path in (outbox, sealed):
             if path.is_symlink() or (path.exists() and not path.is_dir()):
                 self._put_away(path)
@@ -255,12 +280,17 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
-        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT):
+        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS):
             self.disk.remove(self.path / name)
         for scope in NoteScope:
             self.disk.remove(self.note_copy(scope))
         self.disk.remove_tree(self.path / SEALED)
         self.disk.remove_tree(self.path / OUTBOX)
+        self._clear_tmp()
+
+    def _clear_tmp(self) -> None:
+        _make_ours(self.path / TURN_TMP)
+        self.disk.remove_tree(self.path / TURN_TMP)
 
     def _put(self, name: str, content: bytes) -> None:
         try:
@@ -297,6 +327,17 @@ def as_text(message: Message) -> str:
 
 def _content(draft: Draft) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(draft, key="", created=0.0))
+
+
+def _make_ours(folder: Path) -> None:
+    """Open what an agent has shut, as package managers do with their caches: nobody could remove it otherwise."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    folder.chmod(0o700)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _make_ours(Path(entry.path))
 
 
 def _names(folder: Path) -> list[str]:

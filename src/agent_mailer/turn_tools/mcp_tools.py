@@ -29,6 +29,7 @@ To = Annotated[list[str], Meta(min_length=1, description="Addresses as list_cont
 Now = Annotated[bool, Meta(description="true: it leaves at once, as news of progress, even if this turn fails later.")]
 KindOf = Annotated[Kind | UnsetType, Meta(description="What the message is for, if one of these fits.")]
 Subject = Annotated[str, Meta(description="The subject. Left out, it is that of the mail.")]
+Which = Annotated[str, Meta(description="Only in a turn that is for several mails: the id of the one that is meant.")]
 
 
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,9 +45,13 @@ class ReadMessage(Call, frozen=True):
     """
 
     offset: Offset = 0
+    message: Which = ""
 
     def run(self, mail: AgentMail) -> str:
-        return framed_message(mail.message(), self.offset)
+        messages = mail.messages()
+        if len(messages) > 1 and not self.message:
+            return framed_thread(messages, self.offset, "this turn")
+        return framed_message(mail.message(self.message), self.offset)
 
 
 class ReadThread(Call, frozen=True):
@@ -76,9 +81,11 @@ class Reply(Call, frozen=True):
     subject: Subject = ""
     kind: KindOf = UNSET
     now: Now = False
+    message: Which = ""
 
     def run(self, mail: AgentMail) -> str:
-        return _told(mail.reply(self.body, subject=self.subject, kind=self.kind or None, now=self.now), now=self.now)
+        staged = mail.reply(self.body, subject=self.subject, kind=self.kind or None, now=self.now, message=self.message)
+        return _told(staged, now=self.now)
 
 
 class Forward(Call, frozen=True):
@@ -87,9 +94,10 @@ class Forward(Call, frozen=True):
     to: To
     body: Annotated[str, Meta(description="Your own words above the mail: what you want of the reader.")] = ""
     now: Now = False
+    message: Which = ""
 
     def run(self, mail: AgentMail) -> str:
-        return _told(mail.forward(self.to, self.body, now=self.now), now=self.now)
+        return _told(mail.forward(self.to, self.body, now=self.now, message=self.message), now=self.now)
 
 
 class Send(Call, frozen=True):
@@ -293,13 +301,13 @@ def framed_message(message: Message, offset: int) -> str:
     return f"{head}\n\n=== {mark}: mail begins\n{body}\n=== {mark}: mail ends\n{rest}"
 
 
-def framed_thread(messages: Sequence[Message], offset: int) -> str:
+def framed_thread(messages: Sequence[Message], offset: int, of: str = "this thread") -> str:
     """One page of the messages, oldest first. Raises UsageFault where `offset` lies behind their end."""
     mark, count = _mark(), len(messages)
     text = "\n\n".join(f"=== {mark}: mail {n} of {count}\n{as_text(m)}" for n, m in enumerate(messages, 1))
     body, rest = page(text, offset)
     head = (
-        f"The {count} mails of this thread, oldest first. Each begins with a line marked {mark} and was written by "
+        f"The {count} mails of {of}, oldest first. Each begins with a line marked {mark} and was written by "
         f"the one whom the From line below that names. {_WEIGH}"
     )
     return f"{head}\n\n{body}\n=== {mark}: end\n{rest}"

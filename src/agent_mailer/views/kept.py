@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.names import memory_file, one_of, pick
+from agent_mailer.names import memory_file, one_of, pick, printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.held import Guard
-from agent_mailer.state.stuck import StuckKind, split_key
+from agent_mailer.state.stuck import StuckEntry, StuckKind, split_key
 from agent_mailer.views.values.history import (
     AttemptView,
     DeadLetterView,
     HeldView,
     LimitView,
+    NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_READ = 4 * 1024 * 1024
 NOTES = "agent-mailer memory ls"
+STUCK = "agent-mailer stuck list"
 
 
 def sessions(state: State) -> dict[str, SessionView]:
@@ -134,6 +136,28 @@ def stuck_targets(state: State) -> dict[str, str]:
     return found | {entry.key: f"{entry.kind} {entry.key}" for entry in state.stuck.all()}
 
 
+def dead_letter(state: State, message_id: str) -> DeadLetterView | None:
+    letter = state.dead_letters.find(message_id)
+    return _dead_letter(letter) if letter is not None else None
+
+
+def one_stuck(state: State, typed: str) -> StuckView:
+    """The one whose key is, begins or ends so; of the others no more is read. Raises MailerError, UsageFault."""
+    targets = stuck_targets(state)
+    kind, _, key = targets[pick(typed, targets, "stuck thing", STUCK)].partition(" ")
+    letter = state.dead_letters.find(key) if kind == StuckKind.GIVEN_UP else None
+    if letter is not None:
+        return _given_up(letter)
+    if kind == StuckKind.NOT_SENT:
+        view = _not_sent(state, key)
+    else:
+        entry = state.stuck.get(StuckKind(kind), key)
+        view = _waits(entry) if entry is not None else None
+    if view is None:
+        raise MailerError("unknown", f"{printable(key)} is stuck no longer", STUCK)
+    return view
+
+
 def stuck(state: State, reason: str | None = None, limit: int = 0) -> list[StuckView]:
     """The newest `limit` (0 = all), the newest at the end. Raises UsageFault for no reason."""
     wanted = reason_of(reason)
@@ -143,11 +167,13 @@ def stuck(state: State, reason: str | None = None, limit: int = 0) -> list[Stuck
     if wanted in (None, StuckKind.NOT_SENT):
         found += filter(None, (_not_sent(state, key) for key in state.unsent.all()[-limit:]))
     entries = [entry for entry in state.stuck.all() if wanted in (None, entry.kind)]
-    found += [
-        StuckView(e.key, e.kind.value, e.why, e.at, e.message_id or e.locator.removesuffix(".md"), e.thread, e.sender)
-        for e in entries[-limit:]
-    ]
+    found += map(_waits, entries[-limit:])
     return sorted(found, key=lambda view: view.at)[-limit:]
+
+
+def _waits(entry: StuckEntry) -> StuckView:
+    name = entry.message_id or entry.locator.removesuffix(".md")
+    return StuckView(entry.key, entry.kind.value, entry.why, entry.at, name, entry.thread, entry.sender)
 
 
 def _given_up(letter: DeadLetter) -> StuckView:
@@ -192,6 +218,21 @@ def notes(folder: Path) -> list[NoteView]:
     files = [file for file in folder.iterdir() if file.suffix == ".md"] if folder.is_dir() else []
     found = [(file.stem, file.lstat()) for file in files if not file.name.startswith(".")]
     return [NoteView(name, stat.st_size, stat.st_mtime) for name, stat in sorted(found)]
+
+
+def note_changes(place: Workplace, thread: str | None = None) -> list[NoteChangeView]:
+    """Those that are known, newest first; with `thread` of its note alone. Raises UsageFault for an empty thread."""
+    note = note_path(place, thread).name if thread is not None else ""
+    return [
+        NoteChangeView(one.id, one.note, one.at, one.how, one.turn_id, one.thread, one.sender, one.before, one.after)
+        for one in place.state.notes.history.all(note)
+    ]
+
+
+def note_change(place: Workplace, typed: str) -> NoteChangeView:
+    """The change called so, by a beginning or end that only it has. Raises UsageFault."""
+    known = {one.id: one for one in note_changes(place)}
+    return known[pick(typed, known, "change of a note", "agent-mailer memory log")]
 
 
 def note_text(place: Workplace, thread: str | None) -> NoteTextView:

@@ -30,6 +30,9 @@ QUEUE_SHOWN = 5
 READ = 500
 """So many of the oldest files are read; of the rest the names are counted."""
 
+OPENED = 100
+"""So many of the files that another reader may have taken."""
+
 READ_AT_BROKER = 100
 BROKER_SECONDS = 3.0
 
@@ -74,15 +77,42 @@ def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> Mail
     from agent_mailer.mailbox.port import Envelope
 
     names = sorted(name for name in os.listdir(folder) if is_message_name(name))
+    elsewhere = _taken_by_others(place, folder.with_name("cur"), ours)
     if not names:
-        return MailboxView("maildir", place.handle, str(root))
+        return MailboxView("maildir", place.handle, str(root), elsewhere=elsewhere)
     read = list(read_names(folder, names[:READ]))
     waiting = _candidates(place, [found for found in read if isinstance(found, Envelope)], ours)
     others = {name.removesuffix(".md") for name in names[READ:]} - ours
     more = len(others - place.state.processed.among(others))
     unreadable = sum(not isinstance(found, Envelope) for found in read)
     queue = _oldest(waiting, place.clock.now())
-    return MailboxView("maildir", place.handle, str(root), len(waiting) + more, unreadable, queue=queue)
+    return MailboxView(
+        "maildir", place.handle, str(root), len(waiting) + more, unreadable, queue=queue, elsewhere=elsewhere
+    )
+
+
+def _taken_by_others(place: Workplace, folder: Path, ours: set[str]) -> int:
+    """How many messages in `cur` this watcher never had: another reader took them, or a mail program moved them."""
+    from agent_mailer.mailbox.maildir.listing import Listed, is_message_name, read_envelope
+    from agent_mailer.mailbox.port import Envelope
+
+    # Other programs add flags to a name: `….md:2,S`.
+    try:
+        names = {name.partition(":2,")[0].removesuffix(".md"): name for name in os.listdir(folder) if ".md" in name}
+    except OSError:
+        return 0
+    known = place.state.processed
+    left = names.keys() - ours - known.among(names.keys() - ours)
+    renamed = 0
+    for stem in sorted(left)[:OPENED]:
+        path = folder / names[stem]
+        with suppress(OSError, MailerError):
+            # A name need not be the id.
+            found = (
+                read_envelope(Listed(str(path), f"{stem}.md", path.lstat())) if is_message_name(stem + ".md") else None
+            )
+            renamed += isinstance(found, Envelope) and (found.id in ours or found.id in known)
+    return len(left) - renamed
 
 
 def _candidates(place: Workplace, listed: list[Envelope], ours: set[str]) -> list[Envelope]:
@@ -174,7 +204,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     trouble = (state.trouble.read() or seen_from_outside(place.folder.path, now)) if watcher.running else None
     pause, today = state.pause.read(), state.usage.today()
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
-    busy = {turn.msg_id for turn in open_turns}
+    busy = {envelope.id for turn in open_turns for envelope in turn.envelopes}
     retries = [entry for entry in state.retries.all() if entry.envelope.id not in busy]
     mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in retries})
     # Whoever has answered is waited for no longer, though the answer waits.
@@ -220,6 +250,8 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         ),
         next_wake=None,
         stuck=stuck_counts(state),
+        sandbox=place.config.sandbox.kind.value,
+        untrusted=place.trust.verdict.changed,
         held=held_counts(state),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
@@ -233,6 +265,7 @@ def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
         turn.envelope.sender,
         turn.phase.value,
         round(now - turn.started_at, 1),
+        batch=tuple(envelope.id for envelope in turn.batch),
     )
     progress = place.state.turns.progress(turn.turn_id)
     if progress is None:
@@ -251,7 +284,7 @@ def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
 def watcher_of(place: Workplace) -> view.WatcherView:
     """Who holds the lock, also where that is another client, which writes down no more than a number."""
     from agent_mailer.checks.machine import flock_holder
-    from agent_mailer.process.handle import read_stat, runs_for
+    from agent_mailer.processes import read_stat, runs_for
     from agent_mailer.state.lock import holder_of
 
     path = place.folder.path / ".lock"

@@ -14,6 +14,7 @@ from agent_mailer.errors import MailerError
 from agent_mailer.names import printable
 from agent_mailer.people.port import MessageState, Report, Sent
 from agent_mailer.state.records import ItemState
+from agent_mailer.state.turns import ids_of
 from agent_mailer.views.local import place_at, watcher_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def standing_in(workdir: Path | None, message_id: str, thread: str) -> Report | 
 def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
     state = place.state
     running = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
-    ours = next((turn for turn in running if turn.msg_id == message_id), None)
+    ours = next((turn for turn in running if any(one.id == message_id for one in turn.envelopes)), None)
     obstacle = _obstacle(place)
     if ours is not None:
         return _in_work(place, ours, obstacle)
@@ -137,7 +138,8 @@ def _settled(place: Workplace, message_id: str) -> Report:
     record = _turn_of(place, message_id)
     if record is None or record.settlement is None:
         return Report(MessageState.DONE, "is done with it")
-    items = record.settlement.items
+    about = "" if record.envelope.id == message_id else message_id
+    items = [item for item in record.settlement.items if item.about == about]
     refused = next((item for item in items if item.state is ItemState.REFUSED), None)
     if refused is not None:
         return Report(
@@ -152,7 +154,7 @@ def _settled(place: Workplace, message_id: str) -> Report:
 def _turn_of(place: Workplace, message_id: str) -> TurnRecord | None:
     turns = place.state.turns
     found = (turns.load(turn_id) for turn_id in turns.newest_settled(NEWEST))
-    return next((record for record in found if record is not None and record.envelope.id == message_id), None)
+    return next((record for record in found if record is not None and message_id in ids_of(record)), None)
 
 
 def _moment(moment: float, place: Workplace, word: str = "at") -> str:

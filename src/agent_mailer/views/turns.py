@@ -19,6 +19,7 @@ from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE
 from agent_mailer.process.output import LineFramer, OutputTail, tail_text
 from agent_mailer.runtimes.port import Event, Progress, Result, Runtime
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
+from agent_mailer.state.turns import shares
 from agent_mailer.views.log import parse
 from agent_mailer.views.values.history import (
     MessageView,
@@ -78,7 +79,7 @@ def spent(turns: Iterable[TurnView]) -> SpentView:
 
 def find_thread(state: State, typed: str) -> str:
     """The thread whose name begins so, or that of the message whose id does. Raises MailerError, UsageFault."""
-    messages = {record.envelope.id: record.envelope.thread for record in _records(state)}
+    messages = {one.envelope.id: one.envelope.thread for record in _records(state) for one in shares(record)}
     messages |= {entry.envelope.id: entry.envelope.thread for entry in state.retries.all()}
     messages |= {letter.msg_id: letter.thread_id for letter in state.dead_letters.all()}
     threads = [thread for thread, entry in state.sessions.all() if entry.session_id]
@@ -102,7 +103,8 @@ def thread_story(place: Workplace, thread: str) -> ThreadView:
         problem = "" if fault.code == "unknown" else fault.message
     records = [record for record in _records(state) if record.envelope.thread == thread]
     listed = {message.envelope.id for message in messages}
-    unlisted = {r.envelope.id: Message(r.envelope) for r in records if r.envelope.id not in listed}
+    known = [one.envelope for record in records for one in shares(record)]
+    unlisted = {envelope.id: Message(envelope) for envelope in known if envelope.id not in listed}
     turns = tuple(_whole(state, record) for record in records)
     return ThreadView(
         thread=thread,
@@ -203,6 +205,7 @@ def _turn(state: State, record: TurnRecord) -> TurnView:
         output_tokens=usage.output_tokens if usage else None,
         cost_usd=usage.cost_usd if usage else None,
         claimed_at=record.claimed_at,
+        batch=tuple(one.envelope.id for one in record.batch),
     )
 
 

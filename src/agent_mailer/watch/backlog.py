@@ -25,9 +25,8 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import RetryEntry
-from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.given_up import revival, take_up_again
 from agent_mailer.watch.guards.holding import Stop, question_of
-from agent_mailer.watch.requests import PUT_BACK, apply, revival
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan, wants_answer
 
@@ -182,7 +181,7 @@ def see(
             actions.append(SetAside(envelope))
         else:
             actions.append(Revive(envelope))
-            candidates.append(Candidate(envelope, revival(state, envelope.id, put_back=True)))
+            candidates.append(Candidate(envelope, revival(state, envelope.id)))
     if len(listing.envelopes) < LIST_LIMIT:
         # Somebody else has taken them.
         actions += [DropRetry(message_id) for message_id in listed_only]
@@ -219,6 +218,8 @@ class Doer:
     async def do(self, actions: Sequence[Action]) -> set[str]:
         """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
         state = self._room.state
+        if state.stuck.waiting and state.stuck.unheard:
+            await self._room.stuck.tell_unheard()
         none_to_run: set[str] = set()
         stops = [action.stop for action in actions if isinstance(action, Hold)]
         self.taken = await self._room.held.hold(stops) if stops else 0
@@ -240,7 +241,7 @@ class Doer:
                     if await self._room.stuck.was_another(envelope):
                         none_to_run.add(envelope.id)
                     else:
-                        apply(state, Request(Verb.DEAD_LETTER_RETRY, (envelope.id,), reason=PUT_BACK))
+                        take_up_again(state, (envelope.id,), put_back=True)
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
                 case Strand(envelope=envelope, why=why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -36,6 +37,8 @@ HISTORY_KEPT = 20
 MAX_WORDS = 256 * 1024
 """Bytes of an agent's final words that are sent."""
 
+REST_GONE = "the rest is not kept (keep_transcripts = 0)"
+
 
 class TurnEnd(msgspec.Struct, frozen=True):
     """All that a settlement is decided from. `answered`: the thread shows a message of ours since the claim."""
@@ -56,6 +59,9 @@ class TurnEnd(msgspec.Struct, frozen=True):
     """A person stopped the turn."""
     address: str = ""
     """The agent's own."""
+    shared: bool = False
+    """The turn was handed several messages; `mark` tells what is written for this one from what is for the others."""
+    mark: str = ""
 
     def then(self, outcome: Outcome) -> AfterStop | None:
         """What a person wants instead of a retry. A turn that ended well in spite of him has ended well."""
@@ -75,6 +81,9 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     then = end.then(judgement.outcome)
     if then is not None:
         decision = RetryDecision(Step.SETTLE, attempts)
+    elif end.shared and decision.step is Step.GIVE_UP:
+        # Whose fault it was, a turn of its own shows.
+        decision = RetryDecision(Step.RETRY, decision.attempts, end.now)
     attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now)
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
@@ -96,7 +105,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         retry=retry,
         dead=dead,
         pause=decide_pause(judgement, end.pause, end.now, end.jitter),
-        question=_asked(end, judgement.outcome),
+        question=_asked(end, judgement.outcome, policy),
         notes=end.sealed.notes if judgement.outcome.settles else (),
     )
 
@@ -155,52 +164,63 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     # What a turn staged leaves only when it ended well; what was asked to leave at once has left already.
     drafts = [draft for draft in end.sealed.drafts if outcome.settles or draft.at_once]
     if wants_auto_reply(end, outcome, policy) and not end.answered:
-        body = _bounded(judgement.final_text.strip(), end.record.turn_id)
-        drafts.append(Draft("auto-reply", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
+        body = _bounded(judgement.final_text.strip(), end, policy)
+        drafts.append(Draft(f"auto-reply{end.mark}", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
     asked = end.sealed.finish is not None and bool(end.sealed.finish.question.strip())
     # News of progress asks nobody.
     if outcome is Outcome.BLOCKED and (asked or all(draft.at_once for draft in drafts)):
-        drafts.append(Draft("question", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
+        drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=_question(end, policy), kind=Kind.QUESTION))
     then = end.then(outcome)
     if then is AfterStop.ASK:
-        drafts.append(Draft("question", Action.REPLY, now, body=_asked(end, outcome), kind=Kind.QUESTION))
+        drafts.append(
+            Draft(f"question{end.mark}", Action.REPLY, now, body=_asked(end, outcome, policy), kind=Kind.QUESTION)
+        )
     if then is AfterStop.DROP and end.origin.envelope.automatic is not Automatic.NOTICE:
         why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
         body = f"This message was dropped by hand; it will not be worked on.{why}"
-        drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
+        drafts.append(
+            Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
+        )
     if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
         body = (
             "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
             f"Reason: {why} ({outcome})\nLast error: {printable(judgement.detail, 300) or 'none reported'}\n\n"
             f"To have it tried again, on the agent's machine: agent-mailer dead-letter retry {end.origin.envelope.id}"
         )
-        drafts.append(Draft("notice", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE))
+        drafts.append(
+            Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
+        )
     return drafts
 
 
-def _asked(end: TurnEnd, outcome: Outcome) -> str:
+def _asked(end: TurnEnd, outcome: Outcome, policy: WatchPolicy) -> str:
     """What the thread waits for now, if anything."""
     if end.then(outcome) is AfterStop.ASK:
         why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
         return f"The work on this message was stopped by hand before its end.{why}\n\nHow is it to go on?"
-    return _question(end) if outcome is Outcome.BLOCKED else ""
+    return _question(end, policy) if outcome is Outcome.BLOCKED else ""
 
 
-def _question(end: TurnEnd) -> str:
+def _question(end: TurnEnd, policy: WatchPolicy) -> str:
     note = end.sealed.finish
     asked = note.question if note is not None else ""
     words = asked.strip() or end.judgement.final_text.strip() or end.judgement.detail or "The agent needs a decision."
-    return _bounded(words, end.record.turn_id)
+    return _bounded(words, end, policy)
 
 
-def _bounded(words: str, turn_id: str) -> str:
+def _bounded(words: str, end: TurnEnd, policy: WatchPolicy) -> str:
     encoded = words.encode("utf-8", "replace")
     if len(encoded) <= MAX_WORDS:
         return words
     cut = encoded[:MAX_WORDS].decode("utf-8", "ignore")
-    return (
-        f"{cut}\n\n[cut here, after {MAX_WORDS} of {len(encoded)} bytes; the whole is in the output of turn {turn_id}]"
-    )
+    whole = f"the whole is in the output of turn {end.record.turn_id}" if policy.keep_transcripts else REST_GONE
+    return f"{cut}\n\n[cut here, after {MAX_WORDS} of {len(encoded)} bytes; {whole}]"
+
+
+def mark_of(message_id: str) -> str:
+    """What the key of an item for a further message of a batch ends with; nothing for the turn's own."""
+    digest = hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"-{digest}" if message_id else ""
 
 
 def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:

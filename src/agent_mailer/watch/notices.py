@@ -84,6 +84,21 @@ def of_unsent(record: TurnRecord, settlement: Settlement) -> Notice | None:
     )
 
 
+def of_documents(record: TurnRecord, now: float) -> Notice:
+    """That files which tell agents what to do changed while this turn ran."""
+    envelope = record.envelope
+    return Notice(
+        id=f"{NoticeKind.INSTRUCTIONS}-{record.turn_id}",
+        kind=NoticeKind.INSTRUCTIONS,
+        at=now,
+        reason="changed",
+        turn_id=record.turn_id,
+        message_id=envelope.id,
+        thread=envelope.thread,
+        sender=envelope.sender,
+    )
+
+
 def worth_telling(pause: Pause) -> bool:
     """Whether a person is told of it now. One by hand has a hand that knows; one met elsewhere is told there."""
     if pause.reason is PauseReason.BY_HAND or pause.elsewhere:
@@ -127,11 +142,17 @@ class Notices:
         self._tasks: list[asyncio.Task[None]] = []
         troubles.listen(self.wake)
 
-    def settled(self, record: TurnRecord, settlement: Settlement) -> None:
+    def settled(self, record: TurnRecord) -> None:
         """Remember what this turn has to tell, once however often it is called. Raises OSError."""
+        settlement = record.settlement
+        assert settlement is not None
         for notice in (of_settlement(record, settlement), of_unsent(record, settlement)):
             if notice is not None:
                 self._tell_of(notice)
+
+    def tell(self, notice: Notice) -> None:
+        """Remember to tell of it, once however often it is called. Raises OSError."""
+        self._tell_of(notice)
 
     def _stuck(self, entry: StuckEntry) -> None:
         """Remember to tell of it, once however often it is called. Raises OSError."""

@@ -9,7 +9,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
 from agent_mailer.names import is_turn_id, printable
 from agent_mailer.state import State
-from agent_mailer.state.records import AfterStop, Pause, PauseReason, RetryEntry, StopAsked, TurnRecord
+from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.guards.holding import carry_out
@@ -19,9 +19,6 @@ MOST_AT_ONCE = 1000
 """So many are taken up by one request: the watcher's loop stands still meanwhile."""
 
 LINES = 50
-
-PUT_BACK = "put back"
-"""The reason of a dead letter's retry that its mailbox asked for."""
 
 
 def apply_waiting(state: State, mailbox: Mailbox | None = None) -> bool:
@@ -53,59 +50,6 @@ def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Ans
     return answer
 
 
-def revival(state: State, message_id: str, *, put_back: bool = False) -> RetryEntry | None:
-    """The retry with which a message that was given up runs again; None where none is known. Writes nothing.
-
-    `put_back`: because its mailbox lists it, and no command asks.
-    """
-    letter = state.dead_letters.find(message_id)
-    if letter is None or letter.envelope is None:
-        return None
-    turns = _settled_turns(state, message_id)
-    revision = max((turn.rerun.revision + 1 if turn.rerun is not None else 1 for turn in turns), default=0)
-    times = letter.put_back + 1 if put_back else 0
-    return RetryEntry(letter.envelope, history=letter.history, revision=revision, put_back=times)
-
-
-def _settled_turns(state: State, message_id: str) -> list[TurnRecord]:
-    found = (state.turns.load(turn_id) for turn_id in state.turns.ids() if state.turns.is_settled(turn_id))
-    return [turn for turn in found if turn is not None and turn.envelope.id == message_id]
-
-
-def _retry_dead(state: State, request: Request) -> Answer:
-    wanted = request.targets or tuple(letter.msg_id for letter in state.dead_letters.all())
-    lines: list[str] = []
-    revived: list[str] = []
-    for message_id in wanted:
-        letter = state.dead_letters.find(message_id)
-        shown = printable(message_id)
-        if letter is None:
-            lines.append(f"{shown}: no dead letter")
-            continue
-        entry = revival(state, message_id, put_back=request.reason == PUT_BACK)
-        for turn in _settled_turns(state, message_id):
-            # It must never apply again over the new start.
-            state.turns.mark_settled(turn.turn_id, durable=True)
-        if entry is not None:
-            state.retries.put(entry, force=True)
-        state.processed.remove(message_id)
-        revived.append(message_id)
-        lines.append(f"{shown}: pending again")
-        state.log.emit(EventName.MESSAGE_REVIVED, message_id=message_id, thread=letter.thread_id)
-    state.dead_letters.remove(revived)
-    return Answer(ok=bool(revived), lines=tuple(lines) or ("no dead letters",))
-
-
-def _purge_dead(state: State, request: Request) -> Answer:
-    wanted = request.targets or tuple(letter.msg_id for letter in state.dead_letters.all())
-    for letter in state.dead_letters.all():
-        # Its settlement must never apply again and bring it back.
-        if letter.msg_id in wanted and letter.turn_id and state.turns.is_settled(letter.turn_id):
-            state.turns.mark_settled(letter.turn_id, durable=True)
-    removed = state.dead_letters.remove(wanted)
-    return Answer(ok=removed > 0 or not request.targets, lines=(f"{removed} dead letters removed",))
-
-
 def _stuck(state: State, request: Request, mailbox: Mailbox | None) -> Answer:
     """`targets` are `<kind> <key>`; with none, all of the kind `reason`, or of every kind."""
     retry = request.verb is Verb.STUCK_RETRY
@@ -114,15 +58,7 @@ def _stuck(state: State, request: Request, mailbox: Mailbox | None) -> Answer:
     results: list[tuple[bool, str]] = []
     for kind, keys in wanted.items():
         some, left = keys[:left], left - len(keys[:left])
-        if not some:
-            continue
-        if kind is StuckKind.GIVEN_UP:
-            answer = (_retry_dead if retry else _purge_dead)(state, Request(request.verb, tuple(some)))
-            results += [(answer.ok, line) for line in answer.lines]
-        elif retry:
-            results += retry_stuck(state, kind, some, mailbox)
-        else:
-            results += drop_stuck(state, kind, some)
+        results += retry_stuck(state, kind, some, mailbox) if retry else drop_stuck(state, kind, some)
     return _told(results, sum(map(len, wanted.values())) - MOST_AT_ONCE)
 
 
@@ -142,7 +78,7 @@ def _all_stuck(state: State, reason: str) -> dict[StuckKind, list[str]]:
     }
     for entry in state.stuck.all():
         found.setdefault(entry.kind, []).append(entry.key)
-    return {kind: keys for kind, keys in found.items() if keys and reason in ("", kind.value)}
+    return {kind: keys for kind, keys in found.items() if kind.value == reason or (keys and not reason)}
 
 
 def _told(results: list[tuple[bool, str]], more: int) -> Answer:
@@ -237,8 +173,6 @@ def _ping(state: State, request: Request) -> Answer:
 
 
 _VERBS = {
-    Verb.DEAD_LETTER_RETRY: _retry_dead,
-    Verb.DEAD_LETTER_PURGE: _purge_dead,
     Verb.SESSIONS_INVALIDATE: _invalidate_sessions,
     Verb.SESSIONS_PRUNE: _prune_sessions,
     Verb.TURNS_STOP: _stop_turn,

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from enum import Enum
 from itertools import count
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
+from agent_mailer.events import EventName
+from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import Runtime
+from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.state import State
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
-from agent_mailer.watch.rules import WatchPolicy, backoff
+from agent_mailer.watch.rules import Candidate, WatchPolicy, backoff, urgent_beside
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
+
+if TYPE_CHECKING:
+    from agent_mailer.confine.confinement import Confinement
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,16 +44,28 @@ class Stage(Enum):
 class Work:
     """A turn that a task of this process sees through."""
 
-    def __init__(self, envelope: Envelope, stage: Stage) -> None:
+    def __init__(self, envelope: Envelope, stage: Stage, message_ids: Collection[str]) -> None:
         self.envelope = envelope
         self.stage = stage
+        self.message_ids = message_ids
+        """All that the turn was handed."""
         self.task: asyncio.Task[None] | None = None
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""
+        self.documents: dict[str, str] | None = None
+        """What told agents what to do when the turn began; None where an earlier watcher saw it begin."""
 
     @property
     def holds_place(self) -> bool:
         return self.stage in (Stage.CLAIMING, Stage.RUNNING)
+
+
+class Program:
+    """A runtime, and what it is like: known once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.traits = runtime.traits
 
 
 class Room:
@@ -58,6 +76,7 @@ class Room:
         *,
         mailbox: Mailbox,
         runtime: Runtime,
+        confinement: Confinement | None,
         state: State,
         policy: WatchPolicy,
         prompts: PromptRoom,
@@ -66,8 +85,9 @@ class Room:
     ) -> None:
         self.mailbox = mailbox
         self.address = mailbox.address
-        self.runtime = runtime
-        self.traits = runtime.traits
+        self.program = Program(runtime)
+        """Of turns that start now: one that runs keeps its own."""
+        self.confinement = confinement
         self.state = state
         self.log = state.log
         self.policy = policy
@@ -79,16 +99,56 @@ class Room:
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
         self.stuck = StuckMail(mailbox, state)
-        self.gate = Gate(state, policy, clock, mailbox.address)
+        self.gate = Gate(state, lambda: self.policy, clock, mailbox.address)
         self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""
+        self._git_told = ""
+
+    def keep_out_of_git(self) -> None:
+        """Before each turn: an agent, or a person, may have made a tree, or undone what keeps us out of it."""
+        whys = []
+        for folder in self.policy.out_of_git:
+            made, fault = keep_out(self.state.folder.disk, folder)
+            if any(lack.part is not Part.IGNORES_ITSELF for lack in made):
+                self.log.emit(EventName.GIT_KEPT_OUT, folder=str(folder), files=", ".join(str(x.path) for x in made))
+            if fault is not None:
+                whys.append((folder, fault))
+        told = " ".join(fault.message for _, fault in whys)
+        if told != self._git_told:
+            for folder, fault in whys:
+                self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
+        self._git_told = told
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.program.runtime
+
+    @property
+    def traits(self) -> RuntimeTraits:
+        return self.program.traits
+
+    def tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
+        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
+        turns = self.work
+        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
+        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
+            if waiting != turns[turn_id].urgent:
+                turns[turn_id].urgent = waiting
+                with suppress(OSError):
+                    self.state.turns.folder(turn_id).tell_urgent(waiting)
 
     def jitter(self) -> float:
         return random.random()
 
     def request_stop(self, grace: float) -> None:
+        """End running turns after `grace` seconds. Asked again, the shorter time counts."""
+        if not self.stopping.is_set():
+            self.log.emit(EventName.WATCH_STOPPING, running=len(self.work), grace=grace)
+            if self.work:
+                with suppress(OSError):
+                    self.state.turns.stop_begins()
         self.stop_at = self.clock.monotonic() + grace
         self.stopping.set()
 
@@ -145,3 +205,8 @@ class Room:
                 return result
             await self.wait(turn_id, tries)
         raise AssertionError
+
+    def prune(self) -> None:
+        """Raises OSError."""
+        needed = {entry.envelope.id for entry in self.state.retries.all()}
+        self.state.retention.prune(self.policy.keep_transcripts, needed)

@@ -10,6 +10,7 @@ import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priority
+from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
@@ -55,6 +56,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     max_retries: int = 3
     max_starts: int = 10
     max_parallel_turns: int = 1
+    batch_low: bool = False
     retry_first: float = 10.0
     retry_longest: float = 600.0
     session_max_age_days: int = 7
@@ -67,6 +69,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     silence_timeout: float | None = 600.0
     finish_grace: float = 5.0
     stop_grace: float = 20.0
+    global_note_fixed: bool = False
+    """No turn changes the note of all threads."""
     turn_memory: int = 0
     """Bytes that all processes of a turn may use together; 0 = off."""
     keep_transcripts: int = 7
@@ -74,6 +78,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     trouble_longest: float = 120.0
     """The waits between two tries while disk or mailbox refuse."""
     notify: NotifyPolicy = NotifyPolicy()
+    out_of_git: tuple[Path, ...] = ()
+    """Folders that git leaves alone, should they lie in a tree of it."""
     who: WhoPolicy = WhoPolicy()
     guards: GuardPolicy = GuardPolicy()
     budget: BudgetPolicy = BudgetPolicy()
@@ -285,7 +291,7 @@ def choose_session(
     if rerun is not None and is_rerun and resumes:
         # Where a session was lost before, this is the one that the turn after it began.
         provisional = rerun.provisional
-        if provisional is not None and provisional.runtime == runtime:
+        if provisional is not None and provisional.runtime == runtime and is_session_id(provisional.session_id):
             if not _same_fault_twice(rerun):
                 return SessionChoice(provisional.session_id, PromptKind.RERUN)
             return SessionChoice(None, PromptKind.RERUN)

@@ -7,6 +7,7 @@ import msgspec
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Refused
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
+from agent_mailer.state.turns import shares
 from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.unsent import composed_again, routes_back, word_to_sender
@@ -25,7 +26,9 @@ async def send_items(room: Room, record: TurnRecord) -> None:
             await _keep(room, record, items)
     await _send_all(room, record)
     if any(entry.state is ItemState.REFUSED and not entry.own for entry in record.settlement.items):
-        word = word_to_sender(record, room.mailbox, await origin_of(room, record))
+        word: list[SettledItem] = []
+        for one in shares(record):
+            word += word_to_sender(record, one, room.mailbox, await origin_of(room, one))
         if word:
             sent = len(record.settlement.items)
             await _keep(room, record, (*record.settlement.items, *word))

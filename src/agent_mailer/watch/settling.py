@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from operator import attrgetter
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Progress, Stage
-from agent_mailer.state.records import ItemState, Settlement, TurnRecord
+from agent_mailer.state.records import Batched, ItemState, Settlement, TurnRecord
+from agent_mailer.state.turns import shares
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.unsent import take_over_resent
 
@@ -19,23 +21,16 @@ async def settle(room: Room, record: TurnRecord, *, again: bool) -> None:
     if record.resends:
         await room.until_disk_takes_it(turn_id, take_over_resent, state, record)
         return
-    ending = _ending(record, settlement)
     await room.until_disk_takes_it(turn_id, _apply_files, room, record, settlement, again)
-    if settlement.finished:
-        await room.until_mailbox_takes_it(turn_id, lambda: room.mailbox.done(record.envelope, ending))
-        await room.until_disk_takes_it(turn_id, state.retention.finish_message, record.envelope.id)
-        room.log.emit(
-            EventName.MESSAGE_DONE,
-            turn_id=turn_id,
-            message_id=record.envelope.id,
-            thread=record.envelope.thread,
-        )
+    finished = True
+    each: tuple[TurnRecord | Batched, ...] = (record, *record.batch)
+    for one in each:
+        finished = await _settle_message(room, turn_id, one) and finished
+    if finished:
         # While the turn is still open: nobody comes back to a settled one whose mail a crash has left in it.
         state.retention.strip_message(record, room.policy.keep_transcripts)
-    else:
-        room.mailbox.report(record.envelope, ending)
     await room.until_disk_takes_it(turn_id, state.turns.mark_settled, turn_id)
-    if settlement.finished:
+    if finished:
         with suppress(OSError):
             state.retention.summarise(record)
     elif record.process is None:
@@ -45,9 +40,23 @@ async def settle(room: Room, record: TurnRecord, *, again: bool) -> None:
     room.log.emit(EventName.TURN_SETTLED, turn_id=turn_id, outcome=settlement.outcome.value, seconds=settlement.seconds)
 
 
-def _ending(record: TurnRecord, settlement: Settlement) -> Progress:
+async def _settle_message(room: Room, turn_id: str, one: TurnRecord | Batched) -> bool:
+    """Whether it is finished, and now counts so."""
+    settlement, envelope = one.settlement, one.envelope
+    assert settlement is not None
+    ending = _ending(turn_id, settlement)
+    if not settlement.finished:
+        room.mailbox.report(envelope, ending)
+        return False
+    await room.until_mailbox_takes_it(turn_id, lambda: room.mailbox.done(envelope, ending))
+    await room.until_disk_takes_it(turn_id, room.state.retention.finish_message, envelope.id)
+    room.log.emit(EventName.MESSAGE_DONE, turn_id=turn_id, message_id=envelope.id, thread=envelope.thread)
+    return True
+
+
+def _ending(turn_id: str, settlement: Settlement) -> Progress:
     detail = settlement.question or settlement.detail
-    return Progress(record.turn_id, Stage.SETTLED, settlement.outcome.value, detail, settlement.finished)
+    return Progress(turn_id, Stage.SETTLED, settlement.outcome.value, detail, settlement.finished)
 
 
 def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: bool) -> None:  # noqa: FBT001
@@ -62,12 +71,32 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
             room.log.emit(EventName.SESSION_BOUND, turn_id=turn_id, thread=change.thread, session=session)
         else:
             room.log.emit(EventName.SESSION_DROPPED, turn_id=turn_id, thread=change.thread)
-    state.notes.write(record, settlement.notes)
+    state.notes.write(record, settlement.notes, fixed=room.policy.global_note_fixed)
+    if not settlement.finished or settlement.dead is not None:
+        _apply_to_message(room, record.turn_id, record, again)
+    for other in record.batch:
+        _apply_to_message(room, record.turn_id, other, again)
+    if ItemState.REFUSED in map(attrgetter("state"), settlement.items):
+        state.unsent.note(record)
+    each = shares(record) if record.batch else (record,)
+    state.questions.settled(_asking(each) if record.batch else record)
+    if not again:
+        # A pause of an earlier life may be over; the next turn finds out.
+        state.pause.settled(settlement)
+    if room.notices.channels:
+        for one in each:
+            room.notices.settled(one)
+
+
+def _apply_to_message(room: Room, turn_id: str, one: TurnRecord | Batched, again: bool) -> None:  # noqa: FBT001
+    """What becomes of it: to be tried again, or given up."""
+    state, envelope, settlement = room.state, one.envelope, one.settlement
+    assert settlement is not None
     if settlement.retry is not None and envelope.id not in state.processed:
         state.retries.put(settlement.retry)
         room.log.emit(
             EventName.RETRY_SCHEDULED,
-            turn_id=record.turn_id,
+            turn_id=turn_id,
             message_id=envelope.id,
             thread=envelope.thread,
             outcome=settlement.outcome.value,
@@ -78,16 +107,13 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
         state.dead_letters.add(settlement.dead, again=again)
         room.log.emit(
             EventName.DEAD_LETTER,
-            turn_id=record.turn_id,
+            turn_id=turn_id,
             message_id=envelope.id,
             thread=envelope.thread,
             why=settlement.dead.last_error,
         )
-    if ItemState.REFUSED in map(attrgetter("state"), settlement.items):
-        state.unsent.note(record)
-    state.questions.settled(record)
-    if not again:
-        # A pause of an earlier life may be over; the next turn finds out.
-        state.pause.settled(settlement)
-    if room.notices.channels:
-        room.notices.settled(record, settlement)
+
+
+def _asking(each: Sequence[TurnRecord]) -> TurnRecord:
+    """A question of one of its messages stands, though the others are done."""
+    return next((one for one in each if one.settlement is not None and one.settlement.question), each[0])

@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
+from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Route, Stage
+from agent_mailer.identity import documents_in
+from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
-from agent_mailer.process.scope import Start, start_turn
+from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
-from agent_mailer.runtimes.port import Launch, ToolServer, TurnRequest
+from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import Facts, TurnFolder
+from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
 T = TypeVar("T")
 
 
-async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
-    """Raises RuntimeMissing and OSError: then nothing ran."""
-    state, policy, envelope = room.state, room.policy, record.envelope
-    folder = state.turns.folder(record.turn_id)
+async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
+    """`messages`: the turn's own first, and those of its batch. Raises RuntimeMissing and OSError: then nothing ran."""
+    state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
+    program, folder = room.program, state.turns.folder(record.turn_id)
     directory = folder.path
     choice = choose_session(
         state.sessions.get(envelope.thread),
         record.rerun,
         runtime=record.runtime,
-        resumes=room.traits.resumes,
+        resumes=program.traits.resumes,
         now=room.clock.now(),
         policy=policy,
     )
     record.resume = choice.session_id
     words = words_of(record, policy.project_dir)
-    launch = room.runtime.command(
+    launch = program.runtime.command(
         TurnRequest(
             turn_id=record.turn_id,
             turn_dir=directory,
@@ -49,13 +55,27 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
             attempt=record.attempt,
             session_id=choice.session_id,
             tools=ToolServer(*folder.server(policy.workdir)),
+            own_sandbox=confinement is None or confinement.leaves_own_sandbox,
+            batch=words.batch,
         )
     )
     record.fresh = launch.session_id
-    await _prepare(room, record, message, folder)
-    prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost)
+    _note_documents(room, record, folder)
+    await _prepare(room, record, messages, folder)
+    copies = None
+    if confinement is not None:
+        own = TurnPlaces(directory, outbox=directory / OUTBOX, tmp=directory / TURN_TMP)
+        launch, copies = await confinement.around(launch, own), folder.note_copy
+    prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    begun = await _begin(launch, directory, record.turn_id, policy.turn_memory)
+
+    behind_gate = partial(
+        start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
+    )
+    if policy.turn_memory:
+        begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
+    else:
+        begun = Start(behind_gate())
     with begun.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING
@@ -73,30 +93,37 @@ async def start(room: Room, record: TurnRecord, message: Message) -> Supervised:
     )
     if begun.unlimited:
         room.log.emit(EventName.TURN_UNLIMITED, turn_id=record.turn_id, why=begun.unlimited)
-    room.mailbox.report(envelope, Progress(record.turn_id, Stage.STARTED))
+    for started in (envelope, *(one.envelope for one in record.batch)):
+        room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
     return supervised
 
 
-async def _begin(launch: Launch, turn_dir: Path, turn_id: str, memory: int) -> Start:
-    if memory:
-        return await start_turn(
-            launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id, memory=memory
-        )
-    return Start(start_behind_gate(launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=turn_dir, turn_id=turn_id))
+def folders_of(room: Room) -> list[Path]:
+    """Where the agent works."""
+    return [room.policy.workdir, *([room.policy.project_dir] if room.policy.project_dir is not None else [])]
 
 
-async def _prepare(room: Room, record: TurnRecord, message: Message, folder: TurnFolder) -> None:
+def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:
+    """As the turn begins; for a watcher that comes after this one, in the turn's folder. Nothing relies on it."""
+    found = documents_in(folders_of(room))
+    if record.turn_id in room.work:
+        room.work[record.turn_id].documents = found
+    with suppress(OSError):
+        room.state.folder.disk.overwrite(folder.path / DOCUMENTS, msgspec.json.encode(found))
+
+
+async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
     able = mailbox.capabilities
     thread, contacts = await asyncio.gather(
         mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
-    memory = state.folder.memory
+    memory, copies = state.folder.memory, state.notes.copies(record.envelope.thread)
     folder.prepare(
-        message,
-        _or_nothing(thread) or [message],
-        _with_sender(_or_nothing(contacts), record.route),
+        messages[0],
+        _or_nothing(thread) or messages,
+        _with_senders(_or_nothing(contacts), record),
         Facts(
             turn_id=record.turn_id,
             address=room.address,
@@ -105,16 +132,21 @@ async def _prepare(room: Room, record: TurnRecord, message: Message, folder: Tur
             memory_thread=str(memory_file(memory, record.envelope.thread)),
             no_way=record.no_way,
             carries_context=able.carries_context,
+            carries_marks=able.carries_marks,
+            global_note_fixed=room.policy.global_note_fixed,
         ),
-        state.notes.copies(record.envelope.thread),
+        copies,
+        messages[1:],
     )
 
 
-def _with_sender(contacts: Sequence[Contact], route: Route | None) -> Sequence[Contact]:
+def _with_senders(contacts: Sequence[Contact], record: TurnRecord) -> Sequence[Contact]:
     """Whoever wrote from another place, or has no mailbox yet, can be written to all the same."""
-    if not contacts or route is None or any(route.address == contact.address for contact in contacts):
-        return contacts
-    return (*contacts, Contact(route.address, "the sender of this mail"))
+    known = {contact.address for contact in contacts}
+    routes = (record.route, *(one.route for one in record.batch))
+    away = dict.fromkeys(route.address for route in routes if route is not None)
+    more = [Contact(address, "the sender of this mail") for address in away if address not in known]
+    return (*contacts, *more) if contacts else contacts
 
 
 def _or_nothing(found: Sequence[T] | BaseException) -> Sequence[T]:

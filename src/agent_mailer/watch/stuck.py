@@ -23,10 +23,15 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.names import content_digest, path_name, printable
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
+from agent_mailer.state.turns import shares
+from agent_mailer.watch.given_up import forget, take_up_again
 from agent_mailer.watch.unsent import drop_unsent, routes_back, send_again
 
 TELL_WITHIN = 3600.0
 """So long its mail stays where it is while its sender cannot be told; then it is put away without a word to him."""
+
+TELL_LISTED_WITHIN = 7 * 86400.0
+"""What stays where it is anyway keeps nothing waiting."""
 
 USED = "its id belongs to another message, which was here before"
 
@@ -73,7 +78,7 @@ class StuckMail:
 
     async def was_another(self, envelope: Envelope) -> bool:
         """Whether its text is another than that of the message which was settled under its id: then it is stuck."""
-        other = await self._another(envelope)
+        other = await self.another(envelope)
         if other is not None and await self.under_used_id(other):
             await self._set_aside(envelope, USED)
         return other is not None
@@ -88,9 +93,15 @@ class StuckMail:
         if isinstance(message, Message) and await self.under_used_id(message):
             await self._mailbox.set_aside(envelope, USED)
 
-    async def not_fetched(self, envelope: Envelope, why: str) -> None:
-        """It stays where it is; that its sender cannot be told just now changes nothing."""
-        await self._tell_sender(self._write_down(StuckKind.NOT_FETCHED, envelope.id, envelope, why), None)
+    def not_fetched(self, envelope: Envelope, why: str) -> None:
+        """It stays where it is; its sender is told at the next look, by this watcher or another. Raises OSError."""
+        self._write_down(StuckKind.NOT_FETCHED, envelope.id, envelope, why)
+
+    async def tell_unheard(self) -> None:
+        """The senders of what stays listed. Raises OSError."""
+        for entry in self._state.stuck.unheard:
+            if await self._tell_sender(entry, None, TELL_LISTED_WITHIN):
+                self._state.stuck.heard(entry)
 
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
@@ -104,8 +115,11 @@ class StuckMail:
         """No answer can go where it names; it stays listed. Its sender cannot be told. Raises OSError."""
         self._write_down(StuckKind.NO_WAY_BACK, envelope.id, envelope, why)
 
-    async def _another(self, envelope: Envelope) -> Message | None:
-        """The message, where its text is another than that which was settled; None also where nothing tells that."""
+    async def another(self, envelope: Envelope) -> Message | None:
+        """The message, where its text is another than that which was settled; None also where nothing tells that.
+
+        Writes nothing.
+        """
         settled = await self._mailbox.settled(envelope)
         known = (
             content_digest(settled.envelope.sender, settled.subject, settled.body)
@@ -128,8 +142,9 @@ class StuckMail:
             if turn_id not in self._seen_turns and turns.is_settled(turn_id):
                 self._seen_turns.add(turn_id)
                 record = turns.load(turn_id)
-                if record is not None and record.digest:
-                    self._digests[record.envelope.id] = record.digest
+                for one in shares(record) if record is not None else ():
+                    if one.digest:
+                        self._digests[one.envelope.id] = one.digest
         return self._digests.get(message_id, "")
 
     def _write_down(
@@ -164,7 +179,7 @@ class StuckMail:
             )
         return entry
 
-    async def _tell_sender(self, entry: StuckEntry, origin: Message | None) -> bool:
+    async def _tell_sender(self, entry: StuckEntry, origin: Message | None, within: float = TELL_WITHIN) -> bool:
         """False: try again later."""
         if (entry.kind, entry.key) in self._told or entry.sender in ("", self._mailbox.address):
             return True
@@ -176,7 +191,7 @@ class StuckMail:
         for item in () if isinstance(composed, Refused) else composed:
             if not await self._deliver(item):
                 late = self._state.folder.clock.now() - entry.at
-                return not 0 <= late < TELL_WITHIN
+                return not 0 <= late < within
         self._told.add((entry.kind, entry.key))
         return True
 
@@ -220,7 +235,9 @@ def _short(*parts: str) -> str:
 
 
 def retry_stuck(state: State, kind: StuckKind, keys: Sequence[str], mailbox: Mailbox | None) -> list[tuple[bool, str]]:
-    """Take up again, each by its key; whether it was, and a line for people. What is given up is not for here."""
+    """Take up again, each by its key; whether it was, and a line for people."""
+    if kind is StuckKind.GIVEN_UP:
+        return take_up_again(state, keys)
     if kind is StuckKind.NOT_SENT:
         return send_again(state, keys)
     return _each(state, kind, keys, lambda entry: _take_up(entry, mailbox))
@@ -228,6 +245,8 @@ def retry_stuck(state: State, kind: StuckKind, keys: Sequence[str], mailbox: Mai
 
 def drop_stuck(state: State, kind: StuckKind, keys: Sequence[str]) -> list[tuple[bool, str]]:
     """Nobody wants it any more. Mail stays where it was put; what the mailbox still lists counts as settled."""
+    if kind is StuckKind.GIVEN_UP:
+        return forget(state, keys)
     if kind is StuckKind.NOT_SENT:
         return drop_unsent(state, keys)
 
@@ -264,8 +283,9 @@ def _each(
 def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
     if entry.kind in STILL_LISTED:
         return ""
+    drop = f"then: agent-mailer stuck drop {printable(entry.key)}"
     if entry.kind is StuckKind.TOO_LARGE:
-        return "it is larger than a message may be: ask its sender for a smaller one"
+        return f"it is larger than a message may be: ask its sender for a smaller one, {drop}"
     if mailbox is None:
         return "its mailbox cannot be reached"
     new_id = ""
@@ -276,4 +296,4 @@ def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
         refused = mailbox.put_back(entry.locator, entry.digest, new_id)
     except MailboxUnavailable as fault:
         return fault.message
-    return refused.why if refused is not None else ""
+    return f"{refused.why}, {drop}" if refused is not None else ""

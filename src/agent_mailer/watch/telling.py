@@ -92,6 +92,15 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
             fix = notice.fix or fix
         case NoticeKind.TROUBLE_OVER:
             text = f"{agent} works again (there was trouble with {_TROUBLE.get(notice.reason, notice.reason)})"
+        case NoticeKind.UNTRUSTED:
+            text = f"{agent}: somebody has changed what a person has to trust; what was trusted goes on counting"
+            fix = f"agent-mailer config trust {where}"
+        case NoticeKind.TRUST_UPGRADE:
+            text = f"{agent}: its configuration counts as trusted as it was found, for this once"
+            fix = f"agent-mailer config show {where}"
+        case NoticeKind.INSTRUCTIONS:
+            text = f"{agent} has changed files that tell agents what to do"
+            fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.TEST:
             text = f"{agent} can tell you when it needs you: this is a test"
     return Facts(

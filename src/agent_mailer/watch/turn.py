@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
@@ -10,44 +10,59 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import MailboxUnavailable, Message
+from agent_mailer.identity import differing, documents_in
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, RuntimeMissing
+from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
+from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.turn_tools.commands import PROGRESS
-from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
-from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take
+from agent_mailer.turn_tools.folder import DOCUMENTS, SEALED, Sealed, TurnFolder
+from agent_mailer.watch.batch import settle_each
+from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take, take_batch
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
-from agent_mailer.watch.room import Room, Stage
-from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.notices import of_documents
+from agent_mailer.watch.room import Program, Room, Stage
+from agent_mailer.watch.rules import Candidate, WatchPolicy
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.settling import settle
-from agent_mailer.watch.start import start
+from agent_mailer.watch.start import folders_of, start
 
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
+
+MOST_READ = 1024 * 1024
+MOST_NAMED = 10
 
 NO_RECORD = "its turns left no record of their end"
 VANISHED = "the message's file has vanished from the mailbox"
 
 
-async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Callable[[], None]) -> Outcome | None:
-    """One turn for one message; None where the message was not ours to take. `claimed` is called once it is ours.
+async def run_turn(
+    room: Room, candidate: Candidate, turn_id: str, claimed: Callable[[], None], batch: Sequence[Envelope] = ()
+) -> Outcome | None:
+    """One turn for one message, or for those of `batch` as well; None where the message was not ours to take. `claimed`
+    is called once it is ours.
 
     Raises OSError where the claim could not be made durable, MailboxUnavailable where the mailbox did not answer, and
     BusyFault where the workdir's lock is no longer ours.
     """
-    record = await open_turn(room, candidate, turn_id)
+    record = await open_turn(room, candidate, turn_id, batch)
+    others: tuple[Message, ...] = ()
     try:
         message = await take(room, record)
+        if message is not None:
+            others = await take_batch(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
-        await pass_over(room, record, fault.message, answered=False)
+        pass_over(room, record, fault.message, answered=False)
         await give_back(room, record, f"the claim failed: {fault.message}")
         raise
     except Vanished:
@@ -59,19 +74,22 @@ async def run_turn(room: Room, candidate: Candidate, turn_id: str, claimed: Call
     if record.starts > room.policy.max_starts:
         # Turns that left no record to settle them are counted by nobody else.
         return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
+    # The turn's own until its end: the configuration may name another one meanwhile.
+    program = room.program
     try:
-        supervised = await start(room, record, message)
+        supervised = await start(room, record, (message, *others))
     except (RuntimeMissing, OSError) as fault:
         # Nothing ran: whatever is missing, the message is innocent.
         detail = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
         record.process = None
         return await _end(room, record, message, Judgement(Outcome.UNAVAILABLE, detail), Observation())
-    return await _see_through(room, record, supervised, message)
+    return await _see_through(room, record, supervised, message, program)
 
 
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
-    return await _see_through(room, record, supervised, await origin_of(room, record), adopted=True)
+    program = room.program
+    return await _see_through(room, record, supervised, await origin_of(room, record), program, adopted=True)
 
 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
@@ -99,12 +117,12 @@ async def carry_out(room: Room, record: TurnRecord, *, again: bool = False) -> N
 
 
 async def _see_through(
-    room: Room, record: TurnRecord, supervised: Supervised, message: Message, *, adopted: bool = False
+    room: Room, record: TurnRecord, supervised: Supervised, message: Message, program: Program, *, adopted: bool = False
 ) -> Outcome:
     folder = TurnFolder(supervised.turn_dir, room.state.folder.disk)
-    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder))
+    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), program)
     evidence = await follower.follow()
-    judgement = judge_end(record, evidence, room.runtime, released=follower.released, adopted=adopted)
+    judgement = judge_end(record, evidence, program.runtime, released=follower.released, adopted=adopted)
     return await _end(room, record, message, judgement, evidence.observation, folder)
 
 
@@ -120,8 +138,14 @@ async def _end(
     room.enter(record.turn_id, Stage.SETTLING)
     folder = folder or room.state.turns.folder(record.turn_id)
     end = await _gather(room, record, message, judgement, observation, folder)
-    routes = (record.route,) if record.route is not None else ()
-    settlement = decide_settlement(end, room.policy, partial(room.mailbox.compose, routes=routes))
+    answered = await _answered(room, record, folder) if _must_be_known(end, room.policy) else frozenset[str]()
+    if record.batch:
+        others = {one.envelope.id: await origin_of(room, one) for one in shares(record)[1:]}
+        settlement, record.batch = settle_each(end, others, answered, room.policy, room.mailbox.compose)
+    else:
+        routes = (record.route,) if record.route is not None else ()
+        end = msgspec.structs.replace(end, answered=bool(answered))
+        settlement = decide_settlement(end, room.policy, partial(room.mailbox.compose, routes=routes))
     record.settlement = settlement
     record.phase = Phase.SETTLING
     await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)
@@ -141,6 +165,33 @@ async def _end(
     return settlement.outcome
 
 
+def _changed_documents(room: Room, record: TurnRecord, directory: Path) -> list[str]:
+    """Files that tell agents what to do and changed meanwhile: by them one mail reaches every later turn.
+
+    Neither forbidden nor undone.
+    """
+    work = room.work.get(record.turn_id)
+    before = work.documents if work is not None else None
+    if before is None:
+        with suppress(OSError, *GARBLED):
+            before = msgspec.json.decode(read_regular(directory / DOCUMENTS, MOST_READ), type=dict[str, str])
+    return differing(before, documents_in(folders_of(room))) if before is not None else []
+
+
+def _tell_of_documents(room: Room, record: TurnRecord, changed: Sequence[str]) -> None:
+    """Raises OSError."""
+    room.notices.tell(of_documents(record, room.clock.now()))
+    here = f"{room.policy.workdir}/"
+    more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+    room.log.emit(
+        EventName.INSTRUCTIONS_CHANGED,
+        turn_id=record.turn_id,
+        thread=record.envelope.thread,
+        sender=record.envelope.sender,
+        file=" ".join(name.removeprefix(here) for name in changed[:MOST_NAMED]) + more,
+    )
+
+
 async def _gather(
     room: Room,
     record: TurnRecord,
@@ -150,6 +201,8 @@ async def _gather(
     folder: TurnFolder,
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
+    if record.process is not None and (changed := _changed_documents(room, record, folder.path)):
+        await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None]:
         sealed = folder.seal()
@@ -160,13 +213,13 @@ async def _gather(
     if sealed.damaged:
         why = f"{sealed.damaged} staged items cannot be read; they are not sent"
         room.log.emit(EventName.STATE_DAMAGED, file=SEALED, why=why, turn_id=record.turn_id)
-    end = TurnEnd(
+    return TurnEnd(
         record=record,
         origin=message,
         judgement=judgement,
         observation=observation,
         sealed=sealed,
-        resumes=room.traits.resumes,
+        resumes=room.program.traits.resumes,
         session=session,
         pause=pause,
         stop=stop,
@@ -176,14 +229,16 @@ async def _gather(
         now=room.clock.now(),
         jitter=room.jitter(),
     )
-    if wants_auto_reply(end, judgement.outcome, room.policy) and await _answered(room, record, folder):
-        return msgspec.structs.replace(end, answered=True)
-    return end
 
 
-async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> bool:
-    """Whether the agent has written into the thread since the claim by other ways than ours."""
-    since, own = record.claimed_at, record.envelope.id
+def _must_be_known(end: TurnEnd, policy: WatchPolicy) -> bool:
+    """Whether it matters what the thread shows: only then its mailbox is asked."""
+    return bool(end.record.batch) or wants_auto_reply(end, end.judgement.outcome, policy)
+
+
+async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> frozenset[str]:
+    """To which of the turn's messages the agent has written into the thread since the claim by other ways than ours."""
+    since = record.claimed_at
     shown = True
     try:
         before = set(map(attrgetter("envelope.id"), folder.thread()))
@@ -195,17 +250,18 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> bool:
         before = _sent_by_turns(room, record.envelope.thread)
     # What another client had in work may have been answered before we claimed it.
     taken_over = record.rerun is not None and not record.rerun.history
+    ours = ids_of(record) if record.batch else frozenset((record.envelope.id,))
+    found: set[str] = set()
     with suppress(MailboxUnavailable):
-        return any(
-            m.envelope.sender == room.address
-            and PROGRESS not in m.labels
-            and (
-                (m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or own in m.refs))
-                or (taken_over and own in m.refs)
-            )
-            for m in await room.mailbox.thread(record.envelope.thread)
-        )
-    return False
+        for m in await room.mailbox.thread(record.envelope.thread):
+            if m.envelope.sender != room.address or PROGRESS in m.labels:
+                continue
+            named = ours.intersection(m.refs)
+            if m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or named):
+                found |= named or ours
+            elif taken_over:
+                found |= named
+    return frozenset(found)
 
 
 def _sent_by_turns(room: Room, thread: str) -> set[str]:

@@ -14,41 +14,54 @@ from agent_mailer.names import new_turn_id, printable
 from agent_mailer.state import State
 from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
 from agent_mailer.state.stuck import split_key
+from agent_mailer.state.turns import share_of
+from agent_mailer.watch.deciding import mark_of
 
 COMPOSED = ("---json\n", '{"idempotency_key"')
 """How the bytes of an item begin that could be composed: records of earlier versions do not say."""
 
 
-def word_to_sender(record: TurnRecord, mailbox: Mailbox, origin: Message) -> tuple[SettledItem, ...]:
-    """Who waits for this turn is told once that something of it did not leave, where there is a way to him."""
+def word_to_sender(record: TurnRecord, one: TurnRecord, mailbox: Mailbox, origin: Message) -> tuple[SettledItem, ...]:
+    """Who waits for this turn is told once that something of it did not leave, where there is a way to him. `one`: the
+    turn as the message at hand, whose text is `origin`, sees it.
+    """
     settlement = record.settlement
-    if settlement is None or record.resends or not settlement.finished:
+    if settlement is None or record.resends or one.settlement is None or not one.settlement.finished:
         return ()
+    about = one.envelope.id if one is not record else ""
     if origin.envelope.automatic is Automatic.NOTICE or origin.envelope.sender in ("", mailbox.address):
         return ()
-    refused = [(n, one) for n, one in enumerate(settlement.items) if one.state is ItemState.REFUSED and not one.own]
-    lines = [f"To {printable(one.item.recipient)}: {printable(one.why, 300)}" for _, one in refused]
+    refused = [
+        (number, entry)
+        for number, entry in enumerate(settlement.items)
+        if entry.state is ItemState.REFUSED and not entry.own and entry.about == about
+    ]
+    if not refused:
+        return ()
+    lines = [f"To {printable(entry.item.recipient)}: {printable(entry.why, 300)}" for _, entry in refused]
     again = " ".join(f"{record.turn_id}.{number}" for number, _ in refused[:10])
     body = (
         "Something that the agent wrote for this message could not be sent.\n\n" + "\n".join(lines[:20]) + "\n\n"
         f"It is kept. To have it sent, on the agent's machine: agent-mailer stuck retry {again}"
     )
     draft = Draft(
-        "not-sent",
+        f"not-sent{mark_of(about)}",
         Action.REPLY,
         settlement.decided_at,
         body=body,
         kind=Kind.STATUS,
         automatic=Automatic.NOTICE,
     )
-    routes = (record.route,) if record.route is not None else ()
+    routes = (one.route,) if one.route is not None else ()
     composed = mailbox.compose(draft, origin, record.turn_id, routes)
     if isinstance(composed, Refused):
         return ()
-    known = {one.item.id for one in settlement.items if one.own}
-    unreachable = {one.item.recipient for _, one in refused if one.draft is None}
+    known = {entry.item.id for entry in settlement.items if entry.own}
+    unreachable = {entry.item.recipient for _, entry in refused if entry.draft is None}
     return tuple(
-        SettledItem(item, own=True) for item in composed if item.id not in known and item.recipient not in unreachable
+        SettledItem(item, own=True, about=about)
+        for item in composed
+        if item.id not in known and item.recipient not in unreachable
     )
 
 
@@ -175,7 +188,7 @@ def _send_again(state: State, key: str, under_way: set[str]) -> tuple[bool, str]
     state.turns.create(
         TurnRecord(
             turn_id=new_turn_id(now),
-            envelope=first.envelope,
+            envelope=share_of(first, entry.about).envelope,
             phase=Phase.SETTLING,
             runtime=first.runtime,
             claimed_at=now,

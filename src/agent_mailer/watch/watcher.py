@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
-from agent_mailer.mailbox.port import MailboxUnavailable, Presence
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Presence
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Pause
+from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.backlog import Doer, Look, look
+from agent_mailer.watch.batch import batch_of
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
-from agent_mailer.watch.rules import Candidate, backoff, may_start, urgent_beside
+from agent_mailer.watch.rules import Candidate, backoff, may_start
+from agent_mailer.watch.settings import Settings
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
@@ -48,8 +50,9 @@ class End(Enum):
 class Watcher:
     """Watches one mailbox for one workdir. The caller holds the workdir's lock."""
 
-    def __init__(self, room: Room, *, once: bool = False) -> None:
+    def __init__(self, room: Room, *, once: bool = False, settings: Settings | None = None) -> None:
         self._room = room
+        self._settings = settings
         self._once = once
         self._wake = asyncio.Event()
         self._handing_over = asyncio.Event()
@@ -69,13 +72,15 @@ class Watcher:
 
     @property
     def in_work(self) -> int:
-        """How many turns this process has in hand."""
         return len(self._room.work)
+
+    @property
+    def grace(self) -> float:
+        """Seconds that running turns are given at a stop."""
+        return self._room.policy.stop_grace
 
     def stop(self, grace: float) -> None:
         """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
-        if not self._room.stopping.is_set():
-            self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._room.work), grace=grace)
         self._room.request_stop(grace)
         self._wake.set()
 
@@ -88,11 +93,14 @@ class Watcher:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
         self._room.troubles.forget()
         self._room.notices.start(self._fail)
+        self._room.keep_out_of_git()
         state = self._room.state
         # From the first moment, also while the mailbox cannot be opened.
-        beside = [self._pump_folder(state.folder.requests, self._ear.heed)]
+        beside = [self._pump_folder(FileEvents([state.folder.requests]), self._ear.heed)]
+        if self._settings is not None and not self._once:
+            beside.append(self._pump_folder(FileEvents(self._settings.folders, changes=True), self._settings.heed))
         if state.pause.account is not None:
-            beside.append(self._pump_folder(state.pause.account.folder))
+            beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
         if not self._once:
             beside.append(learn_login(self._room))
         tasks = [asyncio.create_task(one) for one in beside]
@@ -126,6 +134,7 @@ class Watcher:
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
+                self._room.state.turns.stop_is_over()
                 self._room.state.sessions.close()
         return end
 
@@ -155,6 +164,8 @@ class Watcher:
         """Start turns for what is pending; returns when to look again without a wake, seconds from now."""
         room = self._room
         try:
+            if self._settings is not None and self._settings.heed():
+                self._settings.take()
             await self._take_up_open()
             if self._ear.asked:
                 self._look_for_open = self._ear.apply_waiting() or self._look_for_open
@@ -169,17 +180,23 @@ class Watcher:
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
             urgent = sum(candidate.envelope.id in plan.urgent for candidate in ready)
             slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns, urgent)
-            self._tell_of_urgent(found.candidates)
+            room.tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
+            others = found.candidates if pause is None and room.policy.batch_low else ()
             admitted = room.gate.admit(ready[:slots], now)
             if admitted.stops:
                 await room.held.hold(admitted.stops)
+            if admitted.go:
+                room.keep_out_of_git()
             pause = room.gate.pause(pause, now, admitted.pause)
             for candidate in admitted.go:
-                self._attempted.add(candidate.envelope.id)
+                batch = batch_of(candidate, others, room.policy) if others else ()
+                ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
+                self._attempted |= ids
                 turn_id = new_turn_id(now)
-                self._spawn(turn_id, Work(candidate.envelope, Stage.CLAIMING), self._turn(candidate, turn_id))
+                work = Work(candidate.envelope, Stage.CLAIMING, ids)
+                self._spawn(turn_id, work, self._turn(candidate, turn_id, batch))
         except (MailboxUnavailable, OSError) as fault:
             return self._give_up_or(self._in_trouble(fault))
         if room.troubles.lasting:
@@ -205,23 +222,13 @@ class Watcher:
         room = self._room
         while True:
             in_work = set(room.work)
-            open_ids = {work.envelope.id for work in room.work.values()}
+            open_ids = {message_id for work in room.work.values() for message_id in work.message_ids}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
             none_to_run = await self._doer.do(found.actions)
             if self._doer.taken:
                 continue
             if in_work <= set(room.work):
                 return found.without(none_to_run) if none_to_run else found
-
-    def _tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
-        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
-        turns = self._room.work
-        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
-        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
-            if waiting != turns[turn_id].urgent:
-                turns[turn_id].urgent = waiting
-                with suppress(OSError):
-                    self._room.state.turns.folder(turn_id).tell_urgent(waiting)
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
@@ -230,7 +237,8 @@ class Watcher:
         for open_work in await recover(self._room):
             record = open_work.record
             stage = Stage.RUNNING if record.settlement is None else Stage.SETTLING
-            self._spawn(record.turn_id, Work(record.envelope, stage), self._finish(open_work))
+            work = Work(record.envelope, stage, ids_of(record))
+            self._spawn(record.turn_id, work, self._finish(open_work))
         self._look_for_open = False
 
     def _pause(self) -> Pause | None:
@@ -253,12 +261,9 @@ class Watcher:
 
     def _prune_when_due(self) -> None:
         now = self._room.clock.monotonic()
-        if now < self._next_prune:
-            return
-        self._next_prune = now + HOUSEKEEPING_SECONDS
-        state = self._room.state
-        needed = {entry.envelope.id for entry in state.retries.all()}
-        state.retention.prune(self._room.policy.keep_transcripts, needed)
+        if now >= self._next_prune:
+            self._next_prune = now + HOUSEKEEPING_SECONDS
+            self._room.prune()
 
     def _give_up_or(self, wait: float) -> float | None:
         if self._once:
@@ -273,14 +278,14 @@ class Watcher:
     def _is_due_once(self, candidate: Candidate) -> bool:
         return not self._once or candidate.envelope.id not in self._attempted
 
-    async def _turn(self, candidate: Candidate, turn_id: str) -> None:
+    async def _turn(self, candidate: Candidate, turn_id: str, batch: Sequence[Envelope]) -> None:
         def claimed() -> None:
             self._room.enter(turn_id, Stage.RUNNING)
             if self._room.troubles.lasting:
                 self._wake.set()
 
         try:
-            outcome = await run_turn(self._room, candidate, turn_id, claimed)
+            outcome = await run_turn(self._room, candidate, turn_id, claimed, batch)
         except (MailboxUnavailable, OSError) as fault:
             self._interrupted(fault)
         else:
@@ -359,8 +364,7 @@ class Watcher:
             if worth_it:
                 self._wake.set()
 
-    async def _pump_folder(self, folder: Path, heed: Callable[[], bool] | None = None) -> None:
-        events = FileEvents([folder])
+    async def _pump_folder(self, events: FileEvents, heed: Callable[[], bool] | None = None) -> None:
         try:
             await self._pump(events.wait, heed)
         finally:

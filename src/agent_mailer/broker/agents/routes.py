@@ -23,7 +23,7 @@ from agent_mailer.broker.agents.rows import (
 )
 from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, own_agent, settings_of, store_of
-from agent_mailer.broker.directory import Directory
+from agent_mailer.broker.directory import AgentCaller, Directory
 from agent_mailer.broker.protocol import A_WORD_AT_LEAST, Description, Fault, Label, Prompt, Reference
 
 router = APIRouter(prefix="/agents", tags=["agents"], responses=refusals(401))
@@ -67,7 +67,10 @@ class SetupAnswer(BaseModel):
     instructions: str
 
 
-def agent_answer(agent: Agent, directory: Directory) -> AgentAnswer:
+def agent_answer(agent: Agent, directory: Directory, caller: AgentCaller | None = None) -> AgentAnswer:
+    """`caller`: without the instructions of agents that it may not act as."""
+    if caller is not None and not caller.may_act_as(agent.id):
+        agent = msgspec.structs.replace(agent, system_prompt="")
     last_seen = directory.last_seen(agent.id, agent.last_seen)
     shown = {"last_seen": last_seen, "status": presence(agent.role, last_seen)}
     return AgentAnswer.model_validate({**msgspec.structs.asdict(agent), **shown})
@@ -103,18 +106,19 @@ async def listed(
     else:
         found = await store_of(request).read(lambda c: companions(c, caller.user_id, agent_id))
     directory = directory_of(request)
-    return [agent_answer(agent, directory) for agent in found]
+    return [agent_answer(agent, directory, caller) for agent in found]
 
 
 @router.get("/{agent_id}", responses=refusals(404))
 async def one(request: Request, caller: AsAgent, agent_id: str) -> AgentAnswer:
     agent = await store_of(request).read(lambda c: find_agent(c, caller.user_id, agent_id))
-    return agent_answer(agent, directory_of(request))
+    return agent_answer(agent, directory_of(request), caller)
 
 
-@router.get("/{agent_id}/setup", responses=refusals(404))
+@router.get("/{agent_id}/setup", responses=refusals(403, 404))
 async def setup(request: Request, caller: AsAgent, agent_id: str) -> SetupAnswer:
     """The documents for the agent's folder."""
+    await own_agent(request, caller, agent_id)
     agent = await store_of(request).read(lambda c: find_agent(c, caller.user_id, agent_id))
     url = documents.base_url(request)
     identity = identity_of(agent, url)
@@ -128,7 +132,7 @@ async def setup(request: Request, caller: AsAgent, agent_id: str) -> SetupAnswer
 
 @router.patch("/{agent_id}/address", responses=refusals(400, 403, 404, 409))
 async def move(request: Request, caller: AsAgent, agent_id: str, form: AddressForm) -> AgentAnswer:
-    """Give the agent another address; stored mail shows it, too."""
+    """Give the agent another address. The one before still leads to it; stored mail shows what was true."""
     await own_agent(request, caller, agent_id)
     check_address(form.address, caller.username, settings_of(request).domain)
     agent = await store_of(request).write(lambda c: move_agent(c, caller.user_id, agent_id, form.address))

@@ -11,16 +11,18 @@ import msgspec
 from sqlalchemy import Connection, insert, or_, select, update
 
 from agent_mailer.broker.protocol import LOCAL_PART, Fault, age_seconds, now_text
-from agent_mailer.broker.tables import agents, api_keys, messages, teams
+from agent_mailer.broker.tables import agents, api_keys, former_addresses, teams
 from agent_mailer.broker.users.rows import add_key, new_id, own_key_name
 
 OPERATOR = "operator"
 OPERATORS_LOCAL_PART = "human-operator"
 ONLINE_SECONDS = 60
 IDLE_SECONDS = 300
-# What may be in a path, a query, a shell word and a table without being taken for anything else.
-_HARMLESS = re.compile(r"\w(?:[\w.+-]{0,62}[\w+-])?")
-_NOT_HARMLESS = re.compile(r"[^\w.+-]+")
+# What may be in a path, a query, a shell word and a table without being taken for anything else, or for another name.
+_HARMLESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.+-]{0,62}[A-Za-z0-9_+-])?")
+_NOT_HARMLESS = re.compile(r"[^A-Za-z0-9_.+-]+")
+_SEPARATORS = re.compile(r"[_.+-]+")
+_ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l"})
 
 
 class Agent(msgspec.Struct, frozen=True):
@@ -94,7 +96,7 @@ def strict_local_part(text: str) -> str:
 
 def derived_local_part(name: str) -> str:
     """The first part of an address for a name that may hold anything. Raises Fault 400."""
-    local = _NOT_HARMLESS.sub("-", name).strip("-.")[:64].rstrip(".")
+    local = _NOT_HARMLESS.sub("-", name).strip("-._+")[:64].rstrip(".-")
     if not _HARMLESS.fullmatch(local):
         raise Fault(400, "The name holds nothing that an address could begin with; give an address")
     return local
@@ -114,13 +116,26 @@ def check_address(address: str, username: str, domain: str) -> str:
     return address
 
 
-def require_free_address(connection: Connection, address: str, except_id: str | None = None) -> None:
-    """Raises Fault 409."""
-    if address.startswith(f"{OPERATORS_LOCAL_PART}@"):
+def require_free_address(connection: Connection, user_id: str, address: str, except_id: str | None = None) -> None:
+    """Raises Fault 409 where it is another's, was another's, or a person would take it for another's."""
+    shape = _shape(address)
+    if shape == _shape(f"{OPERATORS_LOCAL_PART}{address[address.index('@') :]}"):
         raise Fault(409, f"Address '{address}' is kept for the human operator")
+    former = select(former_addresses.c.agent_id).where(former_addresses.c.address == address)
     holder = connection.execute(select(_c.id).where(_c.address == address)).scalar()
+    holder = holder or connection.execute(former).scalar()
     if holder is not None and holder != except_id:
         raise Fault(409, f"Address '{address}' is already taken")
+    others = select(_c.id, _c.address).where(_c.user_id == user_id)
+    for other_id, other in connection.execute(others):
+        if other_id != except_id and _shape(other) == shape:
+            raise Fault(409, f"Address '{address}' would be taken for '{other}'")
+
+
+def _shape(address: str) -> str:
+    """The same for addresses that a person takes for each other."""
+    local, _, domain = address.partition("@")
+    return f"{_SEPARATORS.sub('', local.casefold()).translate(_ALIKE).replace('rn', 'm')}@{domain}"
 
 
 def require_team(connection: Connection, user_id: str, team_id: str) -> None:
@@ -134,7 +149,7 @@ def check_new(connection: Connection, user_id: str, new: NewAgent) -> None:
     """Raises Fault 400 (team), 409 (address)."""
     if new.team_id is not None:
         require_team(connection, user_id, new.team_id)
-    require_free_address(connection, new.address)
+    require_free_address(connection, user_id, new.address)
 
 
 def insert_agent(connection: Connection, user_id: str, new: NewAgent, agent_id: str | None = None) -> Agent:
@@ -246,14 +261,17 @@ def replace_key(connection: Connection, user_id: str, agent_id: str, raw_key: st
 
 
 def move_agent(connection: Connection, user_id: str, agent_id: str, address: str) -> Agent:
-    """Give it another address, in its mail too. Raises Fault 404, 409."""
+    """Give it another address. Mail that was sent keeps what was true then, and the address before still leads to it.
+
+    Raises Fault 404, 409.
+    """
     agent = find_agent(connection, user_id, agent_id)
     if agent.address == address:
         return agent
     if agent.address.startswith(f"{OPERATORS_LOCAL_PART}@"):
         raise Fault(409, "The human operator's address stays")
-    require_free_address(connection, address, agent_id)
+    require_free_address(connection, user_id, address, agent_id)
     connection.execute(update(agents).where(_c.id == agent_id).values(address=address))
-    connection.execute(update(messages).where(messages.c.from_agent_id == agent_id).values(from_agent=address))
-    connection.execute(update(messages).where(messages.c.to_agent_id == agent_id).values(to_agent=address))
+    connection.execute(former_addresses.delete().where(former_addresses.c.address == address))
+    connection.execute(insert(former_addresses).values(address=agent.address, agent_id=agent_id, left_at=now_text()))
     return find_agent(connection, user_id, agent_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from agent_mailer.broker.messages.wire import (
     envelope_of,
     message_of,
 )
+from agent_mailer.broker.protocol import CLOCK
 from agent_mailer.broker.tables import agents, messages
 
 PORTION_CHARACTERS = 4_194_304
@@ -101,7 +102,10 @@ _THREAD = (
     .where(_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
     .order_by(_m.created_at, _m.ordinal, _m.seq)
 )
-_SOME = select(*MESSAGE_COLUMNS).where(_m.user_id == bindparam("user"), _m.id.in_(bindparam("ids", expanding=True)))
+# By the ids and not by the user: a planner that takes the user's index reads all of that user's mail.
+_SOME = select(*MESSAGE_COLUMNS).where(
+    func.coalesce(_m.user_id, "") == bindparam("user"), _m.id.in_(bindparam("ids", expanding=True))
+)
 _ONE = select(_m.from_agent_id, _m.to_agent_id, *MESSAGE_COLUMNS).where(
     _m.id == bindparam("message"), _m.user_id == bindparam("user")
 )
@@ -229,7 +233,7 @@ async def news(store: Store, agent_id: str, after: int) -> tuple[int, int]:
 
 def claims_since(seconds: float) -> str:
     """A claim made before this moment does not count any more."""
-    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+    return (CLOCK.now() - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
 
 def _all(statement: Select[Any], names: dict[str, Any]) -> Callable[[Connection], Sequence[Sequence[Any]]]:

@@ -47,19 +47,18 @@ async def send(request: Request, caller: AsAgent, html: Html = True) -> Response
     """Store a message for each recipient, all of them or none."""
     form = await read_form(request, SendForm)
     agent = await owned_inbox(request, caller, form.agent_id, form.from_agent)
+    if agent.status == "deleted":
+        raise Fault(403, f"Agent '{agent.id}' is deleted and sends no more")
     submission = submission_of(
         request,
         form,
         sender=(caller.user_id, agent.id, agent.address),
         bound=caller.agent_id is not None,
-        stranger="Cross-tenant messaging is not allowed (recipient '{}')",
     )
     return await deliver(request, submission, html=html)
 
 
-def submission_of(
-    request: Request, form: OperatorForm, *, sender: tuple[str, str, str], bound: bool, stranger: str
-) -> Submission:
+def submission_of(request: Request, form: OperatorForm, *, sender: tuple[str, str, str], bound: bool) -> Submission:
     """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 413."""
     longest = settings_of(request).max_body_bytes
     check_size(len(form.body.encode()), longest)
@@ -83,7 +82,7 @@ def submission_of(
         labels=tuple(form.labels),
         visited=tuple(form.visited),
     )
-    return Submission(new, user_id, agent_id, bound, idempotency_key(request), stranger, longest)
+    return Submission(new, user_id, agent_id, bound, idempotency_key(request), longest)
 
 
 async def deliver(request: Request, submission: Submission, *, html: bool) -> Response:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select
 from agent_mailer.broker.messages.rows import COUNT_ON, takes_part
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault, now_text
-from agent_mailer.broker.tables import agents, messages
+from agent_mailer.broker.tables import agents, former_addresses, messages
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -43,8 +43,7 @@ _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(NewMe
 class Submission(msgspec.Struct, frozen=True):
     """A new message, who sends it, and under which idempotency key.
 
-    `bound`: the sender reads only threads in which it takes part. `stranger` is the refusal of a recipient of another
-    user, with `{}` for its address. `longest` is the most bytes a body may come to.
+    `bound`: the sender reads only threads in which it takes part. `longest` is the most bytes a body may come to.
     """
 
     new: NewMessage
@@ -52,7 +51,6 @@ class Submission(msgspec.Struct, frozen=True):
     agent_id: str
     bound: bool
     key: str | None
-    stranger: str
     longest: int
 
     def request_hash(self) -> str:
@@ -91,6 +89,13 @@ _RECIPIENTS = (
     .order_by(agents.c.id)
     .with_for_update(key_share=True)
 )
+_FORMER_RECIPIENTS = (
+    select(former_addresses.c.address, agents.c.id, agents.c.user_id, agents.c.inbox_seq)
+    .join(agents, agents.c.id == former_addresses.c.agent_id)
+    .where(former_addresses.c.address.in_(bindparam("addresses", expanding=True)))
+    .order_by(agents.c.id)
+    .with_for_update(key_share=True, of=agents)
+)
 _PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id).where(
     _m.id.in_(bindparam("ids", expanding=True))
 )
@@ -99,6 +104,7 @@ _QUOTED_MESSAGE = select(*_QUOTED).where(_m.id == bindparam("message"), _m.user_
 _IN_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
 _QUOTED_THREAD = select(*_QUOTED).where(*_IN_THREAD).order_by(_m.created_at, _m.ordinal, _m.seq)
 _THREAD_SIZE = select(func.sum(func.length(_m.body) + 40)).where(*_IN_THREAD)
+_THREAD_EXISTS = select(_m.id).where(*_IN_THREAD).limit(1)
 _STORE = insert(messages)
 
 
@@ -120,7 +126,7 @@ class _Batch:
     def run(self) -> list[Sent | Fault]:
         self.earlier = self._read_earlier()
         addresses = {address for submission in self.submissions for address in submission.new.to}
-        found = self.connection.execute(_RECIPIENTS, {"addresses": sorted(addresses)}).all() if addresses else []
+        found = self._find_recipients(addresses)
         self.recipients: dict[str, tuple[str, str]] = {row[0]: (row[1], row[2]) for row in found}
         self.newest: dict[str, int] = {row[1]: row[3] for row in found}
         wanted = {submission.new.parent_id for submission in self.submissions if submission.new.parent_id}
@@ -138,6 +144,15 @@ class _Batch:
             self.connection.execute(COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
         return results
+
+    def _find_recipients(self, addresses: set[str]) -> list[Sequence[Any]]:
+        """Address, agent id, user id and newest number of each that there is."""
+        found: list[Sequence[Any]] = []
+        for statement in (_RECIPIENTS, _FORMER_RECIPIENTS):
+            missing = sorted(addresses - {row[0] for row in found})
+            if missing:
+                found += self.connection.execute(statement, {"addresses": missing}).all()
+        return found
 
     def _read_earlier(self) -> dict[tuple[str, str], tuple[str, list[Message]]]:
         keyed = [submission for submission in self.submissions if submission.key is not None]
@@ -160,7 +175,7 @@ class _Batch:
         to = [self._recipient(submission, address) for address in submission.new.to]
         parent = self._parent(submission)
         body = self._body(submission, parent)
-        made = self._messages(submission, parent, body, to)
+        made = self._messages(submission, self._thread(submission, parent), parent, body, to)
         if submission.key is not None and digest is not None and made:
             self.earlier[submission.agent_id, submission.key] = (digest, made)
         for ordinal, (message, agent_id) in enumerate(zip(made, to, strict=True)):
@@ -170,10 +185,9 @@ class _Batch:
 
     def _recipient(self, submission: Submission, address: str) -> str:
         agent_id, user_id = self.recipients.get(address, ("", ""))
-        if not agent_id:
-            raise Fault(404, f"Recipient address '{address[:200]}' not found")
+        # One of another user is not told from none: who has which agents is nobody else's business.
         if user_id != submission.user_id:
-            raise Fault(403, submission.stranger.format(address[:200]))
+            raise Fault(404, f"Recipient address '{address[:200]}' not found")
         return agent_id
 
     def _parent(self, submission: Submission) -> _Parent | None:
@@ -213,11 +227,38 @@ class _Batch:
         check_size(len(body.encode()), submission.longest)
         return body
 
-    def _messages(self, submission: Submission, parent: _Parent | None, body: str, to: Sequence[str]) -> list[Message]:
+    def _thread(self, submission: Submission, parent: _Parent | None) -> str:
+        """A thread of its own, its parent's, or the named one: a new one, or one that the sender may read."""
+        if parent is not None and submission.new.action != "send":
+            return parent.thread_id
+        named = submission.new.thread_id
+        if named is not None:
+            if submission.bound and self._holds_others(submission, named):
+                raise Fault(403, f"This API key's agent takes no part in the thread '{named}'")
+            return named
+        if submission.key is not None:
+            derived = _named(submission, "thread")
+            # Its name follows from what others may know: whoever began it before us would read what we write.
+            if not self._holds_others(submission, derived):
+                return derived
+        return str(uuid.uuid4())
+
+    def _holds_others(self, submission: Submission, thread_id: str) -> bool:
+        """Whether there is such a thread of this user, and the sender takes no part in it."""
+        names = {"user": submission.user_id, "thread": thread_id}
+        begun = [row for row in self.rows if (row["user_id"], row["thread_id"]) == (submission.user_id, thread_id)]
+        if any(submission.agent_id in (row["from_agent_id"], row["to_agent_id"]) for row in begun):
+            return False
+        if not begun and self.connection.execute(_THREAD_EXISTS, names).first() is None:
+            return False
+        return not takes_part(self.connection, submission.user_id, thread_id, submission.agent_id)
+
+    def _messages(
+        self, submission: Submission, thread_id: str, parent: _Parent | None, body: str, to: Sequence[str]
+    ) -> list[Message]:
         new = submission.new
         made: list[Message] = []
         now = now_text()
-        thread_id = _thread_id(submission, parent)
         for ordinal, (agent_id, address) in enumerate(zip(to, new.to, strict=True)):
             self.newest[agent_id] += 1
             made.append(
@@ -261,16 +302,6 @@ def forwarded(note: str, quoted: Iterable[Sequence[Any]]) -> str:
         blocks.append(f"{head}\n\n{body}")
     text = "\n\n---\n\n".join(blocks)
     return f"{note.strip()}\n\n----------\n\n{text}" if note.strip() else text
-
-
-def _thread_id(submission: Submission, parent: _Parent | None) -> str:
-    new = submission.new
-    if new.action != "send":
-        assert parent is not None
-        return parent.thread_id
-    if new.thread_id is not None:
-        return new.thread_id
-    return _named(submission, "thread") if submission.key is not None else str(uuid.uuid4())
 
 
 def _message_id(submission: Submission, ordinal: int) -> str:

@@ -5,28 +5,49 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Any
 
 import msgspec
 import nh3
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from agent_mailer.broker.tables import messages
 
-INLINE_CHARACTERS = 16_384
+INLINE_CHARACTERS = 2_048
 """Markdown up to this is rendered at once; more of it in a thread, so that others are served meanwhile."""
-
+KEPT_RENDERED = 512
+"""Texts whose HTML is kept: lists show the same ones again and again."""
 
 LONGEST_MARKDOWN = 20_000
 """Characters; a longer text is shown as it is, so that no message keeps the broker from its work."""
 MOST_BRACKETS = 500
+MOST_MARKS = 1_000
+"""Signs that may begin or end an emphasis or code."""
 MOST_CELLS = 5_000
 
 _WITH_TABLES = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 _WITHOUT_TABLES = MarkdownIt("commonmark", {"html": True}).enable("strikethrough")
+
+
+def _picture(tokens: Sequence[Token], index: int, _options: object, _env: object) -> str:
+    """A picture as a link to it: whoever wants to see it asks for it."""
+    token = tokens[index]
+    return f'<a href="{escape(str(token.attrs["src"]))}">{escape(token.content) or "picture"}</a>'
+
+
+for _markdown in (_WITH_TABLES, _WITHOUT_TABLES):
+    _markdown.add_render_rule("image", lambda _renderer, *args: _picture(*args))
 _PLAIN = re.compile(r"[^\W\d_][\w ,;:.?()/%$^@{}']*", re.ASCII)
-_ATTRIBUTES = {name: set(kept) for name, kept in nh3.ALLOWED_ATTRIBUTES.items()} | {"code": {"class"}}
+# A picture from elsewhere tells its sender who reads when; a link without a host leads into the page that shows it.
+_CLEANER = nh3.Cleaner(
+    tags=nh3.ALLOWED_TAGS - {"img", "map", "area"},
+    attributes={name: set(kept) for name, kept in nh3.ALLOWED_ATTRIBUTES.items()} | {"code": {"class"}},
+    url_schemes={"http", "https", "mailto"},
+    url_relative="deny",
+)
 
 
 class Envelope(msgspec.Struct):
@@ -124,16 +145,17 @@ def _render(found: Iterable[Message]) -> None:
         message.body_html = body_html(message.body)
 
 
+@lru_cache(maxsize=KEPT_RENDERED)
 def body_html(body: str) -> str:
-    """`body` as HTML without scripts, event handlers or styles; never raises."""
+    """`body` as HTML without scripts, event handlers, styles, pictures of elsewhere or relative links; never raises."""
     if _PLAIN.fullmatch(body):
         return f"<p>{body.rstrip()}</p>\n"
     # What takes the parser time out of proportion: unclosed brackets, and short rows under a wide head.
-    if len(body) > LONGEST_MARKDOWN or body.count("[") > MOST_BRACKETS:
+    if len(body) > LONGEST_MARKDOWN or body.count("[") > MOST_BRACKETS or sum(map(body.count, "*_~`")) > MOST_MARKS:
         return _as_it_is(body)
     try:
         markdown = _WITHOUT_TABLES if _cells(body) > MOST_CELLS else _WITH_TABLES
-        return nh3.clean(markdown.render(body), attributes=_ATTRIBUTES)
+        return _CLEANER.clean(markdown.render(body))
     except Exception:
         return _as_it_is(body)
 

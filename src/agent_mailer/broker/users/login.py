@@ -8,6 +8,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import TypeVar
 
 import jwt
@@ -70,29 +71,63 @@ def _fits(stored: str, password: str) -> bool:
 
 
 class Claims(msgspec.Struct, frozen=True):
+    """`token_id` is empty in tokens of an earlier version; `expires` in seconds since 1970."""
+
     user_id: str
     version: int
+    token_id: str
+    expires: int
 
 
-def issue_token(secret: str, user_id: str, version: int, seconds: int, impersonated_by: str | None = None) -> str:
+class Use(StrEnum):
+    """Where a token counts. Every port of a host gets its cookies: a token from there opens nothing as a header."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+
+
+def issue_token(
+    secret: str,
+    user_id: str,
+    version: int,
+    seconds: int,
+    *,
+    use: Use = Use.HEADER,
+    impersonated_by: str | None = None,
+) -> str:
     """A token good for `seconds`."""
     now = int(time.time())
-    payload: dict[str, object] = {"user_id": user_id, "iat": now, "exp": now + seconds, "ver": version}
+    payload: dict[str, object] = {
+        "user_id": user_id,
+        "iat": now,
+        "exp": now + seconds,
+        "ver": version,
+        "jti": secrets.token_hex(16),
+        "use": use.value,
+    }
     if impersonated_by is not None:
         payload["impersonated_by"] = impersonated_by
     return jwt.encode(payload, _key(secret), algorithm=_ALGORITHM)
 
 
-def read_token(secret: str, token: str) -> Claims | None:
-    """What a token says; None where it is not ours, not whole, or past its end."""
+def read_token(secret: str, token: str, use: Use = Use.HEADER) -> Claims | None:
+    """What a token says; None where it is not ours, not whole, for another use, or past its end."""
     try:
-        payload = jwt.decode(token, _key(secret), algorithms=[_ALGORITHM], options={"require": ["exp", "iat"]})
+        payload = jwt.decode(
+            token,
+            _key(secret),
+            algorithms=[_ALGORITHM],
+            # Not refused for being of the future: the clock may have been set back since.
+            options={"require": ["exp", "iat"], "verify_iat": False},
+        )
     except (jwt.PyJWTError, ValueError, RecursionError):
         return None
-    user_id, version = payload.get("user_id"), payload.get("ver")
-    if not isinstance(user_id, str) or not isinstance(version, int):
+    user_id, version, token_id = payload.get("user_id"), payload.get("ver"), payload.get("jti", "")
+    if not isinstance(user_id, str) or not isinstance(version, int) or not isinstance(token_id, str):
         return None
-    return Claims(user_id, version)
+    if payload.get("use", Use.HEADER) != use:
+        return None
+    return Claims(user_id, version, token_id, int(payload["exp"]))
 
 
 def _key(secret: str) -> bytes:
@@ -107,12 +142,16 @@ class Throttle:
         self._rate = parse(rate)
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
-    async def check(self, username: str, host: str) -> None:
-        """Raises Fault 429 with Retry-After (seconds) where either has failed too often."""
-        for kind, who in (("user", username), ("host", host)):
-            if await self._limiter.test(self._rate, kind, who):
+    async def check(self, username: str, host: str, *, known: bool) -> None:
+        """Raises Fault 429 with Retry-After (seconds) where too many passwords were wrong.
+
+        `known`: this user has logged in from that host before. What was tried elsewhere does not lock them out there.
+        """
+        own, of_host = self._buckets(username, host, known=known)
+        for bucket in (own,) if known else (own, of_host):
+            if await self._limiter.test(self._rate, *bucket):
                 continue
-            window = await self._limiter.get_window_stats(self._rate, kind, who)
+            window = await self._limiter.get_window_stats(self._rate, *bucket)
             seconds = max(1, math.ceil(window.reset_time - time.time()))
             raise Fault(
                 429,
@@ -120,9 +159,15 @@ class Throttle:
                 headers={"Retry-After": str(seconds)},
             )
 
-    async def failed(self, username: str, host: str) -> None:
-        await self._limiter.hit(self._rate, "user", username)
-        await self._limiter.hit(self._rate, "host", host)
+    async def failed(self, username: str, host: str, *, known: bool) -> None:
+        for bucket in self._buckets(username, host, known=known):
+            await self._limiter.hit(self._rate, *bucket)
 
-    async def succeeded(self, username: str) -> None:
-        await self._limiter.clear(self._rate, "user", username)
+    async def succeeded(self, username: str, host: str, *, known: bool) -> None:
+        # Not the host's: one's own login must not make room for guessing at others.
+        await self._limiter.clear(self._rate, *self._buckets(username, host, known=known)[0])
+
+    @staticmethod
+    def _buckets(username: str, host: str, *, known: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        own = ("user at host", username, host) if known else ("user", username)
+        return own, ("host", host)

@@ -9,23 +9,26 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import COOKIE, AsPerson, directory_of, settings_of, store_of
+from agent_mailer.broker.callers import AsPerson, claims_of, cookie_name, directory_of, settings_of, store_of
 from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Label, Password, Reference, Tags
 from agent_mailer.broker.tables import users
-from agent_mailer.broker.users.login import Passwords, Throttle, issue_token
+from agent_mailer.broker.users.login import Passwords, Throttle, Use, issue_token
 from agent_mailer.broker.users.rows import (
     SHORTEST_PASSWORD,
     USERNAME,
     Key,
     User,
     add_key,
+    add_known_host,
     add_user,
     check_password,
     check_username,
     delete_key,
+    end_token,
     find_login,
     invite_required,
+    is_known_host,
     keys_of,
     new_raw_key,
     require_free_name,
@@ -155,38 +158,48 @@ async def register(request: Request, form: Registration) -> UserAnswer:
 async def login(request: Request, response: Response, form: Credentials) -> LoginAnswer:
     """A token for people's calls, also set as a cookie."""
     throttle = cast(Throttle, request.app.state.throttle)
-    host = request.client.host if request.client else ""
-    await throttle.check(form.username, host)
     store, settings = store_of(request), settings_of(request)
-    known = await store.read(lambda c: find_login(c, users.c.username == form.username))
+    host = request.client.host if request.client else ""
+    found = await store.read(lambda c: find_login(c, users.c.username == form.username))
+    known = found is not None and await store.read(lambda c: is_known_host(c, found.user.id, host))
+    await throttle.check(form.username, host, known=known)
 
     async def right() -> bool:
         # Again, with those before in the queue counted: a hundred tries at once are not a hundred tries.
-        await throttle.check(form.username, host)
-        fits = await _passwords(request).verify(None if known is None else known.password_hash, form.password)
+        await throttle.check(form.username, host, known=known)
+        fits = await _passwords(request).verify(None if found is None else found.password_hash, form.password)
         if not fits:
-            await throttle.failed(form.username, host)
+            await throttle.failed(form.username, host, known=known)
         return fits
 
-    if not await _passwords(request).in_slot(right) or known is None:
+    if not await _passwords(request).in_slot(right) or found is None:
         raise Fault(401, "Invalid username or password")
-    await throttle.succeeded(form.username)
-    token = issue_token(settings.secret, known.user.id, known.token_version, settings.token_seconds)
+    await throttle.succeeded(form.username, host, known=known)
+    if not known:
+        await store.write(lambda c: add_known_host(c, found.user.id, host))
+    who, seconds = (settings.secret, found.user.id, found.token_version), settings.token_seconds
+    for_pages = min(settings.cookie_seconds, seconds)
+    secure = is_https(request)
     response.set_cookie(
-        COOKIE,
-        token,
-        max_age=min(settings.cookie_seconds, settings.token_seconds),
+        cookie_name(secure=secure),
+        issue_token(*who, for_pages, use=Use.COOKIE),
+        max_age=for_pages,
         httponly=True,
         samesite="lax",
-        secure=is_https(request),
+        secure=secure,
     )
-    return LoginAnswer(token=token, user=user_answer(known.user))
+    return LoginAnswer(token=issue_token(*who, seconds), user=user_answer(found.user))
 
 
 @router.post("/logout")
-async def logout(response: Response) -> Told:
-    """Takes the cookie back. A token in a header ends by its time, or with the password."""
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+async def logout(request: Request, response: Response) -> Told:
+    """The token that it came with, in a header or as a cookie, counts no more; the cookie is taken back."""
+    claims = claims_of(request)
+    if claims is not None and claims.token_id:
+        await store_of(request).write(lambda c: end_token(c, claims.token_id, claims.expires))
+        directory_of(request).forget()
+    secure = is_https(request)
+    response.delete_cookie(cookie_name(secure=secure), httponly=True, samesite="lax", secure=secure)
     return Told(detail="Logged out")
 
 
@@ -201,11 +214,12 @@ async def change_password(request: Request, person: AsPerson, form: PasswordChan
     throttle = cast(Throttle, request.app.state.throttle)
     host = request.client.host if request.client else ""
     check_password(form.new_password)
-    await throttle.check(person.username, host)
+    # Who has a token of theirs is no stranger.
+    await throttle.check(person.username, host, known=True)
     store, passwords = store_of(request), _passwords(request)
     known = await store.read(lambda c: find_login(c, users.c.id == person.user_id))
     if not await passwords.fits(None if known is None else known.password_hash, form.current_password):
-        await throttle.failed(person.username, host)
+        await throttle.failed(person.username, host, known=True)
         raise Fault(400, "Current password is incorrect")
     hashed = await passwords.hashed(form.new_password)
     await store.write(lambda c: set_password(c, person.user_id, hashed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import string
+import time
 import uuid
 
 import msgspec
@@ -12,12 +13,23 @@ from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from agent_mailer.broker.directory import key_hash
 from agent_mailer.broker.protocol import Fault, now_text
-from agent_mailer.broker.tables import agents, api_keys, invite_codes, system_settings, users
+from agent_mailer.broker.tables import (
+    agents,
+    api_keys,
+    ended_tokens,
+    invite_codes,
+    known_hosts,
+    system_settings,
+    users,
+)
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 """Who made the first invite code."""
 USERNAME = r"^[a-z0-9-]{3,30}$"
 SHORTEST_PASSWORD = 8
+MOST_KNOWN_HOSTS = 50
+KEPT_ENDED = 86400
+"""Seconds for which a token that was logged out is known after its end: the clock may be set back."""
 _CODE_LETTERS = string.ascii_letters + string.digits
 
 
@@ -159,6 +171,30 @@ def set_password(connection: Connection, user_id: str, password_hash: str) -> No
     """All tokens of the user are void from now on."""
     values = {"password_hash": password_hash, "token_version": users.c.token_version + 1}
     connection.execute(update(users).where(users.c.id == user_id).values(**values))
+
+
+def is_known_host(connection: Connection, user_id: str, host: str) -> bool:
+    """Whether the user has logged in from there before."""
+    where = (known_hosts.c.user_id == user_id, known_hosts.c.host == host)
+    return connection.execute(select(known_hosts.c.host).where(*where)).first() is not None
+
+
+def add_known_host(connection: Connection, user_id: str, host: str) -> None:
+    """The latest `MOST_KNOWN_HOSTS` of the user are kept."""
+    if is_known_host(connection, user_id, host):
+        return
+    connection.execute(insert(known_hosts).values(user_id=user_id, host=host, last_login_at=now_text()))
+    of_user = known_hosts.c.user_id == user_id
+    kept = select(known_hosts.c.host).where(of_user).order_by(known_hosts.c.last_login_at.desc())
+    hosts = [row.host for row in connection.execute(kept.limit(MOST_KNOWN_HOSTS))]
+    connection.execute(known_hosts.delete().where(of_user, known_hosts.c.host.not_in(hosts)))
+
+
+def end_token(connection: Connection, token_id: str, expires: int) -> None:
+    """It counts no more; `expires` in seconds since 1970. Those that have expired meanwhile are forgotten."""
+    connection.execute(ended_tokens.delete().where(ended_tokens.c.expires < int(time.time()) - KEPT_ENDED))
+    if connection.execute(select(ended_tokens.c.id).where(ended_tokens.c.id == token_id)).first() is None:
+        connection.execute(insert(ended_tokens).values(id=token_id, expires=expires))
 
 
 def set_filter_tags(connection: Connection, user_id: str, tags: list[str]) -> User:

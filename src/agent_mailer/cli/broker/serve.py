@@ -11,6 +11,7 @@ import typer
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.streams import unhurried
 
 if TYPE_CHECKING:
     from agent_mailer.broker.data import Data
@@ -29,18 +30,30 @@ def serve(
     folder: DataFolder = None,
     database: DatabaseUrl = None,
     domain: Annotated[str | None, typer.Option(help="The end of every address.", show_default=DEFAULT_DOMAIN)] = None,
+    host_name: Annotated[
+        list[str] | None,
+        typer.Option("--host-name", help="A name under which clients ask for this broker, as a proxy passes it on."),
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option("--trusted-proxy", help="An address or network of a proxy, whose X-Forwarded-For counts."),
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request, on stderr.")] = False,
 ) -> None:
     """Run the broker until Ctrl-C.
 
     The environment counts where an option is not given: AGENT_MAILER_DATABASE_URL, AGENT_MAILER_DOMAIN,
-    AGENT_MAILER_UPLOAD_DIR; and AGENT_MAILER_SECRET_KEY, which signs the tokens of people.
+    AGENT_MAILER_UPLOAD_DIR, AGENT_MAILER_HOST_NAMES and AGENT_MAILER_TRUSTED_PROXIES (with commas); and
+    AGENT_MAILER_SECRET_KEY, which signs the tokens of people.
     """
     data = data_of(folder, database)
-    from agent_mailer.broker.data import Settings, held, make_folders, secret_of
+    unhurried()
+    from agent_mailer.broker.data import Settings, held, hosts_of, make_folders, proxies_of, secret_of
     from agent_mailer.broker.serving import bind, run, url_of
 
     os.umask(0o077)
+    proxies = proxies_of(trusted_proxy or _listed("AGENT_MAILER_TRUSTED_PROXIES"))
+    hosts = hosts_of(host, host_name or _listed("AGENT_MAILER_HOST_NAMES"))
     with bind(host, port) as bound:
         url = url_of(bound)
         make_folders(data)
@@ -49,8 +62,12 @@ def serve(
             from agent_mailer.broker.app import create_app
 
             ends_with = domain or os.environ.get("AGENT_MAILER_DOMAIN") or DEFAULT_DOMAIN
-            app = create_app(Settings(data.database, data.uploads, secret, ends_with))
-            run(app, bound, lambda invite: _greet(data, url, invite), access_log=access_log)
+            app = create_app(Settings(data.database, data.uploads, secret, ends_with, hosts=hosts))
+            run(app, bound, lambda invite: _greet(data, url, invite), access_log=access_log, proxies=proxies)
+
+
+def _listed(variable: str) -> list[str]:
+    return [word.strip() for word in os.environ.get(variable, "").split(",") if word.strip()]
 
 
 def _greet(data: Data, url: str, invite: str | None) -> None:

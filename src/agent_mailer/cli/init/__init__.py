@@ -111,12 +111,29 @@ def init(
     auto_reply: Annotated[
         str | None, typer.Option("--auto-reply", help="if-silent, never or always: send its final words as the answer.")
     ] = None,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(
+            "--sandbox",
+            metavar="KIND",
+            help="What stands around a turn: bwrap, landlock, srt, command or off. Default: the first of bwrap and "
+            "landlock that holds here.",
+            autocompletion=any_of("bwrap", "landlock", "srt", "command", "off"),
+        ),
+    ] = None,
     no_interactive: Annotated[bool, typer.Option("--no-interactive", help="Never ask; exit 78 instead.")] = False,
     gitignore: Annotated[
-        bool, typer.Option("--gitignore/--no-gitignore", help="Keep state and mail out of git.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--gitignore/--no-gitignore",
+            help="Keep state and mail out of the git tree around them.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Set up this folder for an agent: its configuration, its mailbox, its documents."""
+    from agent_mailer.config import GitCare
+
     given: dict[str, object] = {
         "address": address,
         "agent_name": agent_name,
@@ -137,18 +154,20 @@ def init(
         "turn_timeout": turn_timeout,
         "stop_grace": stop_grace,
         "auto_reply": auto_reply,
+        "git": None if gitignore is None else (GitCare.KEEP_OUT if gitignore else GitCare.LEAVE).value,
     }
+    from agent_mailer.confine.port import Kind
     from agent_mailer.setup import Wishes, mailbox_meant, missing
     from agent_mailer.setup.documents import ADAPTERS
 
     wishes = Wishes(
+        sandbox=Kind(one_of(sandbox, [kind.value for kind in Kind], "--sandbox")) if sandbox is not None else None,
         from_login=from_login,
         role=role or "",
         description=description or "",
         system_prompt=_read_prompt(system_prompt_file),
         adapter=one_of(adapter_file, ADAPTERS, "--adapter-file") if adapter_file is not None else "",
         replace_protocol=replace_protocol,
-        gitignore=gitignore,
     )
     asking = on_terminal() and not no_interactive
     values = {key: value for key, value in given.items() if value is not None}
@@ -186,6 +205,7 @@ def _set_up(
     """
     from agent_mailer.setup.documents import plan_documents
     from agent_mailer.setup.found import refusal
+    from agent_mailer.setup.sandbox import settle_sandbox
     from agent_mailer.setup.workdir import set_up
 
     identity = ""
@@ -202,7 +222,9 @@ def _set_up(
     place.require_complete()
     documents = plan_documents(place, identity, wishes)
     chosen = [change for change in documents.replacements if _wanted(change, wishes.replace_protocol, asking=asking)]
-    for line in set_up(place, values, documents, chosen, gitignore=wishes.gitignore):
+    for line in set_up(place, values, documents, chosen):
+        say(line)
+    if line := settle_sandbox(place, {**flags, **values}, wishes.sandbox):
         say(line)
     fault = refusal(place, {})
     if fault is not None:

@@ -72,7 +72,7 @@ def inbox(
     maildir_root: MaildirRoot = None,
     as_json: Json = False,
 ) -> None:
-    """List the mail that waits; during a turn the one message."""
+    """List the mail that waits; during a turn the mail that it is for."""
     turn = _turn(whose)
     if every and unread:
         raise UsageFault("two_choices", "--all is also what was read, --unread only what was not", "give one of them")
@@ -81,7 +81,7 @@ def inbox(
     found: Sequence[tuple[Message, bool]]
     more = False
     if turn is not None:
-        found = [(turn.message(), True)]
+        found = [(message, True) for message in turn.messages()]
     else:
         from agent_mailer.people.port import Search
 
@@ -118,11 +118,12 @@ def read(
 ) -> None:
     """Print a message; outside a turn it then counts as read."""
     turn = _turn(whose)
-    if turn is not None:
-        message = turn.message(message_id)
+    if turn is None:
+        show(person_at(whose, workdir, maildir_root).read(_required(message_id)), as_json=as_json)
+    elif message_id is None and not as_json and len(turn.messages()) > 1:
+        _show_all(turn.messages())
     else:
-        message = person_at(whose, workdir, maildir_root).read(_required(message_id))
-    show(message, as_json=as_json)
+        show(turn.message(message_id), as_json=as_json)
 
 
 @app.command("thread", cls=FastCommand)
@@ -142,10 +143,7 @@ def thread(
     if as_json:
         json_out({"messages": [whole(message) for message in messages]})
         return
-    for number, message in enumerate(messages):
-        if number:
-            say("\n" + "-" * 72)
-        say(as_screen(message))
+    _show_all(messages)
 
 
 @app.command("contacts", cls=FastCommand)
@@ -178,7 +176,9 @@ def reply(
     turn = _turn(whose)
     if turn is not None:
         turn.message(message_id)
-        tell_staged(turn.reply(read_body(body, body_file), subject=subject, kind=parse_kind(kind), now=now), now=now)
+        text = read_body(body, body_file)
+        staged = turn.reply(text, subject=subject, kind=parse_kind(kind), now=now, message=message_id)
+        tell_staged(staged, now=now)
         return
     _not_outside(now)
     person = person_at(whose, workdir, maildir_root)
@@ -204,7 +204,8 @@ def forward(
     text = read_body(body, body_file, optional=True)
     if turn is not None:
         turn.message(message_id)
-        tell_staged(turn.forward(recipients, text, subject=subject, kind=parse_kind(kind), now=now), now=now)
+        staged = turn.forward(recipients, text, subject=subject, kind=parse_kind(kind), now=now, message=message_id)
+        tell_staged(staged, now=now)
         return
     _not_outside(now)
     person = person_at(whose, workdir, maildir_root)
@@ -239,6 +240,13 @@ def finish(
         say(f"noted: blocked; {turn.fate_of_question()}")
     else:
         say("noted: done" + ("; nothing is sent by itself" if no_reply else ""))
+
+
+def _show_all(messages: Sequence[Message]) -> None:
+    for number, message in enumerate(messages):
+        if number:
+            say("\n" + "-" * 72)
+        say(as_screen(message))
 
 
 def _listing(found: Sequence[tuple[Message, bool]]) -> str:

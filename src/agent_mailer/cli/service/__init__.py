@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,15 +129,16 @@ def logs(
 ) -> None:
     """What the service has written to the journal: starts and ends, and the watcher's events as JSON lines."""
     from agent_mailer.process.commands import run_in_terminal
+    from agent_mailer.process.environment import find_tool
 
     [instance] = _chosen(_units(), [name] if name else None, workdir, every=False)
-    journalctl = shutil.which("journalctl")
+    journalctl = find_tool("journalctl", [instance.workdir])
     if journalctl is None:
         raise ConfigFault(
             "no_journal", "this system has no journal", f"agent-mailer logs -C {instance.workdir} --tail {tail}"
         )
     words = [journalctl, f"--user-unit={instance.unit}", f"--lines={tail}", *(["--follow"] if follow else [])]
-    raise typer.Exit(run_in_terminal(words))
+    raise typer.Exit(run_in_terminal(words, [instance.workdir]))
 
 
 def _do(verb: str, names: list[str] | None, workdir: Path | None, *, every: bool) -> None:

@@ -36,6 +36,8 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "health", [_health(view)]
     yield "watcher", [_watcher(view)]
     yield "mailbox", _mailbox(view)
+    yield "sandbox", [_sandbox(view)]
+    yield "trust", [_trust(view)]
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
@@ -53,6 +55,12 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "last", _results(view, now)
     yield "today", [_today(view)]
     yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []
+
+
+def _sandbox(view: StatusView) -> Part:
+    if view.sandbox == "off":
+        return Part("off: a turn may touch all that you may touch", Ink.FAINT)
+    return Part(view.sandbox)
 
 
 def _health(view: StatusView) -> Part:
@@ -79,7 +87,16 @@ def _mailbox(view: StatusView) -> list[Part]:
     parts = [Part(f"{printable(mailbox.address)} in {place}")]
     if mailbox.problem is not None:
         parts.append(Part(f"cannot be read: {printable(mailbox.problem, 300)}", Ink.RED))
+    if mailbox.elsewhere:
+        parts.append(Part(f"{mailbox.elsewhere} in cur that another reader took, never worked on here"))
     return parts
+
+
+def _trust(view: StatusView) -> Part:
+    if view.untrusted:
+        return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
+    alone = "; without a proved sandbox the agent may trust for itself" if view.sandbox == "off" else ""
+    return Part(f"as trusted{alone}")
 
 
 def _pause(view: StatusView, now: float) -> list[Part]:
@@ -111,8 +128,9 @@ def _trouble(view: StatusView, now: float) -> list[Part]:
 
 def _turn(view: StatusView, turn: RunningView) -> list[Part]:
     phase = turn.phase if view.watcher.running else f"{turn.phase}, left open: the next watcher takes it up"
+    more = f", {len(turn.batch) + 1} messages" if turn.batch else ""
     parts = [
-        Part(f"{turn.turn_id}  {duration(turn.seconds)}  {phase}"),
+        Part(f"{turn.turn_id}  {duration(turn.seconds)}  {phase}{more}"),
         Part(f"from {printable(turn.sender, 40)}  thread {printable(turn.thread, 64)}", cut=True),
     ]
     doing = _doing(turn)

@@ -29,7 +29,10 @@ _BAD = {
     EventName.MESSAGE_UNREADABLE,
     EventName.PAUSED,
     EventName.SURVIVORS,
+    EventName.GIT_TROUBLE,
     EventName.NOTICE_GIVEN_UP,
+    EventName.CONFIG_REFUSED,
+    EventName.UNTRUSTED,
     EventName.WATCH_FAULT,
 }
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
@@ -61,7 +60,7 @@ def a_value_of(key: str) -> Callable[[str], str]:
     """A check for a text that can be the value of this key of the configuration."""
 
     def check(text: str) -> str:
-        from agent_mailer.config import check_value
+        from agent_mailer.config_values import check_value
 
         check_value(key, text)
         return text
@@ -76,20 +75,24 @@ def open_editor(path: Path) -> None:
     """Open `path`, return when the editor has ended. Raises UsageFault if there is none, MailerError if it failed."""
     from agent_mailer.process.commands import run_in_terminal
 
-    words = _editor()
+    # What is edited lies in a workdir's state folder.
+    theirs = path.absolute().parents[1:2]
+    words = _editor(theirs)
     try:
-        status = run_in_terminal([*words, str(path)])
+        status = run_in_terminal([*words, str(path)], theirs)
     except OSError as error:
         raise UsageFault("no_editor", f"{words[0]} cannot be started: {error.strerror}", "export EDITOR=…") from None
     if status:
         raise MailerError("editor_failed", f"{words[0]} ended with status {status}; nothing was taken over", "")
 
 
-def _editor() -> list[str]:
+def _editor(theirs: Sequence[Path]) -> list[str]:
+    from agent_mailer.process.environment import find_tool
+
     for name in ("VISUAL", "EDITOR"):
         if os.environ.get(name, "").strip():
             return split_words(os.environ[name], f"${name}")
-    found = next((path for name in FALLBACKS if (path := shutil.which(name))), None)
+    found = next((path for name in FALLBACKS if (path := find_tool(name, theirs))), None)
     if found is None:
         raise UsageFault("no_editor", "there is no editor: $EDITOR is not set", "export EDITOR=…")
     return [found]

@@ -169,6 +169,7 @@ def _facts(turn: WholeTurnView) -> Iterator[tuple[str, str]]:
     ended = turn.outcome is not None
     yield "turn", turn.turn_id
     yield "message", f"{printable(turn.message_id, 128)} from {printable(turn.sender, 80)}"
+    yield "with", ", ".join(printable(other, 128) for other in turn.batch)
     yield "thread", printable(turn.thread, 300)
     yield "outcome" if ended else "phase", in_its_colour(turn.state)
     yield "detail", printable(turn.detail or "", 300)

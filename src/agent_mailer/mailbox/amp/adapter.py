@@ -119,6 +119,11 @@ class AmpMailbox:
             keeps_done=ours,
         )
 
+    async def asked(self) -> Capabilities:
+        """The same, once the broker has said what it can do."""
+        await self._link.broker()
+        return self.capabilities
+
     @property
     def address(self) -> str:
         return self._address

@@ -17,6 +17,7 @@ Which fsync protects what:
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import time
@@ -28,12 +29,13 @@ from typing import TYPE_CHECKING
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
-from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
+from agent_mailer.file_events import RESCAN_SECONDS, STILL_SECONDS, Arriving, FileEvents
 from agent_mailer.mailbox.maildir import amq, compose, delivery, layout, routes, shelf
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.listing import (
     MAX_INDEXED,
+    Listed,
     StatCache,
     ThreadIndex,
     list_folder,
@@ -100,6 +102,8 @@ class MaildirMailbox:
         self._clock = clock or SystemClock()
         self._consumer = Consumer(disk, self._clock, handle, self._paths)
         self._waiting: StatCache[Envelope | Unreadable] = StatCache(MAX_WAITING)
+        self._looked = False
+        self._arriving = Arriving(root / "meta" / "config.json", self._clock.monotonic)
         self._index = ThreadIndex(MAX_INDEXED)
         self._presence: Presence | None = None
         self._presence_note = ""
@@ -116,6 +120,7 @@ class MaildirMailbox:
             carries_marks=True,
             max_message_bytes=MAX_MESSAGE_BYTES,
             carries_context=True,
+            keeps_claimed=True,
         )
 
     @property
@@ -162,9 +167,25 @@ class MaildirMailbox:
 
     async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         self._attend()
-        with disk_faults(self._paths.new):
-            envelopes, unreadable = list_folder(self._paths.new, self._waiting, MAX_WAITING)
+        envelopes, unreadable = self._list()
+        if self._events is not None and (seconds := self._arriving.next_look) is not None:
+            if not self._looked and seconds <= STILL_SECONDS:
+                # What was there before us, and the system does not tell: whoever looks but once would pass it over.
+                await asyncio.sleep(seconds)
+                envelopes, unreadable = self._list()
+            self._events.wake_after(seconds)
+        self._looked = True
         return Listing(oldest_of_each(envelopes, limit, beside), tuple(unreadable))
+
+    def _list(self) -> tuple[list[Envelope], list[Unreadable]]:
+        renamed = self._events.take_renamed() if self._events is not None else ()
+        self._arriving.look_anew()
+
+        def is_whole(item: Listed) -> bool:
+            return self._arriving.is_whole(item.path, item.found, renamed=item.name in renamed)
+
+        with disk_faults(self._paths.new):
+            return list_folder(self._paths.new, self._waiting, MAX_WAITING, is_whole)
 
     async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         self._attend()

@@ -15,6 +15,7 @@ import msgspec
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
+from agent_mailer.git_tree import top_of
 from agent_mailer.names import printable
 
 USER: Final = "user"
@@ -261,7 +262,7 @@ def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> P
     if environ.get("AM_ROOT"):
         return _absolute(cwd, Path(environ["AM_ROOT"]))
     cwd = Path(os.path.abspath(cwd))  # noqa: PTH100  a link in the path is the user's wish
-    top = _git_top(cwd)
+    top = top_of(cwd)
     folders = _upward(cwd, top)
     home = environ.get("HOME")
     for folder in folders:
@@ -324,10 +325,6 @@ def _distrusted(path: Path, why: str, fix: str) -> ConfigFault:
 
 def _absolute(base: Path, path: Path) -> Path:
     return Path(os.path.normpath(base.absolute() / path))
-
-
-def _git_top(cwd: Path) -> Path | None:
-    return next((folder for folder in (cwd, *cwd.parents) if os.path.lexists(folder / ".git")), None)
 
 
 def _upward(cwd: Path, top: Path | None) -> list[Path]:

@@ -225,9 +225,12 @@ def bytes_digest(data: bytes) -> str:
 
 
 def list_folder(
-    folder: Path, cache: StatCache[Envelope | Unreadable], most: int = MAX_LISTED
+    folder: Path,
+    cache: StatCache[Envelope | Unreadable],
+    most: int = MAX_LISTED,
+    is_whole: Callable[[Listed], bool] = lambda _: True,
 ) -> tuple[list[Envelope], list[Unreadable]]:
-    """What waits in `folder`: the first `most` names. A repeated listing costs a stat a file."""
+    """What waits in `folder`: the first `most` names that are whole. A repeated listing costs a stat a file."""
     envelopes: list[Envelope] = []
     bad: list[Unreadable] = []
     seen: set[str] = set()
@@ -236,8 +239,7 @@ def list_folder(
             break
         parsed = cache.get(item.path, item.found)
         if parsed is None:
-            found = read_envelope(item)
-            if found is None:
+            if not is_whole(item) or (found := read_envelope(item)) is None:
                 continue
             parsed = unreadable(Path(item.path), found) if isinstance(found, Malformed) else found
             cache.put(item.path, item.found, parsed)

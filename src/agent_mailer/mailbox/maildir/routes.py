@@ -11,13 +11,14 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from agent_mailer.errors import ConfigFault
+from agent_mailer.git_tree import is_top
 from agent_mailer.mailbox.maildir.format import PROJECT_MARK
 from agent_mailer.mailbox.maildir.layout import (
     AMQRC,
@@ -83,6 +84,13 @@ def base_of(root: Path) -> Path | None:
     except ConfigFault:
         return None
     return base if owner is not None and owner.root == base else None
+
+
+def mail_of_the_tree(root: Path, workdir: Path) -> Sequence[Path]:
+    """The folders that hold all mail of a root and its sessions, and nothing else of a project."""
+    if is_top(root) and workdir.is_relative_to(root):
+        return root / "agents", root / "meta"
+    return (base_of(root) or root,)
 
 
 def siblings(root: Path) -> Iterator[Path]:
@@ -230,7 +238,7 @@ def _amqrc_above(root: Path) -> Amqrc | None:
         if os.path.lexists(folder / AMQRC):
             return read_amqrc(folder / AMQRC)
         # A root may be a git tree itself, so that git leaves the mail alone.
-        if folder == _home() or (os.path.lexists(folder / ".git") and not is_folder(folder / "agents")):
+        if folder == _home() or (is_top(folder) and not is_folder(folder / "agents")):
             return None
     return None
 

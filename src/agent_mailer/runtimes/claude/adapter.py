@@ -19,27 +19,40 @@ from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.claude.failures import meaning_of_stderr, old_limit
-from agent_mailer.runtimes.claude.lines import TASK_STOPPED, TOOLS, events_of
+from agent_mailer.runtimes.claude.fence import TOOLS, denials, fence, settings, too_much, tool_words, values_of
+from agent_mailer.runtimes.claude.lines import TASK_STOPPED, events_of, tools_of
 from agent_mailer.runtimes.port import (
+    FENCE,
+    LOGIN,
     Event,
     Evidence,
     Finding,
     Launch,
     PermissionMode,
     Probe,
+    ProgramHome,
+    Reach,
     Result,
     RuntimeMissing,
     RuntimeTraits,
     Trouble,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import find_program, how_it_crashed, last_words, turn_variables
+from agent_mailer.runtimes.programs import (
+    as_uuid,
+    find_program,
+    how_it_crashed,
+    last_words,
+    secrets_in,
+    turn_variables,
+)
 
 OLDEST_KNOWN = (2, 1, 0)
 _ANSWERS_NO_PROMPTS = (2, 1, 329)
 """The oldest version known to take `--permission-prompts`; the ones before deny what would ask just the same."""
 
 _KEY = "claude_command"
+_NOWHERE = "http://127.0.0.1:9"
 _INSTALL = "npm install --global @anthropic-ai/claude-code"
 _STDERR_LOOK = 16 * 1024
 _STUB = b"claude native binary not installed"
@@ -61,6 +74,10 @@ _DEFAULTS = {
     # with the provider it knows best (its default behind a gateway is longer). A model that thinks sends bytes.
     "API_TIMEOUT_MS": "180000",
     "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS": "180000",
+    # Notes of its own, beside ours, which join every thread without anybody's knowledge.
+    "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
+    # The project's settings do not count, but its CLAUDE.md is what the agent works by.
+    "CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1",
 }
 
 # Whose account it is: the first that is set is used, and where none is set the login in the config home.
@@ -74,18 +91,23 @@ _CREDENTIALS = (
 )
 _SANDBOXES = ("IS_SANDBOX", "CLAUDE_CODE_BUBBLEWRAP")
 
+# In the config home: what claude obeys in every session of that person.
+_SETTINGS = ("settings.json", "CLAUDE.md", "agents", "commands", "skills", "rules", "hooks", "output-styles", "plugins")
+
 # What a result that means one of these says less surely than the complaint before it.
 _TAKES_THE_COMPLAINT = (Outcome.FAILED, Outcome.SESSION_LOST)
 
 
 class ClaudeOptions(msgspec.Struct, frozen=True):
-    """What the user has chosen; empty = claude's own choice. `max_budget_usd` 0 = no limit."""
+    """What the user has chosen; empty = claude's own choice, but for `tools`. `max_budget_usd` 0 = no limit."""
 
     permission_mode: PermissionMode
     model: str = ""
+    tools: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
     max_budget_usd: float = 0.0
     config_home: Path | None = None
+    reach: Reach = Reach()
 
 
 class ClaudeRuntime:
@@ -96,6 +118,7 @@ class ClaudeRuntime:
     ) -> None:
         self._program = program
         self._options = options
+        self._fence = fence(options.tools, options.extra_args)
         self._env = _DEFAULTS | dict(base_env)
         if options.config_home is not None:
             self._env["CLAUDE_CONFIG_DIR"] = str(options.config_home)
@@ -111,18 +134,21 @@ class ClaudeRuntime:
 
     @property
     def traits(self) -> RuntimeTraits:
-        return RuntimeTraits(name="claude", has_events=True, resumes=True, account=self._account())
+        home = ProgramHome(self._home(), _SETTINGS, "CLAUDE_CODE_TMPDIR")
+        return RuntimeTraits(
+            name="claude", has_events=True, resumes=True, account=self._account(), home=home, remote=True
+        )
 
     def command(self, request: TurnRequest) -> Launch:
         """Raises RuntimeMissing."""
         program = self._find(request.workdir)
         fresh = str(uuid.uuid5(_TURN_SPACE, request.turn_id)) if request.session_id is None else None
-        session = ("--resume", request.session_id) if request.session_id else ("--session-id", str(fresh))
-        argv = (str(program), "-p", *session, *self._words(program, request), *self._options.extra_args)
+        session = ("--resume", as_uuid(request.session_id)) if request.session_id else ("--session-id", str(fresh))
+        argv = (str(program), "-p", *session, *self._words(program, request))
         return Launch(argv=argv, env=self._env | turn_variables(request), cwd=request.workdir, session_id=fresh)
 
     def parse(self, line: bytes) -> Sequence[Event]:
-        return events_of(line)
+        return events_of(line, self._fence)
 
     def judge(self, evidence: Evidence) -> Judgement:
         result, trouble = evidence.observation.result, evidence.observation.trouble
@@ -149,12 +175,15 @@ class ClaudeRuntime:
         program = str(self._find(workdir))
         return (
             Probe("version", (program, "--version"), self._env, workdir),
-            Probe("login", (program, "auth", "status"), self._env, workdir),
+            Probe(LOGIN, (program, "auth", "status"), self._env, workdir),
+            self._trial(program, workdir),
         )
 
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
-        if probe.name == "login":
+        if probe.name == LOGIN:
             return self._login(status, output)
+        if probe.name == FENCE:
+            return self._fenced(output)
         version = _version_in(output)
         if status or version is None:
             said = printable(output.strip(), 200) or f"exit status {status}"
@@ -184,6 +213,30 @@ class ClaudeRuntime:
             fix = f"CLAUDE_CONFIG_DIR={self._options.config_home} {fix}"
         return Finding(ok=False, text="claude is not logged in", fix=fix)
 
+    def _trial(self, program: str, workdir: Path) -> Probe:
+        """A start that asks no model: the prompt is a command which claude answers itself, and no provider is there."""
+        options = self._options
+        by_hand = values_of(options.extra_args, "--tools")
+        words = tuple(tool_words(options.tools, ())) if by_hand is None else ("--tools", *by_hand)
+        no_hooks = json.dumps({"disableAllHooks": True})
+        quiet = ("--setting-sources", "user", "--settings", no_hooks, "--strict-mcp-config", "--no-session-persistence")
+        form = ("--verbose", "--output-format", "stream-json", "--permission-mode", options.permission_mode.value)
+        env = {**self._env, "ANTHROPIC_BASE_URL": _NOWHERE, "CLAUDE_CODE_MAX_RETRIES": "0"}
+        return Probe(FENCE, (program, "-p", *words, *quiet, *form, "--", "/compact"), env, workdir)
+
+    def _fenced(self, output: str) -> Finding:
+        known = meaning_of_stderr(output)
+        if known is not None:
+            meaning, line = known
+            return Finding(ok=False, text=meaning.detail(line), fix=_INSTALL)
+        offered = next((tools for line in output.splitlines() if (tools := tools_of(line.encode())) is not None), None)
+        if offered is None:
+            said = printable(output.strip(), 200) or "nothing"
+            return Finding(ok=False, text=f"claude does not say which tools it has: {said}", fix=_INSTALL)
+        if beyond := self._fence.beyond(offered):
+            return Finding(ok=False, text=too_much(beyond), fix="agent-mailer config edit")
+        return Finding(ok=True, text=f"claude's own tools in a turn: {', '.join(offered) or 'none'}")
+
     def _find(self, workdir: Path) -> Path:
         program = find_program(self._program, workdir, self._env, _KEY)
         with suppress(OSError):
@@ -195,13 +248,22 @@ class ClaudeRuntime:
     def _words(self, program: Path, request: TurnRequest) -> Iterator[str]:
         """Options that take several values come first: extra arguments must not become values of theirs."""
         options = self._options
+        given = settings(
+            options.extra_args, request.workdir, tuple(denials(options.reach, request.workdir, self._secrets()))
+        )
+        yield from tool_words(options.tools, options.extra_args)
         yield "--allowedTools"
         yield f"mcp__{TOOLS}"
         yield "--mcp-config"
         yield _server(request)
+        yield "--add-dir"
+        yield str(request.workdir)
         if request.project_dir is not None:
-            yield "--add-dir"
             yield str(request.project_dir)
+        yield "--setting-sources"
+        yield "user"
+        yield "--settings"
+        yield given.text
         yield "--strict-mcp-config"
         # Without them nothing is written while one long answer comes, and silence would mean nothing.
         yield "--include-partial-messages"
@@ -220,6 +282,13 @@ class ClaudeRuntime:
         if options.max_budget_usd:
             yield "--max-budget-usd"
             yield f"{Decimal(repr(options.max_budget_usd)):f}"
+        yield from given.extra
+
+    def _secrets(self) -> Iterator[Path]:
+        """Its login; and where not everything is allowed, the keys that lie in a home folder."""
+        yield self._home() / ".credentials.json"
+        if self._options.permission_mode is not PermissionMode.BYPASS_PERMISSIONS:
+            yield from secrets_in(self._env)
 
     def _home(self) -> Path:
         own = self._env.get("CLAUDE_CONFIG_DIR")

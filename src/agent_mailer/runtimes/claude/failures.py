@@ -164,12 +164,19 @@ _TABLE = (
 
 _ARGUMENTS = Meaning(Outcome.UNAVAILABLE, "claude does not take its arguments: agent-mailer config set extra_args ...")
 
+_TOO_OLD = Meaning(
+    Outcome.UNAVAILABLE,
+    "this claude is older than the fence of its tools: npm install --global @anthropic-ai/claude-code",
+)
+
 # What claude writes to stderr instead of any event. Only the beginning of a line counts.
 _STDERR = (
     (_LIMITED, (OLD_LIMIT,)),
     (_UNAVAILABLE, (NO_START,)),
     (_LOST, ("No conversation found with session ID", "Error: --resume requires a valid session ID")),
     (_LOST, ("Error: Session ID ",)),
+    # Before the row of all the others: ours, which a person cannot leave out.
+    (_TOO_OLD, tuple(f"error: unknown option '{option}'" for option in ("--tools", "--setting-sources", "--settings"))),
     (
         _ARGUMENTS,
         (

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from agent_mailer.names import printable
+from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.claude.failures import OLD_LIMIT, Failure, as_seconds, meaning_of, old_limit
+from agent_mailer.runtimes.claude.fence import TOOLS, Fence, too_much
 from agent_mailer.runtimes.port import (
     Doomed,
     Event,
@@ -26,13 +27,9 @@ from agent_mailer.runtimes.programs import (
     PROGRESS_LIMIT,
     Fields,
     amount_in,
-    is_session_id,
     text_in,
     typed_line,
 )
-
-TOOLS = "agent_mailer"
-"""The name under which claude knows the mail tools: `mcp__agent_mailer__reply` is one of them."""
 
 TASK_STOPPED = "a task in the background was stopped before its end"
 
@@ -43,22 +40,30 @@ _DETAIL_LIMIT = 200
 _TELLING = ("file_path", "notebook_path", "path", "pattern", "url", "query", "description", "command", "to", "name")
 
 
-def events_of(line: bytes) -> Sequence[Event]:
-    """Never raises."""
+def events_of(line: bytes, fence: Fence) -> Sequence[Event]:
+    """`fence` is what the turn may use. Never raises."""
     found = typed_line(line)
     if found is None:
         moment = old_limit(line.decode("utf-8", "replace"))
         return () if moment is None else (Trouble(Outcome.LIMITED, OLD_LIMIT, moment),)
     kind, fields = found
+    if kind == "system" and fields.get("subtype") == "init":
+        return (*_sign_of_life(fields), *_beyond(fields, fence), *_tools_missing(fields))
     read = _READERS.get(kind)
     return () if read is None else tuple(read(fields))
 
 
+def tools_of(line: bytes) -> list[str] | None:
+    """The tools that this line names as all there are; None where it does not."""
+    found = typed_line(line)
+    if found is None or found[1].get("subtype") != "init":
+        return None
+    offered = found[1].get("tools")
+    return [str(name) for name in offered] if isinstance(offered, list) else None
+
+
 def _system(fields: Fields) -> Iterator[Event]:
     match fields.get("subtype"):
-        case "init":
-            yield from _sign_of_life(fields)
-            yield from _tools_missing(fields)
         case "api_retry":
             failure = Failure(kind=text_in(fields, "error"), status=_number(fields, "error_status"))
             meaning = meaning_of(failure)
@@ -74,6 +79,17 @@ def _system(fields: Fields) -> Iterator[Event]:
             yield Trouble(Outcome.FAILED, f"{TASK_STOPPED}: {task}")
         case _:
             pass
+
+
+def _beyond(fields: Fields, fence: Fence) -> Iterator[Event]:
+    """Tools that the turn may not have: proved by claude's own word, or refused."""
+    offered = fields.get("tools")
+    if not isinstance(offered, list):
+        yield Doomed(Outcome.UNAVAILABLE, "claude does not say which tools it has (agent-mailer doctor)", for_good=True)
+        return
+    beyond = fence.beyond(name if isinstance(name, str) else "?" for name in offered)
+    if beyond:
+        yield Doomed(Outcome.UNAVAILABLE, too_much(beyond), for_good=True)
 
 
 def _tools_missing(fields: Fields) -> Iterator[Event]:

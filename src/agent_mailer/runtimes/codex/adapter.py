@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
 import re
 import signal
-import sys
 import tomllib
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,23 +16,29 @@ from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.process.output import LINE_LIMIT, tail_text
 from agent_mailer.runtimes.codex.failures import classify_stderr, is_thread_id, is_usage_limit, reset_time
 from agent_mailer.runtimes.codex.lines import agent_message, events_of
+from agent_mailer.runtimes.codex.policy import Ground, Policy, policy, read_trial, toml, trial_words
+from agent_mailer.runtimes.codex.program import find_codex, version_of
 from agent_mailer.runtimes.port import (
+    FENCE,
+    LOGIN,
     Event,
     Evidence,
     Finding,
     Launch,
     PermissionMode,
     Probe,
+    ProgramHome,
+    Reach,
     Result,
     RuntimeMissing,
     RuntimeTraits,
     ToolServer,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT, find_program, how_it_crashed, last_words, turn_variables
+from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT, how_it_crashed, last_words, turn_variables
 
-TESTED = (0, 169, 0)
-"""The oldest version that these modules are known to understand."""
+TESTED = (0, 170, 0)
+"""The oldest version to be used: the ones before lost the sandbox of threads that a thread starts."""
 
 SERVER = "agent_mailer"
 
@@ -47,16 +50,11 @@ _STDERR_LOOK = 16 * 1024
 _CONFIG_LIMIT = 1024 * 1024
 _ERROR = re.compile(r"^error\b.*(?:\n.*\S.*)*", re.IGNORECASE | re.MULTILINE)
 _VERSION = re.compile(r"codex-cli (\d+)\.(\d+)\.(\d+)")
+_ECHO = "/bin/echo"
 _OWN_KEY = "CODEX_API_KEY"
 _ID_LENGTH = len("01234567-89ab-cdef-0123-456789abcdef")
 _KEYS = (_OWN_KEY, "OPENAI_API_KEY")
 _PROVIDER_WORDS = ("model_provider", "model_providers.", "openai_base_url", "profile")
-
-_PACKAGE = Path("@openai") / "codex"
-_WRAPPER = _PACKAGE / "bin" / "codex.js"
-_MACHINES = {"x86_64": ("x64", "x86_64"), "amd64": ("x64", "x86_64"), "arm64": ("arm64", "aarch64")}
-_MACHINES["aarch64"] = _MACHINES["arm64"]
-_SYSTEMS = {"linux": ("linux", "unknown-linux-musl"), "darwin": ("darwin", "apple-darwin")}
 
 # Nothing goes out but to the model: no metrics (their sending delays the end), no plugin and update checks. The agent's
 # commands run in the environment that we made; a login shell would put the system's PATH in place of it. And an
@@ -68,17 +66,17 @@ _QUIET = (
     "check_for_update_on_startup=false",
     "-c",
     "allow_login_shell=false",
+    # Names with KEY, SECRET or TOKEN stay with codex, which needs them; its commands do not.
+    "-c",
+    "shell_environment_policy.ignore_default_excludes=false",
     "--disable",
     "plugins",
     "--disable",
     "unbounded_connection_retries",
 )
 
-_SANDBOX = {
-    PermissionMode.PLAN: ("-s", "read-only"),
-    PermissionMode.ACCEPT_EDITS: ("-s", "workspace-write"),
-    PermissionMode.BYPASS_PERMISSIONS: ("--dangerously-bypass-approvals-and-sandbox",),
-}
+# In CODEX_HOME: what codex obeys in every session of that person.
+_SETTINGS = ("config.toml", "AGENTS.md", "hooks.json", "rules", "prompts")
 
 
 class CodexRuntime:
@@ -93,16 +91,24 @@ class CodexRuntime:
         model: str = "",
         extra_args: Sequence[str] = (),
         home: Path | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self._command = command
         self._mode = mode
         self._model = model
         self._extra = tuple(extra_args)
+        self._reach = reach or Reach()
         self._env = dict(base_env)
         if home is not None:
             self._env["CODEX_HOME"] = str(home)
         self._traits = RuntimeTraits(
-            name="codex", has_events=True, resumes=True, stop_signal=signal.SIGINT, account=self._account()
+            name="codex",
+            has_events=True,
+            resumes=True,
+            stop_signal=signal.SIGINT,
+            account=self._account(),
+            home=ProgramHome(self._home(), _SETTINGS),
+            remote=True,
         )
 
     @property
@@ -114,7 +120,10 @@ class CodexRuntime:
         program = find_codex(self._command, request.workdir, self._env)
         self._require_home()
         env = self._env | turn_variables(request)
-        words = [str(program), *_QUIET, "exec", *_SANDBOX[self._mode], "-C", str(request.workdir)]
+        ground = Ground(
+            request.workdir, request.project_dir, request.turn_dir / "outbox", walled=not request.own_sandbox
+        )
+        words = [str(program), *_QUIET, "exec", *self._policy(program, ground).words, "-C", str(request.workdir)]
         if request.project_dir is not None:
             words += ["--add-dir", str(request.project_dir)]
         if self._model:
@@ -143,15 +152,31 @@ class CodexRuntime:
         self._require_home()
         return (
             Probe("version", (program, "--version"), self._env, workdir),
-            Probe("login", (program, "login", "status"), self._env, workdir),
+            Probe(LOGIN, (program, "login", "status"), self._env, workdir),
+            Probe(FENCE, self._trial(program, workdir), self._env, workdir),
         )
 
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
-        return _read_version(status, output) if probe.name == "version" else self._read_login(status, output)
+        if probe.name == FENCE:
+            return _read_fence(probe, output)
+        return self._read_login(status, output) if probe.name == LOGIN else _read_version(status, output)
 
     def kept_sessions(self) -> frozenset[str] | None:
         names = (path.stem for path in self._home().glob("sessions/*/*/*/rollout-*.jsonl"))
         return frozenset(name[-_ID_LENGTH:] for name in names)
+
+    def _policy(self, program: Path, ground: Ground) -> Policy:
+        version = version_of(program)
+        return policy(self._mode, self._reach, ground, self._env, self._home(), self._extra, version)
+
+    def _trial(self, program: str, workdir: Path) -> tuple[str, ...]:
+        """Codex's sandbox with the profile of a turn, asked what it would let through; or why there is none."""
+        ground = Ground(workdir)
+        chosen = self._policy(Path(program), ground)
+        if not chosen.profile:
+            return (_ECHO, chosen.why_not)
+        look = trial_words(self._mode, self._reach, ground, self._env, self._home())
+        return (program, "sandbox", *chosen.words, *look)
 
     def _judge_result(self, result: Result, evidence: Evidence) -> Judgement:
         if result.outcome.settles:
@@ -255,19 +280,14 @@ def _server_table(request: TurnRequest) -> str:
     # Codex hides its environment from its servers: the turn's id, too, by which its processes are found at the end.
     env = {**tools.env, "AGENT_MAILER_TURN_ID": request.turn_id}
     fields = {
-        "command": _toml(tools.argv[0]),
-        "args": "[" + ",".join(map(_toml, tools.argv[1:])) + "]",
-        "env": "{" + ",".join(f"{_toml(name)}={_toml(value)}" for name, value in env.items()) + "}",
+        "command": toml(tools.argv[0]),
+        "args": "[" + ",".join(map(toml, tools.argv[1:])) + "]",
+        "env": "{" + ",".join(f"{toml(name)}={toml(value)}" for name, value in env.items()) + "}",
         "required": "true",
-        "default_tools_approval_mode": _toml("approve"),
+        "default_tools_approval_mode": toml("approve"),
         "startup_timeout_sec": str(_STARTUP_SECONDS),
     }
     return "{" + ",".join(f"{name}={value}" for name, value in fields.items()) + "}"
-
-
-def _toml(text: str) -> str:
-    """A basic string: JSON's escapes are TOML's, but TOML wants DEL escaped as well."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _as_thread_id(session_id: str) -> str:
@@ -309,6 +329,21 @@ def _read_version(status: int, output: str) -> Finding:
     return Finding(ok=True, text=f"codex {version}")
 
 
+def _read_fence(probe: Probe, output: str) -> Finding:
+    if probe.argv[0] == _ECHO:
+        return Finding(ok=True, text=f"codex's sandbox without a profile: {output.strip()}")
+    wrong = read_trial(output)
+    if wrong is None:
+        said = printable(_last_line(output) or "nothing", 300)
+        return Finding(
+            ok=False, text=f"codex's sandbox does not start: {said}", fix="npm install -g @openai/codex@latest"
+        )
+    if wrong:
+        fix = "npm install -g @openai/codex@latest, or agent-mailer config set permission_mode plan"
+        return Finding(ok=False, text=f"in codex's sandbox {printable('; '.join(wrong), 300)}", fix=fix)
+    return Finding(ok=True, text="codex's sandbox keeps login, configuration and state from the agent")
+
+
 def _names_provider(path: Path) -> bool:
     try:
         return "model_provider" in tomllib.loads(read_regular(path, _CONFIG_LIMIT, follow=True).decode())
@@ -318,32 +353,3 @@ def _names_provider(path: Path) -> bool:
 
 def _last_line(output: str) -> str:
     return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
-
-
-def find_codex(name: str, workdir: Path, env: Mapping[str, str]) -> Path:
-    """The program to start for `codex_command`. Raises RuntimeMissing."""
-    program = find_program(name, workdir, env, "codex_command")
-    wrapper = program.resolve()
-    if wrapper.parts[-4:] != _WRAPPER.parts:
-        return program
-    native = _native(wrapper)
-    if native is None:
-        raise RuntimeMissing(
-            "codex_incomplete",
-            f"{program} is codex's wrapper, and the program it starts is not installed beside it",
-            "npm install -g @openai/codex --include=optional",
-        )
-    return native
-
-
-def _native(wrapper: Path) -> Path | None:
-    system = _SYSTEMS.get(sys.platform)
-    machine = _MACHINES.get(platform.machine().lower())
-    if system is None or machine is None:
-        return None
-    vendor = Path("vendor") / f"{machine[1]}-{system[1]}" / "bin" / "codex"
-    package = Path("node_modules") / f"{_PACKAGE}-{system[0]}-{machine[0]}"
-    # Where Node would look for the package of this platform: in every node_modules on the way up.
-    places = [folder / package / vendor for folder in wrapper.parents]
-    places.append(wrapper.parents[1] / vendor)
-    return next((place for place in places if place.is_file()), None)

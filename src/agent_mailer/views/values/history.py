@@ -27,7 +27,10 @@ class SentView(Part, frozen=True):
 
 
 class TurnView(View, frozen=True):
-    """A turn, open or settled. Until it has ended, `outcome` and what follows is None."""
+    """A turn, open or settled. Until it has ended, `outcome` and what follows up to the cost is None.
+
+    `batch`: further messages that it was handed.
+    """
 
     ABOUT = "turn_id"
 
@@ -46,6 +49,7 @@ class TurnView(View, frozen=True):
     output_tokens: int | None
     cost_usd: float | None
     claimed_at: float
+    batch: tuple[str, ...]
 
     @property
     def state(self) -> str:
@@ -208,6 +212,25 @@ class NoteView(View, frozen=True):
     name: str
     bytes: int
     modified: float
+
+
+class NoteChangeView(View, frozen=True):
+    """A change of a note: by which turn, for whose message; `how` is `tool`, `file` (written into the file itself while
+    the turn ran), `refused` (the same, undone) or `by-hand`. `before` and `after` are null where there was none, or it
+    is too large.
+    """
+
+    ABOUT = "id"
+
+    id: str
+    note: str
+    at: float
+    how: str
+    turn_id: str
+    thread: str
+    sender: str = msgspec.field(name="from")
+    before: str | None = None
+    after: str | None = None
 
 
 class NoteTextView(View, frozen=True):

@@ -16,6 +16,7 @@ class Problem(StrEnum):
     WATCHER_SILENT = "watcher_silent"
     TROUBLE = "trouble"
     MAILBOX = "mailbox"
+    UNTRUSTED = "untrusted"
     PROGRAM = "program"
     SIGNED_OUT = "signed_out"
     OUTAGE = "outage"
@@ -48,7 +49,7 @@ class QueuedView(View, frozen=True):
 class MailboxView(Part, frozen=True):
     """`root` is the folder or the broker's URL; `waiting` leaves out what is settled or in work, and is None where
     nobody was asked; `problem` says why nothing is known. `queue` holds the oldest that wait, oldest first, where the
-    mailbox tells them.
+    mailbox tells them. `elsewhere` counts what lies in `cur` and never was this watcher's.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class MailboxView(Part, frozen=True):
     unreadable: int = 0
     problem: str | None = None
     queue: tuple[QueuedView, ...] = ()
+    elsewhere: int = 0
 
 
 class WatcherView(Part, frozen=True):
@@ -87,6 +89,7 @@ class RunningView(View, frozen=True):
     tool_seconds: float | None = None
     tokens: int | None = None
     cost_usd: float | None = None
+    batch: tuple[str, ...] = ()
 
 
 class RetryView(View, frozen=True):
@@ -188,7 +191,8 @@ class HeldCountView(Part, frozen=True):
 
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
-    logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever.
+    logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever; `sandbox`
+    is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are.
     """
 
     ABOUT = "workdir"
@@ -211,6 +215,8 @@ class StatusView(View, frozen=True):
     next_wake: WakeView | None
     last_events: tuple[dict[str, object], ...]
     stuck: tuple[StuckCountView, ...] = ()
+    sandbox: str = "off"
+    untrusted: tuple[str, ...] = ()
     held: tuple[HeldCountView, ...] = ()
 
 
@@ -229,3 +235,29 @@ class AllView(Part, frozen=True):
 
     healthy: bool
     workdirs: tuple[StatusView | FaultView, ...]
+
+
+class DifferenceView(Part, frozen=True):
+    """`name` is a key, or `templates/` and a file; `trusted` is what counts, `there` what the workdir says, each on one
+    line; `lines` tell more of a template or a table.
+    """
+
+    name: str
+    trusted: str
+    there: str
+    lines: tuple[str, ...] = ()
+
+
+class TrustView(View, frozen=True):
+    """`trusted` is false where something does not count as it is there; `basis` is why what counts does; `hash` is that
+    of what is there, for the environment variable AGENT_MAILER_TRUST.
+    """
+
+    ABOUT = "workdir"
+
+    workdir: str
+    trusted: bool
+    basis: str
+    why: str
+    hash: str
+    differences: tuple[DifferenceView, ...] = ()

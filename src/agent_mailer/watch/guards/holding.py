@@ -134,12 +134,13 @@ def carry_out(state: State, order: Order) -> list[tuple[bool, str]]:
 def _release(state: State, entries: Iterable[HeldEntry]) -> list[tuple[bool, str]]:
     chosen = [entry for entry in entries if entry.envelope is not None]
     envelopes = [entry.envelope for entry in chosen if entry.envelope and entry.message_id not in state.processed]
-    state.retries.put_all(
+    released = (
         msgspec.structs.replace(
             state.retries.get(envelope.id) or RetryEntry(envelope), released=True, listed_only=False, not_before=0.0
         )
         for envelope in envelopes
     )
+    state.retries.put_all(released, force=True)
     state.held.end((entry.message_id for entry in chosen), Ended.RELEASED)
     for entry in chosen:
         state.log.emit(EventName.MESSAGE_RELEASED, message_id=entry.message_id, guard=entry.guard.value, how="released")

@@ -1,0 +1,92 @@
+"""Does git leave state and mail alone, where they lie in a tree of it?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent_mailer.checks import CheckResult, guarded, ok, warning
+from agent_mailer.checks import failed as failure
+from agent_mailer.config import GitCare
+from agent_mailer.git_tree import GitFault, Part, Tree, as_git_sees, lacking, lies_inside_git, old_lines, tree_around
+from agent_mailer.process.environment import find_tool, git_call
+
+GIT_SECONDS = 10.0
+REPAIR = "agent-mailer doctor --repair"
+_HARMLESS = (".agent-mailer", ".agent-mail")
+"""Nobody else has folders of these names."""
+
+
+def check_git(workdir: Path, folders: Sequence[Path], care: GitCare) -> list[CheckResult]:
+    """State and mail that lie in a git tree are kept out of it, and nothing of them is tracked."""
+    there = [as_git_sees(folder) for folder in folders if os.path.lexists(folder)]
+    inside = [(folder, tree) for folder in there if (tree := tree_around(folder)) is not None]
+    if not inside:
+        return [ok("git", workdir, "not in a git tree")]
+    results = []
+    for folder, tree in inside:
+        results.append(guarded("git", folder, lambda folder=folder, tree=tree: _look(folder, tree, care)))  # type: ignore[misc]
+        results += [_old(tree, line) for line in old_lines(folder) if folder.name not in _HARMLESS]
+    return results
+
+
+def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
+    if lies_inside_git(folder, tree):
+        text = f"lies in git's own folder {tree.git}, and goes with it"
+        return warning("git", folder, text, "set the agent up in another folder: agent-mailer init")
+    if tree.broken:
+        return warning("git", folder, tree.broken, f"git -C {tree.top} status")
+    program = find_tool("git", [tree.top])
+    if program is not None and (found := _tracked(program, folder, tree)) is not None:
+        return found
+    if care is GitCare.LEAVE:
+        return ok("git", folder, 'left to you (git = "leave")')
+    try:
+        lacks = [lack for lack in lacking(folder) if lack.part is not Part.IGNORES_ITSELF]
+    except GitFault as fault:
+        return warning("git", folder, fault.message, fault.fix)
+    if lacks:
+        named = ", ".join(f"{lack.part.value} ({lack.path})" for lack in lacks)
+        return warning("git", folder, f"git may commit, stash or delete it; missing: {named}", REPAIR)
+    if program is not None and (found := _taken_back(program, folder, tree)) is not None:
+        return found
+    rest = " and ".join(old_lines(folder))
+    hint = f"; the line {rest} of an earlier version in {tree.top / '.gitignore'} can go" if rest else ""
+    return ok("git", folder, f"kept out of git; only `git clean -ffdx` deletes it{hint}")
+
+
+def _old(tree: Tree, line: str) -> CheckResult:
+    path = tree.top / ".gitignore"
+    text = f"the line {line} of an earlier version hides every folder of that name in the project, whoever's it is"
+    return warning("git", path, text, f"take the line out: $EDITOR {path}")
+
+
+def _tracked(program: str, folder: Path, tree: Tree) -> CheckResult | None:
+    name = str(folder.relative_to(tree.top))
+    status, tracked = _git(program, tree, "--literal-pathspecs", "ls-files", "--", name)
+    if status == 0 and tracked.strip():
+        text = f"git tracks {len(tracked.splitlines())} of its files: mail, and perhaps a key"
+        return failure("git", folder, text, f"git -C {tree.top} rm -r --cached {name}")
+    if status != 0:
+        said = tracked.strip() or "no answer in time"
+        return warning("git", folder, f"git does not tell: {said}", f"git -C {tree.top} status")
+    return None
+
+
+def _taken_back(program: str, folder: Path, tree: Tree) -> CheckResult | None:
+    name = f"./{folder.relative_to(tree.top)}"
+    if _git(program, tree, "check-ignore", "-q", "--no-index", "--", name)[0] != 1:
+        return None
+    _, said = _git(program, tree, "check-ignore", "-v", "-n", "--no-index", "--", name)
+    text = f"a pattern of the project takes it in again: {said.partition(chr(9))[0]}"
+    return warning("git", folder, text, f"$EDITOR {tree.top / '.gitignore'}")
+
+
+def _git(program: str, tree: Tree, *words: str) -> tuple[int | None, str]:
+    """Only for what no plain file says; without what the project, or our environment, would have git run or take."""
+    from agent_mailer.process.commands import run_briefly
+
+    argv, env = git_call(program, ("-c", "core.quotePath=false", *words), [tree.top])
+    done = run_briefly(argv, env=env, cwd=tree.top, seconds=GIT_SECONDS)
+    return done.status, done.output

@@ -1,0 +1,220 @@
+"""Values of the configuration: read from their places, typed and checked."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Meta
+
+from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, Source, keys, leaves
+from agent_mailer.config_tables import SandboxKeys
+from agent_mailer.confine.port import Kind
+from agent_mailer.disk import read_regular
+from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.names import printable
+from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.who import bad_pattern
+
+Trusting = Callable[
+    [Mapping[str, object], Mapping[str, str]], tuple[dict[str, object], Mapping[str, str], frozenset[str]]
+]
+"""From what file and AGENT.md say to what counts of it, and the keys whose value is another one."""
+
+
+def load(
+    path: Path,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    identity: Mapping[str, str] | None = None,
+    trusted: Trusting | None = None,
+) -> Loaded:
+    """Flags before environment before file before AGENT.md. Raises ConfigFault or UsageFault naming the bad key.
+
+    `trusted` says what of the file and of AGENT.md counts.
+
+    An empty text in the file is a key without a value: other clients write "" for what was not chosen.
+    """
+    raw, replaced = read_file(path), frozenset[str]()
+    if trusted is not None:
+        for key in (key for key in raw if key in keys() and raw[key] != ""):
+            # A fault in the file is one, whatever counts instead.
+            _checked(key, raw[key], Source.FILE, path)
+        raw, identity, replaced = trusted(raw, identity or {})
+    values: dict[str, object] = {}
+    sources: dict[str, Source] = {}
+
+    def take(found: Iterable[tuple[str, object]], source: Source) -> None:
+        for key, value in found:
+            values[key] = _checked(key, value, source, path)
+            sources[key] = source
+
+    take(((k, v) for k, v in (identity or {}).items() if v and k in keys()), Source.AGENT_MD)
+    take(((k, v) for k, v in raw.items() if k in keys() and v != ""), Source.FILE)
+    sources.update(dict.fromkeys(replaced, Source.TRUSTED))
+    take(_from_environment(environ), Source.ENVIRONMENT)
+    if (kind := kind_of_environment(environ)) is not None:
+        table: dict[str, object] = msgspec.to_builtins(values.get("sandbox", SandboxKeys()))
+        take([("sandbox", {**table, "kind": kind.value})], Source.ENVIRONMENT)
+    take(((k, v) for k, v in flags.items() if v is not None), Source.FLAG)
+    config = Config(**values)  # type: ignore[arg-type]
+    return Loaded(config, sources, tuple(k for k in raw if k not in keys()))
+
+
+def kind_of_environment(environ: Mapping[str, str]) -> Kind | None:
+    """AGENT_MAILER_SANDBOX, the one key of a table that the environment may set. Raises ConfigFault."""
+    text = environ.get(f"{ENV_PREFIX}SANDBOX")
+    if not text:
+        return None
+    try:
+        return Kind(text)
+    except ValueError:
+        kinds = ", ".join(kind.value for kind in Kind)
+        why = f"{ENV_PREFIX}SANDBOX: {printable(text, 60)!r} is none of: {kinds}"
+        raise ConfigFault("bad_value", why, f"unset {ENV_PREFIX}SANDBOX") from None
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """The file as it is; absent = empty. Raises ConfigFault for what is not TOML."""
+    try:
+        return tomllib.loads(read_regular(path, follow=True).decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigFault("bad_toml", f"{path} is not valid TOML: {error}", "agent-mailer config edit") from error
+    except NotADirectoryError as error:
+        why = f"{path} cannot be read: {error.strerror}"
+        raise ConfigFault("unreadable", why, f"mv {path.parent} {path.parent}.old") from error
+    except OSError as error:
+        raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from error
+
+
+def parse_value(key: str, text: str) -> object:
+    """A value typed on a command line or in the environment, as the key's type. Raises UsageFault."""
+    default = _field(key)[1]
+    if isinstance(default, msgspec.Struct | dict):
+        inner = default.__struct_encode_fields__ if isinstance(default, msgspec.Struct) else ()
+        names = ", ".join(f"{key}.{name}" for name in inner) or "edit it in the file"
+        raise UsageFault("table_key", f"{key} is a table: {names}", "agent-mailer config edit")
+    if isinstance(default, tuple):
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            raise UsageFault("bad_value", f"{key}: {error}: {text!r}", "close the quote") from None
+    if isinstance(default, float):
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageFault("bad_value", f"{key} must be a number, not {text!r}", "") from None
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise UsageFault("bad_value", f"{key} must be true or false, not {text!r}", "")
+        return text == "true"
+    if isinstance(default, int):
+        try:
+            return int(text)
+        except ValueError:
+            raise UsageFault("bad_value", f"{key} must be a whole number, not {text!r}", "") from None
+    return text
+
+
+def check_value(key: str, value: object) -> None:
+    """Raises UsageFault where `value` cannot be the value of `key`."""
+    try:
+        _convert(key, value)
+    except msgspec.ValidationError as error:
+        head = key.partition(".")[0]
+        raise UsageFault("bad_value", f"{key}: {_plain(error, key, value)}", f"{head} is {DOCS[head]}") from None
+
+
+def plain(key: str, value: object) -> object:
+    """A value as it stands in JSON, however it was written; what cannot be the key's value stays as it is."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(_convert(key, value)))
+    except msgspec.ValidationError:
+        return str(value)
+
+
+def is_words(key: str) -> bool:
+    """Whether its value is a list of words. Raises UsageFault where there is no such key."""
+    return isinstance(_field(key)[1], tuple)
+
+
+def _field(key: str) -> tuple[Any, object]:
+    """Type and default of a key, or of a table's own as `retry.first`. Raises UsageFault where there is none."""
+    if key in keys():
+        return HINTS[key], getattr(Config(), key)
+    for leaf in leaves():
+        if leaf.name == key:
+            return leaf.hint, leaf.default
+    raise UsageFault("unknown_key", f"there is no key {printable(key)!r}", "agent-mailer config show")
+
+
+def _convert(key: str, value: object) -> object:
+    converted: object = msgspec.convert(value, type=_field(key)[0], strict=True)
+    if key == "turn_memory":
+        try:
+            size_in_bytes(str(converted))
+        except ValueError as error:
+            raise msgspec.ValidationError(str(error)) from None
+    if key in ("allow_from", "deny_from", "people") and isinstance(converted, tuple):
+        why = bad_pattern(converted)
+        if why:
+            raise msgspec.ValidationError(why)
+    return converted
+
+
+def _checked(key: str, value: object, source: Source, path: Path) -> object:
+    try:
+        return _convert(key, value)
+    except msgspec.ValidationError as error:
+        where, fix = {
+            Source.FILE: (str(path), f"agent-mailer config set {key} {_example(key)}"),
+            Source.ENVIRONMENT: (ENV_PREFIX + key.upper(), f"unset {ENV_PREFIX}{key.upper()}"),
+            Source.FLAG: ("--" + key.replace("_", "-"), ""),
+        }.get(source, ("AGENT.md", "edit AGENT.md"))
+        raise ConfigFault("bad_value", f"{where}: {key}: {_plain(error, key, value)}", fix) from None
+
+
+def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
+    text = str(error).replace("`", "")
+    hint = _field(key)[0]
+    for member in (hint.__origin__, *getattr(hint.__origin__, "__args__", ())):
+        if isinstance(member, type) and issubclass(member, StrEnum):
+            return f"{text} (one of: {', '.join(m.value for m in member)})"
+    if hint.__origin__ is bool:
+        return f"must be true or false, not {_as_toml(value)}"
+    bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
+    if bounds is not None and hint.__origin__ is int:
+        return f"must be a whole number from {bounds.ge} to {bounds.le}, not {_as_toml(value)}"
+    return text
+
+
+def _example(key: str) -> str:
+    """A value that would do, for the command that mends a wrong one."""
+    default = getattr(Config(), key)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default) if isinstance(default, int) and default else "VALUE"
+
+
+def _as_toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return printable(repr(value), 60)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:
+    for key in keys():
+        text = environ.get(ENV_PREFIX + key.upper())
+        if text and not isinstance(getattr(Config(), key), msgspec.Struct):
+            try:
+                yield key, parse_value(key, text)
+            except UsageFault as fault:
+                fix = f"unset {ENV_PREFIX}{key.upper()}"
+                raise ConfigFault("bad_value", f"{ENV_PREFIX}{key.upper()}: {fault.message}", fix) from None

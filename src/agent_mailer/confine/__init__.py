@@ -1,0 +1,1 @@
+"""What may a turn touch, and what proves it?"""

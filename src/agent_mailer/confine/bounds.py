@@ -1,0 +1,249 @@
+"""From a workdir, its configuration and the agent program to the bounds of one turn."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+import agent_mailer
+from agent_mailer.confine.port import Access, Bounds, Network, Rule, TurnPlaces
+from agent_mailer.disk import read_regular
+from agent_mailer.errors import ConfigFault
+from agent_mailer.names import printable
+from agent_mailer.runtimes.port import ProgramHome
+
+SECRETS = (
+    *(".ssh", ".aws", ".gnupg", ".agent-mailer", ".azure", ".kube", ".password-store", ".netrc", ".git-credentials"),
+    *(
+        ".pypirc",
+        ".vault-token",
+        ".config/gh",
+        ".config/gcloud",
+        ".config/git/credentials",
+        ".config/op",
+        ".config/hub",
+    ),
+    *(".docker/config.json", ".local/share/keyrings", ".local/share/kwalletd", ".cargo/credentials.toml"),
+    *(".mozilla", ".thunderbird", ".config/google-chrome", ".config/chromium", ".config/BraveSoftware"),
+    *(
+        ".config/microsoft-edge",
+        ".config/vivaldi",
+        ".config/opera",
+        ".librewolf",
+        ".zen",
+        "snap/firefox",
+        "snap/chromium",
+    ),
+    *(".var/app/org.mozilla.firefox", ".var/app/com.google.Chrome", ".var/app/org.chromium.Chromium"),
+    *(".bash_history", ".zsh_history", ".python_history", ".config/agent-mailer", ".local/share/agent-mailer"),
+)
+"""Below the home folder: keys, logins, what browsers know of a person."""
+
+TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - what a turn sees in their place
+_RUNTIME = Path("/run")
+_OF_RUN = (
+    "systemd/resolve",
+    "NetworkManager",
+    "resolvconf",
+    "nscd",
+    "current-system",
+    "booted-system",
+    "opengl-driver",
+)
+"""Names of hosts are looked up by these; NixOS has its programs there."""
+_OF_ROOT = ("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/gshadow-", "/etc/ssl/private")
+_KNOWN_HOSTS = ("known_hosts", "known_hosts2", "config")
+_GIT_POINTER = 4096
+
+
+class Places(msgspec.Struct, frozen=True):
+    """What the bounds of every turn of a workdir come from. `read`, `write` and `hide` are the user's, absolute.
+
+    `state` is `.agent-mailer/`; `hidden` what is ours beyond it: mailbox, the user's state, other agents' workdirs.
+    `mailbox`: the folder mailbox, where the agent may write it. `cache`: of package managers, for this agent alone.
+    """
+
+    workdir: Path
+    state: Path
+    home: Path
+    cache: Path
+    project: Path | None = None
+    mailbox: Path | None = None
+    hidden: tuple[Path, ...] = ()
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+    hide: tuple[Path, ...] = ()
+    network: Network = Network.ON
+    may_write: bool = True
+    """Not in plan mode."""
+    own_variables: frozenset[str] = frozenset()
+    """Names that the user has set for the agent: ours give way."""
+
+
+def bounds_of(
+    places: Places, turn: TurnPlaces, program: Path, home: ProgramHome | None, env: Mapping[str, str]
+) -> Bounds:
+    """Of one turn of `program`, with its `env`. Raises ConfigFault where the configuration asks for what cannot be."""
+    roots = _Roots(places)
+    rules = _Rules()
+    rules.add(Path("/"), Access.READ)
+    for folder in (*TEMPORARY, _RUNTIME):
+        rules.add(_real(folder), Access.HIDE)
+    rules.add_all((_RUNTIME / name for name in _OF_RUN), Access.READ)
+    if os.geteuid() == 0:
+        rules.add_all(map(Path, _OF_ROOT), Access.HIDE)
+    for path in _interpreter():
+        rules.add(path, Access.READ)
+    sockets = tuple(_named_sockets(env))
+    rules.add_all((places.home / name for name in SECRETS), Access.HIDE)
+    if sockets:
+        rules.add_all((places.home / ".ssh" / name for name in _KNOWN_HOSTS), Access.READ)
+    rules.add(places.cache, Access.WRITE)
+    if home is not None:
+        rules.add(_real(home.path), Access.WRITE)
+        for path in (home.path / name for name in home.settings):
+            rules.add(_real(path), Access.READ, firm=False)
+    for root in roots.working:
+        rules.add(root, Access.WRITE if places.may_write else Access.READ)
+        for path, access, firm in _git(root, roots.working) if places.may_write else ():
+            rules.add(path, access, firm=firm)
+    ours = [_real(path) for path in (places.state, *places.hidden)]
+    for path in (*places.read, *places.write, *((home.path,) if home is not None else ())):
+        _require_open(roots.settled(path), ours)
+    for path in places.read:
+        rules.add(roots.settled(path), Access.READ, over=True)
+    for path in places.write:
+        rules.add(roots.settled(path), Access.WRITE, over=True)
+    for path in (*places.hide, *ours):
+        rules.add(_real(path), Access.HIDE, over=True)
+    for path in sockets:
+        rules.add(path, Access.WRITE, over=True)
+    if places.mailbox is not None:
+        rules.add(_real(places.mailbox), Access.WRITE, over=True)
+    rules.add(_real(program), Access.READ)
+    folder, tmp = _real(turn.folder), _real(turn.tmp)
+    rules.add(folder, Access.READ, over=True)
+    rules.add(_real(turn.outbox), Access.WRITE, over=True)
+    rules.add(tmp, Access.WRITE, over=True)
+    listed = (*roots.working, *map(_real, (*places.read, *places.write)), folder)
+    return Bounds(rules.sorted(), folder, _real(places.workdir), tmp, places.network, sockets, listed)
+
+
+class _Rules:
+    """One rule a path. Of two the later one counts where it is `over`, else the stricter."""
+
+    def __init__(self) -> None:
+        self._rules: dict[Path, Rule] = {}
+
+    def add(self, path: Path, access: Access, *, firm: bool = True, over: bool = False) -> None:
+        known = self._rules.get(path)
+        if known is None or over or access < known.access:
+            self._rules[path] = Rule(path, access, firm)
+
+    def add_all(self, paths: Iterable[Path], access: Access, *, firm: bool = True) -> None:
+        """Those that are there, each where its links lead."""
+        for path in paths:
+            if os.path.lexists(path):
+                self.add(_real(path), access, firm=firm)
+
+    def sorted(self) -> tuple[Rule, ...]:
+        """Each folder before what lies in it, with the folders in between: what is a rule's cannot be moved away."""
+        rules = dict(self._rules)
+        for path in self._rules:
+            for between in path.parents:
+                holder = next(above for above in (between, *between.parents) if above in self._rules)
+                if between != holder and self._rules[holder].access is Access.WRITE:
+                    rules.setdefault(between, Rule(between, Access.WRITE))
+        return tuple(rules[path] for path in sorted(rules, key=lambda path: path.parts))
+
+
+class _Roots:
+    """The folders the agent works in, and what lies in them by no link that it may have made itself."""
+
+    def __init__(self, places: Places) -> None:
+        workdir = _real(places.workdir)
+        self.working = [workdir]
+        if places.project is not None:
+            self._places = places
+            project = self.settled(places.project)
+            if project != workdir:
+                self.working.append(project)
+
+    def settled(self, path: Path) -> Path:
+        """Where `path` leads. Raises ConfigFault for a link inside of a folder that the agent writes."""
+        real = _real(path)
+        for root in self.working:
+            inside = path if path.is_relative_to(root) else None
+            while inside is not None and inside != root:
+                if inside.is_symlink():
+                    text = f"{printable(str(inside))} is a link in a folder that the agent writes: it may have made it"
+                    raise ConfigFault("sandbox_link", text, "name where it leads in config.toml, or remove it")
+                inside = inside.parent
+        return real
+
+
+def _require_open(path: Path, ours: Sequence[Path]) -> None:
+    """Raises ConfigFault for what is not there, and for what no sandbox may open."""
+    hidden = next((folder for folder in ours if path.is_relative_to(folder)), None)
+    if hidden is not None:
+        text = f"[sandbox] cannot open {path}: {hidden} is hidden from every turn"
+        raise ConfigFault("sandbox_opens", text, "agent-mailer config edit")
+    if not os.path.lexists(path):
+        raise ConfigFault("sandbox_missing", f"[sandbox] opens {path}, which is not there", f"mkdir -p {path}")
+
+
+def _interpreter() -> Iterator[Path]:
+    """What the mail tools run from: an agent that could change it would be asked to confine itself."""
+    yield _real(Path(agent_mailer.__file__).parent)
+    for prefix in {sys.prefix, sys.base_prefix}:
+        if prefix not in ("/usr", "/usr/local", "/"):
+            yield _real(Path(prefix))
+
+
+def _named_sockets(env: Mapping[str, str]) -> Iterator[Path]:
+    """The ssh-agent, where `[env] pass` names it: the only socket that is somebody else's."""
+    path = env.get("SSH_AUTH_SOCK", "")
+    if path.startswith("/") and os.path.lexists(path):
+        yield _real(Path(path))
+
+
+def _git(root: Path, working: Sequence[Path]) -> Iterator[tuple[Path, Access, bool]]:
+    """Commits work, hooks and settings stay: git runs them outside, when a person works there."""
+    git = root / ".git"
+    if git.is_symlink():
+        return
+    common = git if git.is_dir() else _common_of(git)
+    if common is None:
+        return
+    if not any(common.is_relative_to(one) for one in working):
+        yield common, Access.WRITE, True
+    for name in ("hooks", "config", "config.worktree"):
+        if not (common / name).is_symlink() and (name != "config.worktree" or os.path.lexists(common / name)):
+            yield common / name, Access.READ, False
+
+
+def _common_of(pointer: Path) -> Path | None:
+    """Of a worktree whose git folder is elsewhere: git's own, known by pointing back to `pointer`; else None.
+
+    The agent can write the pointer, but not what lies where it leads.
+    """
+    with suppress(OSError, ValueError):
+        text = read_regular(pointer, _GIT_POINTER).decode("utf-8").strip()
+        if not text.startswith("gitdir: "):
+            return None
+        folder = _real(pointer.parent / text.removeprefix("gitdir: "))
+        back = read_regular(folder / "gitdir", _GIT_POINTER).decode("utf-8").strip()
+        common = folder.parent.parent
+        if folder.parent.name == "worktrees" and _real(Path(back)) == pointer and (common / "objects").is_dir():
+            return common
+    return None
+
+
+def _real(path: Path) -> Path:
+    """Absolute, every link followed; what is missing stays as it is."""
+    return Path(os.path.realpath(path))

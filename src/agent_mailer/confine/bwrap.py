@@ -1,0 +1,96 @@
+"""bubblewrap: the turn in namespaces of its own, as words before its command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.confine.bounds import TEMPORARY
+from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, Rule, Unconfined
+from agent_mailer.runtimes.port import Launch
+
+_INSTALL = "sudo apt install bubblewrap, or: agent-mailer config set sandbox.kind landlock"
+_OTHERWISE = "agent-mailer config set sandbox.kind landlock"
+_NO_NAMESPACES = (
+    "sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 "
+    "user.max_user_namespaces=10000, or: agent-mailer config set sandbox.kind landlock"
+)
+_FOR_ROOT = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr")
+"""In /proc: root may write there without any privilege, and so set what the kernel runs outside."""
+
+
+class Bubblewrap:
+    kind = Kind.BWRAP
+
+    def __init__(self, path: str) -> None:
+        """`path`: where the program is looked for; never the agent's."""
+        found = shutil.which("bwrap", path=path)
+        self._program = None if found is None else Path(found).resolve()
+
+    def promises(self, bounds: Bounds) -> frozenset[Promise]:  # noqa: ARG002 - it holds them all, whatever is asked
+        return frozenset(Promise) - {Promise.SIGNALS}
+
+    def why_not(self, network: Network) -> str:
+        if self._program is None:
+            return "there is no bwrap in PATH"
+        if network is Network.MODEL:
+            return "bubblewrap cannot tell one host from another: network is on or off, or kind is srt"
+        return ""
+
+    def programs(self) -> Sequence[Path]:
+        return () if self._program is None else (self._program,)
+
+    def mend(self, output: str) -> str:
+        if self._program is None:
+            return _INSTALL
+        namespaces = ("namespace", "uid map", "Operation not permitted", "No space left")
+        return _NO_NAMESPACES if any(word in output for word in namespaces) else _OTHERWISE
+
+    def around(self, launch: Launch, bounds: Bounds) -> Launch:
+        if self._program is None:
+            raise Unconfined("no_sandbox", "[sandbox] kind is bwrap, and there is no bwrap in PATH", _INSTALL)
+        words = [
+            str(self._program),
+            *("--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+            *("--cap-drop", "ALL"),
+            *(("--unshare-net",) if bounds.network is Network.OFF else ()),
+            *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
+        ]
+        for name in _FOR_ROOT:
+            if os.path.lexists(f"/proc/{name}"):
+                words += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
+        for rule in bounds.rules[1:]:
+            words += _mount(rule, bounds)
+        for folder in _sealed(bounds):
+            words += ["--remount-ro", folder]
+        words += ["--chdir", str(launch.cwd), "--", *launch.argv]
+        return msgspec.structs.replace(launch, argv=tuple(words), env={**launch.env, "TMPDIR": str(TEMPORARY[0])})
+
+
+def _mount(rule: Rule, bounds: Bounds) -> Iterator[str]:
+    """Nothing for what is not there: there is no place for a mount, and nothing to hide."""
+    path = str(rule.path)
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return
+    if rule.access is not Access.HIDE:
+        yield from ("--bind" if rule.access is Access.WRITE else "--ro-bind", path, path)
+    elif rule.path in TEMPORARY:
+        yield from ("--bind", str(bounds.tmp), path)
+    elif stat.S_ISDIR(mode):
+        yield from ("--tmpfs", path)
+    else:
+        yield from ("--ro-bind", "/dev/null", path)
+
+
+def _sealed(bounds: Bounds) -> Iterator[str]:
+    """Hidden folders, once all is mounted that lies in them: nothing is kept there that would be lost."""
+    for rule in bounds.rules:
+        if rule.access is Access.HIDE and rule.path not in TEMPORARY and rule.path.is_dir():
+            yield str(rule.path)

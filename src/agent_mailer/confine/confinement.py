@@ -1,0 +1,115 @@
+"""What stands around the turns of one watcher: made for each turn, and proved before the first and after an upgrade."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.confine.bounds import Places, bounds_of
+from agent_mailer.confine.port import Kind, Sandbox, TurnPlaces, Unconfined
+from agent_mailer.confine.proof import Proof, prove
+from agent_mailer.disk import Disk, Sync
+from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.runtimes.port import Launch, RuntimeTraits
+
+_EMPTY_JSON = b"{}\n"
+
+
+class Confinement:
+    """The sandbox of one workdir, as its configuration has it."""
+
+    def __init__(self, sandbox: Sandbox, find: Callable[[], Places], traits: RuntimeTraits, disk: Disk) -> None:
+        """`find` looks anew for each turn: other agents come and go."""
+        self._sandbox = sandbox
+        self._find = find
+        self._traits = traits
+        self._disk = disk
+        self._proved: tuple[object, ...] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return self._sandbox.kind
+
+    @property
+    def leaves_own_sandbox(self) -> bool:
+        """Whether the agent program's own sandbox can start within: Landlock forbids every mount."""
+        return self.kind is not Kind.LANDLOCK
+
+    async def prove(self, launch: Launch) -> Proof:
+        """As for a turn that starts `launch`."""
+        before = self._now(launch)
+        try:
+            places = self._find()
+            self._make_missing(places)
+            proof = await prove(self._sandbox, places, self._traits, _with_caches(launch, places))
+        except MailerError as fault:
+            proof = Proof(self.kind, wrong=(fault.message,), fix=fault.fix)
+        self._proved = before if proof.holds else None
+        return proof
+
+    async def around(self, launch: Launch, turn: TurnPlaces) -> Launch:
+        """The same process within. Raises Unconfined or OSError: then nothing may be started."""
+        if self._proved != self._now(launch):
+            proof = await self.prove(launch)
+            if not proof.holds:
+                raise Unconfined("sandbox_not_proved", f"the sandbox does not hold: {proof.text}", proof.fix)
+        try:
+            places = self._find()
+            self._make_missing(places)
+            self._disk.make_directory(turn.tmp)
+            within = _with_caches(launch, places)
+            bounds = bounds_of(places, turn, Path(launch.argv[0]), self._traits.home, within.env)
+            return self._with_tmp(self._sandbox.around(within, bounds))
+        except ConfigFault as fault:
+            raise Unconfined(fault.code, fault.message, fault.fix) from fault
+
+    def _with_tmp(self, launch: Launch) -> Launch:
+        home = self._traits.home
+        if home is None or not home.temporary:
+            return launch
+        return msgspec.structs.replace(launch, env={**launch.env, home.temporary: launch.env["TMPDIR"]})
+
+    def _make_missing(self, places: Places) -> None:
+        """Folders that must be there, and an empty file for what a turn must not be the first to write."""
+        self._disk.make_directory(places.cache)
+        home = self._traits.home
+        if home is None:
+            return
+        self._disk.make_directory(home.path)
+        for name in home.settings:
+            path = home.path / name
+            if os.path.lexists(path):
+                continue
+            if path.suffix:
+                self._disk.create(path, _EMPTY_JSON if path.suffix == ".json" else b"", sync=Sync.NONE)
+            else:
+                self._disk.make_directory(path)
+
+    def _now(self, launch: Launch) -> tuple[object, ...]:
+        """What a proof is good for: these very programs on this kernel."""
+        files = [*self._sandbox.programs(), Path(launch.argv[0]).resolve()]
+        return (os.uname().release, os.uname().version, *(_stamp(path) for path in files))
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    with suppress(OSError):
+        found = path.stat()
+        return (path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return (path,)
+
+
+def _with_caches(launch: Launch, places: Places) -> Launch:
+    """Package managers keep their caches in a folder of the agent's own: yours would take its poison to you."""
+    cache = places.cache
+    folders = {
+        "XDG_CACHE_HOME": cache,
+        "npm_config_cache": cache / "npm",
+        "CARGO_HOME": cache / "cargo",
+        "GOMODCACHE": cache / "go-mod",
+    }
+    chosen = {name: str(folder) for name, folder in folders.items() if name not in places.own_variables}
+    return msgspec.structs.replace(launch, env={**launch.env, **chosen})

@@ -1,0 +1,86 @@
+"""Run by itself, by a bare Python, inside of a sandbox: try what is asked on stdin, and say what came of it.
+
+stdin: a JSON list of [WHAT, WHERE]; stdout: a JSON list of texts, in the same order: empty where it could be done, else
+the kernel's own reason. What is made is removed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import sys
+
+
+def read(path: str) -> bool:
+    """Whether anything of it can be seen: a name in a folder, a byte of a file."""
+    if stat.S_ISDIR(os.stat(path).st_mode):
+        return bool(os.listdir(path))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return bool(os.read(fd, 1))
+    finally:
+        os.close(fd)
+
+
+def make(path: str) -> bool:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.unlink(path)  # noqa: PTH108 - pathlib would cost more than all of this
+    return True
+
+
+def leave(path: str) -> bool:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    return True
+
+
+def write(path: str) -> bool:
+    os.close(os.open(path, os.O_WRONLY))
+    return True
+
+
+def unix(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.connect(path)
+    return True
+
+
+def inet(port: str) -> bool:
+    with socket.socket(socket.AF_INET) as ours:
+        ours.settimeout(5)
+        ours.connect(("127.0.0.1", int(port)))
+    return True
+
+
+def signal(pid: str) -> bool:
+    os.kill(int(pid), 0)  # noqa: TID251 - whether it could is the question
+    return True
+
+
+def processes(namespace: str) -> bool:
+    """Whether they are those of the watcher."""
+    return os.readlink("/proc/self/ns/pid") == namespace  # noqa: PTH115
+
+
+_ASKED = {
+    "read": read,
+    "make": make,
+    "leave": leave,
+    "write": write,
+    "unix": unix,
+    "inet": inet,
+    "signal": signal,
+    "processes": processes,
+}
+
+
+def answer(what: str, where: str) -> str:
+    try:
+        return "" if _ASKED[what](where) else "there is nothing"
+    except OSError as fault:
+        return fault.strerror or "refused"
+
+
+if __name__ == "__main__":
+    json.dump([answer(what, where) for what, where in json.load(sys.stdin)], sys.stdout)

@@ -1,0 +1,121 @@
+"""What widens power and stands in a workdir's files: keys of the configuration, and templates in place of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent_mailer.config import Leaf, leaves
+from agent_mailer.config_tables import Widens
+from agent_mailer.config_values import plain
+from agent_mailer.prompts import PromptKind, read_template
+
+T = TypeVar("T")
+
+TEMPLATES = "templates/"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """`values` by the key's full name, plain and without defaults; `templates` by file name, their bytes."""
+
+    values: dict[str, object] = {}
+    templates: dict[str, bytes] = {}
+
+    @property
+    def digest(self) -> str:
+        """The same on every machine: it says nothing of paths."""
+        texts = {name: hashlib.sha256(text).hexdigest() for name, text in self.templates.items()}
+        whole = json.dumps({"templates": texts, "values": self.values}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.values or self.templates)
+
+    def differs(self, other: Standing) -> tuple[str, ...]:
+        """The names of what is another here than there: keys in the order of the file, then `templates/NAME`."""
+        values = [name for name in widening() if self.values.get(name) != other.values.get(name)]
+        files = sorted({*self.templates, *other.templates})
+        texts = [TEMPLATES + name for name in files if self.templates.get(name) != other.templates.get(name)]
+        return (*values, *texts)
+
+    def having(self, other: Standing, names: tuple[str, ...]) -> Standing:
+        """This one, but what is `names` as it is in the other."""
+        values, templates = dict(self.values), dict(self.templates)
+        for name in names:
+            if name.startswith(TEMPLATES):
+                _set(templates, name.removeprefix(TEMPLATES), other.templates.get(name.removeprefix(TEMPLATES)))
+            else:
+                _set(values, name, other.values.get(name))
+        return Standing(values, templates)
+
+
+@cache
+def widening() -> Mapping[str, Leaf]:
+    """The keys that widen power, in the order of the file."""
+    return {leaf.name: leaf for leaf in leaves() if leaf.widens is not None}
+
+
+def stops_without(name: str) -> bool:
+    """Whether this has no narrow value, so that nothing may start while nobody trusts it."""
+    return name in widening() and widening()[name].widens is Widens.STOPS
+
+
+def standing_in(raw: Mapping[str, object], identity: Mapping[str, str], templates: Mapping[str, bytes]) -> Standing:
+    """`raw` is the file, `identity` what AGENT.md says where the file says nothing."""
+    values: dict[str, object] = {}
+    for name, leaf in widening().items():
+        value = found_at(raw, name)
+        if value is None or value == "":
+            value = identity.get(name)
+        if value is not None and value != "" and (shown := plain(name, value)) != plain(name, leaf.default):
+            values[name] = shown
+    return Standing(values, dict(templates))
+
+
+def found_at(raw: Mapping[str, object], name: str) -> object:
+    """The value of a key, or of a table's own as `notify.command`; None where there is none."""
+    head, _, own = name.partition(".")
+    value = raw.get(head)
+    if not own:
+        return value
+    return value.get(own) if isinstance(value, Mapping) else None
+
+
+def in_place(raw: Mapping[str, object], name: str, value: object) -> dict[str, object]:
+    """The file with another value, None = without the key."""
+    head, _, own = name.partition(".")
+    table = raw.get(head)
+    inner = dict(table) if isinstance(table, Mapping) else {}
+    changed = dict(raw)
+    if not own:
+        _set(changed, head, value)
+    elif inner or value is not None:
+        _set(inner, own, value)
+        changed[head] = inner
+    return changed
+
+
+def templates_in(folder: Path) -> dict[str, bytes]:
+    """Those that stand in for ours; what cannot be read, or is too large to be one, does not."""
+    found: dict[str, bytes] = {}
+    for kind in PromptKind:
+        with suppress(OSError):
+            text = read_template(folder / f"{kind}.md")
+            if text is not None:
+                found[f"{kind}.md"] = text
+    return found
+
+
+def _set(table: dict[str, T], name: str, value: T | None) -> None:
+    if value is None:
+        table.pop(name, None)
+    else:
+        table[name] = value

@@ -1,0 +1,217 @@
+"""`batch_low`: low mail of one thread as one turn; each message keeps its claim, attempts, answer and settlement."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+from tests.desk import Desk
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.layout import make_mailbox
+from agent_mailer.mailbox.port import Envelope, Kind, Priority
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.records import TurnRecord
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
+from agent_mailer.state.turns import ids_of, shares
+from agent_mailer.watch.batch import MOST_BATCHED, batch_of
+from agent_mailer.watch.requests import apply
+from agent_mailer.watch.rules import Candidate, WatchPolicy
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path)
+    desk.configure(batch_low=True)
+    return desk
+
+
+def low(desk: Desk, count: int, thread: str = "chores", **more: str) -> list[str]:
+    return [desk.send(f"chore {n}", thread=thread, priority=Priority.LOW, **more) for n in range(count)]  # type: ignore[arg-type]
+
+
+def turns(desk: Desk) -> list[TurnRecord]:
+    found = (desk.place().state.turns.load(turn) for turn in desk.place().state.turns.ids())
+    return [record for record in found if record is not None]
+
+
+def answered(desk: Desk, handle: str = "user") -> dict[str, str]:
+    """What each message got, by the message that is answered."""
+    return {message.refs[-1]: message.body.strip() for message in desk.inbox(handle)}
+
+
+def receipts(desk: Desk) -> set[str]:
+    folder = desk.root / "agents/coder/receipts"
+    return {json.loads(path.read_text())["msg_id"] for path in folder.iterdir() if "__drained" in path.name}
+
+
+def test_low_mail_of_a_thread_is_one_turn_and_each_message_has_its_own_end(desk: Desk) -> None:
+    sent = low(desk, 3)
+    desk.once()
+    [record] = turns(desk)
+    assert [record.envelope.id, *(one.envelope.id for one in record.batch)] == sent
+    assert answered(desk) == dict.fromkeys(sent, "done")
+    place = desk.place()
+    assert place.state.processed.among(sent) == set(sent)
+    assert receipts(desk) == set(sent)
+    assert sorted(path.stem for path in (desk.root / "agents/coder/inbox/cur").iterdir()) == sorted(sent)
+    assert {row["message_id"] for row in desk.log(EventName.MESSAGE_DONE)} == set(sent)
+    assert {row["message_id"] for row in desk.log(EventName.TURN_CLAIMED)} == set(sent)
+    assert place.state.usage.today().turns == 1
+    assert not (place.state.turns.path(record.turn_id) / "mail.json").exists()
+
+
+def test_it_is_off_unless_it_is_chosen(desk: Desk) -> None:
+    desk.configure(batch_low=False)
+    low(desk, 2)
+    desk.once()
+    assert [record.batch for record in turns(desk)] == [(), ()]
+
+
+def test_nothing_else_may_wait(desk: Desk) -> None:
+    """Ordinary mail, of whatever thread, would wait longer for a turn that has more to do."""
+    chores = low(desk, 3)
+    other = desk.send("now", thread="other")
+    desk.once()
+    first, *rest = sorted(turns(desk), key=lambda record: record.claimed_at)
+    assert first.envelope.id == other
+    assert [sorted(ids_of(record)) for record in rest] == [sorted(chores)]
+
+
+def test_what_may_go_together() -> None:
+    policy = WatchPolicy(Path("/w"), batch_low=True)
+
+    def candidate(number: int, thread: str = "t", priority: Priority = Priority.LOW) -> Candidate:
+        return Candidate(Envelope(f"m{number}", thread, "user", 0.0, f"{number:03}", "", priority=priority))
+
+    many = [candidate(number) for number in range(40)]
+    away = candidate(99, "elsewhere")
+    assert len(batch_of(many[0], [*many, away], policy)) == MOST_BATCHED - 1
+    assert [one.id for one in batch_of(many[0], [many[2], many[0], many[1]], policy)] == ["m1", "m2"]
+    assert batch_of(many[0], [*many, candidate(50, "other", Priority.NORMAL)], policy) == ()
+    assert batch_of(many[0], many, WatchPolicy(Path("/w"), batch_low=True, max_starts=1)) == ()
+
+
+def test_the_agent_answers_each_by_itself_and_the_rest_get_its_last_words(desk: Desk) -> None:
+    desk.shell(
+        'cat >/dev/null; set -- $AGENT_MAILER_MESSAGE_IDS; agent-mailer mail reply "$2" --body "for the second" >&2;'
+        " agent-mailer mail read >&2; agent-mailer mail inbox >&2; echo the rest"
+    )
+    sent = low(desk, 3)
+    desk.once()
+    assert answered(desk) == {sent[0]: "the rest", sent[1]: "for the second", sent[2]: "the rest"}
+    [record] = turns(desk)
+    seen = (desk.state / "turns" / record.turn_id / "stderr").read_text()
+    assert all(f"chore {number}" in seen for number in range(3))
+    assert all(seen.count(name) >= 2 for name in sent)
+
+
+def test_a_reply_that_names_none_answers_all_and_mail_of_its_own_leaves_once(desk: Desk) -> None:
+    desk.shell(
+        "cat >/dev/null; agent-mailer mail reply --body 'all of it is done' >&2;"
+        " agent-mailer mail send --to planner --body 'look' --subject s >&2; echo unused"
+    )
+    sent = low(desk, 2)
+    desk.once()
+    assert answered(desk) == dict.fromkeys(sent, "all of it is done")
+    assert [message.body.strip() for message in desk.inbox("planner")] == ["look"]
+
+
+def test_a_question_goes_to_those_that_have_no_answer(desk: Desk) -> None:
+    desk.shell(
+        'cat >/dev/null; agent-mailer mail reply "$AGENT_MAILER_MESSAGE_ID" --body "done" >&2;'
+        ' agent-mailer mail finish --blocked "which one?" >&2'
+    )
+    sent = low(desk, 2)
+    desk.once()
+    first, second = sorted(desk.inbox(), key=lambda message: message.refs)
+    assert (first.refs[-1], first.body.strip()) == (sent[0], "done")
+    assert (second.refs[-1], second.envelope.kind) == (sent[1], Kind.QUESTION)
+    [record] = turns(desk)
+    assert [one.settlement.outcome for one in shares(record) if one.settlement] == [Outcome.DONE, Outcome.BLOCKED]
+    [question] = desk.place().state.questions.all()
+    assert question.text == "which one?"
+
+
+def test_a_failure_counts_for_each_and_each_then_runs_alone(desk: Desk) -> None:
+    """A message that nobody can work on costs its neighbours one attempt, and none of them its life."""
+    poison = (
+        'case "$AGENT_MAILER_MESSAGE_IDS$AGENT_MAILER_MESSAGE_ID" in *"$(cat ../poison)"*) exit 1;; esac; echo done'
+    )
+    desk.configure(max_retries=1)
+    desk.shell(f"cat >/dev/null; {poison}")
+    sent = low(desk, 3)
+    (desk.base / "poison").write_text(sent[1])
+    desk.once()
+    state = desk.place().state
+    assert {entry.envelope.id: (entry.attempts, entry.starts) for entry in state.retries.all()} == dict.fromkeys(
+        sent, (1, 1)
+    )
+    assert answered(desk) == {}
+    for hours in range(1, 5):
+        desk.once(FakeClock(time.time() + hours * 3600))
+    assert [letter.msg_id for letter in desk.place().state.dead_letters.all()] == [sent[1]]
+    got = answered(desk)
+    assert (got[sent[0]], got[sent[2]]) == ("done", "done")
+    assert got[sent[1]].startswith("This message was given up")
+    assert [len(record.batch) for record in turns(desk)] == [2, 0, 0, 0]
+    assert list(desk.state.glob("turns/*/mail.json")) == []
+
+
+def test_nobody_is_given_up_for_a_turn_that_was_shared(desk: Desk) -> None:
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = low(desk, 2)
+    desk.once()
+    assert desk.place().state.dead_letters.all() == []
+    desk.once()
+    desk.once()
+    assert [letter.msg_id for letter in desk.place().state.dead_letters.all()] == sent
+    apply(desk.place().state, Request(Verb.STUCK_RETRY, reason=StuckKind.GIVEN_UP.value))
+    desk.shell("cat >/dev/null; echo done")
+    desk.once()
+    desk.once()
+    assert {name: text for name, text in answered(desk).items() if text == "done"} == dict.fromkeys(sent, "done")
+
+
+def test_what_somebody_else_has_taken_is_no_part_of_it(desk: Desk) -> None:
+    """The listing is older than the claim: what is gone by then leaves the turn, and nobody works on it."""
+    sent = low(desk, 3)
+    box = desk.root / "agents/coder/inbox"
+
+    place = desk.place()
+    claim = place.disk.system.rename_noreplace
+
+    class Thief(type(place.disk.system)):  # type: ignore[misc]
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            if target.parent.name == "cur" and target.stem == sent[0]:
+                (box / "new" / f"{sent[1]}.md").rename(box / "cur" / f"{sent[1]}.md")
+            claim(source, target)
+
+    desk.once(system=Thief())
+    [record] = turns(desk)
+    assert ids_of(record) == {sent[0], sent[2]}
+    assert set(answered(desk)) == {sent[0], sent[2]}
+    assert desk.place().state.processed.among(sent) == {sent[0], sent[2]}
+
+
+def test_an_answer_that_does_not_leave_is_stuck_for_its_own_message(desk: Desk) -> None:
+    desk.shell("cat >/dev/null; echo done")
+    known = low(desk, 1)
+    [lost] = low(desk, 1, sender="planner")
+    planner = desk.root / "agents/planner"
+    desk.shell(f"cat >/dev/null; rm -r {planner}; touch {planner}; echo done")
+    desk.once()
+    assert answered(desk) == {known[0]: "done"}
+    state = desk.place().state
+    [key] = state.unsent.all()
+    planner.unlink()
+    make_mailbox(desk.disk, desk.root, "planner")
+    apply(state, Request(Verb.STUCK_RETRY, (f"not-sent {key}",)))
+    desk.once()
+    assert answered(desk, "planner") == {lost: "done"}
+    assert desk.place().state.unsent.all() == []

@@ -1,0 +1,293 @@
+"""A hostile agent within each kind of sandbox that runs here: every door is tried by a real turn of the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, outcomes
+from tests.sizes import LONG
+
+from agent_mailer.confine import enter_landlock
+from agent_mailer.state.workdirs import known_workdirs
+
+HOSTILE = Path(__file__).with_name("hostile_agent.py")
+
+
+def has_bwrap() -> str:
+    """Why bubblewrap starts nothing here; empty where it does."""
+    program = shutil.which("bwrap")
+    if program is None:
+        return "there is no bwrap"
+    done = subprocess.run([program, "--ro-bind", "/", "/", "true"], capture_output=True, text=True, check=False)
+    return done.stderr
+
+
+def runs_here(kind: str) -> str:
+    """`kind`, or the test is skipped; with CI set it fails."""
+    why = has_bwrap() if kind == "bwrap" else "" if enter_landlock.abi() >= enter_landlock.OLDEST_ABI else "no Landlock"
+    if why and os.environ.get("CI"):
+        pytest.fail(why)
+    if why:
+        pytest.skip(why)
+    return kind
+
+
+@pytest.fixture(autouse=True)
+def chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+
+
+@pytest.fixture(params=["bwrap", "landlock"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return runs_here(request.param)
+
+
+class Scene(Desk):
+    """`coder` is hostile. Its home has a key, and another agent of the same user works beside it."""
+
+    def __init__(self, base: Path, kind: str) -> None:
+        super().__init__(base)
+        self.home = Path(os.environ["HOME"])
+        self.project = base / "project with blanks"
+        self.other = base / "other"
+        for folder in (self.home / ".ssh", self.home / ".mozilla", self.project, self.other / ".agent-mailer"):
+            folder.mkdir(parents=True)
+        for secret in (self.home / ".ssh" / "id", self.home / ".mozilla" / "logins", self.other / "plan"):
+            secret.write_text("SECRET\n")
+        known_workdirs(self.disk).remember(self.other)
+        self.configure(
+            permission_mode="acceptEdits",
+            project_dir=str(self.project),
+            api_key="SECRET",
+            sandbox={"kind": kind},
+            command=[sys.executable, "-I", str(HOSTILE), str(base / "doors.json"), str(self.project / "told.json")],
+        )
+
+    def try_doors(self, **doors: tuple[str, object]) -> dict[str, str]:
+        """What a turn makes of each: empty where it could be done, else the kernel's reason."""
+        (self.base / "doors.json").write_text(json.dumps(doors))
+        self.configure(sandbox={**self.settings["sandbox"], "read": [str(self.base / "doors.json"), str(HOSTILE)]})
+        self.send()
+        ended = self.once()
+        assert outcomes(ended) == ["done"], [e.fields for e in ended]
+        told: dict[str, str] = json.loads((self.project / "told.json").read_text())
+        return told
+
+
+@pytest.fixture
+def scene(tmp_path: Path, kind: str) -> Scene:
+    return Scene(tmp_path, kind)
+
+
+def test_nothing_of_the_person_of_others_and_of_ours_can_be_read(scene: Scene) -> None:
+    waiting = scene.send("not for coder", to="planner")
+    mail = next(scene.root.rglob(f"*{waiting}*"))
+    told = scene.try_doors(
+        key=("read", f"{scene.home}/.ssh/id"),
+        browser=("read", f"{scene.home}/.mozilla/logins"),
+        broker_key=("read", f"{scene.state}/config.toml"),
+        log=("read", f"{scene.state}/log.jsonl"),
+        mail=("read", str(mail)),
+        other=("read", f"{scene.other}/plan"),
+        state=("names", os.environ["XDG_STATE_HOME"] + "/agent-mailer"),
+        own=("read", "$AGENT_MAILER_TURN_DIR/message.md"),
+        project=("read", f"{scene.base}/doors.json"),
+    )
+    assert told.pop("own") == ""
+    assert told.pop("project") == ""
+    assert "" not in told.values(), told
+
+
+def test_nothing_beyond_the_project_can_be_changed(scene: Scene) -> None:
+    (scene.workdir / "src").mkdir()
+    (scene.state / "templates").mkdir()
+    told = scene.try_doors(
+        outside=("make", f"{scene.base}/made"),
+        other=("make", f"{scene.other}/made"),
+        state=("make", f"{scene.state}/made"),
+        forged=("make", f"{scene.state}/turns/made"),
+        template=("make", f"{scene.state}/templates/fresh.md"),
+        moved=("rename", [str(scene.state), f"{scene.workdir}/src/away"]),
+        linked=("rename", [f"{scene.state}/memory", f"{scene.workdir}/src/away"]),
+        record=("append", "$AGENT_MAILER_TURN_DIR/turn.json"),
+        exited=("make", "$AGENT_MAILER_TURN_DIR/exit"),
+        outbox=("rename", ["$AGENT_MAILER_TURN_DIR/outbox", "$AGENT_MAILER_TURN_DIR/away"]),
+        program=("append", str(HOSTILE)),
+        here=("make", f"{scene.workdir}/src/made"),
+        project=("make", f"{scene.project}/made"),
+        temporary=("make", "$TMPDIR/made"),
+        staged=("make", "$AGENT_MAILER_TURN_DIR/outbox/odd"),
+    )
+    for allowed in ("here", "project", "temporary", "staged"):
+        assert told.pop(allowed) == "", allowed
+    # What seems to be made below /tmp is in the turn's own under bubblewrap: there is nothing of it outside.
+    assert not (scene.base / "made").exists()
+    assert not (scene.other / "made").exists()
+    assert "" not in {name: why for name, why in told.items() if name not in ("outside", "other")}.values(), told
+    assert (scene.project / "made").exists()
+    assert not list((scene.state / "turns").glob("*/tmp")), "it goes with the turn"
+
+
+def test_no_process_of_the_person_and_no_socket_can_be_reached(scene: Scene) -> None:
+    with socket.socket(socket.AF_UNIX) as docker, socket.socket() as loopback:
+        place = (
+            "/run/agent-mailer-test.sock" if os.access("/run", os.W_OK) else str(scene.home / ".ssh" / "docker.sock")
+        )
+        Path(place).unlink(missing_ok=True)
+        docker.bind(place)
+        docker.listen()
+        loopback.bind(("127.0.0.1", 0))
+        loopback.listen()
+        try:
+            told = scene.try_doors(
+                docker=("unix", place),
+                watcher=("signal", os.getpid()),
+                environment=("read", f"/proc/{os.getpid()}/environ"),
+                memory=("read", f"/proc/{os.getpid()}/mem"),
+                kernel=("append", "/proc/sys/kernel/domainname"),
+                loopback=("inet", loopback.getsockname()[1]),
+            )
+        finally:
+            Path(place).unlink()
+    assert told.pop("loopback") == ""
+    assert "" not in told.values(), told
+
+
+def test_without_a_sandbox_the_same_doors_are_open(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "off")
+    told = scene.try_doors(
+        key=("read", f"{scene.home}/.ssh/id"),
+        broker_key=("read", f"{scene.state}/config.toml"),
+        state=("make", f"{scene.state}/turns/made"),
+        watcher=("signal", os.getpid()),
+        other=("make", f"{scene.other}/made"),
+    )
+    assert set(told.values()) == {""}, told
+
+
+def test_the_mail_tools_work_within(scene: Scene) -> None:
+    scene.send("the word is MARZIPAN")
+    words = " ".join([sys.executable, "-m", "agent_mailer.cli.app", "mail"])
+    scene.shell(f"cat >/dev/null; {words} read | grep -q MARZIPAN && {words} reply --body marzipan")
+    assert outcomes(scene.once()) == ["done"]
+    assert [message.body.strip() for message in scene.inbox()] == ["marzipan"]
+
+
+@LONG
+def test_the_prompt_names_files_that_can_be_read_and_the_tool_alone_to_write(scene: Scene) -> None:
+    (scene.state / "memory").mkdir()
+    (scene.state / "memory" / "global.md").write_text("what is known\n")
+    scene.shell(f"cat >'{scene.project}/prompt'; cat \"$AGENT_MAILER_TURN_DIR/note-global.md\" >'{scene.project}/note'")
+    scene.send()
+    assert outcomes(scene.once()) == ["done"]
+    prompt = (scene.project / "prompt").read_text()
+    assert f"{scene.state}/memory" not in prompt
+    assert "note-global.md" in prompt
+    assert "the files can only be read" in prompt
+    assert (scene.project / "note").read_text() == "what is known\n"
+
+
+def test_an_agent_is_asked_to_end_before_it_is_killed(scene: Scene) -> None:
+    scene.configure(turn_timeout=1)
+    scene.shell(f"cat >/dev/null; trap 'echo asked >\"{scene.project}/end\"; exit 3' TERM; sleep 60 & wait")
+    scene.send()
+    assert outcomes(scene.once()) == ["timed_out"]
+    assert (scene.project / "end").read_text() == "asked\n"
+
+
+def test_a_commit_works_and_hooks_and_settings_stay(scene: Scene) -> None:
+    _repository(scene.project)
+    told = _commit(scene, scene.project)
+    assert told["commit"] == ""
+    assert _git(scene.project, "log", "--format=%s") == "by the agent\nfirst\n"
+    if scene.settings["sandbox"]["kind"] == "bwrap":
+        assert told["hook"]
+        assert told["config"]
+        moved = scene.try_doors(away=("rename", [f"{scene.project}/.git", f"{scene.project}/away"]))
+        assert moved["away"]
+
+
+@LONG
+def test_a_worktree_whose_git_folder_is_elsewhere_takes_a_commit(scene: Scene) -> None:
+    main = scene.base / "main"
+    main.mkdir()
+    _repository(main)
+    shutil.rmtree(scene.project)
+    _git(main, "worktree", "add", "-q", str(scene.project), "-b", "work")
+    told = _commit(scene, main)
+    assert told["commit"] == ""
+    assert _git(main, "log", "--format=%s", "work") == "by the agent\nfirst\n"
+    if scene.settings["sandbox"]["kind"] == "bwrap":
+        assert told["hook"]
+
+
+@LONG
+def test_a_pointer_that_an_agent_wrote_opens_nothing(scene: Scene) -> None:
+    """It says that the git folder of the project is the home folder of its person."""
+    (scene.home / "worktrees" / "x").mkdir(parents=True)
+    (scene.project / ".git").write_text(f"gitdir: {scene.home}/.ssh\n")
+    told = scene.try_doors(key=("read", f"{scene.home}/.ssh/id"), made=("make", f"{scene.home}/.ssh/made"))
+    assert "" not in told.values()
+
+
+def _repository(folder: Path) -> None:
+    _git(folder, "init", "-q", "-b", "main")
+    (folder / "file").write_text("one\n")
+    _git(folder, "add", ".")
+    _git(folder, "commit", "-q", "-m", "first")
+
+
+def _git(folder: Path, *words: str) -> str:
+    names = {f"GIT_{who}_{what}": "x@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    done = subprocess.run(["git", *words], cwd=folder, env={**os.environ, **names}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _commit(scene: Scene, tree: Path) -> dict[str, str]:
+    (scene.project / "file").write_text("two\n")
+    git = f"git -C '{scene.project}' -c user.name=x -c user.email=x@example.org"
+    return scene.try_doors(
+        commit=("run", f"{git} commit -qam 'by the agent'"),
+        hook=("make", f"{tree}/.git/hooks/post-commit"),
+        config=("append", f"{tree}/.git/config"),
+    )
+
+
+@LONG
+def test_a_push_by_a_named_agent_of_ssh_reaches_its_socket_and_no_other(scene: Scene, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as named:
+        path = scene.home / "agent.sock"
+        named.bind(str(path))
+        named.listen()
+        (scene.home / ".ssh" / "known_hosts").write_text("example.org ssh-ed25519 AAAA\n")
+        if scene.settings["sandbox"]["kind"] == "landlock":
+            assert scene.try_doors(agent=("unix", str(path)))["agent"]
+        scene.configure(env={"set": {"SSH_AUTH_SOCK": str(path)}})
+        told = scene.try_doors(
+            agent=("unix", str(path)),
+            hosts=("read", f"{scene.home}/.ssh/known_hosts"),
+            key=("read", f"{scene.home}/.ssh/id"),
+        )
+    assert told["agent"] == ""
+    assert told["hosts"] == ""
+    assert told["key"]
+
+
+@LONG
+def test_caches_of_packages_are_the_agents_own(scene: Scene) -> None:
+    told = scene.try_doors(
+        yours=("make", f"{scene.home}/.cache/pip-poison"),
+        own=("make", "$XDG_CACHE_HOME/made"),
+        npm=("make", "$npm_config_cache.made"),
+    )
+    assert told["own"] == ""
+    assert not (scene.home / ".cache" / "pip-poison").exists()
+    assert list((scene.home / ".cache" / "agent-mailer").glob("*/made"))

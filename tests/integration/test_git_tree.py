@@ -1,0 +1,383 @@
+"""An agent's workdir and mailbox in a git tree: what people and agents type there neither takes nor deletes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, until
+from tests.sizes import LONG
+from tests.typed import type_in
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.checks import CheckResult, Level
+from agent_mailer.checks.git import check_git
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
+from agent_mailer.git_tree import keep_out
+from agent_mailer.mailbox.maildir.layout import Paths
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None and "CI" not in os.environ, reason="git is not installed")
+
+FLAGS = ("--address", "coder", "--runtime", "command", "--command", "cat -", "--permission-mode", "plan")
+OURS = (".agent-mailer", ".agent-mail")
+LINES = ["/.agent-mailer/", "/.agent-mail/"]
+
+TABLE = (
+    *("stash -u", "stash -a", "stash pop", "stash", "reset --hard", "reset --hard HEAD~", "reset --hard ORIG_HEAD"),
+    *("checkout -f .", "checkout -f -b side", "checkout -f main", "clean -fd", "clean -fdx", "clean -fdX"),
+    *("clean -fdx .agent-mail", "clean -fdx -- .agent-mailer/config.toml", "add -A", "add .", "add --force --all"),
+    *("add -f .agent-mail", "add -f .agent-mailer/config.toml", "add -f .agent-mailer/*", "commit -qam work"),
+    *("commit -q --allow-empty -m more", "rm -rfq --ignore-unmatch .agent-mail", "gc -q --prune=now"),
+    *("worktree add -q ../beside", "worktree remove --force ../beside", "submodule status", "merge side"),
+    *("-C .agent-mail clean -ffdx", "-C .agent-mailer stash -a", "-C .agent-mailer add -A"),
+    "-C .agent-mailer reset --hard",
+)  # fmt: skip
+
+
+def git(top: Path, *words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "HOME": str(top), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
+    settings = ("user.name=n", "user.email=n@example.com", "init.defaultBranch=main", "protocol.file.allow=always")
+    command = ["git", *(word for setting in settings for word in ("-c", setting)), *words]
+    return subprocess.run(command, cwd=top, env=env, capture_output=True, text=True, check=check, timeout=60)
+
+
+def make_project(top: Path) -> Path:
+    top.mkdir(parents=True, exist_ok=True)
+    git(top, "init", "-q", check=True)
+    for text in ("one\n", "two\n"):
+        (top / "code.txt").write_text(text)
+        git(top, "add", "-A", check=True)
+        git(top, "commit", "-qm", text, check=True)
+    return top
+
+
+def set_up(workdir: Path, *flags: str) -> str:
+    done = type_in(workdir, "init", *FLAGS, *flags)
+    assert done.status == 0, done
+    return done.out
+
+
+def files(*folders: Path) -> dict[Path, str]:
+    """Content by path; what is only just arriving is nobody's yet."""
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.parent.name != "tmp"]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def look(workdir: Path) -> list[CheckResult]:
+    """What `doctor` says of git."""
+    place = Workplace(workdir)
+    return check_git(workdir, place.folders_in_git(), place.config.git)
+
+
+def faults(workdir: Path) -> list[CheckResult]:
+    return [found for found in look(workdir) if found.result is not Level.OK]
+
+
+@contextmanager
+def mail_arrives(workdir: Path) -> Iterator[list[str]]:
+    """A message every few milliseconds, until the block ends; what was delivered."""
+    paths, over, sent = Paths(workdir / ".agent-mail", "coder"), threading.Event(), list[str]()
+
+    def deliver() -> None:
+        while not over.wait(0.005):
+            name = f"2026-01-01T00-00-00.000Z_pid1_{len(sent):08x}.md"
+            (paths.tmp / name).write_bytes(b"---json\n{}\n---\n%d\n" % len(sent))
+            (paths.tmp / name).rename(paths.new / name)
+            sent.append(name)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        thread.join()
+    assert {path.name for path in paths.new.iterdir()} >= set(sent)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return make_project(tmp_path / "shop")
+
+
+def test_whatever_git_does_every_file_of_ours_stays_while_mail_arrives(project: Path) -> None:
+    set_up(project)
+    ours = [project / name for name in OURS]
+    with mail_arrives(project) as sent:
+        for words in TABLE:
+            (project / "code.txt").write_text(words)
+            (project / "scratch").write_text(words)
+            before = files(*ours)
+            git(project, *words.split())
+            after = files(*ours)
+            assert {path: after.get(path) for path in before} == before, words
+            assert git(project, "ls-files", *OURS).stdout == "", words
+    assert len(sent) > len(TABLE)
+    said = git(project, "log", "--all", "--stat", "--format=").stdout
+    assert "code.txt" in said
+    assert "agent-mail" not in said
+    assert faults(project) == []
+    # The one word that deletes them, and our documents say so: without it this test could not fail.
+    git(project, "clean", "-ffdx")
+    assert files(*ours) == {}
+
+
+@pytest.mark.parametrize("part", ["the line", "the shelter"])
+def test_either_alone_is_not_enough(project: Path, part: str) -> None:
+    set_up(project)
+    ours = [project / name for name in OURS]
+    if part == "the line":
+        for folder in ours:
+            shutil.rmtree(folder / ".git")
+        git(project, "clean", "-fdx")
+        assert files(*ours) == {}
+    else:
+        (project / ".git" / "info" / "exclude").write_text("")
+        assert git(project, "add", "-A").returncode != 0
+    assert {row.looked_at for row in faults(project)} <= {str(folder) for folder in ours}
+
+
+def test_init_leaves_the_projects_gitignore_alone_and_writes_nothing_twice(project: Path) -> None:
+    (project / ".gitignore").write_text("*.o")
+    exclude = project / ".git" / "info" / "exclude"
+    exclude.write_text("mine")
+    said = set_up(project)
+    assert f"ignored   .agent-mailer/ and .agent-mail/ in {exclude}" in said
+    assert exclude.read_text() == "mine\n/.agent-mailer/\n/.agent-mail/\n"
+    assert (project / ".gitignore").read_text() == "*.o"
+    before = files(project)
+    set_up(project)
+    assert files(project) == before
+    assert git(project, "status", "--short").stdout == "?? .gitignore\n"
+
+
+def test_who_wants_it_in_git_is_heeded_until_he_says_otherwise(project: Path) -> None:
+    set_up(project, "--no-gitignore")
+    exclude = project / ".git" / "info" / "exclude"
+    text = exclude.read_text()
+    type_in(project, "watch", "--once")
+    assert type_in(project, "doctor", "--repair").status == 0
+    set_up(project)
+    assert exclude.read_text() == text
+    assert faults(project) == []
+    set_up(project, "--gitignore")
+    assert exclude.read_text().splitlines()[-2:] == LINES
+
+
+def test_an_older_workdir_is_told_of_and_brought_over(project: Path) -> None:
+    set_up(project, "--no-gitignore", "--maildir-root", "mail")
+    type_in(project, "config", "set", "git", "keep-out")
+    (project / ".gitignore").write_text(".agent-mailer/\nmail/\n")
+    (project / "src" / "mail").mkdir(parents=True)
+    (project / "src" / "mail" / "send.py").write_text("pass\n")
+    found = {row.looked_at: row for row in faults(project)}
+    for folder in (".agent-mailer", "mail"):
+        assert found[str(project / folder)].fix == "agent-mailer doctor --repair"
+    assert "hides every folder of that name" in found[str(project / ".gitignore")].text
+    done = type_in(project, "doctor", "--repair")
+    assert (done.status, done.out.count("keeps git out of")) == (0, 4)
+    assert [row.looked_at for row in faults(project)] == [str(project / ".gitignore")]
+    (project / ".gitignore").unlink()
+    assert faults(project) == []
+    assert git(project, "status", "--short", "-uall").stdout == "?? src/mail/send.py\n"
+    assert type_in(project, "doctor", "--repair").out == "nothing to repair\n"
+
+
+def test_names_that_are_patterns_mean_themselves(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "shop")
+    for name in ("a*[b]?", "back\\slash", " ü ", "line\nbreak"):
+        workdir = project / name / "agent"
+        workdir.mkdir(parents=True)
+        set_up(workdir, "--maildir-root", str(workdir / ".agent-mail"))
+        assert faults(workdir) == [], name
+    (project / "ab" / "agent" / ".agent-mail").mkdir(parents=True)
+    (project / "ab" / "agent" / ".agent-mail" / "theirs").write_text("x")
+    git(project, "add", "-A", check=True)
+    assert git(project, "ls-files").stdout == "ab/agent/.agent-mail/theirs\ncode.txt\n"
+    git(project, "clean", "-fdxq")
+    assert len(list(project.glob("*/agent/.agent-mailer/config.toml"))) == 4
+
+
+def test_a_worktree_is_kept_and_kept_from_being_removed(project: Path) -> None:
+    tree = project.parent / "beside"
+    git(project, "worktree", "add", "-q", str(tree), check=True)
+    set_up(tree)
+    assert faults(tree) == []
+    assert (project / ".git" / "info" / "exclude").read_text().splitlines()[-2:] == LINES
+    before = files(tree / ".agent-mailer", tree / ".agent-mail")
+    for words in ("add -A", "stash -a", "clean -fdx", f"worktree remove {tree}", f"worktree remove --force {tree}"):
+        git(tree, *words.split())
+        assert files(tree / ".agent-mailer", tree / ".agent-mail") == before, words
+    assert "an agent of agent-mailer lives in it" in git(project, "worktree", "remove", str(tree)).stderr
+
+
+def test_a_submodule_and_a_bare_repository_with_worktrees(project: Path) -> None:
+    outer = make_project(project.parent / "outer")
+    git(outer, "submodule", "add", "-q", str(project), "part", check=True)
+    set_up(outer / "part")
+    assert (outer / ".git" / "modules" / "part" / "info" / "exclude").read_text().splitlines()[-2:] == LINES
+    bare = project.parent / "bare"
+    bare.mkdir()
+    git(bare, "clone", "-q", "--bare", str(project), ".bare", check=True)
+    (bare / ".git").write_text("gitdir: ./.bare\n")
+    git(bare, "worktree", "add", "-q", "main", check=True)
+    set_up(bare / "main")
+    for top, words in ((outer, "clean -fdx"), (outer / "part", "clean -fdx"), (bare / "main", "stash -a")):
+        git(top, *words.split())
+    for workdir in (outer / "part", bare / "main"):
+        assert faults(workdir) == []
+        assert (workdir / ".agent-mailer" / "config.toml").exists()
+        assert git(workdir, "status", "--short").stdout == ""
+
+
+def test_a_tree_that_appears_is_noticed_and_one_that_goes_is_no_trouble(tmp_path: Path) -> None:
+    workdir = tmp_path / "shop"
+    workdir.mkdir()
+    set_up(workdir, "--maildir-root", ".agent-mail")
+    assert faults(workdir) == []
+    assert not (workdir / ".agent-mailer" / ".git").exists()
+    # An agent's, in the middle of a turn: nobody has looked yet.
+    type_in(workdir, "watch", "--once")
+    make_project(workdir)
+    assert git(workdir, "ls-files").stdout == "code.txt\n"
+    assert {row.result for row in faults(workdir)} == {"warning"}
+    done = type_in(workdir, "watch", "--once")
+    assert done.out.count('"event":"git_kept_out"') == 2
+    assert faults(workdir) == []
+    assert "git_kept_out" not in type_in(workdir, "watch", "--once").out
+    shutil.rmtree(workdir / ".git")
+    assert type_in(workdir, "watch", "--once").status == 0
+    assert faults(workdir) == []
+    make_project(workdir / "other")
+
+
+def test_a_git_file_that_points_nowhere(project: Path) -> None:
+    shutil.rmtree(project / ".git")
+    (project / ".git").write_text(f"gitdir: {project}/gone\n")
+    assert "warning   git may take .agent-mailer/ along" in set_up(project)
+    assert {row.result for row in look(project)} == {"warning"}
+    assert type_in(project, "watch", "--once").out.count('"event":"git_trouble"') == 2
+    assert type_in(project, "doctor", "--repair").status == 1
+
+
+@pytest.mark.parametrize("kind", ["a link", "a folder", "a link above", "not to be written"])
+def test_an_exclude_file_that_is_not_written_to(project: Path, kind: str) -> None:
+    info = project / ".git" / "info"
+    other = project.parent / "everybodys"
+    (info / "exclude").unlink()
+    if kind == "a link":
+        other.write_text("theirs\n")
+        (info / "exclude").symlink_to(other)
+    elif kind == "a folder":
+        (info / "exclude").mkdir()
+    elif kind == "a link above":
+        info.rmdir()
+        other.mkdir()
+        info.symlink_to(other)
+    else:
+        if os.geteuid() == 0:
+            pytest.skip("root writes everywhere")
+        (info / "exclude").touch(0o400)
+    said = set_up(project)
+    assert said.count("warning   git may take") == 2
+    assert str(info) in said
+    left = type_in(project, "doctor", "--repair", "--json")
+    assert (left.status, len(left.json["left"])) == (1, 2)
+    if kind == "a link":
+        assert other.read_text() == "theirs\n"
+        # Better no `add -A` at all than one that takes the key.
+        git(project, "add", "-A")
+        assert git(project, "ls-files", *OURS).stdout == ""
+        other.write_text("theirs\n/.agent-mailer/\n/.agent-mail/\n")
+        assert faults(project) == []
+    if kind == "a link above":
+        assert list(other.iterdir()) == []
+
+
+def test_a_workdir_inside_git_itself(project: Path) -> None:
+    workdir = project / ".git" / "agents" / "coder"
+    workdir.mkdir(parents=True)
+    set_up(workdir, "--maildir-root", str(workdir / ".agent-mail"))
+    assert "agent-mail" not in (project / ".git" / "info" / "exclude").read_text()
+    assert all("lies in git's own folder" in row.text for row in look(workdir))
+    git(project, "gc", "-q", "--prune=now")
+    assert (workdir / ".agent-mailer" / "config.toml").exists()
+    assert type_in(workdir, "watch", "--once").status == 0
+
+
+def test_a_pattern_of_the_project_that_takes_us_in_again_is_named(project: Path) -> None:
+    set_up(project)
+    (project / ".gitignore").write_text("!.agent-mailer/\n")
+    [found] = faults(project)
+    assert (found.looked_at, found.result) == (str(project / ".agent-mailer"), "warning")
+    assert ".gitignore:1:!.agent-mailer/" in found.text
+
+
+def test_looking_runs_nothing_that_the_project_configures(project: Path) -> None:
+    ran = project.parent / "ran"
+    hook = project / "hook"
+    hook.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    hook.chmod(0o755)
+    git(project, "config", "core.fsmonitor", str(hook), check=True)
+    git(project, "config", "core.hooksPath", str(project), check=True)
+    set_up(project)
+    assert faults(project) == []
+    assert type_in(project, "watch", "--once").status == 0
+    assert type_in(project, "doctor", "--repair").status == 0
+    assert not ran.exists()
+
+
+def test_the_shelter_is_no_top_of_a_project(project: Path) -> None:
+    set_up(project)
+    session = project / ".agent-mail" / "collab"
+    shutil.copytree(project / ".agent-mail" / "agents", session / "agents")
+    inside = project / ".agent-mailer" / "memory"
+    shown = type_in(inside, "mail", "who", "--json", env={"AM_ME": "user"})
+    assert shown.status == 0, shown
+    assert not (project / ".agent-mailer" / ".agent-mail").exists()
+    set_up(project, "--maildir-root", str(session))
+    assert not (session / ".git").exists()
+    assert faults(project) == []
+
+
+def test_a_project_whose_top_is_the_mailbox_root(project: Path) -> None:
+    said = set_up(project, "--maildir-root", str(project))
+    assert "warning" not in said
+    git(project, "add", "-A")
+    git(project, "clean", "-fdxq")
+    assert git(project, "ls-files").stdout == "code.txt\n"
+    assert (project / "agents" / "coder" / "inbox" / "new").is_dir()
+    assert faults(project) == []
+
+
+def test_a_folder_that_is_somebodys_repository_stays_it(project: Path) -> None:
+    set_up(project, "--no-gitignore")
+    git(project / ".agent-mail", "init", "-q", check=True)
+    before = files(project / ".agent-mail" / ".git")
+    made, fault = keep_out(Disk(), project / ".agent-mail")
+    assert ([lack.path.name for lack in made], fault) == (["exclude"], None)
+    assert files(project / ".agent-mail" / ".git") == before
+
+
+@LONG
+def test_an_agents_own_git_commands_lose_no_mail(tmp_path: Path) -> None:
+    """The whole table, typed by turns in the workdir, while the watcher works on mail that goes on coming."""
+    make_project(tmp_path / "coder")
+    desk = Desk(tmp_path)
+    words = "; ".join(f"git {words} >/dev/null 2>&1" for words in TABLE if "beside" not in words)
+    desk.shell(f"cat >/dev/null; export HOME=$PWD/.. GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=e; {words}; echo done")
+    with desk.watching():
+        for number in range(8):
+            desk.send(f"number {number}", thread=f"t{number}")
+        until(lambda: len(desk.log(EventName.MESSAGE_DONE)) == 8, "eight turns")
+    assert len(desk.inbox()) == 8
+    assert desk.log(EventName.STATE_DAMAGED) == []
+    assert git(desk.workdir, "ls-files").stdout == "code.txt\n"

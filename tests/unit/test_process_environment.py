@@ -1,0 +1,84 @@
+"""What of an environment reaches a program that we start near an agent's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.process.environment import find_tool, git_call, without_theirs
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("/usr/bin:/bin", "/usr/bin:/bin"),
+        (":/usr/bin", "/usr/bin"),
+        ("/usr/bin::/bin:", "/usr/bin:/bin"),
+        (".:bin:../bin:node_modules/.bin:/usr/bin", "/usr/bin"),
+        ("{theirs}:{theirs}/bin:/usr/bin", "/usr/bin"),
+        ("{theirs}/../coder/bin:/usr/bin", "/usr/bin"),
+        ("{link}:{link}/bin:/usr/bin", "/usr/bin"),
+        ("{theirs}2/bin:/usr/bin", "{theirs}2/bin:/usr/bin"),
+        (".", None),
+        ("", None),
+        ("{theirs}/bin", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "NODE_PATH", "PERL5LIB"])
+def test_no_place_of_theirs_is_searched(tmp_path: Path, name: str, given: str, kept: str | None) -> None:
+    theirs, link = tmp_path / "coder", tmp_path / "link"
+    (theirs / "bin").mkdir(parents=True)
+    link.symlink_to(theirs)
+    names = {"theirs": str(theirs), "link": str(link)}
+    found = without_theirs({name: given.format(**names), "HOME": "/home/a"}, [theirs])
+    assert found.pop("HOME") == "/home/a"
+    assert found == ({} if kept is None else {name: kept.format(**names)})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kept"),
+    [
+        ("LD_PRELOAD", "/usr/lib/a.so ./b.so", "/usr/lib/a.so"),
+        ("BASH_ENV", "env.sh", None),
+        ("BASH_ENV", "/etc/env.sh", "/etc/env.sh"),
+        ("ENV", "./profile", None),
+        ("NODE_OPTIONS", "--max-old-space-size=4096 --use-openssl-ca", "--max-old-space-size=4096 --use-openssl-ca"),
+        ("NODE_OPTIONS", "--require ./hook.js", None),
+        ("NODE_OPTIONS", "--require hook", None),
+        ("NODE_OPTIONS", "--import=hook.mjs", None),
+        ("NODE_OPTIONS", "-r /opt/hook.js", "-r /opt/hook.js"),
+        ("PERL5OPT", "-Mhook", None),
+        ("RUBYOPT", "-rhook", None),
+        ("RUBYOPT", "-w", "-w"),
+        ("PYTHONUTF8", "1", "1"),
+        ("EDITOR", "vi", "vi"),
+    ],
+)
+def test_what_loads_code_by_name(name: str, given: str, kept: str | None) -> None:
+    assert without_theirs({name: given}, [Path("/agent")]).get(name) == kept
+
+
+def test_a_tool_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = tmp_path / "bin" / "sh"
+    planted.parent.mkdir()
+    planted.write_text("#!/bin/sh\n")
+    planted.chmod(0o755)
+    monkeypatch.chdir(planted.parent)
+    monkeypatch.setenv("PATH", f".:{planted.parent}:/usr/bin:/bin")
+    assert find_tool("sh") == str(planted)
+    assert find_tool("sh", [tmp_path]) in ("/usr/bin/sh", "/bin/sh")
+
+
+def test_git_knows_one_repository_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", "/elsewhere")
+    monkeypatch.setenv("GIT_SSH_COMMAND", "./ssh")
+    argv, env = git_call("/usr/bin/git", ["status"], [])
+    assert argv[0] == "/usr/bin/git"
+    assert argv[-1] == "status"
+    assert "core.fsmonitor=false" in argv
+    assert not {name for name in env if name.startswith("GIT_")} - {
+        "GIT_OPTIONAL_LOCKS",
+        "GIT_TERMINAL_PROMPT",
+        "GIT_PAGER",
+    }

@@ -1,0 +1,289 @@
+"""What counts of a workdir's files: the pure verdict, and what the user's state folder keeps."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.config import leaves
+from agent_mailer.config_tables import Takes
+from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.trust.keeping import BEFORE, Keeper
+from agent_mailer.trust.ownership import unsafe
+from agent_mailer.trust.standing import Standing, in_place, standing_in
+from agent_mailer.trust.verdict import Basis, Known, Life, judge
+
+PLAN = Standing({"permission_mode": "plan"})
+ALL = Standing({"permission_mode": "bypassPermissions", "notify.command": ["x"]}, {"fresh.md": b"do"})
+
+
+def test_every_key_says_when_it_is_taken_and_those_of_power_are_marked() -> None:
+    marked = {leaf.name for leaf in leaves() if leaf.widens is not None}
+    assert all(isinstance(leaf.takes, Takes) for leaf in leaves())
+    wanted = {"permission_mode", "command", "runtime", "extra_args", "env.pass", "env.set", "notify.command"}
+    assert wanted | {"notify.address", "claude_command", "config_home", "max_budget_usd"} <= marked
+    assert not {"model", "api_key", "turn_timeout", "max_parallel_turns"} & marked
+
+
+def test_what_stands_in_the_files_is_told_by_what_it_means() -> None:
+    raw = {"permission_mode": "plan", "max_budget_usd": 5, "claude_command": "claude", "notify": {"address": ""}}
+    assert standing_in(raw, {}, {}).values == {"permission_mode": "plan", "max_budget_usd": 5.0}
+    assert standing_in({"max_budget_usd": 5.0}, {}, {}) == standing_in({"max_budget_usd": 5}, {}, {})
+    assert standing_in({"address": ""}, {"address": "coder"}, {}).values == {"address": "coder"}
+    # What is no value of the key is something else than any value all the same.
+    assert standing_in({"notify": "x", "permission_mode": 7}, {}, {}).values == {"permission_mode": "7"}
+
+
+def test_the_hash_is_of_values_and_texts_alone() -> None:
+    assert PLAN.digest == Standing({"permission_mode": "plan"}, {}).digest
+    assert len({PLAN.digest, ALL.digest, Standing(ALL.values, {"fresh.md": b"do "}).digest, Standing().digest}) == 4
+
+
+def test_a_value_is_put_in_place_and_taken_away() -> None:
+    raw = {"notify": {"command": ["evil"], "timeout": 3}, "command": ["evil"]}
+    assert in_place(raw, "notify.command", None) == {"notify": {"timeout": 3}, "command": ["evil"]}
+    assert in_place(raw, "command", ["good"])["command"] == ["good"]
+    assert in_place({}, "notify.command", ["good"]) == {"notify": {"command": ["good"]}}
+    assert in_place({"notify": 3}, "notify.command", None) == {"notify": 3}
+
+
+@pytest.mark.parametrize(
+    ("known", "life", "given", "basis", "counts"),
+    [
+        (Known(), Life(), "", Basis.FIRST, ALL),
+        (Known(), Life(begun=True), "", Basis.NOBODY, Standing()),
+        (Known(), Life(begun=True, older=True), "", Basis.UPGRADE, ALL),
+        (Known(record=PLAN), Life(), "", Basis.RECORD, PLAN),
+        (Known(record=PLAN), Life(begun=True, older=True), "", Basis.RECORD, PLAN),
+        (Known(record=PLAN), Life(begun=True), ALL.digest, Basis.GIVEN, ALL),
+        (Known(record=PLAN), Life(begun=True), PLAN.digest, Basis.RECORD, PLAN),
+        (Known(), Life(), PLAN.digest, Basis.NOBODY, Standing()),
+        (Known(), Life(begun=True, older=True), "nonsense", Basis.NOBODY, Standing()),
+        (Known(moved=ALL), Life(begun=True), "", Basis.MOVED, ALL),
+        (Known(moved=PLAN), Life(begun=True), "", Basis.NOBODY, Standing()),
+        (Known(fault="damaged"), Life(), "", Basis.NOBODY, Standing()),
+        (Known(fault="damaged"), Life(), ALL.digest, Basis.GIVEN, ALL),
+    ],
+)
+def test_the_verdict(known: Known, life: Life, given: str, basis: Basis, counts: Standing) -> None:
+    verdict = judge(ALL, known, life, given)
+    assert (verdict.basis, verdict.counts) == (basis, counts)
+    assert bool(verdict.changed) == (counts != ALL)
+    assert ("permission_mode" in verdict.stopping) == (basis is Basis.NOBODY)
+
+
+def test_with_a_record_a_key_that_was_not_set_is_not_set() -> None:
+    verdict = judge(ALL, Known(record=Standing()), Life(begun=True), "")
+    assert verdict.changed == ("permission_mode", "notify.command", "templates/fresh.md")
+    assert verdict.stopping == ()
+
+
+@pytest.fixture
+def keeper(home: Path) -> Keeper:
+    return Keeper(home / ".local" / "state" / "agent-mailer" / "trust", Disk(), "machine1")
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    path = tmp_path / "coder"
+    path.mkdir()
+    return path
+
+
+def test_a_record_is_read_back_and_only_for_its_workdir(keeper: Keeper, workdir: Path, tmp_path: Path) -> None:
+    assert keeper.known(workdir) == Known()
+    keeper.write(workdir, ALL, "test", 1.0)
+    assert keeper.known(workdir) == Known(record=ALL)
+    assert keeper.path(workdir).stat().st_mode & 0o777 == 0o600
+    assert keeper.folder.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "other").mkdir()
+    assert keeper.known(tmp_path / "other") == Known()
+    link = tmp_path / "link"
+    link.symlink_to(workdir)
+    assert keeper.known(link) == Known(record=ALL)
+
+
+def test_one_of_another_machine_does_not_count_and_says_so(keeper: Keeper, workdir: Path) -> None:
+    other = Keeper(keeper.folder, Disk(), "machine2")
+    other.write(workdir, ALL, "test", 1.0)
+    found = keeper.known(workdir)
+    assert found.record is None
+    assert "another machine" in found.fault
+    # Copied in its place by hand it does not count either.
+    keeper.path(workdir).write_bytes(other.path(workdir).read_bytes())
+    keeper.path(workdir).chmod(0o600)
+    assert "another machine" in keeper.known(workdir).fault
+    keeper.write(workdir, PLAN, "test", 1.0)
+    assert keeper.known(workdir).record == PLAN
+    assert other.known(workdir).record == ALL
+
+
+def test_a_moved_workdir_is_known_by_its_folder(keeper: Keeper, workdir: Path, tmp_path: Path) -> None:
+    keeper.write(workdir, ALL, "test", 1.0)
+    moved = tmp_path / "moved"
+    workdir.rename(moved)
+    assert keeper.known(moved) == Known(moved=ALL)
+    keeper.write(moved, ALL, "moved", 1.0)
+    assert not keeper.path(workdir).exists()
+    workdir.mkdir()
+    assert keeper.known(workdir) == Known()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff", b"[" * 5000, b'{"workdir": 3}', "forged", "newer", "link", "fifo"]
+)
+def test_a_damaged_record_counts_for_nothing(keeper: Keeper, workdir: Path, damage: object) -> None:
+    keeper.write(workdir, ALL, "test", 1.0)
+    path = keeper.path(workdir)
+    if damage == "forged":
+        path.write_bytes(path.read_bytes().replace(b"bypassPermissions", b"acceptEdits"))
+    elif damage == "newer":
+        path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 2'))
+    elif damage == "link":
+        path.rename(path.with_name("x"))
+        path.symlink_to("x")
+    elif damage == "fifo":
+        path.unlink()
+        os.mkfifo(path, 0o600)
+    else:
+        assert isinstance(damage, bytes)
+        path.write_bytes(damage)
+    found = keeper.known(workdir)
+    assert found.record is None
+    assert str(path) in found.fault
+    assert found.fix == "agent-mailer config trust"
+    path.unlink()
+    keeper.write(workdir, PLAN, "test", 1.0)
+    assert keeper.known(workdir).record == PLAN
+
+
+def test_what_others_can_write_counts_for_nothing(keeper: Keeper, workdir: Path, tmp_path: Path) -> None:
+    keeper.write(workdir, ALL, "test", 1.0)
+    keeper.folder.chmod(0o777)
+    found = keeper.known(workdir)
+    assert (found.record, found.fix) == (None, f"chmod o-w {keeper.folder}")
+    with pytest.raises(PermissionError):
+        keeper.write(workdir, ALL, "test", 1.0)
+    keeper.folder.chmod(0o700)
+    keeper.path(workdir).chmod(0o666)
+    assert "others may have written it" in keeper.known(workdir).fault
+
+
+def test_the_folder_may_be_writable_by_a_group_of_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0o775)
+    os.chown(tmp_path, -1, os.getegid())
+    assert unsafe(tmp_path / "not" / "there") is None
+    if os.geteuid() == 0:
+        os.chown(tmp_path, -1, 12)
+        found = unsafe(tmp_path)
+        assert found is not None
+        assert found.fix == f"chmod g-w {tmp_path}"
+        os.chown(tmp_path, 1234, os.getegid())
+        tmp_path.chmod(0o700)
+        found = unsafe(tmp_path / "state")
+        assert found is not None
+        assert "another user (uid 1234)" in found.why
+        os.chown(tmp_path, 0, 0)
+
+
+def test_a_link_on_the_way_is_followed_and_its_folder_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "state").symlink_to("open")
+    found = unsafe(tmp_path / "state" / "trust")
+    assert found is not None
+    assert str(tmp_path / "open") in found.why
+
+
+def test_what_was_there_before_is_noted_once(keeper: Keeper, workdir: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    assert keeper.was_there(workdir)
+    keeper.begin(workdir, [workdir])
+    assert keeper.was_there(workdir)
+    assert not keeper.was_there(other)
+    keeper.begin(workdir, [other])
+    assert not keeper.was_there(other)
+    (keeper.folder / BEFORE).write_bytes(b"")
+    assert not keeper.was_there(workdir)
+
+
+def test_a_record_holds_what_msgspec_writes(keeper: Keeper, workdir: Path) -> None:
+    odd = Standing({"env.set": {"A": "ü\n"}, "command": ["a", "b"]}, {"lost.md": b"\xff\x00"})
+    keeper.write(workdir, odd, "test", 1.0)
+    assert keeper.known(workdir).record == odd
+    assert msgspec.json.decode(keeper.path(workdir).read_bytes())["digest"] == odd.digest
+
+
+class Killed(BaseException):
+    """Power is gone: nothing below the engine catches it."""
+
+
+class Dying(SystemCalls):
+    """Dies before its n-th call that changes the disk."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def _count(self) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._count()
+        return super().open(path, flags, mode)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._count()
+        super().replace(source, target)
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        self._count()
+        super().mkdir(path, mode)
+
+    def fsync(self, fd: int) -> None:
+        self._count()
+        super().fsync(fd)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["first start", "upgrade"])
+def test_a_start_that_is_killed_around_the_record_is_done_again(tmp_path: Path, home: Path, older: bool) -> None:
+    wanted = Standing({"permission_mode": "plan", "command": ["good"]})
+    for calls in itertools.count():
+        shutil.rmtree(home / ".local" / "state", ignore_errors=True)
+        workdir = tmp_path / str(calls)
+        turns = workdir / ".agent-mailer" / "turns"
+        (turns / "20261121T160254-02f7ec1c" if older else turns).mkdir(parents=True)
+        config = workdir / ".agent-mailer" / "config.toml"
+        config.write_text('permission_mode = "plan"\ncommand = ["good"]\n')
+        place = Workplace(workdir)
+        assert place.trust.verdict.counts == wanted
+        place.disk.system = dying = Dying(calls)
+        with suppress(Killed):
+            place.trust.remember()
+        after = Workplace(workdir).trust
+        assert after.verdict.counts == wanted, f"killed before call {calls}"
+        after.remember()
+        assert Workplace(workdir).trust.verdict.basis is Basis.RECORD
+        config.write_text('permission_mode = "bypassPermissions"\ncommand = ["evil"]\n')
+        assert Workplace(workdir).trust.verdict.counts == wanted
+        if dying.left:
+            break
+    assert calls > 8
+
+
+def test_a_state_folder_in_the_workdir_counts_for_nothing(workdir: Path) -> None:
+    keeper = Keeper(workdir / ".local" / "state" / "trust", Disk(), "machine1")
+    assert "lies in the workdir" in keeper.known(workdir).fault
+    with pytest.raises(PermissionError):
+        keeper.write(workdir, ALL, "test", 1.0)
+    assert list(workdir.iterdir()) == []
+    assert "no home folder" in Keeper(Path("~/state"), Disk(), "machine1").known(workdir).fault
