@@ -17,6 +17,7 @@ from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
+from agent_mailer.watch.guards.calm import wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
 from agent_mailer.watch.rules import Candidate, WatchPolicy
@@ -51,6 +52,10 @@ class Gate:
     def admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
         """Judge heads of threads in their order. Writes nothing; raises OSError where the turns cannot be read now."""
         rounds = self._known(now)
+        if self._policy.guards.calm is not None and candidates:
+            calm = wanted_pause(self._policy.guards.calm, self._policy.workdir, now)
+            if calm is not None:
+                return Admitted(pause=calm)
         go: list[Candidate] = []
         stops: list[Stop] = []
         for candidate in candidates:
@@ -88,6 +93,14 @@ class Gate:
             pauses.begin(wanted)
             return wanted
         if known is not None and known.reason in GUARDS and known.until is not None and known.until <= now:
+            calm = self._current().guards.calm
+            if known.reason is PauseReason.MACHINE and calm is not None:
+                again = wanted_pause(calm, self._policy.workdir, now)
+                if again is not None and again.reason is known.reason:
+                    # It lasts: nobody has to hear of that each minute.
+                    again = msgspec.structs.replace(again, since=known.since)
+                    pauses.write(again)
+                    return again
             pauses.lift(known)
             return None
         return known
