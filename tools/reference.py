@@ -54,7 +54,8 @@ def status() -> str:
 def history() -> str:
     """Every value that is printed of turns, threads, sessions, dead letters, held mail, limits and notes."""
     views = _views(
-        ThreadView, SessionView, DeadLetterView, HeldView, LimitView, StuckView, NoteView, NoteTextView, NoteChangeView
+        *(ThreadView, SessionView, DeadLetterView, HeldView, LimitView, StuckView),
+        *(NoteView, NoteTextView, NoteChangeView),
     )
     return "\n\n".join(_value(view) for view in views)
 
