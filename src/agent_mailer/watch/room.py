@@ -107,7 +107,7 @@ class Room:
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
         self.stuck = StuckMail(mailbox, state)
-        self.gate = Gate(state, policy, clock, mailbox.address)
+        self.gate = Gate(state, lambda: self.policy, clock, mailbox.address)
         self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
         self.handing_over = asyncio.Event()
         self.stopping = asyncio.Event()
