@@ -200,10 +200,11 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
 
 
 def _obey_signals(watcher: Watcher) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps."""
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. What we are left, we reap."""
     import asyncio
 
     from agent_mailer.process.first import reap_strangers
+    from agent_mailer.process.spawn import inherit_orphans
 
     asked = 0
 
@@ -216,7 +217,7 @@ def _obey_signals(watcher: Watcher) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
-    if os.getpid() == 1:
+    if inherit_orphans():
         loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
 

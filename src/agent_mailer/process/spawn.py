@@ -21,6 +21,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _NEVER_OURS = {signal.SIGKILL, signal.SIGSTOP}
 _FAILED = b"!"
 _UNSTARTED = 127
+_inherits: set[int] = set()
+"""Who has asked for it: a fork of us has not."""
+
 _MOST_LOOKED_AT = 4096
 """Numbers of descriptors, one by one, where there is no /proc to list them."""
 
@@ -72,6 +75,35 @@ def why_unstarted(word: bytes) -> OSError | None:
 def can_inherit_orphans() -> bool:
     """Whether this system knows the means (Linux does)."""
     return _prctl() is not None
+
+
+def inherit_orphans() -> bool:
+    """From here on this process is left what loses its parent below it, a killed holder's above all; it has to reap."""
+    prctl = _prctl()
+    if prctl is None:
+        return False
+    _inherits.add(os.getpid())
+    return bool(prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def strangers() -> set[int]:
+    """Children that we were left and that nobody waits for: they come from turns, where we are not process 1 as well.
+
+    That one is left what people start in its container, too.
+    """
+    if os.getpid() == 1 or os.getpid() not in _inherits:
+        return set()
+    return children() - waited_for
+
+
+def children() -> set[int]:
+    """Every child of this process, those that have ended too; none where the system does not list them."""
+    found: set[int] = set()
+    with suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(OSError), open(f"/proc/self/task/{thread}/children", encoding="ascii") as listed:
+                found |= set(map(int, listed.read().split()))
+    return found
 
 
 def _become(

@@ -32,6 +32,7 @@ from agent_mailer.process.handle import (
     wait_gone,
 )
 from agent_mailer.process.holder import HOLDER, LEAVE, TURN_ID_VARIABLE
+from agent_mailer.process.spawn import strangers
 
 GRACE = 5.0
 _KILL_BUDGET = 2.5
@@ -71,6 +72,9 @@ def members(
         found |= {pid for pid, stat in table.items() if stat.session in sessions}
     elif _holds_its_session(holder):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
+        if holder.pid not in table:
+            # What it had inherited was left to us.
+            found |= {pid for pid in strangers() if pid in table and table[pid].started >= holder.started}
     found |= {
         process.pid
         for process in known
