@@ -60,6 +60,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     for name, place in places.items():
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         monkeypatch.setenv(name, str(place))
+    # What `init` would choose here is not the same everywhere; tests of the sandbox choose for themselves.
+    monkeypatch.setenv("AGENT_MAILER_SANDBOX", "off")
     return folder
 
 

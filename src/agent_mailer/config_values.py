@@ -13,10 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, Source, keys, leaves
+from agent_mailer.config_tables import SandboxKeys
+from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.who import bad_pattern
 
 Trusting = Callable[
     [Mapping[str, object], Mapping[str, str]], tuple[dict[str, object], Mapping[str, str], frozenset[str]]
@@ -55,9 +58,25 @@ def load(
     take(((k, v) for k, v in raw.items() if k in keys() and v != ""), Source.FILE)
     sources.update(dict.fromkeys(replaced, Source.TRUSTED))
     take(_from_environment(environ), Source.ENVIRONMENT)
+    if (kind := kind_of_environment(environ)) is not None:
+        table: dict[str, object] = msgspec.to_builtins(values.get("sandbox", SandboxKeys()))
+        take([("sandbox", {**table, "kind": kind.value})], Source.ENVIRONMENT)
     take(((k, v) for k, v in flags.items() if v is not None), Source.FLAG)
     config = Config(**values)  # type: ignore[arg-type]
     return Loaded(config, sources, tuple(k for k in raw if k not in keys()))
+
+
+def kind_of_environment(environ: Mapping[str, str]) -> Kind | None:
+    """AGENT_MAILER_SANDBOX, the one key of a table that the environment may set. Raises ConfigFault."""
+    text = environ.get(f"{ENV_PREFIX}SANDBOX")
+    if not text:
+        return None
+    try:
+        return Kind(text)
+    except ValueError:
+        kinds = ", ".join(kind.value for kind in Kind)
+        why = f"{ENV_PREFIX}SANDBOX: {printable(text, 60)!r} is none of: {kinds}"
+        raise ConfigFault("bad_value", why, f"unset {ENV_PREFIX}SANDBOX") from None
 
 
 def read_file(path: Path) -> dict[str, object]:
@@ -143,6 +162,10 @@ def _convert(key: str, value: object) -> object:
             size_in_bytes(str(converted))
         except ValueError as error:
             raise msgspec.ValidationError(str(error)) from None
+    if key in ("allow_from", "deny_from", "people") and isinstance(converted, tuple):
+        why = bad_pattern(converted)
+        if why:
+            raise msgspec.ValidationError(why)
     return converted
 
 

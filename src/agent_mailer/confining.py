@@ -38,10 +38,10 @@ def confinement_of(config: Config, around: Around, traits: RuntimeTraits) -> Con
     keys = config.sandbox
     path = os.environ.get("PATH", os.defpath)
     sandbox = sandbox_of(keys.kind, command=keys.command, domains=keys.domains, workdir=around.workdir, path=path)
-    return None if sandbox is None else Confinement(sandbox, partial(_places, config, around), traits, around.disk)
+    return None if sandbox is None else Confinement(sandbox, partial(places_of, config, around), traits, around.disk)
 
 
-def _places(config: Config, around: Around) -> Places:
+def places_of(config: Config, around: Around) -> Places:
     """Raises ConfigFault."""
     from platformdirs import user_cache_path, user_data_path, user_state_path
 

@@ -172,7 +172,8 @@ class KillLoop:
         self.load = Load()
         self._sender = sender
         self._kill_broker = kill_broker
-        common = {"max_parallel_turns": parallel, "auto_reply": "never"}
+        # More turns than the guards let through in an hour.
+        common = {"max_parallel_turns": parallel, "auto_reply": "never", "guards": {"turns_per_hour": 0}}
         desk.configure(
             command=[sys.executable, "-S", "-E", str(AGENT), str(desk.base)],
             max_retries=RUNS_OF_THE_HOPELESS - 1,

@@ -39,6 +39,11 @@ def runs_here(kind: str) -> str:
     return kind
 
 
+@pytest.fixture(autouse=True)
+def chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+
+
 @pytest.fixture(params=["bwrap", "landlock"])
 def kind(request: pytest.FixtureRequest) -> str:
     return runs_here(request.param)

@@ -17,8 +17,9 @@ from tests.sizes import LONG
 from tests.typed import COMMAND
 
 from agent_mailer.events import EventName
-from agent_mailer.process.handle import ProcessIdentity, first_started, identify, is_alive, send
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, send
 from agent_mailer.process.tree import members
+from agent_mailer.processes import first_started
 
 __all__ = ["containers"]
 

@@ -16,9 +16,10 @@ import pytest
 from tests.sizes import LONG
 
 from agent_mailer.outcomes import Exit
-from agent_mailer.process.handle import ProcessIdentity, boot_id, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
 from agent_mailer.process.holder import Supervised, start_behind_gate
 from agent_mailer.process.tree import EndReport, end_tree, members, sweep
+from agent_mailer.processes import boot_id
 
 ENV = {"PATH": "/usr/bin:/bin"}
 SHORT = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,8 @@ BY_ITSELF = (Kind.BWRAP, Kind.LANDLOCK)
 def sandbox_of(
     kind: Kind, *, command: Sequence[str], domains: Sequence[str], workdir: Path, path: str
 ) -> Sandbox | None:
-    """None for `off`. Programs are looked for in `path`, the watcher's own."""
+    """None for `off`. Programs are looked for in `path`, the watcher's own; what counts from a folder is no place."""
+    path = os.pathsep.join(place for place in path.split(os.pathsep) if place.startswith("/"))
     match kind:
         case Kind.OFF:
             return None

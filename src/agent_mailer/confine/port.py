@@ -77,12 +77,9 @@ class Bounds(msgspec.Struct, frozen=True):
     sockets: tuple[Path, ...] = ()
     listed: tuple[Path, ...] = ()
 
-    def rule(self, path: Path) -> Rule:
-        """The deepest that holds `path`."""
-        return [rule for rule in self.rules if path.is_relative_to(rule.path)][-1]
-
     def access(self, path: Path) -> Access:
-        return self.rule(path).access
+        """Of the deepest rule that holds `path`."""
+        return [rule.access for rule in self.rules if path.is_relative_to(rule.path)][-1]
 
 
 class Promise(StrEnum):

@@ -88,7 +88,7 @@ async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: 
     questions = [
         *_program(Path(launch.argv[0])),
         *_files(bounds, promises, mark),
-        *_outside(bounds, places, promises, mark),
+        *_outside(bounds, places, mark),
         *_processes(promises, mark),
         *_sockets(promises, places.network, scratch, held),
     ]
@@ -104,7 +104,7 @@ async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: 
         why = printable(said[-1], 300) if said else f"exit status {done.status}"
         wrong = f"{sandbox.kind} starts nothing here: {why}"
         return Proof(sandbox.kind, wrong=(wrong,), fix=sandbox.mend(done.output))
-    wrong_ones = [_wrong(*pair) for pair in zip(questions, answers, strict=True) if (not pair[1]) != pair[0].may]
+    wrong_ones = [_wrong(*pair) for pair in zip(questions, answers, strict=True) if _differs(*pair)]
     if Promise.TEMPORARY in promises:
         wrong_ones += [f"{folder} is shared with everybody" for folder in TEMPORARY if _left(folder / mark)]
     return Proof(sandbox.kind, len(questions), tuple(wrong_ones), _DOCTOR if wrong_ones else "")
@@ -132,7 +132,7 @@ def _files(bounds: Bounds, promises: frozenset[Promise], mark: str) -> Iterator[
             if folder and os.access(path, os.W_OK) and (Promise.TOP_LEVEL in promises or path not in carved):
                 yield Question("make", str(path / mark), f"{path} cannot be written", may=True)
         elif (rule.firm or Promise.FIRM in promises) and os.access(path, os.W_OK):
-            where = ("make", path / mark) if folder else ("write", path)
+            where = ("leave", path / mark) if folder else ("write", path)
             yield Question(where[0], str(where[1]), f"{path} can be written")
 
 
@@ -155,14 +155,11 @@ def _sample(path: Path, bounds: Bounds) -> Path | None:
     return None
 
 
-def _outside(bounds: Bounds, places: Places, promises: frozenset[Promise], mark: str) -> Iterator[Question]:
+def _outside(bounds: Bounds, places: Places, mark: str) -> Iterator[Question]:
     """Where nothing was allowed, and the watcher itself could write."""
     for folder in {Path("/"), places.home, places.workdir.parent, places.state, *places.hidden}:
-        rule = bounds.rule(folder)
-        if rule.path in TEMPORARY and Promise.TEMPORARY in promises:
-            continue  # what is made there is in the turn's own folder
-        if rule.access is not Access.WRITE and folder.is_dir() and os.access(folder, os.W_OK):
-            yield Question("make", str(folder / mark), f"{folder} can be written")
+        if bounds.access(folder) is not Access.WRITE and folder.is_dir() and os.access(folder, os.W_OK):
+            yield Question("leave", str(folder / mark), f"{folder} can be written")
 
 
 def _processes(promises: frozenset[Promise], mark: str) -> Iterator[Question]:
@@ -204,6 +201,13 @@ def _answers(output: str, count: int) -> list[str] | None:
     except msgspec.DecodeError:
         return None
     return found if len(found) == count else None
+
+
+def _differs(question: Question, answer: str) -> bool:
+    """What was left where nothing may be counts if it is there from outside as well, and is removed."""
+    if question.what == "leave" and not question.may:
+        return _left(Path(question.where))
+    return (not answer) != question.may
 
 
 def _wrong(question: Question, answer: str) -> str:

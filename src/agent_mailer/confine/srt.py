@@ -61,9 +61,16 @@ def _settings(bounds: Bounds, domains: Sequence[str]) -> dict[str, object]:
         return [str(rule.path) for rule in bounds.rules if rule.access is access and rule.path.exists()]
 
     hidden, written = paths(Access.HIDE), paths(Access.WRITE)
-    read = [path for path in paths(Access.READ) if path != "/"]
+    # What it shows again beats what it lets be written below: then what lies in the folder is named, one by one.
+    read = [path for one in paths(Access.READ) if one != "/" for path in _apart(Path(one), written)]
     allowed = [*_HERE, *domains] if bounds.network is Network.MODEL else []
     return {
         "filesystem": {"denyRead": hidden, "allowRead": [*read, *written], "allowWrite": written, "denyWrite": read},
         "network": {"allowedDomains": allowed, "deniedDomains": []},
     }
+
+
+def _apart(folder: Path, written: Sequence[str]) -> list[str]:
+    if not any(Path(path).is_relative_to(folder) for path in written):
+        return [str(folder)]
+    return [path for child in sorted(folder.iterdir()) for path in _apart(child, written) if path not in written]

@@ -75,7 +75,7 @@ class Stage(ABC):
             self.run(
                 *("init", "--no-interactive", "--no-gitignore", "--workdir", str(workdir), "--address", name),
                 *("--runtime", "command", "--command", "sh agent.sh", "--permission-mode", "acceptEdits"),
-                *("--stop-grace", "1", *mailbox),
+                *("--stop-grace", "1", "--sandbox", "off", *mailbox),
             )
 
     def start_watchers(self) -> None:

@@ -16,8 +16,8 @@ from typing import IO
 import msgspec
 
 from agent_mailer.process.environment import without_theirs
+from agent_mailer.process.handle import waited_for
 from agent_mailer.process.holder import TURN_ID_VARIABLE
-from agent_mailer.process.spawn import waited_for
 from agent_mailer.process.tree import sweep
 
 MOST_OUTPUT = 64 * 1024

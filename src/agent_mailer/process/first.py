@@ -7,7 +7,8 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 
-from agent_mailer.process.spawn import children, waited_for
+from agent_mailer.process.handle import waited_for
+from agent_mailer.processes import children
 
 CONTAINER_GRACE = 2.0
 """Container engines kill ten seconds after SIGTERM, and ending a tree that does not want to go takes five of them."""
@@ -23,14 +24,12 @@ def in_a_pid_namespace() -> bool:
     return False
 
 
-def stop_grace(seconds: float, chosen: bool, env: Mapping[str, str]) -> float:  # noqa: FBT001
-    """Seconds for running turns at a stop: `seconds`, unless nobody has `chosen` them and there is not so much time.
+def stopped_in_a_hurry(env: Mapping[str, str]) -> bool:
+    """Whether whoever stops us is a container engine: we are its process 1, or the child of a small one.
 
-    Whoever stops the process 1 of a container, or its child, is an engine. A service manager says who it is, and gives
-    the time that it is asked for.
+    A service manager in a container says who it is, and gives the time it is asked for.
     """
-    in_a_hurry = in_a_pid_namespace() and 1 in (os.getpid(), os.getppid()) and "INVOCATION_ID" not in env
-    return float(seconds) if chosen or not in_a_hurry else CONTAINER_GRACE
+    return in_a_pid_namespace() and 1 in (os.getpid(), os.getppid()) and "INVOCATION_ID" not in env
 
 
 def heed_signals() -> None:

@@ -22,8 +22,17 @@ from typing import Self
 
 from agent_mailer.disk import FILE_MODE, of_the_moment, read_regular
 from agent_mailer.outcomes import Exit
-from agent_mailer.process.handle import ProcessIdentity, carries, identify, is_alive, reap, send, wait_gone
-from agent_mailer.process.spawn import spawn, why_unstarted
+from agent_mailer.process.handle import (
+    ProcessIdentity,
+    carries,
+    identify,
+    is_alive,
+    reap,
+    send,
+    spawn,
+    wait_gone,
+    why_unstarted,
+)
 
 SHELL = "/bin/sh"
 TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
@@ -269,7 +278,13 @@ class Supervised:
     """
 
     def __init__(
-        self, identity: ProcessIdentity, turn_dir: Path, turn_id: str, word: int | None = None, *, proved: bool = True
+        self,
+        identity: ProcessIdentity,
+        turn_dir: Path,
+        turn_id: str,
+        word: int | None = None,
+        *,
+        proved: bool = True,
     ) -> None:
         self.identity = identity
         self._proved = proved

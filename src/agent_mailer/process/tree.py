@@ -11,37 +11,19 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
-from agent_mailer.process.handle import (
-    HAS_PROC,
-    ProcessIdentity,
-    ProcessStat,
-    command_line,
-    identity_of,
-    is_alive,
-    is_ours,
-    listed_pids,
-    read_proc,
-    read_stat,
-    reap,
-    require_answer,
-    send,
-    wait_gone,
-)
+from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, strangers, wait_gone
 from agent_mailer.process.holder import HOLDER, LEAVE, TURN_ID_VARIABLE
-from agent_mailer.process.spawn import strangers
+from agent_mailer.processes import HAS_PROC, command_line, namespaces_of, read_stat, scan
 
 GRACE = 5.0
 _KILL_BUDGET = 2.5
 _HOLDER_PATIENCE = 1.5
 _HOLDER_LOOK = 0.03
 _RESCAN = 0.2
-_CHASES = 200
-_KERNEL = 2
-"""The parent of all kernel threads, which have no environment."""
 
 
 class EndReport(msgspec.Struct, frozen=True):
@@ -64,7 +46,7 @@ def members(
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
     since = holder.started if holder is not None and holder.of_this_life else 0
-    table, found = _scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
+    table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
     if holder is None:
         # Whoever holds a session of the turn is gone, or one of it.
         sessions = {table[pid].session for pid in found} - {0}
@@ -148,7 +130,7 @@ def _is_holder(process: ProcessIdentity) -> bool:
 
 def _within(processes: Sequence[ProcessIdentity]) -> list[ProcessIdentity]:
     """All but those who hold others of them in a pid namespace: with their end these would be killed, not asked."""
-    depth = {process.pid: _namespaces_of(process.pid) for process in processes}
+    depth = {process.pid: namespaces_of(process.pid) for process in processes}
     if len(set(depth.values())) < 2:
         return list(processes)
     parents = {process.pid: stat.parent for process in processes if (stat := read_stat(process.pid)) is not None}
@@ -169,60 +151,3 @@ def _holds_its_session(holder: ProcessIdentity) -> bool:
     """
     leader = read_stat(holder.pid)
     return holder.of_this_life and (leader is None or leader.started == holder.started)
-
-
-def _scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
-    """Every live process by pid, and which of ours were started with `entry` (NAME=value) in their environment.
-
-    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
-
-    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
-    meanwhile are looked at until there is none. Empty where there is no /proc.
-    """
-    table: dict[int, ProcessStat] = {}
-    marked: set[int] = set()
-    newest = _newest_pid()
-    pids: Iterable[int] = listed_pids()
-    for _ in range(_CHASES):
-        for pid in pids:
-            if (stat := read_stat(pid)) is not None and stat.alive:
-                table[pid] = stat
-                if stat.started >= since and stat.parent != _KERNEL and is_ours(pid, entry):
-                    marked.add(pid)
-        before, newest = newest, _newest_pid()
-        if newest == before:
-            break
-        # Numbers of threads come from the same row.
-        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else listed_pids()
-    return table, marked
-
-
-def _newest_pid() -> int:
-    """The pid given out last; 0 where the system does not tell."""
-    try:
-        return int(read_proc("/proc/loadavg").split()[-1])
-    except (ValueError, IndexError):
-        return 0
-    except OSError as error:
-        require_answer(error)
-        return 0
-
-
-def _leads_its_threads(pid: int) -> bool:
-    try:
-        return b"\nTgid:\t%d\n" % pid in read_proc(f"/proc/{pid}/status")
-    except OSError as error:
-        require_answer(error)
-        return False
-
-
-def _namespaces_of(pid: int) -> int:
-    """In how many pid namespaces a process has a number; 1 where it is in none but ours, 0 where it is gone."""
-    try:
-        found = next(line for line in read_proc(f"/proc/{pid}/status").splitlines() if line.startswith(b"NSpid:"))
-    except StopIteration:
-        return 1
-    except OSError as error:
-        require_answer(error)
-        return 0
-    return len(found.split()) - 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.confine.port import Kind
 from agent_mailer.errors import UsageFault
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class Wishes(msgspec.Struct, frozen=True):
     """What is wanted beyond the configuration. `role`, `description` and `system_prompt` are a new agent's.
 
-    `adapter` names one of `documents.ADAPTERS`; empty = the runtime's. `replace_protocol` None = not said.
+    `adapter` names one of `documents.ADAPTERS`; empty = the runtime's. `replace_protocol` None = not said; `sandbox`
+    None = the first kind that holds.
     """
 
     from_login: bool = False
@@ -30,6 +32,7 @@ class Wishes(msgspec.Struct, frozen=True):
     system_prompt: str = ""
     adapter: str = ""
     replace_protocol: bool | None = None
+    sandbox: Kind | None = None
 
 
 def mailbox_meant(place: Workplace, values: Mapping[str, object], wishes: Wishes) -> dict[str, object]:

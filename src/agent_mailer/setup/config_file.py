@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Item
 
 from agent_mailer.config import DOCS, SECRET_KEYS
 from agent_mailer.config_values import check_value, load, read_file
@@ -50,7 +52,7 @@ class ConfigFile:
     def set(self, key: str, value: object) -> None:
         """Set a key; a new one comes with a line that says what it is. Raises UsageFault for a wrong type."""
         check_value(key, value)
-        item = tomlkit.item(value)
+        item = _item(value)
         head, dot, name = key.partition(".")
         if dot:
             if head not in self._document:
@@ -94,7 +96,14 @@ def publish(path: Path, data: bytes, expected: bytes, disk: Disk) -> None:
         now = b""
     if now != expected:
         raise ConfigFault("changed", f"{path} was changed by somebody else meanwhile; it was left so", "do it again")
-    disk.replace(path, data, sync=Sync.FULL)
+    try:
+        disk.replace(path, data, sync=Sync.FULL)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # A container's volume that is this one file: to write into it would not be whole or nothing.
+        why = f"{path} is a mount of its own, which cannot be replaced"
+        raise ConfigFault("config_mounted", why, f"change the file where it comes from: findmnt -T {path}") from None
 
 
 def check_file(path: Path) -> None:
@@ -115,6 +124,15 @@ def shown(key: str, value: object) -> str:
     if isinstance(value, Mapping):
         return printable(", ".join(f"{name} = {inner}" for name, inner in value.items()), 300)
     return printable(str(value), 300)
+
+
+def _item(value: object) -> Item:
+    """A table on one line: what a person adds at the end of the file is not taken for its own."""
+    if not isinstance(value, Mapping):
+        return tomlkit.item(value)
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table
 
 
 def _first_table(text: str) -> int:

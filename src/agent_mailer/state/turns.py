@@ -112,9 +112,8 @@ class TurnStore:
         return None
 
     def stop_begins(self) -> None:
-        """Durable when it returns, where the disk takes it."""
-        with suppress(OSError):
-            self._folder.disk.replace(self._stopping, b"", sync=Sync.FULL)
+        """Durable when it returns."""
+        self._folder.disk.replace(self._stopping, b"", sync=Sync.FULL)
 
     def stop_was_cut_off(self) -> bool:
         """Whether the last watcher was ended while it stopped."""

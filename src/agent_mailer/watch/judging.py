@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
-from agent_mailer.process.handle import boot_id
+from agent_mailer.processes import boot_id
 from agent_mailer.runtimes.port import Evidence, Runtime
 from agent_mailer.state.records import TurnRecord
 

@@ -111,6 +111,16 @@ def init(
     auto_reply: Annotated[
         str | None, typer.Option("--auto-reply", help="if-silent, never or always: send its final words as the answer.")
     ] = None,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(
+            "--sandbox",
+            metavar="KIND",
+            help="What stands around a turn: bwrap, landlock, srt, command or off. Default: the first of bwrap and "
+            "landlock that holds here.",
+            autocompletion=any_of("bwrap", "landlock", "srt", "command", "off"),
+        ),
+    ] = None,
     no_interactive: Annotated[bool, typer.Option("--no-interactive", help="Never ask; exit 78 instead.")] = False,
     gitignore: Annotated[
         bool | None,
@@ -146,10 +156,12 @@ def init(
         "auto_reply": auto_reply,
         "git": None if gitignore is None else (GitCare.KEEP_OUT if gitignore else GitCare.LEAVE).value,
     }
+    from agent_mailer.confine.port import Kind
     from agent_mailer.setup import Wishes, mailbox_meant, missing
     from agent_mailer.setup.documents import ADAPTERS
 
     wishes = Wishes(
+        sandbox=Kind(one_of(sandbox, [kind.value for kind in Kind], "--sandbox")) if sandbox is not None else None,
         from_login=from_login,
         role=role or "",
         description=description or "",
@@ -193,6 +205,7 @@ def _set_up(
     """
     from agent_mailer.setup.documents import plan_documents
     from agent_mailer.setup.found import refusal
+    from agent_mailer.setup.sandbox import settle_sandbox
     from agent_mailer.setup.workdir import set_up
 
     identity = ""
@@ -210,6 +223,8 @@ def _set_up(
     documents = plan_documents(place, identity, wishes)
     chosen = [change for change in documents.replacements if _wanted(change, wishes.replace_protocol, asking=asking)]
     for line in set_up(place, values, documents, chosen):
+        say(line)
+    if line := settle_sandbox(place, {**flags, **values}, wishes.sandbox):
         say(line)
     fault = refusal(place, {})
     if fault is not None:

@@ -50,6 +50,8 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
         yield "dead", [Part(f"{view.dead_letters} given up (agent-mailer dead-letter list)", Ink.RED)]
     stuck = [f"{one.count} {one.reason}" for one in view.stuck if one.reason != "given-up"]
     yield "stuck", [Part(f"{', '.join(stuck)} (agent-mailer stuck list)", Ink.RED)] if stuck else []
+    held = [f"{one.count} {one.guard}" for one in view.held]
+    yield "held", [Part(f"{', '.join(held)} (agent-mailer held list)", Ink.YELLOW)] if held else []
     yield "last", _results(view, now)
     yield "today", [_today(view)]
     yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []
@@ -93,7 +95,8 @@ def _mailbox(view: StatusView) -> list[Part]:
 def _trust(view: StatusView) -> Part:
     if view.untrusted:
         return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
-    return Part("as trusted; without a proved sandbox the agent may trust for itself")
+    alone = "; without a proved sandbox the agent may trust for itself" if view.sandbox == "off" else ""
+    return Part(f"as trusted{alone}")
 
 
 def _pause(view: StatusView, now: float) -> list[Part]:

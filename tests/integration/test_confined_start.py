@@ -1,0 +1,197 @@
+"""No turn without a sandbox that holds: what is missing, forbidden, broken since yesterday, or lies, starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tests.desk import CLI, Desk, outcomes
+from tests.integration.test_confined import runs_here
+from tests.sizes import LONG
+
+from agent_mailer.checks.verify import program_of
+from agent_mailer.events import EventName
+
+LIAR = """#!/bin/sh
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+"""
+REFUSES = "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n"
+
+
+@pytest.fixture(autouse=True)
+def chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path)
+    desk.configure(permission_mode="acceptEdits", sandbox={"kind": "bwrap"})
+    desk.shell_that_tells("echo done")
+    return desk
+
+
+def watch(desk: Desk, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """One `watch --once` as a command, behind `words`."""
+    return subprocess.run(
+        [*words, *CLI, "watch", "--once", "--no-interactive", "--workdir", str(desk.workdir)],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def program(folder: Path, script: str) -> str:
+    """A PATH that begins with a bwrap of ours."""
+    folder.mkdir(exist_ok=True)
+    (folder / "bwrap").write_text(script)
+    (folder / "bwrap").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def refused(desk: Desk, done: subprocess.CompletedProcess[str]) -> str:
+    """What was said where nothing was started, and no mail was lost."""
+    assert done.returncode == 78, done.stderr
+    assert desk.marks() == []
+    assert not desk.log(EventName.TURN_STARTED)
+    assert "mend: " in done.stderr
+    return done.stderr
+
+
+def test_without_bwrap_nothing_is_started_and_what_mends_it_is_said(desk: Desk) -> None:
+    desk.send()
+    said = refused(desk, watch(desk, PATH="/nonexistent"))
+    assert "there is no bwrap" in said
+    assert "apt install bubblewrap" in said
+
+
+@LONG
+def test_forbidden_namespaces_start_nothing_and_the_kernels_reason_is_said(desk: Desk) -> None:
+    runs_here("bwrap")
+    desk.send()
+    lock = 'echo 0 >/proc/sys/user/max_mnt_namespaces && exec "$@"'
+    done = watch(desk, "unshare", "--user", "--map-root-user", "--", "/bin/sh", "-c", lock, "sh")
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr)
+    said = refused(desk, done)
+    assert "namespace" in said
+    assert "(ENOSPC)" in said or "No space left on device" in said
+    assert "sysctl" in said
+
+
+def test_a_sandbox_that_confines_nothing_is_found_out(desk: Desk) -> None:
+    desk.send()
+    said = refused(desk, watch(desk, PATH=program(desk.base / "bin", LIAR)))
+    assert "can be read" in said or "can be written" in said
+
+
+def test_one_that_worked_yesterday_pauses_and_costs_no_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs_here("bwrap")
+    real = shutil.which("bwrap")
+    monkeypatch.setenv("PATH", program(desk.base / "bin", f'#!/bin/sh\nexec {real} "$@"\n'))
+    # What it is made of lies in /tmp here, which is hidden: the sandbox itself needs nothing of it within.
+    desk.shell("cat >/dev/null")
+    desk.send("one")
+    assert outcomes(desk.once()) == ["done"]
+    program(desk.base / "bin", REFUSES)
+    desk.send("two")
+    [end] = [event for event in desk.once() if event.event is EventName.TURN_ENDED]
+    assert end.fields["outcome"] == "unavailable"
+    assert "setting up uid map: Permission denied" in str(end.fields["detail"])
+    assert "sysctl" in str(end.fields["detail"])
+    pause = desk.place().state.pause.read()
+    assert pause is not None
+    assert pause.reason == "unavailable"
+    program(desk.base / "bin", f'#!/bin/sh\nexec {real} "$@"\n')
+    desk.resume()
+    assert outcomes(desk.once()) == ["done"]
+    assert not desk.place().state.dead_letters.all()
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "said"),
+    [
+        ({"kind": "bwrap", "network": "model"}, "cannot tell one host from another"),
+        ({"kind": "landlock", "network": "model"}, "cannot tell one host from another"),
+        ({"kind": "command"}, "command is empty"),
+        ({"kind": "command", "command": ["/nonexistent/box"]}, "cannot be found"),
+        ({"kind": "srt", "network": "on"}, "srt"),
+        ({"kind": "bwrap", "write": ["no such folder"]}, "is not there"),
+        ({"kind": "bwrap", "read": [".agent-mailer/templates"]}, "is hidden from every turn"),
+        ({"kind": "bwrap", "write": ["link"]}, "is a link in a folder that the agent writes"),
+    ],
+)
+def test_what_cannot_be_held_is_refused_with_words(desk: Desk, sandbox: Mapping[str, object], said: str) -> None:
+    runs_here("bwrap")
+    (desk.state / "templates").mkdir()
+    (desk.workdir / "link").symlink_to(desk.base)
+    desk.configure(sandbox=dict(sandbox))
+    place = desk.place()
+    confinement = place.confinement(place.runtime())
+    assert confinement is not None
+    proof = asyncio.run(confinement.prove(program_of(place).launch))
+    assert not proof.holds
+    assert said in proof.text
+    assert proof.fix
+
+
+@LONG
+def test_a_prefix_of_ones_own_is_proved_like_the_others(desk: Desk) -> None:
+    desk.configure(sandbox={"kind": "command", "command": ["/usr/bin/env"]})
+    desk.send()
+    assert "can be read" in refused(desk, watch(desk))
+
+
+@LONG
+def test_doctor_shows_the_proof_and_status_the_kind(desk: Desk) -> None:
+    runs_here("bwrap")
+
+    def say(*words: str) -> str:
+        argv = [*CLI, *words, "--workdir", str(desk.workdir)]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60).stdout
+
+    assert "bwrap holds: " in say("doctor")
+    assert "sandbox  bwrap" in say("status")
+    desk.configure(sandbox={"kind": "off"})
+    assert "off: a turn may touch all that you may touch" in say("doctor")
+    assert "sandbox  off: a turn may touch all that you may touch" in say("status")
+
+
+@LONG
+def test_init_tries_and_writes_what_holds(tmp_path: Path) -> None:
+    runs_here("bwrap")
+    workdir = tmp_path / "agent"
+    workdir.mkdir()
+    words = ["init", "--no-interactive", "--workdir", str(workdir), "--address", "coder", "--runtime", "command"]
+    words += ["--command", "true", "--permission-mode", "acceptEdits"]
+
+    def init(*more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*CLI, *words, *more],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    config = workdir / ".agent-mailer" / "config.toml"
+    assert "sandbox   bwrap, tried here" in init().stdout
+    assert 'kind = "bwrap"' in config.read_text()
+    assert "sandbox" not in init().stdout, "what stands there is the user's"
+    init("--sandbox", "off")
+    assert 'kind = "off"' in config.read_text()
+    done = init("--sandbox", "bwrap", PATH="/nonexistent")
+    assert done.returncode == 78
+    assert "there is no bwrap" in done.stderr
+    assert 'kind = "bwrap"' in config.read_text(), "no turn is started without what was asked for"
