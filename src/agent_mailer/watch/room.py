@@ -155,9 +155,6 @@ class Room:
 
     def take(self, policy: WatchPolicy, prompts: PromptRoom, runtime: Runtime) -> None:
         """Act on these from now on; a turn that runs keeps its program."""
-        if (policy.who, policy.guards) != (self.policy.who, self.policy.guards):
-            # What was counted is in the turns' records.
-            self.gate = Gate(self.state, policy, self.clock, self.address)
         self.policy, self.prompts, self.program = policy, prompts, Program(runtime)
 
     def request_stop(self, grace: float) -> None:
