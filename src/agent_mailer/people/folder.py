@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -151,7 +152,7 @@ class FolderMail:
             return items
         message, text = first
         if _content(message) != _content(ours):
-            thread = printable(message.envelope.thread)
+            thread = quote(printable(message.envelope.thread))
             raise dedupe_conflict(item.id, f"agent-mailer mail thread {thread}")
         # The bytes that went out first are the message; ours differ in the moment at least.
         return [msgspec.structs.replace(item, payload=text) for item in items]

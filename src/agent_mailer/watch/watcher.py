@@ -48,9 +48,11 @@ class Watcher:
 
     def __init__(self, room: Room, *, once: bool = False, settings: Settings | None = None) -> None:
         self._room = room
-        self._settings = settings
         self._once = once
         self._wake = asyncio.Event()
+        self._settings = settings
+        if settings is not None:
+            settings.wake = self._wake.set
         self._doer = Doer(room)
         self._attempted: set[str] = set()
         """Messages that this run has tried: `once` tries each but once."""
@@ -69,13 +71,9 @@ class Watcher:
     def in_work(self) -> int:
         return len(self._room.work)
 
-    @property
-    def grace(self) -> float:
-        """Seconds that running turns are given at a stop."""
-        return self._room.policy.stop_grace
-
-    def stop(self, grace: float) -> None:
-        """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
+    def stop(self, grace: float | None = None) -> None:
+        """End running turns after `grace` seconds (None: as configured), then leave; of two the shorter counts."""
+        grace = self._room.policy.stop_grace if grace is None else grace
         self._room.request_stop(grace)
         self._wake.set()
 
