@@ -123,19 +123,25 @@ def test_mail_is_worked_on_and_a_stop_heeded_while_nobody_reads(desk: Desk, pipe
 @LONG
 def test_what_nobody_read_is_told_in_the_log_and_to_whoever_reads_again(desk: Desk, pipe: tuple[int, int]) -> None:
     reader, writer = pipe
+    desk.configure(guards={"turns_per_hour": 0})
     command = [*CLI, "watch", "--no-interactive", "--workdir", str(desk.workdir)]
     watcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer)
     try:
-        for number in range(40):
-            desk.send(thread=f"thread {number} {'x' * 500}")
-        until(lambda: len(desk.inbox()) == 40, "the answers", patience=240)
-        read_all(reader)
-        desk.send("one more", thread="last")
-        until(lambda: len(desk.inbox()) == 41, "the last answer")
-        until(lambda: desk.log(EventName.OUTPUT_DROPPED), "the count")
-        shown = [json.loads(line) for line in read_all(reader).splitlines()]
+        for number in range(80):
+            desk.send(thread=f"thread {number} {'x' * 100}")
+        until(lambda: len(desk.inbox()) == 80, "the answers", patience=240)
+        shown = bytearray()
+
+        def told() -> bool:
+            """He reads again, and something happens."""
+            desk.send(thread="more")
+            shown.extend(read_all(reader))
+            return bool(desk.log(EventName.OUTPUT_DROPPED))
+
+        until(told, "the count")
+        shown.extend(read_all(reader))
         assert desk.log(EventName.OUTPUT_DROPPED)[0]["lines"] > 10
-        assert EventName.OUTPUT_DROPPED in [record["event"] for record in shown]
+        assert EventName.OUTPUT_DROPPED in [json.loads(line)["event"] for line in shown.splitlines()]
     finally:
         watcher.kill()
         watcher.wait()

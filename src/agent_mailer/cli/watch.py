@@ -264,8 +264,9 @@ def _show_events(place: Workplace) -> Callable[[], None]:
             place.log.emit(EventName.OUTPUT_DROPPED, lines=lost)
 
     def listener(record: LogRecord) -> None:
-        show(record)
+        # First: with this record there is again something to be read.
         tell_lost(at_the_end=False)
+        show(record)
 
     place.log.listen(listener)
     return lambda: tell_lost(at_the_end=True)
