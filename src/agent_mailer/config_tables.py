@@ -17,6 +17,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
 SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
+TokensOrNone = Annotated[int, Meta(ge=0, le=10**12)]
 DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
@@ -104,6 +105,32 @@ class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mailbox: Annotated[MailboxAccess, RESTART, TO_DEFAULT, "hide or write: whether a turn sees the folder mailbox"] = (
         MailboxAccess.HIDE
     )
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[limits]`: what turns may take of a local day; 0 = no limit."""
+
+    turns_per_day: Annotated[CountOrNone, LIVE, STOPS, "turns a day; more mail waits until midnight; 0 = no limit"] = 0
+    minutes_per_day: Annotated[CountOrNone, LIVE, STOPS, "minutes that they take together"] = 0
+    tokens_per_day: Annotated[
+        TokensOrNone, LIVE, STOPS, "tokens that they take together, as far as the agent program counts"
+    ] = 0
+    dollars_per_day: Annotated[
+        DollarsOrOff, LIVE, STOPS, "dollars, as the agent program counts them; advice where a subscription pays"
+    ] = 0.0
+    turns_per_thread: Annotated[
+        CountOrNone, LIVE, STOPS, "the same of one thread a day; its mail is held beyond it"
+    ] = 0
+    minutes_per_thread: Annotated[CountOrNone, LIVE, STOPS, "minutes of one thread"] = 0
+    tokens_per_thread: Annotated[TokensOrNone, LIVE, STOPS, "tokens of one thread"] = 0
+    dollars_per_thread: Annotated[DollarsOrOff, LIVE, STOPS, "dollars of one thread"] = 0.0
+    turns_per_sender: Annotated[
+        CountOrNone, LIVE, STOPS, "the same for one sender a day; its mail is held beyond it"
+    ] = 0
+    minutes_per_sender: Annotated[CountOrNone, LIVE, STOPS, "minutes for one sender"] = 0
+    tokens_per_sender: Annotated[TokensOrNone, LIVE, STOPS, "tokens for one sender"] = 0
+    dollars_per_sender: Annotated[DollarsOrOff, LIVE, STOPS, "dollars for one sender"] = 0.0
+    share: Annotated[str, LIVE, STOPS, "a name: all agents of yours with the same share one day"] = ""
 
 
 class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -77,6 +77,7 @@ class EventName(StrEnum):
     NOTICE_SENT = "notice_sent"
     NOTICE_FAILED = "notice_failed"
     NOTICE_GIVEN_UP = "notice_given_up"
+    MACHINE_SHORT = "machine_short"
     OUTPUT_DROPPED = "output_dropped"
     WATCH_FAULT = "watch_fault"
 

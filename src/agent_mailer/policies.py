@@ -10,6 +10,7 @@ import msgspec
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind
 from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
@@ -66,6 +67,7 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         out_of_git=where.out_of_git,
         who=_who(config, where),
         guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
+        budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -178,6 +179,23 @@ def test_codex_commits_in_a_worktree_and_in_the_project_also_when_it_resumes(cod
     assert git(project, "log", "--format=%s").split() == ["turn-2", "turn-1", "first"]
     assert not (project / ".git" / "hooks" / "pre-commit").exists()
     assert len(codex.rollouts()) == 1, "the second turn resumed the first"
+
+
+def test_within_a_sandbox_of_ours_codexs_own_still_hides_the_login_and_commits() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/lib", prefix="agent-mailer-test-") as base, fake_openai() as fake:
+        desk = CodexDesk(Path(base), fake)
+        desk.configure(model=PLAIN_MODEL, sandbox={"kind": "bwrap"})
+        (desk.home / "auth.json").write_text('{"word": "MARZIPAN"}')
+        git(desk.workdir, "init", "--quiet")
+        (desk.workdir / ".git" / "hooks").mkdir(exist_ok=True)
+        git(desk.workdir, "config", "user.name", "agent")
+        git(desk.workdir, "config", "user.email", "agent@localhost")
+        commit = "echo x > f && git add f && git commit --quiet -m within"
+        fake.script(Shell(f"cat {desk.home}/auth.json"), Shell(commit), Say("done"))
+        desk.send()
+        assert desk.run() == ["done"], desk.detail()
+        assert "MARZIPAN" not in json.dumps(fake.asked)
+        assert git(desk.workdir, "log", "--format=%s") == "within"
 
 
 def test_nothing_of_codexs_sandbox_outlives_a_turn(codex: CodexDesk) -> None:

@@ -139,6 +139,7 @@ def test_every_mode_has_the_settings_and_rules(mode: str, tmp_path: Path) -> Non
     deny = set(found["permissions"]["deny"])
     assert {"Edit(./.agent-mailer/**)", f"Edit(/{state}/**)", "Read(./.agent-mailer/config.toml)"} <= deny
     assert {f"Read(/{secret})", f"Edit(/{secret})", f"Read(/{tmp_path}/.claude/.credentials.json)"} <= deny
+    assert f"Edit(/{tmp_path}/.claude/hooks/**)" in deny, "what it writes there would run in the next turn"
     assert "Read(./.agent-mailer/**)" not in deny
     assert (f"Read(/{tmp_path}/.ssh/**)" in deny) == (mode != "bypassPermissions")
 

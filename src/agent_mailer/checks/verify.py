@@ -113,6 +113,7 @@ def _state_checks(place: Workplace) -> list[CheckResult]:
 
 def _place_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.git import check_git
+    from agent_mailer.checks.limits import check_limits
     from agent_mailer.checks.machine import check_disk, check_file_events, check_turn_end
     from agent_mailer.checks.workdir import check_agent_md, check_templates
 
@@ -121,6 +122,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     kept = [place.folder.path, *([root] if root is not None else [])]
     return [
         *check_disk([state, *kept, Path(tempfile.gettempdir())]),
+        *check_limits(place.config.max_parallel_turns),
         check_file_events(state),
         check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),

@@ -17,6 +17,7 @@ from agent_mailer.confine.proof import Proof
 from agent_mailer.errors import ConfigFault
 from agent_mailer.runtimes.port import Launch, RuntimeMissing
 from agent_mailer.setup.config_file import ConfigFile
+from agent_mailer.trust.workdir import in_a_turn
 
 KEY = "sandbox.kind"
 
@@ -38,7 +39,12 @@ def settle_sandbox(place: Workplace, flags: Mapping[str, object], chosen: Kind |
         file.set("sandbox", {"kind": written.value})
     else:
         file.set(KEY, written.value)
-    file.save()
+    fresh = Workplace(place.workdir)
+    trusted = fresh.trust.verdict
+    with fresh.trust.changing():
+        file.save()
+        if not in_a_turn(os.environ):
+            fresh.trust.follow(trusted, "init", (KEY,))
     if chosen is not None and kind is not chosen:
         raise ConfigFault("sandbox_not_proved", f"the sandbox does not hold: {why}", fix)
     if written is Kind.OFF:

@@ -55,6 +55,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
             attempt=record.attempt,
             session_id=choice.session_id,
             tools=ToolServer(*folder.server(policy.workdir)),
+            confined=confinement is not None,
             own_sandbox=confinement is None or confinement.leaves_own_sandbox,
             batch=words.batch,
         )

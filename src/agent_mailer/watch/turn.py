@@ -162,6 +162,7 @@ async def _end(
         lines_skipped=observation.lines_skipped or None,
     )
     await carry_out(room, record)
+    room.gate.settled(record)
     return settlement.outcome
 
 

@@ -130,9 +130,9 @@ def settings(extra: Sequence[str], workdir: Path, denied: Sequence[str]) -> Sett
     return Settings(json.dumps(merged), tuple(rest))
 
 
-def denials(reach: Reach, workdir: Path, hidden: Iterable[Path]) -> Iterator[str]:
+def denials(reach: Reach, workdir: Path) -> Iterator[str]:
     """The rules that keep claude's file tools, and shell commands that name a path, from what is not the agent's."""
-    for path in (*reach.hidden, *hidden):
+    for path in reach.hidden:
         for rule in _rules(path, workdir):
             yield f"Read({rule})"
             yield f"Edit({rule})"

@@ -121,7 +121,11 @@ class CodexRuntime:
         self._require_home()
         env = self._env | turn_variables(request)
         ground = Ground(
-            request.workdir, request.project_dir, request.turn_dir / "outbox", walled=not request.own_sandbox
+            request.workdir,
+            request.project_dir,
+            request.turn_dir / "outbox",
+            confined=request.confined,
+            walled=not request.own_sandbox,
         )
         words = [str(program), *_QUIET, "exec", *self._policy(program, ground).words, "-C", str(request.workdir)]
         if request.project_dir is not None:

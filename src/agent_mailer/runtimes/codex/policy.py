@@ -56,13 +56,14 @@ class Access(StrEnum):
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """Where a turn works: `outbox` None where there is no turn; `walled` where it is confined from without already so
-    that codex's own sandbox cannot start.
+    """Where a turn works: `outbox` None where there is no turn. `confined`: from without already, so that what is ours
+    is not to be seen; `walled`: so that codex's own sandbox cannot start.
     """
 
     workdir: Path
     project_dir: Path | None = None
     outbox: Path | None = None
+    confined: bool = False
     walled: bool = False
 
 
@@ -92,7 +93,7 @@ def policy(
         return Policy(_SANDBOX[mode], why_not="extra_args choose a sandbox")
     if version is not None and version < _SINCE:
         return Policy(_SANDBOX[mode], why_not=f"codex {'.'.join(map(str, version))} has no permission profiles")
-    temporary = Path(env.get("TMPDIR") or _TMP)
+    temporary = _TMP if ground.confined else Path(env.get("TMPDIR") or _TMP)
     if home.is_relative_to(temporary):
         return Policy(_SANDBOX[mode], why_not=f"codex does without profiles where its folder lies below {temporary}")
     open_to_all = (ground.workdir, ground.project_dir or ground.workdir, temporary, _TMP)
@@ -132,9 +133,11 @@ def _files(
             yield ground.project_dir, Access.WRITE
             yield from _git(ground.project_dir)
         yield from _git(ground.workdir)
-    yield from ((path, Access.DENY) for path in (*secrets_in(env), *hidden_in(home)))
-    yield from ((path, Access.READ) for path in reach.kept)
-    yield from ((path, Access.DENY) for path in reach.hidden)
+    yield from ((path, Access.DENY) for path in hidden_in(home))
+    if not ground.confined:
+        # Else there is nothing to be denied, and codex would need a place to do it.
+        yield from ((path, Access.DENY) for path in (*secrets_in(env), *reach.hidden))
+        yield from ((path, Access.READ) for path in reach.kept)
     if ground.outbox is not None:
         yield ground.outbox, Access.WRITE
 
