@@ -268,3 +268,13 @@ def test_a_watcher_that_is_to_end_ends(tmp_path: Path, place: str) -> None:
     desk.once(FakeClock(time.time() + 60))
     assert time.monotonic() - began < SOON
     outside.require_untouched()
+
+
+def test_a_configuration_that_is_a_link_is_the_users_wish(tmp_path: Path) -> None:
+    """He keeps it with others of his; whether it counts is decided by its content."""
+    desk = Desk(tmp_path)
+    (desk.state / "config.toml").rename(tmp_path / "kept.toml")
+    (desk.state / "config.toml").symlink_to(tmp_path / "kept.toml")
+    desk.send()
+    desk.once()
+    assert len(desk.inbox()) == 1
