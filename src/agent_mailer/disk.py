@@ -22,6 +22,9 @@ TEMPORARY_PREFIX = ".tmp."
 
 _MOST_COPIED = 64 * 1024 * 1024
 """What is larger, and has another name that an agent may have given it, is not copied to be ours alone."""
+_DEEPEST = 8
+"""Folders within folders that are gone into; with the longest names more would be no path any more."""
+
 
 _OF_THE_FILE = frozenset(
     (
@@ -269,27 +272,41 @@ class Disk:
             self.system.unlink(path)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a folder of ours and all in it, never following a link; what is already gone is removed."""
+        """Remove a folder and all in it, never following a link; what is already gone is removed.
+
+        An agent may have filled it: folders that nobody may enter are opened, however deep they lie.
+        """
+        while self._remove_tree(path, path, _DEEPEST):
+            pass
+
+    def _remove_tree(self, path: Path, top: Path, levels: int) -> bool:
+        """True where something lay so deep that it was only moved up, into `top`."""
         try:
-            if stat.S_ISLNK(beneath.status(path).st_mode):
-                self.remove(path)
-                return
-            with beneath.opened(path) as fd, os.scandir(fd) as entries:
-                found = [(path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            mode = beneath.status(path).st_mode
         except FileNotFoundError:
-            return
-        except NotADirectoryError:
+            return False
+        if not stat.S_ISDIR(mode):
             self.remove(path)
-            return
+            return False
+        if not levels:
+            self.system.rename_noreplace(path, top / f"deep-{secrets.token_hex(8)}")
+            return True
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            self.system.chmod(path, DIRECTORY_MODE)
+        with beneath.opened(path) as fd, os.scandir(fd) as entries:
+            found = [(path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         with beneath.holding(path):
             for below, is_folder in found:
                 if not is_folder:
                     self.remove(below)
+        moved = False
         for below, is_folder in found:
             if is_folder:
-                self.remove_tree(below)
-        with suppress(FileNotFoundError):
-            self.system.rmdir(path)
+                moved = self._remove_tree(below, top, levels - 1) or moved
+        if not moved or path != top:
+            with suppress(FileNotFoundError):
+                self.system.rmdir(path)
+        return moved
 
     def sync_directory(self, path: Path) -> None:
         fd = self.system.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -323,17 +340,6 @@ def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) 
             return stream.read() if limit is None else stream.read(limit + 1)
     finally:
         os.close(fd)
-
-
-def make_ours(folder: Path) -> None:
-    """Open what an agent has shut, as package managers do with their caches: nobody could remove it otherwise."""
-    if not beneath.is_folder(folder):
-        return
-    beneath.chmod(folder, DIRECTORY_MODE)
-    with beneath.opened(folder) as fd, os.scandir(fd) as entries:
-        below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for name in below:
-        make_ours(folder / name)
 
 
 def open_own(path: Path, flags: int, mode: int = FILE_MODE) -> int:

@@ -15,7 +15,7 @@ import msgspec
 
 from agent_mailer.beneath import holding, is_folder, is_there, names_in
 from agent_mailer.clock import iso
-from agent_mailer.disk import Disk, Sync, make_ours, of_the_moment, read_regular
+from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Contact, Draft, Envelope, Message
 from agent_mailer.names import prompt_word
@@ -246,7 +246,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
         with suppress(OSError):
-            self._clear_tmp()
+            self.disk.remove_tree(self.path / TURN_TMP)
         with holding(self.path):
             for path in (outbox, sealed):
                 if is_there(path) and not is_folder(path):
@@ -288,10 +288,6 @@ class TurnFolder(msgspec.Struct, frozen=True):
                 self.disk.remove(self.note_copy(scope))
         self.disk.remove_tree(self.path / SEALED)
         self.disk.remove_tree(self.path / OUTBOX)
-        self._clear_tmp()
-
-    def _clear_tmp(self) -> None:
-        make_ours(self.path / TURN_TMP)
         self.disk.remove_tree(self.path / TURN_TMP)
 
     def _put(self, name: str, content: bytes) -> None:

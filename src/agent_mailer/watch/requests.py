@@ -57,11 +57,14 @@ def _stuck(state: State, request: Request, mailbox: Mailbox | None) -> Answer:
     retry = request.verb is Verb.STUCK_RETRY
     wanted = _by_kind(request.targets) if request.targets else _all_stuck(state, request.reason)
     left = MOST_AT_ONCE
+    over = 0
     results: list[tuple[bool, str]] = []
     for kind, keys in wanted.items():
-        some, left = keys[:left], left - len(keys[:left])
+        # To forget what was given up is one write, however much it is.
+        some = keys[:left] if retry or kind is not StuckKind.GIVEN_UP else keys
+        left, over = max(0, left - len(some)), over + len(keys) - len(some)
         results += retry_stuck(state, kind, some, mailbox) if retry else drop_stuck(state, kind, some)
-    return _told(results, sum(map(len, wanted.values())) - MOST_AT_ONCE)
+    return _told(results, over)
 
 
 def _by_kind(targets: Sequence[str]) -> dict[StuckKind, list[str]]:
