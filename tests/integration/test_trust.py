@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.desk import Desk, until
 from tests.integration.test_cli_setup import on_terminal
+from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
@@ -134,6 +135,7 @@ def test_without_a_record_nothing_starts_where_turns_have_run(desk: Desk, home: 
     assert once(desk, AGENT_MAILER_TRUST=digest).status == 78
 
 
+@LONG
 def test_flags_and_environment_count_as_trusted(desk: Desk, home: Path) -> None:
     desk.configure(command=does(desk, "ran"))
     desk.send()
@@ -220,6 +222,7 @@ def test_two_workdirs_and_a_moved_one(desk: Desk, tmp_path: Path, home: Path) ->
     assert "config trust" in result.err
 
 
+@LONG
 def test_a_damaged_record_is_no_first_start(desk: Desk, home: Path) -> None:
     desk.send()
     assert once(desk).status == 0
@@ -317,6 +320,7 @@ def test_a_running_watcher_whose_record_is_gone_goes_on_with_what_it_took(desk: 
         assert deeds(desk) == ["ran"]
 
 
+@LONG
 def test_at_a_terminal_a_person_is_asked(desk: Desk) -> None:
     desk.configure(command=does(desk, "ran"))
     assert once(desk).status == 0
@@ -334,6 +338,7 @@ def test_at_a_terminal_a_person_is_asked(desk: Desk) -> None:
     assert type_in(desk.base, "config", "trust", "-C", desk.workdir).out == "what is there is trusted\n"
 
 
+@LONG
 def test_what_a_person_sets_is_never_taken_for_an_agent_s(desk: Desk) -> None:
     with desk.watching():
         until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher starts")
@@ -356,6 +361,7 @@ def test_without_trust_verify_says_so_first(desk: Desk, home: Path) -> None:
     assert (first["name"], "config trust" in first["fix"]) == ("trust", True)
 
 
+@LONG
 def test_what_is_trusted_while_the_watcher_runs_is_taken_for_the_next_turn(desk: Desk) -> None:
     desk.configure(command=does(desk, "ran"))
     with desk.watching():
@@ -369,6 +375,7 @@ def test_what_is_trusted_while_the_watcher_runs_is_taken_for_the_next_turn(desk:
         assert deeds(desk) == ["trusted"]
 
 
+@LONG
 def test_another_workdir_of_the_same_name_begins_anew(desk: Desk, home: Path) -> None:
     desk.configure(command=does(desk, "old"), notify={"command": ["tell"]})
     desk.send()
