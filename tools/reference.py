@@ -21,6 +21,8 @@ from msgspec import Meta
 from agent_mailer.config import leaves
 from agent_mailer.views.values.history import (
     DeadLetterView,
+    HeldView,
+    LimitView,
     NoteChangeView,
     NoteTextView,
     NoteView,
@@ -50,8 +52,11 @@ def status() -> str:
 
 
 def history() -> str:
-    """Every value that is printed of turns, threads, sessions, dead letters and notes."""
-    views = _views(ThreadView, SessionView, DeadLetterView, StuckView, NoteView, NoteTextView, NoteChangeView)
+    """Every value that is printed of turns, threads, sessions, dead letters, held mail, limits and notes."""
+    views = _views(
+        *(ThreadView, SessionView, DeadLetterView, HeldView, LimitView, StuckView),
+        *(NoteView, NoteTextView, NoteChangeView),
+    )
     return "\n\n".join(_value(view) for view in views)
 
 

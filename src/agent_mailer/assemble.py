@@ -305,7 +305,6 @@ class Workplace:
         return policy_of(self.config, where)
 
     def _agents(self) -> set[str]:
-        """The addresses of this user's workdirs, as far as they can be read."""
         from agent_mailer.state.workdirs import known_workdirs
 
         found: set[str] = set()

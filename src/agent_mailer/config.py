@@ -22,6 +22,7 @@ from agent_mailer.config_tables import (
     DollarsOrOff,
     Environment,
     Guards,
+    Limits,
     Notify,
     Retry,
     SandboxKeys,
@@ -194,6 +195,9 @@ class Config(msgspec.Struct, frozen=True):
     guards: Annotated[
         Guards, "how far agents go among themselves before a person is asked: rounds, hops and turns; 0 = off"
     ] = Guards()
+    limits: Annotated[
+        Limits, "what turns may take of a local day: turns, minutes, tokens, dollars; whole, of a thread, for a sender"
+    ] = Limits()
     notify: Annotated[
         Notify,
         "command (a list of words) and address (mail): who is told when the agent needs a person; "

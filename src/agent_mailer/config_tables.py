@@ -17,6 +17,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
 SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
+TokensOrNone = Annotated[int, Meta(ge=0, le=10**12)]
 DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
@@ -106,6 +107,32 @@ class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[limits]`: what turns may take of a local day; 0 = no limit."""
+
+    turns_per_day: Annotated[CountOrNone, LIVE, STOPS, "turns a day; more mail waits until midnight; 0 = no limit"] = 0
+    minutes_per_day: Annotated[CountOrNone, LIVE, STOPS, "minutes that they take together"] = 0
+    tokens_per_day: Annotated[
+        TokensOrNone, LIVE, STOPS, "tokens that they take together, as far as the agent program counts"
+    ] = 0
+    dollars_per_day: Annotated[
+        DollarsOrOff, LIVE, STOPS, "dollars, as the agent program counts them; advice where a subscription pays"
+    ] = 0.0
+    turns_per_thread: Annotated[
+        CountOrNone, LIVE, STOPS, "the same of one thread a day; its mail is held beyond it"
+    ] = 0
+    minutes_per_thread: Annotated[CountOrNone, LIVE, STOPS, "minutes of one thread"] = 0
+    tokens_per_thread: Annotated[TokensOrNone, LIVE, STOPS, "tokens of one thread"] = 0
+    dollars_per_thread: Annotated[DollarsOrOff, LIVE, STOPS, "dollars of one thread"] = 0.0
+    turns_per_sender: Annotated[
+        CountOrNone, LIVE, STOPS, "the same for one sender a day; its mail is held beyond it"
+    ] = 0
+    minutes_per_sender: Annotated[CountOrNone, LIVE, STOPS, "minutes for one sender"] = 0
+    tokens_per_sender: Annotated[TokensOrNone, LIVE, STOPS, "tokens for one sender"] = 0
+    dollars_per_sender: Annotated[DollarsOrOff, LIVE, STOPS, "dollars for one sender"] = 0.0
+    share: Annotated[str, LIVE, STOPS, "a name: all agents of yours with the same share one day"] = ""
+
+
 class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[guards]`: how far agents go among themselves before a person is asked; 0 = off."""
 
@@ -127,3 +154,9 @@ class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         CountOrNone, LIVE, TO_DEFAULT, "turns within an hour that no person is known to want; more mail waits; 0 = off"
     ] = 120
     window: Annotated[Seconds, LIVE, TO_DEFAULT, "seconds"] = 600
+    quiet_hours: Annotated[
+        str, LIVE, STOPS, "local times at which no turn starts, as 22:00-07:00, several with a comma; empty = off"
+    ] = ""
+    max_load: Annotated[DollarsOrOff, LIVE, TO_DEFAULT, "load of a minute beyond which no turn starts; 0 = off"] = 0.0
+    min_memory: Annotated[str, LIVE, TO_DEFAULT, "free memory below which no turn starts, as 2G; empty = off"] = ""
+    min_disk: Annotated[str, LIVE, TO_DEFAULT, "free disk below which no turn starts, as 5G; empty = off"] = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from agent_mailer.config_tables import Takes
 from agent_mailer.prompts import PromptKind
 from agent_mailer.trust.standing import found_at, in_place
 from agent_mailer.trust.verdict import UNRECORDED, Verdict
-from agent_mailer.watch.settings import Taken, Trusted
+from agent_mailer.watch.settings import REST, Taken, Trusted
 
 Signature = tuple[tuple[int, int, int, int] | None, ...]
 
@@ -40,6 +41,14 @@ class ConfigFiles:
     def changed(self) -> bool:
         return _signature(self._files) != self._seen
 
+    def being_written(self) -> bool:
+        now = _signature(self._files)
+        for before, found in zip(self._seen, now, strict=False):
+            if before is not None and found is not None and before[0] == found[0] and before != found:
+                # A file that came by rename is whole; what stands in the future was not written just now.
+                return 0 <= time.time() - found[2] / 1e9 < REST
+        return False
+
     def take(self) -> Taken:
         """Raises ConfigFault, and nothing has changed."""
         with self._place.trust.changing():
@@ -61,13 +70,18 @@ class ConfigFiles:
 
     def trusted(self) -> Trusted:
         verdict = self._place.trust.verdict
-        both = f"{verdict.there.digest} {verdict.counts.digest}"
+        names, counts = " ".join(verdict.changed), verdict.counts.digest
         return Trusted(
             basis=verdict.basis.value,
             recorded=verdict is self._started and verdict.basis in UNRECORDED,
             others=verdict.changed,
-            digest=hashlib.sha256(both.encode()).hexdigest(),
+            digest=_hash(f"{verdict.there.digest} {counts}"),
+            subject=_hash(f"{names} {counts}"),
         )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plain_of(config: Config) -> dict[str, object]:

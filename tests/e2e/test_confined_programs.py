@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,9 +119,11 @@ def test_codex_works_within_and_reaches_nothing_beyond(apart: Path, kind: str) -
         _nothing_reached(_told(project), kind)
         desk.send("and again")
         before = desk.session()
-        fake.script(*_answer("the same"))
+        words = f"{sys.executable} -m agent_mailer.cli.app mail reply --body 'by the shell'"
+        fake.script(Shell(words), Say("finished"))
         assert desk.run() == ["done"], (desk.detail(), _stderr(desk))
         assert desk.session() == before
+        assert [answer.body.strip() for answer in desk.inbox()] == ["forty-two", "by the shell"]
 
 
 def _answer(body: str) -> tuple[Mail, Say]:

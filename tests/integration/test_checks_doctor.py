@@ -236,7 +236,18 @@ def test_doctor_looks_at_everything_and_passes(desk: Desk) -> None:
     names = [check["name"] for check in done.json["checks"]]
     for name in ("folder", "trust", "config", "identity", "mailbox", "consumer", "runtime", "permissions", "format"):
         assert name in names
-    for name in ("clock", "pause", "lock", "disk", "file_events", "templates", "agent_md", "git", "environment"):
+    for name in (
+        "clock",
+        "pause",
+        "lock",
+        "disk",
+        "limits",
+        "file_events",
+        "templates",
+        "agent_md",
+        "git",
+        "environment",
+    ):
         assert name in names
     assert "found by environment" in of(done, "turn_end")[0]["text"]
     assert "processed.txt (1 ids)" in of(done, "state")[0]["text"]

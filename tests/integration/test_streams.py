@@ -103,7 +103,7 @@ def test_whoever_is_gone_is_written_to_no_more(pipe: tuple[int, int]) -> None:
     assert stream.take_lost() == 0
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", ["stdout", pytest.param("stderr", marks=LONG)])
 def test_mail_is_worked_on_and_a_stop_heeded_while_nobody_reads(desk: Desk, pipe: tuple[int, int], stream: str) -> None:
     fill(pipe[1])
     command = [*CLI, "watch", "--no-interactive", "--workdir", str(desk.workdir)]
@@ -176,6 +176,7 @@ def closed(words: list[str], cwd: Path, how: str) -> int:
 ALL_CLOSED = "<&- >&- 2>&-"
 
 
+@LONG
 def test_a_watcher_without_streams_works_and_writes_its_words_into_no_file(desk: Desk) -> None:
     desk.shell("wc -c; echo of the answer")
     desk.send()
@@ -194,7 +195,12 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("words", [pytest.param(words, marks=LONG) for words in WORDS])
+def test_a_command_ends_the_same_without_streams(desk: Desk) -> None:
+    assert closed([COMMAND, "status"], desk.workdir, ALL_CLOSED) == type_in(desk.workdir, "status").status == 1
+
+
+@LONG
+@pytest.mark.parametrize("words", WORDS)
 def test_every_command_ends_the_same_without_streams(desk: Desk, words: str) -> None:
     desk.send()
     as_ever = type_in(desk.workdir, *words.split())
@@ -208,7 +214,7 @@ def test_every_command_ends_the_same_without_streams(desk: Desk, words: str) -> 
     assert b"error: " not in text
 
 
-@pytest.mark.parametrize("ignored", [True, False])
+@pytest.mark.parametrize("ignored", [True, pytest.param(False, marks=LONG)])
 def test_a_hang_up_stops_it_unless_who_started_it_said_otherwise(desk: Desk, ignored: bool) -> None:
     pre = ["nohup"] if ignored else []
     command = [*pre, sys.executable, *CLI[1:], "watch", "--no-interactive", "--workdir", str(desk.workdir)]

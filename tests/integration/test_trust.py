@@ -353,3 +353,35 @@ def test_without_trust_verify_says_so_first(desk: Desk, home: Path) -> None:
     assert found["exit_code"] == 78
     first = next(check for check in found["checks"] if check["result"] == "failed")
     assert (first["name"], "config trust" in first["fix"]) == ("trust", True)
+
+
+def test_what_is_trusted_while_the_watcher_runs_is_taken_for_the_next_turn(desk: Desk) -> None:
+    desk.configure(command=does(desk, "ran"))
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher starts")
+        by_hand(desk, command=does(desk, "trusted"))
+        until(lambda: desk.log(EventName.UNTRUSTED), "it is told")
+        result = type_in(desk.base, "config", "trust", "--yes", "-C", desk.workdir)
+        assert "takes command for its next turn" in result.err
+        desk.send()
+        until(lambda: desk.log(EventName.TURN_SETTLED), "its turn")
+        assert deeds(desk) == ["trusted"]
+
+
+def test_another_workdir_of_the_same_name_begins_anew(desk: Desk, home: Path) -> None:
+    desk.configure(command=does(desk, "old"), notify={"command": ["tell"]})
+    desk.send()
+    assert once(desk).status == 0
+    shutil.rmtree(desk.workdir)
+    desk.workdir.mkdir()
+    command = " ".join(["/bin/sh", "-c", f"'cat >/dev/null; echo new >>{desk.base / DEEDS}; echo done'"])
+    result = type_in(
+        desk.base,
+        *("init", "--no-interactive", "--address", "coder", "--runtime", "command", "--permission-mode", "plan"),
+        *("--maildir-root", str(desk.root), "--command", command, "-C", str(desk.workdir)),
+    )
+    assert result.status == 0, result
+    desk.send()
+    assert once(desk).status == 0
+    assert deeds(desk) == ["old", "new"]
+    assert type_in(desk.base, "config", "trust", "-C", desk.workdir).out == "what is there is trusted\n"

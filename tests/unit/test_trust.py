@@ -287,3 +287,13 @@ def test_a_state_folder_in_the_workdir_counts_for_nothing(workdir: Path) -> None
         keeper.write(workdir, ALL, "test", 1.0)
     assert list(workdir.iterdir()) == []
     assert "no home folder" in Keeper(Path("~/state"), Disk(), "machine1").known(workdir).fault
+
+
+def test_a_first_start_trusts_nothing_of_another_user_s(keeper: Keeper, workdir: Path) -> None:
+    assert judge(ALL, Known(), Life(owner=1234), "").basis is Basis.NOBODY
+    assert judge(ALL, Known(record=PLAN, replaced=True), Life(), "").basis is Basis.FIRST
+    assert judge(ALL, Known(record=PLAN, replaced=True), Life(begun=True), "").counts == PLAN
+    keeper.write(workdir, ALL, "test", 1.0)
+    workdir.rename(workdir.with_name("kept"))
+    workdir.mkdir()
+    assert keeper.known(workdir) == Known(record=ALL, replaced=True)

@@ -113,6 +113,7 @@ def _state_checks(place: Workplace) -> list[CheckResult]:
 
 def _place_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.git import check_git
+    from agent_mailer.checks.limits import check_limits
     from agent_mailer.checks.machine import check_disk, check_file_events, check_turn_end
     from agent_mailer.checks.workdir import check_agent_md, check_templates
 
@@ -121,6 +122,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     kept = [place.folder.path, *([root] if root is not None else [])]
     return [
         *check_disk([state, *kept, Path(tempfile.gettempdir())]),
+        *check_limits(place.config.max_parallel_turns),
         check_file_events(state),
         check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),
@@ -133,7 +135,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.machine import check_turn_memory
-    from agent_mailer.checks.sandbox import check_sandbox
+    from agent_mailer.checks.sandbox import check_sandbox, within_of
     from agent_mailer.checks.state import check_sessions
 
     passed = check_environment(place.config.env.pass_, place.config.env.set, os.environ)
@@ -159,7 +161,8 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
             launch = program.launch
-            results += check_tools(launch.env, launch.cwd, place.tools, Path(scratch).resolve(), place.clock.now())
+            within, empty = within_of(place, runtime), Path(scratch).resolve()
+            results += check_tools(launch.env, launch.cwd, place.tools, empty, place.clock.now(), within)
     except OSError as error:
         results.append(no_scratch(tempfile.gettempdir(), error))
     return results

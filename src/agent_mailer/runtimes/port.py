@@ -71,7 +71,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     confined: bool = False
     """The whole turn is confined by us: the program itself does not see what is ours, and `/tmp` is the turn's own."""
     own_sandbox: bool = True
-    """Not where the whole turn is confined in a way in which the program's own sandbox cannot start."""
+    """Not where that is one in which the program's own sandbox cannot start."""
     batch: tuple[str, ...] = ()
 
 

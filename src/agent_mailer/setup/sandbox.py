@@ -17,6 +17,7 @@ from agent_mailer.confine.proof import Proof
 from agent_mailer.errors import ConfigFault
 from agent_mailer.runtimes.port import Launch, RuntimeMissing
 from agent_mailer.setup.config_file import ConfigFile
+from agent_mailer.trust.workdir import in_a_turn
 
 KEY = "sandbox.kind"
 
@@ -30,15 +31,22 @@ def settle_sandbox(place: Workplace, flags: Mapping[str, object], chosen: Kind |
     one does not hold: it is written all the same, so that no turn is started without it.
     """
     file = ConfigFile(place.folder.config, place.disk)
-    if chosen is None and (file.get(KEY) is not None or kind_of_environment(os.environ) is not None):
+    said = kind_of_environment(os.environ)
+    if chosen is None and (file.get(KEY) is not None or said is Kind.OFF):
         return ""
+    chosen = said if chosen is None else chosen
     kind, why, fix = _first_that_holds(place, flags, BY_ITSELF if chosen is None else (chosen,))
     written = kind if chosen is None else chosen
     if file.get("sandbox") is None:
         file.set("sandbox", {"kind": written.value})
     else:
         file.set(KEY, written.value)
-    file.save()
+    fresh = Workplace(place.workdir)
+    trusted = fresh.trust.verdict
+    with fresh.trust.changing():
+        file.save()
+        if not in_a_turn(os.environ):
+            fresh.trust.follow(trusted, "init", (KEY,))
     if chosen is not None and kind is not chosen:
         raise ConfigFault("sandbox_not_proved", f"the sandbox does not hold: {why}", fix)
     if written is Kind.OFF:

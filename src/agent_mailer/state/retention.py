@@ -9,7 +9,9 @@ from typing import Protocol
 
 import msgspec
 
+from agent_mailer.beneath import status
 from agent_mailer.disk import Sync
+from agent_mailer.names import turn_id_at
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Held
@@ -20,6 +22,8 @@ from agent_mailer.state.stuck import Unsent, unsent_of
 from agent_mailer.state.turns import PROGRESS, SETTLED, STOP, TurnStore, encode_record, ids_of
 
 MAX_TOTAL_BYTES = 2 * 1024**3
+COUNTED = 86400.0
+"""So long a claim counts for the guards."""
 
 
 class Files(Protocol):
@@ -104,7 +108,7 @@ class Retention:
         for turn_id in self._turns.ids():
             path = self._turns.path(turn_id)
             try:
-                age = now - (path / SETTLED).stat().st_mtime
+                age = now - status(path / SETTLED).st_mtime
             except FileNotFoundError:
                 continue
             with suppress(OSError):
@@ -126,11 +130,17 @@ class Retention:
             else:
                 sizes.append((turn_id, _size(path)))
         total = sum(size for _, size in sizes)
+        recent = turn_id_at(now - COUNTED)
         for turn_id, size in sizes:
             if total <= MAX_TOTAL_BYTES:
                 break
-            removed.append(turn_id)
             total -= size
+            if turn_id < recent:
+                removed.append(turn_id)
+            else:
+                # The guards count it still: only its output goes.
+                with suppress(OSError):
+                    self.strip(turn_id, 0)
         self._turns.remove(removed)
         with suppress(OSError):
             self._held.tidy(self._processed.__contains__)

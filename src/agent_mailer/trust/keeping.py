@@ -70,6 +70,10 @@ class Keeper:
             return Known(fault=f"it was trusted on another machine ({printable(record.host)})", fix=COMMAND)
         if record.workdir != _real(workdir):
             return Known(fault=f"{path} is about {printable(record.workdir, 4096)}", fix=COMMAND)
+        with suppress(OSError):
+            found = os.stat(workdir)
+            replaced = (found.st_dev, found.st_ino) != (record.device, record.inode)
+            return Known(record=record.standing, replaced=replaced)
         return Known(record=record.standing)
 
     def write(self, workdir: Path, standing: Standing, by: str, at: float) -> None:

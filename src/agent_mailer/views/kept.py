@@ -18,6 +18,7 @@ from agent_mailer.views.values.history import (
     AttemptView,
     DeadLetterView,
     HeldView,
+    LimitView,
     NoteChangeView,
     NoteTextView,
     NoteView,
@@ -105,6 +106,27 @@ def held(state: State, guard: str | None = None, sender: str | None = None) -> l
         for entry in state.held.all()
         if (one := entry.envelope) is not None and wanted in (None, entry.guard) and sender in (None, one.sender)
     ]
+
+
+def limits(place: Workplace) -> list[LimitView]:
+    """Every limit that is set, as it counts today; without what agents of the same `share` took."""
+    from agent_mailer.watch.guards.budgets import Ledger, midnight, of_the_day
+
+    now, policy, lifts = place.clock.now(), place.policy().budget, place.state.lifts
+    ledger = Ledger(policy)
+    for record in of_the_day(place.state.turns, now):
+        if not record.resends:
+            ledger.note(record)
+    spent = ledger.today(now)
+    found = []
+    for key in policy.names():
+        raised = lifts.raised(key)
+        limit = getattr(policy, key) if raised is None else raised
+        if limit:
+            unit, _, whose = key.partition("_per_")
+            taken = round(getattr(spent, unit), 6) if whose == "day" else None
+            found.append(LimitView(key, limit, taken, raised is not None, midnight(now, 1)))
+    return found
 
 
 def stuck_targets(state: State) -> dict[str, str]:

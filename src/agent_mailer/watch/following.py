@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
+from agent_mailer.beneath import is_there
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Draft, MailboxUnavailable, Message, Refused
 from agent_mailer.names import printable
@@ -22,6 +23,9 @@ from agent_mailer.watch.deciding import compose_for
 from agent_mailer.watch.judging import ended_by_a_stop
 from agent_mailer.watch.room import Program, Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
+
+FROZEN = 2.0
+"""Who wakes so much later than he wanted was stopped: by a signal, with his container, or with his machine."""
 
 BUSY_INTERVAL = 0.1
 QUIET_INTERVAL = 1.0
@@ -65,7 +69,9 @@ class Follower:
             interval = BUSY_INTERVAL
             while not ended.done():
                 waits = {ended} if stopping.done() else {ended, stopping}
+                slept = self._room.clock.monotonic()
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+                self._leave_out(self._room.clock.monotonic() - slept - interval)
                 grew, reason = False, None
                 # What cannot be read or staged now, for want of a descriptor say, is there the next time.
                 with suppress(OSError):
@@ -84,6 +90,15 @@ class Follower:
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(stopping, ended, return_exceptions=True)
         return await self._room.until_system_lets(self._record.turn_id, self._evidence)
+
+    def _leave_out(self, late: float) -> None:
+        """We were frozen, and perhaps the agent with us: no clock of the turn has run meanwhile."""
+        if late < FROZEN:
+            return
+        self._started += late
+        self._last_event = None if self._last_event is None else self._last_event + late
+        self._result_at = None if self._result_at is None else self._result_at + late
+        self._tool_since = {tool: since + late for tool, since in self._tool_since.items()}
 
     async def _until_ended(self) -> None:
         """A system that cannot tell whether the agent runs is asked again: its turn is not over until it says so."""
@@ -124,7 +139,7 @@ class Follower:
         return StopReason.SHUTDOWN if with_us else None
 
     def _asked_to_stop(self) -> bool:
-        return (self._supervised.turn_dir / STOP).exists()
+        return is_there(self._supervised.turn_dir / STOP)
 
     async def _end(self, reason: StopReason) -> None:
         if reason is not StopReason.FINISHED and self._record.stopped is None:

@@ -16,6 +16,7 @@ from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
+from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
 
@@ -81,6 +82,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     """Folders that git leaves alone, should they lie in a tree of it."""
     who: WhoPolicy = WhoPolicy()
     guards: GuardPolicy = GuardPolicy()
+    budget: BudgetPolicy = BudgetPolicy()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import status
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -161,6 +162,7 @@ async def _end(
         lines_skipped=observation.lines_skipped or None,
     )
     await carry_out(room, record)
+    room.gate.settled(record)
     return settlement.outcome
 
 
@@ -272,5 +274,5 @@ def _sent_by_turns(room: Room, thread: str) -> set[str]:
 
 def _size_of(path: Path) -> int:
     with suppress(OSError):
-        return path.stat().st_size
+        return status(path).st_size
     return 0

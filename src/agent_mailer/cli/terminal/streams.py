@@ -66,13 +66,30 @@ class Unhurried(io.BufferedIOBase):
             if self._bytes and (self._lost or self._bytes + len(found) > MOST_BYTES):
                 self._lost += max(1, found.count(b"\n"))
                 return len(found)
+            if not self._has_thread():
+                self._put_what_fits(found)
+                return len(found)
             self._waiting.append(found)
             self._bytes += len(found)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._pump, name=f"output {self._fd}", daemon=True)
-                self._thread.start()
             self._changed.notify_all()
         return len(found)
+
+    def _has_thread(self) -> bool:
+        """Where no more can be started there is none."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._pump, name=f"output {self._fd}", daemon=True)
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
+        return self._thread is not None
+
+    def _put_what_fits(self, data: bytes) -> None:
+        with suppress(OSError):
+            # So much a pipe takes as a whole, once it takes anything.
+            fits = len(data) <= select.PIPE_BUF and bool(select.select((), (self._fd,), (), 0)[1])
+            if fits and os.write(self._fd, data) == len(data):
+                return
+        self._lost += max(1, data.count(b"\n"))
 
     def take_lost(self, *, at_the_end: bool = False) -> int:
         """How many lines were dropped, as soon as somebody reads again; counted anew from there."""

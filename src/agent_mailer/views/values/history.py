@@ -171,6 +171,20 @@ class HeldView(View, frozen=True):
     created: float = 0.0
 
 
+class LimitView(View, frozen=True):
+    """One limit of the day: `limit` as it counts now, `taken` of it (with what is reserved for turns under way);
+    `raised`: a person has set it so until the day ends. `taken` is None for limits of a thread or a sender.
+    """
+
+    ABOUT = "name"
+
+    name: str
+    limit: float
+    taken: float | None
+    raised: bool
+    until: float
+
+
 class StuckView(View, frozen=True):
     """Something that waits for a person; `reason` is why, `at` the moment since which. `to`, `text` and `turn_id`: what
     an agent wrote, where that did not leave.

@@ -7,23 +7,22 @@ neither a restart nor a reboot gives a fresh allowance.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.port import Envelope, Message
-from agent_mailer.names import turn_id_at
 from agent_mailer.state import State
+from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
+from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
+from agent_mailer.watch.guards.calm import wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
-from agent_mailer.watch.guards.rounds import DAY, Round, Rounds, begins_anew
+from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 
 HOUR = 3600.0
-MOST_FOLDED = 5000
-"""Turns of the last day; who lets more run in one has switched the guards off."""
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -35,20 +34,28 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    def __init__(self, state: State, policy: WatchPolicy, clock: Clock, address: str) -> None:
+    def __init__(self, state: State, policy: Callable[[], WatchPolicy], clock: Clock, address: str) -> None:
+        """`policy` gives the one that counts now: another one is folded anew."""
         self._state = state
-        self._policy = policy
+        self._current = policy
+        self._policy = policy()
         self._clock = clock
         self._own = address
-        self._people = frozenset(policy.who.people) - {address}
         self._rounds: Rounds | None = None
         self._turns: deque[float] = deque()
         """When turns were claimed within the hour, the oldest first, but for those of a person who is known."""
+        self._people: frozenset[str] = frozenset()
         self._texts: deque[str] = deque(maxlen=64)
+        self._ledger: Ledger | None = None
+        self._shared: Shared | None = None
 
     def admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
         """Judge heads of threads in their order. Writes nothing; raises OSError where the turns cannot be read now."""
         rounds = self._known(now)
+        if self._policy.guards.calm is not None and candidates:
+            calm = wanted_pause(self._policy.guards.calm, self._policy.workdir, now)
+            if calm is not None:
+                return Admitted(pause=calm)
         go: list[Candidate] = []
         stops: list[Stop] = []
         for candidate in candidates:
@@ -65,6 +72,16 @@ class Gate:
             free = released or envelope.sender in self._policy.who.vouched
             if not free and (pause := self._too_many(len(go), now)) is not None:
                 return Admitted(tuple(go), tuple(stops), pause)
+            if self._ledger is not None and (over := self._over(self._ledger, envelope, now)) is not None:
+                if over.whose == "day":
+                    ended = Pause(PauseReason.BUDGET, now, midnight(now, 1), over.why)
+                    return Admitted(tuple(go), tuple(stops), ended)
+                if not released:
+                    about = question_of(Guard.BUDGET, over.key, getattr(envelope, over.whose))
+                    stops.append(
+                        Stop(envelope, Guard.BUDGET, over.why, about, retry is not None and not retry.listed_only)
+                    )
+                    continue
             go.append(candidate)
         return Admitted(tuple(go), tuple(stops))
 
@@ -76,15 +93,23 @@ class Gate:
             pauses.begin(wanted)
             return wanted
         if known is not None and known.reason in GUARDS and known.until is not None and known.until <= now:
+            calm = self._current().guards.calm
+            if known.reason is PauseReason.MACHINE and calm is not None:
+                again = wanted_pause(calm, self._policy.workdir, now)
+                if again is not None and again.reason is known.reason:
+                    # It lasts: nobody has to hear of that each minute.
+                    again = msgspec.structs.replace(again, since=known.since)
+                    pauses.write(again)
+                    return again
             pauses.lift(known)
             return None
         return known
 
     def counted(self, envelope: Envelope, retry: RetryEntry | None) -> Counted:
         """What the record of a claim says for the guards."""
-        person = (retry is not None and retry.released) or self._is_person(envelope.sender)
         now = self._clock.now()
         known = self._known(now)
+        person = (retry is not None and retry.released) or self._is_person(envelope.sender)
         depth = 0 if person or begins_anew(envelope, now) else known.depth_of(envelope)
         free = (retry is not None and retry.released) or envelope.sender in self._policy.who.vouched
         return Counted(depth, person=person, free=free)
@@ -111,6 +136,16 @@ class Gate:
         """It was never ours, or its program never started: that was no turn."""
         if record.claimed_at in self._turns:
             self._turns.remove(record.claimed_at)
+        if self._ledger is not None:
+            self._ledger.forget(record)
+
+    def settled(self, record: TurnRecord) -> None:
+        """What it took is known."""
+        if self._ledger is not None:
+            self._ledger.note(record)
+            if self._shared is not None:
+                now = self._clock.now()
+                self._shared.write(now, self._ledger.today(now))
 
     def _is_person(self, sender: str) -> bool:
         # Most people have a plain name, and every mail asks this.
@@ -125,27 +160,62 @@ class Gate:
             turns.popleft()
         if len(turns) + more < limit:
             return None
+        limit = int(self._state.lifts.raised("turns_per_hour") or limit)
+        if len(turns) + more < limit:
+            return None
         # A clock that was set back has left moments ahead of it.
         oldest = min(turns[len(turns) - limit] if len(turns) >= limit else now, now)
         detail = f"{limit} turns within an hour (guards.turns_per_hour)"
         return Pause(PauseReason.TOO_MANY_TURNS, now, oldest + HOUR, detail)
 
     def _known(self, now: float) -> Rounds:
-        if self._rounds is None:
-            self._rounds = Rounds(self._own, self._policy.guards)
-            turns, first = self._state.turns, turn_id_at(now - DAY)
-            recent = [turn_id for turn_id in turns.ids() if turn_id >= first][-MOST_FOLDED:]
-            for record in sorted(filter(None, map(turns.load, recent)), key=attrgetter("claimed_at")):
+        policy = self._current()
+        if self._rounds is None or policy is not self._policy:
+            self._policy = policy
+            self._people = frozenset(policy.who.people) - {self._own}
+            self._rounds = Rounds(self._own, policy.guards)
+            self._turns.clear()
+            self._ledger = Ledger(policy.budget) if policy.budget.limits else None
+            self._shared = self._sharing() if policy.budget.share and self._ledger is not None else None
+            for record in of_the_day(self._state.turns, now):
                 ran_nothing = record.settlement is not None and record.process is None
                 if not record.resends and not ran_nothing:
                     self._note(record)
         return self._rounds
+
+    def _over(self, ledger: Ledger, envelope: Envelope, now: float) -> Over | None:
+        """Where it is not, its turn is reserved. Raises OSError."""
+        if self._shared is None:
+            over = ledger.over(now, envelope, self._limit, Spent())
+            if over is None:
+                ledger.reserve(envelope, now)
+            return over
+        with self._shared.alone():
+            over = ledger.over(now, envelope, self._limit, self._shared.others(now))
+            if over is None:
+                ledger.reserve(envelope, now)
+                self._shared.write(now, ledger.today(now))
+        return over
+
+    def _limit(self, key: str) -> float:
+        raised = self._state.lifts.raised(key)
+        return float(getattr(self._policy.budget, key)) if raised is None else raised
+
+    def _sharing(self) -> Shared:
+        from platformdirs import user_state_path
+
+        folder = self._state.folder
+        return Shared(
+            user_state_path("agent-mailer") / "budgets", self._policy.budget.share, folder.workdir, folder.disk
+        )
 
     def _note(self, record: TurnRecord) -> None:
         counted = record.counted
         if counted is None or not counted.free:
             self._turns.append(record.claimed_at)
         self._note_round(record)
+        if self._ledger is not None:
+            self._ledger.note(record)
         if record.digest:
             self._texts.append(record.digest)
 

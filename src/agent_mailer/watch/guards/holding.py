@@ -18,7 +18,7 @@ from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.held import Ended, Guard, HeldEntry
 from agent_mailer.state.lifts import Order, OrderVerb, Raised
-from agent_mailer.state.records import RetryEntry
+from agent_mailer.state.records import GUARDS, RetryEntry
 from agent_mailer.watch.notices import Notices
 from agent_mailer.watch.stuck import StuckMail
 
@@ -178,6 +178,10 @@ def _raise(state: State, order: Order) -> list[tuple[bool, str]]:
         key, _, value = target.partition("=")
         found[key] = Raised(float(value), order.until)
     state.lifts.set_aside(found)
+    known = state.pause.read()
+    if known is not None and known.reason in GUARDS:
+        # What is still beyond a limit pauses again at the next look.
+        state.pause.lift(known, by_hand=True)
     return [(True, f"{key} is {one.value:g} until the day ends") for key, one in found.items()]
 
 

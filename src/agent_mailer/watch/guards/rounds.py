@@ -16,6 +16,7 @@ import msgspec
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import prompt_word
 from agent_mailer.state.held import Guard
+from agent_mailer.watch.guards.calm import CalmPolicy
 
 CHAIN_GAP = 6 * 3600.0
 """Mail that lay so long begins a chain anew: one round a night is no loop."""
@@ -24,8 +25,8 @@ DAY = 86400.0
 REMEMBERED = 16
 """Of each thread the newest claims, by which the depth of mail without a chain is reckoned."""
 
-MOST_KEYS = 4096
-"""So many pairs and threads are looked through at once for what is over."""
+TIDIED_AFTER = 4096
+"""So many claims later, what is over is looked for once more."""
 
 
 class GuardPolicy(msgspec.Struct, frozen=True):
@@ -38,6 +39,8 @@ class GuardPolicy(msgspec.Struct, frozen=True):
     rounds_per_day: int = 200
     turns_per_hour: int = 120
     window: float = 600.0
+    calm: CalmPolicy | None = None
+    """None where neither hours nor the machine matter."""
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -74,6 +77,7 @@ class Rounds:
         self._ring: _Depths = {}
         self.threads: dict[str, deque[tuple[float, int]]] = {}
         """By thread, when what came without a person was claimed, and its depth."""
+        self._noted = 0
         self._new_threads: deque[float] = deque(maxlen=max(1, policy.new_threads))
 
     def depth_of(self, envelope: Envelope) -> int:
@@ -100,7 +104,9 @@ class Rounds:
                 self._ring,
             ):
                 depths[one.depth] = (one.at, max(weight, depths.get(one.depth, (0.0, 0))[1]))
-        if len(self.threads) > MOST_KEYS:
+        self._noted += 1
+        if self._noted >= TIDIED_AFTER:
+            self._noted = 0
             self._forget(one.at - DAY)
 
     def judge(self, envelope: Envelope, depth: int, now: float) -> Verdict | None:

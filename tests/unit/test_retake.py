@@ -1,0 +1,114 @@
+"""The configuration read again while its watcher runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+
+from agent_mailer.errors import ConfigFault
+from agent_mailer.retake import ConfigFiles
+from agent_mailer.watch.settings import Settings
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def files_of(desk: Desk) -> ConfigFiles:
+    place = desk.place()
+    place.folder.hold()
+    place.trust.remember()
+    return ConfigFiles(place, place.trust.verdict)
+
+
+def test_the_first_look_takes_what_may_have_changed_before_it(desk: Desk) -> None:
+    files = files_of(desk)
+    assert files.changed()
+    assert not files.being_written()
+    taken = files.take()
+    assert (taken.now, taken.next_turn, taken.restart) == ((), (), ())
+    assert not files.changed()
+
+
+def test_a_file_that_is_written_in_place_just_now_may_be_half_there(desk: Desk) -> None:
+    files = files_of(desk)
+    files.take()
+    path = desk.state / "config.toml"
+    whole = path.read_text()
+    path.write_text("")
+    assert files.changed()
+    assert files.being_written()
+    long_ago = time.time() - 60
+    os.utime(path, (long_ago, long_ago))
+    assert not files.being_written()
+    fresh = path.with_name("fresh")
+    fresh.write_text(f"max_retries = 7\n{whole}")
+    fresh.replace(path)
+    assert files.changed()
+    assert not files.being_written()
+    assert files.take().now == ("max_retries",)
+
+
+def test_what_is_taken_at_a_start_stays_until_then(desk: Desk) -> None:
+    files = files_of(desk)
+    files.take()
+    place = files._place
+    desk.configure(poll_interval_idle=7, turn_timeout=9, model="m", command=["other"])
+    taken = files.take()
+    assert (taken.now, taken.next_turn) == (("turn_timeout",), ("model", "command"))
+    assert taken.restart == ("poll_interval_idle",)
+    assert (place.config.poll_interval_idle, place.config.model, taken.policy.turn_timeout) == (60, "m", 9.0)
+    desk.configure(max_retries=1)
+    assert files.take().restart == ()
+
+
+def test_nothing_has_changed_where_it_cannot_be_acted_on(desk: Desk) -> None:
+    files = files_of(desk)
+    files.take()
+    place = files._place
+    before = place.config
+    for text in ("x = ", 'permission_mode = "all"', "max_retries = -1"):
+        (desk.state / "config.toml").write_text(text)
+        with pytest.raises(ConfigFault):
+            files.take()
+        assert place.config == before
+
+
+def test_other_values_of_the_same_keys_are_another_state_and_no_other_notice(desk: Desk) -> None:
+    files = files_of(desk)
+    path = desk.state / "config.toml"
+    whole = path.read_text()
+    seen = []
+    for mode in ("acceptEdits", "bypassPermissions"):
+        path.write_text(whole.replace('"plan"', f'"{mode}"'))
+        seen.append(files.take().trusted)
+    assert [one.others for one in seen] == [("permission_mode",)] * 2
+    assert len({one.digest for one in seen}) == 2
+    assert len({one.subject for one in seen}) == 1
+    path.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(ConfigFault, match="more than"):
+        files.take()
+
+
+def test_guards_are_taken_live_and_count_on(desk: Desk) -> None:
+    place, lock = desk.place(), desk.place().lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        place.trust.remember()
+        files = ConfigFiles(place, place.trust.verdict)
+        room = place.room(lock)
+        settings, gate = Settings(room, files), room.gate
+        settings.take()
+        assert room.gate is gate
+        desk.configure(guards={"turns_per_hour": 3}, people=["boss"])
+        settings.take()
+        assert room.gate is not gate
+        assert (room.policy.guards.turns_per_hour, "boss" in room.policy.who.people) == (3, True)
+    finally:
+        lock.release()
