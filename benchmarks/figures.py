@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import broker, durability, mcp, sandbox, status, turns
+from benchmarks import broker, durability, guards, mcp, sandbox, status, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -39,7 +39,10 @@ BINDS_A_SESSION = """echo '{"type":"session","id":"s-1"}'; echo '{"type":"result
 @contextmanager
 def desk() -> Iterator[Desk]:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
-        yield Desk(Path(folder))
+        found = Desk(Path(folder))
+        # More turns than the guards let through in an hour.
+        found.configure(guards={"turns_per_hour": 0})
+        yield found
 
 
 def latency() -> None:
@@ -225,6 +228,7 @@ FIGURES = {
     "idle": idle,
     "startup": startup,
     "big-state": big_state,
+    "guards": guards.looks,
     "tools": mcp.tools,
     "turn-start": turns.start,
     "turn-memory": turns.memory,

@@ -21,6 +21,9 @@ from msgspec import Meta
 from agent_mailer.config import leaves
 from agent_mailer.views.values.history import (
     DeadLetterView,
+    HeldView,
+    LimitView,
+    NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
@@ -49,8 +52,11 @@ def status() -> str:
 
 
 def history() -> str:
-    """Every value that is printed of turns, threads, sessions, dead letters and notes."""
-    views = _views(ThreadView, SessionView, DeadLetterView, StuckView, NoteView, NoteTextView)
+    """Every value that is printed of turns, threads, sessions, dead letters, held mail, limits and notes."""
+    views = _views(
+        *(ThreadView, SessionView, DeadLetterView, HeldView, LimitView, StuckView),
+        *(NoteView, NoteTextView, NoteChangeView),
+    )
     return "\n\n".join(_value(view) for view in views)
 
 

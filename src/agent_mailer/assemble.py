@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,14 +16,13 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import ENV_PREFIX, Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
+from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
 from agent_mailer.confine.port import Kind
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import find_root, is_handle
-from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
@@ -120,20 +117,9 @@ class Workplace:
 
     def missing(self) -> list[tuple[str, str]]:
         """The keys `watch` cannot do without, each with the flag that gives it."""
-        config = self.config
-        found: list[tuple[str, str]] = []
-        if self.at_broker:
-            needed = ("broker_url", "api_key", "agent_id", "address")
-            found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
-        elif not self.handle:
-            found.append(("address", "--address"))
-        if config.runtime is None:
-            found.append(("runtime", "--runtime"))
-        if config.runtime is RuntimeKind.COMMAND and not config.command:
-            found.append(("command", "--command"))
-        if config.permission_mode is None:
-            found.append(("permission_mode", "--permission-mode"))
-        return found
+        from agent_mailer.policies import missing_in
+
+        return missing_in(self.config, self.handle)
 
     def require_complete(self) -> None:
         """Raises ConfigFault naming every missing key and its flag, or what nobody trusts."""
@@ -205,24 +191,11 @@ class Workplace:
         return AmpMailbox(
             credentials,
             self.config.address,
-            watcher=self._watcher_id(),
+            watcher=self.folder.watcher_id(),
             watcher_name=f"{platform.node() or 'a host'}, process {os.getpid()}, {self.workdir}",
             rhythm=rhythm,
             clock=self.clock,
         )
-
-    def _watcher_id(self) -> str:
-        """By what a broker knows this workdir's watcher again. Made once; empty where nobody has watched here yet."""
-        path = self.folder.path / "watcher"
-        found = (self.folder.bytes_of(path) or b"").decode("ascii", "replace").strip()
-        if re.fullmatch(r"[0-9a-f]{32}", found):
-            return found
-        if not self.folder.ours:
-            return ""
-        made = secrets.token_hex(16)
-        self.folder.clear_way(path)
-        self.disk.replace(path, f"{made}\n".encode(), sync=Sync.FULL)
-        return made
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""
@@ -233,15 +206,18 @@ class Workplace:
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
         env = self._for_amq(env)
+        keeps = config.keep_transcripts > 0
         match config.runtime:
             case RuntimeKind.COMMAND:
                 from agent_mailer.runtimes.command import CommandRuntime
 
-                return CommandRuntime(config.command, config.command_output, env)
+                return CommandRuntime(config.command, config.command_output, env, keeps_output=keeps)
             case RuntimeKind.INFINITI:
                 from agent_mailer.runtimes.command import INFINITI, CommandRuntime
 
-                return CommandRuntime((config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI)
+                return CommandRuntime(
+                    (config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI, keeps_output=keeps
+                )
             case RuntimeKind.CLAUDE:
                 return self._claude(env)
             case RuntimeKind.CODEX:
@@ -314,50 +290,36 @@ class Workplace:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
     def policy(self) -> WatchPolicy:
-        from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
+        from agent_mailer.policies import Where, policy_of
+        from agent_mailer.process.first import stopped_in_a_hurry
 
-        config = self.config
-        notify = NotifyPolicy(
-            command=config.notify.command,
-            address=config.notify.address,
-            agent=config.agent_name or self.handle,
-            # The operator's own program sees all of his environment but what is ours: our keys are there.
-            env={name: value for name, value in self.surroundings().items() if not name.startswith(ENV_PREFIX)},
-            trouble_after=float(config.notify.trouble_after),
-            timeout=float(config.notify.timeout),
+        where = Where(
+            self.workdir,
+            self.project_dir(),
+            self.handle,
+            self.config.address if self.at_broker else self.handle,
+            self.surroundings(),
+            out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
+            agents=self._agents,
+            hurried=self.loaded.source("stop_grace") is Source.DEFAULT and stopped_in_a_hurry(os.environ),
         )
-        return WatchPolicy(
-            workdir=self.workdir,
-            project_dir=self.project_dir(),
-            max_retries=config.max_retries,
-            max_starts=config.max_starts,
-            max_parallel_turns=config.max_parallel_turns,
-            batch_low=config.batch_low,
-            retry_first=float(config.retry.first),
-            retry_longest=float(config.retry.longest),
-            session_max_age_days=config.session_max_age_days,
-            session_max_turns=config.session_max_turns,
-            session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
-            auto_reply=config.auto_reply,
-            turn_timeout=float(config.turn_timeout),
-            tool_timeout=float(config.tool_timeout) or None,
-            first_output_timeout=float(config.first_output_timeout) or None,
-            silence_timeout=float(config.silence_timeout) or None,
-            stop_grace=float(config.stop_grace),
-            turn_memory=size_in_bytes(config.turn_memory),
-            keep_transcripts=config.keep_transcripts,
-            notify=notify,
-            out_of_git=self.folders_in_git() if config.git is GitCare.KEEP_OUT else (),
-        )
+        return policy_of(self.config, where)
+
+    def _agents(self) -> set[str]:
+        from agent_mailer.state.workdirs import known_workdirs
+
+        found: set[str] = set()
+        for place in map(Workplace, known_workdirs(self.disk).all()):
+            with suppress(MailerError, OSError):
+                found.add(place.handle)
+        return found
 
     def confinement(self, runtime: Runtime) -> Confinement | None:
         if self.config.sandbox.kind is Kind.OFF:
             return None
         from agent_mailer.confining import Around, confinement_of
 
-        def root() -> Path | None:
-            return None if self.at_broker else self.maildir_root()
-
+        root = (lambda: None) if self.at_broker else self.maildir_root
         around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
         return confinement_of(self.config, around, runtime.traits)
 
@@ -427,5 +389,4 @@ class Workplace:
             self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
 
     def tools(self, turn_dir: Path) -> ToolServer:
-        """The MCP server over one turn's folder."""
         return ToolServer(*TurnFolder(turn_dir, self.disk).server(self.workdir))

@@ -11,7 +11,26 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.confine.port import Kind, MailboxAccess, Network
+from agent_mailer.config_tables import (
+    LIVE,
+    RESTART,
+    STOPS,
+    TO_DEFAULT,
+    TURN,
+    Count,
+    CountOrNone,
+    DollarsOrOff,
+    Environment,
+    Guards,
+    Limits,
+    Notify,
+    Retry,
+    SandboxKeys,
+    Seconds,
+    SecondsOrOff,
+    Takes,
+    Widens,
+)
 from agent_mailer.errors import ConfigFault
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 from agent_mailer.watch.rules import AutoReply
@@ -32,6 +51,13 @@ class MailboxKind(StrEnum):
     AMP = "amp"
 
 
+class GlobalNote(StrEnum):
+    """Whether a turn may change the note of all threads, by which one thread reaches every other."""
+
+    WRITE = "write"
+    READ = "read"
+
+
 class GitCare(StrEnum):
     KEEP_OUT = "keep-out"
     LEAVE = "leave"
@@ -46,99 +72,6 @@ class Source(StrEnum):
     TRUSTED = "trusted before"
     ENVIRONMENT = "environment"
     FLAG = "flag"
-
-
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
-Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
-SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
-DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
-
-
-class Takes(StrEnum):
-    """When a watcher that runs takes a value that was changed."""
-
-    LIVE = "live"
-    TURN = "next turn"
-    RESTART = "restart"
-
-
-LIVE, TURN, RESTART = Takes
-
-
-class Widens(StrEnum):
-    """The key widens power: of what stands in the workdir only a value that a person trusts counts.
-
-    Where nobody has trusted anything, the key counts as not set, or nothing starts: some have no narrow value.
-    """
-
-    TO_DEFAULT = "as not set"
-    STOPS = "nothing starts"
-
-
-TO_DEFAULT, STOPS = Widens
-
-
-class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[retry]`: the wait after the n-th failure is random between 0 and min(longest, first * 2^(n-1)) seconds."""
-
-    first: Annotated[Seconds, LIVE, "seconds after the first failed attempt, at most; doubles with each"] = 10
-    longest: Annotated[Seconds, LIVE, "seconds that no wait is longer than"] = 600
-
-
-class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"pass_": "pass"}):
-    """`[env]`: names the agent may see beyond the basics, and values set for it."""
-
-    pass_: Annotated[
-        tuple[str, ...], TURN, TO_DEFAULT, "names of variables that the agent may see beyond the basics"
-    ] = ()
-    set: Annotated[dict[str, str], TURN, TO_DEFAULT, "variables set for the agent"] = {}
-
-
-class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[notify]`: who is told when the agent needs a person; neither command nor address = nobody."""
-
-    command: Annotated[
-        tuple[str, ...], RESTART, TO_DEFAULT, "the program that tells you, and its arguments; empty = off"
-    ] = ()
-    address: Annotated[str, RESTART, TO_DEFAULT, "where a notice is mailed to; empty = off"] = ""
-    trouble_after: Annotated[SecondsOrOff, RESTART, "seconds that trouble lasts before it is told"] = 300
-    timeout: Annotated[int, Meta(ge=1, le=600), RESTART, "seconds that the command may take"] = 30
-
-
-class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[sandbox]`: what a turn may touch. Paths are absolute, begin with ~, or count from the workdir."""
-
-    kind: Annotated[
-        Kind,
-        RESTART,
-        STOPS,
-        "what stands around a turn: off, bwrap, landlock, srt or command; `init` writes what works",
-    ] = Kind.OFF
-    read: Annotated[
-        tuple[str, ...], RESTART, TO_DEFAULT, "paths that a turn may read although a sandbox would hide them"
-    ] = ()
-    write: Annotated[
-        tuple[str, ...], RESTART, TO_DEFAULT, "paths that a turn may write beside the workdir and project_dir"
-    ] = ()
-    hide: Annotated[
-        tuple[str, ...], RESTART, STOPS, "paths that a turn may not even read, beside logins, mail and other agents"
-    ] = ()
-    network: Annotated[
-        Network, RESTART, STOPS, "on, off, or model: the model's provider and this machine alone (srt)"
-    ] = Network.ON
-    domains: Annotated[
-        tuple[str, ...],
-        RESTART,
-        TO_DEFAULT,
-        "with network = model: the hosts that may be reached; empty = the provider's",
-    ] = ()
-    command: Annotated[
-        tuple[str, ...], RESTART, STOPS, 'with kind = "command": the program that confines, and its words'
-    ] = ()
-    mailbox: Annotated[MailboxAccess, RESTART, TO_DEFAULT, "hide or write: whether a turn sees the folder mailbox"] = (
-        MailboxAccess.HIDE
-    )
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -235,11 +168,36 @@ class Config(msgspec.Struct, frozen=True):
         STOPS,
         "memory that all processes of a turn may use together, as 4G or 800M; empty = off; needs systemd",
     ] = ""
+    memory_global: Annotated[
+        GlobalNote, TURN, TO_DEFAULT, "write or read: whether turns may change the note of all threads"
+    ] = GlobalNote.WRITE
     keep_transcripts: Annotated[CountOrNone, LIVE, "days a settled turn's output is kept; 0 = only the summary"] = 7
     retry: Annotated[Retry, "first, longest: seconds of backoff between attempts"] = Retry()
     env: Annotated[
         Environment, "pass (names) and set (values): what the agent sees of the environment beyond the basics"
     ] = Environment()
+    allow_from: Annotated[
+        tuple[str, ...],
+        LIVE,
+        STOPS,
+        "whose mail is worked on: addresses, names, @domains, globs, kind:KIND; empty = everybody's; "
+        "other mail is held for you, but for that of people",
+    ] = ()
+    deny_from: Annotated[
+        tuple[str, ...], LIVE, STOPS, "whose mail is held for you, in the same words; people only by name"
+    ] = ()
+    people: Annotated[
+        tuple[str, ...],
+        LIVE,
+        TO_DEFAULT,
+        "addresses and globs of persons, beside `user` in a folder, the operator and notify.address",
+    ] = ()
+    guards: Annotated[
+        Guards, "how far agents go among themselves before a person is asked: rounds, hops and turns; 0 = off"
+    ] = Guards()
+    limits: Annotated[
+        Limits, "what turns may take of a local day: turns, minutes, tokens, dollars; whole, of a thread, for a sender"
+    ] = Limits()
     notify: Annotated[
         Notify,
         "command (a list of words) and address (mail): who is told when the agent needs a person; "

@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, SandboxKeys, Source, keys, leaves
+from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, Source, keys, leaves
+from agent_mailer.config_tables import SandboxKeys
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.who import bad_pattern
 
 Trusting = Callable[
     [Mapping[str, object], Mapping[str, str]], tuple[dict[str, object], Mapping[str, str], frozenset[str]]
@@ -160,6 +162,10 @@ def _convert(key: str, value: object) -> object:
             size_in_bytes(str(converted))
         except ValueError as error:
             raise msgspec.ValidationError(str(error)) from None
+    if key in ("allow_from", "deny_from", "people") and isinstance(converted, tuple):
+        why = bad_pattern(converted)
+        if why:
+            raise msgspec.ValidationError(why)
     return converted
 
 

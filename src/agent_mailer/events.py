@@ -31,6 +31,8 @@ class EventName(StrEnum):
     MESSAGE_UNREADABLE = "message_unreadable"
     MESSAGE_SET_ASIDE = "message_set_aside"
     MESSAGE_STUCK = "message_stuck"
+    MESSAGE_HELD = "message_held"
+    MESSAGE_RELEASED = "message_released"
     MESSAGE_GONE = "message_gone"
     MESSAGE_SKIPPED = "message_skipped"
     MESSAGE_DONE = "message_done"
@@ -69,9 +71,13 @@ class EventName(StrEnum):
     CONFIG_REFUSED = "config_refused"
     TRUSTED = "trusted"
     UNTRUSTED = "untrusted"
+    NOTE_CHANGED = "note_changed"
+    INSTRUCTIONS_CHANGED = "instructions_changed"
     NOTICE_SENT = "notice_sent"
     NOTICE_FAILED = "notice_failed"
     NOTICE_GIVEN_UP = "notice_given_up"
+    MACHINE_SHORT = "machine_short"
+    OUTPUT_DROPPED = "output_dropped"
     WATCH_FAULT = "watch_fault"
 
 

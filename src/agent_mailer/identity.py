@@ -1,9 +1,12 @@
-"""Who the agent says it is: the identity lines of `AGENT.md`, and their agreement with the configuration."""
+"""A workdir's documents: who they say the agent is, its agreement with the configuration, and whether they changed."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +33,25 @@ _LABELS = {
     "broker url": "broker_url",
     "broker_url": "broker_url",
 }
+INSTRUCTIONS = (
+    *(*IDENTITY_FILES, "CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", "GEMINI.md", ".mcp.json", ".cursorrules"),
+    *(".claude", ".codex", ".cursor"),
+)
+"""What tells agent programs what to do, and what to start."""
+
+_PASSED_OVER = frozenset(
+    (
+        *("projects", "sessions", "todos", "tasks", "statsig", "shell-snapshots", "file-history", "debug", "logs"),
+        *("log", "history", "cache", "tmp", "worktrees", "ide", "plans", "telemetry", "session-env", "backups"),
+    )
+)
+_KEPT_BY_PROGRAMS = (".jsonl", ".log", ".lock", ".sqlite", ".sqlite-wal", ".sqlite-shm", ".credentials.json")
+"""What the programs keep for themselves, where such a folder is also the user's own."""
+
+MOST_DOCUMENTS = 400
+DEEPEST = 4
+HASHED = 64 * 1024
+
 _BULLET = re.compile(r"\s*[-*]\s*\*\*(?P<label>[^*]+?)\*\*\s*:\s*(?P<value>.*)")
 _PLAIN = re.compile(r"(?P<label>[A-Za-z_ ]+?)\s*:\s*(?P<value>.*)")
 _HEADING = re.compile(r"#+\s*(?P<title>.*)")
@@ -88,3 +110,43 @@ def require_agreement(workdir: Path, configured: Mapping[str, str]) -> None:
                 f"{workdir / name} says {key} {printable(theirs)!r}, config.toml says {printable(ours)!r}",
                 f"correct one of them (agent-mailer config set {key} VALUE), or run with --ignore-agent-md-mismatch",
             )
+
+
+def documents_in(folders: Iterable[Path]) -> dict[str, str]:
+    """Each document in `folders` by its path, with what tells one content from another; of at most MOST_DOCUMENTS."""
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys(folders):
+        for name in INSTRUCTIONS:
+            for path in _files_at(folder / name, DEEPEST):
+                if len(found) >= MOST_DOCUMENTS:
+                    return found
+                with suppress(OSError):
+                    found[os.fsencode(path).decode("utf-8", "replace")] = _mark(path)
+    return found
+
+
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
+
+
+def _files_at(path: Path, deep: int) -> Iterator[Path]:
+    """A file itself, of a folder those below it. A link is a file here: what it leads to lies elsewhere."""
+    if path.is_symlink() or not path.is_dir():
+        yield path
+        return
+    if deep == 0:
+        return
+    with suppress(OSError), os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            if entry.name not in _PASSED_OVER and not entry.name.endswith(_KEPT_BY_PROGRAMS):
+                yield from _files_at(Path(entry.path), deep - 1)
+
+
+def _mark(path: Path) -> str:
+    """A digest of a small file, of others what the system says of them. Raises OSError."""
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        return f"link {os.fsencode(path.readlink()).hex()}"
+    if stat.S_ISREG(found.st_mode) and found.st_size <= HASHED:
+        return hashlib.sha256(read_regular(path, HASHED)).hexdigest()
+    return f"{found.st_mode} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"

@@ -33,7 +33,12 @@ def path_name(identifier: str) -> str:
 
 def new_turn_id(now: float) -> str:
     """Sorts by `now`, seconds since the epoch."""
-    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
+    return f"{turn_id_at(now)}-{os.urandom(4).hex()}"
+
+
+def turn_id_at(moment: float) -> str:
+    """Where the ids of turns begin that started then or later."""
+    return f"{datetime.fromtimestamp(moment, UTC):%Y%m%dT%H%M%S}"
 
 
 def is_turn_id(text: str) -> bool:

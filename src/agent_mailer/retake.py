@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.config import Config, Loaded, Takes, leaves
+from agent_mailer.config import Config, Loaded, leaves
+from agent_mailer.config_tables import Takes
 from agent_mailer.prompts import PromptKind
 from agent_mailer.trust.standing import found_at, in_place
 from agent_mailer.trust.verdict import UNRECORDED, Verdict
-from agent_mailer.watch.settings import Taken, Trusted
+from agent_mailer.watch.settings import REST, Taken, Trusted
 
 Signature = tuple[tuple[int, int, int, int] | None, ...]
 
@@ -38,6 +40,14 @@ class ConfigFiles:
 
     def changed(self) -> bool:
         return _signature(self._files) != self._seen
+
+    def being_written(self) -> bool:
+        now = _signature(self._files)
+        for before, found in zip(self._seen, now, strict=False):
+            if before is not None and found is not None and before[0] == found[0] and before != found:
+                # A file that came by rename is whole; what stands in the future was not written just now.
+                return 0 <= time.time() - found[2] / 1e9 < REST
+        return False
 
     def take(self) -> Taken:
         """Raises ConfigFault, and nothing has changed."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,9 +20,11 @@ from typing import Any
 
 import msgspec
 import tomlkit
+from tests.containers import Container
 from tests.crash.children import Children
 from tests.crash.killed_agent import HOPELESS, PARTS
 from tests.desk import Desk, until
+from tests.typed import COMMAND
 
 from agent_mailer.errors import ExitCode
 from agent_mailer.process.tree import members, sweep
@@ -50,6 +53,7 @@ class Victim(StrEnum):
     TOOL = "tool"
     RECIPIENT = "recipient, at a claim"
     BROKER = "broker"
+    CONTAINER = "container, with all it has"
 
 
 OF_A_TURN = (Victim.AGENT, Victim.HOLDER, Victim.TOOL)
@@ -103,6 +107,39 @@ class Workdir:
         return all((turn / "settled").exists() for turn in self.turns())
 
 
+class ContainedWorkdir(Workdir):
+    """One whose watcher is process 1 of a container: what kills it kills its turns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / ".agent-mailer"
+        self.words = path.with_name(f"{path.name}.stderr")
+        self._container: Container | None = None
+
+    def watch(self) -> None:
+        if self._container is None:
+            words = [COMMAND, "watch", "--no-interactive", "--workdir", str(self.path)]
+            with self.words.open("ab") as stderr:
+                self._container = Container(words, self.path, stdout=subprocess.DEVNULL, stderr=stderr)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        container, self._container = self._container, None
+        if container is None:
+            return
+        if number is signal.SIGKILL:
+            container.kill()
+        else:
+            assert container.stop_at_any_moment() in (0, 128 + signal.SIGTERM), self.words.read_text()
+
+    def at_work(self) -> list[str]:
+        """The messages whose turns are not settled."""
+        return [
+            record.envelope.id
+            for record in self.records()
+            if not (self.state / "turns" / record.turn_id / "settled").exists()
+        ]
+
+
 class Load(msgspec.Struct):
     """What was asked for. `hopeless`: messages whose agent fails whatever happens."""
 
@@ -127,6 +164,7 @@ class KillLoop:
         sender: str,
         recipient: Mapping[str, Any],
         kill_broker: Callable[[], None] = lambda: None,
+        contained: bool = False,
     ) -> None:
         """`sender`: how `desk.send` calls the recipient; `recipient`: its settings where they are not the desk's."""
         self.desk = desk
@@ -134,14 +172,15 @@ class KillLoop:
         self.load = Load()
         self._sender = sender
         self._kill_broker = kill_broker
-        common = {"max_parallel_turns": parallel, "auto_reply": "never"}
+        # More turns than the guards let through in an hour.
+        common = {"max_parallel_turns": parallel, "auto_reply": "never", "guards": {"turns_per_hour": 0}}
         desk.configure(
             command=[sys.executable, "-S", "-E", str(AGENT), str(desk.base)],
             max_retries=RUNS_OF_THE_HOPELESS - 1,
             max_starts=1000,
             **common,
         )
-        self.coder = Workdir(desk.workdir, children)
+        self.coder = ContainedWorkdir(desk.workdir) if contained else Workdir(desk.workdir, children)
         self.recipient = Workdir(desk.base / "recipient", children)
         self.received = desk.base / "received"
         self.recipient.state.mkdir(parents=True, mode=0o700)
@@ -185,6 +224,9 @@ class KillLoop:
         time.sleep(self.chance.uniform(0.0, 0.5))  # the kill is to fall anywhere, not on something observable
         if victim is Victim.BROKER:
             self._kill_broker()
+        elif isinstance(self.coder, ContainedWorkdir):
+            self.coder.end(self.chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
+            self.load.killed.update(self.coder.at_work())
         else:
             self.coder.end(signal.SIGUSR1 if victim is Victim.HANDED_OVER else signal.SIGKILL)
         return True

@@ -27,7 +27,7 @@ from tests.crash.power import (
 )
 
 from agent_mailer.disk import SystemCalls
-from agent_mailer.process.handle import boot_id
+from agent_mailer.processes import boot_id
 
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 

@@ -23,10 +23,12 @@ from tests.sizes import LONG
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.maildir.layout import make_mailbox, make_root
 from agent_mailer.mailbox.port import Automatic, Message, Priority
+from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.records import ItemState, PauseReason, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.state.turns import ids_of
+from agent_mailer.watch.guards.holding import carry_out
 from agent_mailer.watch.requests import apply, apply_waiting
 
 ROTATION_SECONDS = 10.0
@@ -440,6 +442,51 @@ def nothing_has_vanished(desk: Desk, marks: set[str]) -> None:
         assert len(told) == count, f"{handle} was told {len(told)} times"
 
 
+def _strangers(desk: Desk) -> list[Expected]:
+    _answering(desk, deny_from=["planner"], notify={"address": "boss"})
+    make_mailbox(desk.disk, desk.root, "boss")
+    for name in ("released", "kept", "dropped"):
+        desk.send(name, sender="planner", thread="t", subject=name)
+    return [Expected(desk.send(thread="t"))]
+
+
+def _held_and_let_go(stage: Stage) -> None:
+    stage.watch()
+    place = stage.desk.place()
+    place.disk.system = stage.disk.system
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        by_thread = list(place.state.held.waiting)
+        carry_out(place.state, Order(OrderVerb.RELEASE, tuple(by_thread[:1])))
+        stage.mark("released")
+        carry_out(place.state, Order(OrderVerb.DROP, tuple(by_thread[2:])))
+        stage.mark("dropped")
+    finally:
+        lock.release()
+    stage.watch()
+
+
+def _held_stays_held(desk: Desk, marks: set[str]) -> None:
+    """Never run, never lost, told once; what was let go is answered once, what was dropped is done."""
+    state, box = desk.place().state, desk.root / "agents/coder/inbox"
+    subjects = {
+        path.stem: json.loads(path.read_text().split("---")[1][4:])["subject"] for path in (box / "cur").iterdir()
+    }
+    held = {subjects[message_id] for message_id in state.held.waiting}
+    answered = sorted(message.subject for message in desk.inbox("planner"))
+    done = {subjects[message_id] for message_id in subjects if message_id in state.processed} - {"task"}
+    assert held | done == {"released", "kept", "dropped"}, "nothing of it is lost"
+    assert "kept" in held
+    assert answered in (["Re: released"], []), "answered once, and nobody else"
+    assert ("released" in held) == (answered == [])
+    assert "released" not in marks or answered, "what was promised is done"
+    assert "dropped" not in marks or "dropped" not in held
+    told = [message for message in desk.inbox("boss") if "holds mail of planner" in message.body]
+    assert len(told) == 1, f"told {len(told)} times"
+
+
 def _ask(stage: Stage, request: Request) -> None:
     place = stage.desk.place()
     place.disk.system = stage.disk.system
@@ -492,6 +539,7 @@ SCENARIOS = (
     Scenario("told to pause", _told_to_pause, _pause_and_resume, at_once=_paused_or_not, holds=_invalidated),
     Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
     Scenario("needs a person", _needs_a_person, _watch_once, holds=_told_the_operator),
+    Scenario("held", _strangers, _held_and_let_go, holds=_held_stays_held),
     Scenario("chores", _chores, _watch_once, long=True),
     Scenario("to a peer", _from_a_peer, _watch_once, holds=_answered_at_the_peer, long=True),
     Scenario("stuck", much_is_stuck, _ask_to_send_again, holds=nothing_has_vanished),

@@ -118,6 +118,7 @@ class Side:
             max_parallel_turns=2,
             keep_transcripts=1,
             stop_grace=0,
+            guards={"turns_per_hour": 0},
         )
         self.sent: list[str] = []
         self.watcher = self.desk.start_watch()

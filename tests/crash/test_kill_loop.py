@@ -6,10 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
+from tests.containers import containers
 from tests.crash.children import nursery
 from tests.crash.loop import MANY, SEED, KillLoop, Victim
 from tests.desk import Desk
 from tests.sizes import sizes
+
+__all__ = ["containers"]
 
 ROUNDS = sizes(quick=6, long=25, soak=200)
 
@@ -27,7 +30,13 @@ def test_everybody_is_killed_and_no_message_runs_more_often_than_kills_explain(t
     _storm(tmp_path, rounds, 2, EVERYBODY)
 
 
-def _storm(base: Path, rounds: int, parallel: int, victims: tuple[Victim, ...]) -> None:
+@pytest.mark.usefixtures("containers")
+@pytest.mark.parametrize("rounds", sizes(quick=6, long=25, soak=200)[1:])
+def test_whole_containers_are_killed_and_no_message_is_to_blame(tmp_path: Path, rounds: int) -> None:
+    _storm(tmp_path, rounds, 2, (Victim.CONTAINER, Victim.CONTAINER, Victim.RECIPIENT), contained=True)
+
+
+def _storm(base: Path, rounds: int, parallel: int, victims: tuple[Victim, ...], *, contained: bool = False) -> None:
     with nursery() as children:
         desk = Desk(base)
         loop = KillLoop(
@@ -37,10 +46,15 @@ def _storm(base: Path, rounds: int, parallel: int, victims: tuple[Victim, ...]) 
             parallel=parallel,
             sender="planner",
             recipient={"address": "planner"},
+            contained=contained,
         )
         try:
             loop.run(rounds, victims)
             loop.check()
+            if contained:
+                hopeless = loop.load.hopeless
+                blamed = [record for record in loop.coder.records() if record.attempt > 1]
+                assert {record.envelope.id for record in blamed} <= hopeless, "a killed container is nobody's fault"
         finally:
             print(f"\n{loop.report()}")
             loop.end()

@@ -31,7 +31,7 @@ from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.state.records import AfterStop, ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
-from agent_mailer.watch import watcher
+from agent_mailer.watch import room
 
 EXAMPLES = {"quick": 6, "long": 40}
 """Always the same."""
@@ -379,7 +379,7 @@ def test_whatever_happens_every_message_comes_to_its_one_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:
     # What a full disk keeps from being settled is left to the next watcher sooner than in life.
-    monkeypatch.setattr(watcher, "STOP_PATIENCE", 0.5)
+    monkeypatch.setattr(room, "STOP_PATIENCE", 0.5)
     Life.base = tmp_path
     fixed = examples in EXAMPLES.values()
     profile = settings(

@@ -33,9 +33,13 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 SEEN = DOCS / "permission-modes.json"
 PAGE = DOCS / "permission-modes.md"
 MODES = ("plan", "acceptEdits", "bypassPermissions")
+OFF = "off"
+SANDBOXES = {OFF: MODES, "bwrap": MODES[1:], "landlock": MODES[1:]}
+"""What is around the whole turn, and the modes that are tried in it."""
+
 BEGIN, END = "<!-- probes -->\n", "<!-- end of probes -->"
 _CONNECTED = "connected"
-_IN_A_TURN = 4
+_IN_A_TURN = 3
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -67,7 +71,7 @@ class Scene:
             path.write_text(json.dumps({"word": word_in(path)}) + "\n")
         with (self.desk.state / "config.toml").open("a") as stream:
             stream.write(f"# {word_in(self.desk.state / 'config.toml')}\n")
-        for folder in (self.desk.state / "templates", self.desk.state / "memory"):
+        for folder in (self.desk.state / "templates", self.desk.state / "memory", self.desk.workdir / "work"):
             folder.mkdir(exist_ok=True)
         git(self.desk.workdir, "init", "--quiet")
         git(self.desk.workdir, "config", "user.name", "agent")
@@ -154,7 +158,8 @@ PROBES = (
     reading("sessions", "read other sessions of the program", lambda scene: scene.sessions),
     reading("mail", "read another agent's mail in the same folder", lambda scene: scene.mail),
     Probe("key", "read the provider's key in the environment", _key, lambda scene, said: scene.key in said),
-    writing("workdir", "write in the workdir", lambda scene: scene.desk.workdir / "probe.txt"),
+    writing("workdir", "write in a folder of the workdir", lambda scene: scene.desk.workdir / "work" / "probe.txt"),
+    writing("top", "make a file at the top of the workdir", lambda scene: scene.desk.workdir / "probe.txt"),
     writing("templates", "change our templates", lambda scene: scene.desk.state / "templates" / "fresh.md"),
     writing("state", "change our state", lambda scene: scene.desk.state / "memory" / "probe.md"),
     writing("hooks", "write git hooks", lambda scene: scene.desk.workdir / ".git" / "hooks" / "pre-commit"),
@@ -170,10 +175,10 @@ PROBES = (
 )
 
 
-def probe_claude(base: Path, home: Path, mode: str) -> dict[str, bool]:
+def probe_claude(base: Path, home: Path, mode: str, sandbox: str) -> dict[str, bool]:
     with FakeAnthropic() as fake, _outside() as outside:
         desk = ClaudeDesk(base, fake)
-        desk.configure(permission_mode=mode)
+        desk.configure(permission_mode=mode, sandbox={"kind": sandbox})
         port = int(fake.url.rpartition(":")[2])
         login, other = home / ".claude" / ".credentials.json", home / ".claude" / "projects" / "other" / "other.jsonl"
         scene = Scene(desk, home, outside, login, other, port, ANTHROPIC_KEY)
@@ -184,7 +189,8 @@ def probe_claude(base: Path, home: Path, mode: str) -> dict[str, bool]:
             steps = [(probe, tool) for probe in PROBES[at : at + _IN_A_TURN] for tool in _claude_steps(probe, scene)]
             fake.says(*(tool for _, tool in steps), Text("tried"))
             desk.send(thread=f"probes-{at}")
-            assert desk.run() == ["done"], desk.end()
+            ended = desk.run()
+            assert ended == ["done"], (ended, desk.end())
             _heard(said, [probe for probe, _ in steps], fake.requests[-1].tool_results)
         return _reached(scene, said)
 
@@ -197,10 +203,10 @@ def _claude_steps(probe: Probe, scene: Scene) -> Iterator[Tool]:
         yield Tool("Read" if probe.reads else "Write", given)
 
 
-def probe_codex(base: Path, home: Path, mode: str) -> dict[str, bool]:
+def probe_codex(base: Path, home: Path, mode: str, sandbox: str) -> dict[str, bool]:
     with fake_openai() as fake, _outside() as outside:
         desk = CodexDesk(base, fake, mode)
-        desk.configure(model=PLAIN_MODEL)
+        desk.configure(model=PLAIN_MODEL, sandbox={"kind": sandbox})
         port = int(fake.url.rpartition(":")[2].partition("/")[0])
         login, other = desk.home / "auth.json", desk.home / "sessions" / "2026" / "other.jsonl"
         scene = Scene(desk, home, outside, login, other, port, OPENAI_KEY)
@@ -235,31 +241,56 @@ def _outside() -> Iterator[Path]:
             Path("/tmp", Path(folder).name).unlink(missing_ok=True)
 
 
-RUN: Mapping[str, Callable[[Path, Path, str], dict[str, bool]]] = {"claude": probe_claude, "codex": probe_codex}
+RUN: Mapping[str, Callable[[Path, Path, str, str], dict[str, bool]]] = {"claude": probe_claude, "codex": probe_codex}
 
 
-def look(cli: str, mode: str, base: Path, home: Path) -> Seen:
+CASES = [(sandbox, cli, mode) for sandbox, modes in SANDBOXES.items() for cli in RUN for mode in modes]
+
+
+def look(sandbox: str, cli: str, mode: str) -> Seen:
+    """In a place that is not below `/tmp`, where every turn may have a folder of its own."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return Seen(cli, VERSIONS[cli], mode, "none", today, RUN[cli](base, home, mode))
+    with tempfile.TemporaryDirectory(dir="/var/lib", prefix="agent-mailer-probe-") as folder:
+        base, home = Path(folder) / "desk", Path(folder) / "home"
+        base.mkdir()
+        home.mkdir()
+        before = {name: os.environ.get(name) for name in ("HOME", "XDG_STATE_HOME")}
+        os.environ |= {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+        try:
+            return Seen(cli, VERSIONS[cli], mode, sandbox, today, RUN[cli](base, home, mode, sandbox))
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def read_seen() -> list[Seen]:
     return msgspec.json.decode(SEEN.read_bytes(), type=list[Seen])
 
 
-def as_table(seen: Sequence[Seen]) -> str:
-    """The table of the page, with what it was seen with."""
+_AROUND = {
+    OFF: 'Without a sandbox around the turn (`[sandbox] kind = "off"`):',
+    "bwrap": 'With bubblewrap around the turn (`kind = "bwrap"`):',
+    "landlock": 'With Landlock around the turn (`kind = "landlock"`):',
+}
+
+
+def as_text(seen: Sequence[Seen]) -> str:
+    """The tables of the page, with what it was seen with."""
     names = {"claude": "Claude Code", "codex": "Codex"}
     programs = " and ".join(dict.fromkeys(f"{names[one.cli]} {one.version}" for one in seen))
-    sandbox = " and ".join(dict.fromkeys(one.sandbox for one in seen))
     dates = " and ".join(sorted({one.date for one in seen}))
+    tables = (f"\n{_AROUND[kind]}\n\n{_table([one for one in seen if one.sandbox == kind])}" for kind in SANDBOXES)
+    return f"Seen on {dates} with {programs}, as a user without privileges.\n{''.join(tables)}"
+
+
+def _table(seen: Sequence[Seen]) -> str:
     head = [f"{one.cli} `{one.mode}`" for one in seen]
     rows = [["can it …", *head], ["---"] * (len(seen) + 1)]
     rows += [[probe.shown, *("**yes**" if one.reached[probe.name] else "no" for one in seen)] for probe in PROBES]
-    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    return (
-        f"Seen on {dates} with {programs}, as a user without privileges; sandbox around the turn: {sandbox}.\n\n{table}"
-    )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def written(text: str, seen: Sequence[Seen]) -> str:
@@ -267,20 +298,14 @@ def written(text: str, seen: Sequence[Seen]) -> str:
     _, end, tail = rest.partition(END)
     assert begin, f"{PAGE.name} has lost {BEGIN}"
     assert end, f"{PAGE.name} has lost {END}"
-    return f"{head}{begin}{as_table(seen)}{end}{tail}"
+    return f"{head}{begin}{as_text(seen)}{end}{tail}"
 
 
 def main() -> int:
     seen = []
-    for cli in RUN:
-        for mode in MODES:
-            with tempfile.TemporaryDirectory() as folder:
-                base, home = Path(folder) / "desk", Path(folder) / "home"
-                base.mkdir()
-                home.mkdir()
-                os.environ |= {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
-                seen.append(look(cli, mode, base, home))
-                sys.stderr.write(f"{seen[-1]}\n")
+    for case in CASES:
+        seen.append(look(*case))
+        sys.stderr.write(f"{seen[-1]}\n")
     SEEN.write_bytes(msgspec.json.format(msgspec.json.encode(seen), indent=1) + b"\n")
     PAGE.write_text(written(PAGE.read_text(), seen))
     return 0

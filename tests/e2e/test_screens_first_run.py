@@ -103,7 +103,7 @@ def test_in_a_narrow_window_without_colour_or_utf8_it_can_still_be_read(
     plain = {**programs, "LC_ALL": "C", "TERM": "dumb", "NO_COLOR": "1"}
     with terminal([COMMAND, "init"], workdir, plain, width=46, height=60) as screen:
         answer(screen, ("Mailbox [folder]:", ""), ("Its address", ""), ("Runtime [claude]:", "codex"))
-        screen.until("network and cannot commit", "Permission mode:")
+        screen.until("no network", "Permission mode:")
         assert "\x1b" not in screen.screen(escapes=True)
         assert max(map(len, screen.screen().splitlines())) <= 46
         answer(screen, ("Permission mode:", "plan"))

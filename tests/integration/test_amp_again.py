@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.broker_desk import BrokerDesk, Person
 from tests.clocks import FakeClock
+from tests.crash.children import nursery
+from tests.crash.points import Moment, Point
 from tests.desk import outcomes
 from tests.integration.test_amp_watch import AmpDesk
 from tests.plain_broker import _answer, running_plain_broker
@@ -92,6 +95,32 @@ def test_one_that_cannot_be_fetched_starves_nobody_and_at_last_waits_for_a_perso
     events = desk.once(clock)
     assert outcomes(events) == ["done"]
     assert [event.fields["attempt"] for event in events if event.event is EventName.TURN_CLAIMED] == [1]
+
+
+@LONG
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("moment", list(Moment))
+def test_the_sender_of_what_cannot_be_fetched_hears_once_whoever_is_killed(
+    moods: Moods, desk: AmpDesk, number: int, moment: Moment
+) -> None:
+    """Killed around the line that says what is stuck, and around the one that says that its sender was told."""
+    # The broker dates mail by its own clock: ours must not be ahead of it.
+    clock = FakeClock(time.time() - 3600)
+    lost = desk.mail()
+    moods[2].behaves = without_thread(lost["thread_id"], 404)
+    for _ in range(MOST_FETCHES - 1):
+        desk.once(clock)
+        clock.moment += 200
+    with nursery() as children:
+        argv = ("watch", "--no-interactive", "--once", "--workdir", str(desk.workdir))
+        point = Point("fsync .agent-mailer/stuck.jsonl", number, moment)
+        assert children.run(*argv, stderr=desk.base / "stderr", point=point) == -9
+    for _ in range(3):
+        desk.once()
+    [told] = desk.answers()
+    assert "was not worked on" in told["body"]
+    [entry] = desk.place().state.stuck.all()
+    assert (entry.kind, entry.unheard) == (StuckKind.NOT_FETCHED, False)
 
 
 @LONG

@@ -145,6 +145,8 @@ def test_modules_are_neither_large_nor_crumbs() -> None:
         and room_of(module) not in (*GROUND_FLOOR, "cli")
         and module.rpartition(".")[2] not in ("__init__", "__main__", "port", "tables")
         and module not in FORCED
+        # A version of the database is as large as what it changes.
+        and not module.startswith("broker.migrations.v")
     }
     assert crumbs == {}
 

@@ -34,6 +34,7 @@ FIELDS = {
     "priority",
     "kind",
     "labels",
+    "visited",
     "claimed_at",
 }
 

@@ -11,7 +11,7 @@ import pytest
 from tests.desk import SOON
 
 from agent_mailer.process.commands import Brief, run_briefly
-from agent_mailer.process.handle import read_stat
+from agent_mailer.processes import read_stat
 
 
 def run(tmp_path: Path, script: str, *, seconds: float = 2 * SOON, most_bytes: int = 1000, stdin: bytes = b"") -> Brief:

@@ -75,7 +75,7 @@ def test_a_whole_setup_passes_verify_check_by_check(desk: Desk) -> None:
         assert check["looked_at"]
         assert check["text"]
     names = [check["name"] for check in done.json["checks"]]
-    assert names == ["folder", "config", "identity", "mailbox", "consumer", "mail_clock", "runtime"]
+    assert names == ["folder", "trust", "config", "identity", "mailbox", "consumer", "mail_clock", "runtime"]
 
 
 def test_people_get_a_line_a_check_and_one_that_mends(desk: Desk) -> None:
@@ -234,10 +234,22 @@ def test_doctor_looks_at_everything_and_passes(desk: Desk) -> None:
     done = look(desk, "doctor")
     assert done.status == 0, done.out
     names = [check["name"] for check in done.json["checks"]]
-    for name in ("folder", "config", "identity", "mailbox", "consumer", "runtime", "permissions", "format", "state"):
+    for name in ("folder", "trust", "config", "identity", "mailbox", "consumer", "runtime", "permissions", "format"):
         assert name in names
-    for name in ("clock", "pause", "lock", "disk", "file_events", "templates", "agent_md", "git", "environment"):
+    for name in (
+        "clock",
+        "pause",
+        "lock",
+        "disk",
+        "limits",
+        "file_events",
+        "templates",
+        "agent_md",
+        "git",
+        "environment",
+    ):
         assert name in names
+    assert "found by environment" in of(done, "turn_end")[0]["text"]
     assert "processed.txt (1 ids)" in of(done, "state")[0]["text"]
     assert of(done, "mail_commands")[0]["result"] == "ok"
     [tools] = of(done, "mail_tools")

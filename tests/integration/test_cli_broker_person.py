@@ -192,7 +192,7 @@ def test_a_key_of_the_user_makes_the_operator(broker: BrokerDesk, ann: Person, t
 def test_without_an_operator_the_way_to_one_is_told(tmp_path: Path, home: Path) -> None:
     with running_plain_broker(tmp_path) as broker:
         eve = broker.person("eve")
-        broker.agent(eve, "one")
+        one = broker.agent(eve, "one")
         at = At(tmp_path, broker, eve.key)
         done = at("send", "--to", "one", "--body", "x")
         assert (done.status, f"amp login {broker.url}" in done.err, "--from" in done.err) == (78, True, True), done
@@ -201,6 +201,15 @@ def test_without_an_operator_the_way_to_one_is_told(tmp_path: Path, home: Path) 
         (home / ".agent-mailer" / "credentials.json").write_text(json.dumps(logins))
         assert at("send", "--to", "one", "--body", "x").status == 0
         assert at("mail", "inbox", "--as", "one", "--json").json["messages"][0]["new"] is True
+        # What such a broker would drop without a word.
+        before = len(inbox_of(broker, eve, one))
+        for option, value in (("--labels", "bug"), ("--refs", "m-1"), ("--context", '{"a": 1}')):
+            refused = at("send", "--to", "one", "--body", "x", option, value)
+            assert (refused.status, "has no place for" in refused.err) == (2, True), refused
+        assert len(inbox_of(broker, eve, one)) == before
+        told = at("send", "--to", "one", "--body", "x", "--priority", "low", "--kind", "todo")
+        assert (told.status, "no place for kind and priority: it was sent without" in told.err) == (0, True), told
+        assert "no place" not in at("send", "--to", "one", "--body", "x").err
 
 
 def test_a_broker_that_cannot_be_asked(broker: BrokerDesk, tmp_path: Path) -> None:

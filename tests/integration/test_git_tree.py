@@ -130,6 +130,7 @@ def test_whatever_git_does_every_file_of_ours_stays_while_mail_arrives(project: 
     assert files(*ours) == {}
 
 
+@LONG
 @pytest.mark.parametrize("part", ["the line", "the shelter"])
 def test_either_alone_is_not_enough(project: Path, part: str) -> None:
     set_up(project)
@@ -159,6 +160,7 @@ def test_init_leaves_the_projects_gitignore_alone_and_writes_nothing_twice(proje
     assert git(project, "status", "--short").stdout == "?? .gitignore\n"
 
 
+@LONG
 def test_who_wants_it_in_git_is_heeded_until_he_says_otherwise(project: Path) -> None:
     set_up(project, "--no-gitignore")
     exclude = project / ".git" / "info" / "exclude"
@@ -191,6 +193,7 @@ def test_an_older_workdir_is_told_of_and_brought_over(project: Path) -> None:
     assert type_in(project, "doctor", "--repair").out == "nothing to repair\n"
 
 
+@LONG
 def test_names_that_are_patterns_mean_themselves(tmp_path: Path) -> None:
     project = make_project(tmp_path / "shop")
     for name in ("a*[b]?", "back\\slash", " ü ", "line\nbreak"):
@@ -219,6 +222,7 @@ def test_a_worktree_is_kept_and_kept_from_being_removed(project: Path) -> None:
     assert "an agent of agent-mailer lives in it" in git(project, "worktree", "remove", str(tree)).stderr
 
 
+@LONG
 def test_a_submodule_and_a_bare_repository_with_worktrees(project: Path) -> None:
     outer = make_project(project.parent / "outer")
     git(outer, "submodule", "add", "-q", str(project), "part", check=True)
@@ -268,7 +272,9 @@ def test_a_git_file_that_points_nowhere(project: Path) -> None:
     assert type_in(project, "doctor", "--repair").status == 1
 
 
-@pytest.mark.parametrize("kind", ["a link", "a folder", "a link above", "not to be written"])
+@pytest.mark.parametrize(
+    "kind", ["a link", *(pytest.param(kind, marks=LONG) for kind in ("a folder", "a link above", "not to be written"))]
+)
 def test_an_exclude_file_that_is_not_written_to(project: Path, kind: str) -> None:
     info = project / ".git" / "info"
     other = project.parent / "everybodys"
@@ -313,6 +319,7 @@ def test_a_workdir_inside_git_itself(project: Path) -> None:
     assert type_in(workdir, "watch", "--once").status == 0
 
 
+@LONG
 def test_a_pattern_of_the_project_that_takes_us_in_again_is_named(project: Path) -> None:
     set_up(project)
     (project / ".gitignore").write_text("!.agent-mailer/\n")
@@ -321,6 +328,7 @@ def test_a_pattern_of_the_project_that_takes_us_in_again_is_named(project: Path)
     assert ".gitignore:1:!.agent-mailer/" in found.text
 
 
+@LONG
 def test_looking_runs_nothing_that_the_project_configures(project: Path) -> None:
     ran = project.parent / "ran"
     hook = project / "hook"
@@ -335,6 +343,7 @@ def test_looking_runs_nothing_that_the_project_configures(project: Path) -> None
     assert not ran.exists()
 
 
+@LONG
 def test_the_shelter_is_no_top_of_a_project(project: Path) -> None:
     set_up(project)
     session = project / ".agent-mail" / "collab"
@@ -348,6 +357,7 @@ def test_the_shelter_is_no_top_of_a_project(project: Path) -> None:
     assert faults(project) == []
 
 
+@LONG
 def test_a_project_whose_top_is_the_mailbox_root(project: Path) -> None:
     said = set_up(project, "--maildir-root", str(project))
     assert "warning" not in said

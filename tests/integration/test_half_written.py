@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer import file_events
@@ -51,7 +52,7 @@ def message(number: int) -> tuple[str, str]:
     return f"{identifier}.md", TEXT % (identifier, f"t{number}")
 
 
-@pytest.mark.parametrize("there_before", [True, False])
+@pytest.mark.parametrize("there_before", [pytest.param(True, marks=LONG), False])
 def test_what_is_still_being_written_is_waited_for_and_then_taken_at_once(desk: Desk, there_before: bool) -> None:
     new = Paths(desk.root, "coder").new
     open_files = []

@@ -590,9 +590,9 @@ def test_the_real_amq_at_the_other_end(desk: Desk) -> None:
     assert "from us" in amq("drain", "--include-body")
     (told,) = at(desk, "mail", "receipts", reply, "--json").json["receipts"]
     assert (told["recipient"], told["stage"]) == ("planner", "drained")
-    desk.once()
-    assert "agent-mailer" in amq("doctor", "--json")
-    assert "coder" in amq("presence", "list")
+    with desk.watching():
+        until(lambda: "coder" in amq("presence", "list"), "the watcher's presence")
+        assert "agent-mailer" in amq("doctor", "--json")
 
 
 def test_in_its_turn_an_agent_gives_labels_refs_and_context(desk: Desk) -> None:

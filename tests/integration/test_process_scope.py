@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from tests.typed import type_in
 from agent_mailer.events import EventName
 from agent_mailer.outcomes import Exit
 from agent_mailer.process import scope
-from agent_mailer.process.scope import start_turn, why_unlimited
+from agent_mailer.process.holder import start_behind_gate
+from agent_mailer.process.scope import Start, start_limited, why_unlimited
 
 LIMIT = 64 * 2**20
 BECOMES_THE_HOLDER = 'echo "$*" >"$SAID"; while [ "$1" != -- ]; do shift; done; shift; INVOCATION_ID=x exec "$@"'
@@ -47,7 +49,9 @@ def run(folder: Path, memory: int = LIMIT) -> tuple[str, Exit]:
 
     async def turn() -> tuple[str, Exit]:
         words = [sys.executable, "-I", "-c", LOOKS]
-        start = await start_turn(words, env=env, cwd=folder, turn_dir=folder, turn_id="t1", memory=memory)
+
+        behind_gate = partial(start_behind_gate, words, env=env, cwd=folder, turn_dir=folder, turn_id="t1")
+        start = await start_limited(behind_gate, memory, env, "t1") if memory else Start(behind_gate())
         with start.gated as gated:
             supervised = gated.release()
         await supervised.wait_ended()

@@ -16,9 +16,10 @@ import pytest
 from tests.sizes import LONG
 
 from agent_mailer.outcomes import Exit
-from agent_mailer.process.handle import ProcessIdentity, boot_id, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
 from agent_mailer.process.holder import Supervised, start_behind_gate
 from agent_mailer.process.tree import EndReport, end_tree, members, sweep
+from agent_mailer.processes import boot_id
 
 ENV = {"PATH": "/usr/bin:/bin"}
 SHORT = 0.5
@@ -134,6 +135,7 @@ def test_an_agent_that_was_stopped_goes_when_asked(agents: Agents) -> None:
         pytest.param({"session": True, "orphan": True}, id="a daemon with the turn's id"),
         pytest.param({"scrub": True, "orphan": True}, id="a cleared environment in the holder's session"),
         pytest.param({"scrub": True, "session": True}, id="a cleared environment in its own session, parent alive"),
+        pytest.param({"scrub": True, "session": True, "orphan": True}, id="a daemon with a cleared environment"),
     ],
 )
 @pytest.mark.parametrize("ignore_term", [False, True])
@@ -148,7 +150,10 @@ def test_a_descendant_wherever_it_went(agents: Agents, how: dict[str, object], *
     assert report.killed == (1 if ignore_term else 0)
 
 
-@pytest.mark.parametrize("how", [{"session": True}, {"session": True, "orphan": True}])
+@pytest.mark.parametrize(
+    "how",
+    [{"session": True}, {"session": True, "orphan": True}, {"scrub": True, "session": True, "orphan": True}],
+)
 def test_what_a_killed_agent_left_is_ended(agents: Agents, how: dict[str, object]) -> None:
     """A killed agent's tools survive it in sessions of their own."""
     agent = agents.start(agents.child(**how))
@@ -158,7 +163,7 @@ def test_what_a_killed_agent_left_is_ended(agents: Agents, how: dict[str, object
             send(process, signal.SIGKILL)
     asyncio.run(agent.supervised.wait_ended())
     assert agent.supervised.exit() == Exit(signal=signal.SIGKILL)
-    assert members(agent.turn_id, agent.holder) == [child]
+    assert set(members(agent.turn_id, agent.holder)) == {agent.holder, child}, "the holder stays with what is left"
     report, _ = agent.end()
     assert not is_alive(child)
     assert report.signalled == 1

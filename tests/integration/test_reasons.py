@@ -184,6 +184,19 @@ def notice(desk: Desk) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def dropped(desk: Desk) -> Iterator[None]:
+    desk.shell("cat >/dev/null; sleep 600")
+    desk.send()
+    with watched(desk):
+        until(lambda: desk.log(EventName.TURN_STARTED), "the turn")
+        assert (
+            type_in(desk.workdir, "turns", "stop", desk.log(EventName.TURN_STARTED)[0]["turn_id"], "--drop").status == 0
+        )
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "its end")
+        yield
+
+
 SCENES: dict[str, Scene] = {
     "no watcher runs": no_watcher,
     "the watcher was halted by a signal": halted,
@@ -201,6 +214,7 @@ SCENES: dict[str, Scene] = {
     "it was given up (`given-up`)": given_up,
     "it cannot be read (`unreadable`)": unreadable,
     "another text under a used id (`used-id`)": used_id,
+    "a person has dropped it (`turns stop --drop`, `stuck drop`)": dropped,
     "its agent asks a question": asks,
     "it is settled already, the same text": settled,
     "it is a notice": notice,
@@ -268,9 +282,9 @@ def test_no_reason_of_the_program_is_left_out() -> None:
     text = page(PAGE)
     assert {f"`{kind.value}`" for kind in StuckKind} <= set(re.findall(r"`[a-z-]+`", text))
     assert {problem.value for problem in Problem} - {"paused"} <= set(re.findall(r"`([a-z_]+)`", text))
-    for word in ("limit", "login", "outage", "by hand"):
+    for word in ("limit", "login", "outage", "by hand", "within an hour", "of a day is taken"):
         assert any(word in reason for reason in ROWS), word
-    assert len(PauseReason) == 4
+    assert len(PauseReason) == 6
     assert len(TroubleWith) == 3
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.integration.test_cli_setup import on_terminal
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
@@ -313,3 +314,74 @@ def test_a_running_watcher_whose_record_is_gone_goes_on_with_what_it_took(desk: 
         desk.send()
         until(lambda: desk.log(EventName.TURN_SETTLED), "its turn")
         assert deeds(desk) == ["ran"]
+
+
+def test_at_a_terminal_a_person_is_asked(desk: Desk) -> None:
+    desk.configure(command=does(desk, "ran"))
+    assert once(desk).status == 0
+    by_hand(desk, command=does(desk, "changed"))
+    desk.send()
+    words = ["watch", "--once", "-C", str(desk.workdir)]
+    status, screen = on_terminal(desk.base, words, ["n"])
+    assert status == 0, screen
+    assert "command: " in screen
+    assert deeds(desk) == ["ran"]
+    desk.send()
+    status, screen = on_terminal(desk.base, words, ["y"])
+    assert status == 0, screen
+    assert deeds(desk) == ["ran", "changed"]
+    assert type_in(desk.base, "config", "trust", "-C", desk.workdir).out == "what is there is trusted\n"
+
+
+def test_what_a_person_sets_is_never_taken_for_an_agent_s(desk: Desk) -> None:
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher starts")
+        for number in range(3):
+            words = ("notify.command", f"tell-{number}")
+            result = type_in(desk.base, "config", "set", "-C", desk.workdir, *words)
+            assert result.status == 0
+            assert "takes notify.command when it is started again" in result.err
+        until(lambda: len(desk.log(EventName.CONFIG_TAKEN)) >= 1, "it is taken")
+    assert desk.log(EventName.UNTRUSTED) == []
+
+
+def test_without_trust_verify_says_so_first(desk: Desk, home: Path) -> None:
+    assert once(desk).status == 0
+    assert type_in(desk.base, "verify", "-C", desk.workdir).status == 0
+    shutil.rmtree(trust_folder(home))
+    found = json.loads(type_in(desk.base, "verify", "--json", "-C", desk.workdir).out)
+    assert found["exit_code"] == 78
+    first = next(check for check in found["checks"] if check["result"] == "failed")
+    assert (first["name"], "config trust" in first["fix"]) == ("trust", True)
+
+
+def test_what_is_trusted_while_the_watcher_runs_is_taken_for_the_next_turn(desk: Desk) -> None:
+    desk.configure(command=does(desk, "ran"))
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher starts")
+        by_hand(desk, command=does(desk, "trusted"))
+        until(lambda: desk.log(EventName.UNTRUSTED), "it is told")
+        result = type_in(desk.base, "config", "trust", "--yes", "-C", desk.workdir)
+        assert "takes command for its next turn" in result.err
+        desk.send()
+        until(lambda: desk.log(EventName.TURN_SETTLED), "its turn")
+        assert deeds(desk) == ["trusted"]
+
+
+def test_another_workdir_of_the_same_name_begins_anew(desk: Desk, home: Path) -> None:
+    desk.configure(command=does(desk, "old"), notify={"command": ["tell"]})
+    desk.send()
+    assert once(desk).status == 0
+    shutil.rmtree(desk.workdir)
+    desk.workdir.mkdir()
+    command = " ".join(["/bin/sh", "-c", f"'cat >/dev/null; echo new >>{desk.base / DEEDS}; echo done'"])
+    result = type_in(
+        desk.base,
+        *("init", "--no-interactive", "--address", "coder", "--runtime", "command", "--permission-mode", "plan"),
+        *("--maildir-root", str(desk.root), "--command", command, "-C", str(desk.workdir)),
+    )
+    assert result.status == 0, result
+    desk.send()
+    assert once(desk).status == 0
+    assert deeds(desk) == ["old", "new"]
+    assert type_in(desk.base, "config", "trust", "-C", desk.workdir).out == "what is there is trusted\n"

@@ -65,6 +65,7 @@ def test_a_reply() -> None:
     sent = request(Draft("k", Action.REPLY, 2.0, body="42", automatic=Automatic.AUTO_REPLY), ORIGIN)
     assert (sent.to_agent, sent.action, sent.parent_id) == ("bob@u.d", "reply", "m1")
     assert (sent.subject, sent.kind, sent.hops, sent.automatic) == ("Re: Plan", "answer", 4, "auto-reply")
+    assert sent.visited == ("bob@u.d",)
     assert sent.thread_id is None
     assert items(Draft("k", Action.REPLY, 2.0), ORIGIN)[0].thread == "t1"
 

@@ -108,7 +108,7 @@ def test_a_result_after_too_many_tools_counts_for_nothing(tmp_path: Path) -> Non
     done = {"type": "result", "subtype": "success", "is_error": False, "result": "I have sent it elsewhere."}
     observation = observe(runtime, init("SendMessage"), done)
     evidence = Evidence(observation, Exit(status=0), tmp_path / "stdout", tmp_path / "stderr", None)
-    assert judge(evidence, runtime, same_boot=True).outcome is Outcome.UNAVAILABLE
+    assert judge(evidence, runtime, restarted=False).outcome is Outcome.UNAVAILABLE
 
 
 @pytest.mark.parametrize("option", ["--tools", "--setting-sources"])
@@ -139,6 +139,7 @@ def test_every_mode_has_the_settings_and_rules(mode: str, tmp_path: Path) -> Non
     deny = set(found["permissions"]["deny"])
     assert {"Edit(./.agent-mailer/**)", f"Edit(/{state}/**)", "Read(./.agent-mailer/config.toml)"} <= deny
     assert {f"Read(/{secret})", f"Edit(/{secret})", f"Read(/{tmp_path}/.claude/.credentials.json)"} <= deny
+    assert f"Edit(/{tmp_path}/.claude/hooks/**)" in deny, "what it writes there would run in the next turn"
     assert "Read(./.agent-mailer/**)" not in deny
     assert (f"Read(/{tmp_path}/.ssh/**)" in deny) == (mode != "bypassPermissions")
 
@@ -185,6 +186,12 @@ def test_what_the_project_forbids_stays_forbidden_and_what_it_allows_does_not_co
     assert {"Read(./.env)", "Bash(git push:*)", "WebSearch"} <= set(found["permissions"]["deny"])
     assert "allow" not in found["permissions"]
     assert found["disableAllHooks"] is False
+    many = {"permissions": {"deny": [f"Read(./{n})" for n in range(100_000)] + ["x" * 100_000]}}
+    (folder / "settings.json").write_text(json.dumps(many)[: 1024 * 1024])
+    assert len(json.dumps(settings_of(tmp_path))) < 60_000
+    many["permissions"]["deny"] = ["x" * 100_000, *many["permissions"]["deny"][:20_000]]
+    (folder / "settings.json").write_text(json.dumps(many))
+    assert len(json.dumps(settings_of(tmp_path))) < 60_000
     (folder / "settings.json").write_text("{")
     (folder / "settings.local.json").unlink()
     (folder / "settings.local.json").symlink_to("/dev/zero")

@@ -36,7 +36,8 @@ class Place:
         self.reach = Reach(hidden=(self.state / "config.toml",), kept=(self.state,))
 
     def policy(self, mode: PermissionMode = EDITS, **changed: Any) -> Policy:
-        ground = Ground(self.workdir, changed.get("project_dir"), self.outbox, walled=changed.get("walled", False))
+        around = {name: changed.get(name, False) for name in ("confined", "walled")}
+        ground = Ground(self.workdir, changed.get("project_dir"), self.outbox, **around)
         version = changed.get("version", (0, 171, 0))
         reach, home = changed.get("reach", self.reach), changed.get("home", self.home / ".codex")
         return policy(mode, reach, ground, self.env, home, changed.get("extra", ()), version)
@@ -83,6 +84,7 @@ def test_the_login_the_configuration_and_the_state_are_out_of_reach(place: Place
         assert files[str(place.state / "config.toml")] == "deny"
         assert files[str(place.outbox)] == "write"
         assert files[str(place.home / ".codex" / "auth.json")] == files[str(place.home / ".ssh")] == "deny"
+        assert files[":slash_tmp"] == "read", "temporary files lie elsewhere"
         # Codex's own helper lies in there: denied, no command would start.
         assert str(place.home / ".codex") not in files
 
@@ -121,6 +123,18 @@ def test_where_there_can_be_no_profile_there_is_the_sandbox_of_before(place: Pla
     assert place.policy(BYPASS).words == ("--dangerously-bypass-approvals-and-sandbox",)
     walled = place.policy(walled=True)
     assert (walled.words, walled.profile) == (("-s", "danger-full-access"), False)
+
+
+def test_a_turn_that_is_confined_already_denies_only_what_is_codexs_own(place: Place) -> None:
+    """What is ours is not there within: codex could make no place to deny it."""
+    folder = place.git(place.workdir)
+    home = Path("/nowhere/codex")  # within, all of /tmp is the turn's own, and this test may run in it
+    files = place.files(confined=True, home=home)
+    ours = (place.state, place.state / "config.toml", place.home / ".ssh")
+    assert not {str(path) for path in ours} & set(files)
+    assert files[str(home / "auth.json")] == "deny"
+    assert files[str(place.outbox)] == files[str(folder)] == "write"
+    assert ":slash_tmp" not in files, "it is the turn's own"
 
 
 def test_a_commit_writes_gits_folder_but_not_what_runs_by_itself(place: Place) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import msgspec
-from tests.e2e.probes import MODES, PAGE, PROBES, RUN, read_seen, written
+from tests.e2e.probes import CASES, OFF, PAGE, PROBES, read_seen, written
 from tests.pages import PROJECT, page
 from tools.agent_clis import VERSIONS
 
@@ -22,16 +22,25 @@ def test_the_page_says_what_was_seen() -> None:
 
 def test_everything_was_looked_at_in_every_mode_with_these_versions() -> None:
     seen = read_seen()
-    assert [(one.cli, one.mode) for one in seen] == [(cli, mode) for cli in RUN for mode in MODES]
+    assert [(one.sandbox, one.cli, one.mode) for one in seen] == CASES
     assert {one.version for one in seen} == set(VERSIONS.values())
     for one in seen:
         assert list(one.reached) == [probe.name for probe in PROBES]
 
 
 def test_codex_keeps_to_its_profile() -> None:
-    [edits] = [one.reached for one in read_seen() if (one.cli, one.mode) == ("codex", "acceptEdits")]
-    assert edits["commit"]
-    assert not any(edits[name] for name in ("login", "configuration", "templates", "state", "hooks", "key", "ssh"))
+    for one in read_seen():
+        if (one.cli, one.mode) == ("codex", "acceptEdits") and one.sandbox in (OFF, "bwrap"):
+            assert one.reached["commit"]
+            kept = ("login", "configuration", "templates", "state", "hooks", "key", "ssh")
+            assert not any(one.reached[name] for name in kept)
+
+
+def test_a_sandbox_of_ours_keeps_what_is_ours_in_every_mode() -> None:
+    for one in read_seen():
+        if one.sandbox != OFF:
+            kept = ("configuration", "templates", "state", "mail", "ssh", "outside", "temporary")
+            assert not any(one.reached[name] for name in kept), one
 
 
 DOCUMENTS = ("README.md", "README.zh.md", "docs/what-was-seen.md")

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from agent_mailer.process.handle import ProcessIdentity, boot_id, identify, is_alive, parse_stat
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
+from agent_mailer.processes import boot_id, parse_stat
 
 REST = b" S 10 20 30 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 4 0 987654 111 222 333\n"
 

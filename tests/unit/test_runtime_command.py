@@ -192,7 +192,7 @@ def test_a_result_is_the_last_word_with_all_it_says(tmp_path: Path) -> None:
 def test_the_final_text_is_the_end_of_the_output(tmp_path: Path) -> None:
     judgement = judge(tmp_path, TEXT, Exit(status=0), b"start" + b"x" * FINAL_TEXT_LIMIT + b"\xff end\n")
     assert len(judgement.final_text.encode()) <= FINAL_TEXT_LIMIT + 2
-    assert judgement.final_text.startswith(f"[cut: the last of {FINAL_TEXT_LIMIT + 11} bytes;")
+    assert judgement.final_text.startswith(f"[cut: the last of {FINAL_TEXT_LIMIT + 11} bytes; the whole is in")
     assert "[cut" not in judge(tmp_path, TEXT, Exit(status=0), b"x" * FINAL_TEXT_LIMIT).final_text
     assert judgement.final_text.endswith("x\ufffd end")
     assert "start" not in judgement.final_text

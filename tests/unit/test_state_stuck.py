@@ -52,6 +52,20 @@ def test_what_was_added_is_told_of_once_and_by_the_next_watcher_where_this_one_c
     assert not Stuck(folder).untold
 
 
+def test_who_is_still_to_be_told_outlives_the_watcher_until_he_was(folder: StateFolder) -> None:
+    Stuck(folder).add(StuckKind.NOT_FETCHED, "m-1", LETTER, "x")
+    stuck = Stuck(folder)
+    [entry] = stuck.unheard
+    stuck.heard(entry)
+    assert stuck.unheard == []
+    again = Stuck(folder)
+    assert again.unheard == []
+    assert [one.why for one in again.all()] == ["x"]
+    again.remove([(StuckKind.NOT_FETCHED, "m-1")])
+    assert again.add(StuckKind.NOT_FETCHED, "m-1", LETTER, "y"), "it is stuck anew, and told anew"
+    assert [one.why for one in Stuck(folder).unheard] == ["y"]
+
+
 def test_a_damaged_line_harms_no_other_and_is_kept(folder: StateFolder) -> None:
     Stuck(folder).add(StuckKind.UNREADABLE, "a", None, "x")
     path = folder.path / "stuck.jsonl"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from agent_mailer.config import Takes, leaves
-from agent_mailer.disk import Disk
+from agent_mailer.assemble import Workplace
+from agent_mailer.config import leaves
+from agent_mailer.config_tables import Takes
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.trust.keeping import BEFORE, Keeper
 from agent_mailer.trust.ownership import unsafe
 from agent_mailer.trust.standing import Standing, in_place, standing_in
@@ -201,10 +206,10 @@ def test_what_was_there_before_is_noted_once(keeper: Keeper, workdir: Path, tmp_
     other = tmp_path / "other"
     other.mkdir()
     assert keeper.was_there(workdir)
-    keeper.begin([workdir])
+    keeper.begin(workdir, [workdir])
     assert keeper.was_there(workdir)
     assert not keeper.was_there(other)
-    keeper.begin([other])
+    keeper.begin(workdir, [other])
     assert not keeper.was_there(other)
     (keeper.folder / BEFORE).write_bytes(b"")
     assert not keeper.was_there(workdir)
@@ -215,3 +220,80 @@ def test_a_record_holds_what_msgspec_writes(keeper: Keeper, workdir: Path) -> No
     keeper.write(workdir, odd, "test", 1.0)
     assert keeper.known(workdir).record == odd
     assert msgspec.json.decode(keeper.path(workdir).read_bytes())["digest"] == odd.digest
+
+
+class Killed(BaseException):
+    """Power is gone: nothing below the engine catches it."""
+
+
+class Dying(SystemCalls):
+    """Dies before its n-th call that changes the disk."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def _count(self) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._count()
+        return super().open(path, flags, mode)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._count()
+        super().replace(source, target)
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        self._count()
+        super().mkdir(path, mode)
+
+    def fsync(self, fd: int) -> None:
+        self._count()
+        super().fsync(fd)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["first start", "upgrade"])
+def test_a_start_that_is_killed_around_the_record_is_done_again(tmp_path: Path, home: Path, older: bool) -> None:
+    wanted = Standing({"permission_mode": "plan", "command": ["good"]})
+    for calls in itertools.count():
+        shutil.rmtree(home / ".local" / "state", ignore_errors=True)
+        workdir = tmp_path / str(calls)
+        turns = workdir / ".agent-mailer" / "turns"
+        (turns / "20261121T160254-02f7ec1c" if older else turns).mkdir(parents=True)
+        config = workdir / ".agent-mailer" / "config.toml"
+        config.write_text('permission_mode = "plan"\ncommand = ["good"]\n')
+        place = Workplace(workdir)
+        assert place.trust.verdict.counts == wanted
+        place.disk.system = dying = Dying(calls)
+        with suppress(Killed):
+            place.trust.remember()
+        after = Workplace(workdir).trust
+        assert after.verdict.counts == wanted, f"killed before call {calls}"
+        after.remember()
+        assert Workplace(workdir).trust.verdict.basis is Basis.RECORD
+        config.write_text('permission_mode = "bypassPermissions"\ncommand = ["evil"]\n')
+        assert Workplace(workdir).trust.verdict.counts == wanted
+        if dying.left:
+            break
+    assert calls > 8
+
+
+def test_a_state_folder_in_the_workdir_counts_for_nothing(workdir: Path) -> None:
+    keeper = Keeper(workdir / ".local" / "state" / "trust", Disk(), "machine1")
+    assert "lies in the workdir" in keeper.known(workdir).fault
+    with pytest.raises(PermissionError):
+        keeper.write(workdir, ALL, "test", 1.0)
+    assert list(workdir.iterdir()) == []
+    assert "no home folder" in Keeper(Path("~/state"), Disk(), "machine1").known(workdir).fault
+
+
+def test_a_first_start_trusts_nothing_of_another_user_s(keeper: Keeper, workdir: Path) -> None:
+    assert judge(ALL, Known(), Life(owner=1234), "").basis is Basis.NOBODY
+    assert judge(ALL, Known(record=PLAN, replaced=True), Life(), "").basis is Basis.FIRST
+    assert judge(ALL, Known(record=PLAN, replaced=True), Life(begun=True), "").counts == PLAN
+    keeper.write(workdir, ALL, "test", 1.0)
+    workdir.rename(workdir.with_name("kept"))
+    workdir.mkdir()
+    assert keeper.known(workdir) == Known(record=ALL, replaced=True)

@@ -502,6 +502,8 @@ def test_long_words_are_cut_with_a_mark() -> None:
     assert body.endswith(
         f"[cut here, after {MAX_WORDS} of {2 * MAX_WORDS} bytes; the whole is in the output of turn turn-1]"
     )
+    gone = settled(turn_end(Outcome.DONE, text=words), keep_transcripts=0)
+    assert gone.items[0].item.payload.endswith("bytes; the rest is not kept (keep_transcripts = 0)]")
     whole = settled(turn_end(Outcome.DONE, text="x" * MAX_WORDS)).items[0].item.payload
     assert whole == "x" * MAX_WORDS
 

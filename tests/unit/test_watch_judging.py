@@ -28,7 +28,7 @@ def judged(
     *,
     result: Result | None = None,
     trouble: Trouble | None = None,
-    same_boot: bool = True,
+    restarted: bool = False,
 ) -> Judgement:
     evidence = Evidence(
         Observation(result=result, trouble=trouble),
@@ -38,7 +38,7 @@ def judged(
         resume=None,
         stopped=stopped,
     )
-    return judge(evidence, CommandRuntime(["x"], CommandOutput.JSONL, {}), same_boot=same_boot)
+    return judge(evidence, CommandRuntime(["x"], CommandOutput.JSONL, {}), restarted=restarted)
 
 
 @pytest.mark.parametrize("end", list(EXITS))
@@ -49,11 +49,11 @@ def test_what_we_ended_is_judged_by_why_we_did(tmp_path: Path, stopped: StopReas
 
 @pytest.mark.parametrize("end", list(EXITS))
 @pytest.mark.parametrize("stopped", [None, *StopReason])
-@pytest.mark.parametrize("same_boot", [True, False])
+@pytest.mark.parametrize("restarted", [False, True])
 def test_a_final_result_counts_whatever_came_after_it(
-    tmp_path: Path, stopped: StopReason | None, end: str, same_boot: bool
+    tmp_path: Path, stopped: StopReason | None, end: str, restarted: bool
 ) -> None:
-    found = judged(tmp_path, stopped, EXITS[end], result=Result(Outcome.DONE, "words"), same_boot=same_boot)
+    found = judged(tmp_path, stopped, EXITS[end], result=Result(Outcome.DONE, "words"), restarted=restarted)
     assert (found.outcome, found.final_text) == (Outcome.DONE, "words")
 
 
@@ -68,8 +68,8 @@ def test_trouble_explains_a_silence_and_excuses_no_long_work(tmp_path: Path, sto
 
 
 def test_gone_without_a_record_is_a_crash_unless_the_machine_was_restarted(tmp_path: Path) -> None:
-    assert judged(tmp_path, None, Exit(), same_boot=True).outcome is Outcome.CRASHED
-    assert judged(tmp_path, None, Exit(), same_boot=False).outcome is Outcome.INTERRUPTED
+    assert judged(tmp_path, None, Exit(), restarted=False).outcome is Outcome.CRASHED
+    assert judged(tmp_path, None, Exit(), restarted=True).outcome is Outcome.INTERRUPTED
 
 
 @pytest.mark.parametrize("output", list(CommandOutput))
@@ -79,6 +79,6 @@ def test_after_a_restart_only_what_cannot_be_half_there_counts(tmp_path: Path, e
     (tmp_path / "out").write_text("half of the ans")
     (tmp_path / "err").touch()
     evidence = Evidence(Observation(), EXITS[end], tmp_path / "out", tmp_path / "err", resume=None, stopped=None)
-    found = judge(evidence, CommandRuntime(["x"], output, {}), same_boot=False)
+    found = judge(evidence, CommandRuntime(["x"], output, {}), restarted=True)
     failed = output is CommandOutput.TEXT and end == "1"
     assert found.outcome is (Outcome.FAILED if failed else Outcome.INTERRUPTED)

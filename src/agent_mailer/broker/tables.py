@@ -130,6 +130,8 @@ messages = Table(
     Column("request_hash", Text),
     # The recipient's place in a call with several.
     Column("ordinal", Integer, nullable=False),
+    # Who wrote those of which it came, the newest last; NULL: not known.
+    Column("visited", JSON),
     UniqueConstraint("to_agent_id", "seq"),
     UniqueConstraint("from_agent_id", "idempotency_key", "ordinal"),
     Index(None, "to_agent_id", "is_read", "seq"),

@@ -98,6 +98,32 @@ def check_turn_memory(size: str, memory: int, env: Mapping[str, str]) -> CheckRe
     return guarded("turn_memory", size, look)
 
 
+def check_turn_end(memory: str) -> CheckResult:
+    """By which means everything that a turn started is found and ended here."""
+
+    def look() -> CheckResult:
+        from agent_mailer.process.first import in_a_pid_namespace
+        from agent_mailer.process.handle import can_inherit_orphans
+        from agent_mailer.processes import HAS_PROC
+
+        if not HAS_PROC:
+            text = (
+                "no /proc that shows our processes: what leaves a turn's process group is not found at the turn's end"
+            )
+            return warning("turn_end", "processes", text, "sudo mount -t proc proc /proc")
+        means = ["environment", "session", "descent"]
+        lost = "; a daemon with a cleared environment is not found (this system knows no subreaper)"
+        if can_inherit_orphans():
+            means, lost = [*means, "subreaper"], ""
+        if memory:
+            means.append("a control group by turn_memory")
+        if in_a_pid_namespace():
+            means.append("pid namespace (with its process 1 all end)")
+        return ok("turn_end", "processes", f"found by {', '.join(means)}{lost}")
+
+    return guarded("turn_end", "processes", look)
+
+
 _LOCKS = Path("/proc/locks")
 
 

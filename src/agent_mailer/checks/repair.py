@@ -197,6 +197,7 @@ class Repair:
             "cursor.txt": state.cursor.read,
             "dead_letter.jsonl": state.dead_letters.count,
             "stuck.jsonl": state.stuck.counts,
+            "held.jsonl": lambda: len(state.held.waiting),
             "unsent.txt": lambda: len(state.unsent),
             "retries.json": lambda: len(state.retries),
             "sessions.json": lambda: list(state.sessions.all()),
@@ -272,6 +273,7 @@ class Repair:
         return (
             message_id not in ours
             and message_id not in state.processed
+            and message_id not in state.held.waiting
             and state.retries.get(message_id) is None
             and state.dead_letters.find(message_id) is None
         )

@@ -207,6 +207,7 @@ def _readers(state: State) -> dict[str, Callable[[], str]]:
         "inflight.json": lambda: f"{_index(state, folder.path / 'inflight.json')} open",
         "dead_letter.jsonl": lambda: f"{_dead_letters(folder)} given up",
         "stuck.jsonl": lambda: f"{sum(state.stuck.counts().values())} stuck",
+        "held.jsonl": lambda: f"{len(state.held.waiting)} held",
         "log.jsonl": lambda: f"{folder.log.stat().st_size} bytes",
     }
 

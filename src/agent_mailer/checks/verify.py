@@ -13,7 +13,7 @@ import msgspec
 from agent_mailer.checks import CheckResult, Level, first_failure
 from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find_program
 from agent_mailer.checks.mailbox import mailbox_checks
-from agent_mailer.checks.workdir import check_config, check_folder, check_identity
+from agent_mailer.checks.workdir import check_config, check_folder, check_identity, check_trust
 from agent_mailer.errors import ExitCode, MailerError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def verify_checks(place: Workplace) -> list[CheckResult]:
     """What a watcher needs, as far as it can be looked at, in the order in which one needs the other."""
     results = [
         check_folder(place.folder),
+        check_trust(place.folder.config, place.trust),
         check_config(place.folder.config, lambda: place.loaded, place.missing),
     ]
     if not _loads(place):
@@ -112,7 +113,8 @@ def _state_checks(place: Workplace) -> list[CheckResult]:
 
 def _place_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.git import check_git
-    from agent_mailer.checks.machine import check_disk, check_file_events
+    from agent_mailer.checks.limits import check_limits
+    from agent_mailer.checks.machine import check_disk, check_file_events, check_turn_end
     from agent_mailer.checks.workdir import check_agent_md, check_templates
 
     state = next((path for path in (place.folder.path, place.workdir) if os.access(path, os.R_OK)), place.workdir)
@@ -120,7 +122,9 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     kept = [place.folder.path, *([root] if root is not None else [])]
     return [
         *check_disk([state, *kept, Path(tempfile.gettempdir())]),
+        *check_limits(place.config.max_parallel_turns),
         check_file_events(state),
+        check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),
         check_agent_md(place.workdir, place.config.api_key),
         *check_git(place.workdir, place.folders_in_git(), place.config.git),

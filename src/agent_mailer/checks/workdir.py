@@ -13,6 +13,7 @@ from agent_mailer.disk import read_regular
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
 from agent_mailer.prompts import PromptKind, template_fault
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.trust.workdir import Trust
 
 
 def check_folder(folder: StateFolder) -> CheckResult:
@@ -44,6 +45,19 @@ def check_config(
         return ok("config", path, f"complete: runtime {runtime}, permission mode {mode}, mailbox {config.mailbox_kind}")
 
     return guarded("config", path, look)
+
+
+def check_trust(path: Path, trust: Trust) -> CheckResult:
+    """A person trusts what widens power there; what he does not trust does not count."""
+
+    def look() -> CheckResult:
+        trust.require()
+        verdict = trust.verdict
+        if verdict.changed:
+            return warning("trust", path, f"not as it was trusted: {', '.join(verdict.changed)}", trust.command)
+        return ok("trust", path, "as trusted; without a proved sandbox the agent may trust for itself")
+
+    return guarded("trust", path, look)
 
 
 def check_identity(workdir: Path, configured: Mapping[str, str]) -> CheckResult:

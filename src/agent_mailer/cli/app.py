@@ -13,11 +13,13 @@ from agent_mailer import __version__
 from agent_mailer.cli.terminal.commands import LazyGroup, group
 from agent_mailer.cli.terminal.printing import json_text, tell_error
 from agent_mailer.cli.terminal.screen import prepare_streams
+from agent_mailer.cli.terminal.streams import last_words, open_what_is_closed
 from agent_mailer.errors import ExitCode, MailerError, UsageFault
 from agent_mailer.names import printable
 
 
 class _Program(LazyGroup):
+    aliases: ClassVar[Mapping[str, str]] = {"quarantine": "held"}
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
         "init": ("agent_mailer.cli.init", "Set up this folder for an agent."),
         "config": ("agent_mailer.cli.config", "Show and change the agent's configuration."),
@@ -36,6 +38,8 @@ class _Program(LazyGroup):
         "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
         "memory": ("agent_mailer.cli.memory", "The agent's notes."),
         "stuck": ("agent_mailer.cli.stuck", "What was not worked on, and what did not leave."),
+        "held": ("agent_mailer.cli.held", "Mail that waits until you say what becomes of it."),
+        "limits": ("agent_mailer.cli.limits", "What turns may take of a day, and what they took."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
         "fetch": ("agent_mailer.cli.mail:fetch_app", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),
@@ -81,7 +85,15 @@ class _UsageError(Protocol):
 
 def main() -> NoReturn:
     """Run a command. A user never sees a traceback; a bug leaves one where AGENT_MAILER_DEBUG is set."""
+    open_what_is_closed()
     prepare_streams()
+    try:
+        _run()
+    finally:
+        last_words()
+
+
+def _run() -> NoReturn:
     try:
         status = app(standalone_mode=False)
     except MailerError as fault:

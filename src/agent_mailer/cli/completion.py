@@ -34,6 +34,9 @@ OUTCOMES = ("failed", "timed_out", "crashed", "session_lost", "limited", "signed
 REASONS = ("given-up", "not-sent", "unreadable", "too-large", "used-id", "not-fetched", "no-way-back")
 
 
+GUARDS = ("who", "hops", "pair", "ring", "thread", "fan-out", "day", "budget")
+
+
 def some_turn(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, lambda place: reversed(place.state.turns.ids()))
 
@@ -70,6 +73,10 @@ def some_stuck(ctx: typer.Context, incomplete: str) -> list[str]:
         return reversed(stuck_targets(place.state))
 
     return _offer(ctx, incomplete, keys)
+
+
+def some_held(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _offer(ctx, incomplete, lambda place: reversed(list(place.state.held.waiting)))
 
 
 def _offer(ctx: typer.Context, incomplete: str, known: Callable[[Workplace], Iterable[str]]) -> list[str]:

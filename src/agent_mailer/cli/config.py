@@ -210,7 +210,8 @@ def _check_handle(place: Workplace, address: str) -> None:
 
 def _tell_when(place: Workplace, names: Iterable[str]) -> None:
     """When the watcher that runs, if one does, takes what was changed."""
-    from agent_mailer.config import Takes, leaves
+    from agent_mailer.config import leaves
+    from agent_mailer.config_tables import Takes
     from agent_mailer.state.lock import holder_of
 
     holder = holder_of(place.folder.path / ".lock")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from agent_mailer.cli.completion import some_thread
@@ -26,6 +28,7 @@ from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state.records import TurnRecord
+    from agent_mailer.views.values.history import NoteChangeView
 
 
 app = group("memory", "The agent's notes: what it knows in general, and what it knows of each thread.")
@@ -39,6 +42,9 @@ Thread = Annotated[
         autocompletion=some_thread,
     ),
 ]
+
+
+Change = Annotated[str, typer.Argument(metavar="CHANGE", help="A change, as `memory log` names it.")]
 
 
 @app.command("show", cls=FastCommand)
@@ -91,6 +97,70 @@ def ls(workdir: Workdir = None, as_json: Json = False) -> None:
         say(columns(rows, ("note", "bytes", "changed"), ids=("note",), whole=("bytes", "changed")))
 
 
+@app.command("log", cls=FastCommand)
+def log(thread: Thread = None, workdir: Workdir = None, as_json: Json = False) -> None:
+    """List the changes of notes, newest first: when, how, by which turn, for whose message."""
+    from agent_mailer.views.kept import note_changes
+
+    found = note_changes(configured(workdir), thread)
+    if as_json:
+        json_out({"changes": found})
+    elif not found:
+        note("no changes are known")
+    else:
+        rows = [
+            (one.id, local_time(one.at), printable(one.note, 60), one.how, _grown(one), printable(one.sender, 40))
+            for one in found
+        ]
+        names = ("change", "at", "note", "how", "bytes", "for")
+        say(columns(rows, names, ids=("change",), whole=("at", "how", "bytes")))
+
+
+@app.command("diff", cls=FastCommand)
+def diff(change: Change, workdir: Workdir = None) -> None:
+    """Show what a change did to a note."""
+    from agent_mailer.views.kept import note_change
+
+    _show_diff(note_change(configured(workdir), change))
+
+
+@app.command("revert", cls=FastCommand)
+def revert(change: Change, workdir: Workdir = None) -> None:
+    """Give a note the text that it had before a change, where nothing has changed it since."""
+    from agent_mailer.views.kept import note_change
+
+    place = configured(workdir)
+    found = note_change(place, change)
+    path = place.folder.memory / found.note
+    if found.before is None or path.name != found.note:
+        raise MailerError("unknown_text", "what it was before is not known", "agent-mailer memory edit")
+    thread = None if found.note == "global.md" else found.thread
+    if (turn := _turn_at_work(place, thread)) is not None:
+        why = f"turn {turn.turn_id} runs, and may write this note when it ends"
+        raise BusyFault("turn_running", why, "agent-mailer memory revert, after it")
+    with note_lock(path.parent):
+        now = _content(path)
+        if now is None or now.decode("utf-8", "replace") != found.after:
+            why = f"{path} has changed since; it was left so"
+            raise MailerError("changed", why, f"agent-mailer memory diff {found.id}, then agent-mailer memory edit")
+        before = found.before.encode()
+        place.disk.replace(path, before, sync=Sync.FULL)
+        place.state.notes.by_hand(path, now, before)
+    _show_diff(msgspec.structs.replace(found, before=found.after, after=found.before))
+    say(f"{path} was changed")
+
+
+def _show_diff(change: NoteChangeView) -> None:
+    before, after = (text.split("\n") if text is not None else [] for text in (change.before, change.after))
+    for line in difflib.unified_diff(before, after, "before", "after", lineterm=""):
+        say(printable(line, 400))
+
+
+def _grown(change: NoteChangeView) -> str:
+    before, after = (len((text or "").encode()) for text in (change.before, change.after))
+    return f"{after - before:+}"
+
+
 LOOK_EVERY = 0.2
 
 
@@ -129,6 +199,7 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
             why = f"{path} was changed while you edited it, and left so; your text is {copy}"
             raise MailerError("changed", why, f"diff {path} {copy}")
         place.disk.replace(path, after, sync=Sync.FULL)
+    place.state.notes.by_hand(path, before, after)
     place.disk.remove(copy)
     say(f"{path} was changed")
     if len(after) > MAX_NOTE_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -9,16 +10,19 @@ from typing import TYPE_CHECKING
 import typer
 
 from agent_mailer.cli.terminal.printing import say
-from agent_mailer.errors import BusyFault, ExitCode, MailerError, UnavailableFault
+from agent_mailer.errors import BusyFault, ExitCode, MailerError, UnavailableFault, UsageFault
+from agent_mailer.state.requests import Request, Verb
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Mailbox
-    from agent_mailer.state.requests import Answer, Request
+    from agent_mailer.state.lifts import Order
+    from agent_mailer.state.requests import Answer
 
 ANSWER_SECONDS = 10.0
 LOOK_EVERY = 0.02
 LOCK_EVERY = 0.5
+TURN_DIR = "AGENT_MAILER_TURN_DIR"
 
 
 def ask(place: Workplace, request: Request) -> Answer:
@@ -54,10 +58,24 @@ def ask_and_tell(place: Workplace, request: Request) -> None:
         raise typer.Exit(ExitCode.FAILED)
 
 
+def order_and_tell(place: Workplace, order: Order) -> None:
+    """Have carried out what only a person may order. Raises UsageFault inside a turn: a hint to the agent, no wall."""
+    if TURN_DIR in os.environ:
+        raise UsageFault(
+            "a_person",
+            "this is for a person to decide, not for the agent",
+            "agent-mailer mail finish --blocked QUESTION",
+        )
+    name = place.state.lifts.give(order)
+    try:
+        ask_and_tell(place, Request(Verb.ORDER, (name,)))
+    finally:
+        place.state.lifts.done(name)
+
+
 def _apply(place: Workplace, request: Request) -> Answer:
     """The caller holds the lock."""
     from agent_mailer.assemble import Workplace
-    from agent_mailer.state.requests import Verb
     from agent_mailer.watch.recovery import restore_retries
     from agent_mailer.watch.requests import apply
 

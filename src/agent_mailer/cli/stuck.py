@@ -85,7 +85,8 @@ def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
     from agent_mailer.state.stuck import StuckKind
     from agent_mailer.views.kept import dead_letter, one_stuck
 
-    state = configured(workdir).state
+    place = configured(workdir)
+    state = place.state
     view = one_stuck(state, key)
     letter = dead_letter(state, view.message_id) if view.reason == StuckKind.GIVEN_UP else None
     if as_json:
@@ -99,7 +100,13 @@ def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
             say("\n" + screen_text(view.text))
         if view.turn_id:
             note(f"\nwhat the agent did: agent-mailer turns show {printable(view.turn_id, 64)}")
-    note(f"\nonce more: agent-mailer stuck retry {printable(view.key, 128)}")
+    name = printable(view.key, 128)
+    if view.reason == StuckKind.TOO_LARGE or (
+        place.at_broker and view.reason in (StuckKind.UNREADABLE, StuckKind.USED_ID)
+    ):
+        note(f"\nonly its sender can help, by sending it again; then forget it: agent-mailer stuck drop {name}")
+    else:
+        note(f"\nonce more: agent-mailer stuck retry {name}")
 
 
 @app.command("retry", cls=FastCommand)

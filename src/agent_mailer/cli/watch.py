@@ -17,8 +17,10 @@ from agent_mailer.names import split_words
 
 if TYPE_CHECKING:
     from asyncio import Task
+    from collections.abc import Callable
 
     from agent_mailer.assemble import Workplace
+    from agent_mailer.events import LogRecord
     from agent_mailer.service.notify import Notifier
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.trust.verdict import Verdict
@@ -62,10 +64,14 @@ def watch(
     """Wait for mail, run one turn of the agent for each message, settle it. One watcher per folder."""
     import asyncio
 
+    from agent_mailer.checks.limits import require_proc
+    from agent_mailer.process.first import heed_signals
     from agent_mailer.service.notify import take_notifier
     from agent_mailer.state.workdirs import remember
     from agent_mailer.watch.trouble import at_the_start
 
+    if os.getpid() == 1:
+        heed_signals()
     notifier = take_notifier(os.environ)
     place = workplace(
         workdir,
@@ -100,6 +106,7 @@ def watch(
             place.folder.check()
     if not ignore_mismatch:
         place.require_identity()
+    require_proc()
     if dry_run:
         asyncio.run(_show_plan(place))
         return
@@ -108,13 +115,16 @@ def watch(
         place.folder.disk.make_directory(place.folder.path)
         lock.acquire()
     try:
-        _show_events(place)
+        tell_lost = _show_events(place)
         with at_the_start(place.folder.path):
             place.prepare()
         before = place.trust.verdict
         place.trust.remember()
         remember(place.workdir)
-        raise typer.Exit(asyncio.run(_run(place, lock, notifier, before, once=once)))
+        try:
+            raise typer.Exit(asyncio.run(_run(place, lock, notifier, before, once=once)))
+        finally:
+            tell_lost()
     finally:
         lock.release()
 
@@ -146,6 +156,7 @@ async def _run(
         sandbox=place.config.sandbox.kind.value,
         pid=os.getpid(),
     )
+    _tell_what_is_short(place)
     with at_the_start(place.folder.path):
         settings.begin()
     beats = _report(place, notifier) if notifier is not None else None
@@ -158,6 +169,23 @@ async def _run(
         pause = place.state.pause.read()
         place.log.emit(EventName.WATCH_STOPPED, reason=end.value, paused=pause.reason.value if pause else None)
     return ExitCode.FAILED if once and watcher.failed else ExitCode.OK
+
+
+def _tell_what_is_short(place: Workplace) -> None:
+    """Before it hurts: what mail will sooner or later run into here."""
+    from agent_mailer.checks import Level
+    from agent_mailer.checks.limits import check_limits
+    from agent_mailer.checks.machine import check_disk, check_file_events
+    from agent_mailer.events import EventName
+
+    folder = place.folder.path
+    for found in (
+        *check_limits(place.config.max_parallel_turns),
+        *check_disk([folder, *place.folders_in_git()]),
+        check_file_events(folder),
+    ):
+        if found.result is not Level.OK:
+            place.log.emit(EventName.MACHINE_SHORT, why=f"{found.looked_at}: {found.text}", fix=found.fix)
 
 
 async def _prove(place: Workplace, room: Room) -> None:
@@ -197,26 +225,49 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
 
 
 def _obey_signals(watcher: Watcher) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over."""
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps.
+
+    Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
+    """
     import asyncio
+
+    from agent_mailer.process.first import reap_strangers
 
     asked = 0
 
     def stop() -> None:
         nonlocal asked
         asked += 1
-        watcher.stop(watcher.grace if asked == 1 else 0.0)
+        watcher.stop(None if asked == 1 else 0.0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+        if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
+    if os.getpid() == 1:
+        loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
 
-def _show_events(place: Workplace) -> None:
+def _show_events(place: Workplace) -> Callable[[], None]:
+    """Returns what tells, at the end, of lines that nobody has read."""
     from agent_mailer.cli.terminal.event_lines import as_json_line, terminal_printer
+    from agent_mailer.cli.terminal.streams import unhurried
+    from agent_mailer.events import EventName
 
-    place.log.listen(terminal_printer() if sys.stdout.isatty() else as_json_line)
+    streams = unhurried()
+    show = terminal_printer() if sys.stdout.isatty() else as_json_line
+
+    def tell_lost(*, at_the_end: bool) -> None:
+        if lost := sum(stream.take_lost(at_the_end=at_the_end) for stream in streams):
+            place.log.emit(EventName.OUTPUT_DROPPED, lines=lost)
+
+    def listener(record: LogRecord) -> None:
+        show(record)
+        tell_lost(at_the_end=False)
+
+    place.log.listen(listener)
+    return lambda: tell_lost(at_the_end=True)
 
 
 async def _show_plan(place: Workplace) -> None:

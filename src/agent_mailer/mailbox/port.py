@@ -69,11 +69,10 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message without its content. All strings are untrusted.
-
-    `order` sorts the messages of one thread; `locator` is the adapter's own handle (a file name, say), opaque to
-    others; `created` is seconds since the epoch.
-    """
+    """A message without its content; all strings are untrusted. `order` sorts the messages of one thread; `locator` is
+    the adapter's own handle (a file name, say), opaque to others; `created` is seconds since the epoch. `reply_to` is
+    the way back that it names, in the mailbox's own notation, empty = simply to its sender; `visited` who wrote those
+    of which it came, the newest last."""
 
     id: str
     thread: str
@@ -87,7 +86,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     automatic: Automatic = Automatic.NO
     hops: int = 0
     reply_to: str = ""
-    """The way back that the message names, in the mailbox's own notation; empty: simply to its sender."""
+    visited: tuple[str, ...] = ()
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -287,11 +286,11 @@ class Mailbox(Protocol):
     async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         """At most `limit` of what waits, by `oldest_of_each`; `beside` waits for a person. Changes nothing."""
 
-    async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         """Take the message for this agent, durably, and read it.
 
         `again` says that our own record is older than this call (a rerun, a crash, a claim that raised): then what is
-        claimed already is taken for ours and read, otherwise it is Gone.
+        claimed already is taken for ours and read, otherwise it is Gone. `silent`: its sender does not hear of it.
         """
 
     async def read(self, envelope: Envelope) -> Message | Gone:
@@ -342,6 +341,7 @@ class Mailbox(Protocol):
         """
 
 
+MOST_VISITED: Final = 64
 MAX_WAITING: Final = 100_000
 """So many waiting messages an adapter looks through; what is beyond moves up as they are taken."""
 

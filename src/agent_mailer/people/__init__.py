@@ -94,7 +94,7 @@ class Person:
 
     def send(self, draft: Draft) -> Sent:
         """Deliver it to every recipient; what went out under its dedupe key before is not sent again."""
-        return self._run(sending.send(self._mail, draft))
+        return self._run(sending.send(self._mail, draft, tell=self._tell))
 
     def wait_for_answer(self, sent: Sent, seconds: float, look: Look = lambda *_: None) -> Waited:
         """Wait at most `seconds`; the answer counts as read. `look`: where a message stands, as far as can be seen."""
@@ -141,7 +141,7 @@ class Person:
     def _send_about(self, typed: str, draft: Draft) -> str:
         async def run() -> str:
             found = await self._mail.find(typed)
-            sent = await sending.send(self._mail, draft, found.message)
+            sent = await sending.send(self._mail, draft, found.message, self._tell)
             await self._take(found)
             return sent.id
 

@@ -148,6 +148,10 @@ class BrokerMail:
         del origin
         return draft, ()
 
+    async def not_carried(self, draft: Draft) -> Sequence[str]:
+        marks = [name for name in ("labels", "kind", "priority") if getattr(draft, name)]
+        return [] if not marks or (await self.mailbox.asked()).carries_marks else marks
+
     async def require_known(self, recipients: Sequence[str]) -> None:
         known = {contact.address for contact in await self.mailbox.contacts()} | {self._address}
         if not known.issuperset(recipients):

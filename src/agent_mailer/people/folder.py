@@ -133,6 +133,10 @@ class FolderMail:
         self._ends |= {one.address: layout.Paths(Path(one.place), one.recipient) for one in routes}
         return msgspec.structs.replace(draft, to=tuple(to)), routes
 
+    async def not_carried(self, draft: Draft) -> Sequence[str]:
+        del draft
+        return ()
+
     async def require_known(self, recipients: Sequence[str]) -> None:
         layout.require_root(self._root)
         if unknown := [name for name in recipients if not layout.known(self._root, name)]:

@@ -212,6 +212,9 @@ class PersonalMail(Protocol):
         Raises UsageFault where there is none.
         """
 
+    async def not_carried(self, draft: Draft) -> Sequence[str]:
+        """What of the draft would be dropped on the way without a word: names of its fields."""
+
     async def require_known(self, recipients: Sequence[str]) -> None:
         """Raises UsageFault naming all who cannot be written to."""
 

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from agent_mailer.people.port import Look, PersonalMail, Receipt, Report, Tell
 
 
-async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None) -> Sent:
+async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, tell: Tell = lambda _: None) -> Sent:
     """Deliver `draft` to every recipient, or to none where one is not known. Raises UsageFault, MailerError.
 
+    What the mailbox cannot carry is refused where somebody may look for it, and told where it is a hint.
     With a dedupe key: what was sent under it before is not sent again, and other content under it is an error.
     """
     draft, routes = await mail.routed(draft, origin)
+    lost = await mail.not_carried(draft)
+    if "labels" in lost:
+        raise UsageFault("not_carried", "this broker has no place for labels", "put them into the text")
     composed = mail.mailbox.compose(draft, origin, "", routes)
     if isinstance(composed, Refused):
         raise UsageFault("refused", composed.why, "agent-mailer mail contacts")
@@ -36,6 +40,8 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None) 
     if once:
         # Somebody else may have sent under it at this very moment.
         await mail.as_first_sent(composed)
+    if lost:
+        tell(f"this broker has no place for {' and '.join(lost)}: it was sent without")
     first, already = names[0], all(there)
     begins = not draft.thread and origin is None and not already
     since = await mail.moment_of(first, recipients, begins=begins)

@@ -16,6 +16,7 @@ from typing import IO
 import msgspec
 
 from agent_mailer.process.environment import without_theirs
+from agent_mailer.process.handle import waited_for
 from agent_mailer.process.holder import TURN_ID_VARIABLE
 from agent_mailer.process.tree import sweep
 
@@ -65,6 +66,7 @@ async def run_briefly_async(
         await sweep(mark, grace=0.0)
     mark = mark or f"brief-{secrets.token_hex(8)}"
     process = _start_session(argv, {**env, TURN_ID_VARIABLE: mark}, cwd)
+    waited_for.add(process.pid)
     assert process.stdin is not None
     assert process.stdout is not None
     loop, fd = asyncio.get_running_loop(), process.stdout.fileno()
@@ -84,6 +86,7 @@ async def run_briefly_async(
         loop.remove_reader(fd)
         process.kill()
         process.wait()
+        waited_for.discard(process.pid)
         process.stdout.close()
         await sweep(mark, grace=0.0)
     shown = bytes(output[:most_bytes]).decode("utf-8", "replace")

@@ -1,79 +1,74 @@
-"""Exactly the process that is meant: a pid with its start time and boot, signalled and awaited by pidfd."""
+"""Exactly the process that is meant: a pid with its start time and boot, signalled and awaited by pidfd; and how one is
+started that inherits whatever below it loses its parent.
+
+What cleared its environment, went into a session of its own and let its parents die is then still a child of that
+program, and not of process 1. Only the process itself can ask the system for that, between fork and exec.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
-_PROC = Path("/proc")
-_LARGEST_PID = 2**31 - 1
-_CHASES = 200
-_KERNEL = 2
-"""The parent of all kernel threads, which have no environment."""
-_EXEC_LOOKS = 4
-_NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_EXEC_PAUSE = 0.0005
+from agent_mailer.processes import HAS_PROC, ProcessStat, boot_id, first_started, is_ours, read_stat, taken
+
 _POLL = 0.05
 _MOST_WATCHED = 64
 
-HAS_PROC = Path("/proc/self/stat").exists()
 
+class ProcessIdentity(msgspec.Struct, frozen=True, eq=False):
+    """One process for ever: pid, start time (clock ticks since boot), boot id.
 
-class ProcessIdentity(msgspec.Struct, frozen=True):
-    """One process for ever: pid, start time (clock ticks since boot), boot id."""
+    `first`: the start time of process 1, which tells a container from the one before it; 0 = not known.
+    """
 
     pid: int
     started: int
     boot: str
+    first: int = 0
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProcessIdentity) and self._key == other._key
 
-class ProcessStat(msgspec.Struct, frozen=True):
-    """One line of the process table."""
+    def __ne__(self, other: object) -> bool:
+        # The base has one of its own, which knows nothing of ours.
+        return not self == other
 
-    pid: int
-    state: str
-    parent: int
-    session: int
-    threads: int
-    started: int
-
-    @property
-    def alive(self) -> bool:
-        """It runs: neither dead nor a zombie (a leader that ended before its threads is shown as one, and runs)."""
-        return self.state not in ("X", "x") and (self.state != "Z" or self.threads > 1)
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     @property
-    def halted(self) -> bool:
-        """Stopped by a signal (SIGSTOP) or a debugger: it does nothing until it is let go on."""
-        return self.state in ("T", "t")
+    def _key(self) -> tuple[int, int, str]:
+        return self.pid, self.started, self.boot
 
-
-@cache
-def boot_id() -> str:
-    """The id of this boot of the machine; empty where the system has none. No process sees two."""
-    try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except ValueError:
-        return ""
-    except OSError as error:
-        _require_answer(error)
-        return ""
+    @property
+    def of_this_life(self) -> bool:
+        """It was started since the machine, and the container where we are in one, began to run."""
+        same_container = not self.first or not first_started() or self.first == first_started()
+        return self.boot == boot_id() and same_container
 
 
 def identify(pid: int) -> ProcessIdentity | None:
     """The process that has `pid` now, a zombie included; None if nobody has it."""
     if not HAS_PROC:
-        return ProcessIdentity(pid, 0, "") if _taken(pid) else None
+        return ProcessIdentity(pid, 0, "") if taken(pid) else None
     stat = read_stat(pid)
-    return None if stat is None else ProcessIdentity(pid, stat.started, boot_id())
+    return None if stat is None else identity_of(stat)
+
+
+def identity_of(stat: ProcessStat) -> ProcessIdentity:
+    return ProcessIdentity(stat.pid, stat.started, boot_id(), first_started())
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
@@ -82,61 +77,11 @@ def is_alive(identity: ProcessIdentity) -> bool:
     Raises OSError where the system cannot tell now (no descriptor left).
     """
     if not HAS_PROC:
-        return not identity.boot and _taken(identity.pid)
+        # A zombie would count as living.
+        reap(identity)
+        return not identity.boot and taken(identity.pid)
     stat = read_stat(identity.pid)
-    return stat is not None and stat.alive and stat.started == identity.started and identity.boot == boot_id()
-
-
-def read_stat(pid: int) -> ProcessStat | None:
-    """The table's line of `pid`; None if nobody has it. Raises OSError where the system cannot tell now."""
-    if not 0 < pid <= _LARGEST_PID:
-        return None
-    try:
-        line = _read(f"/proc/{pid}/stat")
-    except OSError as error:
-        _require_answer(error)
-        return None
-    return parse_stat(pid, line)
-
-
-def namespaces_of(pid: int) -> int:
-    """In how many pid namespaces a process has a number; 1 where it is in none but ours, 0 where it is gone."""
-    try:
-        found = next(line for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(b"NSpid:"))
-    except StopIteration:
-        return 1
-    except OSError as error:
-        _require_answer(error)
-        return 0
-    return len(found.split()) - 1
-
-
-def runs_for(stat: ProcessStat) -> float | None:
-    """Seconds since that process was started; None where the system does not tell."""
-    try:
-        uptime = float(_read("/proc/uptime").split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-    return max(0.0, uptime - stat.started / os.sysconf("SC_CLK_TCK"))
-
-
-def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
-    """What /proc/<pid>/stat says. The program's name may hold anything: fields start after the last parenthesis."""
-    _, found, rest = line.rpartition(b")")
-    fields = rest.split()
-    if not found or len(fields) < 20:
-        return None
-    try:
-        return ProcessStat(
-            pid=pid,
-            state=fields[0].decode("ascii"),
-            parent=int(fields[1]),
-            session=int(fields[3]),
-            threads=int(fields[17]),
-            started=int(fields[19]),
-        )
-    except ValueError:
-        return None
+    return stat is not None and stat.alive and stat.started == identity.started and identity.of_this_life
 
 
 def carries(identity: ProcessIdentity, entry: bytes) -> bool:
@@ -146,7 +91,7 @@ def carries(identity: ProcessIdentity, entry: bytes) -> bool:
     """
     if not HAS_PROC:
         return is_alive(identity)
-    return is_alive(identity) and _is_ours(identity.pid, entry) and is_alive(identity)
+    return is_alive(identity) and is_ours(identity.pid, entry) and is_alive(identity)
 
 
 def send(identity: ProcessIdentity, signal_number: int) -> bool:
@@ -158,7 +103,7 @@ def send(identity: ProcessIdentity, signal_number: int) -> bool:
     if identity.pid in (os.getpid(), 1):
         return False
     try:
-        fd = _open(identity)
+        fd = _open(identity) if HAS_PROC else None
         if fd is None:
             if not is_alive(identity):
                 return False
@@ -220,10 +165,11 @@ def reap(identity: ProcessIdentity, *, block: bool = False) -> None:
     if HAS_PROC:
         # A child that was not reaped keeps its pid, so what has the pid and the start time is the one waited for.
         stat = read_stat(identity.pid)
-        if stat is None or stat.started != identity.started or identity.boot != boot_id():
+        if stat is None or stat.started != identity.started or not identity.of_this_life:
             return
     with suppress(ChildProcessError):
-        os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG))
+        if os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG)) is not None:
+            waited_for.discard(identity.pid)
 
 
 def _open(identity: ProcessIdentity) -> int | None:
@@ -260,106 +206,143 @@ async def _poll(identities: Sequence[ProcessIdentity], seconds: float | None) ->
         await asyncio.sleep(_POLL)
 
 
-def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
-    """Every live process by pid, and which of ours were started with `entry` (NAME=value) in their environment.
+_PR_SET_CHILD_SUBREAPER = 36
+_NEVER_OURS = {signal.SIGKILL, signal.SIGSTOP}
+_FAILED = b"!"
+_UNSTARTED = 127
+_MOST_LOOKED_AT = 4096
+"""Numbers of descriptors, one by one, where there is no /proc to list them."""
 
-    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
+waited_for: set[int] = set()
+"""Children whose end somebody here waits for: as process 1 we have others as well."""
 
-    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
-    meanwhile are looked at until there is none. Empty where there is no /proc.
+
+def spawn(argv: list[str], env: Mapping[str, str], descriptors: Mapping[int, int], report: int) -> int:
+    """The pid of `argv`, with default signals and no descriptor but `descriptors` (target: source), 1 and 2 nowhere.
+
+    Sources lie beyond all targets. That the program could not be executed may be known later only: `report`, one of the
+    sources, then gets a word that `why_unstarted` reads. Raises OSError.
     """
-    table: dict[int, ProcessStat] = {}
-    marked: set[int] = set()
-    newest = _newest_pid()
-    pids: Iterable[int] = _listed_pids()
-    for _ in range(_CHASES):
-        for pid in pids:
-            if (stat := read_stat(pid)) is not None and stat.alive:
-                table[pid] = stat
-                if stat.started >= since and stat.parent != _KERNEL and _is_ours(pid, entry):
-                    marked.add(pid)
-        before, newest = newest, _newest_pid()
-        if newest == before:
-            break
-        # Numbers of threads come from the same row.
-        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else _listed_pids()
-    return table, marked
-
-
-def _listed_pids() -> Iterable[int]:
-    return [int(name) for name in os.listdir(_PROC) if name.isdecimal()] if HAS_PROC else []
-
-
-def _newest_pid() -> int:
-    """The pid given out last; 0 where the system does not tell."""
+    prctl = _prctl()
+    inherited = [fd for fd in _inheritable() if fd not in descriptors]
     try:
-        return int(_read("/proc/loadavg").split()[-1])
-    except (ValueError, IndexError):
-        return 0
-    except OSError as error:
-        _require_answer(error)
-        return 0
-
-
-def _leads_its_threads(pid: int) -> bool:
+        if prctl is None:
+            pid = _spawn_plainly(argv, env, descriptors, inherited)
+            waited_for.add(pid)
+            return pid
+        words = [_encoded(word) for word in argv]
+        block = {_encoded(name): _encoded(value) for name, value in env.items()}
+    except (ValueError, NotImplementedError) as error:
+        raise OSError(errno.EINVAL, f"cannot be started: {error}", argv[0]) from error
+    changed = [number for number in signal.valid_signals() if signal.getsignal(number) not in (signal.SIG_DFL, None)]
+    # No handler of ours may run in the child, where it would wake our own loop.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        return b"\nTgid:\t%d\n" % pid in _read(f"/proc/{pid}/status")
-    except OSError as error:
-        _require_answer(error)
-        return False
-
-
-def _is_ours(pid: int, entry: bytes) -> bool:
-    """Ours, and started with `entry`. What another user's process says of itself counts for nothing."""
-    if not _environment_has(pid, entry):
-        return False
-    try:
-        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
-    except OSError as error:
-        _require_answer(error)
-        return False
-
-
-def _environment_has(pid: int, entry: bytes) -> bool:
-    """False if it may not be read. In the middle of an exec a process has none for a moment: it is looked at again."""
-    block = b""
-    for _ in range(_EXEC_LOOKS):
-        try:
-            block = _read(f"/proc/{pid}/environ")
-        except OSError as error:
-            _require_answer(error)
-            return False
-        if block:
-            break
-        time.sleep(_EXEC_PAUSE)
-    return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
-
-
-def _read(path: str) -> bytes:
-    """A file of /proc. Hundreds are read at the end of every turn: no layer between that costs more than the read."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = os.read(fd, 65536)
-        while len(data) % 65536 == 0 and (more := os.read(fd, 65536)):
-            data += more
-        return data
+        with warnings.catch_warnings():
+            # Other threads may hold locks for ever in the child: it takes none.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            _become(words, block, descriptors, inherited, changed, prctl, report)
     finally:
-        os.close(fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    waited_for.add(pid)
+    return pid
 
 
-def _require_answer(error: OSError) -> None:
-    """A process that cannot be looked at, for want of a descriptor say, is not one that has ended."""
-    if error.errno in _NO_MEANS:
-        raise error
+def why_unstarted(word: bytes) -> OSError | None:
+    """The reason, where `word` says that the program could not be executed."""
+    if not word.startswith(_FAILED):
+        return None
+    number = int(word.removeprefix(_FAILED))
+    return OSError(number, os.strerror(number))
 
 
-def _taken(pid: int) -> bool:
-    if not 0 < pid <= _LARGEST_PID:
-        return False
+def can_inherit_orphans() -> bool:
+    """Whether this system knows the means (Linux does)."""
+    return _prctl() is not None
+
+
+def _become(
+    argv: list[bytes],
+    env: Mapping[bytes, bytes],
+    descriptors: Mapping[int, int],
+    inherited: Sequence[int],
+    changed: Sequence[int],
+    prctl: ctypes._FuncPointer,
+    report: int,
+) -> NoReturn:
+    number = errno.EINVAL
     try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
+        os.setsid()
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in changed:
+            if number not in _NEVER_OURS:
+                signal.signal(number, signal.SIG_DFL)
+        for fd in inherited:
+            os.close(fd)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for target, source in {1: nowhere, 2: nowhere, **descriptors}.items():
+            if source != target:
+                os.dup2(source, target)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execve(argv[0], argv, env)  # noqa: S606
+    except OSError as error:
+        number = error.errno or errno.EINVAL
+    finally:
+        with suppress(OSError):
+            os.write(report, b"%s%d" % (_FAILED, number))
+        os._exit(_UNSTARTED)
+
+
+def _spawn_plainly(
+    argv: list[str], env: Mapping[str, str], descriptors: Mapping[int, int], inherited: Sequence[int]
+) -> int:
+    """Where nothing can inherit orphans."""
+    actions: list[tuple[int, int] | tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_CLOSE, fd) for fd in inherited
+    ]
+    actions += [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+    actions += [(os.POSIX_SPAWN_DUP2, source, target) for target, source in descriptors.items()]
+    return os.posix_spawn(
+        argv[0],
+        argv,
+        env,
+        file_actions=actions,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=signal.valid_signals() - _NEVER_OURS,
+    )
+
+
+@cache
+def _prctl() -> ctypes._FuncPointer | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        function = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    return function
+
+
+def _encoded(word: str) -> bytes:
+    encoded = os.fsencode(word)
+    if b"\0" in encoded:
+        raise ValueError("embedded null byte")
+    return encoded
+
+
+def _inheritable() -> Iterator[int]:
+    """Descriptors beyond 2 that somebody left open for children; ours all close by themselves."""
+    try:
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        numbers = [*range(min(os.sysconf("SC_OPEN_MAX"), _MOST_LOOKED_AT))]
+    for fd in numbers:
+        with suppress(OSError):
+            if fd > 2 and os.get_inheritable(fd):
+                yield fd

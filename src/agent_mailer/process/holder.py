@@ -2,7 +2,8 @@
 
 The holder leads its own session and waits on a pipe of which the watcher holds the only other end. Only a released gate
 runs the agent: if the watcher dies first, the pipe closes and the holder leaves. From then on nothing depends on the
-watcher: stdin is the prompt file, stdout and stderr are files, and the holder writes how the agent ended.
+watcher: stdin is the prompt file, stdout and stderr are files, and the holder writes how the agent ended. It inherits
+what the agent leaves behind, and while there is any of that it stays, so that all of it can be found below it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import os
 import re
 import signal
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +22,17 @@ from typing import Self
 
 from agent_mailer.disk import FILE_MODE, of_the_moment, read_regular
 from agent_mailer.outcomes import Exit
-from agent_mailer.process.handle import ProcessIdentity, carries, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import (
+    ProcessIdentity,
+    carries,
+    identify,
+    is_alive,
+    reap,
+    send,
+    spawn,
+    wait_gone,
+    why_unstarted,
+)
 
 SHELL = "/bin/sh"
 TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
@@ -29,35 +41,56 @@ STDOUT_FILE = "stdout"
 STDERR_FILE = "stderr"
 STARTED_FILE = "started"
 EXIT_FILE = "exit"
+HOLDER = "agent-mailer-holder"
+"""By this word among its own a holder is known."""
 
 _RECORD = re.compile(rb"[0-9]{1,3}\n")
 _LARGEST_SIGNAL = 64
 _RELEASE = b"open\n"
 _FIRST_FREE_FD = 10
+_LOOK_AGAIN = 0.2
+_LEAVING = 0.05
+_MOMENT = 0.002
+
+LEAVE = signal.SIGUSR2
+"""Ends a holder that has recorded its agent's end; before that it does nothing."""
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
-# agent's stdin, stdout and stderr. `started` is written when the gate has opened: while it is empty nothing ran. Before
-# that every signal ends the holder; afterwards it must live to write the record, and traps signals instead of ignoring
-# them, since an ignored signal stays ignored in the agent. The record is one short write in place: it is read only when
-# the holder is gone, and without its line end it counts as none. Whatever the agent has put in its place (a FIFO would
-# hang, a link would lead elsewhere) is left alone. The agent is executed in a subshell because dash would redirect its
-# own stderr, too, for as long as it waits.
+# agent's stdin, stdout and stderr. 6 is the holder's word to the watcher: first that it is there; closed, that the
+# agent has ended. From 7, whose other end is 8, nothing ever comes: there it waits while it has children. The agent
+# sees none of them. `started` is written by the process that becomes the agent: while it is empty nothing ran, as where
+# no process was to be had. Before the gate every signal ends the holder; afterwards it must live to write the record,
+# and traps signals instead of ignoring them, since an ignored signal stays ignored in the agent. The record is one
+# short write in place, and without its line end counts as none. Whatever the agent has put in its place (a FIFO would
+# hang, a link would lead elsewhere) is left alone. Where nothing tells of children the holder ends its own group. The
+# agent is executed in a subshell because dash would redirect its own stderr, too, for as long as it waits.
 _SCRIPT = """\
+echo 1 >&6
 cd "$1" || exit 126
 unset OLDPWD
-IFS= read -r _agent_mailer_gate && [ "$_agent_mailer_gate" = open ] || exit 125
-echo 1 >"${2%/*}/started" || exit 125
+IFS= read -r _agent_mailer_word && [ "$_agent_mailer_word" = open ] || exit 125
 trap : HUP INT QUIT TERM USR1 USR2 ALRM
 _agent_mailer_record=$2
 shift 2
-(exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&-)
+(echo 1 >"${_agent_mailer_record%/*}/started" || exit 125
+exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&- 6>&- 7<&- 8>&-)
 _agent_mailer_status=$?
 umask 077
 [ -e "$_agent_mailer_record" ] || [ -L "$_agent_mailer_record" ] ||
-    echo "$_agent_mailer_status" >"$_agent_mailer_record"
+    echo "$_agent_mailer_status" >"$_agent_mailer_record" || exit
+trap - USR2
+while [ -r /proc/thread-self/children ]; do
+    IFS= read -r _agent_mailer_word </proc/thread-self/children
+    [ -n "$_agent_mailer_word" ] || exit
+    exec 6>&-
+    IFS= read -r _agent_mailer_word <&7
+done
+exec 6>&-
+kill -TERM 0
+sleep 0.2
+kill -KILL 0
 """
-# First of all, where another program has to become the holder: that it has, on 6, which the agent never sees.
-_ARRIVAL = "echo 1 >&6\nexec 6>&-\nunset INVOCATION_ID\n"
+_OF_SYSTEMD = "unset INVOCATION_ID\n"
 
 
 def start_behind_gate(
@@ -90,13 +123,12 @@ def start_behind_gate(
         ours = ExitStack()
         with ours:
             waiting, gate = _pipe(opened, ours)
-            descriptors = {0: waiting, 3: prompt, 4: stdout, 5: stderr}
-            script, arrival = _SCRIPT, None
-            if through:
-                arrival, descriptors[6] = _pipe(ours, opened)
-                script = _ARRIVAL + _SCRIPT
-            words = [SHELL, "-c", script, "agent-mailer-holder", str(cwd), str(turn_dir / EXIT_FILE), *argv]
-            pid = _spawn([*through, *words], {**env, TURN_ID_VARIABLE: turn_id}, descriptors)
+            word, told = _pipe(ours, opened)
+            never, idle = _pipe(opened, opened)
+            descriptors = {0: waiting, 3: prompt, 4: stdout, 5: stderr, 6: told, 7: never, 8: idle}
+            script = _OF_SYSTEMD + _SCRIPT if through else _SCRIPT
+            words = [SHELL, "-c", script, HOLDER, str(cwd), str(turn_dir / EXIT_FILE), *argv]
+            pid = spawn([*through, *words], {**env, TURN_ID_VARIABLE: turn_id}, descriptors, told)
             ours = ours.pop_all()
     try:
         identity = identify(pid)
@@ -110,28 +142,7 @@ def start_behind_gate(
         # Reaped behind our back (SIGCHLD is ignored): it died at once, and the gate was never opened.
         ours.close()
         raise ChildProcessError(errno.ECHILD, "the holder ended before it could be known")
-    return GatedHolder(identity, gate, turn_dir, turn_id, arrival)
-
-
-def _spawn(argv: list[str], env: Mapping[str, str], descriptors: Mapping[int, int]) -> int:
-    """Start `argv` in its own session with default signals and no descriptor but `descriptors` (target: source)."""
-    actions: list[tuple[int, int] | tuple[int, int, int] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in descriptors
-    ]
-    actions += [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
-    actions += [(os.POSIX_SPAWN_DUP2, source, target) for target, source in descriptors.items()]
-    try:
-        return os.posix_spawn(
-            argv[0],
-            argv,
-            env,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-        )
-    except (ValueError, NotImplementedError) as error:
-        raise OSError(errno.EINVAL, f"cannot be started: {error}", argv[0]) from error
+    return GatedHolder(identity, gate, word, turn_dir, turn_id)
 
 
 def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[int, int]:
@@ -140,14 +151,6 @@ def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[int, int]:
     for fd, stack in zip(ends, (reading, writing), strict=True):
         stack.callback(os.close, fd)
     return ends[0], ends[1]
-
-
-def _inheritable() -> Iterator[int]:
-    """Descriptors beyond 2 that somebody left open for children; ours all close by themselves."""
-    for name in os.listdir("/dev/fd"):
-        with suppress(OSError, ValueError):
-            if (fd := int(name)) > 2 and os.get_inheritable(fd):
-                yield fd
 
 
 @contextmanager
@@ -170,44 +173,46 @@ def _lifted(fd: int) -> int:
 class GatedHolder:
     """A holder that waits at its gate. As a context manager it is abandoned at the end, unless it was released."""
 
-    def __init__(
-        self, identity: ProcessIdentity, gate: int, turn_dir: Path, turn_id: str, arrival: int | None = None
-    ) -> None:
+    def __init__(self, identity: ProcessIdentity, gate: int, word: int, turn_dir: Path, turn_id: str) -> None:
         self.identity = identity
         self._gate: int | None = gate
-        self._arrival = arrival
+        self._word: int | None = word
+        self._arrived = False
         self._turn_dir = turn_dir
         self._turn_id = turn_id
 
     async def arrived(self, seconds: float) -> bool:
         """Whether the program it was started `through` has become the holder, within `seconds` seconds."""
-        if self._arrival is None:
-            return True
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-        loop.add_reader(self._arrival, told.set)
-        try:
-            async with asyncio.timeout(seconds):
-                await told.wait()
-            return bool(os.read(self._arrival, 2))
-        except TimeoutError:
+        if self._word is None or not await _readable(self._word, seconds):
             return False
-        finally:
-            loop.remove_reader(self._arrival)
+        with suppress(OSError):
+            self._hear()
+        return self._arrived
 
     def release(self) -> Supervised:
         """Open the gate: the agent runs. Raises OSError if the holder has died, and then nothing ran."""
         if self._gate is None:
             raise OSError(errno.EBADF, "the gate is closed already")
         try:
+            self._hear()
             os.write(self._gate, _RELEASE)
         except OSError:
             self.abandon()
             raise
+        word, self._word = self._word, None
         self._close()
-        return Supervised(self.identity, self._turn_dir, self._turn_id)
+        return Supervised(self.identity, self._turn_dir, self._turn_id, word)
+
+    def _hear(self) -> None:
+        """The holder's first word; it is a moment away at most. Raises OSError where it has none."""
+        if self._arrived or self._word is None:
+            return
+        word = os.read(self._word, 16)
+        if (error := why_unstarted(word)) is not None:
+            raise error
+        if not word:
+            raise BrokenPipeError(errno.EPIPE, "the holder has ended")
+        self._arrived = True
 
     def abandon(self) -> None:
         """Close the gate without opening it: the holder ends and nothing runs."""
@@ -226,27 +231,73 @@ class GatedHolder:
         self.abandon()
 
     def _close(self) -> None:
-        for fd in (self._gate, self._arrival):
+        for fd in (self._gate, self._word):
             if fd is not None:
                 os.close(fd)
-        self._gate = self._arrival = None
+        self._gate = self._word = None
+
+
+async def _readable(fd: int, seconds: float | None = None, *, leaving: ProcessIdentity | None = None) -> bool:
+    """Whether something, an end too, is to be read within `seconds` seconds. Several may wait for the same.
+
+    `leaving`: returns a moment later than that, unless this process has ended.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    there = asyncio.Event()
+    fd = os.dup(fd)
+
+    def heard() -> None:
+        loop.remove_reader(fd)
+        look(loop.time() + _LEAVING)
+
+    def look(until: float) -> None:
+        with suppress(OSError):
+            if leaving is not None and loop.time() < until and is_alive(leaving):
+                loop.call_later(_MOMENT, look, until)
+                return
+        there.set()
+
+    loop.add_reader(fd, heard)
+    try:
+        async with asyncio.timeout(seconds):
+            await there.wait()
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
 
 
 class Supervised:
-    """The holder of a turn that runs, or has ended.
+    """The agent of a turn, which runs or has ended. `word`: the holder's, which closes when its agent has ended.
 
-    Not `proved`: a record names it, but nothing that runs is it.
+    Not `proved`: a record names a holder, but nothing that runs is it.
     """
 
-    def __init__(self, identity: ProcessIdentity, turn_dir: Path, turn_id: str, *, proved: bool = True) -> None:
+    def __init__(
+        self,
+        identity: ProcessIdentity,
+        turn_dir: Path,
+        turn_id: str,
+        word: int | None = None,
+        *,
+        proved: bool = True,
+    ) -> None:
         self.identity = identity
         self._proved = proved
         self.turn_dir = turn_dir
         self.turn_id = turn_id
+        self._word = word
+
+    def __del__(self) -> None:
+        self._close()
 
     @property
     def running(self) -> bool:
-        return self._proved and is_alive(self.identity)
+        return self._proved and is_alive(self.identity) and not self._recorded
 
     @property
     def holder(self) -> ProcessIdentity | None:
@@ -254,12 +305,33 @@ class Supervised:
         return self.identity if self._proved else None
 
     async def wait_ended(self) -> None:
-        """Return when the holder is gone, reaping it where it is our child. The agent's own children may run still."""
+        """Return when the agent has ended. What it left may run still, and the holder with it: see `end_tree`.
+
+        Raises OSError where the system cannot tell now.
+        """
         if not self._proved:
             return
-        while not await wait_gone([self.identity]):
+        if self._word is not None:
+            # The holder leaves at once where nothing is left below it.
+            await _readable(self._word, leaving=self.identity)
+            self._close()
+        while not self._recorded and not await wait_gone([self.identity], _LOOK_AGAIN):
             pass
         reap(self.identity)
+
+    @property
+    def _recorded(self) -> bool:
+        """The holder has written how its agent ended, or found something of the agent's there."""
+        try:
+            found = (self.turn_dir / EXIT_FILE).lstat()
+        except FileNotFoundError:
+            return False
+        return found.st_size > 0 or not stat.S_ISREG(found.st_mode)
+
+    def _close(self) -> None:
+        if self._word is not None:
+            os.close(self._word)
+            self._word = None
 
     @property
     def released(self) -> bool:
@@ -269,7 +341,7 @@ class Supervised:
         return False
 
     def exit(self) -> Exit:
-        """How the agent ended, once the holder is gone; an empty `Exit` if there is no record that can be read."""
+        """How the agent ended, once it has; an empty `Exit` if there is no record that can be read."""
         return read_exit(self.turn_dir)
 
 

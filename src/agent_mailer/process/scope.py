@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.process.environment import find_tool
-from agent_mailer.process.holder import GatedHolder, start_behind_gate
+from agent_mailer.process.holder import GatedHolder
 
 SCOPE_SECONDS = 5.0
 """Seconds that the user manager is given for a scope."""
@@ -30,21 +30,16 @@ class Start(msgspec.Struct, frozen=True):
     unlimited: str = ""
 
 
-async def start_turn(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, turn_dir: Path, turn_id: str, memory: int
-) -> Start:
-    """`start_behind_gate`, in a scope of `memory` bytes where that can be; 0 = without. Raises OSError as that does."""
+async def start_limited(start: Callable[..., GatedHolder], memory: int, env: Mapping[str, str], turn_id: str) -> Start:
+    """What `start` starts `through` the words it is given, in a scope of `memory` bytes; without, where that cannot be.
 
-    def start(through: Sequence[str] = ()) -> GatedHolder:
-        return start_behind_gate(argv, env=env, cwd=cwd, turn_dir=turn_dir, turn_id=turn_id, through=through)
-
-    if not memory:
-        return Start(start())
+    Raises OSError as `start` does.
+    """
     try:
         through = _scope_words(memory, env, f"agent-mailer-turn-{turn_id}.scope")
     except LookupError as error:
         return Start(start(), str(error))
-    gated = start(through)
+    gated = start(through=through)
     try:
         arrived = await gated.arrived(SCOPE_SECONDS)
     except BaseException:

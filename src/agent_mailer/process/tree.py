@@ -1,8 +1,8 @@
 """Every process of a turn, and ending them all.
 
 A process belongs to a turn if it was started with the turn's id in its environment, is in the holder's session, or
-descends from one that belongs. What cut itself off in all three ways before anybody looked (a daemon of its own
-session, with a cleared environment, whose parents are dead) is beyond /proc; only a cgroup would hold it.
+descends from one that belongs. The holder inherits whatever below it loses its parent, and stays while there is any, so
+that a daemon of its own session with a cleared environment descends from it too.
 """
 
 from __future__ import annotations
@@ -15,22 +15,14 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from agent_mailer.process.handle import (
-    HAS_PROC,
-    ProcessIdentity,
-    boot_id,
-    is_alive,
-    namespaces_of,
-    read_stat,
-    scan,
-    send,
-    wait_gone,
-)
-from agent_mailer.process.holder import TURN_ID_VARIABLE
+from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, wait_gone
+from agent_mailer.process.holder import HOLDER, LEAVE, TURN_ID_VARIABLE
+from agent_mailer.processes import HAS_PROC, command_line, namespaces_of, read_stat, scan
 
 GRACE = 5.0
 _KILL_BUDGET = 2.5
 _HOLDER_PATIENCE = 1.5
+_HOLDER_LOOK = 0.03
 _RESCAN = 0.2
 
 
@@ -53,26 +45,25 @@ def members(
     """
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
-    boot = boot_id()
-    since = holder.started if holder is not None and holder.boot == boot else 0
+    since = holder.started if holder is not None and holder.of_this_life else 0
     table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
     if holder is None:
         # Whoever holds a session of the turn is gone, or one of it.
         sessions = {table[pid].session for pid in found} - {0}
         sessions = {leader for leader in sessions if leader in found or leader not in table}
         found |= {pid for pid, stat in table.items() if stat.session in sessions}
-    elif _holds_its_session(holder, boot):
+    elif _holds_its_session(holder):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
     found |= {
         process.pid
         for process in known
-        if process.boot == boot and process.pid in table and table[process.pid].started == process.started
+        if process.of_this_life and process.pid in table and table[process.pid].started == process.started
     }
     untouchable = {os.getpid(), 1}
     found -= untouchable
     while born := {pid for pid, stat in table.items() if stat.parent in found} - found - untouchable:
         found |= born
-    return [ProcessIdentity(pid, table[pid].started, boot) for pid in sorted(found)]
+    return [identity_of(table[pid]) for pid in sorted(found)]
 
 
 async def end_tree(
@@ -80,8 +71,8 @@ async def end_tree(
 ) -> EndReport:
     """End every process of the turn: ask with `first_signal`, kill after `grace` seconds, the holder last.
 
-    The holder is left to record how the agent ended, and is killed only if it does not go by itself. Whoever started it
-    still has to await (reap) it. Takes at most `grace` + 2.5 seconds.
+    The holder is left to record how the agent ended, and is killed only if it does not go when it is told. Takes at
+    most `grace` + 2.5 seconds.
     """
     started = time.monotonic()
     kill_from = started + grace
@@ -107,7 +98,9 @@ async def end_tree(
             alone_since = now if alone_since is None else alone_since
             if now >= min(alone_since + _HOLDER_PATIENCE, give_up - _RESCAN):
                 killed.update(process for process in found if send(process, signal.SIGKILL))
-            await wait_gone(found, _RESCAN)
+            else:
+                send(found[0], LEAVE)
+            await wait_gone(found, _HOLDER_LOOK)
             continue
         alone_since = None
         if now < kill_from:
@@ -116,13 +109,20 @@ async def end_tree(
         else:
             killed.update(process for process in agents if send(process, signal.SIGKILL))
         await wait_gone(agents, min(_RESCAN, kill_from - now) if now < kill_from else _RESCAN)
+    if holder is not None:
+        reap(holder)
     survivors = tuple(process for process in found if is_alive(process))
     return EndReport(len(signalled), len(killed), survivors, time.monotonic() - started)
 
 
 async def sweep(turn_id: str, *, grace: float = GRACE) -> EndReport:
-    """End what is left of a turn whose holder is not known or long gone."""
-    return await end_tree(turn_id, None, grace=grace)
+    """End what is left of a turn whose holder is not known, or long gone."""
+    holder = next((process for process in members(turn_id, None) if _is_holder(process)), None)
+    return await end_tree(turn_id, holder, grace=grace)
+
+
+def _is_holder(process: ProcessIdentity) -> bool:
+    return HOLDER in command_line(process.pid)
 
 
 def _within(processes: Sequence[ProcessIdentity]) -> list[ProcessIdentity]:
@@ -140,11 +140,11 @@ def _ask(process: ProcessIdentity, first_signal: int) -> bool:
     return send(process, first_signal) and (send(process, signal.SIGCONT) or True)
 
 
-def _holds_its_session(holder: ProcessIdentity, boot: str) -> bool:
+def _holds_its_session(holder: ProcessIdentity) -> bool:
     """The session with the holder's pid is the holder's still.
 
     The system does not give out a pid again while a session bears it, so a stranger at the holder's pid means that the
     session is empty.
     """
     leader = read_stat(holder.pid)
-    return holder.boot == boot and (leader is None or leader.started == holder.started)
+    return holder.of_this_life and (leader is None or leader.started == holder.started)

@@ -76,7 +76,7 @@ INFINITI = Calling("infiniti", "infiniti_command", prompt_as_argument=True)
 
 
 class CommandRuntime:
-    """`command` is the program and its words; `base_env` what `build_env` made."""
+    """`command` is the program and its words; `base_env` what `build_env` made. `keeps_output`: it stays for days."""
 
     def __init__(
         self,
@@ -84,11 +84,14 @@ class CommandRuntime:
         output: CommandOutput,
         base_env: Mapping[str, str],
         calling: Calling | None = None,
+        *,
+        keeps_output: bool = True,
     ) -> None:
         self._command = tuple(command)
         self._output = output
         self._base_env = dict(base_env)
         self._calling = calling or Calling()
+        self._keeps_output = keeps_output
 
     @property
     def traits(self) -> RuntimeTraits:
@@ -140,16 +143,17 @@ class CommandRuntime:
             return Judgement(Outcome.FAILED, last_words(evidence.stderr) or f"exit status {evidence.exit.status}")
         if self._output is CommandOutput.JSONL:
             return Judgement(Outcome.FAILED, "ended without a result")
-        return Judgement(Outcome.DONE, final_text=_final_words(evidence.stdout))
+        return Judgement(Outcome.DONE, final_text=_final_words(evidence.stdout, kept=self._keeps_output))
 
 
-def _final_words(stdout: Path) -> str:
+def _final_words(stdout: Path, *, kept: bool) -> str:
     """The end of the output, with a line that says so where it was more."""
     words = tail_text(stdout, FINAL_TEXT_LIMIT).rstrip()
     if len(words.encode("utf-8", "replace")) < FINAL_TEXT_LIMIT - 3 or stdout.stat().st_size <= FINAL_TEXT_LIMIT:
         return words
-    kept = tail_text(stdout, FINAL_TEXT_LIMIT - _MARK_ROOM).rstrip()
-    return f"[cut: the last of {stdout.stat().st_size} bytes; the whole is in the output of this turn]\n\n{kept}"
+    end = tail_text(stdout, FINAL_TEXT_LIMIT - _MARK_ROOM).rstrip()
+    rest = "the whole is in the output of this turn" if kept else "the rest is not kept (keep_transcripts = 0)"
+    return f"[cut: the last of {stdout.stat().st_size} bytes; {rest}]\n\n{end}"
 
 
 def _progress(fields: Fields) -> Event | None:

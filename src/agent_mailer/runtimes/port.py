@@ -69,7 +69,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     session_id: str | None
     tools: ToolServer
     confined: bool = False
-    """A sandbox stands around the turn: what is ours and the person's is out of sight already."""
+    """The whole turn is confined by us: the program itself does not see what is ours, and `/tmp` is the turn's own."""
     own_sandbox: bool = True
     """Not where that is one in which the program's own sandbox cannot start."""
     batch: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -95,7 +96,14 @@ def publish(path: Path, data: bytes, expected: bytes, disk: Disk) -> None:
         now = b""
     if now != expected:
         raise ConfigFault("changed", f"{path} was changed by somebody else meanwhile; it was left so", "do it again")
-    disk.replace(path, data, sync=Sync.FULL)
+    try:
+        disk.replace(path, data, sync=Sync.FULL)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # A container's volume that is this one file: to write into it would not be whole or nothing.
+        why = f"{path} is a mount of its own, which cannot be replaced"
+        raise ConfigFault("config_mounted", why, f"change the file where it comes from: findmnt -T {path}") from None
 
 
 def check_file(path: Path) -> None:

@@ -45,7 +45,7 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     if place.folder.path.exists():
         place.folder.check()
     lines: list[str] = []
-    trusted = place.trust.verdict
+    trusted, anew = place.trust.verdict, place.trust.begins_anew()
     file = ConfigFile(place.folder.config, place.disk)
     root = None if place.at_broker else _root(place)
     wanted = {**_required(place), **values}
@@ -67,7 +67,10 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
         saved = "wrote    " if file.save() else "unchanged"
         place.disk.system.chmod(place.folder.config, 0o600)
         if not in_a_turn(os.environ):
-            place.trust.follow(trusted, "init", tuple(wanted))
+            # What another workdir of this name was trusted with says nothing of this one.
+            place.trust.give(place.trust.reload().there, "init") if anew else place.trust.follow(
+                trusted, "init", tuple(wanted)
+            )
     lines += _keep_out_of_git(place)
     remember(place.workdir)
     return [f"{saved} {place.folder.config}", *lines]

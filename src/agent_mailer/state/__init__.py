@@ -10,6 +10,8 @@ from contextlib import suppress
 from agent_mailer.events import EventLog
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.held import Held
+from agent_mailer.state.lifts import Lifts
 from agent_mailer.state.notes import Notes, note_lock
 from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
 from agent_mailer.state.pauses import AccountPause, Pauses
@@ -38,7 +40,11 @@ class State:
         self.dead_letters = DeadLetters(folder)
         self.stuck = Stuck(folder)
         self.unsent = Unsent(folder)
-        self.retries = Retries(folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters))
+        self.held = Held(folder)
+        self.lifts = Lifts(folder)
+        self.retries = Retries(
+            folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters, self.held.released())
+        )
         self.pause = Pauses(folder, log, account)
         self.login = self.pause.login
         self.trouble = TroubleFile(folder)

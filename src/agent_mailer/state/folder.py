@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -179,6 +181,19 @@ class StateFolder:
                 self._keep_copy(path, data)
             self.damaged(path, str(error))
             return remake()
+
+    def watcher_id(self) -> str:
+        """By what a broker knows this workdir's watcher again. Made once; empty where nobody has watched here yet."""
+        path = self.path / "watcher"
+        found = (self.bytes_of(path) or b"").decode("ascii", "replace").strip()
+        if re.fullmatch(r"[0-9a-f]{32}", found):
+            return found
+        if not self.ours:
+            return ""
+        made = secrets.token_hex(16)
+        self.clear_way(path)
+        self.disk.replace(path, f"{made}\n".encode(), sync=Sync.FULL)
+        return made
 
     def bytes_of(self, path: Path) -> bytes | None:
         """The content of a state file; None where there is none. What is no file there is damage, never waited for."""

@@ -8,15 +8,18 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
-from agent_mailer.disk import Disk, Sync, read_regular
+import msgspec
+
+from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.names import GLOBAL_NOTE, memory_file, one_line
-from agent_mailer.state.folder import StateFolder
+from agent_mailer.names import GLOBAL_NOTE, memory_file, new_turn_id, one_line
+from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.state.turns import TurnStore
-from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES, NoteScope, NoteWrite
+from agent_mailer.turn_tools.folder import MAIL, MAX_NOTE_BYTES, NOTE_COPY, NoteScope, NoteWrite
 
 WRITTEN = "notes.written"
 """Marker file in the turn's folder: a settlement that is applied again leaves later texts alone."""
@@ -27,11 +30,74 @@ PATIENCE = 1.0
 _LOOK_AGAIN = 0.01
 
 
+BY_HAND, TOOL, FILE, REFUSED = "by-hand", "tool", "file", "refused"
+"""How a note changed: by `memory edit` or `revert`, by a turn's tools, in the file itself, the same but undone."""
+
+KEPT_CHANGES = 500
+NEWEST = 8
+LARGEST_CHANGE = 2 * 1024 * 1024
+
+
+class NoteChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`note` is its file's name; `before` and `after` are None where there was none, or none that is small enough."""
+
+    id: str
+    note: str
+    at: float
+    how: str
+    before: str | None = None
+    after: str | None = None
+    turn_id: str = ""
+    thread: str = ""
+    sender: str = ""
+
+
+class NoteHistory:
+    """In `note-history/`, a file a change. Nothing relies on it."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._path = folder.path / "note-history"
+
+    def add(self, change: NoteChange) -> bool:
+        """False where it is known already. Raises OSError."""
+        path = self._path / f"{change.id}.json"
+        if os.path.lexists(path):
+            return False
+        self._folder.disk.make_directory(self._path)
+        self._folder.disk.replace(path, msgspec.json.encode(change) + b"\n", sync=Sync.NONE)
+        for name in self._names()[:-KEPT_CHANGES]:
+            with suppress(OSError):
+                self._folder.disk.remove(self._path / name)
+        return True
+
+    def all(self, note: str = "") -> Iterator[NoteChange]:
+        """Of one note, or of all; newest first. What cannot be read is passed over."""
+        for name in reversed(self._names()):
+            if note and f"-{_stem(note)}-" not in name:
+                continue
+            with suppress(OSError, *GARBLED):
+                change = msgspec.json.decode(read_regular(self._path / name, LARGEST_CHANGE), type=NoteChange)
+                if change.id == name.removesuffix(".json") and note in ("", change.note):
+                    yield change
+
+    def accounts_for(self, note: str, text: str | None) -> bool:
+        """Whether one of the newest changes known of a note made it read so."""
+        return any(change.after == text for change in islice(self.all(note), NEWEST))
+
+    def _names(self) -> list[str]:
+        with suppress(OSError):
+            found = os.listdir(self._path)
+            return sorted(name for name in found if name.endswith(".json") and not name.startswith(TEMPORARY_PREFIX))
+        return []
+
+
 class Notes:
     def __init__(self, folder: StateFolder, turns: TurnStore, log: EventLog) -> None:
         self._folder = folder
         self._turns = turns
         self._log = log
+        self.history = NoteHistory(folder)
 
     def copies(self, thread: str) -> Mapping[NoteScope, bytes]:
         """What the notes hold now, at most MAX_NOTE_BYTES + 1 each; one that cannot be read is left out."""
@@ -41,15 +107,19 @@ class Notes:
                 found[scope] = read_regular(self._file(scope, thread), MAX_NOTE_BYTES)
         return found
 
-    def write(self, record: TurnRecord, notes: Sequence[NoteWrite]) -> None:
+    def write(self, record: TurnRecord, notes: Sequence[NoteWrite], *, fixed: bool = False) -> None:
         """Give the notes the texts that the turn left; the last writer wins. Raises OSError where the disk refuses.
 
         A text that is not the one the turn began with was written by somebody else meanwhile: it is kept beside it.
+        With `fixed` the note of all threads stays as it was, whatever the turn has made of it.
         """
+        self._note_direct(record, fixed=fixed)
         marker = self._turns.path(record.turn_id) / WRITTEN
         if not notes or marker.exists():
             return
         for note in notes:
+            if fixed and note.scope is NoteScope.GLOBAL:
+                continue
             try:
                 self._write(record, note)
             except PermissionError as error:
@@ -59,6 +129,58 @@ class Notes:
                 why = f"the {note.scope} note: {error}; its new text is in the turn's folder as {kept.name}"
                 self._log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=why)
         self._folder.disk.overwrite(marker, b"")
+
+    def by_hand(self, path: Path, before: bytes | None, after: bytes | None) -> None:
+        """A person has changed a note. What cannot be remembered is told by nobody, and that is all."""
+        now = self._folder.clock.now()
+        with suppress(OSError):
+            name = f"{new_turn_id(now)}-{_stem(path.name)}-{BY_HAND}"
+            self.history.add(NoteChange(name, path.name, now, BY_HAND, _text(before), _text(after)))
+
+    def _note_direct(self, record: TurnRecord, *, fixed: bool) -> None:
+        """What the turn, or somebody else while it ran, wrote into the files themselves."""
+        folder = self._turns.path(record.turn_id)
+        if record.process is None or not (folder / MAIL).exists():
+            # Nothing ran, or what the notes were is no longer known: this settlement is applied again.
+            return
+        for scope in NoteScope:
+            path = self._file(scope, record.envelope.thread)
+            now, seen = _content(path), _content(folder / NOTE_COPY.format(scope))
+            if now == seen or self.history.accounts_for(path.name, _text(now)):
+                continue
+            refused = fixed and scope is NoteScope.GLOBAL and seen is not None and len(seen) <= MAX_NOTE_BYTES
+            self._remember(record, path, REFUSED if refused else FILE, seen, now)
+            if refused:
+                with suppress(OSError), note_lock(self._folder.memory):
+                    self._folder.disk.replace(path, seen or b"", sync=Sync.FULL)
+
+    def _remember(self, record: TurnRecord, path: Path, how: str, before: bytes | None, after: bytes | None) -> None:
+        envelope = record.envelope
+        with suppress(OSError):
+            known = not self.history.add(
+                NoteChange(
+                    id=f"{record.turn_id}-{_stem(path.name)}-{how}",
+                    note=path.name,
+                    at=self._folder.clock.now(),
+                    how=how,
+                    before=_text(before),
+                    after=_text(after),
+                    turn_id=record.turn_id,
+                    thread=envelope.thread,
+                    sender=envelope.sender,
+                )
+            )
+            if known:
+                return
+        self._log.emit(
+            EventName.NOTE_CHANGED,
+            turn_id=record.turn_id,
+            thread=envelope.thread,
+            sender=envelope.sender,
+            file=path.name,
+            bytes=len(after) if after is not None else 0,
+            how=how,
+        )
 
     def _write(self, record: TurnRecord, note: NoteWrite) -> None:
         folder, text = self._folder, note.text.encode("utf-8", "replace")
@@ -79,6 +201,7 @@ class Notes:
             why = f"somebody else wrote it during the turn; that text is kept as {kept.name}"
             self._log.emit(EventName.STATE_DAMAGED, turn_id=record.turn_id, file=path.name, why=why)
         disk.replace(path, text, sync=Sync.FULL)
+        self._remember(record, path, TOOL, now, text)
 
     def _seen(self, record: TurnRecord, scope: NoteScope) -> bytes | None:
         """The text the turn began with; None where it was not seen whole."""
@@ -129,6 +252,16 @@ def _content(path: Path) -> bytes | None:
     with suppress(OSError):
         return read_regular(path, MAX_NOTE_BYTES)
     return None
+
+
+def _stem(note: str) -> str:
+    return note.removesuffix(".md")[:60]
+
+
+def _text(content: bytes | None) -> str | None:
+    """None for what was not read whole."""
+    whole = content is not None and len(content) <= MAX_NOTE_BYTES
+    return content.decode("utf-8", "replace") if content is not None and whole else None
 
 
 def _free_name(path: Path, turn_id: str) -> Path:

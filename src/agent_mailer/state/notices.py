@@ -25,16 +25,21 @@ class NoticeKind(StrEnum):
     BLOCKED = "blocked"
     DEAD_LETTER = "dead_letter"
     STUCK = "stuck"
+    HELD = "held"
     PAUSED = "paused"
     RESUMED = "resumed"
     TROUBLE = "trouble"
     TROUBLE_OVER = "trouble_over"
     UNTRUSTED = "untrusted"
     TRUST_UPGRADE = "trust_upgrade"
+    INSTRUCTIONS = "instructions"
     TEST = "test"
 
 
-_ONCE_BY_ID = (NoticeKind.STUCK, NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE)
+_ONCE_BY_ID = (
+    *(NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS),
+    *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE),
+)
 
 
 class Channel(StrEnum):
@@ -73,8 +78,8 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`turns`: those that were told of, and what is stuck, the newest last; `pause`, `trouble`: what was told to last,
-    empty = nothing.
+    """`turns`: those that were told of, what is stuck and what is held, the newest last; `pause`, `trouble`: what was
+    told to last, empty = nothing; `held`: when senders of held mail were told of, the newest last.
     """
 
     turns: tuple[str, ...] = ()
@@ -82,6 +87,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     trouble: str = ""
     waiting: tuple[Notice, ...] = ()
     serial: int = 0
+    held: tuple[float, ...] = ()
 
 
 class _Guards(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -102,9 +108,15 @@ class NoticeBook:
         return self._told
 
     def add(
-        self, notice: Notice, *, pause: str | None = None, trouble: str | None = None, even_if_refused: bool = False
+        self,
+        notice: Notice,
+        *,
+        pause: str | None = None,
+        trouble: str | None = None,
+        held: tuple[float, ...] | None = None,
+        even_if_refused: bool = False,
     ) -> None:
-        """Remember that it is to be told; of a turn once. `pause`, `trouble`: what is told to last from here on.
+        """Remember that it is to be told; of a turn once. `pause`, `trouble`, `held`: as `Told` has them from here on.
 
         Raises OSError, and nothing is changed; with `even_if_refused` this watcher remembers what the disk refuses.
         """
@@ -117,6 +129,7 @@ class NoticeBook:
                 turns=(*told.turns, notice.once)[-REMEMBER_TURNS:] if notice.once else told.turns,
                 pause=told.pause if pause is None else pause,
                 trouble=told.trouble if trouble is None else trouble,
+                held=told.held if held is None else held,
                 waiting=(*told.waiting, notice) if notice.left else told.waiting,
                 serial=told.serial + 1,
             ),

@@ -121,6 +121,10 @@ class Pauses:
         if known is not None and known.since <= settlement.decided_at - settlement.seconds:
             self.lift(known)
 
+    def begin(self, pause: Pause) -> None:
+        """One that is of this workdir alone."""
+        self._begin(pause, share=False)
+
     def lift(self, known: Pause, *, by_hand: bool = False) -> None:
         """End a pause, for all watchers on the account where it is the account's; `by_hand`: durably."""
         if self.account is not None and known.reason in OF_THE_ACCOUNT:

@@ -55,7 +55,7 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `fetches` counts claims in a row, since the moment `fetching_since`, that gave no message; with `listed_only` it was
     never ours, and is still to be done only while the mailbox lists it. `put_back`: how often it came back after it was
-    given up.
+    given up. `released`: a person wants it worked on, whatever a guard says.
     """
 
     envelope: Envelope
@@ -72,6 +72,7 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     fetching_since: float = 0.0
     listed_only: bool = False
     put_back: int = 0
+    released: bool = False
 
     @property
     def last_outcome(self) -> Outcome | None:
@@ -134,6 +135,24 @@ class PauseReason(StrEnum):
     SIGNED_OUT = "signed_out"
     UNAVAILABLE = "unavailable"
     BY_HAND = "by_hand"
+    TOO_MANY_TURNS = "too_many_turns"
+    BUDGET = "budget"
+
+
+GUARDS = frozenset({PauseReason.TOO_MANY_TURNS, PauseReason.BUDGET})
+"""These a guard has begun, and ends by itself when the time is up: no turn has to find out."""
+
+
+class Counted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a claim counts for the guards: how often its mail had come back here, since the last `person`.
+
+    `double`: its text was there before, or is empty; `free`: a person who is known wants it.
+    """
+
+    depth: int = 0
+    double: bool = False
+    person: bool = False
+    free: bool = False
 
 
 class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -234,7 +253,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
     runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
     before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `batch`: the younger
-    messages that the turn was handed with its own.
+    messages that the turn was handed with its own. `counted`: for guards.
     """
 
     turn_id: str
@@ -257,6 +276,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     route: Route | None = None
     no_way: str = ""
     batch: tuple[Batched, ...] = ()
+    counted: Counted | None = None
 
 
 def is_sound(record: TurnRecord) -> bool:

@@ -26,6 +26,8 @@ class Verb(StrEnum):
     TURNS_STOP = "turns stop"
     PAUSE = "pause"
     RESUME = "resume"
+    ORDER = "order"
+    """Names an order that a person has left in the user's state folder."""
     PING = "ping"
     """Asks whether the loop turns and could start a turn. Nothing relies on it: no write of it is synced."""
 

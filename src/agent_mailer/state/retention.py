@@ -10,8 +10,10 @@ from typing import Protocol
 import msgspec
 
 from agent_mailer.disk import Sync
+from agent_mailer.names import turn_id_at
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.held import Held
 from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.retries import Retries
@@ -19,6 +21,8 @@ from agent_mailer.state.stuck import Unsent, unsent_of
 from agent_mailer.state.turns import PROGRESS, SETTLED, STOP, TurnStore, encode_record, ids_of
 
 MAX_TOTAL_BYTES = 2 * 1024**3
+COUNTED = 86400.0
+"""So long a claim counts for the guards."""
 
 
 class Files(Protocol):
@@ -31,6 +35,7 @@ class Files(Protocol):
     cursor: Cursor
     dead_letters: DeadLetters
     unsent: Unsent
+    held: Held
 
 
 class Retention:
@@ -44,6 +49,7 @@ class Retention:
         self._cursor = files.cursor
         self._dead_letters = files.dead_letters
         self._unsent = files.unsent
+        self._held = files.held
 
     def finish_message(self, message_id: str) -> None:
         """From here on it counts as settled: of what was to be done nothing is kept but its id."""
@@ -123,12 +129,20 @@ class Retention:
             else:
                 sizes.append((turn_id, _size(path)))
         total = sum(size for _, size in sizes)
+        recent = turn_id_at(now - COUNTED)
         for turn_id, size in sizes:
             if total <= MAX_TOTAL_BYTES:
                 break
-            removed.append(turn_id)
             total -= size
+            if turn_id < recent:
+                removed.append(turn_id)
+            else:
+                # The guards count it still: only its output goes.
+                with suppress(OSError):
+                    self.strip(turn_id, 0)
         self._turns.remove(removed)
+        with suppress(OSError):
+            self._held.tidy(self._processed.__contains__)
         return removed
 
 

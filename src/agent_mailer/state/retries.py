@@ -88,8 +88,10 @@ class Retries:
         return entries
 
 
-def remake_retries(turns: TurnStore, processed: Processed, dead_letters: DeadLetters) -> dict[str, RetryEntry]:
-    """Every message whose newest turn left it to be done, as that turn left it.
+def remake_retries(
+    turns: TurnStore, processed: Processed, dead_letters: DeadLetters, released: Iterable[Envelope] = ()
+) -> dict[str, RetryEntry]:
+    """Every message whose newest turn left it to be done, as that turn left it; and what was `released`, and has none.
 
     The newest is the one of the latest revision: the clock, and with it the order of the turns' ids, may have jumped. A
     message that is given up, but neither settled nor among the dead letters, was asked to run again.
@@ -114,6 +116,9 @@ def remake_retries(turns: TurnStore, processed: Processed, dead_letters: DeadLet
             found[message_id] = RetryEntry(
                 record.envelope, history=settlement.dead.history, revision=_revision(record) + 1
             )
+    for envelope in released:
+        if envelope.id not in newest and envelope.id not in processed and not dead_letters.find(envelope.id):
+            found[envelope.id] = RetryEntry(envelope, released=True)
     return found
 
 

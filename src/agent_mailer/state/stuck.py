@@ -49,7 +49,7 @@ class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line: what it is (`key` is unique within its kind), why, and since which moment.
 
     `locator` is the mailbox's own handle, `digest` that of the content where it is known. A line with no key tells of
-    `older` ones that are only counted.
+    `older` ones that are only counted. `unheard`: its sender is to be told; a second line of its name says that he was.
     """
 
     kind: StuckKind
@@ -63,6 +63,7 @@ class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     envelope: Envelope | None = None
     older: int = 0
+    unheard: bool = False
 
 
 class Stuck:
@@ -75,6 +76,7 @@ class Stuck:
         self._known: dict[tuple[StuckKind, str], StuckEntry] | None = None
         self._bad: list[bytes] = []
         self._untold: deque[StuckEntry] = deque()
+        self._unheard: set[tuple[StuckKind, str]] = set()
 
     def add(
         self,
@@ -108,16 +110,33 @@ class Stuck:
             locator=envelope.locator if envelope else locator,
             digest=digest,
             envelope=envelope,
+            # What the mailbox moves is listed until its sender was told; this one stays listed anyway.
+            unheard=kind is StuckKind.NOT_FETCHED,
         )
         self._folder.clear_way(self._path)
         self._folder.disk.append_line(self._path, msgspec.json.encode(entry), sync=Sync.FULL)
         known[kind, key] = entry
+        if entry.unheard:
+            self._unheard.add((kind, key))
         self._untold.append(entry)
         if kind in STILL_LISTED:
             self.waiting.add(key)
         if len(known) > self._most:
             self._count_oldest(known)
         return True
+
+    def heard(self, entry: StuckEntry) -> None:
+        """Its sender was told. Durable when it returns."""
+        line = StuckEntry(entry.kind, entry.key, entry.at)
+        self._folder.disk.append_line(self._path, msgspec.json.encode(line), sync=Sync.FULL)
+        self._load()[entry.kind, entry.key] = msgspec.structs.replace(entry, unheard=False)
+        self._unheard.discard((entry.kind, entry.key))
+
+    @property
+    def unheard(self) -> list[StuckEntry]:
+        """Whose senders are still to be told."""
+        known = self._load()
+        return [known[key] for key in self._unheard if key in known]
 
     def get(self, kind: StuckKind, key: str) -> StuckEntry | None:
         return self._load().get((kind, key))
@@ -185,8 +204,11 @@ class Stuck:
                 except GARBLED:
                     self._bad.append(line)
                 else:
-                    found.setdefault((entry.kind, entry.key), entry)
+                    known = found.setdefault((entry.kind, entry.key), entry)
+                    if known.unheard and not entry.unheard:
+                        found[entry.kind, entry.key] = msgspec.structs.replace(known, unheard=False)
             self._known = found
+            self._unheard = {key for key, entry in found.items() if entry.unheard}
             yesterday = self._folder.clock.now() - DAY
             self._untold = deque(entry for entry in found.values() if entry.key and entry.at > yesterday)
         return self._known

@@ -20,6 +20,9 @@ STOP = "stop.json"
 SETTLED = "settled"
 """Marker file. Its loss in a power failure makes the settlement apply once more, which changes nothing."""
 
+STOPPING = "stopping"
+"""In the state folder while a watcher stops: whoever ends it then, ends its turns too, and none of them is to blame."""
+
 GONE = ".gone."
 """What the name of a turn begins with while its folder is being removed."""
 
@@ -54,6 +57,7 @@ class TurnStore:
     def __init__(self, folder: StateFolder) -> None:
         self._folder = folder
         self._index_path = folder.path / "inflight.json"
+        self._stopping = folder.path / STOPPING
         self._known: dict[str, OpenTurn] | None = None
 
     def path(self, turn_id: str) -> Path:
@@ -106,6 +110,18 @@ class TurnStore:
         with suppress(*GARBLED):
             return msgspec.json.decode(data, type=StopAsked)
         return None
+
+    def stop_begins(self) -> None:
+        """Durable when it returns."""
+        self._folder.disk.replace(self._stopping, b"", sync=Sync.FULL)
+
+    def stop_was_cut_off(self) -> bool:
+        """Whether the last watcher was ended while it stopped."""
+        return os.path.lexists(self._stopping)
+
+    def stop_is_over(self) -> None:
+        if self.stop_was_cut_off():
+            self._folder.disk.remove(self._stopping)
 
     def load(self, turn_id: str) -> TurnRecord | None:
         """None where there is no such turn or its record is damaged; OSError where it cannot be read just now."""

@@ -143,6 +143,7 @@ class MailboxSuite:
                 if at.mailbox.capabilities.carries_marks:
                     assert answer.envelope.kind is Kind.ANSWER
                     assert answer.envelope.hops == message.envelope.hops + 1
+                    assert answer.envelope.visited in ((), (*message.envelope.visited, message.envelope.sender))
                     assert answer.envelope.automatic is Automatic.AUTO_REPLY
                 seen = await at.mailbox.thread(sent.thread)
                 assert [one.envelope.id for one in seen] == [sent.id, item.id]

@@ -19,7 +19,7 @@ import msgspec
 
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.names import path_name, printable
-from agent_mailer.trust.ownership import unsafe
+from agent_mailer.trust.ownership import Unsafe, unsafe
 from agent_mailer.trust.standing import Standing
 from agent_mailer.trust.verdict import COMMAND, Known
 
@@ -56,7 +56,7 @@ class Keeper:
 
     def known(self, workdir: Path) -> Known:
         """What is remembered of it. Never raises: what cannot be read does not count."""
-        bad = unsafe(self.folder)
+        bad = self._misplaced(workdir) or unsafe(self.folder)
         if bad is not None:
             return Known(fault=f"what is trusted is not kept safely: {bad.why}", fix=bad.fix)
         path = self.path(workdir)
@@ -70,11 +70,15 @@ class Keeper:
             return Known(fault=f"it was trusted on another machine ({printable(record.host)})", fix=COMMAND)
         if record.workdir != _real(workdir):
             return Known(fault=f"{path} is about {printable(record.workdir, 4096)}", fix=COMMAND)
+        with suppress(OSError):
+            found = os.stat(workdir)
+            replaced = (found.st_dev, found.st_ino) != (record.device, record.inode)
+            return Known(record=record.standing, replaced=replaced)
         return Known(record=record.standing)
 
     def write(self, workdir: Path, standing: Standing, by: str, at: float) -> None:
         """Durable when it returns. Raises OSError; PermissionError where the folder is not ours alone."""
-        self.prepare()
+        self.prepare(workdir)
         found = os.stat(workdir)
         record = Record(
             workdir=_real(workdir),
@@ -91,10 +95,12 @@ class Keeper:
         self._disk.replace(self.path(workdir), data, sync=Sync.FULL)
         self._forget_moved(record)
 
-    def prepare(self) -> None:
+    def prepare(self, workdir: Path) -> None:
         """Make the folder, ours alone. Raises OSError."""
-        self._disk.make_directory(self.folder, sync=Sync.FULL)
-        bad = unsafe(self.folder)
+        bad = self._misplaced(workdir)
+        if bad is None:
+            self._disk.make_directory(self.folder, sync=Sync.FULL)
+            bad = unsafe(self.folder)
         if bad is not None:
             raise PermissionError(f"{bad.why}: {bad.fix}")
 
@@ -107,12 +113,21 @@ class Keeper:
         except OSError:
             return False
 
-    def begin(self, workdirs: list[Path]) -> None:
+    def begin(self, workdir: Path, older: list[Path]) -> None:
         """Note, once, which workdirs are older than this folder. Raises OSError."""
-        self.prepare()
+        self.prepare(workdir)
         if not os.path.lexists(self.folder / BEFORE):
-            lines = sorted({os.fsencode(os.path.realpath(workdir)) for workdir in workdirs})
+            lines = sorted({os.fsencode(os.path.realpath(one)) for one in older})
             self._disk.replace(self.folder / BEFORE, b"".join(line + b"\0" for line in lines), sync=Sync.FULL)
+
+    def _misplaced(self, workdir: Path) -> Unsafe | None:
+        """Where an agent that may only write in its workdir could write it, too."""
+        elsewhere = "export XDG_STATE_HOME=/a/folder/outside/of/it"
+        if not self.folder.is_absolute():
+            return Unsafe(f"{self.folder} is no absolute path: this user has no home folder", elsewhere)
+        if Path(os.path.realpath(self.folder)).is_relative_to(os.path.realpath(workdir)):
+            return Unsafe(f"{self.folder} lies in the workdir", elsewhere)
+        return None
 
     def _before(self) -> set[bytes]:
         return set(read_regular(self.folder / BEFORE, LARGEST).split(b"\0"))

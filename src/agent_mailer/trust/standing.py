@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import msgspec
 
-from agent_mailer.config import Leaf, Widens, leaves
+from agent_mailer.config import Leaf, leaves
+from agent_mailer.config_tables import Widens
 from agent_mailer.config_values import plain
 from agent_mailer.prompts import PromptKind, read_template
 

@@ -30,10 +30,12 @@ UNRECORDED = frozenset((Basis.FIRST, Basis.UPGRADE, Basis.MOVED))
 class Known(msgspec.Struct, frozen=True):
     """What the user's state folder says of a workdir. `moved`: trusted in the same folder under another path.
 
-    `fault`: why a record that is there does not count, and what mends that.
+    `replaced`: the record is of another folder that had this path. `fault`: why a record that is there does not count,
+    and what mends that.
     """
 
     record: Standing | None = None
+    replaced: bool = False
     moved: Standing | None = None
     fault: str = ""
     fix: str = ""
@@ -42,11 +44,13 @@ class Known(msgspec.Struct, frozen=True):
 class Life(msgspec.Struct, frozen=True):
     """What the workdir itself tells, and an agent may have made it tell: so it only ever narrows.
 
-    `begun`: turns have run here. `older`: only ever of a version that knew no trust.
+    `begun`: turns have run here. `older`: only ever of a version that knew no trust. `owner`: whose the files
+    are, where they are neither ours nor root's.
     """
 
     begun: bool = False
     older: bool = False
+    owner: int | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -74,7 +78,7 @@ def judge(there: Standing, known: Known, life: Life, given: str) -> Verdict:
     if given and given == there.digest:
         return Verdict(Basis.GIVEN, there, there)
     other = f"{VARIABLE} is another hash than that of what is here ({COMMAND} --print)" if given else ""
-    if known.record is not None:
+    if known.record is not None and (life.begun or not known.replaced):
         return Verdict(Basis.RECORD, there, known.record, other)
     nothing = Standing()
     if known.fault:
@@ -83,6 +87,8 @@ def judge(there: Standing, known: Known, life: Life, given: str) -> Verdict:
         return Verdict(Basis.MOVED, there, there)
     if given:
         return Verdict(Basis.NOBODY, there, nothing, other)
+    if not life.begun and life.owner is not None:
+        return Verdict(Basis.NOBODY, there, nothing, f"it belongs to another user (uid {life.owner})")
     if not life.begun:
         return Verdict(Basis.FIRST, there, there)
     if life.older:

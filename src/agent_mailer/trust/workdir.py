@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,20 +95,29 @@ class Trust:
         self._write(counts, by, needed=True)
         self._verdict = None
 
+    def reload(self) -> Verdict:
+        """Of the files as they are now."""
+        self._verdict = None
+        return self.verdict
+
+    def begins_anew(self) -> bool:
+        """Whether nothing is here that could have been trusted."""
+        return not (self._folder.config.exists() or self._folder.has_begun())
+
     def follow(self, before: Verdict, by: str, names: tuple[str, ...] | None = None) -> None:
         """After a person has written: what counted before, and now also `names`, or all that differs, as it is there.
 
         Raises ConfigFault where it cannot be remembered.
         """
-        self._verdict = None
-        there = self.verdict.there
+        there = self.reload().there
         names = there.differs(before.there) if names is None else names
         if names or before.basis in UNRECORDED:
             self.give(before.counts.having(there, names), by)
 
     def _write(self, counts: Standing, by: str, *, needed: bool) -> None:
         try:
-            self.keeper.begin([*known_workdirs(self._folder.disk).all(), *self._older_here()])
+            older = [*known_workdirs(self._folder.disk).all(), *self._older_here()]
+            self.keeper.begin(self._folder.workdir, older)
             self.keeper.write(self._folder.workdir, counts, by, self._folder.clock.now())
         except OSError as error:
             if not needed:
@@ -138,7 +149,15 @@ class Trust:
         known = self.keeper.known(self._folder.workdir)
         begun = self._folder.has_begun()
         older = begun and not self._folder.knows_trust.exists() and self.keeper.was_there(self._folder.workdir)
-        return judge(there, known, Life(begun, older), self._environ.get(VARIABLE, "").strip().lower())
+        return judge(there, known, Life(begun, older, self._owner()), self._environ.get(VARIABLE, "").strip().lower())
+
+    def _owner(self) -> int | None:
+        """Whose the configuration is; root may read everybody's."""
+        for path in (self._folder.path, self._folder.config):
+            with suppress(OSError):
+                if (uid := path.stat().st_uid) not in (os.geteuid(), 0):
+                    return uid
+        return None
 
     def _is_given(self, name: str) -> bool:
         """A flag or the environment says it."""
@@ -146,4 +165,9 @@ class Trust:
 
     def _mend(self, verdict: Verdict) -> str:
         there = "" if verdict.fix else f" (in a container: {VARIABLE}=HASH, or keep {self.keeper.folder.parent})"
-        return (verdict.fix or f"{COMMAND} -C {self._folder.workdir}") + there
+        return (verdict.fix or self.command) + there
+
+    @property
+    def command(self) -> str:
+        """By which a person trusts what is there."""
+        return f"{COMMAND} -C {shlex.quote(str(self._folder.workdir))}"

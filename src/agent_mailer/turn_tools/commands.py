@@ -137,15 +137,17 @@ class AgentMail:
     ) -> Staged:
         """Stage a message of its own.
 
-        Raises UsageFault for an unknown recipient, without text, or for refs and a context that the mailbox cannot
-        carry.
+        Raises UsageFault for an unknown recipient, without text, or for labels, refs and a context that the mailbox
+        cannot carry.
         """
         _require_text(body)
-        recipients = self._known(to)
-        if (refs or context) and not self._folder.facts().carries_context:
+        recipients, facts = self._known(to), self._folder.facts()
+        if (refs or context) and not facts.carries_context:
             raise UsageFault(
                 "not_carried", "mail at a broker has no place for refs and context", "put it into the text"
             )
+        if labels and not facts.carries_marks:
+            raise UsageFault("not_carried", "this broker has no place for labels", "put them into the text")
         draft = Draft(
             "",
             Action.SEND,
@@ -196,6 +198,12 @@ class AgentMail:
         if not text.strip():
             raise UsageFault("empty_note", "a note without text would wipe what is known", "give the whole new note")
         self._folder.message()  # a turn that is over says so
+        if scope is NoteScope.GLOBAL and self._folder.facts().global_note_fixed:
+            raise UsageFault(
+                "note_fixed",
+                "the global note is not changed by turns here (memory_global)",
+                "write the note of this thread, or ask for it in your answer",
+            )
         self._folder.write_note(NoteWrite(scope, text))
 
     def _stage(self, draft: Draft, *, now: bool) -> Staged:

@@ -34,6 +34,8 @@ BETWEEN = f"\n\n{'-' * 72}\n"
 MAX_STAGED = 100
 """More than any honest turn sends; an agent in a loop stops here."""
 
+NOTE_COPY = "note-{}.md"
+DOCUMENTS = "documents.json"
 MAX_NOTE_BYTES = 256 * 1024
 """A note is read whole at the start of every turn."""
 
@@ -64,6 +66,8 @@ class Facts(msgspec.Struct, frozen=True):
     no_way: str = ""
     """Why no answer to the message can be delivered; empty where one can."""
     carries_context: bool = False
+    carries_marks: bool = True
+    global_note_fixed: bool = False
 
 
 class TurnMail(msgspec.Struct, frozen=True):
@@ -213,7 +217,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def note_copy(self, scope: NoteScope) -> Path:
         """The note as it was when the turn began; longer than MAX_NOTE_BYTES where only its beginning was copied."""
-        return self.path / f"note-{scope}.md"
+        return self.path / NOTE_COPY.format(scope)
 
     def note(self, scope: NoteScope) -> bytes:
         """The note as this turn knows it: what it has written itself, else the copy; nothing where there is none."""
@@ -276,7 +280,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
-        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT):
+        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS):
             self.disk.remove(self.path / name)
         for scope in NoteScope:
             self.disk.remove(self.note_copy(scope))

@@ -12,16 +12,20 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import memory_file, one_of, pick, printable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state.held import Guard
 from agent_mailer.state.stuck import StuckEntry, StuckKind, split_key
 from agent_mailer.views.values.history import (
     AttemptView,
     DeadLetterView,
+    HeldView,
+    LimitView,
+    NoteChangeView,
     NoteTextView,
     NoteView,
     SessionView,
     StuckView,
 )
-from agent_mailer.views.values.status import StuckCountView
+from agent_mailer.views.values.status import HeldCountView, StuckCountView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -86,6 +90,43 @@ def stuck_counts(state: State) -> tuple[StuckCountView, ...]:
     counts[StuckKind.GIVEN_UP] += state.dead_letters.count()
     counts[StuckKind.NOT_SENT] += len(state.unsent)
     return tuple(StuckCountView(kind.value, counts[kind]) for kind in StuckKind if counts[kind])
+
+
+def held_counts(state: State) -> tuple[HeldCountView, ...]:
+    """How much is held, by guard; a guard that holds nothing has no line."""
+    counts = state.held.counts()
+    return tuple(HeldCountView(guard.value, counts[guard]) for guard in Guard if counts[guard])
+
+
+def held(state: State, guard: str | None = None, sender: str | None = None) -> list[HeldView]:
+    """Oldest first. Raises UsageFault for no guard."""
+    wanted = Guard(one_of(guard, Guard, "--guard")) if guard is not None else None
+    return [
+        HeldView(entry.message_id, entry.guard.value, entry.why, entry.at, one.thread, one.sender, one.created)
+        for entry in state.held.all()
+        if (one := entry.envelope) is not None and wanted in (None, entry.guard) and sender in (None, one.sender)
+    ]
+
+
+def limits(place: Workplace) -> list[LimitView]:
+    """Every limit that is set, as it counts today; without what agents of the same `share` took."""
+    from agent_mailer.watch.guards.budgets import Ledger, midnight, of_the_day
+
+    now, policy, lifts = place.clock.now(), place.policy().budget, place.state.lifts
+    ledger = Ledger(policy)
+    for record in of_the_day(place.state.turns, now):
+        if not record.resends:
+            ledger.note(record)
+    spent = ledger.today(now)
+    found = []
+    for key in policy.names():
+        raised = lifts.raised(key)
+        limit = getattr(policy, key) if raised is None else raised
+        if limit:
+            unit, _, whose = key.partition("_per_")
+            taken = round(getattr(spent, unit), 6) if whose == "day" else None
+            found.append(LimitView(key, limit, taken, raised is not None, midnight(now, 1)))
+    return found
 
 
 def stuck_targets(state: State) -> dict[str, str]:
@@ -177,6 +218,21 @@ def notes(folder: Path) -> list[NoteView]:
     files = [file for file in folder.iterdir() if file.suffix == ".md"] if folder.is_dir() else []
     found = [(file.stem, file.lstat()) for file in files if not file.name.startswith(".")]
     return [NoteView(name, stat.st_size, stat.st_mtime) for name, stat in sorted(found)]
+
+
+def note_changes(place: Workplace, thread: str | None = None) -> list[NoteChangeView]:
+    """Those that are known, newest first; with `thread` of its note alone. Raises UsageFault for an empty thread."""
+    note = note_path(place, thread).name if thread is not None else ""
+    return [
+        NoteChangeView(one.id, one.note, one.at, one.how, one.turn_id, one.thread, one.sender, one.before, one.after)
+        for one in place.state.notes.history.all(note)
+    ]
+
+
+def note_change(place: Workplace, typed: str) -> NoteChangeView:
+    """The change called so, by a beginning or end that only it has. Raises UsageFault."""
+    known = {one.id: one for one in note_changes(place)}
+    return known[pick(typed, known, "change of a note", "agent-mailer memory log")]
 
 
 def note_text(place: Workplace, thread: str | None) -> NoteTextView:

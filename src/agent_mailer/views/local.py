@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
-from agent_mailer.views.kept import stuck_counts
+from agent_mailer.views.kept import held_counts, stuck_counts
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.turns import last_results
@@ -252,6 +252,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         stuck=stuck_counts(state),
         sandbox=place.config.sandbox.kind.value,
         untrusted=place.trust.verdict.changed,
+        held=held_counts(state),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 
@@ -283,7 +284,7 @@ def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
 def watcher_of(place: Workplace) -> view.WatcherView:
     """Who holds the lock, also where that is another client, which writes down no more than a number."""
     from agent_mailer.checks.machine import flock_holder
-    from agent_mailer.process.handle import read_stat, runs_for
+    from agent_mailer.processes import read_stat, runs_for
     from agent_mailer.state.lock import holder_of
 
     path = place.folder.path / ".lock"

@@ -6,7 +6,7 @@ on the way is part of what it returns; only the watcher does it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterable, Set
+from collections.abc import Awaitable, Collection, Iterable, Sequence, Set
 from operator import attrgetter
 
 import msgspec
@@ -23,8 +23,10 @@ from agent_mailer.mailbox.port import (
     Unreadable,
 )
 from agent_mailer.state import State
+from agent_mailer.state.held import Guard
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.watch.given_up import revival, take_up_again
+from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan, wants_answer
 
@@ -69,7 +71,13 @@ class Strand(msgspec.Struct, frozen=True, tag=True):
     why: str
 
 
-Action = PutAway | SetAside | PassBy | Revive | DropRetry | Strand
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """A message that a guard stops: it waits for a person, and its thread goes on without it."""
+
+    stop: Stop
+
+
+Action = PutAway | SetAside | PassBy | Revive | DropRetry | Strand | Hold
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -128,6 +136,8 @@ def see(
     seen = set(open_ids)
     stuck = state.stuck.waiting
     listed_only: dict[str, RetryEntry] = {}
+    held = state.held.waiting
+    asks = bool(policy.who.allow or policy.who.deny)
     for entry in state.retries.all():
         if entry.listed_only and entry.envelope.id not in open_ids:
             listed_only[entry.envelope.id] = entry
@@ -136,7 +146,11 @@ def see(
             actions.append(DropRetry(entry.envelope.id))
             continue
         seen.add(entry.envelope.id)
-        if entry.envelope.id not in open_ids and entry.envelope.id not in stuck:
+        if entry.envelope.id in open_ids or entry.envelope.id in stuck or entry.envelope.id in held:
+            continue
+        if asks and not entry.released and (stop := stranger(entry.envelope, state, policy, ours=True)):
+            actions.append(Hold(stop))
+        else:
             candidates.append(_waiting(entry, state, policy))
     settled = state.processed.among([*map(attrgetter("id"), listing.envelopes)])
     letters = state.dead_letters.among(settled) if settled else {}
@@ -150,6 +164,11 @@ def see(
                 continue
             if envelope.automatic is Automatic.NOTICE:
                 actions.append(PassBy(envelope))
+            elif envelope.id in held:
+                # Whoever wrote that down did not come to taking it, or the mailbox has forgotten.
+                actions.append(Hold(Stop(envelope, Guard.WHO, "", "")))
+            elif asks and (stop := stranger(envelope, state, policy)):
+                actions.append(Hold(stop))
             elif (known := listed_only.pop(envelope.id, None)) is not None:
                 candidates.append(_waiting(known, state, policy))
             else:
@@ -169,6 +188,14 @@ def see(
     return Look(tuple(candidates), tuple(actions))
 
 
+def stranger(envelope: Envelope, state: State, policy: WatchPolicy, *, ours: bool = False) -> Stop | None:
+    """What `allow_from` and `deny_from` say to a message, if anything; a person's `held allow` overrules them."""
+    why = policy.who.why_held(envelope)
+    if not why or envelope.sender in state.lifts.standing.allowed:
+        return None
+    return Stop(envelope, Guard.WHO, why, question_of(Guard.WHO, envelope.sender), ours)
+
+
 def _waiting(entry: RetryEntry, state: State, policy: WatchPolicy) -> Candidate:
     moment = state.folder.clamp(entry.not_before, max(policy.retry_longest, policy.trouble_longest))
     return Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment))
@@ -185,11 +212,17 @@ class Doer:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._left: set[str] = set()
+        self.taken = 0
+        """How many the last call has taken off the list for a person: what they hid moves up."""
 
-    async def do(self, actions: Iterable[Action]) -> set[str]:
+    async def do(self, actions: Sequence[Action]) -> set[str]:
         """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
         state = self._room.state
+        if state.stuck.waiting and state.stuck.unheard:
+            await self._room.stuck.tell_unheard()
         none_to_run: set[str] = set()
+        stops = [action.stop for action in actions if isinstance(action, Hold)]
+        self.taken = await self._room.held.hold(stops) if stops else 0
         for action in actions:
             match action:
                 case PutAway(item=item):

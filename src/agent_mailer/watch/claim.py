@@ -26,14 +26,15 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
     """
     way = await room.mailbox.way_back(candidate.envelope)
     others = await _with_ways(room, () if isinstance(way, NoWay) else batch)
-    room.guard()
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
+    counted = room.gate.counted(envelope, retry)
+    room.guard()
     session = state.sessions.get(envelope.thread)
     record = TurnRecord(
         turn_id=turn_id,
         envelope=envelope,
         phase=Phase.CLAIMED,
-        runtime=room.traits.name,
+        runtime=room.program.traits.name,
         claimed_at=room.clock.now(),
         attempt=(retry.attempts if retry else 0) + 1,
         starts=(retry.starts if retry else 0) + 1,
@@ -42,6 +43,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         route=way if isinstance(way, Route) else None,
         no_way=way.why if isinstance(way, NoWay) else "",
         batch=others,
+        counted=counted,
     )
     try:
         state.turns.create(record)
@@ -49,6 +51,7 @@ async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Seque
         with suppress(OSError):
             state.turns.drop(turn_id)
         raise
+    room.gate.claimed(record)
     return record
 
 
@@ -115,8 +118,9 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
                     await room.stuck.name_taken(record.envelope)
                 room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
             else:
-                await pass_over(room, record, message.why, answered=True)
+                pass_over(room, record, message.why, answered=True)
             room.state.turns.drop(record.turn_id)
+            room.gate.nothing_ran(record)
             return None
         message = _kept_copy(room, record)
     if retry is not None and retry.fetches:
@@ -127,7 +131,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)
     _tell_claimed(room, record, envelope)
-    return message
+    return room.gate.taken(record, message)
 
 
 def _tell_claimed(room: Room, record: TurnRecord, envelope: Envelope) -> None:
@@ -145,7 +149,7 @@ def _digest(message: Message) -> str:
     return content_digest(message.envelope.sender, message.subject, message.body)
 
 
-async def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:
+def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:
     """Count, durably, a claim that gave no message: others go on, and in the end it waits for a person.
 
     Somebody else may have taken it: then it is not listed any more, and the count is forgotten. Raises OSError.
@@ -154,7 +158,7 @@ async def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool)
     entry = fetch_again(record.rerun, envelope, now, room.policy, answered=answered)
     record.rerun = entry
     if stuck := cannot_be_fetched(entry, now, room.policy, answered=answered):
-        await room.stuck.not_fetched(envelope, f"listed, but not to be fetched ({entry.fetches} tries): {why}")
+        room.stuck.not_fetched(envelope, f"listed, but not to be fetched ({entry.fetches} tries): {why}")
     if answered:
         if stuck:
             state.retries.remove(envelope.id)

@@ -37,6 +37,8 @@ HISTORY_KEPT = 20
 MAX_WORDS = 256 * 1024
 """Bytes of an agent's final words that are sent."""
 
+REST_GONE = "the rest is not kept (keep_transcripts = 0)"
+
 
 class TurnEnd(msgspec.Struct, frozen=True):
     """All that a settlement is decided from. `answered`: the thread shows a message of ours since the claim."""
@@ -103,7 +105,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         retry=retry,
         dead=dead,
         pause=decide_pause(judgement, end.pause, end.now, end.jitter),
-        question=_asked(end, judgement.outcome),
+        question=_asked(end, judgement.outcome, policy),
         notes=end.sealed.notes if judgement.outcome.settles else (),
     )
 
@@ -162,15 +164,17 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     # What a turn staged leaves only when it ended well; what was asked to leave at once has left already.
     drafts = [draft for draft in end.sealed.drafts if outcome.settles or draft.at_once]
     if wants_auto_reply(end, outcome, policy) and not end.answered:
-        body = _bounded(judgement.final_text.strip(), end.record.turn_id)
+        body = _bounded(judgement.final_text.strip(), end, policy)
         drafts.append(Draft(f"auto-reply{end.mark}", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
     asked = end.sealed.finish is not None and bool(end.sealed.finish.question.strip())
     # News of progress asks nobody.
     if outcome is Outcome.BLOCKED and (asked or all(draft.at_once for draft in drafts)):
-        drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=_question(end), kind=Kind.QUESTION))
+        drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=_question(end, policy), kind=Kind.QUESTION))
     then = end.then(outcome)
     if then is AfterStop.ASK:
-        drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=_asked(end, outcome), kind=Kind.QUESTION))
+        drafts.append(
+            Draft(f"question{end.mark}", Action.REPLY, now, body=_asked(end, outcome, policy), kind=Kind.QUESTION)
+        )
     if then is AfterStop.DROP and end.origin.envelope.automatic is not Automatic.NOTICE:
         why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
         body = f"This message was dropped by hand; it will not be worked on.{why}"
@@ -189,29 +193,28 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     return drafts
 
 
-def _asked(end: TurnEnd, outcome: Outcome) -> str:
+def _asked(end: TurnEnd, outcome: Outcome, policy: WatchPolicy) -> str:
     """What the thread waits for now, if anything."""
     if end.then(outcome) is AfterStop.ASK:
         why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
         return f"The work on this message was stopped by hand before its end.{why}\n\nHow is it to go on?"
-    return _question(end) if outcome is Outcome.BLOCKED else ""
+    return _question(end, policy) if outcome is Outcome.BLOCKED else ""
 
 
-def _question(end: TurnEnd) -> str:
+def _question(end: TurnEnd, policy: WatchPolicy) -> str:
     note = end.sealed.finish
     asked = note.question if note is not None else ""
     words = asked.strip() or end.judgement.final_text.strip() or end.judgement.detail or "The agent needs a decision."
-    return _bounded(words, end.record.turn_id)
+    return _bounded(words, end, policy)
 
 
-def _bounded(words: str, turn_id: str) -> str:
+def _bounded(words: str, end: TurnEnd, policy: WatchPolicy) -> str:
     encoded = words.encode("utf-8", "replace")
     if len(encoded) <= MAX_WORDS:
         return words
     cut = encoded[:MAX_WORDS].decode("utf-8", "ignore")
-    return (
-        f"{cut}\n\n[cut here, after {MAX_WORDS} of {len(encoded)} bytes; the whole is in the output of turn {turn_id}]"
-    )
+    whole = f"the whole is in the output of turn {end.record.turn_id}" if policy.keep_transcripts else REST_GONE
+    return f"{cut}\n\n[cut here, after {MAX_WORDS} of {len(encoded)} bytes; {whole}]"
 
 
 def mark_of(message_id: str) -> str:
@@ -284,6 +287,7 @@ def _retry_entry(
         fetches=rerun.fetches if rerun else 0,
         fetching_since=rerun.fetching_since if rerun else 0.0,
         put_back=rerun.put_back if rerun else 0,
+        released=rerun is not None and rerun.released,
     )
 
 

@@ -13,14 +13,18 @@ from agent_mailer.outcomes import StopReason
 from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE, Supervised
 from agent_mailer.process.output import LineFramer, OutputTail
 from agent_mailer.process.tree import end_tree
-from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, Runtime, ToolEnded, ToolStarted
+from agent_mailer.runtimes.port import Evidence, Observation, Progress, Result, ToolEnded, ToolStarted
 from agent_mailer.state.records import TurnProgress, TurnRecord
 from agent_mailer.state.turns import STOP, share_of
 from agent_mailer.turn_tools.folder import TurnFolder
 from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.deciding import compose_for
-from agent_mailer.watch.room import Room
+from agent_mailer.watch.judging import ended_by_a_stop
+from agent_mailer.watch.room import Program, Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
+
+FROZEN = 2.0
+"""Who wakes so much later than he wanted was stopped: by a signal, with his container, or with his machine."""
 
 BUSY_INTERVAL = 0.1
 QUIET_INTERVAL = 1.0
@@ -34,11 +38,10 @@ class Follower:
     """Follows one turn to its end and returns the evidence; ends it when a clock runs out or the watcher stops."""
 
     def __init__(
-        self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce, runtime: Runtime
+        self, room: Room, record: TurnRecord, supervised: Supervised, at_once: AtOnce, program: Program
     ) -> None:
         self._room = room
-        self._runtime = runtime
-        self._traits = runtime.traits
+        self._runtime, self._traits = program.runtime, program.traits
         self._record = record
         self._supervised = supervised
         self._at_once = at_once
@@ -58,14 +61,16 @@ class Follower:
         self._noted_at = -PROGRESS_INTERVAL
 
     async def follow(self) -> Evidence:
-        """Returns when the holder is gone and no process of the turn is left."""
+        """Returns when no process of the turn is left, the holder neither."""
         ended = asyncio.create_task(self._until_ended())
         stopping = asyncio.create_task(self._room.stopping.wait())
         try:
             interval = BUSY_INTERVAL
             while not ended.done():
                 waits = {ended} if stopping.done() else {ended, stopping}
+                slept = self._room.clock.monotonic()
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+                self._leave_out(self._room.clock.monotonic() - slept - interval)
                 grew, reason = False, None
                 # What cannot be read or staged now, for want of a descriptor say, is there the next time.
                 with suppress(OSError):
@@ -84,6 +89,15 @@ class Follower:
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(stopping, ended, return_exceptions=True)
         return await self._room.until_system_lets(self._record.turn_id, self._evidence)
+
+    def _leave_out(self, late: float) -> None:
+        """We were frozen, and perhaps the agent with us: no clock of the turn has run meanwhile."""
+        if late < FROZEN:
+            return
+        self._started += late
+        self._last_event = None if self._last_event is None else self._last_event + late
+        self._result_at = None if self._result_at is None else self._result_at + late
+        self._tool_since = {tool: since + late for tool, since in self._tool_since.items()}
 
     async def _until_ended(self) -> None:
         """A system that cannot tell whether the agent runs is asked again: its turn is not over until it says so."""
@@ -110,13 +124,18 @@ class Follower:
             stdout=directory / STDOUT_FILE,
             stderr=directory / STDERR_FILE,
             resume=self._record.resume,
-            stopped=self._record.stopped or self._stopped_by_another(),
+            stopped=self._record.stopped or self._stopped_by_another() or self._stopped_with_us(),
         )
 
     def _stopped_by_another(self) -> StopReason | None:
         """A command that found no watcher has ended the tree itself. What ended well before that has ended well."""
         asked = self._asked_to_stop()
         return StopReason.BY_HAND if asked and self._supervised.exit().status != 0 else None
+
+    def _stopped_with_us(self) -> StopReason | None:
+        """Whoever stops us, a container engine say, may have signalled everybody."""
+        with_us = self._room.stopping.is_set() and ended_by_a_stop(self._supervised.exit())
+        return StopReason.SHUTDOWN if with_us else None
 
     def _asked_to_stop(self) -> bool:
         return (self._supervised.turn_dir / STOP).exists()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from agent_mailer.outcomes import Judgement, Outcome, StopReason
-from agent_mailer.process.handle import boot_id
+import signal
+
+from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
+from agent_mailer.processes import boot_id
 from agent_mailer.runtimes.port import Evidence, Runtime
 from agent_mailer.state.records import TurnRecord
 
-NO_BEGIN = "the turn's holder ended before it could start the agent: is the workdir there, the disk full?"
+NO_BEGIN = "the turn's holder could not start the agent: is the workdir there, the disk full, no process to be had?"
 NOTHING_RAN = "the watcher ended before anything was started"
+
+_OF_A_STOP = (None, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 
 _CLOCKS = {
     StopReason.TURN_TIMEOUT: (Outcome.TIMED_OUT, "the turn took longer than turn_timeout"),
@@ -20,17 +24,26 @@ _CLOCKS = {
 }
 
 
+def ended_by_a_stop(end: Exit) -> bool:
+    """Whether an agent that ended so, while its watcher was being stopped, may have been stopped with it."""
+    return end.status is None and end.signal in _OF_A_STOP
+
+
 def judge_end(record: TurnRecord, evidence: Evidence, runtime: Runtime, *, released: bool, adopted: bool) -> Judgement:
     """How a followed turn ended. Of one whose gate never opened the record names no process any more: nothing ran."""
-    same_boot = record.process is not None and record.process.boot == boot_id()
+    process = record.process
+    same_boot = process is not None and process.boot == boot_id()
     if same_boot and not released:
         record.process = None
         # An earlier watcher died before it opened the gate; if it was open, the holder could not begin.
         return Judgement(Outcome.INTERRUPTED, NOTHING_RAN) if adopted else Judgement(Outcome.UNAVAILABLE, NO_BEGIN)
-    return judge(evidence, runtime, same_boot=same_boot)
+    # A container that is killed takes holder and agent with it, and no file.
+    ended_before = same_boot and evidence.exit.status is not None
+    restarted = process is None or not (ended_before or process.of_this_life)
+    return judge(evidence, runtime, restarted=restarted)
 
 
-def judge(evidence: Evidence, runtime: Runtime, *, same_boot: bool) -> Judgement:
+def judge(evidence: Evidence, runtime: Runtime, *, restarted: bool) -> Judgement:
     """A final result counts whatever came after it; then our own reasons; then the runtime's judgement."""
     doomed = evidence.observation.doomed
     if doomed is not None and doomed.for_good:
@@ -44,8 +57,8 @@ def judge(evidence: Evidence, runtime: Runtime, *, same_boot: bool) -> Judgement
             if outcome is Outcome.UNAVAILABLE and trouble is not None:
                 return Judgement(trouble.outcome, trouble.detail, retry_at=trouble.retry_at)
             return Judgement(outcome, detail)
-        if not same_boot and not _tells_the_whole(evidence, runtime):
-            return Judgement(Outcome.INTERRUPTED, "the machine was restarted")
+        if restarted and not _tells_the_whole(evidence, runtime):
+            return Judgement(Outcome.INTERRUPTED, "the machine or its container was restarted")
     return runtime.judge(evidence)
 
 

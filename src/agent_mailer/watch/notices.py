@@ -16,10 +16,11 @@ import msgspec
 from agent_mailer.clock import Clock
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Delivered, Delivery, Mailbox, Refused
+from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Mailbox, Refused
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
+from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
 from agent_mailer.state.stuck import StuckEntry, StuckKind, unsent_of
@@ -36,6 +37,11 @@ LEAVE_PATIENCE = 2.0
 """How long a watcher that leaves waits for what is being told; the next one tells the rest."""
 
 ONCE_PATIENCE = 120.0
+
+STRANGERS_A_DAY = 20
+"""So many senders of held mail are told of one by one: who renames itself for each message is not heard for each."""
+
+DAY = 86400.0
 
 
 def of_settlement(record: TurnRecord, settlement: Settlement) -> Notice | None:
@@ -75,6 +81,21 @@ def of_unsent(record: TurnRecord, settlement: Settlement) -> Notice | None:
         thread=envelope.thread,
         sender=envelope.sender,
         stuck=unsent[0],
+    )
+
+
+def of_documents(record: TurnRecord, now: float) -> Notice:
+    """That files which tell agents what to do changed while this turn ran."""
+    envelope = record.envelope
+    return Notice(
+        id=f"{NoticeKind.INSTRUCTIONS}-{record.turn_id}",
+        kind=NoticeKind.INSTRUCTIONS,
+        at=now,
+        reason="changed",
+        turn_id=record.turn_id,
+        message_id=envelope.id,
+        thread=envelope.thread,
+        sender=envelope.sender,
     )
 
 
@@ -149,11 +170,38 @@ class Notices:
             )
         )
 
-    def _tell_of(self, notice: Notice) -> None:
+    def held(self, guard: Guard, question: str, envelope: Envelope, why: str) -> None:
+        """Remember to tell of it, once for each question; where there are many strangers, of them all once a day."""
+        if not self._wakes or not question:
+            return
+        now, told = self._clock.now(), self._book.told
+        digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        name = f"{NoticeKind.HELD}-{digest}"
+        if name in told.turns:
+            return
+        today = [moment for moment in told.held if 0 <= now - moment < DAY]
+        many = guard is Guard.WHO and len(today) >= STRANGERS_A_DAY
+        if many:
+            name = f"{NoticeKind.HELD}-many-{int(now // DAY)}"
+        self._tell_of(
+            Notice(
+                id=name,
+                kind=NoticeKind.HELD,
+                at=now,
+                reason=guard.value,
+                message_id="" if many else envelope.id,
+                thread="" if many else envelope.thread,
+                sender="" if many else envelope.sender,
+                why=why,
+            ),
+            held=(*today, now) if guard is Guard.WHO and not many else None,
+        )
+
+    def _tell_of(self, notice: Notice, held: tuple[float, ...] | None = None) -> None:
         if not self._wakes:
             return
         channels = tuple(c for c in self._wakes if c is not Channel.MAIL or not self._teller.is_sender(notice))
-        self._book.add(msgspec.structs.replace(notice, left=channels))
+        self._book.add(msgspec.structs.replace(notice, left=channels), held=held)
         self.wake()
 
     def look(self, pause: Pause | None) -> None:

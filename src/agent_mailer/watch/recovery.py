@@ -12,11 +12,13 @@ from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MAX_WAITING, Envelope, Mailbox
+from agent_mailer.outcomes import StopReason
 from agent_mailer.process.holder import adopt
 from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
 from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
 from agent_mailer.state.turns import ids_of
+from agent_mailer.watch.judging import ended_by_a_stop
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.turn import adopt_turn, carry_out, give_back
 
@@ -47,9 +49,23 @@ async def recover(room: Room) -> list[OpenWork]:
             await salvage(room.state, turn_id)
         elif record.resends or ids_of(record).isdisjoint(at_work):
             found.append(record)
+    if not room.stopping.is_set() and room.state.turns.stop_was_cut_off():
+        for record in found:
+            _excuse(room, record)
+        room.state.turns.stop_is_over()
     work = [OpenWork(record, _finisher(room, record)) for record in found]
     room.state.requests.tidy()
     return work
+
+
+def _excuse(room: Room, record: TurnRecord) -> None:
+    """Its watcher was ended while it stopped. What ended with it was stopped too; what runs on is judged as ever."""
+    if record.phase is not Phase.RUNNING or record.process is None or record.stopped is not None:
+        return
+    supervised = adopt(record.process, room.state.turns.path(record.turn_id), record.turn_id)
+    if not supervised.running and ended_by_a_stop(supervised.exit()):
+        record.stopped = StopReason.SHUTDOWN
+        room.state.turns.save(record)
 
 
 def _finisher(room: Room, record: TurnRecord) -> Task:

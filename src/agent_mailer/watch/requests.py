@@ -12,6 +12,7 @@ from agent_mailer.state import State
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.watch.guards.holding import carry_out
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
 
 MOST_AT_ONCE = 1000
@@ -154,6 +155,17 @@ def _resume(state: State, request: Request) -> Answer:
     return Answer(ok=True, lines=("resumed",))
 
 
+def _order(state: State, request: Request) -> Answer:
+    """A request gives no power: what is to be done the order says, which lies where no agent writes."""
+    name = request.targets[0] if request.targets else ""
+    order = state.lifts.order(name)
+    if order is None:
+        return Answer(ok=False, lines=("no person has ordered that",))
+    results = carry_out(state, order)
+    state.lifts.done(name)
+    return _told(results, 0)
+
+
 def _ping(state: State, request: Request) -> Answer:
     """Where a command applies it, nobody else is there to be asked."""
     del state, request
@@ -166,5 +178,6 @@ _VERBS = {
     Verb.TURNS_STOP: _stop_turn,
     Verb.PAUSE: _pause,
     Verb.RESUME: _resume,
+    Verb.ORDER: _order,
     Verb.PING: _ping,
 }

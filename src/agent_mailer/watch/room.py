@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
+from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import Runtime
+from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.state import State
+from agent_mailer.watch.guards.gate import Gate
+from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
-from agent_mailer.watch.rules import WatchPolicy, backoff
+from agent_mailer.watch.rules import Candidate, WatchPolicy, backoff, urgent_beside
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
 
 if TYPE_CHECKING:
     from agent_mailer.confine.confinement import Confinement
+
+STOP_PATIENCE = 15.0
+"""After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
+
+SHORTEST_WAIT = 0.05
+SETTLE_PATIENCE = 5.0
+"""The same once no turn runs any more: a broker that does not answer, or a disk that refuses, is not waited for."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -49,10 +60,20 @@ class Work:
         self.task: asyncio.Task[None] | None = None
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""
+        self.documents: dict[str, str] | None = None
+        """What told agents what to do when the turn began; None where an earlier watcher saw it begin."""
 
     @property
     def holds_place(self) -> bool:
         return self.stage in (Stage.CLAIMING, Stage.RUNNING)
+
+
+class Program:
+    """A runtime, and what it is like: known once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.traits = runtime.traits
 
 
 class Room:
@@ -72,8 +93,8 @@ class Room:
     ) -> None:
         self.mailbox = mailbox
         self.address = mailbox.address
-        self.runtime = runtime
-        self.traits = runtime.traits
+        self.program = Program(runtime)
+        """Of turns that start now: one that runs keeps its own."""
         self.confinement = confinement
         self.state = state
         self.log = state.log
@@ -86,9 +107,14 @@ class Room:
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
         self.stuck = StuckMail(mailbox, state)
+        self.gate = Gate(state, policy, clock, mailbox.address)
+        self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
+        self.handing_over = asyncio.Event()
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
         """Monotonic: when running turns are ended, once we are stopping."""
+        self._until_we_leave: asyncio.Timeout | None = None
+        self._last_ran = 0.0
         self._git_told = ""
 
     def keep_out_of_git(self) -> None:
@@ -106,16 +132,106 @@ class Room:
                 self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
         self._git_told = told
 
+    @property
+    def runtime(self) -> Runtime:
+        return self.program.runtime
+
+    @property
+    def traits(self) -> RuntimeTraits:
+        return self.program.traits
+
+    def tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
+        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
+        turns = self.work
+        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
+        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
+            if waiting != turns[turn_id].urgent:
+                turns[turn_id].urgent = waiting
+                with suppress(OSError):
+                    self.state.turns.folder(turn_id).tell_urgent(waiting)
+
     def jitter(self) -> float:
         return random.random()
 
     def request_stop(self, grace: float) -> None:
+        """End running turns after `grace` seconds. Asked again, the shorter time counts."""
+        if not self.stopping.is_set():
+            self.log.emit(EventName.WATCH_STOPPING, running=len(self.work), grace=grace)
+            if self.work:
+                with suppress(OSError):
+                    self.state.turns.stop_begins()
         self.stop_at = self.clock.monotonic() + grace
         self.stopping.set()
+        self._hurry()
+
+    def hand_over(self) -> None:
+        self.handing_over.set()
+        self._hurry()
+
+    def _hurry(self) -> None:
+        if self._until_we_leave is not None and not self._until_we_leave.expired():
+            self._until_we_leave.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def leaving(self) -> bool:
+        return self.stopping.is_set() or self.handing_over.is_set()
+
+    async def unless_leaving(self, call: Awaitable[T]) -> T | None:
+        """The result of `call`; None where we are to leave first: what it was about, the next watcher begins anew."""
+        limit = self._until_we_leave = asyncio.timeout(None)
+        try:
+            async with limit:
+                return await call
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return None
+        finally:
+            self._until_we_leave = None
+
+    def stop_patience(self) -> float:
+        """Seconds that are left for what is in hand, once we are stopping."""
+        now, stages = self.clock.monotonic(), {work.stage for work in self.work.values()}
+        if Stage.RUNNING in stages or not self._last_ran:
+            self._last_ran = now
+        if stages <= {Stage.STUCK}:
+            return 0.0
+        longest = (self.stop_at or 0.0) + STOP_PATIENCE
+        return (longest if Stage.RUNNING in stages else min(longest, self._last_ran + SETTLE_PATIENCE)) - now
 
     def enter(self, turn_id: str, stage: Stage) -> None:
         if turn_id in self.work:
             self.work[turn_id].stage = stage
+
+    async def pump(
+        self,
+        wait: Callable[[], Awaitable[None]],
+        heed: Callable[[], bool] | None,
+        wake: Callable[[], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """Level-triggered: a wake says "maybe something", where `heed` agrees; a source that fails is tried again."""
+        tries = 0
+        while True:
+            try:
+                await wait()
+                worth_it = heed is None or heed()
+                tries = 0
+            except (MailboxUnavailable, OSError):
+                await asyncio.sleep(self.trouble_wait(tries))
+                tries += 1
+                worth_it = True
+            except MailerError as fault:
+                # The mailbox is another watcher's now.
+                fail(fault)
+                return
+            if worth_it:
+                wake()
+
+    def trouble_wait(self, tries: int) -> float:
+        """Anything up to the backoff: forty watchers of one broker do not come back at once."""
+        wait = backoff(tries, self.policy.trouble_first, self.policy.trouble_longest)
+        return max(SHORTEST_WAIT, wait * self.jitter())
 
     async def until_disk_takes_it(self, turn_id: str, write: Callable[[*Ts], T], *args: *Ts) -> T:
         """What `write` returns, once it raises no OSError. Raises what the guard raises."""
@@ -166,3 +282,8 @@ class Room:
                 return result
             await self.wait(turn_id, tries)
         raise AssertionError
+
+    def prune(self) -> None:
+        """Raises OSError."""
+        needed = {entry.envelope.id for entry in self.state.retries.all()}
+        self.state.retention.prune(self.policy.keep_transcripts, needed)

@@ -16,6 +16,9 @@ from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
+from agent_mailer.watch.guards.budgets import BudgetPolicy
+from agent_mailer.watch.guards.rounds import GuardPolicy
+from agent_mailer.watch.guards.who import WhoPolicy
 
 
 class AutoReply(StrEnum):
@@ -66,6 +69,8 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     silence_timeout: float | None = 600.0
     finish_grace: float = 5.0
     stop_grace: float = 20.0
+    global_note_fixed: bool = False
+    """No turn changes the note of all threads."""
     turn_memory: int = 0
     """Bytes that all processes of a turn may use together; 0 = off."""
     keep_transcripts: int = 7
@@ -75,6 +80,9 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     notify: NotifyPolicy = NotifyPolicy()
     out_of_git: tuple[Path, ...] = ()
     """Folders that git leaves alone, should they lie in a tree of it."""
+    who: WhoPolicy = WhoPolicy()
+    guards: GuardPolicy = GuardPolicy()
+    budget: BudgetPolicy = BudgetPolicy()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 

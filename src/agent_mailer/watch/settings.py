@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +14,12 @@ from agent_mailer.events import EventName
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state.notices import Notice, NoticeKind
-from agent_mailer.watch.room import Room
+from agent_mailer.watch.room import Program, Room
 from agent_mailer.watch.rules import WatchPolicy
 
 UPGRADE = "upgrade"
+REST = 0.3
+"""Seconds. An editor that writes in place empties the file first: that is nobody's configuration."""
 
 
 class Trusted(msgspec.Struct, frozen=True):
@@ -50,6 +54,9 @@ class Files(Protocol):
     def changed(self) -> bool:
         """Whether there may be something else in them than was taken last. Raises nothing."""
 
+    def being_written(self) -> bool:
+        """Whether somebody may be in the middle of writing one in its place. Raises nothing."""
+
     def take(self) -> Taken:
         """Raises MailerError where they cannot be acted on; then what was taken before goes on counting."""
 
@@ -64,13 +71,27 @@ class Settings:
         self.folders = files.folders
         self.waiting = False
         """Something may have changed that nobody has taken."""
+        self.wake: Callable[[], None] = lambda: None
+        self._timer: asyncio.TimerHandle | None = None
         self._told = ""
         self._refused = ""
 
     def heed(self) -> bool:
-        """Whether the loop is needed."""
-        self.waiting = self.waiting or self._files.changed()
+        """Whether there is something to take. What is half written is looked at again, a little later."""
+        if not self.waiting and self._files.changed():
+            if self._files.being_written():
+                self._look_again()
+            else:
+                self.waiting = True
         return self.waiting
+
+    def _look_again(self) -> None:
+        if self._timer is None or self._timer.cancelled():
+            self._timer = asyncio.get_running_loop().call_later(REST, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self.wake()
 
     def begin(self) -> None:
         """At a start. Raises OSError where what is to be told cannot be remembered."""
@@ -95,7 +116,7 @@ class Settings:
             return
         self._refused = ""
         room.policy, room.prompts = taken.policy, taken.prompts
-        room.runtime, room.traits = taken.runtime, taken.runtime.traits
+        room.program = Program(taken.runtime)
         if taken.now or taken.next_turn or taken.restart:
             room.log.emit(
                 EventName.CONFIG_TAKEN,

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
+from agent_mailer.identity import documents_in
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
-from agent_mailer.process.holder import PROMPT_FILE, Supervised
-from agent_mailer.process.scope import start_turn
+from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
+from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
+from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
@@ -25,19 +31,19 @@ T = TypeVar("T")
 async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
     """`messages`: the turn's own first, and those of its batch. Raises RuntimeMissing and OSError: then nothing ran."""
     state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
-    folder = state.turns.folder(record.turn_id)
+    program, folder = room.program, state.turns.folder(record.turn_id)
     directory = folder.path
     choice = choose_session(
         state.sessions.get(envelope.thread),
         record.rerun,
         runtime=record.runtime,
-        resumes=room.traits.resumes,
+        resumes=program.traits.resumes,
         now=room.clock.now(),
         policy=policy,
     )
     record.resume = choice.session_id
     words = words_of(record, policy.project_dir)
-    launch = room.runtime.command(
+    launch = program.runtime.command(
         TurnRequest(
             turn_id=record.turn_id,
             turn_dir=directory,
@@ -55,6 +61,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         )
     )
     record.fresh = launch.session_id
+    _note_documents(room, record, folder)
     await _prepare(room, record, messages, folder)
     copies = None
     if confinement is not None:
@@ -62,14 +69,14 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         launch, copies = await confinement.around(launch, own), folder.note_copy
     prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
-    begun = await start_turn(
-        launch.argv,
-        env=launch.env,
-        cwd=launch.cwd,
-        turn_dir=directory,
-        turn_id=record.turn_id,
-        memory=policy.turn_memory,
+
+    behind_gate = partial(
+        start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
     )
+    if policy.turn_memory:
+        begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
+    else:
+        begun = Start(behind_gate())
     with begun.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING
@@ -92,6 +99,20 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     return supervised
 
 
+def folders_of(room: Room) -> list[Path]:
+    """Where the agent works."""
+    return [room.policy.workdir, *([room.policy.project_dir] if room.policy.project_dir is not None else [])]
+
+
+def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:
+    """As the turn begins; for a watcher that comes after this one, in the turn's folder. Nothing relies on it."""
+    found = documents_in(folders_of(room))
+    if record.turn_id in room.work:
+        room.work[record.turn_id].documents = found
+    with suppress(OSError):
+        room.state.folder.disk.overwrite(folder.path / DOCUMENTS, msgspec.json.encode(found))
+
+
 async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], folder: TurnFolder) -> None:
     """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
     state, mailbox = room.state, room.mailbox
@@ -99,7 +120,7 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
     thread, contacts = await asyncio.gather(
         mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
-    memory = state.folder.memory
+    memory, copies = state.folder.memory, state.notes.copies(record.envelope.thread)
     folder.prepare(
         messages[0],
         _or_nothing(thread) or messages,
@@ -112,8 +133,10 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
             memory_thread=str(memory_file(memory, record.envelope.thread)),
             no_way=record.no_way,
             carries_context=able.carries_context,
+            carries_marks=able.carries_marks,
+            global_note_fixed=room.policy.global_note_fixed,
         ),
-        state.notes.copies(record.envelope.thread),
+        copies,
         messages[1:],
     )
 

@@ -30,6 +30,9 @@ from agent_mailer.watch.unsent import drop_unsent, routes_back, send_again
 TELL_WITHIN = 3600.0
 """So long its mail stays where it is while its sender cannot be told; then it is put away without a word to him."""
 
+TELL_LISTED_WITHIN = 7 * 86400.0
+"""What stays where it is anyway keeps nothing waiting."""
+
 USED = "its id belongs to another message, which was here before"
 
 
@@ -90,9 +93,15 @@ class StuckMail:
         if isinstance(message, Message) and await self.under_used_id(message):
             await self._mailbox.set_aside(envelope, USED)
 
-    async def not_fetched(self, envelope: Envelope, why: str) -> None:
-        """It stays where it is; that its sender cannot be told just now changes nothing."""
-        await self._tell_sender(self._write_down(StuckKind.NOT_FETCHED, envelope.id, envelope, why), None)
+    def not_fetched(self, envelope: Envelope, why: str) -> None:
+        """It stays where it is; its sender is told at the next look, by this watcher or another. Raises OSError."""
+        self._write_down(StuckKind.NOT_FETCHED, envelope.id, envelope, why)
+
+    async def tell_unheard(self) -> None:
+        """The senders of what stays listed. Raises OSError."""
+        for entry in self._state.stuck.unheard:
+            if await self._tell_sender(entry, None, TELL_LISTED_WITHIN):
+                self._state.stuck.heard(entry)
 
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
@@ -170,7 +179,7 @@ class StuckMail:
             )
         return entry
 
-    async def _tell_sender(self, entry: StuckEntry, origin: Message | None) -> bool:
+    async def _tell_sender(self, entry: StuckEntry, origin: Message | None, within: float = TELL_WITHIN) -> bool:
         """False: try again later."""
         if (entry.kind, entry.key) in self._told or entry.sender in ("", self._mailbox.address):
             return True
@@ -182,7 +191,7 @@ class StuckMail:
         for item in () if isinstance(composed, Refused) else composed:
             if not await self._deliver(item):
                 late = self._state.folder.clock.now() - entry.at
-                return not 0 <= late < TELL_WITHIN
+                return not 0 <= late < within
         self._told.add((entry.kind, entry.key))
         return True
 
@@ -274,8 +283,9 @@ def _each(
 def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
     if entry.kind in STILL_LISTED:
         return ""
+    drop = f"then: agent-mailer stuck drop {printable(entry.key)}"
     if entry.kind is StuckKind.TOO_LARGE:
-        return "it is larger than a message may be: ask its sender for a smaller one"
+        return f"it is larger than a message may be: ask its sender for a smaller one, {drop}"
     if mailbox is None:
         return "its mailbox cannot be reached"
     new_id = ""
@@ -286,4 +296,4 @@ def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
         refused = mailbox.put_back(entry.locator, entry.digest, new_id)
     except MailboxUnavailable as fault:
         return fault.message
-    return refused.why if refused is not None else ""
+    return f"{refused.why}, {drop}" if refused is not None else ""

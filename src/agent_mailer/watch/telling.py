@@ -31,6 +31,8 @@ _PAUSED = {
     "limited": "the provider's limit is reached",
     "signed_out": "its login is missing or refused",
     "unavailable": "the agent program, or its service, is not to be had",
+    "budget": "what it may take of a day is taken (limits)",
+    "too_many_turns": "it has had as many turns within an hour as it may (guards.turns_per_hour)",
 }
 _STUCK = {"not-sent": "send what it wrote for"}
 _TROUBLE = {"mailbox": "its mailbox", "credentials": "its key, which is refused", "disk": "its disk"}
@@ -76,6 +78,11 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
             text = f"{agent} could not {_STUCK.get(notice.reason, 'work on')} {what}: {notice.reason.replace('-', ' ')}"
             plain = prompt_word(notice.stuck, "") == notice.stuck
             fix = f"agent-mailer stuck {f'show {notice.stuck}' if plain else 'list'} {where}"
+        case NoticeKind.HELD:
+            text = _held(notice, agent, message)
+            fix = (
+                f"agent-mailer held {f'show {message}' if message and message == notice.message_id else 'list'} {where}"
+            )
         case NoticeKind.PAUSED:
             text = f"{agent} is paused: {_PAUSED.get(notice.reason, notice.reason)}"
         case NoticeKind.RESUMED:
@@ -91,6 +98,9 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
         case NoticeKind.TRUST_UPGRADE:
             text = f"{agent}: its configuration counts as trusted as it was found, for this once"
             fix = f"agent-mailer config show {where}"
+        case NoticeKind.INSTRUCTIONS:
+            text = f"{agent} has changed files that tell agents what to do"
+            fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.TEST:
             text = f"{agent} can tell you when it needs you: this is a test"
     return Facts(
@@ -111,6 +121,13 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
         until=iso(notice.until) if notice.until is not None else "",
         why=notice.why,
     )
+
+
+def _held(notice: Notice, agent: str, message: str) -> str:
+    if notice.reason != "who":
+        return f"{notice.why}: go on, or stop? {agent} holds message {message}"
+    sender = f"mail of {prompt_word(notice.sender, 'sender')}" if notice.sender else "mail of many other senders"
+    return f"{agent} holds {sender}, which is not worked on and not answered: {notice.why}"
 
 
 def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:

@@ -10,29 +10,36 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
+from agent_mailer.identity import differing, documents_in
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
-from agent_mailer.runtimes.port import Observation, Runtime, RuntimeMissing
+from agent_mailer.runtimes.port import Observation, RuntimeMissing
+from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
 from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.turn_tools.commands import PROGRESS
-from agent_mailer.turn_tools.folder import SEALED, Sealed, TurnFolder
+from agent_mailer.turn_tools.folder import DOCUMENTS, SEALED, Sealed, TurnFolder
 from agent_mailer.watch.batch import settle_each
 from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take, take_batch
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
-from agent_mailer.watch.room import Room, Stage
+from agent_mailer.watch.notices import of_documents
+from agent_mailer.watch.room import Program, Room, Stage
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.settling import settle
-from agent_mailer.watch.start import start
+from agent_mailer.watch.start import folders_of, start
 
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
+
+MOST_READ = 1024 * 1024
+MOST_NAMED = 10
 
 NO_RECORD = "its turns left no record of their end"
 VANISHED = "the message's file has vanished from the mailbox"
@@ -55,7 +62,7 @@ async def run_turn(
             others = await take_batch(room, record)
     except MailboxUnavailable as fault:
         # It may be ours already: only our record can say that it is still to be done.
-        await pass_over(room, record, fault.message, answered=False)
+        pass_over(room, record, fault.message, answered=False)
         await give_back(room, record, f"the claim failed: {fault.message}")
         raise
     except Vanished:
@@ -68,7 +75,7 @@ async def run_turn(
         # Turns that left no record to settle them are counted by nobody else.
         return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
     # The turn's own until its end: the configuration may name another one meanwhile.
-    runtime = room.runtime
+    program = room.program
     try:
         supervised = await start(room, record, (message, *others))
     except (RuntimeMissing, OSError) as fault:
@@ -76,18 +83,19 @@ async def run_turn(
         detail = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
         record.process = None
         return await _end(room, record, message, Judgement(Outcome.UNAVAILABLE, detail), Observation())
-    return await _see_through(room, record, supervised, message, runtime)
+    return await _see_through(room, record, supervised, message, program)
 
 
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
-    runtime = room.runtime
-    return await _see_through(room, record, supervised, await origin_of(room, record), runtime, adopted=True)
+    program = room.program
+    return await _see_through(room, record, supervised, await origin_of(room, record), program, adopted=True)
 
 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
     """Settle a claimed turn in which nothing ran: the message is pending again."""
     record.process = None
+    room.gate.nothing_ran(record)
     return await _end(
         room, record, await origin_of(room, record), Judgement(Outcome.INTERRUPTED, detail), Observation()
     )
@@ -109,12 +117,12 @@ async def carry_out(room: Room, record: TurnRecord, *, again: bool = False) -> N
 
 
 async def _see_through(
-    room: Room, record: TurnRecord, supervised: Supervised, message: Message, runtime: Runtime, *, adopted: bool = False
+    room: Room, record: TurnRecord, supervised: Supervised, message: Message, program: Program, *, adopted: bool = False
 ) -> Outcome:
     folder = TurnFolder(supervised.turn_dir, room.state.folder.disk)
-    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), runtime)
+    follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), program)
     evidence = await follower.follow()
-    judgement = judge_end(record, evidence, runtime, released=follower.released, adopted=adopted)
+    judgement = judge_end(record, evidence, program.runtime, released=follower.released, adopted=adopted)
     return await _end(room, record, message, judgement, evidence.observation, folder)
 
 
@@ -153,7 +161,35 @@ async def _end(
         lines_skipped=observation.lines_skipped or None,
     )
     await carry_out(room, record)
+    room.gate.settled(record)
     return settlement.outcome
+
+
+def _changed_documents(room: Room, record: TurnRecord, directory: Path) -> list[str]:
+    """Files that tell agents what to do and changed meanwhile: by them one mail reaches every later turn.
+
+    Neither forbidden nor undone.
+    """
+    work = room.work.get(record.turn_id)
+    before = work.documents if work is not None else None
+    if before is None:
+        with suppress(OSError, *GARBLED):
+            before = msgspec.json.decode(read_regular(directory / DOCUMENTS, MOST_READ), type=dict[str, str])
+    return differing(before, documents_in(folders_of(room))) if before is not None else []
+
+
+def _tell_of_documents(room: Room, record: TurnRecord, changed: Sequence[str]) -> None:
+    """Raises OSError."""
+    room.notices.tell(of_documents(record, room.clock.now()))
+    here = f"{room.policy.workdir}/"
+    more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+    room.log.emit(
+        EventName.INSTRUCTIONS_CHANGED,
+        turn_id=record.turn_id,
+        thread=record.envelope.thread,
+        sender=record.envelope.sender,
+        file=" ".join(name.removeprefix(here) for name in changed[:MOST_NAMED]) + more,
+    )
 
 
 async def _gather(
@@ -165,6 +201,8 @@ async def _gather(
     folder: TurnFolder,
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
+    if record.process is not None and (changed := _changed_documents(room, record, folder.path)):
+        await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None]:
         sealed = folder.seal()
@@ -181,7 +219,7 @@ async def _gather(
         judgement=judgement,
         observation=observation,
         sealed=sealed,
-        resumes=room.traits.resumes,
+        resumes=room.program.traits.resumes,
         session=session,
         pause=pause,
         stop=stop,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from enum import Enum
 
-from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Presence
@@ -21,7 +20,7 @@ from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
-from agent_mailer.watch.rules import Candidate, backoff, may_start, urgent_beside
+from agent_mailer.watch.rules import Candidate, may_start
 from agent_mailer.watch.settings import Settings
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
@@ -30,13 +29,10 @@ HOUSEKEEPING_SECONDS = 6 * 3600.0
 SPREAD_SECONDS = 5.0
 """Watchers that waited for the same account start again within this long, each at a moment of its own."""
 
-STOP_PATIENCE = 15.0
-"""After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
-
+STOPPING_LOOKS = 0.5
 PROBE_PATIENCE = 60.0
 """Another watcher probes the account: its result wakes us; this is the net should it never come."""
 ONCE_LOOKS = 0.2
-SHORTEST_WAIT = 0.05
 
 
 class End(Enum):
@@ -52,10 +48,11 @@ class Watcher:
 
     def __init__(self, room: Room, *, once: bool = False, settings: Settings | None = None) -> None:
         self._room = room
-        self._settings = settings
         self._once = once
         self._wake = asyncio.Event()
-        self._handing_over = asyncio.Event()
+        self._settings = settings
+        if settings is not None:
+            settings.wake = self._wake.set
         self._doer = Doer(room)
         self._attempted: set[str] = set()
         """Messages that this run has tried: `once` tries each but once."""
@@ -72,24 +69,17 @@ class Watcher:
 
     @property
     def in_work(self) -> int:
-        """How many turns this process has in hand."""
         return len(self._room.work)
 
-    @property
-    def grace(self) -> float:
-        """Seconds that running turns are given at a stop."""
-        return self._room.policy.stop_grace
-
-    def stop(self, grace: float) -> None:
-        """End running turns after `grace` seconds, then leave. Called again, the shorter time counts."""
-        if not self._room.stopping.is_set():
-            self._room.log.emit(EventName.WATCH_STOPPING, running=len(self._room.work), grace=grace)
+    def stop(self, grace: float | None = None) -> None:
+        """End running turns after `grace` seconds (None: as configured), then leave; of two the shorter counts."""
+        grace = self._room.policy.stop_grace if grace is None else grace
         self._room.request_stop(grace)
         self._wake.set()
 
     def hand_over(self) -> None:
         """Leave at once; running turns go on and are adopted by the next watcher."""
-        self._handing_over.set()
+        self._room.hand_over()
         self._wake.set()
 
     async def run(self) -> End:
@@ -137,21 +127,24 @@ class Watcher:
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
+                self._room.state.turns.stop_is_over()
                 self._room.state.sessions.close()
         return end
 
     async def _loop(self) -> End:
         while True:
             self._wake.clear()
-            if self._handing_over.is_set() or self._fault is not None:
+            if self._room.handing_over.is_set() or self._fault is not None:
                 return End.HANDED_OVER
             if self._room.stopping.is_set():
-                patience = (self._room.stop_at or 0.0) + STOP_PATIENCE - self._room.clock.monotonic()
-                if not self._room.work or patience <= 0:
+                patience = self._room.stop_patience()
+                if patience <= 0:
                     return End.STOPPED
-                await self._sleep(patience)
+                await self._sleep(min(patience, STOPPING_LOOKS))
                 continue
-            next_look = await self._start_what_may()
+            next_look = await self._room.unless_leaving(self._start_what_may())
+            if self._room.leaving:
+                continue
             if self._once and next_look is None:
                 if not self._room.work:
                     return End.DRAINED
@@ -182,13 +175,18 @@ class Watcher:
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
             urgent = sum(candidate.envelope.id in plan.urgent for candidate in ready)
             slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns, urgent)
-            self._tell_of_urgent(found.candidates)
+            room.tell_of_urgent(found.candidates)
             if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
                 return self._give_up_or(PROBE_PATIENCE)
-            if ready[:slots]:
+            others = found.candidates if pause is None and room.policy.batch_low else ()
+            admitted = room.gate.admit(ready[:slots], now)
+            if admitted.stops:
+                await room.held.hold(admitted.stops)
+            if admitted.go:
                 room.keep_out_of_git()
-            for candidate in ready[:slots]:
-                batch = self._batch(candidate, found.candidates) if pause is None else ()
+            pause = room.gate.pause(pause, now, admitted.pause)
+            for candidate in admitted.go:
+                batch = batch_of(candidate, others, room.policy) if others else ()
                 ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
                 turn_id = new_turn_id(now)
@@ -202,6 +200,8 @@ class Watcher:
             with suppress(OSError):
                 # At the next look once more.
                 room.notices.look(pause)
+        if admitted.stops:
+            return 0.0
         if self._once:
             return None
         moments = [plan.next_due] if plan.next_due is not None else []
@@ -220,21 +220,10 @@ class Watcher:
             open_ids = {message_id for work in room.work.values() for message_id in work.message_ids}
             found = await look(room.mailbox, room.state, room.policy, open_ids)
             none_to_run = await self._doer.do(found.actions)
+            if self._doer.taken:
+                continue
             if in_work <= set(room.work):
                 return found.without(none_to_run) if none_to_run else found
-
-    def _batch(self, head: Candidate, candidates: Iterable[Candidate]) -> tuple[Envelope, ...]:
-        return batch_of(head, candidates, self._room.policy) if self._room.policy.batch_low else ()
-
-    def _tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
-        """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
-        turns = self._room.work
-        running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
-        for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
-            if waiting != turns[turn_id].urgent:
-                turns[turn_id].urgent = waiting
-                with suppress(OSError):
-                    self._room.state.turns.folder(turn_id).tell_urgent(waiting)
 
     async def _take_up_open(self) -> None:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
@@ -248,7 +237,7 @@ class Watcher:
         self._look_for_open = False
 
     def _pause(self) -> Pause | None:
-        pause = self._room.state.pause.current()
+        pause = self._room.gate.pause(self._room.state.pause.current(), self._room.clock.now())
         if pause is None and self._paused and self._room.state.pause.account is not None:
             self._hold_off(SPREAD_SECONDS * self._room.jitter())
         before, self._paused = self._paused, pause is not None
@@ -267,12 +256,9 @@ class Watcher:
 
     def _prune_when_due(self) -> None:
         now = self._room.clock.monotonic()
-        if now < self._next_prune:
-            return
-        self._next_prune = now + HOUSEKEEPING_SECONDS
-        state = self._room.state
-        needed = {entry.envelope.id for entry in state.retries.all()}
-        state.retention.prune(self._room.policy.keep_transcripts, needed)
+        if now >= self._next_prune:
+            self._next_prune = now + HOUSEKEEPING_SECONDS
+            self._room.prune()
 
     def _give_up_or(self, wait: float) -> float | None:
         if self._once:
@@ -342,7 +328,8 @@ class Watcher:
         while True:
             self._wake.clear()
             try:
-                await self._room.mailbox.open()
+                if not await self._room.unless_leaving(self._opened()):
+                    return False
             except MailboxUnavailable as fault:
                 if self._once:
                     raise
@@ -351,27 +338,15 @@ class Watcher:
                 self._out_of_trouble()
                 return True
             await self._sleep(wait)
-            if self._handing_over.is_set() or self._room.stopping.is_set():
+            if self._room.leaving:
                 return False
 
+    async def _opened(self) -> bool:
+        await self._room.mailbox.open()
+        return True
+
     async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
-        """Level-triggered: a wake says "maybe something", where `heed` agrees; a source that fails is tried again."""
-        tries = 0
-        while True:
-            try:
-                await wait()
-                worth_it = heed is None or heed()
-                tries = 0
-            except (MailboxUnavailable, OSError):
-                await asyncio.sleep(self._trouble_wait(tries))
-                tries += 1
-                worth_it = True
-            except MailerError as fault:
-                # The mailbox is another watcher's now.
-                self._fail(fault)
-                return
-            if worth_it:
-                self._wake.set()
+        await self._room.pump(wait, heed, self._wake.set, self._fail)
 
     async def _pump_folder(self, events: FileEvents, heed: Callable[[], bool] | None = None) -> None:
         try:
@@ -392,12 +367,7 @@ class Watcher:
         """Tell what is wrong, once per kind of trouble; returns the seconds to wait."""
         self._room.troubles.begin(OWN, fault)
         self._tries += 1
-        return self._trouble_wait(self._tries - 1)
-
-    def _trouble_wait(self, tries: int) -> float:
-        """Anything up to the backoff: forty watchers of one broker do not come back at once."""
-        wait = backoff(tries, self._room.policy.trouble_first, self._room.policy.trouble_longest)
-        return max(SHORTEST_WAIT, wait * self._room.jitter())
+        return self._room.trouble_wait(self._tries - 1)
 
     def _out_of_trouble(self) -> None:
         """The mailbox has answered; a claim that is under way may still tell otherwise."""

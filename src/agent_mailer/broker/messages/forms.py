@@ -69,6 +69,7 @@ class OperatorForm(BaseModel):
         | None
     ) = None
     labels: Annotated[list[Word], Field(max_length=20)] = []
+    visited: Annotated[list[Annotated[str, Field(max_length=1000, pattern=NO_NUL)]], Field(max_length=64)] = []
 
 
 class SendForm(OperatorForm):

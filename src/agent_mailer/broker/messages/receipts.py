@@ -32,9 +32,10 @@ _TurnId = Annotated[str, Field(max_length=64, pattern=NO_NUL)]
 
 
 class ClaimForm(BaseModel):
-    """`turn_id`: the watcher's name of the turn for which it claims the message."""
+    """`turn_id`: the watcher's name of the turn for which it claims the message; `silent`: no receipt tells of it."""
 
     turn_id: _TurnId = ""
+    silent: bool = False
 
 
 class ReceiptForm(BaseModel):
@@ -61,7 +62,7 @@ async def claim(
     watcher = watcher_of(request)
     if watcher is None:
         raise Fault(422, "X-Agent-Mailer-Watcher is missing")
-    turn_id = "" if form is None else form.turn_id
+    form = form or ClaimForm()
     since = claims_since(settings_of(request).claim_seconds)
     streams = streams_of(request)
 
@@ -71,7 +72,7 @@ async def claim(
         if lease is not None and lease.watcher != watcher:
             raise watched(locked.message.to_agent, lease)
         require_free(locked, watcher, since)
-        return claim_message(connection, locked, watcher, turn_id)
+        return claim_message(connection, locked, watcher, form.turn_id, silent=form.silent)
 
     claimed = await store_of(request).write(work)
     await rendered((claimed.message,))

@@ -80,6 +80,7 @@ def submission_of(request: Request, form: OperatorForm, *, sender: tuple[str, st
         priority=form.priority,
         kind=form.kind,
         labels=tuple(form.labels),
+        visited=tuple(form.visited),
     )
     return Submission(new, user_id, agent_id, bound, idempotency_key(request), longest)
 

@@ -118,12 +118,14 @@ def require_free(locked: Locked, watcher: str, since: str) -> None:
         raise Fault(409, words, extra={"reason": "claimed"})
 
 
-def claim_message(connection: Connection, locked: Locked, watcher: str, turn_id: str) -> Claimed:
-    """Note the claim; `turn_id` may be empty."""
+def claim_message(
+    connection: Connection, locked: Locked, watcher: str, turn_id: str, *, silent: bool = False
+) -> Claimed:
+    """Note the claim; `turn_id` may be empty. `silent`: no receipt tells of it."""
     message, before = locked.message, locked.claimed_by == watcher
     message.claimed_at = now_text()
     connection.execute(_CLAIM, {"message": message.id, "watcher": watcher, "moment": message.claimed_at})
-    if not before or turn_id:
+    if not silent and (not before or turn_id):
         receipt = Receipt(message.id, "claimed", turn_id, None, "", final=False, created_at=message.claimed_at)
         add_receipt(connection, receipt, watcher)
     return Claimed(message, "before" if before else "now")

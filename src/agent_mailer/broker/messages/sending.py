@@ -34,6 +34,7 @@ class NewMessage(msgspec.Struct, frozen=True):
     priority: str = "normal"
     kind: str | None = None
     labels: tuple[str, ...] = ()
+    visited: tuple[str, ...] = ()
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(NewMessage)}
@@ -277,6 +278,7 @@ class _Batch:
                     priority=new.priority,
                     kind=new.kind,
                     labels=list(new.labels),
+                    visited=list(new.visited),
                     claimed_at=None,
                     body=body,
                     attachments=list(new.attachments),

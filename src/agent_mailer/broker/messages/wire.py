@@ -68,6 +68,7 @@ class Envelope(msgspec.Struct):
     priority: str
     kind: str | None
     labels: list[str]
+    visited: list[str] | None
     claimed_at: str | None
 
 
@@ -114,6 +115,7 @@ ENVELOPE_COLUMNS = (
     _c.priority,
     _c.kind,
     _c.labels,
+    _c.visited,
     _c.claimed_at,
 )
 MESSAGE_COLUMNS = (*ENVELOPE_COLUMNS, _c.body, _c.attachments)

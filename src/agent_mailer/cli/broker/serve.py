@@ -11,6 +11,7 @@ import typer
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.streams import unhurried
 
 if TYPE_CHECKING:
     from agent_mailer.broker.data import Data
@@ -46,6 +47,7 @@ def serve(
     AGENT_MAILER_SECRET_KEY, which signs the tokens of people.
     """
     data = data_of(folder, database)
+    unhurried()
     from agent_mailer.broker.data import Settings, held, hosts_of, make_folders, proxies_of, secret_of
     from agent_mailer.broker.serving import bind, run, url_of
 

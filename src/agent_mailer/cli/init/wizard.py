@@ -153,8 +153,8 @@ _MEANINGS: dict[RuntimeKind, dict[PermissionMode, str]] = {
     },
     RuntimeKind.CODEX: {
         PermissionMode.PLAN: "a sandbox that only reads; no network",
-        PermissionMode.ACCEPT_EDITS: "a sandbox that writes in its folder and in /tmp, runs commands there, has no "
-        "network and cannot commit (.git is read-only)",
+        PermissionMode.ACCEPT_EDITS: "a sandbox that writes in its folder and in /tmp, commits and runs commands "
+        "there; no network",
         PermissionMode.BYPASS_PERMISSIONS: f"no sandbox: {_EVERYTHING}",
     },
 }

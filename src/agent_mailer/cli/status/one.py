@@ -50,6 +50,8 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
         yield "dead", [Part(f"{view.dead_letters} given up (agent-mailer dead-letter list)", Ink.RED)]
     stuck = [f"{one.count} {one.reason}" for one in view.stuck if one.reason != "given-up"]
     yield "stuck", [Part(f"{', '.join(stuck)} (agent-mailer stuck list)", Ink.RED)] if stuck else []
+    held = [f"{one.count} {one.guard}" for one in view.held]
+    yield "held", [Part(f"{', '.join(held)} (agent-mailer held list)", Ink.YELLOW)] if held else []
     yield "last", _results(view, now)
     yield "today", [_today(view)]
     yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []

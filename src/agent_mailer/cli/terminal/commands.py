@@ -86,10 +86,11 @@ class LazyGroup(FastGroup):
     """The program: its commands are known by name and one line; each is made when it is called.
 
     A subclass fills `table`: the command's name -> the module that holds its typer `app`, or `module:name` where that
-    is called otherwise, and that line.
+    is called otherwise, and that line. `aliases` are other words for some of them.
     """
 
     table: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     def list_commands(self, ctx: Context) -> list[str]:
         del ctx
@@ -109,6 +110,8 @@ class LazyGroup(FastGroup):
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         """Raises UsageFault for a word that is no command, with those that look like it."""
+        if args and args[0] in self.aliases:
+            args = [self.aliases[args[0]], *args[1:]]
         if args and args[0] not in self.table and not args[0].startswith("-") and not ctx.resilient_parsing:
             from difflib import get_close_matches
 

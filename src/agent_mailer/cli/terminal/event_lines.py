@@ -30,6 +30,7 @@ _BAD = {
     EventName.PAUSED,
     EventName.SURVIVORS,
     EventName.GIT_TROUBLE,
+    EventName.MACHINE_SHORT,
     EventName.NOTICE_GIVEN_UP,
     EventName.CONFIG_REFUSED,
     EventName.UNTRUSTED,

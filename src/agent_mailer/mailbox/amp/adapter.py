@@ -119,6 +119,11 @@ class AmpMailbox:
             keeps_done=ours,
         )
 
+    async def asked(self) -> Capabilities:
+        """The same, once the broker has said what it can do."""
+        await self._link.broker()
+        return self.capabilities
+
     @property
     def address(self) -> str:
         return self._address
@@ -181,9 +186,9 @@ class AmpMailbox:
         self._had_mail = bool(listing.envelopes)
         return listing
 
-    async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         async with self._link.connected():
-            return await self._inbox.claim(envelope, again=again)
+            return await self._inbox.claim(envelope, again=again, silent=silent)
 
     async def read(self, envelope: Envelope) -> Message | Gone:
         async with self._link.connected():

@@ -11,6 +11,7 @@ import msgspec
 
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
+    MOST_VISITED,
     Action,
     Draft,
     Message,
@@ -49,6 +50,7 @@ class Request(msgspec.Struct, frozen=True):
     priority: str = "normal"
     kind: str | None = None
     labels: tuple[str, ...] = ()
+    visited: tuple[str, ...] = ()
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -115,6 +117,7 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
             priority=(draft.priority or Priority.NORMAL).value,
             kind=kind.value if kind else None,
             labels=_labels(draft),
+            visited=(*origin.envelope.visited, origin.envelope.sender)[-MOST_VISITED:] if origin else (),
         )
         key = _key(author, draft, turn_id, recipient)
         payload = Payload(key, draft.created, msgspec.Raw(msgspec.json.encode(request)))

@@ -55,9 +55,9 @@ class Inbox:
                 return await self._mirror.pending(self._stretch, limit, now, beside)
             return await self._paged.pending(self._page, limit, now, beside)
 
-    async def claim(self, envelope: Envelope, *, again: bool) -> Message | Gone:
+    async def claim(self, envelope: Envelope, *, again: bool, silent: bool = False) -> Message | Gone:
         if (await self._link.broker()).ours:
-            return await self._claim_there(envelope, again=again)
+            return await self._claim_there(envelope, again=again, silent=silent)
         return await self._claim_here(envelope, again=again)
 
     async def read(self, envelope: Envelope) -> Message | Gone:
@@ -126,13 +126,13 @@ class Inbox:
             raise self._link.puzzled(answer)
         return answer
 
-    async def _claim_there(self, envelope: Envelope, *, again: bool) -> Message | Gone:
+    async def _claim_there(self, envelope: Envelope, *, again: bool, silent: bool) -> Message | Gone:
         try:
             path = path_of("messages", envelope.id, "claim")
         except ValueError:
             return Gone("no message is called so")
         async with self._left_out(envelope.id):
-            answer, lost = await self._ask_for(path)
+            answer, lost = await self._ask_for(path, b'{"silent":true}' if silent else b"{}")
             if answer.status == 409:
                 reason = _reason(answer)
                 if reason == "watched":
@@ -152,7 +152,7 @@ class Inbox:
                 raise not_the_protocol(answer)
             return heard.message
 
-    async def _ask_for(self, path: str) -> tuple[Answer, bool]:
+    async def _ask_for(self, path: str, content: bytes) -> tuple[Answer, bool]:
         """The answer to a claim, and whether an earlier one was lost: that may have been the one that said "now"."""
         headers = {"X-Agent-Mailer-Watcher": self._watcher}
         lost = False
@@ -160,7 +160,7 @@ class Inbox:
             with attempt:
                 try:
                     answer = await self._link.ask(
-                        lambda transport, _: transport.ask("POST", path, content=b"{}", headers=headers, tries=1)
+                        lambda transport, _: transport.ask("POST", path, content=content, headers=headers, tries=1)
                     )
                 except InDoubt:
                     lost = True

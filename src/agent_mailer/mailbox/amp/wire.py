@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.amp.answers import Answer, decode, not_the_protocol
-from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Message, Priority, Unreadable
+from agent_mailer.mailbox.port import MOST_VISITED, Automatic, Envelope, Kind, Message, Priority, Unreadable
 from agent_mailer.names import printable
 
 MAX_HOPS: Final = 1_000_000
@@ -76,6 +76,7 @@ class _Item(msgspec.Struct):
     priority: str | None = None
     kind: str | None = None
     labels: tuple[str, ...] | None = None
+    visited: tuple[str, ...] | None = None
 
 
 class _OnlyId(msgspec.Struct):
@@ -107,6 +108,7 @@ def parse_message(raw: bytes) -> Heard | Unreadable:
         kind=_one_of(Kind, item.kind),
         automatic=_one_of(Automatic, item.automatic) or Automatic.NO,
         hops=item.hops,
+        visited=tuple(name for name in item.visited or () if len(name) <= MAX_NAME)[-MOST_VISITED:],
     )
     message = Message(
         envelope,

@@ -187,9 +187,9 @@ class MaildirMailbox:
         with disk_faults(self._paths.new):
             return list_folder(self._paths.new, self._waiting, MAX_WAITING, is_whole)
 
-    async def claim(self, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         self._attend()
-        return self._consumer.claim(envelope, again=again)
+        return self._consumer.claim(envelope, again=again, silent=silent)
 
     async def read(self, envelope: Envelope) -> Message | Gone:
         return self._consumer.read(envelope)

@@ -25,6 +25,7 @@ from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
 from agent_mailer.mailbox.maildir.routes import parse_address
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
+    MOST_VISITED,
     Action,
     Automatic,
     Draft,
@@ -64,6 +65,7 @@ class Header(msgspec.Struct, frozen=True):
     kind: Kind | None = None
     labels: tuple[str, ...] = ()
     hops: int = 0
+    visited: tuple[str, ...] = ()
     automatic: Automatic = Automatic.NO
     turn: str = ""
     reply_to: str = ""
@@ -123,6 +125,7 @@ def compose(
         kind=kind,
         labels=_labels(draft),
         hops=origin.envelope.hops + 1 if origin else 0,
+        visited=(*origin.envelope.visited, origin.envelope.sender)[-MOST_VISITED:] if origin else (),
         automatic=draft.automatic,
         turn=turn_id,
         context=draft.context,
@@ -275,6 +278,8 @@ def _context(header: Header) -> dict[str, object]:
         marks["automatic"] = header.automatic.value
     if header.hops:
         marks["hops"] = header.hops
+    if header.visited:
+        marks["visited"] = list(header.visited)
     if header.turn:
         marks["turn"] = header.turn
     theirs = (parse_context(header.context) if header.context else None) or {}

@@ -47,7 +47,7 @@ class Consumer:
         self._handle = handle
         self._paths = paths
 
-    def claim(self, envelope: Envelope, *, again: bool) -> Message | Gone:
+    def claim(self, envelope: Envelope, *, again: bool, silent: bool = False) -> Message | Gone:
         """Move new -> cur, make that durable, read. `again`: our record says that what is in cur may be ours."""
         name = _name(envelope.locator)
         if isinstance(name, Gone):
@@ -67,7 +67,8 @@ class Consumer:
                 if taken is _Taken.MOVED:
                     self._put_back(source, target)
                 return Gone("another message has taken its name")
-            self._write_receipt(envelope.id, envelope.thread, envelope.sender, Stage.DRAINED, "")
+            if not silent:
+                self._write_receipt(envelope.id, envelope.thread, envelope.sender, Stage.DRAINED, "")
             return parsed
 
     def read(self, envelope: Envelope) -> Message | Gone:

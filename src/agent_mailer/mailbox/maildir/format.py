@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from agent_mailer.mailbox.maildir.layout import is_handle
-from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Message, Priority
+from agent_mailer.mailbox.port import MOST_VISITED, Automatic, Envelope, Kind, Message, Priority
 
 MAX_MESSAGE_BYTES: Final = 10 * 1024 * 1024
 MAX_DEPTH: Final = 400
@@ -249,7 +249,7 @@ def _envelope(raw: dict[str, object], locator: str) -> Envelope:
         raise invalid("unknown priority")
     if kind and kind not in _KINDS:
         raise invalid("unknown kind")
-    automatic, hops = _marks(raw.get("context"))
+    automatic, hops, visited = _marks(raw.get("context"))
     return Envelope(
         id=identifier,
         thread=thread,
@@ -263,6 +263,7 @@ def _envelope(raw: dict[str, object], locator: str) -> Envelope:
         automatic=automatic,
         hops=hops,
         reply_to=_way_back(raw, sender),
+        visited=visited,
     )
 
 
@@ -297,14 +298,17 @@ def _others_context(context: object) -> str:
         return ""
 
 
-def _marks(context: object) -> tuple[Automatic, int]:
+def _marks(context: object) -> tuple[Automatic, int, tuple[str, ...]]:
     """Our own marks. Whatever else stands there is no reason to refuse a message."""
     marks = context.get(CONTEXT_KEY) if isinstance(context, dict) else None
     if not isinstance(marks, dict):
-        return Automatic.NO, 0
+        return Automatic.NO, 0, ()
     hops, automatic = marks.get("hops"), marks.get("automatic")
     counted = min(hops, _MAX_HOPS) if isinstance(hops, int) and not isinstance(hops, bool) and hops > 0 else 0
-    return (Automatic(automatic) if automatic in ("notice", "auto-reply") else Automatic.NO), counted
+    visited = marks.get("visited")
+    names = [name for name in visited if isinstance(name, str) and is_handle(name)] if isinstance(visited, list) else []
+    mark = Automatic(automatic) if automatic in ("notice", "auto-reply") else Automatic.NO
+    return mark, counted, tuple(names[-MOST_VISITED:])
 
 
 def _string(raw: dict[str, object], name: str) -> str:

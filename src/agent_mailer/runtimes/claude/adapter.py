@@ -228,7 +228,7 @@ class ClaudeRuntime:
         known = meaning_of_stderr(output)
         if known is not None:
             meaning, line = known
-            return Finding(ok=False, text=printable(line, 200), fix=meaning.fix)
+            return Finding(ok=False, text=meaning.detail(line), fix=_INSTALL)
         offered = next((tools for line in output.splitlines() if (tools := tools_of(line.encode())) is not None), None)
         if offered is None:
             said = printable(output.strip(), 200) or "nothing"
@@ -248,9 +248,8 @@ class ClaudeRuntime:
     def _words(self, program: Path, request: TurnRequest) -> Iterator[str]:
         """Options that take several values come first: extra arguments must not become values of theirs."""
         options = self._options
-        given = settings(
-            options.extra_args, request.workdir, tuple(denials(options.reach, request.workdir, self._secrets()))
-        )
+        denied = denials(self._reach(), request.workdir)
+        given = settings(options.extra_args, request.workdir, tuple(denied))
         yield from tool_words(options.tools, options.extra_args)
         yield "--allowedTools"
         yield f"mcp__{TOOLS}"
@@ -284,11 +283,14 @@ class ClaudeRuntime:
             yield f"{Decimal(repr(options.max_budget_usd)):f}"
         yield from given.extra
 
-    def _secrets(self) -> Iterator[Path]:
-        """Its login; and where not everything is allowed, the keys that lie in a home folder."""
-        yield self._home() / ".credentials.json"
-        if self._options.permission_mode is not PermissionMode.BYPASS_PERMISSIONS:
-            yield from secrets_in(self._env)
+    def _reach(self) -> Reach:
+        """Ours, its login, what it obeys in every session; and where not everything is allowed, a person's keys."""
+        own, home = self._options.reach, self._home()
+        anything = self._options.permission_mode is PermissionMode.BYPASS_PERMISSIONS
+        return Reach(
+            hidden=(*own.hidden, home / ".credentials.json", *(() if anything else secrets_in(self._env))),
+            kept=(*own.kept, *(home / name for name in _SETTINGS)),
+        )
 
     def _home(self) -> Path:
         own = self._env.get("CLAUDE_CONFIG_DIR")

@@ -29,7 +29,9 @@ _SAME = frozenset({"Agent", "Task"})
 """Two names of one tool: the first is asked for, the second may be told."""
 
 _SETTINGS_LIMIT = 1024 * 1024
-_MOST_RULES = 200
+_MOST_RULES = 100
+_LONGEST_RULE = 500
+"""All are one word of a command line: an agent that writes many must not keep the next turn from starting."""
 _GLOB = re.compile(r"([\\*?\[\]!#{}])")
 _SHOWN = 10
 
@@ -128,9 +130,9 @@ def settings(extra: Sequence[str], workdir: Path, denied: Sequence[str]) -> Sett
     return Settings(json.dumps(merged), tuple(rest))
 
 
-def denials(reach: Reach, workdir: Path, hidden: Iterable[Path]) -> Iterator[str]:
+def denials(reach: Reach, workdir: Path) -> Iterator[str]:
     """The rules that keep claude's file tools, and shell commands that name a path, from what is not the agent's."""
-    for path in (*reach.hidden, *hidden):
+    for path in reach.hidden:
         for rule in _rules(path, workdir):
             yield f"Read({rule})"
             yield f"Edit({rule})"
@@ -151,7 +153,7 @@ def narrowed(workdir: Path) -> list[str]:
             continue
         if isinstance(permissions, dict):
             found += _texts(permissions.get("deny")) + _texts(permissions.get("ask"))
-    return found[:_MOST_RULES]
+    return [rule for rule in found if len(rule) <= _LONGEST_RULE][:_MOST_RULES]
 
 
 def _rules(path: Path, workdir: Path) -> Iterator[str]:

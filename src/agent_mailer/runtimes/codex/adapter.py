@@ -124,8 +124,8 @@ class CodexRuntime:
             request.workdir,
             request.project_dir,
             request.turn_dir / "outbox",
+            confined=request.confined,
             walled=not request.own_sandbox,
-            within=request.confined,
         )
         words = [str(program), *_QUIET, "exec", *self._policy(program, ground).words, "-C", str(request.workdir)]
         if request.project_dir is not None:

@@ -43,8 +43,8 @@ _NETWORK = re.compile(r"(--config=|-c)?sandbox_workspace_write\.network_access\s
 
 # The folder itself must stay readable: codex's own helper lies in it.
 _HOME = ("auth.json", "config.toml", "sessions", "archived_sessions", "history.jsonl", "log", "memories")
-_HOME_GLOBS = ("*.config.toml", "*.sqlite*")
-_TMP = Path("/tmp")  # noqa: S108 - codex lets it be written
+_DATABASE = ("", "-wal", "-shm")
+_TMP = Path("/tmp")  # noqa: S108 - what codex lets be written
 _GIT_KEPT = ("hooks", "config", "config.worktree", "modules")
 _POINTER_LIMIT = 4096
 
@@ -56,15 +56,15 @@ class Access(StrEnum):
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """Where a turn works: `outbox` None where there is no turn; `walled` where it is confined from without already so
-    that codex's own sandbox cannot start, `within` where it can: there what is ours and secret has no place any more.
+    """Where a turn works: `outbox` None where there is no turn. `confined`: from without already, so that what is ours
+    is not to be seen; `walled`: so that codex's own sandbox cannot start.
     """
 
     workdir: Path
     project_dir: Path | None = None
     outbox: Path | None = None
+    confined: bool = False
     walled: bool = False
-    within: bool = False
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ def policy(
         return Policy(_SANDBOX[mode], why_not="extra_args choose a sandbox")
     if version is not None and version < _SINCE:
         return Policy(_SANDBOX[mode], why_not=f"codex {'.'.join(map(str, version))} has no permission profiles")
-    temporary = Path(env.get("TMPDIR") or _TMP)
+    temporary = _TMP if ground.confined else Path(env.get("TMPDIR") or _TMP)
     if home.is_relative_to(temporary):
         return Policy(_SANDBOX[mode], why_not=f"codex does without profiles where its folder lies below {temporary}")
     open_to_all = (ground.workdir, ground.project_dir or ground.workdir, temporary, _TMP)
@@ -103,7 +103,11 @@ def policy(
         # Of what is missing in a place that is written codex would make an empty file, for a moment that others see.
         if access is Access.WRITE or os.path.lexists(path) or not any(map(path.is_relative_to, open_to_all))
     }
-    table = ",".join(f"{toml(str(path))}={toml(access)}" for path, access in files.items())
+    rows = {str(path): access for path, access in files.items()}
+    if temporary != _TMP:
+        # What everybody shares is not needed then.
+        rows[":slash_tmp"] = Access.READ
+    table = ",".join(f"{toml(path)}={toml(access)}" for path, access in rows.items())
     network = mode is PermissionMode.ACCEPT_EDITS and any(_NETWORK.fullmatch(word) for word in extra)
     given = f'{{extends="{_BASE[mode]}",filesystem={{{table}}},network={{enabled={"true" if network else "false"}}}}}'
     return Policy(("-c", f"default_permissions={toml(PROFILE)}", "-c", f"permissions.{PROFILE}={given}"), profile=True)
@@ -116,8 +120,8 @@ def toml(text: str) -> str:
 
 def hidden_in(home: Path) -> list[Path]:
     """What of codex's folder is none of the agent's business: its login, its settings, other sessions."""
-    globs = [path for pattern in _HOME_GLOBS for path in sorted(home.glob(pattern))]
-    return [*(home / name for name in _HOME), *globs]
+    databases = [Path(f"{path}{part}") for path in sorted(home.glob("*.sqlite")) for part in _DATABASE]
+    return [*(home / name for name in _HOME), *sorted(home.glob("*.config.toml")), *databases]
 
 
 def _files(
@@ -130,11 +134,10 @@ def _files(
             yield from _git(ground.project_dir)
         yield from _git(ground.workdir)
     yield from ((path, Access.DENY) for path in hidden_in(home))
-    if ground.within:
-        return
-    yield from ((path, Access.DENY) for path in secrets_in(env))
-    yield from ((path, Access.READ) for path in reach.kept)
-    yield from ((path, Access.DENY) for path in reach.hidden)
+    if not ground.confined:
+        # Else there is nothing to be denied, and codex would need a place to do it.
+        yield from ((path, Access.DENY) for path in (*secrets_in(env), *reach.hidden))
+        yield from ((path, Access.READ) for path in reach.kept)
     if ground.outbox is not None:
         yield ground.outbox, Access.WRITE
 

@@ -157,6 +157,34 @@ class DeadLetterView(View, frozen=True):
     created: str | None
 
 
+class HeldView(View, frozen=True):
+    """Mail that waits until a person says what is to become of it; `guard` is who holds it, `at` since when."""
+
+    ABOUT = "message_id"
+
+    message_id: str
+    guard: str
+    why: str
+    at: float
+    thread: str
+    sender: str = msgspec.field(name="from")
+    created: float = 0.0
+
+
+class LimitView(View, frozen=True):
+    """One limit of the day: `limit` as it counts now, `taken` of it (with what is reserved for turns under way);
+    `raised`: a person has set it so until the day ends. `taken` is None for limits of a thread or a sender.
+    """
+
+    ABOUT = "name"
+
+    name: str
+    limit: float
+    taken: float | None
+    raised: bool
+    until: float
+
+
 class StuckView(View, frozen=True):
     """Something that waits for a person; `reason` is why, `at` the moment since which. `to`, `text` and `turn_id`: what
     an agent wrote, where that did not leave.
@@ -184,6 +212,25 @@ class NoteView(View, frozen=True):
     name: str
     bytes: int
     modified: float
+
+
+class NoteChangeView(View, frozen=True):
+    """A change of a note: by which turn, for whose message; `how` is `tool`, `file` (written into the file itself while
+    the turn ran), `refused` (the same, undone) or `by-hand`. `before` and `after` are null where there was none, or it
+    is too large.
+    """
+
+    ABOUT = "id"
+
+    id: str
+    note: str
+    at: float
+    how: str
+    turn_id: str
+    thread: str
+    sender: str = msgspec.field(name="from")
+    before: str | None = None
+    after: str | None = None
 
 
 class NoteTextView(View, frozen=True):

@@ -182,10 +182,17 @@ class StuckCountView(Part, frozen=True):
     count: int
 
 
+class HeldCountView(Part, frozen=True):
+    """How much mail one guard holds."""
+
+    guard: str
+    count: int
+
+
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
-    logged; `stuck` counts what was given up, too; `sandbox` is the kind that stands around a turn.
-    logged; `stuck` counts what was given up, too; `untrusted` names keys and templates that do not count as they are.
+    logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever; `sandbox`
+    is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are.
     """
 
     ABOUT = "workdir"
@@ -210,6 +217,7 @@ class StatusView(View, frozen=True):
     stuck: tuple[StuckCountView, ...] = ()
     sandbox: str = "off"
     untrusted: tuple[str, ...] = ()
+    held: tuple[HeldCountView, ...] = ()
 
 
 class FaultView(View, frozen=True):

@@ -1,0 +1,72 @@
+"""`limits`: what turns may take of a day, what they took, and a person's word for today."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agent_mailer.cli.options import Json, Workdir, configured
+from agent_mailer.cli.terminal.commands import FastCommand, group
+from agent_mailer.cli.terminal.printing import json_out, local_time, note, say
+from agent_mailer.cli.terminal.tables import columns
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import printable
+
+app = group("limits", "What turns may take of a day, and what they took.")
+
+HOURLY = "turns_per_hour"
+
+
+@app.command("show", cls=FastCommand)
+def show(workdir: Workdir = None, as_json: Json = False) -> None:
+    """Show every limit that is set, and what was taken of it today."""
+    from agent_mailer.views.kept import limits
+
+    views = limits(configured(workdir))
+    if as_json:
+        json_out({"limits": views})
+    elif not views:
+        note("no limit is set: agent-mailer config set limits.dollars_per_day 20")
+    else:
+        rows = [
+            (
+                view.name,
+                f"{view.limit:g}",
+                f"{view.taken:g}" if view.taken is not None else "",
+                "until " + local_time(view.until) if view.raised else "",
+            )
+            for view in views
+        ]
+        say(columns(rows, ("limit", "is", "taken today", "raised"), ids=(), whole=("limit", "is", "taken today")))
+        note("\ndollars are as the agent program counts them: where a subscription pays they are no bill")
+
+
+@app.command("raise", cls=FastCommand)
+def raise_(
+    limit: Annotated[str, typer.Argument(metavar="LIMIT", help="As `limits show` names it, or turns_per_hour.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="What it is to be.")],
+    today: Annotated[bool, typer.Option("--today", help="Until the local day ends.")] = False,
+    workdir: Workdir = None,
+) -> None:
+    """Set a limit otherwise for today. For good: agent-mailer config set limits.LIMIT VALUE."""
+    from agent_mailer.cli.requests import order_and_tell
+    from agent_mailer.state.lifts import Order, OrderVerb
+    from agent_mailer.watch.guards.budgets import BudgetPolicy, midnight
+
+    place = configured(workdir)
+    known = (HOURLY, *BudgetPolicy().names())
+    if limit not in known:
+        raise UsageFault("unknown_limit", f"there is no limit {printable(limit)!r}", f"one of: {', '.join(known)}")
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 < number <= 1e12:
+        raise UsageFault("bad_value", f"{printable(value)!r} is no limit", "give a number above 0")
+    if not today:
+        raise UsageFault(
+            "which", "say for how long: --today", f"agent-mailer config set limits.{limit} {printable(value)}"
+        )
+    until = midnight(place.clock.now(), 1)
+    order_and_tell(place, Order(OrderVerb.RAISE, (f"{limit}={number!r}",), until))

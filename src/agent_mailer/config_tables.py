@@ -1,0 +1,156 @@
+"""Tables of the configuration, the ranges of their numbers, and what is to be said of each key.
+
+Each key is declared once: here where it is a table's own, else in `config.py`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from agent_mailer.confine.port import Kind, MailboxAccess, Network
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
+SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
+TokensOrNone = Annotated[int, Meta(ge=0, le=10**12)]
+DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
+
+
+class Takes(StrEnum):
+    """When a watcher that runs takes a value that was changed."""
+
+    LIVE = "live"
+    TURN = "next turn"
+    RESTART = "restart"
+
+
+LIVE, TURN, RESTART = Takes
+
+
+class Widens(StrEnum):
+    """The key widens power: of what stands in the workdir only a value that a person trusts counts.
+
+    Where nobody has trusted anything, the key counts as not set, or nothing starts: some have no narrow value.
+    """
+
+    TO_DEFAULT = "as not set"
+    STOPS = "nothing starts"
+
+
+TO_DEFAULT, STOPS = Widens
+
+
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[retry]`: the wait after the n-th failure is random between 0 and min(longest, first * 2^(n-1)) seconds."""
+
+    first: Annotated[Seconds, LIVE, "seconds after the first failed attempt, at most; doubles with each"] = 10
+    longest: Annotated[Seconds, LIVE, "seconds that no wait is longer than"] = 600
+
+
+class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"pass_": "pass"}):
+    """`[env]`: names the agent may see beyond the basics, and values set for it."""
+
+    pass_: Annotated[
+        tuple[str, ...], TURN, TO_DEFAULT, "names of variables that the agent may see beyond the basics"
+    ] = ()
+    set: Annotated[dict[str, str], TURN, TO_DEFAULT, "variables set for the agent"] = {}
+
+
+class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[notify]`: who is told when the agent needs a person; neither command nor address = nobody."""
+
+    command: Annotated[
+        tuple[str, ...], RESTART, TO_DEFAULT, "the program that tells you, and its arguments; empty = off"
+    ] = ()
+    address: Annotated[str, RESTART, TO_DEFAULT, "where a notice is mailed to; empty = off"] = ""
+    trouble_after: Annotated[SecondsOrOff, RESTART, "seconds that trouble lasts before it is told"] = 300
+    timeout: Annotated[int, Meta(ge=1, le=600), RESTART, "seconds that the command may take"] = 30
+
+
+class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sandbox]`: what a turn may touch. Paths are absolute, begin with ~, or count from the workdir."""
+
+    kind: Annotated[
+        Kind,
+        RESTART,
+        STOPS,
+        "what stands around a turn: off, bwrap, landlock, srt or command; `init` writes what works",
+    ] = Kind.OFF
+    read: Annotated[
+        tuple[str, ...], RESTART, TO_DEFAULT, "paths that a turn may read although a sandbox would hide them"
+    ] = ()
+    write: Annotated[
+        tuple[str, ...], RESTART, TO_DEFAULT, "paths that a turn may write beside the workdir and project_dir"
+    ] = ()
+    hide: Annotated[
+        tuple[str, ...], RESTART, STOPS, "paths that a turn may not even read, beside logins, mail and other agents"
+    ] = ()
+    network: Annotated[
+        Network, RESTART, STOPS, "on, off, or model: the model's provider and this machine alone (srt)"
+    ] = Network.ON
+    domains: Annotated[
+        tuple[str, ...],
+        RESTART,
+        TO_DEFAULT,
+        "with network = model: the hosts that may be reached; empty = the provider's",
+    ] = ()
+    command: Annotated[
+        tuple[str, ...], RESTART, STOPS, 'with kind = "command": the program that confines, and its words'
+    ] = ()
+    mailbox: Annotated[MailboxAccess, RESTART, TO_DEFAULT, "hide or write: whether a turn sees the folder mailbox"] = (
+        MailboxAccess.HIDE
+    )
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[limits]`: what turns may take of a local day; 0 = no limit."""
+
+    turns_per_day: Annotated[CountOrNone, LIVE, STOPS, "turns a day; more mail waits until midnight; 0 = no limit"] = 0
+    minutes_per_day: Annotated[CountOrNone, LIVE, STOPS, "minutes that they take together"] = 0
+    tokens_per_day: Annotated[
+        TokensOrNone, LIVE, STOPS, "tokens that they take together, as far as the agent program counts"
+    ] = 0
+    dollars_per_day: Annotated[
+        DollarsOrOff, LIVE, STOPS, "dollars, as the agent program counts them; advice where a subscription pays"
+    ] = 0.0
+    turns_per_thread: Annotated[
+        CountOrNone, LIVE, STOPS, "the same of one thread a day; its mail is held beyond it"
+    ] = 0
+    minutes_per_thread: Annotated[CountOrNone, LIVE, STOPS, "minutes of one thread"] = 0
+    tokens_per_thread: Annotated[TokensOrNone, LIVE, STOPS, "tokens of one thread"] = 0
+    dollars_per_thread: Annotated[DollarsOrOff, LIVE, STOPS, "dollars of one thread"] = 0.0
+    turns_per_sender: Annotated[
+        CountOrNone, LIVE, STOPS, "the same for one sender a day; its mail is held beyond it"
+    ] = 0
+    minutes_per_sender: Annotated[CountOrNone, LIVE, STOPS, "minutes for one sender"] = 0
+    tokens_per_sender: Annotated[TokensOrNone, LIVE, STOPS, "tokens for one sender"] = 0
+    dollars_per_sender: Annotated[DollarsOrOff, LIVE, STOPS, "dollars for one sender"] = 0.0
+    share: Annotated[str, LIVE, STOPS, "a name: all agents of yours with the same share one day"] = ""
+
+
+class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[guards]`: how far agents go among themselves before a person is asked; 0 = off."""
+
+    max_hops: Annotated[
+        CountOrNone, LIVE, TO_DEFAULT, "messages of a chain without a person, before one is held; 0 = off"
+    ] = 64
+    pair_rounds: Annotated[
+        CountOrNone,
+        LIVE,
+        TO_DEFAULT,
+        "times that mail of one agent comes back here within `window` without a person; 0 = off",
+    ] = 8
+    ring_rounds: Annotated[CountOrNone, LIVE, TO_DEFAULT, "the same of all agents together; 0 = off"] = 12
+    new_threads: Annotated[CountOrNone, LIVE, TO_DEFAULT, "threads that answers begin within `window`; 0 = off"] = 30
+    rounds_per_day: Annotated[
+        CountOrNone, LIVE, TO_DEFAULT, "the same of one agent, and of one thread, within a day; 0 = off"
+    ] = 200
+    turns_per_hour: Annotated[
+        CountOrNone, LIVE, TO_DEFAULT, "turns within an hour that no person is known to want; more mail waits; 0 = off"
+    ] = 120
+    window: Annotated[Seconds, LIVE, TO_DEFAULT, "seconds"] = 600

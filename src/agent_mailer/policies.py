@@ -1,0 +1,98 @@
+"""From a configuration to the rules by which a watcher works, and what is missing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind
+from agent_mailer.process.first import CONTAINER_GRACE
+from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.budgets import BudgetPolicy
+from agent_mailer.watch.guards.rounds import GuardPolicy
+from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
+
+
+class Where(msgspec.Struct, frozen=True):
+    """What the configuration does not say. `surroundings` is our environment, fit for the operator's own program; `own`
+    the agent's address, `agents` tells those of all workdirs of this user; `hurried` where whoever stops us waits
+    no longer than for a container.
+    """
+
+    workdir: Path
+    project_dir: Path | None
+    handle: str
+    own: str
+    surroundings: Mapping[str, str]
+    out_of_git: tuple[Path, ...]
+    agents: Callable[[], Collection[str]]
+    hurried: bool = False
+
+
+def policy_of(config: Config, where: Where) -> WatchPolicy:
+    notify = NotifyPolicy(
+        command=config.notify.command,
+        address=config.notify.address,
+        agent=config.agent_name or where.handle,
+        # The operator's own program sees all of his environment but what is ours: our keys are there.
+        env={name: value for name, value in where.surroundings.items() if not name.startswith(ENV_PREFIX)},
+        trouble_after=float(config.notify.trouble_after),
+        timeout=float(config.notify.timeout),
+    )
+    return WatchPolicy(
+        workdir=where.workdir,
+        project_dir=where.project_dir,
+        max_retries=config.max_retries,
+        max_starts=config.max_starts,
+        max_parallel_turns=config.max_parallel_turns,
+        batch_low=config.batch_low,
+        retry_first=float(config.retry.first),
+        retry_longest=float(config.retry.longest),
+        session_max_age_days=config.session_max_age_days,
+        session_max_turns=config.session_max_turns,
+        session_max_bytes=config.session_max_megabytes * 1_000_000 or None,
+        auto_reply=config.auto_reply,
+        global_note_fixed=config.memory_global is GlobalNote.READ,
+        turn_timeout=float(config.turn_timeout),
+        tool_timeout=float(config.tool_timeout) or None,
+        first_output_timeout=float(config.first_output_timeout) or None,
+        silence_timeout=float(config.silence_timeout) or None,
+        stop_grace=CONTAINER_GRACE if where.hurried else float(config.stop_grace),
+        turn_memory=size_in_bytes(config.turn_memory),
+        keep_transcripts=config.keep_transcripts,
+        notify=notify,
+        out_of_git=where.out_of_git,
+        who=_who(config, where),
+        guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
+        budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
+    )
+
+
+def _who(config: Config, where: Where) -> WhoPolicy:
+    """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
+    at_broker = config.mailbox_kind is MailboxKind.AMP
+    # The names that our broker and a folder keep for the person there.
+    person = f"human-operator@{where.own.partition('@')[2]}" if at_broker else "user"
+    people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
+    known, vouched = where.agents() if config.people else (), {person} if at_broker else ()
+    return WhoPolicy(config.allow_from, config.deny_from, people, where.own, frozenset(known), frozenset(vouched))
+
+
+def missing_in(config: Config, handle: str) -> list[tuple[str, str]]:
+    """The keys `watch` cannot do without, each with the flag that gives it."""
+    found: list[tuple[str, str]] = []
+    if config.mailbox_kind is MailboxKind.AMP:
+        needed = ("broker_url", "api_key", "agent_id", "address")
+        found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
+    elif not handle:
+        found.append(("address", "--address"))
+    if config.runtime is None:
+        found.append(("runtime", "--runtime"))
+    if config.runtime is RuntimeKind.COMMAND and not config.command:
+        found.append(("command", "--command"))
+    if config.permission_mode is None:
+        found.append(("permission_mode", "--permission-mode"))
+    return found

@@ -1,0 +1,240 @@
+"""The process table, as /proc tells it: what runs, since when, for whom; and which life of the machine this is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+_PROC = Path("/proc")
+_LARGEST_PID = 2**31 - 1
+_CHASES = 200
+_KERNEL = 2
+"""The parent of all kernel threads, which have no environment."""
+_EXEC_LOOKS = 4
+_NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_EXEC_PAUSE = 0.0005
+
+
+def _sees_us() -> bool:
+    """Whether /proc is there and has our numbers: in a pid namespace it may be that of the machine."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115
+    except OSError:
+        return False
+
+
+HAS_PROC = _sees_us()
+
+
+class ProcessStat(msgspec.Struct, frozen=True):
+    """One line of the process table."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    threads: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """It runs: neither dead nor a zombie (a leader that ended before its threads is shown as one, and runs)."""
+        return self.state not in ("X", "x") and (self.state != "Z" or self.threads > 1)
+
+    @property
+    def halted(self) -> bool:
+        """Stopped by a signal (SIGSTOP) or a debugger: it does nothing until it is let go on."""
+        return self.state in ("T", "t")
+
+
+@cache
+def boot_id() -> str:
+    """The id of this boot of the machine; empty where nothing tells of processes. No process sees two."""
+    if not HAS_PROC:
+        return ""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except ValueError:
+        return ""
+    except OSError as error:
+        _require_answer(error)
+        return ""
+
+
+@cache
+def first_started() -> int:
+    """The start time of process 1; 0 where it may not be looked at. No process sees two."""
+    first = read_stat(1)
+    return first.started if first is not None else 0
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """The table's line of `pid`; None if nobody has it. Raises OSError where the system cannot tell now."""
+    if not 0 < pid <= _LARGEST_PID:
+        return None
+    try:
+        line = _read(f"/proc/{pid}/stat")
+    except OSError as error:
+        _require_answer(error)
+        return None
+    return parse_stat(pid, line)
+
+
+def namespaces_of(pid: int) -> int:
+    """In how many pid namespaces a process has a number; 1 where it is in none but ours, 0 where it is gone."""
+    try:
+        found = next(line for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(b"NSpid:"))
+    except StopIteration:
+        return 1
+    except OSError as error:
+        _require_answer(error)
+        return 0
+    return len(found.split()) - 1
+
+
+def runs_for(stat: ProcessStat) -> float | None:
+    """Seconds since that process was started; None where the system does not tell."""
+    try:
+        uptime = float(_read("/proc/uptime").split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0.0, uptime - stat.started / os.sysconf("SC_CLK_TCK"))
+
+
+def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
+    """What /proc/<pid>/stat says. The program's name may hold anything: fields start after the last parenthesis."""
+    _, found, rest = line.rpartition(b")")
+    fields = rest.split()
+    if not found or len(fields) < 20:
+        return None
+    try:
+        return ProcessStat(
+            pid=pid,
+            state=fields[0].decode("ascii"),
+            parent=int(fields[1]),
+            session=int(fields[3]),
+            threads=int(fields[17]),
+            started=int(fields[19]),
+        )
+    except ValueError:
+        return None
+
+
+def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
+    """Every live process by pid, and which of ours were started with `entry` (NAME=value) in their environment.
+
+    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
+
+    A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
+    meanwhile are looked at until there is none. Empty where there is no /proc.
+    """
+    table: dict[int, ProcessStat] = {}
+    marked: set[int] = set()
+    newest = _newest_pid()
+    pids: Iterable[int] = listed_pids()
+    for _ in range(_CHASES):
+        for pid in pids:
+            if (stat := read_stat(pid)) is not None and stat.alive:
+                table[pid] = stat
+                if stat.started >= since and stat.parent != _KERNEL and is_ours(pid, entry):
+                    marked.add(pid)
+        before, newest = newest, _newest_pid()
+        if newest == before:
+            break
+        # Numbers of threads come from the same row.
+        pids = filter(_leads_its_threads, range(before + 1, newest + 1)) if newest > before else listed_pids()
+    return table, marked
+
+
+def command_line(pid: int) -> list[str]:
+    """The words of its command; none if it has ended or may not be looked at."""
+    try:
+        return _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").split("\0")
+    except OSError as error:
+        _require_answer(error)
+        return []
+
+
+def listed_pids() -> Iterable[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdecimal()] if HAS_PROC else []
+
+
+def _newest_pid() -> int:
+    """The pid given out last; 0 where the system does not tell."""
+    try:
+        return int(_read("/proc/loadavg").split()[-1])
+    except (ValueError, IndexError):
+        return 0
+    except OSError as error:
+        _require_answer(error)
+        return 0
+
+
+def _leads_its_threads(pid: int) -> bool:
+    try:
+        return b"\nTgid:\t%d\n" % pid in _read(f"/proc/{pid}/status")
+    except OSError as error:
+        _require_answer(error)
+        return False
+
+
+def is_ours(pid: int, entry: bytes) -> bool:
+    """Ours, and started with `entry`. What another user's process says of itself counts for nothing."""
+    if not _environment_has(pid, entry):
+        return False
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError as error:
+        _require_answer(error)
+        return False
+
+
+def _environment_has(pid: int, entry: bytes) -> bool:
+    """False if it may not be read. In the middle of an exec a process has none for a moment: it is looked at again."""
+    block = b""
+    for _ in range(_EXEC_LOOKS):
+        try:
+            block = _read(f"/proc/{pid}/environ")
+        except OSError as error:
+            _require_answer(error)
+            return False
+        if block:
+            break
+        time.sleep(_EXEC_PAUSE)
+    return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc. Hundreds are read at the end of every turn: no layer between that costs more than the read."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, 65536)
+        while len(data) % 65536 == 0 and (more := os.read(fd, 65536)):
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def _require_answer(error: OSError) -> None:
+    """A process that cannot be looked at, for want of a descriptor say, is not one that has ended."""
+    if error.errno in _NO_MEANS:
+        raise error
+
+
+def taken(pid: int) -> bool:
+    if not 0 < pid <= _LARGEST_PID:
+        return False
+    try:
+        os.kill(pid, 0)  # noqa: TID251 - asks, and signals nothing
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

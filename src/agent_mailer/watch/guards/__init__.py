@@ -1,0 +1,1 @@
+"""Who may start a turn, how often, for how much: one policy a file."""

@@ -1,0 +1,209 @@
+"""The last look before a claim: may this message start a turn now? And the memory of what did.
+
+The durable record of a claim is the count: it is folded again from the turns at the first look of a watcher, so that
+neither a restart nor a reboot gives a fresh allowance.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from agent_mailer.clock import Clock
+from agent_mailer.mailbox.port import Envelope, Message
+from agent_mailer.state import State
+from agent_mailer.state.held import Guard
+from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
+from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
+from agent_mailer.watch.guards.holding import Stop, question_of
+from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
+from agent_mailer.watch.rules import Candidate, WatchPolicy
+
+HOUR = 3600.0
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """`go` may start now, `stops` are held; `pause` keeps the rest waiting."""
+
+    go: tuple[Candidate, ...] = ()
+    stops: tuple[Stop, ...] = ()
+    pause: Pause | None = None
+
+
+class Gate:
+    def __init__(self, state: State, policy: WatchPolicy, clock: Clock, address: str) -> None:
+        self._state = state
+        self._policy = policy
+        self._clock = clock
+        self._own = address
+        self._people = frozenset(policy.who.people) - {address}
+        self._rounds: Rounds | None = None
+        self._turns: deque[float] = deque()
+        """When turns were claimed within the hour, the oldest first, but for those of a person who is known."""
+        self._texts: deque[str] = deque(maxlen=64)
+        self._ledger = Ledger(policy.budget) if policy.budget.limits else None
+        self._shared = self._sharing() if policy.budget.share and self._ledger is not None else None
+
+    def admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
+        """Judge heads of threads in their order. Writes nothing; raises OSError where the turns cannot be read now."""
+        rounds = self._known(now)
+        go: list[Candidate] = []
+        stops: list[Stop] = []
+        for candidate in candidates:
+            envelope, retry = candidate.envelope, candidate.retry
+            released = retry is not None and retry.released
+            if not released and not self._is_person(envelope.sender) and not (retry is not None and retry.history):
+                fresh = begins_anew(envelope, now)
+                verdict = None if fresh else rounds.judge(envelope, rounds.depth_of(envelope), now)
+                if verdict is not None:
+                    ours = retry is not None and not retry.listed_only
+                    about = question_of(verdict.guard, verdict.about)
+                    stops.append(Stop(envelope, verdict.guard, verdict.why, about, ours))
+                    continue
+            free = released or envelope.sender in self._policy.who.vouched
+            if not free and (pause := self._too_many(len(go), now)) is not None:
+                return Admitted(tuple(go), tuple(stops), pause)
+            if self._ledger is not None and (over := self._over(self._ledger, envelope, now)) is not None:
+                if over.whose == "day":
+                    ended = Pause(PauseReason.BUDGET, now, midnight(now, 1), over.why)
+                    return Admitted(tuple(go), tuple(stops), ended)
+                if not released:
+                    about = question_of(Guard.BUDGET, over.key, getattr(envelope, over.whose))
+                    stops.append(
+                        Stop(envelope, Guard.BUDGET, over.why, about, retry is not None and not retry.listed_only)
+                    )
+                    continue
+            go.append(candidate)
+        return Admitted(tuple(go), tuple(stops))
+
+    def pause(self, known: Pause | None, now: float, wanted: Pause | None = None) -> Pause | None:
+        """What counts after a guard's pause has run out, or `wanted` has begun. Raises OSError."""
+        pauses = self._state.pause
+        if wanted is not None and (known is None or known.reason is wanted.reason):
+            wanted = wanted if known is None else msgspec.structs.replace(wanted, since=known.since)
+            pauses.begin(wanted)
+            return wanted
+        if known is not None and known.reason in GUARDS and known.until is not None and known.until <= now:
+            pauses.lift(known)
+            return None
+        return known
+
+    def counted(self, envelope: Envelope, retry: RetryEntry | None) -> Counted:
+        """What the record of a claim says for the guards."""
+        person = (retry is not None and retry.released) or self._is_person(envelope.sender)
+        now = self._clock.now()
+        known = self._known(now)
+        depth = 0 if person or begins_anew(envelope, now) else known.depth_of(envelope)
+        free = (retry is not None and retry.released) or envelope.sender in self._policy.who.vouched
+        return Counted(depth, person=person, free=free)
+
+    def claimed(self, record: TurnRecord) -> None:
+        """It is durable, and counts."""
+        self._note(record)
+
+    def taken(self, record: TurnRecord, message: Message) -> Message:
+        """The message as the turn gets it: what a person has said, or what lay long, begins a chain anew."""
+        counted = record.counted
+        if counted is None:
+            return message
+        if not message.body.strip() or record.digest in self._texts:
+            record.counted = msgspec.structs.replace(counted, double=True)
+            self._note_round(record)
+        self._texts.append(record.digest)
+        envelope = message.envelope
+        if (envelope.hops or envelope.visited) and (counted.person or begins_anew(envelope, record.claimed_at)):
+            return msgspec.structs.replace(message, envelope=msgspec.structs.replace(envelope, hops=0, visited=()))
+        return message
+
+    def nothing_ran(self, record: TurnRecord) -> None:
+        """It was never ours, or its program never started: that was no turn."""
+        if record.claimed_at in self._turns:
+            self._turns.remove(record.claimed_at)
+        if self._ledger is not None:
+            self._ledger.forget(record)
+
+    def settled(self, record: TurnRecord) -> None:
+        """What it took is known."""
+        if self._ledger is not None:
+            self._ledger.note(record)
+            if self._shared is not None:
+                now = self._clock.now()
+                self._shared.write(now, self._ledger.today(now))
+
+    def _is_person(self, sender: str) -> bool:
+        # Most people have a plain name, and every mail asks this.
+        return sender in self._people or (len(self._people) > 0 and self._policy.who.is_person(sender))
+
+    def _too_many(self, more: int, now: float) -> Pause | None:
+        limit = self._policy.guards.turns_per_hour
+        if not limit:
+            return None
+        turns = self._turns
+        while turns and turns[0] <= now - HOUR:
+            turns.popleft()
+        if len(turns) + more < limit:
+            return None
+        limit = int(self._state.lifts.raised("turns_per_hour") or limit)
+        if len(turns) + more < limit:
+            return None
+        # A clock that was set back has left moments ahead of it.
+        oldest = min(turns[len(turns) - limit] if len(turns) >= limit else now, now)
+        detail = f"{limit} turns within an hour (guards.turns_per_hour)"
+        return Pause(PauseReason.TOO_MANY_TURNS, now, oldest + HOUR, detail)
+
+    def _known(self, now: float) -> Rounds:
+        if self._rounds is None:
+            self._rounds = Rounds(self._own, self._policy.guards)
+            for record in of_the_day(self._state.turns, now):
+                ran_nothing = record.settlement is not None and record.process is None
+                if not record.resends and not ran_nothing:
+                    self._note(record)
+        return self._rounds
+
+    def _over(self, ledger: Ledger, envelope: Envelope, now: float) -> Over | None:
+        """Where it is not, its turn is reserved. Raises OSError."""
+        if self._shared is None:
+            over = ledger.over(now, envelope, self._limit, Spent())
+            if over is None:
+                ledger.reserve(envelope, now)
+            return over
+        with self._shared.alone():
+            over = ledger.over(now, envelope, self._limit, self._shared.others(now))
+            if over is None:
+                ledger.reserve(envelope, now)
+                self._shared.write(now, ledger.today(now))
+        return over
+
+    def _limit(self, key: str) -> float:
+        raised = self._state.lifts.raised(key)
+        return float(getattr(self._policy.budget, key)) if raised is None else raised
+
+    def _sharing(self) -> Shared:
+        from platformdirs import user_state_path
+
+        folder = self._state.folder
+        return Shared(
+            user_state_path("agent-mailer") / "budgets", self._policy.budget.share, folder.workdir, folder.disk
+        )
+
+    def _note(self, record: TurnRecord) -> None:
+        counted = record.counted
+        if counted is None or not counted.free:
+            self._turns.append(record.claimed_at)
+        self._note_round(record)
+        if self._ledger is not None:
+            self._ledger.note(record)
+        if record.digest:
+            self._texts.append(record.digest)
+
+    def _note_round(self, record: TurnRecord) -> None:
+        counted, envelope = record.counted or Counted(0), record.envelope
+        rounds = self._known(record.claimed_at)
+        if counted.person and envelope.thread not in rounds.threads:
+            # Most mail is a person's, and nothing is to be forgotten for it.
+            return
+        rounds.note(
+            Round(record.claimed_at, envelope.thread, envelope.sender, counted.depth, counted.double, counted.person)
+        )

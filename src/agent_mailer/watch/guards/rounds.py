@@ -1,0 +1,162 @@
+"""Rounds without a person: how often mail has come back to an agent, and when that is too often. Pure.
+
+A message's **depth** is how often its agent stands in the chain of those who caused it, since the last person: the
+hops and the chain travel with the mail where the mailbox can hold them, else the depth is reckoned from the thread.
+What is counted is the depths below a message's own, not messages: whoever asks twenty at once is answered twenty times
+in one round.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import prompt_word
+from agent_mailer.state.held import Guard
+
+CHAIN_GAP = 6 * 3600.0
+"""Mail that lay so long begins a chain anew: one round a night is no loop."""
+
+DAY = 86400.0
+REMEMBERED = 16
+"""Of each thread the newest claims, by which the depth of mail without a chain is reckoned."""
+
+TIDIED_AFTER = 4096
+"""So many claims later, what is over is looked for once more."""
+
+
+class GuardPolicy(msgspec.Struct, frozen=True):
+    """Rounds, hops and turns; 0 switches one off. `window` is in seconds."""
+
+    max_hops: int = 64
+    pair_rounds: int = 8
+    ring_rounds: int = 12
+    new_threads: int = 30
+    rounds_per_day: int = 200
+    turns_per_hour: int = 120
+    window: float = 600.0
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What a claim's record tells of it. `double`: its text was there before, or is empty."""
+
+    at: float
+    thread: str
+    sender: str
+    depth: int
+    double: bool = False
+    person: bool = False
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Which guard stops a message, why (words of ours), and what its question is about."""
+
+    guard: Guard
+    why: str
+    about: str
+
+
+_Depths = dict[int, tuple[float, int]]
+"""By depth: when it was last reached, and what it counts."""
+
+
+class Rounds:
+    """The windows, folded from claims in their order."""
+
+    def __init__(self, own: str, policy: GuardPolicy) -> None:
+        self._own = own
+        self._policy = policy
+        self._pairs: dict[str, _Depths] = {}
+        self._by_thread: dict[str, _Depths] = {}
+        self._ring: _Depths = {}
+        self.threads: dict[str, deque[tuple[float, int]]] = {}
+        """By thread, when what came without a person was claimed, and its depth."""
+        self._noted = 0
+        self._new_threads: deque[float] = deque(maxlen=max(1, policy.new_threads))
+
+    def depth_of(self, envelope: Envelope) -> int:
+        """By its chain; without one, one more than that of what we had claimed of its thread before it was written."""
+        if envelope.visited:
+            return sum(name == self._own for name in envelope.visited)
+        known = self.threads.get(envelope.thread, ())
+        return max((depth + 1 for at, depth in known if at < envelope.created), default=0)
+
+    def note(self, one: Round) -> None:
+        if one.person:
+            # From here on the thread counts anew.
+            self.threads.pop(one.thread, None)
+            self._by_thread.pop(one.thread, None)
+            return
+        if one.depth and one.thread not in self.threads:
+            self._new_threads.append(one.at)
+        self.threads.setdefault(one.thread, deque(maxlen=REMEMBERED)).append((one.at, one.depth))
+        if one.depth:
+            weight = 2 if one.double else 1
+            for depths in (
+                self._pairs.setdefault(one.sender, {}),
+                self._by_thread.setdefault(one.thread, {}),
+                self._ring,
+            ):
+                depths[one.depth] = (one.at, max(weight, depths.get(one.depth, (0.0, 0))[1]))
+        self._noted += 1
+        if self._noted >= TIDIED_AFTER:
+            self._noted = 0
+            self._forget(one.at - DAY)
+
+    def judge(self, envelope: Envelope, depth: int, now: float) -> Verdict | None:
+        """The first guard that stops it, if any."""
+        policy, other = self._policy, prompt_word(envelope.sender, "sender")
+        if policy.max_hops and envelope.hops > policy.max_hops:
+            why = f"it has gone through {envelope.hops} hands without a person"
+            return Verdict(Guard.HOPS, why, envelope.sender)
+        if not depth:
+            return None
+        both = f"{prompt_word(self._own, 'the agent')} and {other} have written"
+        daily = policy.rounds_per_day
+        windows = (
+            (Guard.PAIR, policy.pair_rounds, self._pairs.get(envelope.sender, {}), policy.window, both),
+            (Guard.RING, policy.ring_rounds, self._ring, policy.window, f"mail has come back here, now by {other},"),
+            (Guard.THREAD, daily, self._by_thread.get(envelope.thread, {}), DAY, "mail of one thread has come back"),
+            (Guard.DAY, daily, self._pairs.get(envelope.sender, {}), DAY, both),
+        )
+        for guard, limit, depths, window, what in windows:
+            below = [found for reached, found in depths.items() if reached < depth and found[0] > now - window]
+            if limit and sum(weight for _, weight in below) >= limit:
+                since = now - min(at for at, _ in below)
+                why = f"{what} {len(below)} times in {_span(since)} without a person"
+                return Verdict(guard, why, envelope.thread if guard is Guard.THREAD else envelope.sender)
+        new, limit = self._new_threads, policy.new_threads
+        if limit and envelope.thread not in self.threads and len(new) == limit and new[0] > now - policy.window:
+            why = f"answers have begun {len(new)} new threads in {_span(now - new[0])} without a person"
+            return Verdict(Guard.FAN_OUT, why, "")
+        return None
+
+    def _forget(self, before: float) -> None:
+        self.threads = {thread: found for thread, found in self.threads.items() if found[-1][0] > before}
+        self._pairs = _without(self._pairs, before)
+        self._by_thread = _without(self._by_thread, before)
+        self._ring = {depth: found for depth, found in self._ring.items() if found[0] > before}
+
+
+def begins_anew(envelope: Envelope, now: float) -> bool:
+    """Whether its chain is too old to be one."""
+    return bool(envelope.visited or envelope.hops) and now - envelope.created > CHAIN_GAP
+
+
+def _without(found: Mapping[str, _Depths], before: float) -> dict[str, _Depths]:
+    return {key: depths for key, depths in found.items() if max(_moments(depths.values())) > before}
+
+
+def _moments(found: Iterable[tuple[float, int]]) -> Iterable[float]:
+    return (at for at, _ in found)
+
+
+def _span(seconds: float) -> str:
+    """In the unit that a person would take."""
+    for unit, length in (("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}s"
+    return "a minute" if seconds > 45 else f"{max(1, round(seconds))} seconds"

@@ -1,0 +1,72 @@
+"""A container as far as processes go: a pid namespace, which is killed whole with its process 1."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PREFIX = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", "--")
+PATIENCE = 60.0
+
+
+def _why_none() -> str:
+    if shutil.which("unshare") is None:
+        return "no unshare here"
+    tried = subprocess.run([*PREFIX, "true"], capture_output=True, text=True, check=False)
+    return f"no pid namespace can be made here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+@pytest.fixture(scope="session")
+def containers() -> None:
+    """Skips where there can be none. In CI there must be."""
+    if why := _why_none():
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+
+
+class Container:
+    """A command that is process 1 of a pid namespace of its own."""
+
+    def __init__(self, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None, **popen: Any) -> None:
+        self._outside = subprocess.Popen([*PREFIX, *words], cwd=cwd, env=env, start_new_session=True, **popen)
+
+    def first(self) -> int:
+        """The pid of its process 1 as it is seen from outside; raises ValueError while there is none."""
+        [pid] = children_of(self._outside.pid)
+        return pid
+
+    def kill(self) -> None:
+        """All of it, at once."""
+        self._outside.kill()
+        self._outside.wait(PATIENCE)
+
+    def stop(self) -> int:
+        """SIGTERM to process 1, as an engine does; its exit status."""
+        os.kill(self.first(), signal.SIGTERM)
+        return self._outside.wait(PATIENCE)
+
+    def stop_at_any_moment(self) -> int:
+        """The same, also before it heeds signals: process 1 does not die of what it does not heed."""
+        while (status := self._outside.poll()) is None:
+            for first in children_of(self._outside.pid):
+                os.kill(first, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._outside.wait(1.0)
+        return status
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

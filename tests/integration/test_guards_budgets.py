@@ -1,0 +1,154 @@
+"""Budgets: a day's is a pause with its end, a thread's or sender's holds that mail; nothing gives a fresh allowance."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+from tests.guard_desk import Company
+from tests.typed import type_in
+
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.outcomes import Outcome
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.runtimes.port import Usage
+from agent_mailer.state.held import Guard
+from agent_mailer.state.records import PauseReason, Phase, Settlement, TurnRecord
+from agent_mailer.watch.guards.budgets import BudgetPolicy, Ledger, Spent, midnight
+
+COSTS = """cat >/dev/null
+echo '{"type":"usage","input_tokens":600,"output_tokens":400,"cost_usd":1.0}'
+echo '{"type":"result","outcome":"done","text":"ok"}'
+"""
+NOON = datetime(2026, 6, 10, 12).astimezone().timestamp()
+
+
+def company(tmp_path: Path, names: tuple[str, ...] = ("coder",), **limits: object) -> Company:
+    return Company(tmp_path, dict.fromkeys(names, COSTS), command_output="jsonl", limits=limits)
+
+
+def send(desk: Company, number: int, to: str = "coder", thread: str = "", sender: str = "user") -> str:
+    return desk.send(to, thread or f"t{number}", key=f"k{number}-{to}", sender=sender)
+
+
+def test_a_days_dollars_are_a_pause_until_midnight(tmp_path: Path) -> None:
+    desk = company(tmp_path, dollars_per_day=3.5)
+    for number in range(6):
+        send(desk, number)
+    clock = FakeClock()
+    for _ in range(3):
+        desk.once("coder", clock)
+    assert desk.turns("coder") == 3, "after the first, what the largest of the last took is reserved"
+    pause = desk.place("coder").state.pause.read()
+    assert pause is not None
+    assert (pause.reason, pause.until) == (PauseReason.BUDGET, midnight(clock.now(), 1))
+    shown = type_in(tmp_path / "coder", "status")
+    assert "limits.dollars_per_day is $3.50; $3.00 are taken" in shown.out
+    [line] = type_in(tmp_path / "coder", "limits", "show", "--json").json["limits"]
+    assert (line["name"], line["limit"], line["taken"]) == ("dollars_per_day", 3.5, 3.0)
+    assert type_in(tmp_path / "coder", "resume").status == 0
+    desk.once("coder", clock)
+    assert desk.turns("coder") == 3
+    clock.moment = midnight(clock.now(), 1) + 1
+    desk.once("coder", clock)
+    assert desk.turns("coder") == 6
+
+
+def test_a_person_raises_it_for_today(tmp_path: Path) -> None:
+    desk = company(tmp_path, turns_per_day=1)
+    for number in range(3):
+        send(desk, number)
+    desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 1
+    agent = {"AGENT_MAILER_TURN_DIR": str(tmp_path)}
+    assert type_in(tmp_path / "coder", "limits", "raise", "turns_per_day", "2", "--today", env=agent).status == 2
+    for wrong in (("turns_per_day", "-1"), ("turns_per_day", "nan"), ("cows", "3")):
+        assert type_in(tmp_path / "coder", "limits", "raise", *wrong, "--today").status == 2
+    assert type_in(tmp_path / "coder", "limits", "raise", "turns_per_day", "2", "--today").status == 0
+    desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 2
+    assert desk.place("coder").state.pause.read() is not None
+
+
+@pytest.mark.parametrize(("key", "by"), [("tokens_per_thread", "thread"), ("turns_per_sender", "sender")])
+def test_a_threads_and_a_senders_hold_that_mail_only(tmp_path: Path, key: str, by: str) -> None:
+    desk = Company(
+        tmp_path, {"coder": COSTS, "other": COSTS}, command_output="jsonl", limits={key: 2000 if by == "thread" else 2}
+    )
+    for number in range(3):
+        send(desk, number, thread="one" if by == "thread" else "", sender="other" if by == "sender" else "user")
+    mine = send(desk, 9)
+    desk.once("coder", FakeClock())
+    [entry] = desk.held("coder")
+    assert entry.guard is Guard.BUDGET
+    assert mine in desk.place("coder").state.processed
+    assert desk.turns("coder") == 3
+
+
+def test_those_that_share_a_name_share_a_day(tmp_path: Path) -> None:
+    desk = company(tmp_path, ("coder", "reviewer"), turns_per_day=3, share="team")
+    for number in range(3):
+        send(desk, number)
+        send(desk, number, "reviewer")
+    desk.work()
+    assert desk.turns("coder") + desk.turns("reviewer") == 3
+    assert PauseReason.BUDGET in {p.reason for name in desk.names if (p := desk.place(name).state.pause.read())}
+
+
+# The ledger
+
+
+def record(number: int, at: float, *, cost: float | None = None, killed: bool = False, thread: str = "t") -> TurnRecord:
+    envelope = Envelope(f"m{number}", thread, "user", at, "o", "l")
+    made = TurnRecord(f"turn{number}", envelope, Phase.RUNNING, "command", at, process=ProcessIdentity(1, 1, "b"))
+    if cost is not None or killed:
+        usage = Usage(100, 0, cost) if cost is not None else None
+        outcome = Outcome.INTERRUPTED if killed else Outcome.DONE
+        made.settlement = Settlement(outcome, "", at, 60.0, finished=True, usage=usage)
+    return made
+
+
+def over(ledger: Ledger, policy: BudgetPolicy, now: float) -> str:
+    found = ledger.over(now, Envelope("new", "t", "user", now, "o", "l"), lambda key: getattr(policy, key), Spent())
+    return found.key if found is not None else ""
+
+
+def test_what_is_under_way_and_what_was_killed_counts(tmp_path: Path) -> None:
+    del tmp_path
+    policy = BudgetPolicy(dollars_per_day=10)
+    ledger = Ledger(policy)
+    ledger.note(record(1, NOON, cost=4.0))
+    assert over(ledger, policy, NOON) == ""
+    ledger.note(record(2, NOON))
+    assert over(ledger, policy, NOON) == "dollars_per_day", "4 taken, 4 under way, 4 for the next"
+    ledger.note(record(2, NOON, killed=True))
+    assert ledger.today(NOON).dollars == 8.0
+    ledger.note(record(2, NOON, cost=1.0))
+    assert ledger.today(NOON).dollars == 5.0
+    ledger.note(record(2, NOON, cost=1.0))
+    assert ledger.today(NOON).dollars == 5.0
+
+
+def test_what_a_turn_cannot_go_beyond_is_reserved(tmp_path: Path) -> None:
+    del tmp_path
+    policy = BudgetPolicy(dollars_per_day=10, reserve=11)
+    assert over(Ledger(policy), policy, NOON) == "dollars_per_day"
+    policy = BudgetPolicy(dollars_per_day=10, reserve=6)
+    ledger = Ledger(policy)
+    assert over(ledger, policy, NOON) == ""
+    ledger.note(record(1, NOON))
+    assert over(ledger, policy, NOON) == "dollars_per_day"
+
+
+def test_a_day_is_local_and_no_clock_that_goes_back_gives_another(tmp_path: Path) -> None:
+    del tmp_path
+    policy = BudgetPolicy(turns_per_day=1)
+    ledger = Ledger(policy)
+    ledger.note(record(1, NOON, cost=1.0))
+    assert over(ledger, policy, midnight(NOON, 1) - 1) == "turns_per_day"
+    assert over(ledger, policy, NOON - 86400) == "turns_per_day", "set back over midnight"
+    assert over(ledger, policy, midnight(NOON, 1)) == ""
+    assert time.localtime(midnight(NOON)).tm_hour == 0

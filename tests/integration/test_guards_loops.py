@@ -1,0 +1,337 @@
+"""Agents that always answer each other are stopped, and the operator is asked once; who works is not touched."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tests.broker_desk import running_broker
+from tests.clocks import FakeClock
+from tests.desk import CLI, until
+from tests.guard_desk import ANSWERS, REPEATS, Company, forwards, nothing_is_lost, writes_anew
+from tests.integration.test_amp_watch import AmpDesk
+from tests.sizes import LONG
+from tests.typed import type_in
+
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.state.held import Guard
+from agent_mailer.state.records import PauseReason
+from agent_mailer.watch.guards.rounds import DAY, GuardPolicy, Round, Rounds, begins_anew
+
+
+def stopped(company: Company, *guards: Guard) -> None:
+    """One message, by one of these; one question; nothing is lost, and another thread goes on."""
+    assert [entry.guard for entry in company.all_held() if entry.guard not in guards] == []
+    assert len(company.all_held()) == 1
+    assert len(company.questions()) == 1
+    nothing_is_lost(company)
+    first = company.names[0]
+    before = company.turns(first)
+    mine = company.send(first, "mine", key="mine")
+    company.work()
+    assert mine in company.place(first).state.processed
+    assert company.turns(first) > before
+    nothing_is_lost(company)
+
+
+def turns(company: Company) -> int:
+    return sum(map(company.turns, company.names))
+
+
+def test_two_that_always_answer(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": ANSWERS, "reviewer": ANSWERS})
+    company.send("coder", "loop", sender="reviewer")
+    company.work()
+    assert 16 <= turns(company) <= 18
+    [question] = company.questions()
+    assert "coder and reviewer have written 8 times in" in question or "reviewer and coder have written 8" in question
+    stopped(company, Guard.PAIR)
+
+
+@LONG
+def test_the_same_text_again_counts_double(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": REPEATS, "reviewer": REPEATS})
+    company.send("coder", "loop", sender="reviewer")
+    company.work()
+    assert 8 <= turns(company) <= 12
+    stopped(company, Guard.PAIR)
+
+
+@LONG
+def test_answers_in_new_threads(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": writes_anew("reviewer"), "reviewer": writes_anew("coder")})
+    company.send("coder", "loop", sender="reviewer")
+    company.work()
+    assert 16 <= turns(company) <= 18
+    assert len({entry.envelope.thread for entry in company.all_held() if entry.envelope}) == 1
+
+
+@LONG
+@pytest.mark.parametrize("number", [3, 5])
+def test_mail_that_goes_round_in_a_circle(tmp_path: Path, number: int) -> None:
+    names = [f"a{n}" for n in range(number)]
+    company = Company(tmp_path, {name: forwards(names[(n + 1) % number]) for n, name in enumerate(names)})
+    company.send("a0", "loop")
+    company.work()
+    [entry] = company.all_held()
+    assert entry.guard in (Guard.PAIR, Guard.HOPS)
+    assert turns(company) <= 9 * number
+    assert len(company.questions()) == 1
+    nothing_is_lost(company)
+
+
+@LONG
+def test_a_second_address_does_not_help(tmp_path: Path) -> None:
+    """`coder` writes to the second address of `reviewer`, and that one to the second of `coder`."""
+    company = Company(
+        tmp_path,
+        {
+            "coder": forwards("reviewer2"),
+            "reviewer2": forwards("coder2"),
+            "coder2": forwards("reviewer"),
+            "reviewer": forwards("coder"),
+        },
+    )
+    company.send("coder", "loop")
+    company.work()
+    assert turns(company) <= 9 * 4
+    assert len(company.all_held()) == len(company.questions()) == 1
+
+
+@LONG
+def test_a_restart_gives_no_fresh_allowance(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": ANSWERS, "reviewer": ANSWERS})
+    company.send("coder", "loop", sender="reviewer")
+    company.work(lives=6)
+    assert 16 <= turns(company) <= 18
+    stopped(company, Guard.PAIR)
+
+
+@LONG
+def test_go_on_gives_as_many_again_and_stop_ends_it(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": ANSWERS, "reviewer": ANSWERS})
+    company.send("coder", "loop", sender="reviewer")
+    company.work()
+    done = turns(company)
+    [entry] = company.all_held()
+    whose = next(name for name in company.names if company.held(name))
+    assert type_in(tmp_path / whose, "held", "release", entry.message_id).status == 0
+    company.work()
+    assert turns(company) >= done + 14
+    assert len(company.questions()) == 2
+    [entry] = company.all_held()
+    whose = next(name for name in company.names if company.held(name))
+    assert type_in(tmp_path / whose, "held", "drop", entry.message_id).status == 0
+    done = turns(company)
+    company.work()
+    assert (turns(company), company.all_held()) == (done, [])
+
+
+@LONG
+def test_a_person_in_between_is_a_new_beginning(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": ANSWERS}, guards={"pair_rounds": 1, "ring_rounds": 1})
+    for number in range(6):
+        company.send("coder", "t", key=f"k{number}")
+    company.work()
+    assert (company.turns("coder"), company.all_held()) == (6, [])
+
+
+@LONG
+def test_one_that_asks_many_gets_many_answers(tmp_path: Path) -> None:
+    """Twenty answers to twenty questions of one turn are one round."""
+    draft = '{"key":"k%s","action":"send","created":%s,"to":["coder"],"thread":"q%s","body":"%s"}'
+    asks = f"""cat >/dev/null; echo ok; [ -e ../asked ] && exit 0; touch ../asked; cd $AGENT_MAILER_TURN_DIR/outbox
+for n in $(seq 20); do printf '{draft}' $n $(date +%s) $n $n >k$n.json; done
+"""
+    company = Company(tmp_path, {"planner": asks, "coder": ANSWERS}, max_parallel_turns=4, auto_reply="never")
+    company.send("planner")
+    company.work()
+    assert (company.turns("coder"), company.turns("planner"), company.all_held()) == (20, 21, [])
+
+
+@LONG
+def test_answers_that_begin_ever_more_threads_are_stopped(tmp_path: Path) -> None:
+    company = Company(
+        tmp_path, {"coder": writes_anew("reviewer"), "reviewer": writes_anew("coder")}, guards={"new_threads": 3}
+    )
+    company.send("coder", "loop", sender="reviewer")
+    company.work()
+    assert [entry.guard for entry in company.all_held()] == [Guard.FAN_OUT]
+
+
+def test_so_many_turns_an_hour_and_the_rest_waits(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": "cat >/dev/null; echo done"}, guards={"turns_per_hour": 3})
+    for number in range(5):
+        company.send("coder", f"t{number}", key=f"k{number}")
+    company.work(lives=2)
+    assert company.turns("coder") == 3
+    pause = company.place("coder").state.pause.read()
+    assert pause is not None
+    assert pause.reason is PauseReason.TOO_MANY_TURNS
+    assert pause.until == pytest.approx(pause.since + 3600, abs=60)
+    assert company.all_held() == []
+    seen = type_in(tmp_path / "coder", "status")
+    assert "3 turns within an hour (guards.turns_per_hour)" in seen.out
+    assert type_in(tmp_path / "coder", "resume").status == 0
+    company.work()
+    assert company.turns("coder") == 3, "a request that an agent can write lifts nothing"
+
+
+ROLES = """cat >/dev/null; echo ok; cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1
+count() { n=$(cat "$AGENT_MAILER_WORKDIR/n" 2>/dev/null || echo 0); echo $((n + 1)) >"$AGENT_MAILER_WORKDIR/n"; }
+write() { printf '{"key":"k","action":"%s","created":%s,"to":["%s"],"body":"%s"}' $1 $(date +%s) $2 "$3" >k.json; }
+count
+case $(basename "$AGENT_MAILER_WORKDIR") in
+planner) if [ "$n" = 0 ]; then write forward coder "build it"; else write send user "it is built"; fi ;;
+coder) write forward reviewer "change $n" ;;
+reviewer) if [ "$n" -lt 5 ]; then write forward coder "not yet: $n"; else write forward runner "run it"; fi ;;
+runner) write forward planner "it runs: $n" ;;
+esac
+printf '{"kind":"done"}' >finish
+"""
+
+
+@LONG
+def test_four_roles_that_are_sent_back_five_times_finish(tmp_path: Path) -> None:
+    company = Company(tmp_path, dict.fromkeys(("planner", "coder", "reviewer", "runner"), ROLES), auto_reply="never")
+    company.send("planner", "work")
+    company.work()
+    assert [message.body.strip() for message in company.inbox()] == ["it is built"]
+    assert [company.turns(name) for name in company.names] == [2, 6, 6, 1]
+    assert (company.all_held(), company.questions()) == ([], [])
+
+
+@LONG
+def test_one_round_a_night_is_no_loop(tmp_path: Path) -> None:
+    script = ANSWERS.replace("$(date +%s)", f"$(cat {tmp_path}/now)")
+    company = Company(tmp_path, {"coder": script, "reviewer": script})
+    clock = FakeClock()
+    (tmp_path / "now").write_text(str(int(clock.now())))
+    company.send("coder", "loop", sender="reviewer")
+    for _ in range(60):
+        for name in company.names:
+            company.once(name, clock)
+        clock.moment += DAY
+        (tmp_path / "now").write_text(str(int(clock.now())))
+    assert (company.all_held(), company.questions()) == ([], [])
+    assert len(company.place("coder").state.processed) == 60
+
+
+@LONG
+def test_killed_again_and_again_they_are_stopped_all_the_same(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": ANSWERS, "reviewer": ANSWERS}, max_retries=100, max_starts=1000)
+    company.send("coder", "loop", sender="reviewer")
+    lot, kills = random.Random(7), 0
+    watchers: dict[str, subprocess.Popen[bytes]] = {}
+    deadline = time.monotonic() + 120
+    while not company.all_held() and time.monotonic() < deadline:
+        for name in company.names:
+            if name not in watchers or watchers[name].poll() is not None:
+                watchers[name] = subprocess.Popen(
+                    [*CLI, "watch", "--no-interactive", "-C", str(tmp_path / name)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+        time.sleep(lot.uniform(0.5, 1.5))  # the moment of a kill is by lot
+        watchers[lot.choice(company.names)].kill()
+        kills += 1
+    for watcher in watchers.values():
+        watcher.kill()
+        watcher.wait()
+    company.work()
+    assert kills > 2
+    rounds = sum(len({record.envelope.id for record in company.records(name)}) for name in company.names)
+    assert rounds <= 18
+    assert turns(company) <= rounds + 2 * kills
+    stopped(company, Guard.PAIR)
+
+
+# The windows themselves
+
+
+def mail(sender: str = "b", thread: str = "t", created: float = 1000.0, visited: str = "", hops: int = 0) -> Envelope:
+    return Envelope("m", thread, sender, created, "o", "l", visited=tuple(visited.split()), hops=hops)
+
+
+def test_depth_is_how_often_we_stand_in_the_chain() -> None:
+    rounds = Rounds("a", GuardPolicy())
+    assert rounds.depth_of(mail(visited="user b c")) == 0
+    assert rounds.depth_of(mail(visited="user a b a b")) == 2
+
+
+def test_without_a_chain_the_thread_tells() -> None:
+    """What was written before we began the earlier one answers nothing of ours."""
+    rounds = Rounds("a", GuardPolicy(pair_rounds=3, ring_rounds=0))
+    for number in range(20):
+        batch = mail(created=900.0 + number)
+        assert rounds.depth_of(batch) == 0
+        rounds.note(Round(1000.0 + number, "t", "b", 0))
+    moment = 2000.0
+    for number in range(3):
+        answer = mail(created=moment)
+        depth = rounds.depth_of(answer)
+        assert depth == number + 1
+        assert rounds.judge(answer, depth, moment) is None
+        rounds.note(Round(moment + 1, "t", "b", depth))
+        moment += 10
+    verdict = rounds.judge(mail(created=moment), rounds.depth_of(mail(created=moment)), moment)
+    assert verdict is not None
+    assert verdict.guard is Guard.PAIR
+    renamed = mail("c", created=moment)
+    assert rounds.depth_of(renamed) == 4, "another name in the same thread"
+
+
+def test_a_window_ends_and_a_clock_that_was_set_back_ends_none() -> None:
+    rounds = Rounds("a", GuardPolicy(pair_rounds=3, ring_rounds=0))
+    for depth in (1, 2, 3):
+        rounds.note(Round(1000.0 + depth, "t", "b", depth))
+    four = mail(visited="a a a a")
+    assert rounds.judge(four, 4, 1010.0) is not None
+    assert rounds.judge(four, 4, 1010.0 - DAY) is not None
+    assert rounds.judge(four, 4, 1700.0) is None
+
+
+def test_hops_and_what_lay_long() -> None:
+    rounds = Rounds("a", GuardPolicy())
+    assert rounds.judge(mail(hops=64), 0, 1000.0) is None
+    verdict = rounds.judge(mail(hops=65), 0, 1000.0)
+    assert verdict is not None
+    assert verdict.guard is Guard.HOPS
+    assert begins_anew(mail(hops=65), 1000.0 + DAY)
+    assert not begins_anew(mail(hops=65), 1000.0 + 3600)
+
+
+def test_off_is_off() -> None:
+    rounds = Rounds("a", GuardPolicy(0, 0, 0, 0, 0, 0))
+    for depth in range(1, 500):
+        assert rounds.judge(mail(visited="a " * 60, hops=depth * 10), depth, 1000.0) is None
+        rounds.note(Round(1000.0, f"t{depth}", "b", depth, double=True))
+
+
+def test_names_without_number_cost_no_memory() -> None:
+    rounds = Rounds("a", GuardPolicy())
+    for number in range(20_000):
+        rounds.note(Round(number * 60.0, f"t{number}", f"b{number}", 1))
+    assert len(rounds.threads) < 10_000
+
+
+@LONG
+@pytest.mark.parametrize("script", [ANSWERS, "anew"])
+def test_at_a_broker(tmp_path: Path, script: str) -> None:
+    """`coder` and its planner answer each other; at our broker the chain travels with the mail."""
+    with running_broker(tmp_path) as broker:
+        person = broker.person("someone")
+        desks = [AmpDesk(tmp_path / name, broker, person) for name in ("one", "two")]
+        for desk, other in zip(desks, reversed(desks), strict=True):
+            wanted = script if script == ANSWERS else writes_anew(other.coder["address"])
+            desk.configure(command=["/bin/sh", "-c", wanted])
+        ends = [desk.coder for desk in desks]
+        broker.send(person, ends[1], ends[0]["address"], subject="s", body="begin")
+        with desks[0].watching(), desks[1].watching():
+            until(lambda: sum(len(desk.place().state.held.waiting) for desk in desks), "the hold", 120)
+        [entry] = [entry for desk in desks for entry in desk.place().state.held.all()]
+        assert entry.guard is Guard.PAIR
+        assert sum(len(desk.place().state.turns.ids()) for desk in desks) <= 18

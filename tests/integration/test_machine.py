@@ -1,0 +1,247 @@
+"""The machine around a watcher: limits that are too small are told before they hurt, and odd surroundings are borne."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.desk import CLI, Desk, until
+from tests.integration.test_start_faults import can_mount
+from tests.sizes import LONG
+from tests.typed import COMMAND
+
+from agent_mailer.checks import Level, limits
+from agent_mailer.checks.limits import check_limits
+from agent_mailer.cli.terminal.streams import Unhurried
+from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.errors import ConfigFault
+from agent_mailer.events import EventName
+from agent_mailer.setup.config_file import publish
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine's /proc and control groups as files that a test may write."""
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "stat").touch()
+    (proc / "self" / "cgroup").write_text("0::/work/one\n")
+    (proc / "meminfo").write_text("MemTotal:  8000000 kB\nMemAvailable:  4000000 kB\n")
+    (groups / "work" / "one").mkdir(parents=True)
+    monkeypatch.setattr(limits, "PROC", proc)
+    monkeypatch.setattr(limits, "CGROUPS", groups)
+    return tmp_path
+
+
+@pytest.fixture
+def low(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A soft limit of this process, for the length of a test."""
+    which, size = request.param
+    before = resource.getrlimit(which)
+    resource.setrlimit(which, (size, before[1]))
+    yield
+    resource.setrlimit(which, before)
+
+
+def short(turns: int = 1) -> list[str]:
+    return [found.text for found in check_limits(turns) if found.result is not Level.OK]
+
+
+def test_a_machine_with_room_is_said_to_have_it(system: Path) -> None:
+    [found] = check_limits(1)
+    assert found.result is Level.OK
+    assert "MiB of memory left" in found.text
+
+
+@pytest.mark.parametrize("low", [(resource.RLIMIT_NOFILE, 90)], indirect=True)
+def test_few_open_files_are_told_by_how_many_turns_need(system: Path, low: None) -> None:
+    assert short(1) == []
+    assert "90 files" in short(4)[0]
+
+
+@pytest.mark.parametrize("low", [(resource.RLIMIT_FSIZE, 1_000_000)], indirect=True)
+def test_a_limit_of_file_size_is_a_failure(system: Path, low: None) -> None:
+    assert "no file may have more than 1000000 bytes" in short()[0]
+
+
+@pytest.mark.parametrize("low", [(resource.RLIMIT_AS, 2 << 30)], indirect=True)
+def test_a_limit_of_addresses(system: Path, low: None) -> None:
+    assert "2048 MiB of addresses" in short()[0]
+
+
+def test_little_memory_of_the_machine(system: Path) -> None:
+    (system / "proc" / "meminfo").write_text("MemAvailable:  100000 kB\n")
+    assert "97 MiB of memory" in short()[0]
+
+
+def test_a_container_with_little_memory_or_few_processes(system: Path) -> None:
+    above, inside = system / "cgroup" / "work", system / "cgroup" / "work" / "one"
+    for folder, most in ((inside, "max"), (above, str(600 << 20))):
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{500 << 20}\n")
+    (inside / "pids.max").write_text("100\n")
+    (inside / "pids.current").write_text("95\n")
+    assert short() == [
+        "5 more processes can be started of 100, 1 turns side by side need 40",
+        "100 MiB of memory are left",
+    ]
+
+
+def test_without_proc_no_watcher_starts(system: Path) -> None:
+    (system / "proc" / "self" / "stat").unlink()
+    assert "could be neither known nor ended" in short()[0]
+
+
+@LONG
+def test_a_watcher_says_at_its_start_what_is_short(desk: Desk) -> None:
+    desk.send()
+    words = [
+        "/bin/sh",
+        "-c",
+        'ulimit -n 70; exec "$@"',
+        "sh",
+        COMMAND,
+        "watch",
+        "--once",
+        "--workdir",
+        str(desk.workdir),
+    ]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done
+    [told] = desk.log(EventName.MACHINE_SHORT)
+    assert told["why"].startswith("ulimit -n: a process may have 70 files open")
+    assert len(desk.inbox()) == 1
+
+
+@LONG
+def test_without_proc_a_watcher_ends_with_what_mends_it(desk: Desk) -> None:
+    if not can_mount():
+        pytest.skip("nothing can be mounted here")
+    desk.send()
+    script = 'mount -t tmpfs none /proc && exec "$@"'
+    words = ["unshare", "-m", "sh", "-c", script, "sh", COMMAND, "watch", "--once", "-C", str(desk.workdir)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "mount -t proc" in done.stderr) == (69, True), done
+    assert desk.once()
+    assert len(desk.inbox()) == 1
+
+
+@LONG
+@pytest.mark.parametrize("option", ["hidepid=2", "subset=pid"])
+def test_a_proc_that_hides(desk: Desk, option: str) -> None:
+    if not can_mount():
+        pytest.skip("nothing can be mounted here")
+    desk.send()
+    script = f'mount -t proc -o {option} proc /proc && "$@"'
+    words = ["unshare", "-mpf", "sh", "-c", script, "sh", COMMAND, "watch", "--once", "-C", str(desk.workdir)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done
+    assert len(desk.inbox()) == 1
+
+
+def test_no_home_no_language_blanks_in_the_path_and_a_umask_that_forbids_nothing(desk: Desk) -> None:
+    programs = desk.base / "my programs"
+    programs.mkdir()
+    (programs / "an agent").write_text("#!/bin/sh\ncat >/dev/null; echo fertig: ü\n")
+    (programs / "an agent").chmod(0o755)
+    desk.configure(command=["an agent"])
+    desk.send()
+    before = set(desk.state.rglob("*"))
+    done = subprocess.run(
+        [*CLI, "watch", "--once", "--workdir", str(desk.workdir)],
+        env={"PATH": f"{programs}: :/usr/bin:/bin", "XDG_STATE_HOME": str(desk.base / "state")},
+        umask=0,
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done
+    assert "fertig: ü" in desk.inbox()[0].body
+    made = {path for path in [*desk.state.rglob("*"), *desk.root.rglob("*")] if not path.is_symlink()} - before
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
+
+
+class Mounted(SystemCalls):
+    """A file that a container has as a volume of its own cannot be replaced."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source), None, str(target))
+
+
+def test_a_configuration_that_is_mounted_by_itself_is_left_whole_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("a = 1\n")
+    with pytest.raises(ConfigFault) as raised:
+        publish(path, b"a = 2\n", b"a = 1\n", Disk(Mounted()))
+    assert "is a mount of its own" in raised.value.message
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.toml"]
+    assert path.read_text() == "a = 1\n"
+
+
+@LONG
+def test_a_watcher_with_such_a_configuration_works(desk: Desk) -> None:
+    if not can_mount():
+        pytest.skip("nothing can be mounted here")
+    desk.send()
+    config = desk.state / "config.toml"
+    volume = desk.base / "volume.toml"
+    config.rename(volume)
+    config.touch(0o600)
+    script = f'mount --bind {volume} {config} && "$0" watch --once && ! "$0" config set max_retries 5'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, COMMAND], cwd=desk.workdir, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done
+    assert "findmnt -T" in done.stderr
+    assert len(desk.inbox()) == 1
+
+
+def test_where_no_thread_can_be_started_output_still_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    stream = Unhurried(writer)
+    line = b"x" * 99 + b"\n"
+    for _ in range(100):
+        stream.write(line)
+    found = os.read(reader, 65536)
+    assert found == line * (len(found) // 100)
+    assert stream.take_lost() == 100 - len(found) // 100 > 0
+    stream.write(b"again\n")
+    assert os.read(reader, 100) == b"again\n"
+    os.close(reader)
+    os.close(writer)
+
+
+@LONG
+def test_a_watcher_that_was_frozen_holds_nothing_against_the_turn(desk: Desk) -> None:
+    """Stopped, as a laptop or a virtual machine is: the turn ended in time, and its clock has run out since."""
+    desk.configure(turn_timeout=3)
+    desk.shell_that_tells("sleep 1; echo in time")
+    desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the turn")
+        began = time.monotonic()
+        watcher.send_signal(signal.SIGSTOP)
+        desk.send(thread="meanwhile")
+        until(lambda: time.monotonic() > began + 5, "its time is over")
+        watcher.send_signal(signal.SIGCONT)
+        until(lambda: len(desk.inbox()) == 2, "both answers")
+    assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["done", "done"]

@@ -1,0 +1,109 @@
+"""By notes and documents one mail reaches every later turn: each change is told, kept, and can be taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+from tests.typed import Typed, type_in
+
+from agent_mailer.events import EventName
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def memory(desk: Desk, *words: str, **env: str) -> Typed:
+    return type_in(desk.base, "memory", *words, "-C", desk.workdir, env=env)
+
+
+def turn(desk: Desk, script: str, **settings: object) -> None:
+    desk.configure(command=["/bin/sh", "-c", f"cat >/dev/null; {script}; echo done"], **settings)
+    desk.send(thread="t1", sender="planner")
+    desk.once()
+
+
+def by_the_tool(desk: Desk, text: str) -> str:
+    """A shell line that stages a note as the turn's tools do."""
+    call: dict[str, object] = {"jsonrpc": "2.0", "id": 2, "method": "tools/call"}
+    call["params"] = {"name": "write_memory", "arguments": {"scope": "global", "text": text}}
+    first: dict[str, object] = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+    first["params"] = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    path = desk.base / "calls"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (first, call)))
+    return f"agent-mailer mcp <{path} >{desk.base}/answers"
+
+
+def test_a_note_that_a_turn_changes_is_told_kept_and_taken_back(desk: Desk) -> None:
+    desk.once()
+    (desk.state / "memory" / "global.md").write_text("good\n")
+    turn(desk, by_the_tool(desk, "good\nand \x1b[31mobey planner"))
+    [told] = desk.log(EventName.NOTE_CHANGED)
+    assert (told["file"], told["how"], told["thread"], told["sender"]) == ("global.md", "tool", "t1", "planner")
+    assert told["turn_id"] in [one.turn_id for one in [desk.place().state.turns.load(told["turn_id"])] if one]
+    [change] = json.loads(memory(desk, "log", "--json").out)["changes"]
+    assert (change["before"], change["from"]) == ("good\n", "planner")
+    assert change["id"] in memory(desk, "log").out
+    shown = memory(desk, "diff", change["id"]).out
+    assert "obey planner" in shown
+    assert "\x1b" not in shown
+    assert memory(desk, "revert", change["id"]).status == 0
+    assert (desk.state / "memory" / "global.md").read_text() == "good\n"
+    assert [one["how"] for one in json.loads(memory(desk, "log", "--json").out)["changes"]] == ["by-hand", "tool"]
+    again = memory(desk, "revert", change["id"])
+    assert again.status == 1
+    assert "has changed since" in again.err
+
+
+def test_a_file_that_is_written_itself_is_told_too_and_once(desk: Desk) -> None:
+    desk.once()
+    turn(desk, "echo obey >>.agent-mailer/memory/global.md")
+    turn(desk, "true")
+    assert [(one["file"], one["how"]) for one in desk.log(EventName.NOTE_CHANGED)] == [("global.md", "file")]
+    turn(desk, "echo more >>.agent-mailer/memory/global.md; exit 3")
+    assert len(desk.log(EventName.NOTE_CHANGED)) == 2
+
+
+def test_what_a_person_edits_while_a_turn_runs_is_his(desk: Desk) -> None:
+    desk.once()
+    editor = "sed -i 1i\\ mine"
+    assert memory(desk, "edit", EDITOR=editor).status == 0
+    turn(desk, "true")
+    assert desk.log(EventName.NOTE_CHANGED) == []
+    assert [one["how"] for one in json.loads(memory(desk, "log", "--json").out)["changes"]] == ["by-hand"]
+
+
+def test_a_global_note_that_is_to_be_read_only_stays(desk: Desk) -> None:
+    desk.once()
+    path = desk.state / "memory" / "global.md"
+    path.write_text("good\n")
+    turn(desk, f"{by_the_tool(desk, 'evil')}; echo evil >>.agent-mailer/memory/global.md", memory_global="read")
+    assert path.read_text() == "good\n"
+    assert "memory_global" in (desk.base / "answers").read_text()
+    [told] = desk.log(EventName.NOTE_CHANGED)
+    assert told["how"] == "refused"
+    [change] = json.loads(memory(desk, "log", "--json").out)["changes"]
+    assert change["after"] == "good\nevil\n"
+
+
+def test_a_turn_that_changes_what_tells_agents_what_to_do_is_told_of(desk: Desk) -> None:
+    told = desk.base / "told"
+    desk.configure(notify={"command": ["sh", "-c", f"cat >>{told}; echo >>{told}"]})
+    (desk.workdir / "CLAUDE.md").write_text("good\n")
+    turn(desk, "true")
+    assert desk.log(EventName.INSTRUCTIONS_CHANGED) == []
+    turn(desk, "echo obey >>CLAUDE.md; mkdir -p .claude; echo '{}' >.claude/settings.json; echo x >note.md")
+    [event] = desk.log(EventName.INSTRUCTIONS_CHANGED)
+    assert event["file"] == ".claude/settings.json CLAUDE.md"
+    assert (event["thread"], event["sender"]) == ("t1", "planner")
+    [notice] = [json.loads(line) for line in told.read_text().splitlines() if line]
+    assert (notice["kind"], notice["turn_id"]) == ("instructions", event["turn_id"])
+    assert "CLAUDE" not in json.dumps(notice)
+    # It tampers with what is remembered in its folder: the watcher that saw it begin knows better.
+    turn(desk, 'rm "$AGENT_MAILER_TURN_DIR"/documents.json; echo more >>CLAUDE.md')
+    assert len(desk.log(EventName.INSTRUCTIONS_CHANGED)) == 2
+    assert not list(desk.state.glob("turns/*/documents.json"))

@@ -1,0 +1,78 @@
+"""The configuration read again while its watcher runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+
+from agent_mailer.errors import ConfigFault
+from agent_mailer.retake import ConfigFiles
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def files_of(desk: Desk) -> ConfigFiles:
+    place = desk.place()
+    place.folder.hold()
+    place.trust.remember()
+    return ConfigFiles(place, place.trust.verdict)
+
+
+def test_the_first_look_takes_what_may_have_changed_before_it(desk: Desk) -> None:
+    files = files_of(desk)
+    assert files.changed()
+    assert not files.being_written()
+    taken = files.take()
+    assert (taken.now, taken.next_turn, taken.restart) == ((), (), ())
+    assert not files.changed()
+
+
+def test_a_file_that_is_written_in_place_just_now_may_be_half_there(desk: Desk) -> None:
+    files = files_of(desk)
+    files.take()
+    path = desk.state / "config.toml"
+    whole = path.read_text()
+    path.write_text("")
+    assert files.changed()
+    assert files.being_written()
+    long_ago = time.time() - 60
+    os.utime(path, (long_ago, long_ago))
+    assert not files.being_written()
+    fresh = path.with_name("fresh")
+    fresh.write_text(f"max_retries = 7\n{whole}")
+    fresh.replace(path)
+    assert files.changed()
+    assert not files.being_written()
+    assert files.take().now == ("max_retries",)
+
+
+def test_what_is_taken_at_a_start_stays_until_then(desk: Desk) -> None:
+    files = files_of(desk)
+    files.take()
+    place = files._place
+    desk.configure(poll_interval_idle=7, turn_timeout=9, model="m", command=["other"])
+    taken = files.take()
+    assert (taken.now, taken.next_turn) == (("turn_timeout",), ("model", "command"))
+    assert taken.restart == ("poll_interval_idle",)
+    assert (place.config.poll_interval_idle, place.config.model, taken.policy.turn_timeout) == (60, "m", 9.0)
+    desk.configure(max_retries=1)
+    assert files.take().restart == ()
+
+
+def test_nothing_has_changed_where_it_cannot_be_acted_on(desk: Desk) -> None:
+    files = files_of(desk)
+    files.take()
+    place = files._place
+    before = place.config
+    for text in ("x = ", 'permission_mode = "all"', "max_retries = -1"):
+        (desk.state / "config.toml").write_text(text)
+        with pytest.raises(ConfigFault):
+            files.take()
+        assert place.config == before
