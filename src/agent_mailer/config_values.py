@@ -22,6 +22,8 @@ from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.watch.guards.calm import parse_hours
 from agent_mailer.watch.guards.who import bad_pattern
 
+LARGEST = 1024 * 1024
+
 Trusting = Callable[
     [Mapping[str, object], Mapping[str, str]], tuple[dict[str, object], Mapping[str, str], frozenset[str]]
 ]
@@ -83,7 +85,11 @@ def kind_of_environment(environ: Mapping[str, str]) -> Kind | None:
 def read_file(path: Path) -> dict[str, object]:
     """The file as it is; absent = empty. Raises ConfigFault for what is not TOML."""
     try:
-        return tomllib.loads(read_regular(path, follow=True).decode("utf-8"))
+        data = read_regular(path, LARGEST, follow=True)
+        if len(data) > LARGEST:
+            # An agent may write it while the watcher that reads it runs.
+            raise ConfigFault("too_large", f"{path} has more than {LARGEST} bytes", "agent-mailer config edit")
+        return tomllib.loads(data.decode("utf-8"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

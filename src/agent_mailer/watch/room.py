@@ -167,6 +167,10 @@ class Room:
     def jitter(self) -> float:
         return random.random()
 
+    def take(self, policy: WatchPolicy, prompts: PromptRoom, runtime: Runtime) -> None:
+        """Act on these from now on; a turn that runs keeps its program."""
+        self.policy, self.prompts, self.program = policy, prompts, Program(runtime)
+
     def request_stop(self, grace: float) -> None:
         """End running turns after `grace` seconds. Asked again, the shorter time counts."""
         if not self.stopping.is_set():
