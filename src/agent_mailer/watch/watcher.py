@@ -203,11 +203,12 @@ class Watcher:
             with suppress(OSError):
                 # At the next look once more.
                 room.notices.look(pause)
+        silence = room.hear(found.candidates, pause, now)
         if admitted.stops:
             return 0.0
         if self._once:
             return None
-        moments = [plan.next_due] if plan.next_due is not None else []
+        moments = [moment for moment in (plan.next_due, silence) if moment is not None]
         if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None

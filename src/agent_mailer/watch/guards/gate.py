@@ -18,7 +18,7 @@ from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.turns import shares
 from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
-from agent_mailer.watch.guards.calm import wanted_pause
+from agent_mailer.watch.guards.calm import quiet_until, wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
 from agent_mailer.watch.rules import Candidate, WatchPolicy
@@ -47,6 +47,8 @@ class Gate:
         """When turns were claimed within the hour, the oldest first, but for those of a person who is known."""
         self._people: frozenset[str] = frozenset()
         self._texts: deque[str] = deque(maxlen=64)
+        self.last_turn = 0.0
+        """When a turn was claimed last."""
         self._ledger: Ledger | None = None
         self._shared: Shared | None = None
 
@@ -111,7 +113,7 @@ class Gate:
             wanted = wanted if known is None else msgspec.structs.replace(wanted, since=known.since)
             pauses.begin(wanted)
             return wanted
-        if known is not None and known.reason in GUARDS and known.until is not None and known.until <= now:
+        if known is not None and known.reason in GUARDS and not self._stands(known, now):
             calm = self._current().guards.calm
             if known.reason is PauseReason.MACHINE and calm is not None:
                 again = wanted_pause(calm, self._policy.workdir, now)
@@ -123,6 +125,22 @@ class Gate:
             pauses.lift(known)
             return None
         return known
+
+    def _stands(self, pause: Pause, now: float) -> bool:
+        """Whether its time is not up, and nobody has switched off or raised what it came of."""
+        if pause.until is None or pause.until <= now:
+            return False
+        guards = self._current().guards
+        match pause.reason:
+            case PauseReason.TOO_MANY_TURNS:
+                self._known(now)
+                return self._too_many(0, now) is not None
+            case PauseReason.QUIET_HOURS:
+                return guards.calm is not None and quiet_until(guards.calm.quiet, now) is not None
+            case PauseReason.MACHINE:
+                return guards.calm is not None
+            case _:
+                return self._current().budget.limits
 
     def counted(self, envelope: Envelope, retry: RetryEntry | None) -> Counted:
         """What the record of a claim says for the guards."""
@@ -233,6 +251,7 @@ class Gate:
 
     def _note(self, record: TurnRecord) -> None:
         counted = record.counted
+        self.last_turn = max(self.last_turn, record.claimed_at)
         if counted is None or not counted.free:
             self._turns.append(record.claimed_at)
         for one in shares(record) if record.batch else (record,):
