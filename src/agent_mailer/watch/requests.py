@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
-from agent_mailer.names import is_turn_id, printable
+from agent_mailer.names import is_turn_id, printable, prompt_word
 from agent_mailer.state import State
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
@@ -46,7 +46,9 @@ def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Ans
     else:
         answer = _VERBS[request.verb](state, request)
     event = EventName.REQUEST_APPLIED if answer.ok else EventName.REQUEST_REFUSED
-    state.log.emit(event, request=request.verb.value, targets=" ".join(request.targets) or None)
+    label = "thread" if request.verb is Verb.SESSIONS_INVALIDATE else "message"
+    targets = " ".join(prompt_word(target, label) for target in request.targets)
+    state.log.emit(event, request=request.verb.value, targets=targets or None)
     return answer
 
 
