@@ -37,7 +37,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "watcher", [_watcher(view)]
     yield "mailbox", _mailbox(view)
     yield "sandbox", [_sandbox(view)]
-    yield "trust", [_trust(view)]
+    yield "trust", _trust(view)
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
@@ -59,7 +59,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
 
 def _sandbox(view: StatusView) -> Part:
     if view.sandbox == "off":
-        return Part("off: a turn may touch all that you may touch", Ink.FAINT)
+        return Part("off: a turn may touch all that you may touch, and trust for itself", Ink.FAINT)
     return Part(view.sandbox)
 
 
@@ -92,11 +92,10 @@ def _mailbox(view: StatusView) -> list[Part]:
     return parts
 
 
-def _trust(view: StatusView) -> Part:
-    if view.untrusted:
-        return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
-    alone = "; without a proved sandbox the agent may trust for itself" if view.sandbox == "off" else ""
-    return Part(f"as trusted{alone}")
+def _trust(view: StatusView) -> list[Part]:
+    if not view.untrusted:
+        return []
+    return [Part(f"not as it was: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)]
 
 
 def _pause(view: StatusView, now: float) -> list[Part]:
