@@ -78,7 +78,17 @@ def doctor_checks(place: Workplace) -> list[CheckResult]:
 def program_of(place: Workplace) -> Program:
     """The agent program as a turn of this workdir would start it. Raises RuntimeMissing or ConfigFault."""
     turn_dir = place.folder.turns / SCRATCH_TURN
-    return find_program(place.runtime(), place.workdir, place.project_dir(), place.tools, turn_dir)
+    runtime = place.runtime()
+    confinement = place.confinement(runtime)
+    return find_program(
+        runtime,
+        place.workdir,
+        place.project_dir(),
+        place.tools,
+        turn_dir,
+        confined=confinement is not None,
+        own_sandbox=confinement is None or confinement.leaves_own_sandbox,
+    )
 
 
 def _loads(place: Workplace) -> bool:
@@ -135,7 +145,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.machine import check_turn_memory
-    from agent_mailer.checks.sandbox import check_sandbox
+    from agent_mailer.checks.sandbox import check_sandbox, within_of
     from agent_mailer.checks.state import check_sessions
 
     passed = check_environment(place.config.env.pass_, place.config.env.set, os.environ)
@@ -161,7 +171,8 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
             launch = program.launch
-            results += check_tools(launch.env, launch.cwd, place.tools, Path(scratch).resolve(), place.clock.now())
+            within, empty = within_of(place, runtime), Path(scratch).resolve()
+            results += check_tools(launch.env, launch.cwd, place.tools, empty, place.clock.now(), within)
     except OSError as error:
         results.append(no_scratch(tempfile.gettempdir(), error))
     return results

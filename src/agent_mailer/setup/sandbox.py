@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Mapping
 
 import msgspec
@@ -15,7 +16,7 @@ from agent_mailer.confine.kinds import BY_ITSELF
 from agent_mailer.confine.port import Kind
 from agent_mailer.confine.proof import Proof
 from agent_mailer.errors import ConfigFault
-from agent_mailer.runtimes.port import Launch, RuntimeMissing
+from agent_mailer.runtimes.port import Launch, PermissionMode, RuntimeMissing
 from agent_mailer.setup.config_file import ConfigFile
 from agent_mailer.trust.workdir import in_a_turn
 
@@ -31,8 +32,10 @@ def settle_sandbox(place: Workplace, flags: Mapping[str, object], chosen: Kind |
     one does not hold: it is written all the same, so that no turn is started without it.
     """
     file = ConfigFile(place.folder.config, place.disk)
-    if chosen is None and (file.get(KEY) is not None or kind_of_environment(os.environ) is not None):
+    said = kind_of_environment(os.environ)
+    if chosen is None and (file.get(KEY) is not None or said is Kind.OFF):
         return ""
+    chosen = said if chosen is None else chosen
     kind, why, fix = _first_that_holds(place, flags, BY_ITSELF if chosen is None else (chosen,))
     written = kind if chosen is None else chosen
     if file.get("sandbox") is None:
@@ -58,10 +61,26 @@ def _first_that_holds(place: Workplace, flags: Mapping[str, object], kinds: tupl
     faults: list[Proof] = []
     for kind in kinds:
         proof = None if kind is Kind.OFF else _tried(place, flags, kind)
+        if proof is not None and proof.holds and kind is Kind.LANDLOCK and kinds == BY_ITSELF and _is_in_the_way(place):
+            proof = Proof(kind, wrong=(_IN_THE_WAY,))
         if proof is None or proof.holds:
             return kind, "", ""
         faults.append(proof)
     return Kind.OFF, "; ".join(f"{one.kind}: {one.text}" for one in faults), faults[0].fix
+
+
+_IN_THE_WAY = "holds, but no new file could be made right in this folder (--sandbox landlock, or --project-dir)"
+
+
+def _is_in_the_way(place: Workplace) -> bool:
+    """Whether bubblewrap, once it is installed, leaves the agent more: new names in the folder it works in.
+
+    Where it is installed and does not start, there are no namespaces, and Landlock is what there is.
+    """
+    if shutil.which("bwrap") is not None or place.config.permission_mode is PermissionMode.PLAN:
+        return False
+    project = place.project_dir()
+    return project is None or place.workdir.is_relative_to(project)
 
 
 def _tried(place: Workplace, flags: Mapping[str, object], kind: Kind) -> Proof:

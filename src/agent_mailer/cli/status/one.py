@@ -36,8 +36,8 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "health", [_health(view)]
     yield "watcher", [_watcher(view)]
     yield "mailbox", _mailbox(view)
-    yield "sandbox", [_sandbox(view)]
-    yield "trust", _trust(view)
+    yield "sandbox", [Part(view.sandbox)]
+    yield "trust", [_trust(view)]
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
@@ -55,12 +55,6 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "last", _results(view, now)
     yield "today", [_today(view)]
     yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []
-
-
-def _sandbox(view: StatusView) -> Part:
-    if view.sandbox == "off":
-        return Part("off: a turn may touch all that you may touch, and trust for itself", Ink.FAINT)
-    return Part(view.sandbox)
 
 
 def _health(view: StatusView) -> Part:
@@ -92,10 +86,11 @@ def _mailbox(view: StatusView) -> list[Part]:
     return parts
 
 
-def _trust(view: StatusView) -> list[Part]:
-    if not view.untrusted:
-        return []
-    return [Part(f"not as it was: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)]
+def _trust(view: StatusView) -> Part:
+    if view.untrusted:
+        return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
+    alone = "; without a proved sandbox the agent may trust for itself" if view.sandbox == "off" else ""
+    return Part(f"as trusted{alone}")
 
 
 def _pause(view: StatusView, now: float) -> list[Part]:
