@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -45,9 +46,13 @@ class Container:
         return pid
 
     def kill(self) -> None:
-        """All of it, at once."""
+        """All of it, at once; returns when nothing of it lives: a namespace is gone when its process 1 is."""
+        firsts = [os.pidfd_open(pid) for pid in children_of(self._outside.pid)] if self._outside.poll() is None else []
         self._outside.kill()
         self._outside.wait(PATIENCE)
+        for first in firsts:
+            assert select.select([first], [], [], PATIENCE)[0]
+            os.close(first)
 
     def stop(self) -> int:
         """SIGTERM to process 1, as an engine does; its exit status."""

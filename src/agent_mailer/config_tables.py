@@ -107,6 +107,15 @@ class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class Alarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[alarm]`: silence that the operator is told of, once while it lasts; 0 = off."""
+
+    mail_waits: Annotated[SecondsOrOff, LIVE, STOPS, "seconds that mail waits before that is told; 0 = off"] = 0
+    no_turn: Annotated[
+        SecondsOrOff, LIVE, STOPS, "seconds without a new turn although mail waits, before that is told; 0 = off"
+    ] = 0
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[limits]`: what turns may take of a local day; 0 = no limit."""
 
@@ -154,3 +163,9 @@ class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         CountOrNone, LIVE, TO_DEFAULT, "turns within an hour that no person is known to want; more mail waits; 0 = off"
     ] = 120
     window: Annotated[Seconds, LIVE, TO_DEFAULT, "seconds"] = 600
+    quiet_hours: Annotated[
+        str, LIVE, STOPS, "local times at which no turn starts, as 22:00-07:00, several with a comma; empty = off"
+    ] = ""
+    max_load: Annotated[DollarsOrOff, LIVE, TO_DEFAULT, "load of a minute beyond which no turn starts; 0 = off"] = 0.0
+    min_memory: Annotated[str, LIVE, TO_DEFAULT, "free memory below which no turn starts, as 2G; empty = off"] = ""
+    min_disk: Annotated[str, LIVE, TO_DEFAULT, "free disk below which no turn starts, as 5G; empty = off"] = ""

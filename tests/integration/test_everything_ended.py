@@ -87,6 +87,17 @@ def test_after_a_turn_whose_watcher_was_stopped(scene: Scene) -> None:
     assert scene.nothing_lives()
 
 
+def test_after_a_turn_whose_holder_was_killed(scene: Scene) -> None:
+    """What only the holder knew of is left to its watcher."""
+    scene.script({"wait_for": str(scene.go)})
+    with scene.desk.watching():
+        until(scene.desk.marks, "the agent's start")
+        assert send(scene.holder(), signal.SIGKILL)
+        until(lambda: scene.desk.log(EventName.TURN_ENDED), "the end")
+        assert scene.nothing_lives()
+    assert scene.desk.log(EventName.TURN_ENDED)[0]["outcome"] == "crashed"
+
+
 @pytest.mark.parametrize(
     "ended", [pytest.param(False, id="it runs", marks=LONG), pytest.param(True, id="it has ended")]
 )

@@ -118,3 +118,13 @@ def test_launchd_can_read_its_file() -> None:
     assert found["ProgramArguments"][1:] == ["watch", "--no-interactive"]
     assert found["KeepAlive"] == {"SuccessfulExit": False}
     assert found["Umask"] == 0o077
+
+
+def test_in_the_image_the_watcher_is_process_one_and_nobody_special() -> None:
+    """A shell before it would get the engine's signal, and reap nothing."""
+    lines = (PACKAGING / "Dockerfile").read_text("utf-8").splitlines()
+    said = {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
+    assert json.loads(said["ENTRYPOINT"]) == ["agent-mailer"]
+    assert json.loads(said["CMD"]) == ["watch", "--no-interactive"]
+    assert said["STOPSIGNAL"] == "SIGTERM"
+    assert said["USER"] not in ("root", "0")

@@ -225,13 +225,14 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
 
 
 def _obey_signals(watcher: Watcher) -> None:
-    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. Process 1 of a container reaps.
+    """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. What we are left, we reap.
 
     Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
     """
     import asyncio
 
     from agent_mailer.process.first import reap_strangers
+    from agent_mailer.process.handle import inherit_orphans
 
     asked = 0
 
@@ -245,7 +246,7 @@ def _obey_signals(watcher: Watcher) -> None:
         if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
-    if os.getpid() == 1:
+    if inherit_orphans():
         loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
 

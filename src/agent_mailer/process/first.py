@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from agent_mailer.process.handle import waited_for
-from agent_mailer.processes import listed_pids, read_stat
+from agent_mailer.processes import children
 
 CONTAINER_GRACE = 2.0
 """Container engines kill ten seconds after SIGTERM, and ending a tree that does not want to go takes five of them."""
@@ -39,13 +39,10 @@ def heed_signals() -> None:
 
 
 def reap_strangers() -> None:
-    """Take off the system what has ended and became ours because its parents had: whoever is process 1 is left it all.
+    """Take off the system what has ended and was left to us because its parents had ended before.
 
     Our own children are left to whoever waits for them.
     """
-    ours = os.getpid()
-    for pid in listed_pids():
+    for pid in children() - waited_for:
         with suppress(OSError):
-            stat = read_stat(pid)
-            if stat is not None and stat.parent == ours and stat.state == "Z" and pid not in waited_for:
-                os.waitpid(pid, os.WNOHANG)
+            os.waitpid(pid, os.WNOHANG)

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import msgspec
 
-from agent_mailer.processes import HAS_PROC, ProcessStat, boot_id, first_started, is_ours, read_stat, taken
+from agent_mailer.processes import HAS_PROC, ProcessStat, boot_id, children, first_started, is_ours, read_stat, taken
 
 _POLL = 0.05
 _MOST_WATCHED = 64
@@ -213,6 +213,9 @@ _UNSTARTED = 127
 _MOST_LOOKED_AT = 4096
 """Numbers of descriptors, one by one, where there is no /proc to list them."""
 
+_inherits: set[int] = set()
+"""Who has asked for it: a fork of us has not."""
+
 waited_for: set[int] = set()
 """Children whose end somebody here waits for: as process 1 we have others as well."""
 
@@ -261,6 +264,25 @@ def why_unstarted(word: bytes) -> OSError | None:
 def can_inherit_orphans() -> bool:
     """Whether this system knows the means (Linux does)."""
     return _prctl() is not None
+
+
+def inherit_orphans() -> bool:
+    """From here on this process is left what loses its parent below it, a killed holder's above all; it has to reap."""
+    prctl = _prctl()
+    if prctl is None:
+        return False
+    _inherits.add(os.getpid())
+    return bool(prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def strangers() -> set[int]:
+    """Children that we were left and that nobody waits for: they come from turns, where we are not process 1 as well.
+
+    That one is left what people start in its container, too.
+    """
+    if os.getpid() == 1 or os.getpid() not in _inherits:
+        return set()
+    return children() - waited_for
 
 
 def _become(

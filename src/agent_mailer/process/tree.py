@@ -15,9 +15,9 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, wait_gone
-from agent_mailer.process.holder import HOLDER, LEAVE, TURN_ID_VARIABLE
-from agent_mailer.processes import HAS_PROC, command_line, namespaces_of, read_stat, scan
+from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, strangers, wait_gone
+from agent_mailer.process.holder import HOLDER, LEAVE, SCOPE, TURN_ID_VARIABLE
+from agent_mailer.processes import HAS_PROC, command_line, in_unit, namespaces_of, read_stat, scan
 
 GRACE = 5.0
 _KILL_BUDGET = 2.5
@@ -54,6 +54,10 @@ def members(
         found |= {pid for pid, stat in table.items() if stat.session in sessions}
     elif _holds_its_session(holder):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
+        if holder.pid not in table:
+            # What it had inherited was left to us.
+            found |= {pid for pid in strangers() if pid in table and table[pid].started >= holder.started}
+    found |= in_unit(SCOPE.format(turn_id)) & set(table)
     found |= {
         process.pid
         for process in known

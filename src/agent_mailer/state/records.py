@@ -137,9 +137,11 @@ class PauseReason(StrEnum):
     BY_HAND = "by_hand"
     TOO_MANY_TURNS = "too_many_turns"
     BUDGET = "budget"
+    QUIET_HOURS = "quiet_hours"
+    MACHINE = "machine"
 
 
-GUARDS = frozenset({PauseReason.TOO_MANY_TURNS, PauseReason.BUDGET})
+GUARDS = frozenset({PauseReason.TOO_MANY_TURNS, PauseReason.BUDGET, PauseReason.QUIET_HOURS, PauseReason.MACHINE})
 """These a guard has begun, and ends by itself when the time is up: no turn has to find out."""
 
 
@@ -243,6 +245,7 @@ class Batched(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     route: Route | None = None
     settlement: Settlement | None = None
+    counted: Counted | None = None
 
 
 class TurnRecord(msgspec.Struct, omit_defaults=True):

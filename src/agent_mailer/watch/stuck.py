@@ -20,7 +20,7 @@ from agent_mailer.mailbox.port import (
     Refused,
     Unreadable,
 )
-from agent_mailer.names import content_digest, path_name, printable
+from agent_mailer.names import content_digest, path_name, printable, prompt_word
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
 from agent_mailer.state.turns import shares
@@ -69,7 +69,7 @@ class StuckMail:
                 return
             self._left.add(item.locator)
             why = f"{why}; it cannot be put away: {fault.message}"
-        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)
+        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=prompt_word(item.locator, "file"), why=why)
 
     async def listed_again(self, envelope: Envelope) -> None:
         """A message whose id is settled: the same is set aside, another one is stuck first."""
@@ -283,9 +283,9 @@ def _each(
 def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
     if entry.kind in STILL_LISTED:
         return ""
-    drop = f"then: agent-mailer stuck drop {printable(entry.key)}"
+    drop = f"to forget it: agent-mailer stuck drop {printable(entry.key)}"
     if entry.kind is StuckKind.TOO_LARGE:
-        return f"it is larger than a message may be: ask its sender for a smaller one, {drop}"
+        return f"it is larger than a message may be: ask its sender for a smaller one; {drop}"
     if mailbox is None:
         return "its mailbox cannot be reached"
     new_id = ""
@@ -296,4 +296,4 @@ def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
         refused = mailbox.put_back(entry.locator, entry.digest, new_id)
     except MailboxUnavailable as fault:
         return fault.message
-    return f"{refused.why}, {drop}" if refused is not None else ""
+    return f"{refused.why}; {drop}" if refused is not None else ""

@@ -114,6 +114,7 @@ class Watcher:
         try:
             end = await self._loop()
         finally:
+            left_open = bool(self._room.work)
             tasks = [pump, *(work.task for work in self._room.work.values() if work.task is not None)]
             for task in tasks:
                 task.cancel()
@@ -127,7 +128,8 @@ class Watcher:
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
-                self._room.state.turns.stop_is_over()
+                if not left_open:
+                    self._room.state.turns.stop_is_over()
                 self._room.state.sessions.close()
         return end
 
@@ -187,6 +189,7 @@ class Watcher:
             pause = room.gate.pause(pause, now, admitted.pause)
             for candidate in admitted.go:
                 batch = batch_of(candidate, others, room.policy) if others else ()
+                batch = room.gate.beside(candidate.envelope, batch, now) if batch else ()
                 ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
                 turn_id = new_turn_id(now)
@@ -200,11 +203,12 @@ class Watcher:
             with suppress(OSError):
                 # At the next look once more.
                 room.notices.look(pause)
+        silence = room.hear(found.candidates, pause, now)
         if admitted.stops:
             return 0.0
         if self._once:
             return None
-        moments = [plan.next_due] if plan.next_due is not None else []
+        moments = [moment for moment in (plan.next_due, silence) if moment is not None]
         if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
