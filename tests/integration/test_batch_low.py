@@ -86,6 +86,21 @@ def test_nothing_else_may_wait(desk: Desk) -> None:
     assert [sorted(ids_of(record)) for record in rest] == [sorted(chores)]
 
 
+def test_what_a_guard_stops_is_no_part_of_it(desk: Desk) -> None:
+    """It is judged by itself, and held; those behind it get a turn of their own."""
+    desk.configure(guards={"max_hops": 3})
+    sent = low(desk, 4, sender="planner")
+    path = desk.root / "agents/coder/inbox/new" / f"{sent[2]}.md"
+    _, header, body = path.read_text().split("---", 2)
+    fields = json.loads(header.removeprefix("json"))
+    fields["context"] = {"agent_mailer": {"hops": 9}}
+    path.write_text(f"---json\n{json.dumps(fields)}\n---{body}")
+    desk.once()
+    by_age = sorted(turns(desk), key=lambda record: record.claimed_at)
+    assert [sorted(ids_of(record)) for record in by_age] == [sent[:2], [sent[3]]]
+    assert sent[2] in desk.place().state.held.waiting
+
+
 def test_what_may_go_together() -> None:
     policy = WatchPolicy(Path("/w"), batch_low=True)
 

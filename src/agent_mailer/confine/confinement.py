@@ -36,8 +36,12 @@ class Confinement:
 
     @property
     def leaves_own_sandbox(self) -> bool:
-        """Whether the agent program's own sandbox can start within: Landlock forbids every mount."""
-        return self.kind is not Kind.LANDLOCK
+        """Whether the agent program's own sandbox can start within.
+
+        Landlock forbids every mount, and root without its privileges may not be root of another user namespace.
+        """
+        by_namespaces = self.kind in (Kind.BWRAP, Kind.SRT)
+        return self.kind is not Kind.LANDLOCK and not (by_namespaces and os.geteuid() == 0)
 
     async def prove(self, launch: Launch) -> Proof:
         """As for a turn that starts `launch`."""

@@ -189,6 +189,7 @@ class Watcher:
             pause = room.gate.pause(pause, now, admitted.pause)
             for candidate in admitted.go:
                 batch = batch_of(candidate, others, room.policy) if others else ()
+                batch = room.gate.beside(candidate.envelope, batch, now) if batch else ()
                 ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
                 turn_id = new_turn_id(now)

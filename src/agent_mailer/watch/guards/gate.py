@@ -16,6 +16,7 @@ from agent_mailer.mailbox.port import Envelope, Message
 from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
+from agent_mailer.state.turns import shares
 from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
 from agent_mailer.watch.guards.calm import quiet_until, wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
@@ -86,6 +87,24 @@ class Gate:
                     continue
             go.append(candidate)
         return Admitted(tuple(go), tuple(stops))
+
+    def beside(self, head: Envelope, batch: Sequence[Envelope], now: float) -> tuple[Envelope, ...]:
+        """Of what would go into the turn of `head` with it, as much as no guard stops: the rest is judged by itself.
+
+        A turn is charged to one sender, and to a person or to none. Raises OSError where the turns cannot be read now.
+        """
+        rounds = self._known(now)
+        found: list[Envelope] = []
+        for envelope in batch:
+            if self._is_known(envelope.sender) != self._is_known(head.sender):
+                break
+            if self._ledger is not None and envelope.sender != head.sender:
+                break
+            anew = self._is_person(envelope.sender) or begins_anew(envelope, now)
+            if not anew and rounds.judge(envelope, rounds.depth_of(envelope), now) is not None:
+                break
+            found.append(envelope)
+        return tuple(found)
 
     def pause(self, known: Pause | None, now: float, wanted: Pause | None = None) -> Pause | None:
         """What counts after a guard's pause has run out, or `wanted` has begun. Raises OSError."""
@@ -169,6 +188,9 @@ class Gate:
         # Most people have a plain name, and every mail asks this.
         return sender in self._people or (len(self._people) > 0 and self._policy.who.is_person(sender))
 
+    def _is_known(self, sender: str) -> tuple[bool, bool]:
+        return self._is_person(sender), sender in self._policy.who.vouched
+
     def _too_many(self, more: int, now: float) -> Pause | None:
         limit = self._policy.guards.turns_per_hour
         if not limit:
@@ -232,11 +254,12 @@ class Gate:
         self.last_turn = max(self.last_turn, record.claimed_at)
         if counted is None or not counted.free:
             self._turns.append(record.claimed_at)
-        self._note_round(record)
+        for one in shares(record) if record.batch else (record,):
+            self._note_round(one)
+            if one.digest:
+                self._texts.append(one.digest)
         if self._ledger is not None:
             self._ledger.note(record)
-        if record.digest:
-            self._texts.append(record.digest)
 
     def _note_round(self, record: TurnRecord) -> None:
         counted, envelope = record.counted or Counted(0), record.envelope
