@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import broker, durability, guards, mcp, sandbox, status, turns
+from benchmarks import beneath, broker, durability, guards, mcp, sandbox, status, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -239,6 +239,7 @@ FIGURES = {
     "status-all": status.everywhere,
     "watchers": status.forty,
     "durability": durability.durability,
+    "links": beneath.links,
     "broker-latency": broker.latency,
     "broker-idle-watcher": broker.idle_watcher,
     "broker-poll": broker.polls,

@@ -28,7 +28,7 @@ def looks() -> None:
         place = Workplace(Path(folder))
         who = WhoPolicy(deny=tuple(f"*.{n}@example.com" for n in range(100)), people=("boss", "*@people.example"))
         policy = WatchPolicy(Path(folder), who=who, guards=GuardPolicy(turns_per_hour=MANY * 2))
-        gate = Gate(place.state, policy, place.clock, "coder")
+        gate = Gate(place.state, lambda: policy, place.clock, "coder")
         now = place.clock.now()
         one = Envelope("m", "t", "reviewer", now, "o", "l", visited=("reviewer", "coder") * 4, hops=8)
         few = _each(lambda: gate.admit((Candidate(one),), now))

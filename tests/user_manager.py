@@ -68,6 +68,7 @@ class UserManager:
             "PATH": PATH,
             "LANG": "C.UTF-8",
             "TMPDIR": str(base / "tmp"),
+            "AGENT_MAILER_SANDBOX": "off",
             "XDG_RUNTIME_DIR": str(self.runtime_dir),
             "XDG_CONFIG_HOME": str(self.config),
             "XDG_STATE_HOME": str(self.home / ".local" / "state"),

@@ -154,3 +154,9 @@ class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         CountOrNone, LIVE, TO_DEFAULT, "turns within an hour that no person is known to want; more mail waits; 0 = off"
     ] = 120
     window: Annotated[Seconds, LIVE, TO_DEFAULT, "seconds"] = 600
+    quiet_hours: Annotated[
+        str, LIVE, STOPS, "local times at which no turn starts, as 22:00-07:00, several with a comma; empty = off"
+    ] = ""
+    max_load: Annotated[DollarsOrOff, LIVE, TO_DEFAULT, "load of a minute beyond which no turn starts; 0 = off"] = 0.0
+    min_memory: Annotated[str, LIVE, TO_DEFAULT, "free memory below which no turn starts, as 2G; empty = off"] = ""
+    min_disk: Annotated[str, LIVE, TO_DEFAULT, "free disk below which no turn starts, as 5G; empty = off"] = ""

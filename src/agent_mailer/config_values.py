@@ -13,13 +13,16 @@ import msgspec
 from msgspec import Meta
 
 from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, Source, keys, leaves
-from agent_mailer.config_tables import SandboxKeys
+from agent_mailer.config_tables import Guards, SandboxKeys
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.calm import parse_hours
 from agent_mailer.watch.guards.who import bad_pattern
+
+LARGEST = 1024 * 1024
 
 Trusting = Callable[
     [Mapping[str, object], Mapping[str, str]], tuple[dict[str, object], Mapping[str, str], frozenset[str]]
@@ -82,7 +85,11 @@ def kind_of_environment(environ: Mapping[str, str]) -> Kind | None:
 def read_file(path: Path) -> dict[str, object]:
     """The file as it is; absent = empty. Raises ConfigFault for what is not TOML."""
     try:
-        return tomllib.loads(read_regular(path, follow=True).decode("utf-8"))
+        data = read_regular(path, LARGEST, follow=True)
+        if len(data) > LARGEST:
+            # An agent may write it while the watcher that reads it runs.
+            raise ConfigFault("too_large", f"{path} has more than {LARGEST} bytes", "agent-mailer config edit")
+        return tomllib.loads(data.decode("utf-8"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -157,16 +164,26 @@ def _field(key: str) -> tuple[Any, object]:
 
 def _convert(key: str, value: object) -> object:
     converted: object = msgspec.convert(value, type=_field(key)[0], strict=True)
-    if key == "turn_memory":
-        try:
-            size_in_bytes(str(converted))
-        except ValueError as error:
-            raise msgspec.ValidationError(str(error)) from None
-    if key in ("allow_from", "deny_from", "people") and isinstance(converted, tuple):
-        why = bad_pattern(converted)
-        if why:
-            raise msgspec.ValidationError(why)
+    try:
+        _require_sound(key, converted)
+    except ValueError as error:
+        raise msgspec.ValidationError(str(error)) from None
     return converted
+
+
+def _require_sound(key: str, value: object) -> None:
+    """What a type cannot say. Raises ValueError."""
+    match key, value:
+        case (("turn_memory" | "guards.min_memory" | "guards.min_disk"), str()):
+            size_in_bytes(value)
+        case "guards.quiet_hours", str():
+            parse_hours(value)
+        case "guards", Guards():
+            for name in ("quiet_hours", "min_memory", "min_disk"):
+                _require_sound(f"guards.{name}", getattr(value, name))
+        case (("allow_from" | "deny_from" | "people"), tuple()):
+            if why := bad_pattern(value):
+                raise ValueError(why)
 
 
 def _checked(key: str, value: object, source: Source, path: Path) -> object:

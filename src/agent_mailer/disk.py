@@ -1,12 +1,11 @@
 """Every durable write of state, outbox and folder mailbox goes through here.
 
 `Disk` holds the procedures (write, flush, publish by rename); `SystemCalls` holds the calls they are made of, so that a
-fault can be put under all of them at once.
+fault can be put under all of them at once. What lies below a root is reached by `beneath`, without a link.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import secrets
@@ -15,18 +14,22 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+from agent_mailer import beneath
+
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 TEMPORARY_PREFIX = ".tmp."
 
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
+_MOST_COPIED = 64 * 1024 * 1024
+"""What is larger, and has another name that an agent may have given it, is not copied to be ours alone."""
+_DEEPEST = 8
+"""Folders within folders that are gone into; with the longest names more would be no path any more."""
 
 
 _OF_THE_FILE = frozenset(
     (
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG),
-        *(errno.EACCES, errno.EPERM, errno.ENODEV),
+        *(errno.EACCES, errno.EPERM, errno.ENODEV, errno.EMLINK),
     )
 )
 
@@ -48,7 +51,7 @@ class SystemCalls:
     """The calls that change the disk, one method each; the layer under which a fault is injected."""
 
     def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
-        return os.open(path, flags | os.O_CLOEXEC, mode)
+        return beneath.open_file(path, flags, mode)
 
     def write(self, fd: int, data: memoryview) -> int:
         return os.write(fd, data)
@@ -63,28 +66,36 @@ class SystemCalls:
         os.close(fd)
 
     def replace(self, source: Path, target: Path) -> None:
-        os.replace(source, target)
+        beneath.rename(source, target)
 
     def rename_noreplace(self, source: Path, target: Path) -> None:
-        _rename_noreplace(source, target)
+        beneath.rename_noreplace(source, target)
 
     def unlink(self, path: Path) -> None:
-        os.unlink(path)
+        beneath.unlink(path)
 
     def mkdir(self, path: Path, mode: int) -> None:
-        os.mkdir(path, mode)
+        beneath.mkdir(path, mode)
 
     def chmod(self, path: Path, mode: int) -> None:
-        os.chmod(path, mode)
+        beneath.chmod(path, mode)
 
     def rmdir(self, path: Path) -> None:
-        os.rmdir(path)
+        beneath.rmdir(path)
+
+
+class Displaced(OSError):
+    """What was written durably is no longer what the path names: whether it counts is not known."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ESTALE, "somebody put something else in its place", str(path))
 
 
 class Disk:
     """Durable procedures over `SystemCalls`. Every method raises OSError and leaves the old content readable.
 
-    `syncs` counts the fsync calls made, for the figures in SPEC section 4.
+    Below a root what was made durable is looked at once more before a call returns: `Displaced` where the path names
+    something else by then. `syncs` counts the fsync calls made, for the figures in SPEC section 4.
     """
 
     def __init__(self, system: SystemCalls | None = None) -> None:
@@ -95,7 +106,7 @@ class Disk:
         """Make `path` and its missing parents, 0700 whatever the umask; an existing directory is left as it is."""
         missing: list[Path] = []
         current = path
-        while not current.is_dir():
+        while not _is_folder(current):
             missing.append(current)
             if current.parent == current:
                 break
@@ -104,7 +115,7 @@ class Disk:
             try:
                 self.system.mkdir(directory, DIRECTORY_MODE)
             except FileExistsError:
-                if not directory.is_dir():
+                if not _is_folder(directory):
                     raise
                 continue
             self.system.chmod(directory, DIRECTORY_MODE)
@@ -113,6 +124,13 @@ class Disk:
 
     def create(self, path: Path, data: bytes, *, sync: Sync) -> None:
         """Write a file that must not exist yet (FileExistsError). A crash may leave it torn: use where that is read."""
+        with beneath.holding(path.parent) as held:
+            self._create(path, data, sync)
+            if sync is Sync.FULL:
+                self.sync_directory(path.parent)
+        _require_standing(held, path, sync)
+
+    def _create(self, path: Path, data: bytes, sync: Sync) -> None:
         fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             self._write_all(fd, data)
@@ -124,38 +142,66 @@ class Disk:
             raise
         finally:
             self.system.close(fd)
-        if sync is Sync.FULL:
-            self.sync_directory(path.parent)
 
     def replace(self, path: Path, data: bytes, *, sync: Sync) -> None:
         """Publish `data` at `path` by rename: readers see the old content or the new, never a mixture."""
         temporary = path.parent / f"{TEMPORARY_PREFIX}{path.name}.{secrets.token_hex(6)}"
-        try:
-            self.create(temporary, data, sync=Sync.NONE if sync is Sync.NONE else Sync.CONTENT)
-            self.system.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                self.system.unlink(temporary)
-            raise
-        if sync is Sync.FULL:
-            self.sync_directory(path.parent)
+        with beneath.holding(path.parent) as held:
+            try:
+                self._create(temporary, data, Sync.NONE if sync is Sync.NONE else Sync.CONTENT)
+                try:
+                    self.system.replace(temporary, path)
+                except IsADirectoryError:
+                    self._make_way(path)
+                    self.system.replace(temporary, path)
+            except OSError:
+                with suppress(OSError):
+                    self.system.unlink(temporary)
+                raise
+            if sync is Sync.FULL:
+                self.sync_directory(path.parent)
+        _require_standing(held, path, sync)
 
     def overwrite(self, path: Path, data: bytes) -> None:
-        """Write in place, unsynced: for files that nobody relies on and a crash may leave torn or empty."""
-        # Without waiting for the reader of a FIFO that somebody put there.
-        fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        """Write in place, unsynced: for files that nobody relies on and a crash may leave torn or empty.
+
+        What is no file of ours alone there, a link or a FIFO say, makes way for one.
+        """
+        fd = self._own(path, os.O_WRONLY | os.O_CREAT)
+        if fd is None:
+            self._make_way(path)
+            fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
+            if os.fstat(fd).st_size:
+                self.system.truncate(fd, 0)
             self._write_all(fd, data)
         finally:
             self.system.close(fd)
 
-    def append_line(self, path: Path, line: bytes, *, sync: Sync) -> None:
-        """Append one line. An unterminated last line (a torn write) is terminated first, never cut.
+    def _own(self, path: Path, flags: int) -> int | None:
+        """A descriptor to write in place; None where that would write into what has another name, or is no file."""
+        try:
+            # Without waiting for the reader of a FIFO that somebody put there.
+            fd = self.system.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR) or not beneath.is_folder(path.parent):
+                raise
+            return None
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and (found.st_nlink <= 1 or not beneath.is_anchored(path)):
+            return fd
+        self.system.close(fd)
+        return None
+
+    def append_line(self, path: Path, line: bytes, *, sync: Sync) -> int:
+        """Append one line; returns the file's size then.
+
+        An unterminated last line (a torn write) is terminated first, never cut.
 
         A write that failed, or could not be synced, is taken back: what is tried again is not there twice. The name of
         a file is made durable before its first line: a file with content has one, whoever began it.
         """
-        fd = self.system.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        fd = self._own_to_append(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             size = os.fstat(fd).st_size
             torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
@@ -169,12 +215,39 @@ class Disk:
                 with suppress(OSError):
                     self.system.truncate(fd, size)
                 raise
+            made = os.fstat(fd)
         finally:
             self.system.close(fd)
+        if sync is not Sync.NONE:
+            _require_named(path, made)
+        return made.st_size
+
+    def _own_to_append(self, path: Path, flags: int) -> int:
+        """A file that has another name is copied, and the copy is ours; what is no file makes way. Raises OSError."""
+        fd = self._own(path, flags)
+        if fd is None:
+            if beneath.is_file(path):
+                content = read_regular(path, _MOST_COPIED)
+                if len(content) > _MOST_COPIED:
+                    raise OSError(errno.EMLINK, "it has another name, and is too large to be copied", str(path))
+                self.replace(path, content, sync=Sync.FULL)
+            else:
+                self._make_way(path)
+            fd = self.system.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return fd
+
+    def _make_way(self, path: Path) -> None:
+        """What is no file, or has another name, leaves its place: a folder under a name beside it."""
+        if not beneath.is_anchored(path):
+            raise OSError(errno.EMLINK, "not a file of ours alone", str(path))
+        if beneath.is_folder(path):
+            self.move(path, path.with_name(f"{path.name}.odd-{secrets.token_hex(4)}"), sync=Sync.NONE)
+        else:
+            self.remove(path)
 
     def end_last_line(self, path: Path) -> bool:
         """Terminate a last line that has no end, durably; False where it has one."""
-        fd = self.system.open(path, os.O_RDWR | os.O_APPEND)
+        fd = self._own_to_append(path, os.O_RDWR | os.O_APPEND)
         try:
             size = os.fstat(fd).st_size
             if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
@@ -187,9 +260,11 @@ class Disk:
 
     def move(self, source: Path, target: Path, *, sync: Sync) -> None:
         """Rename, never replacing: FileExistsError if `target` is there, FileNotFoundError if `source` is gone."""
-        self.system.rename_noreplace(source, target)
-        if sync is Sync.FULL:
-            self.sync_directory(target.parent)
+        with beneath.holding(target.parent) as held:
+            self.system.rename_noreplace(source, target)
+            if sync is Sync.FULL:
+                self.sync_directory(target.parent)
+        _require_standing(held, target, sync)
 
     def remove(self, path: Path) -> None:
         """Unlink; what is already gone is removed."""
@@ -197,24 +272,41 @@ class Disk:
             self.system.unlink(path)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a folder of ours and all in it, never following a link; what is already gone is removed."""
-        if path.is_symlink():
-            self.remove(path)
-            return
+        """Remove a folder and all in it, never following a link; what is already gone is removed.
+
+        An agent may have filled it: folders that nobody may enter are opened, however deep they lie.
+        """
+        while self._remove_tree(path, path, _DEEPEST):
+            pass
+
+    def _remove_tree(self, path: Path, top: Path, levels: int) -> bool:
+        """True where something lay so deep that it was only moved up, into `top`."""
         try:
-            entries = list(os.scandir(path))
+            mode = beneath.status(path).st_mode
         except FileNotFoundError:
-            return
-        except NotADirectoryError:
+            return False
+        if not stat.S_ISDIR(mode):
             self.remove(path)
-            return
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                self.remove_tree(Path(entry.path))
-            else:
-                self.remove(Path(entry.path))
-        with suppress(FileNotFoundError):
-            self.system.rmdir(path)
+            return False
+        if not levels:
+            self.system.rename_noreplace(path, top / f"deep-{secrets.token_hex(8)}")
+            return True
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            self.system.chmod(path, DIRECTORY_MODE)
+        with beneath.opened(path) as fd, os.scandir(fd) as entries:
+            found = [(path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        with beneath.holding(path):
+            for below, is_folder in found:
+                if not is_folder:
+                    self.remove(below)
+        moved = False
+        for below, is_folder in found:
+            if is_folder:
+                moved = self._remove_tree(below, top, levels - 1) or moved
+        if not moved or path != top:
+            with suppress(FileNotFoundError):
+                self.system.rmdir(path)
+        return moved
 
     def sync_directory(self, path: Path) -> None:
         fd = self.system.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -236,10 +328,11 @@ class Disk:
 def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) -> bytes:
     """Read a file that somebody else may have put there.
 
-    Opened without blocking on a FIFO and, unless `follow`, without following a link; at most `limit` + 1 bytes are
-    read, so that the caller can tell "too large". Raises OSError, with EINVAL for what is not a regular file.
+    Opened without blocking on a FIFO and, unless `follow`, without following a link (below a root: never); at most
+    `limit` + 1 bytes are read, so that the caller can tell "too large". Raises OSError, with EINVAL for what is not a
+    regular file.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    fd = beneath.open_file(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -249,28 +342,42 @@ def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) 
         os.close(fd)
 
 
-def _rename_noreplace(source: Path, target: Path) -> None:
-    if _renameat2 is not None:
-        result = _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
-        if result == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(code, os.strerror(code), str(source), None, str(target))
-    # A system or file system without RENAME_NOREPLACE: a hard link refuses to replace as well. A crash between the two
-    # calls leaves one file under both names, which every reader here recognises by its inode.
-    os.link(source, target, follow_symlinks=False)
-    os.unlink(source)
-
-
-def _find_renameat2() -> ctypes._FuncPointer | None:
+def open_own(path: Path, flags: int, mode: int = FILE_MODE) -> int:
+    """A descriptor of a file that has no other name, to be written in place. Raises OSError, EMLINK for another."""
+    fd = beneath.open_file(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
     try:
-        function = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
-    function.restype = ctypes.c_int
-    return function
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise OSError(errno.EMLINK, "not a file of ours alone", str(path))
+        if flags & os.O_TRUNC:
+            os.ftruncate(fd, 0)
+        os.set_blocking(fd, True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
-_renameat2 = _find_renameat2()
+def _is_folder(path: Path) -> bool:
+    """Below a root a link is none."""
+    return beneath.is_folder(path) if beneath.is_anchored(path) else path.is_dir()
+
+
+def _require_standing(held: beneath.Holding, path: Path, sync: Sync) -> None:
+    """That what was made durable lies where its path leads. It may have been taken on from there. Raises Displaced."""
+    if sync is not Sync.NONE and not held.stands():
+        raise Displaced(path)
+
+
+def _require_named(path: Path, made: os.stat_result) -> None:
+    """Raises Displaced."""
+    if not beneath.is_anchored(path):
+        return
+    try:
+        named = beneath.status(path)
+    except OSError as error:
+        if of_the_moment(error):
+            raise
+        raise Displaced(path) from error
+    if (named.st_dev, named.st_ino) != (made.st_dev, made.st_ino):
+        raise Displaced(path)

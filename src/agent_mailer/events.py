@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import is_there, status
 from agent_mailer.clock import Clock, iso
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.names import printable
+from agent_mailer.names import printable, prompt_word
 
 ROTATE_AT_BYTES = 5 * 1024 * 1024
 """A watcher that settles a message a minute fills this in about a week."""
@@ -107,6 +108,7 @@ class EventLog:
         self._disk = disk
         self._clock = clock
         self._listeners: list[Listener] = []
+        self._size: int | None = None
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -116,7 +118,7 @@ class EventLog:
         with suppress(OSError):
             self._rotate_when_full()
             # Lost lines are harmless: the log explains, the other state files decide.
-            self._disk.append_line(self._path, record.line(), sync=Sync.NONE)
+            self._size = self._disk.append_line(self._path, record.line(), sync=Sync.NONE)
         self._tell(record)
 
     def show(self, event: EventName, **fields: Value) -> None:
@@ -124,9 +126,7 @@ class EventLog:
         self._tell(msgspec.structs.replace(self._record(event, fields), passing=True))
 
     def _record(self, event: EventName, fields: dict[str, Value]) -> LogRecord:
-        shown: dict[str, Value] = {
-            k: printable(v, 600) if isinstance(v, str) else v for k, v in fields.items() if v is not None
-        }
+        shown = {name: _shown(name, value) for name, value in fields.items() if value is not None}
         return LogRecord(iso(self._clock.now()), event, shown)
 
     def _tell(self, record: LogRecord) -> None:
@@ -134,11 +134,11 @@ class EventLog:
             listener(record)
 
     def _rotate_when_full(self) -> None:
-        try:
-            if self._path.stat().st_size < ROTATE_AT_BYTES:
-                return
-        except FileNotFoundError:
+        if self._size is None:
+            self._size = status(self._path).st_size if is_there(self._path) else 0
+        if self._size < ROTATE_AT_BYTES:
             return
+        self._size = None
         oldest = self._path.with_name(f"{self._path.name}.{KEEP_ROTATED}")
         self._disk.remove(oldest)
         for number in range(KEEP_ROTATED - 1, 0, -1):
@@ -146,3 +146,13 @@ class EventLog:
                 source = self._path.with_name(f"{self._path.name}.{number}")
                 self._disk.move(source, self._path.with_name(f"{self._path.name}.{number + 1}"), sync=Sync.NONE)
         self._disk.move(self._path, self._path.with_name(f"{self._path.name}.1"), sync=Sync.NONE)
+
+
+# What others have chosen, and what a program or a shell may be given out of the log: never more than a word.
+_WORDS = {"message_id": "message", "thread": "thread", "sender": "sender", "to": "recipient", "file": "file"}
+
+
+def _shown(name: str, value: Value) -> Value:
+    if not isinstance(value, str):
+        return value
+    return prompt_word(value, _WORDS[name]) if value and name in _WORDS else printable(value, 600)

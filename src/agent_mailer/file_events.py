@@ -19,6 +19,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent_mailer.beneath import opened, status
+
 if TYPE_CHECKING:
     from asyncinotify import Inotify, Mask, Watch
 
@@ -123,19 +125,22 @@ class FileEvents:
             return
         for path in self._paths:
             try:
-                found = os.stat(path, follow_symlinks=False)
+                found = status(path)
             except OSError:
                 self._forget(path)
                 continue
-            identity = (found.st_dev, found.st_ino)
             known = self._watched.get(path)
-            if known is not None and known[0] == identity:
+            if known is not None and known[0] == (found.st_dev, found.st_ino):
                 continue
             self._forget(path)
             try:
-                self._watched[path] = (identity, self._inotify.add_watch(path, _wakes(changes=self._changes)))
+                # By its descriptor: a link that lies on the way by now leads nowhere.
+                with opened(path) as fd:
+                    found = os.fstat(fd)
+                    watch = self._inotify.add_watch(Path(f"/proc/self/fd/{fd}"), _wakes(changes=self._changes))
             except OSError:
                 continue
+            self._watched[path] = ((found.st_dev, found.st_ino), watch)
             self._awake.set()
 
     def _forget(self, path: Path) -> None:
@@ -161,15 +166,7 @@ def _open_inotify() -> Inotify | None:
 def _wakes(*, changes: bool) -> Mask:
     from asyncinotify import Mask
 
-    arrivals = (
-        Mask.CREATE
-        | Mask.MOVED_TO
-        | Mask.CLOSE_WRITE
-        | Mask.DELETE_SELF
-        | Mask.MOVE_SELF
-        | Mask.ONLYDIR
-        | Mask.DONT_FOLLOW
-    )
+    arrivals = Mask.CREATE | Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
     return arrivals | Mask.MODIFY if changes else arrivals
 
 

@@ -17,6 +17,7 @@ _SAFE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/:+-]{0,127}")
 _TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 # Never empty, never an option, never a path upwards.
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+_WORD = re.compile(r"[a-z]+-([0-9a-f]{16})")
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 
 GLOBAL_NOTE = "global"
@@ -103,10 +104,12 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
     """The one of `known` that is `typed`, begins so, or (where none does) ends so.
 
-    An id that was cut to fit a screen means what it did there. Raises MailerError where there is none, UsageFault where
-    there are several; `fix` is the command that lists them.
+    An id that was cut to fit a screen means what it did there, and a word (`prompt_word`) what it stands for. Raises
+    MailerError where there is none, UsageFault where there are several; `fix` is the command that lists them.
     """
     names = list(dict.fromkeys(known))
+    if typed not in names and (word := _WORD.fullmatch(typed)):
+        typed = next((name for name in names if _digest(name) == word[1]), typed)
     if typed not in names:
         typed = typed.removesuffix("…").removesuffix("...")
     if typed in names:

@@ -11,6 +11,7 @@ from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, Run
 from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.watch.guards.budgets import BudgetPolicy
+from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
@@ -66,8 +67,26 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         notify=notify,
         out_of_git=where.out_of_git,
         who=_who(config, where),
-        guards=GuardPolicy(**{**msgspec.structs.asdict(config.guards), "window": float(config.guards.window)}),
         budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
+        guards=_guards(config),
+    )
+
+
+def _guards(config: Config) -> GuardPolicy:
+    keys = config.guards
+    calm = CalmPolicy(
+        parse_hours(keys.quiet_hours), keys.max_load, size_in_bytes(keys.min_memory), size_in_bytes(keys.min_disk)
+    )
+    return GuardPolicy(
+        max_hops=keys.max_hops,
+        pair_rounds=keys.pair_rounds,
+        ring_rounds=keys.ring_rounds,
+        new_threads=keys.new_threads,
+        rounds_per_day=keys.rounds_per_day,
+        turns_per_hour=keys.turns_per_hour,
+        window=float(keys.window),
+        # Where nothing of it is asked for, nobody looks.
+        calm=calm if calm != CalmPolicy() else None,
     )
 
 

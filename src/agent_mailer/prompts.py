@@ -55,7 +55,7 @@ _HOW_IT_ENDED: dict[Outcome, str] = {
 }
 
 _SEVERAL = """
-This turn is for {count} messages of this thread, the one above and these:
+More than one mail has come: this turn is for {count} messages of this thread, the one above and these:
 {rest}
 Read each of them (`agent-mailer mail read ID`, or the tool read_message), and answer each by itself
 (`agent-mailer mail reply ID`, or the tool reply with `message`). Those without an answer of their own get your last

@@ -70,13 +70,18 @@ class ConfigFiles:
 
     def trusted(self) -> Trusted:
         verdict = self._place.trust.verdict
-        both = f"{verdict.there.digest} {verdict.counts.digest}"
+        names, counts = " ".join(verdict.changed), verdict.counts.digest
         return Trusted(
             basis=verdict.basis.value,
             recorded=verdict is self._started and verdict.basis in UNRECORDED,
             others=verdict.changed,
-            digest=hashlib.sha256(both.encode()).hexdigest(),
+            digest=_hash(f"{verdict.there.digest} {counts}"),
+            subject=_hash(f"{names} {counts}"),
         )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plain_of(config: Config) -> dict[str, object]:

@@ -11,7 +11,7 @@ import httpx
 from tests.broker_process import Account, BrokerProcess, join, register
 from tests.desk import PATIENCE, Desk
 
-from agent_mailer.mailbox.port import Envelope, Message
+from agent_mailer.mailbox.port import Envelope, Message, Priority
 
 
 class BrokerMailDesk(Desk):
@@ -39,7 +39,7 @@ class BrokerMailDesk(Desk):
     def close(self) -> None:
         self._http.close()
 
-    def send(self, body: str = "please", *, thread: str = "", **_: Any) -> str:
+    def send(self, body: str = "please", *, thread: str = "", priority: Priority | None = None, **_: Any) -> str:
         """As a careful client does: again with the same key until it is answered. Returns the message's id."""
         form = {
             "agent_id": self.planner["id"],
@@ -48,6 +48,7 @@ class BrokerMailDesk(Desk):
             "subject": "task",
             "body": body,
             **({"thread_id": thread} if thread else {}),
+            **({"priority": priority.value} if priority is not None else {}),
         }
         key = {"Idempotency-Key": f"k{next(self._keys)}"}
         sent: dict[str, Any] = self._answered("POST", "/messages/send", json=form, headers=key)

@@ -76,7 +76,7 @@ def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children,
 
 
 @pytest.mark.parametrize("stride", STRIDES_TWICE)
-@pytest.mark.parametrize("case", [ANSWER, STAGED], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [ANSWER, STAGED, pytest.param(BATCH, marks=LONG)], ids=lambda case: case.name)
 def test_every_call_of_a_turn_at_a_broker(
     tmp_path: Path, children: Children, at_broker: Desks, case: Case, stride: int
 ) -> None:

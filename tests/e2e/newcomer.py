@@ -39,6 +39,8 @@ def newcomer(home: Path, tmp_path: Path) -> Iterator[Walk]:
         "LANG": "C.UTF-8",
         "TZ": "UTC",
         "PATH": install(home),
+        # What `init` chooses is not the same on every machine, and where it is none the documents hold as well.
+        "AGENT_MAILER_SANDBOX": "off",
     }
     with walking(env, home, tmp_path) as found:
         found.places[str(Path(COMMAND).parent)] = f"{YOU}/.local/share/uv/tools/agent-mailer/bin"

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
-from tests.desk import Desk
+from tests.desk import Desk, until
+from tests.sizes import LONG
+from tests.typed import type_in
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import make_mailbox
 from agent_mailer.mailbox.port import Envelope, Kind, Priority
 from agent_mailer.outcomes import Outcome
+from agent_mailer.people.port import MessageState, Report
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.state.turns import ids_of, shares
+from agent_mailer.views.standing import standing_in
 from agent_mailer.watch.batch import MOST_BATCHED, batch_of
 from agent_mailer.watch.requests import apply
 from agent_mailer.watch.rules import Candidate, WatchPolicy
@@ -215,3 +219,66 @@ def test_an_answer_that_does_not_leave_is_stuck_for_its_own_message(desk: Desk) 
     desk.once()
     assert answered(desk, "planner") == {lost: "done"}
     assert desk.place().state.unsent.all() == []
+
+
+def running(desk: Desk) -> str:
+    until(lambda: desk.log(EventName.TURN_STARTED), "the turn")
+    turn: str = desk.log(EventName.TURN_STARTED)[0]["turn_id"]
+    return turn
+
+
+@pytest.mark.parametrize("lost", ["turn.json", "mail.json"])
+def test_where_its_record_is_lost_each_message_runs_by_itself(desk: Desk, lost: str) -> None:
+    desk.shell("cat >/dev/null; [ -e ../again ] || { touch ../again; sleep 600; }; echo done")
+    sent = low(desk, 3)
+    with desk.watching() as watcher:
+        turn = desk.state / "turns" / running(desk)
+        until((desk.base / "again").exists, "the agent")
+        watcher.kill()
+        watcher.wait()
+        (turn / "turn.json").write_text("{torn")
+        if lost == "mail.json":
+            (turn / "mail.json").write_text("{torn")
+        for _ in range(3):
+            desk.once()
+    assert answered(desk) == dict.fromkeys(sent, "done")
+    assert len(desk.inbox()) == 3
+    assert desk.place().state.turns.open_ids() == []
+
+
+@pytest.mark.parametrize("watched", [pytest.param(True, marks=LONG), False])
+def test_a_person_drops_all_of_it_and_each_sender_is_told(desk: Desk, watched: bool) -> None:
+    desk.shell("cat >/dev/null; sleep 600")
+    sent = low(desk, 1) + low(desk, 1, sender="planner")
+    with desk.watching() as watcher:
+        turn = running(desk)
+        if not watched:
+            watcher.kill()
+            watcher.wait()
+        assert type_in(desk.workdir, "turns", "stop", turn, "--drop").status == 0
+        if watched:
+            until(lambda: len(desk.log(EventName.MESSAGE_DONE)) == 2, "the end of both")
+        else:
+            desk.once()
+    assert "dropped by hand" in answered(desk)[sent[0]]
+    assert "dropped by hand" in answered(desk, "planner")[sent[1]]
+    assert desk.place().state.processed.among(sent) == set(sent)
+
+
+def test_a_person_sees_all_of_it(desk: Desk) -> None:
+    desk.shell("cat >/dev/null; until [ -e ../go ]; do sleep 0.02; done; echo done")
+    sent = low(desk, 3)
+    with desk.watching():
+        turn = running(desk)
+        [shown] = type_in(desk.workdir, "status", "--json").json["running"]
+        assert [shown["message_id"], *shown["batch"]] == sent
+        assert ", 3 messages" in type_in(desk.workdir, "status").out
+        assert standing_in(desk.workdir, sent[2], "chores") == Report(MessageState.WORKING, "is at work on it")
+        (desk.base / "go").touch()
+        until(lambda: desk.log(EventName.TURN_SETTLED), "its end")
+        report = standing_in(desk.workdir, sent[2], "chores")
+    assert report is not None
+    assert report.state is MessageState.DONE
+    assert "what it sent has left" in report.text
+    assert type_in(desk.workdir, "turns", "show", turn, "--json").json["turn"]["batch"] == sent[1:]
+    assert all(name in type_in(desk.workdir, "turns", "show", turn).out for name in sent)

@@ -298,7 +298,7 @@ def test_no_descriptor_and_no_terminal_reaches_the_agent(turn: Turn, tmp_path: P
     assert seen.pop("3").startswith("/proc/"), "ls reads the folder itself"
     assert seen == {str(fd): str(turn.file(name)) for fd, name in enumerate(("prompt.md", "stdout", "stderr"))}
     *holder_fds, tty = turn.file("stdout").read_text().split()
-    assert holder_fds == ["0", "1", "2", "3", "4", "5", "6", "7", "8"]
+    assert holder_fds == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
     assert tty == "?"
 
 

@@ -282,9 +282,18 @@ def test_no_reason_of_the_program_is_left_out() -> None:
     text = page(PAGE)
     assert {f"`{kind.value}`" for kind in StuckKind} <= set(re.findall(r"`[a-z-]+`", text))
     assert {problem.value for problem in Problem} - {"paused"} <= set(re.findall(r"`([a-z_]+)`", text))
-    for word in ("limit", "login", "outage", "by hand", "within an hour", "of a day is taken"):
+    for word in (
+        "limit",
+        "login",
+        "outage",
+        "by hand",
+        "within an hour",
+        "of a day is taken",
+        "quiet hours",
+        "the machine",
+    ):
         assert any(word in reason for reason in ROWS), word
-    assert len(PauseReason) == 6
+    assert len(PauseReason) == 8
     assert len(TroubleWith) == 3
 
 

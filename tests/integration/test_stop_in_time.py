@@ -66,7 +66,9 @@ def test_at_a_limit_of_file_size(desk: Desk, running: bool) -> None:
             desk.send(thread="another")
         assert seconds_to_stop(watcher) < IN_TIME
     desk.shell("cat >/dev/null; echo done")
+    desk.configure(max_retries=0)
     until(lambda: (desk.once(), len(desk.inbox()))[1] == (1 if running else 2), "the next watcher's answers")
+    assert desk.place().state.dead_letters.count() == 0
 
 
 def test_with_a_disk_that_refuses_what_is_to_be_settled(desk: Desk) -> None:

@@ -228,3 +228,21 @@ def test_short_writes_are_finished(tmp_path: Path) -> None:
     data = os.urandom(1000)
     Disk(Slow()).replace(tmp_path / "f", data, sync=Sync.NONE)
     assert (tmp_path / "f").read_bytes() == data
+
+
+def test_a_tree_that_an_agent_made_deep_and_shut_is_removed_all_the_same(tmp_path: Path) -> None:
+    disk, top = Disk(), tmp_path / "tree"
+    top.mkdir()
+    made = os.open(top, os.O_RDONLY)
+    for name in ("x" * 200, *("y" for _ in range(1500)), *("z" * 250 for _ in range(40))):
+        os.mkdir(name, dir_fd=made)
+        deeper = os.open(name, os.O_RDONLY, dir_fd=made)
+        os.close(made)
+        made = deeper
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=made))
+    os.fchmod(made, 0o000)
+    os.close(made)
+    (top / "shut" / "inner").mkdir(parents=True)
+    (top / "shut").chmod(0o500)
+    disk.remove_tree(top)
+    assert not top.exists()

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,3 +217,74 @@ def test_somebody_elses_amqrc_is_refused(tmp_path: Path) -> None:
         pytest.skip("only root can give a file away")
     with pytest.raises(ConfigFault, match="somebody else"):
         find_root(None, {}, tmp_path)
+
+
+@pytest.mark.parametrize("planted", [".agent-mail", ".amqrc", ".git"])
+@pytest.mark.parametrize("how", ["open", "sticky", "shared group", "somebody else's"])
+def test_what_others_may_have_planted_above_is_no_root(tmp_path: Path, planted: str, how: str) -> None:
+    """Without a root of its own the search goes upward, through folders in which anybody may put one."""
+    public, deep = tmp_path / "public", tmp_path / "public" / "ours" / "deep"
+    deep.mkdir(parents=True)
+    (public / ".agent-mail").mkdir(0o700)
+    if planted == ".amqrc":
+        (public / ".amqrc").write_text(json.dumps({"root": ".agent-mail"}))
+        (public / ".amqrc").chmod(0o600)
+    elif planted == ".git":
+        (public / ".git").mkdir()
+    if how == "open":
+        public.chmod(0o777)
+    elif how == "shared group":
+        if os.geteuid() != 0:
+            pytest.skip("only root gives a folder to a group that is not its own")
+        os.chown(public, -1, 12345)
+        public.chmod(0o775)
+    elif os.geteuid() != 0:
+        pytest.skip("only root gives a folder away")
+    else:
+        public.chmod(0o1777)
+        for path in (public / planted, *([public / ".agent-mail"] if how == "sticky" else [public])):
+            os.chown(path, 12345, -1)
+    with pytest.raises(ConfigFault) as caught:
+        find_root(None, {"HOME": str(tmp_path)}, deep)
+    assert caught.value.code in ("no_maildir_root", "bad_amqrc")
+    assert str(public) in caught.value.message
+    assert "--maildir-root" in caught.value.fix
+
+
+def test_what_is_ours_in_a_sticky_folder_counts(tmp_path: Path) -> None:
+    """As below /tmp: nobody else can take its place."""
+    public = tmp_path / "public"
+    (public / "ours").mkdir(parents=True)
+    (public / ".agent-mail").mkdir(0o700)
+    public.chmod(0o1777)
+    assert find_root(None, {}, public / "ours") == public / ".agent-mail"
+
+
+def test_the_search_ends_at_the_home(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "agents").mkdir(parents=True)
+    (tmp_path / ".agent-mail").mkdir(0o700)
+    assert find_root(None, {}, home / "agents") == tmp_path / ".agent-mail"
+    with pytest.raises(ConfigFault):
+        find_root(None, {"HOME": str(home)}, home / "agents")
+    (home / ".agent-mail").mkdir(0o700)
+    assert find_root(None, {"HOME": str(home)}, home / "agents") == home / ".agent-mail"
+
+
+def test_the_search_ends_where_another_file_system_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder above that is of another device: the mount of a removable disk, say."""
+    mounted = tmp_path / "mounted"
+    (mounted / "deep").mkdir(parents=True)
+    (tmp_path / ".agent-mail").mkdir(0o700)
+    real = os.stat
+
+    def stat_of(path: Any, **how: Any) -> os.stat_result:
+        found = real(path, **how)
+        if str(path) == str(tmp_path):
+            return os.stat_result((*found[:2], found.st_dev + 1, *found[3:10]))
+        return found
+
+    assert find_root(None, {}, mounted / "deep") == tmp_path / ".agent-mail"
+    monkeypatch.setattr(os, "stat", stat_of)
+    with pytest.raises(ConfigFault):
+        find_root(None, {}, mounted / "deep")

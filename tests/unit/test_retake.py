@@ -11,6 +11,7 @@ from tests.desk import Desk
 
 from agent_mailer.errors import ConfigFault
 from agent_mailer.retake import ConfigFiles
+from agent_mailer.watch.settings import Settings
 
 
 @pytest.fixture
@@ -76,3 +77,38 @@ def test_nothing_has_changed_where_it_cannot_be_acted_on(desk: Desk) -> None:
         with pytest.raises(ConfigFault):
             files.take()
         assert place.config == before
+
+
+def test_other_values_of_the_same_keys_are_another_state_and_no_other_notice(desk: Desk) -> None:
+    files = files_of(desk)
+    path = desk.state / "config.toml"
+    whole = path.read_text()
+    seen = []
+    for mode in ("acceptEdits", "bypassPermissions"):
+        path.write_text(whole.replace('"plan"', f'"{mode}"'))
+        seen.append(files.take().trusted)
+    assert [one.others for one in seen] == [("permission_mode",)] * 2
+    assert len({one.digest for one in seen}) == 2
+    assert len({one.subject for one in seen}) == 1
+    path.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(ConfigFault, match="more than"):
+        files.take()
+
+
+def test_guards_are_taken_live_and_count_on(desk: Desk) -> None:
+    place, lock = desk.place(), desk.place().lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        place.trust.remember()
+        files = ConfigFiles(place, place.trust.verdict)
+        room = place.room(lock)
+        settings, gate = Settings(room, files), room.gate
+        settings.take()
+        assert room.gate is gate
+        desk.configure(guards={"turns_per_hour": 3}, people=["boss"])
+        settings.take()
+        assert room.gate is not gate
+        assert (room.policy.guards.turns_per_hour, "boss" in room.policy.who.people) == (3, True)
+    finally:
+        lock.release()

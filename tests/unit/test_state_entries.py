@@ -400,7 +400,7 @@ def test_a_request_that_is_no_file_is_set_aside(folder: StateFolder) -> None:
     box = RequestBox(folder)
     assert box.waiting() == []
     assert {p.name.split(".corrupt")[0] for p in folder.requests.iterdir()} == {"1.json", "2.json", "3.json"}
-    assert len(list(folder.requests.glob("*.corrupt-*"))) == 2
+    assert len(list(folder.requests.glob("*.corrupt-*"))) == 3
 
 
 def test_answers_nobody_fetched_go(folder: StateFolder, clock: FakeClock) -> None:

@@ -18,7 +18,7 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 log = logging.getLogger("agent_mailer.broker")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0002"
+HEAD = "0003"
 """The newest of them."""
 
 

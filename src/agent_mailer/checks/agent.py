@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.checks import CheckResult, Level, failed, guarded, ok, warning
+from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ExitCode
 from agent_mailer.mailbox.port import Contact, Envelope, Message
 from agent_mailer.runtimes.port import LOGIN, Finding, Launch, Probe, Runtime, ToolServer, TurnRequest
-from agent_mailer.turn_tools.folder import Facts, TurnFolder
+from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
 
 PROBE_SECONDS = 20.0
 TOOL_SECONDS = 20.0
@@ -110,7 +111,13 @@ def first_complaint(runtime: Runtime, program: Program) -> CheckResult | None:
     return next((result for result in found if result.result is Level.FAILED), None)
 
 
-def check_tools(env: Mapping[str, str], cwd: Path, server: Tools, scratch: Path, now: float) -> list[CheckResult]:
+Within = Callable[[Launch, TurnPlaces], Launch]
+"""The same process as a turn would start it, in its sandbox if there is one. May raise MailerError."""
+
+
+def check_tools(
+    env: Mapping[str, str], cwd: Path, server: Tools, scratch: Path, now: float, within: Within
+) -> list[CheckResult]:
     """The mail commands read a made-up mail in a folder of a turn; the tool server says what it can do.
 
     `env` and `cwd` are those of a turn: what stops the tools there stops them here. `scratch`: an empty folder.
@@ -125,9 +132,14 @@ def check_tools(env: Mapping[str, str], cwd: Path, server: Tools, scratch: Path,
         "AGENT_MAILER_WORKDIR": str(scratch),
         "AGENT_MAILER_MESSAGE_ID": _MESSAGE,
     }
-    found = [_commands(here, cwd)]
+    own = TurnPlaces(folder.path, folder.path / OUTBOX, folder.path / TURN_TMP)
+
+    def started(argv: Sequence[str], env: Mapping[str, str]) -> Launch:
+        return within(Launch(tuple(argv), env, cwd), own)
+
+    found = [_commands(here, started)]
     if find_spec("agent_mailer.turn_tools.mcp") is not None:
-        found.append(_server(env, server(folder.path), cwd))
+        found.append(_server(env, server(folder.path), started))
     return found
 
 
@@ -137,7 +149,10 @@ def no_scratch(folder: str, error: OSError) -> CheckResult:
     return failed("mail_commands", folder, text, f"df -h {folder}", ExitCode.UNAVAILABLE)
 
 
-def _commands(env: Mapping[str, str], cwd: Path) -> CheckResult:
+_Started = Callable[[Sequence[str], Mapping[str, str]], Launch]
+
+
+def _commands(env: Mapping[str, str], started: _Started) -> CheckResult:
     from agent_mailer.process.commands import run_briefly
 
     argv = ("agent-mailer", "mail", "read")
@@ -149,7 +164,8 @@ def _commands(env: Mapping[str, str], cwd: Path) -> CheckResult:
         program = shutil.which(argv[0], path=env.get("PATH", os.defpath))
         if program is None:
             return failed("mail_commands", shown, "not in the agent's PATH", "reinstall agent-mailer")
-        done = run_briefly((program, *argv[1:]), env=env, cwd=cwd, seconds=TOOL_SECONDS)
+        launch = started((program, *argv[1:]), env)
+        done = run_briefly(launch.argv, env=launch.env, cwd=launch.cwd, seconds=TOOL_SECONDS)
         if done.status == 0 and _MESSAGE in done.output:
             return ok("mail_commands", program, "read a mail in a turn's folder")
         return _broken("mail_commands", shown, done.status, done.output)
@@ -157,14 +173,15 @@ def _commands(env: Mapping[str, str], cwd: Path) -> CheckResult:
     return guarded("mail_commands", shown, look)
 
 
-def _server(env: Mapping[str, str], server: ToolServer, cwd: Path) -> CheckResult:
+def _server(env: Mapping[str, str], server: ToolServer, started: _Started) -> CheckResult:
     """The first words of an MCP client: the server must say who it is and what it can do."""
     from agent_mailer.process.commands import run_briefly
 
     shown = " ".join(server.argv[:-1])
 
     def look() -> CheckResult:
-        done = run_briefly(server.argv, env={**env, **server.env}, cwd=cwd, seconds=TOOL_SECONDS, stdin=_HANDSHAKE)
+        launch = started(server.argv, {**env, **server.env})
+        done = run_briefly(launch.argv, env=launch.env, cwd=launch.cwd, seconds=TOOL_SECONDS, stdin=_HANDSHAKE)
         answers = _answers(done.output)
         if 1 in answers and 2 in answers:
             named = sorted(tool.name for tool in answers[2].tools)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
-from agent_mailer.confine.port import Kind, MailboxAccess
+from agent_mailer.checks.agent import Within
+from agent_mailer.confine.port import Kind, MailboxAccess, TurnPlaces
 from agent_mailer.runtimes.port import Launch, PermissionMode, Runtime
 
 if TYPE_CHECKING:
@@ -44,3 +45,13 @@ def _limits(place: Workplace, runtime: Runtime) -> Iterator[CheckResult]:
     if keys.kind is not Kind.OFF and keys.mailbox is MailboxAccess.WRITE:
         text = "a turn may write the folder mailbox: no answer there counts as a person's yes"
         yield ok("sandbox_mailbox", _KEY, text)
+
+
+def within_of(place: Workplace, runtime: Runtime) -> Within:
+    """How a process is started as a turn's own are."""
+    confinement = place.confinement(runtime)
+
+    def within(launch: Launch, turn: TurnPlaces) -> Launch:
+        return launch if confinement is None else asyncio.run(confinement.around(launch, turn))
+
+    return within

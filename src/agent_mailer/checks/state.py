@@ -105,7 +105,7 @@ def check_format(folder: StateFolder) -> CheckResult:
 
     def look() -> CheckResult:
         try:
-            text = read_regular(path, 32, follow=True)[:32].decode("ascii", "replace").strip()
+            text = read_regular(path, 32)[:32].decode("ascii", "replace").strip()
         except FileNotFoundError:
             return ok("format", path, "not there yet; the watcher writes it")
         if text == str(FORMAT):
@@ -222,7 +222,7 @@ def _read(path: Path, read: Callable[[], str]) -> CheckResult:
 
 def _index(state: State, path: Path) -> int:
     try:
-        msgspec.json.decode(read_regular(path, follow=True))
+        msgspec.json.decode(read_regular(path))
     except GARBLED as error:
         state.folder.damaged(path, str(error))
     return len(state.turns.indexed())

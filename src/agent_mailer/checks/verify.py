@@ -135,7 +135,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.machine import check_turn_memory
-    from agent_mailer.checks.sandbox import check_sandbox
+    from agent_mailer.checks.sandbox import check_sandbox, within_of
     from agent_mailer.checks.state import check_sessions
 
     passed = check_environment(place.config.env.pass_, place.config.env.set, os.environ)
@@ -161,7 +161,8 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
             launch = program.launch
-            results += check_tools(launch.env, launch.cwd, place.tools, Path(scratch).resolve(), place.clock.now())
+            within, empty = within_of(place, runtime), Path(scratch).resolve()
+            results += check_tools(launch.env, launch.cwd, place.tools, empty, place.clock.now(), within)
     except OSError as error:
         results.append(no_scratch(tempfile.gettempdir(), error))
     return results

@@ -123,7 +123,7 @@ def _template(path: Path) -> CheckResult | None:
         text = f"is no template; there are {', '.join(known)}"
         return warning("templates", path, text, f"mv {path} to one of these names, or remove it")
     try:
-        fault = template_fault(kind, Template(read_regular(path, follow=True).decode("utf-8")))
+        fault = template_fault(kind, Template(read_regular(path).decode("utf-8")))
     except OSError as error:
         fault = error.strerror or str(error)
     except UnicodeDecodeError:

@@ -6,6 +6,7 @@ import difflib
 import os
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -172,7 +173,7 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
     """
     while (turn := _turn_at_work(place, thread)) is not None:
         if not wait:
-            again = "agent-mailer memory edit --wait" + (f" --thread {printable(thread)}" if thread else "")
+            again = "agent-mailer memory edit --wait" + (f" --thread {quote(printable(thread))}" if thread else "")
             why = f"turn {turn.turn_id} runs, and may write this note when it ends"
             raise BusyFault("turn_running", why, f"{again} (waits for its end)")
         note(f"waiting for the end of turn {turn.turn_id}; Ctrl-C leaves")

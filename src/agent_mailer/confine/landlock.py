@@ -20,8 +20,10 @@ _NEWER = "boot a kernel of Linux 6.2 or newer with lsm=landlock, or: agent-maile
 class Landlock:
     kind = Kind.LANDLOCK
 
-    def __init__(self) -> None:
-        self._abi = enter_landlock.abi() if sys.platform == "linux" else 0
+    def __init__(self, abi: int | None = None) -> None:
+        """`abi` is this kernel's, unless another one is given."""
+        here = enter_landlock.abi() if sys.platform == "linux" else 0
+        self._abi = here if abi is None else abi
         # Never a virtual environment's own: the folder with its settings may be one that an agent writes.
         self._python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 

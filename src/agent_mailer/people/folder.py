@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, MailerError, UsageFault
-from agent_mailer.file_events import FileEvents
+from agent_mailer.file_events import FileEvents, Writer, writer_of
 from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.delivery import Stage, read_receipt
@@ -151,7 +152,7 @@ class FolderMail:
             return items
         message, text = first
         if _content(message) != _content(ours):
-            thread = printable(message.envelope.thread)
+            thread = quote(printable(message.envelope.thread))
             raise dedupe_conflict(item.id, f"agent-mailer mail thread {thread}")
         # The bytes that went out first are the message; ours differ in the moment at least.
         return [msgspec.structs.replace(item, payload=text) for item in items]
@@ -206,7 +207,7 @@ class FolderMail:
     async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
         self._make()
         self._touch()
-        for _, name in _dated(self._paths.new)[: limit or None]:
+        for _, name in self._whole()[: limit or None]:
             head = self._head(self._paths.new / name)
             if isinstance(head, Message):
                 message = await self.mailbox.claim(head.envelope)
@@ -271,10 +272,15 @@ class FolderMail:
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """Only what came later can be an answer, whoever's clock dated it."""
         since = stamp(sent.since - CLOCKS_DIFFER)
-        heads = [self._head(self._paths.new / name) for moment, name in _dated(self._paths.new) if moment >= since]
+        heads = [self._head(self._paths.new / name) for moment, name in self._whole() if moment >= since]
         fresh = [head.envelope for head in heads if isinstance(head, Message) and head.envelope.id not in seen]
         found = [await self.mailbox.read(envelope) for envelope in sorted(fresh, key=lambda one: one.order)]
         return [message for message in found if isinstance(message, Message)]
+
+    def _whole(self) -> list[tuple[str, str]]:
+        """What is new, but for what somebody writes just now: it is left for the next time."""
+        new = self._paths.new
+        return [(moment, name) for moment, name in _dated(new) if writer_of(new / name) is not Writer.SOME]
 
     def _touch(self) -> None:
         amq.touch(Disk(), self._paths, self.mailbox.address, SystemClock().now())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.mailbox.port import DEDUPE_KEY, Automatic, Delivered, Kind, Refused
+from agent_mailer.names import printable
 from agent_mailer.people.port import Ending, MessageState, Sent, Waited
 from agent_mailer.turn_tools.commands import PROGRESS
 
@@ -126,7 +128,7 @@ async def _deliver(mail: PersonalMail, item: Outgoing) -> Delivered:
     raise UnavailableFault(
         "unconfirmed",
         f"{item.id} to {item.recipient} may or may not have arrived: {outcome.why}",
-        f"agent-mailer mail thread {item.thread}",
+        f"agent-mailer mail thread {quote(printable(item.thread))}",
     )
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent_mailer.disk import FILE_MODE, of_the_moment, read_regular
+from agent_mailer.beneath import open_file, status, unlink
+from agent_mailer.disk import FILE_MODE, of_the_moment, open_own, read_regular
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.handle import (
     ProcessIdentity,
@@ -33,6 +34,7 @@ from agent_mailer.process.handle import (
     wait_gone,
     why_unstarted,
 )
+from agent_mailer.processes import HAS_PROC
 
 SHELL = "/bin/sh"
 TURN_ID_VARIABLE = "AGENT_MAILER_TURN_ID"
@@ -59,9 +61,10 @@ LEAVE = signal.SIGUSR2
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
 # agent's stdin, stdout and stderr. 6 is the holder's word to the watcher: first that it is there; closed, that the
-# agent has ended. From 7, whose other end is 8, nothing ever comes: there it waits while it has children. The agent
-# sees none of them. `started` is written by the process that becomes the agent: while it is empty nothing ran, as where
-# no process was to be had. Before the gate every signal ends the holder; afterwards it must live to write the record,
+# agent has ended. From 7, a pipe to itself, nothing ever comes: there it waits while it has children. 8 is the turn's
+# folder, by whose path the agent could lead us elsewhere, and 9 the file `started`. The agent sees none of them.
+# `started` is written by the process that becomes the agent: while it is empty nothing ran, as where no process was to
+# be had. Before the gate every signal ends the holder; afterwards it must live to write the record,
 # and traps signals instead of ignoring them, since an ignored signal stays ignored in the agent. The record is one
 # short write in place, and without its line end counts as none. Whatever the agent has put in its place (a FIFO would
 # hang, a link would lead elsewhere) is left alone. The
@@ -74,10 +77,12 @@ IFS= read -r _agent_mailer_word && [ "$_agent_mailer_word" = open ] || exit 125
 trap : HUP INT QUIT TERM USR1 USR2 ALRM
 _agent_mailer_record=$2
 shift 2
-(echo 1 >"${_agent_mailer_record%/*}/started" || exit 125
-exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&- 6>&- 7<&- 8>&-)
+(echo 1 >&9 || exit 125
+exec "$@" <&3 >&4 2>&5 3<&- 4>&- 5>&- 6>&- 7<&- 8<&- 9>&-)
 _agent_mailer_status=$?
+exec 9>&-
 umask 077
+set -C
 [ -e "$_agent_mailer_record" ] || [ -L "$_agent_mailer_record" ] ||
     echo "$_agent_mailer_status" >"$_agent_mailer_record" || exit
 trap - USR2
@@ -111,7 +116,7 @@ def start_behind_gate(
     if not cwd.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "no folder to run in", str(cwd))
     with suppress(FileNotFoundError):
-        (turn_dir / EXIT_FILE).unlink()
+        unlink(turn_dir / EXIT_FILE)
     with ExitStack() as opened:
         prompt = opened.enter_context(_descriptor(turn_dir / PROMPT_FILE, os.O_RDONLY))
         fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -124,10 +129,13 @@ def start_behind_gate(
         with ours:
             waiting, gate = _pipe(opened, ours)
             word, told = _pipe(ours, opened)
-            never, idle = _pipe(opened, opened)
-            descriptors = {0: waiting, 3: prompt, 4: stdout, 5: stderr, 6: told, 7: never, 8: idle}
+            folder, never = _lifted(open_file(turn_dir, os.O_RDONLY | os.O_DIRECTORY)), _lifted(_never())
+            for fd in (folder, never):
+                opened.callback(os.close, fd)
+            record = f"/proc/self/fd/8/{EXIT_FILE}" if HAS_PROC else str(turn_dir / EXIT_FILE)
+            descriptors = {0: waiting, 3: prompt, 4: stdout, 5: stderr, 6: told, 7: never, 8: folder, 9: started}
             script = _OF_SYSTEMD + _SCRIPT if through else _SCRIPT
-            words = [SHELL, "-c", script, HOLDER, str(cwd), str(turn_dir / EXIT_FILE), *argv]
+            words = [SHELL, "-c", script, HOLDER, str(cwd), record, *argv]
             pid = spawn([*through, *words], {**env, TURN_ID_VARIABLE: turn_id}, descriptors, told)
             ours = ours.pop_all()
     try:
@@ -153,9 +161,21 @@ def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
+def _never() -> int:
+    """A pipe that is both ends of itself: whoever reads it waits. Nowhere, where nothing tells of children."""
+    if not HAS_PROC:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    ends = os.pipe()
+    try:
+        return os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        for fd in ends:
+            os.close(fd)
+
+
 @contextmanager
 def _descriptor(path: Path, flags: int) -> Iterator[int]:
-    fd = _lifted(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
+    fd = _lifted(open_own(path, flags, FILE_MODE))
     try:
         yield fd
     finally:
@@ -323,7 +343,7 @@ class Supervised:
     def _recorded(self) -> bool:
         """The holder has written how its agent ended, or found something of the agent's there."""
         try:
-            found = (self.turn_dir / EXIT_FILE).lstat()
+            found = status(self.turn_dir / EXIT_FILE)
         except FileNotFoundError:
             return False
         return found.st_size > 0 or not stat.S_ISREG(found.st_mode)
@@ -337,7 +357,7 @@ class Supervised:
     def released(self) -> bool:
         """Whether the gate was opened; if not, nothing ran. Only the boot in which the turn was started can tell."""
         with suppress(OSError):
-            return (self.turn_dir / STARTED_FILE).stat().st_size > 0
+            return status(self.turn_dir / STARTED_FILE).st_size > 0
         return False
 
     def exit(self) -> Exit:

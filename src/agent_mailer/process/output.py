@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from agent_mailer.beneath import open_file
 from agent_mailer.disk import of_the_moment
 
 LINE_LIMIT = 4 * 1024 * 1024
@@ -118,7 +119,7 @@ def tail_text(path: Path, limit: int) -> str:
 def _open_regular(path: Path) -> int | None:
     """The agent may have put anything there: never through a link, never waiting for a FIFO's other end."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_file(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if of_the_moment(error):
             raise

@@ -31,8 +31,10 @@ def settle_sandbox(place: Workplace, flags: Mapping[str, object], chosen: Kind |
     one does not hold: it is written all the same, so that no turn is started without it.
     """
     file = ConfigFile(place.folder.config, place.disk)
-    if chosen is None and (file.get(KEY) is not None or kind_of_environment(os.environ) is not None):
+    said = kind_of_environment(os.environ)
+    if chosen is None and (file.get(KEY) is not None or said is Kind.OFF):
         return ""
+    chosen = said if chosen is None else chosen
     kind, why, fix = _first_that_holds(place, flags, BY_ITSELF if chosen is None else (chosen,))
     written = kind if chosen is None else chosen
     if file.get("sandbox") is None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent_mailer.beneath import anchor, is_file, is_folder, is_there, names_in, status
 from agent_mailer.clock import Clock, iso
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
@@ -35,6 +36,7 @@ class StateFolder:
     """Paths of one workdir's state. `damaged` is told of each file that cannot be read, and why."""
 
     def __init__(self, workdir: Path, disk: Disk, clock: Clock, damaged: Damaged | None = None) -> None:
+        anchor(workdir)
         self.workdir = workdir
         self.path = workdir / STATE_DIRECTORY
         self.disk = disk
@@ -108,7 +110,7 @@ class StateFolder:
     def check(self) -> None:
         """Refuse a folder that others may enter, a readable config, or a newer format. Raises ConfigFault."""
         try:
-            mode = self.path.stat()
+            mode = status(self.path)
         except FileNotFoundError:
             raise ConfigFault(
                 "not_configured", f"{self.path} does not exist", f"agent-mailer init --workdir {self.workdir}"
@@ -130,15 +132,15 @@ class StateFolder:
 
     def clear_interrupted(self, directory: Path) -> None:
         """Remove what interrupted writes have left there: it may hold mail. Only where nobody else writes now."""
-        for name in os.listdir(directory):
+        for name in names_in(directory):
             if name.startswith(TEMPORARY_PREFIX):
                 self.disk.remove_tree(directory / name)
 
     def make_folder(self, directory: Path) -> bool:
         """Whether it had to be made; what is in its place is set aside."""
-        if directory.is_dir():
+        if is_folder(directory):
             return False
-        if os.path.lexists(directory):
+        if is_there(directory):
             self.set_aside(directory, "not a folder")
         self.disk.make_directory(directory, sync=Sync.FULL)
         return True
@@ -147,7 +149,7 @@ class StateFolder:
         """Whether the marker had to be written. Raises ConfigFault where a newer version wrote here."""
         self.check_format()
         marker = self.path / "format"
-        if marker.exists():
+        if is_file(marker):
             return False
         self.disk.replace(marker, f"{FORMAT}\n".encode(), sync=Sync.FULL)
         return True
@@ -205,7 +207,7 @@ class StateFolder:
 
     def clear_way(self, path: Path) -> None:
         """Set aside what is no file where one is to be appended to."""
-        if os.path.lexists(path) and not path.is_file():
+        if is_there(path) and not is_file(path):
             self._deal_with(path, "not a file")
 
     def set_aside(self, path: Path, why: str) -> None:
@@ -263,7 +265,7 @@ class StateFolder:
 def _content(path: Path) -> bytes | str | None:
     """What the file holds; None where there is none, a text where there is something else."""
     try:
-        return read_regular(path, follow=True)
+        return read_regular(path)
     except FileNotFoundError:
         return None
     except OSError as error:

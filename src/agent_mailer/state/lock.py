@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import suppress
@@ -11,8 +10,10 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer import __version__
+from agent_mailer.beneath import is_folder
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.locks import FileLock
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.state.folder import GARBLED
 
@@ -33,57 +34,31 @@ class LockHolder(msgspec.Struct, frozen=True):
 
 
 class WorkdirLock:
-    """The workdir's lock on flock; never its soft fallback, which a crash would leave behind."""
+    """The workdir's lock."""
 
     def __init__(self, path: Path) -> None:
-        from filelock import FileLock  # not needed to look who holds it
-
         self._path = path
-        self._lock = FileLock(path, timeout=0, mode=0o600, fallback_to_soft=False)
-        self._inode: tuple[int, int] | None = None
+        self._lock = FileLock(path)
 
     def acquire(self) -> None:
         """Raises BusyFault naming the holder, or ConfigFault where the file system has no flock."""
-        from filelock import Timeout
-
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise BusyFault("workdir_busy", *_busy_words(self._path)) from None
-        except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                raise
-            raise ConfigFault(
-                "no_flock",
-                f"{self._path}: this file system cannot lock files ({error}), so two watchers could run at once",
-                "put the workdir on a local file system",
-            ) from error
+        if not self._lock.acquire():
+            raise BusyFault("workdir_busy", *_busy_words(self._path))
         identity = identify(os.getpid())
         assert identity is not None
-        # In place: the lock is on this inode. What a former holder wrote is cut off.
-        fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-        try:
-            with suppress(OSError):  # only names us to others; the lock itself is held
-                os.write(fd, msgspec.json.encode(LockHolder(identity, __version__)) + b"\n")
-            found = os.fstat(fd)
-        finally:
-            os.close(fd)
-        self._inode = (found.st_dev, found.st_ino)
+        with suppress(OSError):  # only names us to others; the lock itself is held
+            self._lock.write(msgspec.json.encode(LockHolder(identity, __version__)) + b"\n")
 
     def still_ours(self) -> bool:
         """Whether the path still names the file we hold; a removed or replaced one guards nothing."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return False
-        return self._inode == (found.st_dev, found.st_ino)
+        return self._lock.stands
 
     def guard(self) -> None:
         """Raises BusyFault where another file lies in our lock's place, ConfigFault where the workdir has vanished."""
         if self.still_ours():
             return
         folder = self._path.parent
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise ConfigFault("workdir_gone", f"{folder} has vanished", "put the folder back, then start")
         raise BusyFault("lock_replaced", f"{self._path} is no longer the file we hold", "agent-mailer status")
 
@@ -91,7 +66,7 @@ class WorkdirLock:
         """Let go; the file no longer names us."""
         if self.still_ours():
             with suppress(OSError):
-                os.truncate(self._path, 0)
+                self._lock.write(b"")
         self._lock.release()
 
 

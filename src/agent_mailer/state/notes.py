@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import is_there, open_file
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.names import GLOBAL_NOTE, memory_file, new_turn_id, one_line
@@ -115,7 +116,7 @@ class Notes:
         """
         self._note_direct(record, fixed=fixed)
         marker = self._turns.path(record.turn_id) / WRITTEN
-        if not notes or marker.exists():
+        if not notes or is_there(marker):
             return
         for note in notes:
             if fixed and note.scope is NoteScope.GLOBAL:
@@ -184,9 +185,7 @@ class Notes:
 
     def _write(self, record: TurnRecord, note: NoteWrite) -> None:
         folder, text = self._folder, note.text.encode("utf-8", "replace")
-        if os.path.lexists(folder.memory) and not folder.memory.is_dir():
-            folder.set_aside(folder.memory, "not a folder")
-        folder.disk.make_directory(folder.memory)
+        folder.make_folder(folder.memory)
         with note_lock(folder.memory):
             self._replace(record, note.scope, text)
 
@@ -195,7 +194,7 @@ class Notes:
         now = _content(path)
         if now == text:
             return
-        if os.path.lexists(path) and (now is None or now != self._seen(record, scope)):
+        if is_there(path) and (now is None or now != self._seen(record, scope)):
             kept = _free_name(path, record.turn_id)
             disk.move(path, kept, sync=Sync.NONE)
             why = f"somebody else wrote it during the turn; that text is kept as {kept.name}"
@@ -216,7 +215,7 @@ class Notes:
 def seed_memory(memory: Path, agent: str, disk: Disk) -> None:
     """Make the global note where there is none."""
     path = memory / f"{GLOBAL_NOTE}.md"
-    if not path.exists():
+    if not is_there(path):
         text = f"# Global memory of {one_line(agent)}\n\n## Facts\n\n## Preferences\n\n## Open ends\n"
         disk.replace(path, text.encode(), sync=Sync.NONE)
 
@@ -225,7 +224,7 @@ def seed_memory(memory: Path, agent: str, disk: Disk) -> None:
 def note_lock(folder: Path) -> Iterator[None]:
     """For a moment. Where the file system has no locks, or somebody does not let go, the block runs all the same."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = open_file(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         yield
         return
@@ -266,7 +265,7 @@ def _text(content: bytes | None) -> str | None:
 
 def _free_name(path: Path, turn_id: str) -> Path:
     names = (path.with_name(f"{path.name}.before-{turn_id}{suffix}") for suffix in _suffixes())
-    return next(name for name in names if not os.path.lexists(name))
+    return next(name for name in names if not is_there(name))
 
 
 def _suffixes() -> itertools.chain[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import is_there
 from agent_mailer.disk import Sync
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
@@ -267,5 +268,5 @@ class TroubleFile:
 
     def clear(self) -> None:
         with suppress(OSError):
-            if self._path.exists():
+            if is_there(self._path):
                 self._folder.disk.remove(self._path)

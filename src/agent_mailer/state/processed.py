@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection
 from contextlib import suppress
 
+from agent_mailer.beneath import is_file
 from agent_mailer.disk import Sync
 from agent_mailer.state.folder import StateFolder
 
@@ -56,7 +57,7 @@ class Processed:
 
     def end_last_line(self) -> bool:
         """Terminate a line that a crash left without its end. False where none was."""
-        if not self._path.is_file():
+        if not is_file(self._path):
             return False
         return self._folder.disk.end_last_line(self._path)
 

@@ -137,9 +137,11 @@ class PauseReason(StrEnum):
     BY_HAND = "by_hand"
     TOO_MANY_TURNS = "too_many_turns"
     BUDGET = "budget"
+    QUIET_HOURS = "quiet_hours"
+    MACHINE = "machine"
 
 
-GUARDS = frozenset({PauseReason.TOO_MANY_TURNS, PauseReason.BUDGET})
+GUARDS = frozenset({PauseReason.TOO_MANY_TURNS, PauseReason.BUDGET, PauseReason.QUIET_HOURS, PauseReason.MACHINE})
 """These a guard has begun, and ends by itself when the time is up: no turn has to find out."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from contextlib import suppress
 from enum import StrEnum
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import is_there, names_in, status
 from agent_mailer.disk import TEMPORARY_PREFIX, Sync, read_regular
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import AfterStop
@@ -102,7 +102,7 @@ class RequestBox:
     def withdraw(self, name: str, *, durable: bool = True) -> bool:
         """Take back a request nobody has applied. False if it was applied meanwhile."""
         path = self._path(name, ".json")
-        existed = path.exists()
+        existed = is_there(path)
         self._folder.disk.remove(path)
         if existed and durable:
             self._folder.disk.sync_directory(self._folder.requests)
@@ -114,14 +114,14 @@ class RequestBox:
         for name in [*self._names(ANSWER_SUFFIX), *self._names("", TEMPORARY_PREFIX)]:
             path = self._folder.requests / name
             with suppress(OSError):
-                if path.stat().st_mtime < limit:
+                if status(path).st_mtime < limit:
                     self._folder.disk.remove(path)
 
     def _names(self, suffix: str, prefix: str = "") -> list[str]:
         with suppress(FileNotFoundError):
             return sorted(
                 n
-                for n in os.listdir(self._folder.requests)
+                for n in names_in(self._folder.requests)
                 if n.endswith(suffix) and n.startswith(prefix) and (prefix or not n.startswith("."))
             )
         return []

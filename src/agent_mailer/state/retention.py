@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from agent_mailer.beneath import status
 from agent_mailer.disk import Sync
 from agent_mailer.names import turn_id_at
 from agent_mailer.state.dead_letters import DeadLetters
@@ -107,7 +108,7 @@ class Retention:
         for turn_id in self._turns.ids():
             path = self._turns.path(turn_id)
             try:
-                age = now - (path / SETTLED).stat().st_mtime
+                age = now - status(path / SETTLED).st_mtime
             except FileNotFoundError:
                 continue
             with suppress(OSError):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import status
 from agent_mailer.clock import from_iso
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.errors import BusyFault
@@ -123,6 +124,6 @@ def _make_private(folder: StateFolder) -> None:
     """The other client leaves `processed.txt` readable for everybody."""
     path = folder.path / "processed.txt"
     with suppress(OSError):
-        found = path.lstat()
+        found = status(path)
         if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
             folder.disk.system.chmod(path, 0o600)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import is_folder, is_there, names_in, opened
 from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import is_turn_id
@@ -25,6 +26,8 @@ STOPPING = "stopping"
 
 GONE = ".gone."
 """What the name of a turn begins with while its folder is being removed."""
+
+_MOST_PROGRESS = 64 * 1024
 
 MOST_OPEN = 65
 """So many turns may run side by side, the urgent one included."""
@@ -92,7 +95,7 @@ class TurnStore:
 
     def progress(self, turn_id: str) -> TurnProgress | None:
         with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return msgspec.json.decode((self.path(turn_id) / PROGRESS).read_bytes(), type=TurnProgress)
+            return msgspec.json.decode(read_regular(self.path(turn_id) / PROGRESS, _MOST_PROGRESS), type=TurnProgress)
         return None
 
     def ask_stop(self, turn_id: str, asked: StopAsked) -> None:
@@ -138,11 +141,11 @@ class TurnStore:
         return None
 
     def is_settled(self, turn_id: str) -> bool:
-        return (self.path(turn_id) / SETTLED).exists()
+        return is_there(self.path(turn_id) / SETTLED)
 
     def mark_settled(self, turn_id: str, *, durable: bool = False) -> None:
         marker = self.path(turn_id) / SETTLED
-        if durable or not marker.exists():
+        if durable or not is_there(marker):
             if durable:
                 self._folder.disk.replace(marker, b"", sync=Sync.FULL)
             else:
@@ -158,19 +161,20 @@ class TurnStore:
 
     def ids(self) -> list[str]:
         """Every turn's id, oldest first."""
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder.turns) as entries:
+        if not is_folder(self._folder.turns):
+            return []
+        with opened(self._folder.turns) as fd, os.scandir(fd) as entries:
             return sorted(e.name for e in entries if is_turn_id(e.name) and e.is_dir(follow_symlinks=False))
-        return []
 
     def newest_settled(self, count: int) -> list[str]:
         """The newest turns that are settled, the last one first. Reads no more than their names, however many."""
         from heapq import nlargest
 
-        with suppress(FileNotFoundError, NotADirectoryError):
-            # Of the newest a few may be open still, or no turns at all.
-            newest = nlargest(count + MOST_OPEN, os.listdir(self._folder.turns))
-            return [name for name in newest if is_turn_id(name) and self.is_settled(name)][:count]
-        return []
+        if not is_folder(self._folder.turns):
+            return []
+        # Of the newest a few may be open still, or no turns at all.
+        newest = nlargest(count + MOST_OPEN, names_in(self._folder.turns))
+        return [name for name in newest if is_turn_id(name) and self.is_settled(name)][:count]
 
     def open_ids(self) -> list[str]:
         return [turn_id for turn_id in self.ids() if not self.is_settled(turn_id)]
@@ -196,12 +200,12 @@ class TurnStore:
 
     def vanished(self) -> list[OpenTurn]:
         """Open turns by the index whose folder is gone altogether."""
-        return [row for row in self._rows_written() if not os.path.lexists(self.path(row.turn_id))]
+        return [row for row in self._rows_written() if not is_there(self.path(row.turn_id))]
 
     def index_is_damaged(self) -> str:
         """Why the index cannot be read; empty where it can, or is not there."""
         try:
-            msgspec.json.decode(read_regular(self._index_path, follow=True), type=_Index)
+            msgspec.json.decode(read_regular(self._index_path), type=_Index)
         except FileNotFoundError:
             return ""
         except OSError as error:
@@ -214,7 +218,7 @@ class TurnStore:
 
     def _rows_written(self) -> list[OpenTurn]:
         with suppress(FileNotFoundError, *GARBLED):
-            rows = msgspec.json.decode(read_regular(self._index_path, follow=True), type=_Index).turns
+            rows = msgspec.json.decode(read_regular(self._index_path), type=_Index).turns
             return [row for row in rows if is_turn_id(row.turn_id)]
         return []
 
@@ -227,7 +231,7 @@ class TurnStore:
         for turn_id in turn_ids:
             with suppress(FileNotFoundError):
                 disk.move(turns / turn_id, turns / f"{GONE}{turn_id}", sync=Sync.NONE)
-        gone = [name for name in os.listdir(turns) if name.startswith(GONE)]
+        gone = [name for name in names_in(turns) if name.startswith(GONE)]
         if gone:
             disk.sync_directory(turns)
         for name in gone:
@@ -239,7 +243,9 @@ class TurnStore:
         if self._known is None:
             rows = (row for row in self.indexed() if is_turn_id(row.turn_id))
             self._known = {
-                row.turn_id: row for row in rows if self.path(row.turn_id).is_dir() and not self.is_settled(row.turn_id)
+                row.turn_id: row
+                for row in rows
+                if is_folder(self.path(row.turn_id)) and not self.is_settled(row.turn_id)
             }
         return self._known
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import UsageFault
@@ -36,6 +37,9 @@ class AgentMail:
     """What an agent can do with the mail that its turn is for. Every method may raise TurnOver."""
 
     def __init__(self, folder: TurnFolder, clock: Clock | None = None) -> None:
+        # These tools run outside of a sandbox that the program's other tools are in.
+        turns, state = folder.path.parent, folder.path.parent.parent
+        anchor(state.parent if turns.name == "turns" else folder.path)
         self._folder = folder
         self._clock = clock or SystemClock()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import site
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import holding, is_folder, is_there, names_in
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
@@ -207,7 +207,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
             self.disk.replace(outbox / f"{key}.json", msgspec.json.encode(item), sync=Sync.FULL)
         except FileNotFoundError:
             raise self._over() from None
-        if not outbox.is_dir() and not (self.path / SEALED / f"{key}.json").exists():
+        if not is_folder(outbox) and not is_there(self.path / SEALED / f"{key}.json"):
             raise self._over()
         return Staged(key, already=False)
 
@@ -246,17 +246,18 @@ class TurnFolder(msgspec.Struct, frozen=True):
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
         with suppress(OSError):
-            self._clear_tmp()
-        for path in (outbox, sealed):
-            if path.is_symlink() or (path.exists() and not path.is_dir()):
-                self._put_away(path)
-        if outbox.is_dir() and sealed.is_dir():
-            # We made only one of them: the agent made the other in its place.
-            self._put_away(sealed)
-        if not sealed.is_dir():
-            if not outbox.is_dir():
-                self.disk.make_directory(outbox)
-            self.disk.move(outbox, sealed, sync=Sync.NONE)
+            self.disk.remove_tree(self.path / TURN_TMP)
+        with holding(self.path):
+            for path in (outbox, sealed):
+                if is_there(path) and not is_folder(path):
+                    self._put_away(path)
+            if is_folder(outbox) and is_folder(sealed):
+                # We made only one of them: the agent made the other in its place.
+                self._put_away(sealed)
+            if not is_folder(sealed):
+                if not is_folder(outbox):
+                    self.disk.make_directory(outbox)
+                self.disk.move(outbox, sealed, sync=Sync.NONE)
         drafts = tuple(_drafts(sealed))
         notes = tuple(_notes(sealed))
         names = _names(sealed)
@@ -280,16 +281,13 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def strip(self) -> None:
         """Remove what holds mail; the transcript stays."""
-        for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS):
-            self.disk.remove(self.path / name)
-        for scope in NoteScope:
-            self.disk.remove(self.note_copy(scope))
+        with holding(self.path):
+            for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS):
+                self.disk.remove(self.path / name)
+            for scope in NoteScope:
+                self.disk.remove(self.note_copy(scope))
         self.disk.remove_tree(self.path / SEALED)
         self.disk.remove_tree(self.path / OUTBOX)
-        self._clear_tmp()
-
-    def _clear_tmp(self) -> None:
-        _make_ours(self.path / TURN_TMP)
         self.disk.remove_tree(self.path / TURN_TMP)
 
     def _put(self, name: str, content: bytes) -> None:
@@ -329,20 +327,9 @@ def _content(draft: Draft) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(draft, key="", created=0.0))
 
 
-def _make_ours(folder: Path) -> None:
-    """Open what an agent has shut, as package managers do with their caches: nobody could remove it otherwise."""
-    if folder.is_symlink() or not folder.is_dir():
-        return
-    folder.chmod(0o700)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _make_ours(Path(entry.path))
-
-
 def _names(folder: Path) -> list[str]:
     with suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(os.listdir(folder))
+        return sorted(names_in(folder))
     return []
 
 

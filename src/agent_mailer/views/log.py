@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from agent_mailer.beneath import open_file, status
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.events import KEEP_ROTATED
-from agent_mailer.names import pick, printable
+from agent_mailer.names import pick, printable, prompt_word
 from agent_mailer.views.values.history import LineView
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class LogReader:
         """The files that came after the one that is read, oldest first."""
         known = _identity(self._current) if self._current is not None else None
         with suppress(FileNotFoundError):
-            found = self._path.stat()
+            found = status(self._path)
             if (found.st_dev, found.st_ino) == known:
                 return []
         return _newest_first(self._path, until=known)[::-1]
@@ -139,7 +140,7 @@ def _newest_first(path: Path, until: tuple[int, int] | None = None) -> list[Bina
     for number in range(KEEP_ROTATED + 1):
         name = path.with_name(f"{path.name}.{number}") if number else path
         with suppress(FileNotFoundError, IsADirectoryError):
-            file = name.open("rb")
+            file = os.fdopen(open_file(name, os.O_RDONLY | os.O_NONBLOCK), "rb")
             identity = _identity(file)
             if identity in found or identity == until:
                 file.close()
@@ -248,17 +249,21 @@ def _of_pattern(pattern: str) -> Wanted:
 
 
 def _of_thread(thread: str, names: _Names) -> Wanted:
-    """Lines that name the thread, one of its turns or messages, or a request about it; learns as it goes."""
-    known = names.of_thread.setdefault(thread, set())
+    """Lines that name the thread, one of its turns or messages, or a request about it; learns as it goes.
+
+    A line of an earlier version names it as it is, one of ours by its word.
+    """
+    ways = {thread, prompt_word(thread, "thread")}
+    known: set[str] = set().union(*(names.of_thread.get(way, ()) for way in ways))
 
     def wanted(raw: bytes) -> bool:
         ids = _ids_of(raw)
         if ids.thread is not None:
-            if ids.thread == thread:
-                names.learn(ids)
-            return ids.thread == thread
+            if ids.thread in ways:
+                known.update(name for name in (ids.turn_id, ids.message_id) if isinstance(name, str))
+            return ids.thread in ways
         if isinstance(ids.targets, str):
-            return bool({ids.targets, *ids.targets.split(" ")} & {thread, *known})
+            return bool({ids.targets, *ids.targets.split(" ")} & (ways | known))
         about = ids.turn_id if ids.turn_id is not None else ids.message_id
         return isinstance(about, str) and about in known
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.errors import MailerError
-from agent_mailer.names import printable
+from agent_mailer.names import printable, prompt_word
 from agent_mailer.people.port import MessageState, Report, Sent
 from agent_mailer.state.records import ItemState
 from agent_mailer.state.turns import ids_of
@@ -71,7 +71,7 @@ def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
         return _settled(place, message_id)
     stuck = next((entry for entry in state.stuck.all() if entry.message_id == message_id), None)
     if stuck is not None:
-        show = f"agent-mailer stuck show {printable(message_id)} -C {place.workdir}"
+        show = f"agent-mailer stuck show {prompt_word(message_id, 'message')} -C {place.workdir}"
         return Report(MessageState.STUCK, f"cannot work on it: {stuck.kind}: {stuck.why} ({show})", final=True)
     if obstacle is not None:
         return obstacle
@@ -131,7 +131,7 @@ def _paused(place: Workplace, pause: Pause) -> str:
 
 def _settled(place: Workplace, message_id: str) -> Report:
     letter = place.state.dead_letters.find(message_id)
-    show = f"agent-mailer dead-letter show {printable(message_id)} -C {place.workdir}"
+    show = f"agent-mailer dead-letter show {prompt_word(message_id, 'message')} -C {place.workdir}"
     if letter is not None:
         why = printable(letter.last_error) or "no reason kept"
         return Report(MessageState.GIVEN_UP, f"has given it up: {why} ({show})", final=True)

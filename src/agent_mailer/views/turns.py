@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.beneath import open_file
 from agent_mailer.clock import iso
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import Message
@@ -175,7 +176,7 @@ def _settled_last(place: Workplace) -> list[str]:
 
 
 def _settled_by_log(file: Path) -> Iterator[str]:
-    with suppress(OSError), file.open("rb") as stream:
+    with suppress(OSError), os.fdopen(open_file(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_SEARCHED))
         for line in stream.read(LOG_SEARCHED).split(b"\n"):
             if b'"turn_settled"' in line:

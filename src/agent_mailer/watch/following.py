@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
+from agent_mailer.beneath import is_there
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Draft, MailboxUnavailable, Message, Refused
 from agent_mailer.names import printable
@@ -138,7 +139,7 @@ class Follower:
         return StopReason.SHUTDOWN if with_us else None
 
     def _asked_to_stop(self) -> bool:
-        return (self._supervised.turn_dir / STOP).exists()
+        return is_there(self._supervised.turn_dir / STOP)
 
     async def _end(self, reason: StopReason) -> None:
         if reason is not StopReason.FINISHED and self._record.stopped is None:

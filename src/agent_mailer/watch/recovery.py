@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from operator import attrgetter
 
 import msgspec
 
+from agent_mailer.beneath import is_there
 from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -132,7 +132,7 @@ async def salvage(state: State, turn_id: str) -> tuple[Envelope, ...]:
 
 def _put_away(state: State, turn_id: str, envelope: Envelope | None, why: str) -> None:
     path = state.turns.path(turn_id) / "turn.json"
-    if os.path.lexists(path):
+    if is_there(path):
         state.folder.set_aside(path, why)
     state.log.emit(EventName.TURN_DROPPED, turn_id=turn_id, message_id=envelope.id if envelope else None)
     state.turns.mark_settled(turn_id, durable=True)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
-from agent_mailer.names import is_turn_id, printable
+from agent_mailer.names import is_turn_id, printable, prompt_word
 from agent_mailer.state import State
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
@@ -46,7 +46,9 @@ def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Ans
     else:
         answer = _VERBS[request.verb](state, request)
     event = EventName.REQUEST_APPLIED if answer.ok else EventName.REQUEST_REFUSED
-    state.log.emit(event, request=request.verb.value, targets=" ".join(request.targets) or None)
+    label = "thread" if request.verb is Verb.SESSIONS_INVALIDATE else "message"
+    targets = " ".join(prompt_word(target, label) for target in request.targets)
+    state.log.emit(event, request=request.verb.value, targets=targets or None)
     return answer
 
 
@@ -55,11 +57,14 @@ def _stuck(state: State, request: Request, mailbox: Mailbox | None) -> Answer:
     retry = request.verb is Verb.STUCK_RETRY
     wanted = _by_kind(request.targets) if request.targets else _all_stuck(state, request.reason)
     left = MOST_AT_ONCE
+    over = 0
     results: list[tuple[bool, str]] = []
     for kind, keys in wanted.items():
-        some, left = keys[:left], left - len(keys[:left])
+        # To forget what was given up is one write, however much it is.
+        some = keys[:left] if retry or kind is not StuckKind.GIVEN_UP else keys
+        left, over = max(0, left - len(some)), over + len(keys) - len(some)
         results += retry_stuck(state, kind, some, mailbox) if retry else drop_stuck(state, kind, some)
-    return _told(results, sum(map(len, wanted.values())) - MOST_AT_ONCE)
+    return _told(results, over)
 
 
 def _by_kind(targets: Sequence[str]) -> dict[StuckKind, list[str]]:

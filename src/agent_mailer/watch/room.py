@@ -107,7 +107,7 @@ class Room:
         self.troubles = Troubles(state, clock)
         self.notices = Notices(mailbox, state, policy, clock, guard, self.troubles)
         self.stuck = StuckMail(mailbox, state)
-        self.gate = Gate(state, policy, clock, mailbox.address)
+        self.gate = Gate(state, lambda: self.policy, clock, mailbox.address)
         self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
         self.handing_over = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -152,6 +152,10 @@ class Room:
 
     def jitter(self) -> float:
         return random.random()
+
+    def take(self, policy: WatchPolicy, prompts: PromptRoom, runtime: Runtime) -> None:
+        """Act on these from now on; a turn that runs keeps its program."""
+        self.policy, self.prompts, self.program = policy, prompts, Program(runtime)
 
     def request_stop(self, grace: float) -> None:
         """End running turns after `grace` seconds. Asked again, the shorter time counts."""

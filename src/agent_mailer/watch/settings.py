@@ -14,7 +14,7 @@ from agent_mailer.events import EventName
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state.notices import Notice, NoticeKind
-from agent_mailer.watch.room import Program, Room
+from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import WatchPolicy
 
 UPGRADE = "upgrade"
@@ -25,13 +25,15 @@ REST = 0.3
 class Trusted(msgspec.Struct, frozen=True):
     """`basis`: why what counts does. `recorded`: it has been remembered just now, and is no older word of a person's.
 
-    `others` names what stands in the workdir otherwise than it counts; `digest` tells such a state from another.
+    `others` names what stands in the workdir otherwise than it counts; `digest` tells such a state from another, and
+    `subject` what is named and what counts in its place.
     """
 
     basis: str
     recorded: bool
     others: tuple[str, ...]
     digest: str
+    subject: str
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -115,8 +117,7 @@ class Settings:
             self.waiting = False
             return
         self._refused = ""
-        room.policy, room.prompts = taken.policy, taken.prompts
-        room.program = Program(taken.runtime)
+        room.take(taken.policy, taken.prompts, taken.runtime)
         if taken.now or taken.next_turn or taken.restart:
             room.log.emit(
                 EventName.CONFIG_TAKEN,
@@ -139,7 +140,8 @@ class Settings:
 
     def _notice(self, kind: NoticeKind, trusted: Trusted, why: str) -> None:
         notice = Notice(
-            id=f"{kind}-{trusted.digest[:16]}",
+            # Who writes other values in the same keys again and again is told of once.
+            id=f"{kind}-{trusted.subject[:16]}",
             kind=kind,
             at=self._room.clock.now(),
             reason=trusted.basis,

@@ -283,9 +283,9 @@ def _each(
 def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
     if entry.kind in STILL_LISTED:
         return ""
-    drop = f"then: agent-mailer stuck drop {printable(entry.key)}"
+    drop = f"to forget it: agent-mailer stuck drop {printable(entry.key)}"
     if entry.kind is StuckKind.TOO_LARGE:
-        return f"it is larger than a message may be: ask its sender for a smaller one, {drop}"
+        return f"it is larger than a message may be: ask its sender for a smaller one; {drop}"
     if mailbox is None:
         return "its mailbox cannot be reached"
     new_id = ""
@@ -296,4 +296,4 @@ def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
         refused = mailbox.put_back(entry.locator, entry.digest, new_id)
     except MailboxUnavailable as fault:
         return fault.message
-    return f"{refused.why}, {drop}" if refused is not None else ""
+    return f"{refused.why}; {drop}" if refused is not None else ""

@@ -31,6 +31,8 @@ _PAUSED = {
     "limited": "the provider's limit is reached",
     "signed_out": "its login is missing or refused",
     "unavailable": "the agent program, or its service, is not to be had",
+    "quiet_hours": "these are its quiet hours (guards.quiet_hours)",
+    "machine": "the machine has enough to do (guards)",
     "budget": "what it may take of a day is taken (limits)",
     "too_many_turns": "it has had as many turns within an hour as it may (guards.turns_per_hour)",
 }

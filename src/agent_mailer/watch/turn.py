@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import status
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -273,5 +274,5 @@ def _sent_by_turns(room: Room, thread: str) -> set[str]:
 
 def _size_of(path: Path) -> int:
     with suppress(OSError):
-        return path.stat().st_size
+        return status(path).st_size
     return 0

@@ -114,6 +114,7 @@ class Watcher:
         try:
             end = await self._loop()
         finally:
+            left_open = bool(self._room.work)
             tasks = [pump, *(work.task for work in self._room.work.values() if work.task is not None)]
             for task in tasks:
                 task.cancel()
@@ -127,7 +128,8 @@ class Watcher:
             raise self._fault
         if end is not End.HANDED_OVER:
             with suppress(OSError):
-                self._room.state.turns.stop_is_over()
+                if not left_open:
+                    self._room.state.turns.stop_is_over()
                 self._room.state.sessions.close()
         return end
 

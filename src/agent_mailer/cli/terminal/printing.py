@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 
 from agent_mailer.cli.terminal.screen import Ink, paint, plain
 from agent_mailer.names import printable
 
+_NOT_PLAIN = re.compile(r"[^\x20-\x7e\n]")
 _JOINERS = "\u200c\u200d"
 
 
@@ -30,7 +32,10 @@ def json_out(value: object) -> None:
 
 
 def json_text(value: object, *, indent: int = 0) -> str:
-    """JSON in characters that stdout has; half characters, as in a file name that is no text, are escapes."""
+    """JSON in characters that stdout has and a terminal shows; half characters, control and invisible ones are escapes.
+
+    Whatever reads JSON gets the same text.
+    """
     import msgspec
 
     try:
@@ -40,7 +45,17 @@ def json_text(value: object, *, indent: int = 0) -> str:
         import json
 
         return json.dumps(msgspec.to_builtins(value), indent=indent or None)
-    return text
+    return _NOT_PLAIN.sub(_json_escape, text)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    character = found[0]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if code <= 0xFFFF:
+        return f"\\u{code:04x}"
+    return f"\\u{0xD800 + (code - 0x10000 >> 10):04x}\\u{0xDC00 + (code - 0x10000 & 0x3FF):04x}"
 
 
 def tell_error(message: str, fix: str) -> None:

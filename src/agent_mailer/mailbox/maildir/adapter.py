@@ -18,7 +18,6 @@ Which fsync protects what:
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -64,7 +63,7 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from filelock import FileLock
+    from agent_mailer.locks import FileLock
 
 _ENDED_WELL = frozenset(outcome.value for outcome in Outcome if outcome.settles)
 _Inodes = tuple[tuple[int, int], ...]
@@ -282,26 +281,15 @@ class MaildirMailbox:
 
     def _take_lock(self) -> None:
         """Hold the mailbox against other watchers. Raises BusyFault, ConfigFault where the file system has no locks."""
-        from filelock import FileLock, Timeout
+        from agent_mailer.locks import FileLock
 
-        path = self._paths.lock
-        lock = FileLock(
-            path, timeout=LOCK_SECONDS, poll_interval=0.02, fallback_to_soft=False, mode=0o600, thread_local=False
-        )
-        try:
-            lock.acquire()
-        except Timeout:
+        lock = FileLock(self._paths.lock)
+        if not lock.acquire(LOCK_SECONDS):
             raise BusyFault(
                 "mailbox_busy",
                 f"another watcher{self._lock_owner()} consumes the mailbox {self._handle!r} in {self._root}",
                 "stop it, or give this agent a handle of its own: agent-mailer config set address HANDLE",
-            ) from None
-        except OSError as fault:
-            if fault.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                raise
-            raise ConfigFault(
-                "no_lock", f"{path} cannot be locked: {fault.strerror}", "put the mailbox on a local file system"
-            ) from fault
+            )
         self._lock = lock
         self._locked = self._found()
         amq.declare(self._disk, self._root)

@@ -12,10 +12,12 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.git_tree import top_of
+from agent_mailer.git_tree import is_top
+from agent_mailer.mailbox.maildir.ownership import why_not_ours_above, why_not_ours_all_the_way
 from agent_mailer.names import printable
 
 USER: Final = "user"
@@ -68,6 +70,7 @@ class Paths:
     """Where things are in the mailbox of one handle. `handle` has been checked."""
 
     def __init__(self, root: Path, handle: str) -> None:
+        anchor(root)
         self.home = root / "agents" / handle
         self.tmp = self.home / "inbox" / "tmp"
         self.new = self.home / "inbox" / "new"
@@ -91,6 +94,7 @@ def make_root(disk: Disk, root: Path, handles: Iterable[str], clock: Clock = _SY
     wanted = {USER, *handles}
     for handle in wanted:
         check_handle(handle)
+    anchor(root)
     _make_folders(disk, [root, root / "agents", root / "meta", root / "threads"])
     _write_roster(disk, root, wanted, clock)
     for handle in sorted(wanted):
@@ -141,6 +145,7 @@ def check_mailbox(root: Path, handle: str) -> list[str]:
 
 def require_root(root: Path) -> None:
     """Raise ConfigFault unless `root` holds mailboxes."""
+    anchor(root)
     if not is_folder(root / "agents"):
         raise ConfigFault(
             "no_maildir_root",
@@ -253,18 +258,18 @@ def is_folder(path: Path) -> bool:
 def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
     """The absolute path of the root in use; it need not exist yet.
 
-    In this order: `explicit`, $AM_ROOT, the nearest .amqrc (upward from `cwd`, not beyond the top of its git tree),
-    .agent-mail at the top of the git tree, or outside git in `cwd` or the nearest parent that has one. Raises
-    ConfigFault for an .amqrc that is not to be trusted, or where nothing is found.
+    In this order: `explicit`, $AM_ROOT, the nearest .amqrc (upward from `cwd`, not beyond the top of its git tree, the
+    home or the file system), .agent-mail at the top of the git tree, or outside git in `cwd` or the nearest parent that
+    has one. What was found by looking counts only where it and all above it is ours. Raises ConfigFault for an .amqrc
+    that is not to be trusted, or where nothing is found.
     """
     if explicit is not None:
         return _absolute(cwd, explicit)
     if environ.get("AM_ROOT"):
         return _absolute(cwd, Path(environ["AM_ROOT"]))
     cwd = Path(os.path.abspath(cwd))  # noqa: PTH100  a link in the path is the user's wish
-    top = top_of(cwd)
-    folders = _upward(cwd, top)
     home = environ.get("HOME")
+    folders, top = _upward(cwd, home)
     for folder in folders:
         # Within a git tree ~/.amqrc is not the project's file, even if the tree is the home itself.
         if top is not None and home and folder == Path(home):
@@ -272,15 +277,29 @@ def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> P
         if os.path.lexists(folder / AMQRC):
             return read_amqrc(folder / AMQRC).root
     if top is not None:
+        if why := _why_planted(top / FOLDER):
+            raise ConfigFault("no_maildir_root", f"{top / FOLDER} does not count: {why}", "give --maildir-root PATH")
         return top / FOLDER
+    passed_by = ""
     for folder in folders:
         if (folder / FOLDER).is_dir():
-            return folder / FOLDER
+            why = _why_planted(folder / FOLDER)
+            if not why:
+                return folder / FOLDER
+            passed_by = passed_by or f"; {folder / FOLDER} does not count: {why}"
     raise ConfigFault(
         "no_maildir_root",
-        f"no mailbox root: neither $AM_ROOT nor {AMQRC} nor a {FOLDER} folder was found from {cwd} upward",
+        f"no mailbox root: neither $AM_ROOT nor {AMQRC} nor a {FOLDER} folder was found from {cwd} upward{passed_by}",
         f"give --maildir-root PATH, or run: agent-mailer init --maildir-root {cwd / FOLDER}",
     )
+
+
+def _why_planted(root: Path) -> str:
+    """Why a root that was found by looking may be somebody else's; one that is still to be made lies in its folder."""
+    try:
+        return why_not_ours_all_the_way(root if os.path.lexists(root) else root.parent)
+    except OSError as fault:
+        return f"{fault.filename}: {fault.strerror}"
 
 
 class Amqrc(msgspec.Struct, frozen=True):
@@ -301,6 +320,8 @@ def read_amqrc(path: Path) -> Amqrc:
         raise _distrusted(path, "belongs to somebody else", f"chown {os.geteuid()} {path}")
     if stat.S_IMODE(found.st_mode) & 0o022:
         raise _distrusted(path, "can be written by others", f"chmod go-w {path}")
+    if why := why_not_ours_above(path):
+        raise _distrusted(path, f"does not count: {why}", f"look at {path.parent}")
     try:
         content = json.loads(read_regular(path, _MAX_AMQRC_BYTES))
     except (OSError, ValueError, RecursionError) as fault:
@@ -327,10 +348,21 @@ def _absolute(base: Path, path: Path) -> Path:
     return Path(os.path.normpath(base.absolute() / path))
 
 
-def _upward(cwd: Path, top: Path | None) -> list[Path]:
-    folders = []
+def _upward(cwd: Path, home: str | None) -> tuple[list[Path], Path | None]:
+    """The folders to look in, and the last of them where it is the top of a git tree.
+
+    Not beyond that, the home, or the file system: what lies there is no more of this project's or user's.
+    """
+    folders: list[Path] = []
+    device = None
     for folder in (cwd, *cwd.parents):
+        if os.path.lexists(folder):
+            device = device or os.lstat(folder).st_dev
+            if os.stat(folder).st_dev != device:
+                break
         folders.append(folder)
-        if folder == top:
+        if is_top(folder):
+            return folders, folder
+        if home and folder == Path(home):
             break
-    return folders
+    return folders, None

@@ -16,6 +16,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from agent_mailer.beneath import open_file
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.format import (
@@ -212,7 +213,7 @@ def file_digest(path: Path) -> str:
     try:
         data = read_regular(path, MAX_MESSAGE_BYTES)
         if len(data) > MAX_MESSAGE_BYTES:
-            with path.open("rb") as stream:
+            with os.fdopen(open_file(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
                 stream.seek(-_END_BYTES, os.SEEK_END)
                 data = b"%d " % os.fstat(stream.fileno()).st_size + data + stream.read(_END_BYTES)
     except OSError:

@@ -7,10 +7,7 @@ folder above it. Looking makes and writes nothing.
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -34,13 +31,12 @@ from agent_mailer.mailbox.maildir.layout import (
     rosters,
 )
 from agent_mailer.mailbox.maildir.listing import unavailable
+from agent_mailer.mailbox.maildir.ownership import why_not_ours, why_not_ours_all_the_way
 from agent_mailer.mailbox.port import Envelope, NoWay, Refused, Route
 from agent_mailer.names import printable
 
 _SESSION_MARK: Final = "@"
 _MAX_NAMED: Final = 10
-_OTHERS: Final = 0o002
-_GROUP: Final = 0o020
 _WITHIN_US: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
 
 
@@ -101,7 +97,7 @@ def siblings(root: Path) -> Iterator[Path]:
     except OSError:
         return
     for place in (base, *(base / name for name in names if _is_session(name))):
-        if place != root and is_folder(place / "agents") and not _why_not_ours(place):
+        if place != root and is_folder(place / "agents") and not why_not_ours(place):
             yield place
 
 
@@ -186,7 +182,7 @@ def _to_session(root: Path, me: str, text: str, address: Address, sender: str) -
     place = (base or root) / address.session
     if not os.path.lexists(place):
         raise _no_way(f"there is no session {address.session!r} in {base or root}")
-    _require(_why_not_ours(base or root))
+    _require(why_not_ours(base or root))
     back = f"{me}{_SESSION_MARK}{root.name}" if base is not None else ""
     return _route(text, place, address.handle, back, makes=address.handle == sender)
 
@@ -203,14 +199,14 @@ def _to_peer(root: Path, me: str, text: str, address: Address) -> Route:
     project = owner.project or ("" if folder == _home() else folder.name)
     if not project:
         raise _no_way(f'{owner.path} names no "project" for an answer to come back to')
-    _require(_why_not_ours_all_the_way(folder))
+    _require(why_not_ours_all_the_way(folder))
     peer = owner.peers.get(address.project)
     if peer is None:
         named = sorted(owner.peers)
         more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
         listed = ", ".join(printable(name, 60) for name in named[:_MAX_NAMED]) or "none"
         raise _no_way(f"{owner.path} names no peer {printable(address.project, 60)!r}; it names {listed}{more}")
-    _require(_why_not_ours_all_the_way(peer))
+    _require(why_not_ours_all_the_way(peer))
     place = peer / address.session if address.session else peer
     back = f"{project}{PROJECT_MARK}{me}" + (f"{_SESSION_MARK}{session}" if session else "")
     return _route(text, place, address.handle, back, makes=False)
@@ -254,54 +250,10 @@ def _is_session(name: str) -> bool:
 def _why_no_mailbox_of_ours(place: Path, handle: str) -> str:
     """Why mail for `handle` must not go below `place`; empty where nothing speaks against it. Raises OSError."""
     if not os.path.lexists(place / "agents"):
-        return _why_not_ours(place) or f"{place} is no mailbox root: it has no agents folder"
+        return why_not_ours(place) or f"{place} is no mailbox root: it has no agents folder"
     home = place / "agents" / handle
     wanted = [place, place / "agents", *(path for leaf in REQUIRED if os.path.lexists(path := home / leaf))]
-    return next(filter(None, map(_why_not_ours, wanted)), "")
-
-
-def _why_not_ours(folder: Path) -> str:
-    """Why a folder is not to be written to: it is none, somebody else's, or open to others. Raises OSError."""
-    found = os.lstat(folder)
-    if stat.S_ISLNK(found.st_mode):
-        return f"{folder} is a link"
-    if not stat.S_ISDIR(found.st_mode):
-        return f"{folder} is not a folder"
-    return _why_others_may(folder, found)
-
-
-def _why_not_ours_all_the_way(folder: Path) -> str:
-    """The same of a folder and of all above it, as its path is written and as it is. Raises OSError."""
-    why = _why_not_ours(folder)
-    for one in dict.fromkeys((*folder.parents, *Path(os.path.realpath(folder)).parents)):
-        if why:
-            break
-        found = os.lstat(one)
-        # Where only owners may rename, as in /tmp, nobody can put another folder in the next one's place.
-        if stat.S_ISLNK(found.st_mode) or found.st_mode & stat.S_ISVTX:
-            why = _why_not_owned(one, found)
-        else:
-            why = _why_others_may(one, found)
-    return why
-
-
-def _why_not_owned(path: Path, found: os.stat_result) -> str:
-    ours = found.st_uid in (0, os.geteuid())
-    return "" if ours else f"{path} belongs to somebody else (user {found.st_uid})"
-
-
-def _why_others_may(path: Path, found: os.stat_result) -> str:
-    open_to_others = found.st_mode & _OTHERS or (found.st_mode & _GROUP and not _is_private(found.st_gid))
-    return _why_not_owned(path, found) or (f"{path} can be written by others" if open_to_others else "")
-
-
-def _is_private(gid: int) -> bool:
-    """Whether a group is that of this user alone."""
-    try:
-        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    return next(filter(None, map(why_not_ours, wanted)), "")
 
 
 def _require(why: str) -> None:

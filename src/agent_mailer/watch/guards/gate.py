@@ -7,7 +7,7 @@ neither a restart nor a reboot gives a fresh allowance.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -17,6 +17,7 @@ from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
+from agent_mailer.watch.guards.calm import wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
 from agent_mailer.watch.rules import Candidate, WatchPolicy
@@ -33,22 +34,28 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    def __init__(self, state: State, policy: WatchPolicy, clock: Clock, address: str) -> None:
+    def __init__(self, state: State, policy: Callable[[], WatchPolicy], clock: Clock, address: str) -> None:
+        """`policy` gives the one that counts now: another one is folded anew."""
         self._state = state
-        self._policy = policy
+        self._current = policy
+        self._policy = policy()
         self._clock = clock
         self._own = address
-        self._people = frozenset(policy.who.people) - {address}
         self._rounds: Rounds | None = None
         self._turns: deque[float] = deque()
         """When turns were claimed within the hour, the oldest first, but for those of a person who is known."""
+        self._people: frozenset[str] = frozenset()
         self._texts: deque[str] = deque(maxlen=64)
-        self._ledger = Ledger(policy.budget) if policy.budget.limits else None
-        self._shared = self._sharing() if policy.budget.share and self._ledger is not None else None
+        self._ledger: Ledger | None = None
+        self._shared: Shared | None = None
 
     def admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
         """Judge heads of threads in their order. Writes nothing; raises OSError where the turns cannot be read now."""
         rounds = self._known(now)
+        if self._policy.guards.calm is not None and candidates:
+            calm = wanted_pause(self._policy.guards.calm, self._policy.workdir, now)
+            if calm is not None:
+                return Admitted(pause=calm)
         go: list[Candidate] = []
         stops: list[Stop] = []
         for candidate in candidates:
@@ -86,15 +93,23 @@ class Gate:
             pauses.begin(wanted)
             return wanted
         if known is not None and known.reason in GUARDS and known.until is not None and known.until <= now:
+            calm = self._current().guards.calm
+            if known.reason is PauseReason.MACHINE and calm is not None:
+                again = wanted_pause(calm, self._policy.workdir, now)
+                if again is not None and again.reason is known.reason:
+                    # It lasts: nobody has to hear of that each minute.
+                    again = msgspec.structs.replace(again, since=known.since)
+                    pauses.write(again)
+                    return again
             pauses.lift(known)
             return None
         return known
 
     def counted(self, envelope: Envelope, retry: RetryEntry | None) -> Counted:
         """What the record of a claim says for the guards."""
-        person = (retry is not None and retry.released) or self._is_person(envelope.sender)
         now = self._clock.now()
         known = self._known(now)
+        person = (retry is not None and retry.released) or self._is_person(envelope.sender)
         depth = 0 if person or begins_anew(envelope, now) else known.depth_of(envelope)
         free = (retry is not None and retry.released) or envelope.sender in self._policy.who.vouched
         return Counted(depth, person=person, free=free)
@@ -154,8 +169,14 @@ class Gate:
         return Pause(PauseReason.TOO_MANY_TURNS, now, oldest + HOUR, detail)
 
     def _known(self, now: float) -> Rounds:
-        if self._rounds is None:
-            self._rounds = Rounds(self._own, self._policy.guards)
+        policy = self._current()
+        if self._rounds is None or policy is not self._policy:
+            self._policy = policy
+            self._people = frozenset(policy.who.people) - {self._own}
+            self._rounds = Rounds(self._own, policy.guards)
+            self._turns.clear()
+            self._ledger = Ledger(policy.budget) if policy.budget.limits else None
+            self._shared = self._sharing() if policy.budget.share and self._ledger is not None else None
             for record in of_the_day(self._state.turns, now):
                 ran_nothing = record.settlement is not None and record.process is None
                 if not record.resends and not ran_nothing:

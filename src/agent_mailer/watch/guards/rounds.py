@@ -16,6 +16,7 @@ import msgspec
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import prompt_word
 from agent_mailer.state.held import Guard
+from agent_mailer.watch.guards.calm import CalmPolicy
 
 CHAIN_GAP = 6 * 3600.0
 """Mail that lay so long begins a chain anew: one round a night is no loop."""
@@ -38,6 +39,8 @@ class GuardPolicy(msgspec.Struct, frozen=True):
     rounds_per_day: int = 200
     turns_per_hour: int = 120
     window: float = 600.0
+    calm: CalmPolicy | None = None
+    """None where neither hours nor the machine matter."""
 
 
 class Round(msgspec.Struct, frozen=True):

@@ -1,0 +1,385 @@
+"""Files below a root, reached without a link: an agent that puts one in our way leads nobody out.
+
+`anchor` names a root: a workdir, a mailbox. From then on whatever lies below it is opened from its top for each call,
+and a link on the way is an error (ELOOP), for reading as for writing. The root itself, and what lies above, may be
+links: those are the user's. No handle is kept, so that a folder that was replaced by another is followed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Final, Self
+
+Place = Path | str
+
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+_SYS_OPENAT2: Final = 437
+_NO_MAGICLINKS: Final = 0x02
+_NO_SYMLINKS: Final = 0x04
+_BENEATH: Final = 0x08
+_TRIES: Final = 16
+"""`openat2` gives up where a folder is renamed at this very moment."""
+_ONLY_NAME: Final = getattr(os, "O_PATH", os.O_RDONLY)
+_FOLDER: Final = _ONLY_NAME | os.O_DIRECTORY
+_PROC_FD: Final = "/proc/self/fd"
+
+_roots: list[str] = []
+_held = threading.local()
+
+
+def anchor(root: Path) -> None:
+    """Whatever lies below `root` is from now on reached without a link. Of roots in each other the outer counts."""
+    text = _absolute(root).rstrip("/") + "/"
+    if text not in _roots:
+        _roots.append(text)
+        _roots.sort(key=len)
+
+
+def is_anchored(path: Place) -> bool:
+    """Whether `path` lies below a root."""
+    return _root_of(_absolute(path)) is not None
+
+
+def open_file(path: Place, flags: int, mode: int = 0o600) -> int:
+    """As os.open, close-on-exec. Raises OSError, ELOOP for a link on the way or at the end."""
+    text = _absolute(path)
+    root = _root_of(text)
+    if root is None:
+        return os.open(text, flags | os.O_CLOEXEC, mode)
+    held = getattr(_held, "folder", None)
+    if held is not None and text.startswith(held):
+        name = text[len(held) + 1 :] or "."
+        if "/" not in name:
+            return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=_held.fd)
+    if not has_openat2():
+        return _step_by_step(root, text[len(root) :], flags, mode)
+    try:
+        # Mostly there is no link at all, above the root neither: one call tells.
+        return _openat2(_AT_FDCWD, text, flags, mode, _NO_SYMLINKS | _NO_MAGICLINKS)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    above = os.open(root, _FOLDER | os.O_CLOEXEC)
+    try:
+        return _openat2(above, text[len(root) :], flags, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, text) from None
+    finally:
+        os.close(above)
+
+
+def status(path: Place) -> os.stat_result:
+    """As os.lstat: of what lies there, a link included. Raises OSError."""
+    text = _absolute(path)
+    if _root_of(text) is None:
+        return os.lstat(text)
+    if _ONLY_NAME == os.O_RDONLY or getattr(_held, "folder", None) == text.rpartition("/")[0]:
+        with _At(text) as (folder, name):
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    fd = open_file(text, _ONLY_NAME | os.O_NOFOLLOW)
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def is_there(path: Place) -> bool:
+    """Whether anything has that name, a link included; what cannot be told is a no."""
+    return _mode(path) != 0
+
+
+def is_folder(path: Place) -> bool:
+    """A real one: a link is none."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: Place) -> bool:
+    """A real one: a link is none."""
+    return stat.S_ISREG(_mode(path))
+
+
+def names_in(folder: Place) -> list[str]:
+    """As os.listdir. Raises OSError."""
+    with opened(folder) as fd:
+        return os.listdir(fd)
+
+
+def rename(source: Place, target: Place) -> None:
+    with _Both(source, target) as (from_folder, old, to_folder, new):
+        os.rename(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder)
+
+
+def rename_noreplace(source: Place, target: Place) -> None:
+    """Raises FileExistsError where `target` is there."""
+    with _Both(source, target) as (from_folder, old, to_folder, new):
+        if _renameat2 is not None:
+            places = (_or_cwd(from_folder), os.fsencode(old), _or_cwd(to_folder), os.fsencode(new))
+            if _renameat2(*places, _RENAME_NOREPLACE) == 0:
+                return
+            code = ctypes.get_errno()
+            if code not in (errno.ENOSYS, errno.EINVAL):
+                raise OSError(code, os.strerror(code), str(source), None, str(target))
+        # A system or file system without RENAME_NOREPLACE: a hard link refuses to replace as well. A crash between the
+        # two calls leaves one file under both names, which every reader here recognises by its inode.
+        os.link(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder, follow_symlinks=False)
+        os.unlink(old, dir_fd=from_folder)
+
+
+def unlink(path: Place) -> None:
+    with _At(path) as (folder, name):
+        os.unlink(name, dir_fd=folder)
+
+
+def mkdir(path: Place, mode: int) -> None:
+    with _At(path) as (folder, name):
+        os.mkdir(name, mode, dir_fd=folder)
+
+
+def rmdir(path: Place) -> None:
+    with _At(path) as (folder, name):
+        os.rmdir(name, dir_fd=folder)
+
+
+def chmod(path: Place, mode: int) -> None:
+    if not is_anchored(path):
+        os.chmod(path, mode)
+        return
+    # By its descriptor: not every system changes what a name means without following it.
+    by_name = os.path.exists(_PROC_FD)
+    fd = open_file(path, (_ONLY_NAME | os.O_NOFOLLOW) if by_name else (os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+    try:
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        if by_name:
+            os.chmod(f"{_PROC_FD}/{fd}", mode)
+        else:
+            os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+class Holding:
+    """For the calls of one procedure: its folder is opened once, and what lies right in it is reached from there.
+
+    Whoever must know that the folder still has its path asks `stands` afterwards. One that is not there is none.
+    """
+
+    __slots__ = ("_fd", "_folder", "_was")
+
+    def __init__(self, folder: Place) -> None:
+        self._folder = _absolute(folder)
+        self._fd: int | None = None
+        self._was: tuple[int, int] | None = None
+
+    def __enter__(self) -> Self:
+        if _root_of(self._folder + "/") is None:
+            return self
+        try:
+            fd = open_file(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return self
+        found = os.fstat(fd)
+        self._was = (found.st_dev, found.st_ino)
+        if getattr(_held, "folder", None) is None:
+            self._fd = _held.fd = fd
+            _held.folder = self._folder
+        else:
+            os.close(fd)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            _held.folder = None
+            os.close(self._fd)
+
+    def stands(self) -> bool:
+        """Whether its path names the same folder as at the beginning. Raises OSError."""
+        if self._was is None:
+            return True
+        try:
+            found = status(self._folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (found.st_dev, found.st_ino) == self._was
+
+
+holding = Holding
+
+
+@contextmanager
+def opened(folder: Place) -> Iterator[int]:
+    """A descriptor of the folder, for a listing. Raises OSError."""
+    fd = open_file(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class _At:
+    """The descriptor of the folder in which `path` lies, None below no root; and the name to use there."""
+
+    __slots__ = ("_fd", "_text", "above")
+
+    def __init__(self, path: Place) -> None:
+        self._text = _absolute(path)
+        self._fd: int | None = None
+        self.above = ""
+
+    def __enter__(self) -> tuple[int | None, str]:
+        text = self._text
+        if _root_of(text) is None:
+            return None, text
+        self.above, _, name = text.rpartition("/")
+        if self.above == getattr(_held, "folder", None):
+            return _held.fd, name
+        self._fd = open_file(self.above, _FOLDER)
+        return self._fd, name
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+class _Both:
+    """The folders of two names, opened once where it is the same."""
+
+    __slots__ = ("_other", "_source", "_target")
+
+    def __init__(self, source: Place, target: Place) -> None:
+        self._source, self._target = _At(source), _absolute(target)
+        self._other: _At | None = None
+
+    def __enter__(self) -> tuple[int | None, str, int | None, str]:
+        folder, old = self._source.__enter__()
+        above, _, new = self._target.rpartition("/")
+        if folder is not None and above == self._source.above:
+            return folder, old, folder, new
+        other = _At(self._target)
+        try:
+            there, new = other.__enter__()
+        except OSError:
+            self._source.__exit__()
+            raise
+        self._other = other
+        return folder, old, there, new
+
+    def __exit__(self, *_: object) -> None:
+        self._source.__exit__()
+        if self._other is not None:
+            self._other.__exit__()
+
+
+def _mode(path: Place) -> int:
+    try:
+        return status(path).st_mode
+    except OSError:
+        return 0
+
+
+def _absolute(path: Place) -> str:
+    text = os.fspath(path)
+    # A path that goes up again would lead out of every root.
+    return text if text.startswith("/") and "/../" not in text else os.path.abspath(text)
+
+
+def _root_of(text: str) -> str | None:
+    for root in _roots:
+        if text.startswith(root):
+            return root
+    return None
+
+
+def _or_cwd(fd: int | None) -> int:
+    return _AT_FDCWD if fd is None else fd
+
+
+_HOW_BYTES: Final = 24
+
+
+class _How(ctypes.Structure):
+    """`struct open_how`."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+@cache
+def _how(flags: int, mode: int, resolve: int) -> object:
+    """A pointer to it, which the kernel only reads."""
+    return ctypes.byref(_How(flags | os.O_CLOEXEC, mode if flags & os.O_CREAT else 0, resolve))
+
+
+def _openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    assert _syscall is not None
+    name, how = os.fsencode(path), _how(flags, mode, resolve)
+    for _ in range(_TRIES):
+        fd: int = _syscall(_SYS_OPENAT2, folder, name, how, _HOW_BYTES)
+        if fd >= 0:
+            return fd
+        code = ctypes.get_errno()
+        if code not in (errno.EAGAIN, errno.EINTR):
+            break
+    raise OSError(code, os.strerror(code), path)
+
+
+@cache
+def has_openat2() -> bool:
+    """Whether the kernel has it: before 5.6, and where a container forbids what it does not know, it has not."""
+    if _syscall is None:
+        return False
+    try:
+        os.close(_openat2(_AT_FDCWD, "/", _FOLDER, 0, _NO_SYMLINKS))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return False
+    return True
+
+
+def _step_by_step(root: str, rest: str, flags: int, mode: int) -> int:
+    """The same, a folder at a time."""
+    *folders, name = rest.split("/")
+    above = os.open(root, _FOLDER | os.O_CLOEXEC)
+    try:
+        for folder in filter(None, folders):
+            below = _step(above, folder, _FOLDER, 0, root + rest)
+            os.close(above)
+            above = below
+        return _step(above, name or ".", flags, mode, root + rest)
+    finally:
+        os.close(above)
+
+
+def _step(above: int, name: str, flags: int, mode: int, path: str) -> int:
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=above)
+    except NotADirectoryError:
+        if stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+        raise
+
+
+def _find(name: str, *arguments: type[ctypes._SimpleCData[int]] | type[ctypes.c_char_p]) -> ctypes._FuncPointer | None:
+    try:
+        function: ctypes._FuncPointer = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (OSError, AttributeError):
+        return None
+    if arguments:
+        function.argtypes = list(arguments)
+    return function
+
+
+_renameat2 = _find("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_syscall = _find("syscall") if os.uname().sysname == "Linux" and os.uname().machine != "alpha" else None
+if _syscall is not None:
+    _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+    _syscall.restype = ctypes.c_long

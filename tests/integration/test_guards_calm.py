@@ -1,0 +1,92 @@
+"""Quiet hours and a machine that has enough to do: nothing starts, with a reason and an end."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+from tests.guard_desk import Company
+from tests.typed import type_in
+
+from agent_mailer.state.records import PauseReason
+from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours, quiet_until, wanted_pause
+
+DONE = "cat >/dev/null; echo done"
+
+
+def at(hour: int, minute: int = 0, day: int = 10) -> float:
+    return datetime(2026, 6, day, hour, minute).astimezone().timestamp()
+
+
+def test_in_quiet_hours_mail_waits_and_starts_by_itself_when_they_end(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": DONE}, guards={"quiet_hours": "22:00-07:00"})
+    company.send("coder")
+    clock = FakeClock(at(23))
+    company.once("coder", clock)
+    assert company.turns("coder") == 0
+    pause = company.place("coder").state.pause.read()
+    assert pause is not None
+    assert (pause.reason, pause.until) == (PauseReason.QUIET_HOURS, at(7, day=11))
+    clock.moment = at(6, 59, day=11)
+    company.once("coder", clock)
+    assert company.turns("coder") == 0
+    clock.moment = at(7, day=11)
+    company.once("coder", clock)
+    assert company.turns("coder") == 1
+    assert company.place("coder", clock).state.pause.read() is None
+
+
+def test_a_machine_without_room_is_looked_at_again(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": DONE}, guards={"min_disk": "900000G"})
+    company.send("coder")
+    clock = FakeClock()
+    for _ in range(3):
+        company.once("coder", clock)
+        clock.moment += 61
+    assert company.turns("coder") == 0
+    assert "of disk are free (guards.min_disk" in type_in(tmp_path / "coder", "status").out
+    log = (tmp_path / "coder/.agent-mailer/log.jsonl").read_text()
+    assert log.count('"event":"paused"') == 1, "it lasts, and is told once"
+    assert type_in(tmp_path / "coder", "config", "set", "guards.min_disk", "16M").status == 0
+    company.once("coder", clock)
+    assert company.turns("coder") == 1
+
+
+@pytest.mark.parametrize(
+    ("hours", "now", "until"),
+    [
+        ("22:00-07:00", at(22), at(7, day=11)),
+        ("22:00-07:00", at(6, 59), at(7)),
+        ("22:00-07:00", at(7), None),
+        ("22:00-24:00, 00:00-07:00", at(23), at(7, day=11)),
+        ("12:00-13:00", at(12, 30), at(13)),
+        ("", at(12), None),
+    ],
+)
+def test_when_the_quiet_ends(hours: str, now: float, until: float | None) -> None:
+    assert quiet_until(parse_hours(hours), now) == until
+
+
+@pytest.mark.parametrize("hours", ["25:00-07:00", "7-8", "22:00-22:00", "00:00-24:00", "00:00-12:00,12:00-24:00", "x"])
+def test_hours_that_are_none_or_leave_none_are_refused(tmp_path: Path, hours: str) -> None:
+    with pytest.raises(ValueError, match="no"):
+        parse_hours(hours)
+    company = Company(tmp_path, {"coder": DONE}, guards={"quiet_hours": hours})
+    seen = type_in(tmp_path / company.names[0], "status")
+    assert (seen.status, "guards" in seen.err) == (78, True)
+
+
+def test_each_want_of_the_machine(tmp_path: Path) -> None:
+    for policy, word in (
+        (CalmPolicy(max_load=1e-9), "load"),
+        (CalmPolicy(min_memory=2**60), "memory"),
+        (CalmPolicy(min_disk=2**60), "disk"),
+    ):
+        pause = wanted_pause(policy, tmp_path, at(12))
+        if word == "load" and pause is None:
+            continue  # a machine that does nothing at all
+        assert pause is not None
+        assert (pause.reason, word in pause.detail, pause.until) == (PauseReason.MACHINE, True, at(12) + 60)
+    assert wanted_pause(CalmPolicy(max_load=1e6, min_memory=1, min_disk=1), tmp_path, at(12)) is None

@@ -1,0 +1,148 @@
+"""What a turn is held to, as a value: which rule decides, what a user may open, what an agent cannot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent_mailer.confine.bounds import Places, bounds_of
+from agent_mailer.confine.landlock import Landlock
+from agent_mailer.confine.port import Access, Bounds, Network, TurnPlaces
+from agent_mailer.errors import ConfigFault
+from agent_mailer.runtimes.port import Launch, ProgramHome
+
+READ, WRITE, HIDE = Access.READ, Access.WRITE, Access.HIDE
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    home = tmp_path / "home"
+    for name in ("agent/.agent-mailer/turns/t/outbox", "agent/.agent-mailer/turns/t/tmp", "agent/src", ".ssh", "cache"):
+        (home / name).mkdir(parents=True)
+    (home / "other" / "secret").mkdir(parents=True)
+    return Places(
+        workdir=home / "agent",
+        state=home / "agent" / ".agent-mailer",
+        home=home,
+        cache=home / "cache",
+        hidden=(home / "other",),
+    )
+
+
+def bounds(places: Places, home: ProgramHome | None = None, **env: str) -> Bounds:
+    turn = places.state / "turns" / "t"
+    return bounds_of(places, TurnPlaces(turn, turn / "outbox", turn / "tmp"), Path("/bin/sh"), home, env)
+
+
+def test_the_deepest_rule_decides(places: Places) -> None:
+    found, home, state = bounds(places), places.home, places.state
+    assert found.access(Path("/usr/bin/env")) is READ
+    assert found.access(home / "agent" / "src" / "new") is WRITE
+    assert found.access(state / "config.toml") is HIDE
+    assert found.access(state / "turns" / "another" / "mail.json") is HIDE
+    assert found.access(state / "turns" / "t" / "mail.json") is READ
+    assert found.access(state / "turns" / "t" / "outbox" / "x") is WRITE
+    assert found.access(home / ".ssh" / "id") is HIDE
+    assert found.access(home / "other" / "plan") is HIDE
+
+
+def test_plan_mode_writes_neither_workdir_nor_project(places: Places) -> None:
+    found = bounds(msgspec.structs.replace(places, may_write=False, project=places.workdir / "src"))
+    assert found.access(places.workdir / "src" / "x") is READ
+    assert found.access(found.tmp / "x") is WRITE
+
+
+def test_a_user_opens_what_is_the_persons_and_never_what_is_ours(places: Places) -> None:
+    opened = bounds(
+        msgspec.structs.replace(places, read=(places.home / ".ssh",), hide=(places.home / "agent" / "src",))
+    )
+    assert opened.access(places.home / ".ssh" / "id") is READ
+    assert opened.access(places.workdir / "src" / "x") is HIDE
+    for path in (places.state, places.state / "turns", places.home / "other" / "secret"):
+        with pytest.raises(ConfigFault, match="hidden from every turn"):
+            bounds(msgspec.structs.replace(places, write=(path,)))
+    with pytest.raises(ConfigFault, match="not there"):
+        bounds(msgspec.structs.replace(places, write=(places.home / "nothing",)))
+    with pytest.raises(ConfigFault, match="hidden from every turn"):
+        bounds(places, ProgramHome(places.state / "claude"))
+
+
+def test_a_link_of_the_agents_own_is_not_followed(places: Places) -> None:
+    (places.workdir / "project").symlink_to(places.home / ".ssh")
+    for changed in ({"project": places.workdir / "project"}, {"write": (places.workdir / "project" / "x",)}):
+        with pytest.raises(ConfigFault, match="is a link"):
+            bounds(msgspec.structs.replace(places, **changed))
+    # One of the user's, outside of what the agent writes, is.
+    (places.home / "elsewhere").mkdir()
+    (places.home / "link").symlink_to(places.home / "elsewhere")
+    found = bounds(msgspec.structs.replace(places, project=places.home / "link"))
+    assert found.access(places.home / "elsewhere" / "x") is WRITE
+
+
+def test_folders_between_cannot_be_moved_away(places: Places) -> None:
+    deep = places.workdir / "teams" / "b" / "other"
+    deep.mkdir(parents=True)
+    found = bounds(msgspec.structs.replace(places, hidden=(deep,)))
+    ruled = {rule.path for rule in found.rules}
+    assert {deep, deep.parent, deep.parent.parent} <= ruled
+
+
+def test_settings_of_the_program_and_hooks_of_git_stay(places: Places) -> None:
+    subprocess.run(["git", "init", "-q", str(places.workdir)], check=True)
+    home = ProgramHome(places.home / "cache" / "claude", ("settings.json", "agents"))
+    home.path.mkdir()
+    found = bounds(places, home)
+    assert found.access(home.path / "projects") is WRITE
+    assert found.access(home.path / "settings.json") is READ
+    assert found.access(places.workdir / ".git" / "index.lock") is WRITE
+    assert found.access(places.workdir / ".git" / "hooks" / "pre-commit") is READ
+    assert found.access(places.workdir / ".git" / "config") is READ
+
+
+def test_a_git_folder_elsewhere_counts_only_by_its_own_word(places: Places) -> None:
+    elsewhere = places.home / "main" / ".git" / "worktrees" / "x"
+    elsewhere.mkdir(parents=True)
+    (places.home / "main" / ".git" / "objects").mkdir()
+    (places.workdir / ".git").write_text(f"gitdir: {elsewhere}\n")
+    (elsewhere / "gitdir").write_text("/somewhere/else/.git\n")
+    assert bounds(places).access(elsewhere / "index") is not WRITE
+    (elsewhere / "gitdir").write_text(f"{places.workdir}/.git\n")
+    assert bounds(places).access(elsewhere / "index") is WRITE
+    assert bounds(places).access(places.home / "main" / ".git" / "hooks" / "x") is READ
+
+
+def test_landlock_names_no_folder_in_which_something_is_hidden(places: Places) -> None:
+    """Whatever is allowed with a folder is allowed with all below it: so the kernel must not hear of the folder."""
+    (places.workdir / "link").symlink_to(places.home / ".ssh")
+    found = bounds(places)
+    launch = Landlock().around(Launch(("/bin/true",), {}, places.workdir), found)
+    rights = {word[2:]: word[0] for word in launch.argv if word[:2] in ("r:", "w:")}
+    hidden = [rule.path for rule in found.rules if rule.access is HIDE]
+    for path in map(Path, rights):
+        assert not any(one.is_relative_to(path) for one in hidden if one.exists()), path
+        assert not path.is_symlink()
+    assert rights[str(places.workdir / "src")] == "w"
+    assert rights[str(found.tmp)] == "w"
+    assert str(places.workdir) not in rights
+    assert f"l:{places.workdir}" in launch.argv
+
+
+def test_an_old_kernel_is_told_and_named(places: Places) -> None:
+    assert "ABI 2, and 3 is needed" in Landlock(abi=2).why_not(Network.ON)
+    assert "has no Landlock" in Landlock(abi=0).why_not(Network.ON)
+    assert Landlock(abi=3).why_not(Network.ON) == ""
+
+
+def test_the_ssh_agent_counts_where_it_is_named(places: Places, tmp_path: Path) -> None:
+    socket = tmp_path / "agent.sock"
+    socket.touch()
+    (places.home / ".ssh" / "known_hosts").touch()
+    found = bounds(places, SSH_AUTH_SOCK=str(socket))
+    assert found.sockets == (Path(os.path.realpath(socket)),)
+    assert found.access(places.home / ".ssh" / "known_hosts") is READ
+    assert found.access(places.home / ".ssh" / "id") is HIDE
+    assert bounds(places).access(places.home / ".ssh" / "known_hosts") is HIDE
