@@ -17,6 +17,7 @@ from agent_mailer.config_tables import (
     STOPS,
     TO_DEFAULT,
     TURN,
+    Alarm,
     Count,
     CountOrNone,
     DollarsOrOff,
@@ -161,7 +162,11 @@ class Config(msgspec.Struct, frozen=True):
     silence_timeout: Annotated[
         SecondsOrOff, LIVE, "seconds without an event while no tool runs; 0 = off (always off for text commands)"
     ] = 600
-    stop_grace: Annotated[SecondsOrOff, LIVE, "seconds running turns are given when the watcher is stopped"] = 20
+    stop_grace: Annotated[
+        SecondsOrOff,
+        LIVE,
+        "seconds running turns are given when the watcher is stopped; in a container 2, unless it is set",
+    ] = 20
     turn_memory: Annotated[
         str,
         TURN,
@@ -195,6 +200,7 @@ class Config(msgspec.Struct, frozen=True):
     guards: Annotated[
         Guards, "how far agents go among themselves before a person is asked: rounds, hops and turns; 0 = off"
     ] = Guards()
+    alarm: Annotated[Alarm, "mail_waits, no_turn: seconds of silence after which the operator is told"] = Alarm()
     limits: Annotated[
         Limits, "what turns may take of a local day: turns, minutes, tokens, dollars; whole, of a thread, for a sender"
     ] = Limits()

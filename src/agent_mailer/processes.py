@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 _PROC = Path("/proc")
+CONTROL_GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 _LARGEST_PID = 2**31 - 1
 _CHASES = 200
 _KERNEL = 2
@@ -248,4 +249,15 @@ def children() -> set[int]:
         for thread in os.listdir("/proc/self/task"):
             with suppress(OSError):
                 found |= set(map(int, _read(f"/proc/self/task/{thread}/children").split()))
+    return found
+
+
+def in_unit(unit: str) -> set[int]:
+    """Who is in that unit of the user's systemd: none leaves it by forking. Empty where there is none."""
+    user = f"user.slice/user-{os.geteuid()}.slice/user@{os.geteuid()}.service"
+    found: set[int] = set()
+    for tree in CONTROL_GROUPS:
+        for listed in (tree / user).glob(f"*/{unit}/cgroup.procs"):
+            with suppress(OSError, ValueError):
+                found |= set(map(int, listed.read_bytes().split()))
     return found

@@ -172,8 +172,9 @@ class KillLoop:
         self.load = Load()
         self._sender = sender
         self._kill_broker = kill_broker
-        # More turns than the guards let through in an hour.
-        common = {"max_parallel_turns": parallel, "auto_reply": "never", "guards": {"turns_per_hour": 0}}
+        # More turns and rounds than the guards let through.
+        guards = {"turns_per_hour": 0, "pair_rounds": 0, "ring_rounds": 0, "rounds_per_day": 0, "new_threads": 0}
+        common = {"max_parallel_turns": parallel, "auto_reply": "never", "guards": guards}
         desk.configure(
             command=[sys.executable, "-S", "-E", str(AGENT), str(desk.base)],
             max_retries=RUNS_OF_THE_HOPELESS - 1,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.sizes import LONG
 
+from agent_mailer import processes
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
 from agent_mailer.process.holder import Supervised, start_behind_gate
@@ -316,3 +317,28 @@ def test_ending_a_turn_that_is_not_there(holder: ProcessIdentity | None) -> None
     report = asyncio.run(end_tree(f"turn-{uuid.uuid4().hex}", holder))
     assert (report.signalled, report.killed, report.survivors) == (0, 0, ())
     assert boot_id()
+
+
+def test_who_is_in_the_turns_scope_belongs_wherever_he_went(
+    agents: Agents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control group is not left by forking; here it is a file that says who is in it."""
+    agent = agents.start()
+    stray = subprocess.Popen(["/bin/sleep", "600"], env={}, start_new_session=True)
+    try:
+        identity = identify(stray.pid)
+        assert identity is not None
+        agents.others.append(identity)
+        assert identity not in members(agent.turn_id, agent.holder)
+        user = tmp_path / f"user.slice/user-{os.geteuid()}.slice/user@{os.geteuid()}.service/app.slice"
+        group = user / f"agent-mailer-turn-{agent.turn_id}.scope"
+        group.mkdir(parents=True)
+        (group / "cgroup.procs").write_text(f"{agent.holder.pid}\n{stray.pid}\n")
+        monkeypatch.setattr(processes, "CONTROL_GROUPS", (tmp_path,))
+        assert identity in members(agent.turn_id, agent.holder)
+        report, _ = agent.end()
+        assert report.survivors == ()
+        assert stray.wait(10) == -signal.SIGTERM
+    finally:
+        stray.kill()
+        stray.wait()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from agent_mailer.checks import CheckResult, Level, failed, ok, warning
 from agent_mailer.errors import ExitCode, UnavailableFault
+from agent_mailer.processes import HAS_PROC
 
 _MEBIBYTE = 1024 * 1024
 LARGEST_FILE = 64 * _MEBIBYTE
@@ -40,8 +41,8 @@ class Room(NamedTuple):
 
 def require_proc() -> None:
     """Raises UnavailableFault where no process could be told from another, none be ended with its whole tree."""
-    if not (PROC / "self" / "stat").exists():
-        text = f"{PROC} is not there: the processes of a turn could be neither known nor ended"
+    if not HAS_PROC or not (PROC / "self" / "stat").exists():
+        text = f"{PROC} is not there, or another's: the processes of a turn could be neither known nor ended"
         raise UnavailableFault("no_proc", text, "mount -t proc proc /proc")
 
 

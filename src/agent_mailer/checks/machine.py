@@ -116,7 +116,7 @@ def check_turn_end(memory: str) -> CheckResult:
         if can_inherit_orphans():
             means, lost = [*means, "subreaper"], ""
         if memory:
-            means.append("a control group by turn_memory")
+            means.append("control group (turn_memory)")
         if in_a_pid_namespace():
             means.append("pid namespace (with its process 1 all end)")
         return ok("turn_end", "processes", f"found by {', '.join(means)}{lost}")

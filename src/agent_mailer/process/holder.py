@@ -54,6 +54,8 @@ _LOOK_AGAIN = 0.2
 _LEAVING = 0.05
 _MOMENT = 0.002
 
+SCOPE = "agent-mailer-turn-{}.scope"
+"""The unit of a turn with a limit of memory, by its id."""
 LEAVE = signal.SIGUSR2
 """Ends a holder that has recorded its agent's end; before that it does nothing."""
 
@@ -65,7 +67,7 @@ LEAVE = signal.SIGUSR2
 # be had. Before the gate every signal ends the holder; afterwards it must live to write the record,
 # and traps signals instead of ignoring them, since an ignored signal stays ignored in the agent. The record is one
 # short write in place, and without its line end counts as none. Whatever the agent has put in its place (a FIFO would
-# hang, a link would lead elsewhere) is left alone. Where nothing tells of children the holder ends its own group. The
+# hang, a link would lead elsewhere) is left alone. The
 # agent is executed in a subshell because dash would redirect its own stderr, too, for as long as it waits.
 _SCRIPT = """\
 echo 1 >&6
@@ -84,16 +86,14 @@ set -C
 [ -e "$_agent_mailer_record" ] || [ -L "$_agent_mailer_record" ] ||
     echo "$_agent_mailer_status" >"$_agent_mailer_record" || exit
 trap - USR2
-while [ -r /proc/thread-self/children ]; do
-    IFS= read -r _agent_mailer_word </proc/thread-self/children
-    [ -n "$_agent_mailer_word" ] || exit
+while :; do
+    if [ -r /proc/thread-self/children ]; then
+        IFS= read -r _agent_mailer_word </proc/thread-self/children
+        [ -n "$_agent_mailer_word" ] || exit
+    fi
     exec 6>&-
     IFS= read -r _agent_mailer_word <&7
 done
-exec 6>&-
-kill -TERM 0
-sleep 0.2
-kill -KILL 0
 """
 _OF_SYSTEMD = "unset INVOCATION_ID\n"
 
@@ -344,7 +344,9 @@ class Supervised:
         """The holder has written how its agent ended, or found something of the agent's there."""
         try:
             found = status(self.turn_dir / EXIT_FILE)
-        except FileNotFoundError:
+        except OSError as error:
+            if of_the_moment(error):
+                raise
             return False
         return found.st_size > 0 or not stat.S_ISREG(found.st_mode)
 

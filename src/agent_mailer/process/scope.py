@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.process.environment import find_tool
-from agent_mailer.process.holder import GatedHolder
+from agent_mailer.process.holder import SCOPE, GatedHolder
+from agent_mailer.processes import CONTROL_GROUPS
 
 SCOPE_SECONDS = 5.0
 """Seconds that the user manager is given for a scope."""
@@ -20,7 +21,6 @@ cat "/sys/fs/cgroup$group/memory.max" "/sys/fs/cgroup/unified$group/memory.max" 
 """
 _NOT_HELD = "the user's systemd cannot limit memory here (the memory controller is not delegated to it)"
 _THEIRS = ("AGENT_MAILER_WORKDIR", "AGENT_MAILER_PROJECT_DIR")
-_TREES = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ async def start_limited(start: Callable[..., GatedHolder], memory: int, env: Map
     Raises OSError as `start` does.
     """
     try:
-        through = _scope_words(memory, env, f"agent-mailer-turn-{turn_id}.scope")
+        through = _scope_words(memory, env, SCOPE.format(turn_id))
     except LookupError as error:
         return Start(start(), str(error))
     gated = start(through=through)
@@ -101,7 +101,7 @@ def _is_held(pid: int) -> bool:
     with suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/cgroup").read_text("ascii", "replace").splitlines()
         group = next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
-        return any(_has_limit(tree / group.strip("/") / "memory.max") for tree in _TREES)
+        return any(_has_limit(tree / group.strip("/") / "memory.max") for tree in CONTROL_GROUPS)
     return False
 
 

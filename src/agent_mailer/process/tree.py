@@ -16,8 +16,8 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, strangers, wait_gone
-from agent_mailer.process.holder import HOLDER, LEAVE, TURN_ID_VARIABLE
-from agent_mailer.processes import HAS_PROC, command_line, namespaces_of, read_stat, scan
+from agent_mailer.process.holder import HOLDER, LEAVE, SCOPE, TURN_ID_VARIABLE
+from agent_mailer.processes import HAS_PROC, command_line, in_unit, namespaces_of, read_stat, scan
 
 GRACE = 5.0
 _KILL_BUDGET = 2.5
@@ -57,6 +57,7 @@ def members(
         if holder.pid not in table:
             # What it had inherited was left to us.
             found |= {pid for pid in strangers() if pid in table and table[pid].started >= holder.started}
+    found |= in_unit(SCOPE.format(turn_id)) & set(table)
     found |= {
         process.pid
         for process in known
