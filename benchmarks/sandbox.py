@@ -83,7 +83,15 @@ def _ways(desk: Desk) -> Iterator[tuple[str, Launch]]:
         place = desk.place()
         runtime = place.runtime()
         confinement = place.confinement(runtime)
-        launch = find_program(runtime, desk.workdir, None, place.tools, turn.folder).launch
+        launch = find_program(
+            runtime,
+            desk.workdir,
+            None,
+            place.tools,
+            turn.folder,
+            confined=confinement is not None,
+            own_sandbox=confinement is None or confinement.leaves_own_sandbox,
+        ).launch
         if confinement is None:
             yield "bare", launch
             continue

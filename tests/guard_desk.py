@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,10 @@ class Company:
             path.write_text(tomlkit.dumps(config))
             path.chmod(0o600)
         self.names = tuple(agents)
+
+    def configure(self, name: str, **settings: Any) -> None:
+        path = self.base / name / ".agent-mailer" / "config.toml"
+        path.write_text(tomlkit.dumps({**tomllib.loads(path.read_text()), **settings}))
 
     def place(self, name: str, clock: Clock | None = None) -> Workplace:
         return Workplace(self.base / name, clock=clock)

@@ -264,11 +264,10 @@ class Workplace:
         )
 
     def _reach(self) -> Reach:
-        """What of ours no tool of an agent may read or write, as far as its program can keep it from that."""
-        from platformdirs import user_state_path
+        from agent_mailer.fencing import reach_of
 
-        person = Path.home() / ".agent-mailer" / "credentials.json"
-        return Reach(hidden=(self.folder.config, person, user_state_path("agent-mailer")), kept=(self.folder.path,))
+        root = (lambda: None) if self.at_broker else self.maildir_root
+        return reach_of(self.config, self.folder.config, self.workdir, self.project_dir(), root)
 
     def _permission_mode(self) -> PermissionMode:
         mode = self.config.permission_mode

@@ -17,6 +17,7 @@ from agent_mailer.config_tables import (
     STOPS,
     TO_DEFAULT,
     TURN,
+    Alarm,
     Count,
     CountOrNone,
     DollarsOrOff,
@@ -199,6 +200,7 @@ class Config(msgspec.Struct, frozen=True):
     guards: Annotated[
         Guards, "how far agents go among themselves before a person is asked: rounds, hops and turns; 0 = off"
     ] = Guards()
+    alarm: Annotated[Alarm, "mail_waits, no_turn: seconds of silence after which the operator is told"] = Alarm()
     limits: Annotated[
         Limits, "what turns may take of a local day: turns, minutes, tokens, dollars; whole, of a thread, for a sender"
     ] = Limits()

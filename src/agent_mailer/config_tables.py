@@ -107,6 +107,15 @@ class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class Alarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[alarm]`: silence that the operator is told of, once while it lasts; 0 = off."""
+
+    mail_waits: Annotated[SecondsOrOff, LIVE, STOPS, "seconds that mail waits before that is told; 0 = off"] = 0
+    no_turn: Annotated[
+        SecondsOrOff, LIVE, STOPS, "seconds without a new turn although mail waits, before that is told; 0 = off"
+    ] = 0
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[limits]`: what turns may take of a local day; 0 = no limit."""
 

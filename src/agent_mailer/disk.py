@@ -328,11 +328,11 @@ class Disk:
 def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) -> bytes:
     """Read a file that somebody else may have put there.
 
-    Opened without blocking on a FIFO and, unless `follow`, without following a link (below a root: never); at most
-    `limit` + 1 bytes are read, so that the caller can tell "too large". Raises OSError, with EINVAL for what is not a
-    regular file.
+    Opened without blocking on a FIFO and, unless `follow`, without following a link; at most `limit` + 1 bytes are
+    read, so that the caller can tell "too large". Raises OSError, with EINVAL for what is not a regular file.
     """
-    fd = beneath.open_file(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags) if follow else beneath.open_file(path, flags | os.O_NOFOLLOW)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))

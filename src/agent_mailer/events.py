@@ -149,7 +149,7 @@ class EventLog:
 
 
 # What others have chosen, and what a program or a shell may be given out of the log: never more than a word.
-_WORDS = {"message_id": "message", "thread": "thread", "sender": "sender", "to": "recipient", "file": "file"}
+_WORDS = {"message_id": "message", "thread": "thread", "sender": "sender", "to": "recipient"}
 
 
 def _shown(name: str, value: Value) -> Value:

@@ -108,7 +108,9 @@ def keep_out(disk: Disk, folder: Path) -> tuple[list[Lack], GitFault | None]:
         except GitFault as fault:
             faults.append(fault)
         except OSError as error:
-            faults.append(_fault(lack.path, error))
+            # What is for the day on which there is a tree can wait until then.
+            if lack.part is not Part.IGNORES_ITSELF:
+                faults.append(_fault(lack.path, error))
         else:
             made.append(lack)
     return made, faults[0] if faults else None
@@ -120,7 +122,7 @@ def old_lines(folder: Path) -> list[str]:
     if tree is None:
         return []
     with suppress(OSError):
-        lines = read_regular(tree.top / ".gitignore", _MOST_BYTES, follow=True).decode("utf-8", "replace").splitlines()
+        lines = _read(tree.top / ".gitignore", _MOST_BYTES).decode("utf-8", "replace").splitlines()
         return [line.strip() for line in lines if line.strip() == f"{folder.name}/"]
     return []
 
@@ -228,7 +230,7 @@ def _tree_at(top: Path) -> Tree | None:
     if git is None:
         return Tree(top, dot, dot, f"{dot} is neither a folder nor does it name one")
     try:
-        named = read_regular(git / "commondir", 4096, follow=True).strip()
+        named = _read(git / "commondir", 4096).strip()
         common = Path(os.path.normpath(git / os.fsdecode(named)))
     except OSError:
         common = git
@@ -238,7 +240,7 @@ def _tree_at(top: Path) -> Tree | None:
 
 
 def _named_in(file: Path) -> Path | None:
-    word, _, named = read_regular(file, 4096, follow=True).rstrip(b"\r\n").partition(b": ")
+    word, _, named = _read(file, 4096).rstrip(b"\r\n").partition(b": ")
     if word != b"gitdir" or not named or b"\0" in named:
         return None
     return Path(os.path.normpath(file.parent / os.fsdecode(named)))
@@ -266,7 +268,7 @@ def _line(top: Path, place: Path) -> bytes:
 def _has(exclude: Path, line: bytes) -> bool:
     """Whether the last word on it is ours. Raises OSError where it cannot be read."""
     try:
-        found = read_regular(exclude, _MOST_BYTES, follow=True).splitlines()
+        found = _read(exclude, _MOST_BYTES).splitlines()
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -276,6 +278,11 @@ def _has(exclude: Path, line: bytes) -> bool:
     bare = line.rstrip(b"/")
     said = [entry for entry in found if entry.removeprefix(b"!").rstrip(b"/") == bare]
     return bool(said) and not said[-1].startswith(b"!")
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """What git reads it reads through links, and so do we; nothing of it is believed but where git looks."""
+    return read_regular(_real(path), limit)
 
 
 def _real(path: Path) -> Path:

@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind
+from agent_mailer.config_tables import Alarm
 from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.watch.guards.alarm import AlarmPolicy
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours
 from agent_mailer.watch.guards.rounds import GuardPolicy
@@ -87,6 +89,9 @@ def _guards(config: Config) -> GuardPolicy:
         window=float(keys.window),
         # Where nothing of it is asked for, nobody looks.
         calm=calm if calm != CalmPolicy() else None,
+        alarm=AlarmPolicy(float(config.alarm.mail_waits), float(config.alarm.no_turn))
+        if config.alarm != Alarm()
+        else None,
     )
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 import pytest
 from tests.clocks import FakeClock
-from tests.desk import Desk
-from tests.sizes import sizes
+from tests.desk import SOON, Desk
+from tests.sizes import LONG, sizes
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import MailerError
@@ -243,3 +243,38 @@ def one_life(base: Path, name: str, kind: str, at: int, what: str) -> None:
     state = desk.place().state
     kept = [*state.dead_letters.all(), *state.unsent.all(), *state.stuck.all()]
     assert desk.inbox() or kept, f"{what}: lost"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "$S/turns",
+        "$AGENT_MAILER_TURN_DIR",
+        pytest.param("$AGENT_MAILER_TURN_DIR/outbox", marks=LONG),
+        pytest.param("$AGENT_MAILER_TURN_DIR/exit", marks=LONG),
+        pytest.param("$S/memory", marks=LONG),
+        pytest.param("$S/requests", marks=LONG),
+    ],
+)
+def test_a_watcher_that_is_to_end_ends(tmp_path: Path, place: str) -> None:
+    """One that looks once leaves what cannot be settled now to the next, and waits for nobody."""
+    desk, outside = Desk(tmp_path), Outside(tmp_path)
+    swap = f'mv "{place}" "{place}.moved" 2>/dev/null; ln -s {outside.folder} "{place}"; echo done'
+    desk.shell(f"cat >/dev/null; S={desk.state}; [ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; {swap}; }}")
+    desk.send()
+    began = time.monotonic()
+    desk.once()
+    desk.send()
+    desk.once(FakeClock(time.time() + 60))
+    assert time.monotonic() - began < SOON
+    outside.require_untouched()
+
+
+def test_a_configuration_that_is_a_link_is_the_users_wish(tmp_path: Path) -> None:
+    """He keeps it with others of his; whether it counts is decided by its content."""
+    desk = Desk(tmp_path)
+    (desk.state / "config.toml").rename(tmp_path / "kept.toml")
+    (desk.state / "config.toml").symlink_to(tmp_path / "kept.toml")
+    desk.send()
+    desk.once()
+    assert len(desk.inbox()) == 1

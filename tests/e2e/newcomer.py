@@ -28,8 +28,8 @@ def reply(body: str) -> Tool:
 
 
 @contextmanager
-def newcomer(home: Path, tmp_path: Path) -> Iterator[Walk]:
-    """A home in which agent-mailer is installed, and nothing else."""
+def newcomer(home: Path, tmp_path: Path, *, sandbox: str = "off") -> Iterator[Walk]:
+    """A home in which agent-mailer is installed, and nothing else. `sandbox` empty: `init` chooses, as for a reader."""
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     env = {
@@ -39,8 +39,7 @@ def newcomer(home: Path, tmp_path: Path) -> Iterator[Walk]:
         "LANG": "C.UTF-8",
         "TZ": "UTC",
         "PATH": install(home),
-        # What `init` chooses is not the same on every machine, and where it is none the documents hold as well.
-        "AGENT_MAILER_SANDBOX": "off",
+        "AGENT_MAILER_SANDBOX": sandbox,
     }
     with walking(env, home, tmp_path) as found:
         found.places[str(Path(COMMAND).parent)] = f"{YOU}/.local/share/uv/tools/agent-mailer/bin"

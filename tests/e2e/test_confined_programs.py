@@ -131,6 +131,22 @@ def _answer(body: str) -> tuple[Mail, Say]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_codex_of_root_does_without_its_own_sandbox(apart: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root without privileges cannot be root of another user namespace."""
+    if os.geteuid() != 0:
+        pytest.skip("this user is not root")
+    monkeypatch.setattr("tests.e2e.codex_desk.as_throwaway", list)
+    with fake_openai() as fake:
+        desk = CodexDesk(apart, fake)
+        project = _doors(desk, desk.home / "config.toml")
+        desk.configure(sandbox={"kind": kind})
+        desk.send("what is seven times six?")
+        fake.script(Mail("read_message"), Shell(f"bash {project}/doors.sh >{project}/told 2>&1"), *_answer("forty-two"))
+        assert desk.run() == ["done"], (desk.detail(), _stderr(desk))
+        _nothing_reached(_told(project), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_codex_in_plan_mode_writes_nothing_in_its_workdir(tmp_path: Path, kind: str) -> None:
     """Within Landlock its own sandbox cannot start: ours holds it to its mode."""
     with fake_openai() as fake:

@@ -42,7 +42,7 @@ pytestmark = LONG
 
 @pytest.fixture
 def walk(home: Path, tmp_path: Path) -> Iterator[Walk]:
-    with newcomer(home, tmp_path) as found:
+    with newcomer(home, tmp_path, sandbox="") as found:
         yield found
 
 

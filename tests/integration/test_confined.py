@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -11,10 +12,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk, outcomes
+from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 
 from agent_mailer.confine import enter_landlock
+from agent_mailer.confine.port import TurnPlaces
+from agent_mailer.outcomes import Exit
+from agent_mailer.process.holder import PROMPT_FILE, start_behind_gate
+from agent_mailer.process.tree import end_tree
+from agent_mailer.runtimes.port import Launch
 from agent_mailer.state.workdirs import known_workdirs
 
 HOSTILE = Path(__file__).with_name("hostile_agent.py")
@@ -195,10 +201,28 @@ def test_the_prompt_names_files_that_can_be_read_and_the_tool_alone_to_write(sce
 
 
 def test_an_agent_is_asked_to_end_before_it_is_killed(scene: Scene) -> None:
-    scene.configure(turn_timeout=1)
-    scene.shell(f"cat >/dev/null; trap 'echo asked >\"{scene.project}/end\"; exit 3' TERM; sleep 60 & wait")
-    scene.send()
-    assert outcomes(scene.once()) == ["timed_out"]
+    script = f"cd '{scene.project}'; trap 'echo asked >end; exit 3' TERM; echo >ready; sleep 60 & wait"
+    place, turn_id = scene.place(), "20000101T000000-0000cafe"
+    folder = scene.state / "turns" / turn_id
+    own = TurnPlaces(folder, folder / "outbox", folder / "tmp")
+    own.outbox.mkdir(parents=True)
+    (folder / PROMPT_FILE).touch()
+    confinement = place.confinement(place.runtime())
+    assert confinement is not None
+
+    async def run() -> Exit:
+        launch = Launch(("/bin/sh", "-c", script), dict(os.environ), scene.workdir)
+        within = await confinement.around(launch, own)
+        gated = start_behind_gate(within.argv, env=within.env, cwd=within.cwd, turn_dir=folder, turn_id=turn_id)
+        with gated:
+            running = gated.release()
+        await asyncio.to_thread(until, (scene.project / "ready").exists, "the agent")
+        report = await end_tree(turn_id, running.identity)
+        await running.wait_ended()
+        assert report.survivors == ()
+        return running.exit()
+
+    assert asyncio.run(run()) == Exit(status=3)
     assert (scene.project / "end").read_text() == "asked\n"
 
 

@@ -69,7 +69,20 @@ def test_everything_on_one_screen(desk: Desk) -> None:
     screen = shown(desk)
     rows = {line[:7].strip(): line[9:] for line in lines(screen) if line[:7].strip()}
     assert list(rows) == [
-        *("agent", "health", "watcher", "mailbox", "trust", "paused", "waiting", "retry", "blocked", "dead", "last"),
+        *(
+            "agent",
+            "health",
+            "watcher",
+            "mailbox",
+            "sandbox",
+            "trust",
+            "paused",
+            "waiting",
+            "retry",
+            "blocked",
+            "dead",
+            "last",
+        ),
         "today",
     ]
     assert len(lines(screen)) < 40

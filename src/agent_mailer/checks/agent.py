@@ -38,8 +38,20 @@ class Program(msgspec.Struct, frozen=True):
 Tools = Callable[[Path], ToolServer]
 
 
-def find_program(runtime: Runtime, workdir: Path, project_dir: Path | None, tools: Tools, turn_dir: Path) -> Program:
-    """Starts nothing. Raises RuntimeMissing, or ConfigFault for settings that the program would refuse."""
+def find_program(
+    runtime: Runtime,
+    workdir: Path,
+    project_dir: Path | None,
+    tools: Tools,
+    turn_dir: Path,
+    *,
+    confined: bool = False,
+    own_sandbox: bool = True,
+) -> Program:
+    """Starts nothing. `confined` and `own_sandbox` are as in a `TurnRequest`.
+
+    Raises RuntimeMissing, or ConfigFault for settings that the program would refuse.
+    """
     request = TurnRequest(
         turn_id=SCRATCH_TURN,
         turn_dir=turn_dir,
@@ -51,6 +63,8 @@ def find_program(runtime: Runtime, workdir: Path, project_dir: Path | None, tool
         attempt=1,
         session_id=None,
         tools=tools(turn_dir),
+        confined=confined,
+        own_sandbox=own_sandbox,
     )
     probes = tuple(runtime.probes(workdir))
     return Program(runtime.command(request), probes)

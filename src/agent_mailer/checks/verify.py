@@ -78,7 +78,17 @@ def doctor_checks(place: Workplace) -> list[CheckResult]:
 def program_of(place: Workplace) -> Program:
     """The agent program as a turn of this workdir would start it. Raises RuntimeMissing or ConfigFault."""
     turn_dir = place.folder.turns / SCRATCH_TURN
-    return find_program(place.runtime(), place.workdir, place.project_dir(), place.tools, turn_dir)
+    runtime = place.runtime()
+    confinement = place.confinement(runtime)
+    return find_program(
+        runtime,
+        place.workdir,
+        place.project_dir(),
+        place.tools,
+        turn_dir,
+        confined=confinement is not None,
+        own_sandbox=confinement is None or confinement.leaves_own_sandbox,
+    )
 
 
 def _loads(place: Workplace) -> bool:

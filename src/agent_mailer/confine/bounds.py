@@ -131,7 +131,7 @@ def bounds_of(
     rules.add(_real(turn.outbox), Access.WRITE, over=True)
     rules.add(tmp, Access.WRITE, over=True)
     listed = (*roots.working, *map(_real, (*places.read, *places.write)), folder)
-    return Bounds(rules.sorted(), folder, _real(places.workdir), tmp, places.network, sockets, listed)
+    return Bounds(rules.sorted(), folder, _real(places.workdir), tmp, program, places.network, sockets, listed)
 
 
 class _Rules:

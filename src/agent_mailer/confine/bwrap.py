@@ -66,6 +66,8 @@ class Bubblewrap:
                 words += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
         for rule in bounds.rules[1:]:
             words += _mount(rule, bounds)
+        if bounds.program.is_symlink() and bounds.access(bounds.program) is Access.HIDE:
+            words += ["--symlink", os.path.realpath(bounds.program), str(bounds.program)]
         for folder in _sealed(bounds):
             words += ["--remount-ro", folder]
         words += ["--chdir", str(launch.cwd), "--", *launch.argv]

@@ -65,14 +65,16 @@ class TurnPlaces(msgspec.Struct, frozen=True):
 class Bounds(msgspec.Struct, frozen=True):
     """All that one turn is held to. `rules` begin with `/` and have each folder before what lies in it.
 
-    `tmp` is the turn's own folder for temporary files; `sockets`: of another program, named by the user; `listed`:
-    folders whose names the agent may see even where some of what lies in them is hidden.
+    `tmp` is the turn's own folder for temporary files; `program` the agent's, by the name it is started with;
+    `sockets`: of another program, named by the user; `listed`: folders whose names the agent may see even where some of
+    what lies in them is hidden.
     """
 
     rules: tuple[Rule, ...]
     turn_dir: Path
     workdir: Path
     tmp: Path
+    program: Path
     network: Network = Network.ON
     sockets: tuple[Path, ...] = ()
     listed: tuple[Path, ...] = ()

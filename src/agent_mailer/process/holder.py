@@ -344,7 +344,9 @@ class Supervised:
         """The holder has written how its agent ended, or found something of the agent's there."""
         try:
             found = status(self.turn_dir / EXIT_FILE)
-        except FileNotFoundError:
+        except OSError as error:
+            if of_the_moment(error):
+                raise
             return False
         return found.st_size > 0 or not stat.S_ISREG(found.st_mode)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Mapping
 
 import msgspec
@@ -15,7 +16,7 @@ from agent_mailer.confine.kinds import BY_ITSELF
 from agent_mailer.confine.port import Kind
 from agent_mailer.confine.proof import Proof
 from agent_mailer.errors import ConfigFault
-from agent_mailer.runtimes.port import Launch, RuntimeMissing
+from agent_mailer.runtimes.port import Launch, PermissionMode, RuntimeMissing
 from agent_mailer.setup.config_file import ConfigFile
 from agent_mailer.trust.workdir import in_a_turn
 
@@ -60,10 +61,26 @@ def _first_that_holds(place: Workplace, flags: Mapping[str, object], kinds: tupl
     faults: list[Proof] = []
     for kind in kinds:
         proof = None if kind is Kind.OFF else _tried(place, flags, kind)
+        if proof is not None and proof.holds and kind is Kind.LANDLOCK and kinds == BY_ITSELF and _is_in_the_way(place):
+            proof = Proof(kind, wrong=(_IN_THE_WAY,))
         if proof is None or proof.holds:
             return kind, "", ""
         faults.append(proof)
     return Kind.OFF, "; ".join(f"{one.kind}: {one.text}" for one in faults), faults[0].fix
+
+
+_IN_THE_WAY = "holds, but no new file could be made right in this folder (--sandbox landlock, or --project-dir)"
+
+
+def _is_in_the_way(place: Workplace) -> bool:
+    """Whether bubblewrap, once it is installed, leaves the agent more: new names in the folder it works in.
+
+    Where it is installed and does not start, there are no namespaces, and Landlock is what there is.
+    """
+    if shutil.which("bwrap") is not None or place.config.permission_mode is PermissionMode.PLAN:
+        return False
+    project = place.project_dir()
+    return project is None or place.workdir.is_relative_to(project)
 
 
 def _tried(place: Workplace, flags: Mapping[str, object], kind: Kind) -> Proof:

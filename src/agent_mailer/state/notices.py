@@ -27,6 +27,7 @@ class NoticeKind(StrEnum):
     DEAD_LETTER = "dead_letter"
     STUCK = "stuck"
     HELD = "held"
+    ALARM = "alarm"
     PAUSED = "paused"
     RESUMED = "resumed"
     TROUBLE = "trouble"
@@ -80,7 +81,8 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     """`turns`: those that were told of, what is stuck and what is held, the newest last; `pause`, `trouble`: what was
-    told to last, empty = nothing; `held`: when senders of held mail were told of, the newest last.
+    told to last, empty = nothing; `held`: when senders of held mail were told of, the newest last;
+    `silent`: which silence was told to last.
     """
 
     turns: tuple[str, ...] = ()
@@ -89,6 +91,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     waiting: tuple[Notice, ...] = ()
     serial: int = 0
     held: tuple[float, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 class _Guards(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,6 +118,7 @@ class NoticeBook:
         pause: str | None = None,
         trouble: str | None = None,
         held: tuple[float, ...] | None = None,
+        silent: tuple[str, ...] | None = None,
         even_if_refused: bool = False,
     ) -> None:
         """Remember that it is to be told; of a turn once. `pause`, `trouble`, `held`: as `Told` has them from here on.
@@ -131,11 +135,16 @@ class NoticeBook:
                 pause=told.pause if pause is None else pause,
                 trouble=told.trouble if trouble is None else trouble,
                 held=told.held if held is None else held,
+                silent=told.silent if silent is None else silent,
                 waiting=(*told.waiting, notice) if notice.left else told.waiting,
                 serial=told.serial + 1,
             ),
             even_if_refused=even_if_refused,
         )
+
+    def still_silent(self, silent: tuple[str, ...]) -> None:
+        """Of what was told to last only this lasts. A disk that refuses changes nothing."""
+        self._write(msgspec.structs.replace(self.told, silent=silent), even_if_refused=True)
 
     def put(self, notice: Notice) -> None:
         """The new state of one that waits; it is told where nothing is left. A disk that refuses changes nothing."""

@@ -245,6 +245,7 @@ class Batched(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     route: Route | None = None
     settlement: Settlement | None = None
+    counted: Counted | None = None
 
 
 class TurnRecord(msgspec.Struct, omit_defaults=True):

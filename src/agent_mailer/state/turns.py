@@ -301,6 +301,7 @@ def _beside(record: TurnRecord, other: Batched) -> TurnRecord:
         digest=other.digest,
         route=other.route,
         settlement=other.settlement,
+        counted=other.counted,
         attempt=1,
         starts=1,
         rerun=None,

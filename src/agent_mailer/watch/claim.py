@@ -12,6 +12,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, Gone, MailboxUnavailable, Message, NoWay, Route
 from agent_mailer.names import content_digest
 from agent_mailer.state.records import Batched, Phase, TurnRecord
+from agent_mailer.state.turns import share_of
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate, cannot_be_fetched, fetch_again
 
@@ -62,7 +63,7 @@ async def _with_ways(room: Room, batch: Iterable[Envelope]) -> tuple[Batched, ..
         way = await room.mailbox.way_back(envelope)
         if isinstance(way, NoWay):
             break
-        found.append(Batched(envelope, route=way))
+        found.append(Batched(envelope, route=way, counted=room.gate.counted(envelope, None)))
     return tuple(found)
 
 
@@ -86,8 +87,10 @@ async def take_batch(room: Room, record: TurnRecord) -> tuple[Message, ...]:
         if isinstance(message, Gone):
             continue
         size += len(message.body)
-        taken.append(message)
-        kept.append(msgspec.structs.replace(one, digest=_digest(message)))
+        share = share_of(record, one.envelope.id)
+        share.digest = _digest(message)
+        taken.append(room.gate.taken(share, message))
+        kept.append(msgspec.structs.replace(one, digest=share.digest, counted=share.counted))
         _tell_claimed(room, record, one.envelope)
     if len(kept) < len(record.batch):
         record.batch = tuple(kept)

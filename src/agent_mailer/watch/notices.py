@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -24,6 +24,7 @@ from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
 from agent_mailer.state.stuck import StuckEntry, StuckKind, unsent_of
+from agent_mailer.watch.guards.alarm import WISHED, Silence
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import Troubles
@@ -101,7 +102,7 @@ def of_documents(record: TurnRecord, now: float) -> Notice:
 
 def worth_telling(pause: Pause) -> bool:
     """Whether a person is told of it now. One by hand has a hand that knows; one met elsewhere is told there."""
-    if pause.reason is PauseReason.BY_HAND or pause.elsewhere:
+    if pause.reason in WISHED or pause.elsewhere:
         return False
     if pause.reason is PauseReason.SIGNED_OUT or pause.until is None:
         return True
@@ -220,6 +221,16 @@ class Notices:
         if told.trouble and self._troubles.oldest is None:
             self._begin(Notice("", NoticeKind.TROUBLE_OVER, self._clock.now(), told.trouble), trouble="")
 
+    def hear(self, silent: Sequence[tuple[Silence, float]]) -> None:
+        """Tell of each silence once while it lasts. Raises OSError."""
+        told = tuple(one for one in self._book.told.silent if one in {what for what, _ in silent})
+        if told != self._book.told.silent:
+            self._book.still_silent(told)
+        for what, since in silent:
+            if what not in told:
+                told = (*told, what.value)
+                self._begin(Notice("", NoticeKind.ALARM, since, what.value), silent=told)
+
     def wake(self) -> None:
         for channel, wake in self._wakes.items():
             self._quiet[channel].clear()
@@ -305,13 +316,21 @@ class Notices:
         )
         return None
 
-    def _begin(self, notice: Notice, *, pause: str | None = None, trouble: str | None = None) -> None:
-        """It is to be told, and what is told to last from here on is `pause` or `trouble`. Raises OSError."""
+    def _begin(
+        self,
+        notice: Notice,
+        *,
+        pause: str | None = None,
+        trouble: str | None = None,
+        silent: tuple[str, ...] | None = None,
+    ) -> None:
+        """It is to be told; what is told to last from here on is `pause`, `trouble`, `silent`. Raises OSError."""
         name = f"{notice.kind}-{int(notice.at * 1000)}-{self._book.told.serial}"
         self._book.add(
             msgspec.structs.replace(notice, id=name, left=tuple(self._wakes)),
             pause=pause,
             trouble=trouble,
+            silent=silent,
             # Where the disk is the trouble, this watcher tells of it all the same.
             even_if_refused=notice.kind is NoticeKind.TROUBLE,
         )

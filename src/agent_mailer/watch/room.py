@@ -18,6 +18,8 @@ from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.state import State
+from agent_mailer.state.records import Pause
+from agent_mailer.watch.guards.alarm import listen
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
@@ -149,6 +151,18 @@ class Room:
                 turns[turn_id].urgent = waiting
                 with suppress(OSError):
                     self.state.turns.folder(turn_id).tell_urgent(waiting)
+
+    def hear(self, candidates: Iterable[Candidate], pause: Pause | None, now: float) -> float | None:
+        """Tell of mail that lies too long; when there may be more to tell, in seconds since the epoch."""
+        if (policy := self.policy.guards.alarm) is None or not self.notices.channels:
+            return None
+        in_work = {message_id for work in self.work.values() for message_id in work.message_ids}
+        waiting = [one.envelope.created for one in candidates if one.envelope.id not in in_work]
+        heard = listen(policy, waiting, self.gate.last_turn, pause, now)
+        with suppress(OSError):
+            # At the next look once more.
+            self.notices.hear(heard.silent)
+        return heard.next_look
 
     def jitter(self) -> float:
         return random.random()

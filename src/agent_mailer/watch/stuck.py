@@ -20,7 +20,7 @@ from agent_mailer.mailbox.port import (
     Refused,
     Unreadable,
 )
-from agent_mailer.names import content_digest, path_name, printable
+from agent_mailer.names import content_digest, path_name, printable, prompt_word
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
 from agent_mailer.state.turns import shares
@@ -69,7 +69,7 @@ class StuckMail:
                 return
             self._left.add(item.locator)
             why = f"{why}; it cannot be put away: {fault.message}"
-        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=item.locator, why=why)
+        self._state.log.emit(EventName.MESSAGE_UNREADABLE, file=prompt_word(item.locator, "file"), why=why)
 
     async def listed_again(self, envelope: Envelope) -> None:
         """A message whose id is settled: the same is set aside, another one is stuck first."""

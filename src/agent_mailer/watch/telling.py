@@ -36,6 +36,10 @@ _PAUSED = {
     "budget": "what it may take of a day is taken (limits)",
     "too_many_turns": "it has had as many turns within an hour as it may (guards.turns_per_hour)",
 }
+_SILENT = {
+    "mail_waits": "mail waits longer than it may (alarm.mail_waits)",
+    "no_turn": "mail came, and no turn was begun for too long (alarm.no_turn)",
+}
 _STUCK = {"not-sent": "send what it wrote for"}
 _TROUBLE = {"mailbox": "its mailbox", "credentials": "its key, which is refused", "disk": "its disk"}
 
@@ -85,6 +89,8 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
             fix = (
                 f"agent-mailer held {f'show {message}' if message and message == notice.message_id else 'list'} {where}"
             )
+        case NoticeKind.ALARM:
+            text = f"{agent}: {_SILENT.get(notice.reason, notice.reason)}"
         case NoticeKind.PAUSED:
             text = f"{agent} is paused: {_PAUSED.get(notice.reason, notice.reason)}"
         case NoticeKind.RESUMED:

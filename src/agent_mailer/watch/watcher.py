@@ -189,6 +189,7 @@ class Watcher:
             pause = room.gate.pause(pause, now, admitted.pause)
             for candidate in admitted.go:
                 batch = batch_of(candidate, others, room.policy) if others else ()
+                batch = room.gate.beside(candidate.envelope, batch, now) if batch else ()
                 ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
                 turn_id = new_turn_id(now)
@@ -202,11 +203,12 @@ class Watcher:
             with suppress(OSError):
                 # At the next look once more.
                 room.notices.look(pause)
+        silence = room.hear(found.candidates, pause, now)
         if admitted.stops:
             return 0.0
         if self._once:
             return None
-        moments = [plan.next_due] if plan.next_due is not None else []
+        moments = [moment for moment in (plan.next_due, silence) if moment is not None]
         if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None

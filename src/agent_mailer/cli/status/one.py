@@ -36,7 +36,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "health", [_health(view)]
     yield "watcher", [_watcher(view)]
     yield "mailbox", _mailbox(view)
-    yield "sandbox", [_sandbox(view)]
+    yield "sandbox", [Part(view.sandbox)]
     yield "trust", [_trust(view)]
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
@@ -55,12 +55,6 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "last", _results(view, now)
     yield "today", [_today(view)]
     yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []
-
-
-def _sandbox(view: StatusView) -> Part:
-    if view.sandbox == "off":
-        return Part("off: a turn may touch all that you may touch", Ink.FAINT)
-    return Part(view.sandbox)
 
 
 def _health(view: StatusView) -> Part:

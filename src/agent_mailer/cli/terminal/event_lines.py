@@ -46,12 +46,8 @@ def as_json_line(record: LogRecord) -> None:
     """The record as the log file has it, on stdout."""
     if record.passing:
         return
-    try:
-        sys.stdout.buffer.write(record.line() + b"\n")
-        sys.stdout.buffer.flush()
-    except OSError:
-        # Whoever read us is gone; the watcher works on, its log file has everything.
-        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
+    sys.stdout.buffer.write(record.line() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def as_sentence(record: LogRecord) -> str:

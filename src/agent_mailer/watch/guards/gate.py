@@ -16,8 +16,9 @@ from agent_mailer.mailbox.port import Envelope, Message
 from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
+from agent_mailer.state.turns import shares
 from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
-from agent_mailer.watch.guards.calm import wanted_pause
+from agent_mailer.watch.guards.calm import quiet_until, wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
 from agent_mailer.watch.rules import Candidate, WatchPolicy
@@ -46,6 +47,8 @@ class Gate:
         """When turns were claimed within the hour, the oldest first, but for those of a person who is known."""
         self._people: frozenset[str] = frozenset()
         self._texts: deque[str] = deque(maxlen=64)
+        self.last_turn = 0.0
+        """When a turn was claimed last."""
         self._ledger: Ledger | None = None
         self._shared: Shared | None = None
 
@@ -85,6 +88,24 @@ class Gate:
             go.append(candidate)
         return Admitted(tuple(go), tuple(stops))
 
+    def beside(self, head: Envelope, batch: Sequence[Envelope], now: float) -> tuple[Envelope, ...]:
+        """Of what would go into the turn of `head` with it, as much as no guard stops: the rest is judged by itself.
+
+        A turn is charged to one sender, and to a person or to none. Raises OSError where the turns cannot be read now.
+        """
+        rounds = self._known(now)
+        found: list[Envelope] = []
+        for envelope in batch:
+            if self._is_known(envelope.sender) != self._is_known(head.sender):
+                break
+            if self._ledger is not None and envelope.sender != head.sender:
+                break
+            anew = self._is_person(envelope.sender) or begins_anew(envelope, now)
+            if not anew and rounds.judge(envelope, rounds.depth_of(envelope), now) is not None:
+                break
+            found.append(envelope)
+        return tuple(found)
+
     def pause(self, known: Pause | None, now: float, wanted: Pause | None = None) -> Pause | None:
         """What counts after a guard's pause has run out, or `wanted` has begun. Raises OSError."""
         pauses = self._state.pause
@@ -92,7 +113,7 @@ class Gate:
             wanted = wanted if known is None else msgspec.structs.replace(wanted, since=known.since)
             pauses.begin(wanted)
             return wanted
-        if known is not None and known.reason in GUARDS and known.until is not None and known.until <= now:
+        if known is not None and known.reason in GUARDS and not self._stands(known, now):
             calm = self._current().guards.calm
             if known.reason is PauseReason.MACHINE and calm is not None:
                 again = wanted_pause(calm, self._policy.workdir, now)
@@ -104,6 +125,22 @@ class Gate:
             pauses.lift(known)
             return None
         return known
+
+    def _stands(self, pause: Pause, now: float) -> bool:
+        """Whether its time is not up, and nobody has switched off or raised what it came of."""
+        if pause.until is None or pause.until <= now:
+            return False
+        guards = self._current().guards
+        match pause.reason:
+            case PauseReason.TOO_MANY_TURNS:
+                self._known(now)
+                return self._too_many(0, now) is not None
+            case PauseReason.QUIET_HOURS:
+                return guards.calm is not None and quiet_until(guards.calm.quiet, now) is not None
+            case PauseReason.MACHINE:
+                return guards.calm is not None
+            case _:
+                return self._current().budget.limits
 
     def counted(self, envelope: Envelope, retry: RetryEntry | None) -> Counted:
         """What the record of a claim says for the guards."""
@@ -150,6 +187,9 @@ class Gate:
     def _is_person(self, sender: str) -> bool:
         # Most people have a plain name, and every mail asks this.
         return sender in self._people or (len(self._people) > 0 and self._policy.who.is_person(sender))
+
+    def _is_known(self, sender: str) -> tuple[bool, bool]:
+        return self._is_person(sender), sender in self._policy.who.vouched
 
     def _too_many(self, more: int, now: float) -> Pause | None:
         limit = self._policy.guards.turns_per_hour
@@ -211,13 +251,15 @@ class Gate:
 
     def _note(self, record: TurnRecord) -> None:
         counted = record.counted
+        self.last_turn = max(self.last_turn, record.claimed_at)
         if counted is None or not counted.free:
             self._turns.append(record.claimed_at)
-        self._note_round(record)
+        for one in shares(record) if record.batch else (record,):
+            self._note_round(one)
+            if one.digest:
+                self._texts.append(one.digest)
         if self._ledger is not None:
             self._ledger.note(record)
-        if record.digest:
-            self._texts.append(record.digest)
 
     def _note_round(self, record: TurnRecord) -> None:
         counted, envelope = record.counted or Counted(0), record.envelope

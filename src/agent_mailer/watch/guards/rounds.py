@@ -16,6 +16,7 @@ import msgspec
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import prompt_word
 from agent_mailer.state.held import Guard
+from agent_mailer.watch.guards.alarm import AlarmPolicy
 from agent_mailer.watch.guards.calm import CalmPolicy
 
 CHAIN_GAP = 6 * 3600.0
@@ -41,6 +42,8 @@ class GuardPolicy(msgspec.Struct, frozen=True):
     window: float = 600.0
     calm: CalmPolicy | None = None
     """None where neither hours nor the machine matter."""
+    alarm: AlarmPolicy | None = None
+    """None where no silence is told."""
 
 
 class Round(msgspec.Struct, frozen=True):

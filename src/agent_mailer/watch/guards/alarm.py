@@ -1,0 +1,52 @@
+"""`[alarm]`: silence that somebody should hear of. Told once, and again only after it was over. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+from agent_mailer.state.records import Pause, PauseReason
+
+
+class Silence(StrEnum):
+    """What was not to be heard."""
+
+    MAIL_WAITS = "mail_waits"
+    NO_TURN = "no_turn"
+
+
+class AlarmPolicy(msgspec.Struct, frozen=True):
+    """Seconds; 0 = off."""
+
+    mail_waits: float = 0.0
+    no_turn: float = 0.0
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """`silent`: what lasts too long, each with since when; `next_look`: the moment from which something may."""
+
+    silent: tuple[tuple[Silence, float], ...] = ()
+    next_look: float | None = None
+
+
+WISHED = frozenset({PauseReason.BY_HAND, PauseReason.QUIET_HOURS})
+"""Pauses that somebody wanted: nothing is amiss while they last."""
+
+
+def listen(policy: AlarmPolicy, waiting: Iterable[float], last_turn: float, pause: Pause | None, now: float) -> Heard:
+    """`waiting`: when the mail was written that waits and is not in work; `last_turn`: when one was last begun."""
+    oldest = min(waiting, default=None)
+    if oldest is None or (pause is not None and pause.reason in WISHED):
+        return Heard()
+    # A sender's clock may be behind ours by anything, and ahead of it: what lies ahead counts from now.
+    since = {Silence.MAIL_WAITS: min(oldest, now), Silence.NO_TURN: max(min(oldest, now), last_turn)}
+    silent: list[tuple[Silence, float]] = []
+    moments: list[float] = []
+    for what, longest in ((Silence.MAIL_WAITS, policy.mail_waits), (Silence.NO_TURN, policy.no_turn)):
+        if longest and now - since[what] >= longest:
+            silent.append((what, since[what]))
+        elif longest:
+            moments.append(since[what] + longest)
+    return Heard(tuple(silent), min(moments, default=None))

@@ -1,0 +1,55 @@
+"""Silence: mail that waits too long, no turn though mail came; told once while it lasts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.clocks import FakeClock
+from tests.guard_desk import Company
+
+from agent_mailer.state.records import Pause, PauseReason
+from agent_mailer.watch.guards.alarm import AlarmPolicy, Heard, Silence, listen
+
+DONE = "cat >/dev/null; echo done"
+BOTH = AlarmPolicy(100, 50)
+
+
+def told(company: Company) -> int:
+    return company.told.read_text().count("mail waits longer") if company.told.exists() else 0
+
+
+def test_mail_that_waits_is_told_once_while_it_lasts(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": DONE}, alarm={"mail_waits": 600}, guards={"turns_per_hour": 1})
+    clock = FakeClock()
+    for number in range(3):
+        company.send("coder", f"t{number}", key=f"k{number}")
+    company.once("coder", clock)
+    assert (company.turns("coder"), told(company)) == (1, 0)
+    for _ in range(3):
+        clock.moment += 601
+        company.once("coder", clock)
+    assert told(company) == 1, "once, by whichever watcher"
+    company.configure("coder", guards={"turns_per_hour": 0})
+    company.once("coder", clock)
+    assert company.turns("coder") == 3
+    company.once("coder", clock)
+    company.configure("coder", guards={"turns_per_hour": 1})
+    company.send("coder", "late", key="late")
+    clock.moment += 601
+    company.once("coder", clock)
+    assert told(company) == 2, "once more after it was over"
+
+
+def test_what_is_silence() -> None:
+    assert listen(BOTH, [], 0.0, None, 1000.0) == Heard()
+    assert listen(BOTH, [960.0], 0.0, None, 1000.0) == Heard((), 1010.0)
+    assert listen(BOTH, [900.0], 0.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0), (Silence.NO_TURN, 900.0))
+    assert listen(BOTH, [900.0], 990.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0),)
+    assert listen(BOTH, [9e9], 0.0, None, 1000.0) == Heard((), 1050.0), "a sender's clock that is ahead"
+    assert listen(AlarmPolicy(), [0.0], 0.0, None, 1000.0) == Heard()
+
+
+def test_what_somebody_wanted_is_none() -> None:
+    for reason in PauseReason:
+        heard = listen(BOTH, [0.0], 0.0, Pause(reason, 0.0), 1000.0)
+        assert (heard == Heard()) == (reason in (PauseReason.BY_HAND, PauseReason.QUIET_HOURS))
