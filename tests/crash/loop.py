@@ -27,6 +27,7 @@ from tests.desk import Desk, until
 from tests.typed import COMMAND
 
 from agent_mailer.errors import ExitCode
+from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import members, sweep
 from agent_mailer.state.records import DeadLetter, TurnRecord
 
@@ -115,6 +116,7 @@ class ContainedWorkdir(Workdir):
         self.state = path / ".agent-mailer"
         self.words = path.with_name(f"{path.name}.stderr")
         self._container: Container | None = None
+        self._known: set[str] = set()
 
     def watch(self) -> None:
         if self._container is None:
@@ -131,13 +133,15 @@ class ContainedWorkdir(Workdir):
         else:
             assert container.stop_at_any_moment() in (0, 128 + signal.SIGTERM), self.words.read_text()
 
-    def at_work(self) -> list[str]:
-        """The messages whose turns are not settled."""
-        return [
-            record.envelope.id
-            for record in self.records()
-            if not (self.state / "turns" / record.turn_id / "settled").exists()
-        ]
+    def cut_short(self) -> list[str]:
+        """The messages of those turns that were ended, each turn once: what is open was killed, or settles as such."""
+        found = [record for record in self.records() if record.turn_id not in self._known and _is_cut_short(record)]
+        self._known |= {record.turn_id for record in found}
+        return [record.envelope.id for record in found]
+
+
+def _is_cut_short(record: TurnRecord) -> bool:
+    return record.settlement is None or record.settlement.outcome is Outcome.INTERRUPTED
 
 
 class Load(msgspec.Struct):
@@ -227,7 +231,7 @@ class KillLoop:
             self._kill_broker()
         elif isinstance(self.coder, ContainedWorkdir):
             self.coder.end(self.chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
-            self.load.killed.update(self.coder.at_work())
+            self.load.killed.update(self.coder.cut_short())
         else:
             self.coder.end(signal.SIGUSR1 if victim is Victim.HANDED_OVER else signal.SIGKILL)
         return True
