@@ -162,7 +162,11 @@ class Config(msgspec.Struct, frozen=True):
     silence_timeout: Annotated[
         SecondsOrOff, LIVE, "seconds without an event while no tool runs; 0 = off (always off for text commands)"
     ] = 600
-    stop_grace: Annotated[SecondsOrOff, LIVE, "seconds running turns are given when the watcher is stopped"] = 20
+    stop_grace: Annotated[
+        SecondsOrOff,
+        LIVE,
+        "seconds running turns are given when the watcher is stopped; in a container 2, unless it is set",
+    ] = 20
     turn_memory: Annotated[
         str,
         TURN,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -17,21 +18,32 @@ def as_throwaway(argv: Sequence[str]) -> list[str]:
     A user namespace of its own: the files of root seem to be that user's. The command keeps our pid space, so that its
     processes can be seen and ended from here.
     """
-    if os.geteuid() != 0:
-        return list(argv)
-    return [*_unshare(), *argv]
+    return [*_enter(), *argv] if os.geteuid() == 0 else list(argv)
 
 
 def is_nobody() -> bool:
     """Whether `as_throwaway` gives a user that is not root."""
-    return os.geteuid() != 0 or bool(_unshare())
+    return os.geteuid() != 0 or bool(_enter())
 
 
 @cache
-def _unshare() -> tuple[str, ...]:
-    program = shutil.which("unshare")
-    if program is None:
+def _enter() -> tuple[str, ...]:
+    """One namespace for all commands of a run, as a watcher must know again what the one before has started."""
+    unshare, nsenter = shutil.which("unshare"), shutil.which("nsenter")
+    if unshare is None or nsenter is None:
         return ()
-    words = (program, "--user", f"--map-user={UID}", f"--map-group={UID}", "--")
-    done = subprocess.run([*words, "id", "-u"], capture_output=True, text=True, timeout=30, check=False)
-    return words if done.returncode == 0 and done.stdout.strip() == str(UID) else ()
+    words = (unshare, "--user", f"--map-user={UID}", f"--map-group={UID}", "--", "cat")
+    # It ends when its input does, at the latest with this process.
+    keeper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(keeper.communicate)
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    try:
+        keeper.stdin.write(b"in\n")
+        keeper.stdin.flush()
+        arrived = keeper.stdout.readline()
+    except BrokenPipeError:
+        return ()
+    enter = (nsenter, f"--user=/proc/{keeper.pid}/ns/user", "--preserve-credentials", "--")
+    done = subprocess.run([*enter, "id", "-u"], capture_output=True, text=True, timeout=30, check=False)
+    return enter if arrived and done.stdout.strip() == str(UID) else ()

@@ -101,6 +101,12 @@ def test_what_a_guard_stops_is_no_part_of_it(desk: Desk) -> None:
     assert sent[2] in desk.place().state.held.waiting
 
 
+def test_mail_of_people_and_of_others_share_no_turn(desk: Desk) -> None:
+    sent = [*low(desk, 2), *low(desk, 2, sender="planner")]
+    desk.once()
+    assert sorted(sorted(ids_of(record)) for record in turns(desk)) == [sent[:2], sent[2:]]
+
+
 def test_what_may_go_together() -> None:
     policy = WatchPolicy(Path("/w"), batch_low=True)
 
@@ -220,12 +226,12 @@ def test_what_somebody_else_has_taken_is_no_part_of_it(desk: Desk) -> None:
 
 def test_an_answer_that_does_not_leave_is_stuck_for_its_own_message(desk: Desk) -> None:
     desk.shell("cat >/dev/null; echo done")
-    known = low(desk, 1)
+    known = low(desk, 1, sender="critic")
     [lost] = low(desk, 1, sender="planner")
     planner = desk.root / "agents/planner"
     desk.shell(f"cat >/dev/null; rm -r {planner}; touch {planner}; echo done")
     desk.once()
-    assert answered(desk) == {known[0]: "done"}
+    assert answered(desk, "critic") == {known[0]: "done"}
     state = desk.place().state
     [key] = state.unsent.all()
     planner.unlink()
@@ -264,7 +270,7 @@ def test_where_its_record_is_lost_each_message_runs_by_itself(desk: Desk, lost: 
 @pytest.mark.parametrize("watched", [pytest.param(True, marks=LONG), False])
 def test_a_person_drops_all_of_it_and_each_sender_is_told(desk: Desk, watched: bool) -> None:
     desk.shell("cat >/dev/null; sleep 600")
-    sent = low(desk, 1) + low(desk, 1, sender="planner")
+    sent = low(desk, 1, sender="critic") + low(desk, 1, sender="planner")
     with desk.watching() as watcher:
         turn = running(desk)
         if not watched:
@@ -275,7 +281,8 @@ def test_a_person_drops_all_of_it_and_each_sender_is_told(desk: Desk, watched: b
             until(lambda: len(desk.log(EventName.MESSAGE_DONE)) == 2, "the end of both")
         else:
             desk.once()
-    assert "dropped by hand" in answered(desk)[sent[0]]
+    assert [len(record.batch) for record in turns(desk)] == [1]
+    assert "dropped by hand" in answered(desk, "critic")[sent[0]]
     assert "dropped by hand" in answered(desk, "planner")[sent[1]]
     assert desk.place().state.processed.among(sent) == set(sent)
 

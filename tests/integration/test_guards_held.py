@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.broker_desk import running_broker
 from tests.desk import Desk, until
@@ -262,6 +263,14 @@ def test_lines_that_ended_go_and_what_they_say_stays(tmp_path: Path) -> None:
     lines = (tmp_path / ".agent-mailer/held.jsonl").read_text().splitlines()
     assert [json.loads(line)["message_id"] for line in lines] == ["m1", "m4", "m5", "m1"]
     assert list(files(tmp_path).waiting) == ["m4", "m5"]
+
+
+@pytest.mark.parametrize("name", ['a",b', "a\\", 'a"', "ä\x01", "x,y"])
+def test_an_odd_id_is_found(tmp_path: Path, name: str) -> None:
+    book = files(tmp_path, most=100)
+    odd = msgspec.structs.replace(entry(1), message_id=name)
+    book.add([entry(0), odd, entry(2)])
+    assert book.find([name, "m0"]) == {name: odd, "m0": entry(0)}
 
 
 def test_a_damaged_line_costs_that_line(tmp_path: Path) -> None:

@@ -288,3 +288,13 @@ def test_the_search_ends_where_another_file_system_begins(tmp_path: Path, monkey
     monkeypatch.setattr(os, "stat", stat_of)
     with pytest.raises(ConfigFault):
         find_root(None, {}, mounted / "deep")
+
+
+def test_a_git_folder_where_anybody_may_put_one_is_no_top(tmp_path: Path) -> None:
+    """Whoever leaves one in /tmp stops nobody who works below."""
+    public = tmp_path / "public"
+    (public / "ours" / "deep").mkdir(parents=True)
+    (public / ".git").mkdir()
+    (public / "ours" / ".agent-mail").mkdir(0o700)
+    public.chmod(0o1777)
+    assert find_root(None, {}, public / "ours" / "deep") == public / "ours" / ".agent-mail"

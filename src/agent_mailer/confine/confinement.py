@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.confine.bounds import Places, bounds_of
-from agent_mailer.confine.port import Kind, Sandbox, TurnPlaces, Unconfined
+from agent_mailer.confine.bounds import TEMPORARY, Places, bounds_of
+from agent_mailer.confine.port import Bounds, Kind, Sandbox, TurnPlaces, Unconfined
 from agent_mailer.confine.proof import Proof, prove
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault, MailerError
@@ -67,15 +67,16 @@ class Confinement:
             self._disk.make_directory(turn.tmp)
             within = _with_caches(launch, places)
             bounds = bounds_of(places, turn, Path(launch.argv[0]), self._traits.home, within.env)
-            return self._with_tmp(self._sandbox.around(within, bounds))
+            return self._with_tmp(self._sandbox.around(within, bounds), bounds)
         except ConfigFault as fault:
             raise Unconfined(fault.code, fault.message, fault.fix) from fault
 
-    def _with_tmp(self, launch: Launch) -> Launch:
+    def _with_tmp(self, launch: Launch, bounds: Bounds) -> Launch:
         home = self._traits.home
         if home is None or not home.temporary:
             return launch
-        return msgspec.structs.replace(launch, env={**launch.env, home.temporary: launch.env["TMPDIR"]})
+        tmp = TEMPORARY[0] if self.kind is Kind.BWRAP else bounds.tmp
+        return msgspec.structs.replace(launch, env={**launch.env, home.temporary: str(tmp)})
 
     def _make_missing(self, places: Places) -> None:
         """Folders that must be there, and an empty file for what a turn must not be the first to write."""

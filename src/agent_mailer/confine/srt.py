@@ -50,8 +50,9 @@ class SandboxRuntime:
         Disk().overwrite(file, msgspec.json.encode(_settings(bounds, self._domains)))
         # Without these two it would call this machine's own ports directly, and there is no way to them.
         words = (str(self._program), "--settings", str(file), "--", "/usr/bin/env", "NO_PROXY=", "no_proxy=")
-        env = {**launch.env, "TMPDIR": str(bounds.tmp)}
-        return msgspec.structs.replace(launch, argv=(*words, *launch.argv), env=env)
+        # Its own sockets lie in its own TMPDIR, and the turn's would be too long a name for one.
+        argv = (*words, f"TMPDIR={bounds.tmp}", *launch.argv)
+        return msgspec.structs.replace(launch, argv=argv)
 
 
 def _settings(bounds: Bounds, domains: Sequence[str]) -> dict[str, object]:

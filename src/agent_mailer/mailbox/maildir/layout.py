@@ -17,7 +17,7 @@ from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.git_tree import is_top
-from agent_mailer.mailbox.maildir.ownership import why_not_ours_above, why_not_ours_all_the_way
+from agent_mailer.mailbox.maildir.ownership import why_not_ours, why_not_ours_above, why_not_ours_all_the_way
 from agent_mailer.names import printable
 
 USER: Final = "user"
@@ -361,7 +361,8 @@ def _upward(cwd: Path, home: str | None) -> tuple[list[Path], Path | None]:
             if os.stat(folder).st_dev != device:
                 break
         folders.append(folder)
-        if is_top(folder):
+        # Where anybody may put a `.git`, as in /tmp, it says nothing.
+        if is_top(folder) and not why_not_ours(folder):
             return folders, folder
         if home and folder == Path(home):
             break
