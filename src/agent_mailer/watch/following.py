@@ -63,15 +63,16 @@ class Follower:
 
     async def follow(self) -> Evidence:
         """Returns when no process of the turn is left, the holder neither."""
+        loop = asyncio.get_running_loop()
         ended = asyncio.create_task(self._until_ended())
         stopping = asyncio.create_task(self._room.stopping.wait())
         try:
             interval = BUSY_INTERVAL
             while not ended.done():
                 waits = {ended} if stopping.done() else {ended, stopping}
-                slept = self._room.clock.monotonic()
+                slept = loop.time()
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
-                self._leave_out(self._room.clock.monotonic() - slept - interval)
+                self._leave_out(loop.time() - slept - interval)
                 grew, reason = False, None
                 # What cannot be read or staged now, for want of a descriptor say, is there the next time.
                 with suppress(OSError):
