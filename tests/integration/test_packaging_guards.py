@@ -33,7 +33,7 @@ import os
 from pathlib import Path
 def test_environment(home):
     keys = ("ANTHROPIC", "OPENAI", "CLAUDE", "CODEX", "AM_", "AGENT_MAILER_")
-    assert not [name for name in os.environ if name.startswith(keys)]
+    assert [name for name in os.environ if name.startswith(keys)] in ([], ["AGENT_MAILER_SANDBOX"])
     assert Path.home() == home and not (home / ".bashrc").exists()
     assert Path(os.environ["XDG_CONFIG_HOME"]).is_relative_to(home)
 """

@@ -17,6 +17,7 @@ from tests.desk import Desk, until
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
+from agent_mailer import beneath
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
@@ -96,7 +97,7 @@ def person(root: Path, whose: str = "user") -> Person:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the message files that are opened meanwhile."""
     names: list[str] = []
-    before = os.open
+    before = beneath.open_file
 
     def spy(path: Any, *rest: Any, **more: Any) -> int:
         if "/agents/" in str(path) and str(path).endswith(".md"):
@@ -104,7 +105,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return before(path, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", spy)
+        patch.setattr(beneath, "open_file", spy)
         yield names
 
 

@@ -68,7 +68,10 @@ def test_in_a_scope_the_agent_is_the_same_as_without(folder: Path, monkeypatch: 
     why, end = run(folder)
     assert end == Exit(status=3)
     assert "memory controller" in why  # a script limits nothing
-    assert json.loads((folder / "seen").read_text()) == without
+    seen = json.loads((folder / "seen").read_text())
+    # A shell keeps its own script open for what it becomes, where that got a number beyond 9; systemd-run is none.
+    seen[0] = [number for number in seen[0] if number != "10"]
+    assert seen == without
     said = (folder / "said").read_text()
     assert said.startswith("--user --scope --quiet --collect --unit=agent-mailer-turn-t1.scope ")
     assert f"--property=MemoryMax={LIMIT} --property=MemorySwapMax=0 -- /bin/sh" in said
