@@ -459,10 +459,14 @@ def _held_and_let_go(stage: Stage) -> None:
     try:
         place.prepare()
         by_thread = list(place.state.held.waiting)
-        carry_out(place.state, Order(OrderVerb.RELEASE, tuple(by_thread[:1])))
-        stage.mark("released")
-        carry_out(place.state, Order(OrderVerb.DROP, tuple(by_thread[2:])))
-        stage.mark("dropped")
+        # A disk that refused has let nothing be held: then nothing is promised.
+        for verb, chosen, said in (
+            (OrderVerb.RELEASE, by_thread[:1], "released"),
+            (OrderVerb.DROP, by_thread[2:], "dropped"),
+        ):
+            if chosen:
+                carry_out(place.state, Order(verb, tuple(chosen)))
+                stage.mark(said)
     finally:
         lock.release()
     stage.watch()
