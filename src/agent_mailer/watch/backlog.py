@@ -23,7 +23,7 @@ from agent_mailer.mailbox.port import (
     Unreadable,
 )
 from agent_mailer.state import State
-from agent_mailer.state.held import Guard
+from agent_mailer.state.held import Ended, Guard
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.watch.given_up import revival, take_up_again
 from agent_mailer.watch.guards.holding import Stop, question_of
@@ -77,7 +77,13 @@ class Hold(msgspec.Struct, frozen=True, tag=True):
     stop: Stop
 
 
-Action = PutAway | SetAside | PassBy | Revive | DropRetry | Strand | Hold
+class LetGo(msgspec.Struct, frozen=True, tag=True):
+    """A message that a person has released, while that it is held no more could not be written down."""
+
+    message_id: str
+
+
+Action = PutAway | SetAside | PassBy | Revive | DropRetry | Strand | Hold | LetGo
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -146,8 +152,12 @@ def see(
             actions.append(DropRetry(entry.envelope.id))
             continue
         seen.add(entry.envelope.id)
-        if entry.envelope.id in open_ids or entry.envelope.id in stuck or entry.envelope.id in held:
+        if entry.envelope.id in open_ids or entry.envelope.id in stuck:
             continue
+        if entry.envelope.id in held:
+            if not entry.released:
+                continue
+            actions.append(LetGo(entry.envelope.id))
         if asks and not entry.released and (stop := stranger(entry.envelope, state, policy, ours=True)):
             actions.append(Hold(stop))
         else:
@@ -242,6 +252,8 @@ class Doer:
                         none_to_run.add(envelope.id)
                     else:
                         take_up_again(state, (envelope.id,), put_back=True)
+                case LetGo(message_id=message_id):
+                    state.held.end([message_id], Ended.RELEASED)
                 case DropRetry(message_id=message_id):
                     state.retries.remove(message_id)
                 case Strand(envelope=envelope, why=why):
