@@ -151,7 +151,8 @@ def _lacking(place: Path) -> Iterator[Lack]:
             yield Lack(Part.IGNORES_ITSELF, place, place / ".gitignore")
         return
     if tree.broken:
-        raise GitFault("broken_tree", tree.broken, f"git -C {tree.top} status")
+        # Nothing that runs git there: an agent may have made it.
+        raise GitFault("broken_tree", tree.broken, f"ls -l {tree.top / '.git'}")
     if lies_inside_git(place, tree):
         return
     line = _line(tree.top, place)
@@ -235,8 +236,29 @@ def _tree_at(top: Path) -> Tree | None:
     except OSError:
         common = git
     if _is_repository(git, common):
-        return Tree(top, git, common)
+        stranger = "" if _belongs(top, git, common) else f"{dot} leads to {common}, which knows nothing of it"
+        return Tree(top, git, common, stranger)
     return None if git is dot else Tree(top, git, common, f"{dot} names {git}, which is no repository")
+
+
+def _belongs(top: Path, git: Path, common: Path) -> bool:
+    """Whether what `.git` leads to is that tree's own. The agent can write the pointer, and we write where it leads."""
+    dot = top / ".git"
+    if git == dot:
+        return common == git
+    if common != git:
+        # A worktree: git's own note in the common folder leads back.
+        back = _named_back(git / "gitdir")
+        return common == git.parent.parent and git.parent.name == "worktrees" and back == _real(dot)
+    # A submodule: its folder lies in the git folder of a tree above.
+    return any(git.is_relative_to(_real(above / ".git") / "modules") for above in top.parents)
+
+
+def _named_back(file: Path) -> Path | None:
+    try:
+        return _real(Path(os.fsdecode(_read(file, 4096).strip())))
+    except OSError:
+        return None
 
 
 def _named_in(file: Path) -> Path | None:
@@ -268,7 +290,10 @@ def _line(top: Path, place: Path) -> bytes:
 def _has(exclude: Path, line: bytes) -> bool:
     """Whether the last word on it is ours. Raises OSError where it cannot be read."""
     try:
-        found = _read(exclude, _MOST_BYTES).splitlines()
+        data = _read(exclude, _MOST_BYTES)
+        if len(data) > _MOST_BYTES:
+            raise OSError(errno.EFBIG, "larger than anybody reads", str(exclude))
+        found = data.splitlines()
     except FileNotFoundError:
         return False
     except OSError as error:

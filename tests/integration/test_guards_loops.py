@@ -253,7 +253,7 @@ def test_killed_again_and_again_they_are_stopped_all_the_same(tmp_path: Path) ->
 
 
 def mail(sender: str = "b", thread: str = "t", created: float = 1000.0, visited: str = "", hops: int = 0) -> Envelope:
-    return Envelope("m", thread, sender, created, "o", "l", visited=tuple(visited.split()), hops=hops)
+    return Envelope("m", thread, sender, created, "o", "l", visited=tuple(visited.split()), hops=hops, answers=True)
 
 
 def test_depth_is_how_often_we_stand_in_the_chain() -> None:

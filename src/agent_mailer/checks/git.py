@@ -36,7 +36,7 @@ def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
         text = f"lies in git's own folder {tree.git}, and goes with it"
         return warning("git", folder, text, "set the agent up in another folder: agent-mailer init")
     if tree.broken:
-        return warning("git", folder, tree.broken, f"git -C {tree.top} status")
+        return warning("git", folder, tree.broken, f"ls -l {tree.top / '.git'}")
     program = find_tool("git", [tree.top])
     if program is not None and (found := _tracked(program, folder, tree)) is not None:
         return found

@@ -1,7 +1,6 @@
 """The mailbox port: the values that cross it and the protocol an adapter implements.
 
-The engine knows nothing else of a mailbox. An adapter holds the mailbox's credentials, if it has any.
-"""
+The engine knows nothing else of a mailbox. An adapter holds its credentials, if it has any."""
 
 from __future__ import annotations
 
@@ -69,10 +68,10 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message without its content; all strings are untrusted. `order` sorts the messages of one thread; `locator` is
-    the adapter's own handle (a file name, say), opaque to others; `created` is seconds since the epoch. `reply_to` is
-    the way back that it names, in the mailbox's own notation, empty = simply to its sender; `visited` who wrote those
-    of which it came, the newest last."""
+    """A message without its content; all strings are untrusted. `order` sorts those of one thread; `locator` is the
+    adapter's own handle, opaque to others; `created` is seconds since the epoch. `reply_to` is the way back that it
+    names, as the mailbox writes it, empty = to its sender; `visited` who wrote those of which it came, the newest last;
+    `answers`: it names another."""
 
     id: str
     thread: str
@@ -87,6 +86,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     hops: int = 0
     reply_to: str = ""
     visited: tuple[str, ...] = ()
+    answers: bool = False
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):

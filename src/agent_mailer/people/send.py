@@ -6,6 +6,8 @@ import time
 from shlex import quote
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.mailbox.port import DEDUPE_KEY, Automatic, Delivered, Kind, Refused
 from agent_mailer.names import printable
@@ -29,7 +31,8 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, 
     lost = await mail.not_carried(draft)
     if "labels" in lost:
         raise UsageFault("not_carried", "this broker has no place for labels", "put them into the text")
-    composed = mail.mailbox.compose(draft, origin, "", routes)
+    # What is sent by hand is a person's decision: with it the chain of those who caused it begins anew.
+    composed = mail.mailbox.compose(draft, origin and _alone(origin), "", routes)
     if isinstance(composed, Refused):
         raise UsageFault("refused", composed.why, "agent-mailer mail contacts")
     recipients = tuple(item.recipient for item in composed)
@@ -132,11 +135,16 @@ async def _deliver(mail: PersonalMail, item: Outgoing) -> Delivered:
     )
 
 
+def _alone(origin: Message) -> Message:
+    return msgspec.structs.replace(origin, envelope=msgspec.structs.replace(origin.envelope, visited=(), hops=0))
+
+
 def _ending_of(message: Message, sent: Sent, tell: Tell) -> Ending | None:
     """What `message` means for the one that was sent; None if it is no answer to it."""
     envelope = message.envelope
     in_thread = envelope.thread == sent.thread and envelope.sender in sent.recipients and envelope.created >= sent.since
-    if sent.id not in message.refs and not in_thread:
+    # What answers others, and not this one, is somebody else's answer, though it comes in the thread that all share.
+    if sent.id not in message.refs and (message.refs or not in_thread):
         return None
     if envelope.automatic is Automatic.NOTICE:
         return Ending.DEAD

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer import beneath
 from agent_mailer.beneath import holding, is_folder, is_there, names_in
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
@@ -32,6 +33,8 @@ BETWEEN = f"\n\n{'-' * 72}\n"
 """Between two messages, for who reads."""
 
 MAX_STAGED = 100
+MOST_STAGED_BYTES = 64 * 1024 * 1024
+"""Of one turn: what lies beyond is read by nobody."""
 """More than any honest turn sends; an agent in a loop stops here."""
 
 NOTE_COPY = "note-{}.md"
@@ -338,8 +341,16 @@ def _item_names(folder: Path) -> list[str]:
 
 
 def _drafts(folder: Path) -> Iterator[Draft]:
-    found = (_draft(folder / name) for name in _item_names(folder))
-    yield from sorted(filter(None, found), key=lambda draft: (draft.created, draft.key))
+    """At most what the tools would have staged: an agent writes here as it likes, and we wait for nothing of it."""
+    found: list[Draft] = []
+    left = MOST_STAGED_BYTES
+    for name in _item_names(folder)[:MAX_STAGED]:
+        with suppress(OSError):
+            left -= beneath.status(folder / name).st_size
+        draft = _draft(folder / name) if left >= 0 else None
+        if draft is not None:
+            found.append(draft)
+    yield from sorted(found, key=lambda draft: (draft.created, draft.key))
 
 
 def _draft(path: Path) -> Draft | None:

@@ -109,6 +109,7 @@ def parse_message(raw: bytes) -> Heard | Unreadable:
         automatic=_one_of(Automatic, item.automatic) or Automatic.NO,
         hops=item.hops,
         visited=tuple(name for name in item.visited or () if len(name) <= MAX_NAME)[-MOST_VISITED:],
+        answers=bool(item.parent_id),
     )
     message = Message(
         envelope,

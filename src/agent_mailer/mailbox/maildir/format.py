@@ -264,6 +264,7 @@ def _envelope(raw: dict[str, object], locator: str) -> Envelope:
         hops=hops,
         reply_to=_way_back(raw, sender),
         visited=visited,
+        answers=bool(raw.get("refs")),
     )
 
 

@@ -84,9 +84,13 @@ class Rounds:
         self._new_threads: deque[float] = deque(maxlen=max(1, policy.new_threads))
 
     def depth_of(self, envelope: Envelope) -> int:
-        """By its chain; without one, one more than that of what we had claimed of its thread before it was written."""
+        """By its chain; without one an answer is one deeper than what we had claimed of its thread before it was
+        written. What answers nothing is no round, however much of it comes: somebody's questions, a robot's reports.
+        """
         if envelope.visited:
             return sum(name == self._own for name in envelope.visited)
+        if not envelope.answers:
+            return 0
         known = self.threads.get(envelope.thread, ())
         return max((depth + 1 for at, depth in known if at < envelope.created), default=0)
 
