@@ -322,6 +322,21 @@ def test_a_missing_program_pauses_and_costs_nothing(desk: Desk) -> None:
     assert json.loads((desk.state / "pause.json").read_text())["reason"] == "unavailable"
 
 
+def test_a_program_whose_interpreter_is_gone_pauses_and_costs_nothing(desk: Desk) -> None:
+    program = desk.base / "agent"
+    program.write_text("#!/opt/gone/venv/bin/python3\n")
+    program.chmod(0o755)
+    sent = desk.send()
+    desk.configure(command=[str(program)])
+    assert outcomes(desk.once()) == ["unavailable"]
+    assert json.loads((desk.state / "retries.json").read_text())[sent].get("attempts", 0) == 0
+    # What the agent itself does not find is its own failure.
+    program.write_text("#!/bin/sh\nno-such-tool-anywhere\n")
+    (desk.state / "pause.json").unlink()
+    desk.configure(command=[str(program)], max_retries=0)
+    assert outcomes(desk.once()) == ["failed"]
+
+
 def test_max_starts_ends_a_message_whatever_its_outcomes(desk: Desk) -> None:
     sent = desk.send()
     desk.configure(max_starts=2, command_output="jsonl")

@@ -263,6 +263,23 @@ def test_a_tree_that_appears_is_noticed_and_one_that_goes_is_no_trouble(tmp_path
     make_project(workdir / "other")
 
 
+@pytest.mark.parametrize("how", ["commondir", "pointer"])
+def test_nothing_is_written_where_a_planted_git_leads(project: Path, tmp_path: Path, how: str) -> None:
+    set_up(project)
+    other = make_project(tmp_path / "other")
+    git(other, "worktree", "add", "-q", str(tmp_path / "beside"), check=True)
+    before = files(other)
+    if how == "commondir":
+        (project / ".git" / "commondir").write_text(f"{other}/.git\n")
+    else:
+        shutil.rmtree(project / ".git")
+        (project / ".git").write_text(f"gitdir: {other}/.git/worktrees/beside\n")
+    faults = [keep_out(Disk(), project / name)[1] for name in OURS]
+    assert all(fault is not None and "knows nothing of it" in fault.message for fault in faults)
+    assert all("git " not in fault.fix.replace(".git", "") for fault in faults if fault is not None)
+    assert files(other) == before
+
+
 def test_a_git_file_that_points_nowhere(project: Path) -> None:
     shutil.rmtree(project / ".git")
     (project / ".git").write_text(f"gitdir: {project}/gone\n")

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.broker_desk import running_broker
 from tests.clocks import FakeClock
@@ -260,6 +261,16 @@ def test_depth_is_how_often_we_stand_in_the_chain() -> None:
     rounds = Rounds("a", GuardPolicy())
     assert rounds.depth_of(mail(visited="user b c")) == 0
     assert rounds.depth_of(mail(visited="user a b a b")) == 2
+
+
+def test_what_answers_nothing_is_no_round() -> None:
+    """Somebody's questions, and a robot's reports, all in the one thread that two share."""
+    rounds = Rounds("a", GuardPolicy(pair_rounds=3))
+    for number in range(50):
+        asked = msgspec.structs.replace(mail(created=1000.0 + 10 * number), answers=False)
+        depth = rounds.depth_of(asked)
+        assert (depth, rounds.judge(asked, depth, asked.created)) == (0, None)
+        rounds.note(Round(asked.created + 1, "t", "b", depth))
 
 
 def test_without_a_chain_the_thread_tells() -> None:

@@ -11,6 +11,7 @@ import msgspec
 from agent_mailer.clock import from_iso
 from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.process.holder import HOLDER
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.port import (
     CommandOutput,
@@ -41,6 +42,7 @@ from agent_mailer.runtimes.programs import (
     typed_line,
 )
 
+_NOT_EXECUTED = (126, 127)
 _DETAIL_LIMIT = 300
 _TOOL_ID_LIMIT = 200
 
@@ -140,7 +142,13 @@ class CommandRuntime:
         if evidence.exit.status is None:
             return Judgement(Outcome.CRASHED, how_it_crashed(evidence.exit))
         if evidence.exit.status:
-            return Judgement(Outcome.FAILED, last_words(evidence.stderr) or f"exit status {evidence.exit.status}")
+            words = last_words(evidence.stderr)
+            if evidence.exit.status in _NOT_EXECUTED and words.startswith(f"{HOLDER}:"):
+                # A moved interpreter, say: no message is to blame for it.
+                return Judgement(
+                    Outcome.UNAVAILABLE, f"the command cannot be executed: {words.rpartition('exec: ')[2]}"
+                )
+            return Judgement(Outcome.FAILED, words or f"exit status {evidence.exit.status}")
         if self._output is CommandOutput.JSONL:
             return Judgement(Outcome.FAILED, "ended without a result")
         return Judgement(Outcome.DONE, final_text=_final_words(evidence.stdout, kept=self._keeps_output))

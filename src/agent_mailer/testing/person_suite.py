@@ -99,6 +99,24 @@ class PersonSuite:
         assert [one.body.strip() for one in ann.thread(sent.thread)] == ["colour?", "green"]
         assert ann.thread(sent.id) == ann.thread(sent.thread)
 
+    def test_an_answer_to_another_message_of_the_thread_ends_no_wait(self, tmp_path: Path) -> None:
+        """The thread is shared by all that two write to each other."""
+        first = self.write("ann", "bob", tmp_path, "first")
+        ann, bob = self.person("ann", tmp_path), self.mail_of("bob", tmp_path).mailbox.address
+        key = new_key(None)
+        draft = Draft(
+            key, Action.SEND, SystemClock().now(), to=(bob,), subject="task", body="second", thread=first.thread
+        )
+        second = ann.send(draft)
+        if second.thread != first.thread:
+            return  # here each message that is sent begins a thread
+        self.answer(first, tmp_path, "to the first")
+        assert ann.wait_for_answer(second, 0.5).ending is Ending.TIMEOUT
+        self.answer(second, tmp_path, "to the second")
+        waited = ann.wait_for_answer(second, AWAITED)
+        assert waited.answer is not None
+        assert waited.answer.body.strip() == "to the second"
+
     def test_the_answer_ends_a_wait_and_counts_as_read(self, tmp_path: Path) -> None:
         self.write("bob", "ann", tmp_path, "old news")
         sent = self.write("ann", "bob", tmp_path)
