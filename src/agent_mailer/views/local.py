@@ -102,6 +102,7 @@ def _taken_by_others(place: Workplace, folder: Path, ours: set[str]) -> int:
     except OSError:
         return 0
     known = place.state.processed
+    ours = ours | place.state.held.waiting.keys()
     left = names.keys() - ours - known.among(names.keys() - ours)
     renamed = 0
     for stem in sorted(left)[:OPENED]:

@@ -133,7 +133,10 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
 
 def _held(notice: Notice, agent: str, message: str) -> str:
     if notice.reason != "who":
-        return f"{notice.why}: go on, or stop? {agent} holds message {message}"
+        person = (
+            f"; if {prompt_word(notice.sender, 'the sender')} is a person, name him in people" if notice.sender else ""
+        )
+        return f"{notice.why}: go on, or stop? {agent} holds message {message}{person}"
     sender = f"mail of {prompt_word(notice.sender, 'sender')}" if notice.sender else "mail of many other senders"
     return f"{agent} holds {sender}, which is not worked on and not answered: {notice.why}"
 

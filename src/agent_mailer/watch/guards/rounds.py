@@ -137,7 +137,9 @@ class Rounds:
             if limit and sum(weight for _, weight in below) >= limit:
                 since = now - min(at for at, _ in below)
                 why = f"{what} {len(below)} times in {_span(since)} without a person"
-                return Verdict(guard, why, envelope.thread if guard is Guard.THREAD else envelope.sender)
+                # A ring is one question, by whatever name its mail comes.
+                about = {Guard.THREAD: envelope.thread, Guard.RING: ""}.get(guard, envelope.sender)
+                return Verdict(guard, why, about)
         new, limit = self._new_threads, policy.new_threads
         if limit and envelope.thread not in self.threads and len(new) == limit and new[0] > now - policy.window:
             why = f"answers have begun {len(new)} new threads in {_span(now - new[0])} without a person"
