@@ -205,7 +205,8 @@ class Gate:
             return None
         # A clock that was set back has left moments ahead of it.
         oldest = min(turns[len(turns) - limit] if len(turns) >= limit else now, now)
-        detail = f"{limit} turns within an hour (guards.turns_per_hour)"
+        more_today = f"agent-mailer limits raise turns_per_hour {2 * limit} --today"
+        detail = f"{limit} turns within an hour (guards.turns_per_hour; more today: {more_today})"
         return Pause(PauseReason.TOO_MANY_TURNS, now, oldest + HOUR, detail)
 
     def _known(self, now: float) -> Rounds:
