@@ -214,7 +214,7 @@ def test_what_it_cannot_mend_it_names_with_the_command_that_does(desk: Desk) -> 
     (desk.state / "usage.json").write_bytes(GARBAGE)
     done = type_in(desk.workdir, "doctor", "--repair")
     assert done.status == 1
-    assert f"mend: agent-mailer init --maildir-root {desk.root}" in done.out
+    assert f"a new, empty one: agent-mailer init --maildir-root {desk.root}" in done.out
     assert "usage.json: damaged" in done.out
 
 

@@ -17,6 +17,7 @@ from agent_mailer.watch.requests import apply_waiting
 from agent_mailer.watch.room import Room
 
 LOGIN_SECONDS = 20.0
+_NOT_EXECUTED = (126, 127)
 
 
 class Ear:
@@ -90,7 +91,8 @@ async def learn_login(room: Room) -> None:
                 seconds=LOGIN_SECONDS,
                 mark=f"login-{room.state.folder.path}",
             )
-            if done.status is None:
+            if done.status is None or done.status in _NOT_EXECUTED:
+                # What did not run has said nothing of a login.
                 return
             finding = room.runtime.read_probe(probe, done.status, done.output)
             if finding.ok:

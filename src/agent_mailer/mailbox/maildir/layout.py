@@ -150,7 +150,7 @@ def require_root(root: Path) -> None:
         raise ConfigFault(
             "no_maildir_root",
             f"{root} is no mailbox root: it has no agents folder",
-            f"agent-mailer init --maildir-root {root}",
+            f"put it back if it was there (is it mounted?); a new, empty one: agent-mailer init --maildir-root {root}",
         )
 
 
