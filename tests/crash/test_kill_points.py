@@ -25,10 +25,10 @@ from tests.sizes import LONG, sizes
 DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
 
-STRIDES = sizes(quick=127, long=31, soak=1)
-STRIDES_DURABLE = sizes(quick=8, long=1)
+STRIDES = sizes(quick=127, long=61, soak=1)
+STRIDES_DURABLE = sizes(quick=8, long=2, soak=1)
 STRIDES_REQUESTS = sizes(quick=7, long=1)
-STRIDES_TWICE = sizes(quick=211, long=61, soak=1)
+STRIDES_TWICE = sizes(quick=211, long=127, soak=1)
 Desks = Callable[[Path], Desk]
 TRIES = 5
 KILLED = -9
@@ -123,7 +123,7 @@ def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Ca
         _kill_at(children, tmp_path, case, _every(stride, points(rig.trace())), earlier)
 
 
-@pytest.mark.parametrize("stride", sizes(quick=17, long=2, soak=1))
+@pytest.mark.parametrize("stride", sizes(quick=17, long=5, soak=1))
 def test_every_durable_write_over_what_is_stuck(tmp_path: Path, children: Children, stride: int) -> None:
     """What cannot be worked on, and an answer that is sent again: written down, told and moved once."""
 
