@@ -67,7 +67,7 @@ def desk(tmp_path: Path) -> Desk:
         (("statsu",), "no command 'statsu'; did you mean status", "agent-mailer --help"),
         (("turns", "show"), "Missing argument 'TURN'", "agent-mailer turns show --help"),
         (("status", "--jsno"), "--jsno", "agent-mailer status --help"),
-        (("dead-letter", "retry"), "name messages, or give --all", "agent-mailer dead-letter list"),
+        (("dead-letter", "retry"), "name what is meant, or give --all", "agent-mailer dead-letter list"),
     ],
 )
 def test_usage(desk: Desk, words: tuple[str, ...], wrong: str, mend: str) -> None:
