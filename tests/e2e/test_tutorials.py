@@ -7,6 +7,8 @@ in a browser) or the network is done here behind the scenes.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,6 +49,17 @@ def walk(home: Path, tmp_path: Path) -> Iterator[Walk]:
 
 
 @pytest.fixture
+def walk_apart(tmp_path: Path) -> Iterator[Walk]:
+    """Not below /tmp: codex makes no helpers in a home that lies there, and needs them for its own sandbox."""
+    place = "/var/lib" if os.access("/var/lib", os.W_OK) else str(tmp_path)
+    with (
+        tempfile.TemporaryDirectory(dir=place, prefix="agent-mailer-test-") as folder,
+        newcomer(Path(folder) / "home", tmp_path, sandbox="") as found,
+    ):
+        yield found
+
+
+@pytest.fixture
 def claude(walk: Walk) -> Iterator[FakeAnthropic]:
     with claude_with_its_provider(walk) as fake:
         yield fake
@@ -70,7 +83,8 @@ def test_claude_code(walk: Walk, claude: FakeAnthropic) -> None:
     assert claude.requests[-1].tool_results.count("all is well") == 1
 
 
-def test_codex(walk: Walk) -> None:
+def test_codex(walk_apart: Walk) -> None:
+    walk = walk_apart
     (walk.home / ".local/bin/codex").symlink_to(codex_binary())
     with fake_openai() as fake:
 
