@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,9 +125,9 @@ def test_a_budget_ends_the_turn_and_names_its_key(desk: ClaudeDesk) -> None:
     assert "max_budget_usd" in desk.end()["detail"]
 
 
-def test_mail_tools_that_do_not_start_end_the_turn_at_once(desk: ClaudeDesk) -> None:
-    # What python needs to start is taken from it; claude is no python.
-    desk.configure(env={"pass": desk.settings["env"]["pass"], "set": {"PYTHONHOME": "/nonexistent"}})
+def test_mail_tools_that_do_not_start_end_the_turn_at_once(desk: ClaudeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An installation whose python has gone since the watcher was started.
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     desk.fake.default = Hang()
     desk.send()
     began = time.monotonic()

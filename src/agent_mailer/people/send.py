@@ -60,6 +60,7 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
     """
     end = time.monotonic() + seconds
     seen, taken, told = {sent.id}, set[str](), dict[str, MessageState]()
+    whole_refs = mail.mailbox.capabilities.carries_context
     with mail.listening(sent) as rest:
         while True:
             # Before the answers: whoever answered had taken the message before, and what is settled has left.
@@ -69,7 +70,7 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
             _tell_taken(receipts, reports, taken, told, tell)
             for message in await mail.arrived(sent, seen):
                 seen.add(message.envelope.id)
-                if (ending := _ending_of(message, sent, tell)) is not None:
+                if (ending := _ending_of(message, sent, tell, whole_refs=whole_refs)) is not None:
                     await mail.take(message, awaited=True)
                     return Waited(ending, message, frozenset(taken), reports)
             _tell_news(reports, taken, told, tell)
@@ -139,12 +140,14 @@ def _alone(origin: Message) -> Message:
     return msgspec.structs.replace(origin, envelope=msgspec.structs.replace(origin.envelope, visited=(), hops=0))
 
 
-def _ending_of(message: Message, sent: Sent, tell: Tell) -> Ending | None:
-    """What `message` means for the one that was sent; None if it is no answer to it."""
+def _ending_of(message: Message, sent: Sent, tell: Tell, *, whole_refs: bool) -> Ending | None:
+    """What `message` means for the one that was sent; None if it is no answer to it. `whole_refs`: it names all that it
+    came of; at a broker only the last, which may be another agent's.
+    """
     envelope = message.envelope
     in_thread = envelope.thread == sent.thread and envelope.sender in sent.recipients and envelope.created >= sent.since
     # What answers others, and not this one, is somebody else's answer, though it comes in the thread that all share.
-    if sent.id not in message.refs and (message.refs or not in_thread):
+    if sent.id not in message.refs and ((message.refs and whole_refs) or not in_thread):
         return None
     if envelope.automatic is Automatic.NOTICE:
         return Ending.DEAD
