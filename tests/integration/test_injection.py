@@ -62,7 +62,9 @@ echo done
 def desk(tmp_path: Path) -> Desk:
     found = Desk(tmp_path)
     (tmp_path / "kept").mkdir()
-    found.shell(AGENT.format(kept=tmp_path / "kept"))
+    # More messages than a person's hour has turns.
+    script = AGENT.format(kept=tmp_path / "kept")
+    found.configure(command=["/bin/sh", "-c", script], guards={"turns_per_hour": 0})
     return found
 
 
