@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.desk import SOON, until
 from tests.e2e.claude_desk import DONE, ClaudeDesk, bash
-from tests.e2e.fake_anthropic import Answer, Drop, Failure, FakeAnthropic, Hang, Overloaded, Text, usage_limit
+from tests.e2e.fake_anthropic import Answer, Drop, Failure, FakeAnthropic, Overloaded, Text, usage_limit
 from tests.sizes import LONG
 
 from agent_mailer.events import EventName
@@ -123,18 +122,6 @@ def test_a_budget_ends_the_turn_and_names_its_key(desk: ClaudeDesk) -> None:
     desk.send()
     assert desk.run() == ["failed"]
     assert "max_budget_usd" in desk.end()["detail"]
-
-
-def test_mail_tools_that_do_not_start_end_the_turn_at_once(desk: ClaudeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    # An installation whose python has gone since the watcher was started.
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    desk.fake.default = Hang()
-    desk.send()
-    began = time.monotonic()
-    assert desk.run() == ["unavailable"]
-    assert time.monotonic() - began < SOON
-    assert "mail tools" in desk.end()["detail"]
-    assert not desk.alive()
 
 
 def test_an_argument_that_claude_does_not_know_is_configuration(desk: ClaudeDesk) -> None:
