@@ -6,6 +6,9 @@ from enum import StrEnum
 
 import msgspec
 
+NOT_EXECUTED = (126, 127)
+"""Exit statuses by which a shell, and our holder, say that a program could not be started."""
+
 
 class Outcome(StrEnum):
     DONE = "done"

@@ -39,9 +39,9 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
     (proc / "self").mkdir(parents=True)
     (proc / "self" / "stat").touch()
-    (proc / "self" / "cgroup").write_text("0::/work/one\n")
+    (proc / "self" / "cgroup").write_text("0::/user/one\n")
     (proc / "meminfo").write_text("MemTotal:  8000000 kB\nMemAvailable:  4000000 kB\n")
-    (groups / "work" / "one").mkdir(parents=True)
+    (groups / "user" / "one").mkdir(parents=True)
     monkeypatch.setattr(limits, "PROC", proc)
     monkeypatch.setattr(limits, "CGROUPS", groups)
     return tmp_path
@@ -89,7 +89,7 @@ def test_little_memory_of_the_machine(system: Path) -> None:
 
 
 def test_a_container_with_little_memory_or_few_processes(system: Path) -> None:
-    above, inside = system / "cgroup" / "work", system / "cgroup" / "work" / "one"
+    above, inside = system / "cgroup" / "user", system / "cgroup" / "user" / "one"
     for folder, most in ((inside, "max"), (above, str(600 << 20))):
         (folder / "memory.max").write_text(f"{most}\n")
         (folder / "memory.current").write_text(f"{500 << 20}\n")

@@ -30,6 +30,21 @@ from agent_mailer.people.arrivals import Fate
 from agent_mailer.people.folder import mail_in
 from agent_mailer.people.port import Ending, Search
 
+AMQ_ORDER = (
+    "schema",
+    "id",
+    "from",
+    "to",
+    "thread",
+    "subject",
+    "created",
+    "refs",
+    "priority",
+    "kind",
+    "labels",
+    "context",
+)
+
 MANY = 12_000
 
 
@@ -47,21 +62,7 @@ def amq_file(message_id: str, *, body: str = "Hello.\n", sender: str = "planner"
     stamp = message_id[:10] + "T" + message_id[11:23].replace("-", ":") + "Z"
     header = {"schema": 1, "id": message_id, "from": sender, "to": ["user"], "thread": f"p2p/{sender}__user"}
     header |= {"subject": fields.pop("subject", "Hi"), "created": stamp, **fields}
-    order = (
-        "schema",
-        "id",
-        "from",
-        "to",
-        "thread",
-        "subject",
-        "created",
-        "refs",
-        "priority",
-        "kind",
-        "labels",
-        "context",
-    )
-    text = json.dumps({key: header[key] for key in order if key in header}, indent=2)
+    text = json.dumps({key: header[key] for key in AMQ_ORDER if key in header}, indent=2)
     return f"---json\n{text}\n---\n{body}".encode()
 
 
@@ -234,21 +235,7 @@ def amq_order(data: str) -> str:
     """The same message with its header as Go writes it: keys in AMQ's order, two blanks."""
     head, body = data.split("\n---\n", 1)
     fields = json.loads(head.removeprefix("---json\n"))
-    order = [
-        "schema",
-        "id",
-        "from",
-        "to",
-        "thread",
-        "subject",
-        "created",
-        "refs",
-        "priority",
-        "kind",
-        "labels",
-        "context",
-    ]
-    return "---json\n" + json.dumps({k: fields[k] for k in order if k in fields}, indent=2) + "\n---\n" + body
+    return "---json\n" + json.dumps({k: fields[k] for k in AMQ_ORDER if k in fields}, indent=2) + "\n---\n" + body
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import msgspec
 
 from agent_mailer.clock import from_iso
 from agent_mailer.names import is_session_id, printable
-from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome
 from agent_mailer.process.holder import HOLDER
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.port import (
@@ -42,7 +42,6 @@ from agent_mailer.runtimes.programs import (
     typed_line,
 )
 
-_NOT_EXECUTED = (126, 127)
 _DETAIL_LIMIT = 300
 _TOOL_ID_LIMIT = 200
 
@@ -143,7 +142,7 @@ class CommandRuntime:
             return Judgement(Outcome.CRASHED, how_it_crashed(evidence.exit))
         if evidence.exit.status:
             words = last_words(evidence.stderr)
-            if evidence.exit.status in _NOT_EXECUTED and words.startswith(f"{HOLDER}:"):
+            if evidence.exit.status in NOT_EXECUTED and words.startswith(f"{HOLDER}:"):
                 # A moved interpreter, say: no message is to blame for it.
                 return Judgement(
                     Outcome.UNAVAILABLE, f"the command cannot be executed: {words.rpartition('exec: ')[2]}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from agent_mailer.errors import MailerError
+from agent_mailer.outcomes import NOT_EXECUTED
 from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.runtimes.port import LOGIN
 from agent_mailer.state.pauses import SignedOut
@@ -17,7 +18,6 @@ from agent_mailer.watch.requests import apply_waiting
 from agent_mailer.watch.room import Room
 
 LOGIN_SECONDS = 20.0
-_NOT_EXECUTED = (126, 127)
 
 
 class Ear:
@@ -91,7 +91,7 @@ async def learn_login(room: Room) -> None:
                 seconds=LOGIN_SECONDS,
                 mark=f"login-{room.state.folder.path}",
             )
-            if done.status is None or done.status in _NOT_EXECUTED:
+            if done.status is None or done.status in NOT_EXECUTED:
                 # What did not run has said nothing of a login.
                 return
             finding = room.runtime.read_probe(probe, done.status, done.output)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent_mailer.disk import read_regular
 from agent_mailer.names import printable
-from agent_mailer.outcomes import Exit, Judgement, Outcome
+from agent_mailer.outcomes import NOT_EXECUTED, Exit, Judgement, Outcome
 from agent_mailer.process.output import LINE_LIMIT, tail_text
 from agent_mailer.runtimes.codex.failures import classify_stderr, is_thread_id, is_usage_limit, reset_time
 from agent_mailer.runtimes.codex.lines import agent_message, events_of
@@ -44,7 +44,6 @@ SERVER = "agent_mailer"
 
 _BAD_ARGUMENTS = 2
 _PANIC = 101
-_NOT_EXECUTED = (126, 127)
 _STARTUP_SECONDS = 30
 _STDERR_LOOK = 16 * 1024
 _CONFIG_LIMIT = 1024 * 1024
@@ -262,7 +261,7 @@ def _judge_without_result(evidence: Evidence) -> Judgement:
     if end == Exit(status=0):
         return Judgement(Outcome.FAILED, "codex ended without a result")
     words = _error_line(evidence.stderr)
-    if end.status in _NOT_EXECUTED:
+    if end.status in NOT_EXECUTED:
         return Judgement(Outcome.UNAVAILABLE, words or "codex could not be executed")
     if end.status == _BAD_ARGUMENTS:
         detail = f"codex refused its command line: {words}; look at extra_args, model and the version of codex"
