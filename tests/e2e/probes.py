@@ -254,8 +254,9 @@ def look(sandbox: str, cli: str, mode: str) -> Seen:
         base, home = Path(folder) / "desk", Path(folder) / "home"
         base.mkdir()
         home.mkdir()
-        before = {name: os.environ.get(name) for name in ("HOME", "XDG_STATE_HOME")}
-        os.environ |= {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+        ours = {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "AGENT_MAILER_SANDBOX": sandbox}
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ |= ours
         try:
             return Seen(cli, VERSIONS[cli], mode, sandbox, today, RUN[cli](base, home, mode, sandbox))
         finally:
