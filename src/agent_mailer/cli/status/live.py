@@ -127,7 +127,7 @@ class _Page:
         room = max(1, options.size.height - 2)
         shown = list(self._lines[:room])
         if len(self._lines) > room:
-            shown[-1] = f"and {len(self._lines) - room + 1} more lines: make the window higher"
+            shown[-1] = f"{len(self._lines) - room + 1} more lines: make the window higher"
         for line in (*shown, "", _foot()):
             yield Text.from_ansi(plain(line), no_wrap=True, overflow="crop", end="\n")
 
