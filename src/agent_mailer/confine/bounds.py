@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 import agent_mailer
 from agent_mailer.confine.port import Access, Bounds, Network, Rule, TurnPlaces
-from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
+from agent_mailer.git_tree import tree_at
 from agent_mailer.names import printable
 from agent_mailer.runtimes.port import ProgramHome
 
@@ -58,7 +57,6 @@ _OF_RUN = (
 """Names of hosts are looked up by these; NixOS has its programs there."""
 _OF_ROOT = ("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/gshadow-", "/etc/ssl/private")
 _KNOWN_HOSTS = ("known_hosts", "known_hosts2", "config")
-_GIT_POINTER = 4096
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -214,34 +212,15 @@ def _named_sockets(env: Mapping[str, str]) -> Iterator[Path]:
 
 def _git(root: Path, working: Sequence[Path]) -> Iterator[tuple[Path, Access, bool]]:
     """Commits work, hooks and settings stay: git runs them outside, when a person works there."""
-    git = root / ".git"
-    if git.is_symlink():
+    tree = tree_at(root)
+    if tree is None or tree.broken:
         return
-    common = git if git.is_dir() else _common_of(git)
-    if common is None:
-        return
+    common = _real(tree.common)
     if not any(common.is_relative_to(one) for one in working):
         yield common, Access.WRITE, True
     for name in ("hooks", "config", "config.worktree"):
         if not (common / name).is_symlink() and (name != "config.worktree" or os.path.lexists(common / name)):
             yield common / name, Access.READ, False
-
-
-def _common_of(pointer: Path) -> Path | None:
-    """Of a worktree whose git folder is elsewhere: git's own, known by pointing back to `pointer`; else None.
-
-    The agent can write the pointer, but not what lies where it leads.
-    """
-    with suppress(OSError, ValueError):
-        text = read_regular(pointer, _GIT_POINTER).decode("utf-8").strip()
-        if not text.startswith("gitdir: "):
-            return None
-        folder = _real(pointer.parent / text.removeprefix("gitdir: "))
-        back = read_regular(folder / "gitdir", _GIT_POINTER).decode("utf-8").strip()
-        common = folder.parent.parent
-        if folder.parent.name == "worktrees" and _real(Path(back)) == pointer and (common / "objects").is_dir():
-            return common
-    return None
 
 
 def _real(path: Path) -> Path:
