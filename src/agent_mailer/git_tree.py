@@ -132,7 +132,7 @@ def keep_out(disk: Disk, folder: Path) -> tuple[list[Lack], GitFault | None]:
     try:
         for place in _places(folder):
             for lack in _lacking(place):
-                lacks.append(lack)  # noqa: PERF402 - those before a fault count
+                lacks.append(lack)
     except GitFault as fault:
         faults.append(fault)
     except OSError as error:
