@@ -30,6 +30,7 @@ HEAD = b"ref: refs/heads/nothing\n"
 IGNORES_ITSELF = b"# Made by agent-mailer: should this folder become part of a git tree.\n*\n"
 LOCKED = b"an agent of agent-mailer lives in it: its mail and its state would be deleted\n"
 _MOST_BYTES = 1 << 20
+_WORK = re.compile(rb"^\s*worktree\s*=(.+)$", re.MULTILINE | re.IGNORECASE)
 
 
 class Part(Enum):
@@ -42,12 +43,16 @@ class Part(Enum):
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """A git tree: its top, its git folder, and the one that its worktrees share. `broken` says why git refuses it."""
+    """A git tree: its top, its git folder, and the one that its worktrees share.
+
+    `broken` says why it is not believed: git refuses it, or works with a repository that is not this tree's (`strange`).
+    """
 
     top: Path
     git: Path
     common: Path
     broken: str = ""
+    strange: bool = False
 
 
 class Lack(msgspec.Struct, frozen=True):
@@ -80,7 +85,34 @@ def as_git_sees(folder: Path) -> Path:
 
 def tree_around(folder: Path) -> Tree | None:
     """The tree around `folder`, as git sees it. A `.git` that is no repository does not stop the search."""
-    return next((tree for top in _tops(folder.parent) if (tree := _tree_at(top)) is not None), None)
+    return next((tree for top in _tops(folder.parent) if (tree := tree_at(top)) is not None), None)
+
+
+def tree_at(top: Path) -> Tree | None:
+    """The tree whose top that is; None where git looks further up. `top` is as git sees it."""
+    dot = top / ".git"
+    try:
+        is_link = stat.S_ISLNK(dot.lstat().st_mode)
+        mode = dot.stat().st_mode
+        git = dot if stat.S_ISDIR(mode) else _named_in(dot)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return Tree(top, dot, dot, f"{dot} cannot be read: {error.strerror}")
+    if git is None:
+        return Tree(top, dot, dot, f"{dot} is neither a folder nor does it name one")
+    try:
+        named = _read(git / "commondir", 4096).strip()
+        common = Path(os.path.normpath(git / os.fsdecode(named)))
+    except OSError:
+        common = git
+    if not _is_repository(git, common):
+        return None if git is dot else Tree(top, git, common, f"{dot} names {git}, which is no repository")
+    if is_link:
+        return Tree(top, git, common, f"{dot} is a link, and what it leads to may be others' as well", strange=True)
+    if not _belongs(dot, git, common):
+        return Tree(top, git, common, f"{dot} leads to {common}, which knows nothing of it", strange=True)
+    return Tree(top, git, common)
 
 
 def lies_inside_git(folder: Path, tree: Tree) -> bool:
@@ -96,12 +128,15 @@ def keep_out(disk: Disk, folder: Path) -> tuple[list[Lack], GitFault | None]:
     """Make what `folder` lacks. Returns what was made, and the first fault: the other parts are made all the same."""
     made: list[Lack] = []
     faults: list[GitFault] = []
+    lacks: list[Lack] = []
     try:
-        lacks = lacking(folder)
+        for place in _places(folder):
+            for lack in _lacking(place):
+                lacks.append(lack)
     except GitFault as fault:
-        return made, fault
+        faults.append(fault)
     except OSError as error:
-        return made, _fault(folder, error)
+        faults.append(_fault(folder, error))
     for lack in lacks:
         try:
             _make(disk, lack)
@@ -150,7 +185,11 @@ def _lacking(place: Path) -> Iterator[Lack]:
         if place.name.startswith(".") and not a_link and not any(os.path.lexists(place / name) for name in names):
             yield Lack(Part.IGNORES_ITSELF, place, place / ".gitignore")
         return
+    inside = tree_at(place)
+    shelter = not a_link and (inside is None or inside.broken)
     if tree.broken:
+        if tree.strange and shelter:
+            yield Lack(Part.SHELTER, place, place / ".git")
         # Nothing that runs git there: an agent may have made it.
         raise GitFault("broken_tree", tree.broken, f"ls -l {tree.top / '.git'}")
     if lies_inside_git(place, tree):
@@ -159,8 +198,7 @@ def _lacking(place: Path) -> Iterator[Lack]:
     exclude = tree.common / "info" / "exclude"
     if not _has(exclude, line):
         yield Lack(Part.LINE, place, exclude, line)
-    inside = _tree_at(place)
-    if not a_link and (inside is None or inside.broken):
+    if shelter:
         yield Lack(Part.SHELTER, place, place / ".git")
     # `git worktree remove` deletes what is ignored without a word.
     if os.path.lexists(tree.git / "gitdir") and not os.path.lexists(tree.git / "locked"):
@@ -218,40 +256,28 @@ def _is_ours(place: Path) -> bool:
         return False
 
 
-def _tree_at(top: Path) -> Tree | None:
-    """None where git looks further up."""
-    dot = top / ".git"
-    try:
-        mode = dot.stat().st_mode
-        git = dot if stat.S_ISDIR(mode) else _named_in(dot)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        return Tree(top, dot, dot, f"{dot} cannot be read: {error.strerror}")
-    if git is None:
-        return Tree(top, dot, dot, f"{dot} is neither a folder nor does it name one")
-    try:
-        named = _read(git / "commondir", 4096).strip()
-        common = Path(os.path.normpath(git / os.fsdecode(named)))
-    except OSError:
-        common = git
-    if _is_repository(git, common):
-        stranger = "" if _belongs(top, git, common) else f"{dot} leads to {common}, which knows nothing of it"
-        return Tree(top, git, common, stranger)
-    return None if git is dot else Tree(top, git, common, f"{dot} names {git}, which is no repository")
+def _belongs(dot: Path, git: Path, common: Path) -> bool:
+    """Whether what `.git` leads to is that tree's own, by its own word.
 
-
-def _belongs(top: Path, git: Path, common: Path) -> bool:
-    """Whether what `.git` leads to is that tree's own. The agent can write the pointer, and we write where it leads."""
-    dot = top / ".git"
+    An agent can write the pointer, and we write, and let it write, where it leads: but not what lies there.
+    """
     if git == dot:
         return common == git
     if common != git:
         # A worktree: git's own note in the common folder leads back.
         back = _named_back(git / "gitdir")
         return common == git.parent.parent and git.parent.name == "worktrees" and back == _real(dot)
-    # A submodule: its folder lies in the git folder of a tree above.
-    return any(git.is_relative_to(_real(above / ".git") / "modules") for above in top.parents)
+    # A submodule: its settings name the folder.
+    return work_of(git) == _real(dot.parent)
+
+
+def work_of(git: Path) -> Path | None:
+    """The folder that a git folder's settings name as the one it belongs to."""
+    try:
+        found = _WORK.findall(_read(git / "config", _MOST_BYTES))
+    except OSError:
+        return None
+    return _real(git / os.fsdecode(found[-1].strip().strip(b'"'))) if found else None
 
 
 def _named_back(file: Path) -> Path | None:
@@ -265,7 +291,7 @@ def _named_in(file: Path) -> Path | None:
     word, _, named = _read(file, 4096).rstrip(b"\r\n").partition(b": ")
     if word != b"gitdir" or not named or b"\0" in named:
         return None
-    return Path(os.path.normpath(file.parent / os.fsdecode(named)))
+    return _real(file.parent / os.fsdecode(named))
 
 
 def _is_repository(git: Path, common: Path) -> bool:

@@ -8,10 +8,12 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
+from agent_mailer.git_guard import obeyed_in
 from agent_mailer.names import printable
 
 IDENTITY_FILES = ("AGENT.md", "SOUL.md")
@@ -51,6 +53,9 @@ _KEPT_BY_PROGRAMS = (".jsonl", ".log", ".lock", ".sqlite", ".sqlite-wal", ".sqli
 MOST_DOCUMENTS = 400
 DEEPEST = 4
 HASHED = 64 * 1024
+
+_OF_A_BRANCH = re.compile(rb"\[branch \"[\w./-]+\"\]|\t(remote|merge|rebase|pushRemote) = [\w./-]+")
+"""What a push, or a new branch, writes into git's settings: nothing runs by it."""
 
 _BULLET = re.compile(r"\s*[-*]\s*\*\*(?P<label>[^*]+?)\*\*\s*:\s*(?P<value>.*)")
 _PLAIN = re.compile(r"(?P<label>[A-Za-z_ ]+?)\s*:\s*(?P<value>.*)")
@@ -125,6 +130,16 @@ def documents_in(folders: Iterable[Path]) -> dict[str, str]:
     return found
 
 
+def obeyed_by_git(folders: Iterable[Path]) -> dict[str, str]:
+    """The same of what git obeys and runs in `folders`."""
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys(folders):
+        for path in islice(obeyed_in(folder), MOST_DOCUMENTS):
+            with suppress(OSError):
+                found[os.fsencode(path).decode("utf-8", "replace")] = _mark(path)
+    return found
+
+
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     return sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
 
@@ -148,5 +163,8 @@ def _mark(path: Path) -> str:
     if stat.S_ISLNK(found.st_mode):
         return f"link {os.fsencode(path.readlink()).hex()}"
     if stat.S_ISREG(found.st_mode) and found.st_size <= HASHED:
-        return hashlib.sha256(read_regular(path, HASHED)).hexdigest()
+        content = read_regular(path, HASHED)
+        if path.name == "config":
+            content = b"\n".join(line for line in content.split(b"\n") if not _OF_A_BRANCH.fullmatch(line))
+        return hashlib.sha256(content).hexdigest()
     return f"{found.st_mode} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"

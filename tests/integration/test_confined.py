@@ -17,6 +17,7 @@ from tests.sizes import LONG
 
 from agent_mailer.confine import enter_landlock
 from agent_mailer.confine.port import TurnPlaces
+from agent_mailer.events import EventName
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.holder import PROMPT_FILE, start_behind_gate
 from agent_mailer.process.tree import end_tree
@@ -250,6 +251,59 @@ def test_a_worktree_whose_git_folder_is_elsewhere_takes_a_commit(scene: Scene) -
     assert _git(main, "log", "--format=%s", "work") == "by the agent\nfirst\n"
     if scene.settings["sandbox"]["kind"] == "bwrap":
         assert told["hook"]
+
+
+def test_what_git_obeys_stays_as_far_as_the_kind_can_and_what_does_not_is_told(scene: Scene) -> None:
+    """In the project's own repository, its worktree and its submodule: `git status` of a person runs none of it."""
+    part = scene.base / "part"
+    part.mkdir()
+    _repository(part)
+    _repository(scene.project)
+    _git(scene.project, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(part), "lib/part")
+    _git(scene.project, "commit", "-qm", "part")
+    _git(scene.project, "worktree", "add", "-q", str(scene.base / "beside"))
+    _git(scene.project, "config", "extensions.worktreeConfig", "true")
+    git, module = scene.project / ".git", scene.project / ".git" / "modules" / "lib" / "part"
+    before = sorted(git.iterdir())
+    who = "-c user.name=x -c user.email=x@example.org"
+    told = scene.try_doors(
+        common=("make", f"{git}/commondir"),
+        commonly=("append", f"{git}/commondir"),
+        worktree=("make", f"{git}/config.worktree"),
+        worktrees=("append", f"{git}/config.worktree"),
+        beside=("append", f"{git}/worktrees/beside/commondir"),
+        module=("append", f"{module}/config"),
+        hook=("make", f"{module}/hooks/post-commit"),
+        pointer=("append", f"{scene.project}/lib/part/.git"),
+        replaced=("rename", [f"{scene.project}/lib/part/.git", f"{scene.project}/lib/away"]),
+        commit=("run", f"git -C '{scene.project}/lib/part' {who} commit -q --allow-empty -m within"),
+        around=("run", f"git -C '{scene.project}' {who} commit -qam around"),
+    )
+    assert "within" in _git(scene.project / "lib" / "part", "log", "-1", "--format=%s") or told["replaced"] == ""
+    if scene.settings["sandbox"]["kind"] == "bwrap":
+        assert told.pop("commit") == ""
+        assert told.pop("around") == ""
+        assert "" not in told.values(), told
+        assert not scene.log(EventName.INSTRUCTIONS_CHANGED)
+        # For the time of the turn alone, but for an empty file that says nothing.
+        assert set(git.iterdir()) - set(before) <= {git / "config.worktree"}
+    else:
+        [event] = scene.log(EventName.INSTRUCTIONS_CHANGED)
+        assert "/.git/modules/lib/part/config" in str(event["file"])
+
+
+def test_the_pointer_of_a_worktree_that_is_the_workdir_stays(scene: Scene) -> None:
+    main = scene.base / "main"
+    main.mkdir()
+    _repository(main)
+    _git(main, "worktree", "add", "-q", str(scene.base / "beside"))
+    (scene.base / "beside" / ".git").rename(scene.workdir / ".git")
+    _git(scene.workdir, "worktree", "repair")
+    told = scene.try_doors(
+        pointer=("append", f"{scene.workdir}/.git"),
+        moved=("rename", [f"{scene.workdir}/.git", f"{scene.workdir}/away"]),
+    )
+    assert "" not in told.values(), told
 
 
 @LONG

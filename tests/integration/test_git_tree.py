@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,14 @@ from tests.typed import type_in
 from agent_mailer.assemble import Workplace
 from agent_mailer.checks import CheckResult, Level
 from agent_mailer.checks.git import check_git
+from agent_mailer.confine.bounds import Places, bounds_of
+from agent_mailer.confine.port import Access, TurnPlaces
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
-from agent_mailer.git_tree import keep_out
+from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.runtimes.codex.policy import PROFILE, Ground, policy
+from agent_mailer.runtimes.port import PermissionMode, Reach
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None and "CI" not in os.environ, reason="git is not installed")
 
@@ -263,21 +268,76 @@ def test_a_tree_that_appears_is_noticed_and_one_that_goes_is_no_trouble(tmp_path
     make_project(workdir / "other")
 
 
-@pytest.mark.parametrize("how", ["commondir", "pointer"])
+PLANTED = {
+    "commondir": "{other}/.git\n",
+    "worktree": "gitdir: {other}/.git/worktrees/beside\n",
+    "submodule": "gitdir: {other}/.git/modules/part\n",
+    "a way round": "gitdir: round/../../other/.git/worktrees/beside\n",
+    "link": "",
+}
+
+
+@pytest.mark.parametrize("how", PLANTED)
 def test_nothing_is_written_where_a_planted_git_leads(project: Path, tmp_path: Path, how: str) -> None:
+    """Neither by us, nor by a turn that we let write into its repository."""
     set_up(project)
-    other = make_project(tmp_path / "other")
+    other, text = make_project(tmp_path / "other"), PLANTED[how].format(other=tmp_path / "other")
     git(other, "worktree", "add", "-q", str(tmp_path / "beside"), check=True)
+    git(other, "submodule", "add", "-q", str(other), "part", check=True)
+    (other / ".git" / "hooks").mkdir(exist_ok=True)
     before = files(other)
     if how == "commondir":
-        (project / ".git" / "commondir").write_text(f"{other}/.git\n")
+        (project / ".git" / how).write_text(text)
     else:
         shutil.rmtree(project / ".git")
-        (project / ".git").write_text(f"gitdir: {other}/.git/worktrees/beside\n")
-    faults = [keep_out(Disk(), project / name)[1] for name in OURS]
-    assert all(fault is not None and "knows nothing of it" in fault.message for fault in faults)
-    assert all("git " not in fault.fix.replace(".git", "") for fault in faults if fault is not None)
+        (project / "round").mkdir()
+        (project / ".git").write_text(text) if text else (project / ".git").symlink_to(other / ".git")
+    for name in OURS:
+        # Git works there all the same, with what is another's.
+        shutil.rmtree(project / name / ".git")
+        made, fault = keep_out(Disk(), project / name)
+        assert fault is not None
+        assert "may be others'" in fault.message if how == "link" else "knows nothing of it" in fault.message
+        assert "git " not in fault.fix.replace(".git", "")
+        assert [lack.part for lack in made] == [Part.SHELTER]
     assert files(other) == before
+    git(project, "clean", "-fdx")
+    assert (project / ".agent-mailer" / "config.toml").exists()
+    lent = [path for path in writable(project) if path.is_relative_to(other)]
+    assert lent == []
+
+
+def writable(project: Path) -> list[Path]:
+    """What a turn in `project` may write: within a sandbox of ours, and within codex's own."""
+    turn = project / ".agent-mailer" / "turns" / "t"
+    places = Places(project, project / ".agent-mailer", project.parent / "home", project.parent / "cache")
+    bounds = bounds_of(places, TurnPlaces(turn, turn / "outbox", turn / "tmp"), Path("/bin/sh"), None, {})
+    home = project.parent / "codex"
+    words = policy(PermissionMode.ACCEPT_EDITS, Reach(), Ground(project), {"TMPDIR": "/nowhere"}, home, (), None).words
+    [profile] = [tomllib.loads(word)["permissions"] for word in words if word.startswith("permissions.")]
+    named = profile[PROFILE]["filesystem"]
+    within = [rule.path for rule in bounds.rules if rule.access is Access.WRITE]
+    return [*within, *(Path(path) for path, access in named.items() if access == "write")]
+
+
+@LONG
+def test_a_turn_writes_the_repository_that_says_it_is_its_own(project: Path, tmp_path: Path) -> None:
+    """A worktree's, a submodule's, and that of a submodule within a worktree."""
+    part = make_project(tmp_path / "part")
+    git(project, "submodule", "add", "-q", str(part), "lib/part", check=True)
+    git(project, "commit", "-qm", "part", check=True)
+    git(project, "worktree", "add", "-q", str(tmp_path / "beside"), check=True)
+    git(tmp_path / "beside", "submodule", "update", "--init", "-q", check=True)
+    main = project / ".git"
+    for work, folder in (
+        (tmp_path / "beside", main),
+        (project / "lib" / "part", main / "modules" / "lib" / "part"),
+        (tmp_path / "beside" / "lib" / "part", main / "worktrees" / "beside" / "modules" / "lib" / "part"),
+    ):
+        (folder / "hooks").mkdir(exist_ok=True)
+        assert writable(work).count(folder) == 2, work
+        set_up(work)
+        assert faults(work) == [], work
 
 
 def test_a_git_file_that_points_nowhere(project: Path) -> None:

@@ -107,3 +107,33 @@ def test_a_turn_that_changes_what_tells_agents_what_to_do_is_told_of(desk: Desk)
     turn(desk, 'rm "$AGENT_MAILER_TURN_DIR"/documents.json; echo more >>CLAUDE.md')
     assert len(desk.log(EventName.INSTRUCTIONS_CHANGED)) == 2
     assert not list(desk.state.glob("turns/*/documents.json"))
+
+
+HERE = ".git/commondir .git/config .git/config.worktree .git/hooks/pre-commit"
+
+
+@pytest.mark.parametrize(
+    ("script", "changed"),
+    [
+        ("git commit -qm more --allow-empty; git checkout -qb side; git branch -q -u main; git gc -q", ""),
+        ("git config core.fsmonitor ./evil", ".git/config"),
+        (
+            "echo . >x; cp x .git/hooks/pre-commit; mkdir evil; echo ../evil >.git/commondir",
+            HERE.replace("config ", ""),
+        ),
+        ("mv .git away; echo 'gitdir: away' >.git", ".git .git/config"),
+        ("git init -q sub/deep", "sub/deep/.git/config"),
+        ("rm .git/HEAD; mkdir objects refs; touch config; echo 'ref: refs/heads/x' >HEAD", "config"),
+    ],
+)
+def test_a_turn_that_changes_what_git_runs_is_told_of(desk: Desk, script: str, changed: str) -> None:
+    """It would run when a person types `git status` there."""
+    who = "export GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=e GIT_COMMITTER_NAME=n GIT_COMMITTER_EMAIL=e"
+    turn(desk, f"{who}; git init -q -b main; mkdir -p .git/hooks; git commit -qm one --allow-empty")
+    told = len(desk.log(EventName.INSTRUCTIONS_CHANGED))
+    turn(desk, f"{who}; {script}")
+    events = desk.log(EventName.INSTRUCTIONS_CHANGED)[told:]
+    named = {name for event in events for name in str(event["file"]).split()}
+    wanted = set(changed.replace(" .git/config.worktree", "").split())
+    assert wanted <= named, named
+    assert bool(events) is bool(changed), named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Mapping
@@ -187,9 +188,8 @@ def test_a_git_folder_that_an_agent_has_made_opens_nothing(place: Place, tmp_pat
     pointer.write_text(f"gitdir: {other}/worktrees/theirs")
     assert place.files() == before
     pointer.unlink()
-    pointer.mkdir()
-    for name in ("HEAD", "config"):
-        (pointer / name).touch()
+    place.git(place.workdir)
+    shutil.rmtree(pointer / "hooks")
     assert place.files() == before, "hooks could be made"
     (pointer / "hooks").symlink_to(victim)
     assert place.files() == before

@@ -104,9 +104,11 @@ def test_settings_of_the_program_and_hooks_of_git_stay(places: Places) -> None:
 
 
 def test_a_git_folder_elsewhere_counts_only_by_its_own_word(places: Places) -> None:
+    subprocess.run(["git", "init", "-q", str(places.home / "main")], check=True)
     elsewhere = places.home / "main" / ".git" / "worktrees" / "x"
     elsewhere.mkdir(parents=True)
-    (places.home / "main" / ".git" / "objects").mkdir()
+    (elsewhere / "HEAD").write_text("ref: refs/heads/x\n")
+    (elsewhere / "commondir").write_text("../..\n")
     (places.workdir / ".git").write_text(f"gitdir: {elsewhere}\n")
     (elsewhere / "gitdir").write_text("/somewhere/else/.git\n")
     assert bounds(places).access(elsewhere / "index") is not WRITE

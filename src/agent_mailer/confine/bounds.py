@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 import agent_mailer
 from agent_mailer.confine.port import Access, Bounds, Network, Rule, TurnPlaces
-from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
+from agent_mailer.git_guard import kept_in
+from agent_mailer.git_tree import tree_at
 from agent_mailer.names import printable
 from agent_mailer.runtimes.port import ProgramHome
 
@@ -58,7 +58,6 @@ _OF_RUN = (
 """Names of hosts are looked up by these; NixOS has its programs there."""
 _OF_ROOT = ("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/gshadow-", "/etc/ssl/private")
 _KNOWN_HOSTS = ("known_hosts", "known_hosts2", "config")
-_GIT_POINTER = 4096
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -110,11 +109,15 @@ def bounds_of(
             rules.add(_real(path), Access.READ, firm=False)
     for root in roots.working:
         rules.add(root, Access.WRITE if places.may_write else Access.READ)
-        for path, access, firm in _git(root, roots.working) if places.may_write else ():
-            rules.add(path, access, firm=firm)
+        for path in _git_elsewhere(root, roots.working) if places.may_write else ():
+            rules.add(path, Access.WRITE)
     ours = [_real(path) for path in (places.state, *places.hidden)]
     for path in (*places.read, *places.write, *((home.path,) if home is not None else ())):
         _require_open(roots.settled(path), ours)
+    # Commits work, what git obeys stays: it is obeyed outside, when a person works there.
+    for path in (kept.path for top in written_trees(places) for kept in kept_in(top)):
+        if not path.is_symlink():
+            rules.add(path, Access.READ, firm=False)
     for path in places.read:
         rules.add(roots.settled(path), Access.READ, over=True)
     for path in places.write:
@@ -212,36 +215,19 @@ def _named_sockets(env: Mapping[str, str]) -> Iterator[Path]:
         yield _real(Path(path))
 
 
-def _git(root: Path, working: Sequence[Path]) -> Iterator[tuple[Path, Access, bool]]:
-    """Commits work, hooks and settings stay: git runs them outside, when a person works there."""
-    git = root / ".git"
-    if git.is_symlink():
-        return
-    common = git if git.is_dir() else _common_of(git)
-    if common is None:
-        return
-    if not any(common.is_relative_to(one) for one in working):
-        yield common, Access.WRITE, True
-    for name in ("hooks", "config", "config.worktree"):
-        if not (common / name).is_symlink() and (name != "config.worktree" or os.path.lexists(common / name)):
-            yield common / name, Access.READ, False
+def written_trees(places: Places) -> list[Path]:
+    """Folders that a turn may write and that may be the top of a git tree, or a git folder."""
+    working = [places.workdir, *([] if places.project is None else [places.project])] if places.may_write else []
+    return [_real(path) for path in (*working, *places.write)]
 
 
-def _common_of(pointer: Path) -> Path | None:
-    """Of a worktree whose git folder is elsewhere: git's own, known by pointing back to `pointer`; else None.
-
-    The agent can write the pointer, but not what lies where it leads.
-    """
-    with suppress(OSError, ValueError):
-        text = read_regular(pointer, _GIT_POINTER).decode("utf-8").strip()
-        if not text.startswith("gitdir: "):
-            return None
-        folder = _real(pointer.parent / text.removeprefix("gitdir: "))
-        back = read_regular(folder / "gitdir", _GIT_POINTER).decode("utf-8").strip()
-        common = folder.parent.parent
-        if folder.parent.name == "worktrees" and _real(Path(back)) == pointer and (common / "objects").is_dir():
-            return common
-    return None
+def _git_elsewhere(root: Path, working: Sequence[Path]) -> Iterator[Path]:
+    """The git folder of a tree, where it lies in none that the agent writes."""
+    tree = tree_at(root)
+    if tree is not None and not tree.broken:
+        common = _real(tree.common)
+        if not any(common.is_relative_to(one) for one in working):
+            yield common
 
 
 def _real(path: Path) -> Path:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.confine.bounds import TEMPORARY, Places, bounds_of
-from agent_mailer.confine.port import Bounds, Kind, Sandbox, TurnPlaces, Unconfined
+from agent_mailer.confine.bounds import TEMPORARY, Places, bounds_of, written_trees
+from agent_mailer.confine.port import Bounds, Kind, Promise, Sandbox, TurnPlaces, Unconfined
 from agent_mailer.confine.proof import Proof, prove
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.git_guard import put_in_place, take_away
 from agent_mailer.runtimes.port import Launch, RuntimeTraits
 
 _EMPTY_JSON = b"{}\n"
@@ -67,9 +68,16 @@ class Confinement:
             self._disk.make_directory(turn.tmp)
             within = _with_caches(launch, places)
             bounds = bounds_of(places, turn, Path(launch.argv[0]), self._traits.home, within.env)
+            if Promise.FIRM in self._sandbox.promises(bounds):
+                put_in_place(self._disk, written_trees(places))
             return self._with_tmp(self._sandbox.around(within, bounds), bounds)
         except ConfigFault as fault:
             raise Unconfined(fault.code, fault.message, fault.fix) from fault
+
+    def let_go(self) -> None:
+        """No turn runs any more: what stood in people's git folders for its time is taken away."""
+        with suppress(ConfigFault):
+            take_away(self._disk, written_trees(self._find()))
 
     def _with_tmp(self, launch: Launch, bounds: Bounds) -> Launch:
         home = self._traits.home

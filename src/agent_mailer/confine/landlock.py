@@ -73,6 +73,10 @@ def _grants(bounds: Bounds) -> Iterator[tuple[str, Path]]:
     # Its devices are named by the program itself: terminals of the person are not for an agent.
     held[Path("/dev")] = Access.HIDE
     tree = _Tree(held, bounds.listed)
+    # A folder whose names are told one by one costs nothing more: a worktree's `.git` in the workdir.
+    soft = {rule.path: rule.access for rule in bounds.rules if not rule.firm and tree.is_split(rule.path.parent)}
+    if soft:
+        tree = _Tree({**held, **soft}, bounds.listed)
     yield from tree.grants(Path("/"), Access.HIDE)
 
 
@@ -90,6 +94,11 @@ class _Tree:
                 self._least[parent] = min(access, self._least.get(parent, access))
                 self._steps.setdefault(parent, set()).add(child)
                 child = parent
+
+    def is_split(self, path: Path) -> bool:
+        """Whether something below it is allowed less."""
+        access = next(self._held[one] for one in (path, *path.parents) if one in self._held)
+        return self._least.get(path, access) < access
 
     def grants(self, path: Path, above: Access) -> Iterator[tuple[str, Path]]:
         access = self._held.get(path, above)

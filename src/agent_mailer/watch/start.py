@@ -13,7 +13,7 @@ import msgspec
 
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
-from agent_mailer.identity import documents_in
+from agent_mailer.identity import documents_in, obeyed_by_git
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
@@ -104,9 +104,15 @@ def folders_of(room: Room) -> list[Path]:
     return [room.policy.workdir, *([room.policy.project_dir] if room.policy.project_dir is not None else [])]
 
 
+def documents_of(room: Room) -> dict[str, str]:
+    """What tells agents what to do there, and what git obeys."""
+    folders = folders_of(room)
+    return documents_in(folders) | obeyed_by_git(folders)
+
+
 def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:
     """As the turn begins; for a watcher that comes after this one, in the turn's folder. Nothing relies on it."""
-    found = documents_in(folders_of(room))
+    found = documents_of(room)
     if record.turn_id in room.work:
         room.work[record.turn_id].documents = found
     with suppress(OSError):

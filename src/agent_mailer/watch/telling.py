@@ -107,7 +107,7 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
             text = f"{agent}: its configuration counts as trusted as it was found, for this once"
             fix = f"agent-mailer config show {where}"
         case NoticeKind.INSTRUCTIONS:
-            text = f"{agent} has changed files that tell agents what to do"
+            text = f"{agent} has changed files that tell agents, or git, what to do"
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.TEST:
             text = f"{agent} can tell you when it needs you: this is a test"

@@ -14,7 +14,7 @@ from agent_mailer.beneath import status
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.identity import differing, documents_in
+from agent_mailer.identity import differing
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
@@ -34,7 +34,7 @@ from agent_mailer.watch.room import Program, Room, Stage
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.settling import settle
-from agent_mailer.watch.start import folders_of, start
+from agent_mailer.watch.start import documents_of, start
 
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
@@ -176,7 +176,7 @@ def _changed_documents(room: Room, record: TurnRecord, directory: Path) -> list[
     if before is None:
         with suppress(OSError, *GARBLED):
             before = msgspec.json.decode(read_regular(directory / DOCUMENTS, MOST_READ), type=dict[str, str])
-    return differing(before, documents_in(folders_of(room))) if before is not None else []
+    return differing(before, documents_of(room)) if before is not None else []
 
 
 def _tell_of_documents(room: Room, record: TurnRecord, changed: Sequence[str]) -> None:
@@ -202,6 +202,8 @@ async def _gather(
     folder: TurnFolder,
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
+    if room.confinement is not None and not any(work.holds_place for work in room.work.values()):
+        room.confinement.let_go()
     if record.process is not None and (changed := _changed_documents(room, record, folder.path)):
         await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.disk import read_regular
+from agent_mailer.git_tree import tree_at
 from agent_mailer.runtimes.port import PermissionMode, Reach
 from agent_mailer.runtimes.programs import secrets_in
 
@@ -45,8 +45,7 @@ _NETWORK = re.compile(r"(--config=|-c)?sandbox_workspace_write\.network_access\s
 _HOME = ("auth.json", "config.toml", "sessions", "archived_sessions", "history.jsonl", "log", "memories")
 _DATABASE = ("", "-wal", "-shm")
 _TMP = Path("/tmp")  # noqa: S108 - what codex lets be written
-_GIT_KEPT = ("hooks", "config", "config.worktree", "modules")
-_POINTER_LIMIT = 4096
+_GIT_KEPT = ("hooks", "config", "config.worktree", "commondir", "gitdir", "modules")
 
 
 class Access(StrEnum):
@@ -150,55 +149,25 @@ def _git(root: Path) -> Iterator[tuple[Path, Access]]:
 
 
 def _git_folders(root: Path) -> list[Path]:
-    """Of the git tree that `root` is in; none where it is not surely a person's.
-
-    The agent can make a `.git` that points anywhere, and others one above its folder: a link, a worktree's folder that
-    does not own to it, a parent that is not ours are not believed.
-    """
+    """Of the git tree that `root` is in; none where it is not surely a person's: others can make one above it."""
     for folder in (root, *root.parents):
-        place = folder / ".git"
         try:
             above = folder.lstat()
-            kind = place.lstat().st_mode
-        except FileNotFoundError:
-            continue
         except OSError:
             return []
-        if folder != root and (above.st_uid != os.geteuid() or above.st_mode & stat.S_IWOTH):
+        if (tree := tree_at(folder)) is None:
+            continue
+        others = folder != root and (above.st_uid != os.geteuid() or above.st_mode & stat.S_IWOTH)
+        if others or tree.broken or not _is_whole(tree.common):
             return []
-        if stat.S_ISDIR(kind):
-            # With `commondir` git would take its configuration, and what it runs, from elsewhere: only an agent puts
-            # it there.
-            return [] if os.path.lexists(place / "commondir") or not _is_whole(place) else [place]
-        return _of_worktree(place) if stat.S_ISREG(kind) else []
+        return list(dict.fromkeys((tree.common, tree.git)))
     return []
-
-
-def _of_worktree(place: Path) -> list[Path]:
-    try:
-        own = place.parent / _line(place).removeprefix("gitdir:").strip()
-        common = own.parent.parent
-        belongs = own.parent.name == "worktrees" and common.name == ".git" and _is(own, common)
-        if not belongs or Path(_line(own / "gitdir")) != place:
-            return []
-    except (OSError, ValueError):
-        return []
-    return [common, own] if _is_whole(common) else []
-
-
-def _is(*folders: Path) -> bool:
-    """Real folders, named without a link or a way round."""
-    return all(folder.is_dir() and folder == folder.resolve() for folder in folders)
 
 
 def _is_whole(folder: Path) -> bool:
     """What must be kept from the agent is there and is no link: of what is missing it could make its own."""
     links = any((folder / name).is_symlink() for name in (*_GIT_KEPT, "objects", "refs"))
     return not links and (folder / "hooks").is_dir() and (folder / "config").is_file()
-
-
-def _line(path: Path) -> str:
-    return os.fsdecode(read_regular(path, _POINTER_LIMIT)).strip()
 
 
 # What is looked at is a word of its own, never a part of the script.
