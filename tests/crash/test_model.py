@@ -263,8 +263,10 @@ def _check_outcome(world: World, record: TurnRecord) -> None:
     lost_before = record.rerun is not None and record.rerun.session_lost
     if said is Outcome.SESSION_LOST and (record.resume is None or lost_before):
         said = Outcome.FAILED
-    # A stop may have met it between its last mark and its last word.
-    assert outcome in {said, stopped.get(record.stopped, said)}, f"{turn}: {outcome} where {said} was to come"
+    # A stop may have met it between its last mark and its last word; whoever stops a watcher may have killed its agent.
+    by_a_stop = Outcome.INTERRUPTED if said is Outcome.CRASHED and turn in world.under_a_stop else said
+    detail = record.settlement.detail
+    assert outcome in {said, by_a_stop, stopped.get(record.stopped, said)}, f"{turn}: {outcome} ({detail}) where {said} was to come"
 
 
 def _check_session(world: World, record: TurnRecord) -> None:

@@ -233,6 +233,8 @@ class World:
         """Turns whose agent the test has killed."""
         self.stopped: set[str] = set()
         """Turns that a person has stopped, or asked a watcher to."""
+        self.under_a_stop: set[str] = set()
+        """Turns that ran, or were taken up, while their watcher was being stopped."""
         self.died = False
         """The last watcher died."""
         self.faults: list[str] = []
@@ -320,6 +322,8 @@ class World:
                 self._check_start(place.state, message)
             if event.event in (EventName.TURN_STARTED, EventName.TURN_ADOPTED) and turn not in told:
                 told.add(turn)
+                if meanwhile is Meanwhile.STOP:
+                    self.under_a_stop.add(turn)
                 if event.event is EventName.TURN_ADOPTED or self._planned(message) == WAIT:
                     befalls.append(asyncio.ensure_future(self._befall(watcher[0], turn, meanwhile, ending)))
 
