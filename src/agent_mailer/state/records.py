@@ -120,7 +120,8 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class TurnProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """`progress.json`: what a running turn does, for people who look. `doing` is one untrusted line; `at`, `tool_since`
-    are moments; `usage` is this turn's own as far as known.
+    are moments; `usage` is this turn's own as far as known. Of a turn that has ended, `waits` says why its end, or its
+    answer to `waits_for`, cannot be settled now.
     """
 
     at: float
@@ -128,6 +129,8 @@ class TurnProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     tool: str = ""
     tool_since: float | None = None
     usage: Usage | None = None
+    waits: str = ""
+    waits_for: str = ""
 
 
 class PauseReason(StrEnum):

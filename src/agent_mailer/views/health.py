@@ -95,6 +95,13 @@ def _problems(
             f"the agent program has not worked for {(now - pause.since) / 60:.0f} min: {pause.detail or pause.reason}"
         )
         yield ProblemView(Problem.OUTAGE, text, f"agent-mailer doctor{here}")
+    late = [one for one in view.settling if one.why and now - one.since >= learned.outage_after]
+    if late:
+        first = min(late, key=lambda one: one.since)
+        what = f"an answer to {first.to}" if first.to else "the end of a turn"
+        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+        text = f"{what} has waited to leave for {(now - first.since) / 60:.0f} min{more}: {first.why}"
+        yield ProblemView(Problem.ANSWER_WAITS, text, f"agent-mailer turns show {first.turn_id}{here}")
     if view.dead_letters:
         text = f"{view.dead_letters} given up"
         yield ProblemView(Problem.DEAD_LETTERS, text, f"agent-mailer dead-letter list{here}")
@@ -127,7 +134,7 @@ def next_wake(view: StatusView, now: float) -> WakeView | None:
             return WakeView(Wake.PROBE, max(pause.until, first))
     elif due:
         return WakeView(Wake.RETRY, min(due))
-    return WakeView(Wake.TURN if view.running else Wake.MAIL)
+    return WakeView(Wake.TURN if view.running or view.settling else Wake.MAIL)
 
 
 def urgency(view: StatusView | FaultView) -> tuple[int, int, str]:
@@ -138,7 +145,7 @@ def urgency(view: StatusView | FaultView) -> tuple[int, int, str]:
         return (0, min(_ORDER[problem.code] for problem in view.problems), view.agent)
     if view.blocked:
         return (1, 0, view.agent)
-    return (2 if view.running else 3, 0, view.agent)
+    return (2 if view.running or view.settling else 3, 0, view.agent)
 
 
 _ORDER = {code: number for number, code in enumerate(Problem)}

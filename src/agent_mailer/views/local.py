@@ -15,7 +15,7 @@ from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.kept import held_counts, stuck_counts
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
-from agent_mailer.views.turns import last_results
+from agent_mailer.views.turns import last_results, running_turn, settling_turn
 from agent_mailer.views.values import status as view
 from agent_mailer.views.values.history import SpentView
 from agent_mailer.views.values.status import MailboxView, QueuedView
@@ -23,8 +23,6 @@ from agent_mailer.views.values.status import MailboxView, QueuedView
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Envelope
-    from agent_mailer.state.turns import OpenTurn
-
 
 QUEUE_SHOWN = 5
 READ = 500
@@ -206,6 +204,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     pause, today = state.pause.read(), state.usage.today()
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
     busy = {envelope.id for turn in open_turns for envelope in turn.envelopes}
+    settling = {t.turn_id: found for t in open_turns if (found := settling_turn(state, t)) is not None}
     retries = [entry for entry in state.retries.all() if entry.envelope.id not in busy]
     mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in retries})
     # Whoever has answered is waited for no longer, though the answer waits.
@@ -218,7 +217,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         problems=(),
         watcher=watcher,
         mailbox=mailbox,
-        running=tuple(_turn(place, turn, now) for turn in open_turns),
+        running=tuple(running_turn(state, turn, now) for turn in open_turns if turn.turn_id not in settling),
         retries=tuple(
             view.RetryView(
                 entry.envelope.id,
@@ -254,31 +253,8 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         sandbox=place.config.sandbox.kind.value,
         untrusted=place.trust.verdict.changed,
         held=held_counts(state),
+        settling=tuple(settling.values()),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
-    )
-
-
-def _turn(place: Workplace, turn: OpenTurn, now: float) -> view.RunningView:
-    found = view.RunningView(
-        turn.turn_id,
-        turn.msg_id,
-        turn.thread_id,
-        turn.envelope.sender,
-        turn.phase.value,
-        round(now - turn.started_at, 1),
-        batch=tuple(envelope.id for envelope in turn.batch),
-    )
-    progress = place.state.turns.progress(turn.turn_id)
-    if progress is None:
-        return found
-    usage = progress.usage
-    return msgspec.structs.replace(
-        found,
-        doing=progress.doing,
-        tool=progress.tool,
-        tool_seconds=round(now - progress.tool_since, 1) if progress.tool_since is not None else None,
-        tokens=usage.input_tokens + usage.output_tokens if usage else None,
-        cost_usd=usage.cost_usd if usage else None,
     )
 
 

@@ -96,6 +96,7 @@ def _in_work(place: Workplace, turn: OpenTurn, obstacle: Report | None) -> Repor
 
     record = place.state.turns.load(turn.turn_id)
     works = record is not None and record.settlement is None
+    progress = place.state.turns.progress(turn.turn_id)
     if works and (obstacle is None or obstacle.state is MessageState.PAUSED):
         # Running turns go on during a pause.
         return Report(MessageState.WORKING, "is at work on it")
@@ -103,6 +104,11 @@ def _in_work(place: Workplace, turn: OpenTurn, obstacle: Report | None) -> Repor
         return Report(MessageState.WORKING, "is at work on it; the answer waits for its watcher")
     if obstacle is not None and obstacle.state is MessageState.STOPPED:
         return msgspec.structs.replace(obstacle, text=f"{obstacle.text}; the turn is left open and goes on then")
+    if progress is not None and progress.waits:
+        to = f" to {progress.waits_for}" if progress.waits_for else ""
+        since = _moment(progress.at, place, "since")
+        text = f"has ended its turn; its answer{to} waits to leave {since}: {progress.waits}"
+        return Report(MessageState.WORKING, text)
     return Report(MessageState.WORKING, "has ended its turn, and sends what is to be sent")
 
 
@@ -164,6 +170,6 @@ def _moment(moment: float, place: Workplace, word: str = "at") -> str:
         then = datetime.fromtimestamp(moment).astimezone()
     except (OverflowError, ValueError, OSError):
         return ""
-    if then <= now:
+    if then <= now and word != "since":
         return "at once" if word == "at" else "until its next look"
     return f"{word} {then:%H:%M}" if then.date() == now.date() else f"{word} {then:%Y-%m-%d %H:%M}"

@@ -31,11 +31,12 @@ from agent_mailer.views.values.history import (
     WaitingView,
     WholeTurnView,
 )
-from agent_mailer.views.values.status import ResultView
+from agent_mailer.views.values.status import ResultView, RunningView, SettlingView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state import State
+    from agent_mailer.state.turns import OpenTurn
 
 
 LIST = "agent-mailer turns list"
@@ -164,6 +165,49 @@ def last_results(place: Workplace) -> tuple[ResultView, ...]:
     return tuple(sorted(found, key=lambda result: -result.at))
 
 
+def running_turn(state: State, turn: OpenTurn, now: float) -> RunningView:
+    """A turn whose agent may run, with what it does as far as that is known."""
+    found = RunningView(
+        turn.turn_id,
+        turn.msg_id,
+        turn.thread_id,
+        turn.envelope.sender,
+        turn.phase.value,
+        round(now - turn.started_at, 1),
+        batch=tuple(envelope.id for envelope in turn.batch),
+    )
+    progress = state.turns.progress(turn.turn_id)
+    if progress is None:
+        return found
+    usage = progress.usage
+    return msgspec.structs.replace(
+        found,
+        doing=progress.doing,
+        tool=progress.tool,
+        tool_seconds=round(now - progress.tool_since, 1) if progress.tool_since is not None else None,
+        tokens=usage.input_tokens + usage.output_tokens if usage else None,
+        cost_usd=usage.cost_usd if usage else None,
+    )
+
+
+def settling_turn(state: State, turn: OpenTurn) -> SettlingView | None:
+    """None where it has not ended."""
+    record, progress = state.turns.load(turn.turn_id), state.turns.progress(turn.turn_id)
+    settlement = record.settlement if record is not None else None
+    waits = progress is not None and progress.waits
+    if settlement is None and not waits:
+        return None
+    return SettlingView(
+        turn.turn_id,
+        turn.msg_id,
+        turn.thread_id,
+        turn.envelope.sender,
+        settlement.decided_at if settlement is not None else progress.at if progress is not None else 0.0,
+        progress.waits_for if progress is not None else "",
+        progress.waits if progress is not None else "",
+    )
+
+
 def _settled_last(place: Workplace) -> list[str]:
     """Ids of turns. The end of the log tells them at once; where it does not, the newest folders do."""
     turns, found = place.state.turns, list[str]()
@@ -190,6 +234,7 @@ def _records(state: State) -> Iterator[TurnRecord]:
 def _turn(state: State, record: TurnRecord) -> TurnView:
     settlement = record.settlement
     usage = settlement.usage if settlement else None
+    settled = state.turns.is_settled(record.turn_id)
     return TurnView(
         turn_id=record.turn_id,
         message_id=record.envelope.id,
@@ -198,7 +243,7 @@ def _turn(state: State, record: TurnRecord) -> TurnView:
         runtime=record.runtime,
         attempt=record.attempt,
         phase=record.phase.value,
-        settled=state.turns.is_settled(record.turn_id),
+        settled=settled,
         outcome=settlement.outcome.value if settlement else None,
         detail=settlement.detail if settlement else None,
         seconds=settlement.seconds if settlement else None,
@@ -207,7 +252,15 @@ def _turn(state: State, record: TurnRecord) -> TurnView:
         cost_usd=usage.cost_usd if usage else None,
         claimed_at=record.claimed_at,
         batch=tuple(one.envelope.id for one in record.batch),
+        waits="" if settled else _waits(state, record.turn_id),
     )
+
+
+def _waits(state: State, turn_id: str) -> str:
+    progress = state.turns.progress(turn_id)
+    if progress is None or not progress.waits:
+        return ""
+    return (f"to {progress.waits_for}: " if progress.waits_for else "") + progress.waits
 
 
 def _whole(state: State, record: TurnRecord) -> WholeTurnView:

@@ -15,10 +15,11 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
+from agent_mailer.names import printable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.state import State
-from agent_mailer.state.records import Pause
+from agent_mailer.state.records import Pause, TurnProgress
 from agent_mailer.watch.guards.alarm import listen
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
@@ -64,6 +65,8 @@ class Work:
         """What the turn was told to wait in its thread."""
         self.documents: dict[str, str] | None = None
         """What told agents what to do when the turn began; None where an earlier watcher saw it begin."""
+        self.waits = ("", "")
+        """Why it waits, and with an item for whom: as it was written down last."""
 
     @property
     def holds_place(self) -> bool:
@@ -260,11 +263,12 @@ class Room:
                 result = write(*args)
             except OSError as error:
                 self.troubles.begin(turn_id, error)
+                why = str(error)
             else:
                 if tries:
                     self.troubles.over(turn_id)
                 return result
-            await self.wait(turn_id, tries)
+            await self.wait(turn_id, tries, why)
         raise AssertionError
 
     async def until_system_lets(self, turn_id: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -274,12 +278,16 @@ class Room:
     async def until_mailbox_takes_it(self, turn_id: str, call: Callable[[], Awaitable[T]]) -> T:
         return await self._until(turn_id, MailboxUnavailable, call)
 
-    async def wait(self, turn_id: str, tries: int) -> None:
-        """Between two tries. Whose agent has ended is stuck meanwhile."""
+    async def wait(self, turn_id: str, tries: int, why: str, to: str = "") -> None:
+        """Between two tries. Whose agent has ended is stuck meanwhile; who looks on sees why, and whose item waits."""
         seconds = backoff(tries, self.policy.trouble_first, self.policy.trouble_longest)
         work = self.work.get(turn_id)
         if work is not None and work.stage is Stage.SETTLING:
             work.stage = Stage.STUCK
+            if work.waits != (why, to):
+                work.waits = (why, to)
+                progress = TurnProgress(self.clock.now(), waits=printable(why, 600), waits_for=printable(to))
+                self.state.turns.note_progress(turn_id, progress)
         try:
             await asyncio.sleep(seconds * (0.5 + self.jitter() / 2))
         finally:
@@ -294,11 +302,12 @@ class Room:
                 result = await call()
             except refusal as fault:
                 self.troubles.begin(turn_id, fault)
+                why = fault.message if isinstance(fault, MailboxUnavailable) else str(fault)
             else:
                 if tries:
                     self.troubles.over(turn_id)
                 return result
-            await self.wait(turn_id, tries)
+            await self.wait(turn_id, tries, why)
         raise AssertionError
 
     def prune(self) -> None:

@@ -97,7 +97,7 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
                     room.log.emit(
                         EventName.ITEM_POSTPONED, turn_id=record.turn_id, message_id=item.id, to=item.recipient, why=why
                     )
-        await room.wait(record.turn_id, tries)
+        await room.wait(record.turn_id, tries, why, item.recipient)
         tries += 1
 
 

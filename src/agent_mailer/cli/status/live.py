@@ -143,6 +143,7 @@ def _gist(found: view.StatusView) -> object:
         found.problems,
         found.mailbox.waiting,
         tuple((turn.turn_id, turn.phase, turn.tool) for turn in found.running),
+        tuple((turn.turn_id, turn.why) for turn in found.settling),
         tuple((entry.message_id, entry.attempts) for entry in found.retries),
         tuple(one.turn_id for one in found.blocked),
         found.pause,

@@ -19,10 +19,12 @@ _SHORT = {
     Problem.WATCHER_SILENT: "silent",
     Problem.TROUBLE: "trouble",
     Problem.MAILBOX: "no mailbox",
+    Problem.UNTRUSTED: "not as trusted",
     Problem.PROGRAM: "no program",
     Problem.SIGNED_OUT: "signed out",
     Problem.OUTAGE: "outage",
     Problem.PAUSED: "paused",
+    Problem.ANSWER_WAITS: "answer waits",
     Problem.DEAD_LETTERS: "dead letters",
     Problem.STUCK: "stuck",
     Problem.STATE_DAMAGED: "damaged",
@@ -78,7 +80,7 @@ def _state(view: StatusView) -> str:
         return paint("asks", Ink.YELLOW)
     if view.pause is not None:
         return paint(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
-    return "works" if view.running else "idle"
+    return "works" if view.running else "settles" if view.settling else "idle"
 
 
 def _now(view: StatusView) -> str:

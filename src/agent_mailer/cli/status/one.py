@@ -8,7 +8,7 @@ from datetime import datetime
 from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
 from agent_mailer.names import printable
-from agent_mailer.views.values.status import Problem, ResultView, RunningView, StatusView, Wake, WakeView
+from agent_mailer.views.values.status import Problem, ResultView, RunningView, SettlingView, StatusView, Wake, WakeView
 
 LISTED = 5
 """Of each kind; the rest is counted."""
@@ -43,6 +43,8 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "trouble", _trouble(view, now)
     for turn in view.running:
         yield "turn", _turn(view, turn)
+    for ended in view.settling:
+        yield "settles", _settling(view, ended, now)
     yield "waiting", _queue(view)
     yield "retry", _retries(view)
     yield "blocked", _blocked(view, now)
@@ -129,6 +131,15 @@ def _turn(view: StatusView, turn: RunningView) -> list[Part]:
     ]
     doing = _doing(turn)
     return [*parts, Part(doing, Ink.GREEN)] if doing else parts
+
+
+def _settling(view: StatusView, turn: SettlingView, now: float) -> list[Part]:
+    left = "" if view.watcher.running else ", left open: the next watcher takes it up"
+    what = f"an answer to {printable(turn.to, 80)}" if turn.to else "its end"
+    waits = f", {what} waits to leave: {printable(turn.why, 300)}" if turn.why else ""
+    line = f"{turn.turn_id}  ended {_ago(turn.since, now)}{waits}{left}"
+    ended = Part(line, Ink.YELLOW) if waits else Part(line)
+    return [ended, Part(f"from {printable(turn.sender, 40)}  thread {printable(turn.thread, 64)}", cut=True)]
 
 
 def _doing(turn: RunningView) -> str:

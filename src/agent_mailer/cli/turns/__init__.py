@@ -172,6 +172,7 @@ def _facts(turn: WholeTurnView) -> Iterator[tuple[str, str]]:
     yield "with", ", ".join(printable(other, 128) for other in turn.batch)
     yield "thread", printable(turn.thread, 300)
     yield "outcome" if ended else "phase", in_its_colour(turn.state)
+    yield "waits", printable(turn.waits, 600)
     yield "detail", printable(turn.detail or "", 300)
     yield "question", printable(turn.question or "", 300)
     yield "attempt", str(turn.attempt) if turn.attempt > 1 else ""

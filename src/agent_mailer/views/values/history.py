@@ -29,7 +29,8 @@ class SentView(Part, frozen=True):
 class TurnView(View, frozen=True):
     """A turn, open or settled. Until it has ended, `outcome` and what follows up to the cost is None.
 
-    `batch`: further messages that it was handed.
+    `batch`: further messages that it was handed. `waits`: why it has ended and is not settled, and with an answer for
+    whom.
     """
 
     ABOUT = "turn_id"
@@ -50,10 +51,13 @@ class TurnView(View, frozen=True):
     cost_usd: float | None
     claimed_at: float
     batch: tuple[str, ...]
+    waits: str
 
     @property
     def state(self) -> str:
-        """The outcome of a settled turn, the phase of an open one."""
+        """The outcome of a settled turn, the phase of an open one, which may have to wait."""
+        if self.waits:
+            return "waits to settle"
         return self.outcome if self.outcome is not None and self.settled else self.phase
 
 

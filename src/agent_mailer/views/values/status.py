@@ -21,6 +21,7 @@ class Problem(StrEnum):
     SIGNED_OUT = "signed_out"
     OUTAGE = "outage"
     PAUSED = "paused"
+    ANSWER_WAITS = "answer_waits"
     DEAD_LETTERS = "dead_letters"
     STUCK = "stuck"
     STATE_DAMAGED = "state_damaged"
@@ -90,6 +91,22 @@ class RunningView(View, frozen=True):
     tokens: int | None = None
     cost_usd: float | None = None
     batch: tuple[str, ...] = ()
+
+
+class SettlingView(View, frozen=True):
+    """A turn that has ended, at `since`, and is not settled. `why` says what keeps its answer to `to` (its end alone
+    where that is empty) from leaving now; it is empty where nothing does.
+    """
+
+    ABOUT = "turn_id"
+
+    turn_id: str
+    message_id: str
+    thread: str
+    sender: str
+    since: float
+    to: str = ""
+    why: str = ""
 
 
 class RetryView(View, frozen=True):
@@ -192,7 +209,8 @@ class HeldCountView(Part, frozen=True):
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
     logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever; `sandbox`
-    is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are.
+    is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are;
+    `settling` are turns that are open, though nothing of them runs any more.
     """
 
     ABOUT = "workdir"
@@ -218,6 +236,7 @@ class StatusView(View, frozen=True):
     sandbox: str = "off"
     untrusted: tuple[str, ...] = ()
     held: tuple[HeldCountView, ...] = ()
+    settling: tuple[SettlingView, ...] = ()
 
 
 class FaultView(View, frozen=True):
