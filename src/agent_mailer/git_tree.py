@@ -45,7 +45,7 @@ class Part(Enum):
 class Tree(msgspec.Struct, frozen=True):
     """A git tree: its top, its git folder, and the one that its worktrees share.
 
-    `broken` says why it is not believed: git refuses it, or works with a repository that is not this tree's (`strange`).
+    `broken` says why it is not believed: git refuses it, or works with another tree's repository (`strange`).
     """
 
     top: Path
