@@ -53,7 +53,7 @@ KEY = "amk_" + "5ec7e7" * 10
 INBOX = f"GET /messages/inbox/{ADDRESS}"
 SEND = "POST /messages/send"
 THREAD = "GET /messages/thread/t1"
-QUICK = Limits(connect=2.0, read=0.3, whole=2.0, answer_bytes=1024 * 1024)
+QUICK = Limits(connect=5.0, read=1.0, whole=5.0, answer_bytes=1024 * 1024)
 
 
 class Place:

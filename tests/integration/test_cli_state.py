@@ -52,7 +52,7 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
     assert files_of(desk) == before
     assert set(shown) == {
         *("workdir", "agent", "runtime", "watcher", "mailbox", "running", "retries", "dead_letters"),
-        *("pause", "trouble", "today", "last_events", "untrusted"),
+        *("pause", "trouble", "today", "last_events", "untrusted", "settling"),
         *("healthy", "problems", "blocked", "results", "next_wake", "stuck", "held", "sandbox"),
     }
     assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)

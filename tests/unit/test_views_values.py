@@ -102,7 +102,8 @@ def test_neither_key_nor_version_is_in_the_json() -> None:
 
 
 def test_a_turn_is_what_it_ended_as_only_when_it_is_settled() -> None:
-    turn = msgspec.structs.replace(sample(WholeTurnView), phase="settling", outcome="done", settled=False)
+    turn = msgspec.structs.replace(sample(WholeTurnView), phase="settling", outcome="done", settled=False, waits="")
     assert turn.state == "settling"
+    assert msgspec.structs.replace(turn, waits="no room").state == "waits to settle"
     assert msgspec.structs.replace(turn, settled=True).state == "done"
     assert msgspec.structs.replace(turn, settled=True, outcome=None).state == "settling"

@@ -56,7 +56,7 @@ class TurnView(View, frozen=True):
     @property
     def state(self) -> str:
         """The outcome of a settled turn, the phase of an open one, which may have to wait."""
-        if self.waits:
+        if self.waits and not self.settled:
             return "waits to settle"
         return self.outcome if self.outcome is not None and self.settled else self.phase
 
