@@ -266,7 +266,9 @@ def _check_outcome(world: World, record: TurnRecord) -> None:
     # A stop may have met it between its last mark and its last word; whoever stops a watcher may have killed its agent.
     by_a_stop = Outcome.INTERRUPTED if said is Outcome.CRASHED and turn in world.under_a_stop else said
     detail = record.settlement.detail
-    assert outcome in {said, by_a_stop, stopped.get(record.stopped, said)}, f"{turn}: {outcome} ({detail}) where {said} was to come"
+    assert outcome in {said, by_a_stop, stopped.get(record.stopped, said)}, (
+        f"{turn}: {outcome} ({detail}) where {said} was to come"
+    )
 
 
 def _check_session(world: World, record: TurnRecord) -> None:
