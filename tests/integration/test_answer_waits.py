@@ -97,7 +97,7 @@ def test_a_mailbox_that_is_gone(desk: Desk) -> None:
         [waits] = found["settling"]
         assert waits["why"]
         assert found["trouble"]["what"] == "mailbox"
-        Path(f"{desk.root}.away").rename(desk.root)
+        await asyncio.to_thread(Path(f"{desk.root}.away").rename, desk.root)
         await watch.until(lambda: arrived(desk, "user"), "it leaves")
 
     watch.run(story)
