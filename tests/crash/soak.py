@@ -28,6 +28,7 @@ from tests.desk import Desk
 from agent_mailer.events import KEEP_ROTATED, ROTATE_AT_BYTES
 from agent_mailer.mailbox.maildir.format import parse_message
 from agent_mailer.mailbox.port import Message
+from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.process.tree import members
 
 THREADS = 6
@@ -35,6 +36,9 @@ WARM_UP = 0.25
 """Of the time: caches fill, modules load."""
 
 SETTLE_WITHIN = 120.0
+SEEN_WITHIN = 1.0
+"""A turn is shorter than the time between two, so one is waited for."""
+
 GROWTH_KIB = 2048.0
 """What the memory may differ by between two quiet moments, beside what is explained."""
 
@@ -147,8 +151,12 @@ class Side:
 
     def kill_an_agent(self, chance: random.Random) -> bool:
         """Kill a process of a turn that runs: the agent, what it started, or its holder."""
-        newest = [turn for turn in self.turns()[-3:] if not (turn / "settled").exists()]
-        alive = [process for turn in newest for process in members(turn.name, None)]
+        alive: list[ProcessIdentity] = []
+        end = time.monotonic() + SEEN_WITHIN
+        while not alive and time.monotonic() < end:
+            # Names are in order to the second only.
+            open_ = [turn for turn in self.turns()[-20:] if not (turn / "settled").exists()]
+            alive = [process for turn in open_ for process in members(turn.name, None)]
         if not alive:
             return False
         with suppress(ProcessLookupError):
@@ -178,6 +186,10 @@ def soak(base: Path, minutes: float, seed: int = 20261121, tell: Callable[[str],
     try:
         while time.monotonic() < over:
             _rain(steady, troubled, chance, report, min(over, time.monotonic() + rest))
+            if not report.watchers_killed:
+                # In a short soak chance may spare it.
+                troubled.restart(signal.SIGKILL)
+                report.watchers_killed += 1
             _calm(steady)
             samples.append(_sample(steady, time.monotonic() - began))
             tell(f"{samples[-1].at:6.0f} s  {samples[-1].settled} settled  {samples[-1].memory:.0f} KiB")

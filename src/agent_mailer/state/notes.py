@@ -73,7 +73,7 @@ class NoteHistory:
         return True
 
     def all(self, note: str = "") -> Iterator[NoteChange]:
-        """Of one note, or of all; newest first. What cannot be read is passed over."""
+        """Of one note, or of all; what began last comes first, to the second. What cannot be read is passed over."""
         for name in reversed(self._names()):
             if note and f"-{_stem(note)}-" not in name:
                 continue

@@ -225,7 +225,7 @@ def note_changes(place: Workplace, thread: str | None = None) -> list[NoteChange
     note = note_path(place, thread).name if thread is not None else ""
     return [
         NoteChangeView(one.id, one.note, one.at, one.how, one.turn_id, one.thread, one.sender, one.before, one.after)
-        for one in place.state.notes.history.all(note)
+        for one in sorted(place.state.notes.history.all(note), key=lambda one: one.at, reverse=True)
     ]
 
 
