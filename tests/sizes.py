@@ -29,6 +29,15 @@ def sizes(quick: object, long: object, soak: object = None) -> list[object]:
     return params if soak is None else [*params, pytest.param(soak, id="soak", marks=SOAK)]
 
 
+def thinned(cases: Iterable[object], every: int = 3) -> list[object]:
+    """Parameters of which every third, or as said, is quick, the others long: for tables of like cases."""
+    return [case if number % every == 0 else _as_long(case) for number, case in enumerate(cases)]
+
+
+def _as_long(case: object) -> object:
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=LONG)
+
+
 def asked_for(items: Iterable[pytest.Item], named: Sequence[str], cwd: Path) -> list[pytest.Item]:
     """Of what each of `named` names the smallest size that is there: a file of long tests runs when it is named."""
     found = list(items)

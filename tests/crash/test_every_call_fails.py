@@ -124,7 +124,7 @@ def story(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return Story(request.param, tmp_path)
 
 
-@pytest.mark.parametrize("stride", sizes(quick=40, long=12))
+@pytest.mark.parametrize("stride", sizes(quick=80, long=12))
 def test_a_fault_now_and_then_is_survived(story: Story, stride: int) -> None:
     chance = random.Random(f"{SEED}{story.scenario.name}")
     whole = story.play(MOST_CALLS, Kind.EIO, Lasting.ONCE)

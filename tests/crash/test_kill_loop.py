@@ -14,7 +14,7 @@ from tests.sizes import sizes
 
 __all__ = ["containers"]
 
-ROUNDS = sizes(quick=6, long=25, soak=200)
+ROUNDS = sizes(quick=4, long=25, soak=200)
 
 WATCHERS = (Victim.WATCHER, Victim.WATCHER, Victim.HANDED_OVER, Victim.RECIPIENT)
 EVERYBODY = (Victim.WATCHER, Victim.AGENT, Victim.HOLDER, Victim.TOOL, Victim.RECIPIENT)

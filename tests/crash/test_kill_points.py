@@ -25,10 +25,10 @@ from tests.sizes import LONG, sizes
 DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
 
-STRIDES = sizes(quick=127, long=61, soak=1)
-STRIDES_DURABLE = sizes(quick=8, long=2, soak=1)
-STRIDES_REQUESTS = sizes(quick=7, long=1)
-STRIDES_TWICE = sizes(quick=211, long=127, soak=1)
+STRIDES = sizes(quick=191, long=61, soak=1)
+STRIDES_DURABLE = sizes(quick=16, long=2, soak=1)
+STRIDES_REQUESTS = sizes(quick=13, long=1)
+STRIDES_TWICE = sizes(quick=397, long=127, soak=1)
 Desks = Callable[[Path], Desk]
 TRIES = 5
 KILLED = -9

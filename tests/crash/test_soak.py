@@ -9,7 +9,7 @@ from tests.crash.soak import soak, table
 from tests.sizes import sizes
 
 
-@pytest.mark.parametrize("minutes", sizes(quick=0.3, long=2.0, soak=60.0))
+@pytest.mark.parametrize("minutes", sizes(quick=0.2, long=2.0, soak=60.0))
 def test_nothing_grows(tmp_path: Path, minutes: float) -> None:
     report = soak(tmp_path, minutes)
     print(f"\n{table(report)}")

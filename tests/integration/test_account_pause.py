@@ -91,6 +91,7 @@ def _run_out(accounts: Path) -> None:
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(pause, until=1.0)))
 
 
+@LONG
 def test_a_limit_met_by_one_stops_all_and_a_success_frees_all(agents: tuple[Agent, Agent]) -> None:
     one, two = agents
     one.script = LIMITED

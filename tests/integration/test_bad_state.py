@@ -21,7 +21,7 @@ from tests.clocks import FakeClock
 from tests.crash.faults import FaultySystem, Lasting
 from tests.crash.recording import QuickSystem
 from tests.desk import CLI, Desk, outcomes, until
-from tests.sizes import LONG
+from tests.sizes import LONG, thinned
 
 from agent_mailer.clock import iso
 from agent_mailer.errors import BusyFault
@@ -136,7 +136,7 @@ JSON_FILES = ["format", "sessions.json", "retries.json", "usage.json", "pause.js
 OTHER_FILES = ["inflight.json", "cursor.txt", "processed.txt", "sessions.journal", "dead_letter.jsonl", "log.jsonl"]
 
 
-@pytest.mark.parametrize("garbage", list(GARBAGE))
+@pytest.mark.parametrize("garbage", thinned(GARBAGE))
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_a_garbled_file_is_kept_aside_told_of_and_made_anew(seasoned: Seasoned, name: str, garbage: str) -> None:
     (seasoned.desk.state / name).write_bytes(GARBAGE[garbage])
@@ -146,7 +146,7 @@ def test_a_garbled_file_is_kept_aside_told_of_and_made_anew(seasoned: Seasoned, 
 
 
 @pytest.mark.parametrize("garbage", ["NULs", "random", "deep"])
-@pytest.mark.parametrize("name", [*OTHER_FILES, ".lock"])
+@pytest.mark.parametrize("name", thinned([*OTHER_FILES, ".lock"]))
 def test_a_garbled_list_loses_no_message(seasoned: Seasoned, name: str, garbage: str) -> None:
     (seasoned.desk.state / name).write_bytes(GARBAGE[garbage])
     seasoned.recovers()
@@ -170,7 +170,7 @@ def test_a_file_cut_in_the_middle_and_continued_by_nuls(seasoned: Seasoned, name
     seasoned.recovers()
 
 
-@pytest.mark.parametrize("what", ["fifo", "folder"])
+@pytest.mark.parametrize("what", thinned(["fifo", "folder"]))
 @pytest.mark.parametrize("name", [*JSON_FILES, *OTHER_FILES, "turns/notes", "requests/1.json"])
 def test_something_else_in_a_files_place_is_never_waited_for(seasoned: Seasoned, name: str, what: str) -> None:
     path = seasoned.desk.state / name
@@ -559,7 +559,7 @@ def test_the_agent_of_another_client_that_still_runs_is_waited_for(desk: Desk) -
 # Disks.
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
+@pytest.mark.parametrize("code", thinned([errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES]))
 def test_a_disk_that_takes_nothing_costs_nothing(desk: Desk, code: int) -> None:
     """Nothing can be claimed, so nothing starts; the mail waits in its mailbox."""
     desk.script({"witness": "ran"})
@@ -609,6 +609,7 @@ cp "$STATE/processed.txt" "$OUT.processed"
     subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,
     reason="no mount namespace can be made here (needs root and unshare)",
 )
+@LONG
 def test_a_real_disk_that_is_full_or_read_only(desk: Desk) -> None:
     desk.script({"witness": "ran"}, {"print": "ok"})
     first = desk.send()
@@ -863,7 +864,7 @@ def put_by_hand(desk: Desk, file: str, **header: Any) -> None:
     (desk.root / "agents/coder/inbox/new" / file).write_text(text)
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", thinned(ODD))
 @pytest.mark.parametrize("field", ["id", "thread", "subject"])
 def test_odd_ids_stay_where_they_belong(desk: Desk, field: str, odd: str) -> None:
     """A message of such an id is settled or put away as unreadable; either way nothing is lost, and nothing escapes."""

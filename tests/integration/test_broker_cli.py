@@ -71,6 +71,7 @@ def test_what_it_prints_at_the_first_start_can_be_typed(served: BrokerProcess, t
     assert "invite" not in served.said()
 
 
+@LONG
 def test_its_data_are_its_owners_alone_and_survive_a_restart(served: BrokerProcess) -> None:
     ann = join(served.url, "ann", served.invite)
     modes = {path.name: path.stat().st_mode & 0o777 for path in served.data.iterdir()}
@@ -242,6 +243,7 @@ def test_a_locked_database_is_told(tmp_path: Path) -> None:
     assert (done.status, "locked" in done.err) == (75, True), done
 
 
+@LONG
 def test_keys_and_passwords_of_a_running_broker(served: BrokerProcess, tmp_path: Path) -> None:
     ann = join(served.url, "ann", served.invite)
     one, two = register(served.url, ann, "one"), register(served.url, ann, "two")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tomlkit
 from tests.desk import Desk, until
+from tests.sizes import thinned
 from tests.typed import Typed, type_in
 
 from agent_mailer.clock import iso
@@ -175,7 +176,7 @@ VERIFY: dict[str, tuple[Break, int, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", VERIFY)
+@pytest.mark.parametrize("fault", thinned(VERIFY))
 def test_verify_names_each_fault_and_what_mends_it(desk: Desk, fault: str) -> None:
     breaks, status, name, text, fix = VERIFY[fault]
     breaks(desk)
@@ -350,7 +351,7 @@ DOCTOR: dict[str, tuple[Break, str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", DOCTOR)
+@pytest.mark.parametrize("fault", thinned(DOCTOR, every=4))
 def test_doctor_names_each_fault_and_what_mends_it(desk: Desk, fault: str) -> None:
     breaks, level, name, text, fix = DOCTOR[fault]
     breaks(desk)

@@ -14,6 +14,7 @@ from tests.broker_desk import running_broker
 from tests.desk import Desk, until
 from tests.integration.test_amp_watch import AmpDesk
 from tests.plain_broker import running_plain_broker
+from tests.sizes import thinned
 from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
@@ -332,7 +333,7 @@ def test_a_retry_entry_of_before_reads(tmp_path: Path) -> None:
     assert Workplace(tmp_path).state.held.counts() == {}
 
 
-@pytest.mark.parametrize("kind", ["ours", "plain"])
+@pytest.mark.parametrize("kind", thinned(["ours", "plain"]))
 def test_at_a_broker(kind: str, tmp_path: Path) -> None:
     running = running_broker if kind == "ours" else running_plain_broker
     with running(tmp_path) as broker:

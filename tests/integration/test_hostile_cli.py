@@ -193,9 +193,8 @@ def test_a_result_that_is_cut_is_none(desk: HostileDesk) -> None:
     assert outcomes(desk.once()) == ["failed"]
 
 
-@pytest.mark.parametrize(
-    "end", ["result()", pytest.param("os.kill(os.getpid(), signal.SIGKILL)", marks=LONG)], ids=["done", "killed"]
-)
+@LONG
+@pytest.mark.parametrize("end", ["result()", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["done", "killed"])
 def test_tool_processes_in_sessions_of_their_own_do_not_outlive_the_turn(end: str, desk: HostileDesk) -> None:
     pids = desk.base / "pids"
     desk.program(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sizes import LONG
+from tests.sizes import LONG, thinned
 
 from agent_mailer import processes
 from agent_mailer.outcomes import Exit
@@ -139,7 +139,7 @@ def test_an_agent_that_was_stopped_goes_when_asked(agents: Agents) -> None:
         pytest.param({"scrub": True, "session": True, "orphan": True}, id="a daemon with a cleared environment"),
     ],
 )
-@pytest.mark.parametrize("ignore_term", [False, True])
+@pytest.mark.parametrize("ignore_term", thinned([False, True]))
 def test_a_descendant_wherever_it_went(agents: Agents, how: dict[str, object], *, ignore_term: bool) -> None:
     agent = agents.start(agents.child(ignore_term=ignore_term, **how))
     child = agent.spawned("child")
@@ -249,7 +249,7 @@ def test_we_are_never_a_member(agents: Agents, monkeypatch: pytest.MonkeyPatch) 
     script = """
 import asyncio, os, sys
 from agent_mailer.process.tree import end_tree, members
-from tests.sizes import LONG
+from tests.sizes import LONG, thinned
 from agent_mailer.process.handle import identify
 turn_id = os.environ["AGENT_MAILER_TURN_ID"]
 me = identify(os.getpid())

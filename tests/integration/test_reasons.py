@@ -15,6 +15,7 @@ import pytest
 from tests.desk import Desk, until
 from tests.integration.test_stuck import file, put
 from tests.pages import PROJECT, page, table
+from tests.sizes import thinned
 from tests.typed import type_in
 from tests.unit.test_spec import _names_in
 
@@ -248,7 +249,7 @@ def shows(desk: Desk, said: str) -> bool:
     return status == 0 and any(word in said and true for word, true in shown.items())
 
 
-@pytest.mark.parametrize("reason", sorted(SCENES))
+@pytest.mark.parametrize("reason", thinned(sorted(SCENES)))
 def test_status_shows_what_the_page_says(reason: str, tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     with SCENES[reason](desk):

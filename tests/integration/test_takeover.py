@@ -197,6 +197,7 @@ def test_every_command_reads_the_folder_as_it_is(left: Left, request: pytest.Fix
     assert before == {path: path.read_bytes() for path in left.workdir.rglob("*") if path.is_file()}
 
 
+@LONG
 def test_the_first_watcher_runs_what_is_to_be_done_and_nothing_else(left: Left) -> None:
     left.agent('cat >> prompts; echo "answer to $AGENT_MAILER_MESSAGE_ID, attempt $AGENT_MAILER_ATTEMPT"')
     assert sorted(left.unread()) == ["dead", "processed", "tried"]

@@ -73,6 +73,7 @@ def started(desk: Desk) -> None:
     until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
 
 
+@pytest.mark.long
 def test_done_without_an_answer_ends_the_wait(desk: Desk) -> None:
     desk.configure(auto_reply="never")
     with desk.watching():
@@ -201,6 +202,7 @@ def test_waiting_behind_another_is_told(desk: Desk) -> None:
         assert standing(send(desk, "0", "--thread", "busy", "--json"))[2] == "paused"
 
 
+@pytest.mark.long
 def test_a_message_that_is_tried_again_or_given_up_is_told(desk: Desk) -> None:
     desk.configure(max_retries=1, retry={"first": 3600, "longest": 3600})
     desk.shell("cat >/dev/null; echo broken >&2; exit 5")
