@@ -127,6 +127,25 @@ def test_a_purged_dead_letter_stays_purged(tmp_path: Path) -> None:
         assert desk.place().state.dead_letters.all() == []
 
 
+def test_what_stands_beside_damage_outlives_its_setting_aside(tmp_path: Path) -> None:
+    """So does the damage itself: in the file, or in the one beside."""
+    desk = new_desk(tmp_path / "desk")
+    at_rest(desk)
+    good = {"stuck.jsonl": b'{"kind":"unreadable","key":"a","at":1.0}', "held.jsonl": b'{"message_id":"a"}'}
+    folder = desk.place().folder.path
+    for name, line in good.items():
+        (folder / name).write_bytes(b"garbage\n" + line + b"\n")
+
+    def look(disk: Disk) -> None:
+        state = state_over(desk, disk)
+        assert len(state.stuck.all()) + len(state.held.waiting) == 2
+
+    for _ in after_power_failures(desk, look):
+        for name, line in good.items():
+            assert line + b"\n" in (folder / name).read_bytes()
+            assert any(b"garbage\n" in path.read_bytes() for path in folder.glob(f"{name}*"))
+
+
 def test_an_earlier_answer_is_not_taken_for_this_one_where_the_copy_of_the_thread_is_lost(tmp_path: Path) -> None:
     desk = new_desk(tmp_path / "desk")
     agent(desk, 'rm "$AGENT_MAILER_TURN_DIR/mail.json"; echo "answer to $AGENT_MAILER_MESSAGE_ID"')

@@ -10,6 +10,7 @@ from tests.clocks import FakeClock
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.held import Guard, Held, HeldEntry
 from agent_mailer.state.stuck import Stuck, StuckKind, split_key
 
 LETTER = Envelope("m-1", "t", "alice", 1.0, "1 m-1", "m-1.md")
@@ -69,14 +70,14 @@ def test_who_is_still_to_be_told_outlives_the_watcher_until_he_was(folder: State
 def test_a_damaged_line_harms_no_other_and_is_kept(folder: StateFolder) -> None:
     Stuck(folder).add(StuckKind.UNREADABLE, "a", None, "x")
     path = folder.path / "stuck.jsonl"
-    path.write_bytes(path.read_bytes() + b'{"kind": "unknown"}\n\0\0\0\n{"torn')
+    path.write_bytes(path.read_bytes() + b'{"kind": "unknown"}\n\0\0\0\ntorn')
     stuck = Stuck(folder)
     assert stuck.add(StuckKind.UNREADABLE, "b", None, "x")
     assert [entry.key for entry in Stuck(folder).all()] == ["a", "b"]
     stuck.remove([(StuckKind.UNREADABLE, "a")])
     assert [entry.key for entry in Stuck(folder).all()] == ["b"]
-    assert b'{"torn' in path.read_bytes()
-    assert b"unknown" in path.read_bytes()
+    [beside] = folder.path.glob("stuck.jsonl.corrupt-*")
+    assert beside.read_bytes() == b'{"kind": "unknown"}\ntorn\n'
 
 
 def test_a_full_file_counts_the_oldest_and_loses_none_that_is_still_listed(folder: StateFolder) -> None:
@@ -98,3 +99,46 @@ def test_what_is_no_key_of_an_item_names_none(key: str) -> None:
 
 def test_the_key_of_an_item_names_its_turn_and_its_number() -> None:
     assert split_key("20260101T000000-0123abcd.12") == ("20260101T000000-0123abcd", 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("stuck.jsonl", b'{"kind":"unreadable","key":"a","at":1.0}'), ("held.jsonl", b'{"message_id":"a"}')],
+)
+def test_lines_that_cannot_be_read_are_told_of_and_set_aside(tmp_path: Path, name: str, good: bytes) -> None:
+    """Others stay, what a crash has torn at the end is no damage, and without the lock nothing is changed."""
+    told: list[tuple[str, str]] = []
+    folder = StateFolder(tmp_path, Disk(), FakeClock(), lambda path, why: told.append((path.name, why)))
+    folder.path.mkdir()
+    path = folder.path / name
+
+    def count() -> int:
+        return sum((Stuck(folder) if name == "stuck.jsonl" else Held(folder)).counts().values())
+
+    data = b"\xff garbage\n" + good + b'\n{"kind":7}7\n{"torn'
+    path.write_bytes(data)
+    assert count() == 1
+    assert (told, path.read_bytes()) == ([(name, "2 of its lines cannot be read")], data)
+    folder.hold()
+    assert count() == 1
+    assert path.read_bytes() == good + b"\n"
+    [aside] = folder.path.glob(f"{name}.corrupt-*")
+    assert aside.read_bytes() == b'\xff garbage\n{"kind":7}7\n'
+    told.clear()
+    assert (count(), told) == (1, [])
+
+
+def test_what_a_crash_has_torn_is_no_damage_once_something_stands_behind_it(tmp_path: Path) -> None:
+    told: list[Path] = []
+    folder = StateFolder(tmp_path, Disk(), FakeClock(), lambda path, _: told.append(path))
+    folder.prepare()
+    Stuck(folder).add(StuckKind.UNREADABLE, "a", None, "x")
+    Held(folder).add([HeldEntry("a", guard=Guard.PAIR, envelope=LETTER)])
+    for name in ("stuck.jsonl", "held.jsonl"):
+        path = folder.path / name
+        path.write_bytes(path.read_bytes() + path.read_bytes()[:30])
+    Stuck(folder).add(StuckKind.UNREADABLE, "b", None, "x")
+    Held(folder).add([HeldEntry("b", guard=Guard.PAIR, envelope=LETTER)])
+    assert [entry.key for entry in Stuck(folder).all()] == ["a", "b"]
+    assert list(Held(folder).waiting) == ["a", "b"]
+    assert told == []

@@ -161,6 +161,30 @@ class StateFolder:
                 self.disk.create(target, data, sync=Sync.FULL)
                 return
 
+    def read_lines(self, path: Path, decode: Callable[[bytes], T]) -> list[T]:
+        """What stands in a file that is appended to. Lines that cannot be read are told of, and where that is ours to
+        do they are kept in a file beside, durable before this one is written without them. Raises OSError.
+        """
+        lines = (self.bytes_of(path) or b"").replace(b"\0", b"").split(b"\n")
+        found, kept, bad = list[T](), list[bytes](), list[bytes]()
+        for line in filter(bytes.strip, lines):
+            try:
+                found.append(decode(line))
+            except GARBLED:
+                bad.append(line)
+            else:
+                kept.append(line)
+        # Its end, torn by a crash, was never confirmed to anybody: no damage, but the next line would end it.
+        torn = bad[-1:] == lines[-1:] and lines[-1].startswith(b"{")
+        lost = bad[:-1] if torn else bad
+        if bad and self._ours:
+            if lost:
+                self.keep_copy(path, b"".join(line + b"\n" for line in lost))
+            self.disk.replace(path, b"".join(line + b"\n" for line in kept), sync=Sync.FULL)
+        if lost:
+            self.damaged(path, f"{len(lost)} of its lines cannot be read")
+        return found
+
     def read(self, path: Path, shape: type[T], empty: T, remake: Callable[[], T] | None = None) -> T:
         """The JSON file `path` as `shape`; absent = `empty`; damaged = set aside, reported, and `remake()` or `empty`.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from enum import StrEnum
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,7 +26,6 @@ MOST = 100_000
 SPARED = 10_000
 """So many go at once, and so many ended lines stand before the file is written anew."""
 
-T = TypeVar("T")
 _FIRST = b'{"message_id":'
 """How a line of ours begins."""
 
@@ -67,13 +66,13 @@ class HeldEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     older: int = 0
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _Known(NamedTuple):
     """What memory keeps of a line."""
 
     message_id: str
-    guard: Guard = Guard.WHO
-    ended: Ended | None = None
-    older: int = 0
+    guard: Guard
+    ended: Ended | None
+    older: int
 
 
 class Held:
@@ -89,7 +88,8 @@ class Held:
         """Ids of messages that wait for a person, oldest first: no candidates until then. Not to be changed."""
         found: dict[str, Guard] = {}
         self._older = self._ended = 0
-        for line in self._entries(_Known):
+        decoder = msgspec.json.Decoder(HeldEntry)
+        for line in self._folder.read_lines(self._path, lambda line: _known(decoder.decode(line))):
             self._older += line.older
             if line.ended is not None:
                 found.pop(line.message_id, None)
@@ -122,7 +122,7 @@ class Held:
         """Oldest first, read from the file: those that are only counted are not among them."""
         known = self.waiting
         # Whoever was let go and is held once more has two lines: the later one counts.
-        last = {entry.message_id: entry for entry in self._entries(HeldEntry) if entry.envelope and not entry.ended}
+        last = {entry.message_id: entry for entry in self._entries() if entry.envelope and not entry.ended}
         yield from (entry for message_id, entry in last.items() if message_id in known)
 
     def find(self, message_ids: Collection[str]) -> dict[str, HeldEntry]:
@@ -149,7 +149,7 @@ class Held:
         """What was let go, as far as the file still tells: its retry may be lost before its first turn."""
         envelopes: dict[str, Envelope] = {}
         let_go: dict[str, Envelope] = {}
-        for entry in self._entries(HeldEntry):
+        for entry in self._entries():
             if entry.envelope is not None:
                 envelopes[entry.message_id] = entry.envelope
             if entry.ended is Ended.RELEASED and entry.message_id in envelopes:
@@ -172,7 +172,7 @@ class Held:
         known = self.waiting
         if self._ended < self._spared:
             return
-        kept = [e for e in self._entries(HeldEntry) if e.message_id in known or not is_settled(e.message_id)]
+        kept = [e for e in self._entries() if e.message_id in known or not is_settled(e.message_id)]
         self._write(kept)
         self._ended = sum(entry.ended is not None for entry in kept)
 
@@ -182,7 +182,7 @@ class Held:
         if not going:
             return
         older = self._older + len(going)
-        rest = (e for e in self._entries(HeldEntry) if e.message_id and e.message_id not in going)
+        rest = (e for e in self._entries() if e.message_id and e.message_id not in going)
         self._write([HeldEntry("", older=older), *rest])
         self._older = older
         for message_id in going:
@@ -199,11 +199,15 @@ class Held:
     def _lines(self) -> list[bytes]:
         return (self._folder.bytes_of(self._path) or b"").replace(b"\0", b"").split(b"\n")
 
-    def _entries(self, shape: type[T]) -> Iterator[T]:
+    def _entries(self) -> Iterator[HeldEntry]:
         for line in self._lines():
             with suppress(*GARBLED):
                 if line.strip():
-                    yield msgspec.json.decode(line, type=shape)
+                    yield msgspec.json.decode(line, type=HeldEntry)
+
+
+def _known(entry: HeldEntry) -> _Known:
+    return _Known(entry.message_id, entry.guard, entry.ended, entry.older)
 
 
 def _bounded(entry: HeldEntry) -> HeldEntry:

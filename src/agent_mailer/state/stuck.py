@@ -16,7 +16,7 @@ import msgspec
 from agent_mailer.disk import Sync
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import is_turn_id, printable
-from agent_mailer.state.folder import GARBLED, StateFolder
+from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import ItemState, TurnRecord
 
 MOST = 100_000
@@ -74,7 +74,6 @@ class Stuck:
         self._path = folder.path / "stuck.jsonl"
         self._most, self._spared = most, spared
         self._known: dict[tuple[StuckKind, str], StuckEntry] | None = None
-        self._bad: list[bytes] = []
         self._untold: deque[StuckEntry] = deque()
         self._unheard: set[tuple[StuckKind, str]] = set()
 
@@ -188,25 +187,17 @@ class Stuck:
         self._write(counts | {key: entry for key, entry in known.items() if key not in gone})
 
     def _write(self, entries: dict[tuple[StuckKind, str], StuckEntry]) -> None:
-        lines = [*self._bad, *map(msgspec.json.encode, entries.values())]
-        self._folder.disk.replace(self._path, b"".join(line + b"\n" for line in lines), sync=Sync.FULL)
+        data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries.values())
+        self._folder.disk.replace(self._path, data, sync=Sync.FULL)
         self._known = entries
 
     def _load(self) -> dict[tuple[StuckKind, str], StuckEntry]:
         if self._known is None:
             found: dict[tuple[StuckKind, str], StuckEntry] = {}
-            self._bad = []
-            for line in (self._folder.bytes_of(self._path) or b"").replace(b"\0", b"").split(b"\n"):
-                if not line.strip():
-                    continue
-                try:
-                    entry = msgspec.json.decode(line, type=StuckEntry)
-                except GARBLED:
-                    self._bad.append(line)
-                else:
-                    known = found.setdefault((entry.kind, entry.key), entry)
-                    if known.unheard and not entry.unheard:
-                        found[entry.kind, entry.key] = msgspec.structs.replace(known, unheard=False)
+            for entry in self._folder.read_lines(self._path, msgspec.json.Decoder(StuckEntry).decode):
+                known = found.setdefault((entry.kind, entry.key), entry)
+                if known.unheard and not entry.unheard:
+                    found[entry.kind, entry.key] = msgspec.structs.replace(known, unheard=False)
             self._known = found
             self._unheard = {key for key, entry in found.items() if entry.unheard}
             yesterday = self._folder.clock.now() - DAY
