@@ -204,17 +204,19 @@ def test_a_retry_leaves_a_pause_and_a_waiting_message_as_they_are(desk: Desk) ->
 def test_what_is_unreadable_is_stuck_before_it_is_moved_and_its_sender_is_told(desk: Desk) -> None:
     desk.configure(notify={"address": "planner"})
     put(desk, "bad", file("bad", "x", kind="run"))
+    put(desk, "labels", file("labels", "x", labels="none"))
     put(desk, "torn", b"---json\n{")
     put(desk, "big", file("big", "x" * (11 << 20)))
     desk.once()
     desk.once()
-    assert sorted(kind for kind, _ in stuck(desk)) == ["too-large", "unreadable", "unreadable"]
-    assert sorted(one.body.split("Message: ")[1].split("\n")[0] for one in notices(desk)) == ["bad.md", "big.md"]
-    assert len(notices(desk, "planner")) == 3
+    assert sorted(kind for kind, _ in stuck(desk)) == ["too-large", *["unreadable"] * 3]
+    told = sorted(one.body.split("Message: ")[1].split("\n")[0] for one in notices(desk))
+    assert told == ["bad.md", "big.md", "labels.md"]
+    assert len(notices(desk, "planner")) == 4
     assert (Paths(desk.root, "coder").receipts / "big__coder__dlq.json").exists()
     answer = ask(desk, Verb.STUCK_RETRY)
     assert not answer.ok
-    assert len(answer.lines) == 3
+    assert len(answer.lines) == 4
     assert ask(desk, Verb.STUCK_DROP).ok
     assert stuck(desk) == []
 

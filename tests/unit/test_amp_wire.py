@@ -125,6 +125,22 @@ def test_what_has_an_id_is_named_by_it() -> None:
     assert listed({"x": 1}) == [bad]
 
 
+@pytest.mark.parametrize("name", ["labels", "subject", "hops", "created_at", "attachments", "to_agent"])
+def test_a_side_field_of_a_wrong_type_does_not_hide_whose_it_is(name: str) -> None:
+    (bad,) = listed({**GOOD, name: {"x": 1} if name != "attachments" else GOOD, "is_read": "yes"})
+    assert isinstance(bad, Unreadable)
+    assert (bad.locator, bad.id, bad.thread, bad.sender) == ("id:m1", "m1", "t1", "bob@u.d")
+
+
+def test_of_names_of_a_wrong_type_the_others_are_known() -> None:
+    (bad,) = listed({**GOOD, "thread_id": 7})
+    assert isinstance(bad, Unreadable)
+    assert (bad.locator, bad.id, bad.thread, bad.sender) == ("id:m1", "m1", "", "bob@u.d")
+    (bad,) = listed({**GOOD, "id": "x" * 2000})
+    assert isinstance(bad, Unreadable)
+    assert (bad.locator.partition(":")[0], bad.id, bad.sender) == ("hash", "", "bob@u.d")
+
+
 def test_a_deeply_nested_item_hides_no_neighbour() -> None:
     deep = b'{"id": "d", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     good = json.dumps({**GOOD, "body": 'a "quote", [ { \\'}).encode()

@@ -240,6 +240,31 @@ def test_what_does_not_parse_is_a_parse_error(data: bytes) -> None:
     assert fails(data, Reason.PARSE_ERROR).why
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("labels", "x"),
+        ("subject", 7),
+        ("refs", [7]),
+        ("context", []),
+        ("schema", "1"),
+        ("created", {}),
+        ("to", "coder"),
+    ],
+)
+def test_a_side_field_of_a_wrong_type_does_not_hide_whose_it_is(name: str, wrong: object) -> None:
+    header = {name: wrong, "id": "m1", "from": "alice", "thread": "t1"} | {"to": ["coder"], name: wrong}
+    found = parse_message(f"---json\n{json.dumps(header)}\n---\n".encode(), "m1.md")
+    why = f"header field {name!r} has the wrong type"
+    assert found == Malformed(Reason.PARSE_ERROR, why, "m1", "t1", "alice")
+
+
+def test_of_names_of_a_wrong_type_the_others_are_known() -> None:
+    header = {"id": ["m1"], "from": "alice", "thread": 7}
+    found = parse_message(f"---json\n{json.dumps(header)}\n---\n".encode(), "m1.md")
+    assert found == Malformed(Reason.PARSE_ERROR, "header field 'id' has the wrong type", "", "", "alice")
+
+
 def test_null_for_a_header_is_an_empty_one() -> None:
     fails(raw("null"), Reason.INVALID_HEADER)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import msgspec
@@ -79,10 +80,6 @@ class _Item(msgspec.Struct):
     visited: tuple[str, ...] | None = None
 
 
-class _OnlyId(msgspec.Struct):
-    id: str
-
-
 def parse_message(raw: bytes) -> Heard | Unreadable:
     """One item of a listing."""
     try:
@@ -94,7 +91,7 @@ def parse_message(raw: bytes) -> Heard | Unreadable:
         if not 0 <= item.hops <= MAX_HOPS or item.cursor < 0:
             raise ValueError("a number is out of range")
     except _BROKEN as error:
-        return Unreadable(_locator(raw), printable(f"it is no message: {str(error) or type(error).__name__}", 200))
+        return _unreadable(raw, f"it is no message: {str(error) or type(error).__name__}")
     order = f"{item.cursor:020d}" if item.cursor else f"{max(0.0, created):020.6f}:{item.id}"
     envelope = Envelope(
         id=item.id,
@@ -183,14 +180,21 @@ def id_within(start: bytes) -> str:
     return found if isinstance(found, str) and 0 < len(found) <= MAX_NAME else ""
 
 
-def _locator(raw: bytes) -> str:
-    try:
-        found = msgspec.json.decode(raw, type=_OnlyId).id
-        if 0 < len(found) <= MAX_NAME:
-            return BY_ID + found
-    except _BROKEN:
-        pass
-    return by_hash(raw)
+def _unreadable(raw: bytes, why: str) -> Unreadable:
+    """Whose it is, as far as that can be made out: each name by itself."""
+    fields: dict[str, msgspec.Raw] = {}
+    with suppress(*_BROKEN):
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    identifier, thread, sender = (_name_in(fields.get(name)) for name in ("id", "thread_id", "from_agent"))
+    locator = BY_ID + identifier if identifier else by_hash(raw)
+    return Unreadable(locator, printable(why, 200), id=identifier, thread=thread, sender=sender)
+
+
+def _name_in(raw: msgspec.Raw | None) -> str:
+    with suppress(*_BROKEN):
+        found = msgspec.json.decode(raw, type=str) if raw is not None else ""
+        return found if len(found) <= MAX_NAME else ""
+    return ""
 
 
 def by_hash(data: bytes) -> str:

@@ -191,13 +191,19 @@ def _split(text: str) -> tuple[dict[str, object], str]:
 
 def _fold(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields: dict[str, object] = {}
+    wrong = ""
     for key, value in pairs:
         name = key.casefold()
-        _check_type(name, value)
-        if value is not None:
+        if not _has_its_type(name, value):
+            wrong = wrong or name
+        elif value is not None:
             fields[name] = value
         elif name in ("to", "refs", "labels", "context"):
             fields.pop(name, None)
+    if wrong:
+        # Whose it is can be told all the same, where that is right.
+        named = [_string(fields, name) for name in ("id", "thread", "from")]
+        raise _Fault(Malformed(Reason.PARSE_ERROR, f"header field {wrong!r} has the wrong type", *named))
     return fields
 
 
@@ -207,22 +213,17 @@ _TEXTS = frozenset(
 _LISTS = frozenset(("to", "refs", "labels"))
 
 
-def _check_type(name: str, value: object) -> None:
-    """Raise for a known field of the wrong type, which Go's decoder refuses."""
+def _has_its_type(name: str, value: object) -> bool:
+    """A known field of the wrong type is refused by Go's decoder."""
     if value is None:
-        return
+        return True
     if name in _TEXTS:
-        right = isinstance(value, str)
-    elif name in _LISTS:
-        right = isinstance(value, list) and all(item is None or isinstance(item, str) for item in value)
-    elif name == "schema":
-        right = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    elif name == "context":
-        right = isinstance(value, dict)
-    else:
-        return
-    if not right:
-        raise _unparsable(f"header field {name!r} has the wrong type")
+        return isinstance(value, str)
+    if name in _LISTS:
+        return isinstance(value, list) and all(item is None or isinstance(item, str) for item in value)
+    if name == "schema":
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return name != "context" or isinstance(value, dict)
 
 
 def _envelope(raw: dict[str, object], locator: str) -> Envelope:
