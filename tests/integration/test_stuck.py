@@ -266,6 +266,30 @@ def test_another_message_under_a_used_id_is_stuck_and_can_be_worked_on(desk: Des
     assert stuck(desk) == []
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["the mailbox has it", "the turn knows its text"])
+def test_what_was_taken_up_under_a_used_id_is_not_stuck_again(desk: Desk, keeps: bool) -> None:
+    first = desk.send("first")
+    desk.once()
+    other = file(first, "second, different\n", **{"from": "planner"})
+    put(desk, first, other)
+    desk.once()
+    assert ask(desk, Verb.STUCK_RETRY).ok
+    desk.once()
+    if not keeps:
+        for path in Paths(desk.root, "coder").cur.glob(f"{first}-*"):
+            path.unlink()
+    put(desk, first, other)
+    assert "settled already, under an id of its own" in type_in(desk.workdir, "watch", "--dry-run").out
+    events = desk.once()
+    assert [event.event for event in events].count(EventName.MESSAGE_SET_ASIDE) == 1
+    assert stuck(desk) == []
+    assert bodies(desk.inbox("planner"))[1:] == ["done"]
+    assert not list(Paths(desk.root, "coder").new.iterdir())
+    put(desk, first, file(first, "third\n", **{"from": "planner"}))
+    desk.once()
+    assert [kind for kind, _ in stuck(desk)] == ["used-id"]
+
+
 @pytest.mark.parametrize("other_name", [False, True])
 def test_the_same_text_again_is_only_set_aside(desk: Desk, other_name: bool) -> None:
     first = desk.send("first")
@@ -302,6 +326,10 @@ def test_a_name_that_another_reader_has_claimed_before_loses_no_mail(desk: Desk)
     assert ask(desk, Verb.STUCK_RETRY).ok
     desk.once()
     assert [one.body.strip() for one in desk.inbox() if one.envelope.automatic is not Automatic.NOTICE] == ["ran"]
+    put(desk, "m1", file("m1", "another\n"))
+    desk.once()
+    assert stuck(desk) == []
+    assert not list(Paths(desk.root, "coder").new.iterdir())
 
 
 def test_a_message_with_the_id_of_one_that_was_given_up_does_not_turn_the_watcher_round(desk: Desk) -> None:

@@ -285,20 +285,23 @@ async def _show_plan(place: Workplace) -> None:
     found = await look(mailbox, state, policy, {envelope.id for turn in running for envelope in turn.envelopes})
     stuck = StuckMail(mailbox, state)
     known = [action.envelope for action in found.actions if isinstance(action, SetAside | Revive)]
-    others = {envelope.id for envelope in known if await stuck.another(envelope) is not None}
-    found = found.without(others)
+    others = {envelope.id: other for envelope in known if (other := await stuck.another(envelope)) is not None}
+    again = {name for name, other in others.items() if await stuck.was_taken_up(other)}
+    found = found.without(others.keys())
     plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
     for candidate in plan.ready:
         envelope = candidate.envelope
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
-        for other in batch_of(candidate, found.candidates, policy):
-            say(f"would run with it: {printable(other.id)} from {printable(other.sender)}")
+        for further in batch_of(candidate, found.candidates, policy):
+            say(f"would run with it: {printable(further.id)} from {printable(further.sender)}")
     for action in found.actions:
         match action:
             case PutAway(item=item):
                 say(f"would put away: {printable(item.locator)}: {item.why}")
             case PassBy(envelope=envelope):
                 say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
+            case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in again:
+                say(f"would put away: {printable(envelope.id)}: settled already, under an id of its own")
             case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in others:
                 say(f"would put away: {printable(envelope.id)}: another message under a used id")
             case SetAside(envelope=envelope):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import (
     Action,
@@ -77,11 +79,24 @@ class StuckMail:
             await self._set_aside(envelope)
 
     async def was_another(self, envelope: Envelope) -> bool:
-        """Whether its text is another than that of the message which was settled under its id: then it is stuck."""
+        """Whether its text is another than that of the message which was settled under its id: then it is stuck, unless
+        a person has had that text worked on.
+        """
         other = await self.another(envelope)
-        if other is not None and await self.under_used_id(other):
+        if other is None:
+            return False
+        if await self.was_taken_up(other):
+            await self._set_aside(envelope)
+        elif await self.under_used_id(other):
             await self._set_aside(envelope, USED)
-        return other is not None
+        return True
+
+    async def was_taken_up(self, message: Message) -> bool:
+        """Whether this very text was taken under the id that `stuck retry` gives it. Writes nothing."""
+        digest = _digest(message)
+        own = msgspec.structs.replace(message.envelope, id=_id_of_its_own(message.envelope.id, digest))
+        taken = await self._mailbox.settled(own)
+        return digest == (_digest(taken) if taken is not None else self._digest_of_turn(own.id))
 
     async def _set_aside(self, envelope: Envelope, why: str = "") -> None:
         await self._mailbox.set_aside(envelope, why)
@@ -90,7 +105,11 @@ class StuckMail:
     async def name_taken(self, envelope: Envelope) -> None:
         """Another message of its name was claimed before, by whomever: it can never be."""
         message = await self._mailbox.read(envelope)
-        if isinstance(message, Message) and await self.under_used_id(message):
+        if not isinstance(message, Message):
+            return
+        if await self.was_taken_up(message):
+            await self._set_aside(envelope)
+        elif await self.under_used_id(message):
             await self._mailbox.set_aside(envelope, USED)
 
     def not_fetched(self, envelope: Envelope, why: str) -> None:
@@ -105,7 +124,7 @@ class StuckMail:
 
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
-        digest = content_digest(message.envelope.sender, message.subject, message.body)
+        digest = _digest(message)
         envelope = message.envelope
         key = f"{printable(envelope.id, 128)}~{digest[:12]}"
         entry = self._write_down(StuckKind.USED_ID, key, envelope, USED, digest=digest)
@@ -121,20 +140,11 @@ class StuckMail:
         Writes nothing.
         """
         settled = await self._mailbox.settled(envelope)
-        known = (
-            content_digest(settled.envelope.sender, settled.subject, settled.body)
-            if settled is not None
-            else self._digest_of_turn(envelope.id)
-        )
+        known = _digest(settled) if settled is not None else self._digest_of_turn(envelope.id)
         if not known:
             return None
         message = await self._mailbox.read(envelope)
-        return (
-            message
-            if isinstance(message, Message)
-            and content_digest(message.envelope.sender, message.subject, message.body) != known
-            else None
-        )
+        return message if isinstance(message, Message) and _digest(message) != known else None
 
     def _digest_of_turn(self, message_id: str) -> str:
         turns = self._state.turns
@@ -227,6 +237,14 @@ def _word(entry: StuckEntry, origin: Message | None) -> Draft:
     )
 
 
+def _digest(message: Message) -> str:
+    return content_digest(message.envelope.sender, message.subject, message.body)
+
+
+def _id_of_its_own(message_id: str, digest: str) -> str:
+    return f"{path_name(message_id)[:120]}-{digest[:8]}"
+
+
 def _short(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -291,7 +309,7 @@ def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:
     new_id = ""
     if entry.kind is StuckKind.USED_ID:
         # Its own id is settled: only under another one can it run.
-        new_id = f"{path_name(entry.message_id)[:120]}-{entry.digest[:8]}"
+        new_id = _id_of_its_own(entry.message_id, entry.digest)
     try:
         refused = mailbox.put_back(entry.locator, entry.digest, new_id)
     except MailboxUnavailable as fault:
