@@ -18,6 +18,7 @@ from tests.desk import SOON, Desk, until
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.people.port import MessageState
 from agent_mailer.state.records import ItemState, Pause, PauseReason
 from agent_mailer.state.requests import Request, Verb
@@ -85,9 +86,13 @@ def test_done_without_an_answer_ends_the_wait(desk: Desk) -> None:
         assert standing(send(desk, LONG, "--json")) == (4, "unanswered", "done")
 
 
-def test_an_answer_that_was_read_before_is_not_denied(desk: Desk) -> None:
+def test_an_answer_that_was_read_before_is_printed_again_and_never_denied(desk: Desk) -> None:
     with desk.watching():
-        assert send(desk, LONG, "--dedupe-key", "k").status == 0
+        first = send(desk, LONG, "--dedupe-key", "k")
+        again = send(desk, LONG, "--dedupe-key", "k")
+        assert (first.status, again.status, again.out) == (0, 0, first.out)
+        for path in Paths(desk.root, "user").cur.iterdir():
+            path.unlink()
         again = send(desk, "0", "--dedupe-key", "k")
     assert (again.status, "what it sent has left (agent-mailer turns show " in again.err) == (4, True), again
 
@@ -213,10 +218,14 @@ def test_a_message_that_is_tried_again_or_given_up_is_told(desk: Desk) -> None:
         until(lambda: len(desk.log(EventName.WATCH_STARTED)) == 2, "the watcher")
         done = send(desk, LONG, "--thread", "fresh")
         assert (done.status, "given up" in done.out) == (1, True), done
-        # Its notice was read; the same question again is answered from the workdir.
         first = send(desk, LONG, "--thread", "f2", "--dedupe-key", "d")
         again = send(desk, LONG, "--thread", "f2", "--dedupe-key", "d")
-        assert (first.status, again.status) == (1, 1)
+        assert (first.status, again.status, again.out) == (1, 1, first.out)
+        # Where its notice is not to be had any more, the same question is answered from the workdir.
+        for path in Paths(desk.root, "user").cur.iterdir():
+            path.unlink()
+        again = send(desk, LONG, "--thread", "f2", "--dedupe-key", "d")
+        assert again.status == 1
         assert "coder has given it up: broken (agent-mailer dead-letter show " in again.err
 
 

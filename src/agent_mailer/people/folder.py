@@ -270,9 +270,12 @@ class FolderMail:
         return not place.at_broker and place.handle == recipient and self._root.samefile(place.maildir_root())
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
-        """Only what came later can be an answer, whoever's clock dated it."""
+        """Only what came later can be an answer, whoever's clock dated it; one to what was sent before may be read."""
         since = stamp(sent.since - CLOCKS_DIFFER)
-        heads = [self._head(self._paths.new / name) for moment, name in self._whole() if moment >= since]
+        paths = [self._paths.new / name for moment, name in self._whole() if moment >= since]
+        if sent.already:
+            paths += [self._paths.cur / name for moment, name in _dated(self._paths.cur) if moment >= since]
+        heads = map(self._head, paths)
         fresh = [head.envelope for head in heads if isinstance(head, Message) and head.envelope.id not in seen]
         found = [await self.mailbox.read(envelope) for envelope in sorted(fresh, key=lambda one: one.order)]
         return [message for message in found if isinstance(message, Message)]

@@ -263,7 +263,9 @@ class PersonalMail(Protocol):
         """Whether `recipient` is the agent of that workdir. Raises MailerError, OSError."""
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
-        """What may be an answer, without those whose ids are `seen`."""
+        """What may be an answer, oldest first, without those whose ids are `seen`; of what was sent `already` also what
+        was read meanwhile.
+        """
 
 
 def unknown_recipients(names: Iterable[str], where: str, known: Iterable[str]) -> UsageFault:

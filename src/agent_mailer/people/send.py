@@ -68,7 +68,9 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
             found = {name: look(sent, name) or await mail.standing(sent, name) for name in sent.recipients}
             reports = {name: report for name, report in found.items() if report is not None}
             _tell_taken(receipts, reports, taken, told, tell)
-            for message in await mail.arrived(sent, seen):
+            found_now = await mail.arrived(sent, seen)
+            # What was sent before may have several by now: the last one is how it stands.
+            for message in reversed(found_now) if sent.already else found_now:
                 seen.add(message.envelope.id)
                 if (ending := _ending_of(message, sent, tell, whole_refs=whole_refs)) is not None:
                     await mail.take(message, awaited=True)

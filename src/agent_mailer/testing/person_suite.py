@@ -131,6 +131,20 @@ class PersonSuite:
         left = {ann.find(m.envelope.id).message.body.strip() for m, _ in ann.inbox(read_too=False)}
         assert left == ({"old news", "half way"} if self.carries_marks else {"old news"})
 
+    def test_a_wait_for_what_was_sent_before_ends_with_the_answer_that_was_read(self, tmp_path: Path) -> None:
+        if not self.recognises_delivery:
+            return  # here nobody knows which message it was
+        sent = self.write("ann", "bob", tmp_path, "same", "nightly")
+        ann = self.person("ann", tmp_path)
+        self.answer(sent, tmp_path, "first words")
+        assert ann.wait_for_answer(sent, AWAITED).answer is not None
+        again = self.write("ann", "bob", tmp_path, "same", "nightly")
+        for body in ("first words", "last words"):
+            waited = self.person("ann", tmp_path).wait_for_answer(again, AWAITED)
+            assert waited.answer is not None
+            assert (waited.ending, waited.answer.body.strip()) == (Ending.ANSWERED, body)
+            self.answer(sent, tmp_path, "last words")
+
     def test_a_question_is_no_answer(self, tmp_path: Path) -> None:
         sent = self.write("ann", "bob", tmp_path)
         self.answer(sent, tmp_path, "which one?", Kind.QUESTION)
