@@ -1,6 +1,4 @@
-"""The mailbox port: the values that cross it and the protocol an adapter implements.
-
-The engine knows nothing else of a mailbox. An adapter holds its credentials, if it has any."""
+"""The mailbox port: the values that cross it and the protocol of an adapter. The engine knows nothing else of one."""
 
 from __future__ import annotations
 
@@ -36,10 +34,7 @@ class Kind(StrEnum):
 
 
 class Automatic(StrEnum):
-    """Who wrote a message: a person or agent (`no`), or the watcher itself.
-
-    A `notice` never starts a turn; an `auto-reply` may start one but is never itself auto-replied.
-    """
+    """A person's or agent's (`no`); or the watcher's: a `notice` starts no turn, an `auto-reply` gets none itself."""
 
     NO = "no"
     NOTICE = "notice"
@@ -63,6 +58,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """The moment at which a draft was written survives, and orders the listing; else that of its delivery does."""
     keeps_done: bool = True
     """What is done is listed again only where somebody has put it back; else our own record of it decides."""
+    asks_again: bool = False
+    """What was put away lies where only `ask_again` reaches; else `put_back` does."""
     keeps_claimed: bool = False
     """`settled` finds whatever was claimed: what is listed, and what it does not find, no turn can have had."""
 
@@ -339,6 +336,9 @@ class Mailbox(Protocol):
         """List again what `reject` or `set_aside` has put away, known by name and content; `new_id`: as that message.
         None where it is listed, or was again meanwhile; Refused says why nobody could work on it. Never waits long.
         """
+
+    async def ask_again(self, locator: str) -> Refused | None:
+        """Have listed anew, as it is by now, what `reject` has put away; twice is as once. None where it will be."""
 
 
 MOST_VISITED: Final = 64

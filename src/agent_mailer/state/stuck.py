@@ -49,7 +49,8 @@ class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line: what it is (`key` is unique within its kind), why, and since which moment.
 
     `locator` is the mailbox's own handle, `digest` that of the content where it is known. A line with no key tells of
-    `older` ones that are only counted. `unheard`: its sender is to be told; a second line of its name says that he was.
+    `older` ones that are only counted. `unheard`: its sender is to be told; `wanted`: its mailbox is to be asked for it
+    again. The last line of its name tells of these two, and of `why` where it has one.
     """
 
     kind: StuckKind
@@ -64,6 +65,7 @@ class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     envelope: Envelope | None = None
     older: int = 0
     unheard: bool = False
+    wanted: bool = False
 
 
 class Stuck:
@@ -76,6 +78,7 @@ class Stuck:
         self._known: dict[tuple[StuckKind, str], StuckEntry] | None = None
         self._untold: deque[StuckEntry] = deque()
         self._unheard: set[tuple[StuckKind, str]] = set()
+        self._wanted: dict[tuple[StuckKind, str], None] = {}
 
     def add(
         self,
@@ -114,9 +117,7 @@ class Stuck:
         )
         self._folder.clear_way(self._path)
         self._folder.disk.append_line(self._path, msgspec.json.encode(entry), sync=Sync.FULL)
-        known[kind, key] = entry
-        if entry.unheard:
-            self._unheard.add((kind, key))
+        self._keep(known, entry)
         self._untold.append(entry)
         if kind in STILL_LISTED:
             self.waiting.add(key)
@@ -126,16 +127,46 @@ class Stuck:
 
     def heard(self, entry: StuckEntry) -> None:
         """Its sender was told. Durable when it returns."""
-        line = StuckEntry(entry.kind, entry.key, entry.at)
+        self._say(entry, wanted=entry.wanted)
+
+    def want(self, entry: StuckEntry) -> None:
+        """A person wants it asked for again. Durable when it returns."""
+        if not entry.wanted:
+            self._say(entry, unheard=entry.unheard, wanted=True)
+
+    def refused(self, entry: StuckEntry, why: str) -> None:
+        """It was asked for in vain. Durable when it returns."""
+        self._say(entry, why=printable(why, 600), unheard=entry.unheard)
+
+    def _say(self, entry: StuckEntry, *, why: str = "", unheard: bool = False, wanted: bool = False) -> None:
+        line = StuckEntry(entry.kind, entry.key, entry.at, why, unheard=unheard, wanted=wanted)
         self._folder.disk.append_line(self._path, msgspec.json.encode(line), sync=Sync.FULL)
-        self._load()[entry.kind, entry.key] = msgspec.structs.replace(entry, unheard=False)
-        self._unheard.discard((entry.kind, entry.key))
+        self._keep(self._load(), line)
+
+    def _keep(self, known: dict[tuple[StuckKind, str], StuckEntry], line: StuckEntry) -> None:
+        name = (line.kind, line.key)
+        first = known.get(name)
+        if first is not None:
+            why = line.why or first.why
+            line = msgspec.structs.replace(first, why=why, unheard=line.unheard and first.unheard, wanted=line.wanted)
+        known[name] = line
+        (self._unheard.add if line.unheard else self._unheard.discard)(name)
+        if line.wanted:
+            self._wanted[name] = None
+        else:
+            self._wanted.pop(name, None)
 
     @property
     def unheard(self) -> list[StuckEntry]:
         """Whose senders are still to be told."""
         known = self._load()
         return [known[key] for key in self._unheard if key in known]
+
+    @property
+    def wanted(self) -> list[StuckEntry]:
+        """What its mailbox is to be asked for again."""
+        known = self._load()
+        return [known[key] for key in self._wanted if key in known]
 
     def get(self, kind: StuckKind, key: str) -> StuckEntry | None:
         return self._load().get((kind, key))
@@ -171,6 +202,9 @@ class Stuck:
         if gone:
             without = set(gone)
             self._write({key: entry for key, entry in known.items() if key not in without})
+            for key in gone:
+                self._unheard.discard(key)
+                self._wanted.pop(key, None)
             self.waiting.difference_update(key for kind, key in gone if kind in STILL_LISTED)
         return len(gone)
 
@@ -195,11 +229,8 @@ class Stuck:
         if self._known is None:
             found: dict[tuple[StuckKind, str], StuckEntry] = {}
             for entry in self._folder.read_lines(self._path, msgspec.json.Decoder(StuckEntry).decode):
-                known = found.setdefault((entry.kind, entry.key), entry)
-                if known.unheard and not entry.unheard:
-                    found[entry.kind, entry.key] = msgspec.structs.replace(known, unheard=False)
+                self._keep(found, entry)
             self._known = found
-            self._unheard = {key for key, entry in found.items() if entry.unheard}
             yesterday = self._folder.clock.now() - DAY
             self._untold = deque(entry for entry in found.values() if entry.key and entry.at > yesterday)
         return self._known

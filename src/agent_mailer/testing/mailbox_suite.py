@@ -319,6 +319,20 @@ class MailboxSuite:
 
         play(self.harness(tmp_path), scenario)
 
+    def test_what_was_put_away_is_listed_once_it_is_asked_for_again(self, tmp_path: Path) -> None:
+        async def scenario(at: Scene) -> None:
+            at.harness.arrive_unreadable("bad")
+            (bad,) = (await at.mailbox.pending(10)).unreadable
+            await at.mailbox.reject(bad)
+            assert (await at.mailbox.pending(10)).unreadable == ()
+            for _ in range(2):
+                refused = await at.mailbox.ask_again(bad.locator)
+                assert (refused is None) == at.mailbox.capabilities.asks_again
+            listed = [item.locator for item in (await at.mailbox.pending(10)).unreadable]
+            assert listed == ([bad.locator] if at.mailbox.capabilities.asks_again else [])
+
+        play(self.harness(tmp_path), scenario)
+
     def test_no_wake_is_lost_between_opening_and_waiting(self, tmp_path: Path) -> None:
         async def scenario(at: Scene) -> None:
             while await took_a_wake(at.mailbox):

@@ -122,6 +122,20 @@ class StuckMail:
             if await self._tell_sender(entry, None, TELL_LISTED_WITHIN):
                 self._state.stuck.heard(entry)
 
+    async def ask_again(self) -> None:
+        """What a person wants read once more, as it is by now. Raises OSError."""
+        for entry in self._state.stuck.wanted:
+            try:
+                refused = await self._mailbox.ask_again(entry.locator)
+            except MailboxUnavailable:
+                # The look that comes now says what is wrong; at the next one once more.
+                return
+            if refused is None:
+                # Listed before it is forgotten here: whoever is killed in between has it listed once more.
+                self._state.stuck.remove([(entry.kind, entry.key)])
+            else:
+                self._state.stuck.refused(entry, f"{refused.why}; before: {entry.why}")
+
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
         digest = _digest(message)
@@ -258,6 +272,8 @@ def retry_stuck(state: State, kind: StuckKind, keys: Sequence[str], mailbox: Mai
         return take_up_again(state, keys)
     if kind is StuckKind.NOT_SENT:
         return send_again(state, keys)
+    if kind is StuckKind.UNREADABLE and mailbox is not None and mailbox.capabilities.asks_again:
+        return [_want(state, key) for key in keys]
     return _each(state, kind, keys, lambda entry: _take_up(entry, mailbox))
 
 
@@ -296,6 +312,14 @@ def _each(
         found.append((not why, f"{printable(key)}: {why or done}"))
     state.stuck.remove(gone)
     return found
+
+
+def _want(state: State, key: str) -> tuple[bool, str]:
+    entry = state.stuck.get(StuckKind.UNREADABLE, key)
+    if entry is None:
+        return False, f"{printable(key)}: it is not stuck"
+    state.stuck.want(entry)
+    return True, f"{printable(key)}: its mailbox is asked for it again"
 
 
 def _take_up(entry: StuckEntry, mailbox: Mailbox | None) -> str:

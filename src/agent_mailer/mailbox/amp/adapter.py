@@ -117,6 +117,7 @@ class AmpMailbox:
             max_message_bytes=compose.MAX_BODY_BYTES,
             keeps_dates=False,
             keeps_done=ours,
+            asks_again=True,
         )
 
     async def asked(self) -> Capabilities:
@@ -260,6 +261,10 @@ class AmpMailbox:
     def put_back(self, locator: str, digest: str, new_id: str = "") -> Refused | None:
         del locator, digest, new_id
         return Refused("the broker hands it out no more: ask its sender to send it again")
+
+    async def ask_again(self, locator: str) -> Refused | None:
+        async with self._link.connected():
+            return await self._inbox.ask_again(locator)
 
     async def _me(self) -> AgentInfo:
         try:

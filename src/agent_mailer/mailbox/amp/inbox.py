@@ -25,7 +25,7 @@ from agent_mailer.mailbox.amp.listing import Mirror, PagedMailbox, Skipped, find
 from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
 from agent_mailer.mailbox.amp.stream import held_by
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
-from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress, Unreadable
+from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress, Refused, Unreadable
 
 
 class Inbox:
@@ -107,6 +107,14 @@ class Inbox:
         self._skipped.add(item.locator)
         self._mirror.drop(item.locator)
         self._paged.drop_unreadable(item.locator)
+
+    async def ask_again(self, locator: str) -> Refused | None:
+        """Mark it unread; what has no id was never marked, and is only passed over no longer."""
+        if locator.startswith(wire.BY_ID) and not await self._mark(locator.removeprefix(wire.BY_ID), "unread"):
+            return Refused("the broker has it no more")
+        self._skipped.release(locator)
+        self.forget()
+        return None
 
     async def _stretch(self, after: int, limit: int) -> Answer:
         return await self._list({"after": after, "limit": limit, "bodies": "false", "claimed": "false"})
@@ -206,18 +214,23 @@ class Inbox:
         raise self._link.puzzled(answer)
 
     async def _mark_read(self, message_id: str) -> None:
+        await self._mark(message_id, "read")
+
+    async def _mark(self, message_id: str, how: str) -> bool:
+        """Whether the broker still has it."""
         try:
-            path = path_of("messages", message_id, "read")
+            path = path_of("messages", message_id, how)
         except ValueError:
-            return
+            return False
         try:
             answer = await self._link.ask(lambda transport, _: transport.ask("PATCH", path, query=NO_HTML))
         except TooLarge as fault:
             if fault.status == 200:
-                return
+                return True
             raise
         if not answer.ok and not is_gone(answer):
             raise self._link.puzzled(answer)
+        return answer.ok
 
     @asynccontextmanager
     async def _left_out(self, message_id: str) -> AsyncIterator[None]:

@@ -255,6 +255,10 @@ class MaildirMailbox:
     async def settled(self, envelope: Envelope) -> Message | None:
         return self._consumer.settled(envelope)
 
+    async def ask_again(self, locator: str) -> Refused | None:
+        """What was put away lies in the folder: it has changed only where somebody has put it back."""
+        return self.put_back(locator, "")
+
     def put_back(self, locator: str, digest: str, new_id: str = "") -> Refused | None:
         self._attend()
         return shelf.put_back(self._disk, self._paths, locator, digest, new_id)
