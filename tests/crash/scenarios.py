@@ -244,7 +244,7 @@ def _newcomer_answered_once(desk: Desk, marks: set[str]) -> None:
 
 
 def _to_the_dead_letters(desk: Desk) -> list[Expected]:
-    agent(desk, "echo no luck >&2; exit 1", max_retries=1, notify={"address": "planner"})
+    agent(desk, f"{STAGE}\necho no luck >&2; exit 1", max_retries=1, notify={"address": "planner"})
     return [Expected(desk.send(), runs=2, dead=True)]
 
 
@@ -253,6 +253,8 @@ def _operator_told_once(desk: Desk, marks: set[str]) -> None:
     told = [message.subject for message in desk.inbox("planner") if message.envelope.automatic is Automatic.NOTICE]
     # A disk that refuses everything for long enough pauses the agent, which is told as well.
     assert told.count("coder: dead letter") == 1, told
+    kept = desk.place().state.unsent.all()
+    assert len(kept) == 3, f"what it had staged is kept for people: {kept}"
 
 
 def _retry_until_dead(stage: Stage) -> None:

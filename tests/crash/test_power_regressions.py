@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from tests.clocks import FakeClock
 from tests.crash.power import EXTREMES, Chance, PowerModel
 from tests.crash.recording import QuickSystem, RecordingSystem, lay_out
@@ -87,17 +88,19 @@ def test_a_message_given_up_does_not_come_back_as_new(tmp_path: Path) -> None:
     assert not new.exists()
 
 
-def test_what_was_refused_outlives_the_shortening_of_its_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("end", "state"), [("", ItemState.REFUSED), ("exit 1", ItemState.KEPT)])
+def test_what_did_not_leave_outlives_the_shortening_of_its_record(tmp_path: Path, end: str, state: ItemState) -> None:
     desk = new_desk(tmp_path / "desk")
-    agent(desk, STAGE, auto_reply="never")
+    agent(desk, STAGE + end, auto_reply="never", max_retries=0)
     desk.send()
     at_rest(desk)
     [record] = settlements(desk).values()
     for _ in after_power_failures(desk, lambda disk: state_over(desk, disk).retention.summarise(record)):
         [after] = settlements(desk).values()
         assert after.settlement is not None
-        [refused] = [entry for entry in after.settlement.items if entry.state is ItemState.REFUSED]
-        assert "for stranger" in refused.item.payload
+        left = [entry.item.payload for entry in after.settlement.items if entry.state is state]
+        assert len(left) == (1 if state is ItemState.REFUSED else 3)
+        assert any("for stranger" in payload for payload in left)
 
 
 def test_a_removed_turn_is_never_half_back(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from tests.clocks import FakeClock
 from tests.desk import SOON, Desk, until
 from tests.typed import type_in
 
@@ -196,6 +197,85 @@ def test_a_retry_leaves_a_pause_and_a_waiting_message_as_they_are(desk: Desk) ->
     assert desk.place().state.pause.read() is not None
     assert not desk.place().state.turns.open_ids()
     assert len(list(Paths(desk.root, "coder").new.iterdir())) == 1
+
+
+STAGE_AND_FAIL = STAGE.rpartition("printf")[0] + "exit 1\n"
+
+
+def test_what_was_staged_for_a_message_that_was_given_up_is_kept_and_leaves_when_asked(desk: Desk) -> None:
+    desk.configure(max_retries=0, notify={"address": "boss"})
+    for handle in ("boss", "planner"):
+        add_handle(desk, handle)
+    desk.shell(STAGE_AND_FAIL % "planner")
+    sent = desk.send()
+    desk.once()
+    [(kind, key)] = stuck(desk)
+    assert kind == "not-sent"
+    assert desk.inbox("planner") == []
+    [told] = notices(desk)
+    assert "What the agent wrote for it (1) is kept: agent-mailer stuck list --reason not-sent" in told.body
+    assert len(notices(desk, "boss")) == 2, "a message was given up, and something did not leave"
+    shown = type_in(desk.workdir, "stuck", "show", key).out
+    assert "paid for" in shown
+    assert "its turn did not end well" in shown
+    status = json.loads(type_in(desk.workdir, "status", "--json").out)
+    assert {problem["code"] for problem in status["problems"]} >= {"dead_letters", "stuck"}
+    # The message is dropped, and what was written for it stays; whoever takes all up has the message worked on alone.
+    assert ask(desk, Verb.STUCK_DROP, f"given-up {sent}").ok
+    assert type_in(desk.workdir, "stuck", "retry", key).out == f"{key}: will be sent to planner\n"
+    desk.once()
+    assert bodies(desk.inbox("planner")) == ["paid for"]
+    assert stuck(desk) == []
+    desk.once()
+    assert len(desk.inbox("planner")) == 1
+
+
+def test_who_takes_all_up_has_a_message_run_again_and_not_sent_twice(desk: Desk) -> None:
+    desk.configure(max_retries=0)
+    add_handle(desk, "planner")
+    desk.shell(STAGE_AND_FAIL % "planner")
+    desk.send()
+    desk.once()
+    [kept] = stuck(desk)
+    desk.shell(STAGE % ("planner", "planner"))
+    assert ask(desk, Verb.STUCK_RETRY).ok
+    desk.once()
+    assert bodies(desk.inbox("planner")) == ["paid for"]
+    assert stuck(desk) == [kept]
+    assert ask(desk, Verb.STUCK_DROP).ok
+    assert stuck(desk) == []
+
+
+def test_what_an_earlier_turn_of_it_had_staged_is_kept_where_the_last_one_wrote_nothing(desk: Desk) -> None:
+    desk.configure(max_retries=1)
+    add_handle(desk, "planner")
+    desk.shell(STAGE_AND_FAIL % "planner")
+    desk.send()
+    desk.once()
+    assert stuck(desk) == [], "it is tried again, and the agent is told"
+    desk.shell("cat >/dev/null; exit 1")
+    desk.once(FakeClock(time.time() + 3600))
+    assert [kind for kind, _ in stuck(desk)] == ["not-sent"]
+    assert ask(desk, Verb.STUCK_RETRY, reason="not-sent").ok
+    desk.once()
+    assert bodies(desk.inbox("planner")) == ["paid for"]
+
+
+def test_what_was_staged_outlives_its_days(desk: Desk) -> None:
+    desk.configure(max_retries=0, keep_transcripts=1)
+    desk.shell(STAGE_AND_FAIL % "planner")
+    sent = desk.send()
+    desk.once()
+    assert ask(desk, Verb.STUCK_DROP, f"given-up {sent}").ok
+    [(_, key)] = stuck(desk)
+    turn = desk.state / "turns" / key.partition(".")[0]
+    os.utime(turn / "settled", (0, 0))
+    (desk.state / "unsent.txt").unlink()
+    desk.once()
+    assert [one for _, one in stuck(desk)] == [key]
+    assert ask(desk, Verb.STUCK_DROP).ok
+    desk.once()
+    assert not turn.exists()
 
 
 # Mail

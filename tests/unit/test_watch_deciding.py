@@ -112,6 +112,23 @@ def test_a_bad_end_sends_only_what_was_to_leave_at_once(outcome: Outcome) -> Non
     assert settlement.retry.dropped == 1
 
 
+@pytest.mark.parametrize("then", [None, AfterStop.ASK, AfterStop.DROP])
+@pytest.mark.parametrize("earlier", [(), (STAGED,)])
+def test_what_was_staged_is_kept_where_nobody_writes_it_anew(
+    then: AfterStop | None, earlier: tuple[Draft, ...]
+) -> None:
+    drafts = [PROMPT, *(() if earlier else (STAGED,))]
+    stop = StopAsked(then, NOW) if then is not None else None
+    outcome = Outcome.FAILED if then is None else Outcome.INTERRUPTED
+    end = turn_end(outcome, drafts=drafts, earlier=earlier, stop=stop, process=PROCESS)
+    settlement = settled(end, max_retries=0)
+    assert settlement.finished
+    kept = [entry for entry in settlement.items if entry.state is ItemState.KEPT]
+    assert [entry.item.id for entry in kept] == ([] if then is AfterStop.DROP else ["turn-1-k1"])
+    assert not any(entry.own for entry in kept)
+    assert settled(turn_end(outcome, drafts=drafts, earlier=earlier), max_retries=9).retry is not None
+
+
 @pytest.mark.parametrize("outcome", ENDS_BADLY)
 def test_a_bad_end_never_answers_with_its_last_words(outcome: Outcome) -> None:
     assert sent(settled(turn_end(outcome), auto_reply=AutoReply.ALWAYS)) == []

@@ -197,7 +197,13 @@ class ItemState(StrEnum):
     DELIVERED = "delivered"
     REFUSED = "refused"
     DROPPED = "dropped"
-    """Refused, and a person wants it no more."""
+    """Not sent, and a person wants it no more."""
+    KEPT = "kept"
+    """Staged in a turn that did not end well, for a message that no turn follows for by itself."""
+
+
+UNSENT = frozenset({ItemState.REFUSED, ItemState.KEPT})
+"""These wait for a person, who has them sent or dropped."""
 
 
 class SettledItem(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,7 +16,7 @@ from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Held
 from agent_mailer.state.processed import Cursor, Processed
-from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
+from agent_mailer.state.records import UNSENT, ItemState, SettledItem, TurnRecord
 from agent_mailer.state.retries import Retries
 from agent_mailer.state.stuck import Unsent, unsent_of
 from agent_mailer.state.turns import PROGRESS, SETTLED, STOP, TurnStore, encode_record, ids_of
@@ -59,7 +59,7 @@ class Retention:
         self._cursor.move_to(message_id)
 
     def summarise(self, record: TurnRecord) -> None:
-        """Take what was delivered and noted out of a settled turn's record; what was refused stays for people.
+        """Take what was delivered and noted out of a settled turn's record; what did not leave stays for people.
 
         An item counts as delivered from then on: a settlement applied again never sends what is no longer there.
         """
@@ -68,8 +68,8 @@ class Retention:
             return
         items = tuple(_without_body(entry) for entry in settlement.items)
         short = msgspec.structs.replace(record, settlement=msgspec.structs.replace(settlement, items=items, notes=()))
-        # A crash may leave nothing of it: that costs the record of what is done, but what was refused is nowhere else.
-        kept = any(entry.state is ItemState.REFUSED for entry in items)
+        # A crash may leave nothing of it: that costs the record of what is done, but what has not left is nowhere else.
+        kept = any(entry.state in UNSENT for entry in items)
         sync = Sync.CONTENT if kept else Sync.NONE
         self._disk.replace(self._turns.path(record.turn_id) / "turn.json", encode_record(short), sync=sync)
 
@@ -148,7 +148,7 @@ class Retention:
 
 
 def _without_body(entry: SettledItem) -> SettledItem:
-    if entry.state in (ItemState.REFUSED, ItemState.DROPPED):
+    if entry.state in UNSENT or entry.state is ItemState.DROPPED:
         return entry
     item = msgspec.structs.replace(entry.item, payload="")
     return SettledItem(item, ItemState.DELIVERED, about=entry.about)

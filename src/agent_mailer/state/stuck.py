@@ -17,7 +17,7 @@ from agent_mailer.disk import Sync
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import is_turn_id, printable
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.records import ItemState, TurnRecord
+from agent_mailer.state.records import UNSENT, TurnRecord
 
 MOST = 100_000
 """Lines of the file. Beyond them the oldest are only counted: their mail stays where the mailbox has put it."""
@@ -282,7 +282,7 @@ def unsent_of(record: TurnRecord) -> list[str]:
     return [
         f"{record.turn_id}.{number}"
         for number, entry in enumerate(record.settlement.items)
-        if entry.state is ItemState.REFUSED and not entry.own
+        if entry.state in UNSENT and not entry.own
     ]
 
 

@@ -241,9 +241,9 @@ class TurnFolder(msgspec.Struct, frozen=True):
             )
         self._put(_note_name(note.scope), content)
 
-    def staged(self) -> list[Draft]:
-        """What lies in the open outbox, in the order it was staged."""
-        return list(_drafts(self.path / OUTBOX))
+    def staged(self, *, sealed: bool = False) -> list[Draft]:
+        """What lies in the outbox while it is open, or since it was `sealed`, in the order it was staged."""
+        return list(_drafts(self.path / (SEALED if sealed else OUTBOX)))
 
     def seal(self) -> Sealed:
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""

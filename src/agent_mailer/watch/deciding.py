@@ -62,6 +62,8 @@ class TurnEnd(msgspec.Struct, frozen=True):
     shared: bool = False
     """The turn was handed several messages; `mark` tells what is written for this one from what is for the others."""
     mark: str = ""
+    earlier: tuple[Draft, ...] = ()
+    """What an earlier turn of the message had staged: it counts where this one has staged nothing."""
 
     def then(self, outcome: Outcome) -> AfterStop | None:
         """What a person wants instead of a retry. A turn that ended well in spite of him has ended well."""
@@ -88,6 +90,13 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
     items = tuple(item for draft in drafts for item in _items(draft, end, compose))
+    if decision.step is Step.GIVE_UP or then is AfterStop.ASK:
+        # No turn of this message writes it anew.
+        items += tuple(
+            _kept(item, decision.why or judgement.detail)
+            for draft in _held_back(end)
+            for item in _items(draft, end, compose)
+        )
     retry = dead = None
     if decision.step is Step.RETRY:
         retry = _retry_entry(end, judgement, decision.attempts, starts, decision.not_before, history, items)
@@ -182,15 +191,30 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
             Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
         )
     if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
+        left = len(_held_back(end))
+        kept = (
+            f"What the agent wrote for it ({left}) is kept: agent-mailer stuck list --reason not-sent\n\n"
+            if left
+            else ""
+        )
         body = (
             "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
-            f"Reason: {why} ({outcome})\nLast error: {printable(judgement.detail, 300) or 'none reported'}\n\n"
+            f"Reason: {why} ({outcome})\nLast error: {printable(judgement.detail, 300) or 'none reported'}\n\n{kept}"
             f"To have it tried again, on the agent's machine: agent-mailer dead-letter retry {end.origin.envelope.id}"
         )
         drafts.append(
             Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
         )
     return drafts
+
+
+def _held_back(end: TurnEnd) -> Sequence[Draft]:
+    return [draft for draft in end.sealed.drafts if not draft.at_once] or end.earlier
+
+
+def _kept(entry: SettledItem, why: str) -> SettledItem:
+    why = entry.why or f"its turn did not end well: {printable(why, 300)}"
+    return msgspec.structs.replace(entry, state=ItemState.KEPT, why=why, own=False)
 
 
 def _asked(end: TurnEnd, outcome: Outcome, policy: WatchPolicy) -> str:
@@ -225,7 +249,7 @@ def mark_of(message_id: str) -> str:
 
 def _items(draft: Draft, end: TurnEnd, compose: Compose) -> list[SettledItem]:
     composed, to_itself = compose_for(draft, end.origin, end.record.turn_id, compose, end.address)
-    if to_itself and draft not in end.sealed.drafts:
+    if to_itself and draft not in (*end.sealed.drafts, *end.earlier):
         return []
     own = draft.automatic is Automatic.NOTICE
     if isinstance(composed, Refused):

@@ -55,7 +55,7 @@ def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Ans
 def _stuck(state: State, request: Request, mailbox: Mailbox | None) -> Answer:
     """`targets` are `<kind> <key>`; with none, all of the kind `reason`, or of every kind."""
     retry = request.verb is Verb.STUCK_RETRY
-    wanted = _by_kind(request.targets) if request.targets else _all_stuck(state, request.reason)
+    wanted = _by_kind(request.targets) if request.targets else _all_stuck(state, request.reason, retry=retry)
     left = MOST_AT_ONCE
     over = 0
     results: list[tuple[bool, str]] = []
@@ -76,11 +76,14 @@ def _by_kind(targets: Sequence[str]) -> dict[StuckKind, list[str]]:
     return found
 
 
-def _all_stuck(state: State, reason: str) -> dict[StuckKind, list[str]]:
-    found = {
-        StuckKind.GIVEN_UP: [letter.msg_id for letter in state.dead_letters.all()],
-        StuckKind.NOT_SENT: state.unsent.all(),
-    }
+def _all_stuck(state: State, reason: str, *, retry: bool) -> dict[StuckKind, list[str]]:
+    given_up = {letter.msg_id: letter.turn_id for letter in state.dead_letters.all()}
+    unsent = state.unsent.all()
+    if retry and not reason:
+        # Its message runs again, and its agent writes anew: sent as well it would be there twice.
+        turns = set(given_up.values())
+        unsent = [key for key in unsent if key.partition(".")[0] not in turns]
+    found = {StuckKind.GIVEN_UP: list(given_up), StuckKind.NOT_SENT: unsent}
     for entry in state.stuck.all():
         found.setdefault(entry.kind, []).append(entry.key)
     return {kind: keys for kind, keys in found.items() if kind.value == reason or (keys and not reason)}

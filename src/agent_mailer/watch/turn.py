@@ -15,10 +15,11 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.identity import differing
-from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Draft, Envelope, MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, RuntimeMissing
+from agent_mailer.state import State
 from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
 from agent_mailer.state.turns import ids_of, shares
@@ -207,12 +208,13 @@ async def _gather(
     if record.process is not None and (changed := _changed_documents(room, record, folder.path)):
         await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
 
-    def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None]:
+    def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None, tuple[Draft, ...]]:
         sealed = folder.seal()
         session, pause = state.sessions.get(envelope.thread), state.pause.read()
-        return sealed, session, pause, state.turns.stop_asked(record.turn_id)
+        earlier = () if judgement.outcome.settles else _staged_before(state, record)
+        return sealed, session, pause, state.turns.stop_asked(record.turn_id), earlier
 
-    sealed, session, pause, stop = await room.until_disk_takes_it(record.turn_id, read)
+    sealed, session, pause, stop, earlier = await room.until_disk_takes_it(record.turn_id, read)
     if sealed.damaged:
         why = f"{sealed.damaged} staged items cannot be read; they are not sent"
         room.log.emit(EventName.STATE_DAMAGED, file=SEALED, why=why, turn_id=record.turn_id)
@@ -229,9 +231,25 @@ async def _gather(
         address=room.address,
         transcript_bytes=_size_of(folder.path / STDOUT_FILE),
         answered=False,
+        earlier=earlier,
         now=room.clock.now(),
         jitter=room.jitter(),
     )
+
+
+def _staged_before(state: State, record: TurnRecord) -> tuple[Draft, ...]:
+    """What the last of the message's earlier turns that had staged anything for it had. Raises OSError."""
+    message_id = record.envelope.id
+    for attempt in reversed(record.rerun.history if record.rerun else ()):
+        turn = state.turns.load(attempt.turn_id)
+        if turn is None:
+            continue
+        first = turn.envelope.id == message_id
+        drafts = state.turns.folder(attempt.turn_id).staged(sealed=True)
+        mine = [d for d in drafts if d.about == message_id or (first and d.about not in ids_of(turn))]
+        if found := [draft for draft in mine if not draft.at_once]:
+            return tuple(msgspec.structs.replace(draft, about="") for draft in found)
+    return ()
 
 
 def _must_be_known(end: TurnEnd, policy: WatchPolicy) -> bool:

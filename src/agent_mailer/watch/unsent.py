@@ -12,7 +12,7 @@ import msgspec
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Mailbox, Message, Refused, Route
 from agent_mailer.names import new_turn_id, printable
 from agent_mailer.state import State
-from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
+from agent_mailer.state.records import UNSENT, ItemState, Phase, SettledItem, Settlement, TurnRecord
 from agent_mailer.state.stuck import split_key
 from agent_mailer.state.turns import share_of
 from agent_mailer.watch.deciding import mark_of
@@ -120,7 +120,7 @@ def take_over_resent(state: State, record: TurnRecord) -> None:
 
 def _item(record: TurnRecord, number: int) -> SettledItem | None:
     items = record.settlement.items if record.settlement is not None else ()
-    return items[number] if number < len(items) and items[number].state is ItemState.REFUSED else None
+    return items[number] if number < len(items) and items[number].state in UNSENT else None
 
 
 def _change(files: State, record: TurnRecord, number: int, **changes: object) -> None:
@@ -129,7 +129,7 @@ def _change(files: State, record: TurnRecord, number: int, **changes: object) ->
     assert settlement is not None
     items = list(settlement.items)
     items[number] = msgspec.structs.replace(items[number], **changes)
-    if items[number].state is not ItemState.REFUSED:
+    if items[number].state not in UNSENT:
         items[number] = msgspec.structs.replace(
             items[number], item=msgspec.structs.replace(items[number].item, payload="")
         )

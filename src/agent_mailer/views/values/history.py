@@ -18,7 +18,9 @@ class SpentView(Part, frozen=True):
 
 
 class SentView(Part, frozen=True):
-    """What left from a turn, or did not: `delivered`, `pending`, `refused` or `dropped`, and why."""
+    """What left from a turn, or did not, and why: `delivered`, `pending`, `refused`, `dropped`, or `kept` (the turn
+    failed for good).
+    """
 
     id: str
     to: str
