@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp
 from tests.desk import until
 
 from agent_mailer.broker.app import create_app
@@ -137,9 +138,12 @@ class BrokerDesk:
 
 
 @contextmanager
-def running_broker(base: Path, **settings: Any) -> Iterator[BrokerDesk]:
-    """A broker over the folder `base`, ended at the end of the block."""
+def running_broker(
+    base: Path, *, behind: Callable[[ASGIApp], ASGIApp] = lambda app: app, **settings: Any
+) -> Iterator[BrokerDesk]:
+    """A broker over the folder `base`, ended at the end of the block; `behind`: what stands before it."""
     desk = BrokerDesk(base, **settings)
+    desk._server.config.app = behind(desk.app)
     desk.start()
     try:
         yield desk

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.types import ASGIApp
+from tests.broker_desk import running_broker
 from tests.clocks import FakeClock
-from tests.desk import Desk
+from tests.desk import Desk, until
+from tests.integration.test_amp_again import Moods, Moody
+from tests.integration.test_amp_watch import AmpDesk
 from tests.integration.test_degraded import Watch
 from tests.integration.test_engine_turn import FullFor
+from tests.plain_broker import running_plain_broker
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
@@ -23,6 +31,13 @@ from agent_mailer.watch.watcher import Watcher
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
+
+
+def gated(desk: Desk) -> Path:
+    """The agent ends when this file is there."""
+    go = desk.base / "go"
+    desk.shell(f"cat >/dev/null; while [ ! -e '{go}' ]; do sleep 0.05; done; echo done")
+    return go
 
 
 def arrived(desk: Desk, handle: str) -> list[Path]:
@@ -65,6 +80,24 @@ def test_while_the_mailbox_answers_otherwise(desk: Desk) -> None:
     assert [turn["waits"] for turn in type_in(desk.workdir, "turns", "list", "--json").json["turns"]] == [""]
 
 
+def test_its_place_is_free_for_other_mail_at_once(desk: Desk) -> None:
+    """Nothing else wakes the watcher: the mail was there before, and the next look is far away."""
+    desk.configure(max_parallel_turns=1, poll_interval_idle=600)
+    go, watch = gated(desk), Watch(desk)
+
+    async def story(watcher: Watcher) -> None:
+        del watcher
+        await watch.until_open()
+        with watch.over(FullFor(desk.root / "agents/planner")):
+            go.touch()
+            await watch.until(lambda: watch.seen(EventName.ITEM_POSTPONED), "the answer waits")
+            await watch.until(lambda: arrived(desk, "user"), "another thread goes on")
+
+    desk.send(sender="planner", thread="t")
+    desk.send(thread="other")
+    watch.run(story)
+
+
 def test_where_it_lasts_it_is_a_problem_also_without_a_watcher(desk: Desk) -> None:
     desk.send(sender="planner")
     desk.once(system=FullFor(desk.root / "agents/planner"))
@@ -101,3 +134,86 @@ def test_a_mailbox_that_is_gone(desk: Desk) -> None:
         await watch.until(lambda: arrived(desk, "user"), "it leaves")
 
     watch.run(story)
+
+
+# At a broker
+
+
+@pytest.fixture(scope="module", params=["ours", pytest.param("plain", marks=LONG)])
+def moods(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moods]:
+    before: list[Moody] = []
+
+    def behind(app: ASGIApp) -> ASGIApp:
+        before.append(Moody(app))
+        return before[-1]
+
+    running = running_broker if request.param == "ours" else running_plain_broker
+    with running(tmp_path_factory.mktemp("moody"), behind=behind) as broker:
+        yield broker, broker.person("someone"), before[0]
+
+
+@pytest.fixture
+def at_broker(moods: Moods, tmp_path: Path) -> Iterator[AmpDesk]:
+    broker, person, moody = moods
+    yield AmpDesk(tmp_path, broker, person)
+    moody.behaves = lambda method, path: None
+
+
+def status(desk: Desk) -> dict[str, Any]:
+    found: dict[str, Any] = type_in(desk.workdir, "status", "--json").json
+    return found
+
+
+def takes_no_mail(method: str, path: str) -> tuple[int, object] | None:
+    return (503, {"detail": "no room for mail"}) if (method, path) == ("POST", "/messages/send") else None
+
+
+def answers_nothing(method: str, path: str) -> tuple[int, object] | None:
+    return 503, {"detail": "closed"}
+
+
+def reasons(desk: Desk) -> list[str]:
+    return [waits["why"] for waits in status(desk)["settling"] if waits["why"]]
+
+
+def test_a_broker_that_takes_no_mail_and_answers_otherwise(moods: Moods, at_broker: AmpDesk) -> None:
+    desk, moody = at_broker, moods[2]
+    go = gated(desk)
+    with desk.watching():
+        sent = [desk.mail()["id"], desk.mail()["id"]]
+        until(lambda: desk.log(EventName.TURN_STARTED), "the first turn")
+        moody.behaves = takes_no_mail
+        go.touch()
+        until(lambda: len(reasons(desk)) == 2, "both answers wait: a settlement holds no place")
+        found = status(desk)
+        assert {waits["message_id"] for waits in found["settling"]} == set(sent)
+        assert {waits["to"] for waits in found["settling"]} == {desk.planner["address"]}
+        assert all("no room for mail" in why for why in reasons(desk))
+        assert (found["running"], found["trouble"], found["problems"]) == ([], None, [])
+        turns = type_in(desk.workdir, "turns", "list", "--json").json["turns"]
+        assert all("no room for mail" in turn["waits"] for turn in turns)
+        later = look(desk.place(FakeClock(time.time() + 400.0))).problems
+        assert [one.text.split(" has waited")[0] for one in later if one.code == "answer_waits"] == [
+            f"an answer to {desk.planner['address']}"
+        ]
+        moody.behaves = lambda method, path: None
+        until(lambda: len(desk.answers()) == 2, "both leave")
+        until(lambda: not status(desk)["settling"], "both are settled")
+    assert sorted(one["body"].strip() for one in desk.answers()) == ["done", "done"]
+
+
+def test_a_broker_that_is_gone_and_comes_back(moods: Moods, at_broker: AmpDesk) -> None:
+    desk, moody = at_broker, moods[2]
+    go = gated(desk)
+    with desk.watching():
+        desk.mail()
+        until(lambda: desk.log(EventName.TURN_STARTED), "the turn")
+        moody.behaves = answers_nothing
+        go.touch()
+        until(lambda: reasons(desk), "the answer waits")
+        until(lambda: status(desk)["trouble"], "so does the watcher")
+        found = status(desk)
+        assert (found["running"], found["trouble"]["what"]) == ([], "mailbox")
+        moody.behaves = lambda method, path: None
+        until(lambda: len(desk.answers()) == 1, "it leaves")
+        until(lambda: not status(desk)["settling"], "it is settled")

@@ -38,6 +38,9 @@ SHORTEST_WAIT = 0.05
 SETTLE_PATIENCE = 5.0
 """The same once no turn runs any more: a broker that does not answer, or a disk that refuses, is not waited for."""
 
+SETTLED_SOON = 0.5
+"""Seconds within which a turn that has ended is settled, where nothing keeps it from that."""
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -107,6 +110,8 @@ class Room:
         self.prompts = prompts
         self.clock = clock
         self.guard = guard
+        self.wake: Callable[[], None] = lambda: None
+        """Has the loop look at once."""
         self.work: dict[str, Work] = {}
         """By turn id: all that this process has in hand."""
         self.troubles = Troubles(state, clock)
@@ -221,8 +226,17 @@ class Room:
         return (longest if Stage.RUNNING in stages else min(longest, self._last_ran + SETTLE_PATIENCE)) - now
 
     def enter(self, turn_id: str, stage: Stage) -> None:
+        work = self.work.get(turn_id)
+        if work is None:
+            return
+        if stage is Stage.SETTLING and work.holds_place:
+            asyncio.get_running_loop().call_later(SETTLED_SOON, self._place_is_free, turn_id)
+        work.stage = stage
+
+    def _place_is_free(self, turn_id: str) -> None:
+        """A turn that is settled wakes the loop itself; of one whose end takes long nobody else would tell."""
         if turn_id in self.work:
-            self.work[turn_id].stage = stage
+            self.wake()
 
     async def pump(
         self,

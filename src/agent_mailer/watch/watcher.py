@@ -50,6 +50,7 @@ class Watcher:
         self._room = room
         self._once = once
         self._wake = asyncio.Event()
+        room.wake = self._wake.set
         self._settings = settings
         if settings is not None:
             settings.wake = self._wake.set
