@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tests.desk import outcomes
 from tests.integration.test_amp_watch import AmpDesk
 from tests.plain_broker import _answer, running_plain_broker
 from tests.sizes import LONG
+from tests.typed import type_in
 
 from agent_mailer.events import EventName
 from agent_mailer.state.stuck import StuckKind
@@ -32,10 +34,14 @@ class Moody:
         self._app = app
         self.behaves: Behaviour = lambda method, path: None
         self.asked: list[str] = []
+        self.halted = False
+        """It takes requests, and answers none until this is over."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self.asked.append(f"{scope['method']} {scope['path']}")
+            while self.halted:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             answer = self.behaves(scope["method"], scope["path"])
             if answer is not None:
                 await _answer(send, *answer)
@@ -64,6 +70,7 @@ def desk(moods: Moods, tmp_path: Path) -> Iterator[AmpDesk]:
     moody.asked.clear()
     yield AmpDesk(tmp_path, broker, person)
     moody.behaves = lambda method, path: None
+    moody.halted = False
 
 
 def without_thread(thread: str, status: int) -> Behaviour:
@@ -202,3 +209,24 @@ def test_one_that_cannot_be_put_aside_starves_nobody(moods: Moods, desk: AmpDesk
     desk.mail()
     assert outcomes(desk.once()) == ["done"]
     assert len(desk.log(EventName.MAILBOX_TROUBLE)) == 1
+
+
+@LONG
+def test_a_watcher_that_waits_for_its_broker_does_not_stand_still(moods: Moods, desk: AmpDesk) -> None:
+    from tests.desk import until
+
+    def problems() -> list[tuple[str, str]]:
+        found = type_in(desk.workdir, "status", "--json").json["problems"]
+        return [(problem["code"], problem["text"]) for problem in found]
+
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+        asked = len(moods[2].asked)
+        moods[2].halted = True
+        until(lambda: len(moods[2].asked) > asked, "the look that hangs")
+        found = problems()
+        assert len(found) == 1, found
+        [(code, text)] = found
+        assert (code, "no answer within" in text or "it has not answered for" in text) == ("mailbox", True), text
+        moods[2].halted = False
+        until(lambda: not problems(), "all is well again")

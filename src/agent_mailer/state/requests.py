@@ -16,6 +16,8 @@ from agent_mailer.state.records import AfterStop
 
 ANSWER_SUFFIX = ".answer"
 KEEP_ANSWER_SECONDS = 300
+MAILBOX_WAITS = "mailbox"
+"""Third line of the answer to a ping: the loop turns, and waits for its mailbox; the first says since when."""
 
 
 class Verb(StrEnum):

@@ -72,6 +72,9 @@ def _problems(
         yield ProblemView(
             Problem.MAILBOX, f"the mailbox cannot be read: {mailbox.problem}", f"agent-mailer doctor{here}"
         )
+    elif learned.heard.waits and trouble is None:
+        text = f"the watcher waits for its mailbox: {learned.heard.waits}"
+        yield ProblemView(Problem.MAILBOX, text, f"agent-mailer doctor{here}")
     if view.untrusted:
         text = f"not as it was trusted, so it does not count: {', '.join(view.untrusted)}"
         yield ProblemView(Problem.UNTRUSTED, text, f"agent-mailer config trust{here}")

@@ -35,6 +35,8 @@ class Heard(msgspec.Struct, frozen=True):
     turns: bool | None = None
     missing: str = ""
     fix: str = ""
+    waits: str = ""
+    """What the loop says of its mailbox, for which it waits."""
 
 
 Listen = Callable[["Workplace", WatcherView], Heard]
@@ -53,9 +55,13 @@ class Ping:
 
     def poll(self) -> Heard | None:
         """None as long as nothing is known."""
+        from agent_mailer.state.requests import MAILBOX_WAITS
+
         answer = self._requests.take_answer(self._name)
         if answer is not None:
             # A watcher of another version knows no pings, and says so: its loop turns.
+            if MAILBOX_WAITS in answer.lines[2:]:
+                return Heard(turns=True, waits=answer.lines[0])
             told = not answer.ok and len(answer.lines) > 1
             return Heard(turns=True, missing=answer.lines[0], fix=answer.lines[1]) if told else Heard(turns=True)
         if time.monotonic() < self._end:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from agent_mailer.errors import MailerError
 from agent_mailer.outcomes import NOT_EXECUTED
@@ -13,11 +15,13 @@ from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.runtimes.port import LOGIN
 from agent_mailer.state.pauses import SignedOut
 from agent_mailer.state.records import PauseReason
-from agent_mailer.state.requests import Answer, Request, Verb
+from agent_mailer.state.requests import MAILBOX_WAITS, Answer, Request, Verb
 from agent_mailer.watch.requests import apply_waiting
 from agent_mailer.watch.room import Room
 
 LOGIN_SECONDS = 20.0
+MAILBOX_SECONDS = 2.0
+"""So late, and well before it is taken for standing still, who asks the loop hears that it waits for its mailbox."""
 
 
 class Ear:
@@ -30,6 +34,8 @@ class Ear:
         self.pinged = False
         self.loop_rests = False
         """The loop waits for a wake: what it does in between it has brought to an end."""
+        self._mailbox_since: float | None = None
+        """The moment since which the loop waits for its mailbox; None where it does not."""
 
     def heed(self) -> bool:
         """Whether the loop is needed. Raises OSError, and then it is."""
@@ -39,6 +45,8 @@ class Ear:
         self.pinged = self.pinged or pings > 0
         if self.pinged and self.loop_rests:
             self.answer()
+        elif pings:
+            asyncio.get_running_loop().call_later(MAILBOX_SECONDS, self._answer_in_between)
         others = len(waiting) > pings
         self.asked = before or others
         return others
@@ -49,14 +57,31 @@ class Ear:
         self.asked = False
         return opened
 
+    @contextmanager
+    def mailbox_asked(self) -> Iterator[None]:
+        """While the block lasts the loop waits for its mailbox."""
+        self._mailbox_since = self._room.clock.monotonic()
+        try:
+            yield
+        finally:
+            self._mailbox_since = None
+
     def answer(self) -> None:
-        """The loop rests. What the disk refuses is no answer."""
+        """The loop rests, or waits for its mailbox. What the disk refuses is no answer."""
         self.pinged = False
         requests = self._room.state.requests
+        since = self._mailbox_since
         with suppress(OSError):
             for name, request in requests.waiting():
                 if _is_ping(request):
-                    requests.answer(name, _able(self._room), durable=False)
+                    told = _able(self._room) if since is None else _waits(self._room.clock.monotonic() - since)
+                    requests.answer(name, told, durable=False)
+
+    def _answer_in_between(self) -> None:
+        """A mailbox that lets the loop wait does not make it stand still."""
+        since = self._mailbox_since
+        if self.pinged and since is not None and self._room.clock.monotonic() - since >= MAILBOX_SECONDS / 2:
+            self.answer()
 
 
 def _is_ping(request: Request | None) -> bool:
@@ -70,6 +95,10 @@ def _able(room: Room) -> Answer:
     except MailerError as fault:
         return Answer(ok=False, lines=(fault.message, fault.fix))
     return Answer(ok=True, lines=())
+
+
+def _waits(seconds: float) -> Answer:
+    return Answer(ok=False, lines=(f"it has not answered for {seconds:.0f} s", "agent-mailer doctor", MAILBOX_WAITS))
 
 
 async def learn_login(room: Room) -> None:

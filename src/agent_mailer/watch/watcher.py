@@ -172,7 +172,8 @@ class Watcher:
             if (held := self._hold_remaining()) > 0:
                 return held
             self._prune_when_due()
-            found = await self._look()
+            with self._ear.mailbox_asked():
+                found = await self._look()
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
@@ -349,7 +350,8 @@ class Watcher:
                 return False
 
     async def _opened(self) -> bool:
-        await self._room.mailbox.open()
+        with self._ear.mailbox_asked():
+            await self._room.mailbox.open()
         return True
 
     async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
