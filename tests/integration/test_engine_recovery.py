@@ -68,6 +68,7 @@ def test_a_turn_that_ended_while_nobody_watched_is_judged_from_its_files(desk: D
 
 
 def test_hand_over_leaves_at_once_and_the_turn_goes_on(desk: Desk) -> None:
+    """openclaw#137355."""
     go = waiting_agent(desk)
     desk.send()
     with desk.watching() as watcher:
@@ -139,6 +140,7 @@ def test_the_turn_timeout_ends_everything(desk: Desk) -> None:
 
 @LONG
 def test_silence_is_the_providers_fault_and_an_open_tool_is_not_silence(desk: Desk) -> None:
+    """openclaw#124624."""
     desk.configure(command_output="jsonl", silence_timeout=1, first_output_timeout=5)
     desk.script(
         {"emit": {"type": "tool_start", "id": "1", "name": "build"}},
@@ -163,7 +165,7 @@ def test_a_result_with_a_process_that_never_leaves_is_done(desk: Desk) -> None:
 
 
 def test_a_claim_without_a_start_is_given_back_and_runs_once(desk: Desk) -> None:
-    """What a kill between the claim and the gate leaves behind."""
+    """What a kill between the claim and the gate leaves behind (openclaw#139341)."""
     from agent_mailer.state.records import Phase, TurnRecord
 
     sent = desk.send()
@@ -190,6 +192,7 @@ def test_a_claim_without_a_start_is_given_back_and_runs_once(desk: Desk) -> None
 
 
 def test_a_settlement_that_had_begun_is_finished_and_a_reply_leaves_once(desk: Desk) -> None:
+    """openclaw#29106."""
     sent = desk.send()
     desk.shell("cat >/dev/null; echo answer")
     desk.once()

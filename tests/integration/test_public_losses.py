@@ -1,8 +1,4 @@
-"""Kinds of lost mail and spent attempts that other projects have reported (docs/reference/reasons.md).
-
-openclaw #90940 #96374 #124624 #125918 #133245 #112317 #139341 #120422 #137355 #29106 #23777, by what they have in
-common.
-"""
+"""Lost mail and spent attempts that other projects have reported, by their numbers (docs/reference/reasons.md)."""
 
 from __future__ import annotations
 
@@ -32,6 +28,7 @@ def attempts(desk: Desk) -> list[int]:
 
 @LONG
 def test_a_planned_stop_spends_nothing(desk: Desk) -> None:
+    """openclaw#125918."""
     desk.configure(stop_grace=1, max_retries=0)
     gate = desk.base / "gate"
     desk.shell(f"cat >/dev/null; test -e {gate} || sleep 600; echo done")
@@ -62,6 +59,7 @@ class NoRoom(SystemCalls):
 
 @LONG
 def test_a_refusal_for_want_of_capacity_spends_nothing(desk: Desk) -> None:
+    """openclaw#112317."""
     desk.configure(max_retries=0)
     sent = desk.send()
     system = NoRoom()
@@ -85,6 +83,7 @@ def test_a_refusal_for_want_of_capacity_spends_nothing(desk: Desk) -> None:
 
 
 def test_a_long_turn_ahead_spends_nothing(desk: Desk) -> None:
+    """openclaw#133245."""
     desk.configure(max_retries=0)
     hold = desk.base / "hold"
     os.mkfifo(hold)
@@ -105,6 +104,7 @@ def test_a_long_turn_ahead_spends_nothing(desk: Desk) -> None:
 
 
 def test_a_claim_is_freed_by_its_holders_death_and_not_by_its_age(desk: Desk) -> None:
+    """openclaw#90940, #96374."""
     desk.shell("cat >/dev/null; sleep 600")
     with desk.watching() as watcher:
         desk.send()
@@ -123,6 +123,7 @@ def test_a_claim_is_freed_by_its_holders_death_and_not_by_its_age(desk: Desk) ->
 
 
 def test_dead_mail_is_loud_and_can_be_replayed(desk: Desk) -> None:
+    """openclaw#120422."""
     told = desk.base / "told"
     desk.configure(max_retries=0, notify={"command": ["/bin/sh", "-c", f"cat >> {told}; echo >> {told}"]})
     desk.shell("cat >/dev/null; exit 3")

@@ -139,6 +139,7 @@ def test_what_has_meanwhile_arrived_is_not_sent_twice(desk: Desk) -> None:
 
 
 def test_an_answer_that_is_refused_again_stays(desk: Desk) -> None:
+    """openclaw#23777."""
     key = refused_answer(desk)
     for _ in range(2):
         assert ask(desk, Verb.STUCK_RETRY).ok
