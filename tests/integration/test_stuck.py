@@ -219,6 +219,10 @@ def test_what_was_staged_for_a_message_that_was_given_up_is_kept_and_leaves_when
     shown = type_in(desk.workdir, "stuck", "show", key).out
     assert "paid for" in shown
     assert "its turn did not end well" in shown
+    assert (
+        f"what the agent wrote for it: agent-mailer stuck show {key}"
+        in type_in(desk.workdir, "stuck", "show", sent).err
+    )
     status = json.loads(type_in(desk.workdir, "status", "--json").out)
     assert {problem["code"] for problem in status["problems"]} >= {"dead_letters", "stuck"}
     # The message is dropped, and what was written for it stays; whoever takes all up has the message worked on alone.

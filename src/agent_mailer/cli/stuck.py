@@ -83,7 +83,7 @@ def list_stuck(
 def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
     """Show one of them: what it is, why, and what the agent wrote where that did not leave."""
     from agent_mailer.state.stuck import StuckKind
-    from agent_mailer.views.kept import dead_letter, one_stuck
+    from agent_mailer.views.kept import dead_letter, kept_of, one_stuck
 
     place = configured(workdir)
     state = place.state
@@ -94,6 +94,8 @@ def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
         return
     if letter is not None:
         tell_letter(letter)
+        for kept in kept_of(state, letter.turn_id):
+            note(f"what the agent wrote for it: agent-mailer stuck show {kept}")
     else:
         say(fields(_facts(view)))
         if view.text:

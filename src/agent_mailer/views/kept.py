@@ -158,6 +158,11 @@ def one_stuck(state: State, typed: str) -> StuckView:
     return view
 
 
+def kept_of(state: State, turn_id: str) -> list[str]:
+    """What of the turn did not leave and waits for a person, by the keys of the list."""
+    return [key for key in state.unsent.all() if (found := split_key(key)) is not None and found[0] == turn_id]
+
+
 def stuck(state: State, reason: str | None = None, limit: int = 0) -> list[StuckView]:
     """The newest `limit` (0 = all), the newest at the end. Raises UsageFault for no reason."""
     wanted = reason_of(reason)
