@@ -146,7 +146,7 @@ def test_a_damaged_line_hides_no_other_and_is_kept(folder: StateFolder, damage: 
     found.add(three, again=True)
     assert found.find("three") == three
     assert found.remove(["one"]) == 1
-    kept = (folder.path / "dead_letter.jsonl").read_bytes()
+    kept = b"".join(path.read_bytes() for path in folder.path.glob("dead_letter.jsonl*"))
     assert kept.count(damage.strip(b"\0")) >= 2 or not damage.strip(b"\0")
     assert [letter.msg_id for letter in found.all()] == ["two", "three"]
 

@@ -121,7 +121,7 @@ def test_lines_that_cannot_be_read_are_told_of_and_set_aside(tmp_path: Path, nam
     assert (told, path.read_bytes()) == ([(name, "2 of its lines cannot be read")], data)
     folder.hold()
     assert count() == 1
-    assert path.read_bytes() == good + b"\n"
+    assert path.read_bytes() == good + b'\n{"torn\n'
     [aside] = folder.path.glob(f"{name}.corrupt-*")
     assert aside.read_bytes() == b'\xff garbage\n{"kind":7}7\n'
     told.clear()

@@ -208,7 +208,6 @@ class Repair:
             "requests": state.requests.waiting,
             "requests ": state.requests.tidy,
             "processed.txt ": self._last_line,
-            "dead_letter.jsonl ": self._dead_letters,
             "sessions.journal": self._journal,
             "trouble.json": self._stale_trouble,
         }
@@ -218,11 +217,6 @@ class Repair:
     def _last_line(self) -> None:
         if self._state.processed.end_last_line():
             self._say(self._state.folder.path / "processed.txt", "the last line had no end, and has one now")
-
-    def _dead_letters(self) -> None:
-        if number := self._state.dead_letters.part_with_damaged():
-            path = self._state.folder.path / "dead_letter.jsonl"
-            self._say(path, f"{number} lines that cannot be read are in a file beside it now")
 
     def _journal(self) -> None:
         if number := self._state.sessions.fold_journal():

@@ -19,7 +19,7 @@ from agent_mailer.names import printable
 from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
 from agent_mailer.state.folder import FORMAT, GARBLED, StateFolder
-from agent_mailer.state.records import DeadLetter, PauseReason, SessionEntry
+from agent_mailer.state.records import PauseReason, SessionEntry
 from agent_mailer.watch.rules import WatchPolicy, unfit
 
 AHEAD = 60.0
@@ -205,7 +205,7 @@ def _readers(state: State) -> dict[str, Callable[[], str]]:
         "usage.json": lambda: f"{state.usage.today().turns} turns today",
         "questions.json": lambda: f"{len(state.questions.all())} open",
         "inflight.json": lambda: f"{_index(state, folder.path / 'inflight.json')} open",
-        "dead_letter.jsonl": lambda: f"{_dead_letters(folder)} given up",
+        "dead_letter.jsonl": lambda: f"{state.dead_letters.count()} given up",
         "stuck.jsonl": lambda: f"{sum(state.stuck.counts().values())} stuck",
         "held.jsonl": lambda: f"{len(state.held.waiting)} held",
         "log.jsonl": lambda: f"{folder.log.stat().st_size} bytes",
@@ -226,20 +226,6 @@ def _index(state: State, path: Path) -> int:
     except GARBLED as error:
         state.folder.damaged(path, str(error))
     return len(state.turns.indexed())
-
-
-def _dead_letters(folder: StateFolder) -> int:
-    path = folder.path / "dead_letter.jsonl"
-    lines = [line for line in (folder.bytes_of(path) or b"").replace(b"\0", b"").split(b"\n") if line.strip()]
-    bad = 0
-    for line in lines:
-        try:
-            msgspec.json.decode(line, type=DeadLetter)
-        except GARBLED:
-            bad += 1
-    if bad:
-        folder.damaged(path, f"{bad} of {len(lines)} lines; they are kept and passed over")
-    return len(lines)
 
 
 def _open_turns(state: State) -> Iterator[CheckResult]:

@@ -22,17 +22,15 @@ class DeadLetters:
         self._path = folder.path / "dead_letter.jsonl"
 
     def all(self) -> list[DeadLetter]:
-        """Oldest first; a message that died twice appears once, as it died last. Unreadable lines are passed over."""
+        """Oldest first; a message that died twice appears once, as it died last. Raises OSError."""
         newest: dict[str, DeadLetter] = {}
-        for line in self._lines():
-            letter = _parse(line)
-            if letter is not None:
-                newest.pop(letter.msg_id, None)
-                newest[letter.msg_id] = letter
+        for letter in self._folder.read_lines(self._path, _decoded):
+            newest.pop(letter.msg_id, None)
+            newest[letter.msg_id] = letter
         return list(newest.values())
 
     def count(self) -> int:
-        return len(self._lines())
+        return len(self.all())
 
     def find(self, message_id: str) -> DeadLetter | None:
         # Other clients write in ASCII what is none.
@@ -70,16 +68,6 @@ class DeadLetters:
             self._folder.disk.replace(self._path, b"".join(line + b"\n" for line in kept), sync=Sync.FULL)
         return len(removed)
 
-    def part_with_damaged(self) -> int:
-        """Put the lines that cannot be read into a file beside it; returns how many. Durable when it returns."""
-        lines = self._lines()
-        bad = [line for line in lines if _parse(line) is None]
-        if bad:
-            self._folder.keep_copy(self._path, b"".join(line + b"\n" for line in bad))
-            kept = b"".join(line + b"\n" for line in lines if _parse(line) is not None)
-            self._folder.disk.replace(self._path, kept, sync=Sync.FULL)
-        return len(bad)
-
     def _lines(self) -> list[bytes]:
         data = self._folder.bytes_of(self._path) or b""
         return [line for line in data.replace(b"\0", b"").split(b"\n") if line.strip()]
@@ -99,13 +87,17 @@ class _Foreign(msgspec.Struct):
 
 def _parse(line: bytes) -> DeadLetter | None:
     with suppress(*GARBLED):
+        return _decoded(line)
+    return None
+
+
+def _decoded(line: bytes) -> DeadLetter:
+    """Raises GARBLED."""
+    with suppress(*GARBLED):
         letter = msgspec.json.decode(line, type=DeadLetter)
         if letter.turn_id or letter.envelope is not None:
             return letter
-    try:
-        found = msgspec.json.decode(line, type=_Foreign)
-    except GARBLED:
-        return None
+    found = msgspec.json.decode(line, type=_Foreign)
     # Enough for the message to be asked for again, also where its mailbox no longer lists it.
     thread = found.thread_id or found.msg_id
     return DeadLetter(

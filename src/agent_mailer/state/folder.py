@@ -171,18 +171,14 @@ class StateFolder:
             try:
                 found.append(decode(line))
             except GARBLED:
-                bad.append(line)
+                (kept if _is_torn(line) else bad).append(line)
             else:
                 kept.append(line)
-        # Its end, torn by a crash, was never confirmed to anybody: no damage, but the next line would end it.
-        torn = bad[-1:] == lines[-1:] and lines[-1].startswith(b"{")
-        lost = bad[:-1] if torn else bad
         if bad and self._ours:
-            if lost:
-                self.keep_copy(path, b"".join(line + b"\n" for line in lost))
+            self.keep_copy(path, b"".join(line + b"\n" for line in bad))
             self.disk.replace(path, b"".join(line + b"\n" for line in kept), sync=Sync.FULL)
-        if lost:
-            self.damaged(path, f"{len(lost)} of its lines cannot be read")
+        if bad:
+            self.damaged(path, f"{len(bad)} of its lines cannot be read")
         return found
 
     def read(self, path: Path, shape: type[T], empty: T, remake: Callable[[], T] | None = None) -> T:
@@ -296,6 +292,15 @@ def _content(path: Path) -> bytes | str | None:
         if error.errno not in _NO_FILE:
             raise
         return "not a file"
+
+
+def _is_torn(line: bytes) -> bool:
+    """The beginning of an object: a crash has cut it off before it was confirmed to anybody. That is no damage."""
+    try:
+        msgspec.json.decode(line)
+    except GARBLED as error:
+        return line.startswith(b"{") and "truncated" in str(error)
+    return False
 
 
 def _nobody_listens(path: Path, why: str) -> None:
