@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.crash.children import nursery
+from tests.crash.points import Moment, Point
 from tests.desk import outcomes
 from tests.integration.test_amp_watch import AmpDesk
 from tests.plain_broker import running_plain_broker
@@ -92,6 +94,24 @@ def test_who_is_killed_while_he_asks_has_it_worked_on_once(desk: AmpDesk) -> Non
     assert outcomes(desk.once()) == ["done"]
     assert unreadable(desk) == []
     assert outcomes(desk.once()) == []
+
+
+@LONG
+@pytest.mark.parametrize("moment", list(Moment))
+def test_who_is_killed_around_the_line_of_it_has_it_worked_on_once(desk: AmpDesk, moment: Moment) -> None:
+    sent = desk.mail()
+    before = dated(desk, sent["id"], BAD)
+    desk.once()
+    dated(desk, sent["id"], before)
+    assert type_in(desk.workdir, "stuck", "retry", "--all").status == 0
+    with nursery() as children:
+        argv = ("watch", "--no-interactive", "--once", "--workdir", str(desk.workdir))
+        point = Point("replace .agent-mailer/stuck.jsonl", 1, moment)
+        assert children.run(*argv, stderr=desk.base / "stderr", point=point) == -9
+    assert outcomes(desk.once()) == ["done"]
+    assert unreadable(desk) == []
+    assert outcomes(desk.once()) == []
+    assert len([one for one in desk.answers() if one["body"].strip() == "done"]) == 1
 
 
 def test_what_the_broker_has_no_more_stays_and_says_so(desk: AmpDesk) -> None:
