@@ -162,11 +162,11 @@ class Stuck:
         known = self._load()
         return [known[key] for key in self._unheard if key in known]
 
-    @property
-    def wanted(self) -> list[StuckEntry]:
-        """What its mailbox is to be asked for again."""
-        known = self._load()
-        return [known[key] for key in self._wanted if key in known]
+    @cached_property
+    def wanted(self) -> dict[tuple[StuckKind, str], None]:
+        """Names of what its mailbox is to be asked for again. Not to be changed."""
+        self._load()
+        return self._wanted
 
     def get(self, kind: StuckKind, key: str) -> StuckEntry | None:
         return self._load().get((kind, key))

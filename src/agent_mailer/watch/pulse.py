@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from agent_mailer.errors import MailerError
 from agent_mailer.outcomes import NOT_EXECUTED
@@ -34,7 +33,7 @@ class Ear:
         self.pinged = False
         self.loop_rests = False
         """The loop waits for a wake: what it does in between it has brought to an end."""
-        self._mailbox_since: float | None = None
+        self.mailbox_since: float | None = None
         """The moment since which the loop waits for its mailbox; None where it does not."""
 
     def heed(self) -> bool:
@@ -57,20 +56,11 @@ class Ear:
         self.asked = False
         return opened
 
-    @contextmanager
-    def mailbox_asked(self) -> Iterator[None]:
-        """While the block lasts the loop waits for its mailbox."""
-        self._mailbox_since = self._room.clock.monotonic()
-        try:
-            yield
-        finally:
-            self._mailbox_since = None
-
     def answer(self) -> None:
         """The loop rests, or waits for its mailbox. What the disk refuses is no answer."""
         self.pinged = False
         requests = self._room.state.requests
-        since = self._mailbox_since
+        since = self.mailbox_since
         with suppress(OSError):
             for name, request in requests.waiting():
                 if _is_ping(request):
@@ -79,7 +69,7 @@ class Ear:
 
     def _answer_in_between(self) -> None:
         """A mailbox that lets the loop wait does not make it stand still."""
-        since = self._mailbox_since
+        since = self.mailbox_since
         if self.pinged and since is not None and self._room.clock.monotonic() - since >= MAILBOX_SECONDS / 2:
             self.answer()
 

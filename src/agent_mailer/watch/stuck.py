@@ -124,7 +124,11 @@ class StuckMail:
 
     async def ask_again(self) -> None:
         """What a person wants read once more, as it is by now. Raises OSError."""
-        for entry in self._state.stuck.wanted:
+        stuck = self._state.stuck
+        for name in list(stuck.wanted):
+            entry = stuck.get(*name)
+            if entry is None:
+                continue
             try:
                 refused = await self._mailbox.ask_again(entry.locator)
             except MailboxUnavailable:
@@ -132,9 +136,9 @@ class StuckMail:
                 return
             if refused is None:
                 # Listed before it is forgotten here: whoever is killed in between has it listed once more.
-                self._state.stuck.remove([(entry.kind, entry.key)])
+                stuck.remove([name])
             else:
-                self._state.stuck.refused(entry, f"{refused.why}; before: {entry.why}")
+                stuck.refused(entry, f"{refused.why}; before: {entry.why}")
 
     async def under_used_id(self, message: Message) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from enum import Enum
+from typing import TypeVar
 
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
@@ -33,6 +34,8 @@ STOPPING_LOOKS = 0.5
 PROBE_PATIENCE = 60.0
 """Another watcher probes the account: its result wakes us; this is the net should it never come."""
 ONCE_LOOKS = 0.2
+
+T = TypeVar("T")
 
 
 class End(Enum):
@@ -172,8 +175,7 @@ class Watcher:
             if (held := self._hold_remaining()) > 0:
                 return held
             self._prune_when_due()
-            with self._ear.mailbox_asked():
-                found = await self._look()
+            found = await self._from_mailbox(self._look())
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
@@ -350,9 +352,16 @@ class Watcher:
                 return False
 
     async def _opened(self) -> bool:
-        with self._ear.mailbox_asked():
-            await self._room.mailbox.open()
+        await self._from_mailbox(self._room.mailbox.open())
         return True
+
+    async def _from_mailbox(self, answer: Awaitable[T]) -> T:
+        """Whoever asks the loop meanwhile hears that it waits for its mailbox."""
+        self._ear.mailbox_since = self._room.clock.monotonic()
+        try:
+            return await answer
+        finally:
+            self._ear.mailbox_since = None
 
     async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
         await self._room.pump(wait, heed, self._wake.set, self._fail)
