@@ -129,6 +129,15 @@ def test_what_was_staged_is_kept_where_nobody_writes_it_anew(
     assert settled(turn_end(outcome, drafts=drafts, earlier=earlier), max_retries=9).retry is not None
 
 
+def test_a_question_of_a_turn_that_failed_for_good_is_kept_too() -> None:
+    note = FinishNote(FinishKind.BLOCKED, "red or blue?")
+    settlement = settled(turn_end(Outcome.CRASHED, drafts=[STAGED], finish=note), max_retries=0)
+    kept = {entry.item.id: entry.item.payload for entry in settlement.items if entry.state is ItemState.KEPT}
+    assert kept == {"turn-1-k1": "staged", "turn-1-question": "red or blue?"}
+    [notice] = [entry.item.payload for entry in settlement.items if entry.own]
+    assert "What the agent wrote for it (2) is kept" in notice
+
+
 @pytest.mark.parametrize("outcome", ENDS_BADLY)
 def test_a_bad_end_never_answers_with_its_last_words(outcome: Outcome) -> None:
     assert sent(settled(turn_end(outcome), auto_reply=AutoReply.ALWAYS)) == []

@@ -208,8 +208,13 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     return drafts
 
 
-def _held_back(end: TurnEnd) -> Sequence[Draft]:
-    return [draft for draft in end.sealed.drafts if not draft.at_once] or end.earlier
+def _held_back(end: TurnEnd) -> list[Draft]:
+    """What the agent wrote and no turn of the message writes anew."""
+    drafts = [draft for draft in end.sealed.drafts if not draft.at_once] or list(end.earlier)
+    asked = end.sealed.finish.question.strip() if end.sealed.finish is not None else ""
+    if asked and end.stop is None:
+        drafts.append(Draft(f"question{end.mark}", Action.REPLY, end.now, body=asked, kind=Kind.QUESTION))
+    return drafts
 
 
 def _kept(entry: SettledItem, why: str) -> SettledItem:
