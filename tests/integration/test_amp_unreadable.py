@@ -69,6 +69,7 @@ def test_its_sender_is_told_once_and_a_person_has_it_fetched_anew(desk: AmpDesk)
     asked = type_in(desk.workdir, "stuck", "retry", entry.key)
     assert (asked.status, asked.out) == (0, f"{entry.key}: its mailbox is asked for it again\n")
     assert [one.wanted for one in unreadable(desk)] == [True]
+    assert "its mailbox is asked for it again" in type_in(desk.workdir, "stuck", "list").out
     desk.once()
     assert [(one.key, one.wanted) for one in unreadable(desk)] == [(entry.key, False)]
     desk.once()

@@ -178,7 +178,8 @@ def stuck(state: State, reason: str | None = None, limit: int = 0) -> list[Stuck
 
 def _waits(entry: StuckEntry) -> StuckView:
     name = entry.message_id or entry.locator.removesuffix(".md")
-    return StuckView(entry.key, entry.kind.value, entry.why, entry.at, name, entry.thread, entry.sender)
+    why = f"{entry.why}; its mailbox is asked for it again" if entry.wanted else entry.why
+    return StuckView(entry.key, entry.kind.value, why, entry.at, name, entry.thread, entry.sender)
 
 
 def _given_up(letter: DeadLetter) -> StuckView:
