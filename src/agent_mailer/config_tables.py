@@ -107,6 +107,17 @@ class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class ScheduleKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[[schedule]]`: mail that a person sends by the clock. `body` is a file, below the workdir or anywhere."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
+    cron: str
+    zone: str = "UTC"
+    subject: Annotated[str, Meta(min_length=1, max_length=200)]
+    body: Annotated[str, Meta(min_length=1, max_length=4096)]
+    thread: Annotated[str, Meta(max_length=128)] = ""
+
+
 class Alarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[alarm]`: silence that the operator is told of, once while it lasts; 0 = off."""
 

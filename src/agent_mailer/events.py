@@ -74,6 +74,8 @@ class EventName(StrEnum):
     UNTRUSTED = "untrusted"
     NOTE_CHANGED = "note_changed"
     INSTRUCTIONS_CHANGED = "instructions_changed"
+    SCHEDULE_SENT = "schedule_sent"
+    SCHEDULE_REFUSED = "schedule_refused"
     NOTICE_SENT = "notice_sent"
     NOTICE_FAILED = "notice_failed"
     NOTICE_GIVEN_UP = "notice_given_up"

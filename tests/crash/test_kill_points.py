@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.amq_tree import inbox
 from tests.broker_process import BrokerProcess, join
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
@@ -21,6 +22,7 @@ from tests.crash.scenarios import SEND_AGAIN, Expected, much_is_stuck, new_desk,
 from tests.crash.turns import ANSWER, BATCH, DEAD, LIMITED, ROUTED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
 from tests.sizes import LONG, sizes
+from tests.typed import type_in
 
 DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
@@ -151,6 +153,48 @@ def test_every_durable_write_over_what_is_stuck(tmp_path: Path, children: Childr
             assert watch(desk) == 0
             verify(desk, expected, {"asked"}, Counter(), str(point))
             nothing_has_vanished(desk, {"asked"})
+        except BaseException as error:
+            error.add_note(str(point))
+            raise
+        shutil.rmtree(desk.base)
+    assert 2 * reached >= len(deaths)
+
+
+@pytest.mark.parametrize("stride", sizes(quick=29, long=3, soak=1))
+def test_every_durable_write_over_a_schedule(tmp_path: Path, children: Children, stride: int) -> None:
+    """It leaves once, is worked on once and answered once."""
+
+    def watch(desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
+        argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
+        return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
+
+    def make(name: str) -> Desk:
+        desk = new_desk(tmp_path / name)
+        (desk.base / "nightly.md").write_text("look at the night")
+        table = {"name": "nightly", "cron": "0 0 29 2 *", "subject": "the night", "body": str(desk.base / "nightly.md")}
+        desk.configure(schedule=[table])
+        assert type_in(desk.workdir, "schedules", "run", "nightly").status == 0
+        return desk
+
+    traced = make("trace")
+    assert watch(traced, Point(), traced.base / "calls") == 0
+    names = (traced.base / "calls").read_text().splitlines()
+    durable = [point for point in points(names) if point.of.split()[0] in DURABLE]
+    assert any("schedules.json" in point.of for point in durable)
+    early = [point for point in durable if "schedules.json" in point.of or "mail/" in point.of or "new/" in point.of]
+    deaths = list({str(point): point for point in (*early, *_every(stride, durable))}.values())
+    reached = 0
+    for number, point in enumerate(deaths):
+        desk = make(f"desk-{number}")
+        reached += watch(desk, point) == KILLED
+        try:
+            assert watch(desk) == 0
+            assert not inbox(desk.root, "coder")
+            known = desk.place().state.schedules.all["nightly"]
+            sent = [record.envelope.id for record in map(desk.place().state.turns.load, desk.place().state.turns.ids())]
+            answers = [one for one in inbox(desk.root, "user") if one.subject == "Re: the night"]
+            assert len(answers) == 1
+            assert (known.due, known.sent) == (0.0, tuple(dict.fromkeys(sent)))
         except BaseException as error:
             error.add_note(str(point))
             raise

@@ -43,13 +43,17 @@ class Schedule(msgspec.Struct, frozen=True):
 class Known(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was done of a schedule. `line`: its cron line and zone then; up to `last` every instant is handled.
 
-    `due` is the instant that is being sent, `at` the moment at which that was begun; 0 = none.
+    `due` is the instant that is being sent, `at` the moment at which that was begun; 0 = none. `skipped` is an instant
+    that a person does not want. `sent` are the last messages, the newest last; `why` the last instant was not sent.
     """
 
     line: str
     last: float
     due: float = 0.0
     at: float = 0.0
+    skipped: float = 0.0
+    sent: tuple[str, ...] = ()
+    why: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -63,18 +67,22 @@ def plan_of(schedule: Schedule, known: Known, now: float) -> Plan:
     """What was begun is seen through first. An instant that has passed once does not come again by a clock set back."""
     handled = known.last if known.last <= now + AHEAD else now
     coming = next_after(schedule, max(now, handled))
+    if coming is not None and coming == known.skipped:
+        coming = next_after(schedule, coming)
     if known.due:
         return Plan(known.due, coming)
-    return Plan(_latest(schedule, handled, now), coming)
+    due = _latest(schedule, handled, now)
+    return Plan(due if due != known.skipped else None, coming)
 
 
 def begun(schedule: Schedule, known: Known | None, now: float) -> Known | None:
     """What is to be remembered of a schedule that is new, or has another cron line; None where nothing is.
 
-    It is due from now on: nobody expects what it would have sent before it stood here.
+    It is due from now on: nobody expects what it would have sent before it stood here. So is one that a wrong clock
+    has handled far ahead of now.
     """
     if known is not None and known.line == schedule.line:
-        return None
+        return msgspec.structs.replace(known, last=now) if known.last > now + AHEAD else None
     if known is None:
         return Known(schedule.line, now)
     return msgspec.structs.replace(known, line=schedule.line, last=max(now, min(known.last, now + AHEAD)))

@@ -91,6 +91,10 @@ class StateFolder:
         return self.path / "templates"
 
     @property
+    def schedules(self) -> Path:
+        return self.path / "schedules.json"
+
+    @property
     def knows_trust(self) -> Path:
         """Says that a version which remembers trust has watched here; it says nothing else."""
         return self.path / "trusted"

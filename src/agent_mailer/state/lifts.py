@@ -29,10 +29,14 @@ class OrderVerb(StrEnum):
     DROP = "drop"
     ALLOW = "allow"
     RAISE = "raise"
+    RUN = "run"
+    SKIP = "skip"
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`targets` are message ids, senders, or `key=value` of what is raised; `until` is when that ends."""
+    """`targets` are message ids, senders, `key=value` of what is raised, or a schedule's name and line; `until` is when
+    that ends, or the instant that is sent or skipped.
+    """
 
     verb: OrderVerb
     targets: tuple[str, ...]

@@ -18,7 +18,15 @@ from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.notes import note_lock
 from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.trust.keeping import Keeper
-from agent_mailer.trust.standing import TEMPLATES, Standing, in_place, standing_in, templates_in
+from agent_mailer.trust.standing import (
+    BODIES,
+    TEMPLATES,
+    Standing,
+    bodies_in,
+    in_place,
+    standing_in,
+    templates_in,
+)
 from agent_mailer.trust.verdict import COMMAND, UNRECORDED, VARIABLE, Basis, Life, Verdict, judge
 
 IN_A_TURN = ("AGENT_MAILER_TURN_ID", "AGENT_MAILER_TURN_DIR")
@@ -134,10 +142,12 @@ class Trust:
     def _counting(
         self, raw: Mapping[str, object], identity: Mapping[str, str]
     ) -> tuple[dict[str, object], Mapping[str, str], frozenset[str]]:
-        verdict = self._verdict = self._judge(standing_in(raw, identity, templates_in(self._folder.templates)))
+        bodies = bodies_in(raw, self._folder.workdir)
+        there = standing_in(raw, identity, templates_in(self._folder.templates), bodies)
+        verdict = self._verdict = self._judge(there)
         counted, replaced = dict(raw), set[str]()
         for name in verdict.changed:
-            if name.startswith(TEMPLATES):
+            if name.startswith((TEMPLATES, BODIES)):
                 continue
             value = verdict.counts.values.get(name)
             counted = in_place(counted, name, value)

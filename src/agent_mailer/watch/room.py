@@ -18,6 +18,7 @@ from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.names import printable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, RuntimeTraits
+from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, TurnProgress
 from agent_mailer.watch.guards.alarm import listen
@@ -85,12 +86,15 @@ class Program:
 
 
 class Room:
-    """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours."""
+    """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours; `persons` is the
+    end from which a person's mail by the clock leaves, the agent's own where there is no other.
+    """
 
     def __init__(
         self,
         *,
         mailbox: Mailbox,
+        persons: Mailbox,
         runtime: Runtime,
         confinement: Confinement | None,
         state: State,
@@ -119,6 +123,7 @@ class Room:
         self.stuck = StuckMail(mailbox, state)
         self.gate = Gate(state, lambda: self.policy, clock, mailbox.address)
         self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
+        self.scheduled = Sending(persons, mailbox.address, state.schedules, state.log, clock, self.notices.tell)
         self.handing_over = asyncio.Event()
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None

@@ -34,6 +34,7 @@ _BAD = {
     EventName.NOTICE_GIVEN_UP,
     EventName.CONFIG_REFUSED,
     EventName.UNTRUSTED,
+    EventName.SCHEDULE_REFUSED,
     EventName.WATCH_FAULT,
 }
 

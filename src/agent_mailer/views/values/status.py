@@ -206,6 +206,25 @@ class HeldCountView(Part, frozen=True):
     count: int
 
 
+class ScheduleView(View, frozen=True):
+    """Mail that a person sends by the clock: `next_at` is None where no instant comes any more, `sending` is the one
+    that is due, `last_message` the last that left. `why`: it would not leave now, or the last time it did not.
+    """
+
+    ABOUT = "name"
+
+    name: str
+    cron: str
+    zone: str
+    subject: str
+    body: str
+    thread: str
+    next_at: float | None
+    sending: float | None = None
+    last_message: str = ""
+    why: str = ""
+
+
 class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
     logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever; `sandbox`
@@ -237,6 +256,7 @@ class StatusView(View, frozen=True):
     untrusted: tuple[str, ...] = ()
     held: tuple[HeldCountView, ...] = ()
     settling: tuple[SettlingView, ...] = ()
+    schedules: tuple[ScheduleView, ...] = ()
 
 
 class FaultView(View, frozen=True):

@@ -64,7 +64,7 @@ class Gate:
         for candidate in candidates:
             envelope, retry = candidate.envelope, candidate.retry
             released = retry is not None and retry.released
-            if not released and not self._is_person(envelope.sender) and not (retry is not None and retry.history):
+            if not released and not self._is_persons(envelope) and not (retry is not None and retry.history):
                 fresh = begins_anew(envelope, now)
                 verdict = None if fresh else rounds.judge(envelope, rounds.depth_of(envelope), now)
                 if verdict is not None:
@@ -72,7 +72,7 @@ class Gate:
                     about = question_of(verdict.guard, verdict.about)
                     stops.append(Stop(envelope, verdict.guard, verdict.why, about, ours))
                     continue
-            free = released or envelope.sender in self._policy.who.vouched
+            free = released or self._is_wanted(envelope)
             if not free and (pause := self._too_many(len(go), now)) is not None:
                 return Admitted(tuple(go), tuple(stops), pause)
             if self._ledger is not None and (over := self._over(self._ledger, envelope, now)) is not None:
@@ -96,11 +96,11 @@ class Gate:
         rounds = self._known(now)
         found: list[Envelope] = []
         for envelope in batch:
-            if self._is_known(envelope.sender) != self._is_known(head.sender):
+            if self._is_known(envelope) != self._is_known(head):
                 break
             if self._ledger is not None and envelope.sender != head.sender:
                 break
-            anew = self._is_person(envelope.sender) or begins_anew(envelope, now)
+            anew = self._is_persons(envelope) or begins_anew(envelope, now)
             if not anew and rounds.judge(envelope, rounds.depth_of(envelope), now) is not None:
                 break
             found.append(envelope)
@@ -146,9 +146,9 @@ class Gate:
         """What the record of a claim says for the guards."""
         now = self._clock.now()
         known = self._known(now)
-        person = (retry is not None and retry.released) or self._is_person(envelope.sender)
+        person = (retry is not None and retry.released) or self._is_persons(envelope)
         depth = 0 if person or begins_anew(envelope, now) else known.depth_of(envelope)
-        free = (retry is not None and retry.released) or envelope.sender in self._policy.who.vouched
+        free = (retry is not None and retry.released) or self._is_wanted(envelope)
         return Counted(depth, person=person, free=free)
 
     def claimed(self, record: TurnRecord) -> None:
@@ -184,12 +184,22 @@ class Gate:
                 now = self._clock.now()
                 self._shared.write(now, self._ledger.today(now))
 
-    def _is_person(self, sender: str) -> bool:
+    def _is_persons(self, envelope: Envelope) -> bool:
         # Most people have a plain name, and every mail asks this.
-        return sender in self._people or (len(self._people) > 0 and self._policy.who.is_person(sender))
+        sender = envelope.sender
+        if sender in self._people or (len(self._people) > 0 and self._policy.who.is_person(sender)):
+            return True
+        return self._is_scheduled(envelope)
 
-    def _is_known(self, sender: str) -> tuple[bool, bool]:
-        return self._is_person(sender), sender in self._policy.who.vouched
+    def _is_scheduled(self, envelope: Envelope) -> bool:
+        return bool(self._policy.schedules) and envelope.id in self._state.schedules.sent
+
+    def _is_wanted(self, envelope: Envelope) -> bool:
+        """Whether a person is known to want it."""
+        return envelope.sender in self._policy.who.vouched or self._is_scheduled(envelope)
+
+    def _is_known(self, envelope: Envelope) -> tuple[bool, bool]:
+        return self._is_persons(envelope), self._is_wanted(envelope)
 
     def _too_many(self, more: int, now: float) -> Pause | None:
         limit = self._policy.guards.turns_per_hour
