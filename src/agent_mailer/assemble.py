@@ -74,8 +74,12 @@ class Workplace:
         *,
         clock: Clock | None = None,
         damaged: Damaged | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
-        """`damaged` is told of state files that cannot be read; by default the log is, by who holds the lock."""
+        """`damaged` is told of state files that cannot be read; by default the log is, by who holds the lock.
+
+        `loaded` stands in for what the files say.
+        """
         self.workdir = workdir
         self.clock = clock or SystemClock()
         self.disk = Disk()
@@ -84,7 +88,7 @@ class Workplace:
         self.state = State(self.folder, self.log)
         self._flags = flags or {}
         self.trust = Trust(self.folder, os.environ, self._flags)
-        self._loaded: Loaded | None = None
+        self._loaded = loaded
 
     @property
     def loaded(self) -> Loaded:

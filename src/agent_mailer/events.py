@@ -29,6 +29,7 @@ class EventName(StrEnum):
     WATCH_STOPPING = "watch_stopping"
     WATCH_STOPPED = "watch_stopped"
     WATCH_HANDED_OVER = "watch_handed_over"
+    WATCH_GONE = "watch_gone"
     MESSAGE_UNREADABLE = "message_unreadable"
     MESSAGE_SET_ASIDE = "message_set_aside"
     MESSAGE_STUCK = "message_stuck"

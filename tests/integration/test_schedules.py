@@ -118,10 +118,10 @@ def test_a_text_that_is_gone_or_none_is_told(tmp_path: Path) -> None:
     desk, clock = company(tmp_path), FakeClock(EVENING)
     body = tmp_path / "coder" / "nightly.md"
     once(desk, clock)
-    for day, damage in enumerate(
-        (body.unlink, lambda: body.write_bytes(b"\xff\xfe"), lambda: body.write_text("x" * 300_000))
-    ):
-        damage()
+    body.unlink()
+    for day, damage in enumerate((None, b"\xff\xfe", b"x" * 300_000)):
+        if damage is not None:
+            body.write_bytes(damage)
         clock.moment = MORNING + day * DAY
         once(desk, clock)
     assert not nights(desk)

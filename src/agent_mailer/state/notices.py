@@ -36,6 +36,7 @@ class NoticeKind(StrEnum):
     TRUST_UPGRADE = "trust_upgrade"
     INSTRUCTIONS = "instructions"
     SCHEDULE = "schedule"
+    GONE = "gone"
     TEST = "test"
 
 

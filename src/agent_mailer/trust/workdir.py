@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agent_mailer.config import Loaded
+import msgspec
+
+from agent_mailer.config import Config, Loaded, Source
 from agent_mailer.config_values import load
 from agent_mailer.disk import Sync
 from agent_mailer.errors import ConfigFault, MailerError
@@ -67,6 +69,19 @@ class Trust:
         """The configuration, of the files what counts. Raises as `config_values.load`."""
         identity = read_identity(self._folder.workdir)
         return load(self._folder.config, self._environ, self._flags, identity, self._counting)
+
+    def remembered(self) -> Loaded | None:
+        """The configuration that a person trusts, whatever the files say; None where none is remembered.
+
+        Raises ValidationError where it is of another version.
+        """
+        record = self.keeper.known(self._folder.workdir).record
+        if record is None:
+            return None
+        raw: dict[str, object] = {}
+        for name, value in record.values.items():
+            raw = in_place(raw, name, value)
+        return Loaded(msgspec.convert(raw, Config), dict.fromkeys(raw, Source.TRUSTED))
 
     def require(self) -> None:
         """Raises ConfigFault where nothing may start before a person has said what is trusted."""

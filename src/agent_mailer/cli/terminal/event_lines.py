@@ -36,6 +36,7 @@ _BAD = {
     EventName.UNTRUSTED,
     EventName.SCHEDULE_REFUSED,
     EventName.WATCH_FAULT,
+    EventName.WATCH_GONE,
 }
 
 
