@@ -163,7 +163,7 @@ class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         CountOrNone,
         LIVE,
         TO_DEFAULT,
-        "times that mail of one agent comes back here within `window` without a person; 0 = off",
+        "times that mail comes back here by the same hands within `window` without a person; 0 = off",
     ] = 8
     ring_rounds: Annotated[CountOrNone, LIVE, TO_DEFAULT, "the same of all agents together; 0 = off"] = 12
     new_threads: Annotated[CountOrNone, LIVE, TO_DEFAULT, "threads that answers begin within `window`; 0 = off"] = 30

@@ -6,6 +6,7 @@ import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -117,6 +118,8 @@ def parse_value(key: str, text: str) -> object:
         names = ", ".join(f"{key}.{name}" for name in inner) or "edit it in the file"
         raise UsageFault("table_key", f"{key} is a table: {names}", "agent-mailer config edit")
     if isinstance(default, tuple):
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(text, type=list[str])
         try:
             return shlex.split(text)
         except ValueError as error:

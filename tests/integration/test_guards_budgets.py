@@ -98,6 +98,20 @@ def test_those_that_share_a_name_share_a_day(tmp_path: Path) -> None:
     assert PauseReason.BUDGET in {p.reason for name in desk.names if (p := desk.place(name).state.pause.read())}
 
 
+def test_what_others_of_a_share_took_and_a_raised_hour_are_shown(tmp_path: Path) -> None:
+    desk = company(tmp_path, ("coder", "reviewer"), turns_per_day=5, share="team")
+    for name, number in (("coder", 2), ("reviewer", 1)):
+        for one in range(number):
+            send(desk, one, name)
+        desk.once(name, FakeClock())
+    [line] = type_in(tmp_path / "coder", "limits", "show", "--json").json["limits"]
+    assert (line["taken"], line["others"]) == (3, 1)
+    assert "3, 1 of it by others of its share" in type_in(tmp_path / "coder", "limits", "show").out
+    assert type_in(tmp_path / "coder", "limits", "raise", "turns_per_hour", "300", "--today").status == 0
+    hour = type_in(tmp_path / "coder", "limits", "show", "--json").json["limits"][-1]
+    assert (hour["name"], hour["limit"], hour["taken"], hour["raised"]) == ("turns_per_hour", 300, 2, True)
+
+
 # The ledger
 
 

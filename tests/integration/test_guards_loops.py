@@ -20,7 +20,7 @@ from tests.typed import type_in
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import PauseReason
-from agent_mailer.watch.guards.rounds import DAY, GuardPolicy, Round, Rounds, begins_anew
+from agent_mailer.watch.guards.rounds import DAY, GuardPolicy, Round, Rounds, begins_anew, ring_of
 
 
 def stopped(company: Company, *guards: Guard) -> None:
@@ -107,6 +107,16 @@ def test_a_restart_gives_no_fresh_allowance(tmp_path: Path) -> None:
     company = Company(tmp_path, {"coder": ANSWERS, "reviewer": ANSWERS})
     company.send("coder", "loop", sender="reviewer")
     company.work(lives=6)
+    assert 16 <= turns(company) <= 18
+    stopped(company, Guard.PAIR)
+
+
+@LONG
+def test_dates_of_long_ago_do_not_make_it_begin_anew(tmp_path: Path) -> None:
+    script = ANSWERS.replace("$(date +%s)", "1700000000")
+    company = Company(tmp_path, {"coder": script, "reviewer": script})
+    company.send("coder", "loop", sender="reviewer")
+    company.work(most=20.0)
     assert 16 <= turns(company) <= 18
     stopped(company, Guard.PAIR)
 
@@ -202,6 +212,25 @@ def test_four_roles_that_are_sent_back_five_times_finish(tmp_path: Path) -> None
     company.work()
     assert [message.body.strip() for message in company.inbox()] == ["it is built"]
     assert [company.turns(name) for name in company.names] == [2, 6, 6, 1]
+    assert (company.all_held(), company.questions()) == ([], [])
+
+
+TWO_JUDGES = ROLES.replace('write forward runner "run it"', 'write forward runner "run it: $n"').replace(
+    'runner) write forward planner "it runs: $n" ;;',
+    'runner) if [ "$n" -lt 5 ]; then write forward coder "it fails: $n"; else write forward planner "it runs"; fi ;;',
+)
+
+
+@LONG
+def test_two_quick_judges_that_each_send_back_five_times_are_not_a_loop(tmp_path: Path) -> None:
+    """The first has what the coder mends for either of them, ten times."""
+    company = Company(
+        tmp_path, dict.fromkeys(("planner", "coder", "reviewer", "runner"), TWO_JUDGES), auto_reply="never"
+    )
+    company.send("planner", "work")
+    company.work()
+    assert [message.body.strip() for message in company.inbox()] == ["it is built"]
+    assert [company.turns(name) for name in company.names] == [2, 11, 11, 6]
     assert (company.all_held(), company.questions()) == ([], [])
 
 
@@ -308,6 +337,27 @@ def test_a_window_ends_and_a_clock_that_was_set_back_ends_none() -> None:
     assert rounds.judge(four, 4, 1010.0) is not None
     assert rounds.judge(four, 4, 1010.0 - DAY) is not None
     assert rounds.judge(four, 4, 1700.0) is None
+
+
+def test_a_ring_is_who_had_it_since_it_was_ours() -> None:
+    assert ring_of(mail("b"), "a") == ("b",)
+    assert ring_of(mail("b", visited="user x"), "a") == ("b",), "it never was ours"
+    assert ring_of(mail("b", visited="user a b a"), "a") == ("b",)
+    assert ring_of(mail("b", visited="user a b a c d"), "a") == ("b", "c", "d")
+
+
+def test_two_rings_are_counted_apart_and_all_of_them_together() -> None:
+    rounds, chain, stopped = Rounds("a", GuardPolicy()), "user", list[Guard]()
+    for depth in range(1, 20):
+        chain += " a" if depth % 2 else " a c"
+        one = mail("b", visited=chain)
+        verdict = rounds.judge(one, depth, 1000.0 + depth)
+        if verdict is not None:
+            stopped.append(verdict.guard)
+            break
+        rounds.note(Round(1000.0 + depth, "t", "b", depth, ring=ring_of(one, "a")))
+        chain += " b"
+    assert (depth, stopped) == (13, [Guard.RING])
 
 
 def test_hops_and_what_lay_long() -> None:

@@ -80,7 +80,7 @@ class Units:
         return found
 
     def write(self, instance: Instance) -> tuple[list[str], Callable[[], None]]:
-        """Put template, drop-in and what tells of its end in place; returns lines for people, and what takes it back."""
+        """Put the units in place; returns lines for people, and what takes it back."""
         lines: list[str] = []
         texts = {
             self.template: shipped_template(),

@@ -28,6 +28,7 @@ class OrderVerb(StrEnum):
     RELEASE = "release"
     DROP = "drop"
     ALLOW = "allow"
+    DISALLOW = "disallow"
     RAISE = "raise"
     RUN = "run"
     SKIP = "skip"
@@ -98,6 +99,12 @@ class Lifts:
         self._write(
             msgspec.structs.replace(self.standing, allowed=tuple(dict.fromkeys((*self.standing.allowed, *senders))))
         )
+
+    def disallow(self, senders: tuple[str, ...]) -> None:
+        """Durable when it returns. What was worked on meanwhile stays so."""
+        gone = set(senders)
+        kept = tuple(one for one in self.standing.allowed if one not in gone)
+        self._write(msgspec.structs.replace(self.standing, allowed=kept))
 
     def set_aside(self, raised: dict[str, Raised]) -> None:
         """Durable when it returns. What has ended is forgotten."""

@@ -17,10 +17,10 @@ from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.turns import shares
-from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
+from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day, shared_of
 from agent_mailer.watch.guards.calm import quiet_until, wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
-from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
+from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew, ring_of
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 
 HOUR = 3600.0
@@ -227,7 +227,7 @@ class Gate:
             self._rounds = Rounds(self._own, policy.guards)
             self._turns.clear()
             self._ledger = Ledger(policy.budget) if policy.budget.limits else None
-            self._shared = self._sharing() if policy.budget.share and self._ledger is not None else None
+            self._shared = shared_of(policy.budget, self._state.folder.workdir, self._state.folder.disk)
             for record in of_the_day(self._state.turns, now):
                 ran_nothing = record.settlement is not None and record.process is None
                 if not record.resends and not ran_nothing:
@@ -252,14 +252,6 @@ class Gate:
         raised = self._state.lifts.raised(key)
         return float(getattr(self._policy.budget, key)) if raised is None else raised
 
-    def _sharing(self) -> Shared:
-        from platformdirs import user_state_path
-
-        folder = self._state.folder
-        return Shared(
-            user_state_path("agent-mailer") / "budgets", self._policy.budget.share, folder.workdir, folder.disk
-        )
-
     def _note(self, record: TurnRecord) -> None:
         counted = record.counted
         self.last_turn = max(self.last_turn, record.claimed_at)
@@ -278,6 +270,9 @@ class Gate:
         if counted.person and envelope.thread not in rounds.threads:
             # Most mail is a person's, and nothing is to be forgotten for it.
             return
+        ring = ring_of(envelope, self._own)
         rounds.note(
-            Round(record.claimed_at, envelope.thread, envelope.sender, counted.depth, counted.double, counted.person)
+            Round(
+                record.claimed_at, envelope.thread, envelope.sender, counted.depth, counted.double, counted.person, ring
+            )
         )
