@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
+from tests.desk import CLI, until
 from tests.guard_desk import Company
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.mailbox.port import Envelope
@@ -110,6 +114,51 @@ def test_what_others_of_a_share_took_and_a_raised_hour_are_shown(tmp_path: Path)
     assert type_in(tmp_path / "coder", "limits", "raise", "turns_per_hour", "300", "--today").status == 0
     hour = type_in(tmp_path / "coder", "limits", "show", "--json").json["limits"][-1]
     assert (hour["name"], hour["limit"], hour["taken"], hour["raised"]) == ("turns_per_hour", 300, 2, True)
+
+
+@LONG
+def test_killed_again_and_again_a_shared_day_is_no_longer(tmp_path: Path) -> None:
+    """Two watchers of one account, of which one is killed at each turn that is seen."""
+    slow = COSTS.replace("cat >/dev/null", "cat >/dev/null; sleep 0.1")
+    desk = Company(
+        tmp_path,
+        dict.fromkeys(("coder", "reviewer"), slow),
+        command_output="jsonl",
+        limits={"turns_per_day": 7, "share": "team"},
+        max_parallel_turns=2,
+    )
+    for number in range(8):
+        send(desk, number)
+        send(desk, number, "reviewer")
+    lot, kills = random.Random(14), 0
+    watchers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def paused() -> bool:
+        return all(desk.place(name).state.pause.read() is not None for name in desk.names)
+
+    def turns() -> int:
+        return sum(map(desk.turns, desk.names))
+
+    while not paused():
+        for name in desk.names:
+            if name not in watchers or watchers[name].poll() is not None:
+                watchers[name] = subprocess.Popen(
+                    [*CLI, "watch", "--no-interactive", "-C", str(tmp_path / name)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+        seen = turns()
+        until(lambda: turns() > seen or paused(), "one more turn, or the end")  # noqa: B023
+        killed = watchers[lot.choice(desk.names)]
+        killed.kill()
+        killed.wait()
+        kills += 1
+    for watcher in watchers.values():
+        watcher.kill()
+        watcher.wait()
+    ran = [one for name in desk.names for one in desk.records(name) if one.process is not None]
+    assert kills > 3
+    assert len(ran) == 7, "no more, and no less"
 
 
 # The ledger

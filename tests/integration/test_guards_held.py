@@ -332,6 +332,16 @@ def test_a_pattern_that_fits_nothing_is_refused(desk: Desk, key: str, value: lis
     assert said in seen.err
 
 
+def test_an_allow_list_without_the_operator_keeps_him_and_no_other(desk: Desk) -> None:
+    desk.shell_that_tells("echo done")
+    desk.configure(allow_from=["planner"], notify={"address": "boss"})
+    mine, boss, theirs = (desk.send("x", sender=name) for name in ("user", "boss", "planner"))
+    other = desk.send("x", sender="stranger")
+    desk.once()
+    assert set(ran(desk)) == {mine, boss, theirs}
+    assert held(desk) == {other: "who"}
+
+
 def test_a_list_as_a_program_writes_it_is_one(desk: Desk) -> None:
     assert type_in(desk.workdir, "config", "set", "allow_from", '["boss", "@team.example"]').status == 0
     assert desk.place().config.allow_from == ("boss", "@team.example")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.amq_tree import write
 from tests.broker_desk import running_broker
 from tests.clocks import FakeClock
 from tests.desk import CLI, until
-from tests.guard_desk import ANSWERS, REPEATS, Company, forwards, nothing_is_lost, writes_anew
+from tests.guard_desk import ANSWERS, REPEATS, Company, forwards, nothing_is_lost, stages, writes_anew
 from tests.integration.test_amp_watch import AmpDesk
 from tests.sizes import LONG
 from tests.typed import type_in
@@ -20,7 +21,16 @@ from tests.typed import type_in
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import PauseReason
-from agent_mailer.watch.guards.rounds import DAY, GuardPolicy, Round, Rounds, begins_anew, ring_of
+from agent_mailer.watch.guards.rounds import (
+    DAY,
+    REMEMBERED,
+    TIDIED_AFTER,
+    GuardPolicy,
+    Round,
+    Rounds,
+    begins_anew,
+    ring_of,
+)
 
 
 def stopped(company: Company, *guards: Guard) -> None:
@@ -59,6 +69,32 @@ def test_the_same_text_again_counts_double(tmp_path: Path) -> None:
     company.work()
     assert 8 <= turns(company) <= 12
     stopped(company, Guard.PAIR)
+
+
+@LONG
+def test_empty_answers_count_double(tmp_path: Path) -> None:
+    empty = stages("reply", body=" ")
+    company = Company(tmp_path, {"coder": empty, "reviewer": empty})
+    company.send("coder", "loop", sender="reviewer")
+    company.work()
+    assert 8 <= turns(company) <= 12
+    assert all(r.counted is not None and r.counted.double for r in company.records("reviewer"))
+    stopped(company, Guard.PAIR)
+
+
+def test_a_chain_that_is_forged_downwards_is_bounded_by_the_turns_of_an_hour(tmp_path: Path) -> None:
+    """Who writes files into the mailbox by hand may say what he likes of hops and chain."""
+    company = Company(
+        tmp_path, {"coder": "cat >/dev/null; echo done"}, guards={"turns_per_hour": 12}, auto_reply="never"
+    )
+    for number in range(20):
+        forged = {"agent_mailer": {"hops": 0, "visited": ["user"]}}
+        write(company.root, "coder", "reviewer", f"word {number}", thread="loop", refs=["x"], context=forged)
+    company.work()
+    assert (company.turns("coder"), company.all_held()) == (12, [])
+    pause = company.place("coder").state.pause.read()
+    assert pause is not None
+    assert pause.reason is PauseReason.TOO_MANY_TURNS
 
 
 @LONG
@@ -358,6 +394,18 @@ def test_two_rings_are_counted_apart_and_all_of_them_together() -> None:
         rounds.note(Round(1000.0 + depth, "t", "b", depth, ring=ring_of(one, "a")))
         chain += " b"
     assert (depth, stopped) == (13, [Guard.RING])
+
+
+def test_a_thread_of_a_hundred_thousand_costs_no_memory() -> None:
+    """Persons' mail, robots' mail, and rounds with the guards off."""
+    rounds, off = Rounds("a", GuardPolicy()), Rounds("a", GuardPolicy(0, 0, 0, 0, 0, 0))
+    for number in range(100_000):
+        rounds.note(Round(float(number), "t", "b", 0, person=number % 3 == 0))
+        off.note(Round(float(number), "t", "b", number))
+    assert sum(map(len, rounds.threads.values())) <= REMEMBERED
+    assert rounds.judge(mail(created=100_000.0, visited="user a"), 1, 100_000.0) is None
+    assert off.judge(mail(created=100_000.0), 100_000, 100_000.0) is None
+    assert len(off._all) <= DAY + TIDIED_AFTER
 
 
 def test_hops_and_what_lay_long() -> None:

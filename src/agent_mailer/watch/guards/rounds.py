@@ -142,8 +142,10 @@ class Rounds:
             (Guard.DAY, daily, self._senders.get(envelope.sender, {}), DAY, both),
         )
         for guard, limit, depths, window, what in windows:
+            if not limit:
+                continue
             below = [found for reached, found in depths.items() if reached < depth and found[0] > now - window]
-            if limit and sum(weight for _, weight in below) >= limit:
+            if sum(weight for _, weight in below) >= limit:
                 since = now - min(at for at, _ in below)
                 why = f"{what} {len(below)} times in {_span(since)} without a person"
                 # A ring is one question, by whatever name its mail comes.
