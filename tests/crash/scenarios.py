@@ -445,7 +445,7 @@ def nothing_has_vanished(desk: Desk, marks: set[str]) -> None:
         assert len(told) == count, f"{handle} was told {len(told)} times"
 
 
-def _strangers(desk: Desk) -> list[Expected]:
+def strangers(desk: Desk) -> list[Expected]:
     _answering(desk, deny_from=["planner"], notify={"address": "boss"})
     make_mailbox(desk.disk, desk.root, "boss")
     for name in ("released", "kept", "dropped"):
@@ -475,7 +475,7 @@ def _held_and_let_go(stage: Stage) -> None:
     stage.watch()
 
 
-def _held_stays_held(desk: Desk, marks: set[str]) -> None:
+def held_stays_held(desk: Desk, marks: set[str]) -> None:
     """Never run, never lost, told once; what was let go is answered once, what was dropped is done."""
     state, box = desk.place().state, desk.root / "agents/coder/inbox"
     subjects = {
@@ -575,7 +575,7 @@ SCENARIOS = (
     Scenario("told to pause", _told_to_pause, _pause_and_resume, at_once=_paused_or_not, holds=_invalidated),
     Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
     Scenario("needs a person", _needs_a_person, _watch_once, holds=_told_the_operator),
-    Scenario("held", _strangers, _held_and_let_go, holds=_held_stays_held),
+    Scenario("held", strangers, _held_and_let_go, holds=held_stays_held),
     Scenario("by the clock", _by_the_clock, _run_a_schedule, holds=_sent_once),
     Scenario("chores", _chores, _watch_once, long=True),
     Scenario("to a peer", _from_a_peer, _watch_once, holds=_answered_at_the_peer, long=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import time
@@ -75,6 +76,19 @@ def test_a_person_raises_it_for_today(tmp_path: Path) -> None:
     desk.once("coder", FakeClock())
     assert desk.turns("coder") == 2
     assert desk.place("coder").state.pause.read() is not None
+
+
+def test_an_order_that_is_damaged_lifts_nothing_and_dollars_say_that_they_are_advice(tmp_path: Path) -> None:
+    desk = company(tmp_path, dollars_per_day=1)
+    assert type_in(tmp_path / "coder", "limits", "raise", "dollars_per_day", "9", "--today").status == 0
+    shown = type_in(tmp_path / "coder", "limits", "show")
+    assert ("until" in shown.out, "where a subscription pays they are no bill" in shown.err) == (True, True)
+    [standing] = Path(os.environ["XDG_STATE_HOME"]).glob("agent-mailer/guards/*/standing.json")
+    standing.write_text('{"raised": ')
+    for number in range(3):
+        send(desk, number)
+        desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 1
 
 
 @pytest.mark.parametrize(("key", "by"), [("tokens_per_thread", "thread"), ("turns_per_sender", "sender")])

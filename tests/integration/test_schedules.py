@@ -130,6 +130,21 @@ def test_a_text_that_is_gone_or_none_is_told(tmp_path: Path) -> None:
     assert line["why"].endswith("has more than 262144 bytes")
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"schedules": 7}', b"\0" * 50])
+def test_what_was_sent_is_lost_and_all_is_due_from_then_on(tmp_path: Path, damage: bytes) -> None:
+    desk, clock = company(tmp_path), FakeClock(EVENING)
+    once(desk, clock)
+    clock.moment = MORNING
+    once(desk, clock)
+    (tmp_path / "coder" / ".agent-mailer" / "schedules.json").write_bytes(damage)
+    clock.moment = MORNING + 3600
+    once(desk, clock)
+    assert len(nights(desk)) == 1, "not once more"
+    clock.moment = MORNING + DAY
+    once(desk, clock)
+    assert len(nights(desk)) == 2
+
+
 def test_nothing_leaves_during_a_pause(tmp_path: Path) -> None:
     desk, clock = company(tmp_path), FakeClock(EVENING)
     once(desk, clock)
