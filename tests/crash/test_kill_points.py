@@ -200,7 +200,8 @@ def test_every_durable_write_over_a_schedule(tmp_path: Path, children: Children,
         desk = make(f"desk-{number}")
         reached += watch(desk, point) == KILLED
         try:
-            assert watch(desk) == 0
+            # Who meets a turn that was given back ends with 1, and the next one runs it again.
+            assert 0 in (watch(desk) for _ in range(TRIES))
             assert not inbox(desk.root, "coder")
             known = desk.place().state.schedules.all["nightly"]
             records = map(desk.place().state.turns.load, desk.place().state.turns.ids())
@@ -245,7 +246,8 @@ def test_every_durable_write_over_held_mail(tmp_path: Path, children: Children, 
         desk, expected = make(f"desk-{number}")
         reached += watch(desk, point) == KILLED
         try:
-            assert watch(desk) == 0
+            # Who meets a turn that was given back ends with 1, and the next one runs it again.
+            assert 0 in (watch(desk) for _ in range(TRIES))
             verify(desk, expected, set(), Counter(), str(point))
             held_stays_held(desk, set())
         except BaseException as error:
