@@ -206,6 +206,19 @@ def test_a_watcher_that_runs_takes_a_new_one_and_sends_what_is_ordered(tmp_path:
     assert answer.subject == "Re: The night"
 
 
+def test_without_a_thread_each_is_one_of_its_own_and_what_nobody_trusts_is_told(tmp_path: Path) -> None:
+    desk, clock = company(tmp_path, schedule=[{**NIGHTLY, "thread": ""}]), FakeClock(EVENING)
+    once(desk, clock)
+    for night in range(2):
+        clock.moment = MORNING + night * DAY
+        once(desk, clock)
+    threads = {record.envelope.thread for record in desk.records("coder")}
+    assert threads == {"nightly-2026-06-11T030000Z", "nightly-2026-06-12T030000Z"}
+    desk.configure("coder", schedule=[{**NIGHTLY, "cron": "0 4 * * *"}])
+    shown = type_in(tmp_path / "coder", "schedules", "list")
+    assert ("0 3 * * *" in shown.out, "nobody trusts" in shown.err) == (True, True)
+
+
 def test_one_that_is_taken_out_and_comes_back_is_new(tmp_path: Path) -> None:
     desk, clock = company(tmp_path), FakeClock(EVENING)
     once(desk, clock)

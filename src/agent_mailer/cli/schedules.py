@@ -27,9 +27,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the schedule, or a
 @app.command("list", cls=FastCommand)
 def list_schedules(workdir: Workdir = None, as_json: Json = False) -> None:
     """List them, when each comes next, and what keeps one from leaving."""
+    from agent_mailer.config_values import SCHEDULE
     from agent_mailer.views.schedules import schedules
 
-    views = schedules(configured(workdir))
+    place = configured(workdir)
+    views = schedules(place)
     if as_json:
         json_out({"schedules": views})
     elif not views:
@@ -48,6 +50,9 @@ def list_schedules(workdir: Workdir = None, as_json: Json = False) -> None:
         ]
         head = ("schedule", "cron", "zone", "next", "subject", "does not leave")
         say(columns(rows, head, ids=(), whole=("schedule", "next")))
+
+    if not as_json and SCHEDULE in place.trust.verdict.changed:
+        note("\nthe file says otherwise, which nobody trusts, so it does not count: agent-mailer config trust")
 
 
 @app.command("run", cls=FastCommand)

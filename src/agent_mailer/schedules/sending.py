@@ -7,6 +7,7 @@ comes after a crash looks for it before it is sent, and then writes down that th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -105,7 +106,8 @@ class Sending:
             to=(self._address,),
             subject=schedule.subject,
             body=body,
-            thread=schedule.thread,
+            # Without a name two who write to each other have one thread in a folder.
+            thread=schedule.thread or f"{schedule.name}-{datetime.fromtimestamp(known.due, UTC):%Y-%m-%dT%H%M%SZ}",
         )
         composed = self._mailbox.compose(draft, None, "")
         return composed if isinstance(composed, Refused) else composed[0]
