@@ -26,6 +26,7 @@ _WAITS = {
     Wake.MAIL: "when mail comes",
     Wake.TURN: "when a turn ends, or mail comes",
     Wake.RETRY: "to try again",
+    Wake.SCHEDULE: "to send what is due by then, or when mail comes",
     Wake.PROBE: "to see whether the pause is over",
     Wake.RESUME: "after: agent-mailer resume",
     Wake.TROUBLE: "tries again by itself until the trouble is over",

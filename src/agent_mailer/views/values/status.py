@@ -178,6 +178,7 @@ class Wake(StrEnum):
     MAIL = "mail"
     TURN = "turn"
     RETRY = "retry"
+    SCHEDULE = "schedule"
     PROBE = "probe"
     RESUME = "resume"
     TROUBLE = "trouble"
