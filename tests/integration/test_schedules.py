@@ -160,6 +160,20 @@ def test_nothing_leaves_during_a_pause(tmp_path: Path) -> None:
     assert len(nights(desk)) == 1
 
 
+def test_in_quiet_hours_nothing_leaves_and_what_was_missed_is_one(tmp_path: Path) -> None:
+    hour = {**NIGHTLY, "cron": "0 * * * *"}
+    clock = FakeClock(datetime(2026, 6, 10, 20, 30).astimezone().timestamp())
+    desk = company(tmp_path, schedule=[hour], guards={"quiet_hours": "21:00-07:00"})
+    once(desk, clock)
+    for _ in range(9):
+        clock.moment += 3600
+        once(desk, clock)
+        assert desk.place("coder").state.pause.read() is None, "nobody waits"
+    clock.moment += 2 * 3600
+    once(desk, clock)
+    assert len(nights(desk)) == 1
+
+
 def test_it_needs_no_entry_in_allow_from_and_a_glob_does_not_deny_it(tmp_path: Path) -> None:
     desk, clock = company(tmp_path, allow_from=["planner"], deny_from=["*"]), FakeClock(EVENING)
     once(desk, clock)

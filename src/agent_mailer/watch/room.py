@@ -177,6 +177,18 @@ class Room:
             self.notices.hear(heard.silent)
         return heard.next_look
 
+    async def send_due(self, pause: Pause | None) -> float | None:
+        """Send what is due by the clock; the seconds until more may be. During a pause nothing leaves, nor where hours
+        or the machine would make it one. Raises MailboxUnavailable and OSError.
+        """
+        if pause is not None or not (self.policy.schedules or self.state.folder.has_sent):
+            return None
+        now = self.clock.now()
+        calm = self.gate.calm(now)
+        if calm is not None:
+            return None if calm.until is None else max(0.0, calm.until - now)
+        return await self.scheduled.send_due(self.policy.schedules)
+
     def jitter(self) -> float:
         return random.random()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -174,8 +173,8 @@ class Watcher:
                 return held
             self._prune_when_due()
             with self._ear.mailbox_asked():
-                # Before the look, so that it finds what has just left. During a pause nothing leaves.
-                next_due = await room.scheduled.send_due(room.policy.schedules) if self._may_send(pause) else None
+                # Before the look, so that it finds what has just left.
+                next_due = await room.send_due(pause)
                 found = await self._look()
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
@@ -219,11 +218,6 @@ class Watcher:
         if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None
-
-    def _may_send(self, pause: Pause | None) -> bool:
-        """Whether something is sent by the clock, or was: what is taken out is forgotten."""
-        room = self._room
-        return pause is None and (bool(room.policy.schedules) or os.path.lexists(room.state.folder.schedules))
 
     async def _look(self) -> Look:
         """Of one moment: a message that was open when the look began, and no longer is, may be the head of its thread.

@@ -55,10 +55,8 @@ class Gate:
     def admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
         """Judge heads of threads in their order. Writes nothing; raises OSError where the turns cannot be read now."""
         rounds = self._known(now)
-        if self._policy.guards.calm is not None and candidates:
-            calm = wanted_pause(self._policy.guards.calm, self._policy.workdir, now)
-            if calm is not None:
-                return Admitted(pause=calm)
+        if candidates and (calm := self.calm(now)) is not None:
+            return Admitted(pause=calm)
         go: list[Candidate] = []
         stops: list[Stop] = []
         for candidate in candidates:
@@ -87,6 +85,11 @@ class Gate:
                     continue
             go.append(candidate)
         return Admitted(tuple(go), tuple(stops))
+
+    def calm(self, now: float) -> Pause | None:
+        """The pause that hours or the machine ask for, whoever waits."""
+        policy = self._current()
+        return wanted_pause(policy.guards.calm, policy.workdir, now) if policy.guards.calm is not None else None
 
     def beside(self, head: Envelope, batch: Sequence[Envelope], now: float) -> tuple[Envelope, ...]:
         """Of what would go into the turn of `head` with it, as much as no guard stops: the rest is judged by itself.
