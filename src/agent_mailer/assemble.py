@@ -22,7 +22,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import require_agreement
-from agent_mailer.mailbox.maildir.layout import find_root, is_handle
+from agent_mailer.mailbox.maildir.layout import USER, find_root, is_handle
 from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
@@ -74,8 +74,12 @@ class Workplace:
         *,
         clock: Clock | None = None,
         damaged: Damaged | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
-        """`damaged` is told of state files that cannot be read; by default the log is, by who holds the lock."""
+        """`damaged` is told of state files that cannot be read; by default the log is, by who holds the lock.
+
+        `loaded` stands in for what the files say.
+        """
         self.workdir = workdir
         self.clock = clock or SystemClock()
         self.disk = Disk()
@@ -84,7 +88,7 @@ class Workplace:
         self.state = State(self.folder, self.log)
         self._flags = flags or {}
         self.trust = Trust(self.folder, os.environ, self._flags)
-        self._loaded: Loaded | None = None
+        self._loaded = loaded
 
     @property
     def loaded(self) -> Loaded:
@@ -301,6 +305,7 @@ class Workplace:
             out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
             agents=self._agents,
             hurried=self.loaded.source("stop_grace") is Source.DEFAULT and stopped_in_a_hurry(os.environ),
+            bodies=self.trust.verdict.counts.bodies,
         )
         return policy_of(self.config, where)
 
@@ -358,8 +363,10 @@ class Workplace:
         runtime = self.runtime()
         if not alone:
             self.share_pause(runtime)
+        mailbox = self.mailbox()
         return Room(
-            mailbox=self.mailbox(),
+            mailbox=mailbox,
+            persons=mailbox if self.at_broker else self.mailbox(USER),
             runtime=runtime,
             confinement=self.confinement(runtime),
             state=self.state,

@@ -27,6 +27,7 @@ from agent_mailer.config_tables import (
     Notify,
     Retry,
     SandboxKeys,
+    ScheduleKeys,
     Seconds,
     SecondsOrOff,
     Takes,
@@ -204,6 +205,12 @@ class Config(msgspec.Struct, frozen=True):
     limits: Annotated[
         Limits, "what turns may take of a local day: turns, minutes, tokens, dollars; whole, of a thread, for a sender"
     ] = Limits()
+    schedule: Annotated[
+        tuple[ScheduleKeys, ...],
+        LIVE,
+        TO_DEFAULT,
+        "mail by the clock, each a `[[schedule]]` with name, cron, zone, subject, body (a file), thread",
+    ] = ()
     notify: Annotated[
         Notify,
         "command (a list of words) and address (mail): who is told when the agent needs a person; "

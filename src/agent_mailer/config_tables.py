@@ -107,6 +107,17 @@ class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class ScheduleKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[[schedule]]`: mail that a person sends by the clock. `body` is a file, below the workdir or anywhere."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
+    cron: str
+    zone: str = "UTC"
+    subject: Annotated[str, Meta(min_length=1, max_length=200)]
+    body: Annotated[str, Meta(min_length=1, max_length=4096)]
+    thread: Annotated[str, Meta(max_length=128)] = ""
+
+
 class Alarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[alarm]`: silence that the operator is told of, once while it lasts; 0 = off."""
 
@@ -152,7 +163,7 @@ class Guards(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         CountOrNone,
         LIVE,
         TO_DEFAULT,
-        "times that mail of one agent comes back here within `window` without a person; 0 = off",
+        "times that mail comes back here by the same hands within `window` without a person; 0 = off",
     ] = 8
     ring_rounds: Annotated[CountOrNone, LIVE, TO_DEFAULT, "the same of all agents together; 0 = off"] = 12
     new_threads: Annotated[CountOrNone, LIVE, TO_DEFAULT, "threads that answers begin within `window`; 0 = off"] = 30

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,19 @@ import msgspec
 from msgspec import Meta
 
 from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, Source, keys, leaves
-from agent_mailer.config_tables import Guards, SandboxKeys
+from agent_mailer.config_tables import Guards, SandboxKeys, ScheduleKeys
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.schedules.due import bad_line
 from agent_mailer.watch.guards.calm import parse_hours
 from agent_mailer.watch.guards.who import bad_pattern
 
 LARGEST = 1024 * 1024
+SCHEDULE = "schedule"
+MOST_SCHEDULES = 100
 
 Trusting = Callable[
     [Mapping[str, object], Mapping[str, str]], tuple[dict[str, object], Mapping[str, str], frozenset[str]]
@@ -104,11 +110,16 @@ def read_file(path: Path) -> dict[str, object]:
 def parse_value(key: str, text: str) -> object:
     """A value typed on a command line or in the environment, as the key's type. Raises UsageFault."""
     default = _field(key)[1]
+    if key == SCHEDULE:
+        why = f"each {SCHEDULE} is a table of the file: [[{SCHEDULE}]]"
+        raise UsageFault("table_key", why, "agent-mailer config edit")
     if isinstance(default, msgspec.Struct | dict):
         inner = default.__struct_encode_fields__ if isinstance(default, msgspec.Struct) else ()
         names = ", ".join(f"{key}.{name}" for name in inner) or "edit it in the file"
         raise UsageFault("table_key", f"{key} is a table: {names}", "agent-mailer config edit")
     if isinstance(default, tuple):
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(text, type=list[str])
         try:
             return shlex.split(text)
         except ValueError as error:
@@ -184,14 +195,41 @@ def _require_sound(key: str, value: object) -> None:
         case (("allow_from" | "deny_from" | "people"), tuple()):
             if why := bad_pattern(value):
                 raise ValueError(why)
+        case "schedule", tuple():
+            if why := _bad_schedules(value):
+                raise ValueError(why)
+
+
+def _bad_schedules(schedules: tuple[ScheduleKeys, ...]) -> str:
+    """What is wrong with the first that is wrong; empty where none is."""
+    if len(schedules) > MOST_SCHEDULES:
+        return f"there are {len(schedules)} of them; at most {MOST_SCHEDULES} are kept track of"
+    names = set[str]()
+    for one in schedules:
+        if one.name in names:
+            return f"{one.name}: there are two of this name"
+        names.add(one.name)
+        for key in ("subject", "body", "thread"):
+            text: str = getattr(one, key)
+            if text and (not text.isprintable() or text != text.strip()):
+                return f"{one.name}: {key} is one line without blanks around it"
+        if found := _bad_line(one.cron, one.zone):
+            return f"{one.name}: {found[0]}: {found[1]}"
+    return ""
+
+
+@lru_cache(maxsize=256)
+def _bad_line(cron: str, zone: str) -> tuple[str, str] | None:
+    return bad_line(cron, zone, time.time())
 
 
 def _checked(key: str, value: object, source: Source, path: Path) -> object:
     try:
         return _convert(key, value)
     except msgspec.ValidationError as error:
+        mend = "agent-mailer config edit" if key == SCHEDULE else f"agent-mailer config set {key} {_example(key)}"
         where, fix = {
-            Source.FILE: (str(path), f"agent-mailer config set {key} {_example(key)}"),
+            Source.FILE: (str(path), mend),
             Source.ENVIRONMENT: (ENV_PREFIX + key.upper(), f"unset {ENV_PREFIX}{key.upper()}"),
             Source.FLAG: ("--" + key.replace("_", "-"), ""),
         }.get(source, ("AGENT.md", "edit AGENT.md"))

@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def new_turn_id(now: float) -> str:
 def turn_id_at(moment: float) -> str:
     """Where the ids of turns begin that started then or later."""
     return f"{datetime.fromtimestamp(moment, UTC):%Y%m%dT%H%M%S}"
+
+
+def turn_began(turn_id: str) -> float:
+    """When it began, to the second; 0 for what is no turn's id."""
+    if not is_turn_id(turn_id):
+        return 0.0
+    with suppress(ValueError):
+        return datetime.strptime(f"{turn_id[:15]}+0000", "%Y%m%dT%H%M%S%z").timestamp()
+    return 0.0
 
 
 def is_turn_id(text: str) -> bool:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind
+from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind, expand
 from agent_mailer.config_tables import Alarm
 from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.schedules.due import Schedule
 from agent_mailer.watch.guards.alarm import AlarmPolicy
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours
@@ -22,7 +23,7 @@ from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
 class Where(msgspec.Struct, frozen=True):
     """What the configuration does not say. `surroundings` is our environment, fit for the operator's own program; `own`
     the agent's address, `agents` tells those of all workdirs of this user; `hurried` where whoever stops us waits
-    no longer than for a container.
+    no longer than for a container; `bodies` are the trusted digests of what schedules send.
     """
 
     workdir: Path
@@ -33,6 +34,7 @@ class Where(msgspec.Struct, frozen=True):
     out_of_git: tuple[Path, ...]
     agents: Callable[[], Collection[str]]
     hurried: bool = False
+    bodies: Mapping[str, str] = {}
 
 
 def policy_of(config: Config, where: Where) -> WatchPolicy:
@@ -71,6 +73,17 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         who=_who(config, where),
         budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
         guards=_guards(config),
+        schedules=schedules_of(config, where.workdir, where.bodies),
+    )
+
+
+def schedules_of(config: Config, workdir: Path, bodies: Mapping[str, str]) -> tuple[Schedule, ...]:
+    """Raises ConfigFault for what can be no path."""
+    return tuple(
+        Schedule(
+            one.name, one.cron, one.zone, one.subject, expand(one.body, workdir), one.thread, bodies.get(one.body, "")
+        )
+        for one in config.schedule
     )
 
 

@@ -23,6 +23,7 @@ from tests.sizes import LONG
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.maildir.layout import make_mailbox, make_root
 from agent_mailer.mailbox.port import Automatic, Message, Priority
+from agent_mailer.schedules.sending import run_now
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.records import ItemState, PauseReason, TurnRecord
 from agent_mailer.state.requests import Request, Verb
@@ -444,7 +445,7 @@ def nothing_has_vanished(desk: Desk, marks: set[str]) -> None:
         assert len(told) == count, f"{handle} was told {len(told)} times"
 
 
-def _strangers(desk: Desk) -> list[Expected]:
+def strangers(desk: Desk) -> list[Expected]:
     _answering(desk, deny_from=["planner"], notify={"address": "boss"})
     make_mailbox(desk.disk, desk.root, "boss")
     for name in ("released", "kept", "dropped"):
@@ -474,7 +475,7 @@ def _held_and_let_go(stage: Stage) -> None:
     stage.watch()
 
 
-def _held_stays_held(desk: Desk, marks: set[str]) -> None:
+def held_stays_held(desk: Desk, marks: set[str]) -> None:
     """Never run, never lost, told once; what was let go is answered once, what was dropped is done."""
     state, box = desk.place().state, desk.root / "agents/coder/inbox"
     subjects = {
@@ -491,6 +492,35 @@ def _held_stays_held(desk: Desk, marks: set[str]) -> None:
     assert "dropped" not in marks or "dropped" not in held
     told = [message for message in desk.inbox("boss") if "holds mail of planner" in message.body]
     assert len(told) == 1, f"told {len(told)} times"
+
+
+def _by_the_clock(desk: Desk) -> list[Expected]:
+    (desk.base / "nightly.md").write_text("look at the night")
+    night = {"name": "nightly", "cron": "0 0 29 2 *", "subject": "the night", "body": str(desk.base / "nightly.md")}
+    _answering(desk, schedule=[night])
+    return [Expected(desk.send())]
+
+
+def _run_a_schedule(stage: Stage) -> None:
+    place = stage.desk.place()
+    place.disk.system = stage.disk.system
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        run_now(place.state, "nightly", "0 0 29 2 * UTC", float(int(time.time())))
+        stage.mark("ordered")
+    except OSError:
+        """A disk that refuses promises nothing."""
+    finally:
+        lock.release()
+    stage.watch()
+
+
+def _sent_once(desk: Desk, marks: set[str]) -> None:
+    answers = [message for message in desk.inbox() if message.subject == "Re: the night"]
+    assert len(answers) <= 1, "it has left twice"
+    assert answers or "ordered" not in marks, "what was ordered has not left"
 
 
 def _ask(stage: Stage, request: Request) -> None:
@@ -545,7 +575,8 @@ SCENARIOS = (
     Scenario("told to pause", _told_to_pause, _pause_and_resume, at_once=_paused_or_not, holds=_invalidated),
     Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
     Scenario("needs a person", _needs_a_person, _watch_once, holds=_told_the_operator),
-    Scenario("held", _strangers, _held_and_let_go, holds=_held_stays_held),
+    Scenario("held", strangers, _held_and_let_go, holds=held_stays_held),
+    Scenario("by the clock", _by_the_clock, _run_a_schedule, holds=_sent_once),
     Scenario("chores", _chores, _watch_once, long=True),
     Scenario("to a peer", _from_a_peer, _watch_once, holds=_answered_at_the_peer, long=True),
     Scenario("stuck", much_is_stuck, _ask_to_send_again, holds=nothing_has_vanished),

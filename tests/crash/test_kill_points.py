@@ -13,14 +13,28 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.amq_tree import inbox
 from tests.broker_process import BrokerProcess, join
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point, points
-from tests.crash.scenarios import SEND_AGAIN, Expected, much_is_stuck, new_desk, nothing_has_vanished, verify
+from tests.crash.scenarios import (
+    SEND_AGAIN,
+    Expected,
+    held_stays_held,
+    much_is_stuck,
+    new_desk,
+    nothing_has_vanished,
+    strangers,
+    verify,
+)
 from tests.crash.turns import ANSWER, BATCH, DEAD, LIMITED, ROUTED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
 from tests.sizes import LONG, sizes
+from tests.typed import type_in
+
+from agent_mailer.state.lifts import Order, OrderVerb
+from agent_mailer.state.requests import Request, Verb
 
 DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
@@ -151,6 +165,91 @@ def test_every_durable_write_over_what_is_stuck(tmp_path: Path, children: Childr
             assert watch(desk) == 0
             verify(desk, expected, {"asked"}, Counter(), str(point))
             nothing_has_vanished(desk, {"asked"})
+        except BaseException as error:
+            error.add_note(str(point))
+            raise
+        shutil.rmtree(desk.base)
+    assert 2 * reached >= len(deaths)
+
+
+@pytest.mark.parametrize("stride", sizes(quick=29, long=3, soak=1))
+def test_every_durable_write_over_a_schedule(tmp_path: Path, children: Children, stride: int) -> None:
+    """It leaves once, is worked on once and answered once."""
+
+    def watch(desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
+        argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
+        return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
+
+    def make(name: str) -> Desk:
+        desk = new_desk(tmp_path / name)
+        (desk.base / "nightly.md").write_text("look at the night")
+        table = {"name": "nightly", "cron": "0 0 29 2 *", "subject": "the night", "body": str(desk.base / "nightly.md")}
+        desk.configure(schedule=[table])
+        assert type_in(desk.workdir, "schedules", "run", "nightly").status == 0
+        return desk
+
+    traced = make("trace")
+    assert watch(traced, Point(), traced.base / "calls") == 0
+    names = (traced.base / "calls").read_text().splitlines()
+    durable = [point for point in points(names) if point.of.split()[0] in DURABLE]
+    assert any("schedules.json" in point.of for point in durable)
+    early = [point for point in durable if "schedules.json" in point.of or "mail/" in point.of or "new/" in point.of]
+    deaths = list({str(point): point for point in (*early, *_every(stride, durable))}.values())
+    reached = 0
+    for number, point in enumerate(deaths):
+        desk = make(f"desk-{number}")
+        reached += watch(desk, point) == KILLED
+        try:
+            # Who meets a turn that was given back ends with 1, and the next one runs it again.
+            assert 0 in (watch(desk) for _ in range(TRIES))
+            assert not inbox(desk.root, "coder")
+            known = desk.place().state.schedules.all["nightly"]
+            records = map(desk.place().state.turns.load, desk.place().state.turns.ids())
+            sent = [record.envelope.id for record in records if record is not None]
+            answers = [one for one in inbox(desk.root, "user") if one.subject == "Re: the night"]
+            assert len(answers) == 1
+            assert (known.due, known.sent) == (0.0, tuple(dict.fromkeys(sent)))
+        except BaseException as error:
+            error.add_note(str(point))
+            raise
+        shutil.rmtree(desk.base)
+    assert 2 * reached >= len(deaths)
+
+
+@pytest.mark.parametrize("stride", sizes(quick=29, long=3, soak=1))
+def test_every_durable_write_over_held_mail(tmp_path: Path, children: Children, stride: int) -> None:
+    """Held, told and taken once; released by an order that the watcher carries out, and then answered once."""
+
+    def watch(desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
+        argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
+        return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
+
+    def make(name: str) -> tuple[Desk, list[Expected]]:
+        desk = new_desk(tmp_path / name)
+        expected = strangers(desk)
+        lifts = desk.place().state.lifts
+        [released] = [one.envelope.id for one in inbox(desk.root, "coder") if one.subject == "released"]
+        # Both at once: it is held and let go by the same watcher, whichever comes first.
+        order = lifts.give(Order(OrderVerb.RELEASE, (released,)))
+        desk.place().state.folder.prepare()
+        desk.place().state.requests.submit(Request(Verb.ORDER, (order,)))
+        return desk, expected
+
+    traced, _ = make("trace")
+    watch(traced, Point(), traced.base / "calls")
+    names = (traced.base / "calls").read_text().splitlines()
+    durable = [point for point in points(names) if point.of.split()[0] in (*DURABLE, "unlink")]
+    assert any("held.jsonl" in name for name in names)
+    reached = 0
+    deaths = _every(stride, durable)
+    for number, point in enumerate(deaths):
+        desk, expected = make(f"desk-{number}")
+        reached += watch(desk, point) == KILLED
+        try:
+            # Who meets a turn that was given back ends with 1, and the next one runs it again.
+            assert 0 in (watch(desk) for _ in range(TRIES))
+            verify(desk, expected, set(), Counter(), str(point))
+            held_stays_held(desk, set())
         except BaseException as error:
             error.add_note(str(point))
             raise

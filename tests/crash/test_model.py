@@ -28,6 +28,7 @@ from tests.sizes import sizes
 
 from agent_mailer.mailbox.port import Automatic, Message, Priority
 from agent_mailer.outcomes import Outcome, StopReason
+from agent_mailer.state.lifts import OrderVerb
 from agent_mailer.state.records import AfterStop, ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
@@ -55,9 +56,11 @@ class Life(RuleBasedStateMachine):
 
     base: Path
 
-    @initialize(parallel=st.integers(1, 2), plans=st.lists(PLANS, min_size=1, max_size=3))
-    def begin(self, parallel: int, plans: list[str]) -> None:
-        self.world = World(Path(tempfile.mkdtemp(dir=self.base)), parallel)
+    @initialize(
+        parallel=st.integers(1, 2), plans=st.lists(PLANS, min_size=1, max_size=3), turns=st.sampled_from([0, 0, 2, 5])
+    )
+    def begin(self, parallel: int, plans: list[str], turns: int) -> None:
+        self.world = World(Path(tempfile.mkdtemp(dir=self.base)), parallel, turns)
         for number, how in enumerate(plans):
             self.world.plan(self.world.deliver(THREADS[number % 2], None, Automatic.NO), how)
 
@@ -68,10 +71,11 @@ class Life(RuleBasedStateMachine):
         priority=st.sampled_from([None, Priority.URGENT]),
         automatic=st.sampled_from([Automatic.NO, Automatic.NO, Automatic.NO, Automatic.NOTICE]),
         how=PLANS,
+        strange=st.sampled_from([False, False, True]),
     )
-    def deliver(self, thread: str, priority: Priority | None, automatic: Automatic, how: str) -> None:
+    def deliver(self, thread: str, priority: Priority | None, automatic: Automatic, how: str, strange: bool) -> None:
         if len(self.world.sent) < 12:
-            self.world.plan(self.world.deliver(thread, priority, automatic), how)
+            self.world.plan(self.world.deliver(thread, priority, automatic, strange=strange), how)
 
     @rule(which=WHICH, other_name=st.booleans(), other_body=st.booleans())
     def duplicate(self, which: int, other_name: bool, other_body: bool) -> None:
@@ -145,6 +149,15 @@ class Life(RuleBasedStateMachine):
         if (turn := self._waiting(which)) is not None:
             self.world.stop(turn, then, leave_it=leave_it)
 
+    @rule(
+        which=WHICH,
+        verb=st.sampled_from([OrderVerb.RELEASE, OrderVerb.RELEASE, OrderVerb.DROP]),
+        leave_it=st.booleans(),
+    )
+    def order(self, which: int, verb: OrderVerb, leave_it: bool) -> None:
+        """Also of what is not held, or no longer."""
+        self.world.order(verb, (self._message(which),), leave_it=leave_it)
+
     # The promises.
 
     @invariant()
@@ -183,7 +196,7 @@ def check(world: World) -> None:
     for message in world.sent:
         assert lines[message] <= 1, f"{message} is settled twice"
         listed = (world.new / f"{message}.md").exists()
-        known = lines[message] or listed or message in retries or message in open_turns
+        known = lines[message] or listed or message in {*retries, *open_turns, *state.held.waiting}
         assert known, f"{message} is lost"
     for letter in state.dead_letters.all():
         there = lines[letter.msg_id] or letter.msg_id in open_turns or letter.msg_id in retries
@@ -311,8 +324,8 @@ def _tells_of_stuck(message: Message) -> bool:
 
 def _check_mail(world: World) -> None:
     """What left is what settlements recorded, each once; what is settled has left whole."""
-    found = Counter(message.envelope.id for message in world.mail_to_user() if not _tells_of_stuck(message))
-    words = Counter(message.body for message in world.mail_to_user() if _tells_of_stuck(message))
+    found = Counter(message.envelope.id for message in world.mail_to_senders() if not _tells_of_stuck(message))
+    words = Counter(message.body for message in world.mail_to_senders() if _tells_of_stuck(message))
     stuck = {entry.key for entry in world.desk.place(world.sky).state.stuck.all()}
     assert {body.rstrip().rpartition(" ")[2] for body in words} <= stuck, "told of what is not stuck"
     assert not words or max(words.values()) == 1, "told twice of what is stuck"
@@ -326,7 +339,7 @@ def _check_mail(world: World) -> None:
     for item, record in recorded.items():
         if (world.desk.state / "turns" / record.turn_id / "settled").exists():
             assert found[item] == 1, f"{record.turn_id}: {item} has not left"
-    bodies = Counter(m.body.strip() for m in world.mail_to_user() if m.body.startswith("answer "))
+    bodies = Counter(m.body.strip() for m in world.mail_to_senders() if m.body.startswith("answer "))
     assert not bodies or max(bodies.values()) == 1, "a message was answered twice"
 
 
@@ -335,6 +348,8 @@ def drain(world: World) -> None:
     world.weather.fair()
     for message in world.sent:
         world.plan(message, Ending.DONE)
+    world.no_limits()
+    world.order(OrderVerb.ALLOW, ("planner",), leave_it=False)
     for _ in range(DRAIN_TICKS):
         world.ask(Request(Verb.RESUME), leave_it=False)
         world.sky.moment += 10.0
@@ -349,10 +364,12 @@ def drain(world: World) -> None:
         if envelope.automatic is Automatic.NOTICE:
             assert not turns, "a notice starts nothing"
             continue
+        if message in world.dropped and not turns:
+            continue
         last = turns[-1].settlement
         assert last is not None
         assert (message in letters) == (last.dead is not None), f"{message}: dead or done, not both"
-        answers = [m for m in world.mail_to_user() if m.body.strip() == f"answer {message}"]
+        answers = [m for m in world.mail_to_senders() if m.body.strip() == f"answer {message}"]
         run = next(run for run in reversed(world.runs()) if run.message == message)
         expected = last.outcome is Outcome.DONE and run.ending is Ending.DONE
         assert len(answers) == expected, f"{message}: answered {len(answers)} times"
@@ -367,7 +384,13 @@ def drain(world: World) -> None:
 def _to_do(world: World) -> bool:
     state = world.desk.place(world.sky).state
     settled = all(message in state.processed for message in world.sent)
-    return not settled or bool(state.turns.open_ids()) or bool(os.listdir(world.new)) or bool(len(state.retries))
+    return (
+        not settled
+        or bool(state.held.waiting)
+        or bool(state.turns.open_ids())
+        or bool(os.listdir(world.new))
+        or bool(len(state.retries))
+    )
 
 
 def _files(world: World) -> dict[str, bytes]:

@@ -26,8 +26,10 @@ from agent_mailer.mailbox.port import Automatic, Envelope, Mailbox, Message, Pri
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
+from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.records import AfterStop, PauseReason, TurnRecord
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.guards.budgets import midnight
 from agent_mailer.watch.requests import apply
 from agent_mailer.watch.watcher import Watcher
 
@@ -204,11 +206,18 @@ class Run(msgspec.Struct):
     ending: Ending | None = None
 
 
+def counts(record: TurnRecord) -> bool:
+    """Whether something ran, or is about to."""
+    return record.settlement is None or record.process is not None
+
+
 class World:
     """One agent, its state and its mailbox. No watcher runs between two calls; agents may."""
 
-    def __init__(self, base: Path, parallel: int) -> None:
+    def __init__(self, base: Path, parallel: int, turns_per_day: int = 0) -> None:
+        """`turns_per_day`: 0 is no limit. Mail of `planner` is held."""
         self.base = base
+        self.turns_per_day = turns_per_day
         self.desk = Desk(base)
         (base / "agent.sh").write_text(_AGENT)
         self.desk.configure(
@@ -220,6 +229,8 @@ class World:
             turn_timeout=TURN_TIMEOUT,
             retry={"first": 1, "longest": 5},
             stop_grace=0,
+            deny_from=["planner"],
+            limits={"turns_per_day": turns_per_day},
         )
         self.weather = Weather()
         self.sky = Sky()
@@ -235,6 +246,11 @@ class World:
         """Turns that a person has stopped, or asked a watcher to."""
         self.under_a_stop: set[str] = set()
         """Turns that ran, or were taken up, while their watcher was being stopped."""
+        self.strange: set[str] = set()
+        """Messages that a guard holds until a person lets them go."""
+        self.let_go: set[str] = set()
+        self.dropped: set[str] = set()
+        """What a person has ordered of them, carried out or not."""
         self.died = False
         """The last watcher died."""
         self.faults: list[str] = []
@@ -242,8 +258,11 @@ class World:
 
     # What arrives, and what hands do.
 
-    def deliver(self, thread: str, priority: Priority | None, automatic: Automatic) -> str:
-        sent = self.desk.send(thread=thread, priority=priority, automatic=automatic)
+    def deliver(self, thread: str, priority: Priority | None, automatic: Automatic, *, strange: bool = False) -> str:
+        sender = "planner" if strange else "user"
+        sent = self.desk.send(thread=thread, priority=priority, automatic=automatic, sender=sender)
+        if strange:
+            self.strange.add(sent)
         self.payload[sent] = (self.new / f"{sent}.md").read_bytes()
         [self.sent[sent]] = [e for e in self._listed() if e.id == sent]
         return sent
@@ -281,6 +300,17 @@ class World:
         else:
             state.folder.prepare()
             apply(state, request)
+
+    def order(self, verb: OrderVerb, targets: tuple[str, ...], *, leave_it: bool) -> None:
+        """A person's word on what is held, which only his own state folder can give."""
+        held = self.strange if verb is OrderVerb.ALLOW else self.strange & set(targets)
+        (self.dropped if verb is OrderVerb.DROP else self.let_go).update(held)
+        name = self.desk.place(self.sky).state.lifts.give(Order(verb, targets))
+        self.ask(Request(Verb.ORDER, (name,)), leave_it=leave_it)
+
+    def no_limits(self) -> None:
+        self.turns_per_day = 0
+        self.desk.configure(limits={})
 
     def stop(self, turn: str, then: AfterStop, *, leave_it: bool) -> None:
         """A person stops a turn whose agent waits."""
@@ -378,10 +408,18 @@ class World:
                     await asyncio.sleep(0.002)
 
     def _check_start(self, state: State, message: str) -> None:
-        """Within a thread strictly in order; nothing starts against a pause by hand."""
+        """Within a thread strictly in order, but for what is held; nothing starts against a pause by hand, beyond the
+        day's limit, or of whom nobody has let go.
+        """
         own = self.sent[message]
+        if message in self.strange - self.let_go:
+            self.faults.append(f"{message} started, and nobody had let it go")
+        loaded = [record for turn in state.turns.ids() if (record := state.turns.load(turn)) is not None]
+        today = [one for one in loaded if one.claimed_at >= midnight(self.sky.now()) and counts(one)]
+        if 0 < self.turns_per_day < len(today):
+            self.faults.append(f"{message} started as the {len(today)}th turn of {self.turns_per_day} a day")
         for other in self.sent.values():
-            older = other.thread == own.thread and other.order < own.order
+            older = other.thread == own.thread and other.order < own.order and other.id not in self.strange
             if older and other.automatic is not Automatic.NOTICE and other.id not in state.processed:
                 self.faults.append(f"{message} started before {other.id}, which is older in its thread")
         pause = state.pause.read()
@@ -424,11 +462,11 @@ class World:
                 found[words[1]].ending = Ending(words[2])
         return list(found.values())
 
-    def mail_to_user(self) -> Iterator[Message]:
+    def mail_to_senders(self) -> Iterator[Message]:
         from agent_mailer.mailbox.maildir.format import parse_message
 
-        home = self.desk.root / "agents/user/inbox"
-        for path in itertools.chain((home / "new").iterdir(), (home / "cur").iterdir()):
+        homes = [self.desk.root / "agents" / name / "inbox" for name in ("user", "planner")]
+        for path in itertools.chain(*((home / leaf).iterdir() for home in homes for leaf in ("new", "cur"))):
             message = parse_message(path.read_bytes(), path.name)
             assert isinstance(message, Message)
             yield message

@@ -197,7 +197,7 @@ def test_an_agent_that_only_a_shell_finds_is_installed_runs_and_is_missed(manage
     assert desk.inbox()[1].body.split()[-2:] == ["NoNewPrivs:", "0"]
 
     mended = manager.mailer("service", "install", "--no-start", cwd=desk.workdir, PATH=path)
-    assert mended.stdout.count("unchanged ") == 2, mended.stdout
+    assert mended.stdout.count("unchanged ") == 3, mended.stdout
     agent.unlink()
     missed = manager.mailer("service", "status", "--json", cwd=desk.workdir)
     assert missed.returncode == 1
@@ -213,6 +213,27 @@ def test_an_agent_that_only_a_shell_finds_is_installed_runs_and_is_missed(manage
     assert manager.show("agent-mailer@coder.service", "ActiveState") == "inactive"
     assert not list(manager.units.glob("agent-mailer@coder*"))
     assert not list(manager.units.glob("*.wants/*coder*"))
+
+
+def test_a_watcher_that_is_gone_is_told_once_whatever_its_configuration_says_by_then(manager: UserManager) -> None:
+    base = manager.base / "gone"
+    base.mkdir()
+    desk, told = Desk(base), base / "told"
+    script = f'echo "$AGENT_MAILER_NOTICE_KIND $AGENT_MAILER_NOTICE_WHY" >>{told}'
+    desk.configure(notify={"command": ["/bin/sh", "-c", script]})
+    done = manager.mailer("service", "install", "--name", "gone", cwd=desk.workdir)
+    assert done.returncode == 0, done.stderr
+    assert not told.exists(), "a trial that is over is no watcher that is gone"
+    assert manager.mailer("service", "restart", "gone").returncode == 0
+    (desk.state / "config.toml").write_text("what an agent may have written = = 1")
+    manager.mailer("service", "restart", "gone")
+    until(told.exists, "the operator is told")
+    until(lambda: manager.show("agent-mailer-gone@gone.service", "ActiveState") == "inactive", "it has ended")
+    assert told.read_text() == "gone systemd says exit-code, it ended with 78\n"
+    [event] = desk.log(EventName.WATCH_GONE)
+    assert event["why"] == "systemd says exit-code, it ended with 78"
+    assert manager.mailer("service", "uninstall", "gone").returncode == 0
+    assert not list(manager.units.glob("*@gone*"))
 
 
 def test_what_works_only_in_the_shell_is_refused_and_leaves_nothing(manager: UserManager) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
+from tests.desk import CLI, until
 from tests.guard_desk import Company
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.mailbox.port import Envelope
@@ -73,6 +78,19 @@ def test_a_person_raises_it_for_today(tmp_path: Path) -> None:
     assert desk.place("coder").state.pause.read() is not None
 
 
+def test_an_order_that_is_damaged_lifts_nothing_and_dollars_say_that_they_are_advice(tmp_path: Path) -> None:
+    desk = company(tmp_path, dollars_per_day=1)
+    assert type_in(tmp_path / "coder", "limits", "raise", "dollars_per_day", "9", "--today").status == 0
+    shown = type_in(tmp_path / "coder", "limits", "show")
+    assert ("until" in shown.out, "where a subscription pays they are no bill" in shown.err) == (True, True)
+    [standing] = Path(os.environ["XDG_STATE_HOME"]).glob("agent-mailer/guards/*/standing.json")
+    standing.write_text('{"raised": ')
+    for number in range(3):
+        send(desk, number)
+        desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 1
+
+
 @pytest.mark.parametrize(("key", "by"), [("tokens_per_thread", "thread"), ("turns_per_sender", "sender")])
 def test_a_threads_and_a_senders_hold_that_mail_only(tmp_path: Path, key: str, by: str) -> None:
     desk = Company(
@@ -96,6 +114,65 @@ def test_those_that_share_a_name_share_a_day(tmp_path: Path) -> None:
     desk.work()
     assert desk.turns("coder") + desk.turns("reviewer") == 3
     assert PauseReason.BUDGET in {p.reason for name in desk.names if (p := desk.place(name).state.pause.read())}
+
+
+def test_what_others_of_a_share_took_and_a_raised_hour_are_shown(tmp_path: Path) -> None:
+    desk = company(tmp_path, ("coder", "reviewer"), turns_per_day=5, share="team")
+    for name, number in (("coder", 2), ("reviewer", 1)):
+        for one in range(number):
+            send(desk, one, name)
+        desk.once(name, FakeClock())
+    [line] = type_in(tmp_path / "coder", "limits", "show", "--json").json["limits"]
+    assert (line["taken"], line["others"]) == (3, 1)
+    assert "3, 1 of it by others of its share" in type_in(tmp_path / "coder", "limits", "show").out
+    assert type_in(tmp_path / "coder", "limits", "raise", "turns_per_hour", "300", "--today").status == 0
+    hour = type_in(tmp_path / "coder", "limits", "show", "--json").json["limits"][-1]
+    assert (hour["name"], hour["limit"], hour["taken"], hour["raised"]) == ("turns_per_hour", 300, 2, True)
+
+
+@LONG
+def test_killed_again_and_again_a_shared_day_is_no_longer(tmp_path: Path) -> None:
+    """Two watchers of one account, of which one is killed at each turn that is seen."""
+    slow = COSTS.replace("cat >/dev/null", "cat >/dev/null; sleep 0.1")
+    desk = Company(
+        tmp_path,
+        dict.fromkeys(("coder", "reviewer"), slow),
+        command_output="jsonl",
+        limits={"turns_per_day": 7, "share": "team"},
+        max_parallel_turns=2,
+    )
+    for number in range(8):
+        send(desk, number)
+        send(desk, number, "reviewer")
+    lot, kills = random.Random(14), 0
+    watchers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def paused() -> bool:
+        return all(desk.place(name).state.pause.read() is not None for name in desk.names)
+
+    def turns() -> int:
+        return sum(map(desk.turns, desk.names))
+
+    while not paused():
+        for name in desk.names:
+            if name not in watchers or watchers[name].poll() is not None:
+                watchers[name] = subprocess.Popen(
+                    [*CLI, "watch", "--no-interactive", "-C", str(tmp_path / name)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+        seen = turns()
+        until(lambda: turns() > seen or paused(), "one more turn, or the end")  # noqa: B023
+        killed = watchers[lot.choice(desk.names)]
+        killed.kill()
+        killed.wait()
+        kills += 1
+    for watcher in watchers.values():
+        watcher.kill()
+        watcher.wait()
+    ran = [one for name in desk.names for one in desk.records(name) if one.process is not None]
+    assert kills > 3
+    assert len(ran) == 7, "no more, and no less"
 
 
 # The ledger

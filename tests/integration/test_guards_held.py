@@ -104,6 +104,21 @@ def test_a_person_lets_it_go_drops_it_or_allows_its_sender(desk: Desk) -> None:
     assert {m.envelope.thread for m in desk.inbox("planner")} == {"t0", "t2", "t3", "p2p/coder__planner"}
 
 
+def test_who_was_allowed_is_shown_and_that_is_taken_back(desk: Desk) -> None:
+    desk.configure(deny_from=["planner"])
+    assert type_in(desk.workdir, "held", "allow", "planner", "boss").status == 0
+    assert type_in(desk.workdir, "held", "allow", "--json").json == {"allowed": ["planner", "boss"]}
+    agent = {"AGENT_MAILER_TURN_DIR": str(desk.workdir)}
+    assert type_in(desk.workdir, "held", "allow", "--undo", "planner", env=agent).status == 2
+    assert type_in(desk.workdir, "held", "allow", "--undo").status == 2
+    assert type_in(desk.workdir, "held", "allow", "--undo", "planner").status == 0
+    assert type_in(desk.workdir, "held", "allow", "--undo", "planner").status == 1, "nobody had"
+    assert type_in(desk.workdir, "held", "allow").out.split() == ["boss"]
+    theirs = desk.send("x", sender="planner")
+    desk.once()
+    assert held(desk) == {theirs: "who"}
+
+
 def test_a_watcher_is_told_by_the_command(desk: Desk) -> None:
     desk.shell_that_tells("echo done")
     desk.configure(deny_from=["pl*"])
@@ -305,6 +320,8 @@ def test_what_is_held_is_nobodys_lost_mail(desk: Desk) -> None:
         ("deny_from", [""], "nothing fits it"),
         ("allow_from", ["a b"], "nothing fits it"),
         ("deny_from", ["kind:gossip"], "names no kind"),
+        ("allow_from", ["[a,b]"], "nothing fits it"),
+        ("allow_from", ['"a"'], "nothing fits it"),
         ("people", [7], "str"),
     ],
 )
@@ -313,6 +330,26 @@ def test_a_pattern_that_fits_nothing_is_refused(desk: Desk, key: str, value: lis
     seen = type_in(desk.workdir, "status")
     assert seen.status == 78
     assert said in seen.err
+
+
+def test_an_allow_list_without_the_operator_keeps_him_and_no_other(desk: Desk) -> None:
+    desk.shell_that_tells("echo done")
+    desk.configure(allow_from=["planner"], notify={"address": "boss"})
+    mine, boss, theirs = (desk.send("x", sender=name) for name in ("user", "boss", "planner"))
+    other = desk.send("x", sender="stranger")
+    desk.once()
+    assert set(ran(desk)) == {mine, boss, theirs}
+    assert held(desk) == {other: "who"}
+
+
+def test_a_list_as_a_program_writes_it_is_one(desk: Desk) -> None:
+    assert type_in(desk.workdir, "config", "set", "allow_from", '["boss", "@team.example"]').status == 0
+    assert desk.place().config.allow_from == ("boss", "@team.example")
+    assert type_in(desk.workdir, "config", "set", "deny_from", "[ab]*").status == 0
+    assert desk.place().config.deny_from == ("[ab]*",), "a glob is none"
+    for wrong in ("[boss, friend]", "['boss']", "boss,friend"):
+        typed = type_in(desk.workdir, "config", "set", "allow_from", wrong)
+        assert (typed.status, "nothing fits it" in typed.err) == (2, True), wrong
 
 
 def test_everybody_denied_leaves_the_people(desk: Desk) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.amq_tree import write
 from tests.broker_desk import running_broker
 from tests.clocks import FakeClock
 from tests.desk import CLI, until
-from tests.guard_desk import ANSWERS, REPEATS, Company, forwards, nothing_is_lost, writes_anew
+from tests.guard_desk import ANSWERS, REPEATS, Company, forwards, nothing_is_lost, stages, writes_anew
 from tests.integration.test_amp_watch import AmpDesk
 from tests.sizes import LONG
 from tests.typed import type_in
@@ -20,7 +21,16 @@ from tests.typed import type_in
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import PauseReason
-from agent_mailer.watch.guards.rounds import DAY, GuardPolicy, Round, Rounds, begins_anew
+from agent_mailer.watch.guards.rounds import (
+    DAY,
+    REMEMBERED,
+    TIDIED_AFTER,
+    GuardPolicy,
+    Round,
+    Rounds,
+    begins_anew,
+    ring_of,
+)
 
 
 def stopped(company: Company, *guards: Guard) -> None:
@@ -59,6 +69,32 @@ def test_the_same_text_again_counts_double(tmp_path: Path) -> None:
     company.work()
     assert 8 <= turns(company) <= 12
     stopped(company, Guard.PAIR)
+
+
+@LONG
+def test_empty_answers_count_double(tmp_path: Path) -> None:
+    empty = stages("reply", body=" ")
+    company = Company(tmp_path, {"coder": empty, "reviewer": empty})
+    company.send("coder", "loop", sender="reviewer")
+    company.work()
+    assert 8 <= turns(company) <= 12
+    assert all(r.counted is not None and r.counted.double for r in company.records("reviewer"))
+    stopped(company, Guard.PAIR)
+
+
+def test_a_chain_that_is_forged_downwards_is_bounded_by_the_turns_of_an_hour(tmp_path: Path) -> None:
+    """Who writes files into the mailbox by hand may say what he likes of hops and chain."""
+    company = Company(
+        tmp_path, {"coder": "cat >/dev/null; echo done"}, guards={"turns_per_hour": 12}, auto_reply="never"
+    )
+    for number in range(20):
+        forged = {"agent_mailer": {"hops": 0, "visited": ["user"]}}
+        write(company.root, "coder", "reviewer", f"word {number}", thread="loop", refs=["x"], context=forged)
+    company.work()
+    assert (company.turns("coder"), company.all_held()) == (12, [])
+    pause = company.place("coder").state.pause.read()
+    assert pause is not None
+    assert pause.reason is PauseReason.TOO_MANY_TURNS
 
 
 @LONG
@@ -107,6 +143,16 @@ def test_a_restart_gives_no_fresh_allowance(tmp_path: Path) -> None:
     company = Company(tmp_path, {"coder": ANSWERS, "reviewer": ANSWERS})
     company.send("coder", "loop", sender="reviewer")
     company.work(lives=6)
+    assert 16 <= turns(company) <= 18
+    stopped(company, Guard.PAIR)
+
+
+@LONG
+def test_dates_of_long_ago_do_not_make_it_begin_anew(tmp_path: Path) -> None:
+    script = ANSWERS.replace("$(date +%s)", "1700000000")
+    company = Company(tmp_path, {"coder": script, "reviewer": script})
+    company.send("coder", "loop", sender="reviewer")
+    company.work(most=20.0)
     assert 16 <= turns(company) <= 18
     stopped(company, Guard.PAIR)
 
@@ -202,6 +248,25 @@ def test_four_roles_that_are_sent_back_five_times_finish(tmp_path: Path) -> None
     company.work()
     assert [message.body.strip() for message in company.inbox()] == ["it is built"]
     assert [company.turns(name) for name in company.names] == [2, 6, 6, 1]
+    assert (company.all_held(), company.questions()) == ([], [])
+
+
+TWO_JUDGES = ROLES.replace('write forward runner "run it"', 'write forward runner "run it: $n"').replace(
+    'runner) write forward planner "it runs: $n" ;;',
+    'runner) if [ "$n" -lt 5 ]; then write forward coder "it fails: $n"; else write forward planner "it runs"; fi ;;',
+)
+
+
+@LONG
+def test_two_quick_judges_that_each_send_back_five_times_are_not_a_loop(tmp_path: Path) -> None:
+    """The first has what the coder mends for either of them, ten times."""
+    company = Company(
+        tmp_path, dict.fromkeys(("planner", "coder", "reviewer", "runner"), TWO_JUDGES), auto_reply="never"
+    )
+    company.send("planner", "work")
+    company.work()
+    assert [message.body.strip() for message in company.inbox()] == ["it is built"]
+    assert [company.turns(name) for name in company.names] == [2, 11, 11, 6]
     assert (company.all_held(), company.questions()) == ([], [])
 
 
@@ -308,6 +373,39 @@ def test_a_window_ends_and_a_clock_that_was_set_back_ends_none() -> None:
     assert rounds.judge(four, 4, 1010.0) is not None
     assert rounds.judge(four, 4, 1010.0 - DAY) is not None
     assert rounds.judge(four, 4, 1700.0) is None
+
+
+def test_a_ring_is_who_had_it_since_it_was_ours() -> None:
+    assert ring_of(mail("b"), "a") == ("b",)
+    assert ring_of(mail("b", visited="user x"), "a") == ("b",), "it never was ours"
+    assert ring_of(mail("b", visited="user a b a"), "a") == ("b",)
+    assert ring_of(mail("b", visited="user a b a c d"), "a") == ("b", "c", "d")
+
+
+def test_two_rings_are_counted_apart_and_all_of_them_together() -> None:
+    rounds, chain, stopped = Rounds("a", GuardPolicy()), "user", list[Guard]()
+    for depth in range(1, 20):
+        chain += " a" if depth % 2 else " a c"
+        one = mail("b", visited=chain)
+        verdict = rounds.judge(one, depth, 1000.0 + depth)
+        if verdict is not None:
+            stopped.append(verdict.guard)
+            break
+        rounds.note(Round(1000.0 + depth, "t", "b", depth, ring=ring_of(one, "a")))
+        chain += " b"
+    assert (depth, stopped) == (13, [Guard.RING])
+
+
+def test_a_thread_of_a_hundred_thousand_costs_no_memory() -> None:
+    """Persons' mail, robots' mail, and rounds with the guards off."""
+    rounds, off = Rounds("a", GuardPolicy()), Rounds("a", GuardPolicy(0, 0, 0, 0, 0, 0))
+    for number in range(100_000):
+        rounds.note(Round(float(number), "t", "b", 0, person=number % 3 == 0))
+        off.note(Round(float(number), "t", "b", number))
+    assert sum(map(len, rounds.threads.values())) <= REMEMBERED
+    assert rounds.judge(mail(created=100_000.0, visited="user a"), 1, 100_000.0) is None
+    assert off.judge(mail(created=100_000.0), 100_000, 100_000.0) is None
+    assert len(off._all) <= DAY + TIDIED_AFTER
 
 
 def test_hops_and_what_lay_long() -> None:

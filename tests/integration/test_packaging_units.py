@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.sizes import LONG
 
-from agent_mailer.service.unit import DROP_IN, Instance, drop_in
+from agent_mailer.service.unit import DROP_IN, Instance, drop_in, gone_of, gone_unit
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 PROGRAM = "%h/.local/bin/agent-mailer"
@@ -63,7 +63,10 @@ def test_systemd_has_no_complaint_of_what_is_an_agents_own(analyze: str, tmp_pat
     drop_ins = tmp_path / f"{instance.unit}.d"
     drop_ins.mkdir()
     (drop_ins / DROP_IN).write_text(drop_in(instance))
+    (tmp_path / gone_of("coder")).write_text(gone_unit(instance))
     done = verify(analyze, unit)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = verify(analyze, tmp_path / gone_of("coder"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

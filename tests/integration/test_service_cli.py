@@ -95,3 +95,35 @@ def test_a_watcher_that_runs_by_hand_is_not_pushed_aside(desk: Desk, home: Path)
         f"error: a watcher (pid {watcher.pid}) runs in {desk.workdir}\n  mend: kill {watcher.pid}, then install again\n"
     )
     assert not (home / ".config" / "systemd").exists()
+
+
+GONE = {"MONITOR_SERVICE_RESULT": "exit-code", "MONITOR_EXIT_STATUS": "77"}
+
+
+def test_a_watcher_that_is_gone_is_told_by_every_way_and_not_while_one_runs(desk: Desk) -> None:
+    told = desk.base / "told"
+    command = ["/bin/sh", "-c", f'echo "$AGENT_MAILER_NOTICE_TEXT: $AGENT_MAILER_NOTICE_WHY" >>{told}']
+    desk.configure(notify={"command": command, "address": "user"})
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher runs")
+        assert "nobody is told" in type_in(desk.workdir, "service", "gone", env=GONE).out
+    assert not told.exists()
+    assert type_in(desk.workdir, "service", "gone", env=GONE).out == "command: told\nmail: told\n"
+    why = "systemd says exit-code, it ended with 77"
+    assert told.read_text() == (
+        f"coder has no watcher any more: its service has failed, and is not started again: {why}\n"
+    )
+    [mail] = desk.inbox()
+    assert (mail.subject, why in mail.body) == ("coder: gone", True)
+    desk.once()
+    assert len(desk.inbox()) == 1, "the next watcher has nothing left to tell"
+
+
+def test_what_could_not_be_told_of_a_watcher_that_is_gone_tells_the_next_one(desk: Desk) -> None:
+    told = desk.base / "told"
+    command = ["/bin/sh", "-c", f'test -e {desk.base}/up && echo "$AGENT_MAILER_NOTICE_KIND" >>{told}']
+    desk.configure(notify={"command": command})
+    assert type_in(desk.workdir, "service", "gone", env=GONE).out == "command: it ended with 1\n"
+    (desk.base / "up").touch()
+    desk.once()
+    assert told.read_text() == "gone\n"

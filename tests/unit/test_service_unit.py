@@ -18,6 +18,7 @@ from agent_mailer.service.unit import (
     Instance,
     check_name,
     drop_in,
+    gone_unit,
     name_for,
     oneshot_of,
     read_drop_in,
@@ -38,6 +39,8 @@ def units(tmp_path: Path) -> Units:
 
 def test_the_drop_in_has_what_is_the_agents_own() -> None:
     assert [line for line in drop_in(CODER).splitlines() if line and not line.startswith("#")] == [
+        "[Unit]",
+        "OnFailure=agent-mailer-gone@coder.service",
         "[Service]",
         "WorkingDirectory=/home/u/coder",
         "ExecStart=",
@@ -105,8 +108,8 @@ def test_the_trial_has_the_surroundings_of_the_service_and_another_end() -> None
 def test_installing_again_changes_nothing_and_uninstalling_leaves_nothing(units: Units) -> None:
     first, _ = units.write(CODER)
     again, _ = units.write(CODER)
-    assert [line.split()[0] for line in first] == ["wrote", "wrote"]
-    assert [line.split()[0] for line in again] == ["unchanged", "unchanged"]
+    assert [line.split()[0] for line in first] == ["wrote"] * 3
+    assert [line.split()[0] for line in again] == ["unchanged"] * 3
     assert units.all() == [CODER]
     assert units.named("coder") == units.of(CODER.workdir) == CODER
     assert units.named("planner") is None
@@ -121,7 +124,7 @@ def test_the_last_uninstalled_takes_the_template_with_it_and_leaves_what_is_your
     mine.write_text("[Service]\nNice=5\n")
     units.remove("coder")
     assert units.template.exists()
-    assert units.remove("planner")[1] == f"left      your own files in {mine.parent}"
+    assert units.remove("planner")[2] == f"left      your own files in {mine.parent}"
     assert not units.template.exists()
     assert mine.exists()
 
@@ -136,6 +139,16 @@ def test_a_unit_that_was_there_is_kept_and_comes_back_when_it_is_undone(units: U
     assert units.template.read_text() == "[Service]\nExecStart=/bin/true\n"
     assert units.all() == []
     assert not units.drop_in("coder").parent.exists()
+    assert not units.gone("coder").exists()
+
+
+def test_what_fails_for_good_is_told_and_the_trial_is_not() -> None:
+    assert "\n[Unit]\nOnFailure=agent-mailer-gone@coder.service\n[Service]\n" in drop_in(CODER)
+    text = gone_unit(CODER)
+    assert 'ExecStart="/home/u/.local/bin/agent-mailer" service gone\n' in text
+    assert f"WorkingDirectory={CODER.workdir}\n" in text
+    trial = oneshot_of([shipped_template(), drop_in(CODER)], CODER.program, ("verify",), Path("/run/x"), Path("/run/y"))
+    assert trial.rindex("\nOnFailure=\n") > trial.rindex("OnFailure=agent-mailer-gone")
 
 
 def test_the_users_own_drop_ins_have_the_last_word(units: Units) -> None:

@@ -20,6 +20,7 @@ from agent_mailer.views.values.status import (
     ProblemView,
     RetryView,
     RunningView,
+    ScheduleView,
     StatusView,
     TroubleView,
     Wake,
@@ -53,6 +54,10 @@ TURN = RunningView("turn", "m", "t", "user", "running", 1.0)
 
 def retry(due: float) -> RetryView:
     return RetryView("m", "t", 1, 1, due, "failed")
+
+
+def sends(due: float | None) -> ScheduleView:
+    return ScheduleView("nightly", "0 3 * * *", "UTC", "s", "/b", "", None if due is None else NOW + due)
 
 
 def pause(reason: str, until: float | None) -> PauseView:
@@ -123,6 +128,10 @@ def test_what_needs_a_person_comes_first() -> None:
         (WELL, Wake.MAIL, None),
         (having(running=(TURN,)), Wake.TURN, None),
         (having(retries=(retry(30.0), retry(10.0))), Wake.RETRY, NOW + 10),
+        (having(schedules=(sends(50.0), sends(None), sends(20.0))), Wake.SCHEDULE, NOW + 20),
+        (having(schedules=(sends(20.0),), retries=(retry(30.0),)), Wake.SCHEDULE, NOW + 20),
+        (having(schedules=(sends(20.0),), retries=(retry(10.0),)), Wake.RETRY, NOW + 10),
+        (having(schedules=(sends(20.0),), pause=pause("by_hand", None)), Wake.RESUME, None),
         (having(pause=pause("by_hand", None), retries=(retry(30.0),)), Wake.RESUME, None),
         (having(pause=pause("limited", NOW + 60)), Wake.MAIL, None),
         (having(pause=pause("limited", NOW + 60), retries=(retry(10.0),)), Wake.PROBE, NOW + 60),

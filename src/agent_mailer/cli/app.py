@@ -40,6 +40,7 @@ class _Program(LazyGroup):
         "stuck": ("agent_mailer.cli.stuck", "What was not worked on, and what did not leave."),
         "held": ("agent_mailer.cli.held", "Mail that waits until you say what becomes of it."),
         "limits": ("agent_mailer.cli.limits", "What turns may take of a day, and what they took."),
+        "schedules": ("agent_mailer.cli.schedules", "Mail that is sent by the clock."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
         "fetch": ("agent_mailer.cli.mail:fetch_app", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),

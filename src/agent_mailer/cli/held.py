@@ -110,14 +110,32 @@ def drop(
 
 @app.command("allow", cls=FastCommand)
 def allow(
-    senders: Annotated[list[str], typer.Argument(metavar="SENDER...", help="As the list names them.")],
+    senders: Annotated[
+        list[str] | None, typer.Argument(metavar="[SENDER]...", help="As the list names them; none = show who is.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take it back: allow_from and deny_from decide again.")] = False,
     workdir: Workdir = None,
+    as_json: Json = False,
 ) -> None:
     """Work on mail of these senders from now on, whatever allow_from and deny_from say, and on what is held of it."""
     from agent_mailer.cli.requests import order_and_tell
     from agent_mailer.state.lifts import Order, OrderVerb
 
-    order_and_tell(configured(workdir), Order(OrderVerb.ALLOW, tuple(dict.fromkeys(senders))))
+    place = configured(workdir)
+    if senders:
+        verb = OrderVerb.DISALLOW if undo else OrderVerb.ALLOW
+        order_and_tell(place, Order(verb, tuple(dict.fromkeys(senders))))
+        return
+    if undo:
+        raise UsageFault("which", "name whose mail is no longer allowed", "agent-mailer held allow")
+    allowed = place.state.lifts.standing.allowed
+    if as_json:
+        json_out({"allowed": allowed})
+    elif allowed:
+        say("\n".join(printable(one, 300) for one in allowed))
+        note("\ntake it back: agent-mailer held allow --undo SENDER")
+    else:
+        note("nobody is allowed beyond allow_from and deny_from")
 
 
 def _order(

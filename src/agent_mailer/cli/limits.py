@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,10 @@ from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
-app = group("limits", "What turns may take of a day, and what they took.")
+if TYPE_CHECKING:
+    from agent_mailer.views.values.history import LimitView
 
-HOURLY = "turns_per_hour"
+app = group("limits", "What turns may take of a day, and what they took.")
 
 
 @app.command("show", cls=FastCommand)
@@ -33,13 +34,19 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
             (
                 view.name,
                 f"{view.limit:g}",
-                f"{view.taken:g}" if view.taken is not None else "",
+                _taken(view),
                 "until " + local_time(view.until) if view.raised else "",
             )
             for view in views
         ]
         say(columns(rows, ("limit", "is", "taken today", "raised"), ids=(), whole=("limit", "is", "taken today")))
         note("\ndollars are as the agent program counts them: where a subscription pays they are no bill")
+
+
+def _taken(view: LimitView) -> str:
+    if view.taken is None:
+        return ""
+    return f"{view.taken:g}" + (f", {view.others:g} of it by others of its share" if view.others else "")
 
 
 @app.command("raise", cls=FastCommand)
@@ -52,6 +59,7 @@ def raise_(
     """Set a limit otherwise for today. For good: agent-mailer config set limits.LIMIT VALUE."""
     from agent_mailer.cli.requests import order_and_tell
     from agent_mailer.state.lifts import Order, OrderVerb
+    from agent_mailer.views.kept import HOURLY
     from agent_mailer.watch.guards.budgets import BudgetPolicy, midnight
 
     place = configured(workdir)

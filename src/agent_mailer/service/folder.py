@@ -8,7 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.service.unit import DROP_IN, TEMPLATE, Instance, drop_in, read_drop_in, shipped_template, unit_of
+from agent_mailer.service.unit import (
+    DROP_IN,
+    TEMPLATE,
+    Instance,
+    drop_in,
+    gone_of,
+    gone_unit,
+    read_drop_in,
+    shipped_template,
+    unit_of,
+)
 
 _BEFORE, _AFTER = "agent-mailer@", ".service.d"
 KEPT = f"{TEMPLATE}.old"
@@ -34,6 +44,9 @@ class Units:
 
     def drop_in(self, name: str) -> Path:
         return self._drop_ins(name) / DROP_IN
+
+    def gone(self, name: str) -> Path:
+        return self.folder / gone_of(name)
 
     def all(self) -> list[Instance]:
         """Every agent installed by us, by name."""
@@ -67,9 +80,14 @@ class Units:
         return found
 
     def write(self, instance: Instance) -> tuple[list[str], Callable[[], None]]:
-        """Put template and drop-in in place; returns lines for people, and what takes it back."""
+        """Put the units in place; returns lines for people, and what takes it back."""
         lines: list[str] = []
-        before = {path: _bytes_of(path) for path in (self.template, self.drop_in(instance.name))}
+        texts = {
+            self.template: shipped_template(),
+            self.drop_in(instance.name): drop_in(instance),
+            self.gone(instance.name): gone_unit(instance),
+        }
+        before = {path: _bytes_of(path) for path in texts}
 
         def undo() -> None:
             for path, data in before.items():
@@ -82,7 +100,7 @@ class Units:
         try:
             self._disk.make_directory(self.folder)
             self._disk.make_directory(self._drop_ins(instance.name))
-            for path, text in ((self.template, shipped_template()), (self.drop_in(instance.name), drop_in(instance))):
+            for path, text in texts.items():
                 known = before[path]
                 if known == text.encode():
                     lines.append(f"unchanged {path}")
@@ -100,7 +118,8 @@ class Units:
     def remove(self, name: str) -> list[str]:
         """Take out what is one agent's own, and with the last one the template."""
         self._disk.remove(self.drop_in(name))
-        lines = [f"removed   {self.drop_in(name)}"]
+        self._disk.remove(self.gone(name))
+        lines = [f"removed   {self.drop_in(name)}", f"removed   {self.gone(name)}"]
         if not self._tidy(name):
             lines.append(f"left      your own files in {self._drop_ins(name)}")
         if not self.all() and _bytes_of(self.template) == shipped_template().encode():

@@ -58,6 +58,11 @@ def unit_of(name: str) -> str:
     return f"agent-mailer@{name}.service"
 
 
+def gone_of(name: str) -> str:
+    """The unit that tells somebody when the agent's own has failed for good."""
+    return f"agent-mailer-gone@{name}.service"
+
+
 def check_name(name: str) -> str:
     """The name itself. Raises UsageFault for what cannot name an instance."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
@@ -90,6 +95,8 @@ def drop_in(instance: Instance) -> str:
     """What is the agent's own. Raises ConfigFault for a path that no unit can hold."""
     lines = [
         _HEAD.format(unit=instance.unit).rstrip(),
+        "[Unit]",
+        f"OnFailure={gone_of(instance.name)}",
         "[Service]",
         f"WorkingDirectory={_plain(instance.workdir)}",
         "ExecStart=",
@@ -102,6 +109,22 @@ def drop_in(instance: Instance) -> str:
     lines += ["[X-AgentMailer]", *(f"Needs={_plain(path)}" for path in instance.needs)]
     lines += [f"Path={_plain(path)}" for path in instance.more]
     return "\n".join(lines) + "\n"
+
+
+def gone_unit(instance: Instance) -> str:
+    """Started by systemd where the agent's unit has failed and is not started again. Raises as `drop_in`."""
+    return f"""{_HEAD.format(unit=gone_of(instance.name))}
+[Unit]
+Description=tells that agent-mailer for {instance.name} is gone
+
+[Service]
+Type=oneshot
+WorkingDirectory={_plain(instance.workdir)}
+ExecStart={_program(instance.program)} service gone
+Environment="PATH={_quoted(":".join(instance.path))}"
+TimeoutStartSec={ONESHOT_SECONDS}
+UMask=0077
+"""
 
 
 def read_drop_in(name: str, text: str) -> Instance | None:
@@ -135,6 +158,8 @@ def read_drop_in(name: str, text: str) -> Instance | None:
 def oneshot_of(texts: Sequence[str], program: Path, words: Sequence[str], output: Path, errors: Path) -> str:
     """A unit that runs `agent-mailer WORDS` once, in the very surroundings of the service that `texts` make up."""
     tail = [
+        "[Unit]",
+        "OnFailure=",
         "[Service]",
         "Type=oneshot",
         "Restart=no",

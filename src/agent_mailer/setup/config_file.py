@@ -120,10 +120,15 @@ def shown(key: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return printable(shlex.join(str(word) for word in value), 300)
+        return printable(shlex.join(_word(one) for one in value), 300)
     if isinstance(value, Mapping):
         return printable(", ".join(f"{name} = {inner}" for name, inner in value.items()), 300)
     return printable(str(value), 300)
+
+
+def _word(value: object) -> str:
+    """Of a table in a list its values: they stand in the order of its keys."""
+    return " ".join(map(str, value.values())) if isinstance(value, Mapping) else str(value)
 
 
 def _item(value: object) -> Item:

@@ -19,6 +19,7 @@ from agent_mailer.state.processed import Cursor, Processed
 from agent_mailer.state.requests import RequestBox
 from agent_mailer.state.retention import Retention
 from agent_mailer.state.retries import Retries, remake_retries
+from agent_mailer.state.schedules import Schedules
 from agent_mailer.state.sessions import Sessions
 from agent_mailer.state.stuck import Stuck, Unsent
 from agent_mailer.state.takeover import take_over
@@ -52,6 +53,7 @@ class State:
         self.notices = NoticeBook(folder)
         self.questions = Questions(folder)
         self.requests = RequestBox(folder)
+        self.schedules = Schedules(folder)
         self.retention = Retention(self)
         self.notes = Notes(folder, self.turns, log)
 

@@ -91,6 +91,15 @@ class StateFolder:
         return self.path / "templates"
 
     @property
+    def schedules(self) -> Path:
+        return self.path / "schedules.json"
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether there is something of the clock's that may have to be forgotten."""
+        return os.path.lexists(self.schedules)
+
+    @property
     def knows_trust(self) -> Path:
         """Says that a version which remembers trust has watched here; it says nothing else."""
         return self.path / "trusted"

@@ -28,11 +28,16 @@ class OrderVerb(StrEnum):
     RELEASE = "release"
     DROP = "drop"
     ALLOW = "allow"
+    DISALLOW = "disallow"
     RAISE = "raise"
+    RUN = "run"
+    SKIP = "skip"
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`targets` are message ids, senders, or `key=value` of what is raised; `until` is when that ends."""
+    """`targets` are message ids, senders, `key=value` of what is raised, or a schedule's name and line; `until` is when
+    that ends, or the instant that is sent or skipped.
+    """
 
     verb: OrderVerb
     targets: tuple[str, ...]
@@ -94,6 +99,12 @@ class Lifts:
         self._write(
             msgspec.structs.replace(self.standing, allowed=tuple(dict.fromkeys((*self.standing.allowed, *senders))))
         )
+
+    def disallow(self, senders: tuple[str, ...]) -> None:
+        """Durable when it returns. What was worked on meanwhile stays so."""
+        gone = set(senders)
+        kept = tuple(one for one in self.standing.allowed if one not in gone)
+        self._write(msgspec.structs.replace(self.standing, allowed=kept))
 
     def set_aside(self, raised: dict[str, Raised]) -> None:
         """Durable when it returns. What has ended is forgotten."""

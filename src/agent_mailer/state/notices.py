@@ -35,11 +35,13 @@ class NoticeKind(StrEnum):
     UNTRUSTED = "untrusted"
     TRUST_UPGRADE = "trust_upgrade"
     INSTRUCTIONS = "instructions"
+    SCHEDULE = "schedule"
+    GONE = "gone"
     TEST = "test"
 
 
 _ONCE_BY_ID = (
-    *(NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS),
+    *(NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS, NoticeKind.SCHEDULE),
     *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE),
 )
 
@@ -53,8 +55,8 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing to be told. It holds names, moments and words of ours: nothing that a sender or an agent wrote.
 
     `reason` is an outcome, or what the pause or the trouble is; `at` and `until` are moments; `why` and `fix` belong to
-    trouble, `stuck` is what to name to take it up. `left` are the channels by which it has not been told yet, `tries`
-    how often the command has failed.
+    trouble, `stuck` is what to name to take it up, `schedule` what was to be sent. `left` are the channels by which it
+    has not been told yet, `tries` how often the command has failed.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     fix: str = ""
     stuck: str = ""
+    schedule: str = ""
     left: tuple[Channel, ...] = ()
     tries: int = 0
 

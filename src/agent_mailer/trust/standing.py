@@ -1,4 +1,4 @@
-"""What widens power and stands in a workdir's files: keys of the configuration, and templates in place of ours."""
+"""What widens power and stands in a workdir's files: keys, templates in place of ours, texts sent by the clock."""
 
 from __future__ import annotations
 
@@ -12,49 +12,64 @@ from typing import TypeVar
 
 import msgspec
 
-from agent_mailer.config import Leaf, leaves
+from agent_mailer.config import Leaf, expand, leaves
 from agent_mailer.config_tables import Widens
-from agent_mailer.config_values import plain
+from agent_mailer.config_values import SCHEDULE, plain
+from agent_mailer.errors import ConfigFault
 from agent_mailer.prompts import PromptKind, read_template
+from agent_mailer.schedules.bodies import digest_of
 
 T = TypeVar("T")
 
 TEMPLATES = "templates/"
+BODIES = "body of "
+"""Before a file, as the configuration names it, whose text a schedule sends."""
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """`values` by the key's full name, plain and without defaults; `templates` by file name, their bytes."""
+    """`values` by the key's full name, plain and without defaults; `templates` by file name, their bytes; `bodies` by
+    path as the configuration has it, the digest of what a schedule sends.
+    """
 
     values: dict[str, object] = {}
     templates: dict[str, bytes] = {}
+    bodies: dict[str, str] = {}
 
     @property
     def digest(self) -> str:
         """The same on every machine: it says nothing of paths."""
         texts = {name: hashlib.sha256(text).hexdigest() for name, text in self.templates.items()}
-        whole = json.dumps({"templates": texts, "values": self.values}, sort_keys=True, separators=(",", ":"))
+        parts: dict[str, object] = {"templates": texts, "values": self.values}
+        if self.bodies:
+            # Without any it is the digest that earlier versions have written.
+            parts["bodies"] = self.bodies
+        whole = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(whole.encode()).hexdigest()
 
     @property
     def is_empty(self) -> bool:
-        return not (self.values or self.templates)
+        return not (self.values or self.templates or self.bodies)
 
     def differs(self, other: Standing) -> tuple[str, ...]:
-        """The names of what is another here than there: keys in the order of the file, then `templates/NAME`."""
+        """The names of what is another here than there: keys in the order of the file, `templates/NAME`, bodies."""
         values = [name for name in widening() if self.values.get(name) != other.values.get(name)]
         files = sorted({*self.templates, *other.templates})
         texts = [TEMPLATES + name for name in files if self.templates.get(name) != other.templates.get(name)]
-        return (*values, *texts)
+        paths = sorted({*self.bodies, *other.bodies})
+        bodies = [BODIES + path for path in paths if self.bodies.get(path) != other.bodies.get(path)]
+        return (*values, *texts, *bodies)
 
     def having(self, other: Standing, names: tuple[str, ...]) -> Standing:
         """This one, but what is `names` as it is in the other."""
-        values, templates = dict(self.values), dict(self.templates)
+        values, templates, bodies = dict(self.values), dict(self.templates), dict(self.bodies)
         for name in names:
             if name.startswith(TEMPLATES):
                 _set(templates, name.removeprefix(TEMPLATES), other.templates.get(name.removeprefix(TEMPLATES)))
+            elif name.startswith(BODIES):
+                _set(bodies, name.removeprefix(BODIES), other.bodies.get(name.removeprefix(BODIES)))
             else:
                 _set(values, name, other.values.get(name))
-        return Standing(values, templates)
+        return Standing(values, templates, bodies)
 
 
 @cache
@@ -68,7 +83,12 @@ def stops_without(name: str) -> bool:
     return name in widening() and widening()[name].widens is Widens.STOPS
 
 
-def standing_in(raw: Mapping[str, object], identity: Mapping[str, str], templates: Mapping[str, bytes]) -> Standing:
+def standing_in(
+    raw: Mapping[str, object],
+    identity: Mapping[str, str],
+    templates: Mapping[str, bytes],
+    bodies: Mapping[str, str] | None = None,
+) -> Standing:
     """`raw` is the file, `identity` what AGENT.md says where the file says nothing."""
     values: dict[str, object] = {}
     for name, leaf in widening().items():
@@ -77,7 +97,7 @@ def standing_in(raw: Mapping[str, object], identity: Mapping[str, str], template
             value = identity.get(name)
         if value is not None and value != "" and (shown := plain(name, value)) != plain(name, leaf.default):
             values[name] = shown
-    return Standing(values, dict(templates))
+    return Standing(values, dict(templates), dict(bodies or {}))
 
 
 def found_at(raw: Mapping[str, object], name: str) -> object:
@@ -111,6 +131,18 @@ def templates_in(folder: Path) -> dict[str, bytes]:
             text = read_template(folder / f"{kind}.md")
             if text is not None:
                 found[f"{kind}.md"] = text
+    return found
+
+
+def bodies_in(raw: Mapping[str, object], workdir: Path) -> dict[str, str]:
+    """Of what is sent by the clock; a file that cannot be read, or is too large to be sent, has none."""
+    found: dict[str, str] = {}
+    tables = raw.get(SCHEDULE)
+    for table in tables if isinstance(tables, list) else ():
+        path = table.get("body") if isinstance(table, Mapping) else None
+        if isinstance(path, str) and path:
+            with suppress(OSError, ConfigFault, ValueError):
+                found[path] = digest_of(expand(path, workdir))
     return found
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agent_mailer.config import Loaded
+import msgspec
+
+from agent_mailer.config import Config, Loaded, Source
 from agent_mailer.config_values import load
 from agent_mailer.disk import Sync
 from agent_mailer.errors import ConfigFault, MailerError
@@ -18,7 +20,15 @@ from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.notes import note_lock
 from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.trust.keeping import Keeper
-from agent_mailer.trust.standing import TEMPLATES, Standing, in_place, standing_in, templates_in
+from agent_mailer.trust.standing import (
+    BODIES,
+    TEMPLATES,
+    Standing,
+    bodies_in,
+    in_place,
+    standing_in,
+    templates_in,
+)
 from agent_mailer.trust.verdict import COMMAND, UNRECORDED, VARIABLE, Basis, Life, Verdict, judge
 
 IN_A_TURN = ("AGENT_MAILER_TURN_ID", "AGENT_MAILER_TURN_DIR")
@@ -59,6 +69,19 @@ class Trust:
         """The configuration, of the files what counts. Raises as `config_values.load`."""
         identity = read_identity(self._folder.workdir)
         return load(self._folder.config, self._environ, self._flags, identity, self._counting)
+
+    def remembered(self) -> Loaded | None:
+        """The configuration that a person trusts, whatever the files say; None where none is remembered.
+
+        Raises ValidationError where it is of another version.
+        """
+        record = self.keeper.known(self._folder.workdir).record
+        if record is None:
+            return None
+        raw: dict[str, object] = {}
+        for name, value in record.values.items():
+            raw = in_place(raw, name, value)
+        return Loaded(msgspec.convert(raw, Config), dict.fromkeys(raw, Source.TRUSTED))
 
     def require(self) -> None:
         """Raises ConfigFault where nothing may start before a person has said what is trusted."""
@@ -134,10 +157,12 @@ class Trust:
     def _counting(
         self, raw: Mapping[str, object], identity: Mapping[str, str]
     ) -> tuple[dict[str, object], Mapping[str, str], frozenset[str]]:
-        verdict = self._verdict = self._judge(standing_in(raw, identity, templates_in(self._folder.templates)))
+        bodies = bodies_in(raw, self._folder.workdir)
+        there = standing_in(raw, identity, templates_in(self._folder.templates), bodies)
+        verdict = self._verdict = self._judge(there)
         counted, replaced = dict(raw), set[str]()
         for name in verdict.changed:
-            if name.startswith(TEMPLATES):
+            if name.startswith((TEMPLATES, BODIES)):
                 continue
             value = verdict.counts.values.get(name)
             counted = in_place(counted, name, value)

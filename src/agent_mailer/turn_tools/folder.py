@@ -19,7 +19,7 @@ from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Contact, Draft, Envelope, Message
-from agent_mailer.names import prompt_word
+from agent_mailer.names import prompt_word, turn_began
 
 OUTBOX = "outbox"
 SEALED = "outbox.sealed"
@@ -362,7 +362,8 @@ def _draft(path: Path) -> Draft | None:
         draft = msgspec.json.decode(data, type=Draft)
         # The key becomes part of an id, and two items must never share one.
         if draft.key == path.name.removesuffix(".json") and 0 <= draft.created < _YEAR_10000:
-            return draft
+            # A date before its turn would make it mail that lay long, with which a chain begins anew.
+            return msgspec.structs.replace(draft, created=max(draft.created, turn_began(path.parents[1].name)))
     return None
 
 

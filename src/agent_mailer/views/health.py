@@ -135,8 +135,12 @@ def next_wake(view: StatusView, now: float) -> WakeView | None:
         if view.mailbox.waiting or due:
             first = now if view.mailbox.waiting else min(due)
             return WakeView(Wake.PROBE, max(pause.until, first))
-    elif due:
-        return WakeView(Wake.RETRY, min(due))
+    else:
+        sends = [one.next_at for one in view.schedules if one.next_at is not None]
+        if due and min(due) <= min(sends, default=min(due)):
+            return WakeView(Wake.RETRY, min(due))
+        if sends:
+            return WakeView(Wake.SCHEDULE, min(sends))
     return WakeView(Wake.TURN if view.running or view.settling else Wake.MAIL)
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MOST_READ = 4 * 1024 * 1024
 NOTES = "agent-mailer memory ls"
 STUCK = "agent-mailer stuck list"
+HOURLY = "turns_per_hour"
 
 
 def sessions(state: State) -> dict[str, SessionView]:
@@ -109,23 +110,32 @@ def held(state: State, guard: str | None = None, sender: str | None = None) -> l
 
 
 def limits(place: Workplace) -> list[LimitView]:
-    """Every limit that is set, as it counts today; without what agents of the same `share` took."""
-    from agent_mailer.watch.guards.budgets import Ledger, midnight, of_the_day
+    """Every limit that is set, as it counts now; the hour's where a person has raised it."""
+    from agent_mailer.watch.guards.budgets import Ledger, Shared, Spent, midnight, of_the_day, shared_of
 
-    now, policy, lifts = place.clock.now(), place.policy().budget, place.state.lifts
-    ledger = Ledger(policy)
+    now, watch, lifts = place.clock.now(), place.policy(), place.state.lifts
+    policy, until = watch.budget, midnight(now, 1)
+    ledger, recent = Ledger(policy), 0
     for record in of_the_day(place.state.turns, now):
         if not record.resends:
             ledger.note(record)
+            ran = record.settlement is None or record.process is not None
+            recent += ran and record.claimed_at > now - 3600 and not (record.counted and record.counted.free)
     spent = ledger.today(now)
+    shared: Shared | None = shared_of(policy, place.workdir, place.disk)
+    others = shared.others(now) if shared is not None else Spent()
     found = []
     for key in policy.names():
         raised = lifts.raised(key)
         limit = getattr(policy, key) if raised is None else raised
         if limit:
             unit, _, whose = key.partition("_per_")
-            taken = round(getattr(spent, unit), 6) if whose == "day" else None
-            found.append(LimitView(key, limit, taken, raised is not None, midnight(now, 1)))
+            more = round(getattr(others, unit), 6) if whose == "day" else 0.0
+            taken = round(getattr(spent, unit) + more, 6) if whose == "day" else None
+            found.append(LimitView(key, limit, taken, raised is not None, until, more))
+    raised = lifts.raised(HOURLY)
+    if raised is not None and watch.guards.turns_per_hour:
+        found.append(LimitView(HOURLY, raised, recent, raised=True, until=until))
     return found
 
 

@@ -15,6 +15,7 @@ from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.kept import held_counts, stuck_counts
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
+from agent_mailer.views.schedules import schedules
 from agent_mailer.views.turns import last_results, running_turn, settling_turn
 from agent_mailer.views.values import status as view
 from agent_mailer.views.values.history import SpentView
@@ -254,6 +255,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         untrusted=place.trust.verdict.changed,
         held=held_counts(state),
         settling=tuple(settling.values()),
+        schedules=tuple(schedules(place)),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 

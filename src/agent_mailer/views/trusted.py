@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from agent_mailer.names import printable
 from agent_mailer.setup.config_file import shown
-from agent_mailer.trust.standing import TEMPLATES
+from agent_mailer.trust.standing import BODIES, TEMPLATES
 from agent_mailer.trust.verdict import Basis, Verdict
 from agent_mailer.views.values.status import DifferenceView, TrustView
 
@@ -33,6 +33,11 @@ def _difference(verdict: Verdict, name: str) -> DifferenceView:
         before, after = verdict.counts.templates.get(file), verdict.there.templates.get(file)
         lines = tuple(_diff(before, after))
         return DifferenceView(name, _size(before), _size(after), lines[:MOST_LINES] + _more(len(lines) - MOST_LINES))
+    if name.startswith(BODIES):
+        path = name.removeprefix(BODIES)
+        return DifferenceView(
+            printable(name), _hash(verdict.counts.bodies.get(path)), _hash(verdict.there.bodies.get(path))
+        )
     before_value, after_value = verdict.counts.values.get(name), verdict.there.values.get(name)
     if isinstance(before_value, Mapping) or isinstance(after_value, Mapping):
         # Values of variables are as secret as a key; their names are not.
@@ -58,6 +63,10 @@ def _lines(text: bytes | None) -> list[str]:
 
 def _size(text: bytes | None) -> str:
     return "ours" if text is None else f"{len(text)} bytes"
+
+
+def _hash(digest: str | None) -> str:
+    return "-" if digest is None else f"sha256 {digest[:12]}"
 
 
 def _table(value: object) -> Mapping[str, object]:

@@ -201,7 +201,7 @@ def see(
 def stranger(envelope: Envelope, state: State, policy: WatchPolicy, *, ours: bool = False) -> Stop | None:
     """What `allow_from` and `deny_from` say to a message, if anything; a person's `held allow` overrules them."""
     why = policy.who.why_held(envelope)
-    if not why or envelope.sender in state.lifts.standing.allowed:
+    if not why or envelope.sender in state.lifts.standing.allowed or envelope.id in state.schedules.sent:
         return None
     return Stop(envelope, Guard.WHO, why, question_of(Guard.WHO, envelope.sender), ours)
 

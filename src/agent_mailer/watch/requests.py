@@ -8,7 +8,9 @@ from contextlib import suppress
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
 from agent_mailer.names import is_turn_id, printable, prompt_word
+from agent_mailer.schedules.sending import run_now, skip_once
 from agent_mailer.state import State
+from agent_mailer.state.lifts import OrderVerb
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
@@ -165,12 +167,16 @@ def _resume(state: State, request: Request) -> Answer:
 
 def _order(state: State, request: Request) -> Answer:
     """A request gives no power: what is to be done the order says, which lies where no agent writes."""
-    name = request.targets[0] if request.targets else ""
-    order = state.lifts.order(name)
+    given = request.targets[0] if request.targets else ""
+    order = state.lifts.order(given)
     if order is None:
         return Answer(ok=False, lines=("no person has ordered that",))
-    results = carry_out(state, order)
-    state.lifts.done(name)
+    if order.verb in (OrderVerb.RUN, OrderVerb.SKIP):
+        name, line = order.targets
+        results = [(run_now if order.verb is OrderVerb.RUN else skip_once)(state, name, line, order.until)]
+    else:
+        results = carry_out(state, order)
+    state.lifts.done(given)
     return _told(results, 0)
 
 

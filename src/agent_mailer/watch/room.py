@@ -18,6 +18,7 @@ from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.names import printable
 from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, RuntimeTraits
+from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, TurnProgress
 from agent_mailer.watch.guards.alarm import listen
@@ -85,12 +86,15 @@ class Program:
 
 
 class Room:
-    """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours."""
+    """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours; `persons` is the
+    end from which a person's mail by the clock leaves, the agent's own where there is no other.
+    """
 
     def __init__(
         self,
         *,
         mailbox: Mailbox,
+        persons: Mailbox,
         runtime: Runtime,
         confinement: Confinement | None,
         state: State,
@@ -119,6 +123,7 @@ class Room:
         self.stuck = StuckMail(mailbox, state)
         self.gate = Gate(state, lambda: self.policy, clock, mailbox.address)
         self.held = HeldMail(mailbox, state, self.notices, self.stuck, clock)
+        self.scheduled = Sending(persons, mailbox.address, state.schedules, state.log, clock, self.notices.tell)
         self.handing_over = asyncio.Event()
         self.stopping = asyncio.Event()
         self.stop_at: float | None = None
@@ -171,6 +176,18 @@ class Room:
             # At the next look once more.
             self.notices.hear(heard.silent)
         return heard.next_look
+
+    async def send_due(self, pause: Pause | None) -> float | None:
+        """Send what is due by the clock; the seconds until more may be. During a pause nothing leaves, nor where hours
+        or the machine would make it one. Raises MailboxUnavailable and OSError.
+        """
+        if pause is not None or not (self.policy.schedules or self.state.folder.has_sent):
+            return None
+        now = self.clock.now()
+        calm = self.gate.calm(now)
+        if calm is not None:
+            return None if calm.until is None else max(0.0, calm.until - now)
+        return await self.scheduled.send_due(self.policy.schedules)
 
     def jitter(self) -> float:
         return random.random()

@@ -13,6 +13,7 @@ from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priori
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Judgement, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
+from agent_mailer.schedules.due import Schedule
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
@@ -83,6 +84,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     who: WhoPolicy = WhoPolicy()
     guards: GuardPolicy = GuardPolicy()
     budget: BudgetPolicy = BudgetPolicy()
+    schedules: tuple[Schedule, ...] = ()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 
@@ -105,9 +107,8 @@ class RetryDecision(msgspec.Struct, frozen=True):
 def decide_retry(
     outcome: Outcome, *, attempts: int, starts: int, now: float, policy: WatchPolicy, jitter: float
 ) -> RetryDecision:
-    """`attempts` and `starts` as they were when the turn began, this start included; `jitter` in [0, 1).
-
-    Full jitter: the wait is anywhere between nothing and the backoff, so that many watchers on one cause spread out.
+    """`attempts` and `starts` as they were when the turn began, this start included; `jitter` in [0, 1): the wait is
+    anywhere between nothing and the backoff, so that many watchers on one cause spread out.
     """
     if outcome.settles:
         return RetryDecision(Step.SETTLE, 0)
@@ -130,7 +131,7 @@ MOST_FETCHES = 6
 """Claims in a row that give no message, about half a minute; then it waits for a person."""
 
 MOST_PUT_BACK = 5
-"""So often a message that was given up runs again because its mailbox lists it. By command it always does."""
+"""So often what was given up runs again because its mailbox lists it."""
 
 
 def fetch_again(
@@ -193,9 +194,7 @@ def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter
 
 def may_start(pause: Pause | None, now: float, running: int, slots: int, urgent: int = 0) -> int:
     """How many turns may be started now, of which the first `urgent` are. A pause that has run out lets one probe
-    through.
-
-    Urgent mail takes one place beyond the `slots`: a full house does not keep it waiting.
+    through. Urgent mail takes one place beyond the `slots`: a full house does not keep it waiting.
     """
     if pause is None:
         free = max(0, slots - running)

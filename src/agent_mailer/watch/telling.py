@@ -109,6 +109,13 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
         case NoticeKind.INSTRUCTIONS:
             text = f"{agent} has changed files that tell agents, or git, what to do"
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
+        case NoticeKind.SCHEDULE:
+            text = f"{agent}: what its schedule {notice.schedule} sends did not leave"
+            mend = "config trust" if notice.reason in ("body_changed", "body_untrusted") else "schedules list"
+            fix = f"agent-mailer {mend} {where}"
+        case NoticeKind.GONE:
+            text = f"{agent} has no watcher any more: its service has failed, and is not started again"
+            fix = f"agent-mailer verify {where}"
         case NoticeKind.TEST:
             text = f"{agent} can tell you when it needs you: this is a test"
     return Facts(

@@ -175,6 +175,8 @@ class Watcher:
             if (held := self._hold_remaining()) > 0:
                 return held
             self._prune_when_due()
+            # Before the look, so that it finds what has just left.
+            next_due = await self._from_mailbox(room.send_due(pause))
             found = await self._from_mailbox(self._look())
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
@@ -213,6 +215,8 @@ class Watcher:
         if self._once:
             return None
         moments = [moment for moment in (plan.next_due, silence) if moment is not None]
+        if next_due is not None:
+            moments.append(now + next_due)
         if pause is not None and pause.until is not None and ready and not self._at_work():
             moments.append(pause.until)
         return max(0.0, min(moments) - now) if moments else None

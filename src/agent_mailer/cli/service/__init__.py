@@ -74,6 +74,18 @@ def install(
     _tell_lingering()
 
 
+@app.command("gone", cls=FastCommand)
+def gone(workdir: Workdir = None) -> None:
+    """Tell the operator that no watcher runs any more. systemd calls it, where the service has failed for good."""
+    import asyncio
+
+    from agent_mailer.assemble import workdir_at
+    from agent_mailer.service.gone import tell_gone
+
+    for line in asyncio.run(tell_gone(workdir_at(workdir), os.environ)):
+        say(line)
+
+
 @app.command("uninstall", cls=FastCommand)
 def uninstall(names: Names = None, workdir: Workdir = None, every: All = False) -> None:
     """Stop services and remove them; the workdir and its mail stay. Running turns get their grace, as with `stop`."""

@@ -8,7 +8,16 @@ from datetime import datetime
 from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
 from agent_mailer.names import printable
-from agent_mailer.views.values.status import Problem, ResultView, RunningView, SettlingView, StatusView, Wake, WakeView
+from agent_mailer.views.values.status import (
+    Problem,
+    ResultView,
+    RunningView,
+    ScheduleView,
+    SettlingView,
+    StatusView,
+    Wake,
+    WakeView,
+)
 
 LISTED = 5
 """Of each kind; the rest is counted."""
@@ -17,6 +26,7 @@ _WAITS = {
     Wake.MAIL: "when mail comes",
     Wake.TURN: "when a turn ends, or mail comes",
     Wake.RETRY: "to try again",
+    Wake.SCHEDULE: "to send what is due by then, or when mail comes",
     Wake.PROBE: "to see whether the pause is over",
     Wake.RESUME: "after: agent-mailer resume",
     Wake.TROUBLE: "tries again by itself until the trouble is over",
@@ -54,6 +64,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "stuck", [Part(f"{', '.join(stuck)} (agent-mailer stuck list)", Ink.RED)] if stuck else []
     held = [f"{one.count} {one.guard}" for one in view.held]
     yield "held", [Part(f"{', '.join(held)} (agent-mailer held list)", Ink.YELLOW)] if held else []
+    yield "schedule", _schedules(view, now)
     yield "last", _results(view, now)
     yield "today", [_today(view)]
     yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []
@@ -189,6 +200,20 @@ def _blocked(view: StatusView, now: float) -> list[Part]:
         asked = f"{printable(one.thread, 64)}: {printable(one.asked, 40)} was asked {_ago(one.since, now)}"
         parts += [Part(asked, Ink.YELLOW), *([Part(printable(one.question, 500), cut=True)] if one.question else [])]
     return parts + _more(len(view.blocked))
+
+
+def _schedules(view: StatusView, now: float) -> list[Part]:
+    """Those first that do not leave, then those that come next."""
+    ordered = sorted(view.schedules, key=lambda one: (not one.why, one.next_at or float("inf")))
+    return [_schedule(one, now) for one in ordered[:LISTED]] + _more(len(ordered))
+
+
+def _schedule(one: ScheduleView, now: float) -> Part:
+    if one.why:
+        return Part(f"{one.name}: {printable(one.why, 300)} (agent-mailer schedules list)", Ink.RED)
+    if one.sending is not None:
+        return Part(f"{one.name}: due since {_clock(one.sending, now)}", Ink.YELLOW)
+    return Part(f"{one.name} {_moment(one.next_at, now) if one.next_at is not None else 'comes no more'}")
 
 
 def _results(view: StatusView, now: float) -> list[Part]:

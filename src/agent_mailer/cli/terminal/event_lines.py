@@ -34,7 +34,9 @@ _BAD = {
     EventName.NOTICE_GIVEN_UP,
     EventName.CONFIG_REFUSED,
     EventName.UNTRUSTED,
+    EventName.SCHEDULE_REFUSED,
     EventName.WATCH_FAULT,
+    EventName.WATCH_GONE,
 }
 
 

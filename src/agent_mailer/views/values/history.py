@@ -179,7 +179,8 @@ class HeldView(View, frozen=True):
 
 class LimitView(View, frozen=True):
     """One limit of the day: `limit` as it counts now, `taken` of it (with what is reserved for turns under way);
-    `raised`: a person has set it so until the day ends. `taken` is None for limits of a thread or a sender.
+    `raised`: a person has set it so until the day ends. `taken` is None for limits of a thread or a sender; `others` is
+    how much of it agents of the same `share` took. `turns_per_hour` is of the last hour.
     """
 
     ABOUT = "name"
@@ -189,6 +190,7 @@ class LimitView(View, frozen=True):
     taken: float | None
     raised: bool
     until: float
+    others: float = 0.0
 
 
 class StuckView(View, frozen=True):

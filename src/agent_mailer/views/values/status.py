@@ -178,6 +178,7 @@ class Wake(StrEnum):
     MAIL = "mail"
     TURN = "turn"
     RETRY = "retry"
+    SCHEDULE = "schedule"
     PROBE = "probe"
     RESUME = "resume"
     TROUBLE = "trouble"
@@ -204,6 +205,25 @@ class HeldCountView(Part, frozen=True):
 
     guard: str
     count: int
+
+
+class ScheduleView(View, frozen=True):
+    """Mail that a person sends by the clock: `next_at` is None where no instant comes any more, `sending` is the one
+    that is due, `last_message` the last that left. `why`: it would not leave now, or the last time it did not.
+    """
+
+    ABOUT = "name"
+
+    name: str
+    cron: str
+    zone: str
+    subject: str
+    body: str
+    thread: str
+    next_at: float | None
+    sending: float | None = None
+    last_message: str = ""
+    why: str = ""
 
 
 class StatusView(View, frozen=True):
@@ -237,6 +257,7 @@ class StatusView(View, frozen=True):
     untrusted: tuple[str, ...] = ()
     held: tuple[HeldCountView, ...] = ()
     settling: tuple[SettlingView, ...] = ()
+    schedules: tuple[ScheduleView, ...] = ()
 
 
 class FaultView(View, frozen=True):

@@ -198,6 +198,15 @@ class Shared:
                         yield day.spent
 
 
+def shared_of(policy: BudgetPolicy, workdir: Path, disk: Disk) -> Shared | None:
+    """None where the agent shares its day with nobody."""
+    if not (policy.share and policy.limits):
+        return None
+    from platformdirs import user_state_path
+
+    return Shared(user_state_path("agent-mailer") / "budgets", policy.share, workdir, disk)
+
+
 class _Day(msgspec.Struct, frozen=True):
     since: float
     spent: Spent

@@ -17,10 +17,10 @@ from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.turns import shares
-from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day
+from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day, shared_of
 from agent_mailer.watch.guards.calm import quiet_until, wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
-from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew
+from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew, ring_of
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 
 HOUR = 3600.0
@@ -55,16 +55,14 @@ class Gate:
     def admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
         """Judge heads of threads in their order. Writes nothing; raises OSError where the turns cannot be read now."""
         rounds = self._known(now)
-        if self._policy.guards.calm is not None and candidates:
-            calm = wanted_pause(self._policy.guards.calm, self._policy.workdir, now)
-            if calm is not None:
-                return Admitted(pause=calm)
+        if candidates and (calm := self.calm(now)) is not None:
+            return Admitted(pause=calm)
         go: list[Candidate] = []
         stops: list[Stop] = []
         for candidate in candidates:
             envelope, retry = candidate.envelope, candidate.retry
             released = retry is not None and retry.released
-            if not released and not self._is_person(envelope.sender) and not (retry is not None and retry.history):
+            if not released and not self._is_persons(envelope) and not (retry is not None and retry.history):
                 fresh = begins_anew(envelope, now)
                 verdict = None if fresh else rounds.judge(envelope, rounds.depth_of(envelope), now)
                 if verdict is not None:
@@ -72,7 +70,7 @@ class Gate:
                     about = question_of(verdict.guard, verdict.about)
                     stops.append(Stop(envelope, verdict.guard, verdict.why, about, ours))
                     continue
-            free = released or envelope.sender in self._policy.who.vouched
+            free = released or self._is_wanted(envelope)
             if not free and (pause := self._too_many(len(go), now)) is not None:
                 return Admitted(tuple(go), tuple(stops), pause)
             if self._ledger is not None and (over := self._over(self._ledger, envelope, now)) is not None:
@@ -88,6 +86,11 @@ class Gate:
             go.append(candidate)
         return Admitted(tuple(go), tuple(stops))
 
+    def calm(self, now: float) -> Pause | None:
+        """The pause that hours or the machine ask for, whoever waits."""
+        policy = self._current()
+        return wanted_pause(policy.guards.calm, policy.workdir, now) if policy.guards.calm is not None else None
+
     def beside(self, head: Envelope, batch: Sequence[Envelope], now: float) -> tuple[Envelope, ...]:
         """Of what would go into the turn of `head` with it, as much as no guard stops: the rest is judged by itself.
 
@@ -96,11 +99,11 @@ class Gate:
         rounds = self._known(now)
         found: list[Envelope] = []
         for envelope in batch:
-            if self._is_known(envelope.sender) != self._is_known(head.sender):
+            if self._is_known(envelope) != self._is_known(head):
                 break
             if self._ledger is not None and envelope.sender != head.sender:
                 break
-            anew = self._is_person(envelope.sender) or begins_anew(envelope, now)
+            anew = self._is_persons(envelope) or begins_anew(envelope, now)
             if not anew and rounds.judge(envelope, rounds.depth_of(envelope), now) is not None:
                 break
             found.append(envelope)
@@ -146,9 +149,9 @@ class Gate:
         """What the record of a claim says for the guards."""
         now = self._clock.now()
         known = self._known(now)
-        person = (retry is not None and retry.released) or self._is_person(envelope.sender)
+        person = (retry is not None and retry.released) or self._is_persons(envelope)
         depth = 0 if person or begins_anew(envelope, now) else known.depth_of(envelope)
-        free = (retry is not None and retry.released) or envelope.sender in self._policy.who.vouched
+        free = (retry is not None and retry.released) or self._is_wanted(envelope)
         return Counted(depth, person=person, free=free)
 
     def claimed(self, record: TurnRecord) -> None:
@@ -184,12 +187,22 @@ class Gate:
                 now = self._clock.now()
                 self._shared.write(now, self._ledger.today(now))
 
-    def _is_person(self, sender: str) -> bool:
+    def _is_persons(self, envelope: Envelope) -> bool:
         # Most people have a plain name, and every mail asks this.
-        return sender in self._people or (len(self._people) > 0 and self._policy.who.is_person(sender))
+        sender = envelope.sender
+        if sender in self._people or (len(self._people) > 0 and self._policy.who.is_person(sender)):
+            return True
+        return self._is_scheduled(envelope)
 
-    def _is_known(self, sender: str) -> tuple[bool, bool]:
-        return self._is_person(sender), sender in self._policy.who.vouched
+    def _is_scheduled(self, envelope: Envelope) -> bool:
+        return bool(self._policy.schedules) and envelope.id in self._state.schedules.sent
+
+    def _is_wanted(self, envelope: Envelope) -> bool:
+        """Whether a person is known to want it."""
+        return envelope.sender in self._policy.who.vouched or self._is_scheduled(envelope)
+
+    def _is_known(self, envelope: Envelope) -> tuple[bool, bool]:
+        return self._is_persons(envelope), self._is_wanted(envelope)
 
     def _too_many(self, more: int, now: float) -> Pause | None:
         limit = self._policy.guards.turns_per_hour
@@ -217,7 +230,7 @@ class Gate:
             self._rounds = Rounds(self._own, policy.guards)
             self._turns.clear()
             self._ledger = Ledger(policy.budget) if policy.budget.limits else None
-            self._shared = self._sharing() if policy.budget.share and self._ledger is not None else None
+            self._shared = shared_of(policy.budget, self._state.folder.workdir, self._state.folder.disk)
             for record in of_the_day(self._state.turns, now):
                 ran_nothing = record.settlement is not None and record.process is None
                 if not record.resends and not ran_nothing:
@@ -242,14 +255,6 @@ class Gate:
         raised = self._state.lifts.raised(key)
         return float(getattr(self._policy.budget, key)) if raised is None else raised
 
-    def _sharing(self) -> Shared:
-        from platformdirs import user_state_path
-
-        folder = self._state.folder
-        return Shared(
-            user_state_path("agent-mailer") / "budgets", self._policy.budget.share, folder.workdir, folder.disk
-        )
-
     def _note(self, record: TurnRecord) -> None:
         counted = record.counted
         self.last_turn = max(self.last_turn, record.claimed_at)
@@ -268,6 +273,9 @@ class Gate:
         if counted.person and envelope.thread not in rounds.threads:
             # Most mail is a person's, and nothing is to be forgotten for it.
             return
+        ring = ring_of(envelope, self._own)
         rounds.note(
-            Round(record.claimed_at, envelope.thread, envelope.sender, counted.depth, counted.double, counted.person)
+            Round(
+                record.claimed_at, envelope.thread, envelope.sender, counted.depth, counted.double, counted.person, ring
+            )
         )

@@ -120,6 +120,8 @@ def carry_out(state: State, order: Order) -> list[tuple[bool, str]]:
     """One line a target. The caller holds the workdir's lock. Carried out twice it changes nothing more."""
     if order.verb is OrderVerb.ALLOW:
         return _allow(state, order.targets)
+    if order.verb is OrderVerb.DISALLOW:
+        return _disallow(state, order.targets)
     if order.verb is OrderVerb.RAISE:
         return _raise(state, order)
     targets = order.targets[:MOST_AT_ONCE]
@@ -170,6 +172,13 @@ def _allow(state: State, senders: Sequence[str]) -> list[tuple[bool, str]]:
         (True, f"{printable(sender)}: allowed; {released[sender]} held messages will be worked on")
         for sender in senders
     ]
+
+
+def _disallow(state: State, senders: Sequence[str]) -> list[tuple[bool, str]]:
+    known = state.lifts.standing.allowed
+    state.lifts.disallow(tuple(senders))
+    told = {True: "allow_from and deny_from decide again", False: "nobody had allowed it"}
+    return [(sender in known, f"{printable(sender)}: {told[sender in known]}") for sender in senders]
 
 
 def _raise(state: State, order: Order) -> list[tuple[bool, str]]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
+from typing import TypeVar
 
 import msgspec
 
@@ -47,7 +49,7 @@ class GuardPolicy(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What a claim's record tells of it. `double`: its text was there before, or is empty."""
+    """What a claim's record tells of it. `double`: its text was there before, or is empty. `ring`: as `ring_of`."""
 
     at: float
     thread: str
@@ -55,6 +57,7 @@ class Round(msgspec.Struct, frozen=True):
     depth: int
     double: bool = False
     person: bool = False
+    ring: tuple[str, ...] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -65,6 +68,7 @@ class Verdict(msgspec.Struct, frozen=True):
     about: str
 
 
+K = TypeVar("K")
 _Depths = dict[int, tuple[float, int]]
 """By depth: when it was last reached, and what it counts."""
 
@@ -75,9 +79,11 @@ class Rounds:
     def __init__(self, own: str, policy: GuardPolicy) -> None:
         self._own = own
         self._policy = policy
-        self._pairs: dict[str, _Depths] = {}
+        self._senders: dict[str, _Depths] = {}
+        self._rings: dict[tuple[str, ...], _Depths] = {}
+        """By those through whose hands mail came back: a pair has one beside us."""
         self._by_thread: dict[str, _Depths] = {}
-        self._ring: _Depths = {}
+        self._all: _Depths = {}
         self.threads: dict[str, deque[tuple[float, int]]] = {}
         """By thread, when what came without a person was claimed, and its depth."""
         self._noted = 0
@@ -106,9 +112,10 @@ class Rounds:
         if one.depth:
             weight = 2 if one.double else 1
             for depths in (
-                self._pairs.setdefault(one.sender, {}),
+                self._rings.setdefault(one.ring or (one.sender,), {}),
+                self._senders.setdefault(one.sender, {}),
                 self._by_thread.setdefault(one.thread, {}),
-                self._ring,
+                self._all,
             ):
                 depths[one.depth] = (one.at, max(weight, depths.get(one.depth, (0.0, 0))[1]))
         self._noted += 1
@@ -124,17 +131,21 @@ class Rounds:
             return Verdict(Guard.HOPS, why, envelope.sender)
         if not depth:
             return None
-        both = f"{prompt_word(self._own, 'the agent')} and {other} have written"
+        us, ring = prompt_word(self._own, "the agent"), ring_of(envelope, self._own)
+        both = f"{us} and {other} have written"
+        names = both if len(ring) == 1 else f"mail has gone round by {us}, {', '.join(map(_name, ring))}"
         daily = policy.rounds_per_day
         windows = (
-            (Guard.PAIR, policy.pair_rounds, self._pairs.get(envelope.sender, {}), policy.window, both),
-            (Guard.RING, policy.ring_rounds, self._ring, policy.window, f"mail has come back here, now by {other},"),
+            (Guard.PAIR, policy.pair_rounds, self._rings.get(ring, {}), policy.window, names),
+            (Guard.RING, policy.ring_rounds, self._all, policy.window, f"mail has come back here, now by {other},"),
             (Guard.THREAD, daily, self._by_thread.get(envelope.thread, {}), DAY, "mail of one thread has come back"),
-            (Guard.DAY, daily, self._pairs.get(envelope.sender, {}), DAY, both),
+            (Guard.DAY, daily, self._senders.get(envelope.sender, {}), DAY, both),
         )
         for guard, limit, depths, window, what in windows:
+            if not limit:
+                continue
             below = [found for reached, found in depths.items() if reached < depth and found[0] > now - window]
-            if limit and sum(weight for _, weight in below) >= limit:
+            if sum(weight for _, weight in below) >= limit:
                 since = now - min(at for at, _ in below)
                 why = f"{what} {len(below)} times in {_span(since)} without a person"
                 # A ring is one question, by whatever name its mail comes.
@@ -148,9 +159,19 @@ class Rounds:
 
     def _forget(self, before: float) -> None:
         self.threads = {thread: found for thread, found in self.threads.items() if found[-1][0] > before}
-        self._pairs = _without(self._pairs, before)
+        self._rings = _without(self._rings, before)
+        self._senders = _without(self._senders, before)
         self._by_thread = _without(self._by_thread, before)
-        self._ring = {depth: found for depth, found in self._ring.items() if found[0] > before}
+        self._all = {depth: found for depth, found in self._all.items() if found[0] > before}
+
+
+def ring_of(envelope: Envelope, own: str) -> tuple[str, ...]:
+    """Who had it since it was last ours, by name; without a chain its sender alone.
+
+    So whoever is sent back by two judges in turn goes round in two rings, and not twice as often with either.
+    """
+    since = list(takewhile(lambda name: name != own, reversed(envelope.visited)))
+    return tuple(sorted({envelope.sender, *(since if len(since) < len(envelope.visited) else ())}))
 
 
 def begins_anew(envelope: Envelope, now: float) -> bool:
@@ -158,7 +179,11 @@ def begins_anew(envelope: Envelope, now: float) -> bool:
     return bool(envelope.visited or envelope.hops) and now - envelope.created > CHAIN_GAP
 
 
-def _without(found: Mapping[str, _Depths], before: float) -> dict[str, _Depths]:
+def _name(name: str) -> str:
+    return prompt_word(name, "sender")
+
+
+def _without(found: Mapping[K, _Depths], before: float) -> dict[K, _Depths]:
     return {key: depths for key, depths in found.items() if max(_moments(depths.values())) > before}
 
 

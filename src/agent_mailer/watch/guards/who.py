@@ -12,6 +12,8 @@ from agent_mailer.names import prompt_word
 
 KIND = "kind:"
 _WILD = frozenset("*?[")
+_NOT_ONE = frozenset("\"',")
+"""Who writes these means several patterns, or a list as a program writes it."""
 
 
 class WhoPolicy(msgspec.Struct, frozen=True):
@@ -78,7 +80,8 @@ def _fits(pattern: str, address: str, who: WhoPolicy) -> bool:
 def bad_pattern(patterns: Iterable[str]) -> str:
     """What is wrong with one of them; empty where they are all sound."""
     for pattern in patterns:
-        if not pattern or not pattern.isprintable() or any(c.isspace() for c in pattern):
+        listed = pattern[:1] == "[" and pattern.find("]") == len(pattern) - 1
+        if not pattern or listed or not pattern.isprintable() or any(c.isspace() or c in _NOT_ONE for c in pattern):
             return f"{pattern!r} is no address: nothing fits it"
         if pattern.casefold().startswith(KIND) and pattern[len(KIND) :].casefold() not in set(Kind):
             return f"{pattern!r} names no kind of mail: kind: and one of {', '.join(Kind)}"

@@ -1,0 +1,157 @@
+"""Each bound of the guards by itself: patterns, windows, limits, and what of them is no value."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.typed import type_in
+
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.port import Envelope, Kind
+from agent_mailer.outcomes import Outcome
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.runtimes.port import Usage
+from agent_mailer.state.held import Guard
+from agent_mailer.state.records import Phase, Settlement, TurnRecord
+from agent_mailer.watch.guards.budgets import UNITS, WHOSE, BudgetPolicy, Ledger, Shared, Spent
+from agent_mailer.watch.guards.rounds import GuardPolicy, Round, Rounds, ring_of
+from agent_mailer.watch.guards.who import WhoPolicy
+
+NOON = datetime(2026, 6, 10, 12).astimezone().timestamp()
+
+
+def mail(
+    sender: str, *, kind: Kind | None = None, reply_to: str = "", thread: str = "t", visited: str = ""
+) -> Envelope:
+    chain = tuple(visited.split())
+    return Envelope("m", thread, sender, NOON, "o", "l", kind=kind, reply_to=reply_to, visited=chain, answers=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "fits_not"),
+    [
+        ("boss@acme.example", ["boss@acme.example", "BOSS@Acme.example"], ["boss@evil.example", "xboss@acme.example"]),
+        ("boss", ["boss", "boss@here.example"], ["boss@evil.example", "bossy"]),
+        ("@acme.example", ["a@acme.example", "b.c@ACME.example"], ["a@acme.example.evil", "acme.example"]),
+        ("build-*", ["build-1", "Build-x"], ["rebuild-1"]),
+        ("*@*.acme.example", ["a@x.acme.example"], ["a@acme.example"]),
+        ("*", ["anybody", "a@b.c"], []),
+    ],
+)
+def test_a_pattern_fits_whom_it_names(pattern: str, fits: list[str], fits_not: list[str]) -> None:
+    allow, deny = (
+        WhoPolicy(allow=(pattern,), address="coder@here.example"),
+        WhoPolicy(deny=(pattern,), address="coder@here.example"),
+    )
+    for sender in fits:
+        assert (allow.why_held(mail(sender)), deny.why_held(mail(sender)) != "") == ("", True), sender
+    for sender in fits_not:
+        assert (allow.why_held(mail(sender)) != "", deny.why_held(mail(sender))) == (True, ""), sender
+
+
+def test_a_kind_and_a_way_back_elsewhere_count() -> None:
+    questions = WhoPolicy(allow=("kind:question",), address="coder")
+    assert questions.why_held(mail("x", kind=Kind.QUESTION)) == ""
+    assert questions.why_held(mail("x", kind=Kind.STATUS)) != ""
+    assert questions.why_held(mail("x")) != ""
+    named = WhoPolicy(allow=("boss",), address="coder")
+    assert named.why_held(mail("boss", reply_to="boss@other:project")) != "", "both names have to fit"
+    assert WhoPolicy(deny=("*@other*",), address="coder").why_held(mail("boss", reply_to="boss@other:project")) != ""
+
+
+def test_of_a_day_no_more_than_so_many_rounds_of_a_thread_or_an_agent() -> None:
+    """Slow enough for the window of ten minutes, and so no loop to it."""
+    for same_thread, wanted in ((True, Guard.THREAD), (False, Guard.DAY)):
+        rounds = Rounds("a", GuardPolicy(rounds_per_day=20))
+        for depth in range(1, 30):
+            now = NOON + depth * 900
+            one = mail(
+                "b" if not same_thread else f"b{depth}",
+                thread="t" if same_thread else f"t{depth}",
+                visited="a " * depth,
+            )
+            verdict = rounds.judge(one, depth, now)
+            if verdict is not None:
+                break
+            rounds.note(Round(now, one.thread, one.sender, depth, ring=ring_of(one, "a")))
+        assert verdict is not None
+        assert (depth, verdict.guard) == (21, wanted)
+
+
+def test_who_renames_itself_each_time_is_stopped_all_the_same() -> None:
+    rounds = Rounds("a", GuardPolicy())
+    for depth in range(1, 30):
+        one = mail(f"name{depth}", thread=f"t{depth}", visited="a " * depth)
+        verdict = rounds.judge(one, depth, NOON + depth)
+        if verdict is not None:
+            break
+        rounds.note(Round(NOON + depth, one.thread, one.sender, depth, ring=ring_of(one, "a")))
+    assert verdict is not None
+    assert (depth, verdict.guard, verdict.about) == (13, Guard.RING, "")
+
+
+@pytest.mark.parametrize("key", BudgetPolicy().names())
+def test_each_limit_counts_its_unit_of_its_owner(key: str) -> None:
+    unit, _, whose = key.partition("_per_")
+    assert (unit in UNITS, whose in WHOSE) == (True, True)
+    policy = msgspec.structs.replace(BudgetPolicy(), **{key: 3.0})
+    ledger, own = Ledger(policy), mail("x", thread="mine")
+
+    def over() -> str:
+        found = ledger.over(NOON, own, lambda name: getattr(policy, name), Spent())
+        return found.key if found is not None else ""
+
+    for number in range(6):
+        # Another's counts against the day alone.
+        thread, sender = ("mine", "x") if number % 2 == 0 else ("other", "y")
+        envelope = Envelope(f"m{number}", thread, sender, NOON, "o", "l")
+        record = TurnRecord(
+            f"turn{number}", envelope, Phase.SETTLING, "command", NOON, process=ProcessIdentity(1, 1, "b")
+        )
+        record.settlement = Settlement(Outcome.DONE, "", NOON, 60.0, finished=True, usage=Usage(1, 0, 1.0))
+        before = over()
+        taken = number if whose == "day" else (number + 1) // 2
+        assert before == (key if taken >= 3 else ""), f"{taken} taken"
+        ledger.note(record)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        *(
+            ("limits", key, value)
+            for key in ("turns_per_day", "tokens_per_thread", "dollars_per_sender")
+            for value in (-1, 10**15)
+        ),
+        ("limits", "minutes_per_day", "many"),
+        ("limits", "cows_per_day", 3),
+        ("guards", "pair_rounds", -1),
+        ("guards", "window", 0),
+        ("guards", "max_hops", 10**9),
+        ("alarm", "mail_waits", -5),
+    ],
+)
+def test_what_is_no_limit_is_refused_by_name(tmp_path: Path, table: str, key: str, value: object) -> None:
+    state = tmp_path / ".agent-mailer"
+    state.mkdir(mode=0o700)
+    (state / "config.toml").write_text(f"[{table}]\n{key} = {msgspec.json.encode(value).decode()}\n")
+    (state / "config.toml").chmod(0o600)
+    shown = type_in(tmp_path, "config", "show")
+    assert (shown.status, table in shown.err, key in shown.err or "whole number" in shown.err) == (78, True, True), (
+        shown.err
+    )
+
+
+def test_a_sum_of_another_that_is_damaged_or_of_yesterday_is_none(tmp_path: Path) -> None:
+    mine, other = (Shared(tmp_path, "team", tmp_path / name, Disk()) for name in ("a", "b"))
+    other.write(NOON, Spent(3))
+    assert mine.others(NOON) == Spent(3)
+    assert other.others(NOON) == Spent(), "its own is not among them"
+    assert mine.others(NOON + 86400) == Spent()
+    [path] = (tmp_path / "team").glob("*.json")
+    for damage in (b"", b"{", b'{"since": "x"}', b"\xff" * 100):
+        path.write_bytes(damage)
+        assert mine.others(NOON) == Spent()
