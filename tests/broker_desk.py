@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 import uvicorn
+from sqlalchemy import create_engine, text
 from starlette.types import ASGIApp
+from tests.databases import database_of
 from tests.desk import until
 
 from agent_mailer.broker.app import create_app
@@ -49,7 +51,7 @@ class BrokerDesk:
         """`settings`: what differs from the usual Settings."""
         self.database = base / "broker.db"
         self.settings = msgspec.structs.replace(
-            Settings(f"sqlite:///{self.database}", base / "uploads", "s" * 32, DOMAIN), **settings
+            Settings(database_of(base), base / "uploads", "s" * 32, DOMAIN), **settings
         )
         self.app = create_app(self.settings)
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -85,6 +87,16 @@ class BrokerDesk:
         answer = self.http.request(method, path, **request)
         assert answer.status_code == expected, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
+
+    def sql(self, statement: str, **names: Any) -> list[Any]:
+        """Run it in the broker's database, past the broker; its rows."""
+        engine = create_engine(self.settings.database)
+        try:
+            with engine.begin() as connection:
+                done = connection.execute(text(statement), names)
+                return list(done.all()) if done.returns_rows else []
+        finally:
+            engine.dispose()
 
     def bootstrap_code(self) -> str:
         """The invite code of the first user, as the command line gets it."""

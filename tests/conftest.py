@@ -12,6 +12,7 @@ from tests.running import Running
 from tests.sizes import asked_for, give_time
 from tests.spent import Spent
 
+pytest_plugins = ("tests.databases",)
 SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
 
 

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from tests.broker_desk import DOMAIN, PASSWORD, BrokerDesk, Person, running_broker
 from tests.broker_process import BrokerProcess, broker, join
+from tests.databases import ON_A_FILE
 from tests.sizes import LONG
 from tests.typed import COMMAND
 
@@ -25,6 +26,8 @@ from agent_mailer.broker.messages.inbox import _SOME
 from agent_mailer.broker.messages.wire import body_html
 from agent_mailer.broker.protocol import Clock
 from agent_mailer.broker.users.login import _key
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 THREAD = "deals"
 
@@ -278,6 +281,7 @@ def test_nothing_of_elsewhere_is_loaded_and_no_link_leads_into_the_page(markdown
 # What is stored
 
 
+@ON_A_FILE
 def test_messages_are_found_by_their_ids_whoever_has_more_of_them(desk: BrokerDesk) -> None:
     engine = create_engine(f"sqlite:///{desk.database}")
     wanted = _SOME.params(ids=["a", "b", "c", "d"], user="u")

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 FIELDS = {
     *("id", "name", "address", "role", "description", "system_prompt", "tags", "created_at"),
     *("last_seen", "status", "team_id"),

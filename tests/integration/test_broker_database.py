@@ -22,7 +22,7 @@ from tests.sizes import LONG
 
 from agent_mailer.broker.app import create_app
 from agent_mailer.broker.data import Settings
-from agent_mailer.broker.database import Store, writer
+from agent_mailer.broker.database import Executor, Store
 from agent_mailer.broker.migrate import HEAD, MIGRATIONS, bring_to_head
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import metadata, system_settings
@@ -75,7 +75,9 @@ def test_the_migrations_make_what_the_code_expects(tmp_path: Path) -> None:
         return {part.split()[0] for row in found for part in row.split("CONSTRAINT ") if "CHECK" in part}
 
     async def look() -> list[Any]:
-        migrated, made = writer(url_of(tmp_path / "new.db")), writer(url_of(tmp_path / "other.db"))
+        migrated, made = (
+            Executor(url_of(tmp_path / name), writes=True, stores=False) for name in ("new.db", "other.db")
+        )
         try:
             await made.run(metadata.create_all)
             # Alembic does not compare what a CHECK says.

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.databases import ON_A_FILE
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 PICTURES = {
     "image/png": b"\x89PNG\r\n\x1a\n" + b"p" * 20,
@@ -107,6 +110,7 @@ def test_unknown_and_lost_files(desk: BrokerDesk, alice: Person) -> None:
     assert desk.call("GET", f"/files/{stored['id']}", 404) == {"detail": "File not found on disk"}
 
 
+@ON_A_FILE
 def test_a_picture_that_cannot_be_noted_is_not_kept(desk: BrokerDesk, alice: Person) -> None:
     before = sorted(desk.settings.uploads.rglob("*.gif"))
     with sqlite3.connect(desk.database) as database:

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.databases import ON_A_FILE
 from tests.sizes import LONG
 
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.inbox import LISTINGS
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +191,8 @@ def test_without_claimed_ones(box: Box) -> None:
     box.claim(sent[1])
     assert ids(box.get(after=0, claimed=False)["messages"]) == ids([sent[0], sent[2]])
     assert box.get(after=0)["messages"][1]["claimed_at"]
-    with sqlite3.connect(box.desk.database) as database:
-        old = "2020-01-01T00:00:00.000000+00:00"
-        database.execute("UPDATE messages SET claimed_at = ? WHERE id = ?", (old, sent[1]["id"]))
-    database.close()
+    old = "2020-01-01T00:00:00.000000+00:00"
+    box.desk.sql("UPDATE messages SET claimed_at = :old WHERE id = :id", old=old, id=sent[1]["id"])
     assert ids(box.get(after=0, claimed=False)["messages"]) == ids(sent), "a claim does not last for ever"
 
 
@@ -276,6 +277,7 @@ def test_a_poller_sees_each_message_once_while_many_send(box: Box) -> None:
     assert [message["cursor"] for message in whole] == list(range(1, senders * each + 1))
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("form", LISTINGS, ids=str)
 def test_a_listing_uses_the_index_and_sorts_nothing(box: Box, form: tuple[bool, bool, bool]) -> None:
     read_too, _, _ = form
@@ -297,18 +299,21 @@ def explained(desk: BrokerDesk, statement: Any) -> str:
     return "\n".join(row[3] for row in rows)
 
 
+@ON_A_FILE
 def test_the_news_of_an_inbox_cost_two_looks(box: Box) -> None:
     plan = explained(box.desk, inbox._NEWS)
     assert "SCAN" not in plan
     assert "to_agent_id=? AND is_read=? AND seq>?" in plan
 
 
+@ON_A_FILE
 def test_the_statements_are_for_postgresql_too() -> None:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     for statement in (*LISTINGS.values(), inbox._NEWS, inbox._THREAD):
         assert "is_read IS" not in str(statement.compile(dialect=dialect)), "no index would be used"
 
 
+@ON_A_FILE
 @LONG
 def test_a_poll_at_a_hundred_thousand_unread_costs_what_it_costs_when_empty(box: Box) -> None:
     (model,) = box.fill(1)

@@ -11,6 +11,8 @@ from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 
 from agent_mailer import __version__
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:

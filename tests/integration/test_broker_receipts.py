@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.broker_desk import BrokerDesk, running_broker
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 CLAIM_SECONDS = 3600.0
 
@@ -53,11 +54,6 @@ class Room:
         message = self.desk.call("GET", f"/messages/{name}", headers=self.key)
         return bool(message["is_read"])
 
-    def sql(self, statement: str, *arguments: object) -> None:
-        with sqlite3.connect(self.desk.database) as database:
-            database.execute(statement, arguments)
-        database.close()
-
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
@@ -98,7 +94,8 @@ def test_another_watcher_waits(room: Room) -> None:
     said = room.claim(name, 409, watcher="two")
     assert said["reason"] == "claimed"
     assert "claimed by another watcher since" in said["detail"]
-    room.sql("UPDATE messages SET claimed_at = '2020-01-01T00:00:00.000000+00:00' WHERE id = ?", name)
+    old = "2020-01-01T00:00:00.000000+00:00"
+    room.desk.sql("UPDATE messages SET claimed_at = :old WHERE id = :id", old=old, id=name)
     assert room.claim(name, watcher="two", turn_id="x")["claimed"] == "now"
     assert room.claim(name, 409, watcher="one")["reason"] == "claimed"
     room.desk.call("PATCH", f"/messages/{name}/unread", headers=room.key)

@@ -15,6 +15,8 @@ from tests.broker_desk import BrokerDesk, running_broker
 from agent_mailer.broker.messages.sending import NewMessage, Submission
 from agent_mailer.broker.messages.wire import LONGEST_MARKDOWN, body_html
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 FIELDS = {
     "id",
     "thread_id",

@@ -16,6 +16,8 @@ from httpx_sse import EventSource
 from tests.broker_desk import BrokerDesk, running_broker
 from tests.desk import until
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 HEARTBEAT = 0.3
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:

@@ -230,6 +230,7 @@ def test_no_call_but_the_public_ones_works_without_a_login(street: Street) -> No
                 assert MARK not in answer.text.replace(request["url"], "") or "/files/" in operation.path, answer.text
     assert public == {
         "GET /health",
+        "GET /ready",
         "GET /.well-known/agent-mailer",
         "GET /setup.md",
         "GET /users/registration-config",

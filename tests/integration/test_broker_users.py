@@ -15,6 +15,8 @@ from tests.sizes import LONG
 
 from agent_mailer.broker.users.login import issue_token
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 OTHER_PASSWORD = "another horse battery"
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")

@@ -11,10 +11,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from agent_mailer.broker.database import error_words
+from agent_mailer.broker.engines import Trouble, error_words, trouble_of
 from agent_mailer.broker.protocol import Fault
 
 log = logging.getLogger("agent_mailer.broker")
@@ -110,12 +110,14 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 async def _database(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DBAPIError)
-    if isinstance(error, IntegrityError):
+    trouble = trouble_of(error)
+    if trouble is Trouble.CONFLICT:
         # Each route looks before it writes; what is left is somebody else's write in between.
         return refuse(409, "What was stored meanwhile is in conflict with this request; try again")
     words = error_words(error)
     log.error("database: %s", words)
-    return refuse(503, words, LATER)
+    # Where the server is, and who one is there, is nobody's business.
+    return refuse(503, "the database cannot be reached" if trouble is Trouble.AWAY else words, LATER)
 
 
 async def _no_connection(_request: Request, _error: Exception) -> JSONResponse:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from agent_mailer import __version__
 from agent_mailer.broker import about, documents, streams
 from agent_mailer.broker.agents import owner
 from agent_mailer.broker.agents.routes import router as agents_router
-from agent_mailer.broker.answers import give_handlers, refusals
+from agent_mailer.broker.answers import LATER, give_handlers, refusals
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
@@ -23,7 +25,7 @@ from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
 from agent_mailer.broker.operator import by_key as operator_by_key
 from agent_mailer.broker.operator import router as operator_router
-from agent_mailer.broker.protocol import CLOCK
+from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.tables import receipts as receipt_rows
@@ -36,6 +38,14 @@ from agent_mailer.broker.users.routes import router as users_router
 
 class Health(BaseModel):
     status: str
+
+
+class Ready(BaseModel):
+    ready: bool
+
+
+READY_SECONDS = 3.0
+"""How long a database may take to answer."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -82,6 +92,16 @@ def create_app(settings: Settings) -> FastAPI:
     async def health() -> Health:
         """Whether the broker answers."""
         return Health(status="ok")
+
+    @app.get("/ready", tags=["broker"])
+    async def ready() -> Ready:
+        """Whether the broker can do its work: 503 while its database cannot be reached."""
+        try:
+            await asyncio.wait_for(app.state.store.read(lambda c: c.execute(select(1)).scalar()), READY_SECONDS)
+        except (SQLAlchemyError, TimeoutError):
+            words = "the database cannot be reached"
+            raise Fault(503, words, headers=LATER, extra={"ready": False}) from None
+        return Ready(ready=True)
 
     # A request is held against the routes one by one: those that are asked for all the time come first.
     for router in (

@@ -20,6 +20,7 @@ from agent_mailer.errors import BusyFault, ConfigFault
 SHORTEST_SECRET = 32
 DEFAULT_URL = "http://127.0.0.1:9800"
 LOCK_SECONDS = 1.0
+_POSTGRES = "postgresql+psycopg"
 _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 _GIVE_ONE = (
     """export AGENT_MAILER_SECRET_KEY="$(openssl rand -hex 32)", and keep it: with another all must log in anew"""
@@ -27,7 +28,7 @@ _GIVE_ONE = (
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """`database` is an SQLAlchemy URL with an async driver; `uploads` a folder; sizes are bytes, durations seconds."""
+    """`database` is an SQLAlchemy URL; `uploads` a folder; sizes are bytes, durations seconds."""
 
     database: str
     uploads: Path
@@ -48,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Data(msgspec.Struct, frozen=True):
-    """`database`: an SQLAlchemy URL with an async driver; `file`: where that is an SQLite file; `options`: the command
+    """`database`: an SQLAlchemy URL with its driver; `file`: where that is an SQLite file; `options`: the command
     line that leads here again, empty for the usual place."""
 
     folder: Path
@@ -109,15 +110,20 @@ def _with_driver(url: str) -> str:
             raise ConfigFault("bad_database_url", "the database URL names no file", f"give one like {example}")
         path = os.path.abspath(parsed.database)  # noqa: PTH100
         return f"sqlite:///{path}"
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+asyncpg")
+    if parsed.drivername not in ("postgres", "postgresql", _POSTGRES):
+        raise ConfigFault(
+            "bad_database_url",
+            f"the database URL asks for {parsed.drivername}; there is SQLite, and PostgreSQL",
+            f"give one like {example} or postgresql://amp@localhost/amp",
+        )
+    parsed = parsed.set(drivername=_POSTGRES)
     try:
         parsed.get_dialect().import_dbapi()
-    except Exception as error:  # whatever a dialect raises when it is loaded
+    except ImportError as error:
         raise ConfigFault(
             "no_driver",
-            f"the database URL asks for {parsed.drivername}, which is not installed ({error})",
-            f"install its driver, or give a URL like {example}",
+            f"for PostgreSQL packages are needed that are not installed ({error})",
+            "pip install 'agent-mailer[broker,postgres]'",
         ) from None
     return parsed.render_as_string(hide_password=False)
 

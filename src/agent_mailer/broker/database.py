@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from agent_mailer.broker.engines import Trouble, engine_of, trouble_of
 from agent_mailer.broker.protocol import Fault
 
 T = TypeVar("T")
@@ -22,9 +20,8 @@ R = TypeVar("R")
 LONGEST_BATCH = 128
 READERS = 4
 
-# FULL: a commit that was answered survives a power cut (with NORMAL it may not).
-_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
-_STORES_PRAGMAS = ("journal_mode=WAL", *_PRAGMAS)
+TRIES = 5
+"""How often a transaction that gave way to another is begun anew."""
 
 Bulk = Callable[[Connection, Sequence[A]], Sequence[R | Fault]]
 """What does the same thing for many at once: one result or Fault for each argument, in order."""
@@ -49,9 +46,9 @@ class Store:
     """An open database. One per process; `open` before use, `close` at the end."""
 
     def __init__(self, url: str) -> None:
-        """`url`: an SQLAlchemy URL; of a server with an async driver, of a file `sqlite:////path/to/file`."""
-        self._writer = executor(url, writes=True, size=1)
-        self._reader = executor(url, writes=False, size=READERS)
+        """`url`: an SQLAlchemy URL, as `data.find_data` gives it."""
+        self._writer = Executor(url, writes=True)
+        self._reader = Executor(url, writes=False, size=READERS)
         self._waiting: asyncio.Queue[_Write] = asyncio.Queue()
         self._pump: asyncio.Task[None] | None = None
 
@@ -104,18 +101,21 @@ class Store:
                 for _ in batch:
                     self._waiting.task_done()
 
-    async def _commit(self, batch: list[_Write]) -> None:
+    async def _commit(self, batch: list[_Write], tries: int = TRIES) -> None:
         try:
-            results = await self._together(batch)
+            results: Sequence[object] = await self._together(batch)
         except Exception as error:
-            if len(batch) == 1 or is_busy(error):
-                for work in batch:
-                    work.answer(error)
+            trouble, alone = trouble_of(error), len(batch) == 1
+            if tries and (trouble is Trouble.AGAIN or (trouble is Trouble.CONFLICT and alone)):
+                # What another process has stored meanwhile is seen this time, and answered as what it is.
+                await self._commit(batch, tries - 1 if trouble is Trouble.AGAIN else 0)
                 return
-            # One of them failed: each gets a transaction of its own.
-            for work in batch:
-                await self._commit([work])
-            return
+            if not alone and trouble not in (Trouble.BUSY, Trouble.AWAY):
+                # One of them failed: each gets a transaction of its own.
+                for work in batch:
+                    await self._commit([work])
+                return
+            results = [error] * len(batch)
         for work, result in zip(batch, results, strict=True):
             work.answer(result)
 
@@ -139,108 +139,43 @@ def _one(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -
     return results
 
 
-def error_words(error: DBAPIError) -> str:
-    """What a failed database call means for whoever asked: locked, full, read-only … in a few words."""
-    return (str(error.orig).splitlines() or [type(error.orig).__name__])[0][:200]
+class Executor:
+    """A number of connections, each with one piece of work at a time: one hop to a thread for all of its statements."""
 
-
-def is_busy(error: Exception) -> bool:
-    """Whether somebody else holds the database; each try took as long as one waits for that."""
-    return isinstance(error, OperationalError) and "locked" in error_words(error)
-
-
-class Executor(Protocol):
-    """A number of connections, each with one piece of work at a time."""
-
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """Where the executor writes: in one transaction, durable on return. Raises as `work` and the database do."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-def executor(url: str, *, writes: bool, size: int) -> Executor:
-    """`size` connections to the database at `url`; a file is brought to the journal mode of a Store."""
-    if is_file(url):
-        return _FileExecutor(url, _STORES_PRAGMAS, writes=writes, size=size)
-    return _ServerExecutor(url, writes=writes, size=size)
-
-
-def writer(url: str) -> Executor:
-    """One connection that writes; for what is done before a Store is opened. A file that it only looks into stays as it
-    is, to the last byte.
-    """
-    return (
-        _FileExecutor(url, _PRAGMAS, writes=True, size=1) if is_file(url) else _ServerExecutor(url, writes=True, size=1)
-    )
-
-
-def is_file(url: str) -> bool:
-    """Whether `url` names a database file. Raises sqlalchemy.exc.ArgumentError."""
-    return make_url(url).get_backend_name() == "sqlite"
-
-
-class _ServerExecutor:
-    """The driver waits for the server in the event loop."""
-
-    def __init__(self, url: str, *, writes: bool, size: int) -> None:
-        self._engine = create_async_engine(url, pool_size=size, pool_pre_ping=True)
-        self._writes = writes
-
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        async with self._engine.begin() if self._writes else self._engine.connect() as connection:
-            return await connection.run_sync(work)
-
-    async def close(self) -> None:
-        await self._engine.dispose()
-
-
-class _FileExecutor:
-    """One hop to a thread for all that is to be done; an async driver for files hops for every statement, which costs
-    more than the statement.
-    """
-
-    def __init__(self, url: str, pragmas: Sequence[str], *, writes: bool, size: int) -> None:
-        self._engine = _file_engine(url, pragmas, writes=writes, size=size)
+    def __init__(self, url: str, *, writes: bool, size: int = 1, stores: bool = True) -> None:
+        """What `engine_of` makes of these."""
+        self._engine = engine_of(url, writes=writes, size=size, stores=stores)
         self._writes = writes
         self._pool = ThreadPoolExecutor(size, "writer" if writes else "reader")
 
     async def run(self, work: Callable[[Connection], T]) -> T:
+        """Where the executor writes: in one transaction, durable on return. `work` may run twice. Raises as it and the
+        database do.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
-
-    def _do(self, work: Callable[[Connection], T]) -> T:
-        with self._engine.begin() if self._writes else self._engine.connect() as connection:
-            return work(connection)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._pool.shutdown)
         self._engine.dispose()
 
+    def _do(self, work: Callable[[Connection], T]) -> T:
+        committing = False
 
-def _file_engine(url: str, pragmas: Sequence[str], *, writes: bool, size: int) -> Engine:
-    engine = create_engine(
-        make_url(url).set(drivername="sqlite"),
-        poolclass=QueuePool,
-        pool_size=size,
-        max_overflow=0,
-        connect_args={"isolation_level": None, "check_same_thread": False},
-        # Readers begin nothing, so they have nothing to end.
-        pool_reset_on_return="rollback" if writes else None,
-    )
+        def once() -> T:
+            nonlocal committing
+            with self._engine.connect() as connection:
+                if not self._writes:
+                    return work(connection)
+                with connection.begin():
+                    result = work(connection)
+                    committing = True
+                return result
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    if not writes:
-        return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later would fail where another connection wrote in between.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+        try:
+            return once()
+        except DBAPIError as error:
+            # A server that was started again has ended the connections that are kept here: the next one is new.
+            # But whoever was lost while committing may have committed.
+            if committing or not error.connection_invalidated:
+                raise
+        return once()

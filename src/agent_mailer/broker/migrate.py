@@ -11,9 +11,10 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from agent_mailer.broker.database import error_words, executor, is_file, writer
+from agent_mailer.broker.database import Executor
+from agent_mailer.broker.engines import Alone, Trouble, do_alone, error_words, is_file, trouble_of
 from agent_mailer.broker.tables import metadata
-from agent_mailer.errors import BusyFault, ConfigFault, MailerError
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UnavailableFault
 
 log = logging.getLogger("agent_mailer.broker")
 
@@ -25,10 +26,11 @@ HEAD = "0003"
 async def bring_to_head(url: str) -> None:
     """Make or migrate the database at `url`; costs little where there is nothing to do.
 
-    Raises ConfigFault (newer than this program, not ours, not a database, not writable, no room), BusyFault (locked).
+    Raises ConfigFault (newer than this program, not ours, not a database, not writable, no room), BusyFault (locked),
+    UnavailableFault (its server cannot be reached).
     """
     _check_place(url)
-    database = writer(url)
+    database = Executor(url, writes=True, stores=False)
     try:
         await database.run(lambda connection: _bring(connection, _named(url)))
     except DBAPIError as error:
@@ -38,16 +40,12 @@ async def bring_to_head(url: str) -> None:
             log.warning("%s; mail can be read, and none is taken", fault.message)
             return
         raise fault from None
-    except OSError as error:
-        raise ConfigFault(
-            "database_unreachable", f"the database at {_named(url)} cannot be reached: {error}", "look whether it runs"
-        ) from None
     finally:
         await database.close()
 
 
 async def _is_at_head(url: str) -> bool:
-    database = executor(url, writes=False, size=1)
+    database = Executor(url, writes=False)
     try:
         version = text("SELECT version_num FROM alembic_version")
         return await database.run(lambda connection: connection.execute(version).scalar() == HEAD)
@@ -75,6 +73,7 @@ def _unreadable(name: str) -> ConfigFault:
 
 
 def _bring(connection: Connection, name: str) -> None:
+    do_alone(connection, Alone.MIGRATING)
     tables = set(inspect(connection).get_table_names())
     if "alembic_version" not in tables:
         if tables:
@@ -130,6 +129,9 @@ def database_fault(url: str, error: SQLAlchemyError) -> MailerError:
     name = _named(url)
     words = error_words(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
     path = shlex.quote(name)
+    if isinstance(error, DBAPIError) and not is_file(url) and trouble_of(error) is Trouble.AWAY:
+        # Exit status 69: a service manager tries again.
+        return UnavailableFault("database_unreachable", f"{name} cannot be reached: {words}", "look whether it runs")
     if "locked" in words:
         return BusyFault("database_locked", f"{name} is locked by another program", f"look which one: fuser {path}")
     if "not a database" in words or "malformed" in words or "file is encrypted" in words:

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from agent_mailer.broker.directory import key_hash
+from agent_mailer.broker.engines import Alone, do_alone
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import (
     agents,
@@ -125,7 +126,7 @@ def add_user(connection: Connection, username: str, password_hash: str, code: st
     if invited:
         require_invite(connection, code)
     require_free_name(connection, username)
-    user = User(new_id(), username, not _any_user(connection), now_text(), [])
+    user = User(new_id(), username, _is_first(connection), now_text(), [])
     connection.execute(
         insert(users).values(**msgspec.structs.asdict(user), password_hash=password_hash, token_version=1)
     )
@@ -140,6 +141,14 @@ def add_user(connection: Connection, username: str, password_hash: str, code: st
 
 def _any_user(connection: Connection) -> bool:
     return connection.execute(select(users.c.id).limit(1)).first() is not None
+
+
+def _is_first(connection: Connection) -> bool:
+    """Whether there is no user yet; then nobody else makes one until this transaction ends."""
+    if _any_user(connection):
+        return False
+    do_alone(connection, Alone.BEGINNING)
+    return not _any_user(connection)
 
 
 def all_users(connection: Connection) -> list[User]:
@@ -242,7 +251,7 @@ def first_invite(connection: Connection) -> str | None:
     """The code with which the first user registers, the same at each start until it is used; None once there is a
     user.
     """
-    if _any_user(connection):
+    if not _is_first(connection):
         return None
     unused = connection.execute(
         select(invite_codes.c.code)
