@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 from tests.broker_process import BrokerProcess
 from tests.clocks import FakeClock
 from tests.crash.broker_mail import BrokerMailDesk
+from tests.crash.world import Died, Weather
 from tests.desk import Desk, until
 from tests.guard_desk import ANSWERS, Company, nothing_is_lost
-from tests.sizes import LONG
+from tests.sizes import LONG, sizes
 from tests.typed import type_in
 
-from agent_mailer.mailbox.port import Message
+from agent_mailer.disk import SystemCalls
+from agent_mailer.mailbox.port import Mailbox, Message
 from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
@@ -26,6 +29,7 @@ DAY = 86400.0
 NIGHTLY = {"name": "nightly", "cron": "0 3 * * *", "subject": "The night", "body": "nightly.md", "thread": "nights"}
 EVENING = datetime(2026, 6, 10, 20, tzinfo=UTC).timestamp()
 MORNING = EVENING + DAY / 2
+MORNING_AT_THREE = EVENING + 7 * 3600
 
 
 def company(tmp_path: Path, **settings: Any) -> Company:
@@ -34,17 +38,24 @@ def company(tmp_path: Path, **settings: Any) -> Company:
     return desk
 
 
-def once(desk: Company, clock: FakeClock) -> None:
+def once(desk: Company, clock: FakeClock, system: SystemCalls | None = None) -> None:
     """`watch --once`, which remembers what is trusted."""
     place = desk.place("coder", clock)
+    place.disk.system = system or place.disk.system
     lock = place.lock()
     lock.acquire()
+    mailboxes: list[Mailbox] = []
     try:
         place.prepare()
         place.trust.remember()
-        asyncio.run(Watcher(place.room(lock), once=True).run())
+        room = place.room(lock)
+        mailboxes.append(room.mailbox)
+        asyncio.run(Watcher(room, once=True).run())
     finally:
         lock.release()
+        place.disk.system = SystemCalls()
+        for mailbox in mailboxes:
+            asyncio.run(mailbox.close())  # whose process is dead holds no lock
 
 
 def nights(desk: Company) -> list[Message]:
@@ -66,6 +77,26 @@ def test_each_night_one_mail_of_a_person_and_its_answer(tmp_path: Path) -> None:
     assert first.counted is not None
     assert first.counted.person
     nothing_is_lost(desk)
+
+
+@pytest.mark.parametrize("calls", sizes(quick=range(4, 40, 8), long=range(1, 60, 2)))
+def test_whoever_dies_at_whichever_call_when_it_is_due_it_leaves_once(tmp_path: Path, calls: range) -> None:
+    begun = 0
+    for number in calls:
+        desk, clock, weather = company(tmp_path / str(number)), FakeClock(EVENING), Weather()
+        once(desk, clock)
+        clock.moment, weather.dies_in = MORNING, number
+        with suppress(Died):
+            once(desk, clock, weather)
+        known = desk.place("coder").state.schedules.all["nightly"]
+        begun += known.due == MORNING_AT_THREE
+        for _ in range(3):
+            clock.moment += 60
+            once(desk, clock)
+        assert len(nights(desk)) == 1, f"died at call {number}"
+        known = desk.place("coder").state.schedules.all["nightly"]
+        assert (known.due, known.last, len(known.sent)) == (0.0, MORNING_AT_THREE, 1)
+    assert begun, "some have died between the two writes"
 
 
 def test_what_was_missed_is_one_and_a_clock_that_is_set_back_brings_nothing_again(tmp_path: Path) -> None:
