@@ -20,11 +20,13 @@ from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.edge import Edge
+from agent_mailer.broker.engines import is_file
 from agent_mailer.broker.messages import files, receipts
 from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
 from agent_mailer.broker.operator import by_key as operator_by_key
 from agent_mailer.broker.operator import router as operator_router
+from agent_mailer.broker.peers import Peers
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.tables import agents
@@ -62,13 +64,18 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.directory = directory
         app.state.passwords = Passwords()
         app.state.throttle = Throttle(settings.login_attempts)
-        app.state.streams = Streams(store, directory, settings.heartbeat_seconds)
+        peers = None if is_file(settings.database) else Peers(settings.database, settings.secret)
+        app.state.streams = streams = Streams(store, directory, settings.heartbeat_seconds, peers)
         await directory.open()
-        await app.state.streams.open()
         try:
+            if peers is not None:
+                await peers.open(streams)
+            await streams.open()
             yield
         finally:
-            await app.state.streams.close()
+            await streams.close()
+            if peers is not None:
+                await peers.close()
             await directory.close()
             await store.close()
 

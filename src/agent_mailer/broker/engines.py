@@ -92,6 +92,18 @@ def do_alone(connection: Connection, what: Alone) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": int(what)})
 
 
+def listen(url: str, channels: Sequence[str]) -> Any:  # noqa: ANN401 - the driver's own connection
+    """A connection of its own to a server, which is told what is said on those channels; close it."""
+    engine = _of_server(url, _SETTINGS, writes=False, size=1)
+    pooled = engine.raw_connection()
+    own: Any = pooled.driver_connection
+    pooled.detach()
+    own.autocommit = True
+    for channel in channels:
+        own.execute(f'LISTEN "{channel}"')
+    return own
+
+
 def _of_server(url: str, settings: dict[str, str], *, writes: bool, size: int) -> Engine:
     engine = create_engine(
         url,

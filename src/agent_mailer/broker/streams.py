@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, cast
@@ -21,12 +21,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from agent_mailer.broker import leases
 from agent_mailer.broker.answers import header, refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
+from agent_mailer.broker.leases import Lease
 from agent_mailer.broker.messages import inbox
+from agent_mailer.broker.peers import Peers, Replaced
 from agent_mailer.broker.protocol import Fault, now_text
+from agent_mailer.broker.tables import agents as agent_rows
 from agent_mailer.broker.tables import api_keys
 
 log = logging.getLogger("agent_mailer.broker")
@@ -41,26 +45,21 @@ _WATCHER = re.compile(r"[\x20-\x7e]{1,128}")
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 LONGEST_NAME = 200
 _ACTIVE = select(api_keys.c.id).where(api_keys.c.id.in_(bindparam("ids", expanding=True)), api_keys.c.is_active)
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """Who watches an agent; `name` is for people."""
-
-    watcher: str
-    name: str
-    since: str
+_INBOXES = select(agent_rows.c.id, agent_rows.c.inbox_seq).where(agent_rows.c.id.in_(bindparam("ids", expanding=True)))
 
 
 class Stream:
     """One open stream: the newest number that arrived, and whether it is over."""
 
-    __slots__ = ("agent_id", "key_id", "lease", "newest", "over", "replaced_by", "woken")
+    __slots__ = ("agent_id", "epoch", "key_id", "lease", "newest", "over", "replaced_by", "woken")
 
     def __init__(self, agent_id: str, key_id: str, lease: Lease | None) -> None:
         self.agent_id = agent_id
         self.key_id = key_id
         self.lease = lease
         self.newest = 0
+        # Of the lease, where several processes share the database.
+        self.epoch: int | None = None
         self.over = False
         self.replaced_by: Lease | None = None
         self.woken = asyncio.Event()
@@ -77,37 +76,60 @@ class Stream:
 class Streams:
     """All open streams of this process; `open` before use, `close` at the end."""
 
-    def __init__(self, store: Store, directory: Directory, heartbeat_seconds: float) -> None:
+    def __init__(self, store: Store, directory: Directory, heartbeat_seconds: float, peers: Peers | None) -> None:
+        """`peers`: where other processes may serve the same database."""
         self._store = store
+        self._peers = peers
+        self._given_back: set[tuple[str, int]] = set()
         self._directory = directory
         self._heartbeat_seconds = heartbeat_seconds
         self._of: dict[str, set[Stream]] = {}
         self._watching: dict[str, Stream] = {}
-        self._pulse: asyncio.Task[None] | None = None
+        self._to_give_back = asyncio.Event()
+        self._pulses: list[asyncio.Task[None]] = []
         self._closed = False
 
     async def open(self) -> None:
-        self._pulse = asyncio.create_task(self._go_on())
+        self._pulses = [asyncio.create_task(self._go_on())]
+        if self._peers is not None:
+            self._pulses.append(asyncio.create_task(self._give_back_on(self._peers.id)))
 
     async def close(self) -> None:
         """End every stream, and begin no other; a second time does nothing."""
         self._closed = True
-        if self._pulse is not None:
-            self._pulse.cancel()
-            await asyncio.gather(self._pulse, return_exceptions=True)
+        for pulse in self._pulses:
+            pulse.cancel()
+        await asyncio.gather(*self._pulses, return_exceptions=True)
         for stream in self._all():
             stream.end()
 
-    def arrived(self, arrivals: Iterable[tuple[str, int]]) -> None:
-        """Tell the streams of these inboxes (agent id, number of the message); after the commit."""
+    def arrived(self, arrivals: Sequence[tuple[str, int]]) -> None:
+        """Tell the streams of these inboxes (agent id, number of the message), here and elsewhere; after the commit."""
+        self.wake(arrivals)
+        if self._peers is not None:
+            self._peers.arrived(arrivals)
+
+    def wake(self, arrivals: Iterable[tuple[str, int]]) -> None:
+        """Tell those of this process."""
         for agent_id, number in arrivals:
             for stream in self._of.get(agent_id, ()):
                 stream.arrived(number)
 
     def lease(self, agent_id: str) -> Lease | None:
-        """Who holds the agent."""
+        """Who holds the agent at this process."""
         stream = self._watching.get(agent_id)
         return None if stream is None else stream.lease
+
+    def holder(self, connection: Connection, agent_id: str) -> Lease | None:
+        """Who holds the agent, wherever."""
+        return self.lease(agent_id) if self._peers is None else leases.holder(connection, agent_id)
+
+    def replaced(self, word: Replaced) -> None:
+        """The watcher has a newer stream at another process."""
+        stream = self._watching.get(word.agent_id)
+        if stream is not None and stream.epoch == word.epoch:
+            stream.replaced_by = word.by
+            stream.end()
 
     def begin(self, agent_id: str, address: str, key_id: str, watcher: str | None, name: str) -> Stream:
         """A stream of that inbox; with `watcher` it holds the agent. `end` it in any case. Raises Fault 409, 503."""
@@ -135,6 +157,28 @@ class Streams:
             self._of.pop(stream.agent_id, None)
         if self._watching.get(stream.agent_id) is stream:
             del self._watching[stream.agent_id]
+        if stream.epoch is not None:
+            self._given_back.add((stream.agent_id, stream.epoch))
+            self._to_give_back.set()
+            stream.epoch = None
+
+    async def hold(self, stream: Stream, address: str) -> None:
+        """Hold the agent at all processes, as the stream does at this one. Raises Fault 409, and ends it then."""
+        lease, peers = stream.lease, self._peers
+        if lease is None or peers is None:
+            return
+        try:
+            held = await self._store.write(lambda c: leases.take(c, stream.agent_id, lease, peers.id))
+            if isinstance(held, Lease):
+                raise watched(address, held)
+            stream.epoch = held.epoch
+        except BaseException:
+            self.end(stream)
+            raise
+        if held.taken_from is not None:
+            peers.replaced(held.taken_from, Replaced(stream.agent_id, held.epoch - 1, lease))
+        if stream.over:
+            self.end(stream)
 
     async def news(self, stream: Stream, after: int) -> tuple[int, int]:
         """The inbox's newest number, and that of its newest unread message after `after` (0: none).
@@ -175,6 +219,36 @@ class Streams:
             with suppress(SQLAlchemyError):
                 await self._end_revoked()
 
+    async def _give_back_on(self, process_id: str) -> None:
+        while True:
+            await self._to_give_back.wait()
+            self._to_give_back.clear()
+            given, self._given_back = self._given_back, set()
+            try:
+                await self._store.write(partial(_give_back, process_id, given))
+            except SQLAlchemyError:
+                self._given_back |= given
+                await asyncio.sleep(KEYS_EVERY)
+                self._to_give_back.set()
+
+    async def look(self) -> None:
+        """At what other processes may have said in vain: what has arrived, and which agents are held elsewhere now."""
+        if self._peers is None:
+            return
+        process_id = self._peers.id
+        held = {stream.agent_id: stream for stream in self._watching.values() if stream.epoch is not None}
+        known = {agent_id: stream.epoch for agent_id, stream in held.items()}
+        with suppress(SQLAlchemyError):
+            epochs = await self._store.read(lambda c: leases.held_by(c, process_id))
+            for agent_id, stream in held.items():
+                # One that was taken since we asked has another epoch than the one that we knew then.
+                if stream.epoch == known[agent_id] and epochs.get(agent_id) != stream.epoch:
+                    stream.end()
+            agents = sorted(self._of)
+            for start in range(0, len(agents), KEYS_AT_ONCE):
+                some = agents[start : start + KEYS_AT_ONCE]
+                self.wake(await self._store.read(partial(_newest, some)))
+
     async def _end_revoked(self) -> None:
         keys = sorted({stream.key_id for stream in self._all()})
         for start in range(0, len(keys), KEYS_AT_ONCE):
@@ -187,6 +261,14 @@ class Streams:
 
 def _active(keys: list[str], connection: Connection) -> set[str]:
     return {row[0] for row in connection.execute(_ACTIVE, {"ids": keys})}
+
+
+def _newest(agents: list[str], connection: Connection) -> list[tuple[str, int]]:
+    return [(row[0], row[1]) for row in connection.execute(_INBOXES, {"ids": agents})]
+
+
+def _give_back(process_id: str, held: set[tuple[str, int]], connection: Connection) -> None:
+    leases.give_back(connection, process_id, list(held))
 
 
 def streams_of(request: Request) -> Streams:
@@ -253,6 +335,7 @@ async def stream(
     streams = streams_of(request)
     directory_of(request).seen(agent.id)
     opened = streams.begin(agent.id, agent.address, caller.key_id, watcher_of(request), _name(request))
+    await streams.hold(opened, agent.address)
     newest, unread = await streams.news(opened, _last_seen(request))
     return _Answer(streams, opened, newest, unread, settings_of(request).heartbeat_seconds)
 

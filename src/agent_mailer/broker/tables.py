@@ -198,3 +198,26 @@ former_addresses = Table(
     Column("agent_id", Text, ForeignKey("agents.id"), nullable=False, index=True),
     Column("left_at", Text, nullable=False),
 )
+
+# Who serves this database, where it is a server's. Whose row has not been touched for a while is gone.
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_digest", Text, nullable=False),
+    # Milliseconds since 1970, by the database's clock.
+    Column("seen_ms", BigInteger, nullable=False),
+)
+
+# Which watcher holds an agent, and by which process; it counts while that process is there.
+leases = Table(
+    "leases",
+    metadata,
+    Column("agent_id", Text, ForeignKey("agents.id"), primary_key=True),
+    Column("watcher", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("since", Text, nullable=False),
+    Column("process_id", Text, nullable=False, index=True),
+    # Grows with each stream that holds the agent: whoever ends an older one ends nothing of a newer one.
+    Column("epoch", BigInteger, nullable=False),
+)

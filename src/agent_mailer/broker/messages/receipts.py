@@ -68,7 +68,7 @@ async def claim(
 
     def work(connection: Connection) -> Claimed:
         locked = lock_message(connection, caller, message_id)
-        lease = streams.lease(locked.agent_id)
+        lease = streams.holder(connection, locked.agent_id)
         if lease is not None and lease.watcher != watcher:
             raise watched(locked.message.to_agent, lease)
         require_free(locked, watcher, since)

@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from agent_mailer.broker.answers import Responses, answer, described, encode, refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of, store_of
@@ -87,12 +86,7 @@ def submission_of(request: Request, form: OperatorForm, *, sender: tuple[str, st
 
 async def deliver(request: Request, submission: Submission, *, html: bool) -> Response:
     """Store it, wake those who wait for it, and answer. Raises Fault."""
-    store = store_of(request)
-    try:
-        sent = await store.write_each(send_all, submission)
-    except IntegrityError:
-        # Another process stored the same key in between: now it is there to be found.
-        sent = await store.write_each(send_all, submission)
+    sent = await store_of(request).write_each(send_all, submission)
     streams_of(request).arrived(sent.arrivals)
     found = await rendered(sent.messages) if html else sent.messages
     headers = {"Idempotency-Replayed": "true"} if sent.replayed else None

@@ -1,0 +1,90 @@
+"""Which watcher holds an agent, as rows: for processes that serve one database together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, delete, insert, literal_column, select, update
+
+from agent_mailer.broker.tables import leases, processes
+
+LOST_MS = 15_000
+"""A process that has not been seen for so long (milliseconds) holds nothing."""
+NOW_MS: ColumnElement[int] = literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)", BigInteger)
+"""The database's clock: those of the processes may differ."""
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Who watches an agent; `name` is for people."""
+
+    watcher: str
+    name: str
+    since: str
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A lease that was taken, and at which other process it was before, if that still serves."""
+
+    epoch: int
+    taken_from: str | None
+
+
+_l = leases.c
+_IS_THERE = processes.c.seen_ms > NOW_MS - LOST_MS
+_OF_AGENT = (
+    select(_l.watcher, _l.name, _l.since, _l.process_id, _l.epoch, _IS_THERE)
+    .select_from(leases.outerjoin(processes, processes.c.id == _l.process_id))
+    .where(_l.agent_id == bindparam("agent"))
+)
+_LOCKED = _OF_AGENT.with_for_update(of=leases)
+_BEGIN = insert(leases)
+_TAKE = (
+    update(leases)
+    .where(_l.agent_id == bindparam("agent"))
+    .values(
+        watcher=bindparam("by"),
+        name=bindparam("called"),
+        since=bindparam("moment"),
+        process_id=bindparam("process"),
+        epoch=bindparam("new"),
+    )
+)
+_END = delete(leases).where(
+    _l.agent_id == bindparam("agent"), _l.process_id == bindparam("process"), _l.epoch == bindparam("old")
+)
+_OF_PROCESS = select(_l.agent_id, _l.epoch).where(_l.process_id == bindparam("process"))
+
+
+def take(connection: Connection, agent_id: str, lease: Lease, process_id: str) -> Held | Lease:
+    """The agent is held by that lease at that process; or another watcher's lease, because that holds it."""
+    row = connection.execute(_LOCKED, {"agent": agent_id}).first()
+    if row is None:
+        first = {"agent_id": agent_id, "process_id": process_id, "epoch": 1, **msgspec.structs.asdict(lease)}
+        connection.execute(_BEGIN, first)
+        return Held(1, None)
+    watcher, name, since, holder, epoch, is_there = row
+    if is_there and watcher != lease.watcher:
+        return Lease(watcher, name, since)
+    values = {"by": lease.watcher, "called": lease.name, "moment": lease.since, "process": process_id}
+    connection.execute(_TAKE, {"agent": agent_id, "new": epoch + 1, **values})
+    return Held(epoch + 1, holder if is_there and holder != process_id else None)
+
+
+def holder(connection: Connection, agent_id: str) -> Lease | None:
+    """Who holds the agent, at whichever process."""
+    row = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
+    return Lease(*row[:3]) if row is not None and row[5] else None
+
+
+def give_back(connection: Connection, process_id: str, held: Sequence[tuple[str, int]]) -> None:
+    """End those leases (agent id, epoch) of the process; what has been taken since stays."""
+    # In one order, as everybody locks.
+    rows = [{"agent": agent_id, "process": process_id, "old": epoch} for agent_id, epoch in sorted(held)]
+    if rows:
+        connection.execute(_END, rows)
+
+
+def held_by(connection: Connection, process_id: str) -> dict[str, int]:
+    """The epochs of the agents that are held at that process."""
+    return {row[0]: row[1] for row in connection.execute(_OF_PROCESS, {"process": process_id})}

@@ -1,0 +1,216 @@
+"""Several processes of a broker over one database of PostgreSQL: one address, whichever of them is asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from sqlalchemy import create_engine, text
+from tests.broker_process import Account, BrokerProcess, join, register
+from tests.databases import Postgres, postgres
+from tests.desk import until
+from tests.integration.test_broker_streams import Listener
+from tests.sizes import LONG
+
+from agent_mailer.broker.leases import LOST_MS
+from agent_mailer.broker.peers import BEAT_SECONDS
+
+pytestmark = LONG
+SECRET = {"AGENT_MAILER_SECRET_KEY": "s" * 40}
+AT_ONCE = 1.5
+"""Seconds within which what is told must be there: well below the time after which a process looks by itself."""
+assert AT_ONCE < BEAT_SECONDS
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+class Pair(NamedTuple):
+    """Two processes, and a user with two agents."""
+
+    url: str
+    processes: list[BrokerProcess]
+    ann: Account
+    planner: dict[str, Any]
+    coder: dict[str, Any]
+
+    def client(self, number: int) -> httpx.Client:
+        return httpx.Client(base_url=self.processes[number].url, trust_env=False, timeout=30, headers=self.ann.as_agent)
+
+    def send(self, number: int, body: str = "b", **headers: str) -> Any:
+        form = {"agent_id": self.planner["id"], "from_agent": self.planner["address"]}
+        with self.client(number) as client:
+            said = client.post(
+                "/messages/send", json={**form, "to_agent": self.coder["address"], "body": body}, headers=headers
+            )
+        assert said.status_code == 200, said.text
+        return said.json()
+
+    def opened(self, stack: ExitStack, number: int, watcher: str = "", expected: int = 200) -> httpx.Response:
+        """A stream of the coder's inbox at that process."""
+        headers = {"X-Agent-Mailer-Watcher": watcher, "X-Agent-Mailer-Watcher-Name": watcher} if watcher else {}
+        client = stack.enter_context(self.client(number))
+        path = f"/messages/inbox/{self.coder['address']}/stream"
+        response = stack.enter_context(
+            client.stream("GET", path, params={"agent_id": self.coder["id"]}, headers=headers)
+        )
+        assert response.status_code == expected
+        return response
+
+    def claim(self, number: int, message: str, watcher: str) -> int:
+        with self.client(number) as client:
+            return client.post(f"/messages/{message}/claim", headers={"X-Agent-Mailer-Watcher": watcher}).status_code
+
+
+@pytest.fixture
+def pair(server: Postgres, tmp_path: Path) -> Iterator[Pair]:
+    url = server.url(tmp_path)
+    processes = [BrokerProcess(tmp_path / f"p{number}") for number in range(2)]
+    try:
+        # At once, on an empty database.
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda process: process.start("--database", url, env=SECRET), processes))
+        assert processes[0].invite == processes[1].invite
+        ann = join(processes[0].url, "ann", processes[1].invite)
+        yield Pair(url, processes, ann, *(register(processes[1].url, ann, name) for name in ("planner", "coder")))
+    finally:
+        for process in processes:
+            process.end()
+
+
+def test_mail_at_one_wakes_the_watcher_at_the_other(pair: Pair) -> None:
+    with ExitStack() as stack:
+        listener = Listener(pair.opened(stack, 1, "w"))
+        assert listener.next().name == "hello"
+        for _ in range(3):
+            begun = time.monotonic()
+            pair.send(0)
+            assert (listener.next().name, time.monotonic() - begun < AT_ONCE) == ("mail", True)
+
+
+def test_a_token_of_one_counts_at_the_other_until_it_is_logged_out(pair: Pair) -> None:
+    login = pair.ann.as_person
+    with pair.client(1) as client:
+        assert client.get("/users/me", headers=login).status_code == 200
+        assert httpx.post(f"{pair.processes[0].url}/users/logout", headers=login).status_code < 300
+        until(lambda: client.get("/users/me", headers=login).status_code == 401, "its end at the other process")
+
+
+def test_a_second_watcher_is_refused_at_every_process(pair: Pair) -> None:
+    with ExitStack() as stack:
+        # Read here and not in a thread, so that the socket is closed when it is left.
+        lines = pair.opened(stack, 0, "w1").iter_lines()
+        assert next(lines) == "event: hello"
+        refused = pair.opened(stack, 1, "w2", expected=409)
+        assert b"watched by w1" in refused.read()
+        message = pair.send(1)["id"]
+        assert pair.claim(1, message, "w2") == 409
+        assert pair.claim(1, message, "w1") == 200
+    # Whoever ends gives it back, also to the other process.
+    with ExitStack() as stack:
+        until(lambda: may_watch(pair, stack), "the agent's release")
+
+
+def may_watch(pair: Pair, stack: ExitStack) -> bool:
+    client = stack.enter_context(pair.client(1))
+    path = f"/messages/inbox/{pair.coder['address']}/stream"
+    request = client.build_request(
+        "GET", path, params={"agent_id": pair.coder["id"]}, headers={"X-Agent-Mailer-Watcher": "w2"}
+    )
+    response = client.send(request, stream=True)
+    stack.callback(response.close)
+    return response.status_code == 200
+
+
+def test_the_same_watcher_takes_over_from_another_process(pair: Pair) -> None:
+    with ExitStack() as stack:
+        old = Listener(pair.opened(stack, 0, "w"))
+        assert old.next().name == "hello"
+        new = Listener(pair.opened(stack, 1, "w"))
+        assert new.next().name == "hello"
+        assert old.next(AT_ONCE).name == "replaced"
+        assert old.over.wait(20)
+        pair.send(0)
+        assert new.next().name == "mail"
+        # The end of the old one took nothing of the new one.
+        pair.opened(stack, 0, "other", expected=409)
+
+
+def test_the_agents_of_a_killed_process_are_free_after_a_while(pair: Pair) -> None:
+    with ExitStack() as stack:
+        assert Listener(pair.opened(stack, 0, "w1")).next().name == "hello"
+        pair.processes[0].kill()
+        pair.opened(stack, 1, "w2", expected=409)
+        until(lambda: may_watch(pair, stack), "the end of what a dead process held", LOST_MS / 1000 + 10)
+
+
+def test_a_process_that_stood_still_has_lost_its_agents(pair: Pair) -> None:
+    with ExitStack() as stack:
+        held = Listener(pair.opened(stack, 0, "w1"))
+        assert held.next().name == "hello"
+        message = pair.send(1)["id"]
+        assert held.next().name == "mail"
+        os.kill(pair.processes[0].pid, signal.SIGSTOP)
+        try:
+            until(lambda: may_watch(pair, stack), "the end of what it held", LOST_MS / 1000 + 10)
+        finally:
+            os.kill(pair.processes[0].pid, signal.SIGCONT)
+        assert pair.claim(0, message, "w1") == 409
+        assert held.over.wait(20), "it notices, and ends the stream"
+        assert pair.claim(0, message, "w2") == 200
+
+
+def test_another_secret_is_refused_while_a_process_serves(pair: Pair, tmp_path: Path) -> None:
+    other = BrokerProcess(tmp_path / "other")
+    with pytest.raises(AssertionError, match="another AGENT_MAILER_SECRET_KEY"):
+        other.start("--database", pair.url, env={"AGENT_MAILER_SECRET_KEY": "t" * 40})
+    assert other.process is not None
+    assert other.process.wait(20) == 78
+    # To change it all of them are stopped first: what they leave behind keeps nobody from it.
+    for process in pair.processes:
+        assert process.stop() == 0
+    other.start("--database", pair.url, env={"AGENT_MAILER_SECRET_KEY": "t" * 40})
+    other.end()
+
+
+def test_a_wake_up_that_is_not_told_comes_all_the_same(pair: Pair) -> None:
+    with ExitStack() as stack:
+        listener = Listener(pair.opened(stack, 1, "w"))
+        assert listener.next().name == "hello"
+        # Past the broker, so that nobody is told: as by a process that ended just after its commit.
+        engine = create_engine(pair.url)
+        with engine.begin() as connection:
+            connection.execute(
+                text("UPDATE agents SET inbox_seq = inbox_seq + 1 WHERE id = :id"), {"id": pair.coder["id"]}
+            )
+        engine.dispose()
+        assert listener.next(BEAT_SECONDS * 2 + 5).name == "mail"
+
+
+def test_streams_live_on_while_the_database_is_away(pair: Pair, server: Postgres) -> None:
+    with ExitStack() as stack:
+        listener = Listener(pair.opened(stack, 1, "w"))
+        assert listener.next().name == "hello"
+        server.stop()
+        server.start()
+        pair.send(0)
+        assert listener.next(10).name == "mail", "within 10 seconds of its return"
+        # And by being told again, not only by looking.
+        told = []
+        for _ in range(6):
+            begun = time.monotonic()
+            pair.send(0)
+            assert listener.next().name == "mail"
+            told.append(time.monotonic() - begun)
+        assert min(told) < AT_ONCE
