@@ -90,7 +90,9 @@ def test_every_request_of_a_turn_at_a_broker(tmp_path: Path, children: Children,
 
 
 @pytest.mark.parametrize("stride", STRIDES_TWICE)
-@pytest.mark.parametrize("case", [ANSWER, STAGED, pytest.param(BATCH, marks=LONG)], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [pytest.param(ANSWER, marks=LONG), STAGED, pytest.param(BATCH, marks=LONG)], ids=lambda case: case.name
+)
 def test_every_call_of_a_turn_at_a_broker(
     tmp_path: Path, children: Children, at_broker: Desks, case: Case, stride: int
 ) -> None:
@@ -101,7 +103,13 @@ def test_every_call_of_a_turn_at_a_broker(
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize(
     "case",
-    [ANSWER, LIMITED, DEAD, STAGED, ROUTED, pytest.param(BATCH, marks=LONG)],
+    [
+        pytest.param(ANSWER, marks=LONG),
+        LIMITED,
+        DEAD,
+        STAGED,
+        *(pytest.param(case, marks=LONG) for case in (ROUTED, BATCH)),
+    ],
     ids=lambda case: case.name,
 )
 def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, stride: int) -> None:
@@ -114,12 +122,12 @@ def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, st
     ("case", "first"),
     [
         (LIMITED, "rename cur/ID.md"),
-        (LIMITED, "replace TURN/turn.json"),
+        pytest.param(LIMITED, "replace TURN/turn.json", marks=LONG),
         (LIMITED, "write .agent-mailer/.tmp.pause.json"),
-        (STAGED, "rename cur/ID.md"),
+        pytest.param(STAGED, "rename cur/ID.md", marks=LONG),
         (STAGED, "replace TURN/turn.json"),
         (STAGED, "write .agent-mailer/processed.txt"),
-        (ROUTED, "replace TURN/turn.json"),
+        pytest.param(ROUTED, "replace TURN/turn.json", marks=LONG),
         pytest.param(BATCH, "rename cur/ID.md", marks=LONG),
         pytest.param(BATCH, "replace TURN/turn.json", marks=LONG),
         pytest.param(BATCH, "write .agent-mailer/processed.txt", marks=LONG),
@@ -137,7 +145,7 @@ def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Ca
         _kill_at(children, tmp_path, case, _every(stride, points(rig.trace())), earlier)
 
 
-@pytest.mark.parametrize("stride", sizes(quick=17, long=5, soak=1))
+@pytest.mark.parametrize("stride", sizes(quick=31, long=5, soak=1))
 def test_every_durable_write_over_what_is_stuck(tmp_path: Path, children: Children, stride: int) -> None:
     """What cannot be worked on, and an answer that is sent again: written down, told and moved once."""
 

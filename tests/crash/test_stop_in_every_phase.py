@@ -26,8 +26,8 @@ from agent_mailer.process.tree import members
 WORKS = 0.3
 """Seconds for which the agent works: long enough for a stop to meet it."""
 
-STRIDES = sizes(quick=167, long=47, soak=1)
-STRIDES_ADOPTED = sizes(quick=167, long=43, soak=1)
+STRIDES = sizes(quick=251, long=47, soak=1)
+STRIDES_ADOPTED = sizes(quick=251, long=43, soak=1)
 CASES = [msgspec.structs.replace(case, pause=WORKS) for case in (ANSWER, STAGED)]
 
 

@@ -25,6 +25,7 @@ from tests.raw_broker import (
     raw_broker,
     says,
 )
+from tests.sizes import LONG
 
 from agent_mailer.errors import BusyFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
@@ -238,6 +239,7 @@ def test_a_stream_that_has_fallen_silent_is_given_up() -> None:
     asyncio.run(scene())
 
 
+@LONG
 def test_heartbeats_keep_it() -> None:
     async def scene() -> None:
         async with raw_broker() as broker:

@@ -85,6 +85,7 @@ def test_its_data_are_its_owners_alone_and_survive_a_restart(served: BrokerProce
         assert client.get("/users/me").json()["username"] == "ann"
 
 
+@LONG
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=LONG), pytest.param(signal.SIGHUP, marks=LONG)]
 )
@@ -281,6 +282,7 @@ def test_keys_and_passwords_of_a_running_broker(served: BrokerProcess, tmp_path:
         assert client.get("/agents", headers=ann.as_agent).status_code == 200
 
 
+@LONG
 def test_an_invited_user_and_the_lists(served: BrokerProcess, tmp_path: Path) -> None:
     join(served.url, "ann", served.invite)
     place = ("--data", served.data)

@@ -15,6 +15,7 @@ import pytest
 from httpx_sse import EventSource
 from tests.broker_desk import BrokerDesk, running_broker
 from tests.desk import until
+from tests.sizes import LONG
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -265,6 +266,7 @@ def test_a_gone_client_frees_the_agent(room: Room) -> None:
         until(lambda: streams.lease(agent["id"]) is None, "the release")
 
 
+@LONG
 def test_streams_do_not_keep_a_broker_from_its_end(tmp_path: Path) -> None:
     with running_broker(tmp_path, heartbeat_seconds=HEARTBEAT) as desk:
         room = Room(desk)

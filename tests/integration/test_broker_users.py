@@ -408,6 +408,7 @@ def test_the_wait_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
         until(lambda: desk.http.post("/users/login", json=form).status_code == 200, "the end of the wait", 30)
 
 
+@LONG
 def test_a_login_ends_by_its_time(tmp_path_factory: pytest.TempPathFactory) -> None:
     with running_broker(tmp_path_factory.mktemp("short"), token_seconds=1) as desk:
         code = desk.bootstrap_code()

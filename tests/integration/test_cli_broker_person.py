@@ -13,6 +13,7 @@ import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.plain_broker import running_plain_broker
+from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 
@@ -189,6 +190,7 @@ def test_a_key_of_the_user_makes_the_operator(broker: BrokerDesk, ann: Person, t
     assert message["from_agent"] == f"human-operator@eve.{DOMAIN}"
 
 
+@LONG
 def test_without_an_operator_the_way_to_one_is_told(tmp_path: Path, home: Path) -> None:
     with running_plain_broker(tmp_path) as broker:
         eve = broker.person("eve")

@@ -102,6 +102,7 @@ def test_the_demo_can_be_kept_and_its_mail_is_plain_files(tmp_path: Path) -> Non
     assert leftovers(folder) == []
 
 
+@LONG
 @pytest.mark.parametrize(
     ("number", "status", "words"),
     [
@@ -128,6 +129,7 @@ def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: 
     assert leftovers(folder) == []
 
 
+@LONG
 def test_a_demo_that_fails_says_where_to_look(tmp_path: Path) -> None:
     """Here the coder's `cat` does not work, so it cannot do the task."""
     folder = tmp_path / "scratch"

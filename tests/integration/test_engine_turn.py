@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
+from tests.sizes import LONG
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
@@ -149,6 +150,7 @@ def test_a_failing_turn_is_retried_and_ends_in_a_dead_letter_with_one_notice(des
     assert not any((desk.root / "agents/coder/dlq/new").iterdir())
 
 
+@LONG
 def test_a_turn_that_failed_sends_nothing_but_what_was_to_leave_at_once(desk: Desk) -> None:
     desk.shell(
         "cat >/dev/null; agent-mailer mail reply --now --body 'half way' >&2; "

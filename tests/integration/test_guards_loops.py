@@ -213,6 +213,7 @@ def test_answers_that_begin_ever_more_threads_are_stopped(tmp_path: Path) -> Non
     assert [entry.guard for entry in company.all_held()] == [Guard.FAN_OUT]
 
 
+@LONG
 def test_so_many_turns_an_hour_and_the_rest_waits(tmp_path: Path) -> None:
     company = Company(tmp_path, {"coder": "cat >/dev/null; echo done"}, guards={"turns_per_hour": 3})
     for number in range(5):

@@ -110,6 +110,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield names
 
 
+@LONG
 def test_among_12000_the_newest_is_listed_read_twice_and_answered(crowd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newest, last_read = amq_id(MANY - 2), amq_id(MANY - 1)
     with opened(monkeypatch) as names:
