@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, event
 from tests.broker_desk import BrokerDesk, running_broker
 
-from agent_mailer.broker.messages.sending import NewMessage, Submission
+from agent_mailer.broker.messages.sending import NewMessage, Sent, Submission, send_all
 from agent_mailer.broker.messages.wire import LONGEST_MARKDOWN, body_html
+from agent_mailer.broker.protocol import Fault
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -426,3 +428,51 @@ def test_a_request_hash_tells_what_differs_from_the_usual() -> None:
 
     assert digest(action="".join(["se", "nd"]), hops=0, labels=()) == digest()
     assert len({digest(), digest(body="x"), digest(subject="x"), digest(labels=("x",)), digest(priority="low")}) == 5
+
+
+def test_what_is_asked_of_the_database_does_not_grow_with_what_is_sent_together(room: Room) -> None:
+    def submission(number: int, key: str) -> Submission:
+        new = NewMessage(room.planner["address"], (room.coder["address"],), body=str(number))
+        return Submission(new, room.alice.id, room.planner["id"], bound=True, key=key, longest=1000)
+
+    def asked(key: str, many: int) -> int:
+        """How many statements it takes to send so many at once."""
+        statements: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            statements.append(statement)
+
+        engine = create_engine(room.desk.settings.database)
+        event.listen(engine, "before_cursor_execute", note)
+        with engine.begin() as connection:
+            sent = send_all(connection, [submission(number, f"{key}-{number}") for number in range(many)])
+        engine.dispose()
+        assert all(isinstance(one, Sent) for one in sent)
+        return len(statements)
+
+    assert asked("one", 1) == asked("many", 50)
+
+
+def test_who_reads_nothing_of_a_thread_that_another_begins_at_the_same_time(room: Room) -> None:
+    """Both are in one transaction, so that the first is not stored when the second is looked at."""
+    thread = str(uuid.uuid4())
+
+    def submission(sender: dict[str, Any], to: dict[str, Any], key: str) -> Submission:
+        new = NewMessage(sender["address"], (to["address"],), thread_id=thread)
+        return Submission(new, room.alice.id, sender["id"], bound=True, key=key, longest=1000)
+
+    engine = create_engine(room.desk.settings.database)
+    with engine.begin() as connection:
+        begun, refused, answered = send_all(
+            connection,
+            [
+                submission(room.planner, room.coder, thread + "1"),
+                submission(room.reviewer, room.coder, thread + "2"),
+                submission(room.coder, room.planner, thread + "3"),
+            ],
+        )
+    engine.dispose()
+    assert isinstance(begun, Sent)
+    assert isinstance(answered, Sent)
+    assert isinstance(refused, Fault)
+    assert refused.status == 403

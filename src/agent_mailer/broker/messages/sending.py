@@ -77,6 +77,8 @@ class _Parent(msgspec.Struct, frozen=True):
 
 
 _Row = dict[str, object]
+_Place = tuple[str, str]
+"""A thread: the id of its user, and its own."""
 _m = messages.c
 _EARLIER = select(_m.from_agent_id, _m.idempotency_key, _m.request_hash, _m.ordinal, *MESSAGE_COLUMNS).where(
     _m.idempotency_key.in_(bindparam("keys", expanding=True)),
@@ -105,6 +107,11 @@ _IN_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread
 _QUOTED_THREAD = select(*_QUOTED).where(*_IN_THREAD).order_by(_m.created_at, _m.ordinal, _m.seq)
 _THREAD_SIZE = select(func.sum(func.length(_m.body) + 40)).where(*_IN_THREAD)
 _THREAD_EXISTS = select(_m.id).where(*_IN_THREAD).limit(1)
+_STORED_THREADS = (
+    select(_m.user_id, _m.thread_id)
+    .where(_m.user_id.in_(bindparam("users", expanding=True)), _m.thread_id.in_(bindparam("threads", expanding=True)))
+    .distinct()
+)
 _STORE = insert(messages)
 
 
@@ -122,6 +129,8 @@ class _Batch:
         self.submissions = submissions
         self.rows: list[_Row] = []
         self.counted: set[str] = set()
+        self.begun: dict[_Place, set[str]] = {}
+        """Who takes part in the threads of `rows`."""
 
     def run(self) -> list[Sent | Fault]:
         self.earlier = self._read_earlier()
@@ -132,6 +141,7 @@ class _Batch:
         wanted = {submission.new.parent_id for submission in self.submissions if submission.new.parent_id}
         parents = self.connection.execute(_PARENTS, {"ids": sorted(wanted)}).all() if wanted else []
         self.parents = {row[0]: _Parent(*row) for row in parents}
+        self.derived, self.stored = self._find_threads()
         results: list[Sent | Fault] = []
         for submission in self.submissions:
             try:
@@ -164,6 +174,18 @@ class _Batch:
             earlier.setdefault((row[0], row[1]), (row[2], []))[1].append(message_of(row[4:]))
         return earlier
 
+    def _find_threads(self) -> tuple[set[_Place], set[_Place]]:
+        """The threads whose names follow from keys, and those of them that there are: nearly always none."""
+        derived = {
+            (submission.user_id, _named(submission, "thread"))
+            for submission in self.submissions
+            if submission.key is not None and submission.new.thread_id is None and submission.new.action == "send"
+        }
+        if not derived:
+            return derived, set()
+        names = {"users": sorted({user for user, _ in derived}), "threads": sorted({name for _, name in derived})}
+        return derived, {(row[0], row[1]) for row in self.connection.execute(_STORED_THREADS, names)}
+
     def _send(self, submission: Submission) -> Sent:
         digest = submission.request_hash() if submission.key is not None else None
         if submission.key is not None and digest is not None:
@@ -180,6 +202,9 @@ class _Batch:
             self.earlier[submission.agent_id, submission.key] = (digest, made)
         for ordinal, (message, agent_id) in enumerate(zip(made, to, strict=True)):
             self.rows.append(_row(submission, message, agent_id, ordinal, digest))
+            self.begun.setdefault((submission.user_id, message.thread_id), set()).update(
+                (submission.agent_id, agent_id)
+            )
         self.counted.update(to)
         return Sent(made, arrivals=tuple((agent_id, self.newest[agent_id]) for agent_id in to))
 
@@ -245,13 +270,18 @@ class _Batch:
 
     def _holds_others(self, submission: Submission, thread_id: str) -> bool:
         """Whether there is such a thread of this user, and the sender takes no part in it."""
-        names = {"user": submission.user_id, "thread": thread_id}
-        begun = [row for row in self.rows if (row["user_id"], row["thread_id"]) == (submission.user_id, thread_id)]
-        if any(submission.agent_id in (row["from_agent_id"], row["to_agent_id"]) for row in begun):
+        place = (submission.user_id, thread_id)
+        if submission.agent_id in self.begun.get(place, ()):
             return False
-        if not begun and self.connection.execute(_THREAD_EXISTS, names).first() is None:
+        if place not in self.begun and not self._is_stored(place):
             return False
-        return not takes_part(self.connection, submission.user_id, thread_id, submission.agent_id)
+        return not takes_part(self.connection, *place, submission.agent_id)
+
+    def _is_stored(self, place: _Place) -> bool:
+        if place in self.derived:
+            return place in self.stored
+        names = {"user": place[0], "thread": place[1]}
+        return self.connection.execute(_THREAD_EXISTS, names).first() is not None
 
     def _messages(
         self, submission: Submission, thread_id: str, parent: _Parent | None, body: str, to: Sequence[str]
