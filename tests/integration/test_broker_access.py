@@ -33,7 +33,7 @@ THREAD = "deals"
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
     with running_broker(tmp_path_factory.mktemp("broker"), login_attempts="5/1 hour") as desk:
         yield desk
 

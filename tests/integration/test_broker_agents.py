@@ -19,7 +19,7 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
     with running_broker(tmp_path_factory.mktemp("broker")) as desk:
         yield desk
 

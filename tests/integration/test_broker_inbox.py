@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("each_database")
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
     with running_broker(tmp_path_factory.mktemp("broker"), claim_seconds=3600.0) as desk:
         yield desk
 

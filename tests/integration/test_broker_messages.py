@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("each_database")
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
     with running_broker(tmp_path_factory.mktemp("broker"), max_body_bytes=70_000, heartbeat_seconds=7.0) as desk:
         yield desk
 

@@ -56,7 +56,7 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+def room(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[Room]:
     with running_broker(tmp_path_factory.mktemp("broker"), claim_seconds=CLAIM_SECONDS) as desk:
         yield Room(desk)
 

@@ -88,7 +88,7 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+def room(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[Room]:
     with running_broker(tmp_path_factory.mktemp("broker"), max_body_bytes=5000) as desk:
         yield Room(desk)
 

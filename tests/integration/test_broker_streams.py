@@ -107,7 +107,7 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+def room(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[Room]:
     with running_broker(tmp_path_factory.mktemp("broker"), heartbeat_seconds=HEARTBEAT) as desk:
         yield Room(desk)
 
@@ -181,7 +181,7 @@ def test_nothing_between_hello_and_the_first_wait_is_lost(room: Room) -> None:
     newest = room.desk.call(
         "GET",
         f"/messages/inbox/{agent['address']}",
-        params={"agent_id": agent["id"], "after": 0, "bodies": False},
+        params={"agent_id": agent["id"], "after": 0, "limit": 1000, "bodies": False},
         headers=room.alice.header,
     )["cursor"]
     with room.listening(agent, last=str(newest - 1)) as listener:

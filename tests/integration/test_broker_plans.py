@@ -1,0 +1,135 @@
+"""No call reads all the mail there is: the plan of every statement, at 100,000 messages of one user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.sizes import LONG
+
+pytestmark = [pytest.mark.usefixtures("each_database"), LONG]
+MANY = 100_000
+_READS_ALL = re.compile(
+    r"SCAN (messages|receipts)|Seq Scan on (messages|receipts)"
+    # By the user's index and the user alone: all mail of that user.
+    r"|\(user_id=\?\)|ix_messages_user_id.*\n\s*Index Cond: \(user_id = [^()]*\)$",
+    re.MULTILINE,
+)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
+    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def alice(desk: BrokerDesk) -> Person:
+    """The user who has them: 20 in a thread, one in ten in the coder's inbox, a receipt each."""
+    alice = desk.person("alice")
+    planner, coder, archive = (desk.agent(alice, name) for name in ("planner", "coder", "archive"))
+    model = desk.send(alice, planner, coder["address"], body="x")
+    engine = create_engine(desk.settings.database)
+    with engine.begin() as connection:
+        row = connection.execute(text("SELECT * FROM messages WHERE id = :id"), {"id": model["id"]}).mappings().one()
+        own = {"id", "thread_id", "seq", "idempotency_key", "to_agent_id"}
+        names = [name for name in row if name not in own]
+        numbers = (
+            f"SELECT n FROM generate_series(2, {MANY}) AS n"
+            if engine.dialect.name == "postgresql"
+            else f"WITH RECURSIVE up(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM up WHERE n < {MANY}) SELECT n FROM up"
+        )
+        connection.execute(
+            text(
+                f"INSERT INTO messages (id, thread_id, seq, to_agent_id, {', '.join(names)})"
+                f" SELECT 'bulk-' || n, 'thread-' || (n / 20), n,"
+                f" CASE n % 10 WHEN 0 THEN m.to_agent_id ELSE :archive END, {', '.join(f'm.{name}' for name in names)}"
+                f" FROM ({numbers}) AS numbers, messages AS m WHERE m.id = :id"
+            ),
+            {"id": model["id"], "archive": archive["id"]},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO receipts (message_id, stage, turn_id, detail, final, watcher, created_at)"
+                " SELECT id, 'started', 't', '', is_read, 'w', created_at FROM messages"
+            )
+        )
+        connection.execute(text("UPDATE agents SET inbox_seq = :many"), {"many": MANY})
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("ANALYZE"))  # as the server does by itself; in a file nobody does
+    engine.dispose()
+    return alice
+
+
+def plan(connection: Connection, statement: str, parameters: Any) -> str:
+    if connection.dialect.name == "postgresql":
+        return "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
+    return "\n".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+
+def test_no_statement_of_any_call_reads_all_mail(desk: BrokerDesk, alice: Person) -> None:
+    seen: dict[str, Any] = {}
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, _context: object, many: bool) -> None:
+        if statement.lstrip().startswith(("SELECT", "UPDATE", "DELETE")):
+            seen.setdefault(statement, parameters[0] if many else parameters)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        use(desk, alice)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    about_mail = {one: names for one, names in seen.items() if "messages" in one or "receipts" in one}
+    assert len(about_mail) > 15, "too little was asked"
+    engine = create_engine(desk.settings.database)
+    with engine.connect() as connection:
+        plans = {statement: plan(connection, statement, names) for statement, names in about_mail.items()}
+    engine.dispose()
+    scanned = {one: how for one, how in plans.items() if _READS_ALL.search(how)}
+    assert not scanned, "\n\n".join(f"{one}\n{how}" for one, how in scanned.items())
+
+
+def use(desk: BrokerDesk, alice: Person) -> None:
+    """Every call that has to do with messages."""
+    agents = {agent["name"]: agent for agent in desk.call("GET", "/agents", headers=alice.header)}
+    planner, coder = agents["planner"], agents["coder"]
+    own = desk.own_agent(alice, "bound")
+    key, login = alice.header, alice.login
+    bound = {"X-API-Key": own["api_key_plaintext"]}
+    sent = desk.send(alice, planner, coder["address"], body="b")
+    name, thread = sent["id"], sent["thread_id"]
+    keyed = {**bound, "Idempotency-Key": "k"}
+    form = {"agent_id": own["id"], "from_agent": own["address"], "to_agent": coder["address"], "body": "b"}
+    for _ in range(2):
+        desk.call("POST", "/messages/send", json=form, headers=keyed)
+    desk.call("POST", "/messages/send", 403, json={**form, "thread_id": "thread-7"}, headers=bound)
+    desk.send(alice, coder, planner["address"], action="reply", parent_id=name)
+    for scope in ("message", "thread"):
+        forward = {"action": "forward", "parent_id": name, "forward_scope": scope}
+        desk.send(alice, coder, own["address"], **forward)
+    inbox = f"/messages/inbox/{coder['address']}?agent_id={coder['id']}"
+    for query in ("after=0&limit=10", f"after={MANY - 5}", "after=0&limit=10&claimed=false&bodies=false"):
+        for all_too in ("true", "false"):
+            desk.call("GET", f"{inbox}&{query}&all={all_too}", headers=key)
+    desk.call("GET", f"{inbox}&page=1&page_size=5", headers=key)
+    desk.call("GET", f"/admin/messages/inbox/{coder['address']}?page=1&page_size=5", headers=login)
+    desk.call("GET", f"/messages/thread/{thread}?agent_id={coder['id']}", headers=key)
+    desk.call("GET", "/messages/thread/thread-9?agent_id=" + own["id"], 404, headers=bound)
+    desk.call("GET", f"/messages/{name}", headers=key)
+    desk.call("GET", "/messages/bulk-77", 404, headers=bound)
+    watcher = {**key, "X-Agent-Mailer-Watcher": "w"}
+    desk.call("POST", f"/messages/{name}/claim", headers=watcher)
+    desk.call(
+        "POST",
+        f"/messages/{name}/receipts",
+        201,
+        json={"stage": "settled", "turn_id": "t", "final": True},
+        headers=watcher,
+    )
+    desk.call("GET", f"/messages/{name}/receipts", headers=key)
+    with desk.http.stream("GET", f"/messages/inbox/{coder['address']}/stream?agent_id={coder['id']}", headers=key):
+        pass
