@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomlkit
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.events import EventName, LogRecord
@@ -42,6 +43,33 @@ def until(what: Callable[[], object], why: str, patience: float = PATIENCE) -> N
         time.sleep(0.005)
 
 
+class _Made(NamedTuple):
+    path: str
+    mode: int
+    content: bytes | None
+
+
+_made: list[_Made] = []
+"""What a new root of mail is. It is made in earnest once: to make thirty folders durable takes long."""
+
+
+def _make_mail(disk: Disk, root: Path) -> None:
+    if not _made:
+        make_root(disk, root, ["coder", "planner", "user"])
+        for path in (root, *sorted(root.rglob("*"))):
+            content = path.read_bytes() if path.is_file() else None
+            _made.append(_Made(str(path.relative_to(root)), path.stat().st_mode & 0o7777, content))
+        return
+    anchor(root)
+    for name, mode, content in _made:
+        path = root / name
+        if content is None:
+            path.mkdir(parents=name == ".")
+        else:
+            path.write_bytes(content)
+        path.chmod(mode)
+
+
 class Desk:
     """`coder` works in `workdir`; `user` writes to it."""
 
@@ -53,7 +81,7 @@ class Desk:
         self.witness = base / "witness.jsonl"
         self.disk = Disk()
         self._serial = itertools.count()
-        make_root(self.disk, self.root, ["coder", "planner", "user"])
+        _make_mail(self.disk, self.root)
         self.state.mkdir(parents=True)
         self.state.chmod(0o700)
         self.settings: dict[str, Any] = {

@@ -32,16 +32,27 @@ _ONLY_NAME: Final = getattr(os, "O_PATH", os.O_RDONLY)
 _FOLDER: Final = _ONLY_NAME | os.O_DIRECTORY
 _PROC_FD: Final = "/proc/self/fd"
 
-_roots: list[str] = []
+
+class Roots:
+    """What `anchor` has named, and nothing else."""
+
+    def __init__(self) -> None:
+        self.all: tuple[str, ...] = ()
+        """None of them lies in another."""
+        self.latest = "/\0"
+        """That of the path that was asked for last: most often it is that of the next one, too."""
+
+
+_roots = Roots()
 _held = threading.local()
 
 
 def anchor(root: Path) -> None:
     """Whatever lies below `root` is from now on reached without a link. Of roots in each other the outer counts."""
     text = _absolute(root).rstrip("/") + "/"
-    if text not in _roots:
-        _roots.append(text)
-        _roots.sort(key=len)
+    if not text.startswith(_roots.all):
+        _roots.all = (*(inner for inner in _roots.all if not inner.startswith(text)), text)
+        _roots.latest = text
 
 
 def is_anchored(path: Place) -> bool:
@@ -293,10 +304,13 @@ def _absolute(path: Place) -> str:
 
 
 def _root_of(text: str) -> str | None:
-    for root in _roots:
-        if text.startswith(root):
-            return root
-    return None
+    latest = _roots.latest
+    if text.startswith(latest):
+        return latest
+    if not text.startswith(_roots.all):
+        return None
+    _roots.latest = found = next(root for root in _roots.all if text.startswith(root))
+    return found
 
 
 def _or_cwd(fd: int | None) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from agent_mailer.beneath import opened, status
@@ -102,7 +103,8 @@ class FileEvents:
             self._later.cancel()
         if self._inotify is not None:
             self._loop.remove_reader(self._inotify.fd)
-            self._inotify.close()
+            # The kernel waits up to 10 ms until nobody reads it any more; nobody need wait with it.
+            _in_passing(self._inotify.close)
             self._inotify = None
         self._watched.clear()
 
@@ -161,6 +163,13 @@ def _open_inotify() -> Inotify | None:
         return Inotify(sync_timeout=0)
     except OSError:
         return None
+
+
+def _in_passing(act: Callable[[], None]) -> None:
+    try:
+        Thread(target=act, daemon=True).start()
+    except RuntimeError:
+        act()
 
 
 def _wakes(*, changes: bool) -> Mask:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.desk import until
 
 from agent_mailer.file_events import FileEvents
 
@@ -185,6 +186,6 @@ def test_closing_twice_leaves_nothing_open(tmp_path: Path) -> None:
         events = FileEvents([tmp_path])
         events.close()
         events.close()
-        assert open_files() == before
+        until(lambda: open_files() == before, "the descriptor's end")
 
     asyncio.run(scenario())

@@ -21,7 +21,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     if request.param == "openat2" and not beneath.has_openat2():
         pytest.skip("this kernel has no openat2")
     monkeypatch.setattr(beneath, "has_openat2", lambda: request.param == "openat2")
-    monkeypatch.setattr(beneath, "_roots", [])
+    monkeypatch.setattr(beneath, "_roots", beneath.Roots())
     real, found, outside = tmp_path / "real", tmp_path / "root", tmp_path / "outside"
     (real / "a" / "b").mkdir(parents=True)
     outside.mkdir()
