@@ -277,7 +277,7 @@ DOCTOR: dict[str, tuple[Break, str, str, str, str]] = {
         put(".agent-mailer/dead_letter.jsonl", '{"msg_id": "a"}\nnonsense\n'),
         "failed",
         "state",
-        "1 of 2 lines",
+        "1 of its lines",
         "agent-mailer watch",
     ),
     "a folder for a file": (
