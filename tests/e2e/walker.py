@@ -126,7 +126,11 @@ class Terminal:
             # The blank after a question comes when the program is ready to read, and not before.
             at = self._await_text(f"{question} ", at)
             self._send(f"{answer}\n")
-        return 0 if stays else self._await_prompt(script)
+        if stays:
+            # A watcher or a broker says when it is ready; whoever reads this goes on then, and no sooner.
+            self._until(lambda: bool(self.shown().strip()), script, self.shown)
+            return 0
+        return self._await_prompt(script)
 
     def shows(self, wanted: re.Pattern[str], what: str, you: Mapping[str, str]) -> None:
         """What came since the last block is the pattern; where a command still runs, wait until it is among it."""
