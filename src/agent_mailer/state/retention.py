@@ -102,7 +102,7 @@ class Retention:
         the record of what waits for a person, with what could not be sent; the transcript beside it goes.
         """
         now = self._clock.now()
-        given_up = {letter.turn_id for letter in self._dead_letters.all()}
+        given_up = self._dead_letters.turn_ids()
         removed: list[str] = []
         sizes: list[tuple[str, int]] = []
         for turn_id in self._turns.ids():
