@@ -145,6 +145,33 @@ def test_what_cannot_be_held_is_refused_with_words(desk: Desk, sandbox: Mapping[
     assert proof.fix
 
 
+def test_what_a_proof_left_that_was_killed_is_removed_by_a_later_one(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs_here("bwrap")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    left, new, elsewhere = (
+        temporary / "agent-mailer-proof-left",
+        temporary / "agent-mailer-proof-new",
+        tmp_path / "kept",
+    )
+    for folder in (left, new, elsewhere):
+        (folder / "canary").mkdir(parents=True)
+    link = temporary / "agent-mailer-proof-link"
+    link.symlink_to(elsewhere)
+    for old in (left, elsewhere):
+        os.utime(old, (1, 1))
+    os.utime(link, (1, 1), follow_symlinks=False)
+    place = desk.place()
+    confinement = place.confinement(place.runtime())
+    assert confinement is not None
+    assert asyncio.run(confinement.prove(program_of(place).launch)).holds
+    assert {path.name for path in temporary.iterdir()} == {new.name, link.name}
+    assert (elsewhere / "canary").is_dir()
+
+
 @LONG
 def test_a_prefix_of_ones_own_is_proved_like_the_others(desk: Desk) -> None:
     desk.configure(sandbox={"kind": "command", "command": ["/usr/bin/env"]})

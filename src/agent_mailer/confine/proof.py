@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+import shutil
 import socket
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -22,6 +26,9 @@ from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.runtimes.port import Launch, RuntimeTraits
 
 SECONDS = 30.0
+_PREFIX = "agent-mailer-proof-"
+_CUT_SHORT = 3600.0
+"""Seconds: a folder of a proof that is older is in nobody's hands."""
 _MOST_SAMPLED = 500
 _SHOWN = 3
 _DOCTOR = "agent-mailer doctor, or another kind: agent-mailer config set sandbox.kind KIND"
@@ -56,6 +63,19 @@ class Proof(msgspec.Struct, frozen=True):
         return "; ".join(self.wrong[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
+def _clear_earlier() -> None:
+    """Remove what proofs have left that were killed. Names of others there, and links, are let be."""
+    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if not entry.name.startswith(_PREFIX):
+                continue
+            with suppress(OSError):
+                found = entry.stat(follow_symlinks=False)
+                ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+                if ours and time.time() - found.st_mtime > _CUT_SHORT:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
 async def prove(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: Launch) -> Proof:
     """Try it as for a turn that starts `launch`. Never raises but for a cancelled task."""
     if why := sandbox.why_not(places.network):
@@ -73,7 +93,8 @@ async def prove(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch:
 
 
 async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: Launch, held: ExitStack) -> Proof:
-    scratch = _real(held.enter_context(tempfile.TemporaryDirectory(prefix="agent-mailer-proof-")))
+    await asyncio.to_thread(_clear_earlier)
+    scratch = _real(held.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
     turn = TurnPlaces(scratch / "turn", scratch / "turn" / "outbox", scratch / "turn" / "tmp")
     for folder in (turn.folder, turn.outbox, turn.tmp, scratch / "canary"):
         folder.mkdir(mode=0o700)
