@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -149,6 +150,16 @@ def test_either_alone_is_not_enough(project: Path, part: str) -> None:
         (project / ".git" / "info" / "exclude").write_text("")
         assert git(project, "add", "-A").returncode != 0
     assert {row.looked_at for row in faults(project)} <= {str(folder) for folder in ours}
+
+
+def test_init_tells_of_what_git_has_already(project: Path) -> None:
+    (project / OURS[0]).mkdir(mode=0o700)
+    (project / OURS[0] / "config.old").write_text("")
+    assert git(project, "add", "-A").returncode == 0
+    said = set_up(project)
+    [mend] = re.findall(r"git tracks 1 of its files: .*; (git .*)", said)
+    assert subprocess.run(["/bin/sh", "-c", mend], capture_output=True, check=False).returncode == 0
+    assert "git tracks" not in set_up(project)
 
 
 def test_init_leaves_the_projects_gitignore_alone_and_writes_nothing_twice(project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def check_git(workdir: Path, folders: Sequence[Path], care: GitCare) -> list[Che
         results.append(guarded("git", folder, lambda folder=folder, tree=tree: _look(folder, tree, care)))  # type: ignore[misc]
         results += [_old(tree, line) for line in old_lines(folder) if folder.name not in _HARMLESS]
     return results
+
+
+def tracked(folder: Path) -> CheckResult | None:
+    """Where git has files of that folder in its index: no ignoring keeps those out. None where it has none."""
+    seen = as_git_sees(folder)
+    tree = tree_around(seen) if os.path.lexists(folder) else None
+    if tree is None or tree.broken or lies_inside_git(seen, tree):
+        return None
+    program = find_tool("git", [tree.top])
+    return _tracked(program, seen, tree) if program is not None else None
 
 
 def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
@@ -64,13 +75,13 @@ def _old(tree: Tree, line: str) -> CheckResult:
 
 def _tracked(program: str, folder: Path, tree: Tree) -> CheckResult | None:
     name = str(folder.relative_to(tree.top))
-    status, tracked = _git(program, tree, "--literal-pathspecs", "ls-files", "--", name)
-    if status == 0 and tracked.strip():
-        text = f"git tracks {len(tracked.splitlines())} of its files: mail, and perhaps a key"
-        return failure("git", folder, text, f"git -C {tree.top} rm -r --cached {name}")
+    status, listed = _git(program, tree, "--literal-pathspecs", "ls-files", "--", name)
+    if status == 0 and listed.strip():
+        text = f"git tracks {len(listed.splitlines())} of its files: mail, and perhaps a key"
+        return failure("git", folder, text, f"git -C {shlex.quote(str(tree.top))} rm -r --cached {shlex.quote(name)}")
     if status != 0:
-        said = tracked.strip() or "no answer in time"
-        return warning("git", folder, f"git does not tell: {said}", f"git -C {tree.top} status")
+        said = listed.strip() or "no answer in time"
+        return warning("git", folder, f"git does not tell: {said}", f"git -C {shlex.quote(str(tree.top))} status")
     return None
 
 
