@@ -83,6 +83,12 @@ def as_git_sees(folder: Path) -> Path:
     return _real(folder.parent) / folder.name
 
 
+def tops_of(folder: Path) -> list[Path]:
+    """Where a tree around `folder` could begin, the nearest first, as git sees them."""
+    nearest = as_git_sees(folder).parent
+    return [nearest, *nearest.parents]
+
+
 def tree_around(folder: Path) -> Tree | None:
     """The tree around `folder`, as git sees it. A `.git` that is no repository does not stop the search."""
     return next((tree for top in _tops(folder.parent) if (tree := tree_at(top)) is not None), None)

@@ -11,6 +11,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,28 @@ def test_a_tree_that_appears_is_noticed_and_one_that_goes_is_no_trouble(tmp_path
     assert type_in(workdir, "watch", "--once").status == 0
     assert faults(workdir) == []
     make_project(workdir / "other")
+
+
+def test_a_watcher_that_waits_keeps_a_new_tree_out_at_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+        before = files(desk.state)
+        for top in (desk.workdir, tmp_path):
+            git(top, "init", "-q", check=True)
+            exclude = top / ".git" / "info" / "exclude"
+            until(partial(_names, exclude, f"/{desk.state.name}/"), f"the line in {exclude}")
+            assert git(top, "add", "-A").returncode == 0
+            git(top, "clean", "-fdxq")
+            after = files(desk.state)
+            assert {path for path in before if path not in after} == set()
+            shutil.rmtree(top / ".git")
+        assert not desk.log(EventName.GIT_TROUBLE)
+    assert not desk.log(EventName.TURN_STARTED)
+
+
+def _names(path: Path, text: str) -> bool:
+    return text in path.read_text()
 
 
 PLANTED = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from enum import Enum
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
 from agent_mailer.watch.rules import Candidate, may_start
 from agent_mailer.watch.settings import Settings
+from agent_mailer.watch.trees import keep_out_of_trees
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
@@ -99,7 +100,7 @@ class Watcher:
         if state.pause.account is not None:
             beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
         if not self._once:
-            beside.append(learn_login(self._room))
+            beside += [learn_login(self._room), keep_out_of_trees(self._room, self._pump_folder)]
         tasks = [asyncio.create_task(one) for one in beside]
         try:
             return await self._run()
@@ -371,10 +372,8 @@ class Watcher:
         await self._room.pump(wait, heed, self._wake.set, self._fail)
 
     async def _pump_folder(self, events: FileEvents, heed: Callable[[], bool] | None = None) -> None:
-        try:
+        with closing(events):
             await self._pump(events.wait, heed)
-        finally:
-            events.close()
 
     async def _sleep(self, seconds: float | None) -> None:
         if self._ear.pinged:
