@@ -52,7 +52,8 @@ class Service:
         self.desk.shell(WAITS)
         self.start()
         self.desk.send("please", thread="t1")
-        until(self.runs, "the turn runs")
+        # It runs before that stands in the log.
+        until(lambda: self.runs() and self.desk.log(EventName.TURN_STARTED), "the turn runs")
         return str(self.desk.log(EventName.TURN_STARTED)[0]["turn_id"])
 
     def end_turn(self) -> None:
