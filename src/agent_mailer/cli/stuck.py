@@ -62,7 +62,7 @@ def list_stuck(
 
     state = configured(workdir).state
     views = stuck(state, reason, limit)
-    total = sum(one.count for one in stuck_counts(state) if reason in (None, one.reason))
+    total = sum(one.count for one in stuck_counts(state, state.dead_letters.count()) if reason in (None, one.reason))
     if as_json:
         json_out({"stuck": list(views), "total": total})
     elif not total:

@@ -17,7 +17,7 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, Refused
 from agent_mailer.names import printable
-from agent_mailer.state.notices import Channel, Notice, NoticeKind
+from agent_mailer.state.notices import Notice, NoticeKind
 from agent_mailer.watch.telling import Teller
 
 
@@ -48,7 +48,7 @@ async def tell_gone(workdir: Path, environ: Mapping[str, str]) -> list[str]:
             delivery = await teller.tell(notice, channel)
             lines.append(f"{channel.value}: {'told' if isinstance(delivery, Delivered) else delivery.why}")
             if isinstance(delivery, Delivered | Refused):
-                notice = _without(notice, channel)
+                notice = notice.without(channel)
                 book.put(notice)
         return lines or ["[notify] names nobody: nobody is told"]
     finally:
@@ -66,10 +66,6 @@ def _place_of(workdir: Path) -> Workplace:
             if (trusted := place.trust.remembered()) is not None:
                 return Workplace(workdir, loaded=trusted)
         raise
-
-
-def _without(notice: Notice, channel: Channel) -> Notice:
-    return msgspec.structs.replace(notice, left=tuple(one for one in notice.left if one is not channel))
 
 
 def _why(environ: Mapping[str, str]) -> str:

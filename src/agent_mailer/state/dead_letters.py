@@ -45,13 +45,13 @@ class DeadLetters:
     def find(self, message_id: str) -> DeadLetter | None:
         # Other clients write in ASCII what is none.
         needles = (msgspec.json.encode(message_id), json.dumps(message_id).encode())
-        lines = (line for line in self._lines() if any(needle in line for needle in needles))
+        lines = (line for line in self._folder.lines_of(self._path) if any(needle in line for needle in needles))
         found = [letter for line in lines if (letter := _parse(line)) is not None]
         return next((letter for letter in reversed(found) if letter.msg_id == message_id), None)
 
     def among(self, message_ids: Collection[str]) -> dict[str, DeadLetter]:
         """The newest letter of each of these messages that has one; the file is read once, however many they are."""
-        letters = (letter for line in self._lines() if (letter := _parse(line)) is not None)
+        letters = (letter for line in self._folder.lines_of(self._path) if (letter := _parse(line)) is not None)
         return {letter.msg_id: letter for letter in letters if letter.msg_id in message_ids}
 
     def add(self, letter: DeadLetter, *, again: bool) -> None:
@@ -68,7 +68,7 @@ class DeadLetters:
         wanted = set(message_ids)
         kept: list[bytes] = []
         removed: set[str] = set()
-        for line in self._lines():
+        for line in self._folder.lines_of(self._path):
             letter = _parse(line)
             if letter is not None and letter.msg_id in wanted:
                 removed.add(letter.msg_id)
@@ -77,10 +77,6 @@ class DeadLetters:
         if removed:
             self._folder.disk.replace(self._path, b"".join(line + b"\n" for line in kept), sync=Sync.FULL)
         return len(removed)
-
-    def _lines(self) -> list[bytes]:
-        data = self._folder.bytes_of(self._path) or b""
-        return [line for line in data.replace(b"\0", b"").split(b"\n") if line.strip()]
 
 
 class _Foreign(msgspec.Struct):

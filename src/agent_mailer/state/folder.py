@@ -170,13 +170,17 @@ class StateFolder:
                 self.disk.create(target, data, sync=Sync.FULL)
                 return
 
+    def lines_of(self, path: Path) -> list[bytes]:
+        """Of a file that is appended to, without the blanks and NULs that a power failure leaves. Raises OSError."""
+        lines = (self.bytes_of(path) or b"").replace(b"\0", b"").split(b"\n")
+        return [line for line in lines if line.strip()]
+
     def read_lines(self, path: Path, decode: Callable[[bytes], T]) -> list[T]:
         """What stands in a file that is appended to. Lines that cannot be read are told of, and where that is ours to
         do they are kept in a file beside, durable before this one is written without them. Raises OSError.
         """
-        lines = (self.bytes_of(path) or b"").replace(b"\0", b"").split(b"\n")
         found, kept, bad = list[T](), list[bytes](), list[bytes]()
-        for line in filter(bytes.strip, lines):
+        for line in self.lines_of(path):
             try:
                 found.append(decode(line))
             except GARBLED:

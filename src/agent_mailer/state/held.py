@@ -136,7 +136,7 @@ class Held:
         # Looking at how a line begins costs a tenth of reading it.
         longest = max(map(len, marks))
         found: dict[str, HeldEntry] = {}
-        for line in self._lines():
+        for line in self._folder.lines_of(self._path):
             start = line[:longest]
             if start[: start.find(b'",', len(_FIRST) + 1) + 2] in marks:
                 with suppress(*GARBLED):
@@ -196,14 +196,10 @@ class Held:
         data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
         self._folder.disk.replace(self._path, data, sync=Sync.FULL)
 
-    def _lines(self) -> list[bytes]:
-        return (self._folder.bytes_of(self._path) or b"").replace(b"\0", b"").split(b"\n")
-
     def _entries(self) -> Iterator[HeldEntry]:
-        for line in self._lines():
+        for line in self._folder.lines_of(self._path):
             with suppress(*GARBLED):
-                if line.strip():
-                    yield msgspec.json.decode(line, type=HeldEntry)
+                yield msgspec.json.decode(line, type=HeldEntry)
 
 
 def _known(entry: HeldEntry) -> _Known:

@@ -76,6 +76,10 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     left: tuple[Channel, ...] = ()
     tries: int = 0
 
+    def without(self, channel: Channel) -> Notice:
+        """Nothing is left to be told by that one."""
+        return msgspec.structs.replace(self, left=tuple(one for one in self.left if one is not channel))
+
     @property
     def once(self) -> str:
         """By which it is known that it was told already; empty where that is known otherwise."""

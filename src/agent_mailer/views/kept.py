@@ -85,10 +85,10 @@ def reason_of(reason: str | None) -> StuckKind | None:
     return StuckKind(one_of(reason, StuckKind, "--reason")) if reason is not None else None
 
 
-def stuck_counts(state: State) -> tuple[StuckCountView, ...]:
-    """How much is stuck, by reason; a reason for which nothing is has no line."""
+def stuck_counts(state: State, given_up: int) -> tuple[StuckCountView, ...]:
+    """How much is stuck, by reason, with so many `given_up`; a reason for which nothing is has no line."""
     counts = state.stuck.counts()
-    counts[StuckKind.GIVEN_UP] += state.dead_letters.count()
+    counts[StuckKind.GIVEN_UP] += given_up
     counts[StuckKind.NOT_SENT] += len(state.unsent)
     return tuple(StuckCountView(kind.value, counts[kind]) for kind in StuckKind if counts[kind])
 
@@ -112,6 +112,7 @@ def held(state: State, guard: str | None = None, sender: str | None = None) -> l
 def limits(place: Workplace) -> list[LimitView]:
     """Every limit that is set, as it counts now; the hour's where a person has raised it."""
     from agent_mailer.watch.guards.budgets import Ledger, Shared, Spent, midnight, of_the_day, shared_of
+    from agent_mailer.watch.guards.gate import HOUR, counts_hourly, ran
 
     now, watch, lifts = place.clock.now(), place.policy(), place.state.lifts
     policy, until = watch.budget, midnight(now, 1)
@@ -119,8 +120,7 @@ def limits(place: Workplace) -> list[LimitView]:
     for record in of_the_day(place.state.turns, now):
         if not record.resends:
             ledger.note(record)
-            ran = record.settlement is None or record.process is not None
-            recent += ran and record.claimed_at > now - 3600 and not (record.counted and record.counted.free)
+            recent += ran(record) and record.claimed_at > now - HOUR and counts_hourly(record)
     spent = ledger.today(now)
     shared: Shared | None = shared_of(policy, place.workdir, place.disk)
     others = shared.others(now) if shared is not None else Spent()

@@ -207,6 +207,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     busy = {envelope.id for turn in open_turns for envelope in turn.envelopes}
     settling = {t.turn_id: found for t in open_turns if (found := settling_turn(state, t)) is not None}
     retries = [entry for entry in state.retries.all() if entry.envelope.id not in busy]
+    given_up = state.dead_letters.count()
     mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in retries})
     # Whoever has answered is waited for no longer, though the answer waits.
     moving = {turn.thread_id for turn in open_turns} | {queued.thread for queued in mailbox.queue}
@@ -236,7 +237,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
             for q in state.questions.all()
             if q.thread not in moving
         ),
-        dead_letters=state.dead_letters.count(),
+        dead_letters=given_up,
         pause=view.PauseView(pause.reason.value, pause.since, pause.until, pause.detail, pause.guessed)
         if pause
         else None,
@@ -250,7 +251,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
             round(today.usage.cost_usd, 6),
         ),
         next_wake=None,
-        stuck=stuck_counts(state),
+        stuck=stuck_counts(state, given_up),
         sandbox=place.config.sandbox.kind.value,
         untrusted=place.trust.verdict.changed,
         held=held_counts(state),

@@ -364,9 +364,7 @@ class Notices:
             )
         self._due.pop(key, None)
         self._failures.pop(key, None)
-        now = self._as_it_is(notice)
-        left = tuple(one for one in now.left if one is not channel)
-        self._book.put(msgspec.structs.replace(now, left=left))
+        self._book.put(self._as_it_is(notice).without(channel))
 
     def _is_hopeless(self, notice: Notice, channel: Channel, failures: int) -> bool:
         if channel is Channel.COMMAND:

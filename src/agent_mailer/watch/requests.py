@@ -13,7 +13,7 @@ from agent_mailer.state import State
 from agent_mailer.state.lifts import OrderVerb
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
-from agent_mailer.state.stuck import StuckKind
+from agent_mailer.state.stuck import StuckKind, split_key
 from agent_mailer.watch.guards.holding import carry_out
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
 
@@ -84,7 +84,7 @@ def _all_stuck(state: State, reason: str, *, retry: bool) -> dict[StuckKind, lis
     if retry and not reason:
         # Its message runs again, and its agent writes anew: sent as well it would be there twice.
         turns = set(given_up.values())
-        unsent = [key for key in unsent if key.partition(".")[0] not in turns]
+        unsent = [key for key in unsent if (split := split_key(key)) is None or split[0] not in turns]
     found = {StuckKind.GIVEN_UP: list(given_up), StuckKind.NOT_SENT: unsent}
     for entry in state.stuck.all():
         found.setdefault(entry.kind, []).append(entry.key)

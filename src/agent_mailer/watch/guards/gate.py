@@ -34,6 +34,16 @@ class Admitted(msgspec.Struct, frozen=True):
     pause: Pause | None = None
 
 
+def ran(record: TurnRecord) -> bool:
+    """Whether something of the turn ran, or still may."""
+    return record.settlement is None or record.process is not None
+
+
+def counts_hourly(record: TurnRecord) -> bool:
+    """Whether `turns_per_hour` counts it: what a person is known to want it does not."""
+    return record.counted is None or not record.counted.free
+
+
 class Gate:
     def __init__(self, state: State, policy: Callable[[], WatchPolicy], clock: Clock, address: str) -> None:
         """`policy` gives the one that counts now: another one is folded anew."""
@@ -232,8 +242,7 @@ class Gate:
             self._ledger = Ledger(policy.budget) if policy.budget.limits else None
             self._shared = shared_of(policy.budget, self._state.folder.workdir, self._state.folder.disk)
             for record in of_the_day(self._state.turns, now):
-                ran_nothing = record.settlement is not None and record.process is None
-                if not record.resends and not ran_nothing:
+                if not record.resends and ran(record):
                     self._note(record)
         return self._rounds
 
@@ -256,9 +265,8 @@ class Gate:
         return float(getattr(self._policy.budget, key)) if raised is None else raised
 
     def _note(self, record: TurnRecord) -> None:
-        counted = record.counted
         self.last_turn = max(self.last_turn, record.claimed_at)
-        if counted is None or not counted.free:
+        if counts_hourly(record):
             self._turns.append(record.claimed_at)
         for one in shares(record) if record.batch else (record,):
             self._note_round(one)
