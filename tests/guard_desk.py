@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import subprocess
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tomlkit
+from tests.desk import CLI
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import Clock
@@ -146,6 +149,28 @@ class Company:
             for watcher in watchers:
                 watcher.stop(5.0)
             await asyncio.gather(*tasks)
+
+    def kill_until(self, over: Callable[[], object], one_more: Callable[[], None], lot: random.Random) -> int:
+        """Watchers of all, of which one is killed whenever `one_more` returns, until it is over; how often."""
+        watchers: dict[str, subprocess.Popen[bytes]] = {}
+        kills = 0
+        while not over():
+            for name in self.names:
+                if name not in watchers or watchers[name].poll() is not None:
+                    watchers[name] = subprocess.Popen(
+                        [*CLI, "watch", "--no-interactive", "-C", str(self.base / name)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                    )
+            one_more()
+            killed = watchers[lot.choice(self.names)]
+            killed.kill()
+            killed.wait()
+            kills += 1
+        for watcher in watchers.values():
+            watcher.kill()
+            watcher.wait()
+        return kills
 
     def _waits(self, name: str) -> bool:
         pause = self.place(name).state.pause.read()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -149,88 +149,60 @@ def test_every_call_of_the_recovery(tmp_path: Path, children: Children, case: Ca
 def test_every_durable_write_over_what_is_stuck(tmp_path: Path, children: Children, stride: int) -> None:
     """What cannot be worked on, and an answer that is sent again: written down, told and moved once."""
 
-    def watch(desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
-        argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
-        return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
-
     def make(name: str) -> tuple[Desk, list[Expected]]:
         desk = new_desk(tmp_path / name)
         expected = much_is_stuck(desk)
         desk.place().state.requests.submit(SEND_AGAIN)
         return desk, expected
 
-    traced, _ = make("trace")
-    watch(traced, Point(), traced.base / "calls")
-    names = (traced.base / "calls").read_text().splitlines()
+    names = _calls_of(children, make)
     durable = [point for point in points(names) if point.of.split()[0] in (*DURABLE, "unlink")]
     assert len(durable) > 60
-    reached = 0
+
+    def judge(desk: Desk, expected: list[Expected], point: Point) -> None:
+        assert _watch(children, desk) == 0
+        verify(desk, expected, {"asked"}, Counter(), str(point))
+        nothing_has_vanished(desk, {"asked"})
+
     deaths = _every(stride, durable)
-    for number, point in enumerate(deaths):
-        desk, expected = make(f"desk-{number}")
-        reached += watch(desk, point) == KILLED
-        try:
-            assert watch(desk) == 0
-            verify(desk, expected, {"asked"}, Counter(), str(point))
-            nothing_has_vanished(desk, {"asked"})
-        except BaseException as error:
-            error.add_note(str(point))
-            raise
-        shutil.rmtree(desk.base)
-    assert 2 * reached >= len(deaths)
+    _die_at_each(children, deaths, make, judge)
 
 
 @pytest.mark.parametrize("stride", sizes(quick=29, long=3, soak=1))
 def test_every_durable_write_over_a_schedule(tmp_path: Path, children: Children, stride: int) -> None:
     """It leaves once, is worked on once and answered once."""
 
-    def watch(desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
-        argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
-        return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
-
-    def make(name: str) -> Desk:
+    def make(name: str) -> tuple[Desk, list[Expected]]:
         desk = new_desk(tmp_path / name)
         (desk.base / "nightly.md").write_text("look at the night")
         table = {"name": "nightly", "cron": "0 0 29 2 *", "subject": "the night", "body": str(desk.base / "nightly.md")}
         desk.configure(schedule=[table])
         assert type_in(desk.workdir, "schedules", "run", "nightly").status == 0
-        return desk
+        return desk, []
 
-    traced = make("trace")
-    assert watch(traced, Point(), traced.base / "calls") == 0
-    names = (traced.base / "calls").read_text().splitlines()
+    names = _calls_of(children, make)
     durable = [point for point in points(names) if point.of.split()[0] in DURABLE]
     assert any("schedules.json" in point.of for point in durable)
     early = [point for point in durable if "schedules.json" in point.of or "mail/" in point.of or "new/" in point.of]
     deaths = list({str(point): point for point in (*early, *_every(stride, durable))}.values())
-    reached = 0
-    for number, point in enumerate(deaths):
-        desk = make(f"desk-{number}")
-        reached += watch(desk, point) == KILLED
-        try:
-            # Who meets a turn that was given back ends with 1, and the next one runs it again.
-            assert 0 in (watch(desk) for _ in range(TRIES))
-            assert not inbox(desk.root, "coder")
-            known = desk.place().state.schedules.all["nightly"]
-            records = map(desk.place().state.turns.load, desk.place().state.turns.ids())
-            sent = [record.envelope.id for record in records if record is not None]
-            answers = [one for one in inbox(desk.root, "user") if one.subject == "Re: the night"]
-            assert len(answers) == 1
-            assert (known.due, known.sent) == (0.0, tuple(dict.fromkeys(sent)))
-        except BaseException as error:
-            error.add_note(str(point))
-            raise
-        shutil.rmtree(desk.base)
-    assert 2 * reached >= len(deaths)
+
+    def judge(desk: Desk, _: list[Expected], __: Point) -> None:
+        # Who meets a turn that was given back ends with 1, and the next one runs it again.
+        assert 0 in (_watch(children, desk) for _ in range(TRIES))
+        assert not inbox(desk.root, "coder")
+        known = desk.place().state.schedules.all["nightly"]
+        records = map(desk.place().state.turns.load, desk.place().state.turns.ids())
+        sent = [record.envelope.id for record in records if record is not None]
+        answers = [one for one in inbox(desk.root, "user") if one.subject == "Re: the night"]
+        assert len(answers) == 1
+        assert (known.due, known.sent) == (0.0, tuple(dict.fromkeys(sent)))
+
+    _die_at_each(children, deaths, make, judge)
 
 
 @pytest.mark.parametrize("stride", sizes(quick=29, long=3, soak=1))
 def test_every_durable_write_over_held_mail(tmp_path: Path, children: Children, stride: int) -> None:
     """Held, told and taken once; released by an order that the watcher carries out, and then answered once."""
-
-    def watch(desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
-        argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
-        return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
 
     def make(name: str) -> tuple[Desk, list[Expected]]:
         desk = new_desk(tmp_path / name)
@@ -243,21 +215,45 @@ def test_every_durable_write_over_held_mail(tmp_path: Path, children: Children, 
         desk.place().state.requests.submit(Request(Verb.ORDER, (order,)))
         return desk, expected
 
-    traced, _ = make("trace")
-    watch(traced, Point(), traced.base / "calls")
-    names = (traced.base / "calls").read_text().splitlines()
+    names = _calls_of(children, make)
     durable = [point for point in points(names) if point.of.split()[0] in (*DURABLE, "unlink")]
     assert any("held.jsonl" in name for name in names)
-    reached = 0
+
+    def judge(desk: Desk, expected: list[Expected], point: Point) -> None:
+        # Who meets a turn that was given back ends with 1, and the next one runs it again.
+        assert 0 in (_watch(children, desk) for _ in range(TRIES))
+        verify(desk, expected, set(), Counter(), str(point))
+        held_stays_held(desk, set())
+
     deaths = _every(stride, durable)
+    _die_at_each(children, deaths, make, judge)
+
+
+Make = Callable[[str], tuple[Desk, list[Expected]]]
+"""By its name a new desk, with what is expected of its mail."""
+
+
+def _watch(children: Children, desk: Desk, point: Point | None = None, trace: Path | None = None) -> int:
+    argv = ("watch", "--no-interactive", "--workdir", str(desk.workdir), "--once")
+    return children.run(*argv, stderr=desk.base / "stderr", point=point, trace=trace)
+
+
+def _calls_of(children: Children, make: Make) -> list[str]:
+    desk, _ = make("trace")
+    assert _watch(children, desk, Point(), desk.base / "calls") == 0
+    return (desk.base / "calls").read_text().splitlines()
+
+
+def _die_at_each(
+    children: Children, deaths: Sequence[Point], make: Make, judge: Callable[[Desk, list[Expected], Point], None]
+) -> None:
+    """At one of them each time; `judge` has others follow, and looks at what they leave."""
+    reached = 0
     for number, point in enumerate(deaths):
         desk, expected = make(f"desk-{number}")
-        reached += watch(desk, point) == KILLED
+        reached += _watch(children, desk, point) == KILLED
         try:
-            # Who meets a turn that was given back ends with 1, and the next one runs it again.
-            assert 0 in (watch(desk) for _ in range(TRIES))
-            verify(desk, expected, set(), Counter(), str(point))
-            held_stays_held(desk, set())
+            judge(desk, expected, point)
         except BaseException as error:
             error.add_note(str(point))
             raise

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
-from tests.desk import CLI, until
+from tests.desk import until
 from tests.guard_desk import Company
 from tests.sizes import LONG
 from tests.typed import type_in
@@ -144,8 +143,6 @@ def test_killed_again_and_again_a_shared_day_is_no_longer(tmp_path: Path) -> Non
     for number in range(8):
         send(desk, number)
         send(desk, number, "reviewer")
-    lot, kills = random.Random(14), 0
-    watchers: dict[str, subprocess.Popen[bytes]] = {}
 
     def paused() -> bool:
         return all(desk.place(name).state.pause.read() is not None for name in desk.names)
@@ -153,23 +150,11 @@ def test_killed_again_and_again_a_shared_day_is_no_longer(tmp_path: Path) -> Non
     def turns() -> int:
         return sum(map(desk.turns, desk.names))
 
-    while not paused():
-        for name in desk.names:
-            if name not in watchers or watchers[name].poll() is not None:
-                watchers[name] = subprocess.Popen(
-                    [*CLI, "watch", "--no-interactive", "-C", str(tmp_path / name)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                )
+    def one_more() -> None:
         seen = turns()
-        until(lambda: turns() > seen or paused(), "one more turn, or the end")  # noqa: B023
-        killed = watchers[lot.choice(desk.names)]
-        killed.kill()
-        killed.wait()
-        kills += 1
-    for watcher in watchers.values():
-        watcher.kill()
-        watcher.wait()
+        until(lambda: turns() > seen or paused(), "one more turn, or the end")
+
+    kills = desk.kill_until(paused, one_more, random.Random(14))
     ran = [one for name in desk.names for one in desk.records(name) if one.process is not None]
     assert kills > 3
     assert len(ran) == 7, "no more, and no less"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from tests.amq_tree import write
 from tests.broker_desk import running_broker
 from tests.clocks import FakeClock
-from tests.desk import CLI, until
+from tests.desk import until
 from tests.guard_desk import ANSWERS, REPEATS, Company, forwards, nothing_is_lost, stages, writes_anew
 from tests.integration.test_amp_watch import AmpDesk
 from tests.sizes import LONG
@@ -299,24 +298,12 @@ def _come_as_far(company: Company, number: int) -> bool:
 def test_killed_again_and_again_they_are_stopped_all_the_same(tmp_path: Path) -> None:
     company = Company(tmp_path, {"coder": ANSWERS, "reviewer": ANSWERS}, max_retries=100, max_starts=1000)
     company.send("coder", "loop", sender="reviewer")
-    lot, kills = random.Random(7), 0
-    watchers: dict[str, subprocess.Popen[bytes]] = {}
-    while not company.all_held():
-        for name in company.names:
-            if name not in watchers or watchers[name].poll() is not None:
-                watchers[name] = subprocess.Popen(
-                    [*CLI, "watch", "--no-interactive", "-C", str(tmp_path / name)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                )
+    lot = random.Random(7)
+
+    def some_more() -> None:
         until(partial(_come_as_far, company, turns(company) + lot.randint(1, 3)), "some more turns, or the end")
-        killed = watchers[lot.choice(company.names)]
-        killed.kill()
-        killed.wait()
-        kills += 1
-    for watcher in watchers.values():
-        watcher.kill()
-        watcher.wait()
+
+    kills = company.kill_until(company.all_held, some_more, lot)
     company.work()
     assert kills > 2
     rounds = sum(len({record.envelope.id for record in company.records(name)}) for name in company.names)
