@@ -121,7 +121,9 @@ def documents_in(folders: Iterable[Path]) -> dict[str, str]:
     """Each document in `folders` by its path, with what tells one content from another; of at most MOST_DOCUMENTS."""
     found: dict[str, str] = {}
     for folder in dict.fromkeys(folders):
-        for name in INSTRUCTIONS:
+        # Mostly none of them is there, and every turn asks twice.
+        there = [name for name in INSTRUCTIONS if os.path.lexists(f"{folder}/{name}")]
+        for name in there:
             for path in _files_at(folder / name, DEEPEST):
                 if len(found) >= MOST_DOCUMENTS:
                     return found
