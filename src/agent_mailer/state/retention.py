@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -102,7 +103,8 @@ class Retention:
         the record of what waits for a person, with what could not be sent; the transcript beside it goes.
         """
         now = self._clock.now()
-        given_up = self._dead_letters.turn_ids()
+        # Long where there are many, so that they are read for those turns alone that may be among them.
+        given_up = cache(self._dead_letters.turn_ids)
         removed: list[str] = []
         sizes: list[tuple[str, int]] = []
         for turn_id in self._turns.ids():
@@ -118,7 +120,7 @@ class Retention:
             if record is not None and not ids_of(record).isdisjoint(still_needed):
                 continue
             past = age > max(keep_days, 1) * 86400
-            if turn_id in given_up or (record is not None and unsent_of(record)):
+            if (_may_be_given_up(record) and turn_id in given_up()) or (record is not None and unsent_of(record)):
                 with suppress(OSError):
                     if record is not None:
                         self._unsent.note(record)
@@ -145,6 +147,14 @@ class Retention:
         with suppress(OSError):
             self._held.tidy(self._processed.__contains__)
         return removed
+
+
+def _may_be_given_up(record: TurnRecord | None) -> bool:
+    """Whether a message of that turn was given up by it; what cannot be read may be anything."""
+    if record is None:
+        return True
+    settlements = (record.settlement, *(one.settlement for one in record.batch))
+    return any(one is not None and one.dead is not None for one in settlements)
 
 
 def _without_body(entry: SettledItem) -> SettledItem:
