@@ -1,11 +1,15 @@
-"""The process table, as /proc tells it: what runs, since when, for whom; and which life of the machine this is."""
+"""The process table, as /proc tells it: what runs, since when, for whom; which life of the machine this is, and who is
+left with orphans.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -261,3 +265,40 @@ def in_unit(unit: str) -> set[int]:
             with suppress(OSError, ValueError):
                 found |= set(map(int, listed.read_bytes().split()))
     return found
+
+
+PR_SET_CHILD_SUBREAPER = 36
+
+_inherits: set[int] = set()
+"""Who has asked for it: a fork of us has not."""
+
+
+def can_inherit_orphans() -> bool:
+    """Whether this system knows the means (Linux does)."""
+    return prctl_of_system() is not None
+
+
+def inherit_orphans() -> bool:
+    """From here on this process is left what loses its parent below it, a killed holder's above all; it has to reap."""
+    prctl = prctl_of_system()
+    if prctl is None:
+        return False
+    _inherits.add(os.getpid())
+    return bool(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def inherits_orphans() -> bool:
+    """Whether this very process has asked for it; a fork of it has not."""
+    return os.getpid() in _inherits
+
+
+@cache
+def prctl_of_system() -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        function = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    return function

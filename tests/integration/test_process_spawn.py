@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.desk import until
 
-from agent_mailer.process import spawn
+from agent_mailer.process import handle
 from agent_mailer.process.handle import identify, is_alive, reap
 from agent_mailer.process.holder import start_behind_gate
 from agent_mailer.process.tree import end_tree
@@ -77,7 +77,7 @@ def test_what_cannot_be_executed_says_why(tmp_path: Path, way: str) -> None:
     (tmp_path / "no program").write_text("")
     reading, told = os.pipe()
     high = os.dup2(told, 50, inheritable=False)
-    pid = spawn.spawn([str(tmp_path / "no program")], WAYS[way], {6: high}, high)
+    pid = handle.spawn([str(tmp_path / "no program")], WAYS[way], {6: high}, high)
     identity = identify(pid)
     for fd in (told, high):
         os.close(fd)
@@ -85,11 +85,11 @@ def test_what_cannot_be_executed_says_why(tmp_path: Path, way: str) -> None:
     os.close(reading)
     if identity is not None:
         reap(identity, block=True)
-    why = spawn.why_unstarted(word)
+    why = handle.why_unstarted(word)
     assert why is not None
     assert why.errno == errno.EACCES
 
 
 @pytest.mark.skipif(not Path("/usr/bin/perl").exists(), reason="no Perl here")
 def test_perl_is_proved_before_it_is_relied_on() -> None:
-    assert spawn._by_perl()
+    assert handle._by_perl()

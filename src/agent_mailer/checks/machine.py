@@ -103,8 +103,7 @@ def check_turn_end(memory: str) -> CheckResult:
 
     def look() -> CheckResult:
         from agent_mailer.process.first import in_a_pid_namespace
-        from agent_mailer.process.spawn import can_inherit_orphans
-        from agent_mailer.processes import HAS_PROC
+        from agent_mailer.processes import HAS_PROC, can_inherit_orphans
 
         if not HAS_PROC:
             text = (

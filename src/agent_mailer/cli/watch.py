@@ -232,7 +232,7 @@ def _obey_signals(watcher: Watcher) -> None:
     import asyncio
 
     from agent_mailer.process.first import reap_strangers
-    from agent_mailer.process.spawn import inherit_orphans
+    from agent_mailer.processes import inherit_orphans
 
     asked = 0
 

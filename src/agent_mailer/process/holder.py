@@ -30,9 +30,10 @@ from agent_mailer.process.handle import (
     is_alive,
     reap,
     send,
+    spawn,
     wait_gone,
+    why_unstarted,
 )
-from agent_mailer.process.spawn import spawn, why_unstarted
 from agent_mailer.processes import HAS_PROC
 
 SHELL = "/bin/sh"

@@ -15,9 +15,8 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, strangers, wait_gone
 from agent_mailer.process.holder import HOLDER, LEAVE, SCOPE, TURN_ID_VARIABLE
-from agent_mailer.process.spawn import strangers
 from agent_mailer.processes import HAS_PROC, command_line, in_unit, namespaces_of, read_stat, scan
 
 GRACE = 5.0
