@@ -172,6 +172,22 @@ def test_what_cannot_be_copied_goes_aside_whole(box: Box, make: Callable[[Path],
     assert box.receipt("b-bad__alice__dlq.json")["stage"] == "dlq"
 
 
+@pytest.mark.parametrize(("make", "why"), [(make_fifo, "not a regular file"), (make_link, "Too many levels of symbolic links")])
+def test_what_lies_aside_and_cannot_be_read_is_named_with_its_place(
+    box: Box, make: Callable[[Path], None], why: str
+) -> None:
+    make(box.paths.new / "b-bad.md")
+    (item,) = box.pending().unreadable
+    box.reject_all()
+    (kept,) = box.paths.aside.iterdir()
+    assert box.mailbox.put_back(item.locator, item.digest) == Refused(f"{kept} cannot be read: {why}")
+    kept.unlink()
+    assert box.mailbox.put_back(item.locator, item.digest) == Refused("it is neither in dlq nor in aside any more")
+    kept.write_bytes(message("b-bad"))
+    assert box.mailbox.put_back(item.locator, item.digest) is None
+    assert box.one().id == "b-bad"
+
+
 def test_what_is_too_large_is_a_dead_letter_with_its_bytes_and_a_receipt(box: Box) -> None:
     data = message("big", "x" * (11 << 20))
     box.put("other-name", data)

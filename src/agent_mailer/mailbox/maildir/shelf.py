@@ -39,7 +39,7 @@ def _put_back(disk: Disk, paths: Paths, name: str, digest: str, new_id: str) -> 
     if found is None:
         if any(_is(data, name, digest) or (new_id and data) for data in _listed(paths, target)):
             return None
-        return Refused("it is neither in dlq nor in aside any more, or it is too large")
+        return Refused(_unreadable(paths, name) or "it is neither in dlq nor in aside any more")
     source, data = found
     parsed = parse_message(data, name)
     if isinstance(parsed, Malformed):
@@ -59,11 +59,9 @@ def _put_back(disk: Disk, paths: Paths, name: str, digest: str, new_id: str) -> 
 
 def _kept(paths: Paths, name: str) -> Iterator[tuple[Path, bytes]]:
     """What was put away under this name, and its content."""
-    ending = f"-{path_name(name)}"
-    for path in _files(paths.aside):
-        if path.name.endswith(ending) and not path.name.startswith("."):
-            with suppress(OSError):
-                yield path, read_regular(path, MAX_MESSAGE_BYTES)
+    for path in _aside(paths, name):
+        with suppress(OSError):
+            yield path, read_regular(path, MAX_MESSAGE_BYTES)
     for folder in (paths.dlq_new, paths.dlq_cur):
         for path in _files(folder):
             with suppress(OSError):
@@ -72,6 +70,22 @@ def _kept(paths: Paths, name: str) -> Iterator[tuple[Path, bytes]]:
                 if letter is not None and letter.original_file == name:
                     # The header is JSON over several lines: the mark cannot be within it.
                     yield path, data[4:].partition(_MARK)[2]
+
+
+def _aside(paths: Paths, name: str) -> list[Path]:
+    ending = f"-{path_name(name)}"
+    return [path for path in _files(paths.aside) if path.name.endswith(ending) and not path.name.startswith(".")]
+
+
+def _unreadable(paths: Paths, name: str) -> str:
+    """Which file aside under this name is none that could be a message, and why; empty where there is none."""
+    for path in _aside(paths, name):
+        try:
+            if len(read_regular(path, MAX_MESSAGE_BYTES)) > MAX_MESSAGE_BYTES:
+                return f"{path} is larger than a message may be"
+        except OSError as fault:
+            return f"{path} cannot be read: {fault.strerror or fault}"
+    return ""
 
 
 def _listed(paths: Paths, name: str) -> Iterator[bytes]:
