@@ -30,6 +30,8 @@ HEAD = b"ref: refs/heads/nothing\n"
 IGNORES_ITSELF = b"# Made by agent-mailer: should this folder become part of a git tree.\n*\n"
 LOCKED = b"an agent of agent-mailer lives in it: its mail and its state would be deleted\n"
 _MOST_BYTES = 1 << 20
+_AMQS_BLOCK = "# Agent Message Queue"
+"""How the line begins that `amq` writes above what it ignores itself."""
 _WORK = re.compile(rb"^\s*worktree\s*=(.+)$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -158,14 +160,26 @@ def keep_out(disk: Disk, folder: Path) -> tuple[list[Lack], GitFault | None]:
 
 
 def old_lines(folder: Path) -> list[str]:
-    """What an earlier version wrote for `folder` into the project's `.gitignore`: it hides each folder of that name."""
+    """What an earlier version wrote for `folder` into the project's `.gitignore`: it hides each folder of that name.
+
+    What stands in a block of AMQ's is AMQ's: `amq` would write it again.
+    """
     tree = tree_around(folder)
     if tree is None:
         return []
     with suppress(OSError):
         lines = _read(tree.top / ".gitignore", _MOST_BYTES).decode("utf-8", "replace").splitlines()
-        return [line.strip() for line in lines if line.strip() == f"{folder.name}/"]
+        return [line for line in _outside_amqs_blocks(lines) if line == f"{folder.name}/"]
     return []
+
+
+def _outside_amqs_blocks(lines: list[str]) -> Iterator[str]:
+    inside = False
+    for line in map(str.strip, lines):
+        if not line or line.startswith("#"):
+            inside = line.startswith(_AMQS_BLOCK)
+        elif not inside:
+            yield line
 
 
 def _fault(path: Path, error: OSError) -> GitFault:

@@ -210,6 +210,18 @@ def test_an_older_workdir_is_told_of_and_brought_over(project: Path) -> None:
     assert type_in(project, "doctor", "--repair").out == "nothing to repair\n"
 
 
+def test_what_amq_has_written_into_the_projects_gitignore_is_no_leftover_of_ours(project: Path) -> None:
+    set_up(project)
+    (project / ".gitignore").write_text("# Agent Message Queue\n.agent-mail/\n.amqrc\n")
+    assert "can go" not in said(project)
+    (project / ".gitignore").write_text("# Agent Message Queue\n.amqrc\n\n.agent-mail/\n")
+    assert "the line .agent-mail/ of an earlier version" in said(project)
+
+
+def said(project: Path) -> str:
+    return "\n".join(row.text for row in look(project))
+
+
 @LONG
 def test_names_that_are_patterns_mean_themselves(tmp_path: Path) -> None:
     project = make_project(tmp_path / "shop")
