@@ -65,6 +65,7 @@ def test_starts_end_it_whatever_the_outcome(outcome: Outcome, starts: int, step:
 
 def test_giving_up_says_why() -> None:
     assert decide(Outcome.FAILED, 3, 4).why == "4 failed attempts"
+    assert decide(Outcome.FAILED, 0, 1, max_retries=0).why == "1 failed attempt"
 
 
 @pytest.mark.parametrize("outcome", sorted(COUNTS))

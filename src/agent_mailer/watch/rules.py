@@ -115,7 +115,7 @@ def decide_retry(
     if outcome.counts:
         attempts += 1
         if attempts > policy.max_retries:
-            return RetryDecision(Step.GIVE_UP, attempts, why=f"{attempts} failed attempts")
+            return RetryDecision(Step.GIVE_UP, attempts, why=f"{attempts} failed {'attempt' if attempts == 1 else 'attempts'}")
     if starts >= policy.max_starts:
         return RetryDecision(Step.GIVE_UP, attempts, why=f"{starts} starts without an end")
     wait = backoff(attempts - 1, policy.retry_first, policy.retry_longest) * jitter if outcome.counts else 0.0
