@@ -77,11 +77,13 @@ def memory_file(memory: Path, thread: str) -> Path:
     return memory / f"{path_name(thread) if word == thread else word.replace('-', '~', 1)}.md"
 
 
-def content_digest(sender: str, subject: str, body: str) -> str:
-    """Tells one message's text from another's under the same id."""
-    return hashlib.sha256(
-        "\0".join((sender, subject, body.rstrip("\r\n"))).encode("utf-8", "surrogatepass")
-    ).hexdigest()
+def text_digest(sender: str, subject: str, body: str) -> str:
+    """Of what somebody says, wherever he says it."""
+    return whole_digest("\0".join((sender, subject, body.rstrip("\r\n"))))
+
+
+def whole_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def one_line(text: str) -> str:
@@ -104,7 +106,7 @@ def shown_url(url: str) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return whole_digest(text)[:16]
 
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")

@@ -21,7 +21,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.mailbox.maildir.layout import Paths, make_mailbox
 from agent_mailer.mailbox.port import Automatic, Envelope
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Ended, Guard, Held, HeldEntry
@@ -75,6 +75,42 @@ def test_a_strangers_mail_is_held_and_hears_nothing(desk: Desk) -> None:
     desk.once()
     assert ran(desk) == [mine]
     assert told.read_text().count("holds mail of planner") == 1
+
+
+@pytest.mark.parametrize("elsewhere", [{"thread": "u"}, {"body": "other"}, {"sender": "stranger"}], ids=str)
+def test_another_message_under_a_held_id_takes_nothing_from_it(desk: Desk, elsewhere: dict[str, str]) -> None:
+    desk.shell_that_tells("echo done")
+    desk.configure(deny_from=["planner", "stranger"])
+    make_mailbox(desk.disk, desk.root, "stranger")
+    said = {"sender": "planner", "thread": "t", "body": "one"}
+
+    def put(**changes: str) -> None:
+        told = said | changes
+        head = {"schema": 1, "id": "m1", "from": told["sender"], "to": ["coder"], "thread": told["thread"]}
+        head["created"] = "2026-08-22T10:00:00Z"
+        text = f"---json\n{json.dumps(head)}\n---\n{told['body']}\n"
+        (Paths(desk.root, "coder").new / "m1.md").write_text(text)
+
+    def stuck() -> list[str]:
+        return [entry.kind.value for entry in desk.place().state.stuck.all()]
+
+    put()
+    desk.once()
+    put()
+    desk.once()
+    assert (held(desk), stuck()) == ({"m1": "who"}, []), "the same once more"
+    put(**elsewhere)
+    desk.once()
+    desk.once()
+    assert (held(desk), stuck()) == ({"m1": "who"}, ["used-id"])
+    assert not list(Paths(desk.root, "coder").new.iterdir())
+    assert desk.inbox("planner") == []
+    assert type_in(desk.workdir, "held", "allow", "planner", "stranger").status == 0
+    desk.once()
+    assert ran(desk) == ["m1"]
+    assert type_in(desk.workdir, "stuck", "retry", "--all").status == 0
+    desk.once()
+    assert len(ran(desk)) == 2
 
 
 def test_a_person_lets_it_go_drops_it_or_allows_its_sender(desk: Desk) -> None:

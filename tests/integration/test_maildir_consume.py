@@ -26,8 +26,8 @@ from agent_mailer.mailbox.port import (
     Message,
     Refused,
     Unreadable,
+    content_digest,
 )
-from agent_mailer.names import content_digest
 
 HEADER = {"schema": 1, "from": "bob", "to": ["alice"], "thread": "t", "created": "2026-08-22T10:00:00Z"}
 
@@ -172,7 +172,9 @@ def test_what_cannot_be_copied_goes_aside_whole(box: Box, make: Callable[[Path],
     assert box.receipt("b-bad__alice__dlq.json")["stage"] == "dlq"
 
 
-@pytest.mark.parametrize(("make", "why"), [(make_fifo, "not a regular file"), (make_link, "Too many levels of symbolic links")])
+@pytest.mark.parametrize(
+    ("make", "why"), [(make_fifo, "not a regular file"), (make_link, "Too many levels of symbolic links")]
+)
 def test_what_lies_aside_and_cannot_be_read_is_named_with_its_place(
     box: Box, make: Callable[[Path], None], why: str
 ) -> None:
@@ -227,10 +229,7 @@ def test_another_message_of_a_settled_id_is_put_back_under_an_id_of_its_own(box:
     other = asyncio.run(box.mailbox.read(box.one()))
     assert isinstance(other, Message)
     asyncio.run(box.mailbox.set_aside(other.envelope))
-    assert (
-        box.mailbox.put_back("m1.md", content_digest(other.envelope.sender, other.subject, other.body), "m1-other")
-        is None
-    )
+    assert box.mailbox.put_back("m1.md", content_digest(other), "m1-other") is None
     envelope = box.one()
     assert (envelope.id, envelope.locator) == ("m1-other", "m1-other.md")
     again = asyncio.run(box.mailbox.read(envelope))
@@ -238,10 +237,7 @@ def test_another_message_of_a_settled_id_is_put_back_under_an_id_of_its_own(box:
     assert again.body == "second\n"
     assert b'"kept"' in (box.paths.new / "m1-other.md").read_bytes()
     assert list(box.paths.aside.iterdir()) == []
-    assert (
-        box.mailbox.put_back("m1.md", content_digest(other.envelope.sender, other.subject, other.body), "m1-other")
-        is None
-    )
+    assert box.mailbox.put_back("m1.md", content_digest(other), "m1-other") is None
 
 
 def test_a_name_that_is_no_text_goes_aside_too(box: Box) -> None:

@@ -214,10 +214,10 @@ SCENES: dict[str, Scene] = {
     "its turn failed, and is tried again": to_retry,
     "it was given up (`given-up`)": given_up,
     "it cannot be read (`unreadable`)": unreadable,
-    "another text under a used id (`used-id`)": used_id,
+    "another message under a used id (`used-id`)": used_id,
     "a person has dropped it (`turns stop --drop`, `stuck drop`)": dropped,
     "its agent asks a question": asks,
-    "it is settled already, the same text": settled,
+    "it is settled already, the same message": settled,
     "it is a notice": notice,
 }
 

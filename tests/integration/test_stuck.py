@@ -387,6 +387,105 @@ def test_the_same_text_again_is_only_set_aside(desk: Desk, other_name: bool) -> 
     assert notices(desk) == []
 
 
+CHANGES: dict[str, object] = {
+    "thread": "other",
+    "reply_to": "planner",
+    "refs": ["q2"],
+    "labels": ["urgent"],
+    "kind": "todo",
+    "context": {"ticket": 2},
+    "from": "planner",
+    "subject": "another",
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+@pytest.mark.parametrize("keeps", [True, False], ids=["the mailbox has it", "the turn knows it"])
+def test_the_same_words_elsewhere_are_another_message(desk: Desk, field: str, keeps: bool) -> None:
+    put(desk, "m1", file("m1", "the build is red\n"))
+    desk.once()
+    if not keeps:
+        (Paths(desk.root, "coder").cur / "m1.md").unlink()
+    other = file("m1", "the build is red\n", **{field: CHANGES[field]})
+    put(desk, "m1", other)
+    desk.once()
+    [(kind, key)] = stuck(desk)
+    assert kind == "used-id"
+    assert len(notices(desk, "planner" if field in ("from", "reply_to") else "user")) == 1
+    assert ask(desk, Verb.STUCK_RETRY, f"used-id {key}").ok
+    desk.once()
+    assert len(desk.place().state.turns.ids()) == 2
+    put(desk, "m1", other)
+    desk.once()
+    assert (stuck(desk), len(desk.place().state.turns.ids())) == ([], 2)
+
+
+def test_each_of_several_under_one_id_is_stuck_by_itself(desk: Desk) -> None:
+    for thread in ("a", "b", "c"):
+        put(desk, "m1", file("m1", "the build is red\n", thread=thread))
+        desk.once()
+    assert len(stuck(desk)) == 2
+    assert sorted(one.envelope.thread for one in notices(desk)) == ["b", "c"]
+    assert ask(desk, Verb.STUCK_RETRY).ok
+    desk.once()
+    threads = [record.envelope.thread for record in map(desk.place().state.turns.load, turn_ids(desk)) if record]
+    assert sorted(threads) == ["a", "b", "c"]
+
+
+def turn_ids(desk: Desk) -> list[str]:
+    return desk.place().state.turns.ids()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"created": "2026-08-22T11:00:00Z"}, {"priority": "urgent"}, {"to": ["coder", "planner"]}], ids=str
+)
+def test_what_is_sent_once_more_is_the_same_message(desk: Desk, changes: dict[str, object]) -> None:
+    put(desk, "m1", file("m1", "the build is red\n"))
+    desk.once()
+    put(desk, "m1", file("m1", "the build is red\n", **changes))
+    events = desk.once()
+    assert [event.event for event in events].count(EventName.MESSAGE_SET_ASIDE) == 1
+    assert stuck(desk) == []
+
+
+@pytest.mark.parametrize(("thread", "found"), [("t", []), ("other", ["used-id"])], ids=["same", "another"])
+def test_what_an_earlier_version_has_written_of_a_message_is_understood(
+    desk: Desk, thread: str, found: list[str]
+) -> None:
+    put(desk, "m1", file("m1", "the build is red\n", labels=["ci"]))
+    desk.once()
+    (Paths(desk.root, "coder").cur / "m1.md").unlink()
+    [turn_id] = turn_ids(desk)
+    record = desk.state / "turns" / turn_id / "turn.json"
+    told = json.loads(record.read_bytes())
+    assert told.pop("content") != told["digest"]
+    record.write_text(json.dumps(told))
+    put(desk, "m1", file("m1", "the build is red\n", labels=["ci"], thread=thread))
+    desk.once()
+    assert [kind for kind, _ in stuck(desk)] == found
+
+
+def test_what_an_earlier_version_put_away_under_a_used_id_is_taken_up_once(desk: Desk) -> None:
+    put(desk, "m1", file("m1", "first\n"))
+    desk.once()
+    other = file("m1", "second\n")
+    put(desk, "m1", other)
+    desk.once()
+    [(_, key)] = stuck(desk)
+    # As it was written then: by the text alone.
+    text = sha256(b"user\0\0second").hexdigest()
+    line = json.loads((desk.state / "stuck.jsonl").read_bytes())
+    line |= {"key": f"m1~{text[:12]}", "digest": text}
+    (desk.state / "stuck.jsonl").write_text(json.dumps(line) + "\n")
+    assert key != line["key"]
+    assert ask(desk, Verb.STUCK_RETRY, f"used-id {line['key']}").ok
+    desk.once()
+    assert len(turn_ids(desk)) == 2
+    put(desk, "m1", other)
+    desk.once()
+    assert (stuck(desk), len(turn_ids(desk))) == ([], 2)
+
+
 def test_where_the_mailbox_has_it_no_more_the_turn_knows_its_text(desk: Desk) -> None:
     first = desk.send("first")
     desk.once()

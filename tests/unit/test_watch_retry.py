@@ -66,6 +66,8 @@ def test_starts_end_it_whatever_the_outcome(outcome: Outcome, starts: int, step:
 def test_giving_up_says_why() -> None:
     assert decide(Outcome.FAILED, 3, 4).why == "4 failed attempts"
     assert decide(Outcome.FAILED, 0, 1, max_retries=0).why == "1 failed attempt"
+    assert decide(Outcome.INTERRUPTED, 0, 1, max_starts=1).why == "1 start without an end"
+    assert decide(Outcome.INTERRUPTED, 0, 2, max_starts=2).why == "2 starts without an end"
 
 
 @pytest.mark.parametrize("outcome", sorted(COUNTS))

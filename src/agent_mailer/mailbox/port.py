@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, Protocol
 
 import msgspec
 
 from agent_mailer.errors import MailerError
+from agent_mailer.names import whole_digest
 
 
 class Priority(StrEnum):
@@ -87,9 +88,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation.
-    `named` is what the message itself says of the way back, field and value; `context` what programs say to each other,
-    the text of a JSON object, or empty.
+    """A message whole. `reply_to` is the address an answer goes to, in the mailbox's own notation; `named` what it says
+    itself of the way back, field and value; `context` what programs say to each other, a JSON object's text or empty.
     """
 
     envelope: Envelope
@@ -103,10 +103,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """An item that is no message: `locator` for `reject`, and why; the rest as far as it can be made out.
-
-    `digest` tells it from another of its name.
-    """
+    """No message: `locator` for `reject`, why, what else can be made out; `digest` tells it from others of its name."""
 
     locator: str
     why: str
@@ -360,18 +357,13 @@ def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[s
     heads: dict[str, int] = {}
     pressing: dict[str, int] = {}
     for place, envelope in enumerate(ordered):
-        known = pressing.get(envelope.thread)
-        if known is None:
-            heads[envelope.thread] = pressing[envelope.thread] = place
-        elif URGENCY[envelope.priority] < URGENCY[ordered[known].priority]:
+        heads.setdefault(envelope.thread, place)
+        known = pressing.setdefault(envelope.thread, place)
+        if URGENCY[envelope.priority] < URGENCY[ordered[known].priority]:
             pressing[envelope.thread] = place
     by_rank = sorted(heads, key=lambda thread: (URGENCY[ordered[pressing[thread]].priority], heads[thread]))
     first = (place for thread in by_rank for place in (heads[thread], pressing[thread]))
-    chosen: set[int] = set()
-    for place in chain(first, range(len(ordered))):
-        if len(chosen) >= limit:
-            break
-        chosen.add(place)
+    chosen = islice(dict.fromkeys(chain(first, range(len(ordered)))), limit)
     return tuple(ordered[place] for place in sorted(chosen))
 
 
@@ -387,9 +379,7 @@ def subject_of(draft: Draft, origin: Message | None) -> str:
         return " ".join(draft.subject.split())
     prefix = "Re:" if draft.action is Action.REPLY else "Fwd:"
     subject = " ".join(origin.subject.split())
-    if subject.lower().startswith(prefix.lower()):
-        return subject
-    return f"{prefix} {subject or '(no subject)'}"
+    return subject if subject.lower().startswith(prefix.lower()) else f"{prefix} {subject or '(no subject)'}"
 
 
 def kind_of(draft: Draft, origin: Message | None) -> Kind | None:
@@ -397,3 +387,13 @@ def kind_of(draft: Draft, origin: Message | None) -> Kind | None:
     if draft.kind is not None or draft.action is not Action.REPLY or origin is None or origin.envelope.kind is None:
         return draft.kind
     return _ANSWERS.get(origin.envelope.kind, origin.envelope.kind)
+
+
+def content_digest(message: Message) -> str:
+    """Of all that makes it another message under its id: who says what, of what, where, and the way back. When, to whom
+    and how urgently it was sent is not: what is sent once more, or put back by hand, is the same message.
+    """
+    told = message.envelope
+    said = (told.sender, message.subject, message.body.rstrip("\r\n"), message.context)
+    about = (str(told.kind or ""), str(told.automatic), message.refs, message.labels)
+    return whole_digest(ascii((*said, *about, told.thread, message.named)))

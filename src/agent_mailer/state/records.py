@@ -252,6 +252,7 @@ class Batched(msgspec.Struct, frozen=True, omit_defaults=True):
 
     envelope: Envelope
     digest: str = ""
+    content: str = ""
     route: Route | None = None
     settlement: Settlement | None = None
     counted: Counted | None = None
@@ -263,7 +264,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     `resume` is the session the turn goes on in, `fresh` the id chosen for a new one; `generation` the thread's session
     generation when it started; `starts` includes this turn; `rerun` is the retry entry as it was at the claim;
     `process` None = nothing ran. `resends` names the item of an earlier turn that this record, in which nothing ever
-    runs, sends again; `digest` is that of the message's text. `route` is the way of an answer as it was found
+    runs, sends again; `digest` is that of the message's text, `content` of all that tells it from another under its id
+    (an earlier version wrote none). `route` is the way of an answer as it was found
     before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `batch`: the younger
     messages that the turn was handed with its own. `counted`: for guards.
     """
@@ -285,6 +287,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     settlement: Settlement | None = None
     resends: str = ""
     digest: str = ""
+    content: str = ""
     route: Route | None = None
     no_way: str = ""
     batch: tuple[Batched, ...] = ()

@@ -299,6 +299,7 @@ def _beside(record: TurnRecord, other: Batched) -> TurnRecord:
         record,
         envelope=other.envelope,
         digest=other.digest,
+        content=other.content,
         route=other.route,
         settlement=other.settlement,
         counted=other.counted,

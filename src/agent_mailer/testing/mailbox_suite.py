@@ -25,8 +25,8 @@ from agent_mailer.mailbox.port import (
     Progress,
     Refused,
     Stage,
+    content_digest,
 )
-from agent_mailer.names import content_digest
 from agent_mailer.testing.mailbox_scene import (
     MORNING,
     MailboxHarness,
@@ -299,9 +299,10 @@ class MailboxSuite:
             at.harness.arrive_again(item)
             (envelope,) = await waiting(at.mailbox)
             settled = await at.mailbox.settled(envelope)
-            assert settled is None or content_digest(
-                settled.envelope.sender, settled.subject, settled.body
-            ) == content_digest(message.envelope.sender, message.subject, message.body)
+            assert settled is None or content_digest(settled) == content_digest(message)
+            again = await at.mailbox.read(envelope)
+            assert isinstance(again, Message)
+            assert content_digest(again) == content_digest(message)
 
         play(self.harness(tmp_path), scenario)
 

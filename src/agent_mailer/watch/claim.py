@@ -9,8 +9,8 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Envelope, Gone, MailboxUnavailable, Message, NoWay, Route
-from agent_mailer.names import content_digest
+from agent_mailer.mailbox.port import Envelope, Gone, MailboxUnavailable, Message, NoWay, Route, content_digest
+from agent_mailer.names import text_digest
 from agent_mailer.state.records import Batched, Phase, TurnRecord
 from agent_mailer.state.turns import share_of
 from agent_mailer.watch.room import Room
@@ -88,9 +88,10 @@ async def take_batch(room: Room, record: TurnRecord) -> tuple[Message, ...]:
             continue
         size += len(message.body)
         share = share_of(record, one.envelope.id)
-        share.digest = _digest(message)
+        share.digest = text_digest(message.envelope.sender, message.subject, message.body)
+        share.content = content_digest(message)
         taken.append(room.gate.taken(share, message))
-        kept.append(msgspec.structs.replace(one, digest=share.digest, counted=share.counted))
+        kept.append(msgspec.structs.replace(one, digest=share.digest, content=share.content, counted=share.counted))
         _tell_claimed(room, record, one.envelope)
     if len(kept) < len(record.batch):
         record.batch = tuple(kept)
@@ -129,7 +130,8 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     if retry is not None and retry.fetches:
         record.rerun = msgspec.structs.replace(retry, fetches=0, fetching_since=0.0) if ours else None
     envelope = record.envelope
-    record.digest = _digest(message)
+    record.digest = text_digest(message.envelope.sender, message.subject, message.body)
+    record.content = content_digest(message)
     if not envelope.sender:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)
@@ -146,10 +148,6 @@ def _tell_claimed(room: Room, record: TurnRecord, envelope: Envelope) -> None:
         sender=envelope.sender,
         attempt=record.attempt,
     )
-
-
-def _digest(message: Message) -> str:
-    return content_digest(message.envelope.sender, message.subject, message.body)
 
 
 def pass_over(room: Room, record: TurnRecord, why: str, *, answered: bool) -> None:

@@ -115,9 +115,9 @@ def decide_retry(
     if outcome.counts:
         attempts += 1
         if attempts > policy.max_retries:
-            return RetryDecision(Step.GIVE_UP, attempts, why=f"{attempts} failed {'attempt' if attempts == 1 else 'attempts'}")
+            return RetryDecision(Step.GIVE_UP, attempts, why=f"{attempts} failed attempt{'s' * (attempts > 1)}")
     if starts >= policy.max_starts:
-        return RetryDecision(Step.GIVE_UP, attempts, why=f"{starts} starts without an end")
+        return RetryDecision(Step.GIVE_UP, attempts, why=f"{starts} start{'s' * (starts > 1)} without an end")
     wait = backoff(attempts - 1, policy.retry_first, policy.retry_longest) * jitter if outcome.counts else 0.0
     return RetryDecision(Step.RETRY, attempts, not_before=now + wait)
 

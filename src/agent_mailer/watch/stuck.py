@@ -21,8 +21,9 @@ from agent_mailer.mailbox.port import (
     Outgoing,
     Refused,
     Unreadable,
+    content_digest,
 )
-from agent_mailer.names import content_digest, path_name, printable, prompt_word
+from agent_mailer.names import path_name, printable, prompt_word, text_digest
 from agent_mailer.state import State
 from agent_mailer.state.stuck import STILL_LISTED, StuckEntry, StuckKind
 from agent_mailer.state.turns import shares
@@ -38,6 +39,23 @@ TELL_LISTED_WITHIN = 7 * 86400.0
 USED = "its id belongs to another message, which was here before"
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """What is remembered of a message that was taken. Of the content an earlier version kept the text alone."""
+
+    text: str
+    content: str
+    thread: str
+
+    @classmethod
+    def of(cls, message: Message) -> _Known:
+        return cls(_text(message), content_digest(message), message.envelope.thread)
+
+    def is_(self, message: Message) -> bool:
+        if self.content:
+            return self.content == content_digest(message)
+        return (self.text, self.thread) == (_text(message), message.envelope.thread)
+
+
 class StuckMail:
     """What the watcher does with mail that it cannot work on.
 
@@ -51,7 +69,7 @@ class StuckMail:
         self._left: set[str] = set()
         """What cannot be put away: told once, and passed over."""
         self._told: set[tuple[StuckKind, str]] = set()
-        self._digests: dict[str, str] = {}
+        self._known: dict[str, _Known] = {}
         self._seen_turns: set[str] = set()
 
     async def unreadable(self, item: Unreadable) -> None:
@@ -79,24 +97,40 @@ class StuckMail:
             await self._set_aside(envelope)
 
     async def was_another(self, envelope: Envelope) -> bool:
-        """Whether its text is another than that of the message which was settled under its id: then it is stuck, unless
-        a person has had that text worked on.
+        """Whether it is another message than that which was settled under its id: then it is stuck, unless a person has
+        had it worked on.
         """
         other = await self.another(envelope)
-        if other is None:
-            return False
-        if await self.was_taken_up(other):
+        if other is not None:
+            await self._put_away(other)
+        return other is not None
+
+    async def beside_held(self, envelope: Envelope, held: Message) -> None:
+        """A message that is listed under the id of one that a guard holds. Who hears nothing of that, hears nothing."""
+        message = await self._mailbox.read(envelope)
+        if not isinstance(message, Message):
+            return
+        if _Known.of(held).is_(message):
             await self._set_aside(envelope)
-        elif await self.under_used_id(other):
-            await self._set_aside(envelope, USED)
-        return True
+        else:
+            await self._put_away(message, tell=envelope.sender != held.envelope.sender)
+
+    async def _put_away(self, other: Message, *, tell: bool = True) -> None:
+        if await self.was_taken_up(other):
+            await self._set_aside(other.envelope)
+        elif await self.under_used_id(other, tell=tell):
+            await self._set_aside(other.envelope, USED)
 
     async def was_taken_up(self, message: Message) -> bool:
-        """Whether this very text was taken under the id that `stuck retry` gives it. Writes nothing."""
-        digest = _digest(message)
-        own = msgspec.structs.replace(message.envelope, id=_id_of_its_own(message.envelope.id, digest))
-        taken = await self._mailbox.settled(own)
-        return digest == (_digest(taken) if taken is not None else self._digest_of_turn(own.id))
+        """Whether this very message was taken under the id that `stuck retry` gives it, or gave it in an earlier
+        version. Writes nothing.
+        """
+        for digest in (content_digest(message), _text(message)):
+            own = msgspec.structs.replace(message.envelope, id=_id_of_its_own(message.envelope.id, digest))
+            known = await self._known_as(own)
+            if known is not None and known.is_(message):
+                return True
+        return False
 
     async def _set_aside(self, envelope: Envelope, why: str = "") -> None:
         await self._mailbox.set_aside(envelope, why)
@@ -140,31 +174,35 @@ class StuckMail:
             else:
                 stuck.refused(entry, f"{refused.why}; before: {entry.why}")
 
-    async def under_used_id(self, message: Message) -> bool:
+    async def under_used_id(self, message: Message, *, tell: bool = True) -> bool:
         """Write it down and tell its sender; False where he cannot be told just now, and nothing is to be moved."""
-        digest = _digest(message)
+        digest = content_digest(message)
         envelope = message.envelope
         key = f"{printable(envelope.id, 128)}~{digest[:12]}"
         entry = self._write_down(StuckKind.USED_ID, key, envelope, USED, digest=digest)
-        return await self._tell_sender(entry, message)
+        return not tell or await self._tell_sender(entry, message)
 
     def no_way_back(self, envelope: Envelope, why: str) -> None:
         """No answer can go where it names; it stays listed. Its sender cannot be told. Raises OSError."""
         self._write_down(StuckKind.NO_WAY_BACK, envelope.id, envelope, why)
 
     async def another(self, envelope: Envelope) -> Message | None:
-        """The message, where its text is another than that which was settled; None also where nothing tells that.
+        """The message, where it is another than that which was settled; None also where nothing tells that.
 
         Writes nothing.
         """
-        settled = await self._mailbox.settled(envelope)
-        known = _digest(settled) if settled is not None else self._digest_of_turn(envelope.id)
-        if not known:
+        known = await self._known_as(envelope)
+        if known is None:
             return None
         message = await self._mailbox.read(envelope)
-        return message if isinstance(message, Message) and _digest(message) != known else None
+        return message if isinstance(message, Message) and not known.is_(message) else None
 
-    def _digest_of_turn(self, message_id: str) -> str:
+    async def _known_as(self, envelope: Envelope) -> _Known | None:
+        """What was taken under the id of `envelope` before, by the mailbox's word or a turn's."""
+        settled = await self._mailbox.settled(envelope)
+        return _Known.of(settled) if settled is not None else self._known_by_turn(envelope.id)
+
+    def _known_by_turn(self, message_id: str) -> _Known | None:
         turns = self._state.turns
         for turn_id in turns.ids():
             if turn_id not in self._seen_turns and turns.is_settled(turn_id):
@@ -172,8 +210,8 @@ class StuckMail:
                 record = turns.load(turn_id)
                 for one in shares(record) if record is not None else ():
                     if one.digest:
-                        self._digests[one.envelope.id] = one.digest
-        return self._digests.get(message_id, "")
+                        self._known[one.envelope.id] = _Known(one.digest, one.content, one.envelope.thread)
+        return self._known.get(message_id)
 
     def _write_down(
         self,
@@ -255,8 +293,8 @@ def _word(entry: StuckEntry, origin: Message | None) -> Draft:
     )
 
 
-def _digest(message: Message) -> str:
-    return content_digest(message.envelope.sender, message.subject, message.body)
+def _text(message: Message) -> str:
+    return text_digest(message.envelope.sender, message.subject, message.body)
 
 
 def _id_of_its_own(message_id: str, digest: str) -> str:

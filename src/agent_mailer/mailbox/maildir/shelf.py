@@ -13,8 +13,8 @@ from agent_mailer.mailbox.maildir.delivery import holds, parse_dead_letter, publ
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message, under_other_id
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.mailbox.maildir.listing import bytes_digest, from_locator, unavailable
-from agent_mailer.mailbox.port import Message, Refused
-from agent_mailer.names import content_digest, path_name
+from agent_mailer.mailbox.port import Refused, content_digest
+from agent_mailer.names import path_name, text_digest
 
 _MARK: Final = b"\n---\n"
 LARGEST: Final = MAX_MESSAGE_BYTES + 64 * 1024
@@ -104,4 +104,8 @@ def _is(data: bytes, name: str, digest: str) -> bool:
     if not digest or bytes_digest(data) == digest:
         return True
     parsed = parse_message(data, name)
-    return isinstance(parsed, Message) and content_digest(parsed.envelope.sender, parsed.subject, parsed.body) == digest
+    if isinstance(parsed, Malformed):
+        return False
+    # An earlier version wrote down the digest of the text alone.
+    text = text_digest(parsed.envelope.sender, parsed.subject, parsed.body)
+    return digest in (content_digest(parsed), text)

@@ -66,14 +66,10 @@ class HeldMail:
                 guard=stop.guard.value,
                 why=stop.why,
             )
-        for stop in (*new, *self._untold(stops)):
+        known = state.held.find([stop.envelope.id for stop in stops if not stop.why])
+        for stop in (*new, *_untold(known.values())):
             self._notices.held(stop.guard, stop.question, stop.envelope, stop.why)
-        taken = 0
-        fresh = {stop.envelope.id for stop in new}
-        for stop in stops:
-            if not stop.ours:
-                taken += await self._take(stop.envelope, known=stop.envelope.id not in fresh)
-        return taken
+        return sum([await self._take(s.envelope, known.get(s.envelope.id)) for s in stops if not s.ours])
 
     def _question(self, stop: Stop) -> str:
         """A stranger is told of once. What goes round is asked about anew, once nothing of it waits for an answer."""
@@ -88,15 +84,13 @@ class HeldMail:
             first = self._asked[stop.question] = stop.envelope.id
         return f"{stop.question}\0{first}"
 
-    def _untold(self, stops: Sequence[Stop]) -> list[Stop]:
-        """What an earlier watcher wrote down and did not take: it may not have come to telling it."""
-        known = self._state.held.find([stop.envelope.id for stop in stops if not stop.why])
-        return [Stop(e.envelope, e.guard, e.why, e.question) for e in known.values() if e.envelope is not None]
-
-    async def _take(self, envelope: Envelope, *, known: bool) -> bool:
+    async def _take(self, envelope: Envelope, known: HeldEntry | None) -> bool:
         """Whether it is listed no longer. What is not handed over just now holds up no other; it is told once."""
         try:
-            found = await self._mailbox.claim(envelope, again=known, silent=True)
+            if known is not None and (there := await self._mailbox.settled(known.envelope or envelope)) is not None:
+                await self._stuck.beside_held(envelope, there)
+                return True
+            found = await self._mailbox.claim(envelope, again=known is not None, silent=True)
         except MailboxUnavailable as fault:
             if envelope.id not in self._left:
                 self._left.add(envelope.id)
@@ -111,6 +105,11 @@ class HeldMail:
         elif found.name_taken:
             await self._stuck.name_taken(envelope)
         return False
+
+
+def _untold(known: Iterable[HeldEntry]) -> list[Stop]:
+    """What an earlier watcher wrote down and did not take: it may not have come to telling it."""
+    return [Stop(e.envelope, e.guard, e.why, e.question) for e in known if e.envelope is not None]
 
 
 # What a person orders.
