@@ -15,7 +15,7 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.identity import differing
-from agent_mailer.mailbox.port import Draft, Envelope, MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Automatic, Draft, Envelope, MailboxUnavailable, Message
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, RuntimeMissing
@@ -275,7 +275,11 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> froze
     found: set[str] = set()
     with suppress(MailboxUnavailable):
         for m in await room.mailbox.thread(record.envelope.thread):
-            if m.envelope.sender != room.address or PROGRESS in m.labels:
+            one = m.envelope
+            # A notice, of what else befell the agent, answers nobody; nor does what it is sent in its own name.
+            if one.automatic is Automatic.NOTICE or one.to == (room.address,):
+                continue
+            if one.sender != room.address or PROGRESS in m.labels:
                 continue
             named = ours.intersection(m.refs)
             if m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or named):
