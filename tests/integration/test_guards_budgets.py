@@ -77,6 +77,32 @@ def test_a_person_raises_it_for_today(tmp_path: Path) -> None:
     assert desk.place("coder").state.pause.read() is not None
 
 
+@pytest.mark.parametrize("limits", [{"turns_per_day": 2}, {"turns_per_thread": 9}, {}])
+def test_a_limit_that_is_raised_for_good_or_taken_out_ends_its_pause(tmp_path: Path, limits: dict[str, int]) -> None:
+    desk = company(tmp_path, turns_per_day=1)
+    for number in range(2):
+        send(desk, number)
+    desk.once("coder", FakeClock())
+    desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 1
+    desk.configure("coder", limits=limits)
+    desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 2
+
+
+def test_what_is_not_set_is_not_raised(tmp_path: Path) -> None:
+    desk = company(tmp_path, turns_per_day=3)
+    desk.configure("coder", guards={"turns_per_hour": 0})
+    for wrong, mend in (("dollars_per_day", "limits.dollars_per_day 5"), ("turns_per_hour", "guards.turns_per_hour 5")):
+        typed = type_in(tmp_path / "coder", "limits", "raise", wrong, "5", "--today")
+        assert (typed.status, f"config set {mend}" in typed.err) == (2, True)
+    assert type_in(tmp_path / "coder", "limits", "raise", "guards.turns_per_day", "5", "--today").status == 2
+    assert type_in(tmp_path / "coder", "limits", "raise", "limits.turns_per_day", "5", "--today").status == 0
+    desk.configure("coder", limits={"turns_per_thread": 3})
+    shown = type_in(tmp_path / "coder", "limits", "show", "--json").json["limits"]
+    assert [(line["name"], line["limit"]) for line in shown] == [("turns_per_thread", 3)], "it is there no more"
+
+
 def test_an_order_that_is_damaged_lifts_nothing_and_dollars_say_that_they_are_advice(tmp_path: Path) -> None:
     desk = company(tmp_path, dollars_per_day=1)
     assert type_in(tmp_path / "coder", "limits", "raise", "dollars_per_day", "9", "--today").status == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from tests.clocks import FakeClock
 from tests.guard_desk import Company
 from tests.typed import type_in
 
-from agent_mailer.state.records import PauseReason
+from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours, quiet_until, wanted_pause
+from agent_mailer.watch.watcher import Watcher
 
 DONE = "cat >/dev/null; echo done"
 
@@ -52,6 +54,34 @@ def test_a_machine_without_room_is_looked_at_again(tmp_path: Path) -> None:
     assert type_in(tmp_path / "coder", "config", "set", "guards.min_disk", "16M").status == 0
     company.once("coder", clock)
     assert company.turns("coder") == 1
+
+
+def test_a_probe_that_is_due_in_quiet_hours_waits_for_their_end(tmp_path: Path) -> None:
+    """A limit is over by then, and one turn would be let through: the loop must not turn round and round meanwhile."""
+    company = Company(tmp_path, {"coder": DONE}, guards={"quiet_hours": "22:00-07:00"})
+    company.send("coder")
+    clock = FakeClock(at(23))
+    place = company.place("coder", clock)
+    lock = place.lock()
+    lock.acquire()
+    place.prepare()
+    limited = Pause(PauseReason.LIMITED, since=at(21), until=at(22, 30))
+    place.state.pause.write(limited)
+
+    async def look() -> float | None:
+        room = place.room(lock)
+        await room.mailbox.open()
+        try:
+            return await Watcher(room)._start_what_may()
+        finally:
+            await room.mailbox.close()
+
+    assert asyncio.run(look()) == at(7, day=11) - at(23)
+    lock.release()
+    assert place.state.pause.read() == limited, "what it waits for is still to be tried"
+    clock.moment = at(7, day=11)
+    company.once("coder", clock)
+    assert (company.turns("coder"), company.place("coder", clock).state.pause.read()) == (1, None)
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,27 @@ def test_so_many_turns_an_hour_and_the_rest_waits(tmp_path: Path) -> None:
     assert company.turns("coder") == 3, "a request that an agent can write lifts nothing"
 
 
+def test_beyond_the_turns_of_an_hour_what_a_person_let_go_does_not_wait(tmp_path: Path) -> None:
+    company = Company(
+        tmp_path, {"coder": "cat >/dev/null; echo done"}, deny_from=["planner"], guards={"turns_per_hour": 2}
+    )
+    first, second = (company.send("coder", f"h{n}", sender="planner", key=f"h{n}") for n in range(2))
+    for number in range(3):
+        company.send("coder", f"t{number}", key=f"k{number}")
+    clock = FakeClock()
+    company.once("coder", clock)
+    pause = company.place("coder").state.pause.read()
+    assert (company.turns("coder"), pause and pause.reason) == (2, PauseReason.TOO_MANY_TURNS)
+    for number, released in enumerate((first, second), 3):
+        assert type_in(tmp_path / "coder", "held", "release", released).status == 0
+        company.once("coder", clock)
+        assert (company.turns("coder"), released in company.place("coder").state.processed) == (number, True)
+    assert company.place("coder").state.pause.read() == pause
+    clock.moment += 3601
+    company.once("coder", clock)
+    assert company.turns("coder") == 5
+
+
 ROLES = """cat >/dev/null; echo ok; cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1
 count() { n=$(cat "$AGENT_MAILER_WORKDIR/n" 2>/dev/null || echo 0); echo $((n + 1)) >"$AGENT_MAILER_WORKDIR/n"; }
 write() { printf '{"key":"k","action":"%s","created":%s,"to":["%s"],"body":"%s"}' $1 $(date +%s) $2 "$3" >k.json; }

@@ -16,6 +16,9 @@ from agent_mailer.names import printable
 if TYPE_CHECKING:
     from agent_mailer.views.values.history import LimitView
 
+LARGEST = 1e12
+LIMITS, GUARDS = "limits", "guards"
+
 app = group("limits", "What turns may take of a day, and what they took.")
 
 
@@ -63,18 +66,21 @@ def raise_(
     from agent_mailer.watch.guards.budgets import BudgetPolicy, midnight
 
     place = configured(workdir)
-    known = (HOURLY, *BudgetPolicy().names())
-    if limit not in known:
+    policy, known = place.policy(), (HOURLY, *BudgetPolicy().names())
+    table, _, name = limit.rpartition(".")
+    full = f"{GUARDS if name == HOURLY else LIMITS}.{name}"
+    if name not in known or table not in ("", full.partition(".")[0]):
         raise UsageFault("unknown_limit", f"there is no limit {printable(limit)!r}", f"one of: {', '.join(known)}")
     try:
         number = float(value)
     except ValueError:
         number = -1.0
-    if not 0 < number <= 1e12:
-        raise UsageFault("bad_value", f"{printable(value)!r} is no limit", "give a number above 0")
+    if not 0 < number <= LARGEST:
+        raise UsageFault("bad_value", f"{printable(value)!r} is no limit", f"give a number above 0, up to {LARGEST:g}")
+    for_good = f"agent-mailer config set {full} {number:.15g}"
     if not today:
-        raise UsageFault(
-            "which", "say for how long: --today", f"agent-mailer config set limits.{limit} {printable(value)}"
-        )
+        raise UsageFault("which", "say for how long: --today", for_good)
+    if not (policy.guards.turns_per_hour if name == HOURLY else getattr(policy.budget, name)):
+        raise UsageFault("not_set", f"{full} is not set: nothing keeps turns from going beyond it", for_good)
     until = midnight(place.clock.now(), 1)
-    order_and_tell(place, Order(OrderVerb.RAISE, (f"{limit}={number!r}",), until))
+    order_and_tell(place, Order(OrderVerb.RAISE, (f"{name}={number!r}",), until))

@@ -111,7 +111,7 @@ def held(state: State, guard: str | None = None, sender: str | None = None) -> l
 
 def limits(place: Workplace) -> list[LimitView]:
     """Every limit that is set, as it counts now; the hour's where a person has raised it."""
-    from agent_mailer.watch.guards.budgets import Ledger, Shared, Spent, midnight, of_the_day, shared_of
+    from agent_mailer.watch.guards.budgets import Ledger, Shared, Spent, limit_today, midnight, of_the_day, shared_of
     from agent_mailer.watch.guards.gate import HOUR, counts_hourly, ran
 
     now, watch, lifts = place.clock.now(), place.policy(), place.state.lifts
@@ -127,8 +127,7 @@ def limits(place: Workplace) -> list[LimitView]:
     found = []
     for key in policy.names():
         raised = lifts.raised(key)
-        limit = getattr(policy, key) if raised is None else raised
-        if limit:
+        if limit := limit_today(policy, key, raised):
             unit, _, whose = key.partition("_per_")
             more = round(getattr(others, unit), 6) if whose == "day" else 0.0
             taken = round(getattr(spent, unit) + more, 6) if whose == "day" else None

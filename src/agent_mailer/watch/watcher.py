@@ -182,13 +182,14 @@ class Watcher:
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
-            urgent = sum(candidate.envelope.id in plan.urgent for candidate in ready)
-            slots = may_start(pause, now, self._at_work(), room.policy.max_parallel_turns, urgent)
+            keeps, passing = room.gate.past(pause, ready)
+            urgent = sum(candidate.envelope.id in plan.urgent for candidate in passing)
+            slots = may_start(keeps, now, self._at_work(), room.policy.max_parallel_turns, urgent)
             room.tell_of_urgent(found.candidates)
-            if ready and slots and pause is not None and not room.state.pause.may_probe(pause):
+            if ready and slots and keeps is not None and not room.state.pause.may_probe(keeps):
                 return self._give_up_or(PROBE_PATIENCE)
             others = found.candidates if pause is None and room.policy.batch_low else ()
-            admitted = room.gate.admit(ready[:slots], now)
+            admitted = room.gate.admit(passing[:slots], now)
             if admitted.stops:
                 await room.held.hold(admitted.stops)
             if admitted.go:
@@ -218,8 +219,9 @@ class Watcher:
         moments = [moment for moment in (plan.next_due, silence) if moment is not None]
         if next_due is not None:
             moments.append(now + next_due)
-        if pause is not None and pause.until is not None and ready and not self._at_work():
-            moments.append(pause.until)
+        if ready and not self._at_work():
+            # A probe that is due may have to wait for a guard.
+            moments += [one.until for one in (pause, admitted.pause) if one and one.until and one.until > now]
         return max(0.0, min(moments) - now) if moments else None
 
     async def _look(self) -> Look:

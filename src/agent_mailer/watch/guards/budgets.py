@@ -58,6 +58,12 @@ class BudgetPolicy(msgspec.Struct, frozen=True):
         return [f"{unit}_per_{whose}" for whose in WHOSE for unit in UNITS]
 
 
+def limit_today(policy: BudgetPolicy, key: str, raised: float | None) -> float:
+    """0 = no limit. A person raises one that there is; where it has been taken out since, there is none."""
+    limit = float(getattr(policy, key))
+    return raised if limit and raised is not None else limit
+
+
 class Spent(msgspec.Struct, frozen=True):
     turns: float = 0
     minutes: float = 0.0
@@ -138,22 +144,28 @@ class Ledger:
     def over(self, now: float, envelope: Envelope, limit_of: Callable[[str], float], others: Spent) -> Over | None:
         """The first limit that one more turn would go beyond. `others`: what those took who share the day."""
         thread, sender = envelope.thread, envelope.sender
+        return (
+            self.day_over(now, limit_of, others)
+            or self._first_over("thread", self.today(now, thread=thread), limit_of)
+            or self._first_over("sender", self.today(now, sender=sender), limit_of)
+        )
+
+    def day_over(self, now: float, limit_of: Callable[[str], float], others: Spent) -> Over | None:
+        """The same of the day's limits, whoever the turn is for."""
+        return self._first_over("day", self.today(now).plus(others), limit_of)
+
+    def _first_over(self, whose: str, spent: Spent, limit_of: Callable[[str], float]) -> Over | None:
         next_one = self._reserved()
-        for whose, spent in (
-            ("day", self.today(now).plus(others)),
-            ("thread", self.today(now, thread=thread)),
-            ("sender", self.today(now, sender=sender)),
-        ):
-            for unit in UNITS:
-                key = f"{unit}_per_{whose}"
-                limit = limit_of(key)
-                if not limit:
-                    continue
-                taken, more = getattr(spent, unit), getattr(next_one, unit)
-                hard = unit == "turns" or (unit == "dollars" and self._policy.reserve)
-                # A guess at what the next may take does not keep a whole day from its first turn.
-                if taken >= limit or (taken + more > limit and (taken or hard)):
-                    return Over(key, whose, f"limits.{key} is {_told(limit, unit)}; {_told(taken, unit)} are taken")
+        for unit in UNITS:
+            key = f"{unit}_per_{whose}"
+            limit = limit_of(key)
+            if not limit:
+                continue
+            taken, more = getattr(spent, unit), getattr(next_one, unit)
+            hard = unit == "turns" or (unit == "dollars" and self._policy.reserve)
+            # A guess at what the next may take does not keep a whole day from its first turn.
+            if taken >= limit or (taken + more > limit and (taken or hard)):
+                return Over(key, whose, f"limits.{key} is {_told(limit, unit)}; {_told(taken, unit)} are taken")
         return None
 
     def _reserved(self) -> Spent:

@@ -17,7 +17,7 @@ from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.turns import shares
-from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, midnight, of_the_day, shared_of
+from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, limit_today, midnight, of_the_day, shared_of
 from agent_mailer.watch.guards.calm import quiet_until, wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew, ring_of
@@ -69,6 +69,7 @@ class Gate:
             return Admitted(pause=calm)
         go: list[Candidate] = []
         stops: list[Stop] = []
+        bound, hourly = 0, None
         for candidate in candidates:
             envelope, retry = candidate.envelope, candidate.retry
             released = retry is not None and retry.released
@@ -80,9 +81,10 @@ class Gate:
                     about = question_of(verdict.guard, verdict.about)
                     stops.append(Stop(envelope, verdict.guard, verdict.why, about, ours))
                     continue
-            free = released or self._is_wanted(envelope)
-            if not free and (pause := self._too_many(len(go), now)) is not None:
-                return Admitted(tuple(go), tuple(stops), pause)
+            free = self._is_free(candidate)
+            if not free and (hourly := hourly or self._too_many(bound, now)) is not None:
+                # Behind it there may be what a person wants.
+                continue
             if self._ledger is not None and (over := self._over(self._ledger, envelope, now)) is not None:
                 if over.whose == "day":
                     ended = Pause(PauseReason.BUDGET, now, midnight(now, 1), over.why)
@@ -94,7 +96,14 @@ class Gate:
                     )
                     continue
             go.append(candidate)
-        return Admitted(tuple(go), tuple(stops))
+            bound += not free
+        return Admitted(tuple(go), tuple(stops), hourly)
+
+    def past(self, pause: Pause | None, ready: list[Candidate]) -> tuple[Pause | None, list[Candidate]]:
+        """What of `ready` the pause lets by, and the pause that counts for that: too many turns are no person's."""
+        if pause is None or pause.reason is not PauseReason.TOO_MANY_TURNS:
+            return pause, ready
+        return None, [candidate for candidate in ready if self._is_free(candidate)]
 
     def calm(self, now: float) -> Pause | None:
         """The pause that hours or the machine ask for, whoever waits."""
@@ -153,7 +162,10 @@ class Gate:
             case PauseReason.MACHINE:
                 return guards.calm is not None
             case _:
-                return self._current().budget.limits
+                self._known(now)
+                ledger, shared = self._ledger, self._shared
+                others = shared.others(now) if shared is not None else Spent()
+                return ledger is not None and ledger.day_over(now, self._limit, others) is not None
 
     def counted(self, envelope: Envelope, retry: RetryEntry | None) -> Counted:
         """What the record of a claim says for the guards."""
@@ -161,8 +173,7 @@ class Gate:
         known = self._known(now)
         person = (retry is not None and retry.released) or self._is_persons(envelope)
         depth = 0 if person or begins_anew(envelope, now) else known.depth_of(envelope)
-        free = (retry is not None and retry.released) or self._is_wanted(envelope)
-        return Counted(depth, person=person, free=free)
+        return Counted(depth, person=person, free=self._is_free(Candidate(envelope, retry)))
 
     def claimed(self, record: TurnRecord) -> None:
         """It is durable, and counts."""
@@ -210,6 +221,11 @@ class Gate:
     def _is_wanted(self, envelope: Envelope) -> bool:
         """Whether a person is known to want it."""
         return envelope.sender in self._policy.who.vouched or self._is_scheduled(envelope)
+
+    def _is_free(self, candidate: Candidate) -> bool:
+        """Whether `turns_per_hour` does not count it."""
+        released = candidate.retry is not None and candidate.retry.released
+        return released or self._is_wanted(candidate.envelope)
 
     def _is_known(self, envelope: Envelope) -> tuple[bool, bool]:
         return self._is_persons(envelope), self._is_wanted(envelope)
@@ -261,8 +277,7 @@ class Gate:
         return over
 
     def _limit(self, key: str) -> float:
-        raised = self._state.lifts.raised(key)
-        return float(getattr(self._policy.budget, key)) if raised is None else raised
+        return limit_today(self._policy.budget, key, self._state.lifts.raised(key))
 
     def _note(self, record: TurnRecord) -> None:
         self.last_turn = max(self.last_turn, record.claimed_at)
