@@ -239,6 +239,27 @@ def test_run_and_skip(tmp_path: Path) -> None:
     assert "nightly" in type_in(folder, "status").out
 
 
+def test_skipped_twice_the_next_two_are_left_out_and_what_was_missed_before_is_not(tmp_path: Path) -> None:
+    desk, clock = company(tmp_path), FakeClock()
+    folder = tmp_path / "coder"
+    once(desk, clock)
+    [line] = type_in(folder, "schedules", "list", "--json").json["schedules"]
+    clock.moment = line["next_at"] - 3 * DAY
+    once(desk, clock)
+    for _ in range(2):
+        assert type_in(folder, "schedules", "skip", "nightly").status == 0
+    [after] = type_in(folder, "schedules", "list", "--json").json["schedules"]
+    assert after["next_at"] == line["next_at"] + 2 * DAY
+    clock.moment = line["next_at"] - 60
+    once(desk, clock)
+    assert len(nights(desk)) == 1, "two days before"
+    for day, sent in enumerate((1, 1, 2)):
+        clock.moment = line["next_at"] + day * DAY + 60
+        once(desk, clock)
+        assert len(nights(desk)) == sent
+    assert not desk.place("coder").state.schedules.all["nightly"].skipped
+
+
 def test_a_watcher_that_runs_takes_a_new_one_and_sends_what_is_ordered(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     (desk.workdir / "nightly.md").write_text("What broke?")

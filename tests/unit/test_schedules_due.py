@@ -61,6 +61,15 @@ def test_several_that_were_missed_are_one_and_it_is_the_last() -> None:
     assert plan_of(seldom, Known(seldom.line, 0.0), at("2027-01-01T00:00")).due == at("2024-02-29T00:00")
 
 
+def test_what_is_left_out_keeps_nothing_else_from_leaving() -> None:
+    one = schedule("0 3 * * *", "UTC")
+    known = Known(one.line, at("2026-06-01T03:00"), skipped=(at("2026-06-03T03:00"), at("2026-06-04T03:00")))
+    assert plan_of(one, known, at("2026-06-04T12:00")) == Plan(at("2026-06-02T03:00"), at("2026-06-05T03:00"))
+    assert plan_of(one, known, at("2026-06-02T12:00")).next_due == at("2026-06-05T03:00")
+    sent = msgspec.structs.replace(known, last=at("2026-06-02T03:00"))
+    assert plan_of(one, sent, at("2026-06-04T12:00")).due is None
+
+
 def test_what_was_begun_is_seen_through_whatever_is_due_since() -> None:
     one = schedule("0 3 * * *", "UTC")
     known = Known(one.line, at("2026-06-01T03:00"), due=at("2026-06-02T03:00"), at=at("2026-06-02T03:00"))

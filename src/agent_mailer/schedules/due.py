@@ -6,7 +6,7 @@ once; lines with `*` in their minutes or hours go by elapsed time, as cron has i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
@@ -43,7 +43,7 @@ class Schedule(msgspec.Struct, frozen=True):
 class Known(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was done of a schedule. `line`: its cron line and zone then; up to `last` every instant is handled.
 
-    `due` is the instant that is being sent, `at` the moment at which that was begun; 0 = none. `skipped` is an instant
+    `due` is the instant that is being sent, `at` the moment at which that was begun; 0 = none. `skipped` are instants
     that a person does not want. `sent` are the last messages, the newest last; `why` the last instant was not sent.
     """
 
@@ -51,7 +51,7 @@ class Known(msgspec.Struct, frozen=True, omit_defaults=True):
     last: float
     due: float = 0.0
     at: float = 0.0
-    skipped: float = 0.0
+    skipped: tuple[float, ...] = ()
     sent: tuple[str, ...] = ()
     why: str = ""
 
@@ -67,12 +67,9 @@ def plan_of(schedule: Schedule, known: Known, now: float) -> Plan:
     """What was begun is seen through first. An instant that has passed once does not come again by a clock set back."""
     handled = known.last if known.last <= now + AHEAD else now
     coming = next_after(schedule, max(now, handled))
-    if coming is not None and coming == known.skipped:
+    while coming is not None and coming in known.skipped:
         coming = next_after(schedule, coming)
-    if known.due:
-        return Plan(known.due, coming)
-    due = _latest(schedule, handled, now)
-    return Plan(due if due != known.skipped else None, coming)
+    return Plan(known.due or _latest(schedule, handled, now, known.skipped), coming)
 
 
 def begun(schedule: Schedule, known: Known | None, now: float) -> Known | None:
@@ -107,8 +104,8 @@ def bad_line(cron: str, zone: str, now: float) -> tuple[str, str] | None:
     return None if first is not None else ("cron", f"{shown!r} never comes")
 
 
-def _latest(schedule: Schedule, after: float, now: float) -> float | None:
-    """The last instant that is after `after` and not after `now`."""
+def _latest(schedule: Schedule, after: float, now: float, skipped: Container[float]) -> float | None:
+    """The last instant that is after `after`, not after `now`, and wanted."""
     window, until = LOOK_BACK, now
     while until > after:
         since = max(after, now - window)
@@ -116,7 +113,7 @@ def _latest(schedule: Schedule, after: float, now: float) -> float | None:
         for instant in _instants(schedule.cron, schedule.zone, since):
             if instant > until:
                 break
-            found = instant
+            found = found if instant in skipped else instant
         if found is not None:
             return found
         until, window = since, window * 8

@@ -35,6 +35,7 @@ PATIENCE = 86400.0
 """What a mailbox that answers does not take for so long is refused."""
 
 AGAIN_FIRST, AGAIN_LONGEST = 2.0, 120.0
+MOST_SKIPPED = 50
 LOOK_AGAIN = 3600.0
 """A clock may be put forward meanwhile."""
 
@@ -135,8 +136,15 @@ class Sending:
                 )
             )
         sent = () if isinstance(outcome, Withheld) else (outcome.id,)
+        last = max(known.last, known.due)
         ended = msgspec.structs.replace(
-            known, last=max(known.last, known.due), due=0.0, at=0.0, sent=(*known.sent, *sent), why=printable(why, 600)
+            known,
+            last=last,
+            due=0.0,
+            at=0.0,
+            skipped=tuple(one for one in known.skipped if one > last),
+            sent=(*known.sent, *sent),
+            why=printable(why, 600),
         )
         self._book.put(schedule.name, ended)
         self._tries.pop(schedule.name, None)
@@ -174,7 +182,10 @@ def run_now(state: State, name: str, line: str, moment: float) -> tuple[bool, st
 
 
 def skip_once(state: State, name: str, line: str, moment: float) -> tuple[bool, str]:
-    """Leave out the instant `moment`, and no other. The caller holds the workdir's lock."""
+    """Leave out the instant `moment` besides those that are. The caller holds the workdir's lock."""
     known = state.schedules.all.get(name) or Known(line, state.folder.clock.now())
-    state.schedules.put(name, msgspec.structs.replace(known, skipped=moment))
+    skipped = tuple(dict.fromkeys((*(one for one in known.skipped if one > known.last), moment)))
+    if len(skipped) > MOST_SKIPPED:
+        return False, f"{printable(name)}: {MOST_SKIPPED} are left out already"
+    state.schedules.put(name, msgspec.structs.replace(known, skipped=skipped))
     return True, f"{printable(name)}: will not be sent at {iso(moment)}"
