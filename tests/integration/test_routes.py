@@ -16,6 +16,7 @@ from tests.desk import Desk, outcomes
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.layout import REQUIRED
 from agent_mailer.state.records import ItemState, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 
@@ -317,8 +318,43 @@ def test_a_typing_error_makes_no_mailbox_and_is_refused_at_once(tree: Tree) -> N
     assert made == {"bob", "coder", "user", "stranger"}
 
 
+def _no_folder(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+
+
+@pytest.mark.parametrize("length", [201, 250, 300])
+def test_a_sender_whom_no_mailbox_can_be_called_after_costs_no_turn(tree: Tree, length: int) -> None:
+    handle = "b" * length
+    if length < 255:
+        folders = [tree.root / "agents" / handle / leaf for leaf in REQUIRED]
+        for path in folders:
+            path.mkdir(parents=True, exist_ok=True)
+    lost = write(tree.root, "coder", sender=handle, thread="t")
+    write(tree.root, "coder", sender="bob", thread="t")
+    assert outcomes(tree.desk.once()) == ["done"], "its thread goes on"
+    entry = tree.desk.place().state.stuck.get(StuckKind.NO_WAY_BACK, lost)
+    assert entry is not None
+    assert "it has more than 200 characters" in entry.why
+
+
+def test_a_sender_whose_mailbox_is_none_costs_no_turn_until_it_is_mended(tree: Tree) -> None:
+    _no_folder(tree.root / "agents/odd/inbox")
+    sent = write(tree.root, "coder", sender="odd")
+    plan = type_in(tree.desk.workdir, "watch", "--dry-run").out
+    assert f"would leave lying: {sent}" in plan
+    assert "0 ready" in plan
+    assert outcomes(tree.desk.once()) == []
+    assert _stuck(tree, "list", "--json").json["stuck"][0]["reason"] == "no-way-back"
+    (tree.root / "agents/odd/inbox").unlink()
+    mailbox(tree.root, "odd")
+    assert _stuck(tree, "retry", sent).status == 0
+    tree.settle()
+    assert len(inbox(tree.root, "odd")) == 1
+
+
 def test_a_handle_of_300_characters_is_told_to_the_agent_and_stops_nothing(tree: Tree) -> None:
-    write(tree.root, "coder", sender="b" * 300)
+    write(tree.root, "coder", sender="b" * 300, kind="status")
     told = _agent_replies(tree)
     assert "staged" not in told
     assert "status 2" in told

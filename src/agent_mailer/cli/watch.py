@@ -274,8 +274,9 @@ def _show_events(place: Workplace) -> Callable[[], None]:
 
 async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
+    from agent_mailer.mailbox.port import NoWay
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import PassBy, PutAway, Revive, SetAside, Strand, look
+    from agent_mailer.watch.backlog import PassBy, PutAway, Revive, SetAside, Strand, is_owed_an_answer, look
     from agent_mailer.watch.batch import batch_of
     from agent_mailer.watch.stuck import StuckMail
 
@@ -289,8 +290,14 @@ async def _show_plan(place: Workplace) -> None:
     again = {name for name, other in others.items() if await stuck.was_taken_up(other)}
     found = found.without(others.keys())
     plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
+    ready = len(plan.ready)
     for candidate in plan.ready:
         envelope = candidate.envelope
+        way = await mailbox.way_back(envelope)
+        if isinstance(way, NoWay) and is_owed_an_answer(candidate):
+            say(f"would leave lying: {printable(envelope.id)}: no way back: {way.why}")
+            ready -= 1
+            continue
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
         for further in batch_of(candidate, found.candidates, policy):
             say(f"would run with it: {printable(further.id)} from {printable(further.sender)}")
@@ -313,6 +320,6 @@ async def _show_plan(place: Workplace) -> None:
     waiting = len(found.candidates) - len(plan.ready)
     pause = state.pause.read()
     say(
-        f"{len(plan.ready)} ready, {waiting} waiting behind them, {len(running)} running"
+        f"{ready} ready, {waiting} waiting behind them, {len(running)} running"
         + (f"; paused: {pause.reason.value}" if pause else "")
     )

@@ -174,10 +174,9 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NoWay(msgspec.Struct, frozen=True):
-    """No answer can be delivered. `named`: the message itself names the way that leads nowhere."""
+    """No answer can be delivered."""
 
     why: str
-    named: bool = False
 
 
 class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -65,7 +65,7 @@ class DropRetry(msgspec.Struct, frozen=True, tag=True):
 
 
 class Strand(msgspec.Struct, frozen=True, tag=True):
-    """A message that names a way back where no answer can go, and wants one: it waits for a person."""
+    """A message that wants an answer where none can be delivered: it waits for a person."""
 
     envelope: Envelope
     why: str
@@ -119,18 +119,23 @@ async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Co
 
 
 async def _without_way_back(mailbox: Mailbox, candidates: Iterable[Candidate]) -> list[Strand]:
-    """Of what is not ours yet: what was claimed is worked on, and its answer kept should the way be gone by then."""
+    """Of what names a way back. Whether a plain sender can be answered, `claim` finds out when it is to run."""
     ways: dict[tuple[str, str], Route | NoWay | None] = {}
     stranded = []
-    for envelope in (one.envelope for one in candidates if one.retry is None and wants_answer(one.envelope)):
+    for envelope in (one.envelope for one in candidates if is_owed_an_answer(one)):
         if not envelope.reply_to:
             continue
         end = (envelope.reply_to, envelope.sender)
         if end not in ways:
             ways[end] = await mailbox.way_back(envelope)
-        if isinstance(way := ways[end], NoWay) and way.named:
+        if isinstance(way := ways[end], NoWay):
             stranded.append(Strand(envelope, way.why))
     return stranded
+
+
+def is_owed_an_answer(candidate: Candidate) -> bool:
+    """What is ours already is worked on in any case, and its answer kept should there be no way back."""
+    return candidate.retry is None and wants_answer(candidate.envelope)
 
 
 def see(

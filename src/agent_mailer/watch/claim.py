@@ -13,6 +13,7 @@ from agent_mailer.mailbox.port import Envelope, Gone, MailboxUnavailable, Messag
 from agent_mailer.names import text_digest
 from agent_mailer.state.records import Batched, Phase, TurnRecord
 from agent_mailer.state.turns import share_of
+from agent_mailer.watch.backlog import is_owed_an_answer
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate, cannot_be_fetched, fetch_again
 
@@ -20,12 +21,19 @@ BATCH_CHARACTERS = 256 * 1024
 """Beyond so much text no further message goes into the same turn."""
 
 
-async def open_turn(room: Room, candidate: Candidate, turn_id: str, batch: Sequence[Envelope] = ()) -> TurnRecord:
-    """The claim's record, durable, with the way that an answer will go; `batch`: what else it is to be handed.
+async def open_turn(
+    room: Room, candidate: Candidate, turn_id: str, batch: Sequence[Envelope] = ()
+) -> TurnRecord | None:
+    """The claim's record, durable, with the way that an answer will go; `batch`: what else it is to be handed. None
+    where the message wants an answer and none can be delivered: it waits for a person.
 
     Raises OSError, MailboxUnavailable, and BusyFault where the workdir's lock is no longer ours.
     """
     way = await room.mailbox.way_back(candidate.envelope)
+    if isinstance(way, NoWay) and is_owed_an_answer(candidate):
+        room.guard()
+        room.stuck.no_way_back(candidate.envelope, way.why)
+        return None
     others = await _with_ways(room, () if isinstance(way, NoWay) else batch)
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
     counted = room.gate.counted(envelope, retry)

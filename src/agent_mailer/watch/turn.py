@@ -57,6 +57,8 @@ async def run_turn(
     BusyFault where the workdir's lock is no longer ours.
     """
     record = await open_turn(room, candidate, turn_id, batch)
+    if record is None:
+        return None
     others: tuple[Message, ...] = ()
     try:
         message = await take(room, record)

@@ -207,7 +207,7 @@ class MaildirMailbox:
         return [Contact(handle, "the person here" if handle == layout.USER else "") for handle in sorted(handles)]
 
     async def way_back(self, envelope: Envelope) -> Route | NoWay | None:
-        if not envelope.reply_to and not layout.missing_folders(self._root, envelope.sender):
+        if not envelope.reply_to and layout.has_mailbox(self._root, envelope.sender):
             return None
         return routes.way_back(self._root, self._handle, envelope)
 

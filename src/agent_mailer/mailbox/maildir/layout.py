@@ -126,6 +126,11 @@ def missing_folders(root: Path, handle: str) -> list[Path]:
     return [folder for leaf in REQUIRED if not is_folder(folder := home / leaf)]
 
 
+def has_mailbox(root: Path, handle: str) -> bool:
+    """Whether mail can be delivered to `handle` as it is."""
+    return len(handle) <= MAX_HANDLE and not missing_folders(root, handle)
+
+
 def check_mailbox(root: Path, handle: str) -> list[str]:
     """What AMQ would refuse about this mailbox, one sentence each; changes nothing."""
     problems = []

@@ -105,8 +105,7 @@ def way_back(root: Path, me: str, envelope: Envelope) -> Route | NoWay | None:
     """How an answer to the message gets to its sender. Raises MailboxUnavailable as `find` does."""
     if not envelope.sender:
         return None
-    found = find(root, me, envelope.reply_to or envelope.sender, envelope.sender)
-    return NoWay(found.why, named=bool(envelope.reply_to)) if isinstance(found, NoWay) else found
+    return find(root, me, envelope.reply_to or envelope.sender, envelope.sender)
 
 
 def find(root: Path, me: str, text: str, sender: str = "") -> Route | NoWay | None:
@@ -115,6 +114,8 @@ def find(root: Path, me: str, text: str, sender: str = "") -> Route | NoWay | No
     Raises MailboxUnavailable where the system does not let us look just now.
     """
     address = parse_address(text)
+    if address is None and is_handle(text):
+        return NoWay(f"no mailbox can be called {printable(text, 100)!r}: it has more than {MAX_HANDLE} characters")
     if address is None:
         return NoWay(
             f"{printable(text, 100)!r} names nobody: it is no handle, handle@session or project:handle@session"
