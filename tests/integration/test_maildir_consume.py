@@ -183,11 +183,28 @@ def test_what_lies_aside_and_cannot_be_read_is_named_with_its_place(
     box.reject_all()
     (kept,) = box.paths.aside.iterdir()
     assert box.mailbox.put_back(item.locator, item.digest) == Refused(f"{kept} cannot be read: {why}")
+    assert box.mailbox.put_back(item.locator, "") == Refused(f"{kept} cannot be read: {why}"), "an earlier version's"
+    make(box.paths.new / "b-bad.md")
+    box.reject_all()
+    assert box.mailbox.put_back(item.locator, item.digest) == Refused(f"{kept} cannot be read: {why}")
     kept.unlink()
     assert box.mailbox.put_back(item.locator, item.digest) == Refused("it is neither in dlq nor in aside any more")
-    kept.write_bytes(message("b-bad"))
-    assert box.mailbox.put_back(item.locator, item.digest) is None
-    assert box.one().id == "b-bad"
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_link, make_folder])
+def test_what_cannot_be_read_is_told_from_others_of_its_name_wherever_it_lies(
+    box: Box, make: Callable[[Path], None]
+) -> None:
+    path = box.paths.new / "bad.md"
+    make(path)
+    (first,) = box.pending().unreadable
+    assert first.digest
+    (again,) = asyncio.run(MaildirMailbox(Disk(), box.root, "alice").pending(100)).unreadable
+    box.reject_all()
+    make(path)
+    (second,) = box.pending().unreadable
+    assert (first.locator, again.digest) == (second.locator, first.digest)
+    assert first.digest != second.digest
 
 
 def test_what_is_too_large_is_a_dead_letter_with_its_bytes_and_a_receipt(box: Box) -> None:

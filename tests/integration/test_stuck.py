@@ -306,6 +306,21 @@ def test_what_is_unreadable_is_stuck_before_it_is_moved_and_its_sender_is_told(d
     assert stuck(desk) == []
 
 
+def test_each_file_that_cannot_be_read_is_stuck_by_itself(desk: Desk) -> None:
+    desk.configure(notify={"address": "planner"})
+    for _ in range(3):
+        os.mkfifo(Paths(desk.root, "coder").new / "bad.md")
+        desk.once()
+        desk.once()
+    assert [kind for kind, _ in stuck(desk)] == ["unreadable"] * 3
+    assert len({key for _, key in stuck(desk)}) == 3
+    assert len(notices(desk, "planner")) == 3
+    answer = ask(desk, Verb.STUCK_RETRY)
+    assert not answer.ok
+    named = [line.split("/aside/")[1].split()[0] for line in answer.lines]
+    assert sorted(named) == sorted(path.name for path in Paths(desk.root, "coder").aside.iterdir())
+
+
 def test_what_can_be_read_now_is_worked_on(desk: Desk) -> None:
     path = put(desk, "m1", b"torn")
     desk.once()

@@ -207,8 +207,8 @@ def unreadable(path: Path, why: Malformed) -> Unreadable:
 
 
 def file_digest(path: Path) -> str:
-    """Tells what lies under a name from what else may: of the whole content, and the ends of a large one; empty for
-    what cannot be read.
+    """Tells what lies under a name from what else may: of the whole content, and the ends of a large one; of what
+    cannot be read, of which file it is.
     """
     try:
         data = read_regular(path, MAX_MESSAGE_BYTES)
@@ -217,8 +217,17 @@ def file_digest(path: Path) -> str:
                 stream.seek(-_END_BYTES, os.SEEK_END)
                 data = b"%d " % os.fstat(stream.fileno()).st_size + data + stream.read(_END_BYTES)
     except OSError:
-        return ""
+        return place_digest(path)
     return bytes_digest(data)
+
+
+def place_digest(path: Path) -> str:
+    """Of what has no content to be read: a FIFO, a link, a folder. It stays the same where that is moved to."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return ""
+    return bytes_digest(b"%d %d %d" % (stat.S_IFMT(found.st_mode), found.st_ino, found.st_mtime_ns))
 
 
 def bytes_digest(data: bytes) -> str:

@@ -12,7 +12,7 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.mailbox.maildir.delivery import holds, parse_dead_letter, publish, temporary_name
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message, under_other_id
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.maildir.listing import bytes_digest, from_locator, unavailable
+from agent_mailer.mailbox.maildir.listing import bytes_digest, file_digest, from_locator, place_digest, unavailable
 from agent_mailer.mailbox.port import Refused, content_digest
 from agent_mailer.names import path_name, text_digest
 
@@ -35,11 +35,12 @@ def put_back(disk: Disk, paths: Paths, locator: str, digest: str, new_id: str) -
 
 def _put_back(disk: Disk, paths: Paths, name: str, digest: str, new_id: str) -> Refused | None:
     target = f"{new_id}.md" if new_id else name
-    found = next((one for one in _kept(paths, name) if _is(one[1], name, digest)), None)
+    kept = _kept(paths, name)
+    found = next((one for one in kept if _is(one[1], name, digest) or place_digest(one[0]) == digest), None)
     if found is None:
         if any(_is(data, name, digest) or (new_id and data) for data in _listed(paths, target)):
             return None
-        return Refused(_unreadable(paths, name) or "it is neither in dlq nor in aside any more")
+        return Refused(_unreadable(paths, name, digest) or "it is neither in dlq nor in aside any more")
     source, data = found
     parsed = parse_message(data, name)
     if isinstance(parsed, Malformed):
@@ -77,9 +78,11 @@ def _aside(paths: Paths, name: str) -> list[Path]:
     return [path for path in _files(paths.aside) if path.name.endswith(ending) and not path.name.startswith(".")]
 
 
-def _unreadable(paths: Paths, name: str) -> str:
-    """Which file aside under this name is none that could be a message, and why; empty where there is none."""
+def _unreadable(paths: Paths, name: str, digest: str) -> str:
+    """Where it lies aside, and why it can be no message; empty where it does not. An earlier version kept no digest."""
     for path in _aside(paths, name):
+        if digest not in ("", file_digest(path)):
+            continue
         try:
             if len(read_regular(path, MAX_MESSAGE_BYTES)) > MAX_MESSAGE_BYTES:
                 return f"{path} is larger than a message may be"
