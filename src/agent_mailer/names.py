@@ -97,6 +97,11 @@ def printable(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def running_on(text: str, limit: int = 200) -> str:
+    """The same of a text of several lines that gets one: they run on, a blank between."""
+    return printable(" ".join(text.split()), limit)
+
+
 def shown_url(url: str) -> str:
     """A broker's URL for people: without what may be a password in it."""
     from urllib.parse import urlsplit

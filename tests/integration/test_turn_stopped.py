@@ -77,12 +77,17 @@ def test_it_is_dropped_and_its_sender_told(desk: Desk) -> None:
 def test_its_sender_is_asked_and_an_answer_takes_the_work_up(desk: Desk) -> None:
     desk.send(thread="talk")
     with desk.watching():
-        stop(desk, running(desk), "--ask", "--reason", "too expensive?")
+        turn = running(desk)
+        stop(desk, turn, "--ask", "--reason", "too expensive?")
         until(lambda: desk.log(EventName.MESSAGE_DONE), "the question")
         [asked] = answers(desk)
         assert asked.envelope.kind is Kind.QUESTION
         assert "too expensive?" in asked.body
         assert [question.thread for question in desk.place().state.questions.all()] == ["talk"]
+        commands = (["status"], ["turns", "show", turn], ["turns", "thread", "talk"])
+        shown = [type_in(desk.workdir, *words).out for words in commands]
+        assert [text.count("before its end. Reason: too expensive? How is it to go on?") for text in shown] == [2, 1, 1]
+        assert not any(r"\n" in text for text in shown)
         desk.send("go on", thread="talk")
         until(lambda: len(desk.log(EventName.MESSAGE_DONE)) == 2, "the answer's turn")
     assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["interrupted", "done"]

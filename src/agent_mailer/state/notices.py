@@ -11,7 +11,7 @@ import msgspec
 
 from agent_mailer.beneath import is_there
 from agent_mailer.disk import Sync
-from agent_mailer.names import printable
+from agent_mailer.names import running_on
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import TurnRecord
@@ -211,7 +211,7 @@ class Questions:
             if settlement.outcome is not Outcome.BLOCKED and not settlement.question:
                 self.drop(envelope.thread)
                 return
-            text = printable(settlement.question or settlement.detail, LONGEST)
+            text = running_on(settlement.question or settlement.detail, LONGEST)
             asked = Question(envelope.thread, envelope.id, record.turn_id, envelope.sender, settlement.decided_at, text)
             if asked != known:
                 self._write({**self._load(), envelope.thread: asked})

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
-from agent_mailer.names import printable
+from agent_mailer.names import printable, running_on
 from agent_mailer.views.values.status import (
     Problem,
     ResultView,
@@ -198,7 +198,7 @@ def _blocked(view: StatusView, now: float) -> list[Part]:
     parts: list[Part] = []
     for one in view.blocked[:LISTED]:
         asked = f"{printable(one.thread, 64)}: {printable(one.asked, 40)} was asked {_ago(one.since, now)}"
-        parts += [Part(asked, Ink.YELLOW), *([Part(printable(one.question, 500), cut=True)] if one.question else [])]
+        parts += [Part(asked, Ink.YELLOW), *([Part(running_on(one.question, 500), cut=True)] if one.question else [])]
     return parts + _more(len(view.blocked))
 
 
@@ -232,7 +232,7 @@ def _results(view: StatusView, now: float) -> list[Part]:
 
 
 def _why(result: ResultView) -> str:
-    return "" if result.outcome == "done" else printable(result.detail)
+    return "" if result.outcome == "done" else running_on(result.detail)
 
 
 def _today(view: StatusView) -> Part:

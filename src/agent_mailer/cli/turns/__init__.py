@@ -13,7 +13,7 @@ from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import dollars, in_its_colour, json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import ExitCode, UsageFault
-from agent_mailer.names import one_of, printable
+from agent_mailer.names import one_of, printable, running_on
 
 if TYPE_CHECKING:
     from agent_mailer.views.values.history import WholeTurnView
@@ -174,7 +174,7 @@ def _facts(turn: WholeTurnView) -> Iterator[tuple[str, str]]:
     yield "outcome" if ended else "phase", in_its_colour(turn.state)
     yield "waits", printable(turn.waits, 600)
     yield "detail", printable(turn.detail or "", 300)
-    yield "question", printable(turn.question or "", 300)
+    yield "question", running_on(turn.question or "", 300)
     yield "attempt", str(turn.attempt) if turn.attempt > 1 else ""
     yield "claimed", local_time(turn.claimed_at)
     yield "spent", spent_words(spent([turn])).removeprefix("1 turn, ") if ended else ""

@@ -18,7 +18,7 @@ from agent_mailer.cli.terminal.printing import (
 from agent_mailer.cli.terminal.screen import fit, width
 from agent_mailer.clock import from_iso
 from agent_mailer.errors import MailerError
-from agent_mailer.names import printable
+from agent_mailer.names import printable, running_on
 from agent_mailer.runtimes.port import Doomed, Event, Progress, Result, Runtime, ToolStarted, Trouble, Usage
 from agent_mailer.views.turns import errors_printed, events, printed
 from agent_mailer.views.values.history import MessageView, SpentView, ThreadView, TurnView, WholeTurnView
@@ -68,7 +68,7 @@ def _turn_lines(turn: WholeTurnView) -> Iterator[str]:
     told = ", ".join([in_its_colour(turn.state), *facts])
     yield f"{local_time(turn.started_at or turn.claimed_at)}    turn {turn.turn_id}  {told}{detail}"
     if turn.question:
-        yield f"{'':<20}asks: {printable(turn.question, 300)}"
+        yield f"{'':<20}asks: {running_on(turn.question, 300)}"
     for sent in turn.sent:
         if sent.state != "delivered":
             why = f" ({printable(sent.why, 200)})" if sent.why else ""
