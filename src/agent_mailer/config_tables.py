@@ -18,6 +18,7 @@ CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[int, Meta(ge=1, le=30 * 86400)]
 SecondsOrOff = Annotated[int, Meta(ge=0, le=30 * 86400)]
 TokensOrNone = Annotated[int, Meta(ge=0, le=10**12)]
+SCHEDULE_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}\Z"
 DollarsOrOff = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
@@ -110,7 +111,7 @@ class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ScheduleKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One `[[schedule]]`: mail that a person sends by the clock. `body` is a file, below the workdir or anywhere."""
 
-    name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
+    name: Annotated[str, Meta(pattern=SCHEDULE_NAME)]
     cron: str
     zone: str = "UTC"
     subject: Annotated[str, Meta(min_length=1, max_length=200)]

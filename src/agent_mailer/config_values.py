@@ -5,18 +5,19 @@ from __future__ import annotations
 import shlex
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from re import fullmatch
+from typing import Any, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, Source, keys, leaves
-from agent_mailer.config_tables import Guards, SandboxKeys, ScheduleKeys
+from agent_mailer.config_tables import SCHEDULE_NAME, Guards, SandboxKeys, ScheduleKeys
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
@@ -146,8 +147,7 @@ def check_value(key: str, value: object) -> None:
     try:
         _convert(key, value)
     except msgspec.ValidationError as error:
-        head = key.partition(".")[0]
-        raise UsageFault("bad_value", f"{key}: {_plain(error, key, value)}", f"{head} is {DOCS[head]}") from None
+        raise UsageFault("bad_value", f"{key}: {_plain(error, key, value)}", f"{key} is {_sentence(key)}") from None
 
 
 def plain(key: str, value: object) -> object:
@@ -227,32 +227,89 @@ def _checked(key: str, value: object, source: Source, path: Path) -> object:
     try:
         return _convert(key, value)
     except msgspec.ValidationError as error:
-        mend = "agent-mailer config edit" if key == SCHEDULE else f"agent-mailer config set {key} {_example(key)}"
+        why, mend = _what_is_wrong(error, key, value)
         where, fix = {
             Source.FILE: (str(path), mend),
             Source.ENVIRONMENT: (ENV_PREFIX + key.upper(), f"unset {ENV_PREFIX}{key.upper()}"),
             Source.FLAG: ("--" + key.replace("_", "-"), ""),
         }.get(source, ("AGENT.md", "edit AGENT.md"))
-        raise ConfigFault("bad_value", f"{where}: {key}: {_plain(error, key, value)}", fix) from None
+        raise ConfigFault("bad_value", f"{where}: {why}", fix) from None
+
+
+def _what_is_wrong(error: msgspec.ValidationError, key: str, value: object) -> tuple[str, str]:
+    """The key, of a table the first of its own that is wrong, with why; and the command that mends it."""
+    table, edit = getattr(Config(), key), "agent-mailer config edit"
+    if key == SCHEDULE:
+        return f"{key}: {_wrong_schedule(value) or _plain(error, key, value)}", edit
+    if not isinstance(table, msgspec.Struct):
+        return f"{key}: {_plain(error, key, value)}", f"agent-mailer config set {key} {_example(table)}"
+    if not isinstance(value, dict):
+        return f"{key}: it is a table: [{key}], and below it a key a line", edit
+    for name, own in value.items():
+        inner = f"{key}.{printable(name, 60)}"
+        if name not in table.__struct_encode_fields__:
+            return f"{inner}: {_no_key(name, table.__struct_encode_fields__)}", edit
+        try:
+            _convert(inner, own)
+        except msgspec.ValidationError as found:
+            example = _example(_field(inner)[1])
+            return f"{inner}: {_plain(found, inner, own)}", f"agent-mailer config set {inner} {example}"
+    return f"{key}: {_plain(error, key, value)}", edit
+
+
+def _wrong_schedule(value: object) -> str:
+    """A key too many or too few in one of them; empty where it is something else."""
+    if isinstance(value, dict):
+        return f"each is a table of its own, with two brackets: [[{SCHEDULE}]]"
+    known, needed = ScheduleKeys.__struct_fields__, ("name", "cron", "subject", "body")
+    for number, one in enumerate(value if isinstance(value, list) else (), 1):
+        if not isinstance(one, dict):
+            continue
+        called = printable(str(one.get("name") or f"the {number}."), 60)
+        if strange := [name for name in one if name not in known]:
+            return f"{called}: {printable(strange[0], 60)}: {_no_key(strange[0], known)}"
+        if missing := [name for name in needed if name not in one]:
+            return f"{called}: it lacks {', '.join(missing)}"
+        if wrong := [name for name, text in one.items() if not isinstance(text, str)]:
+            return f"{called}: {wrong[0]} must be a text in quotes"
+        if fullmatch(SCHEDULE_NAME, one["name"]) is None:
+            return f"{called}: name is of a-z, 0-9, _ and -, at most 40 of them"
+    return ""
+
+
+def _no_key(name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    meant = get_close_matches(name, known, 1)
+    return f"there is no such key; {meant[0]} was meant?" if meant else f"there is no such key: {', '.join(known)}"
+
+
+def _sentence(key: str) -> str:
+    return DOCS.get(key) or next(leaf.sentence for leaf in leaves() if leaf.name == key)
 
 
 def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
-    text = str(error).replace("`", "")
+    text, shown = str(error).replace("`", ""), _as_toml(value)
     hint = _field(key)[0]
-    for member in (hint.__origin__, *getattr(hint.__origin__, "__args__", ())):
+    kind = hint.__origin__
+    for member in (kind, *getattr(kind, "__args__", ())):
         if isinstance(member, type) and issubclass(member, StrEnum):
             return f"{text} (one of: {', '.join(m.value for m in member)})"
-    if hint.__origin__ is bool:
-        return f"must be true or false, not {_as_toml(value)}"
+    if kind is bool:
+        return f"must be true or false, not {shown}"
     bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
-    if bounds is not None and hint.__origin__ is int:
-        return f"must be a whole number from {bounds.ge} to {bounds.le}, not {_as_toml(value)}"
+    if bounds is not None and kind in (int, float):
+        what = "a whole number" if kind is int else "a number"
+        return f"must be {what} from {bounds.ge} to {bounds.le}, not {shown}"
+    if kind is str and not isinstance(value, str):
+        return "must be a text in quotes"  # which may be a key: it is not shown
+    if get_origin(kind) is tuple and key != SCHEDULE and not isinstance(value, list | tuple):
+        return 'must be a list of words, as ["one", "two"]'
     return text
 
 
-def _example(key: str) -> str:
+def _example(default: object) -> str:
     """A value that would do, for the command that mends a wrong one."""
-    default = getattr(Config(), key)
     if isinstance(default, bool):
         return str(default).lower()
     return str(default) if isinstance(default, int) and default else "VALUE"

@@ -54,6 +54,7 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
         *("workdir", "agent", "runtime", "watcher", "mailbox", "running", "retries", "dead_letters"),
         *("pause", "trouble", "today", "last_events", "untrusted", "settling"),
         *("healthy", "problems", "blocked", "results", "next_wake", "stuck", "held", "sandbox", "schedules"),
+        "unknown",
     }
     assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)
     assert (shown["mailbox"]["waiting"], shown["mailbox"]["root"]) == (1, str(desk.root))

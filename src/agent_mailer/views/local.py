@@ -257,6 +257,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         held=held_counts(state),
         settling=tuple(settling.values()),
         schedules=tuple(schedules(place)),
+        unknown=place.loaded.unknown,
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 

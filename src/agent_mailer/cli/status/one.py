@@ -48,6 +48,8 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "mailbox", _mailbox(view)
     yield "sandbox", [Part(view.sandbox)]
     yield "trust", [_trust(view)]
+    named = printable(", ".join(view.unknown), 300)
+    yield "config", [Part(f"nothing here knows {named} (agent-mailer config edit)", Ink.YELLOW)] if named else []
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)

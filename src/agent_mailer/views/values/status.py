@@ -230,7 +230,8 @@ class StatusView(View, frozen=True):
     """A workdir now. `next_wake` is None where no watcher runs; `today` is the day in UTC; `last_events` as
     logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever; `sandbox`
     is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are;
-    `settling` are turns that are open, though nothing of them runs any more.
+    `settling` are turns that are open, though nothing of them runs any more; `unknown` are keys of the configuration
+    that nothing here knows.
     """
 
     ABOUT = "workdir"
@@ -258,6 +259,7 @@ class StatusView(View, frozen=True):
     held: tuple[HeldCountView, ...] = ()
     settling: tuple[SettlingView, ...] = ()
     schedules: tuple[ScheduleView, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 class FaultView(View, frozen=True):
