@@ -216,9 +216,8 @@ class Watcher:
             return 0.0
         if self._once:
             return None
-        moments = [moment for moment in (plan.next_due, silence) if moment is not None]
-        if next_due is not None:
-            moments.append(now + next_due)
+        scheduled = now + next_due if next_due is not None else None
+        moments = [moment for moment in (plan.next_due, silence, scheduled) if moment is not None]
         if ready and not self._at_work():
             # A probe that is due may have to wait for a guard.
             moments += [one.until for one in (pause, admitted.pause) if one and one.until and one.until > now]
