@@ -155,6 +155,55 @@ def test_what_others_of_a_share_took_and_a_raised_hour_are_shown(tmp_path: Path)
     assert (hour["name"], hour["limit"], hour["taken"], hour["raised"]) == ("turns_per_hour", 300, 2, True)
 
 
+def sums() -> Path:
+    return Path(os.environ["XDG_STATE_HOME"]) / "agent-mailer" / "budgets" / "team"
+
+
+def test_a_sum_that_is_lost_or_in_whose_place_something_else_is_counts_all_the_same(tmp_path: Path) -> None:
+    desk = company(tmp_path, ("coder", "reviewer"), turns_per_day=3, share="team")
+    for number in range(2):
+        send(desk, number)
+        desk.once("coder", FakeClock())
+    [path] = sums().glob("*.json")
+    path.unlink()
+    desk.once("coder", FakeClock())
+    assert path.exists(), "made anew from the turns at the next start"
+    path.unlink()
+    path.mkdir()
+    send(desk, 2)
+    desk.once("coder", FakeClock())
+    send(desk, 3, "reviewer")
+    desk.once("reviewer", FakeClock())
+    assert (desk.turns("coder"), desk.turns("reviewer")) == (3, 0)
+    assert "3 turns are taken, 3 turns of it by others of its share" in type_in(tmp_path / "reviewer", "status").out
+
+
+def test_a_folder_of_sums_that_cannot_be_written_is_trouble_that_names_it(tmp_path: Path) -> None:
+    desk = company(tmp_path, turns_per_day=3, share="team")
+    sums().parent.mkdir(parents=True, exist_ok=True)
+    sums().write_text("")
+    send(desk, 1)
+    desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 0
+    log = (tmp_path / "coder/.agent-mailer/log.jsonl").read_text()
+    assert f"mv {sums()} {sums()}.old" in log
+    sums().unlink()
+    desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 1
+
+
+@pytest.mark.parametrize("damage", ["folder", "text"])
+def test_what_a_person_has_said_is_set_aside_where_it_is_damaged(tmp_path: Path, damage: str) -> None:
+    company(tmp_path)
+    assert type_in(tmp_path / "coder", "held", "allow", "planner").status == 0
+    [standing] = Path(os.environ["XDG_STATE_HOME"]).glob("agent-mailer/guards/*/standing.json")
+    standing.unlink()
+    standing.mkdir() if damage == "folder" else standing.write_text("{")
+    assert type_in(tmp_path / "coder", "held", "allow", "boss").status == 0
+    assert type_in(tmp_path / "coder", "held", "allow").out.split() == ["boss"]
+    assert len(list(standing.parent.glob("standing.json.corrupt-*"))) == 1
+
+
 @LONG
 def test_killed_again_and_again_a_shared_day_is_no_longer(tmp_path: Path) -> None:
     """Two watchers of one account, of which one is killed at each turn that is seen."""

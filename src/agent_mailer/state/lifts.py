@@ -64,7 +64,7 @@ class Lifts:
     def __init__(self, folder: StateFolder) -> None:
         self._clock = folder.clock
         self._disk = folder.disk
-        self._damaged = folder.damaged
+        self._state = folder
         self._workdir = folder.workdir
         self._standing: Standing | None = None
 
@@ -121,6 +121,7 @@ class Lifts:
         folder = self._folder()
         self._disk.make_directory(folder, sync=Sync.FULL)
         data = msgspec.json.format(msgspec.json.encode(standing), indent=2) + b"\n"
+        self._state.clear_way(folder / "standing.json")
         self._disk.replace(folder / "standing.json", data, sync=Sync.FULL)
         self._standing = standing
 
@@ -132,7 +133,11 @@ class Lifts:
         except (OSError, *GARBLED) as error:
             if isinstance(error, OSError) and of_the_moment(error):
                 raise
-            self._damaged(path, str(error))
+            if self._state.ours:
+                # What is written next would take its place.
+                self._state.set_aside(path, str(error))
+            else:
+                self._state.damaged(path, str(error))
             return None
 
     def _folder(self) -> Path:

@@ -87,7 +87,14 @@ def _words_of(fault: MailboxUnavailable | OSError, state: State) -> tuple[Troubl
         return TroubleWith.CREDENTIALS, fault.message, fault.fix
     if isinstance(fault, MailboxUnavailable):
         return TroubleWith.MAILBOX, fault.message, fault.fix
-    return TroubleWith.DISK, str(fault), _mend(fault, state.folder.path)
+    return TroubleWith.DISK, str(fault), _mend(fault, _place_of(fault, state.folder.path)[1])
+
+
+def _place_of(error: OSError, folder: Path) -> tuple[Path, Path]:
+    """What the error names, and the nearest to it that is there: what is missing cannot be looked at."""
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else folder
+    named = named if named.is_absolute() else folder
+    return named, next((path for path in (named, *named.parents) if os.path.lexists(path)), folder)
 
 
 @contextmanager
@@ -99,9 +106,7 @@ def at_the_start(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # The nearest folder that is there: what is missing cannot be looked at.
-        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else folder
-        where = next((path for path in (named, *named.parents) if os.path.lexists(path)), folder)
+        named, where = _place_of(error, folder)
         kind = MailerError if error.errno in _OF_THE_DISK else ConfigFault
         text = f"the watcher cannot start: {named}: {error.strerror or error}"
         raise kind("state_unusable", text, _mend(error, where) or f"ls -ld {shlex.quote(str(where))}") from error
@@ -122,7 +127,7 @@ def _mend(fault: OSError, path: Path) -> str:
             return f"make it writable: findmnt -T {where}, then mount -o remount,rw its TARGET"
         case errno.EACCES | errno.EPERM:
             return f"sudo chown -R $(id -un) {where}" if not _is_ours(path) else f"chmod -R u+rwX {where}"
-        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ELOOP:
+        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ELOOP | errno.EMLINK:
             return f"something else is in its place: ls -ld {where}, then mv {where} {where}.old"
         case errno.EMFILE | errno.ENFILE:
             return "raise the limit on open files (ulimit -n, LimitNOFILE=)"

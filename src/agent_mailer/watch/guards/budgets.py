@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.beneath import is_file, is_there
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import path_name, turn_id_at
@@ -72,6 +73,9 @@ class Spent(msgspec.Struct, frozen=True):
 
     def plus(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, unit) + getattr(other, unit) for unit in UNITS))
+
+
+NOTHING = Spent()
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -152,9 +156,11 @@ class Ledger:
 
     def day_over(self, now: float, limit_of: Callable[[str], float], others: Spent) -> Over | None:
         """The same of the day's limits, whoever the turn is for."""
-        return self._first_over("day", self.today(now).plus(others), limit_of)
+        return self._first_over("day", self.today(now).plus(others), limit_of, others)
 
-    def _first_over(self, whose: str, spent: Spent, limit_of: Callable[[str], float]) -> Over | None:
+    def _first_over(
+        self, whose: str, spent: Spent, limit_of: Callable[[str], float], others: Spent = NOTHING
+    ) -> Over | None:
         next_one = self._reserved()
         for unit in UNITS:
             key = f"{unit}_per_{whose}"
@@ -165,7 +171,9 @@ class Ledger:
             hard = unit == "turns" or (unit == "dollars" and self._policy.reserve)
             # A guess at what the next may take does not keep a whole day from its first turn.
             if taken >= limit or (taken + more > limit and (taken or hard)):
-                return Over(key, whose, f"limits.{key} is {_told(limit, unit)}; {_told(taken, unit)} are taken")
+                theirs = getattr(others, unit)
+                shared = f", {_told(theirs, unit)} of it by others of its share" if theirs else ""
+                return Over(key, whose, f"limits.{key} is {_told(limit, unit)}; {_told(taken, unit)} are taken{shared}")
         return None
 
     def _reserved(self) -> Spent:
@@ -195,11 +203,14 @@ class Shared:
         return total
 
     def write(self, now: float, spent: Spent) -> None:
-        """Lost in a power failure it is made anew from the turns by its watcher."""
-        data = msgspec.json.encode({"since": midnight(now), "spent": spent})
-        with suppress(OSError):
-            self._disk.make_directory(self._folder)
-            self._disk.replace(self._folder / self._own, data + b"\n", sync=Sync.NONE)
+        """Lost in a power failure it is made anew from the turns by its watcher. Raises OSError: others would go on as
+        if nothing had been taken.
+        """
+        data, path = msgspec.json.encode({"since": midnight(now), "spent": spent}), self._folder / self._own
+        self._disk.make_directory(self._folder)
+        if is_there(path) and not is_file(path):
+            self._disk.move(path, path.with_suffix(f".corrupt-{now:.0f}"), sync=Sync.NONE)
+        self._disk.replace(path, data + b"\n", sync=Sync.NONE)
 
     def _read(self, now: float) -> Iterator[Spent]:
         for path in self._folder.glob("*.json"):

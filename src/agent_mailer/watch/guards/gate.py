@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -204,9 +205,7 @@ class Gate:
         """What it took is known."""
         if self._ledger is not None:
             self._ledger.note(record)
-            if self._shared is not None:
-                now = self._clock.now()
-                self._shared.write(now, self._ledger.today(now))
+            self._share(self._clock.now())
 
     def _is_persons(self, envelope: Envelope) -> bool:
         # Most people have a plain name, and every mail asks this.
@@ -260,6 +259,7 @@ class Gate:
             for record in of_the_day(self._state.turns, now):
                 if not record.resends and ran(record):
                     self._note(record)
+            self._share(now)
         return self._rounds
 
     def _over(self, ledger: Ledger, envelope: Envelope, now: float) -> Over | None:
@@ -275,6 +275,15 @@ class Gate:
                 ledger.reserve(envelope, now)
                 self._shared.write(now, ledger.today(now))
         return over
+
+    def _share(self, now: float) -> None:
+        """Have those that share the day know what is taken here; before the next turn it is written in any case."""
+        if self._shared is None or self._ledger is None:
+            return
+        spent = self._ledger.today(now)
+        if spent.turns:
+            with suppress(OSError):
+                self._shared.write(now, spent)
 
     def _limit(self, key: str) -> float:
         return limit_today(self._policy.budget, key, self._state.lifts.raised(key))
