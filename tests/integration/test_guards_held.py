@@ -28,6 +28,7 @@ from agent_mailer.state.held import Ended, Guard, Held, HeldEntry
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.backlog import LIST_LIMIT
+from agent_mailer.watch.guards import holding
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.requests import apply
 
@@ -153,6 +154,27 @@ def test_who_was_allowed_is_shown_and_that_is_taken_back(desk: Desk) -> None:
     theirs = desk.send("x", sender="planner")
     desk.once()
     assert held(desk) == {theirs: "who"}
+
+
+def test_only_a_sender_can_be_allowed(desk: Desk) -> None:
+    desk.configure(deny_from=["planner"])
+    for wrong in ("", "  ", "a b", "pl*", "@team.example", "kind:question"):
+        assert type_in(desk.workdir, "held", "allow", wrong).status == 2, wrong
+    assert desk.place().state.lifts.standing.allowed == ()
+
+
+def test_more_than_one_order_lets_go_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "MOST_AT_ONCE", 60)
+    desk.configure(deny_from=["planner"])
+    place = desk.place()
+    place.prepare()
+    many = [entry(number) for number in range(200)]
+    place.state.held.add(many)
+    dropped = type_in(desk.workdir, "held", "drop", "--all")
+    assert "140 more are left for the next time: say it again" in dropped.out
+    allowed = type_in(desk.workdir, "held", "allow", "x")
+    assert "60 held messages will be worked on, 80 more after: agent-mailer held release --from x" in allowed.out
+    assert len(desk.place().state.held.waiting) == 80
 
 
 def test_a_watcher_is_told_by_the_command(desk: Desk) -> None:

@@ -52,6 +52,14 @@ def test_a_pattern_fits_whom_it_names(pattern: str, fits: list[str], fits_not: l
         assert (allow.why_held(mail(sender)) != "", deny.why_held(mail(sender))) == (True, ""), sender
 
 
+def test_why_it_is_held_shows_the_pattern_as_it_was_written() -> None:
+    for pattern in ("*", "build-*", "@acme.example", "[ab]?", "KIND:question"):
+        denied = WhoPolicy(deny=(pattern,), address="coder@here.example")
+        one = mail("build-a@acme.example", kind=Kind.QUESTION)
+        assert denied.why_held(one) in (f"deny_from has {pattern}", ""), pattern
+    assert WhoPolicy(deny=("*",)).why_held(mail("x")) == "deny_from has *"
+
+
 def test_a_kind_and_a_way_back_elsewhere_count() -> None:
     questions = WhoPolicy(allow=("kind:question",), address="coder")
     assert questions.why_held(mail("x", kind=Kind.QUESTION)) == ""

@@ -124,6 +124,8 @@ def allow(
     place = configured(workdir)
     if senders:
         verb = OrderVerb.DISALLOW if undo else OrderVerb.ALLOW
+        if not undo:
+            _require_senders(place, senders)
         order_and_tell(place, Order(verb, tuple(dict.fromkeys(senders))))
         return
     if undo:
@@ -136,6 +138,24 @@ def allow(
         note("\ntake it back: agent-mailer held allow --undo SENDER")
     else:
         note("nobody is allowed beyond allow_from and deny_from")
+
+
+def _require_senders(place: Workplace, typed: list[str]) -> None:
+    """Who is allowed is allowed as he writes: a pattern would fit nobody. Raises UsageFault."""
+    from agent_mailer.views.kept import held
+    from agent_mailer.watch.guards.who import bad_pattern, is_pattern
+
+    doubtful = [one for one in typed if bad_pattern([one]) or is_pattern(one)]
+    if not doubtful:
+        return
+    known = {view.sender for view in held(place.state)}
+    for one in doubtful:
+        if one in known:
+            continue
+        if bad_pattern([one]):
+            raise UsageFault("bad_sender", f"{printable(one)!r} is no sender", LIST)
+        why = f"{printable(one)!r} is a pattern: here each sender has his name; patterns stand in allow_from"
+        raise UsageFault("a_pattern", why, "agent-mailer config edit")
 
 
 def _order(

@@ -173,11 +173,11 @@ def _order(state: State, request: Request) -> Answer:
         return Answer(ok=False, lines=("no person has ordered that",))
     if order.verb in (OrderVerb.RUN, OrderVerb.SKIP):
         name, line = order.targets
-        results = [(run_now if order.verb is OrderVerb.RUN else skip_once)(state, name, line, order.until)]
+        results, left = [(run_now if order.verb is OrderVerb.RUN else skip_once)(state, name, line, order.until)], 0
     else:
-        results = carry_out(state, order)
+        results, left = carry_out(state, order)
     state.lifts.done(given)
-    return _told(results, 0)
+    return _told(results, left)
 
 
 def _ping(state: State, request: Request) -> Answer:

@@ -14,7 +14,7 @@ import msgspec
 from agent_mailer.clock import Clock
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, Gone, Mailbox, MailboxUnavailable
-from agent_mailer.names import printable
+from agent_mailer.names import printable, prompt_word
 from agent_mailer.state import State
 from agent_mailer.state.held import Ended, Guard, HeldEntry
 from agent_mailer.state.lifts import Order, OrderVerb, Raised
@@ -115,21 +115,21 @@ def _untold(known: Iterable[HeldEntry]) -> list[Stop]:
 # What a person orders.
 
 
-def carry_out(state: State, order: Order) -> list[tuple[bool, str]]:
-    """One line a target. The caller holds the workdir's lock. Carried out twice it changes nothing more."""
+def carry_out(state: State, order: Order) -> tuple[list[tuple[bool, str]], int]:
+    """One line a target, and how many are left for another order. The caller holds the workdir's lock. Carried out
+    twice it changes nothing more.
+    """
     if order.verb is OrderVerb.ALLOW:
-        return _allow(state, order.targets)
+        return _allow(state, order.targets), 0
     if order.verb is OrderVerb.DISALLOW:
-        return _disallow(state, order.targets)
+        return _disallow(state, order.targets), 0
     if order.verb is OrderVerb.RAISE:
-        return _raise(state, order)
+        return _raise(state, order), 0
     targets = order.targets[:MOST_AT_ONCE]
     known = state.held.find(targets)
     results = [(False, f"{printable(one)}: it is not held") for one in targets if one not in known]
-    if len(targets) < len(order.targets):
-        results.append((True, f"{len(order.targets) - len(targets)} more are left for the next time: say it again"))
     done = _release(state, known.values()) if order.verb is OrderVerb.RELEASE else _drop(state, known.values())
-    return [*done, *results]
+    return [*done, *results], len(order.targets) - len(targets)
 
 
 def _release(state: State, entries: Iterable[HeldEntry]) -> list[tuple[bool, str]]:
@@ -164,13 +164,15 @@ def _allow(state: State, senders: Sequence[str]) -> list[tuple[bool, str]]:
     state.lifts.allow(tuple(senders))
     wanted = set(senders)
     theirs = [e for e in state.held.all() if e.guard is Guard.WHO and e.envelope and e.envelope.sender in wanted]
-    theirs = theirs[:MOST_AT_ONCE]
-    released = Counter(e.envelope.sender for e in theirs if e.envelope)
-    _release(state, theirs)
-    return [
-        (True, f"{printable(sender)}: allowed; {released[sender]} held messages will be worked on")
-        for sender in senders
-    ]
+    released = Counter(e.envelope.sender for e in theirs[:MOST_AT_ONCE] if e.envelope)
+    left = Counter(e.envelope.sender for e in theirs[MOST_AT_ONCE:] if e.envelope)
+    _release(state, theirs[:MOST_AT_ONCE])
+    return [(True, _allowed(sender, released[sender], left[sender])) for sender in senders]
+
+
+def _allowed(sender: str, released: int, left: int) -> str:
+    more = f", {left} more after: agent-mailer held release --from {prompt_word(sender, 'sender')}" if left else ""
+    return f"{printable(sender)}: allowed; {released} held messages will be worked on{more}"
 
 
 def _disallow(state: State, senders: Sequence[str]) -> list[tuple[bool, str]]:

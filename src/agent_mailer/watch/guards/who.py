@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from agent_mailer.mailbox.port import Envelope, Kind
-from agent_mailer.names import prompt_word
+from agent_mailer.names import printable
 
 KIND = "kind:"
 _WILD = frozenset("*?[")
@@ -46,7 +46,7 @@ class WhoPolicy(msgspec.Struct, frozen=True):
         person = self.is_person(envelope.sender)
         for pattern in self.deny:
             if self._matches(pattern, envelope) and not (person and _WILD & set(pattern)):
-                return f"deny_from has {prompt_word(pattern, 'a pattern')}"
+                return f"deny_from has {printable(pattern, 60)}"
         if not self.allow or person or envelope.sender == self.address:
             return ""
         if any(self._matches(pattern, envelope, every=True) for pattern in self.allow):
@@ -75,6 +75,11 @@ def _fits(pattern: str, address: str, who: WhoPolicy) -> bool:
         return True
     name, at, domain = found.partition("@")
     return bool(at) and "@" not in wanted and domain == who.address.casefold().partition("@")[2] and name == wanted
+
+
+def is_pattern(text: str) -> bool:
+    """Whether it stands for more than one sender."""
+    return bool(_WILD & set(text)) or text.startswith("@") or text.casefold().startswith(KIND)
 
 
 def bad_pattern(patterns: Iterable[str]) -> str:
