@@ -28,8 +28,7 @@ from agent_mailer.state.held import Ended, Guard, Held, HeldEntry
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.backlog import LIST_LIMIT
-from agent_mailer.watch.guards import holding
-from agent_mailer.watch.guards.holding import Stop
+from agent_mailer.watch.guards.holding import MOST_AT_ONCE, Stop
 from agent_mailer.watch.requests import apply
 
 
@@ -163,18 +162,16 @@ def test_only_a_sender_can_be_allowed(desk: Desk) -> None:
     assert desk.place().state.lifts.standing.allowed == ()
 
 
-def test_more_than_one_order_lets_go_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "MOST_AT_ONCE", 60)
+def test_what_one_order_leaves_is_told(desk: Desk) -> None:
     desk.configure(deny_from=["planner"])
     place = desk.place()
     place.prepare()
-    many = [entry(number) for number in range(200)]
-    place.state.held.add(many)
-    dropped = type_in(desk.workdir, "held", "drop", "--all")
-    assert "140 more are left for the next time: say it again" in dropped.out
+    place.state.held.add(entry(number) for number in range(2 * MOST_AT_ONCE + 7))
+    released = type_in(desk.workdir, "held", "release", "--all")
+    assert f"{MOST_AT_ONCE + 7} more are left for the next time: say it again" in released.out
     allowed = type_in(desk.workdir, "held", "allow", "x")
-    assert "60 held messages will be worked on, 80 more after: agent-mailer held release --from x" in allowed.out
-    assert len(desk.place().state.held.waiting) == 80
+    assert "held messages will be worked on, 7 more after: agent-mailer held release --from x" in allowed.out
+    assert len(desk.place().state.held.waiting) == 7
 
 
 def test_a_watcher_is_told_by_the_command(desk: Desk) -> None:
