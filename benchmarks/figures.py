@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import beneath, broker, durability, guards, mcp, sandbox, status, turns
+from benchmarks import beneath, broker, broker_scale, durability, guards, mcp, sandbox, status, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -245,4 +245,7 @@ FIGURES = {
     "broker-poll": broker.polls,
     "broker-throughput": broker.throughput,
     "broker-streams": broker.streams,
+    "broker-wakes": broker_scale.wakes,
+    "broker-processes": broker_scale.processes,
+    "broker-million": broker_scale.million,
 }

@@ -85,6 +85,11 @@ class Postgres:
         self._process.wait(timeout=30)
         self._process = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def end(self) -> None:
         if self._process is not None:
             self.stop()

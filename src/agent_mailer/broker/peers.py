@@ -30,6 +30,8 @@ log = logging.getLogger("agent_mailer.broker")
 BEAT_SECONDS = 3.0
 """Between two signs of life; some may be lost before a process counts as gone."""
 AGAIN_SECONDS = 0.5
+GATHER_SECONDS = 0.02
+"""Between two tellings: the first is at once, what comes soon after it goes together."""
 FORGOTTEN_MS = 86_400_000
 LONGEST_WORDS = 7900
 """Bytes of one notification; the server takes 8000."""
@@ -153,6 +155,7 @@ class Peers:
                 # They look by themselves soon.
                 log.warning("other processes could not be told: %s", str(error).splitlines()[0])
                 await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _live_on(self) -> None:
         while True:
