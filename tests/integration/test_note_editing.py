@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.clocks import FakeClock
 from tests.desk import Desk, until
 from tests.typed import COMMAND, type_in
 
@@ -154,3 +155,54 @@ def _is_free(folder: Path) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+NOTES = """cat >/dev/null; cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1
+printf 'what was learned\\n' >note-thread; printf 'for all\\n' >note-global
+"""
+
+
+def test_notes_of_a_turn_that_failed_are_kept_and_made_when_a_person_says_so(desk: Desk) -> None:
+    desk.configure(max_retries=0)
+    desk.shell(f"{NOTES}exit 1")
+    sent = desk.send(thread="t")
+    desk.once()
+    memory = desk.state / "memory"
+    before = (memory / "global.md").read_bytes() if (memory / "global.md").exists() else b""
+    assert not (memory / "t.md").exists()
+    found = type_in(desk.workdir, "memory", "log", "--json").json["changes"]
+    assert sorted((one["note"], one["how"], one["after"]) for one in found) == [
+        ("global.md", "kept", "for all\n"),
+        ("t.md", "kept", "what was learned\n"),
+    ]
+    of_thread, of_all = (next(one["id"] for one in found if one["note"] == note) for note in ("t.md", "global.md"))
+    told = type_in(desk.workdir, "stuck", "show", sent).err
+    assert f"agent-mailer memory apply {of_thread}" in told
+    assert f"agent-mailer memory apply {of_all}" in told
+    assert "+what was learned" in type_in(desk.workdir, "memory", "diff", of_thread).out
+    refused = type_in(desk.workdir, "memory", "revert", of_thread)
+    assert (refused.status, "memory apply" in refused.err) == (1, True)
+    desk.once()
+    assert ((memory / "global.md").read_bytes() if before else b"") == before, "no settlement makes it later"
+    assert type_in(desk.workdir, "memory", "apply", of_thread).status == 0
+    assert (memory / "t.md").read_text() == "what was learned\n"
+    (memory / "global.md").write_text("somebody's\n")
+    again = [type_in(desk.workdir, "memory", "apply", one) for one in (of_thread, of_all)]
+    assert [(one.status, "has changed since" in one.err) for one in again] == [(1, True)] * 2
+    assert (memory / "global.md").read_text() == "somebody's\n"
+    by_hand = [
+        one for one in type_in(desk.workdir, "memory", "log", "--json").json["changes"] if one["how"] == "by-hand"
+    ]
+    assert [one["after"] for one in by_hand] == ["what was learned\n"]
+
+
+def test_a_rerun_that_writes_the_note_anew_is_not_mistaken_for_what_was_kept(desk: Desk) -> None:
+    ran = desk.base / "ran"
+    desk.shell(f"{NOTES}[ -e {ran} ] && {{ echo done; exit 0; }}; touch {ran}; exit 1")
+    desk.send(thread="t")
+    desk.once()
+    assert not (desk.state / "memory" / "t.md").exists()
+    desk.once(FakeClock(time.time() + 3600))
+    assert (desk.state / "memory" / "t.md").read_text() == "what was learned\n"
+    changes = type_in(desk.workdir, "memory", "log", "--thread", "t", "--json").json["changes"]
+    assert [one["how"] for one in changes] == ["tool", "kept"]

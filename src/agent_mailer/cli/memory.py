@@ -23,7 +23,7 @@ from agent_mailer.errors import BusyFault, MailerError
 from agent_mailer.names import printable
 from agent_mailer.process.handle import is_alive
 from agent_mailer.state.lock import holder_of
-from agent_mailer.state.notes import note_lock
+from agent_mailer.state.notes import KEPT, note_lock
 from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES
 
 if TYPE_CHECKING:
@@ -132,22 +132,39 @@ def revert(change: Change, workdir: Workdir = None) -> None:
 
     place = configured(workdir)
     found = note_change(place, change)
-    path = place.folder.memory / found.note
-    if found.before is None or path.name != found.note:
-        raise MailerError("unknown_text", "what it was before is not known", "agent-mailer memory edit")
-    thread = None if found.note == "global.md" else found.thread
+    if found.how == KEPT:
+        raise MailerError("not_made", "this change was not made", f"agent-mailer memory apply {found.id}")
+    _change(place, msgspec.structs.replace(found, before=found.after, after=found.before), "revert")
+
+
+@app.command("apply", cls=FastCommand)
+def apply(change: Change, workdir: Workdir = None) -> None:
+    """Make a change that was `kept`, as its turn did not end well, or `refused`; where nothing has changed the note."""
+    from agent_mailer.views.kept import note_change
+
+    place = configured(workdir)
+    _change(place, note_change(place, change), "apply")
+
+
+def _change(place: Workplace, change: NoteChangeView, verb: str) -> None:
+    """From what it was before to what it is to be after."""
+    path = place.folder.memory / change.note
+    if change.after is None or path.name != change.note:
+        raise MailerError("unknown_text", "the text that it would get is not known", "agent-mailer memory edit")
+    thread = None if change.note == "global.md" else change.thread
     if (turn := _turn_at_work(place, thread)) is not None:
         why = f"turn {turn.turn_id} runs, and may write this note when it ends"
-        raise BusyFault("turn_running", why, "agent-mailer memory revert, after it")
+        raise BusyFault("turn_running", why, f"agent-mailer memory {verb}, after it")
+    place.disk.make_directory(path.parent)
     with note_lock(path.parent):
         now = _content(path)
-        if now is None or now.decode("utf-8", "replace") != found.after:
+        if (None if now is None else now.decode("utf-8", "replace")) != change.before:
             why = f"{path} has changed since; it was left so"
-            raise MailerError("changed", why, f"agent-mailer memory diff {found.id}, then agent-mailer memory edit")
-        before = found.before.encode()
-        place.disk.replace(path, before, sync=Sync.FULL)
-        place.state.notes.by_hand(path, now, before)
-    _show_diff(msgspec.structs.replace(found, before=found.after, after=found.before))
+            raise MailerError("changed", why, f"agent-mailer memory diff {change.id}, then agent-mailer memory edit")
+        after = change.after.encode()
+        place.disk.replace(path, after, sync=Sync.FULL)
+        place.state.notes.by_hand(path, now, after)
+    _show_diff(change)
     say(f"{path} was changed")
 
 

@@ -96,6 +96,11 @@ def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
         tell_letter(letter)
         for kept in kept_of(state, letter.turn_id):
             note(f"what the agent wrote for it: agent-mailer stuck show {kept}")
+        for attempt in letter.history:
+            for change in state.notes.history.kept(attempt.turn_id):
+                note(
+                    f"a note that it had written: agent-mailer memory diff {change}, agent-mailer memory apply {change}"
+                )
     else:
         say(fields(_facts(view)))
         if view.text:

@@ -31,8 +31,10 @@ PATIENCE = 1.0
 _LOOK_AGAIN = 0.01
 
 
-BY_HAND, TOOL, FILE, REFUSED = "by-hand", "tool", "file", "refused"
-"""How a note changed: by `memory edit` or `revert`, by a turn's tools, in the file itself, the same but undone."""
+BY_HAND, TOOL, FILE, REFUSED, KEPT = "by-hand", "tool", "file", "refused", "kept"
+"""How a note changed: by a person's `memory`, by a turn's tools, in the file itself, the same but undone, or not at
+all: its turn ended badly.
+"""
 
 KEPT_CHANGES = 500
 NEWEST = 8
@@ -54,19 +56,19 @@ class NoteChange(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NoteHistory:
-    """In `note-history/`, a file a change. Nothing relies on it."""
+    """In `note-history/`, a file a change. Nothing relies on it; what is KEPT is nowhere else."""
 
     def __init__(self, folder: StateFolder) -> None:
         self._folder = folder
         self._path = folder.path / "note-history"
 
-    def add(self, change: NoteChange) -> bool:
+    def add(self, change: NoteChange, *, sync: Sync = Sync.NONE) -> bool:
         """False where it is known already. Raises OSError."""
         path = self._path / f"{change.id}.json"
         if os.path.lexists(path):
             return False
         self._folder.disk.make_directory(self._path)
-        self._folder.disk.replace(path, msgspec.json.encode(change) + b"\n", sync=Sync.NONE)
+        self._folder.disk.replace(path, msgspec.json.encode(change) + b"\n", sync=sync)
         for name in self._names()[:-KEPT_CHANGES]:
             with suppress(OSError):
                 self._folder.disk.remove(self._path / name)
@@ -84,7 +86,12 @@ class NoteHistory:
 
     def accounts_for(self, note: str, text: str | None) -> bool:
         """Whether one of the newest changes known of a note made it read so."""
-        return any(change.after == text for change in islice(self.all(note), NEWEST))
+        return any(change.after == text and change.how != KEPT for change in islice(self.all(note), NEWEST))
+
+    def kept(self, turn_id: str) -> list[str]:
+        """The changes that a turn did not come to make, by id."""
+        names = (name.removesuffix(".json") for name in self._names())
+        return [name for name in names if name.startswith(f"{turn_id}-") and name.endswith(f"-{KEPT}")]
 
     def _names(self) -> list[str]:
         with suppress(OSError):
@@ -131,6 +138,17 @@ class Notes:
                 self._log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=why)
         self._folder.disk.overwrite(marker, b"")
 
+    def keep(self, record: TurnRecord, notes: Sequence[NoteWrite]) -> None:
+        """The texts that a turn left which did not end well: no later turn begins with them, unless a person wants it.
+
+        Raises OSError where the disk refuses.
+        """
+        for note in notes:
+            path = self._file(note.scope, record.envelope.thread)
+            now = _content(path)
+            if _text(now) != note.text:
+                self.history.add(self._change(record, path, KEPT, _text(now), note.text), sync=Sync.FULL)
+
     def by_hand(self, path: Path, before: bytes | None, after: bytes | None) -> None:
         """A person has changed a note. What cannot be remembered is told by nobody, and that is all."""
         now = self._folder.clock.now()
@@ -158,20 +176,7 @@ class Notes:
     def _remember(self, record: TurnRecord, path: Path, how: str, before: bytes | None, after: bytes | None) -> None:
         envelope = record.envelope
         with suppress(OSError):
-            known = not self.history.add(
-                NoteChange(
-                    id=f"{record.turn_id}-{_stem(path.name)}-{how}",
-                    note=path.name,
-                    at=self._folder.clock.now(),
-                    how=how,
-                    before=_text(before),
-                    after=_text(after),
-                    turn_id=record.turn_id,
-                    thread=envelope.thread,
-                    sender=envelope.sender,
-                )
-            )
-            if known:
+            if not self.history.add(self._change(record, path, how, _text(before), _text(after))):
                 return
         self._log.emit(
             EventName.NOTE_CHANGED,
@@ -182,6 +187,10 @@ class Notes:
             bytes=len(after) if after is not None else 0,
             how=how,
         )
+
+    def _change(self, record: TurnRecord, path: Path, how: str, before: str | None, after: str | None) -> NoteChange:
+        name, now, envelope = f"{record.turn_id}-{_stem(path.name)}-{how}", self._folder.clock.now(), record.envelope
+        return NoteChange(name, path.name, now, how, before, after, record.turn_id, envelope.thread, envelope.sender)
 
     def _write(self, record: TurnRecord, note: NoteWrite) -> None:
         folder, text = self._folder, note.text.encode("utf-8", "replace")

@@ -225,7 +225,7 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     """The one record that decides a turn. Nothing is decided after it; applying it twice equals applying it once.
 
     `finished`: the message is settled by it (done, blocked or dead); otherwise `retry` is set. `pause` is the account's
-    pause from here on, None = none.
+    pause from here on, None = none. `notes` are the agent's new texts where it ended well, else only kept for people.
     """
 
     outcome: Outcome

@@ -115,7 +115,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         dead=dead,
         pause=decide_pause(judgement, end.pause, end.now, end.jitter),
         question=_asked(end, judgement.outcome, policy),
-        notes=end.sealed.notes if judgement.outcome.settles else (),
+        notes=end.sealed.notes,
     )
 
 

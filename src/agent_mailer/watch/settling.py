@@ -71,7 +71,10 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
             room.log.emit(EventName.SESSION_BOUND, turn_id=turn_id, thread=change.thread, session=session)
         else:
             room.log.emit(EventName.SESSION_DROPPED, turn_id=turn_id, thread=change.thread)
-    state.notes.write(record, settlement.notes, fixed=room.policy.global_note_fixed)
+    ended_well = settlement.outcome.settles
+    state.notes.write(record, settlement.notes if ended_well else (), fixed=room.policy.global_note_fixed)
+    if not ended_well:
+        state.notes.keep(record, settlement.notes)
     if not settlement.finished or settlement.dead is not None:
         _apply_to_message(room, record.turn_id, record, again)
     for other in record.batch:
