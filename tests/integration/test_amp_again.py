@@ -228,5 +228,10 @@ def test_a_watcher_that_waits_for_its_broker_does_not_stand_still(moods: Moods, 
         assert len(found) == 1, found
         [(code, text)] = found
         assert (code, "no answer within" in text or "it has not answered for" in text) == ("mailbox", True), text
+        refused = type_in(desk.workdir, "pause")
+        assert refused.status == 69, refused
+        assert "waits for its mailbox: it has not answered for" in refused.err
+        assert "nothing was changed" in refused.err
+        assert desk.place().state.pause.read() is None
         moods[2].halted = False
         until(lambda: not problems(), "all is well again")

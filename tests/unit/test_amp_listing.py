@@ -163,6 +163,8 @@ class TestMirror:
         listing = run(mirror.pending(shelf.stretch, 10, 1.0))
         assert ids(listing) == ["m1", "m2"]
         assert [item.locator for item in listing.unreadable] == ["id:m3"]
+        [told] = listing.unreadable
+        assert (told.too_large, told.id, told.thread, told.sender) == (True, "m3", "t3", message(3)["from_agent"])
         shelf.read(3)
         mirror.drop("id:m3")
         listing = run(mirror.pending(shelf.stretch, 10, 2.0))

@@ -168,11 +168,24 @@ def test_what_is_no_page_is_trouble(body: bytes) -> None:
         wire.parse_list(answer(body), bytes(wire.parse_object(answer(body), wire.Page).messages))
 
 
-def test_the_id_at_the_beginning_of_a_cut_answer() -> None:
-    assert wire.id_within(b'{"messages":[{"id":"m\\u0031","thread_id":"t","body":"xxxx') == "m1"
-    assert wire.id_within(b'{"messages":[{"id":7') == ""
-    assert wire.id_within(b'{"messages":[{"id":"m') == ""
-    assert wire.id_within(b"<html>") == ""
+def test_the_names_at_the_beginning_of_a_cut_answer() -> None:
+    whole = {**GOOD, "subject": '"from_agent":"eve@x.y"', "meta": {"from_agent": "eve@x.y"}, "body": "x" * 9000}
+    ordered = {name: whole[name] for name in sorted(whole, key=["id", "meta", "subject"].__contains__, reverse=True)}
+    start = json.dumps({"total": 1, "messages": [ordered | {"body": "x" * 9000}]}).encode()[:4096]
+    told = wire.names_within(start)
+    assert {name: told[name] for name in ("id", "thread_id", "from_agent")} == {
+        name: GOOD[name] for name in ("id", "thread_id", "from_agent")
+    }
+    deep = b'{"messages":[{"id":"m","body":"{[\\"from_agent\\":\\"eve\\"' + b"," * 100
+    assert wire.names_within(deep) == {"id": "m"}
+    assert wire.names_within(b'{"messages":[{"id":"a"},{"from_agent":"eve"}') == {"id": "a"}
+    assert wire.names_within(b'{"messages":[{"id":"m\\u0031","thread_id":"t","body":"xxxx') == {
+        "id": "m1",
+        "thread_id": "t",
+    }
+    assert wire.names_within(b'{"messages":[{"id":7') == {}
+    assert wire.names_within(b'{"messages":[{"id":"m') == {}
+    assert wire.names_within(b"<html>") == {}
 
 
 def test_attachments_are_named_in_the_text() -> None:

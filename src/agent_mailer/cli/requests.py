@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.state.lifts import Order
     from agent_mailer.state.requests import Answer
+    from agent_mailer.views.pulse import Heard
 
 ANSWER_SECONDS = 10.0
+PING_AFTER = 3.0
+"""Who is not answered by then asks what the loop does instead."""
+
 LOOK_EVERY = 0.02
 LOCK_EVERY = 0.5
 TURN_DIR = "AGENT_MAILER_TURN_DIR"
@@ -99,15 +103,23 @@ def _mailbox(place: Workplace) -> Mailbox | None:
 
 
 def _ask_watcher(place: Workplace, request: Request) -> Answer:
+    from agent_mailer.views.pulse import Ping
+
     requests = place.state.requests
     name = requests.submit(request)
     give_up = time.monotonic() + ANSWER_SECONDS
     next_lock = time.monotonic() + LOCK_EVERY
+    pinged: Ping | None = None
+    heard: Heard | None = None
     try:
         while time.monotonic() < give_up:
             answer = requests.take_answer(name)
             if answer is not None:
                 return answer
+            if pinged is None and time.monotonic() >= give_up - ANSWER_SECONDS + PING_AFTER:
+                pinged = Ping(place)
+            if pinged is not None and heard is None:
+                heard = pinged.poll()
             if time.monotonic() >= next_lock:
                 # Whoever held the lock may have left without reading our request.
                 next_lock += LOCK_EVERY
@@ -123,8 +135,16 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
             time.sleep(LOOK_EVERY)
     finally:
         withdrawn = requests.withdraw(name)
+        if pinged is not None:
+            pinged.end()
     if not withdrawn and (answer := requests.take_answer(name)) is not None:
         return answer
+    if heard is not None and heard.waits:
+        raise UnavailableFault(
+            "mailbox_waits",
+            f"the watcher of {place.workdir} waits for its mailbox: {heard.waits}; nothing was changed",
+            "agent-mailer status, and the same once more when it answers",
+        )
     raise UnavailableFault(
         "watcher_silent",
         f"the watcher of {place.workdir} has not answered for {ANSWER_SECONDS:.0f} s; nothing was changed",

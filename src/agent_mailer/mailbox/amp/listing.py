@@ -15,7 +15,7 @@ from agent_mailer.mailbox.amp.wire import (
     Stretch,
     by_hash,
     heard_in,
-    id_within,
+    names_within,
     parse_list,
     parse_object,
 )
@@ -72,8 +72,10 @@ class Skipped:
 
 def too_large(fault: TooLarge) -> Unreadable:
     """The one message that an answer too large for us consists of."""
-    found = id_within(fault.start)
-    return Unreadable(BY_ID + found if found else by_hash(fault.start), fault.message, too_large=True, id=found or "")
+    said = names_within(fault.start)
+    name, thread, sender = (said.get(one, "") for one in ("id", "thread_id", "from_agent"))
+    locator = BY_ID + name if name else by_hash(fault.start)
+    return Unreadable(locator, fault.message, too_large=True, id=name, thread=thread, sender=sender)
 
 
 class Mirror:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +24,8 @@ BY_HASH: Final = "hash:"
 
 _BROKEN = (msgspec.DecodeError, RecursionError, ValueError, OverflowError)
 _STRING_OR_MARK = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+
+_PIECE = re.compile(rb'\s*("[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}:,]|[^\s"\[\]{}:,]+)', re.DOTALL)
 
 E = TypeVar("E", Automatic, Kind, Priority)
 
@@ -167,17 +168,25 @@ def parse_object(answer: Answer, shape: type[S]) -> S:
     return msgspec.structs.replace(found, messages=msgspec.Raw(answer.body[start:end]))
 
 
-def id_within(start: bytes) -> str:
-    """The id of the first message of an answer of which there is only the beginning; empty if it cannot be seen."""
-    mark = start.find(b'"id"')
-    quote = start.find(b'"', start.find(b":", mark)) if mark >= 0 else -1
-    if quote < 0:
-        return ""
-    try:
-        found, _ = json.JSONDecoder().raw_decode(start[quote:].decode("utf-8", "ignore"))
-    except ValueError:
-        return ""
-    return found if isinstance(found, str) and 0 < len(found) <= MAX_NAME else ""
+def names_within(start: bytes) -> dict[str, str]:
+    """What the first message of an answer, of which there is only the beginning, says of itself in texts, as far as
+    that goes; no more than names can be is read.
+    """
+    place = start.find(b"{", start.find(b"[", max(0, start.find(b'"messages"'))) + 1)
+    found: dict[str, str] = {}
+    before = key = b""
+    depth = 0
+    while place >= 0 and (piece := _PIECE.match(start, place)) is not None:
+        text, place = piece.group(1), piece.end()
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(text, 0)
+        if depth == 0:
+            break
+        if depth == 1 and before == b":" and text.startswith(b'"') and (value := _name_in(msgspec.Raw(text))):
+            found.setdefault(_name_in(msgspec.Raw(key)), value)
+        if text == b":":
+            key = before
+        before = text
+    return found
 
 
 def _unreadable(raw: bytes, why: str) -> Unreadable:
