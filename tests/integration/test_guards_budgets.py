@@ -127,6 +127,11 @@ def test_a_threads_and_a_senders_hold_that_mail_only(tmp_path: Path, key: str, b
     desk.once("coder", FakeClock())
     [entry] = desk.held("coder")
     assert entry.guard is Guard.BUDGET
+    assert entry.why.endswith("tokens are taken by one" if by == "thread" else "2 turns are taken for other")
+    [asked] = desk.questions()
+    assert "people" not in asked, "a person has no more than that, too"
+    raised = type_in(tmp_path / "coder", "limits", "raise", key, "9000", "--today").out
+    assert "1 held for a budget: agent-mailer held list --guard budget" in raised
     assert mine in desk.place("coder").state.processed
     assert desk.turns("coder") == 3
 

@@ -22,6 +22,7 @@ from agent_mailer.mailbox.port import (
     Unknown,
 )
 from agent_mailer.names import printable, prompt_word
+from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.watch.rules import WatchPolicy
 
@@ -139,13 +140,14 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
 
 
 def _held(notice: Notice, agent: str, message: str) -> str:
-    if notice.reason != "who":
-        person = (
-            f"; if {prompt_word(notice.sender, 'the sender')} is a person, name him in people" if notice.sender else ""
-        )
-        return f"{notice.why}: go on, or stop? {agent} holds message {message}{person}"
-    sender = f"mail of {prompt_word(notice.sender, 'sender')}" if notice.sender else "mail of many other senders"
-    return f"{agent} holds {sender}, which is not worked on and not answered: {notice.why}"
+    if notice.reason == Guard.WHO:
+        sender = f"mail of {prompt_word(notice.sender, 'sender')}" if notice.sender else "mail of many other senders"
+        return f"{agent} holds {sender}, which is not worked on and not answered: {notice.why}"
+    text = f"{notice.why}: go on, or stop? {agent} holds message {message}"
+    if notice.reason == Guard.BUDGET or not notice.sender:
+        # What is set for a sender or a thread a person has his share of, too.
+        return text
+    return f"{text}; if {prompt_word(notice.sender, 'the sender')} is a person, name him in people"
 
 
 def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:

@@ -18,7 +18,7 @@ import msgspec
 from agent_mailer.beneath import is_file, is_there
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.mailbox.port import Envelope
-from agent_mailer.names import path_name, turn_id_at
+from agent_mailer.names import path_name, prompt_word, turn_id_at
 from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.state.turns import TurnStore
@@ -150,16 +150,20 @@ class Ledger:
         thread, sender = envelope.thread, envelope.sender
         return (
             self.day_over(now, limit_of, others)
-            or self._first_over("thread", self.today(now, thread=thread), limit_of)
-            or self._first_over("sender", self.today(now, sender=sender), limit_of)
+            or self._first_over(
+                "thread", self.today(now, thread=thread), limit_of, f" by {prompt_word(thread, 'thread')}"
+            )
+            or self._first_over(
+                "sender", self.today(now, sender=sender), limit_of, f" for {prompt_word(sender, 'sender')}"
+            )
         )
 
     def day_over(self, now: float, limit_of: Callable[[str], float], others: Spent) -> Over | None:
         """The same of the day's limits, whoever the turn is for."""
-        return self._first_over("day", self.today(now).plus(others), limit_of, others)
+        return self._first_over("day", self.today(now).plus(others), limit_of, others=others)
 
     def _first_over(
-        self, whose: str, spent: Spent, limit_of: Callable[[str], float], others: Spent = NOTHING
+        self, whose: str, spent: Spent, limit_of: Callable[[str], float], by: str = "", others: Spent = NOTHING
     ) -> Over | None:
         next_one = self._reserved()
         for unit in UNITS:
@@ -171,9 +175,11 @@ class Ledger:
             hard = unit == "turns" or (unit == "dollars" and self._policy.reserve)
             # A guess at what the next may take does not keep a whole day from its first turn.
             if taken >= limit or (taken + more > limit and (taken or hard)):
+                are = "is" if unit != "dollars" and round(taken) == 1 else "are"
                 theirs = getattr(others, unit)
                 shared = f", {_told(theirs, unit)} of it by others of its share" if theirs else ""
-                return Over(key, whose, f"limits.{key} is {_told(limit, unit)}; {_told(taken, unit)} are taken{shared}")
+                why = f"limits.{key} is {_told(limit, unit)}; {_told(taken, unit)} {are} taken{by}{shared}"
+                return Over(key, whose, why)
         return None
 
     def _reserved(self) -> Spent:
@@ -249,4 +255,6 @@ def midnight(now: float, days: int = 0) -> float:
 
 
 def _told(value: float, unit: str) -> str:
-    return f"${value:.2f}" if unit == "dollars" else f"{value:.0f} {unit}"
+    if unit == "dollars":
+        return f"${value:.2f}"
+    return f"{value:.0f} {unit[:-1] if round(value) == 1 else unit}"
