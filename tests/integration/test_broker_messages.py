@@ -37,6 +37,7 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
         "version": __version__,
         "extensions": [
             "inbox-cursor",
+            "inbox-heads",
             "stream",
             "idempotency",
             "marks",

@@ -11,7 +11,8 @@ import pytest
 from tests.raw_broker import message
 
 from agent_mailer.mailbox.amp.answers import Answer, TooLarge
-from agent_mailer.mailbox.amp.listing import LOW, RESYNC_SECONDS, Mirror, PagedMailbox, Skipped, find
+from agent_mailer.mailbox.amp.listing import LOW, RESYNC_SECONDS, PagedMailbox, Skipped, find
+from agent_mailer.mailbox.amp.mirror import Mirror
 from agent_mailer.mailbox.port import Listing, MailboxUnavailable
 
 T = TypeVar("T")
@@ -26,13 +27,14 @@ def ids(listing: Listing) -> list[str]:
 
 
 class Shelf:
-    """The mail of one agent, numbered as it came, behind the two kinds of listing. `asked` are the requests."""
+    """The mail of one agent, numbered as it came, behind the kinds of listing. `asked` are the requests, `given` counts what was listed."""
 
     def __init__(self, count: int = 0, *, large: int = 10**9) -> None:
         self.mail: dict[int, dict[str, Any]] = {}
         self.newest = 0
         self.large = large
         self.asked: list[tuple[int, int]] = []
+        self.given = 0
         self.meanwhile: Callable[[], None] | None = None
         for _ in range(count):
             self.arrive()
@@ -44,6 +46,15 @@ class Shelf:
 
     def read(self, number: int) -> None:
         self.mail.pop(number, None)
+
+    async def heads(self, limit: int) -> Answer:
+        """Of each thread the oldest, then the oldest of the rest."""
+        self.asked.append((0, limit))
+        found = sorted(self.mail.values(), key=lambda mail: mail["cursor"])
+        leading = {mail["thread_id"]: mail["cursor"] for mail in reversed(found)}
+        chosen = sorted(found, key=lambda mail: (mail["cursor"] not in leading.values(), mail["cursor"]))[:limit]
+        given = sorted(chosen, key=lambda mail: mail["cursor"])
+        return self._answer({"messages": given, "cursor": self.newest, "more": len(found) > limit})
 
     async def stretch(self, after: int, limit: int) -> Answer:
         self.asked.append((after, limit))
@@ -64,6 +75,7 @@ class Shelf:
 
     def _answer(self, data: dict[str, Any]) -> Answer:
         body = json.dumps(data).encode()
+        self.given += len(data["messages"])
         if len(body) > self.large:
             raise TooLarge("GET http://b/x", 200, body[:4096], self.large)
         return Answer("GET http://b/x", 200, body)
@@ -73,101 +85,154 @@ def numbered(first: int, last: int) -> list[str]:
     return [f"m{number}" for number in range(first, last + 1)]
 
 
+def look(mirror: Mirror, shelf: Shelf, limit: int = 1000, now: float = 0.0, beside: set[str] | None = None) -> Listing:
+    return run(mirror.pending(shelf.heads, shelf.stretch, limit, now, beside or set()))
+
+
 class TestMirror:
     def test_each_look_asks_only_for_what_is_new(self) -> None:
         shelf, mirror = Shelf(3), Mirror(Skipped())
-        assert ids(run(mirror.pending(shelf.stretch, 10, 0.0))) == numbered(1, 3)
+        assert ids(look(mirror, shelf)) == numbered(1, 3)
         shelf.arrive()
-        assert ids(run(mirror.pending(shelf.stretch, 10, 1.0))) == numbered(1, 4)
-        assert ids(run(mirror.pending(shelf.stretch, 10, 2.0))) == numbered(1, 4)
+        assert ids(look(mirror, shelf)) == numbered(1, 4)
+        assert ids(look(mirror, shelf)) == numbered(1, 4)
         assert [after for after, _ in shelf.asked] == [0, 3, 4]
 
-    def test_it_holds_no_more_than_its_size_and_loses_nothing(self) -> None:
-        shelf, mirror = Shelf(2500), Mirror(Skipped(), size=100)
+    @pytest.mark.parametrize("each", [1, 7, 10**6])
+    def test_a_backlog_is_worked_off_in_the_order_of_each_thread(self, each: int) -> None:
+        """However many a thread has, and more than is held."""
+        shelf, mirror = Shelf(), Mirror(Skipped(), size=100)
+        for number in range(700):
+            shelf.arrive(thread_id=f"t{number // each}" if each < 10 else "t")
         seen: list[str] = []
-        while found := ids(run(mirror.pending(shelf.stretch, 100, 0.0))):
+        threads: dict[str, list[int]] = {}
+        while found := look(mirror, shelf, 100).envelopes:
             assert len(found) <= 100
-            for name in found[:30]:
-                seen.append(name)
-                shelf.read(int(name[1:]))
-                mirror.drop(name)
-        assert seen == numbered(1, 2500)
-        assert max(limit for _, limit in shelf.asked) <= 100
+            taken = {envelope.thread: envelope for envelope in reversed(found)}
+            for envelope in [*taken.values()][:30]:
+                seen.append(envelope.id)
+                threads.setdefault(envelope.thread, []).append(int(envelope.id[1:]))
+                shelf.read(int(envelope.id[1:]))
+                mirror.drop(envelope.id)
+            if len(seen) % 3 == 0 and shelf.newest < 720:
+                shelf.arrive(thread_id=f"t{len(seen) % 90}")
+        assert sorted(seen) == sorted(numbered(1, shelf.newest))
+        assert all(numbers == sorted(numbers) for numbers in threads.values())
+        assert max(limit for _, limit in shelf.asked[:3]) <= 100
 
-    def test_one_look_is_one_request_however_much_is_unread(self) -> None:
+    def test_a_look_costs_the_same_however_much_is_unread(self) -> None:
         for count in (10, 5000):
             shelf, mirror = Shelf(count), Mirror(Skipped())
-            run(mirror.pending(shelf.stretch, 100, 0.0))
-            shelf.asked.clear()
-            run(mirror.pending(shelf.stretch, 100, 1.0))
-            run(mirror.pending(shelf.stretch, 1, 1.0))
-            assert len(shelf.asked) == 2
+            assert len(look(mirror, shelf, 100).envelopes) == min(count, 100)
+            look(mirror, shelf, 100)
+            look(mirror, shelf, 1)
+            assert len(shelf.asked) == 3
+            assert shelf.given <= 1000
 
     def test_a_long_thread_hides_no_other(self) -> None:
         shelf, mirror = Shelf(), Mirror(Skipped())
         for _ in range(1001):
             shelf.arrive(thread_id="flood")
         shelf.arrive()
-        found = ids(run(mirror.pending(shelf.stretch, 1000, 0.0)))
+        found = ids(look(mirror, shelf))
         assert (len(found), found[0], found[-1]) == (1000, "m1", "m1002")
+
+    def test_what_waits_for_a_person_hides_nothing_of_its_thread(self) -> None:
+        shelf, mirror = Shelf(), Mirror(Skipped(), size=10)
+        for number in range(60):
+            shelf.arrive(thread_id="t1" if number < 30 else f"t{number}")
+        found = ids(look(mirror, shelf, 60, beside=set(numbered(1, 20))))
+        assert found == numbered(21, 60)
+
+    def test_it_says_whether_that_is_all(self) -> None:
+        """What is not listed counts as taken by somebody else, if it is."""
+        skipped = Skipped()
+        shelf, mirror = Shelf(10), Mirror(skipped, size=10)
+        assert not look(mirror, shelf, 10).more
+        assert look(mirror, shelf, 9).more
+        shelf.arrive()
+        mirror.forget()
+        assert look(mirror, shelf, 10).more
+        shelf.read(11)
+        skipped.add("m3")
+        mirror.forget()
+        assert look(mirror, shelf, 10).more, "one is being taken just now, and may come back"
+
+    def test_one_that_was_left_out_is_back_when_it_was_not_taken(self) -> None:
+        skipped = Skipped()
+        shelf, mirror = Shelf(30), Mirror(skipped, size=10)
+        skipped.add("m1")
+        assert ids(look(mirror, shelf)) == numbered(2, 10)
+        # Taken: the next one moves up, though this one was never held.
+        shelf.read(1)
+        skipped.release("m1")
+        mirror.drop("m1")
+        assert ids(look(mirror, shelf)) == numbered(2, 11)
+
+    def test_what_came_while_more_waits_does_not_overtake(self) -> None:
+        shelf, mirror = Shelf(), Mirror(Skipped(), size=10)
+        for number in range(20):
+            shelf.arrive(thread_id=f"t{number}")
+        assert ids(look(mirror, shelf)) == numbered(1, 10)
+        shelf.arrive(thread_id="t15")
+        assert ids(look(mirror, shelf)) == numbered(1, 10), "m16 comes before it"
 
     def test_now_and_then_and_when_told_it_looks_at_everything(self) -> None:
         shelf, mirror = Shelf(3), Mirror(Skipped())
-        run(mirror.pending(shelf.stretch, 10, 0.0))
+        look(mirror, shelf)
         shelf.read(2)
-        assert ids(run(mirror.pending(shelf.stretch, 10, 1.0))) == numbered(1, 3)
-        assert ids(run(mirror.pending(shelf.stretch, 10, RESYNC_SECONDS + 1))) == ["m1", "m3"]
+        assert ids(look(mirror, shelf, now=1.0)) == numbered(1, 3)
+        assert ids(look(mirror, shelf, now=RESYNC_SECONDS + 1)) == ["m1", "m3"]
         shelf.read(1)
         mirror.forget()
-        assert ids(run(mirror.pending(shelf.stretch, 10, RESYNC_SECONDS + 2))) == ["m3"]
+        assert ids(look(mirror, shelf, now=RESYNC_SECONDS + 2)) == ["m3"]
 
     def test_a_broker_that_knows_less_than_before_is_asked_for_everything(self) -> None:
-        shelf, mirror = Shelf(9), Mirror(Skipped())
-        run(mirror.pending(shelf.stretch, 20, 0.0))
-        restored = Shelf(4)
-        run(mirror.pending(restored.stretch, 20, 1.0))
-        assert ids(run(mirror.pending(restored.stretch, 20, 2.0))) == numbered(1, 4)
+        for size in (1000, 5):
+            shelf, mirror = Shelf(9), Mirror(Skipped(), size=size)
+            look(mirror, shelf)
+            assert ids(look(mirror, Shelf(4))) == numbered(1, 4)
 
     def test_trouble_forgets_nothing(self) -> None:
         shelf, mirror = Shelf(2), Mirror(Skipped())
-        run(mirror.pending(shelf.stretch, 10, 0.0))
+        look(mirror, shelf)
 
-        async def broken(after: int, limit: int) -> Answer:
+        async def broken(*_: int) -> Answer:
             raise MailboxUnavailable("x", "y")
 
         mirror.forget()
         with pytest.raises(MailboxUnavailable):
-            run(mirror.pending(broken, 10, 1.0))
+            run(mirror.pending(broken, broken, 10, 1.0))
         shelf.arrive()
-        assert ids(run(mirror.pending(shelf.stretch, 10, 2.0))) == numbered(1, 3)
+        assert ids(look(mirror, shelf, now=2.0)) == numbered(1, 3)
 
     def test_what_was_taken_during_a_listing_is_not_in_it(self) -> None:
         skipped = Skipped()
         shelf, mirror = Shelf(2), Mirror(skipped)
 
-        async def slow(after: int, limit: int) -> Answer:
-            answer = await shelf.stretch(after, limit)
+        async def slow(limit: int) -> Answer:
+            answer = await shelf.heads(limit)
             skipped.add("m1")
             skipped.release("m1")
             shelf.read(1)
             return answer
 
         skipped.begin()
-        assert ids(run(mirror.pending(slow, 10, 0.0))) == ["m2"]
+        assert ids(run(mirror.pending(slow, shelf.stretch, 10, 0.0))) == ["m2"]
 
     def test_a_message_too_large_is_told_and_the_others_follow_once_it_is_gone(self) -> None:
         shelf, mirror = Shelf(2, large=20_000), Mirror(Skipped())
         shelf.arrive(subject="x" * 30_000)
         shelf.arrive()
-        listing = run(mirror.pending(shelf.stretch, 10, 0.0))
-        listing = run(mirror.pending(shelf.stretch, 10, 1.0))
+        listing = look(mirror, shelf)
+        listing = look(mirror, shelf)
         assert ids(listing) == ["m1", "m2"]
         assert [item.locator for item in listing.unreadable] == ["id:m3"]
         [told] = listing.unreadable
         assert (told.too_large, told.id, told.thread, told.sender) == (True, "m3", "t3", message(3)["from_agent"])
         shelf.read(3)
         mirror.drop("id:m3")
-        listing = run(mirror.pending(shelf.stretch, 10, 2.0))
+        listing = look(mirror, shelf)
         assert (ids(listing), listing.unreadable) == (["m1", "m2", "m4"], ())
 
 
@@ -197,6 +262,11 @@ class TestPages:
         shelf.asked.clear()
         run(paged.pending(shelf.page, 1000, 1.0))
         assert shelf.asked == [(1, 1)]
+
+    def test_it_says_whether_that_is_all(self) -> None:
+        for count, more in ((99, False), (400, True)):
+            shelf, paged = Shelf(count), PagedMailbox(Skipped())
+            assert run(paged.pending(shelf.page, 1000, 0.0)).more is more
 
     def test_what_waits_for_a_person_ends_no_walk(self) -> None:
         shelf, paged = Shelf(400), PagedMailbox(Skipped())

@@ -18,6 +18,7 @@ router = APIRouter()
 
 EXTENSIONS = (
     "inbox-cursor",
+    "inbox-heads",
     "stream",
     "idempotency",
     "marks",

@@ -19,6 +19,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
+    false,
 )
 
 metadata = MetaData(
@@ -136,6 +138,31 @@ messages = Table(
     UniqueConstraint("from_agent_id", "idempotency_key", "ordinal"),
     Index(None, "to_agent_id", "is_read", "seq"),
     Index(None, "user_id", "thread_id"),
+)
+WAITING = and_(messages.c.is_read == false(), messages.c.claimed_at.is_(None))
+"""What a watcher could claim now."""
+CLAIMED = and_(messages.c.is_read == false(), messages.c.claimed_at.is_not(None))
+"""What one has claimed: it waits again once the claim is old."""
+for _name, _columns, _those in (
+    ("ix_messages_waiting_of_thread", ("to_agent_id", "thread_id", "priority", "seq"), WAITING),
+    ("ix_messages_waiting", ("to_agent_id", "is_read", "seq"), WAITING),
+    ("ix_messages_claimed", ("to_agent_id", "claimed_at"), CLAIMED),
+):
+    Index(_name, *(messages.c[column] for column in _columns), sqlite_where=_those, postgresql_where=_those)
+
+# The threads of an inbox in which something waits: kept beside the messages, so that finding each thread's next ones
+# does not cost the more, the more there is.
+waiting_threads = Table(
+    "waiting_threads",
+    metadata,
+    Column("agent_id", Text, ForeignKey("agents.id"), primary_key=True),
+    Column("thread_id", Text, primary_key=True),
+    # 0: something urgent waits, 1: something normal, 2: only what is low.
+    Column("urgency", Integer, nullable=False),
+    # The oldest that waits, and the oldest of the most urgent.
+    Column("head_seq", BigInteger, nullable=False),
+    Column("pressing_seq", BigInteger, nullable=False),
+    Index("ix_waiting_threads_in_order", "agent_id", "urgency", "head_seq"),
 )
 
 receipts = Table(

@@ -115,10 +115,11 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What waits in the mailbox, oldest first, and what there cannot be read."""
+    """What waits in the mailbox, oldest first, and what there cannot be read. `more`: others wait beside these."""
 
     envelopes: tuple[Envelope, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    more: bool = False
 
 
 class Contact(msgspec.Struct, frozen=True):

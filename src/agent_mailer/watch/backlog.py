@@ -197,7 +197,7 @@ def see(
         else:
             actions.append(Revive(envelope))
             candidates.append(Candidate(envelope, revival(state, envelope.id)))
-    if len(listing.envelopes) < LIST_LIMIT:
+    if not listing.more:
         # Somebody else has taken them.
         actions += [DropRetry(message_id) for message_id in listed_only]
     return Look(tuple(candidates), tuple(actions))

@@ -22,6 +22,7 @@ from agent_mailer.broker.messages.forms import (
 )
 from agent_mailer.broker.messages.rows import lock_message, mark_read, mark_unread
 from agent_mailer.broker.messages.sending import NewMessage, Submission, check_size, send_all
+from agent_mailer.broker.messages.waiting import heads as heads_of
 from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import streams_of
@@ -101,7 +102,8 @@ async def deliver(request: Request, submission: Submission, *, html: bool) -> Re
             list[Message],
             Page,
             Listing,
-            description="All of it, oldest first; a page, newest first (`page`); what comes after a cursor (`after`)",
+            description="All of it, oldest first; a page, newest first (`page`); what comes after a cursor (`after`);"
+            " what of each thread comes next (`heads`)",
         ),
         **refusals(401, 403, 404, 422, 503),
     },
@@ -119,12 +121,18 @@ async def list_inbox(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     bodies: Annotated[bool, Query(description="false: without body, body_html and attachments")] = True,  # noqa: FBT002
     claimed: Annotated[bool, Query(description="false: without what a watcher has claimed")] = True,  # noqa: FBT002
+    heads: Annotated[  # noqa: FBT002
+        bool, Query(description="At most `limit` of what waits: each thread's oldest and most urgent, without bodies")
+    ] = False,
     html: Html = True,  # noqa: FBT002
 ) -> Response:
     """Unread messages (`all`: read ones, too). The agent counts as online for a minute."""
     agent = await owned_inbox(request, caller, agent_id, address)
     directory_of(request).seen(agent.id)
     store = store_of(request)
+    if heads:
+        since = inbox.claims_since(settings_of(request).claim_seconds)
+        return answer(await store.read(lambda c: heads_of(c, agent.id, limit, since)))
     box = inbox.Inbox(agent.user_id, agent.id, all)
     if after is not None:
         since = inbox.claims_since(settings_of(request).claim_seconds)

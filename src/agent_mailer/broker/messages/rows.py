@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, false, insert, or_, select, true, update
 
 from agent_mailer.broker.directory import AgentCaller
+from agent_mailer.broker.messages.waiting import note_moved, note_taken
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, messages, receipts
@@ -95,6 +96,8 @@ def mark_read(connection: Connection, locked: Locked) -> Message:
     if not locked.message.is_read:
         connection.execute(_READ, {"message": locked.message.id})
         locked.message.is_read = True
+        if locked.message.claimed_at is None:
+            note_taken(connection, locked.agent_id, locked.message)
     return locked.message
 
 
@@ -105,6 +108,7 @@ def mark_unread(connection: Connection, locked: Locked) -> Message:
     connection.execute(_UNREAD, {"message": locked.message.id, "newest": newest})
     message = locked.message
     message.is_read, message.cursor, message.claimed_at = False, newest, None
+    note_moved(connection, locked.agent_id, message.thread_id)
     return message
 
 
@@ -122,9 +126,11 @@ def claim_message(
     connection: Connection, locked: Locked, watcher: str, turn_id: str, *, silent: bool = False
 ) -> Claimed:
     """Note the claim; `turn_id` may be empty. `silent`: no receipt tells of it."""
-    message, before = locked.message, locked.claimed_by == watcher
+    message, before, waited = locked.message, locked.claimed_by == watcher, locked.message.claimed_at is None
     message.claimed_at = now_text()
     connection.execute(_CLAIM, {"message": message.id, "watcher": watcher, "moment": message.claimed_at})
+    if waited:
+        note_taken(connection, locked.agent_id, message)
     if not silent and (not before or turn_id):
         receipt = Receipt(message.id, "claimed", turn_id, None, "", final=False, created_at=message.claimed_at)
         add_receipt(connection, receipt, watcher)

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, insert, select
 
 from agent_mailer.broker.messages.rows import COUNT_ON, takes_part
+from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, former_addresses, messages
@@ -128,6 +129,7 @@ class _Batch:
         self.connection = connection
         self.submissions = submissions
         self.rows: list[_Row] = []
+        self.arrived: list[tuple[str, str, str, int]] = []
         self.counted: set[str] = set()
         self.begun: dict[_Place, set[str]] = {}
         """Who takes part in the threads of `rows`."""
@@ -153,6 +155,7 @@ class _Batch:
             counts = [{"agent": agent_id, "newest": self.newest[agent_id]} for agent_id in sorted(self.counted)]
             self.connection.execute(COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
+            note_arrivals(self.connection, self.arrived)
         return results
 
     def _find_recipients(self, addresses: set[str]) -> list[Sequence[Any]]:
@@ -202,6 +205,7 @@ class _Batch:
             self.earlier[submission.agent_id, submission.key] = (digest, made)
         for ordinal, (message, agent_id) in enumerate(zip(made, to, strict=True)):
             self.rows.append(_row(submission, message, agent_id, ordinal, digest))
+            self.arrived.append((agent_id, message.thread_id, message.priority, message.cursor))
             self.begun.setdefault((submission.user_id, message.thread_id), set()).update(
                 (submission.agent_id, agent_id)
             )

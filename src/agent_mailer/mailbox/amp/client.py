@@ -22,7 +22,9 @@ from agent_mailer.mailbox.amp.transport import Limits, Transport, path_of
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 
 CAPABILITIES = "/.well-known/agent-mailer"
-EXTENSIONS = frozenset({"inbox-cursor", "stream", "idempotency", "marks", "claims", "receipts", "message-get"})
+EXTENSIONS = frozenset(
+    {"inbox-cursor", "inbox-heads", "stream", "idempotency", "marks", "claims", "receipts", "message-get"}
+)
 """What our broker can do beyond the protocol. A broker that lacks any of them is used as one that has none."""
 
 

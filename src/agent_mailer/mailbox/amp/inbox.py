@@ -21,7 +21,8 @@ from agent_mailer.mailbox.amp.answers import (
     unavailable,
 )
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
-from agent_mailer.mailbox.amp.listing import Mirror, PagedMailbox, Skipped, find
+from agent_mailer.mailbox.amp.listing import PagedMailbox, Skipped, find
+from agent_mailer.mailbox.amp.mirror import Mirror
 from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
 from agent_mailer.mailbox.amp.stream import held_by
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
@@ -52,7 +53,7 @@ class Inbox:
             self._skipped.begin()
             now = self._clock.monotonic()
             if ours:
-                return await self._mirror.pending(self._stretch, limit, now, beside)
+                return await self._mirror.pending(self._heads, self._stretch, limit, now, beside)
             return await self._paged.pending(self._page, limit, now, beside)
 
     async def claim(self, envelope: Envelope, *, again: bool, silent: bool = False) -> Message | Gone:
@@ -115,6 +116,9 @@ class Inbox:
         self._skipped.release(locator)
         self.forget()
         return None
+
+    async def _heads(self, limit: int) -> Answer:
+        return await self._list({"heads": "true", "limit": limit})
 
     async def _stretch(self, after: int, limit: int) -> Answer:
         return await self._list({"after": after, "limit": limit, "bodies": "false", "claimed": "false"})
@@ -242,6 +246,8 @@ class Inbox:
         except BaseException:
             if not ours_already:
                 self._skipped.release(message_id)
+                # A look meanwhile may have left it out.
+                self._mirror.forget()
             raise
         self._skipped.release(message_id)
         self._mirror.drop(message_id)

@@ -1,4 +1,4 @@
-"""What waits at a broker, kept here between two looks: by cursor at our own, by pages at one that has only those."""
+"""What waits at a broker that has pages only, kept here between two looks; and what every listing leaves out."""
 
 from __future__ import annotations
 
@@ -12,20 +12,15 @@ from agent_mailer.mailbox.amp.wire import (
     BY_ID,
     Heard,
     Page,
-    Stretch,
     by_hash,
     heard_in,
     names_within,
     parse_list,
     parse_object,
 )
-from agent_mailer.mailbox.port import MAX_WAITING, Envelope, Listing, Unreadable, oldest_of_each
+from agent_mailer.mailbox.port import Envelope, Listing, Unreadable, oldest_of_each
 
 RESYNC_SECONDS: Final = 3600.0
-MAX_STRETCH: Final = 1000
-FAR_AHEAD: Final = 2**62
-"""A cursor that no inbox reaches."""
-
 LARGEST_PAGE: Final = 100
 STEP: Final = 64
 """The size of a page where there are several: it can be halved down to one without shifting."""
@@ -78,85 +73,6 @@ def too_large(fault: TooLarge) -> Unreadable:
     return Unreadable(locator, fault.message, too_large=True, id=name, thread=thread, sender=sender)
 
 
-class Mirror:
-    """The oldest `size` of what waits: of fewer nobody could tell which threads there are.
-
-    While it is full its cursor stays behind what it holds; once taken messages make room, it moves on.
-    """
-
-    def __init__(self, skipped: Skipped, size: int = MAX_WAITING) -> None:
-        self._skipped = skipped
-        self._size = size
-        self._waiting: dict[str, Envelope] = {}
-        self._unreadable: dict[str, Unreadable] = {}
-        self._cursor = 0
-        self._fresh_until = 0.0
-
-    def forget(self) -> None:
-        """Ask for everything at the next look."""
-        self._fresh_until = 0.0
-
-    def drop(self, name: str) -> None:
-        """A message that waits no longer, by its id, or what was no message, by its locator."""
-        self._waiting.pop(name, None)
-        self._unreadable.pop(name, None)
-
-    async def pending(self, fetch: Fetch, limit: int, now: float, beside: Collection[str] = ()) -> Listing:
-        """One request, or a few where much is new. `now` is monotonic seconds."""
-        if now >= self._fresh_until:
-            # Emptied only once the answer is there: a broker that fails now leaves what we know.
-            answer = await _ask(fetch, 0, self._size)
-            self._waiting.clear()
-            self._unreadable.clear()
-            self._cursor = 0
-            self._fresh_until = now + RESYNC_SECONDS
-            more = self._take(answer)
-        elif (room := self._size - len(self._waiting)) > 0:
-            more = self._take(await _ask(fetch, self._cursor, room))
-        else:
-            # Nobody wants more than is held; whether the broker is there, its shortest answer tells.
-            await fetch(FAR_AHEAD, 1)
-            more = False
-        while more and len(self._waiting) < self._size:
-            more = self._take(await _ask(fetch, self._cursor, self._size - len(self._waiting)))
-        return Listing(oldest_of_each(self._waiting.values(), limit, beside), tuple(self._unreadable.values()))
-
-    def _take(self, answer: Answer | Unreadable) -> bool:
-        """Take in what came; whether there is more."""
-        if isinstance(answer, Unreadable):
-            # It stays in the way of what comes after it until it is marked read.
-            self._note_unreadable(answer)
-            return False
-        stretch = parse_object(answer, Stretch)
-        for heard in parse_list(answer, bytes(stretch.messages)):
-            if isinstance(heard, Unreadable):
-                self._note_unreadable(heard)
-            elif heard.message.envelope.id not in self._skipped:
-                envelope = heard.message.envelope
-                self._waiting[envelope.id] = envelope
-        moved = stretch.cursor > self._cursor
-        if stretch.cursor < self._cursor:
-            # The broker knows less than we do: its database is an earlier one.
-            self.forget()
-        self._cursor = max(self._cursor, stretch.cursor)
-        return stretch.more and moved
-
-    def _note_unreadable(self, item: Unreadable) -> None:
-        if item.locator not in self._skipped:
-            self._unreadable[item.locator] = item
-
-
-async def _ask(fetch: Fetch, after: int, limit: int) -> Answer | Unreadable:
-    limit = min(MAX_STRETCH, limit)
-    while True:
-        try:
-            return await fetch(after, limit)
-        except TooLarge as fault:
-            if limit == 1:
-                return too_large(fault)
-            limit //= 2
-
-
 class _Sight(msgspec.Struct, frozen=True):
     """What one small request tells: enough to see a change."""
 
@@ -206,7 +122,9 @@ class PagedMailbox:
                 self._add(newest)
             self._sight = sight
         unreadable = [item for item in self._unreadable.values() if item.locator not in self._skipped]
-        return Listing(oldest_of_each(self._waiting(), limit), tuple(unreadable))
+        waiting = self._waiting()
+        more = not self._whole or len(waiting) > limit
+        return Listing(oldest_of_each(waiting, limit), tuple(unreadable), more=more)
 
     async def _glance(self, fetch: Fetch) -> tuple[Heard | Unreadable | None, _Sight]:
         try:

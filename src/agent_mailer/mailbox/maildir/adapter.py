@@ -174,7 +174,8 @@ class MaildirMailbox:
                 envelopes, unreadable = self._list()
             self._events.wake_after(seconds)
         self._looked = True
-        return Listing(oldest_of_each(envelopes, limit, beside), tuple(unreadable))
+        chosen = oldest_of_each(envelopes, limit, beside)
+        return Listing(chosen, tuple(unreadable), more=len(envelopes) > limit)
 
     def _list(self) -> tuple[list[Envelope], list[Unreadable]]:
         renamed = self._events.take_renamed() if self._events is not None else ()
