@@ -16,7 +16,16 @@ OURS = {
     "protocol": "amp",
     "broker": "agent-mailer",
     "version": "1",
-    "extensions": ["inbox-cursor", "inbox-heads", "stream", "idempotency", "marks", "claims", "receipts", "message-get"],
+    "extensions": [
+        "inbox-cursor",
+        "inbox-heads",
+        "stream",
+        "idempotency",
+        "marks",
+        "claims",
+        "receipts",
+        "message-get",
+    ],
     "max_body_bytes": 1048576,
     "heartbeat_seconds": 15,
 }

@@ -36,7 +36,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Itera
 def boxes(desk: BrokerDesk) -> Iterator[Box]:
     alice = desk.person("alice")
     planner = desk.agent(alice, "planner")
-    yield (Box(desk, alice, planner, f"coder{number}") for number in range(100))
+    return (Box(desk, alice, planner, f"coder{number}") for number in range(100))
 
 
 @pytest.fixture

@@ -27,7 +27,10 @@ def ids(listing: Listing) -> list[str]:
 
 
 class Shelf:
-    """The mail of one agent, numbered as it came, behind the kinds of listing. `asked` are the requests, `given` counts what was listed."""
+    """The mail of one agent, numbered as it came, behind the kinds of listing.
+
+    `asked` are the requests, `given` counts what was listed.
+    """
 
     def __init__(self, count: int = 0, *, large: int = 10**9) -> None:
         self.mail: dict[int, dict[str, Any]] = {}

@@ -36,12 +36,13 @@ _NEXT = select(
     )
 )
 _NONE = delete(waiting_threads).where(*_PLACE)
-_COLUMNS = "(agent_id, thread_id, urgency, head_seq, pressing_seq)"
-_PUT = f"INSERT INTO waiting_threads {_COLUMNS} VALUES (:agent, :thread, :urgency, :head, :pressing)"
-_PUT_CHANGES = "ON CONFLICT (agent_id, thread_id) DO UPDATE SET urgency = excluded.urgency, pressing_seq ="
-_IS_NOW = text(f"{_PUT} {_PUT_CHANGES} excluded.pressing_seq, head_seq = excluded.head_seq")
+_PUT = """\
+INSERT INTO waiting_threads (agent_id, thread_id, urgency, head_seq, pressing_seq)
+VALUES (:agent, :thread, :urgency, :head, :pressing) ON CONFLICT (agent_id, thread_id)
+DO UPDATE SET urgency = excluded.urgency, pressing_seq = excluded.pressing_seq"""
+_IS_NOW = text(f"{_PUT}, head_seq = excluded.head_seq")
 # What arrives is the newest: it leads where nothing waits, and presses where nothing as urgent does.
-_ARRIVED = text(f"{_PUT} {_PUT_CHANGES} excluded.pressing_seq WHERE excluded.urgency < waiting_threads.urgency")
+_ARRIVED = text(f"{_PUT} WHERE excluded.urgency < waiting_threads.urgency")
 
 _NEWEST = select(agents.c.inbox_seq).where(agents.c.id == bindparam("agent"))
 _OLDEST = select(_m.seq).where(_m.to_agent_id == bindparam("agent"), WAITING).order_by(_m.seq).limit(bindparam("most"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -35,7 +37,9 @@ def upgrade() -> None:
         ("ix_messages_waiting", ["to_agent_id", "is_read", "seq"], "IS NULL"),
         ("ix_messages_claimed", ["to_agent_id", "claimed_at"], "IS NOT NULL"),
     ):
-        those = {f"{one}_where": sa.text(f"{unread} AND claimed_at {claimed}") for one, unread in _UNREAD.items()}
+        those: dict[str, Any] = {
+            f"{one}_where": sa.text(f"{unread} AND claimed_at {claimed}") for one, unread in _UNREAD.items()
+        }
         op.create_index(name, "messages", columns, **those)
     op.create_table(
         "waiting_threads",
