@@ -78,7 +78,7 @@ def test_its_sender_is_asked_and_an_answer_takes_the_work_up(desk: Desk) -> None
     desk.send(thread="talk")
     with desk.watching():
         turn = running(desk)
-        stop(desk, turn, "--ask", "--reason", "too expensive?")
+        stop(desk, turn, "--ask", "--reason", "too\nexpensive?")
         until(lambda: desk.log(EventName.MESSAGE_DONE), "the question")
         [asked] = answers(desk)
         assert asked.envelope.kind is Kind.QUESTION

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
-from agent_mailer.names import is_turn_id, printable, prompt_word
+from agent_mailer.names import is_turn_id, printable, prompt_word, running_on
 from agent_mailer.schedules.sending import run_now, skip_once
 from agent_mailer.state import State
 from agent_mailer.state.lifts import OrderVerb
@@ -133,7 +133,7 @@ def _stop_turn(state: State, request: Request) -> Answer:
         elif record.settlement is not None:
             lines.append(f"{shown}: it has ended: {record.settlement.outcome}")
         else:
-            reason = printable(request.reason, 300)
+            reason = running_on(request.reason, 300)
             state.turns.ask_stop(turn_id, StopAsked(request.then, state.folder.clock.now(), reason))
             stopped = True
             lines.append(f"{shown}: is being stopped; {_THEN[request.then]}")
@@ -149,7 +149,7 @@ _THEN = {
 
 def _pause(state: State, request: Request) -> Answer:
     now = state.folder.clock.now()
-    state.pause.write(Pause(PauseReason.BY_HAND, since=now, detail=printable(request.reason)))
+    state.pause.write(Pause(PauseReason.BY_HAND, since=now, detail=running_on(request.reason)))
     state.log.emit(EventName.PAUSED, reason=PauseReason.BY_HAND.value, detail=request.reason or None)
     return Answer(ok=True, lines=("paused: running turns go on, nothing new is started until: agent-mailer resume",))
 

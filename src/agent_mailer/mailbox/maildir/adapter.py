@@ -104,6 +104,7 @@ class MaildirMailbox:
         self._looked = False
         self._arriving = Arriving(root / "meta" / "config.json", self._clock.monotonic)
         self._index = ThreadIndex(MAX_INDEXED)
+        self._letters = shelf.Letters()
         self._presence: Presence | None = None
         self._presence_note = ""
         self._lock: FileLock | None = None
@@ -262,7 +263,7 @@ class MaildirMailbox:
 
     def put_back(self, locator: str, digest: str, new_id: str = "") -> Refused | None:
         self._attend()
-        return shelf.put_back(self._disk, self._paths, locator, digest, new_id)
+        return shelf.put_back(self._disk, self._paths, self._letters, locator, digest, new_id)
 
     def _attend(self) -> None:
         """Check that our lock still stands for these folders; follow a mailbox that was replaced by a whole one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,10 +10,23 @@ from pathlib import Path
 from typing import Final
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.mailbox.maildir.delivery import holds, parse_dead_letter, publish, temporary_name
+from agent_mailer.mailbox.maildir.delivery import (
+    MAX_DLQ_HEADER_BYTES,
+    holds,
+    parse_dead_letter,
+    publish,
+    temporary_name,
+)
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message, under_other_id
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.maildir.listing import bytes_digest, file_digest, from_locator, place_digest, unavailable
+from agent_mailer.mailbox.maildir.listing import (
+    MAX_INDEXED,
+    bytes_digest,
+    file_digest,
+    from_locator,
+    place_digest,
+    unavailable,
+)
 from agent_mailer.mailbox.port import Refused, content_digest
 from agent_mailer.names import path_name, text_digest
 
@@ -21,21 +35,43 @@ LARGEST: Final = MAX_MESSAGE_BYTES + 64 * 1024
 """Of an envelope with the largest message that can be one."""
 
 
-def put_back(disk: Disk, paths: Paths, locator: str, digest: str, new_id: str) -> Refused | None:
+class Letters:
+    """Of which file each dead letter is. Its name is its own for ever: what was read once is not read again."""
+
+    def __init__(self, size: int = MAX_INDEXED) -> None:
+        self._size = size
+        self._known: dict[str, str] = {}
+
+    def of(self, folder: Path, name: str) -> Iterator[Path]:
+        """Those in `folder` of the file called `name`."""
+        for letter in _names(folder):
+            place = f"{folder}/{letter}"
+            known = self._known.get(place)
+            if known is None:
+                with suppress(OSError):
+                    found = parse_dead_letter(read_regular(Path(place), MAX_DLQ_HEADER_BYTES))
+                    known = found.original_file if found is not None else ""
+                    if len(self._known) < self._size:
+                        self._known[place] = known
+            if known == name:
+                yield Path(place)
+
+
+def put_back(disk: Disk, paths: Paths, letters: Letters, locator: str, digest: str, new_id: str) -> Refused | None:
     """As the port says. The file is durable in `new` before what was put away goes. Raises MailboxUnavailable."""
     try:
         name = from_locator(locator)
     except ValueError:
         return Refused("its locator names no message file")
     try:
-        return _put_back(disk, paths, name, digest, new_id)
+        return _put_back(disk, paths, letters, name, digest, new_id)
     except OSError as fault:
         raise unavailable(paths.home, fault) from fault
 
 
-def _put_back(disk: Disk, paths: Paths, name: str, digest: str, new_id: str) -> Refused | None:
+def _put_back(disk: Disk, paths: Paths, letters: Letters, name: str, digest: str, new_id: str) -> Refused | None:
     target = f"{new_id}.md" if new_id else name
-    kept = _kept(paths, name)
+    kept = _kept(paths, letters, name)
     found = next((one for one in kept if _is(one[1], name, digest) or place_digest(one[0]) == digest), None)
     if found is None:
         if any(_is(data, name, digest) or (new_id and data) for data in _listed(paths, target)):
@@ -58,24 +94,21 @@ def _put_back(disk: Disk, paths: Paths, name: str, digest: str, new_id: str) -> 
     return None
 
 
-def _kept(paths: Paths, name: str) -> Iterator[tuple[Path, bytes]]:
+def _kept(paths: Paths, letters: Letters, name: str) -> Iterator[tuple[Path, bytes]]:
     """What was put away under this name, and its content."""
     for path in _aside(paths, name):
         with suppress(OSError):
             yield path, read_regular(path, MAX_MESSAGE_BYTES)
     for folder in (paths.dlq_new, paths.dlq_cur):
-        for path in _files(folder):
+        for path in letters.of(folder, name):
             with suppress(OSError):
-                data = read_regular(path, LARGEST)
-                letter = parse_dead_letter(data)
-                if letter is not None and letter.original_file == name:
-                    # The header is JSON over several lines: the mark cannot be within it.
-                    yield path, data[4:].partition(_MARK)[2]
+                # The header is JSON over several lines: the mark cannot be within it.
+                yield path, read_regular(path, LARGEST)[4:].partition(_MARK)[2]
 
 
 def _aside(paths: Paths, name: str) -> list[Path]:
     ending = f"-{path_name(name)}"
-    return [path for path in _files(paths.aside) if path.name.endswith(ending) and not path.name.startswith(".")]
+    return [paths.aside / kept for kept in _names(paths.aside) if kept.endswith(ending) and not kept.startswith(".")]
 
 
 def _unreadable(paths: Paths, name: str, digest: str) -> str:
@@ -87,7 +120,8 @@ def _unreadable(paths: Paths, name: str, digest: str) -> str:
             if len(read_regular(path, MAX_MESSAGE_BYTES)) > MAX_MESSAGE_BYTES:
                 return f"{path} is larger than a message may be"
         except OSError as fault:
-            return f"{path} cannot be read: {fault.strerror or fault}"
+            why = "it is a link" if fault.errno == errno.ELOOP else fault.strerror or str(fault)
+            return f"{path} cannot be read: {why}"
     return ""
 
 
@@ -97,9 +131,9 @@ def _listed(paths: Paths, name: str) -> Iterator[bytes]:
             yield read_regular(folder / name, MAX_MESSAGE_BYTES)
 
 
-def _files(folder: Path) -> list[Path]:
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries)
+def _names(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError):
+        return sorted(os.listdir(folder))
     return []
 
 
