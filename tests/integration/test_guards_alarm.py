@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests.clocks import FakeClock
@@ -9,6 +11,7 @@ from tests.guard_desk import Company
 
 from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.watch.guards.alarm import AlarmPolicy, Heard, Silence, listen
+from agent_mailer.watch.watcher import Watcher
 
 DONE = "cat >/dev/null; echo done"
 BOTH = AlarmPolicy(100, 50)
@@ -40,12 +43,43 @@ def test_mail_that_waits_is_told_once_while_it_lasts(tmp_path: Path) -> None:
     assert told(company) == 2, "once more after it was over"
 
 
+def test_the_mail_of_quiet_hours_has_waited_for_nobody_when_they_end(tmp_path: Path) -> None:
+    company = Company(
+        tmp_path,
+        {"coder": DONE},
+        alarm={"mail_waits": 600},
+        guards={"quiet_hours": "22:00-07:00", "min_disk": "900000G"},
+    )
+    tomorrow = datetime.now().astimezone() + timedelta(days=1)
+    clock = FakeClock(tomorrow.replace(hour=23, minute=0).timestamp())
+    company.send("coder")
+    place = company.place("coder", clock)
+    lock = place.lock()
+    lock.acquire()
+    place.prepare()
+
+    async def night() -> list[tuple[str, ...]]:
+        room, silent = place.room(lock), []
+        await room.mailbox.open()
+        watcher = Watcher(room)
+        for seconds in (0, 8 * 3600 + 1, 599, 2):
+            clock.moment += seconds
+            await watcher._start_what_may()
+            silent.append(place.state.notices.told.silent)
+        await room.mailbox.close()
+        return silent
+
+    assert asyncio.run(night()) == [(), (), (), ("mail_waits",)], "it has waited since the morning"
+    lock.release()
+
+
 def test_what_is_silence() -> None:
     assert listen(BOTH, [], 0.0, None, 1000.0) == Heard()
     assert listen(BOTH, [960.0], 0.0, None, 1000.0) == Heard((), 1010.0)
     assert listen(BOTH, [900.0], 0.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0), (Silence.NO_TURN, 900.0))
     assert listen(BOTH, [900.0], 990.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0),)
     assert listen(BOTH, [9e9], 0.0, None, 1000.0) == Heard((), 1050.0), "a sender's clock that is ahead"
+    assert listen(BOTH, [0.0], 0.0, None, 1000.0, rested=990.0) == Heard((), 1040.0)
     assert listen(AlarmPolicy(), [0.0], 0.0, None, 1000.0) == Heard()
 
 

@@ -56,6 +56,22 @@ def test_a_machine_without_room_is_looked_at_again(tmp_path: Path) -> None:
     assert company.turns("coder") == 1
 
 
+def test_quiet_hours_that_are_changed_meanwhile_end_when_they_say(tmp_path: Path) -> None:
+    company = Company(tmp_path, {"coder": DONE}, guards={"quiet_hours": "22:00-07:00"})
+    company.send("coder")
+    clock = FakeClock(at(23))
+    company.once("coder", clock)
+    for hours, until in (("22:00-09:00", at(9, day=11)), ("22:00-06:00", at(6, day=11))):
+        company.configure("coder", guards={"quiet_hours": hours})
+        company.once("coder", clock)
+        pause = company.place("coder", clock).state.pause.read()
+        assert pause is not None
+        assert (pause.since, pause.until) == (at(23), until)
+    company.configure("coder", guards={"quiet_hours": "01:00-06:00"})
+    company.once("coder", clock)
+    assert company.turns("coder") == 1
+
+
 def test_a_probe_that_is_due_in_quiet_hours_waits_for_their_end(tmp_path: Path) -> None:
     """A limit is over by then, and one turn would be let through: the loop must not turn round and round meanwhile."""
     company = Company(tmp_path, {"coder": DONE}, guards={"quiet_hours": "22:00-07:00"})

@@ -21,7 +21,7 @@ from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, TurnProgress
-from agent_mailer.watch.guards.alarm import listen
+from agent_mailer.watch.guards.alarm import is_wished, listen
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
@@ -131,6 +131,9 @@ class Room:
         self._until_we_leave: asyncio.Timeout | None = None
         self._last_ran = 0.0
         self._git_told = ""
+        self._rests = False
+        self._rested = 0.0
+        """When a pause that somebody wanted was last seen, or seen to be over."""
 
     def keep_out_of_git(self) -> None:
         """Before each turn: an agent, or a person, may have made a tree, or undone what keeps us out of it."""
@@ -169,9 +172,14 @@ class Room:
         """Tell of mail that lies too long; when there may be more to tell, in seconds since the epoch."""
         if (policy := self.policy.guards.alarm) is None or not self.notices.channels:
             return None
+        wished = is_wished(pause)
+        if wished or self._rests:
+            # The night's mail has waited for nobody until now.
+            self._rested = now
+        self._rests = wished
         in_work = {message_id for work in self.work.values() for message_id in work.message_ids}
         waiting = [one.envelope.created for one in candidates if one.envelope.id not in in_work]
-        heard = listen(policy, waiting, self.gate.last_turn, pause, now)
+        heard = listen(policy, waiting, self.gate.last_turn, pause, now, self._rested)
         with suppress(OSError):
             # At the next look once more.
             self.notices.hear(heard.silent)

@@ -35,13 +35,27 @@ WISHED = frozenset({PauseReason.BY_HAND, PauseReason.QUIET_HOURS})
 """Pauses that somebody wanted: nothing is amiss while they last."""
 
 
-def listen(policy: AlarmPolicy, waiting: Iterable[float], last_turn: float, pause: Pause | None, now: float) -> Heard:
-    """`waiting`: when the mail was written that waits and is not in work; `last_turn`: when one was last begun."""
+def is_wished(pause: Pause | None) -> bool:
+    return pause is not None and pause.reason in WISHED
+
+
+def listen(
+    policy: AlarmPolicy,
+    waiting: Iterable[float],
+    last_turn: float,
+    pause: Pause | None,
+    now: float,
+    rested: float = 0.0,
+) -> Heard:
+    """`waiting`: when the mail was written that waits and is not in work; `last_turn`: when one was last begun; until
+    `rested` nobody was to work.
+    """
     oldest = min(waiting, default=None)
-    if oldest is None or (pause is not None and pause.reason in WISHED):
+    if oldest is None or is_wished(pause):
         return Heard()
     # A sender's clock may be behind ours by anything, and ahead of it: what lies ahead counts from now.
-    since = {Silence.MAIL_WAITS: min(oldest, now), Silence.NO_TURN: max(min(oldest, now), last_turn)}
+    first = min(max(oldest, rested), now)
+    since = {Silence.MAIL_WAITS: first, Silence.NO_TURN: max(first, last_turn)}
     silent: list[tuple[Silence, float]] = []
     moments: list[float] = []
     for what, longest in ((Silence.MAIL_WAITS, policy.mail_waits), (Silence.NO_TURN, policy.no_turn)):

@@ -19,12 +19,13 @@ from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
 from agent_mailer.state.turns import shares
 from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, limit_today, midnight, of_the_day, shared_of
-from agent_mailer.watch.guards.calm import quiet_until, wanted_pause
+from agent_mailer.watch.guards.calm import wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew, ring_of
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 
 HOUR = 3600.0
+_CALM = frozenset({PauseReason.QUIET_HOURS, PauseReason.MACHINE})
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -136,37 +137,36 @@ class Gate:
             wanted = wanted if known is None else msgspec.structs.replace(wanted, since=known.since)
             pauses.begin(wanted)
             return wanted
-        if known is not None and known.reason in GUARDS and not self._stands(known, now):
-            calm = self._current().guards.calm
-            if known.reason is PauseReason.MACHINE and calm is not None:
-                again = wanted_pause(calm, self._policy.workdir, now)
-                if again is not None and again.reason is known.reason:
-                    # It lasts: nobody has to hear of that each minute.
-                    again = msgspec.structs.replace(again, since=known.since)
-                    pauses.write(again)
-                    return again
+        if known is None or known.reason not in GUARDS:
+            return known
+        again = self._still_calm(known, now) if known.reason in _CALM else known
+        if again is None or (again is known and not self._stands(known, now)):
             pauses.lift(known)
             return None
-        return known
+        if again != known:
+            pauses.write(again)
+        return again
+
+    def _still_calm(self, known: Pause, now: float) -> Pause | None:
+        """It may last longer than it was to, or end sooner. Nobody has to hear of that each minute."""
+        until = known.until or 0.0
+        if known.reason is PauseReason.MACHINE and until > now and self._current().guards.calm is not None:
+            return known
+        again = self.calm(now)
+        return msgspec.structs.replace(again, since=known.since) if again and again.reason is known.reason else None
 
     def _stands(self, pause: Pause, now: float) -> bool:
         """Whether its time is not up, and nobody has switched off or raised what it came of."""
         if pause.until is None or pause.until <= now:
             return False
-        guards = self._current().guards
-        match pause.reason:
-            case PauseReason.TOO_MANY_TURNS:
-                self._known(now)
-                return self._too_many(0, now) is not None
-            case PauseReason.QUIET_HOURS:
-                return guards.calm is not None and quiet_until(guards.calm.quiet, now) is not None
-            case PauseReason.MACHINE:
-                return guards.calm is not None
-            case _:
-                self._known(now)
-                ledger, shared = self._ledger, self._shared
-                others = shared.others(now) if shared is not None else Spent()
-                return ledger is not None and ledger.day_over(now, self._limit, others) is not None
+        self._known(now)
+        if pause.reason is PauseReason.TOO_MANY_TURNS:
+            return self._too_many(0, now) is not None
+        if pause.reason is PauseReason.BUDGET:
+            ledger, shared = self._ledger, self._shared
+            others = shared.others(now) if shared is not None else Spent()
+            return ledger is not None and ledger.day_over(now, self._limit, others) is not None
+        return True
 
     def counted(self, envelope: Envelope, retry: RetryEntry | None) -> Counted:
         """What the record of a claim says for the guards."""
