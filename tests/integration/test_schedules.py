@@ -285,6 +285,16 @@ def test_without_a_thread_each_is_one_of_its_own_and_what_nobody_trusts_is_told(
     assert ("0 3 * * *" in shown.out, "nobody trusts" in shown.err) == (True, True)
 
 
+def test_one_that_nobody_trusts_is_not_said_to_be_none(tmp_path: Path) -> None:
+    desk = company(tmp_path, schedule=[])
+    once(desk, FakeClock(EVENING))
+    desk.configure("coder", schedule=[NIGHTLY])
+    for words in (("list",), ("run", "nightly"), ("skip", "nightly")):
+        typed = type_in(tmp_path / "coder", "schedules", *words)
+        assert ("nobody trusts" in typed.err, "agent-mailer config trust" in typed.err) == (True, True), words
+        assert "there is" not in typed.err
+
+
 def test_one_that_is_taken_out_and_comes_back_is_new(tmp_path: Path) -> None:
     desk, clock = company(tmp_path), FakeClock(EVENING)
     once(desk, clock)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 app = group("schedules", "Mail that is sent by the clock: look, send it now, leave it out once.")
 
 LIST = "agent-mailer schedules list"
+_TRUST = "agent-mailer config trust"
+_OTHERWISE = "the file says otherwise, which nobody trusts, so it does not count"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the schedule, or as much as is unique.")]
 
@@ -32,8 +34,11 @@ def list_schedules(workdir: Workdir = None, as_json: Json = False) -> None:
 
     place = configured(workdir)
     views = schedules(place)
+    otherwise = SCHEDULE in place.trust.verdict.changed
     if as_json:
         json_out({"schedules": views})
+    elif not views and otherwise:
+        note(f"none counts: {_OTHERWISE}: {_TRUST}")
     elif not views:
         note("there is none: a [[schedule]] of the configuration is one (agent-mailer config edit)")
     else:
@@ -50,9 +55,8 @@ def list_schedules(workdir: Workdir = None, as_json: Json = False) -> None:
         ]
         head = ("schedule", "cron", "zone", "next", "subject", "does not leave")
         say(columns(rows, head, ids=(), whole=("schedule", "next")))
-
-    if not as_json and SCHEDULE in place.trust.verdict.changed:
-        note("\nthe file says otherwise, which nobody trusts, so it does not count: agent-mailer config trust")
+        if otherwise:
+            note(f"\n{_OTHERWISE}: {_TRUST}")
 
 
 @app.command("run", cls=FastCommand)
@@ -86,7 +90,10 @@ def skip(name: Name, workdir: Workdir = None) -> None:
 
 
 def _chosen(place: Workplace, typed: str) -> Schedule:
+    from agent_mailer.config_values import SCHEDULE
     from agent_mailer.views.schedules import counting
 
     known = {one.name: one for one in counting(place)}
+    if SCHEDULE in place.trust.verdict.changed and not any(typed in name for name in known):
+        raise MailerError("untrusted", f"no schedule {printable(typed)!r} counts: {_OTHERWISE}", _TRUST)
     return known[pick(typed, known, "schedule", LIST)]
