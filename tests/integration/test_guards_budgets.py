@@ -90,6 +90,16 @@ def test_a_limit_that_is_raised_for_good_or_taken_out_ends_its_pause(tmp_path: P
     assert desk.turns("coder") == 2
 
 
+def test_a_million_is_shown_in_digits(tmp_path: Path) -> None:
+    desk = company(tmp_path, tokens_per_day=1_234_567, minutes_per_day=30)
+    send(desk, 1)
+    desk.once("coder", FakeClock())
+    shown = type_in(tmp_path / "coder", "limits", "show").out
+    assert "tokens_per_day   1234567  1000" in shown
+    raised = type_in(tmp_path / "coder", "limits", "raise", "tokens_per_day", "7654321", "--today")
+    assert "tokens_per_day is 7654321 until" in raised.out
+
+
 def test_what_is_not_set_is_not_raised(tmp_path: Path) -> None:
     desk = company(tmp_path, turns_per_day=3)
     desk.configure("coder", guards={"turns_per_hour": 0})

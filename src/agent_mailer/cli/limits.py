@@ -36,7 +36,7 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
         rows = [
             (
                 view.name,
-                f"{view.limit:g}",
+                _number(view.limit),
                 _taken(view),
                 "until " + local_time(view.until) if view.raised else "",
             )
@@ -49,7 +49,12 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
 def _taken(view: LimitView) -> str:
     if view.taken is None:
         return ""
-    return f"{view.taken:g}" + (f", {view.others:g} of it by others of its share" if view.others else "")
+    return _number(view.taken) + (f", {_number(view.others)} of it by others of its share" if view.others else "")
+
+
+def _number(value: float) -> str:
+    """A million tokens as digits, minutes and dollars to the cent."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 @app.command("raise", cls=FastCommand)
@@ -76,7 +81,7 @@ def raise_(
     except ValueError:
         number = -1.0
     if not 0 < number <= LARGEST:
-        raise UsageFault("bad_value", f"{printable(value)!r} is no limit", f"give a number above 0, up to {LARGEST:g}")
+        raise UsageFault("bad_value", f"{printable(value)!r} is no limit", f"give a number above 0, up to {LARGEST:.0f}")
     for_good = f"agent-mailer config set {full} {number:.15g}"
     if not today:
         raise UsageFault("which", "say for how long: --today", for_good)

@@ -195,7 +195,7 @@ def _raise(state: State, order: Order) -> list[tuple[bool, str]]:
     held = sum(guard is Guard.BUDGET for guard in state.held.waiting.values())
     # What it has stopped a person lets go by itself: some of it he may not want.
     more = f"; {held} held for a budget: agent-mailer held list --guard budget" if held else ""
-    return [(True, f"{key} is {one.value:g} until the day ends{more}") for key, one in found.items()]
+    return [(True, f"{key} is {one.value:.15g} until the day ends{more}") for key, one in found.items()]
 
 
 def question_of(guard: Guard, *parts: str) -> str:
