@@ -207,6 +207,21 @@ def test_waiting_behind_another_is_told(desk: Desk) -> None:
         assert standing(send(desk, "0", "--thread", "busy", "--json"))[2] == "paused"
 
 
+def test_a_message_that_is_held_is_told(desk: Desk) -> None:
+    """It has been taken, and waits for the one who asks here."""
+    desk.configure(deny_from=["user"])
+    sent = desk.send("x", thread="t")
+    desk.once()
+    standing = standing_in(desk.workdir, sent, "t")
+    assert standing is not None
+    assert (standing.state, standing.final) == (MessageState.HELD, False)
+    assert f"holds it until a person lets it go: who (agent-mailer held show {sent}" in standing.text
+    assert type_in(desk.workdir, "held", "drop", sent).status == 0
+    standing = standing_in(desk.workdir, sent, "t")
+    assert standing is not None
+    assert standing.state is MessageState.DONE
+
+
 @pytest.mark.long
 def test_a_message_that_is_tried_again_or_given_up_is_told(desk: Desk) -> None:
     desk.configure(max_retries=1, retry={"first": 3600, "longest": 3600})

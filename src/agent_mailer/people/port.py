@@ -139,6 +139,7 @@ class MessageState(StrEnum):
     STOPPED = "stopped"
     GIVEN_UP = "given_up"
     STUCK = "stuck"
+    HELD = "held"
     DONE = "done"
 
 

@@ -73,6 +73,10 @@ def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
     if stuck is not None:
         show = f"agent-mailer stuck show {prompt_word(message_id, 'message')} -C {place.workdir}"
         return Report(MessageState.STUCK, f"cannot work on it: {stuck.kind}: {stuck.why} ({show})", final=True)
+    guard = state.held.waiting.get(message_id)
+    if guard is not None:
+        show = f"agent-mailer held show {prompt_word(message_id, 'message')} -C {place.workdir}"
+        return Report(MessageState.HELD, f"holds it until a person lets it go: {guard.value} ({show})")
     if obstacle is not None:
         return obstacle
     retry = state.retries.get(message_id)
