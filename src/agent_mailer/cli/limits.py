@@ -81,7 +81,9 @@ def raise_(
     except ValueError:
         number = -1.0
     if not 0 < number <= LARGEST:
-        raise UsageFault("bad_value", f"{printable(value)!r} is no limit", f"give a number above 0, up to {LARGEST:.0f}")
+        raise UsageFault(
+            "bad_value", f"{printable(value)!r} is no limit", f"give a number above 0, up to {LARGEST:.0f}"
+        )
     for_good = f"agent-mailer config set {full} {number:.15g}"
     if not today:
         raise UsageFault("which", "say for how long: --today", for_good)
