@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -309,6 +310,50 @@ def test_sizes(room: Room) -> None:
     assert "Attachments too large" in room.refused(413, attachments=[{"x": "y" * 66_000}])
     assert len(room.post(subject="s" * 998)["subject"]) == 998
     assert len(room.post(to_agent=[room.coder["address"]] * 100)) == 100
+
+
+ODD: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
+    ({}, {}),
+    ({"to_agent": []}, {}),
+    ({"to_agent": ["nobody@nowhere"]}, {}),
+    ({"action": "reply"}, {}),
+    ({"action": "drop"}, {}),
+    ({"priority": "urgent", "labels": ["l"], "visited": ["v"]}, {}),
+    ({"body": None, "subject": None}, {}),
+    ({"agent_id": None}, {}),
+    ({"agent_id": "x"}, {}),
+    ({"from_agent": "x"}, {}),
+    ({"hops": -1}, {}),
+    ({"more": 1}, {}),
+    ({"parent_id": "x"}, {}),
+    ({"body": "\0"}, {}),
+    ({}, {"X-API-Key": ""}),
+    ({}, {"X-API-Key": "amk_1"}),
+    ({}, {"Content-Type": "text/plain"}),
+    ({}, {"Content-Type": "application/json; charset=latin-1"}),
+    ({}, {"Idempotency-Key": "k" * 201}),
+    ({}, {"Host": "elsewhere.example"}),
+)
+
+
+def test_with_a_query_and_without_one_it_is_the_same_call(room: Room) -> None:
+    """One goes past the framework: status, headers and body are the same."""
+    own = {"id", "thread_id", "created_at", "cursor"}
+
+    def said(path: str, content: bytes, headers: dict[str, str]) -> tuple[int, object, list[str]]:
+        answer = room.desk.http.post(path, content=content, headers=headers)
+        told = answer.json()
+        if isinstance(told, dict):
+            told = {name: value for name, value in told.items() if name not in own}
+        return answer.status_code, told, sorted(name for name in answer.headers if name != "date")
+
+    sender = {"agent_id": room.planner["id"], "from_agent": room.planner["address"], "to_agent": room.coder["address"]}
+    for fields, headers in ODD:
+        form = {**sender, "body": "b", "subject": "s", **fields}
+        for content in (json.dumps(form).encode(), json.dumps(form).encode()[:-1]):
+            both = {**room.alice.header, "Content-Type": "application/json", **headers}
+            plain = said("/messages/send", content, both)
+            assert plain == said("/messages/send?html=true", content, both), (fields, headers, plain)
 
 
 def test_without_html(room: Room) -> None:

@@ -22,6 +22,7 @@ from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.edge import Edge
 from agent_mailer.broker.engines import is_file
 from agent_mailer.broker.messages import files, receipts
+from agent_mailer.broker.messages.routes import by_send
 from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
 from agent_mailer.broker.operator import by_key as operator_by_key
@@ -112,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     # A request is held against the routes one by one: those that are asked for all the time come first.
     for router in (
+        by_send,
         streams.router,
         receipts.router,
         messages_router,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
 from sqlalchemy import Connection
 
 from agent_mailer.broker.answers import Responses, answer, described, encode, refusals
-from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of, store_of
+from agent_mailer.broker.callers import AsAgent, agent_caller, directory_of, owned_inbox, settings_of, store_of
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.forms import (
     MOST_ATTACHMENT_BYTES,
@@ -36,7 +37,24 @@ SENT: Responses = {
 }
 
 
-@router.post(
+class _StraightRoute(APIRoute):
+    """Without a query a request has nothing that FastAPI would have to look at: what all mail comes by goes past it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        usual = super().get_route_handler()
+
+        async def straight(request: Request) -> Response:
+            if request.scope["query_string"]:
+                return await usual(request)
+            return await send(request, await agent_caller(request))
+
+        return straight
+
+
+by_send = APIRouter(prefix="/messages", tags=["messages"], route_class=_StraightRoute)
+
+
+@by_send.post(
     "/send",
     summary="Send, reply or forward",
     openapi_extra=documented(SendForm),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -344,11 +345,15 @@ def _message_id(submission: Submission, ordinal: int) -> str:
 
 def _named(submission: Submission, what: str) -> str:
     """The id that follows from the sender and its key."""
+    return str(uuid.uuid5(_namespace(submission.agent_id), f"{what}:{submission.key}"))
+
+
+@lru_cache(maxsize=1024)
+def _namespace(agent_id: str) -> uuid.UUID:
     try:
-        namespace = uuid.UUID(submission.agent_id)
+        return uuid.UUID(agent_id)
     except ValueError:
-        namespace = uuid.uuid5(uuid.NAMESPACE_URL, submission.agent_id)
-    return str(uuid.uuid5(namespace, f"{what}:{submission.key}"))
+        return uuid.uuid5(uuid.NAMESPACE_URL, agent_id)
 
 
 def _row(submission: Submission, message: Message, to_agent_id: str, ordinal: int, digest: str | None) -> _Row:
