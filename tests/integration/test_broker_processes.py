@@ -20,6 +20,7 @@ from tests.desk import until
 from tests.integration.test_broker_streams import Listener
 from tests.sizes import LONG
 
+from agent_mailer.broker import leases
 from agent_mailer.broker.leases import LOST_MS
 from agent_mailer.broker.peers import BEAT_SECONDS
 
@@ -131,6 +132,29 @@ def may_watch(pair: Pair, stack: ExitStack) -> bool:
     response = client.send(request, stream=True)
     stack.callback(response.close)
     return response.status_code == 200
+
+
+def test_what_is_said_late_of_an_old_lease_ends_no_newer_one(pair: Pair, server: Postgres, tmp_path: Path) -> None:
+    """A process whose word was carried out, but that did not hear so, says it again."""
+    agent, lease = pair.coder["id"], leases.Lease("w", "w", "now")
+    engine = create_engine(server.url(tmp_path))
+    with engine.begin() as connection:
+        process = connection.execute(text("SELECT id FROM processes")).scalars().first() or ""
+        epochs = []
+        for _ in range(3):
+            held = leases.take(connection, agent, lease, process)
+            assert isinstance(held, leases.Held)
+            for epoch in epochs:
+                leases.give_back(connection, process, [(agent, epoch)])
+                assert leases.holder(connection, agent) == lease, "it is held by the newer one"
+            epochs.append(held.epoch)
+            leases.give_back(connection, process, [(agent, held.epoch)])
+            assert leases.holder(connection, agent) is None
+            assert leases.held_by(connection, process) == {}
+        assert epochs == sorted(set(epochs))
+        other = leases.take(connection, agent, leases.Lease("other", "other", "now"), process)
+        assert isinstance(other, leases.Held), "nobody holds it"
+    engine.dispose()
 
 
 def test_the_same_watcher_takes_over_from_another_process(pair: Pair) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, insert, literal_column, select, update
 
 from agent_mailer.broker.tables import leases, processes
 
@@ -50,8 +50,12 @@ _TAKE = (
         epoch=bindparam("new"),
     )
 )
-_END = delete(leases).where(
-    _l.agent_id == bindparam("agent"), _l.process_id == bindparam("process"), _l.epoch == bindparam("old")
+_NO_PROCESS = ""
+# The row stays, so that epochs go on: one that began anew could be ended by what was said of an earlier one.
+_END = (
+    update(leases)
+    .where(_l.agent_id == bindparam("agent"), _l.process_id == bindparam("process"), _l.epoch == bindparam("old"))
+    .values(process_id=_NO_PROCESS)
 )
 _OF_PROCESS = select(_l.agent_id, _l.epoch).where(_l.process_id == bindparam("process"))
 
@@ -78,7 +82,7 @@ def holder(connection: Connection, agent_id: str) -> Lease | None:
 
 
 def give_back(connection: Connection, process_id: str, held: Sequence[tuple[str, int]]) -> None:
-    """End those leases (agent id, epoch) of the process; what has been taken since stays."""
+    """End those leases (agent id, epoch) of the process; what has been taken since stays. Twice is once."""
     # In one order, as everybody locks.
     rows = [{"agent": agent_id, "process": process_id, "old": epoch} for agent_id, epoch in sorted(held)]
     if rows:
