@@ -191,16 +191,17 @@ def add_user(invite: str, data: str = "") -> Step:
     )
 
 
-def set_up_agent(url: str, key: str) -> Step:
+def set_up_agent(url: str) -> Step:
+    """With no key in it: every user of the machine sees what stands on a command line."""
     return Step(
-        f"agent-mailer init --broker-url {shlex.quote(url)} --api-key {key}",
-        "in the folder of an agent: registers it here and sets the folder up",
+        f"agent-mailer init --broker-url {shlex.quote(url)} --api-key -",
+        "in the folder of an agent: asks for the key, registers the agent here and sets the folder up",
     )
 
 
-def steps(url: str, *, invite: str = "CODE", key: str = "KEY", data: str = "") -> tuple[Step, Step]:
+def steps(url: str, *, invite: str = "CODE", data: str = "") -> tuple[Step, Step]:
     """The first two."""
-    return add_user(invite, data), set_up_agent(url, key)
+    return add_user(invite, data), set_up_agent(url)
 
 
 WATCH = Step("agent-mailer watch", "in that folder: runs the agent on its mail")
@@ -305,7 +306,7 @@ def setup_md(url: str) -> str:
 
 
 def _init(url: str) -> str:
-    return set_up_agent(url, '"$AMP_API_KEY"').command
+    return f'AGENT_MAILER_API_KEY="$AMP_API_KEY" agent-mailer init --broker-url {shlex.quote(url)}'
 
 
 class MarkdownResponse(PlainTextResponse):

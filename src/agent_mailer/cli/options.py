@@ -36,7 +36,7 @@ ApiKey = Annotated[
     typer.Option(
         "--api-key",
         metavar="KEY|-",
-        help="The broker's key; - reads it from standard input. Every user of the machine sees a key given here (ps): "
+        help="The broker's key; - asks for it, or reads it from standard input. Every user of the machine sees a key given here (ps): "
         "better $AGENT_MAILER_API_KEY, or -.",
         show_default=False,
     ),
@@ -44,14 +44,23 @@ ApiKey = Annotated[
 
 
 def read_key(given: str | None) -> str | None:
-    """A key as it was given: `-` is the first line of standard input. Raises UsageFault for what can be none."""
+    """A key as it was given: `-` is what is typed unseen on a terminal, else the first line of standard input. Raises
+    UsageFault for what can be none.
+    """
     if given is None:
         return None
-    key = (sys.stdin.buffer.readline(MOST_KEY).decode("utf-8", "replace") if given == "-" else given).strip()
+    key = (_typed_key() if given == "-" else given).strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         what = "is no key (printable ASCII without blanks)" if key else "is empty"
         raise UsageFault("bad_key", f"the API key {what}", "give the key as the broker printed it, amk_...")
     return key
+
+
+def _typed_key() -> str:
+    if sys.stdin.isatty():
+        typed: str = typer.prompt("API key", hide_input=True, err=True)
+        return typed
+    return sys.stdin.buffer.readline(MOST_KEY).decode("utf-8", "replace")
 
 
 def workplace(

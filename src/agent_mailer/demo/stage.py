@@ -64,8 +64,8 @@ class Stage(ABC):
     def _to_mailbox(self) -> Sequence[str]:
         """The options of `send` that lead to the mailbox."""
 
-    def set_up(self, *mailbox: str) -> None:
-        """Write the agents and set them up with `agent-mailer init`; `mailbox` are its options."""
+    def set_up(self, *mailbox: str, **env: str) -> None:
+        """Write the agents and set them up with `agent-mailer init`; `mailbox` are its options, `env` what they do without."""
         for name, script in scripts(*self.addresses).items():
             workdir = self.folder / name
             workdir.mkdir()
@@ -76,6 +76,7 @@ class Stage(ABC):
                 *("init", "--no-interactive", "--no-gitignore", "--workdir", str(workdir), "--address", name),
                 *("--runtime", "command", "--command", "sh agent.sh", "--permission-mode", "acceptEdits"),
                 *("--stop-grace", "1", "--sandbox", "off", *mailbox),
+                **env,
             )
 
     def start_watchers(self) -> None:
@@ -230,7 +231,7 @@ class BrokerStage(Stage):
         )
         key = msgspec.json.decode(added, type=_Added).api_key
         yield "you", "are its first user, by the invite code that it printed, and have an API key"
-        self.set_up("--broker-url", url, "--api-key", key)
+        self.set_up("--broker-url", url, AGENT_MAILER_API_KEY=key)
         yield "planner", "is registered there, and so is coder"
 
     @property

@@ -118,7 +118,7 @@ The same with Claude Code, in your own project. On the machine that all the agen
 Then, wherever an agent works:
 
   cd ~/my-project
-  agent-mailer init --broker-url URL --api-key KEY --address coder --runtime claude --permission-mode acceptEdits
+  agent-mailer init --broker-url URL --api-key - --address coder --runtime claude --permission-mode acceptEdits
   agent-mailer watch                         # leave it running; a second terminal:
   agent-mailer send --to coder --subject Hello --body 'What is in this folder?' --wait 300
 """

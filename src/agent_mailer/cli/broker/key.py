@@ -48,7 +48,7 @@ def add(
         return add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
 
     key = change(data, work)
-    step = set_up_agent(broker_url(data), raw_key)
+    step = set_up_agent(broker_url(data))
     if as_json:
         json_out({"key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
         return

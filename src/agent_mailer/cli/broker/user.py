@@ -76,7 +76,7 @@ def add(
         return user, add_key(connection, user.id, "broker user add", raw_key)
 
     user, key = change(data, work)
-    step = set_up_agent(broker_url(data), raw_key)
+    step = set_up_agent(broker_url(data))
     if as_json:
         json_out({"user": user, "key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
         return
