@@ -140,7 +140,7 @@ def test_what_is_said_late_of_an_old_lease_ends_no_newer_one(pair: Pair, server:
     engine = create_engine(server.url(tmp_path))
     with engine.begin() as connection:
         process = connection.execute(text("SELECT id FROM processes")).scalars().first() or ""
-        epochs = []
+        epochs: list[int] = []
         for _ in range(3):
             held = leases.take(connection, agent, lease, process)
             assert isinstance(held, leases.Held)

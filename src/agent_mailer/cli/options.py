@@ -36,8 +36,8 @@ ApiKey = Annotated[
     typer.Option(
         "--api-key",
         metavar="KEY|-",
-        help="The broker's key; - asks for it, or reads it from standard input. Every user of the machine sees a key given here (ps): "
-        "better $AGENT_MAILER_API_KEY, or -.",
+        help="The broker's key; - asks for it, or reads it from standard input. "
+        "Every user of the machine sees a key given here (ps): better $AGENT_MAILER_API_KEY, or -.",
         show_default=False,
     ),
 ]

@@ -65,7 +65,7 @@ class Stage(ABC):
         """The options of `send` that lead to the mailbox."""
 
     def set_up(self, *mailbox: str, **env: str) -> None:
-        """Write the agents and set them up with `agent-mailer init`; `mailbox` are its options, `env` what they do without."""
+        """Write the agents, and `agent-mailer init` them; `mailbox` are its options, `env` what these do not say."""
         for name, script in scripts(*self.addresses).items():
             workdir = self.folder / name
             workdir.mkdir()
