@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.desk import Desk
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.watch.start import documents_of
 
 
 @pytest.fixture
@@ -133,3 +135,30 @@ def test_a_turn_that_changes_what_git_runs_is_told_of(desk: Desk, script: str, c
     named = {name for event in events for name in str(event["file"]).split()}
     assert set(changed.split()) <= named, named
     assert bool(events) is bool(changed), named
+
+
+def test_the_loop_goes_on_while_documents_are_looked_at(desk: Desk) -> None:
+    """They lie where an agent writes, and may be many."""
+    for number in range(50):
+        (desk.workdir / ".claude").mkdir(exist_ok=True)
+        (desk.workdir / ".claude" / f"{number}.md").write_text("x" * 1000)
+    place = desk.place()
+    room = place.room(place.lock())
+
+    async def look() -> tuple[int, int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(tick())
+        found = len(await documents_of(room))
+        beside.cancel()
+        return found, ticks
+
+    found, ticks = asyncio.run(look())
+    assert found == 50
+    assert ticks > 0

@@ -61,7 +61,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         )
     )
     record.fresh = launch.session_id
-    _note_documents(room, record, folder)
+    await _note_documents(room, record, folder)
     await _prepare(room, record, messages, folder)
     copies = None
     if confinement is not None:
@@ -104,15 +104,16 @@ def folders_of(room: Room) -> list[Path]:
     return [room.policy.workdir, *([room.policy.project_dir] if room.policy.project_dir is not None else [])]
 
 
-def documents_of(room: Room) -> dict[str, str]:
+async def documents_of(room: Room) -> dict[str, str]:
     """What tells agents what to do there, and what git obeys."""
     folders = folders_of(room)
-    return documents_in(folders) | obeyed_by_git(folders)
+    # What an agent has made of its folders can take a third of a second; other turns go on meanwhile.
+    return await asyncio.to_thread(lambda: documents_in(folders) | obeyed_by_git(folders))
 
 
-def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:
+async def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:
     """As the turn begins; for a watcher that comes after this one, in the turn's folder. Nothing relies on it."""
-    found = documents_of(room)
+    found = await documents_of(room)
     if record.turn_id in room.work:
         room.work[record.turn_id].documents = found
     with suppress(OSError):

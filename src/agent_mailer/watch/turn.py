@@ -169,7 +169,7 @@ async def _end(
     return settlement.outcome
 
 
-def _changed_documents(room: Room, record: TurnRecord, directory: Path) -> list[str]:
+async def _changed_documents(room: Room, record: TurnRecord, directory: Path) -> list[str]:
     """Files that tell agents what to do and changed meanwhile: by them one mail reaches every later turn.
 
     Neither forbidden nor undone.
@@ -179,7 +179,7 @@ def _changed_documents(room: Room, record: TurnRecord, directory: Path) -> list[
     if before is None:
         with suppress(OSError, *GARBLED):
             before = msgspec.json.decode(read_regular(directory / DOCUMENTS, MOST_READ), type=dict[str, str])
-    return differing(before, documents_of(room)) if before is not None else []
+    return differing(before, await documents_of(room)) if before is not None else []
 
 
 def _tell_of_documents(room: Room, record: TurnRecord, changed: Sequence[str]) -> None:
@@ -207,7 +207,7 @@ async def _gather(
     state, envelope = room.state, record.envelope
     if room.confinement is not None and not any(work.holds_place for work in room.work.values()):
         room.confinement.let_go()
-    if record.process is not None and (changed := _changed_documents(room, record, folder.path)):
+    if record.process is not None and (changed := await _changed_documents(room, record, folder.path)):
         await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None, tuple[Draft, ...]]:
