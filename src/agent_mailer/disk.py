@@ -10,8 +10,10 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 from agent_mailer import beneath
@@ -23,6 +25,8 @@ TEMPORARY_PREFIX = ".tmp."
 _MOST_COPIED = 64 * 1024 * 1024
 """What is larger, and has another name that an agent may have given it, is not copied to be ours alone."""
 _DEEPEST = 8
+_AT_ONCE = 500
+"""Files and folders that are removed between two moments of others: some milliseconds."""
 """Folders within folders that are gone into; with the longest names more would be no path any more."""
 
 
@@ -276,11 +280,18 @@ class Disk:
 
         An agent may have filled it: folders that nobody may enter are opened, however deep they lie.
         """
-        while self._remove_tree(path, path, _DEEPEST):
+        while not self.remove_some(path):
             pass
 
-    def _remove_tree(self, path: Path, top: Path, levels: int) -> bool:
-        """True where something lay so deep that it was only moved up, into `top`."""
+    def remove_some(self, path: Path) -> bool:
+        """The same for a part of it, so that others can go on meanwhile; True once nothing is left."""
+        try:
+            return not self._remove_tree(path, path, _DEEPEST, iter(range(_AT_ONCE)))
+        except StopIteration:
+            return False
+
+    def _remove_tree(self, path: Path, top: Path, levels: int, portion: Iterator[int]) -> bool:
+        """True where something lay so deep that it was only moved up, into `top`. StopIteration once it is enough."""
         try:
             mode = beneath.status(path).st_mode
         except FileNotFoundError:
@@ -294,15 +305,18 @@ class Disk:
         if mode & stat.S_IRWXU != stat.S_IRWXU:
             self.system.chmod(path, DIRECTORY_MODE)
         with beneath.opened(path) as fd, os.scandir(fd) as entries:
-            found = [(path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            some = islice(entries, _AT_ONCE + 1)
+            found = [(path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in some]
         with beneath.holding(path):
             for below, is_folder in found:
                 if not is_folder:
+                    next(portion)
                     self.remove(below)
         moved = False
         for below, is_folder in found:
             if is_folder:
-                moved = self._remove_tree(below, top, levels - 1) or moved
+                next(portion)
+                moved = self._remove_tree(below, top, levels - 1, portion) or moved
         if not moved or path != top:
             with suppress(FileNotFoundError):
                 self.system.rmdir(path)

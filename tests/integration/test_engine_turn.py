@@ -509,3 +509,18 @@ def test_no_index_is_left_while_no_turn_is_open(desk: Desk) -> None:
     desk.shell(f"cat >/dev/null; cat {index} >&2; echo done")
     assert outcomes(desk.once()) == ["done"]
     assert not index.exists()
+
+
+def test_whatever_an_agent_has_filled_is_removed_and_so_is_what_a_killed_watcher_left_of_it(desk: Desk) -> None:
+    """In portions: more than one of them here."""
+    gone = desk.state / "turns" / ".gone.2026-11-20T00-00-00.000Z-0123456789abcdef" / "tmp"
+    gone.mkdir(parents=True)
+    for number in range(1_100):
+        (gone / str(number)).touch()
+    fills = 'mkdir -p "$d/tmp/x" "$d/outbox" && for f in tmp/x outbox; do (cd "$d/$f" && seq 1100 | xargs touch); done'
+    desk.shell(f"cat >/dev/null; d=$AGENT_MAILER_TURN_DIR; {fills}; echo four")
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    [turn] = (desk.state / "turns").iterdir()
+    assert {p.name for p in turn.iterdir()} == {"turn.json", "stdout", "stderr", "exit", "started", "settled"}
+    assert [answer.body for answer in desk.inbox()] == ["four\n"]

@@ -182,6 +182,21 @@ def test_a_tree_is_removed_and_nothing_behind_a_link(tmp_path: Path, disk: Disk)
     assert not (tmp_path / "file").exists()
 
 
+def test_a_large_tree_is_removed_in_portions(tmp_path: Path, disk: Disk) -> None:
+    tree, files = tmp_path / "tree", 1_700
+    for number in range(files):
+        folder = tree / f"d{number % 3}" / "in"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(number)).touch()
+    left = [files]
+    while not disk.remove_some(tree):
+        left.append(sum(path.is_file() for path in tree.rglob("*")))
+        assert 0 < left[-2] - left[-1] < files // 2, left
+    assert not tree.exists()
+    assert len(left) > 3
+    assert disk.remove_some(tree)
+
+
 @pytest.mark.parametrize(("sync", "syncs"), [(Sync.NONE, 0), (Sync.CONTENT, 1), (Sync.FULL, 2)])
 def test_the_syncs_are_those_that_were_asked_for(tmp_path: Path, sync: Sync, syncs: int) -> None:
     for write in ("create", "replace", "append_line"):

@@ -74,27 +74,40 @@ class Retention:
         sync = Sync.CONTENT if kept else Sync.NONE
         self._disk.replace(self._turns.path(record.turn_id) / "turn.json", encode_record(short), sync=sync)
 
-    def strip_message(self, record: TurnRecord, keep_transcripts: int) -> None:
-        """Remove the mail from every turn of a finished message. What cannot be removed now goes with the turns.
+    def strip_message(self, record: TurnRecord, keep_transcripts: int) -> bool:
+        """Remove the mail from every turn of a finished message; False where there was so much that some is left.
 
-        One that was handed several messages keeps it until the last of them is finished.
+        One that was handed several messages keeps it until the last of them is finished. What cannot be removed now
+        goes with the turns.
         """
+        for turn_id in self._over_with(record):
+            with suppress(OSError):
+                if not self.strip(turn_id, keep_transcripts):
+                    return False
+        return True
+
+    def _over_with(self, record: TurnRecord) -> list[str]:
+        """The turns of a finished message that no other needs."""
         earlier = record.rerun.history if record.rerun else ()
-        for turn_id in {record.turn_id, *(attempt.turn_id for attempt in earlier)}:
+        found = []
+        for turn_id in sorted({record.turn_id, *(attempt.turn_id for attempt in earlier)}):
             with suppress(OSError):
                 turn = record if turn_id == record.turn_id else self._turns.load(turn_id)
                 if turn is None or not turn.batch or ids_of(turn) == self._processed.among(ids_of(turn)):
-                    self.strip(turn_id, keep_transcripts)
+                    found.append(turn_id)
+        return found
 
-    def strip(self, turn_id: str, keep_transcripts: int) -> None:
-        """Remove the mail from a settled turn, and the transcript where none is kept."""
-        self._turns.folder(turn_id).strip()
+    def strip(self, turn_id: str, keep_transcripts: int) -> bool:
+        """Remove the mail from a settled turn, and the transcript where none is kept; False where some is left."""
+        if not self._turns.folder(turn_id).strip():
+            return False
         self._folder.clear_interrupted(self._turns.path(turn_id))
         for name in (PROGRESS, STOP):
             self._disk.remove(self._turns.path(turn_id) / name)
         if keep_transcripts == 0:
             for name in ("stdout", "stderr", "exit", "started"):
                 self._disk.remove(self._turns.path(turn_id) / name)
+        return True
 
     def prune(self, keep_days: int, still_needed: set[str]) -> list[str]:
         """Remove settled turns past their days, and the oldest ones past the total size; returns their ids.
@@ -144,6 +157,7 @@ class Retention:
                 with suppress(OSError):
                     self.strip(turn_id, 0)
         self._turns.remove(removed)
+        self._turns.sweep()
         with suppress(OSError):
             self._held.tidy(self._processed.__contains__)
         return removed

@@ -62,6 +62,8 @@ class TurnStore:
         self._index_path = folder.path / "inflight.json"
         self._stopping = folder.path / STOPPING
         self._known: dict[str, OpenTurn] | None = None
+        self._gone: list[str] = []
+        """Folders of turns that are removed, and not empty yet."""
 
     def path(self, turn_id: str) -> Path:
         return self._folder.turns / turn_id
@@ -231,11 +233,16 @@ class TurnStore:
         for turn_id in turn_ids:
             with suppress(FileNotFoundError):
                 disk.move(turns / turn_id, turns / f"{GONE}{turn_id}", sync=Sync.NONE)
-        gone = [name for name in names_in(turns) if name.startswith(GONE)]
-        if gone:
+        self._gone = [name for name in names_in(turns) if name.startswith(GONE)]
+        if self._gone:
             disk.sync_directory(turns)
-        for name in gone:
-            disk.remove_tree(turns / name)
+
+    def sweep(self) -> bool:
+        """A part of what is in those folders; True once none is left. Raises OSError."""
+        disk = self._folder.disk
+        while self._gone and disk.remove_some(self._folder.turns / self._gone[-1]):
+            self._gone.pop()
+        return not self._gone
 
     @property
     def _index(self) -> dict[str, OpenTurn]:

@@ -249,7 +249,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
         with suppress(OSError):
-            self.disk.remove_tree(self.path / TURN_TMP)
+            self.shrink(TURN_TMP)
         with holding(self.path):
             for path in (outbox, sealed):
                 if is_there(path) and not is_folder(path):
@@ -282,16 +282,19 @@ class TurnFolder(msgspec.Struct, frozen=True):
             return msgspec.json.decode(read_regular(self.path / URGENT, MOST_BYTES), type=tuple[UrgentMail, ...])
         return ()
 
-    def strip(self) -> None:
-        """Remove what holds mail; the transcript stays."""
+    def strip(self) -> bool:
+        """Remove what holds mail; the transcript stays. False where there was so much that some is left."""
+        if not self.shrink(SEALED, OUTBOX, TURN_TMP):
+            return False
         with holding(self.path):
-            for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS):
-                self.disk.remove(self.path / name)
-            for scope in NoteScope:
-                self.disk.remove(self.note_copy(scope))
-        self.disk.remove_tree(self.path / SEALED)
-        self.disk.remove_tree(self.path / OUTBOX)
-        self.disk.remove_tree(self.path / TURN_TMP)
+            held = (self.path / name for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS))
+            for path in (*held, *map(self.note_copy, NoteScope)):
+                self.disk.remove(path)
+        return True
+
+    def shrink(self, *folders: str) -> bool:
+        """Remove a part of what an agent may have filled without bounds; True once none of `folders` is left."""
+        return all(self.disk.remove_some(self.path / name) for name in folders)
 
     def _put(self, name: str, content: bytes) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 
 from agent_mailer.events import EventName
@@ -28,7 +29,9 @@ async def settle(room: Room, record: TurnRecord, *, again: bool) -> None:
         finished = await _settle_message(room, turn_id, one) and finished
     if finished:
         # While the turn is still open: nobody comes back to a settled one whose mail a crash has left in it.
-        state.retention.strip_message(record, room.policy.keep_transcripts)
+        strip = partial(state.retention.strip_message, record, room.policy.keep_transcripts)
+        if not strip():
+            await room.in_portions(strip)
     await room.until_disk_takes_it(turn_id, state.turns.mark_settled, turn_id)
     if finished:
         with suppress(OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.beneath import status
+from agent_mailer.beneath import is_there, status
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -24,7 +24,7 @@ from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.records import Pause, Phase, SessionEntry, StopAsked, TurnRecord
 from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.turn_tools.commands import PROGRESS
-from agent_mailer.turn_tools.folder import DOCUMENTS, SEALED, Sealed, TurnFolder
+from agent_mailer.turn_tools.folder import DOCUMENTS, SEALED, TURN_TMP, Sealed, TurnFolder
 from agent_mailer.watch.batch import settle_each
 from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take, take_batch
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
@@ -127,7 +127,9 @@ async def _see_through(
     follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), program)
     evidence = await follower.follow()
     judgement = judge_end(record, evidence, program.runtime, released=follower.released, adopted=adopted)
-    return await _end(room, record, message, judgement, evidence.observation, folder)
+    # Before it holds its place no longer: what it has found out may keep the next from starting.
+    changed = await _changed_documents(room, record, folder.path)
+    return await _end(room, record, message, judgement, evidence.observation, folder, changed)
 
 
 async def _end(
@@ -137,10 +139,13 @@ async def _end(
     judgement: Judgement,
     observation: Observation,
     folder: TurnFolder | None = None,
+    changed: Sequence[str] = (),
 ) -> Outcome:
     """From here on the record holds every decision (SPEC 5.6)."""
     room.enter(record.turn_id, Stage.SETTLING)
     folder = folder or room.state.turns.folder(record.turn_id)
+    if changed:
+        await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
     end = await _gather(room, record, message, judgement, observation, folder)
     answered = await _answered(room, record, folder) if _must_be_known(end, room.policy) else frozenset[str]()
     if record.batch:
@@ -166,6 +171,8 @@ async def _end(
     )
     await carry_out(room, record)
     room.gate.settled(record)
+    if is_there(folder.path / TURN_TMP):
+        await room.in_portions(partial(folder.shrink, TURN_TMP))
     return settlement.outcome
 
 
@@ -207,8 +214,6 @@ async def _gather(
     state, envelope = room.state, record.envelope
     if room.confinement is not None and not any(work.holds_place for work in room.work.values()):
         room.confinement.let_go()
-    if record.process is not None and (changed := await _changed_documents(room, record, folder.path)):
-        await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None, tuple[Draft, ...]]:
         sealed = folder.seal()
