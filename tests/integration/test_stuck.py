@@ -616,6 +616,7 @@ def test_a_person_sees_what_is_stuck_and_takes_it_up(desk: Desk) -> None:
         assert type_in(desk.workdir, "stuck", "drop", "--all").status == 0
         assert type_in(desk.workdir, "status", "--json").status == 0
     assert type_in(desk.workdir, "stuck", "retry").status == 2
+    assert "or give --all --reason not-sent" in type_in(desk.workdir, "stuck", "retry", "--reason", "not-sent").err
     assert type_in(desk.workdir, "stuck", "retry", "--all", "--reason", "boredom").status == 2
     assert "nothing is stuck" in type_in(desk.workdir, "stuck", "list").err
 

@@ -143,7 +143,8 @@ def _ask(verb: Verb, keys: list[str] | None, reason: str | None, workdir: Path |
 def require_choice(names: list[str] | None, reason: str | None, *, every: bool, listing: str) -> None:
     """Raises UsageFault unless either some are named, or all are meant."""
     if bool(names) == every:
-        raise UsageFault("which", "name what is meant, or give --all", listing)
+        what = f"--all --reason {reason}" if reason is not None and not names else "--all"
+        raise UsageFault("which", f"name what is meant, or give {what}", listing)
     if reason is not None and names:
         raise UsageFault("which", "--reason chooses among all: it goes with --all", f"{listing} --reason {reason}")
 
