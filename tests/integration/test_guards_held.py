@@ -113,6 +113,22 @@ def test_another_message_under_a_held_id_takes_nothing_from_it(desk: Desk, elsew
     assert len(ran(desk)) == 2
 
 
+def test_what_was_to_be_tried_again_and_is_held_is_no_retry(desk: Desk) -> None:
+    desk.configure(retry={"first": 3600, "longest": 3600})
+    desk.shell("cat >/dev/null; exit 3")
+    sent = desk.send(sender="planner", thread="t")
+    desk.once()
+    assert [row["message_id"] for row in status(desk)["retries"]] == [sent]
+    desk.configure(deny_from=["planner"])
+    desk.once()
+    assert held(desk) == {sent: "who"}
+    seen = status(desk)
+    assert (seen["retries"], seen["mailbox"]["waiting"]) == ([], 0)
+    assert type_in(desk.workdir, "turns", "thread", "t", "--json").json["waiting"] == []
+    assert type_in(desk.workdir, "held", "release", sent).status == 0
+    assert [row["message_id"] for row in status(desk)["retries"]] == [sent]
+
+
 def test_a_person_lets_it_go_drops_it_or_allows_its_sender(desk: Desk) -> None:
     desk.shell_that_tells("echo done")
     desk.configure(deny_from=["planner"])

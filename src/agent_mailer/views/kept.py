@@ -30,7 +30,7 @@ from agent_mailer.views.values.status import HeldCountView, StuckCountView
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state import State
-    from agent_mailer.state.records import DeadLetter
+    from agent_mailer.state.records import DeadLetter, RetryEntry
 
 MOST_READ = 4 * 1024 * 1024
 NOTES = "agent-mailer memory ls"
@@ -91,6 +91,13 @@ def stuck_counts(state: State, given_up: int) -> tuple[StuckCountView, ...]:
     counts[StuckKind.GIVEN_UP] += given_up
     counts[StuckKind.NOT_SENT] += len(state.unsent)
     return tuple(StuckCountView(kind.value, counts[kind]) for kind in StuckKind if counts[kind])
+
+
+def tried_again(state: State) -> list[RetryEntry]:
+    """What runs again by itself when its time has come; what waits for a person does not."""
+    stuck, held = state.stuck.waiting, state.held.waiting
+    waits = (entry for entry in state.retries.all() if entry.envelope.id not in stuck)
+    return [entry for entry in waits if entry.released or entry.envelope.id not in held]
 
 
 def held_counts(state: State) -> tuple[HeldCountView, ...]:

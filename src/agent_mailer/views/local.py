@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
-from agent_mailer.views.kept import held_counts, stuck_counts
+from agent_mailer.views.kept import held_counts, stuck_counts, tried_again
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.schedules import schedules
@@ -206,9 +206,9 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     open_turns = [turn for turn in state.turns.indexed() if not state.turns.is_settled(turn.turn_id)]
     busy = {envelope.id for turn in open_turns for envelope in turn.envelopes}
     settling = {t.turn_id: found for t in open_turns if (found := settling_turn(state, t)) is not None}
-    retries = [entry for entry in state.retries.all() if entry.envelope.id not in busy]
+    retries = [entry for entry in tried_again(state) if entry.envelope.id not in busy]
     given_up = state.dead_letters.count()
-    mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in retries})
+    mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in state.retries.all()})
     # Whoever has answered is waited for no longer, though the answer waits.
     moving = {turn.thread_id for turn in open_turns} | {queued.thread for queued in mailbox.queue}
     return view.StatusView(

@@ -15,6 +15,7 @@ from agent_mailer.names import printable, prompt_word
 from agent_mailer.people.port import MessageState, Report, Sent
 from agent_mailer.state.records import ItemState
 from agent_mailer.state.turns import ids_of
+from agent_mailer.views.kept import tried_again
 from agent_mailer.views.local import place_at, watcher_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
         )
     if any(turn.thread_id == thread for turn in running):
         return Report(MessageState.BEHIND, "works on an older message of the thread first")
-    if any(entry.envelope.thread == thread for entry in state.retries.all()):
+    if any(entry.envelope.thread == thread for entry in tried_again(state)):
         return Report(MessageState.BEHIND, "has an older message of the thread to try again first")
     if len(running) >= place.config.max_parallel_turns:
         others = "another message" if len(running) == 1 else f"{len(running)} other messages"

@@ -21,6 +21,7 @@ from agent_mailer.process.output import LineFramer, OutputTail, tail_text
 from agent_mailer.runtimes.port import Event, Progress, Result, Runtime
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.turns import shares
+from agent_mailer.views.kept import tried_again
 from agent_mailer.views.log import parse
 from agent_mailer.views.values.history import (
     MessageView,
@@ -115,7 +116,7 @@ def thread_story(place: Workplace, thread: str) -> ThreadView:
         turns=turns,
         waiting=tuple(
             WaitingView(entry.envelope.id, entry.attempts, entry.not_before or None)
-            for entry in state.retries.all()
+            for entry in tried_again(state)
             if entry.envelope.thread == thread
         ),
         dead_letters=tuple(letter.msg_id for letter in state.dead_letters.all() if letter.thread_id == thread),
