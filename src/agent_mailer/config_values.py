@@ -6,7 +6,6 @@ import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -119,8 +118,12 @@ def parse_value(key: str, text: str) -> object:
         names = ", ".join(f"{key}.{name}" for name in inner) or "edit it in the file"
         raise UsageFault("table_key", f"{key} is a table: {names}", "agent-mailer config edit")
     if isinstance(default, tuple):
-        with suppress(msgspec.DecodeError):
+        try:
             return msgspec.json.decode(text, type=list[str])
+        except msgspec.DecodeError as error:
+            if text.lstrip().startswith('["'):
+                why = f"{key} is a list in JSON, and this is not: {error}"
+                raise UsageFault("bad_value", why, f'agent-mailer config set {key} \'["one", "two"]\'') from None
         try:
             return shlex.split(text)
         except ValueError as error:

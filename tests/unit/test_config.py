@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, expand, keys
-from agent_mailer.config_values import check_value, load
+from agent_mailer.config_values import check_value, load, parse_value
 from agent_mailer.errors import ConfigFault, UsageFault
 
 KEY = "amk_0123456789abcdef"
@@ -294,3 +294,11 @@ def test_an_interval_that_is_none_names_key_file_and_mend(path: Path, value: str
     assert str(path) in raised.value.message
     assert "poll_interval_idle: must be a whole number from 1 to 2592000, not " in raised.value.message
     assert raised.value.fix == "agent-mailer config set poll_interval_idle 60"
+
+
+def test_a_list_in_json_that_is_none_is_no_command_of_that_name() -> None:
+    assert parse_value("command", '["sh", "-c", "echo\\n"]') == ["sh", "-c", "echo\n"]
+    assert parse_value("allow_from", "[ab]*@x.y c@x.y") == ["[ab]*@x.y", "c@x.y"]
+    for text in ('["sh","-c","one\ntwo"]', '["sh", "-c"', '["sh", 3]'):
+        with pytest.raises(UsageFault, match="command is a list in JSON, and this is not"):
+            parse_value("command", text)
