@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk
+from tests.broker_desk import running_broker
+from tests.desk import Desk, until
+from tests.integration.test_amp_watch import AmpDesk
 from tests.integration.test_degraded import Watch
+from tests.sizes import LONG
 
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.watch.watcher import Watcher
@@ -56,3 +59,18 @@ def test_a_word_about_another_text_under_an_id_of_the_thread(desk: Desk) -> None
         other.rename(paths.new / "again.md")
 
     assert "done" in answers(desk, again)
+
+
+@LONG
+def test_at_a_broker_what_a_schedule_sends_in_the_agents_own_name(tmp_path: Path) -> None:
+    with running_broker(tmp_path) as broker:
+        desk = AmpDesk(tmp_path, broker, broker.person("someone"))
+        go = tmp_path / "go"
+        desk.shell(f"cat >/dev/null; while [ ! -e '{go}' ]; do sleep 0.02; done; echo done")
+        with desk.watching():
+            thread = desk.mail()["thread_id"]
+            until(lambda: list(desk.state.glob("turns/*/started")), "the turn")
+            broker.send(desk.person, desk.coder, desk.coder["address"], subject="night", body="x", thread_id=thread)
+            go.touch()
+            until(lambda: len(list(desk.state.glob("turns/*/settled"))) == 2, "the end of both")
+        assert [answer["body"].strip() for answer in desk.answers()] == ["done"]
