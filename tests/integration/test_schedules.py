@@ -159,6 +159,9 @@ def test_a_text_that_is_gone_or_none_is_told(tmp_path: Path) -> None:
     assert desk.told.read_text().count("what its schedule nightly sends did not leave") == 3
     [line] = type_in(tmp_path / "coder", "schedules", "list", "--json").json["schedules"]
     assert line["why"].endswith("has more than 262144 bytes")
+    body.write_text("What broke?")
+    [line] = type_in(tmp_path / "coder", "schedules", "list", "--json").json["schedules"]
+    assert line["why"] == "", "mended, it will leave"
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"schedules": 7}', b"\0" * 50])

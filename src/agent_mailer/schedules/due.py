@@ -44,7 +44,8 @@ class Known(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was done of a schedule. `line`: its cron line and zone then; up to `last` every instant is handled.
 
     `due` is the instant that is being sent, `at` the moment at which that was begun; 0 = none. `skipped` are instants
-    that a person does not want. `sent` are the last messages, the newest last; `why` the last instant was not sent.
+    that a person does not want. `sent` are the last messages, the newest last; `why` the mailbox refused
+    the last.
     """
 
     line: str

@@ -36,6 +36,7 @@ PATIENCE = 86400.0
 
 AGAIN_FIRST, AGAIN_LONGEST = 2.0, 120.0
 MOST_SKIPPED = 50
+REFUSED = "refused"
 LOOK_AGAIN = 3600.0
 """A clock may be put forward meanwhile."""
 
@@ -144,7 +145,8 @@ class Sending:
             at=0.0,
             skipped=tuple(one for one in known.skipped if one > last),
             sent=(*known.sent, *sent),
-            why=printable(why, 600),
+            # What a text lacks shows as long as it lacks it: mended, nothing keeps the next from leaving.
+            why=printable(why, 600) if isinstance(outcome, Withheld) and outcome.code == REFUSED else "",
         )
         self._book.put(schedule.name, ended)
         self._tries.pop(schedule.name, None)
@@ -158,7 +160,7 @@ class Sending:
 
 
 def _named(outcome: Delivery) -> Delivered | Withheld:
-    return outcome if isinstance(outcome, Delivered) else Withheld("refused", outcome.why)
+    return outcome if isinstance(outcome, Delivered) else Withheld(REFUSED, outcome.why)
 
 
 def _until(plan: Plan, now: float) -> float | None:

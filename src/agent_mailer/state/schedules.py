@@ -10,7 +10,7 @@ from agent_mailer.disk import Sync
 from agent_mailer.schedules.due import Known
 from agent_mailer.state.folder import StateFolder
 
-MOST_SENT = 8
+MOST_SENT = 32
 """Of each schedule so many messages are known to be a person's, however long they wait."""
 
 
