@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import Phase, Settlement, TurnRecord
-from agent_mailer.watch.guards.budgets import UNITS, WHOSE, BudgetPolicy, Ledger, Shared, Spent
+from agent_mailer.watch.guards.budgets import UNITS, WHOSE, BudgetPolicy, Ledger, Shared, Spent, midnight
+from agent_mailer.watch.guards.calm import parse_hours, quiet_until
 from agent_mailer.watch.guards.rounds import GuardPolicy, Round, Rounds, ring_of
 from agent_mailer.watch.guards.who import WhoPolicy
 
@@ -87,6 +90,47 @@ def test_of_a_day_no_more_than_so_many_rounds_of_a_thread_or_an_agent() -> None:
             rounds.note(Round(now, one.thread, one.sender, depth, ring=ring_of(one, "a")))
         assert verdict is not None
         assert (depth, verdict.guard) == (21, wanted)
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Has the machine stand in a zone."""
+
+    def stand(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield stand
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "start"),
+    [
+        ("Europe/Berlin", "2026-03-28T00:00"),
+        ("Europe/Berlin", "2026-10-24T00:00"),
+        ("America/New_York", "2026-03-07T00:00"),
+        ("Australia/Lord_Howe", "2026-10-03T00:00"),  # by half an hour
+        ("Africa/Cairo", "2026-04-23T00:00"),  # over midnight
+        ("Pacific/Apia", "2011-12-29T00:00"),  # a whole day
+    ],
+)
+def test_a_clock_that_is_put_forward_or_back_leaves_quiet_hours_and_days_whole(
+    local: Callable[[str], None], zone: str, start: str
+) -> None:
+    local(zone)
+    first = datetime.fromisoformat(start).timestamp()
+    for hours in ("01:30-02:30", "22:00-02:30", "23:00-00:15", "23:30-00:00"):
+        [(begin, end)] = windows = parse_hours(hours)
+        for moment in range(int(first), int(first) + 2 * 86400, 600):
+            here = datetime.fromtimestamp(moment).astimezone()
+            minute = here.hour * 60 + here.minute
+            inside = begin <= minute < end if begin < end else minute >= begin or minute < end
+            until = quiet_until(windows, moment)
+            assert (until is not None) == inside, (hours, here)
+            assert until is None or moment < until <= moment + 6 * 3600, (hours, here)
+            assert midnight(moment) <= moment < midnight(moment, 1), here
 
 
 def test_who_renames_itself_each_time_is_stopped_all_the_same() -> None:

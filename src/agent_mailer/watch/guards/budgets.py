@@ -249,9 +249,10 @@ def of_the_day(turns: TurnStore, now: float) -> list[TurnRecord]:
 
 
 def midnight(now: float, days: int = 0) -> float:
-    """Where the local day of a moment begins, or that `days` later."""
+    """Where the local day of a moment begins, or that `days` later: where the clock skips midnight, after the gap."""
     day = datetime.fromtimestamp(now).astimezone().date() + timedelta(days=days)
-    return datetime(day.year, day.month, day.day).astimezone().timestamp()
+    # With a zone it would be a moment before the gap: the day before.
+    return datetime(day.year, day.month, day.day).timestamp()  # noqa: DTZ001 - local time
 
 
 def _told(value: float, unit: str) -> str:

@@ -62,17 +62,18 @@ def wanted_pause(policy: CalmPolicy, workdir: Path, now: float) -> Pause | None:
 
 def quiet_until(windows: Windows, now: float) -> float | None:
     """When the quiet ends that there is at `now`; None where there is none. Windows that touch are one."""
-    here = datetime.fromtimestamp(now).astimezone()
-    moment = here
+    moment = now
     for _ in range(2 * len(windows)):
-        minute = moment.hour * 60 + moment.minute
+        here = datetime.fromtimestamp(moment)  # noqa: DTZ006 - local time
+        minute = here.hour * 60 + here.minute
         window = next((one for one in windows if _within(minute, one)), None)
         if window is None:
             break
-        day = moment.date() + timedelta(days=1 if window[1] <= minute else 0)
-        naive = datetime(day.year, day.month, day.day) + timedelta(minutes=window[1])  # noqa: DTZ001 - local time
-        moment = naive.astimezone()
-    return moment.timestamp() if moment > here else None
+        day = here.date() + timedelta(days=1 if window[1] <= minute else 0)
+        end = datetime(day.year, day.month, day.day) + timedelta(minutes=window[1])  # noqa: DTZ001 - local time
+        # A time that the clock has twice ends it twice; one that it skips, when the gap is over.
+        moment = next((one for one in (end.timestamp(), end.replace(fold=1).timestamp()) if one > moment), moment)
+    return moment if moment > now else None
 
 
 def _within(minute: int, window: tuple[int, int]) -> bool:
