@@ -51,6 +51,8 @@ class WhoPolicy(msgspec.Struct, frozen=True):
             return ""
         if any(self._matches(pattern, envelope, every=True) for pattern in self.allow):
             return ""
+        if any(self._matches(pattern, envelope) for pattern in self.allow):
+            return "allow_from has its sender, but not the place where its answers are to go"
         return "allow_from does not have its sender"
 
     def _matches(self, pattern: str, envelope: Envelope, *, every: bool = False) -> bool:
