@@ -61,6 +61,30 @@ def test_a_word_about_another_text_under_an_id_of_the_thread(desk: Desk) -> None
     assert "done" in answers(desk, again)
 
 
+def test_what_another_turn_writes_into_the_thread(desk: Desk) -> None:
+    """Who writes to a person without naming a thread writes into that of the two."""
+    desk.configure(max_parallel_turns=2)
+    watch, go = Watch(desk), desk.base / "go"
+    draft = '{"key":"k","action":"send","created":%s,"to":["user"],"subject":"job","body":"job done"}'
+    desk.shell(f"""cat >/dev/null; case $AGENT_MAILER_THREAD_ID in
+job) printf '{draft}' "$(($(date +%s) + 1))" >"$AGENT_MAILER_TURN_DIR/outbox/k.json";;
+*) while [ ! -e '{go}' ]; do sleep 0.02; done; echo done;;
+esac""")
+
+    async def story(watcher: Watcher) -> None:
+        await watch.until_open()
+        sent = await asyncio.to_thread(desk.send, "the question")
+        await watch.until(lambda: list(desk.state.glob("turns/*/started")), "the turn")
+        await asyncio.to_thread(desk.send, "the job", thread="job")
+        await watch.until(lambda: list(Paths(desk.root, "user").new.glob("*.md")), "what the other turn sends")
+        go.touch()
+        await watch.until(lambda: sent in desk.place().state.processed, "its end")
+
+    watch.run(story)
+    assert sorted(message.body.strip() for message in desk.inbox()) == ["done", "job done"]
+    assert len({message.envelope.thread for message in desk.inbox()}) == 1
+
+
 @LONG
 def test_at_a_broker_what_a_schedule_sends_in_the_agents_own_name(tmp_path: Path) -> None:
     with running_broker(tmp_path) as broker:

@@ -279,7 +279,7 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> froze
     # What another client had in work may have been answered before we claimed it.
     taken_over = record.rerun is not None and not record.rerun.history
     ours = ids_of(record) if record.batch else frozenset((record.envelope.id,))
-    found: set[str] = set()
+    found: dict[str, frozenset[str]] = {}
     with suppress(MailboxUnavailable):
         for m in await room.mailbox.thread(record.envelope.thread):
             one = m.envelope
@@ -289,11 +289,15 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> froze
             if one.sender != room.address or PROGRESS in m.labels:
                 continue
             named = ours.intersection(m.refs)
-            if m.envelope.id not in before and m.envelope.created >= since and (shown or not m.refs or named):
-                found |= named or ours
+            if one.id not in before and one.created >= since and (shown or not m.refs or named):
+                found[one.id] = named or ours
             elif taken_over:
-                found |= named
-    return frozenset(found)
+                found[one.id] = named
+    if found and shown:
+        # What turns beside this one have sent into its thread they have sent about their own messages.
+        for item in _sent_by_turns(room, record.envelope.thread):
+            found.pop(item, None)
+    return frozenset().union(*found.values())
 
 
 def _sent_by_turns(room: Room, thread: str) -> set[str]:
