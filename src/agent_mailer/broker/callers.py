@@ -165,6 +165,8 @@ async def owned_inbox(request: Request, caller: AgentCaller, agent_id: str, addr
         raise Fault(404, f"Agent '{agent_id[:200]}' not found")
     if agent.address != address:
         raise Fault(403, f"Agent '{agent_id[:200]}' does not own address '{address[:200]}'")
+    if agent.status == "deleted":
+        raise Fault(403, f"Agent '{agent.id}' is deleted: it sends and reads no more")
     if not caller.may_act_as(agent.id):
         raise Fault(403, "This API key acts for another agent only")
     return agent

@@ -61,7 +61,7 @@ class UserRow(msgspec.Struct, frozen=True):
 _KEY = (
     select(api_keys.c.user_id, users.c.username, api_keys.c.id, api_keys.c.agent_id)
     .join(users, users.c.id == api_keys.c.user_id)
-    .where(api_keys.c.key_hash == bindparam("wanted"), api_keys.c.is_active)
+    .where(api_keys.c.key_hash == bindparam("wanted"), api_keys.c.is_active, users.c.standing == "active")
 )
 _AGENT = select(
     agents.c.id,
@@ -78,7 +78,7 @@ _AGENT_BY_FORMER_ADDRESS = _AGENT.join(former_addresses, former_addresses.c.agen
     former_addresses.c.address == bindparam("wanted")
 )
 _USER = select(users.c.id, users.c.username, users.c.is_superadmin, users.c.token_version).where(
-    users.c.id == bindparam("wanted")
+    users.c.id == bindparam("wanted"), users.c.standing == "active"
 )
 _SEEN = (
     update(agents)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, cast
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Select, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
@@ -31,20 +31,27 @@ from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.peers import Peers, Replaced
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents as agent_rows
-from agent_mailer.broker.tables import api_keys
+from agent_mailer.broker.tables import api_keys, users
 
 log = logging.getLogger("agent_mailer.broker")
 router = APIRouter()
 
 KEYS_EVERY = 3.0
 """Seconds between two looks at the keys of the open streams."""
-KEYS_AT_ONCE = 500
+AT_ONCE = 500
 SEND_SECONDS = 30.0
 """A stream whose client takes nothing for so long is ended."""
 _WATCHER = re.compile(r"[\x20-\x7e]{1,128}")
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 LONGEST_NAME = 200
-_ACTIVE = select(api_keys.c.id).where(api_keys.c.id.in_(bindparam("ids", expanding=True)), api_keys.c.is_active)
+_ACTIVE = (
+    select(api_keys.c.id)
+    .join(users, users.c.id == api_keys.c.user_id)
+    .where(api_keys.c.id.in_(bindparam("ids", expanding=True)), api_keys.c.is_active, users.c.standing == "active")
+)
+_DELETED = select(agent_rows.c.id).where(
+    agent_rows.c.id.in_(bindparam("ids", expanding=True)), agent_rows.c.status == "deleted"
+)
 _INBOXES = select(agent_rows.c.id, agent_rows.c.inbox_seq).where(agent_rows.c.id.in_(bindparam("ids", expanding=True)))
 
 
@@ -245,25 +252,31 @@ class Streams:
                 if stream.epoch == known[agent_id] and epochs.get(agent_id) != stream.epoch:
                     stream.end()
             agents = sorted(self._of)
-            for start in range(0, len(agents), KEYS_AT_ONCE):
-                some = agents[start : start + KEYS_AT_ONCE]
+            for some in _cut(agents):
                 self.wake(await self._store.read(partial(_newest, some)))
 
     async def _end_revoked(self) -> None:
         keys = sorted({stream.key_id for stream in self._all()})
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            some = keys[start : start + KEYS_AT_ONCE]
-            revoked = set(some) - await self._store.read(partial(_active, some))
-            for stream in self._all() if revoked else ():
-                if stream.key_id in revoked:
-                    stream.end()
+        revoked = set(keys)
+        for some in _cut(keys):
+            revoked -= await self._store.read(partial(_found, _ACTIVE, some))
+        deleted: set[str] = set()
+        for some in _cut(sorted(self._of)):
+            deleted |= await self._store.read(partial(_found, _DELETED, some))
+        for stream in self._all() if revoked or deleted else ():
+            if stream.key_id in revoked or stream.agent_id in deleted:
+                stream.end()
 
 
-def _active(keys: list[str], connection: Connection) -> set[str]:
-    return {row[0] for row in connection.execute(_ACTIVE, {"ids": keys})}
+def _cut(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))
 
 
-def _newest(agents: list[str], connection: Connection) -> list[tuple[str, int]]:
+def _found(statement: Select[Any], ids: Sequence[str], connection: Connection) -> set[str]:
+    return {row[0] for row in connection.execute(statement, {"ids": ids})}
+
+
+def _newest(agents: Sequence[str], connection: Connection) -> list[tuple[str, int]]:
     return [(row[0], row[1]) for row in connection.execute(_INBOXES, {"ids": agents})]
 
 

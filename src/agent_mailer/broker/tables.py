@@ -44,6 +44,8 @@ users = Table(
     Column("filter_tags", JSON, nullable=False),
     # Grows when the password changes: a token of an earlier version is refused.
     Column("token_version", Integer, nullable=False),
+    # A value of `users.standing.Standing`.
+    Column("standing", Text, nullable=False, server_default="active"),
 )
 
 invite_codes = Table(

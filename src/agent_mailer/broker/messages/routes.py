@@ -65,8 +65,6 @@ async def send(request: Request, caller: AsAgent, html: Html = True) -> Response
     """Store a message for each recipient, all of them or none."""
     form = await read_form(request, SendForm)
     agent = await owned_inbox(request, caller, form.agent_id, form.from_agent)
-    if agent.status == "deleted":
-        raise Fault(403, f"Agent '{agent.id}' is deleted and sends no more")
     submission = submission_of(
         request,
         form,

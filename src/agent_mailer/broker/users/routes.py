@@ -38,6 +38,7 @@ from agent_mailer.broker.users.rows import (
     set_password,
     user_of,
 )
+from agent_mailer.broker.users.standing import Standing
 
 router = APIRouter(prefix="/users", tags=["users"])
 keys_router = APIRouter(prefix="/users/api-keys", tags=["keys"], responses=refusals(401))
@@ -154,7 +155,7 @@ async def register(request: Request, form: Registration) -> UserAnswer:
     return user_answer(user)
 
 
-@router.post("/login", responses=refusals(401, 429))
+@router.post("/login", responses=refusals(401, 403, 429))
 async def login(request: Request, response: Response, form: Credentials) -> LoginAnswer:
     """A token for people's calls, also set as a cookie."""
     throttle = cast(Throttle, request.app.state.throttle)
@@ -175,6 +176,8 @@ async def login(request: Request, response: Response, form: Credentials) -> Logi
     if not await _passwords(request).in_slot(right) or found is None:
         raise Fault(401, "Invalid username or password")
     await throttle.succeeded(form.username, host, known=known)
+    if found.user.standing != Standing.ACTIVE:
+        raise Fault(403, "This account is disabled")
     if not known:
         await store.write(lambda c: add_known_host(c, found.user.id, host))
     who, seconds = (settings.secret, found.user.id, found.token_version), settings.token_seconds

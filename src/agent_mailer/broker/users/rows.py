@@ -35,11 +35,14 @@ _CODE_LETTERS = string.ascii_letters + string.digits
 
 
 class User(msgspec.Struct, frozen=True):
+    """`standing`: a value of `standing.Standing`."""
+
     id: str
     username: str
     is_superadmin: bool
     created_at: str
     filter_tags: list[str]
+    standing: str = "active"
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -78,7 +81,9 @@ class BoundAgent(msgspec.Struct, frozen=True):
     status: str
 
 
-_USER = select(users.c.id, users.c.username, users.c.is_superadmin, users.c.created_at, users.c.filter_tags)
+_USER = select(
+    users.c.id, users.c.username, users.c.is_superadmin, users.c.created_at, users.c.filter_tags, users.c.standing
+)
 _INVITE = select(
     invite_codes.c.code,
     invite_codes.c.created_by,
@@ -152,7 +157,7 @@ def _is_first(connection: Connection) -> bool:
 
 
 def all_users(connection: Connection) -> list[User]:
-    """Oldest first."""
+    """Oldest first, deleted ones too."""
     return [User(*row) for row in connection.execute(_USER.order_by(users.c.created_at, users.c.id))]
 
 
@@ -170,10 +175,10 @@ def user_of(connection: Connection, user_id: str) -> User:
 
 
 def find_login(connection: Connection, which: ColumnElement[bool]) -> Login | None:
-    """The one user for whom `which` is true."""
-    wanted = _USER.add_columns(users.c.password_hash, users.c.token_version).where(which)
+    """The one user for whom `which` is true, and who is not deleted."""
+    wanted = _USER.add_columns(users.c.password_hash, users.c.token_version).where(which, users.c.standing != "deleted")
     row = connection.execute(wanted).first()
-    return None if row is None else Login(User(*row[:5]), row.password_hash, row.token_version)
+    return None if row is None else Login(User(*row[:6]), row.password_hash, row.token_version)
 
 
 def set_password(connection: Connection, user_id: str, password_hash: str) -> None:

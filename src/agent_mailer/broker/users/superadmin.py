@@ -6,13 +6,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, StrictBool
 
 from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import AsSuperadmin, settings_of, store_of
+from agent_mailer.broker.callers import AsSuperadmin, directory_of, settings_of, store_of
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import users
 from agent_mailer.broker.users.login import issue_token
 from agent_mailer.broker.users.routes import LoginAnswer, UserAnswer, user_answer
 from agent_mailer.broker.users.rows import (
     Invite,
+    User,
     add_invite,
     all_invites,
     all_users,
@@ -20,6 +21,7 @@ from agent_mailer.broker.users.rows import (
     invite_required,
     set_invite_required,
 )
+from agent_mailer.broker.users.standing import Standing, set_standing
 
 router = APIRouter(prefix="/superadmin", tags=["superadmin"], responses=refusals(401, 403))
 
@@ -30,6 +32,10 @@ class InviteAnswer(BaseModel):
     used_by: str | None
     used_at: str | None
     created_at: str
+
+
+class StandingAnswer(UserAnswer):
+    standing: Standing
 
 
 class BrokerSettings(BaseModel):
@@ -63,18 +69,48 @@ async def change_settings(request: Request, _person: AsSuperadmin, form: BrokerS
     return form
 
 
+def _answer(user: User) -> StandingAnswer:
+    return StandingAnswer.model_validate(user, from_attributes=True)
+
+
 @router.get("/users")
-async def listed(request: Request, _person: AsSuperadmin) -> list[UserAnswer]:
+async def listed(request: Request, _person: AsSuperadmin) -> list[StandingAnswer]:
     """Oldest first."""
-    return [user_answer(user) for user in await store_of(request).read(all_users)]
+    return [_answer(user) for user in await store_of(request).read(all_users)]
 
 
-@router.post("/login-as/{user_id}", responses=refusals(404))
+async def _changed(request: Request, user_id: str, standing: Standing) -> StandingAnswer:
+    user = await store_of(request).write(lambda c: set_standing(c, user_id, standing))
+    directory_of(request).forget()
+    return _answer(user)
+
+
+@router.post("/users/{user_id}/disable", responses=refusals(404, 409))
+async def disable(request: Request, _person: AsSuperadmin, user_id: str) -> StandingAnswer:
+    """Logins end; keys, agents and streams count no more until `enable`."""
+    return await _changed(request, user_id, Standing.DISABLED)
+
+
+@router.post("/users/{user_id}/enable", responses=refusals(404))
+async def enable(request: Request, _person: AsSuperadmin, user_id: str) -> StandingAnswer:
+    """Keys count again, and who it is may log in."""
+    return await _changed(request, user_id, Standing.ACTIVE)
+
+
+@router.delete("/users/{user_id}", responses=refusals(404, 409))
+async def delete(request: Request, _person: AsSuperadmin, user_id: str) -> StandingAnswer:
+    """For good, with all agents; mail and names stay."""
+    return await _changed(request, user_id, Standing.DELETED)
+
+
+@router.post("/login-as/{user_id}", responses=refusals(404, 409))
 async def login_as(request: Request, person: AsSuperadmin, user_id: str) -> LoginAnswer:
     """A token of that user; it says who asked for it."""
     known = await store_of(request).read(lambda c: find_login(c, users.c.id == user_id))
     if known is None:
         raise Fault(404, "User not found")
+    if known.user.standing != Standing.ACTIVE:
+        raise Fault(409, "This account is disabled")
     mine = settings_of(request)
     token = issue_token(mine.secret, user_id, known.token_version, mine.token_seconds, impersonated_by=person.user_id)
     return LoginAnswer(token=token, user=user_answer(known.user))

@@ -19,6 +19,7 @@ from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from agent_mailer.broker.data import Data
 
 PASSWORD_VARIABLE = "AGENT_MAILER_PASSWORD"  # noqa: S105 - a name
 LARGEST_FILE = 4096
@@ -107,7 +108,14 @@ def listed(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Jso
     if as_json:
         json_out(users)
         return
-    rows = [(user.username, "superadmin" if user.is_superadmin else "", user.created_at[:16]) for user in users]
+    rows = [
+        (
+            user.username,
+            "superadmin" if user.is_superadmin else "" if user.standing == "active" else user.standing,
+            user.created_at[:16],
+        )
+        for user in users
+    ]
     say(
         columns(rows, ("USER", "", "SINCE (UTC)"), ids=("USER",))
         if rows
@@ -134,6 +142,46 @@ def password(
     hashed = hash_password(given)
     change(data, lambda c: set_password(c, user_named(c, name).id, hashed))
     say(f"{name} has a new password; logins of before end within seconds.")
+
+
+@app.command("disable", cls=FastCommand)
+def disable(name: Name, folder: DataFolder = None, database: DatabaseUrl = None) -> None:
+    """Let a user in no more, and none of their agents, until `enable`. Mail stays."""
+    _give(name, "disabled", data_of(folder, database))
+    say(
+        f"{name} is disabled: logins, keys and streams end within seconds. Undo: agent-mailer broker user enable {name}"
+    )
+
+
+@app.command("enable", cls=FastCommand)
+def enable(name: Name, folder: DataFolder = None, database: DatabaseUrl = None) -> None:
+    """Let a user in again. Keys count again, logins have to be made anew."""
+    _give(name, "active", data_of(folder, database))
+    say(f"{name} may use this broker again.")
+
+
+@app.command("delete", cls=FastCommand)
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    folder: DataFolder = None,
+    database: DatabaseUrl = None,
+) -> None:
+    """End a user and all their agents for good. Mail stays, and the name is given to nobody else."""
+    data = data_of(folder, database)
+    look(data, lambda c: user_named(c, name))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageFault("not_asked", "there is no terminal to ask at, and it cannot be undone", "give --yes")
+        typer.confirm(f"Delete {name} and all agents of {name}, for good?", abort=True, err=True)
+    _give(name, "deleted", data)
+    say(f"{name} is deleted; what was written stays.")
+
+
+def _give(name: str, standing: str, data: Data) -> None:
+    from agent_mailer.broker.users.standing import Standing, set_standing
+
+    change(data, lambda c: set_standing(c, user_named(c, name).id, Standing(standing)))
 
 
 def read_password(file: str | None) -> str:
