@@ -126,6 +126,32 @@ def test_pages(box: Box) -> None:
         assert isinstance(box.get(422, **wrong)["detail"], list)
 
 
+def test_every_page_from_either_end(box: Box) -> None:
+    sent = box.fill(11)
+    box.mark(sent[4])
+    box.mark(sent[7])
+    box.mark(sent[2], "unread")
+    for all_too in (False, True):
+        whole = ids(box.get(after=0, limit=1000, all=all_too)["messages"])[::-1]
+        for size in (1, 3, 4):
+            pages = [box.get(page=number, page_size=size, all=all_too) for number in range(1, 14)]
+            assert [ids(one["messages"]) for one in pages] == [
+                whole[(number - 1) * size : number * size] for number in range(1, 14)
+            ]
+            assert {(one["total"], one["total_pages"]) for one in pages} == {(len(whole), -(-len(whole) // size))}
+
+
+@ON_A_FILE
+@pytest.mark.parametrize("read_too", [False, True])
+def test_a_deep_page_is_found_in_the_index_alone(box: Box, read_too: bool) -> None:
+    plans = [explained(box.desk, inbox._PLACES[read_too, False, end]) for end in (False, True)]
+    for plan in (*plans, explained(box.desk, inbox._COUNTS[read_too, False])):
+        assert "USING COVERING INDEX" in plan
+        assert "USE TEMP B-TREE" not in plan
+    rows = explained(box.desk, inbox._NEWEST_FIRST[read_too, False])
+    assert ("seq<?" in rows, "USE TEMP B-TREE" in rows) == (True, False)
+
+
 def test_who_may_look(box: Box, desk: BrokerDesk) -> None:
     bob = desk.person("bob")
     path = f"/messages/inbox/{box.agent['address']}"

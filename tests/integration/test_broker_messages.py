@@ -121,6 +121,53 @@ def test_what_the_operator_may_not(desk: BrokerDesk, alice: Person, coder: dict[
         assert said == {"detail": "Address not found"}
 
 
+def test_the_operator_reads_threads_and_marks_what_is_theirs(
+    desk: BrokerDesk, alice: Person, coder: dict[str, Any]
+) -> None:
+    operator = desk.call("GET", "/admin/human-operator", headers=alice.login)
+    sent = desk.send(alice, coder, operator["address"], body="to you")
+    between = desk.send(alice, coder, desk.agent(alice, "other")["address"], body="to a colleague")
+    for message in (sent, between):
+        path = f"/admin/messages/thread/{message['thread_id']}"
+        assert desk.call("GET", path, headers=alice.login) == [message]
+        desk.call("GET", path, 401, headers=alice.header)
+        desk.call("GET", path, 404, headers=desk.person(f"x{message['cursor']}-{message['id'][:8]}").login)
+    inbox = f"/admin/messages/inbox/{operator['address']}"
+    assert sent["id"] in {one["id"] for one in desk.call("GET", inbox, headers=alice.login)}
+    path = f"/admin/messages/{sent['id']}"
+    assert desk.call("PATCH", f"{path}/read", headers=alice.login) == {**sent, "is_read": True}
+    assert sent["id"] not in {one["id"] for one in desk.call("GET", inbox, headers=alice.login)}
+    assert desk.call("PATCH", f"{path}/unread", headers=alice.login)["is_read"] is False
+    # Who works on an agent's mail marks it: else a look at it would take it from the agent.
+    said = desk.call("PATCH", f"/admin/messages/{between['id']}/read", 403, headers=alice.login)
+    assert "watcher" in said["detail"]
+    for how in ("read", "unread"):
+        desk.call("PATCH", f"{path}/{how}", 404, headers=desk.person(f"z-{how}").login)
+        desk.call("PATCH", f"{path}/{how}", 401)
+
+
+def test_the_operators_mail_from_one_team(desk: BrokerDesk, alice: Person, coder: dict[str, Any]) -> None:
+    operator = desk.call("GET", "/admin/human-operator", headers=alice.login)
+    team = desk.call("POST", "/admin/teams", json={"name": "crew"}, headers=alice.login)["id"]
+    member = desk.agent(alice, "member")
+    desk.call("POST", f"/admin/teams/{team}/agents", json={"agent_id": member["id"]}, headers=alice.login)
+    ours = [desk.send(alice, member, operator["address"], body=f"n{n}")["id"] for n in range(3)]
+    desk.send(alice, coder, operator["address"], body="of another")
+
+    def seen(query: str) -> list[str]:
+        found = desk.call(
+            "GET", f"/admin/messages/inbox/{operator['address']}?from_team_id={team}{query}", headers=alice.login
+        )
+        return [one["id"] for one in (found["messages"] if isinstance(found, dict) else found)]
+
+    assert seen("") == ours[::-1]
+    assert [seen(f"&page={page}&page_size=2") for page in (1, 2, 3)] == [ours[:0:-1], ours[:1], []]
+    others = desk.call("POST", "/admin/teams", json={"name": "crew"}, headers=desk.person("yan").login)["id"]
+    for wrong in (others, "none"):
+        path = f"/admin/messages/inbox/{operator['address']}?from_team_id={wrong}"
+        assert desk.call("GET", path, 400, headers=alice.login) == {"detail": "Team not found"}
+
+
 def test_any_inbox_of_ones_own(desk: BrokerDesk, alice: Person) -> None:
     agent = desk.agent(alice, "boxed")
     path = f"/admin/messages/inbox/{agent['address']}"

@@ -121,10 +121,15 @@ def use(desk: BrokerDesk, alice: Person) -> None:
             desk.call("GET", f"{inbox}&{query}&all={all_too}", headers=key)
     for limit in (5, 1000):
         desk.call("GET", f"{inbox}&heads=true&limit={limit}", headers=key)
-    desk.call("GET", f"{inbox}&page=1&page_size=5", headers=key)
-    desk.call("GET", f"/admin/messages/inbox/{coder['address']}?page=1&page_size=5", headers=login)
+    team = desk.call("POST", "/admin/teams", json={"name": "crew"}, headers=login)["id"]
+    for page in ("page=1&page_size=5", "page=900&page_size=5", "page=1990&page_size=5"):
+        for all_too in ("true", "false"):
+            desk.call("GET", f"{inbox}&{page}&all={all_too}", headers=key)
+            desk.call("GET", f"/admin/messages/inbox/{coder['address']}?{page}&all={all_too}", headers=login)
+        desk.call("GET", f"/admin/messages/inbox/{coder['address']}?{page}&from_team_id={team}", headers=login)
     desk.call("GET", f"/messages/thread/{thread}?agent_id={coder['id']}", headers=key)
     desk.call("GET", "/messages/thread/thread-9?agent_id=" + own["id"], 404, headers=bound)
+    desk.call("GET", f"/admin/messages/thread/{thread}", headers=login)
     desk.call("GET", f"/messages/{name}", headers=key)
     desk.call("GET", "/messages/bulk-77", 404, headers=bound)
     watcher = {**key, "X-Agent-Mailer-Watcher": "w"}

@@ -6,16 +6,19 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import Connection
 
-from agent_mailer.broker.agents.rows import add_operator, operator_id
+from agent_mailer.broker.agents.rows import add_operator, operator_id, require_team
 from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsAgent, AsPerson, PersonCaller, directory_of, settings_of, store_of
 from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.forms import OperatorForm, documented, read_form
-from agent_mailer.broker.messages.routes import SENT, Html, deliver, json_list, page_of, submission_of
+from agent_mailer.broker.messages.routes import SENT, Html, deliver, json_list, page_of, submission_of, thread_of, whole
+from agent_mailer.broker.messages.rows import Locked, lock_message, mark_read, mark_unread
 from agent_mailer.broker.messages.wire import Message, Page
-from agent_mailer.broker.protocol import Fault
+from agent_mailer.broker.protocol import Fault, Reference
+from agent_mailer.broker.streams import streams_of
 
 router = APIRouter(prefix="/admin", tags=["operator"])
 by_key = APIRouter(tags=["extensions"])
@@ -88,7 +91,7 @@ async def send(request: Request, person: AsPerson, html: Html = True) -> Respons
     summary="What is in an agent's inbox",
     responses={
         200: described(list[Message], Page, description="Newest first; a page of it (`page`)"),
-        **refusals(401, 404, 422, 503),
+        **refusals(400, 401, 404, 422, 503),
     },
     response_class=Response,
 )
@@ -99,13 +102,65 @@ async def list_inbox(
     all: Annotated[bool, Query(description="Read messages, too")] = False,  # noqa: FBT002
     page: Annotated[int | None, Query(ge=1)] = None,
     page_size: Annotated[int, Query(ge=1, le=100)] = 20,
+    from_team_id: Annotated[Reference | None, Query(description="Only what agents of this team have written")] = None,
     html: Html = True,  # noqa: FBT002
 ) -> Response:
     """Of any agent of this person."""
     agent = await directory_of(request).by_address(address)
     if agent is None or agent.user_id != person.user_id:
         raise Fault(404, "Address not found")
-    box = inbox.Inbox(person.user_id, agent.id, all)
+    if from_team_id:
+        await store_of(request).read(lambda c: require_team(c, person.user_id, from_team_id))
+    box = inbox.Inbox(person.user_id, agent.id, all, from_team_id or "")
     if page is not None:
         return await page_of(request, box, page, page_size, html=html)
     return await json_list(inbox.whole_inbox(store_of(request), box, newest_first=True), html=html)
+
+
+@router.get(
+    "/messages/thread/{thread_id:path}",
+    summary="All messages of a thread",
+    responses={200: described(list[Message]), **refusals(401, 404, 503)},
+    response_class=Response,
+)
+async def list_thread(request: Request, thread_id: str, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
+    """Oldest first; of any thread of this person's agents."""
+    return await thread_of(request, person.user_id, thread_id, html=html)
+
+
+@router.patch(
+    "/messages/{message_id}/read",
+    summary="Mark the operator's mail as read",
+    responses={200: described(Message), **refusals(401, 403, 404, 503)},
+    response_class=Response,
+)
+async def read(request: Request, message_id: str, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
+    """The message as it is then. What was written to an agent is the agent's to mark."""
+    message = await store_of(request).write(lambda c: mark_read(c, _own(c, person, message_id)))
+    return await whole(message, html=html)
+
+
+@router.patch(
+    "/messages/{message_id}/unread",
+    summary="Mark the operator's mail as unread",
+    responses={200: described(Message), **refusals(401, 403, 404, 503)},
+    response_class=Response,
+)
+async def unread(request: Request, message_id: str, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
+    """The message as it is then: at the end of the inbox."""
+
+    def work(connection: Connection) -> tuple[str, Message]:
+        locked = _own(connection, person, message_id)
+        return locked.agent_id, mark_unread(connection, locked)
+
+    agent_id, message = await store_of(request).write(work)
+    streams_of(request).arrived([(agent_id, message.cursor)])
+    return await whole(message, html=html)
+
+
+def _own(connection: Connection, person: PersonCaller, message_id: str) -> Locked:
+    """That message to the operator. Raises Fault 404, 403."""
+    locked = lock_message(connection, AgentCaller(person.user_id, person.username, "", None), message_id)
+    if locked.agent_id != operator_id(person.user_id):
+        raise Fault(403, "This message is an agent's, and its watcher marks it")
+    return locked

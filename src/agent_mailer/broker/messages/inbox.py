@@ -32,11 +32,16 @@ _m = messages.c
 
 
 class Inbox(msgspec.Struct, frozen=True):
-    """An inbox, and whether read messages are wanted too."""
+    """An inbox, whether read messages are wanted too, and of which team's agents alone (empty: of everybody)."""
 
     user_id: str
     agent_id: str
     read_too: bool = False
+    from_team: str = ""
+
+    @property
+    def which(self) -> tuple[bool, bool]:
+        return self.read_too, bool(self.from_team)
 
 
 class CursorQuery(msgspec.Struct, frozen=True):
@@ -49,20 +54,26 @@ class CursorQuery(msgspec.Struct, frozen=True):
     claims_since: str
 
 
-def _portions(*, read_too: bool, bodies: bool = True, descending: bool = False) -> Select[Any]:
+def _portions(*, read_too: bool, bodies: bool = True) -> Select[Any]:
     columns = MESSAGE_COLUMNS if bodies else ENVELOPE_COLUMNS
-    found = select(*columns).where(
-        _m.to_agent_id == bindparam("agent"), _m.user_id == bindparam("user"), *_only(read_too=read_too)
-    )
-    if descending:
-        return found.where(_m.seq < bindparam("before")).order_by(_m.seq.desc()).limit(bindparam("most"))
     return (
-        found.where(_m.seq > bindparam("after"), _m.seq <= bindparam("upto")).order_by(_m.seq).limit(bindparam("most"))
+        select(*columns)
+        .where(_m.to_agent_id == bindparam("agent"), _m.user_id == bindparam("user"), *_only(read_too=read_too))
+        .where(_m.seq > bindparam("after"), _m.seq <= bindparam("upto"))
+        .order_by(_m.seq)
+        .limit(bindparam("most"))
     )
 
 
-def _only(*, read_too: bool) -> tuple[Any, ...]:
-    return () if read_too else (_m.is_read == false(),)
+def _only(*, read_too: bool, of_team: bool = False) -> tuple[Any, ...]:
+    """Beside the inbox itself: the index that has these says how many there are and which comes after how many."""
+    only: tuple[Any, ...] = () if read_too else (_m.is_read == false(),)
+    if not of_team:
+        return only
+    of_the_team = select(agents.c.id).where(
+        agents.c.team_id == bindparam("team"), agents.c.user_id == bindparam("user")
+    )
+    return (*only, _m.from_agent_id.in_(of_the_team))
 
 
 _FREE = or_(_m.claimed_at.is_(None), _m.claimed_at < bindparam("claims_since"))
@@ -73,19 +84,32 @@ LISTINGS = {
     for unclaimed in (False, True)
 }
 """By: read ones too, with bodies, without claimed ones."""
-_NEWEST_FIRST = {read_too: _portions(read_too=read_too, descending=True) for read_too in (False, True)}
-_COUNTS = {
-    read_too: select(func.count()).where(_m.to_agent_id == bindparam("agent"), *_only(read_too=read_too))
-    for read_too in (False, True)
-}
-_PAGES = {
-    read_too: select(*MESSAGE_COLUMNS)
-    .where(_m.to_agent_id == bindparam("agent"), _m.user_id == bindparam("user"), *_only(read_too=read_too))
+_WHICH = [(read_too, of_team) for read_too in (False, True) for of_team in (False, True)]
+"""`Inbox.which`."""
+_NEWEST_FIRST = {
+    (read_too, of_team): select(*MESSAGE_COLUMNS)
+    .where(_m.to_agent_id == bindparam("agent"), _m.user_id == bindparam("user"))
+    .where(*_only(read_too=read_too, of_team=of_team), _m.seq < bindparam("before"))
     .order_by(_m.seq.desc())
     .limit(bindparam("most"))
-    .offset(bindparam("skip"))
-    for read_too in (False, True)
+    for read_too, of_team in _WHICH
 }
+_COUNTS = {
+    (read_too, of_team): select(func.count()).where(
+        _m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=of_team)
+    )
+    for read_too, of_team in _WHICH
+}
+_PLACES = {
+    (read_too, of_team, from_newest): select(_m.seq)
+    .where(_m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=of_team))
+    .order_by(_m.seq.desc() if from_newest else _m.seq)
+    .limit(1)
+    .offset(bindparam("skip"))
+    for read_too, of_team in _WHICH
+    for from_newest in (False, True)
+}
+"""The number of the message that comes after so many."""
 _NEWEST = select(agents.c.inbox_seq).where(agents.c.id == bindparam("agent"))
 _UNREAD_SINCE = (
     select(func.max(_m.seq))
@@ -154,15 +178,21 @@ async def listing(store: Store, box: Inbox, query: CursorQuery) -> Listing:
 
 
 async def page(store: Store, box: Inbox, number: int, size: int) -> Page:
-    """The page `number` (from 1), newest first."""
+    """The page `number` (from 1), newest first. A deep one costs little more than counting them all does."""
     skip = (number - 1) * size
-    names = {"agent": box.agent_id, "user": box.user_id, "most": size, "skip": skip}
+    names: dict[str, Any] = {"agent": box.agent_id, "user": box.user_id, "most": size, "team": box.from_team}
 
     def work(connection: Connection) -> tuple[int, Sequence[Sequence[Any]]]:
-        total = int(connection.execute(_COUNTS[box.read_too], {"agent": box.agent_id}).scalar() or 0)
+        total = int(connection.execute(_COUNTS[box.which], names).scalar() or 0)
         if skip >= total:
             return total, []
-        return total, connection.execute(_PAGES[box.read_too], names).all()
+        # From the nearer end, in the index alone.
+        from_newest = skip <= total // 2
+        before = {**names, "skip": skip if from_newest else total - 1 - skip}
+        first = connection.execute(_PLACES[(*box.which, from_newest)], before).scalar()
+        if first is None:
+            return total, []
+        return total, connection.execute(_NEWEST_FIRST[box.which], {**names, "before": first + 1}).all()
 
     total, rows = await store.read(work)
     return Page([message_of(row) for row in rows], total, number, size, max(1, -(-total // size)))
@@ -171,10 +201,10 @@ async def page(store: Store, box: Inbox, number: int, size: int) -> Page:
 async def whole_inbox(store: Store, box: Inbox, *, newest_first: bool = False) -> AsyncIterator[Sequence[Message]]:
     """Everything in the inbox, in portions."""
     newest = await store.read(lambda c: c.execute(_NEWEST, {"agent": box.agent_id}).scalar()) or 0
-    names: dict[str, Any] = {"agent": box.agent_id, "user": box.user_id}
+    names: dict[str, Any] = {"agent": box.agent_id, "user": box.user_id, "team": box.from_team}
     portions = _Portions()
     if newest_first:
-        statement, edge, at = _NEWEST_FIRST[box.read_too], "before", newest + 1
+        statement, edge, at = _NEWEST_FIRST[box.which], "before", newest + 1
     else:
         statement, edge, at = LISTINGS[box.read_too, True, False], "after", 0
         names["upto"] = newest

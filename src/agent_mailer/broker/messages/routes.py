@@ -207,11 +207,18 @@ async def _joined(portion: Sequence[Message], *, html: bool) -> bytes:
 )
 async def list_thread(request: Request, thread_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
     """Oldest first."""
+    return await thread_of(request, caller.user_id, thread_id, caller.agent_id, html=html)
+
+
+async def thread_of(
+    request: Request, user_id: str, thread_id: str, agent_id: str | None = None, *, html: bool
+) -> Response:
+    """`agent_id`: only if that agent takes part in it. Raises Fault 404."""
     store = store_of(request)
-    ids = await inbox.thread(store, caller.user_id, thread_id, caller.agent_id)
+    ids = await inbox.thread(store, user_id, thread_id, agent_id)
     if ids is None:
         raise Fault(404, "Thread not found")
-    return await json_list(inbox.by_id(store, caller.user_id, ids), html=html)
+    return await json_list(inbox.by_id(store, user_id, ids), html=html)
 
 
 @router.get(
