@@ -32,6 +32,7 @@ LOCKED = b"an agent of agent-mailer lives in it: its mail and its state would be
 _MOST_BYTES = 1 << 20
 _AMQS_BLOCK = "# Agent Message Queue"
 """How the line begins that `amq` writes above what it ignores itself."""
+_PART = re.compile(rb"^\s*path\s*=(.+)$", re.MULTILINE | re.IGNORECASE)
 _WORK = re.compile(rb"^\s*worktree\s*=(.+)$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -123,6 +124,20 @@ def tree_at(top: Path) -> Tree | None:
     return Tree(top, git, common)
 
 
+def superproject(tree: Tree) -> Path | None:
+    """The top of the tree that has this one as a submodule, and can remove it with all that is ignored in it."""
+    outer = None if tree.broken else tree_around(tree.top)
+    if outer is None or outer.broken:
+        return None
+    if tree.git.is_relative_to(_real(outer.common)):
+        return outer.top
+    with suppress(OSError):
+        named = _PART.findall(_read(outer.top / ".gitmodules", _MOST_BYTES))
+        if os.fsencode(tree.top.relative_to(outer.top)) in (name.strip().strip(b'"') for name in named):
+            return outer.top
+    return None
+
+
 def lies_inside_git(folder: Path, tree: Tree) -> bool:
     return any(folder.is_relative_to(_real(place)) for place in (tree.git, tree.common))
 
@@ -201,6 +216,7 @@ def _lacking(place: Path) -> Iterator[Lack]:
     a_link = place.is_symlink()
     if tree is None:
         # Should somebody make one. Whose name begins with no dot is a folder of his own choice, and left alone.
+        # No shelter yet: git would refuse the first `add` in the tree, as it asks no ignore file in another repository.
         names = (".git", ".gitignore")
         if place.name.startswith(".") and not a_link and not any(os.path.lexists(place / name) for name in names):
             yield Lack(Part.IGNORES_ITSELF, place, place / ".gitignore")

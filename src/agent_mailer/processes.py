@@ -38,6 +38,23 @@ def _sees_us() -> bool:
 HAS_PROC = _sees_us()
 
 
+def starts_elsewhere() -> bool:
+    """Whether what we start lives in another pid namespace than we (`unshare --pid` without `--fork`).
+
+    The first of them is its process 1, and once that has ended nothing can be started any more.
+    """
+    ours, theirs = _PROC / "self/ns/pid", _PROC / "self/ns/pid_for_children"
+    if not os.path.lexists(theirs):
+        return False
+    try:
+        return os.readlink(theirs) != os.readlink(ours)  # noqa: PTH115
+    except FileNotFoundError:
+        # It has no process yet.
+        return True
+    except OSError:
+        return False
+
+
 class ProcessStat(msgspec.Struct, frozen=True):
     """One line of the process table."""
 

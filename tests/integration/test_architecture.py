@@ -28,9 +28,8 @@ MOST_CHANGES = 80
 LARGEST = 400
 SMALLEST = 40
 
-GROUND_FLOOR = frozenset(
-    re.search(r"the ground floor: ([a-z_ ]+)│[^\n]*\n  │ +([a-z_ ]+)│", PAGE).expand(r"\1 \2").split()  # type: ignore[union-attr]
-)
+_FLOOR = PAGE.partition("the ground floor:")[2].partition("└")[0].splitlines()
+GROUND_FLOOR = frozenset(word for line in _FLOOR for word in line.strip(" │").partition("│")[0].split())
 STEPS = tuple(
     path.removesuffix(".py").replace("/", ".") for path in re.findall(r"^\| [a-z]+ \| `([a-z_/]+\.py)` \|", PAGE, re.M)
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,14 +12,15 @@ import subprocess
 import threading
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk, until
+from tests.desk import CLI, SOON, Desk, until
+from tests.integration.test_start_faults import can_mount
 from tests.sizes import LONG
-from tests.typed import type_in
+from tests.typed import COMMAND, type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.checks import CheckResult, Level
@@ -25,11 +28,13 @@ from agent_mailer.checks.git import check_git
 from agent_mailer.confine.bounds import Places, bounds_of
 from agent_mailer.confine.port import Access, TurnPlaces
 from agent_mailer.disk import Disk
+from agent_mailer.errors import ExitCode
 from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.runtimes.codex.policy import PROFILE, Ground, policy
 from agent_mailer.runtimes.port import PermissionMode, Reach
+from agent_mailer.watch.trees import _Trees
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None and "CI" not in os.environ, reason="git is not installed")
 
@@ -140,6 +145,7 @@ def test_whatever_git_does_every_file_of_ours_stays_while_mail_arrives(project: 
 @LONG
 @pytest.mark.parametrize("part", ["the line", "the shelter"])
 def test_either_alone_is_not_enough(project: Path, part: str) -> None:
+    """So no shelter can be there before there is a tree: the first `add` in it would be refused, ignored or not."""
     set_up(project)
     ours = [project / name for name in OURS]
     if part == "the line":
@@ -149,7 +155,9 @@ def test_either_alone_is_not_enough(project: Path, part: str) -> None:
         assert files(*ours) == {}
     else:
         (project / ".git" / "info" / "exclude").write_text("")
-        assert git(project, "add", "-A").returncode != 0
+        for folder in ours:
+            (folder / ".gitignore").write_text("*\n")
+        assert "does not have a commit checked out" in git(project, "add", "-A").stderr
     assert {row.looked_at for row in faults(project)} <= {str(folder) for folder in ours}
 
 
@@ -252,6 +260,34 @@ def test_a_worktree_is_kept_and_kept_from_being_removed(project: Path) -> None:
 
 
 @LONG
+def test_who_removes_a_submodule_removes_all_of_it_and_is_told_so_before(project: Path) -> None:
+    """Git asks nobody of what is ignored in it. A watcher notices, and makes nothing in its place."""
+    outer = make_project(project.parent / "outer")
+    git(outer, "submodule", "add", "-q", str(project), "lib/part", check=True)
+    git(outer, "commit", "-qm", "part", check=True)
+    part = outer / "lib" / "part"
+    told = f"`git rm` and `git submodule deinit` in {outer} delete it"
+    assert told in set_up(part)
+    assert faults(part) == []
+    assert all(told in row.text for row in look(part))
+    for words in ("clean -ffdx", "stash -a", "submodule update --force", "submodule foreach git clean -fdx"):
+        before = files(part / ".agent-mailer", part / ".agent-mail")
+        git(outer, *words.split())
+        assert files(part / ".agent-mailer", part / ".agent-mail") == before, words
+    watcher = subprocess.Popen([*CLI, "watch", "--no-interactive", "-C", str(part)], stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: type_in(part, "status").status == 0, "the watcher")
+        removed = git(outer, "rm", "-q", "lib/part")
+        assert (removed.returncode, removed.stderr) == (0, "")
+        assert watcher.wait(SOON) == ExitCode.CONFIG
+    finally:
+        watcher.kill()
+        watcher.wait()
+    assert not part.exists(), list(part.rglob("*"))
+    assert "part" not in (outer / ".git" / "info" / "exclude").read_text()
+
+
+@LONG
 def test_a_submodule_and_a_bare_repository_with_worktrees(project: Path) -> None:
     outer = make_project(project.parent / "outer")
     git(outer, "submodule", "add", "-q", str(project), "part", check=True)
@@ -308,6 +344,51 @@ def test_a_watcher_that_waits_keeps_a_new_tree_out_at_once(tmp_path: Path) -> No
             shutil.rmtree(top / ".git")
         assert not desk.log(EventName.GIT_TROUBLE)
     assert not desk.log(EventName.TURN_STARTED)
+
+
+@LONG
+def test_a_watcher_that_waits_follows_a_tree_that_is_made_anew_or_goes(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    inner, outer = (top / ".git" / "info" / "exclude" for top in (desk.workdir, tmp_path))
+    git(desk.workdir, "init", "-q", check=True)
+    with desk.watching():
+        until(partial(_names, inner, "/.agent-mailer/"), "the line of the start")
+        shutil.rmtree(desk.workdir / ".git")
+        git(desk.workdir, "init", "-q", check=True)
+        until(partial(_names, inner, "/.agent-mailer/"), "the line in the one that was made anew")
+        git(tmp_path, "init", "-q", check=True)
+        assert not _names(outer, ".agent-mailer")
+        # What `checkout --recurse-submodules` leaves of a submodule.
+        shutil.rmtree(desk.workdir / ".git")
+        until(partial(_names, outer, "/coder/.agent-mailer/"), "the line in the tree further out")
+        assert git(tmp_path, "add", "-A").returncode == 0
+    assert not desk.log(EventName.TURN_STARTED)
+
+
+def test_a_folder_above_that_may_not_be_read_is_not_asked_for_again_and_again(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    desk = Desk(closed)
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    us = os.geteuid()
+
+    async def look() -> bool:
+        room = place.room(lock)
+        if us == 0:
+            os.seteuid(4711)
+        trees = _Trees(room)
+        with closing(trees.events):
+            return trees.events.sees
+
+    closed.chmod(0o311)
+    try:
+        assert asyncio.run(look())
+    finally:
+        os.seteuid(us)
+        closed.chmod(0o700)
+        lock.release()
 
 
 def _names(path: Path, text: str) -> bool:
@@ -412,14 +493,19 @@ def test_an_exclude_file_that_is_not_written_to(project: Path, kind: str) -> Non
         other.mkdir()
         info.symlink_to(other)
     else:
-        if os.geteuid() == 0:
-            pytest.skip("root writes everywhere")
         (info / "exclude").touch(0o400)
-    said = set_up(project)
+    if kind == "not to be written" and os.geteuid() == 0:
+        if not can_mount():
+            pytest.skip("root writes everywhere, and nothing can be mounted here")
+        script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+        words = ["unshare", "-m", "sh", "-c", script, str(info), COMMAND]
+    else:
+        words = [COMMAND]
+    said = subprocess.run([*words, "init", *FLAGS], cwd=project, capture_output=True, text=True, check=True).stdout
     assert said.count("warning   git may take") == 2
     assert str(info) in said
-    left = type_in(project, "doctor", "--repair", "--json")
-    assert (left.status, len(left.json["left"])) == (1, 2)
+    repair = subprocess.run([*words, "doctor", "--repair", "--json"], cwd=project, capture_output=True, check=False)
+    assert (repair.returncode, len(json.loads(repair.stdout)["left"])) == (1, 2)
     if kind == "a link":
         assert other.read_text() == "theirs\n"
         # Better no `add -A` at all than one that takes the key.

@@ -13,9 +13,9 @@ from tests.desk import Desk, until
 from tests.sizes import LONG
 from tests.typed import type_in
 
-from agent_mailer import file_events
+from agent_mailer import arriving as module
+from agent_mailer.arriving import OPEN_SECONDS, STILL_SECONDS, Arriving, Writer, writer_of
 from agent_mailer.events import EventName
-from agent_mailer.file_events import OPEN_SECONDS, STILL_SECONDS, Arriving, Writer, writer_of
 from agent_mailer.mailbox.maildir.layout import Paths
 
 TEXT = (
@@ -88,7 +88,7 @@ def arriving(tmp_path: Path) -> Iterator[tuple[Arriving, Ticks, Path]]:
     known, ticks, path = tmp_path / "known", Ticks(), tmp_path / "a.md"
     known.write_text("x")
     yield Arriving(known, ticks), ticks, path
-    file_events._kinds.clear()
+    module._kinds.clear()
 
 
 def ask(found: Arriving, path: Path, *, renamed: bool = False) -> bool:
@@ -120,7 +120,7 @@ def test_where_the_system_cannot_tell_a_file_has_to_stand_still(arriving: tuple[
     found, ticks, path = arriving
     path.write_text("from another machine")
     os.utime(path, (1, 1))
-    file_events._kinds[path.lstat().st_dev] = True
+    module._kinds[path.lstat().st_dev] = True
     assert not ask(found, path)
     assert ask(found, path, renamed=True)
     ticks.now += STILL_SECONDS - 0.1
@@ -146,12 +146,12 @@ def test_an_empty_file_may_be_one_that_is_only_begun(arriving: tuple[Arriving, T
 
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "virtiofs", "9p", "cifs"])
 def test_file_systems_of_several_machines(kind: str) -> None:
-    assert file_events._ELSEWHERE.match(kind)
+    assert module._ELSEWHERE.match(kind)
 
 
 def test_the_file_system_here_is_known_by_its_name(tmp_path: Path) -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
-    kind = file_events._kind_of(Path("/proc").stat().st_dev)
+    kind = module._kind_of(Path("/proc").stat().st_dev)
     assert kind == "proc"
     assert kind in mounts
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.desk import until
+from tests.desk import Desk, until
 
 from agent_mailer.file_events import FileEvents
 
@@ -141,6 +144,89 @@ def test_the_timer_ends_every_wait(tmp_path: Path) -> None:
             await drained(events)
             await woken(events)
             await woken(events)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_all_who_listen_share_one_instance_and_hear_their_own(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.mkdir()
+        two.mkdir()
+        (one / "old").touch()
+        arrivals, removals, elsewhere = (
+            FileEvents([one], rescan_seconds=600),
+            FileEvents([one, two], removals=True, rescan_seconds=600),
+            FileEvents([two], rescan_seconds=600),
+        )
+        listeners = (arrivals, removals, elsewhere)
+        try:
+            assert len(instances(os.getpid())) == 1
+            for events in listeners:
+                await drained(events)
+            (one / "old").unlink()
+            await woken(removals)
+            assert [await wakes(events) for events in listeners] == [False, False, False]
+            (one / "new").touch()
+            await woken(arrivals)
+            await woken(removals)
+            assert not await wakes(elsewhere)
+            removals.close()
+            (one / "newer").touch()
+            (two / "newer").touch()
+            await woken(arrivals)
+            await woken(elsewhere)
+        finally:
+            for events in listeners:
+                events.close()
+        until(lambda: not instances(os.getpid()), "the instance is closed")
+
+    asyncio.run(scenario())
+
+
+async def wakes(events: FileEvents) -> bool:
+    waiting = asyncio.create_task(events.wait())
+    await asyncio.sleep(0.01)
+    done = waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    return done
+
+
+def instances(pid: int) -> list[str]:
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found.append(os.readlink(path))
+    return [name for name in found if name == "anon_inode:inotify"]
+
+
+def test_a_whole_watcher_needs_one_instance(tmp_path: Path) -> None:
+    """A user has 128 of them in all."""
+    desk = Desk(tmp_path)
+    with desk.watching() as watcher:
+        desk.send()
+        until(desk.inbox, "the answer")
+        assert len(instances(watcher.pid)) == 1
+
+
+def test_an_instance_that_is_to_be_had_later_is_taken_then(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # The lowest number that is free is beyond what is allowed.
+        lowest = os.open(tmp_path, os.O_RDONLY)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+        try:
+            events = FileEvents([tmp_path], rescan_seconds=600, blind_seconds=0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        try:
+            assert not events.sees
+            await woken(events)
+            assert events.sees
         finally:
             events.close()
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from agent_mailer.checks import CheckResult, guarded, ok, warning
 from agent_mailer.checks import failed as failure
 from agent_mailer.config import GitCare
-from agent_mailer.git_tree import GitFault, Part, Tree, as_git_sees, lacking, lies_inside_git, old_lines, tree_around
+from agent_mailer.git_tree import (
+    GitFault,
+    Part,
+    Tree,
+    as_git_sees,
+    lacking,
+    lies_inside_git,
+    old_lines,
+    superproject,
+    tree_around,
+)
 from agent_mailer.process.environment import find_tool, git_call
 
 GIT_SECONDS = 10.0
@@ -42,6 +52,12 @@ def tracked(folder: Path) -> CheckResult | None:
     return _tracked(program, seen, tree) if program is not None else None
 
 
+def in_a_submodule(folder: Path) -> str:
+    """What git does there, and asks nobody; empty where it is in none."""
+    tree = tree_around(as_git_sees(folder))
+    return "" if tree is None else _part_of(tree).removeprefix("; it ")
+
+
 def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
     if lies_inside_git(folder, tree):
         text = f"lies in git's own folder {tree.git}, and goes with it"
@@ -64,7 +80,15 @@ def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
         return found
     rest = " and ".join(old_lines(folder))
     hint = f"; the line {rest} of an earlier version in {tree.top / '.gitignore'} can go" if rest else ""
-    return ok("git", folder, f"kept out of git; only `git clean -ffdx` deletes it{hint}")
+    return ok("git", folder, f"kept out of git; only `git clean -ffdx` deletes it{hint}{_part_of(tree)}")
+
+
+def _part_of(tree: Tree) -> str:
+    """Nobody can keep git from it."""
+    outer = superproject(tree)
+    return (
+        "" if outer is None else f"; it lies in a submodule: `git rm` and `git submodule deinit` in {outer} delete it"
+    )
 
 
 def _old(tree: Tree, line: str) -> CheckResult:

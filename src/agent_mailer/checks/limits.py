@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from agent_mailer.checks import CheckResult, Level, failed, ok, warning
 from agent_mailer.errors import ExitCode, UnavailableFault
-from agent_mailer.processes import HAS_PROC
+from agent_mailer.processes import HAS_PROC, starts_elsewhere
 
 _MEBIBYTE = 1024 * 1024
 LARGEST_FILE = 64 * _MEBIBYTE
@@ -44,6 +44,9 @@ def require_proc() -> None:
     if not HAS_PROC or not (PROC / "self" / "stat").exists():
         text = f"{PROC} is not there, or another's: the processes of a turn could be neither known nor ended"
         raise UnavailableFault("no_proc", text, "mount -t proc proc /proc")
+    if starts_elsewhere():
+        text = "what is started here lives in another pid namespace, and with its first process all can end"
+        raise UnavailableFault("no_init", text, "unshare --pid --fork --mount-proc --kill-child agent-mailer watch")
 
 
 def check_limits(turns: int) -> list[CheckResult]:

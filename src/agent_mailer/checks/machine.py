@@ -20,6 +20,7 @@ TOO_LOW = 64 * _MEBIBYTE
 FEW_INODES = 1000
 FEW_INSTANCES = 128
 _INOTIFY = Path("/proc/sys/fs/inotify")
+_OF_THE_NAMESPACE = Path("/proc/sys/user")
 
 
 def check_disk(paths: Sequence[Path]) -> list[CheckResult]:
@@ -48,7 +49,7 @@ def _disk(path: Path) -> CheckResult:
 
 
 def check_file_events(path: Path) -> CheckResult:
-    """Whether one more folder can be watched for arriving mail; without, it is looked at every few seconds."""
+    """Whether one more watcher can be told of arriving mail; without, it is looked for every few seconds."""
 
     def look() -> CheckResult:
         try:
@@ -57,7 +58,10 @@ def check_file_events(path: Path) -> CheckResult:
             return ok("file_events", path, "this system has no inotify: mail is looked for every 2 seconds")
         try:
             with Inotify(sync_timeout=0) as events:
-                events.add_watch(path, Mask.CREATE)
+                # As many as a watcher needs: beside these the folders in which a git tree could come.
+                for folder in (path, *path.absolute().parents):
+                    with suppress(PermissionError):
+                        events.add_watch(folder, Mask.CREATE)
         except OSError as error:
             text = f"no more can be watched ({error.strerror}; {_limits()}): mail is looked for every 2 seconds"
             return warning("file_events", path, text, _RAISE)
@@ -78,9 +82,12 @@ def _limits() -> str:
 
 
 def _limit(name: str) -> int | None:
-    with suppress(OSError, ValueError):
-        return int((_INOTIFY / name).read_text("ascii"))
-    return None
+    """The machine's, or a user namespace's own where that is less."""
+    found = []
+    for path in (_INOTIFY / name, _OF_THE_NAMESPACE / name.replace("max_user", "max_inotify")):
+        with suppress(OSError, ValueError):
+            found.append(int(path.read_text("ascii")))
+    return min(found, default=None)
 
 
 def check_turn_memory(size: str, memory: int, env: Mapping[str, str]) -> CheckResult:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.arriving import Writer, writer_of
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, MailerError, UsageFault
-from agent_mailer.file_events import FileEvents, Writer, writer_of
+from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.delivery import Stage, read_receipt

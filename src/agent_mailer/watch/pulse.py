@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import BusyFault, MailerError
 from agent_mailer.outcomes import NOT_EXECUTED
 from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.runtimes.port import LOGIN
@@ -37,7 +37,10 @@ class Ear:
         """The moment since which the loop waits for its mailbox; None where it does not."""
 
     def heed(self) -> bool:
-        """Whether the loop is needed. Raises OSError, and then it is."""
+        """Whether the loop is needed. Raises OSError, and then it is; ConfigFault where the workdir is gone."""
+        # Who waits for nothing else learns of it by its folder of requests, which goes with it.
+        with suppress(BusyFault):
+            self._room.guard()
         before, self.asked = self.asked, True
         waiting = self._room.state.requests.waiting()
         pings = sum(_is_ping(request) for _, request in waiting)

@@ -25,10 +25,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent_mailer.arriving import STILL_SECONDS, Arriving
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
-from agent_mailer.file_events import RESCAN_SECONDS, STILL_SECONDS, Arriving, FileEvents
+from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
 from agent_mailer.mailbox.maildir import amq, compose, delivery, layout, routes, shelf
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
