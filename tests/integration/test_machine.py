@@ -21,10 +21,14 @@ from tests.typed import COMMAND
 
 from agent_mailer.checks import Level, limits
 from agent_mailer.checks.limits import check_limits
+from agent_mailer.checks.machine import check_turn_end
 from agent_mailer.cli.terminal.streams import Unhurried
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
+from agent_mailer.process.first import in_a_pid_namespace
+from agent_mailer.process.handle import can_inherit_orphans, identify
+from agent_mailer.process.tree import members
 from agent_mailer.setup.config_file import publish
 
 
@@ -124,19 +128,6 @@ def test_a_watcher_says_at_its_start_what_is_short(desk: Desk) -> None:
     assert done.returncode == 0, done
     [told] = desk.log(EventName.MACHINE_SHORT)
     assert told["why"].startswith("ulimit -n: a process may have 70 files open")
-    assert len(desk.inbox()) == 1
-
-
-@LONG
-def test_without_proc_a_watcher_ends_with_what_mends_it(desk: Desk) -> None:
-    if not can_mount():
-        pytest.skip("nothing can be mounted here")
-    desk.send()
-    script = 'mount -t tmpfs none /proc && exec "$@"'
-    words = ["unshare", "-m", "sh", "-c", script, "sh", COMMAND, "watch", "--once", "-C", str(desk.workdir)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "mount -t proc" in done.stderr) == (69, True), done
-    assert desk.once()
     assert len(desk.inbox()) == 1
 
 
@@ -245,3 +236,38 @@ def test_a_watcher_that_was_frozen_holds_nothing_against_the_turn(desk: Desk) ->
         watcher.send_signal(signal.SIGCONT)
         until(lambda: len(desk.inbox()) == 2, "both answers")
     assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["done", "done"]
+
+
+@LONG
+def test_a_machine_that_slept_holds_nothing_against_the_turn(desk: Desk) -> None:
+    """Agent, holder and watcher stand still for longer than the turn may take, and go on in any order."""
+    desk.configure(turn_timeout=4, max_retries=0)
+    go = desk.base / "go"
+    desk.shell_that_tells(f"while [ ! -e '{go}' ]; do sleep 0.05; done; echo after a sleep")
+    for number, order in enumerate((1, -1)):
+        go.unlink(missing_ok=True)
+        desk.send(thread=f"order {order}")
+        with desk.watching() as watcher:
+            until(lambda number=number: len(desk.log(EventName.TURN_STARTED)) > number, "the turn")  # type: ignore[misc]
+            started = desk.log(EventName.TURN_STARTED)[-1]
+            holder = identify(started["pid"])
+            assert holder is not None
+            everybody = [process.pid for process in members(started["turn_id"], holder)] + [watcher.pid]
+            for pid in everybody:
+                os.kill(pid, signal.SIGSTOP)
+            began = time.monotonic()
+            until(lambda began=began: time.monotonic() > began + 5, "the turn's time is over")  # type: ignore[misc]
+            go.touch()
+            for pid in everybody[::order]:
+                os.kill(pid, signal.SIGCONT)
+            until(lambda number=number: len(desk.inbox()) > number, "the answer")  # type: ignore[misc]
+    assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["done", "done"]
+    assert [mail.body for mail in desk.inbox()] == ["after a sleep\n"] * 2
+
+
+def test_what_finds_a_turns_processes_is_named_as_the_machine_has_it() -> None:
+    plain, limited = check_turn_end(""), check_turn_end("2G")
+    assert ("environment, session, descent" in plain.text, "control group" in plain.text) == (True, False)
+    assert "control group (turn_memory)" in limited.text
+    assert ("subreaper" in plain.text) is can_inherit_orphans()
+    assert ("pid namespace" in plain.text) is in_a_pid_namespace()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tests.containers import containers
-from tests.desk import Desk
+from tests.containers import PREFIX, Container, children_of, containers, state_of
+from tests.desk import SOON, Desk, until
 from tests.sizes import LONG
 from tests.typed import COMMAND
 
@@ -64,6 +67,106 @@ def test_where_no_process_can_be_known_nothing_is_started(desk: Desk, prefix: li
     assert done.returncode == ExitCode.UNAVAILABLE, done.stderr
     assert "mount -t proc proc /proc" in done.stderr
     assert not desk.log(EventName.TURN_CLAIMED)
+
+
+def test_in_a_pid_namespace_without_its_first_process_nothing_is_started(desk: Desk) -> None:
+    """`unshare --pid` without `--fork`: what was started first would be its process 1, and nothing could follow it."""
+    desk.send()
+    done = once(desk, "unshare", "--pid")
+    assert done.returncode == ExitCode.UNAVAILABLE, done.stderr
+    assert "unshare --pid --fork --mount-proc" in done.stderr
+    assert not desk.log(EventName.TURN_CLAIMED)
+
+
+NEVER_REAPS = """
+import os, pathlib, sys, time
+go, *words = sys.argv[1:]
+def start():
+    if not os.fork():
+        os.execv(words[0], words)
+start()
+while not pathlib.Path(go).exists():
+    time.sleep(0.01)
+start()
+time.sleep(600)
+"""
+
+
+def test_below_a_process_1_that_never_reaps_a_turn_is_adopted_and_known_to_have_ended(desk: Desk) -> None:
+    go, second = desk.base / "go", desk.base / "second"
+    left = {"spawn": {"pid_file": str(desk.base / "left"), "seconds": 600, "scrub": True, "session": True}}
+    desk.script(left, {"witness": "start"}, {"wait_for": str(go)}, {"print": "done"})
+    desk.send()
+    words = [sys.executable, "-c", NEVER_REAPS, str(second), COMMAND, "watch", "--no-interactive"]
+    container = Container(words, desk.workdir)
+    try:
+        until(desk.marks, "the agent's start")
+        first = container.first()
+        [watcher] = children_of(first)
+        os.kill(watcher, signal.SIGKILL)
+        until(lambda: state_of(watcher) == "Z", "nobody reaps it")
+        second.touch()
+        until(lambda: desk.log(EventName.TURN_ADOPTED), "the adoption")
+        go.touch()
+        until(lambda: desk.log(EventName.TURN_SETTLED), "the settlement")
+        assert [mail.body for mail in desk.inbox()] == ["done\n"]
+        # The first watcher, and what of the turn was left to process 1: the holder is one of them.
+        states = sorted(state_of(pid) for pid in children_of(first))
+        assert (states[:2], set(states[1:])) == (["S", "Z"], {"Z"}), states
+    finally:
+        container.kill()
+    assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["done"]
+    assert not desk.log(EventName.SURVIVORS)
+
+
+def with_inotify(instances: int = 100, watches: int = 1000) -> list[str]:
+    """As the user of a machine whose limits these are."""
+    script = "echo $1 >/proc/sys/user/max_inotify_instances && echo $2 >/proc/sys/user/max_inotify_watches && shift 2"
+    return [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        f'{script} && exec "$@"',
+        "sh",
+        *map(str, (instances, watches)),
+    ]
+
+
+@pytest.mark.parametrize(("limits", "told"), [((0, 1000), True), ((100, 2), True), ((1, 1000), False)])
+def test_too_few_file_events_are_told_and_hold_up_no_mail(desk: Desk, limits: tuple[int, int], told: bool) -> None:
+    watcher = subprocess.Popen(
+        [*with_inotify(*limits), COMMAND, "watch", "--no-interactive"], cwd=desk.workdir, stdout=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+        desk.send()
+        until(desk.inbox, "the answer")
+        short = [row for row in desk.log(EventName.MACHINE_SHORT) if "mail is looked for every 2 seconds" in row["why"]]
+        assert bool(short) is told
+        watcher.terminate()
+        assert watcher.wait(SOON) == 0
+    finally:
+        watcher.kill()
+        watcher.wait()
+        desk.end_turns()
+    found = subprocess.run(
+        [*with_inotify(*limits), COMMAND, "doctor", "--json"], cwd=desk.workdir, capture_output=True, check=False
+    )
+    [row] = [row for row in json.loads(found.stdout)["checks"] if row["name"] == "file_events"]
+    # Less than what is usual is named in any case.
+    assert row["result"] == "warning"
+    assert f"max_user_instances {limits[0]}, max_user_watches {limits[1]}" in row["text"]
+
+
+def test_in_a_container_doctor_says_that_all_end_with_its_first_process(desk: Desk) -> None:
+    done = subprocess.run(
+        [*PREFIX, COMMAND, "doctor", "--json"], cwd=desk.workdir, capture_output=True, check=False, timeout=60
+    )
+    [row] = [row for row in json.loads(done.stdout)["checks"] if row["name"] == "turn_end"]
+    assert "subreaper" in row["text"]
+    assert "pid namespace (with its process 1 all end)" in row["text"]
 
 
 @pytest.mark.parametrize("limit", [1, 2], ids=["for the holder", "for the agent"])
