@@ -27,8 +27,9 @@ from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.process.first import in_a_pid_namespace
+from agent_mailer.process.handle import identify
 from agent_mailer.process.tree import members
-from agent_mailer.processes import can_inherit_orphans, identify
+from agent_mailer.processes import can_inherit_orphans
 from agent_mailer.setup.config_file import publish
 
 
