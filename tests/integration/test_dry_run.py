@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -49,6 +50,21 @@ def test_a_notice_is_passed_by(tmp_path: Path) -> None:
     assert f"would pass by: {notice} from user: a notice" in told
     assert "0 ready, 0 waiting" in told
     assert claimed(desk, desk.once) == []
+
+
+def test_what_a_guard_would_hold_or_keep_waiting_is_told(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.configure(deny_from=["planner"], limits={"turns_per_day": 2, "share": "team"})
+    strange = desk.send("x", sender="planner", thread="s")
+    mine = [desk.send(f"n {number}", thread=f"t{number}") for number in range(3)]
+    ready, told = dry_run(desk)
+    assert ready == mine[:2]
+    assert f"would hold: {strange} from planner: deny_from has planner" in told
+    assert f"would wait: {mine[2]} from user: budget: limits.turns_per_day is 2 turns; 2 turns are taken" in told
+    assert "2 ready, 0 waiting" in told
+    assert not Path(os.environ["XDG_STATE_HOME"], "agent-mailer", "budgets").exists()
+    assert claimed(desk, desk.once) == ready
+    assert list(desk.place().state.held.waiting) == [strange]
 
 
 def test_a_dead_letter_that_was_put_back_runs(tmp_path: Path) -> None:

@@ -276,8 +276,9 @@ async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.mailbox.port import NoWay
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import PassBy, PutAway, Revive, SetAside, Strand, is_owed_an_answer, look
+    from agent_mailer.watch.backlog import Hold, PassBy, PutAway, Revive, SetAside, Strand, is_owed_an_answer, look
     from agent_mailer.watch.batch import batch_of
+    from agent_mailer.watch.guards.gate import Gate
     from agent_mailer.watch.stuck import StuckMail
 
     state = place.state
@@ -289,9 +290,11 @@ async def _show_plan(place: Workplace) -> None:
     others = {envelope.id: other for envelope in known if (other := await stuck.another(envelope)) is not None}
     again = {name for name, other in others.items() if await stuck.was_taken_up(other)}
     found = found.without(others.keys())
-    plan = found.plan({turn.thread_id for turn in running}, place.clock.now())
-    ready = len(plan.ready)
-    for candidate in plan.ready:
+    now = place.clock.now()
+    plan = found.plan({turn.thread_id for turn in running}, now)
+    admitted = Gate(state, lambda: policy, place.clock, mailbox.address, looks_only=True).admit(plan.ready, now)
+    ready = len(admitted.go)
+    for candidate in admitted.go:
         envelope = candidate.envelope
         way = await mailbox.way_back(envelope)
         if isinstance(way, NoWay) and is_owed_an_answer(candidate):
@@ -301,6 +304,16 @@ async def _show_plan(place: Workplace) -> None:
         say(f"would run: {printable(envelope.id)} from {printable(envelope.sender)} in {printable(envelope.thread)}")
         for further in batch_of(candidate, found.candidates, policy):
             say(f"would run with it: {printable(further.id)} from {printable(further.sender)}")
+    stops = {stop.envelope.id: stop for stop in admitted.stops}
+    for stop in (*stops.values(), *(action.stop for action in found.actions if isinstance(action, Hold))):
+        # What is held already, and listed again, has no word here.
+        if stop.why:
+            say(f"would hold: {printable(stop.envelope.id)} from {printable(stop.envelope.sender)}: {stop.why}")
+    if admitted.pause is not None:
+        done = {one.envelope.id for one in admitted.go} | stops.keys()
+        for envelope in (one.envelope for one in plan.ready if one.envelope.id not in done):
+            why = f"{admitted.pause.reason.value.replace('_', ' ')}: {printable(admitted.pause.detail)}"
+            say(f"would wait: {printable(envelope.id)} from {printable(envelope.sender)}: {why}")
     for action in found.actions:
         match action:
             case PutAway(item=item):

@@ -47,13 +47,18 @@ def counts_hourly(record: TurnRecord) -> bool:
 
 
 class Gate:
-    def __init__(self, state: State, policy: Callable[[], WatchPolicy], clock: Clock, address: str) -> None:
-        """`policy` gives the one that counts now: another one is folded anew."""
+    def __init__(
+        self, state: State, policy: Callable[[], WatchPolicy], clock: Clock, address: str, *, looks_only: bool = False
+    ) -> None:
+        """`policy` gives the one that counts now: another one is folded anew. `looks_only`: nobody starts anything, so
+        that those who share a day need not be told.
+        """
         self._state = state
         self._current = policy
         self._policy = policy()
         self._clock = clock
         self._own = address
+        self._looks_only = looks_only
         self._rounds: Rounds | None = None
         self._turns: deque[float] = deque()
         """When turns were claimed within the hour, the oldest first, but for those of a person who is known."""
@@ -264,8 +269,9 @@ class Gate:
 
     def _over(self, ledger: Ledger, envelope: Envelope, now: float) -> Over | None:
         """Where it is not, its turn is reserved. Raises OSError."""
-        if self._shared is None:
-            over = ledger.over(now, envelope, self._limit, Spent())
+        if self._shared is None or self._looks_only:
+            others = self._shared.others(now) if self._shared is not None else Spent()
+            over = ledger.over(now, envelope, self._limit, others)
             if over is None:
                 ledger.reserve(envelope, now)
             return over
@@ -278,7 +284,7 @@ class Gate:
 
     def _share(self, now: float) -> None:
         """Have those that share the day know what is taken here; before the next turn it is written in any case."""
-        if self._shared is None or self._ledger is None:
+        if self._shared is None or self._ledger is None or self._looks_only:
             return
         spent = self._ledger.today(now)
         if spent.turns:
