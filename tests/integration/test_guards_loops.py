@@ -191,15 +191,15 @@ def test_a_person_in_between_is_a_new_beginning(tmp_path: Path) -> None:
 
 @LONG
 def test_one_that_asks_many_gets_many_answers(tmp_path: Path) -> None:
-    """Twenty answers to twenty questions of one turn are one round."""
+    """Forty answers to forty questions of one turn are one round, and begin no threads."""
     draft = '{"key":"k%s","action":"send","created":%s,"to":["coder"],"thread":"q%s","body":"%s"}'
     asks = f"""cat >/dev/null; echo ok; [ -e ../asked ] && exit 0; touch ../asked; cd $AGENT_MAILER_TURN_DIR/outbox
-for n in $(seq 20); do printf '{draft}' $n $(date +%s) $n $n >k$n.json; done
+for n in $(seq 40); do printf '{draft}' $n $(date +%s) $n $n >k$n.json; done
 """
     company = Company(tmp_path, {"planner": asks, "coder": ANSWERS}, max_parallel_turns=4, auto_reply="never")
     company.send("planner")
     company.work()
-    assert (company.turns("coder"), company.turns("planner"), company.all_held()) == (20, 21, [])
+    assert (company.turns("coder"), company.turns("planner"), company.all_held()) == (40, 41, [])
 
 
 @LONG

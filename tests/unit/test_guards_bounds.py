@@ -145,6 +145,19 @@ def test_who_renames_itself_each_time_is_stopped_all_the_same() -> None:
     assert (depth, verdict.guard, verdict.about) == (13, Guard.RING, "")
 
 
+def test_answers_to_what_was_asked_at_once_begin_no_threads_and_what_comes_of_them_does() -> None:
+    for depth, answers, stopped in ((1, True, 0), (1, False, 30), (2, True, 30)):
+        rounds, found = Rounds("a", GuardPolicy()), list[Guard]()
+        for number in range(60):
+            one = msgspec.structs.replace(mail("b", thread=f"q{number}", visited="a b " * depth), answers=answers)
+            verdict = rounds.judge(one, depth, NOON + number)
+            if verdict is not None:
+                found.append(verdict.guard)
+                continue
+            rounds.note(Round(NOON + number, one.thread, "b", depth, ring=ring_of(one, "a"), answers=answers))
+        assert found == [Guard.FAN_OUT] * stopped, (depth, answers)
+
+
 @pytest.mark.parametrize("key", BudgetPolicy().names())
 def test_each_limit_counts_its_unit_of_its_owner(key: str) -> None:
     unit, _, whose = key.partition("_per_")

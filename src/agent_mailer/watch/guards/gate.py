@@ -312,8 +312,6 @@ class Gate:
             # Most mail is a person's, and nothing is to be forgotten for it.
             return
         ring = ring_of(envelope, self._own)
-        rounds.note(
-            Round(
-                record.claimed_at, envelope.thread, envelope.sender, counted.depth, counted.double, counted.person, ring
-            )
-        )
+        sender, double, person = envelope.sender, counted.double, counted.person
+        at, thread, answers = record.claimed_at, envelope.thread, envelope.answers
+        rounds.note(Round(at, thread, sender, counted.depth, double, person, ring, answers))

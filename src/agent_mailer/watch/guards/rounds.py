@@ -58,6 +58,7 @@ class Round(msgspec.Struct, frozen=True):
     double: bool = False
     person: bool = False
     ring: tuple[str, ...] = ()
+    answers: bool = False
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -106,7 +107,7 @@ class Rounds:
             self.threads.pop(one.thread, None)
             self._by_thread.pop(one.thread, None)
             return
-        if one.depth and one.thread not in self.threads:
+        if one.thread not in self.threads and _begins_thread(one.depth, answers=one.answers):
             self._new_threads.append(one.at)
         self.threads.setdefault(one.thread, deque(maxlen=REMEMBERED)).append((one.at, one.depth))
         if one.depth:
@@ -152,7 +153,8 @@ class Rounds:
                 about = {Guard.THREAD: envelope.thread, Guard.RING: ""}.get(guard, envelope.sender)
                 return Verdict(guard, why, about)
         new, limit = self._new_threads, policy.new_threads
-        if limit and envelope.thread not in self.threads and len(new) == limit and new[0] > now - policy.window:
+        begins = envelope.thread not in self.threads and _begins_thread(depth, answers=envelope.answers)
+        if limit and begins and len(new) == limit and new[0] > now - policy.window:
             why = f"answers have begun {len(new)} new threads in {_span(now - new[0])} without a person"
             return Verdict(Guard.FAN_OUT, why, "")
         return None
@@ -172,6 +174,13 @@ def ring_of(envelope: Envelope, own: str) -> tuple[str, ...]:
     """
     since = list(takewhile(lambda name: name != own, reversed(envelope.visited)))
     return tuple(sorted({envelope.sender, *(since if len(since) < len(envelope.visited) else ())}))
+
+
+def _begins_thread(depth: int, *, answers: bool) -> bool:
+    """Whether mail in a thread that was none before has begun it. Where somebody is asked much at once, each question
+    in a thread of its own, the answers to it have not: what comes of them may.
+    """
+    return depth > 1 or (depth == 1 and not answers)
 
 
 def begins_anew(envelope: Envelope, now: float) -> bool:
