@@ -50,7 +50,7 @@ TABLE = (
     *("commit -q --allow-empty -m more", "rm -rfq --ignore-unmatch .agent-mail", "gc -q --prune=now"),
     *("worktree add -q ../beside", "worktree remove --force ../beside", "submodule status", "merge side"),
     *("-C .agent-mail clean -ffdx", "-C .agent-mailer stash -a", "-C .agent-mailer add -A"),
-    "-C .agent-mailer reset --hard",
+    *("-C .agent-mailer reset --hard", "sparse-checkout set nothing", "sparse-checkout disable"),
 )  # fmt: skip
 
 
@@ -257,6 +257,29 @@ def test_a_worktree_is_kept_and_kept_from_being_removed(project: Path) -> None:
         git(tree, *words.split())
         assert files(tree / ".agent-mailer", tree / ".agent-mail") == before, words
     assert "an agent of agent-mailer lives in it" in git(project, "worktree", "remove", str(tree)).stderr
+
+
+@LONG
+@pytest.mark.parametrize(
+    ("workdir", "words"),
+    [("shop/services/api", "sparse-checkout set web"), ("beside", "worktree remove -f -f ../beside")],
+)
+def test_what_git_deletes_all_the_same_is_named_before(project: Path, workdir: str, words: str) -> None:
+    """Without the words this test could not fail: should a git heed us there, the documents can say so."""
+    for folder in ("services/api", "web"):
+        (project / folder).mkdir(parents=True)
+        (project / folder / "code.txt").write_text("x")
+    git(project, "add", "-A", check=True)
+    git(project, "commit", "-qm", "folders", check=True)
+    git(project, "worktree", "add", "-q", "../beside", check=True)
+    place = project.parent / workdir
+    # A root of its own: where there is one above, or at the top, mail lies there.
+    set_up(place, "--maildir-root", str(place / ".agent-mail"))
+    command = " ".join(words.split()[:-1]).removesuffix(" set")
+    assert all(f"`git {command}`" in row.text for row in look(place))
+    assert faults(place) == []
+    git(project, *words.split(), check=True)
+    assert files(place) == {}
 
 
 @LONG

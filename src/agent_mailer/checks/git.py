@@ -80,7 +80,17 @@ def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
         return found
     rest = " and ".join(old_lines(folder))
     hint = f"; the line {rest} of an earlier version in {tree.top / '.gitignore'} can go" if rest else ""
-    return ok("git", folder, f"kept out of git; only `git clean -ffdx` deletes it{hint}{_part_of(tree)}")
+    return ok("git", folder, f"kept out of git; only {_what_deletes(folder, tree)} deletes it{hint}{_part_of(tree)}")
+
+
+def _what_deletes(folder: Path, tree: Tree) -> str:
+    """Git heeds nothing that we could put in its way there."""
+    ways = ["`git clean -ffdx`"]
+    if folder.parent != tree.top:
+        ways.append(f"`git sparse-checkout` without {folder.parent.relative_to(tree.top)}/")
+    if tree.git != tree.common:
+        ways.append("`git worktree remove -f -f`")
+    return " or ".join(ways)
 
 
 def _part_of(tree: Tree) -> str:
