@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx
 import msgspec
@@ -19,6 +19,7 @@ from tests.databases import database_of
 from tests.desk import until
 
 from agent_mailer.broker.app import create_app
+from agent_mailer.broker.connections import patient
 from agent_mailer.broker.data import Settings
 
 PASSWORD = "correct horse battery"
@@ -47,8 +48,8 @@ class Person(NamedTuple):
 class BrokerDesk:
     """A running broker. `http` has no credentials of its own: give `headers`."""
 
-    def __init__(self, base: Path, **settings: Any) -> None:
-        """`settings`: what differs from the usual Settings."""
+    def __init__(self, base: Path, room: int = 10_000, **settings: Any) -> None:
+        """`settings`: what differs from the usual Settings; `room`: for so many connections."""
         self.database = base / "broker.db"
         self.settings = msgspec.structs.replace(
             Settings(database_of(base), base / "uploads", "s" * 32, DOMAIN), **settings
@@ -58,7 +59,7 @@ class BrokerDesk:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             self.app,
-            http="httptools",
+            http=cast(Any, patient(self.settings.request_seconds, room)),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,

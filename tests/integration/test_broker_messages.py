@@ -49,6 +49,12 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
         ],
         "max_body_bytes": 70_000,
         "heartbeat_seconds": 7.0,
+        "limits": {
+            "streams_per_key": 4096,
+            "streams_per_host": 4096,
+            "request_seconds": 120.0,
+            "max_file_bytes": 10_485_760,
+        },
     }
 
 

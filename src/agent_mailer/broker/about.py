@@ -30,12 +30,22 @@ EXTENSIONS = (
 )
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """What one client may take; durations are seconds."""
+
+    streams_per_key: int
+    streams_per_host: int
+    request_seconds: float
+    max_file_bytes: int
+
+
 class Capabilities(msgspec.Struct, frozen=True):
     """What a client may rely on."""
 
     extensions: tuple[str, ...]
     max_body_bytes: int
     heartbeat_seconds: float
+    limits: Limits
     version: str = __version__
     protocol: Literal["amp"] = "amp"
     broker: Literal["agent-mailer"] = "agent-mailer"
@@ -50,8 +60,9 @@ class Capabilities(msgspec.Struct, frozen=True):
 )
 async def capabilities(request: Request) -> Response:
     """Public: a client looks here before it has a key."""
-    settings = settings_of(request)
-    return answer(Capabilities(EXTENSIONS, settings.max_body_bytes, settings.heartbeat_seconds))
+    of = settings_of(request)
+    limits = Limits(of.streams_per_key, of.streams_per_host, of.request_seconds, of.max_file_bytes)
+    return answer(Capabilities(EXTENSIONS, of.max_body_bytes, of.heartbeat_seconds, limits))
 
 
 _HEADERS = {

@@ -80,7 +80,7 @@ def refusals(*statuses: int) -> Responses:
         413: "Too large",
         421: "For another host",
         422: "A part of the request is missing or wrong",
-        429: "Too many attempts",
+        429: "Too many attempts, or too much at once",
         503: "The database cannot take it now",
     }
     return {status: {"model": Problem, "description": words[status]} for status in statuses}

@@ -66,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.passwords = Passwords()
         app.state.throttle = Throttle(settings.login_attempts)
         peers = None if is_file(settings.database) else Peers(settings.database, settings.secret)
-        app.state.streams = streams = Streams(store, directory, settings.heartbeat_seconds, peers)
+        app.state.streams = streams = Streams(store, directory, settings, peers)
         await directory.open()
         try:
             if peers is not None:

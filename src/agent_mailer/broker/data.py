@@ -44,6 +44,10 @@ class Settings(msgspec.Struct, frozen=True):
     """How long a claim keeps a message from other watchers."""
     login_attempts: str = "10/5 minutes"
     """Wrong passwords that a user name, and an address, may give before it has to wait."""
+    streams_per_key: int = 4096
+    streams_per_host: int = 4096
+    request_seconds: float = 120.0
+    """Within which a request has to come whole."""
     hosts: frozenset[str] = frozenset()
     """The names that a request may ask for in `Host`; empty: any. Numbers always."""
 

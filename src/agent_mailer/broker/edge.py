@@ -10,11 +10,15 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_mailer.broker.answers import refuse
+from agent_mailer.broker.callers import either_caller
 from agent_mailer.broker.data import Settings, is_number
+from agent_mailer.broker.protocol import Fault
 from agent_mailer.names import printable
 
 log = logging.getLogger("agent_mailer.broker")
@@ -24,6 +28,10 @@ BESIDE_THE_BODY = 65_536
 MOST_READ_AWAY = 64 * 1_048_576
 SECONDS_TO_READ_AWAY = 20.0
 UPLOAD = "/files/upload"
+FROM_STRANGERS = 65_536
+"""Bytes of a request that are looked at before it is known whose it is."""
+OPEN = frozenset(("/users/login", "/users/register", "/users/logout"))
+"""What a stranger may ask for with a body."""
 _NUL = re.compile(rb"%00|\x00")
 _PORT = re.compile(r":\d*$")
 _GUARDS = (
@@ -50,6 +58,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         most = self._most_of_a_file if scope["path"] == UPLOAD else self._most
+        if scope["path"] in OPEN:
+            most = FROM_STRANGERS
 
         started = False
 
@@ -72,6 +82,15 @@ class Edge:
         if "\0" in scope["path"] or _NUL.search(scope["query_string"]):
             await refuse(422, "The address of a request holds no NUL")(scope, receive, noted)
             return
+        if (_declared(scope) > FROM_STRANGERS or _header(scope, b"transfer-encoding")) and scope["path"] not in OPEN:
+            try:
+                await either_caller(Request(scope))
+            except Fault as fault:
+                await _read_away(receive, _declared(scope))
+                await refuse(fault.status, fault.detail, fault.headers)(scope, receive, noted)
+                return
+            except SQLAlchemyError:
+                pass  # the route says what is wrong with the database
         read = 0
 
         async def counted() -> Message:
@@ -85,6 +104,8 @@ class Edge:
 
         try:
             await self._app(scope, counted, noted)
+        except ClientDisconnect:
+            return  # in the middle of its request: there is nobody to answer
         except Exception as error:
             log.error("%s %r failed: %s", scope["method"], scope["path"], _told(error))  # noqa: TRY400 - one line, not a traceback
             if not started:

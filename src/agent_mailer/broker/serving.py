@@ -12,11 +12,12 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 from sse_starlette.sse import AppStatus
 
+from agent_mailer.broker.connections import most_connections, patient
 from agent_mailer.broker.users.rows import first_invite
 from agent_mailer.errors import BusyFault, ConfigFault
 
@@ -78,10 +79,12 @@ def run(
     ready: Callable[[str | None], None],
     *,
     access_log: bool,
+    request_seconds: float,
     proxies: Sequence[str] = (),
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; `ready` is called once requests are answered, with the invite code of the
-    first user while there is none. `proxies`: the addresses and networks whose word counts for who a client is.
+    first user while there is none. `request_seconds`: within which a request has to come whole. `proxies`: the
+    addresses and networks whose word counts for who a client is.
 
     Raises what opening the database raises.
     """
@@ -93,6 +96,7 @@ def run(
     fast_loop = importlib.util.find_spec("uvloop") is not None
     config = uvicorn.Config(
         app,
+        http=cast(type[asyncio.Protocol], patient(request_seconds, most_connections())),
         log_config=None,
         access_log=access_log,
         lifespan="off",  # entered below, so that its errors are ours to tell

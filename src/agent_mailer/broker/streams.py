@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from agent_mailer.broker import leases
 from agent_mailer.broker.answers import header, refusals
 from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, settings_of
+from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.leases import Lease
@@ -32,6 +33,7 @@ from agent_mailer.broker.peers import Peers, Replaced
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents as agent_rows
 from agent_mailer.broker.tables import api_keys, users
+from agent_mailer.broker.watchers import watched, watcher_header, watcher_name, watcher_of
 
 log = logging.getLogger("agent_mailer.broker")
 router = APIRouter()
@@ -41,9 +43,7 @@ KEYS_EVERY = 3.0
 AT_ONCE = 500
 SEND_SECONDS = 30.0
 """A stream whose client takes nothing for so long is ended."""
-_WATCHER = re.compile(r"[\x20-\x7e]{1,128}")
-_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-LONGEST_NAME = 200
+FULL = {"Retry-After": "30"}
 _ACTIVE = (
     select(api_keys.c.id)
     .join(users, users.c.id == api_keys.c.user_id)
@@ -58,11 +58,12 @@ _INBOXES = select(agent_rows.c.id, agent_rows.c.inbox_seq).where(agent_rows.c.id
 class Stream:
     """One open stream: the newest number that arrived, and whether it is over."""
 
-    __slots__ = ("agent_id", "epoch", "key_id", "lease", "newest", "over", "replaced_by", "woken")
+    __slots__ = ("agent_id", "epoch", "host", "key_id", "lease", "newest", "over", "replaced_by", "woken")
 
-    def __init__(self, agent_id: str, key_id: str, lease: Lease | None) -> None:
+    def __init__(self, agent_id: str, key_id: str, host: str, lease: Lease | None) -> None:
         self.agent_id = agent_id
         self.key_id = key_id
+        self.host = host
         self.lease = lease
         self.newest = 0
         # Of the lease, where several processes share the database.
@@ -83,13 +84,16 @@ class Stream:
 class Streams:
     """All open streams of this process; `open` before use, `close` at the end."""
 
-    def __init__(self, store: Store, directory: Directory, heartbeat_seconds: float, peers: Peers | None) -> None:
+    def __init__(self, store: Store, directory: Directory, settings: Settings, peers: Peers | None) -> None:
         """`peers`: where other processes may serve the same database."""
         self._store = store
         self._peers = peers
         self._given_back: set[tuple[str, int]] = set()
         self._directory = directory
-        self._heartbeat_seconds = heartbeat_seconds
+        self._heartbeat_seconds = settings.heartbeat_seconds
+        self._most = (settings.streams_per_key, settings.streams_per_host)
+        self._open = (Counter[str](), Counter[str]())
+        """How many streams a key, and a host, has."""
         self._of: dict[str, set[Stream]] = {}
         self._watching: dict[str, Stream] = {}
         self._to_give_back = asyncio.Event()
@@ -138,14 +142,20 @@ class Streams:
             stream.replaced_by = word.by
             stream.end()
 
-    def begin(self, agent_id: str, address: str, key_id: str, watcher: str | None, name: str) -> Stream:
-        """A stream of that inbox; with `watcher` it holds the agent. `end` it in any case. Raises Fault 409, 503."""
+    def begin(self, agent_id: str, address: str, key_id: str, host: str, watcher: str | None, name: str) -> Stream:
+        """A stream of that inbox; with `watcher` it holds the agent. `end` it in any case.
+
+        Raises Fault 409, 429 (the key, or the client at that host, has as many as it may), 503.
+        """
         if self._closed:
             raise Fault(503, "The broker is being stopped", headers={"Retry-After": "1"})
         lease = None if watcher is None else Lease(watcher, name, now_text())
-        stream = Stream(agent_id, key_id, lease)
+        stream = Stream(agent_id, key_id, host, lease)
+        held = self._watching.get(agent_id) if lease is not None else None
+        if held is None:
+            # Else it takes the place of one that ends now.
+            self._require_room(stream)
         if lease is not None:
-            held = self._watching.get(agent_id)
             if held is not None and held.lease is not None:
                 if held.lease.watcher != watcher:
                     raise watched(address, held.lease)
@@ -153,13 +163,27 @@ class Streams:
                 held.end()
             self._watching[agent_id] = stream
         self._of.setdefault(agent_id, set()).add(stream)
+        for count, whose in zip(self._open, (key_id, host), strict=True):
+            count[whose] += 1
         return stream
+
+    def _require_room(self, stream: Stream) -> None:
+        """Raises Fault 429."""
+        whose = (("API key", stream.key_id), ("address", stream.host))
+        for count, most, (what, name) in zip(self._open, self._most, whose, strict=True):
+            if count[name] >= most:
+                raise Fault(429, f"This {what} has {most} streams open, and may have no more", headers=FULL)
 
     def end(self, stream: Stream) -> None:
         """Forget it; a second time does nothing."""
         stream.end()
         of_agent = self._of.get(stream.agent_id, set())
-        of_agent.discard(stream)
+        if stream in of_agent:
+            of_agent.discard(stream)
+            for count, whose in zip(self._open, (stream.key_id, stream.host), strict=True):
+                count[whose] -= 1
+                if not count[whose]:
+                    del count[whose]
         if not of_agent:
             self._of.pop(stream.agent_id, None)
         if self._watching.get(stream.agent_id) is stream:
@@ -288,25 +312,6 @@ def streams_of(request: Request) -> Streams:
     return cast(Streams, request.app.state.streams)
 
 
-def watched(address: str, lease: Lease) -> Fault:
-    """The refusal of a second watcher."""
-    detail = f"{address} is watched by {lease.name} since {lease.since}"
-    extra = {"reason": "watched", "watcher": {"name": lease.name, "since": lease.since}}
-    return Fault(409, detail, extra=extra)
-
-
-def watcher_of(request: Request) -> str | None:
-    """The watcher's id. Raises Fault 422."""
-    watcher = request.headers.get("x-agent-mailer-watcher")
-    if watcher is not None and not _WATCHER.fullmatch(watcher):
-        raise Fault(422, "X-Agent-Mailer-Watcher is 1 to 128 printable ASCII characters")
-    return watcher
-
-
-def watcher_header(description: str, *, required: bool) -> dict[str, Any]:
-    return header("X-Agent-Mailer-Watcher", description, r"^[\x20-\x7e]{1,128}$", required=required)
-
-
 class _Answer(EventSourceResponse):
     """Forgets its stream whatever happens, also if the client is gone before the first event."""
 
@@ -337,7 +342,7 @@ class _Answer(EventSourceResponse):
     },
     responses={
         200: {"description": "Server-sent events: hello, mail", "content": {"text/event-stream": {}}},
-        **refusals(401, 403, 404, 409, 422, 503),
+        **refusals(401, 403, 404, 409, 422, 429, 503),
     },
 )
 async def stream(
@@ -347,19 +352,11 @@ async def stream(
     agent = await owned_inbox(request, caller, agent_id, address)
     streams = streams_of(request)
     directory_of(request).seen(agent.id)
-    opened = streams.begin(agent.id, agent.address, caller.key_id, watcher_of(request), _name(request))
+    host = request.client.host if request.client else ""
+    opened = streams.begin(agent.id, agent.address, caller.key_id, host, watcher_of(request), watcher_name(request))
     await streams.hold(opened, agent.address)
     newest, unread = await streams.news(opened, _last_seen(request))
     return _Answer(streams, opened, newest, unread, settings_of(request).heartbeat_seconds)
-
-
-def _name(request: Request) -> str:
-    """How people are told of the watcher. Raises Fault 422."""
-    raw = request.headers.get("x-agent-mailer-watcher-name", "").encode("latin-1", "replace")
-    name = _UNSHOWN.sub(" ", raw.decode("utf-8", "replace")).strip()
-    if len(name) > LONGEST_NAME:
-        raise Fault(422, f"X-Agent-Mailer-Watcher-Name has more than {LONGEST_NAME} characters")
-    return name or "another watcher"
 
 
 def _last_seen(request: Request) -> int:

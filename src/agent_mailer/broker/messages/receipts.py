@@ -24,7 +24,8 @@ from agent_mailer.broker.messages.rows import (
 )
 from agent_mailer.broker.messages.wire import rendered
 from agent_mailer.broker.protocol import NO_NUL, Fault, now_text
-from agent_mailer.broker.streams import streams_of, watched, watcher_header, watcher_of
+from agent_mailer.broker.streams import streams_of
+from agent_mailer.broker.watchers import watched, watcher_header, watcher_of
 
 router = APIRouter(prefix="/messages", tags=["extensions"])
 

@@ -38,6 +38,11 @@ def serve(
         list[str] | None,
         typer.Option("--trusted-proxy", help="An address or network of a proxy, whose X-Forwarded-For counts."),
     ] = None,
+    streams_per_key: Annotated[int, typer.Option(min=1, help="Watchers that may listen with one key.")] = 4096,
+    streams_per_host: Annotated[int, typer.Option(min=1, help="Watchers that may listen from one address.")] = 4096,
+    request_seconds: Annotated[
+        float, typer.Option(min=1, help="A connection over which no whole request comes for so long is ended.")
+    ] = 120,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request, on stderr.")] = False,
 ) -> None:
     """Run the broker until Ctrl-C.
@@ -62,8 +67,24 @@ def serve(
             from agent_mailer.broker.app import create_app
 
             ends_with = domain or os.environ.get("AGENT_MAILER_DOMAIN") or DEFAULT_DOMAIN
-            app = create_app(Settings(data.database, data.uploads, secret, ends_with, hosts=hosts))
-            run(app, bound, lambda invite: _greet(data, url, invite), access_log=access_log, proxies=proxies)
+            settings = Settings(
+                data.database,
+                data.uploads,
+                secret,
+                ends_with,
+                hosts=hosts,
+                streams_per_key=streams_per_key,
+                streams_per_host=streams_per_host,
+                request_seconds=request_seconds,
+            )
+            run(
+                create_app(settings),
+                bound,
+                lambda invite: _greet(data, url, invite),
+                access_log=access_log,
+                request_seconds=request_seconds,
+                proxies=proxies,
+            )
 
 
 def _listed(variable: str) -> list[str]:

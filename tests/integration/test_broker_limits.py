@@ -1,0 +1,145 @@
+"""What one client may take of a broker, so that there is some for the others."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.desk import until
+
+from agent_mailer.broker.connections import RESERVE
+
+
+class Listeners:
+    """Streams of one person's agents, each with a watcher of its own."""
+
+    def __init__(self, desk: BrokerDesk, person: Person, stack: ExitStack) -> None:
+        self.desk = desk
+        self.person = person
+        self.stack = stack
+        self.count = 0
+
+    def open(self, header: dict[str, str] | None = None, agent: dict[str, Any] | None = None) -> httpx.Response:
+        self.count += 1
+        agent = agent or self.desk.agent(self.person, f"a{self.count}-{self.person.name}")
+        headers = {**(header or self.person.header), "X-Agent-Mailer-Watcher": f"w-{agent['id']}"}
+        path = f"/messages/inbox/{agent['address']}/stream"
+        return self.stack.enter_context(
+            self.desk.http.stream("GET", path, params={"agent_id": agent["id"]}, headers=headers)
+        )
+
+
+def test_a_key_has_so_many_streams(tmp_path: Path) -> None:
+    with running_broker(tmp_path, streams_per_key=2) as desk, ExitStack() as stack:
+        alice, bob = desk.person("alice"), desk.person("bob")
+        own = Listeners(desk, alice, stack)
+        agent = desk.agent(alice, "first")
+        first = own.open(agent=agent)
+        assert [first.status_code, own.open().status_code] == [200, 200]
+        refused = own.open()
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
+        assert "2 streams" in refused.read().decode()
+        assert Listeners(desk, bob, stack).open().status_code == 200, "another key's"
+        # The same watcher once more takes the place of its own.
+        again = own.open(agent=agent)
+        assert again.status_code == 200
+        assert own.open().status_code == 429
+        again.close()
+        until(lambda: own.open().status_code == 200, "room for another")
+
+
+def test_a_host_has_so_many_streams(tmp_path: Path) -> None:
+    with running_broker(tmp_path, streams_per_host=2) as desk, ExitStack() as stack:
+        statuses = [Listeners(desk, desk.person(name), stack).open().status_code for name in ("ann", "bea", "cal")]
+        assert statuses == [200, 200, 429]
+
+
+@pytest.fixture
+def raw() -> Iterator[Any]:
+    with ExitStack() as stack:
+
+        def connect(desk: BrokerDesk, said: bytes = b"") -> socket.socket:
+            _, _, port = desk.url.rpartition(":")
+            made = stack.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=20))
+            made.sendall(said)
+            return made
+
+        yield connect
+
+
+HALVES = {
+    "nothing": b"",
+    "half a head": b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: ",
+    "half a body": b"POST /users/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 100\r\n\r\n{",
+    "a whole one, and half": b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /he",
+}
+
+
+def test_half_a_request_does_not_hold_its_connection(tmp_path: Path, raw: Any) -> None:
+    with running_broker(tmp_path, request_seconds=1.0) as desk, ExitStack() as stack:
+        listener = Listeners(desk, desk.person("alice"), stack)
+        stream = listener.open()
+        opened = [raw(desk, said) for said in HALVES.values()]
+        ends = []
+        for one in opened:
+            got = b""
+            while some := one.recv(65_536):
+                got += some
+            ends.append(got[:15])
+        assert ends == [b"", b"", b"", b"HTTP/1.1 200 OK"]
+        # Who has said all there is to say is not hurried.
+        desk.send(listener.person, agent := desk.agent(listener.person, "x"), agent["address"])
+        lines = stream.iter_lines()
+        assert next(lines) == "event: hello"
+        assert desk.call("GET", "/health") == {"status": "ok"}
+
+
+def test_where_there_is_no_room_health_answers_still(tmp_path: Path, raw: Any) -> None:
+    with running_broker(tmp_path, room=4) as desk:
+        desk.call("GET", "/health")
+        # Nor can those fill the rest who are told so.
+        idle = [raw(desk) for _ in range(3 + 2 * RESERVE)]
+        for path, status in (("/health", 200), ("/ready", 200), ("/users/registration-config", 503)):
+            with httpx.Client(base_url=desk.url, trust_env=False) as stranger:
+                answer = stranger.get(path)
+                assert (answer.status_code, answer.headers["connection"]) == (status, "close")
+                assert ("retry-after" in answer.headers) == (status == 503)
+        assert desk.call("GET", "/users/registration-config"), "who was there before"
+        for one in idle:
+            one.close()
+
+        def has_room() -> bool:
+            with httpx.Client(base_url=desk.url, trust_env=False) as stranger:
+                return stranger.get("/users/registration-config").status_code == 200
+
+        until(has_room, "room")
+
+
+def test_who_it_is_comes_before_a_large_body(tmp_path: Path) -> None:
+    with running_broker(tmp_path) as desk:
+        alice = desk.person("alice")
+        agent = desk.agent(alice, "a")
+        form = {"agent_id": agent["id"], "from_agent": agent["address"], "to_agent": agent["address"]}
+        large = {**form, "body": "x" * 200_000}
+        desk.call("POST", "/messages/send", 200, json=large, headers=alice.header)
+        for headers in ({}, {"X-API-Key": "amk_no"}, {"Authorization": "Bearer no"}):
+            for path in ("/messages/send", "/users/api-keys", "/agents/register", "/admin/messages/send"):
+                desk.call("POST", path, 401, json=large, headers=headers)
+            desk.call("POST", "/files/upload", 401, files={"file": b"x" * 200_000}, headers=headers)
+
+        def pieces() -> Iterator[bytes]:
+            yield b'{"body": "'
+            yield b"x" * 200_000
+            yield b'"}'
+
+        kind = {"Content-Type": "application/json"}
+        desk.call("POST", "/messages/send", 401, content=pieces(), headers=kind)
+        desk.call("POST", "/users/login", 413, json={"username": "x" * 100_000, "password": "p"})
+        desk.call("POST", "/users/login", 413, content=pieces(), headers=kind)
