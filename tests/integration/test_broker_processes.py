@@ -108,6 +108,15 @@ def test_a_token_of_one_counts_at_the_other_until_it_is_logged_out(pair: Pair) -
         until(lambda: client.get("/users/me", headers=login).status_code == 401, "its end at the other process")
 
 
+def test_guesses_at_one_count_at_the_other(pair: Pair) -> None:
+    def attempt(number: int, password: str) -> int:
+        form = {"username": "nobody-here", "password": password}
+        return httpx.post(f"{pair.processes[number].url}/users/login", json=form, trust_env=False).status_code
+
+    statuses = [attempt(number % 2, f"wrong password {number}") for number in range(14)]
+    assert statuses == [401] * 10 + [429] * 4
+
+
 def test_a_second_watcher_is_refused_at_every_process(pair: Pair) -> None:
     with ExitStack() as stack:
         # Read here and not in a thread, so that the socket is closed when it is left.

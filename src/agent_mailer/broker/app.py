@@ -34,9 +34,10 @@ from agent_mailer.broker.tables import agents
 from agent_mailer.broker.tables import receipts as receipt_rows
 from agent_mailer.broker.teams.routes import router as teams_router
 from agent_mailer.broker.users import superadmin
-from agent_mailer.broker.users.login import Passwords, Throttle
+from agent_mailer.broker.users.login import Passwords
 from agent_mailer.broker.users.routes import keys_router
 from agent_mailer.broker.users.routes import router as users_router
+from agent_mailer.broker.users.throttle import Throttle
 
 
 class Health(BaseModel):
@@ -64,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.store = store
         app.state.directory = directory
         app.state.passwords = Passwords()
-        app.state.throttle = Throttle(settings.login_attempts)
+        app.state.throttle = Throttle(store, settings.login_attempts)
         peers = None if is_file(settings.database) else Peers(settings.database, settings.secret)
         app.state.streams = streams = Streams(store, directory, settings, peers)
         await directory.open()

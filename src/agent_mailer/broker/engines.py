@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from enum import Enum, IntEnum, auto
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
@@ -90,6 +101,17 @@ def do_alone(connection: Connection, what: Alone) -> None:
     # A file is locked as a whole when a transaction begins to write.
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": int(what)})
+
+
+NOW_MS: ColumnElement[int] = literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)", BigInteger)
+"""A server's clock, as an expression: those of the processes may differ."""
+
+
+def now_ms(connection: Connection) -> int:
+    """Milliseconds since 1970, by a server's clock; a file has none of its own."""
+    if connection.dialect.name == "postgresql":
+        return int(connection.execute(select(NOW_MS)).scalar_one())
+    return int(time.time() * 1000)
 
 
 def listen(url: str, channels: Sequence[str]) -> Any:  # noqa: ANN401 - the driver's own connection

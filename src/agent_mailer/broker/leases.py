@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
+from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.tables import leases, processes
 
 LOST_MS = 15_000
 """A process that has not been seen for so long (milliseconds) holds nothing."""
-NOW_MS: ColumnElement[int] = literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)", BigInteger)
-"""The database's clock: those of the processes may differ."""
 
 
 class Lease(msgspec.Struct, frozen=True):

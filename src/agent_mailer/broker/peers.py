@@ -21,8 +21,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent_mailer.broker.database import Executor
-from agent_mailer.broker.engines import listen
-from agent_mailer.broker.leases import LOST_MS, NOW_MS, Lease
+from agent_mailer.broker.engines import NOW_MS, listen
+from agent_mailer.broker.leases import LOST_MS, Lease
 from agent_mailer.broker.tables import leases, processes
 from agent_mailer.errors import ConfigFault
 

@@ -219,6 +219,15 @@ known_hosts = Table(
     Column("last_login_at", Text, nullable=False),
 )
 
+# Wrong passwords of a user, or from an address, until a moment (milliseconds since 1970).
+wrong_passwords = Table(
+    "wrong_passwords",
+    metadata,
+    Column("bucket", Text, primary_key=True),
+    Column("tries", Integer, nullable=False),
+    Column("ends_ms", BigInteger, nullable=False, index=True),
+)
+
 # An address that an agent had still leads to it, and is nobody else's.
 former_addresses = Table(
     "former_addresses",

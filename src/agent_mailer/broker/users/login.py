@@ -1,10 +1,9 @@
-"""Passwords, login tokens, and what slows down guessing."""
+"""Passwords and login tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -15,11 +14,6 @@ import jwt
 import msgspec
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from limits import parse
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
-
-from agent_mailer.broker.protocol import Fault
 
 T = TypeVar("T")
 
@@ -133,41 +127,3 @@ def read_token(secret: str, token: str, use: Use = Use.HEADER) -> Claims | None:
 def _key(secret: str) -> bytes:
     # A secret of any length becomes a key as long as the signature asks for.
     return hashlib.sha256(b"agent-mailer login token\0" + secret.encode()).digest()
-
-
-class Throttle:
-    """One per process. `rate` as in `10/5 minutes`."""
-
-    def __init__(self, rate: str) -> None:
-        self._rate = parse(rate)
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
-
-    async def check(self, username: str, host: str, *, known: bool) -> None:
-        """Raises Fault 429 with Retry-After (seconds) where too many passwords were wrong.
-
-        `known`: this user has logged in from that host before. What was tried elsewhere does not lock them out there.
-        """
-        own, of_host = self._buckets(username, host, known=known)
-        for bucket in (own,) if known else (own, of_host):
-            if await self._limiter.test(self._rate, *bucket):
-                continue
-            window = await self._limiter.get_window_stats(self._rate, *bucket)
-            seconds = max(1, math.ceil(window.reset_time - time.time()))
-            raise Fault(
-                429,
-                f"Too many wrong passwords; try again in {seconds} seconds",
-                headers={"Retry-After": str(seconds)},
-            )
-
-    async def failed(self, username: str, host: str, *, known: bool) -> None:
-        for bucket in self._buckets(username, host, known=known):
-            await self._limiter.hit(self._rate, *bucket)
-
-    async def succeeded(self, username: str, host: str, *, known: bool) -> None:
-        # Not the host's: one's own login must not make room for guessing at others.
-        await self._limiter.clear(self._rate, *self._buckets(username, host, known=known)[0])
-
-    @staticmethod
-    def _buckets(username: str, host: str, *, known: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        own = ("user at host", username, host) if known else ("user", username)
-        return own, ("host", host)

@@ -13,7 +13,7 @@ from agent_mailer.broker.callers import AsPerson, claims_of, cookie_name, direct
 from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Label, Password, Reference, Tags
 from agent_mailer.broker.tables import users
-from agent_mailer.broker.users.login import Passwords, Throttle, Use, issue_token
+from agent_mailer.broker.users.login import Passwords, Use, issue_token
 from agent_mailer.broker.users.rows import (
     SHORTEST_PASSWORD,
     USERNAME,
@@ -39,6 +39,7 @@ from agent_mailer.broker.users.rows import (
     user_of,
 )
 from agent_mailer.broker.users.standing import Standing
+from agent_mailer.broker.users.throttle import Throttle
 
 router = APIRouter(prefix="/users", tags=["users"])
 keys_router = APIRouter(prefix="/users/api-keys", tags=["keys"], responses=refusals(401))
