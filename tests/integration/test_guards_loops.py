@@ -17,6 +17,9 @@ from tests.integration.test_amp_watch import AmpDesk
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.clock import iso
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import PauseReason
@@ -187,6 +190,34 @@ def test_a_person_in_between_is_a_new_beginning(tmp_path: Path) -> None:
         company.send("coder", "t", key=f"k{number}")
     company.work()
     assert (company.turns("coder"), company.all_held()) == (6, [])
+
+
+@LONG
+def test_who_asks_another_for_a_person_each_time_is_no_loop(tmp_path: Path) -> None:
+    """Of a program that carries no chain, in the one thread that the two have."""
+    draft = '{"key":"k","action":"send","created":%s,"to":["%s"],"body":"%s"}'
+    asks = f"""cat >/dev/null; cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1
+case $AGENT_MAILER_FROM in user) to=bob;; *) to=user;; esac
+printf '{draft}' "$(date +%s)" $to "$AGENT_MAILER_TURN_ID" >k.json; printf '{{"kind":"done"}}' >finish
+"""
+    company, clock = Company(tmp_path, {"coder": asks}, guards={"pair_rounds": 2}), FakeClock()
+    make_root(Disk(), company.root, ["bob"])
+
+    def bob_writes(body: str) -> None:
+        clock.moment += 10
+        write(company.root, "coder", "bob", body, thread="p2p/bob__coder", refs=["x"], created=iso(clock.now()))
+        clock.moment += 1
+        company.once("coder", clock)
+
+    for number in range(5):
+        company.send("coder", f"job {number}", key=f"k{number}")
+        clock.moment += 1
+        company.once("coder", clock)
+        bob_writes(f"answer {number}")
+    assert (company.turns("coder"), company.all_held()) == (10, [])
+    for number in range(5):
+        bob_writes(f"and {number}?")
+    assert {entry.guard for entry in company.all_held()} == {Guard.PAIR}, "without a person it is one"
 
 
 @LONG

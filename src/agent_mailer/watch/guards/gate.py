@@ -207,7 +207,8 @@ class Gate:
             self._ledger.forget(record)
 
     def settled(self, record: TurnRecord) -> None:
-        """What it took is known."""
+        """What it took is known, and what it has written."""
+        self._goes_on_elsewhere(record)
         if self._ledger is not None:
             self._ledger.note(record)
             self._share(self._clock.now())
@@ -302,8 +303,16 @@ class Gate:
             self._note_round(one)
             if one.digest:
                 self._texts.append(one.digest)
+        self._goes_on_elsewhere(record)
         if self._ledger is not None:
             self._ledger.note(record)
+
+    def _goes_on_elsewhere(self, record: TurnRecord) -> None:
+        """Where a person's turn has written, his chain goes on: what comes back without one is no further round."""
+        if self._rounds is None or record.settlement is None or record.counted is None or not record.counted.person:
+            return
+        for thread in {entry.item.thread for entry in record.settlement.items} - {record.envelope.thread}:
+            self._rounds.note(Round(record.claimed_at, thread, "", 0, person=True))
 
     def _note_round(self, record: TurnRecord) -> None:
         counted, envelope = record.counted or Counted(0), record.envelope
