@@ -490,6 +490,22 @@ def test_a_turn_writes_the_repository_that_says_it_is_its_own(project: Path, tmp
         assert faults(work) == [], work
 
 
+@LONG
+def test_a_git_folder_elsewhere_counts_once_it_names_its_tree(tmp_path: Path) -> None:
+    project = tmp_path / "shop"
+    project.mkdir()
+    git(project, "init", "-q", "--separate-git-dir", str(tmp_path / "elsewhere"), check=True)
+    assert "knows nothing of it" in set_up(project)
+    assert git(project, "add", "-A").returncode != 0
+    git(project, "config", "core.worktree", str(project), check=True)
+    assert type_in(project, "doctor", "--repair").status == 0
+    assert faults(project) == []
+    assert (tmp_path / "elsewhere" / "info" / "exclude").read_text().splitlines()[-2:] == LINES
+    assert git(project, "add", "-A").returncode == 0
+    git(project, "clean", "-fdxq")
+    assert (project / ".agent-mailer" / "config.toml").exists()
+
+
 def test_a_git_file_that_points_nowhere(project: Path) -> None:
     shutil.rmtree(project / ".git")
     (project / ".git").write_text(f"gitdir: {project}/gone\n")
