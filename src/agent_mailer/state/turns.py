@@ -158,6 +158,8 @@ class TurnStore:
     def drop(self, turn_id: str) -> None:
         """Forget a turn whose message was never ours."""
         self.remove([turn_id])
+        # There is little in it, and claims that a full disk refuses come again and again.
+        self.sweep()
         self._index.pop(turn_id, None)
         self._write_index()
 
