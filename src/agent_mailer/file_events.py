@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from agent_mailer.beneath import opened, status
+from agent_mailer.meanwhile import in_passing
 
 if TYPE_CHECKING:
     from asyncinotify import Inotify, Mask, Watch
@@ -177,7 +177,7 @@ class _Kernel:
             del self._of[loop]
             loop.remove_reader(self._inotify.fd)
             # The kernel waits up to 10 ms until nobody reads it any more; nobody need wait with it.
-            _in_passing(self._inotify.close)
+            in_passing(self._inotify.close)
 
     def watch(self, member: FileEvents, folder: int, wakes: Mask) -> Watch:
         """Several may watch one folder, each for its own. Raises OSError."""
@@ -203,13 +203,6 @@ class _Kernel:
             watch, name = event.watch, None if event.name is None else str(event.name)
             for member in list(self._members if watch is None else self._heard.get(watch, ())):
                 member.hear(watch, event.mask, name)
-
-
-def _in_passing(act: Callable[[], None]) -> None:
-    try:
-        Thread(target=act, daemon=True).start()
-    except RuntimeError:
-        act()
 
 
 def _wakes(*, changes: bool, removals: bool) -> Mask:

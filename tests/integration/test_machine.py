@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -26,6 +27,7 @@ from agent_mailer.cli.terminal.streams import Unhurried
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
+from agent_mailer.meanwhile import meanwhile
 from agent_mailer.process.first import in_a_pid_namespace
 from agent_mailer.process.handle import identify
 from agent_mailer.process.tree import members
@@ -220,6 +222,36 @@ def test_where_no_thread_can_be_started_output_still_never_waits(monkeypatch: py
     assert os.read(reader, 100) == b"again\n"
     os.close(reader)
     os.close(writer)
+
+
+def test_the_loop_goes_on_while_something_takes_long() -> None:
+    async def story() -> None:
+        go = threading.Event()
+        taking = asyncio.create_task(meanwhile(lambda: go.wait(60)))
+        await asyncio.sleep(0)
+        go.set()
+        assert await taking
+        with pytest.raises(OSError, match="full"):
+            await meanwhile(refuses)
+
+    asyncio.run(story())
+
+
+def test_where_no_thread_can_be_started_it_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def story() -> None:
+        assert await meanwhile(threading.get_ident) == threading.get_ident()
+        with pytest.raises(OSError, match="full"):
+            await meanwhile(refuses)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    asyncio.run(story())
+
+
+def refuses() -> None:
+    raise OSError("full")
 
 
 @LONG

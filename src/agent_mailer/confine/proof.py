@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from agent_mailer.confine import probe
 from agent_mailer.confine.bounds import TEMPORARY, Places, bounds_of
 from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, Sandbox, TurnPlaces
 from agent_mailer.errors import MailerError
+from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import printable
 from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.runtimes.port import Launch, RuntimeTraits
@@ -93,7 +93,7 @@ async def prove(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch:
 
 
 async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: Launch, held: ExitStack) -> Proof:
-    await asyncio.to_thread(_clear_earlier)
+    await meanwhile(_clear_earlier)
     scratch = _real(held.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
     turn = TurnPlaces(scratch / "turn", scratch / "turn" / "outbox", scratch / "turn" / "tmp")
     for folder in (turn.folder, turn.outbox, turn.tmp, scratch / "canary"):

@@ -15,6 +15,7 @@ from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
 from agent_mailer.identity import documents_in, obeyed_by_git
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
+from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
 from agent_mailer.process.scope import Start, start_limited
@@ -108,7 +109,7 @@ async def documents_of(room: Room) -> dict[str, str]:
     """What tells agents what to do there, and what git obeys."""
     folders = folders_of(room)
     # What an agent has made of its folders can take a third of a second; other turns go on meanwhile.
-    return await asyncio.to_thread(lambda: documents_in(folders) | obeyed_by_git(folders))
+    return await meanwhile(lambda: documents_in(folders) | obeyed_by_git(folders))
 
 
 async def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:
