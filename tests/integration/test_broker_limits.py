@@ -14,6 +14,9 @@ from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import until
 
 from agent_mailer.broker.connections import RESERVE
+from agent_mailer.broker.data import Quota
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 
 class Listeners:
@@ -143,3 +146,56 @@ def test_who_it_is_comes_before_a_large_body(tmp_path: Path) -> None:
         desk.call("POST", "/messages/send", 401, content=pieces(), headers=kind)
         desk.call("POST", "/users/login", 413, json={"username": "x" * 100_000, "password": "p"})
         desk.call("POST", "/users/login", 413, content=pieces(), headers=kind)
+
+
+def test_a_user_sends_so_much_in_a_day(tmp_path: Path) -> None:
+    with running_broker(tmp_path, quota=Quota(messages_per_day=5, bytes_per_day=100)) as desk:
+        alice, bob = desk.person("alice"), desk.person("bob")
+        agent, other = desk.agent(alice, "a"), desk.agent(bob, "b")
+
+        def send(expected: int, person: Person = alice, sender: dict[str, Any] = agent, **fields: Any) -> Any:
+            form = {"agent_id": sender["id"], "from_agent": sender["address"], "to_agent": sender["address"], **fields}
+            headers = {**person.header, **fields.pop("headers", {})}
+            form.pop("headers", None)
+            return desk.call("POST", "/messages/send", expected, json=form, headers=headers)
+
+        once = {"Idempotency-Key": "k"}
+        first = send(200, body="x" * 40, headers=once)
+        send(200, to_agent=[agent["address"]] * 2, body="x" * 10)
+        said = send(429, body="x" * 41)
+        assert (said["reason"], "100 bytes" in said["detail"]) == ("quota", True)
+        send(200)
+        said = send(429, to_agent=[agent["address"]] * 2)
+        assert "5 messages" in said["detail"]
+        send(200)
+        answer = desk.http.post("/messages/send", json=form_of(agent), headers=alice.header)
+        assert (answer.status_code, 0 < int(answer.headers["retry-after"]) <= 86_400) == (429, True)
+        assert send(200, body="x" * 40, headers=once)["id"] == first["id"], "the stored answer costs nothing"
+        send(200, bob, other)
+        told = desk.call("GET", "/users/me/usage", headers=alice.login)
+        assert (told["messages"], told["bytes"], told["file_bytes"]) == (5, 60, 0)
+        # The next day.
+        desk.sql("UPDATE usage SET day = '2020-01-01'")
+        send(200)
+        assert desk.sql("SELECT count(*) FROM usage WHERE day = '2020-01-01'") == [(1,)], "bob's"
+        cursors = [one["cursor"] for one in desk.call("GET", inbox_of(agent), headers=alice.header)]
+        assert cursors == [1, 2, 3, 4, 5, 6], "what was refused left no gap"
+
+
+def form_of(agent: dict[str, Any]) -> dict[str, Any]:
+    return {"agent_id": agent["id"], "from_agent": agent["address"], "to_agent": agent["address"]}
+
+
+def inbox_of(agent: dict[str, Any]) -> str:
+    return f"/messages/inbox/{agent['address']}?agent_id={agent['id']}"
+
+
+def test_a_users_files_come_to_so_much(tmp_path: Path) -> None:
+    with running_broker(tmp_path, quota=Quota(file_bytes=250)) as desk:
+        alice, bob = desk.person("alice"), desk.person("bob")
+        picture = b"\x89PNG\r\n\x1a\n" + b"x" * 92
+        for person, status in ((alice, 200), (alice, 200), (alice, 413), (bob, 200)):
+            desk.call("POST", "/files/upload", status, files={"file": picture}, headers=person.header)
+        assert desk.call("GET", "/users/me/usage", headers=alice.login)["file_bytes"] == 200
+        kept = [path for path in desk.settings.uploads.rglob("*") if path.is_file()]
+        assert len(kept) == 3, "what was refused is not kept"

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from agent_mailer import __version__
 from agent_mailer.broker.answers import answer, described
 from agent_mailer.broker.callers import settings_of
+from agent_mailer.broker.data import Quota
 from agent_mailer.broker.documents import WATCH, Step, base_url, steps
 
 router = APIRouter()
@@ -37,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True):
     streams_per_host: int
     request_seconds: float
     max_file_bytes: int
+    quota: Quota
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 async def capabilities(request: Request) -> Response:
     """Public: a client looks here before it has a key."""
     of = settings_of(request)
-    limits = Limits(of.streams_per_key, of.streams_per_host, of.request_seconds, of.max_file_bytes)
+    limits = Limits(of.streams_per_key, of.streams_per_host, of.request_seconds, of.max_file_bytes, of.quota)
     return answer(Capabilities(EXTENSIONS, of.max_body_bytes, of.heartbeat_seconds, limits))
 
 

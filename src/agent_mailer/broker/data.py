@@ -27,6 +27,16 @@ _GIVE_ONE = (
 )
 
 
+class Quota(msgspec.Struct, frozen=True):
+    """What one user may take; 0: as much as there is. Days are those of UTC, sizes bytes."""
+
+    messages_per_day: int = 0
+    bytes_per_day: int = 0
+    """Of bodies."""
+    file_bytes: int = 0
+    """Of all files that are stored."""
+
+
 class Settings(msgspec.Struct, frozen=True):
     """`database` is an SQLAlchemy URL; `uploads` a folder; sizes are bytes, durations seconds."""
 
@@ -46,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     """Wrong passwords that a user name, and an address, may give before it has to wait."""
     streams_per_key: int = 4096
     streams_per_host: int = 4096
+    quota: Quota = Quota()
     request_seconds: float = 120.0
     """Within which a request has to come whole."""
     hosts: frozenset[str] = frozenset()

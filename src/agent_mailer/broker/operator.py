@@ -70,7 +70,7 @@ async def operator_by_key(request: Request, caller: AsAgent) -> Response:
     "/messages/send",
     summary="Send as the operator",
     openapi_extra=documented(OperatorForm),
-    responses={**SENT, **refusals(400, 401, 403, 404, 409, 413, 422, 503)},
+    responses={**SENT, **refusals(400, 401, 403, 404, 409, 413, 422, 429, 503)},
     response_class=Response,
 )
 async def send(request: Request, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002

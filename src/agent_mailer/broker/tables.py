@@ -190,8 +190,18 @@ files = Table(
     Column("mime_type", Text, nullable=False),
     Column("size", Integer, nullable=False),
     Column("stored_path", Text, nullable=False),
-    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
     Column("created_at", Text, nullable=False),
+)
+
+# What a user has sent on a day (UTC), where that has a limit.
+usage = Table(
+    "usage",
+    metadata,
+    Column("user_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("day", Text, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
 )
 
 system_settings = Table(

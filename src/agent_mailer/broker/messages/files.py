@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, File, Request, Response, UploadFile
 from fastapi.responses import FileResponse
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsEither, settings_of, store_of
+from agent_mailer.broker.data import Quota
 from agent_mailer.broker.documents import base_url
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import files
+from agent_mailer.broker.users.quotas import require_room
 
 router = APIRouter(prefix="/files", tags=["files"])
 
@@ -83,11 +86,16 @@ async def upload(request: Request, caller: AsEither, file: Annotated[UploadFile,
     except OSError as error:
         raise Fault(503, f"The file could not be stored: {error.strerror}", headers={"Retry-After": "1"}) from None
     try:
-        await store_of(request).write(lambda c: c.execute(insert(files), [row]))
+        await store_of(request).write(partial(_note, settings.quota, row))
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return answer(Uploaded(file_id, name, mime_type, len(data), f"{base_url(request)}/files/{file_id}"))
+
+
+def _note(quota: Quota, row: dict[str, Any], connection: Connection) -> None:
+    require_room(connection, quota, row["user_id"], row["size"])
+    connection.execute(insert(files), [row])
 
 
 def _store(path: Path, data: bytes) -> None:

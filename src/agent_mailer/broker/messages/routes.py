@@ -58,7 +58,7 @@ by_send = APIRouter(prefix="/messages", tags=["messages"], route_class=_Straight
     "/send",
     summary="Send, reply or forward",
     openapi_extra=documented(SendForm),
-    responses={**SENT, **refusals(400, 401, 403, 404, 409, 413, 422, 503)},
+    responses={**SENT, **refusals(400, 401, 403, 404, 409, 413, 422, 429, 503)},
     response_class=Response,
 )
 async def send(request: Request, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
@@ -76,7 +76,8 @@ async def send(request: Request, caller: AsAgent, html: Html = True) -> Response
 
 def submission_of(request: Request, form: OperatorForm, *, sender: tuple[str, str, str], bound: bool) -> Submission:
     """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 413."""
-    longest = settings_of(request).max_body_bytes
+    settings = settings_of(request)
+    longest = settings.max_body_bytes
     check_size(len(form.body.encode()), longest)
     if form.attachments and len(encode(form.attachments)) > MOST_ATTACHMENT_BYTES:
         raise Fault(413, f"Attachments too large. Maximum: {MOST_ATTACHMENT_BYTES} bytes of JSON")
@@ -98,7 +99,7 @@ def submission_of(request: Request, form: OperatorForm, *, sender: tuple[str, st
         labels=tuple(form.labels),
         visited=tuple(form.visited),
     )
-    return Submission(new, user_id, agent_id, bound, idempotency_key(request), longest)
+    return Submission(new, user_id, agent_id, bound, idempotency_key(request), longest, settings.quota)
 
 
 async def deliver(request: Request, submission: Submission, *, html: bool) -> Response:

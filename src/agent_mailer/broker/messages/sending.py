@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, func, insert, select
 
+from agent_mailer.broker.data import Quota
 from agent_mailer.broker.messages.rows import COUNT_ON, takes_part
 from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, former_addresses, messages
+from agent_mailer.broker.users.quotas import Spent, require_left, spend, spent_by
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -54,6 +56,7 @@ class Submission(msgspec.Struct, frozen=True):
     bound: bool
     key: str | None
     longest: int
+    quota: Quota = Quota()
 
     def request_hash(self) -> str:
         """The same for the same request, also in a later version that knows of more fields."""
@@ -132,6 +135,8 @@ class _Batch:
         self.rows: list[_Row] = []
         self.arrived: list[tuple[str, str, str, int]] = []
         self.counted: set[str] = set()
+        self.newly: dict[str, Spent] = {}
+        """What users whose sending is counted send now."""
         self.begun: dict[_Place, set[str]] = {}
         """Who takes part in the threads of `rows`."""
 
@@ -145,6 +150,8 @@ class _Batch:
         parents = self.connection.execute(_PARENTS, {"ids": sorted(wanted)}).all() if wanted else []
         self.parents = {row[0]: _Parent(*row) for row in parents}
         self.derived, self.stored = self._find_threads()
+        counted = {one.user_id for one in self.submissions if one.quota.messages_per_day or one.quota.bytes_per_day}
+        self.spent = spent_by(self.connection, counted) if counted else {}
         results: list[Sent | Fault] = []
         for submission in self.submissions:
             try:
@@ -157,6 +164,7 @@ class _Batch:
             self.connection.execute(COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
             note_arrivals(self.connection, self.arrived)
+            spend(self.connection, self.newly)
         return results
 
     def _find_recipients(self, addresses: set[str]) -> list[Sequence[Any]]:
@@ -201,7 +209,9 @@ class _Batch:
         to = [self._recipient(submission, address) for address in submission.new.to]
         parent = self._parent(submission)
         body = self._body(submission, parent)
-        made = self._messages(submission, self._thread(submission, parent), parent, body, to)
+        thread_id = self._thread(submission, parent)
+        self._count(submission, Spent(len(to), len(to) * len(body.encode())))
+        made = self._messages(submission, thread_id, parent, body, to)
         if submission.key is not None and digest is not None and made:
             self.earlier[submission.agent_id, submission.key] = (digest, made)
         for ordinal, (message, agent_id) in enumerate(zip(made, to, strict=True)):
@@ -212,6 +222,13 @@ class _Batch:
             )
         self.counted.update(to)
         return Sent(made, arrivals=tuple((agent_id, self.newest[agent_id]) for agent_id in to))
+
+    def _count(self, submission: Submission, wanted: Spent) -> None:
+        if submission.quota.messages_per_day or submission.quota.bytes_per_day:
+            user_id = submission.user_id
+            newly = self.newly.get(user_id, Spent())
+            require_left(submission.quota, self.spent.get(user_id, Spent()) + newly, wanted)
+            self.newly[user_id] = newly + wanted
 
     def _recipient(self, submission: Submission, address: str) -> str:
         agent_id, user_id = self.recipients.get(address, ("", ""))

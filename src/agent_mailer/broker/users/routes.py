@@ -7,6 +7,7 @@ from typing import Annotated, cast
 import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
+from sqlalchemy import Connection
 
 from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AsPerson, claims_of, cookie_name, directory_of, settings_of, store_of
@@ -14,6 +15,7 @@ from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Label, Password, Reference, Tags
 from agent_mailer.broker.tables import users
 from agent_mailer.broker.users.login import Passwords, Use, issue_token
+from agent_mailer.broker.users.quotas import Spent, file_bytes_of, spent_by, today
 from agent_mailer.broker.users.rows import (
     SHORTEST_PASSWORD,
     USERNAME,
@@ -73,6 +75,13 @@ class PasswordChange(BaseModel):
 
 class FilterTags(BaseModel):
     filter_tags: Tags
+
+
+class Usage(BaseModel):
+    day: str
+    messages: int
+    bytes: int
+    file_bytes: int
 
 
 class UserAnswer(BaseModel):
@@ -229,6 +238,18 @@ async def change_password(request: Request, person: AsPerson, form: PasswordChan
     await store.write(lambda c: set_password(c, person.user_id, hashed))
     directory_of(request).forget()
     return Told(detail="Password updated")
+
+
+@router.get("/me/usage", responses=refusals(401))
+async def used(request: Request, person: AsPerson) -> Usage:
+    """What was sent today (UTC), where that has a limit, and what the stored files come to."""
+
+    def work(connection: Connection) -> Usage:
+        spent = spent_by(connection, [person.user_id]).get(person.user_id, Spent())
+        size = file_bytes_of(connection, person.user_id)
+        return Usage(day=today(), messages=spent.messages, bytes=spent.bytes, file_bytes=size)
+
+    return await store_of(request).read(work)
 
 
 @router.put("/me/filter-tags", responses=refusals(401))

@@ -43,6 +43,11 @@ def serve(
     request_seconds: Annotated[
         float, typer.Option(min=1, help="A connection over which no whole request comes for so long is ended.")
     ] = 120,
+    messages_per_day: Annotated[
+        int, typer.Option(min=0, help="Messages that a user may send in a day (UTC); 0: any number.")
+    ] = 0,
+    bytes_per_day: Annotated[int, typer.Option(min=0, help="Bytes of bodies that a user may send in a day.")] = 0,
+    file_bytes: Annotated[int, typer.Option(min=0, help="Bytes that a user's stored files may come to.")] = 0,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request, on stderr.")] = False,
 ) -> None:
     """Run the broker until Ctrl-C.
@@ -53,7 +58,7 @@ def serve(
     """
     data = data_of(folder, database)
     unhurried()
-    from agent_mailer.broker.data import Settings, held, hosts_of, make_folders, proxies_of, secret_of
+    from agent_mailer.broker.data import Quota, Settings, held, hosts_of, make_folders, proxies_of, secret_of
     from agent_mailer.broker.serving import bind, run, url_of
 
     os.umask(0o077)
@@ -76,6 +81,7 @@ def serve(
                 streams_per_key=streams_per_key,
                 streams_per_host=streams_per_host,
                 request_seconds=request_seconds,
+                quota=Quota(messages_per_day, bytes_per_day, file_bytes),
             )
             run(
                 create_app(settings),
