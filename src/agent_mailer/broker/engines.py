@@ -25,6 +25,9 @@ from sqlalchemy.pool import QueuePool
 # FULL: a commit that was answered survives a power cut (with NORMAL it may not).
 _PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
 _STORES_PRAGMAS = ("journal_mode=WAL", *_PRAGMAS)
+# Ids are random, so a commit touches pages all over the indexes: they stay in memory (16 MB), and those that change
+# again and again are written back once in a while (of the same size).
+_WRITERS_PRAGMAS = ("cache_size=-16000", "wal_autocheckpoint=4000")
 # Nobody waits longer for a lock than for a file's; and whoever is stopped in a transaction does not hold others up.
 _STORES_SETTINGS = {
     "lock_timeout": "5s",
@@ -70,7 +73,8 @@ def engine_of(url: str, *, writes: bool, size: int, stores: bool) -> Engine:
     last byte, when it is only looked into, and at a server there is no limit to what a statement may take.
     """
     if is_file(url):
-        return _of_file(url, _STORES_PRAGMAS if stores else _PRAGMAS, writes=writes, size=size)
+        pragmas = _STORES_PRAGMAS if stores else _PRAGMAS
+        return _of_file(url, (*pragmas, *_WRITERS_PRAGMAS) if writes else pragmas, writes=writes, size=size)
     return _of_server(url, _SETTINGS | _STORES_SETTINGS if stores else _SETTINGS, writes=writes, size=size)
 
 
