@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -17,9 +20,16 @@ ITSELF = b".\n"
 """In `commondir`: the git folder itself, as without the file. For the time of a turn, so that no other can be made."""
 
 MOST_REPOSITORIES = 100
+"""Submodules of a tree, its worktrees, and the worktrees of its submodules: where there are more, none of them is named
+but the folder that holds them, so that no number of them hides one.
+"""
+_MOST_BETWEEN = 1000
+"""Folders that are looked into for submodules."""
 MOST_LOOKED_AT = 256
 """Folders in which repositories of an agent's own are looked for, those near the top first."""
 
+_AGAIN = 0.02
+_TRIES = 5
 _NESTED = 4
 _LONGEST = 1 << 20
 _PASSED_OVER = frozenset((".git", ".agent-mailer", ".agent-mail", "node_modules", ".venv", "__pycache__"))
@@ -49,25 +59,64 @@ def kept_in(top: Path) -> Iterator[Kept]:
     yield from _of_all(tree.common)
 
 
-def put_in_place(disk: Disk, tops: Iterable[Path]) -> None:
-    """What is missing of it: so that there is something that can be kept. What we cannot make no turn can, either."""
+def put_in_place(disk: Disk, tops: Iterable[Path]) -> list[int]:
+    """What is missing of it: so that there is something that can be kept. What we cannot make no turn can, either.
+
+    Returns descriptors: while they are open no other watcher of a tree takes away what was put into it.
+    """
+    held: list[int] = []
     for kept in _of_tops(tops):
-        if not os.path.lexists(kept.path):
-            with suppress(OSError):
-                if kept.folder:
-                    disk.make_directory(kept.path)
-                    disk.system.chmod(kept.path, 0o755)
-                elif kept.missing is not None:
-                    disk.create(kept.path, kept.missing, sync=Sync.NONE)
-                    disk.system.chmod(kept.path, 0o644)
+        for _ in range(_TRIES):
+            _make(disk, kept)
+            if kept.missing != ITSELF or not _is_ours(kept.path):
+                break
+            if (fd := _shared(kept.path)) is not None:
+                held.append(fd)
+                break
+            # Another watcher takes it away at this very moment.
+            time.sleep(_AGAIN)
+    return held
 
 
-def take_away(disk: Disk, tops: Iterable[Path]) -> None:
-    """What nobody else would have put there, once no turn runs."""
+def take_away(disk: Disk, tops: Iterable[Path], held: Iterable[int] = ()) -> None:
+    """What nobody else would have put there, once no turn runs, ours or another watcher's. Closes what was `held`."""
+    for fd in held:
+        os.close(fd)
     for kept in _of_tops(tops):
         if kept.missing == ITSELF and _is_ours(kept.path):
-            with suppress(OSError):
+            with suppress(OSError), _opened(kept.path) as fd:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 disk.remove(kept.path)
+
+
+def _make(disk: Disk, kept: Kept) -> None:
+    if os.path.lexists(kept.path):
+        return
+    with suppress(OSError):
+        if kept.folder:
+            disk.make_directory(kept.path)
+            disk.system.chmod(kept.path, 0o755)
+        elif kept.missing is not None:
+            disk.create(kept.path, kept.missing, sync=Sync.NONE)
+            disk.system.chmod(kept.path, 0o644)
+
+
+def _shared(path: Path) -> int | None:
+    """Held open under a lock that several may have; None where that was not to be had, or of what is gone by now."""
+    with suppress(OSError), _opened(path) as fd:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), path.lstat()):
+            return os.dup(fd)
+    return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def obeyed_in(folder: Path) -> Iterator[Path]:
@@ -92,12 +141,24 @@ def _of_tops(tops: Iterable[Path]) -> Iterator[Kept]:
 
 def _of_all(common: Path) -> Iterator[Kept]:
     """Of a repository, its worktrees and its submodules."""
-    for repository in _repositories(common):
+    try:
+        repositories = _repositories(common)
+    except _TooManyError:
+        repositories = [common]
+        yield Kept(common / "modules")
+    left = MOST_REPOSITORIES
+    for repository in repositories:
         yield from _of_one(repository)
         work = None if repository == common else work_of(repository)
         if work is not None and (work / ".git").is_file():
             yield Kept(work / ".git")
-        for worktree in _names(repository / "worktrees"):
+        worktrees = _names(repository / "worktrees")
+        left -= len(worktrees)
+        if left < 0:
+            yield Kept(repository / "worktrees")
+            left = 0
+            continue
+        for worktree in worktrees:
             yield from (Kept(worktree / name) for name in ("commondir", "gitdir", "config.worktree"))
 
 
@@ -113,23 +174,35 @@ def _of_one(repository: Path) -> Iterator[Kept]:
     yield Kept(repository / "commondir", ITSELF)
 
 
-def _repositories(common: Path) -> Iterator[Path]:
-    """The submodules' lie in `modules`, by names that may have several parts, and have such of their own."""
-    found, left = 0, deque([(common, 0)])
-    while left and found < MOST_REPOSITORIES:
+class _TooManyError(Exception):
+    pass
+
+
+def _repositories(common: Path) -> list[Path]:
+    """The submodules' lie in `modules`, by names that may have several parts, and have such of their own.
+
+    Raises _TooManyError.
+    """
+    found, looked, left = [common], 0, deque((one, 1) for one in _names(common / "modules"))
+    while left:
         folder, deep = left.popleft()
-        is_one = folder == common or (folder / "HEAD").is_file()
+        looked += 1
+        is_one = (folder / "HEAD").is_file()
         if is_one:
-            found += 1
-            yield folder
-        if deep < _NESTED:
-            left += [(one, deep + 1) for one in _names(folder / "modules" if is_one else folder)]
+            found.append(folder)
+        inner = _names(folder / "modules" if is_one else folder)
+        if inner and deep < _NESTED:
+            left += [(one, deep + 1) for one in inner]
+        if looked > _MOST_BETWEEN or len(left) > _MOST_BETWEEN or len(found) > MOST_REPOSITORIES:
+            raise _TooManyError
+    return found
 
 
 def _names(folder: Path) -> list[Path]:
+    """Its folders, in order; of very many the first that the system tells, and more than anybody may have."""
     with suppress(OSError), os.scandir(folder) as entries:
-        found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-        return sorted(found)[:MOST_REPOSITORIES]
+        folders = (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+        return sorted(islice(folders, _MOST_BETWEEN + 1))
     return []
 
 

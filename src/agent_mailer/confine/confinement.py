@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,9 @@ class Confinement:
         self._traits = traits
         self._disk = disk
         self._proved: tuple[object, ...] | None = None
+        self._in_place = asyncio.Lock()
+        self._held: list[int] = []
+        """Descriptors of what stands in people's git folders, for this watcher's turns."""
 
     @property
     def kind(self) -> Kind:
@@ -62,6 +66,11 @@ class Confinement:
             proof = await self.prove(launch)
             if not proof.holds:
                 raise Unconfined("sandbox_not_proved", f"the sandbox does not hold: {proof.text}", proof.fix)
+        # As long as it takes to look at what agents have made there: other turns go on meanwhile.
+        async with self._in_place:
+            return await asyncio.to_thread(self._within, launch, turn)
+
+    def _within(self, launch: Launch, turn: TurnPlaces) -> Launch:
         try:
             places = self._find()
             self._make_missing(places)
@@ -69,15 +78,26 @@ class Confinement:
             within = _with_caches(launch, places)
             bounds = bounds_of(places, turn, Path(launch.argv[0]), self._traits.home, within.env)
             if Promise.FIRM in self._sandbox.promises(bounds):
-                put_in_place(self._disk, written_trees(places))
+                earlier, self._held = self._held, put_in_place(self._disk, written_trees(places))
+                for fd in earlier:
+                    os.close(fd)
             return self._with_tmp(self._sandbox.around(within, bounds), bounds)
         except ConfigFault as fault:
             raise Unconfined(fault.code, fault.message, fault.fix) from fault
 
-    def let_go(self) -> None:
-        """No turn runs any more: what stood in people's git folders for its time is taken away."""
+    async def let_go(self, nobody: Callable[[], bool]) -> None:
+        """Once `nobody` runs a turn: what stood in people's git folders for its time is taken away.
+
+        Asked where no turn can begin meanwhile: one that does waits, and puts it there again.
+        """
+        async with self._in_place:
+            if nobody():
+                await asyncio.to_thread(self._take_away)
+
+    def _take_away(self) -> None:
+        held, self._held = self._held, []
         with suppress(ConfigFault):
-            take_away(self._disk, written_trees(self._find()))
+            take_away(self._disk, written_trees(self._find()), held)
 
     def _with_tmp(self, launch: Launch, bounds: Bounds) -> Launch:
         home = self._traits.home

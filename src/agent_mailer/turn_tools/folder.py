@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import site
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer import beneath
-from agent_mailer.beneath import holding, is_folder, is_there, names_in
+from agent_mailer.beneath import holding, is_folder, is_there
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
@@ -31,23 +33,20 @@ URGENT = "urgent.json"
 MOST_URGENT = 10
 BETWEEN = f"\n\n{'-' * 72}\n"
 """Between two messages, for who reads."""
-
 MAX_STAGED = 100
+"""More than any honest turn sends; an agent in a loop stops here."""
 MOST_STAGED_BYTES = 64 * 1024 * 1024
 """Of one turn: what lies beyond is read by nobody."""
-"""More than any honest turn sends; an agent in a loop stops here."""
-
+MOST_NAMES = 4096
 NOTE_COPY = "note-{}.md"
 DOCUMENTS = "documents.json"
 MAX_NOTE_BYTES = 256 * 1024
 """A note is read whole at the start of every turn."""
-
 MOST_BYTES = 64 * 1024 * 1024
 """What is larger is no item: the largest message has far less, however it is escaped."""
 
 _GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _YEAR_10000 = 253_402_300_800.0
-
 
 # The server starts in the workdir: no module that the agent has put there, or where its HOME is, may become ours.
 # An installation in the user's own site needs that one.
@@ -334,8 +333,9 @@ def _content(draft: Draft) -> bytes:
 
 
 def _names(folder: Path) -> list[str]:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(names_in(folder))
+    """Of very many only so many as no honest turn has: they are looked at again and again while a turn runs."""
+    with suppress(FileNotFoundError, NotADirectoryError), beneath.opened(folder) as fd, os.scandir(fd) as entries:
+        return sorted(entry.name for entry in islice(entries, MOST_NAMES))
     return []
 
 

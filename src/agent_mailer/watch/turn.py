@@ -212,8 +212,8 @@ async def _gather(
     folder: TurnFolder,
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
-    if room.confinement is not None and not any(work.holds_place for work in room.work.values()):
-        room.confinement.let_go()
+    if room.confinement is not None:
+        await room.confinement.let_go(lambda: not any(work.holds_place for work in room.work.values()))
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None, tuple[Draft, ...]]:
         sealed = folder.seal()
