@@ -15,6 +15,7 @@ def make(path: str) -> None:
 
 
 def unix(path: str) -> None:
+    path = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX) as ours:
         ours.connect(path)
 

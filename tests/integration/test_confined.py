@@ -143,7 +143,14 @@ def test_nothing_beyond_the_project_can_be_changed(scene: Scene) -> None:
 
 
 def test_no_process_of_the_person_and_no_socket_can_be_reached(scene: Scene) -> None:
-    with socket.socket(socket.AF_UNIX) as docker, socket.socket() as loopback:
+    with (
+        socket.socket(socket.AF_UNIX) as docker,
+        socket.socket(socket.AF_UNIX) as session_bus,
+        socket.socket() as loopback,
+    ):
+        name = f"agent-mailer-test-{os.getpid()}"
+        session_bus.bind(f"\0{name}")
+        session_bus.listen()
         place = (
             "/run/agent-mailer-test.sock" if os.access("/run", os.W_OK) else str(scene.home / ".ssh" / "docker.sock")
         )
@@ -155,6 +162,7 @@ def test_no_process_of_the_person_and_no_socket_can_be_reached(scene: Scene) -> 
         try:
             told = scene.try_doors(
                 docker=("unix", place),
+                session_bus=("unix", f"@{name}"),
                 watcher=("signal", os.getpid()),
                 environment=("read", f"/proc/{os.getpid()}/environ"),
                 memory=("read", f"/proc/{os.getpid()}/mem"),

@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from agent_mailer.confine.bounds import Places, bounds_of
+from agent_mailer.confine.bwrap import Bubblewrap
+from agent_mailer.confine.enter_landlock import ABSTRACT_ONLY
 from agent_mailer.confine.landlock import Landlock
-from agent_mailer.confine.port import Access, Bounds, Network, TurnPlaces
+from agent_mailer.confine.port import Access, Bounds, Network, Promise, TurnPlaces
 from agent_mailer.errors import ConfigFault
 from agent_mailer.runtimes.port import Launch, ProgramHome
 
@@ -137,6 +139,23 @@ def test_an_old_kernel_is_told_and_named(places: Places) -> None:
     assert "ABI 2, and 3 is needed" in Landlock(abi=2).why_not(Network.ON)
     assert "has no Landlock" in Landlock(abi=0).why_not(Network.ON)
     assert Landlock(abi=3).why_not(Network.ON) == ""
+
+
+def test_an_old_kernel_is_not_asked_for_what_it_cannot_hold(places: Places, tmp_path: Path) -> None:
+    """bubblewrap with the network on then shares the sockets without a path, and promises nothing of them."""
+    (tmp_path / "bwrap").write_text("#!/bin/sh\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    found, launch = bounds(places), Launch(("/bin/true",), {}, places.workdir)
+    off = msgspec.structs.replace(found, network=Network.OFF)
+    old, new = (Bubblewrap(str(tmp_path), abi=abi) for abi in (5, 6))
+    assert [Promise.ABSTRACT in kind.promises(at) for kind in (old, new) for at in (found, off)] == [False, *[True] * 3]
+    assert Promise.SOCKETS in old.promises(found)
+    assert [ABSTRACT_ONLY in kind.around(launch, at).argv for kind in (old, new) for at in (found, off)] == [
+        *(False, False),
+        *(True, False),
+    ]
+    assert Promise.SIGNALS not in Landlock(abi=5).promises(found)
+    assert Promise.SIGNALS in Landlock(abi=6).promises(found)
 
 
 def test_the_ssh_agent_counts_where_it_is_named(places: Places, tmp_path: Path) -> None:

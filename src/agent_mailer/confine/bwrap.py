@@ -10,7 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.confine import enter_landlock
 from agent_mailer.confine.bounds import TEMPORARY
+from agent_mailer.confine.landlock import ENTERS, abi_here, enters
 from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, Rule, Unconfined
 from agent_mailer.runtimes.port import Launch
 
@@ -27,13 +29,16 @@ _FOR_ROOT = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr")
 class Bubblewrap:
     kind = Kind.BWRAP
 
-    def __init__(self, path: str) -> None:
-        """`path`: where the program is looked for; never the agent's."""
+    def __init__(self, path: str, abi: int | None = None) -> None:
+        """`path`: where the program is looked for; never the agent's. `abi`: this kernel's Landlock, unless given."""
         found = shutil.which("bwrap", path=path)
         self._program = None if found is None else Path(found).resolve()
+        self._scopes = (abi_here() if abi is None else abi) >= enter_landlock.SCOPES_ABI
 
-    def promises(self, bounds: Bounds) -> frozenset[Promise]:  # noqa: ARG002 - it holds them all, whatever is asked
-        return frozenset(Promise) - {Promise.SIGNALS}
+    def promises(self, bounds: Bounds) -> frozenset[Promise]:
+        """Sockets without a path: those of another network are its own; of one network Landlock tells them apart."""
+        apart = self._scopes or bounds.network is Network.OFF
+        return frozenset(Promise) - {Promise.SIGNALS, *(() if apart else (Promise.ABSTRACT,))}
 
     def why_not(self, network: Network) -> str:
         if self._program is None:
@@ -43,7 +48,7 @@ class Bubblewrap:
         return ""
 
     def programs(self) -> Sequence[Path]:
-        return () if self._program is None else (self._program,)
+        return () if self._program is None else (self._program, *(ENTERS if self._scopes else ()))
 
     def mend(self, output: str) -> str:
         if self._program is None:
@@ -70,7 +75,10 @@ class Bubblewrap:
             words += ["--symlink", os.path.realpath(bounds.program), str(bounds.program)]
         for folder in _sealed(bounds):
             words += ["--remount-ro", folder]
-        words += ["--chdir", str(launch.cwd), "--", *launch.argv]
+        words += ["--chdir", str(launch.cwd), "--"]
+        if self._scopes and bounds.network is not Network.OFF:
+            words += [*enters(), enter_landlock.ABSTRACT_ONLY, "--"]
+        words += launch.argv
         return msgspec.structs.replace(launch, argv=tuple(words), env={**launch.env, "TMPDIR": str(TEMPORARY[0])})
 
 

@@ -1,7 +1,8 @@
 """Run by itself, by a bare Python: put this process under Landlock, take its privileges, become the program.
 
 python -I -S enter_landlock.py [n:WHAT…] [r:PATH…] [w:PATH…] [l:PATH…] -- PROGRAM [WORD…]. n:inet and n:unix allow such
-sockets; r: read, w: read and write, l: see names only. It imports no package: what it costs is paid before every turn.
+sockets; r: read, w: read and write, l: see names only. `s:abstract` alone holds back sockets of others without a path,
+and nothing else. It imports no package: what it costs is paid before every turn.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ OLDEST_ABI = 3
 """Linux 6.2: before that a file outside could be cut to nothing."""
 SCOPES_ABI = 6
 """Linux 6.12: signals and abstract sockets are held back, too."""
+ABSTRACT_ONLY = "s:abstract"
 
 _CREATE, _ADD, _RESTRICT, _OPENAT2 = 444, 445, 446, 437
 MACHINES = {"x86_64": (0xC000003E, 41, 126), "aarch64": (0xC00000B7, 198, 91)}
@@ -31,6 +33,7 @@ _MAKE_CHAR, _MAKE_BLOCK = 1 << 6, 1 << 11
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _WRITE = (_ALL_OF_FIRST_ABI & ~(_MAKE_CHAR | _MAKE_BLOCK)) | _REFER | _TRUNCATE
 _OF_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
+_ABSTRACT, _SIGNALS = 1, 2
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,12 +73,24 @@ def _allow(ruleset: int, fd: int, rights: int) -> None:
         _call("landlock_add_rule", _ADD, ruleset, 1, ctypes.c_char_p(rule), 0)
 
 
+def _scope() -> None:
+    """Mounts, and so a sandbox within, can be made all the same: they are forbidden to who is held to files."""
+    attributes = ctypes.c_char_p(struct.pack("QQQ", 0, 0, _ABSTRACT))
+    _enter(_call("landlock_create_ruleset", _CREATE, attributes, ctypes.c_size_t(24), 0))
+
+
+def _enter(ruleset: int) -> None:
+    _control("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1, None)
+    _call("landlock_restrict_self", _RESTRICT, ruleset, 0)
+    os.close(ruleset)
+
+
 def _restrict(rules: list[str]) -> None:
     version = abi()
     if version < OLDEST_ABI:
         raise OSError(errno.EOPNOTSUPP, f"this kernel's Landlock has ABI {version}, and {OLDEST_ABI} is needed")
     handled = _ALL_OF_FIRST_ABI | _REFER | _TRUNCATE | (_IOCTL if version >= 5 else 0)
-    scoped = 3 if version >= SCOPES_ABI else 0
+    scoped = _ABSTRACT | _SIGNALS if version >= SCOPES_ABI else 0
     size = 24 if version >= SCOPES_ABI else 16 if version >= 4 else 8
     attributes = ctypes.c_char_p(struct.pack("QQQ", handled, 0, scoped))
     ruleset = _call("landlock_create_ruleset", _CREATE, attributes, ctypes.c_size_t(size), 0)
@@ -100,9 +115,7 @@ def _restrict(rules: list[str]) -> None:
         # So that /dev/stdout can be opened, which leads to the file that the turn's words go to.
         if stat.S_ISREG(os.fstat(fd).st_mode):
             _allow(ruleset, fd, _READ_FILE | _WRITE_FILE)
-    _control("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1, None)
-    _call("landlock_restrict_self", _RESTRICT, ruleset, 0)
-    os.close(ruleset)
+    _enter(ruleset)
 
 
 def _filter(machine: tuple[int, int, int], families: list[int]) -> list[tuple[int, int, int, int]]:
@@ -144,6 +157,9 @@ def _drop_privileges(machine: tuple[int, int, int]) -> None:
 def main(words: list[str]) -> None:
     end = words.index("--")
     rules, command = words[:end], words[end + 1 :]
+    if rules == [ABSTRACT_ONLY]:
+        _scope()
+        os.execv(command[0], command)  # noqa: S606, TID251 - as below
     machine = MACHINES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.EOPNOTSUPP, "made for x86_64 and aarch64, not for " + os.uname().machine)

@@ -14,7 +14,19 @@ from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, Un
 from agent_mailer.runtimes.port import Launch
 
 _PROGRAM = Path(enter_landlock.__file__)
+# Never a virtual environment's own: the folder with its settings may be one that an agent writes.
+ENTERS = (Path(getattr(sys, "_base_executable", sys.executable)).resolve(), _PROGRAM)
+"""Python, and the program that it runs."""
 _NEWER = "boot a kernel of Linux 6.2 or newer with lsm=landlock, or: agent-mailer config set sandbox.kind bwrap"
+
+
+def abi_here() -> int:
+    return enter_landlock.abi() if sys.platform == "linux" else 0
+
+
+def enters() -> tuple[str, ...]:
+    """The words before the rules."""
+    return (str(ENTERS[0]), "-I", "-S", str(ENTERS[1]))
 
 
 class Landlock:
@@ -22,15 +34,14 @@ class Landlock:
 
     def __init__(self, abi: int | None = None) -> None:
         """`abi` is this kernel's, unless another one is given."""
-        here = enter_landlock.abi() if sys.platform == "linux" else 0
-        self._abi = here if abi is None else abi
-        # Never a virtual environment's own: the folder with its settings may be one that an agent writes.
-        self._python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+        self._abi = abi_here() if abi is None else abi
 
     def promises(self, bounds: Bounds) -> frozenset[Promise]:
         """One socket that is named opens all: the kernel tells them apart by their kind alone."""
-        held = set() if bounds.sockets else {Promise.SOCKETS}
-        return frozenset(held | {Promise.SIGNALS} if self._abi >= enter_landlock.SCOPES_ABI else held)
+        held = set() if bounds.sockets else {Promise.SOCKETS, Promise.ABSTRACT}
+        if self._abi >= enter_landlock.SCOPES_ABI:
+            held |= {Promise.SIGNALS, Promise.ABSTRACT}
+        return frozenset(held)
 
     def why_not(self, network: Network) -> str:
         if self._abi == 0:
@@ -44,7 +55,7 @@ class Landlock:
         return ""
 
     def programs(self) -> Sequence[Path]:
-        return (self._python, _PROGRAM)
+        return ENTERS
 
     def mend(self, output: str) -> str:  # noqa: ARG002 - there is one reason
         return _NEWER
@@ -52,7 +63,7 @@ class Landlock:
     def around(self, launch: Launch, bounds: Bounds) -> Launch:
         if why := self.why_not(bounds.network):
             raise Unconfined("no_sandbox", f"[sandbox] kind is landlock: {why}", _NEWER)
-        words = [str(self._python), "-I", "-S", str(_PROGRAM)]
+        words = list(enters())
         words += ["n:inet"] if bounds.network is Network.ON else []
         words += ["n:unix"] if bounds.sockets else []
         words += [f"{right}:{path}" for right, path in _grants(bounds)]

@@ -92,6 +92,7 @@ class Promise(StrEnum):
     PROCESSES = "sees no process but its own"
     SIGNALS = "signals no process but its own"
     SOCKETS = "reaches no socket that was not named"
+    ABSTRACT = "reaches no socket of others that has no path"
     TOP_LEVEL = "makes new names where something beside them is hidden"
 
 

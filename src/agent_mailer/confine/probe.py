@@ -41,6 +41,8 @@ def write(path: str) -> bool:
 
 
 def unix(path: str) -> bool:
+    """`@` stands for the byte with which a name begins that is no path."""
+    path = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX) as ours:
         ours.connect(path)
     return True

@@ -31,6 +31,8 @@ _CUT_SHORT = 3600.0
 """Seconds: a folder of a proof that is older is in nobody's hands."""
 _MOST_SAMPLED = 500
 _SHOWN = 3
+_SCOPED = (Kind.BWRAP, Kind.LANDLOCK)
+_NO_SCOPES = "; sockets without a path (X11, some session buses) can be reached: that ends with Linux 6.12"
 _DOCTOR = "agent-mailer doctor, or another kind: agent-mailer config set sandbox.kind KIND"
 
 
@@ -50,6 +52,8 @@ class Proof(msgspec.Struct, frozen=True):
     asked: int = 0
     wrong: tuple[str, ...] = ()
     fix: str = ""
+    beyond: str = ""
+    """What such a kind holds back elsewhere, and cannot here."""
 
     @property
     def holds(self) -> bool:
@@ -58,7 +62,7 @@ class Proof(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         if self.holds:
-            return f"{self.kind} holds: {self.asked} doors tried, all as they should be"
+            return f"{self.kind} holds: {self.asked} doors tried, all as they should be{self.beyond}"
         more = len(self.wrong) - _SHOWN
         return "; ".join(self.wrong[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
@@ -128,7 +132,8 @@ async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: 
     wrong_ones = [_wrong(*pair) for pair in zip(questions, answers, strict=True) if _differs(*pair)]
     if Promise.TEMPORARY in promises:
         wrong_ones += [f"{folder} is shared with everybody" for folder in TEMPORARY if _left(folder / mark)]
-    return Proof(sandbox.kind, len(questions), tuple(wrong_ones), _DOCTOR if wrong_ones else "")
+    beyond = _NO_SCOPES if sandbox.kind in _SCOPED and Promise.ABSTRACT not in promises else ""
+    return Proof(sandbox.kind, len(questions), tuple(wrong_ones), _DOCTOR if wrong_ones else "", beyond)
 
 
 def _program(path: Path) -> Iterator[Question]:
@@ -199,6 +204,10 @@ def _sockets(promises: frozenset[Promise], network: Network, scratch: Path, held
         with suppress(OSError):  # a name that is too long for a socket
             held.enter_context(_listening(socket.AF_UNIX, str(path)))
             yield Question("unix", str(path), "a socket that was not named can be reached")
+    if Promise.ABSTRACT in promises:
+        name = f"{_PREFIX}{secrets.token_hex(8)}"
+        held.enter_context(_listening(socket.AF_UNIX, f"\0{name}"))
+        yield Question("unix", f"@{name}", "a socket of others that has no path can be reached")
     if network is not Network.MODEL:
         here = held.enter_context(_listening(socket.AF_INET, ("127.0.0.1", 0)))
         may = network is Network.ON
