@@ -236,6 +236,8 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     `resumes`: a session id given to `command` is honoured. `stop_signal` asks the program to leave and to take its
     tools along. `account` names, without revealing it, the account that limits and logins belong to; None = unknown.
     `home`: what a turn must be able to write beside the workdir; None = nothing. `remote`: its model is elsewhere.
+    `own_sandbox`: it holds its tools by one; the watcher asks the probe FENCE before the first turn of a program, and
+    of one that has changed.
     """
 
     name: str
@@ -245,6 +247,7 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     account: str | None = None
     home: ProgramHome | None = None
     remote: bool = False
+    own_sandbox: bool = False
 
 
 LOGIN: Final = "login"
@@ -264,11 +267,15 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a probe's answer means: `ok`, one line for people, and the command that mends it."""
+    """What a probe's answer means: `ok`, one line for people, and the command that mends it.
+
+    `opens`: a turn could touch what it must not; none is started.
+    """
 
     ok: bool
     text: str
     fix: str = ""
+    opens: bool = False
 
 
 class Runtime(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from enum import Enum
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
@@ -16,8 +17,10 @@ from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
 from agent_mailer.names import printable
+from agent_mailer.outcomes import NOT_EXECUTED
+from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import Runtime, RuntimeTraits
+from agent_mailer.runtimes.port import FENCE, Runtime, RuntimeMissing, RuntimeTraits
 from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, TurnProgress
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 STOP_PATIENCE = 15.0
 """After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
 
+FENCE_SECONDS = 30.0
 SHORTEST_WAIT = 0.05
 SETTLE_PATIENCE = 5.0
 """The same once no turn runs any more: a broker that does not answer, or a disk that refuses, is not waited for."""
@@ -83,6 +87,32 @@ class Program:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.traits = runtime.traits
+        self._trying = asyncio.Lock()
+        self._holds: object = None
+        """Which file, started how, was seen to keep its turns from what they must not touch."""
+
+    async def require_fence(self, workdir: Path, turn_id: str) -> None:
+        """Before the first turn, and once the program has changed: by an upgrade, say.
+
+        Raises RuntimeMissing where it lets a turn touch what it must not, and OSError. What does not start opens none.
+        """
+        for probe in self.runtime.probes(workdir):
+            if probe.name != FENCE:
+                continue
+            async with self._trying:
+                file = await asyncio.to_thread(Path(probe.argv[0]).stat)
+                this = (probe.argv, file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
+                if self._holds == this:
+                    continue
+                mark = f"fence-{turn_id}"
+                done = await run_briefly_async(
+                    probe.argv, env=probe.env, cwd=probe.cwd, seconds=FENCE_SECONDS, mark=mark
+                )
+                if done.status is not None and done.status not in NOT_EXECUTED:
+                    finding = self.runtime.read_probe(probe, done.status, done.output)
+                    if finding.opens:
+                        raise RuntimeMissing("fence_open", finding.text, finding.fix)
+                    self._holds = this
 
 
 class Room:

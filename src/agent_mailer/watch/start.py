@@ -44,6 +44,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     )
     record.resume = choice.session_id
     words = words_of(record, policy.project_dir)
+    own_sandbox = confinement is None or confinement.leaves_own_sandbox
     launch = program.runtime.command(
         TurnRequest(
             turn_id=record.turn_id,
@@ -57,11 +58,13 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
             session_id=choice.session_id,
             tools=ToolServer(*folder.server(policy.workdir)),
             confined=confinement is not None,
-            own_sandbox=confinement is None or confinement.leaves_own_sandbox,
+            own_sandbox=own_sandbox,
             batch=words.batch,
         )
     )
     record.fresh = launch.session_id
+    if own_sandbox and program.traits.own_sandbox:
+        await program.require_fence(policy.workdir, record.turn_id)
     await _note_documents(room, record, folder)
     await _prepare(room, record, messages, folder)
     copies = None

@@ -108,6 +108,7 @@ class CodexRuntime:
             account=self._account(),
             home=ProgramHome(self._home(), _SETTINGS),
             remote=True,
+            own_sandbox=True,
         )
 
     @property
@@ -156,7 +157,7 @@ class CodexRuntime:
         return (
             Probe("version", (program, "--version"), self._env, workdir),
             Probe(LOGIN, (program, "login", "status"), self._env, workdir),
-            Probe(FENCE, self._trial(program, workdir), self._env, workdir),
+            self._trial(program, workdir),
         )
 
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
@@ -172,14 +173,14 @@ class CodexRuntime:
         version = version_of(program)
         return policy(self._mode, self._reach, ground, self._env, self._home(), self._extra, version)
 
-    def _trial(self, program: str, workdir: Path) -> tuple[str, ...]:
+    def _trial(self, program: str, workdir: Path) -> Probe:
         """Codex's sandbox with the profile of a turn, asked what it would let through; or why there is none."""
         ground = Ground(workdir)
         chosen = self._policy(Path(program), ground)
         if not chosen.profile:
-            return (_ECHO, chosen.why_not)
+            return Probe(FENCE, (_ECHO, chosen.why_not), self._env, workdir)
         look = trial_words(self._mode, self._reach, ground, self._env, self._home())
-        return (program, "sandbox", *chosen.words, *look)
+        return Probe(FENCE, (program, "sandbox", *chosen.words, *look), self._env, workdir)
 
     def _judge_result(self, result: Result, evidence: Evidence) -> Judgement:
         if result.outcome.settles:
@@ -343,7 +344,8 @@ def _read_fence(probe: Probe, output: str) -> Finding:
         )
     if wrong:
         fix = "npm install -g @openai/codex@latest, or agent-mailer config set permission_mode plan"
-        return Finding(ok=False, text=f"in codex's sandbox {printable('; '.join(wrong), 300)}", fix=fix)
+        opens = any(line.startswith("it can ") for line in wrong)
+        return Finding(ok=False, text=f"in codex's sandbox {printable('; '.join(wrong), 300)}", fix=fix, opens=opens)
     return Finding(ok=True, text="codex's sandbox keeps login, configuration and state from the agent")
 
 

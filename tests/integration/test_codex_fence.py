@@ -1,0 +1,83 @@
+"""The watcher tries codex's own sandbox before a program's first turn, and again once the program has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, outcomes
+
+from agent_mailer.events import EventName
+
+HOLDS = "echo looked"
+OPENS = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+DOES_NOT_START = "echo 'bwrap: No permissions to create new namespace' >&2; exit 1"
+
+
+class CodexDesk(Desk):
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.tried = base / "tried"
+        self.program(HOLDS)
+        self.configure(runtime="codex", codex_command=str(base / "codex"), permission_mode="acceptEdits")
+
+    def program(self, sandbox: str, name: str = "codex") -> None:
+        """A codex whose sandbox is this shell code; its turns answer, and the next one takes its place."""
+        answer = '{"type":"item.completed","item":{"id":"i","type":"agent_message","text":"the answer"}}'
+        end = '{"type":"turn.completed","usage":{"input_tokens":1,"cached_input_tokens":0,"output_tokens":1}}'
+        thread = '{"type":"thread.started","thread_id":"01234567-89ab-7def-8123-456789abcdef"}'
+        change = f"[ ! -e '{self.base}/codex.next' ] || mv '{self.base}/codex.next' '{self.base}/codex'"
+        new = self.base / "codex.new"
+        new.write_text(
+            f"#!/bin/sh\nif [ \"$1\" = sandbox ]; then\necho x >>'{self.tried}'\n{sandbox}\nexit\nfi\n"
+            f"case $* in *exec*) cat >/dev/null; {change}; printf '%s\\n' '{thread}' '{answer}' '{end}';; esac\n"
+        )
+        new.chmod(0o755)
+        new.rename(self.base / name)
+
+    def times(self) -> int:
+        return len(self.tried.read_text().split()) if self.tried.exists() else 0
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CodexDesk:
+    # Codex does without a profile where its folder lies in that of temporary files.
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    return CodexDesk(tmp_path)
+
+
+def test_a_sandbox_that_holds_is_tried_once_for_all_turns(desk: CodexDesk) -> None:
+    for subject in ("one", "two", "three"):
+        desk.send(subject)
+    assert outcomes(desk.once()) == ["done"] * 3
+    assert desk.times() == 1
+
+
+def test_one_that_lets_its_turns_touch_the_state_starts_none(desk: CodexDesk) -> None:
+    desk.program(OPENS)
+    desk.send()
+    [end] = [event for event in desk.once() if event.event is EventName.TURN_ENDED]
+    assert end.fields["outcome"] == "unavailable"
+    assert "in codex's sandbox it can read" in str(end.fields["detail"])
+    assert not desk.log(EventName.TURN_STARTED)
+    desk.program(HOLDS)
+    desk.resume()
+    assert outcomes(desk.once()) == ["done"]
+
+
+def test_one_that_does_not_start_touches_nothing_and_can_still_answer(desk: CodexDesk) -> None:
+    desk.program(DOES_NOT_START)
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert desk.times() == 1
+
+
+def test_a_program_that_changes_is_tried_anew(desk: CodexDesk) -> None:
+    """Between two turns of one watcher."""
+    desk.program(OPENS, name="codex.next")
+    desk.send("one")
+    desk.send("two")
+    assert outcomes(desk.once()) == ["done", "unavailable"]
+    assert desk.times() == 2
+    assert len(desk.log(EventName.TURN_STARTED)) == 1
