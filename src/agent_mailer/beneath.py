@@ -130,19 +130,23 @@ def rename(source: Place, target: Place) -> None:
 
 
 def rename_noreplace(source: Place, target: Place) -> None:
-    """Raises FileExistsError where `target` is there."""
+    """Raises FileExistsError where `target` is there. Without RENAME_NOREPLACE a folder may replace an empty one."""
     with _Both(source, target) as (from_folder, old, to_folder, new):
         if _renameat2 is not None:
             places = (_or_cwd(from_folder), os.fsencode(old), _or_cwd(to_folder), os.fsencode(new))
             if _renameat2(*places, _RENAME_NOREPLACE) == 0:
                 return
-            code = ctypes.get_errno()
-            if code not in (errno.ENOSYS, errno.EINVAL):
+            if (code := ctypes.get_errno()) not in (errno.ENOSYS, errno.EINVAL):
                 raise OSError(code, os.strerror(code), str(source), None, str(target))
         # A system or file system without RENAME_NOREPLACE: a hard link refuses to replace as well. A crash between the
         # two calls leaves one file under both names, which every reader here recognises by its inode.
-        os.link(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder, follow_symlinks=False)
-        os.unlink(old, dir_fd=from_folder)
+        try:
+            os.link(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder, follow_symlinks=False)
+            os.unlink(old, dir_fd=from_folder)
+        except PermissionError:
+            if not stat.S_ISDIR(os.stat(old, dir_fd=from_folder, follow_symlinks=False).st_mode):
+                raise
+            os.rename(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder)
 
 
 def unlink(path: Place) -> None:
@@ -334,10 +338,9 @@ def _how(flags: int, mode: int, resolve: int) -> object:
 
 def _openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
     assert _syscall is not None
-    name, how = os.fsencode(path), _how(flags, mode, resolve)
+    words = (folder, os.fsencode(path), _how(flags, mode, resolve), _HOW_BYTES)
     for _ in range(_TRIES):
-        fd: int = _syscall(_SYS_OPENAT2, folder, name, how, _HOW_BYTES)
-        if fd >= 0:
+        if (fd := int(_syscall(_SYS_OPENAT2, *words))) >= 0:
             return fd
         code = ctypes.get_errno()
         if code not in (errno.EAGAIN, errno.EINTR):
@@ -382,18 +385,15 @@ def _step(above: int, name: str, flags: int, mode: int, path: str) -> int:
         raise
 
 
-def _find(name: str, *arguments: type[ctypes._SimpleCData[int]] | type[ctypes.c_char_p]) -> ctypes._FuncPointer | None:
+def _find(name: str, *arguments: type[ctypes._CDataType]) -> ctypes._FuncPointer | None:
     try:
         function: ctypes._FuncPointer = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError):
         return None
-    if arguments:
-        function.argtypes = list(arguments)
+    function.argtypes = list(arguments)
     return function
 
 
 _renameat2 = _find("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-_syscall = _find("syscall") if os.uname().sysname == "Linux" and os.uname().machine != "alpha" else None
-if _syscall is not None:
-    _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
-    _syscall.restype = ctypes.c_long
+_words = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_syscall = _find("syscall", *_words) if os.uname().sysname == "Linux" and os.uname().machine != "alpha" else None
