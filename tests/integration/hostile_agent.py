@@ -1,5 +1,6 @@
 """An agent that tries doors: hostile_agent.py DOORS TOLD. DOORS: {name: [what, where]}; TOLD gets {name: reason}."""
 
+import ctypes
 import json
 import os
 import socket
@@ -46,6 +47,13 @@ def run(line: str) -> None:
         raise OSError(done.stderr or "failed")
 
 
+def key(name: str) -> None:
+    """A key that the kernel keeps for the session, by its name."""
+    number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    if ctypes.CDLL(None, use_errno=True).syscall(number, 10, -3, b"user", name.encode(), 0) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 DOORS: dict[str, Callable[[Any], object]] = {
     "make": make,
     "read": read,
@@ -56,6 +64,7 @@ DOORS: dict[str, Callable[[Any], object]] = {
     "inet": inet,
     "signal": lambda pid: os.kill(pid, 0),
     "run": run,
+    "key": key,
 }
 
 

@@ -2,7 +2,7 @@
 
 python -I -S enter_landlock.py [n:WHAT…] [r:PATH…] [w:PATH…] [l:PATH…] -- PROGRAM [WORD…]. n:inet and n:unix allow such
 sockets; r: read, w: read and write, l: see names only. `s:abstract` alone holds back sockets of others without a path,
-and nothing else. It imports no package: what it costs is paid before every turn.
+and the kernel's keys. It imports no package: what it costs is paid before every turn.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SCOPES_ABI = 6
 ABSTRACT_ONLY = "s:abstract"
 
 _CREATE, _ADD, _RESTRICT, _OPENAT2 = 444, 445, 446, 437
-MACHINES = {"x86_64": (0xC000003E, 41, 126), "aarch64": (0xC00000B7, 198, 91)}
-"""The audit name of the machine, and its numbers of socket and capset."""
+MACHINES = {"x86_64": (0xC000003E, 41, 126, 248), "aarch64": (0xC00000B7, 198, 91, 217)}
+"""The audit name of the machine, and its numbers of socket, capset and add_key, which two others of keys follow."""
 _IO_URING_SETUP = 425
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 38, 22
 
@@ -118,9 +118,12 @@ def _restrict(rules: list[str]) -> None:
     _enter(ruleset)
 
 
-def _filter(machine: tuple[int, int, int], families: list[int]) -> list[tuple[int, int, int, int]]:
-    """Landlock holds back no socket with a path, and io_uring passes by every filter of calls."""
-    audit, socket, _ = machine
+def _filter(machine: tuple[int, int, int, int], families: list[int] | None) -> list[tuple[int, int, int, int]]:
+    """Landlock holds back no socket with a path, and io_uring passes by every filter of calls. None: all sockets.
+
+    The kernel keeps keys of the person (tickets, passwords) that every process of the session inherits.
+    """
+    audit, socket, _, add_key = machine
     ok, refuse, absent = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
     head = [
         (0x20, 0, 0, 4),
@@ -131,7 +134,10 @@ def _filter(machine: tuple[int, int, int], families: list[int]) -> list[tuple[in
         (0x06, 0, 0, refuse),
         (0x15, 0, 1, _IO_URING_SETUP),
         (0x06, 0, 0, absent),
+        *(line for call in range(add_key, add_key + 3) for line in ((0x15, 0, 1, call), (0x06, 0, 0, absent))),
     ]
+    if families is None:
+        return [*head, (0x06, 0, 0, ok)]
     tests = [(0x15, len(families) - at, 0, family) for at, family in enumerate(families)]
     return [
         *head,
@@ -143,13 +149,13 @@ def _filter(machine: tuple[int, int, int], families: list[int]) -> list[tuple[in
     ]
 
 
-def _hold_sockets(machine: tuple[int, int, int], families: list[int]) -> None:
+def _hold_calls(machine: tuple[int, int, int, int], families: list[int] | None) -> None:
     code = b"".join(struct.pack("=HBBI", *line) for line in _filter(machine, families))
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value)
     _control("seccomp", _PR_SET_SECCOMP, 2, program)
 
 
-def _drop_privileges(machine: tuple[int, int, int]) -> None:
+def _drop_privileges(machine: tuple[int, int, int, int]) -> None:
     header = ctypes.c_char_p(struct.pack("Ii", 0x20080522, 0))
     _call("capset", machine[2], header, ctypes.c_char_p(bytes(24)))
 
@@ -159,13 +165,15 @@ def main(words: list[str]) -> None:
     rules, command = words[:end], words[end + 1 :]
     if rules == [ABSTRACT_ONLY]:
         _scope()
+        if os.uname().machine in MACHINES:
+            _hold_calls(MACHINES[os.uname().machine], None)
         os.execv(command[0], command)  # noqa: S606, TID251 - as below
     machine = MACHINES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.EOPNOTSUPP, "made for x86_64 and aarch64, not for " + os.uname().machine)
     _restrict(rules)
     _drop_privileges(machine)
-    _hold_sockets(machine, [1] * ("n:unix" in rules) + [2, 10, 16] * ("n:inet" in rules))
+    _hold_calls(machine, [1] * ("n:unix" in rules) + [2, 10, 16] * ("n:inet" in rules))
     os.execv(command[0], command)  # noqa: S606, TID251 - nothing starts: this process becomes the agent's
 
 
