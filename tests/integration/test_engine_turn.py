@@ -235,6 +235,35 @@ def test_a_limit_pauses_without_costing_an_attempt(desk: Desk) -> None:
     assert not (desk.state / "dead_letter.jsonl").exists()
 
 
+def test_a_message_that_always_brings_a_pause_keeps_no_other_waiting_and_ends(desk: Desk) -> None:
+    """One that is too large for what the provider takes in a minute, say: no mail behind it is the worse for it."""
+    desk.configure(command_output="jsonl", max_starts=2)
+    desk.shell(
+        'cat >/dev/null; [ "$AGENT_MAILER_THREAD_ID" = poison ] && how=limited || how=done\n'
+        'echo "{\\"type\\":\\"result\\",\\"outcome\\":\\"$how\\",\\"text\\":\\"words\\"}"'
+    )
+    clock = FakeClock()
+    poison = desk.send(thread="poison", priority=Priority.URGENT)
+    desk.send(thread="b")
+    seen = []
+    for _ in range(4):
+        seen.append(outcomes(desk.once(clock)))
+        clock.moment += 4000
+    # It tries twice whether the pause is over; then another does, and the pause is over.
+    assert seen == [["limited"], ["limited"], ["limited"], ["done", "limited"]]
+    retry = json.loads((desk.state / "retries.json").read_text())[poison]
+    assert (retry.get("attempts", 0), retry["starts"]) == (0, 1)
+    # Alone it shows nothing: it may be an outage.
+    assert outcomes(desk.once(clock)) == ["limited"]
+    assert json.loads((desk.state / "retries.json").read_text())[poison]["starts"] == 1
+    clock.moment += 4000
+    desk.send(thread="c")
+    assert outcomes(desk.once(clock)) == ["done", "limited"]
+    [dead] = (desk.state / "dead_letter.jsonl").read_text().splitlines()
+    assert json.loads(dead)["msg_id"] == poison
+    assert any("2 starts without an end" in message.body for message in desk.inbox())
+
+
 def test_blocked_asks_in_the_thread_and_an_answer_resumes_the_work(desk: Desk) -> None:
     desk.shell("cat >/dev/null; agent-mailer mail finish --blocked 'red or blue?' >&2; echo waiting")
     desk.send("paint it")

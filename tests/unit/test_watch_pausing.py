@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.state.pauses import LONGEST_PAUSE
-from agent_mailer.state.records import Pause, PauseReason
-from agent_mailer.watch.rules import decide_pause, may_start
+from agent_mailer.state.records import Attempt, Pause, PauseReason, RetryEntry
+from agent_mailer.watch.probes import decide_pause, in_turn, is_a_start, may_start
+from agent_mailer.watch.rules import Candidate
 
 NOW = 1_000_000.0
 PAUSING = {
@@ -114,3 +116,32 @@ def test_a_pause_that_has_run_out_lets_one_probe_through(
 )
 def test_urgent_mail_takes_one_place_beyond(running: int, urgent: int, allowed: int) -> None:
     assert may_start(None, NOW, running, 2, urgent) == allowed
+
+
+def met(name: str, *ended: Outcome) -> Candidate:
+    envelope = Envelope(name, name, "user", NOW, name, "")
+    history = tuple(Attempt(f"t{number}", outcome, "", NOW - 10) for number, outcome in enumerate(ended))
+    return Candidate(envelope, RetryEntry(envelope, history=history) if ended else None)
+
+
+def test_what_meets_a_pause_again_and_again_steps_back() -> None:
+    limited, interrupted = Outcome.LIMITED, Outcome.INTERRUPTED
+    first, second, fresh = met("a", limited, limited), met("b", limited), met("c")
+    assert in_turn([first, second, fresh]) == [first, second, fresh], "a limit that ends is tried by who met it"
+    poison = met("a", limited, interrupted, Outcome.UNAVAILABLE, limited)
+    assert in_turn([poison, second, fresh]) == [second, fresh, poison]
+    worse = met("b", *[limited] * 4)
+    assert in_turn([worse, poison]) == [poison, worse], "in an outage they take turns"
+    assert in_turn([met("a", limited, limited, limited, Outcome.FAILED), fresh])[1] is fresh, "it had gone through"
+
+
+def test_a_pause_counts_only_where_others_have_gone_through_since() -> None:
+    rerun = met("a", Outcome.UNAVAILABLE).retry
+    for outcome in PAUSING:
+        assert not is_a_start(Judgement(outcome), None, worked=False, went_through=NOW)
+        assert not is_a_start(Judgement(outcome), rerun, worked=False, went_through=0.0)
+        assert not is_a_start(Judgement(outcome), rerun, worked=False, went_through=NOW - 11)
+        assert not is_a_start(Judgement(outcome, retry_at=NOW + 60), rerun, worked=False, went_through=NOW)
+        assert is_a_start(Judgement(outcome), rerun, worked=False, went_through=NOW)
+        assert is_a_start(Judgement(outcome), None, worked=True, went_through=0.0)
+    assert is_a_start(Judgement(Outcome.FAILED), None, worked=False, went_through=0.0)

@@ -28,7 +28,8 @@ from agent_mailer.state.records import (
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import FinishKind, Sealed
-from agent_mailer.watch.rules import AutoReply, RetryDecision, Step, WatchPolicy, decide_pause, decide_retry
+from agent_mailer.watch.probes import decide_pause, is_a_start
+from agent_mailer.watch.rules import AutoReply, RetryDecision, Step, WatchPolicy, decide_retry
 
 Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
 
@@ -64,6 +65,8 @@ class TurnEnd(msgspec.Struct, frozen=True):
     mark: str = ""
     earlier: tuple[Draft, ...] = ()
     """What an earlier turn of the message had staged: it counts where this one has staged nothing."""
+    went_through: float = 0.0
+    """When a turn last ended otherwise than in a pause, as far as this watcher knows."""
 
     def then(self, outcome: Outcome) -> AfterStop | None:
         """What a person wants instead of a retry. A turn that ended well in spite of him has ended well."""
@@ -76,7 +79,11 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     judgement = _stopped(end, _with_finish_note(end, _once_lost(end)))
     record, rerun = end.record, end.record.rerun
     attempts = rerun.attempts if rerun else 0
-    starts = record.starts if _counts_as_start(end, judgement) else record.starts - 1
+    # Without a process nothing ran.
+    ran = record.process is not None and is_a_start(
+        judgement, rerun, worked=end.observation.worked, went_through=end.went_through
+    )
+    starts = record.starts if ran else record.starts - 1
     decision = decide_retry(
         judgement.outcome, attempts=attempts, starts=starts, now=end.now, policy=policy, jitter=end.jitter
     )
@@ -160,11 +167,6 @@ def _stopped(end: TurnEnd, judgement: Judgement) -> Judgement:
     )
     detail = f"{said}: {end.stop.reason}" if end.stop.reason else said
     return msgspec.structs.replace(judgement, outcome=Outcome.INTERRUPTED, detail=detail, retry_at=None)
-
-
-def _counts_as_start(end: TurnEnd, judgement: Judgement) -> bool:
-    """A start that met a limit or outage before any work is nobody's loop; without a process nothing ran."""
-    return end.record.process is not None and (end.observation.worked or not judgement.outcome.pauses)
 
 
 def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: WatchPolicy) -> list[Draft]:

@@ -1,4 +1,4 @@
-"""Every rule of the engine that needs no hand: order, retry, session, pause, the clocks of a turn. Pure."""
+"""Every rule of the engine that needs no hand: order, retry, session, the clocks of a turn. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import msgspec
 from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priority
 from agent_mailer.names import is_session_id
-from agent_mailer.outcomes import Judgement, Outcome, StopReason
+from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.schedules.due import Schedule
 from agent_mailer.state.notices import Channel
-from agent_mailer.state.pauses import LONGEST_PAUSE
-from agent_mailer.state.records import Pause, PauseReason, RetryEntry, SessionEntry
+from agent_mailer.state.records import RetryEntry, SessionEntry
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
@@ -157,51 +156,6 @@ def cannot_be_fetched(entry: RetryEntry, now: float, policy: WatchPolicy, *, ans
     """Where the mailbox fails instead of answering, it may be out of order: a day of that is waited for."""
     patience = 0.0 if answered else policy.undeliverable_after
     return entry.fetches >= MOST_FETCHES and now - entry.fetching_since >= patience
-
-
-FIRST_PROBE = 30.0
-LONGEST_BETWEEN_PROBES = 3600.0
-
-_REASONS = {
-    Outcome.LIMITED: PauseReason.LIMITED,
-    Outcome.SIGNED_OUT: PauseReason.SIGNED_OUT,
-    Outcome.UNAVAILABLE: PauseReason.UNAVAILABLE,
-}
-
-
-def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter: float) -> Pause | None:
-    """The pause after a turn that ended so; None = nothing stands in the way.
-
-    A pause by hand stays until a hand ends it. The provider's own moment is believed, but never past a week; without
-    one the intervals between probes grow. `jitter` in [0, 1) spreads watchers that wait for the same moment.
-    """
-    if current is not None and current.reason is PauseReason.BY_HAND:
-        return current
-    reason = _REASONS.get(judgement.outcome)
-    if reason is None:
-        # An interruption says nothing about the account.
-        return current if judgement.outcome is Outcome.INTERRUPTED else None
-    probes = current.probes + 1 if current is not None else 0
-    since = current.since if current is not None else now
-    named = judgement.retry_at is not None and judgement.retry_at > now
-    if judgement.retry_at is not None and named:
-        until = min(judgement.retry_at, now + LONGEST_PAUSE - 60) + 5 * jitter
-    else:
-        until = now + backoff(probes, FIRST_PROBE, LONGEST_BETWEEN_PROBES) * (0.75 + jitter / 2)
-    elsewhere = current is not None and current.reason is reason and current.elsewhere
-    return Pause(reason, since, until, judgement.detail, probes, elsewhere, guessed=not named)
-
-
-def may_start(pause: Pause | None, now: float, running: int, slots: int, urgent: int = 0) -> int:
-    """How many turns may be started now, of which the first `urgent` are. A pause that has run out lets one probe
-    through. Urgent mail takes one place beyond the `slots`: a full house does not keep it waiting.
-    """
-    if pause is None:
-        free = max(0, slots - running)
-        return free + 1 if urgent > free and running <= slots else free
-    if pause.until is None or now < pause.until or running:
-        return 0
-    return 1
 
 
 class Candidate(msgspec.Struct, frozen=True):

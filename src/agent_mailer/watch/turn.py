@@ -239,6 +239,7 @@ async def _gather(
         transcript_bytes=_size_of(folder.path / STDOUT_FILE),
         answered=False,
         earlier=earlier,
+        went_through=room.gate.went_through,
         now=room.clock.now(),
         jitter=room.jitter(),
     )

@@ -18,10 +18,11 @@ from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.backlog import Doer, Look, look
 from agent_mailer.watch.batch import batch_of
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
+from agent_mailer.watch.probes import may_start
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
-from agent_mailer.watch.rules import Candidate, may_start
+from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.settings import Settings
 from agent_mailer.watch.trees import keep_out_of_trees
 from agent_mailer.watch.trouble import OWN
@@ -212,10 +213,8 @@ class Watcher:
                 # At the next look once more.
                 room.notices.look(pause)
         silence = room.hear(found.candidates, pause, now)
-        if admitted.stops:
-            return 0.0
-        if self._once:
-            return None
+        if admitted.stops or self._once:
+            return 0.0 if admitted.stops else None
         scheduled = now + next_due if next_due is not None else None
         moments = [moment for moment in (plan.next_due, silence, scheduled) if moment is not None]
         if ready and not self._at_work():

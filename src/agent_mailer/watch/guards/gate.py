@@ -14,6 +14,7 @@ import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.port import Envelope, Message
+from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import GUARDS, Counted, Pause, PauseReason, RetryEntry, TurnRecord
@@ -22,6 +23,7 @@ from agent_mailer.watch.guards.budgets import Ledger, Over, Shared, Spent, limit
 from agent_mailer.watch.guards.calm import wanted_pause
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.guards.rounds import Round, Rounds, begins_anew, ring_of
+from agent_mailer.watch.probes import in_turn
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 
 HOUR = 3600.0
@@ -66,6 +68,8 @@ class Gate:
         self._texts: deque[str] = deque(maxlen=64)
         self.last_turn = 0.0
         """When a turn was claimed last."""
+        self.went_through = 0.0
+        """When a turn last ended in another way than in a pause."""
         self._ledger: Ledger | None = None
         self._shared: Shared | None = None
 
@@ -108,8 +112,10 @@ class Gate:
 
     def past(self, pause: Pause | None, ready: list[Candidate]) -> tuple[Pause | None, list[Candidate]]:
         """What of `ready` the pause lets by, and the pause that counts for that: too many turns are no person's."""
-        if pause is None or pause.reason is not PauseReason.TOO_MANY_TURNS:
-            return pause, ready
+        if pause is None:
+            return None, ready
+        if pause.reason is not PauseReason.TOO_MANY_TURNS:
+            return pause, in_turn(ready)
         return None, [candidate for candidate in ready if self._is_free(candidate)]
 
     def calm(self, now: float) -> Pause | None:
@@ -207,7 +213,10 @@ class Gate:
             self._ledger.forget(record)
 
     def settled(self, record: TurnRecord) -> None:
-        """What it took is known, and what it has written."""
+        """What it took is known, what it has written, and whether the way is clear."""
+        done = record.settlement
+        if done is not None and not done.outcome.pauses and done.outcome is not Outcome.INTERRUPTED:
+            self.went_through = max(self.went_through, done.decided_at)
         self._goes_on_elsewhere(record)
         if self._ledger is not None:
             self._ledger.note(record)
