@@ -77,6 +77,10 @@ def test_it_is_healthy_only_while_the_program_is_there(desk: Desk) -> None:
         assert (screen.status, "not executable" in screen.out, f"mend: chmod +x {program}" in screen.out) == (1, 1, 1)
         program.unlink()
         assert codes(seen(desk)) == ["program"]
+        program.write_text("#!/usr/bin/env no-such-node\n")
+        program.chmod(0o755)
+        found = seen(desk)
+        assert (codes(found), "needs no-such-node" in found["problems"][0]["text"]) == (["program"], True)
         tool(desk)
         assert codes(seen(desk)) == []
     assert codes(seen(desk)) == ["no_watcher", "program"]

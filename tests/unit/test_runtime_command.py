@@ -235,6 +235,7 @@ def test_a_relative_path_entry_gives_an_absolute_program(tmp_path: Path, monkeyp
         ("./dangling", "runtime_missing"),
         ("", "runtime_missing"),
         ("./folder", "runtime_is_directory"),
+        ("/dev/null", "runtime_is_directory"),
         ("./plain", "runtime_not_executable"),
         ("plain", "runtime_not_executable"),
     ],
@@ -247,6 +248,37 @@ def test_a_program_that_cannot_be_run_says_what_mends_it(tmp_path: Path, command
         runtime(TEXT, command, PATH=str(tmp_path)).command(request_in(tmp_path))
     assert caught.value.code == code
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("first", "lacks"),
+    [
+        ("#!/nowhere/python -u", "/nowhere/python"),
+        ("#! gone/bin/sh", "gone/bin/sh"),
+        ("#!/bin/sh\r", "/bin/sh"),
+        ("#!/usr/bin/env no-such-node", "no-such-node in PATH"),
+        ("#!/usr/bin/env -S no-such-node --flag", "no-such-node in PATH"),
+        ("#!/bin/sh", ""),
+        ("#!/usr/bin/env sh", ""),
+        ("#!/usr/bin/env -S sh -e", ""),
+        ("#!/usr/bin/env -i no-such-node", ""),
+        ("#!", ""),
+        ("echo no line of that kind", ""),
+    ],
+)
+def test_a_script_needs_what_its_first_line_names(tmp_path: Path, first: str, lacks: str) -> None:
+    script = tmp_path / "agent"
+    script.write_text(f"{first}\necho hello\n", newline="")
+    script.chmod(0o755)
+    wanted = runtime(TEXT, "./agent", PATH="/usr/bin:/bin")
+    if not lacks:
+        assert wanted.command(request_in(tmp_path)).argv[0] == str(script)
+        return
+    with pytest.raises(RuntimeMissing) as caught:
+        wanted.command(request_in(tmp_path))
+    assert (caught.value.code, lacks in caught.value.message) == ("interpreter_missing", True)
+    assert caught.value.message.isprintable()
+    assert str(script) in caught.value.fix
 
 
 def test_no_command_at_all(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from agent_mailer.runtimes.programs import (
     text_in,
     turn_variables,
     typed_line,
+    with_interpreter,
 )
 
 _DETAIL_LIMIT = 300
@@ -110,7 +111,8 @@ class CommandRuntime:
         return Launch(argv=argv, env=env, cwd=request.workdir)
 
     def _program(self, workdir: Path) -> Path:
-        return find_program(self._command[0] if self._command else "", workdir, self._base_env, self._calling.key)
+        name = self._command[0] if self._command else ""
+        return with_interpreter(find_program(name, workdir, self._base_env, self._calling.key), workdir, self._base_env)
 
     def parse(self, line: bytes) -> Sequence[Event]:
         if self._output is CommandOutput.TEXT:

@@ -23,6 +23,7 @@ PROGRESS_LIMIT = 1000
 _STDERR_LOOK = 8 * 1024
 _DETAIL_LIMIT = 300
 _MOST = 1e18
+_FIRST_LINE = 256
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -45,13 +46,44 @@ def find_program(name: str, workdir: Path, env: Mapping[str, str], key: str) -> 
             mend = f"install {name}, or name it with its whole path: {fix}"
             raise RuntimeMissing("runtime_missing", f"the command {name} is not in PATH ({path})", mend)
         program = Path(found).absolute()
-    if program.is_dir():
-        raise RuntimeMissing("runtime_is_directory", f"the command {program} is a directory", fix)
+    if not program.is_file():
+        what = "is a directory" if program.is_dir() else "is no program"
+        raise RuntimeMissing("runtime_is_directory", f"the command {program} {what}", fix)
     if not os.access(program, os.X_OK):
         raise RuntimeMissing(
             "runtime_not_executable", f"the command {program} is not executable", f"chmod +x {program}"
         )
     return program
+
+
+def with_interpreter(program: Path, workdir: Path, env: Mapping[str, str]) -> Path:
+    """The same program, which is started as it is: what a script names is there. Raises RuntimeMissing."""
+    if lacks := _lacks_interpreter(program, workdir, env):
+        mend = f"install it, or change the first line of {program}"
+        raise RuntimeMissing("interpreter_missing", f"the command {program} needs {lacks}, which is not there", mend)
+    return program
+
+
+def _lacks_interpreter(program: Path, workdir: Path, env: Mapping[str, str]) -> str:
+    """What the `#!` line of a script names and is not to be had: a program of npm without its node, say."""
+    try:
+        with program.open("rb") as script:
+            line, end, _ = script.read(_FIRST_LINE).partition(b"\n")
+    except OSError:
+        # What can be executed need not be readable.
+        return ""
+    words = [word for word in os.fsdecode(line[2:]).replace("\t", " ").split(" ") if word]
+    if not line.startswith(b"#!") or not end or not words:
+        return ""
+    interpreter, *given = words
+    if not os.access(workdir / interpreter, os.X_OK):
+        return printable(interpreter, 200)
+    given = given[1:] if given[:1] == ["-S"] else given
+    plain = bool(given) and not given[0].startswith("-") and "=" not in given[0]
+    path = env.get("PATH", os.defpath)
+    if Path(interpreter).name == "env" and plain and not shutil.which(given[0], path=path):
+        return f"{printable(given[0], 200)} in PATH ({path})"
+    return ""
 
 
 def as_uuid(session_id: str) -> str:

@@ -45,6 +45,7 @@ from agent_mailer.runtimes.programs import (
     last_words,
     secrets_in,
     turn_variables,
+    with_interpreter,
 )
 
 OLDEST_KNOWN = (2, 1, 0)
@@ -243,7 +244,7 @@ class ClaudeRuntime:
             # npm leaves a script of this kind where it was told not to run the package's own.
             if program.stat().st_size <= _STUB_LIMIT and _STUB in program.read_bytes():
                 raise RuntimeMissing("no_native_binary", f"{program} lacks its native binary", _INSTALL)
-        return program
+        return with_interpreter(program, workdir, self._env)
 
     def _words(self, program: Path, request: TurnRequest) -> Iterator[str]:
         """Options that take several values come first: extra arguments must not become values of theirs."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent_mailer.disk import read_regular
 from agent_mailer.runtimes.port import RuntimeMissing
-from agent_mailer.runtimes.programs import find_program
+from agent_mailer.runtimes.programs import find_program, with_interpreter
 
 _NUMBERS = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _PACKAGE_LIMIT = 1024 * 1024
@@ -29,7 +29,7 @@ def find_codex(name: str, workdir: Path, env: Mapping[str, str]) -> Path:
     program = find_program(name, workdir, env, "codex_command")
     wrapper = program.resolve()
     if wrapper.parts[-4:] != _WRAPPER.parts:
-        return program
+        return with_interpreter(program, workdir, env)
     native = _native(wrapper)
     if native is None:
         raise RuntimeMissing(
