@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,30 @@ def test_a_person_reads_answers_and_passes_on(desk: Desk) -> None:
     sent = at(desk, "mail", "send", "--as", "planner", "--to", "user", "--body", "x")
     assert sent.status == 0, sent
     assert desk.inbox("user")[0].envelope.sender == "planner"
+
+
+def test_what_waits_and_is_no_message_is_named(desk: Desk) -> None:
+    new = desk.root / "agents/user/inbox/new"
+    assert at(desk, "mail", "inbox").err.count("no message") == 0
+    (new / "torn.md").write_text("---json\n{")
+    os.mkfifo(new / "pipe.md")
+    (desk.root / "agents/user/inbox/cur/old.md").write_text("none of what waits")
+    with (new / "comes.md").open("w") as written:
+        written.write("---json\n{")
+        written.flush()
+        for words in (("mail", "inbox"), ("mail", "inbox", "--all"), ("mail", "inbox", "--json")):
+            listed = at(desk, *words)
+            assert listed.status == 0
+            assert sorted(
+                line.split(" is no message")[0] for line in listed.err.splitlines() if "no message" in line
+            ) == [
+                str(new / "pipe.md"),
+                str(new / "torn.md"),
+            ]
+    assert listed.json == {"messages": [], "more": False}
+    for number in range(20):
+        (new / f"n{number}.md").write_text("x")
+    assert "more that are no messages" in at(desk, "mail", "inbox").err
 
 
 @pytest.mark.parametrize(

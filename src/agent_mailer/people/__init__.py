@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NAMED = 10
+
 
 def person_at(place: Workplace, whose: str | None, tell: Tell) -> Person:
     """Whoever `whose` names: by default `user` in a folder mailbox, the operator at a broker.
@@ -63,7 +65,13 @@ class Person:
 
     def inbox(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
         """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
-        return self._run(self._mail.listed(search, read_too=read_too))
+        found = self._run(self._mail.listed(search, read_too=read_too))
+        odd = self._mail.no_messages()
+        for one in odd[:_NAMED]:
+            self._tell(one)
+        if len(odd) > _NAMED:
+            self._tell(f"and {len(odd) - _NAMED} more that are no messages")
+        return found
 
     def find(self, typed: str) -> Found:
         """The message whose id begins so."""

@@ -127,6 +127,9 @@ class BrokerMail:
                     break
         return sorted(found[search.offset :], key=lambda one: one.message.envelope.order)
 
+    def no_messages(self) -> Sequence[str]:
+        return ()
+
     async def find(self, typed: str) -> Found:
         heard = await self._box.whole(typed)
         if heard is not None:

@@ -95,15 +95,21 @@ class FolderMail:
         self._ends: dict[str, layout.Paths] = {}
         """Mailboxes elsewhere, by the addresses that lead there."""
         self._heads: StatCache[Message | Malformed] = StatCache(MAX_INDEXED)
+        self._no_messages: dict[Path, str] = {}
 
     def faults(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
         """Headers are read from the newest on, until what is wanted was found."""
+        self._no_messages.clear()
         matching = (one for one in self._newest_first(read_too=read_too) if search.takes(one.message))
         found = islice(matching, search.offset, search.offset + search.limit if search.limit else None)
         return sorted(found, key=lambda one: one.message.envelope.order)
+
+    def no_messages(self) -> Sequence[str]:
+        whole = ((path, why) for path, why in self._no_messages.items() if writer_of(path) is not Writer.SOME)
+        return [f"{printable(str(path))} is no message ({why})" for path, why in whole]
 
     async def find(self, typed: str) -> Found:
         """By the file's name, as AMQ does. Only where no file is called so, headers are looked into."""
@@ -302,9 +308,11 @@ class FolderMail:
         names = {name: (moment, False) for moment, name in (_dated(self._paths.cur) if read_too else ())}
         names |= {name: (moment, True) for moment, name in _dated(self._paths.new)}
         for name, (_, new) in sorted(names.items(), key=lambda item: (item[1][0], item[0]), reverse=True):
-            head = self._head(self._folder(new=new) / name)
+            head = self._head(path := self._folder(new=new) / name)
             if isinstance(head, Message):
                 yield Found(head, new)
+            elif head is not None and new:
+                self._no_messages[path] = head.why
 
     def _named(self, typed: str) -> Found:
         """The head of the one message that is called so. Raises MailerError, UsageFault."""

@@ -201,6 +201,9 @@ class PersonalMail(Protocol):
         Raises UsageFault for a search that the mailbox cannot answer. Its cost follows what is found.
         """
 
+    def no_messages(self) -> Sequence[str]:
+        """What `listed` came upon last that waits and is no message, in a person's words."""
+
     async def find(self, typed: str) -> Found:
         """The one message whose id begins so, whole. Raises MailerError, UsageFault."""
 
