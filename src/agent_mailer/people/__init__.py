@@ -126,7 +126,7 @@ class Person:
 
     def wait_for_fate(self, sent: Sent, wanted: Fate, seconds: float) -> Fate | None:
         """Wait at most `seconds`; see `arrivals.wait_for_fate`."""
-        return self._run(arrivals.wait_for_fate(self._mail, sent, wanted, seconds))
+        return self._run(arrivals.wait_for_fate(self._mail, sent, wanted, seconds, self._tell))
 
     def who(self) -> Sequence[Standing]:
         """Everybody here, and how they stand."""

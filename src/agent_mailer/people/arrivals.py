@@ -7,9 +7,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from agent_mailer.people.send import patiently
+
 if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Message, Unreadable
-    from agent_mailer.people.port import PersonalMail, Search, Sent
+    from agent_mailer.people.port import PersonalMail, Search, Sent, Tell
 
 
 class Arrival(StrEnum):
@@ -65,19 +67,16 @@ async def drain(mail: PersonalMail, limit: int, drained: Drained) -> None:
         drained(taken)
 
 
-async def wait_for_fate(mail: PersonalMail, sent: Sent, wanted: Fate, seconds: float) -> Fate | None:
+async def wait_for_fate(mail: PersonalMail, sent: Sent, wanted: Fate, seconds: float, tell: Tell) -> Fate | None:
     """Wait until every recipient is so far; the other fate where that has become impossible, None where time is up."""
-    end = time.monotonic() + seconds
+
+    async def look_once() -> Fate | None:
+        receipts = await mail.receipts(sent, frozenset())
+        unreadable = {one.recipient for one in receipts if one.unreadable}
+        taken = {one.recipient for one in receipts if not one.unreadable}
+        if (unreadable if wanted is Fate.DLQ else taken).issuperset(sent.recipients):
+            return wanted
+        return Fate.DLQ if unreadable and wanted is Fate.DRAINED else None
+
     with mail.listening(sent) as rest:
-        while True:
-            receipts = await mail.receipts(sent, frozenset())
-            unreadable = {one.recipient for one in receipts if one.unreadable}
-            taken = {one.recipient for one in receipts if not one.unreadable}
-            if (unreadable if wanted is Fate.DLQ else taken).issuperset(sent.recipients):
-                return wanted
-            if unreadable and wanted is Fate.DRAINED:
-                return Fate.DLQ
-            left = end - time.monotonic()
-            if left <= 0:
-                return None
-            await rest(left)
+        return await patiently(look_once, rest, seconds, tell)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
-from agent_mailer.mailbox.port import DEDUPE_KEY, Automatic, Delivered, Kind, Refused
+from agent_mailer.mailbox.port import (
+    DEDUPE_KEY,
+    Automatic,
+    Delivered,
+    Kind,
+    MailboxRefused,
+    MailboxUnavailable,
+    Refused,
+)
 from agent_mailer.names import printable
 from agent_mailer.people.port import Ending, MessageState, Sent, Waited
 from agent_mailer.turn_tools.commands import PROGRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from agent_mailer.mailbox.port import Draft, Message, Outgoing
-    from agent_mailer.people.port import Look, PersonalMail, Receipt, Report, Tell
+    from agent_mailer.people.port import Look, PersonalMail, Receipt, Report, Rest, Tell
+
+T = TypeVar("T")
+
+ASK_AGAIN: Final = 1.0
+"""Seconds until a mailbox that did not answer is asked once more."""
 
 
 async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, tell: Tell = lambda _: None) -> Sent:
@@ -58,30 +72,59 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
 
     `tell` gets a line for each step on the way.
     """
-    end = time.monotonic() + seconds
     seen, taken, told = {sent.id}, set[str](), dict[str, MessageState]()
+    reports: dict[str, Report] = {}
     whole_refs = mail.mailbox.capabilities.carries_context
+
+    async def look_once() -> Waited | None:
+        # Before the answers: whoever answered had taken the message before, and what is settled has left.
+        receipts = await mail.receipts(sent, taken)
+        found = {name: look(sent, name) or await mail.standing(sent, name) for name in sent.recipients}
+        reports.clear()
+        reports.update({name: report for name, report in found.items() if report is not None})
+        _tell_taken(receipts, reports, taken, told, tell)
+        found_now = await mail.arrived(sent, seen)
+        # What was sent before may have several by now: the last one is how it stands.
+        for message in reversed(found_now) if sent.already else found_now:
+            if (ending := _ending_of(message, sent, tell, whole_refs=whole_refs)) is not None:
+                await mail.take(message, awaited=True)
+                return Waited(ending, message, frozenset(taken), reports)
+            seen.add(message.envelope.id)
+        _tell_news(reports, taken, told, tell)
+        if (no_answer := _end_without_answer(receipts, reports, sent)) is not None:
+            return Waited(no_answer, None, frozenset(taken), reports)
+        return None
+
     with mail.listening(sent) as rest:
-        while True:
-            # Before the answers: whoever answered had taken the message before, and what is settled has left.
-            receipts = await mail.receipts(sent, taken)
-            found = {name: look(sent, name) or await mail.standing(sent, name) for name in sent.recipients}
-            reports = {name: report for name, report in found.items() if report is not None}
-            _tell_taken(receipts, reports, taken, told, tell)
-            found_now = await mail.arrived(sent, seen)
-            # What was sent before may have several by now: the last one is how it stands.
-            for message in reversed(found_now) if sent.already else found_now:
-                seen.add(message.envelope.id)
-                if (ending := _ending_of(message, sent, tell, whole_refs=whole_refs)) is not None:
-                    await mail.take(message, awaited=True)
-                    return Waited(ending, message, frozenset(taken), reports)
-            _tell_news(reports, taken, told, tell)
-            if (no_answer := _end_without_answer(receipts, reports, sent)) is not None:
-                return Waited(no_answer, None, frozenset(taken), reports)
+        waited = await patiently(look_once, rest, seconds, tell)
+    return waited or Waited(Ending.TIMEOUT, None, frozenset(taken), reports)
+
+
+async def patiently(look: Callable[[], Awaitable[T | None]], rest: Rest, seconds: float, tell: Tell) -> T | None:
+    """Look until there is something, or None when the time is up.
+
+    A mailbox that does not answer meanwhile is asked again: what was sent is there all the same. Raises
+    MailboxUnavailable where it does not answer in the end, and at once where it refuses us.
+    """
+    end, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            if (found := await look()) is not None:
+                return found
+            left, told = end - time.monotonic(), False
+            if left <= 0:
+                return None
+            await rest(left)
+        except MailboxRefused:
+            raise
+        except MailboxUnavailable as fault:
             left = end - time.monotonic()
             if left <= 0:
-                return Waited(Ending.TIMEOUT, None, frozenset(taken), reports)
-            await rest(left)
+                raise
+            if not told:
+                tell(f"{fault.message}; the wait goes on")
+            told = True
+            await asyncio.sleep(min(ASK_AGAIN, left))
 
 
 def _tell_taken(

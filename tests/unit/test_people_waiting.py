@@ -1,0 +1,53 @@
+"""A person waits for what is to come: a mailbox that does not answer meanwhile ends no wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
+from agent_mailer.people import send
+
+DOWN = MailboxUnavailable("unreachable", "it does not answer", "wait")
+
+
+async def waited(looks: Sequence[object], seconds: float) -> tuple[object, list[str], int]:
+    """What came of it, what was said, and how often was looked; a fault among `looks` is raised, the last one stays."""
+    said: list[str] = []
+    done = 0
+
+    async def look() -> object | None:
+        nonlocal done
+        found = looks[min(done, len(looks) - 1)]
+        done += 1
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def rest(longest: float) -> None:
+        await asyncio.sleep(min(longest, 0.01))
+
+    found = await send.patiently(look, rest, seconds, said.append)
+    return found, said, done
+
+
+def test_it_is_asked_again_and_each_silence_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "ASK_AGAIN", 0.01)
+    found, said, done = asyncio.run(waited([None, DOWN, DOWN, None, DOWN, "the answer"], 30.0))
+    assert (found, done) == ("the answer", 6)
+    assert said == ["it does not answer; the wait goes on"] * 2
+
+
+def test_the_time_is_up_all_the_same() -> None:
+    assert asyncio.run(waited([None], 0.05))[0] is None
+    with pytest.raises(MailboxUnavailable):
+        asyncio.run(waited([None, DOWN], 0.05))
+    with pytest.raises(MailboxUnavailable):
+        asyncio.run(waited([DOWN], 0.0))
+
+
+def test_a_refusal_is_for_a_person_to_mend() -> None:
+    with pytest.raises(MailboxRefused):
+        asyncio.run(waited([MailboxRefused("refused", "not with this key", "mend"), "the answer"], 30.0))
