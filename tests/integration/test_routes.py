@@ -16,7 +16,9 @@ from tests.desk import Desk, outcomes
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.layout import REQUIRED
+from agent_mailer.mailbox.port import Automatic
 from agent_mailer.state.records import ItemState, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 
@@ -104,6 +106,41 @@ def test_a_sender_without_a_mailbox_in_a_session_of_ours_gets_one(tree: Tree) ->
     tree.settle()
     assert [message.body for message in inbox(tree.shop.web, "stranger")] == ["done\n"]
     assert not (tree.root / "agents/stranger").exists()
+
+
+@pytest.mark.parametrize("way", ["session", "project"])
+@pytest.mark.parametrize("fault", ["kind", "type", "size"])
+@pytest.mark.parametrize("sender", ["bob", "coder"])
+def test_who_wrote_from_elsewhere_what_cannot_be_read_is_told_there(
+    tree: Tree, way: str, fault: str, sender: str
+) -> None:
+    """The way back is named in what can be read of it; who is called as we are is somebody else there."""
+    fields: dict[str, object] = {"reply_to": f"{sender}@web"}
+    place = tree.shop.web
+    if way == "project":
+        fields, place = {"reply_to": f"{sender}@collab", "reply_project": "infra"}, tree.infra.collab
+    mailbox(place, sender)
+    fields |= {"kind": {"kind": "poem"}, "type": {"labels": "no list"}, "size": {}}[fault]
+    body = "y" * (MAX_MESSAGE_BYTES + 1) if fault == "size" else "Which one?"
+    write(tree.root, "coder", sender=sender, body=body, **fields)
+    assert outcomes(tree.desk.once()) == []
+    assert outcomes(tree.desk.once()) == []
+    [told] = inbox(place, sender)
+    assert "was not worked on" in told.body
+    assert told.envelope.automatic is Automatic.NOTICE
+    assert inbox(tree.root, sender) == []
+    [stuck] = tree.desk.place().state.stuck.all()
+    assert stuck.kind is (StuckKind.TOO_LARGE if fault == "size" else StuckKind.UNREADABLE)
+
+
+def test_what_cannot_be_read_and_names_no_way_makes_no_mailbox(tree: Tree) -> None:
+    write(tree.root, "coder", sender="stranger", kind="poem")
+    write(tree.root, "coder", kind="poem", reply_to="bob@nowhere")
+    assert outcomes(tree.desk.once()) == []
+    assert len(tree.desk.place().state.stuck.all()) == 2
+    assert not (tree.root / "agents/stranger").exists()
+    assert not (tree.shop.base / "nowhere").exists()
+    assert inbox(tree.root, "bob") == []
 
 
 def test_what_was_routed_is_known_again_there_and_not_delivered_twice(tree: Tree) -> None:

@@ -112,6 +112,7 @@ class Unreadable(msgspec.Struct, frozen=True):
     thread: str = ""
     sender: str = ""
     digest: str = ""
+    reply_to: str = ""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -159,10 +160,9 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The way to an address to which the mailbox does not deliver by itself, as it was found.
-
-    `place` is where it leads (an absolute path), held against `device` and `inode` when something is delivered;
-    `recipient` the name there, `back` our own address as it reads from there. `makes`: what is missing may be made.
+    """The way to an address to which the mailbox does not deliver by itself, as it was found. `place` is where it leads
+    (an absolute path), held against `device` and `inode` when something is delivered; `recipient` the name there,
+    `back` our own address as it reads from there. `makes`: what is missing may be made.
     """
 
     address: str

@@ -50,7 +50,8 @@ class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `locator` is the mailbox's own handle, `digest` that of the content where it is known. A line with no key tells of
     `older` ones that are only counted. `unheard`: its sender is to be told; `wanted`: its mailbox is to be asked for it
-    again. The last line of its name tells of these two, and of `why` where it has one.
+    again. The last line of its name tells of these two, and of `why` where it has one. `reply_to` is the way back that
+    it names, where there is no `envelope`.
     """
 
     kind: StuckKind
@@ -66,6 +67,7 @@ class StuckEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     older: int = 0
     unheard: bool = False
     wanted: bool = False
+    reply_to: str = ""
 
 
 class Stuck:
@@ -91,6 +93,7 @@ class Stuck:
         thread: str = "",
         locator: str = "",
         digest: str = "",
+        reply_to: str = "",
     ) -> bool:
         """Durable when it returns; False where it was there already. Raises OSError.
 
@@ -114,6 +117,7 @@ class Stuck:
             envelope=envelope,
             # What the mailbox moves is listed until its sender was told; this one stays listed anyway.
             unheard=kind is StuckKind.NOT_FETCHED,
+            reply_to="" if envelope else reply_to[:1000],
         )
         self._folder.clear_way(self._path)
         self._folder.disk.append_line(self._path, msgspec.json.encode(entry), sync=Sync.FULL)

@@ -232,6 +232,7 @@ class StuckMail:
             thread=item.thread if item else "",
             locator=item.locator if item else "",
             digest=item.digest if item else digest,
+            reply_to=item.reply_to if item else "",
         )
         entry = state.stuck.get(kind, key) or StuckEntry(kind, key, state.folder.clock.now(), why)
         if new:
@@ -247,12 +248,15 @@ class StuckMail:
 
     async def _tell_sender(self, entry: StuckEntry, origin: Message | None, within: float = TELL_WITHIN) -> bool:
         """False: try again later."""
-        if (entry.kind, entry.key) in self._told or entry.sender in ("", self._mailbox.address):
+        back, own = entry.envelope.reply_to if entry.envelope else entry.reply_to, self._mailbox.address
+        # Who is called as we are, but in another session or project, is somebody else.
+        if (entry.kind, entry.key) in self._told or not entry.sender or {entry.sender, back or own} == {own}:
             return True
         if origin is not None and origin.envelope.automatic is Automatic.NOTICE:
             return True
-        routes = await routes_back(self._mailbox, origin.envelope) if origin is not None else ()
-        word = _word(entry, origin)
+        named = Envelope("", "", entry.sender, entry.at, "", "", reply_to=back)
+        routes = await routes_back(self._mailbox, origin.envelope if origin else named) if origin or back else ()
+        word = _word(entry, origin, back)
         composed = self._mailbox.compose(word, origin, f"stuck-{_short(entry.kind, entry.key)}", routes)
         for item in () if isinstance(composed, Refused) else composed:
             if not await self._deliver(item):
@@ -271,7 +275,7 @@ class StuckMail:
             return False
 
 
-def _word(entry: StuckEntry, origin: Message | None) -> Draft:
+def _word(entry: StuckEntry, origin: Message | None, back: str) -> Draft:
     """What its sender is told. The same entry gives the same draft, and so the same final id."""
     thread = entry.thread if entry.thread == entry.thread.strip() else ""
     name = printable(entry.message_id or entry.locator)
@@ -284,7 +288,7 @@ def _word(entry: StuckEntry, origin: Message | None) -> Draft:
         f"stuck-{_short(entry.kind, entry.key)}",
         Action.REPLY if origin is not None else Action.SEND,
         entry.at,
-        to=() if origin is not None else (entry.sender,),
+        to=() if origin is not None else (back or entry.sender,),
         subject="" if origin is not None else "Not worked on",
         body=body,
         thread="" if origin is not None else thread,

@@ -61,6 +61,7 @@ class Malformed(msgspec.Struct, frozen=True):
     id: str = ""
     thread: str = ""
     sender: str = ""
+    reply_to: str = ""
 
 
 class _Fault(Exception):
@@ -72,13 +73,17 @@ class _Fault(Exception):
 def parse_message(data: bytes, locator: str) -> Message | Malformed:
     """The whole file as a message, by the rules of AMQ's full reader."""
     if len(data) > MAX_MESSAGE_BYTES:
-        known = parse_envelope(data[:_HEAD_BYTES], locator)
-        return Malformed(Reason.PARSE_ERROR, TOO_LARGE, known.id, known.thread, known.sender)
+        return too_large(parse_envelope(data[:_HEAD_BYTES], locator))
     try:
         raw, body = _split(_text(data))
         return _message(raw, body, locator)
     except _Fault as fault:
         return fault.malformed
+
+
+def too_large(known: Envelope | Malformed) -> Malformed:
+    """A file beyond AMQ's limit, with what its beginning tells of it."""
+    return Malformed(Reason.PARSE_ERROR, TOO_LARGE, known.id, known.thread, known.sender, known.reply_to)
 
 
 def parse_head(data: bytes, locator: str) -> Message | Malformed:
@@ -203,7 +208,8 @@ def _fold(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if wrong:
         # Whose it is can be told all the same, where that is right.
         named = [_string(fields, name) for name in ("id", "thread", "from")]
-        raise _Fault(Malformed(Reason.PARSE_ERROR, f"header field {wrong!r} has the wrong type", *named))
+        why = f"header field {wrong!r} has the wrong type"
+        raise _Fault(Malformed(Reason.PARSE_ERROR, why, *named, _way_back(fields, named[-1])))
     return fields
 
 
@@ -231,7 +237,7 @@ def _envelope(raw: dict[str, object], locator: str) -> Envelope:
     identifier, sender, thread = _string(raw, "id"), _string(raw, "from"), _string(raw, "thread")
 
     def invalid(why: str) -> _Fault:
-        return _Fault(Malformed(Reason.INVALID_HEADER, why, identifier, thread, sender))
+        return _Fault(Malformed(Reason.INVALID_HEADER, why, identifier, thread, sender, _way_back(raw, sender)))
 
     to = _strings(raw, "to")
     if not is_message_id(identifier):

@@ -27,6 +27,7 @@ from agent_mailer.mailbox.maildir.format import (
     parse_envelope,
     parse_head,
     parse_message,
+    too_large,
 )
 from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, roster
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unreadable
@@ -178,11 +179,6 @@ def _read_beginning(item: Listed, parse: Callable[[bytes, str], _T | Malformed])
     return parsed
 
 
-def too_large(known: Envelope | Malformed) -> Malformed:
-    """A file beyond AMQ's limit, with what its beginning tells of it."""
-    return Malformed(Reason.PARSE_ERROR, TOO_LARGE, known.id, known.thread, known.sender)
-
-
 def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malformed]:
     """What each of these files is; one that has gone meanwhile is left out. Raises OSError, MailboxUnavailable."""
     for name in names:
@@ -203,6 +199,7 @@ def unreadable(path: Path, why: Malformed) -> Unreadable:
         why.thread,
         why.sender,
         file_digest(path),
+        why.reply_to,
     )
 
 
