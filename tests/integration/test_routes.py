@@ -133,6 +133,19 @@ def test_who_wrote_from_elsewhere_what_cannot_be_read_is_told_there(
     assert stuck.kind is (StuckKind.TOO_LARGE if fault == "size" else StuckKind.UNREADABLE)
 
 
+@pytest.mark.parametrize(("back", "answered"), [("coder@web", False), ("coder@collab", True), ("", True)])
+def test_what_a_namesake_writes_into_the_thread_is_no_answer_of_ours(tree: Tree, back: str, answered: bool) -> None:
+    """It comes to a third one while the turn runs."""
+    fields: dict[str, object] = {"reply_to": back} if back else {}
+    aside = mailbox(tree.desk.base, "bob") / "inbox/new"
+    write(tree.desk.base, "bob", sender="coder", thread="t", created="2099-01-01T00:00:00Z", **fields)
+    [other] = aside.iterdir()
+    tree.desk.shell(f"cat >/dev/null; mv {other} {tree.root}/agents/bob/inbox/new; echo our words")
+    write(tree.root, "coder", sender="user", thread="t")
+    tree.settle()
+    assert [message.body for message in inbox(tree.root, "user")] == ([] if answered else ["our words\n"])
+
+
 def test_what_cannot_be_read_and_names_no_way_makes_no_mailbox(tree: Tree) -> None:
     write(tree.root, "coder", sender="stranger", kind="poem")
     write(tree.root, "coder", kind="poem", reply_to="bob@nowhere")

@@ -15,7 +15,7 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.identity import differing
-from agent_mailer.mailbox.port import Automatic, Draft, Envelope, MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Automatic, Draft, Envelope, MailboxUnavailable, Message, Route
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.holder import STDOUT_FILE, Supervised
 from agent_mailer.runtimes.port import Observation, RuntimeMissing
@@ -288,6 +288,9 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> froze
             if one.automatic is Automatic.NOTICE or one.to == (room.address,):
                 continue
             if one.sender != room.address or PROGRESS in m.labels:
+                continue
+            if one.reply_to and isinstance(await room.mailbox.way_back(one), Route):
+                # Who is called as we are, in another session or project.
                 continue
             named = ours.intersection(m.refs)
             if one.id not in before and one.created >= since and (shown or not m.refs or named):
