@@ -207,9 +207,9 @@ def _fold(pairs: list[tuple[str, object]]) -> dict[str, object]:
             fields.pop(name, None)
     if wrong:
         # Whose it is can be told all the same, where that is right.
-        named = [_string(fields, name) for name in ("id", "thread", "from")]
+        identifier, thread, sender = (_string(fields, name) for name in ("id", "thread", "from"))
         why = f"header field {wrong!r} has the wrong type"
-        raise _Fault(Malformed(Reason.PARSE_ERROR, why, *named, _way_back(fields, named[-1])))
+        raise _Fault(Malformed(Reason.PARSE_ERROR, why, identifier, thread, sender, _way_back(fields, sender)))
     return fields
 
 
