@@ -136,7 +136,7 @@ def test_who_wrote_from_elsewhere_what_cannot_be_read_is_told_there(
 @pytest.mark.parametrize(("back", "answered"), [("coder@web", False), ("coder@collab", True), ("", True)])
 def test_what_a_namesake_writes_into_the_thread_is_no_answer_of_ours(tree: Tree, back: str, answered: bool) -> None:
     """It comes to a third one while the turn runs."""
-    fields: dict[str, object] = {"reply_to": back} if back else {}
+    fields: dict[str, Any] = {"reply_to": back} if back else {}
     aside = mailbox(tree.desk.base, "bob") / "inbox/new"
     write(tree.desk.base, "bob", sender="coder", thread="t", created="2099-01-01T00:00:00Z", **fields)
     [other] = aside.iterdir()
