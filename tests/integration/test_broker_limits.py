@@ -12,6 +12,7 @@ import httpx
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import until
+from tests.sizes import LONG
 
 from agent_mailer.broker.connections import RESERVE
 from agent_mailer.broker.data import Quota
@@ -190,6 +191,7 @@ def inbox_of(agent: dict[str, Any]) -> str:
     return f"/messages/inbox/{agent['address']}?agent_id={agent['id']}"
 
 
+@LONG
 def test_a_users_files_come_to_so_much(tmp_path: Path) -> None:
     with running_broker(tmp_path, quota=Quota(file_bytes=250)) as desk:
         alice, bob = desk.person("alice"), desk.person("bob")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
+from tests.sizes import LONG
 from tests.typed import type_in
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -137,6 +138,7 @@ def test_a_deleted_agent_sends_reads_and_listens_no_more(desk: BrokerDesk, root:
     assert desk.call("GET", f"/messages/{team.sent['id']}", headers=team.person.header)["body"] == "b"
 
 
+@LONG
 def test_by_command(desk: BrokerDesk, root: Person, tmp_path: Path) -> None:
     team = Team(desk, "eve")
     given = ("--database", desk.settings.database)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import CLI, Desk
+from tests.sizes import LONG
 
 from agent_mailer.events import EventName
 
@@ -36,7 +37,7 @@ def watch(desk: Desk, *refused: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("why", ["ENOLCK", "EOPNOTSUPP"])
+@pytest.mark.parametrize("why", [pytest.param("ENOLCK", marks=LONG), "EOPNOTSUPP"])
 def test_where_no_file_can_be_locked_nothing_is_started_and_what_mends_it_is_said(desk: Desk, why: str) -> None:
     done = watch(desk, why, "flock")
     assert done.returncode == 78, done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.containers import PREFIX, Container, children_of, containers, state_of
 from tests.desk import SOON, Desk, until
-from tests.sizes import LONG
+from tests.sizes import LONG, thinned
 from tests.typed import COMMAND
 
 from agent_mailer.errors import ExitCode
@@ -134,7 +134,7 @@ def with_inotify(instances: int = 100, watches: int = 1000) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("limits", "told"), [((0, 1000), True), ((100, 2), True), ((1, 1000), False)])
+@pytest.mark.parametrize(("limits", "told"), thinned([((0, 1000), True), ((100, 2), True), ((1, 1000), False)]))
 def test_too_few_file_events_are_told_and_hold_up_no_mail(desk: Desk, limits: tuple[int, int], told: bool) -> None:
     watcher = subprocess.Popen(
         [*with_inotify(*limits), COMMAND, "watch", "--no-interactive"], cwd=desk.workdir, stdout=subprocess.DEVNULL
@@ -169,7 +169,7 @@ def test_in_a_container_doctor_says_that_all_end_with_its_first_process(desk: De
     assert "pid namespace (with its process 1 all end)" in row["text"]
 
 
-@pytest.mark.parametrize("limit", [1, 2], ids=["for the holder", "for the agent"])
+@pytest.mark.parametrize("limit", [pytest.param(1, marks=LONG), 2], ids=["for the holder", "for the agent"])
 def test_where_no_process_is_to_be_had_the_message_is_innocent(desk: Desk, limit: int) -> None:
     if shutil.which("setpriv") is None or shutil.which("prlimit") is None:
         pytest.skip("no setpriv, no prlimit")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 from tests.raw_broker import message
+from tests.sizes import LONG
 
 from agent_mailer.mailbox.amp.answers import Answer, TooLarge
 from agent_mailer.mailbox.amp.listing import LOW, RESYNC_SECONDS, PagedMailbox, Skipped, find
@@ -101,7 +102,7 @@ class TestMirror:
         assert ids(look(mirror, shelf)) == numbered(1, 4)
         assert [after for after, _ in shelf.asked] == [0, 3, 4]
 
-    @pytest.mark.parametrize("each", [1, 7, 10**6])
+    @pytest.mark.parametrize("each", [1, 7, pytest.param(10**6, marks=LONG)])
     def test_a_backlog_is_worked_off_in_the_order_of_each_thread(self, each: int) -> None:
         """However many a thread has, and more than is held."""
         shelf, mirror = Shelf(), Mirror(Skipped(), size=100)
@@ -296,6 +297,7 @@ class TestPages:
         shelf.arrive()
         assert ids(run(paged.pending(shelf.page, 1000, 1.0))) == ["m1", "m3", "m4"]
 
+    @LONG
     def test_a_backlog_is_worked_off_in_order_with_few_walks(self) -> None:
         skipped = Skipped()
         shelf, paged = Shelf(700), PagedMailbox(skipped)

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.sizes import LONG
 
 from agent_mailer.disk import Disk
 from agent_mailer.git_guard import MOST_REPOSITORIES, kept_in, obeyed_in, put_in_place, take_away
@@ -30,7 +31,9 @@ def is_kept(path: Path, top: Path) -> bool:
     return not kept.isdisjoint((path, *path.parents))
 
 
-@pytest.mark.parametrize("decoys", ["repositories", "folders", "deep folders", "files"])
+@pytest.mark.parametrize(
+    "decoys", ["repositories", *(pytest.param(one, marks=LONG) for one in ("folders", "deep folders")), "files"]
+)
 def test_no_number_of_folders_hides_a_submodule(top: Path, decoys: str) -> None:
     """Made in one turn they would open its settings, and its hooks, to the next."""
     real = submodule(top, "zlib")
