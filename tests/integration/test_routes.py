@@ -19,8 +19,10 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.layout import REQUIRED
 from agent_mailer.mailbox.port import Automatic
+from agent_mailer.people.port import MessageState
 from agent_mailer.state.records import ItemState, TurnRecord
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.state.workdirs import remember
 
 
 class Tree:
@@ -512,3 +514,21 @@ def test_a_person_writes_to_a_session_or_project_as_amq_does(tree: Tree, address
     wrong = _people(tree, "send", "--to", "nobody@infra:collab", "--body", "hello")
     assert (wrong.status, wrong.out) == (2, "")
     assert "has no mailbox for 'nobody'" in wrong.err
+
+
+@pytest.mark.parametrize("address", ["coder@collab", "shop:coder@collab"])
+def test_how_mail_from_elsewhere_stands_is_seen_in_the_workdir_that_has_it(tree: Tree, address: str) -> None:
+    """What `send --wait` and `mail receipts` say of it is what they say of mail in one's own root."""
+    remember(tree.desk.workdir)
+    root = tree.infra.collab if ":" in address else tree.shop.web
+
+    def at(*words: str) -> Typed:
+        return type_in(tree.desk.base, *words, "--maildir-root", root, "--json")
+
+    sent = at("send", "--as", "bob", "--to", address, "--body", "x", "--wait", "0").json
+    assert (sent["end"], sent["standing"][address]["state"]) == ("timeout", MessageState.STOPPED.value)
+    [told] = at("mail", "receipts", sent["id"], "--as", "bob").json["receipts"]
+    assert told["stage"] is None
+    tree.settle()
+    [told] = at("mail", "receipts", sent["id"], "--as", "bob").json["receipts"]
+    assert (told["recipient"], told["stage"]) == ("coder", "drained")

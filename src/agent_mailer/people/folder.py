@@ -31,6 +31,7 @@ from agent_mailer.mailbox.maildir.listing import (
     stamp,
     to_locator,
 )
+from agent_mailer.mailbox.maildir.routes import places
 from agent_mailer.mailbox.port import (
     Action,
     Delivered,
@@ -261,20 +262,23 @@ class FolderMail:
 
     def _told(self, message: Message, recipient: str) -> Iterator[Told]:
         identifier = message.envelope.id
-        folder = layout.Paths(self._root, recipient).receipts
-        found = [read_receipt(folder, identifier, recipient, stage) for stage in Stage]
-        for receipt in found:
-            if receipt is not None:
+        # What names a way back has left our root, and its copy here does not say where to.
+        for root in places(self._root) if message.envelope.reply_to else (self._root,):
+            folder = layout.Paths(root, recipient).receipts
+            found = [read for stage in Stage if (read := read_receipt(folder, identifier, recipient, stage))]
+            for receipt in found:
                 yield Told(identifier, recipient, receipt.stage, receipt.at, receipt.detail)
-        if not any(found):
-            yield Told(identifier, recipient)
+            if found:
+                return
+        yield Told(identifier, recipient)
 
     async def standing(self, sent: Sent, recipient: str) -> Report | None:
         del sent, recipient
         return None
 
     def is_of(self, place: Workplace, recipient: str) -> bool:
-        return not place.at_broker and place.handle == recipient and self._root.samefile(place.maildir_root())
+        home = self._box(recipient).home
+        return not place.at_broker and place.handle == home.name and home.parents[1].samefile(place.maildir_root())
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """Only what came later can be an answer, whoever's clock dated it; one to what was sent before may be read."""

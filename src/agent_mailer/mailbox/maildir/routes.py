@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -99,6 +100,22 @@ def siblings(root: Path) -> Iterator[Path]:
     for place in (base, *(base / name for name in names if _is_session(name))):
         if place != root and is_folder(place / "agents") and not why_not_ours(place):
             yield place
+
+
+def places(root: Path) -> Iterator[Path]:
+    """All roots that mail may go to from `root`, itself first: its base's, and those of peers. Such as are not ours are
+    left out.
+    """
+    yield root
+    yield from siblings(root)
+    with suppress(ConfigFault, OSError):
+        owner = _amqrc_above(root)
+        if owner is None or why_not_ours_all_the_way(owner.path.parent):
+            return
+        for peer in owner.peers.values():
+            if is_folder(peer) and not why_not_ours_all_the_way(peer):
+                yield peer
+                yield from siblings(peer)
 
 
 def way_back(root: Path, me: str, envelope: Envelope) -> Route | NoWay | None:
