@@ -73,6 +73,12 @@ def test_a_kind_and_a_way_back_elsewhere_count() -> None:
     assert WhoPolicy(deny=("*@other*",), address="coder").why_held(mail("boss", reply_to="boss@other:project")) != ""
 
 
+@pytest.mark.parametrize(("back", "held"), [("", False), ("coder@web", True), ("infra:coder", True)])
+def test_a_namesake_elsewhere_is_not_the_agent_itself(back: str, held: bool) -> None:
+    only = WhoPolicy(allow=("boss",), address="coder")
+    assert (only.why_held(mail("coder", reply_to=back)) != "") is held
+
+
 def test_of_a_day_no_more_than_so_many_rounds_of_a_thread_or_an_agent() -> None:
     """Slow enough for the window of ten minutes, and so no loop to it."""
     for same_thread, wanted in ((True, Guard.THREAD), (False, Guard.DAY)):
