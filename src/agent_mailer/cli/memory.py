@@ -158,7 +158,11 @@ def _change(place: Workplace, change: NoteChangeView, verb: str) -> None:
     place.disk.make_directory(path.parent)
     with note_lock(path.parent):
         now = _content(path)
-        if (None if now is None else now.decode("utf-8", "replace")) != change.before:
+        text = None if now is None else now.decode("utf-8", "replace")
+        if text == change.after:
+            say(f"{path} has that text already")
+            return
+        if text != change.before:
             why = f"{path} has changed since; it was left so"
             raise MailerError("changed", why, f"agent-mailer memory diff {change.id}, then agent-mailer memory edit")
         after = change.after.encode()
