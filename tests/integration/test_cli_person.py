@@ -10,6 +10,8 @@ import pytest
 from tests.desk import Desk, until
 from tests.typed import COMMAND, Typed, type_in
 
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
+
 WAIT = ("--wait", "60")
 
 
@@ -69,6 +71,15 @@ def test_send_refuses_and_delivers_nothing(desk: Desk, words: tuple[str, ...], w
     done = at(desk, "send", *words)
     assert (done.status, word in done.err) == (2, True), done
     assert new_of(desk, "coder") == new_of(desk, "planner") == []
+
+
+def test_what_is_too_long_is_told_to_be_shortened(desk: Desk) -> None:
+    done = at(desk, "send", "--to", "coder", "--body-file", "-", stdin="x" * (MAX_MESSAGE_BYTES - 10))
+    assert done.status != 0
+    assert "can be sent" in done.err
+    assert "shorten it" in done.err
+    assert "contacts" not in done.err
+    assert new_of(desk, "coder") == []
 
 
 def test_errors_are_json_where_json_is_asked_for(desk: Desk) -> None:

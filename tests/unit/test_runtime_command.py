@@ -101,6 +101,8 @@ class TestJsonlSuite(RuntimeSuite):
         ({"type": "usage", "input_tokens": 3.9, "cost_usd": 2}, [Usage(3, 0, 2.0)]),
         ({"type": "result", "text": "answer\n\n"}, [Result(Outcome.DONE, "answer")]),
         ({"type": "result", "outcome": None}, [Result(Outcome.DONE)]),
+        ({"type": "result", "text": 17}, [Result(Outcome.DONE, "17")]),
+        ({"type": "result", "text": {"answer": ["ä"]}}, [Result(Outcome.DONE, '{"answer":["ä"]}')]),
         ({"type": "result", "outcome": "blocked", "text": "which?"}, [Result(Outcome.BLOCKED, "which?")]),
         ({"type": "result", "outcome": "limited", "retry_at": 1900000000}, [Result(Outcome.LIMITED, "", "", 1.9e9)]),
         (
@@ -111,7 +113,7 @@ class TestJsonlSuite(RuntimeSuite):
         ({"type": "result", "outcome": "limited", "retry_at": True}, [Result(Outcome.LIMITED)]),
         ({"type": "result", "outcome": "limited", "retry_at": -5}, [Result(Outcome.LIMITED)]),
         ({"type": "result", "outcome": "failed", "detail": "a\nb"}, [Result(Outcome.FAILED, "", "a\\nb")]),
-        ({"type": "result", "text": 5, "detail": []}, [Result(Outcome.DONE)]),
+        ({"type": "result", "text": 5, "detail": []}, [Result(Outcome.DONE, "5")]),
         ({"type": "result", "outcome": "signed_out"}, [Result(Outcome.SIGNED_OUT)]),
         ({"type": "result", "outcome": "unavailable"}, [Result(Outcome.UNAVAILABLE)]),
         ({"type": "result", "outcome": "session_lost"}, [Result(Outcome.SESSION_LOST)]),

@@ -35,6 +35,10 @@ ASK_AGAIN: Final = 1.0
 """Seconds until a mailbox that did not answer is asked once more."""
 
 
+_HEADER_ROOM = 64 * 1024
+"""Bytes that a message may have beside its text."""
+
+
 async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, tell: Tell = lambda _: None) -> Sent:
     """Deliver `draft` to every recipient, or to none where one is not known. Raises UsageFault, MailerError.
 
@@ -48,7 +52,7 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, 
     # What is sent by hand is a person's decision: with it the chain of those who caused it begins anew.
     composed = mail.mailbox.compose(draft, origin and _alone(origin), "", routes)
     if isinstance(composed, Refused):
-        raise UsageFault("refused", composed.why, "agent-mailer mail contacts")
+        raise UsageFault("refused", composed.why, _mend(mail, draft.body))
     recipients = tuple(item.recipient for item in composed)
     await mail.require_known([item.recipient for item in composed if item.route is None])
     once = draft.key.startswith(DEDUPE_KEY)
@@ -167,13 +171,19 @@ def _end_without_answer(receipts: Sequence[Receipt], reports: Mapping[str, Repor
     return Ending.UNANSWERED if set(final) == {MessageState.DONE} else Ending.DEAD
 
 
+def _mend(mail: PersonalMail, text: str) -> str:
+    if len(text.encode("utf-8", "replace")) + _HEADER_ROOM > mail.mailbox.capabilities.max_message_bytes:
+        return "shorten it, or put it into a file and send the name of that"
+    return "agent-mailer mail contacts"
+
+
 async def _deliver(mail: PersonalMail, item: Outgoing) -> Delivered:
     """Returns the names that message and thread have there."""
     outcome = await mail.deliver(item)
     if isinstance(outcome, Delivered):
         return Delivered(outcome.id or item.id, outcome.thread or item.thread)
     if isinstance(outcome, Refused):
-        raise MailerError("not_sent", f"not sent to {item.recipient}: {outcome.why}", "agent-mailer mail contacts")
+        raise MailerError("not_sent", f"not sent to {item.recipient}: {outcome.why}", _mend(mail, item.payload))
     raise UnavailableFault(
         "unconfirmed",
         f"{item.id} to {item.recipient} may or may not have arrived: {outcome.why}",

@@ -207,7 +207,13 @@ def _result(fields: Fields) -> Event:
         else:
             outcome = Outcome.FAILED
             detail = detail or f"a result with the unknown outcome {said!r}"
-    return Result(outcome, text_in(fields, "text").rstrip(), printable(detail, _DETAIL_LIMIT), _moment(fields))
+    return Result(outcome, _answer(fields), printable(detail, _DETAIL_LIMIT), _moment(fields))
+
+
+def _answer(fields: Fields) -> str:
+    """Its words; what is no text leaves as it stands there, rather than not at all."""
+    text = fields.get("text")
+    return "" if text is None else text.rstrip() if isinstance(text, str) else msgspec.json.encode(text).decode()
 
 
 def _moment(fields: Fields) -> float | None:
