@@ -8,8 +8,8 @@ from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.state.pauses import LONGEST_PAUSE
 from agent_mailer.state.records import Attempt, Pause, PauseReason, RetryEntry
-from agent_mailer.watch.probes import decide_pause, in_turn, is_a_start, may_start
-from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.probes import decide_pause, in_turn, is_a_start
+from agent_mailer.watch.rules import Candidate, may_start
 
 NOW = 1_000_000.0
 PAUSING = {

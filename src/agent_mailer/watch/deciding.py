@@ -79,10 +79,10 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     judgement = _stopped(end, _with_finish_note(end, _once_lost(end)))
     record, rerun = end.record, end.record.rerun
     attempts = rerun.attempts if rerun else 0
-    # Without a process nothing ran.
-    ran = record.process is not None and is_a_start(
-        judgement, rerun, worked=end.observation.worked, went_through=end.went_through
-    )
+    pauses = judgement.outcome.pauses
+    ran = record.process is not None
+    if ran and pauses:
+        ran = is_a_start(judgement, rerun, worked=end.observation.worked, went_through=end.went_through)
     starts = record.starts if ran else record.starts - 1
     decision = decide_retry(
         judgement.outcome, attempts=attempts, starts=starts, now=end.now, policy=policy, jitter=end.jitter
@@ -120,7 +120,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         session=_session_change(end, judgement.outcome),
         retry=retry,
         dead=dead,
-        pause=decide_pause(judgement, end.pause, end.now, end.jitter),
+        pause=decide_pause(judgement, end.pause, end.now, end.jitter) if end.pause or pauses else None,
         question=_asked(end, judgement.outcome, policy),
         notes=end.sealed.notes,
     )

@@ -44,18 +44,6 @@ def decide_pause(judgement: Judgement, current: Pause | None, now: float, jitter
     return Pause(reason, since, until, judgement.detail, probes, elsewhere, guessed=not named)
 
 
-def may_start(pause: Pause | None, now: float, running: int, slots: int, urgent: int = 0) -> int:
-    """How many turns may be started now, of which the first `urgent` are. A pause that has run out lets one probe
-    through. Urgent mail takes one place beyond the `slots`: a full house does not keep it waiting.
-    """
-    if pause is None:
-        free = max(0, slots - running)
-        return free + 1 if urgent > free and running <= slots else free
-    if pause.until is None or now < pause.until or running:
-        return 0
-    return 1
-
-
 PROBES_IN_A_ROW: Final = 2
 """So often one message tries whether a pause is over, before another does: it may be the message that brings it."""
 

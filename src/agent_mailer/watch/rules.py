@@ -15,7 +15,7 @@ from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.schedules.due import Schedule
 from agent_mailer.state.notices import Channel
-from agent_mailer.state.records import RetryEntry, SessionEntry
+from agent_mailer.state.records import Pause, RetryEntry, SessionEntry
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
@@ -86,6 +86,18 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     schedules: tuple[Schedule, ...] = ()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
+
+
+def may_start(pause: Pause | None, now: float, running: int, slots: int, urgent: int = 0) -> int:
+    """How many turns may be started now, of which the first `urgent` are. A pause that has run out lets one probe
+    through. Urgent mail takes one place beyond the `slots`: a full house does not keep it waiting.
+    """
+    if pause is None:
+        free = max(0, slots - running)
+        return free + 1 if urgent > free and running <= slots else free
+    if pause.until is None or now < pause.until or running:
+        return 0
+    return 1
 
 
 class Step(Enum):

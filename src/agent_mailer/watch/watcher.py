@@ -18,11 +18,10 @@ from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.backlog import Doer, Look, look
 from agent_mailer.watch.batch import batch_of
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
-from agent_mailer.watch.probes import may_start
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
 from agent_mailer.watch.room import Room, Stage, Work
-from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.rules import Candidate, may_start
 from agent_mailer.watch.settings import Settings
 from agent_mailer.watch.trees import keep_out_of_trees
 from agent_mailer.watch.trouble import OWN
