@@ -30,7 +30,7 @@ log = logging.getLogger("agent_mailer.broker")
 BEAT_SECONDS = 3.0
 """Between two signs of life; some may be lost before a process counts as gone."""
 AGAIN_SECONDS = 0.5
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.005
 """Between two tellings: the first is at once, what comes soon after it goes together."""
 FORGOTTEN_MS = 86_400_000
 LONGEST_WORDS = 7900
