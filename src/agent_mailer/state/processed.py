@@ -35,7 +35,8 @@ class Processed:
     def among(self, message_ids: Collection[str]) -> set[str]:
         """Those of some ids that are settled. For a few of them no set is made of all that the file holds."""
         if self._ids is not None or len(message_ids) > FEW:
-            return {message_id for message_id in message_ids if message_id in self}
+            known = self._load()
+            return {message_id for message_id in message_ids if _line(message_id) in known}
         data = b"\n" + self._data() + b"\n" if message_ids else b""
         return {message_id for message_id in message_ids if b"\n" + _line(message_id) + b"\n" in data}
 

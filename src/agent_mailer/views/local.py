@@ -102,7 +102,8 @@ def _taken_by_others(place: Workplace, folder: Path, ours: set[str]) -> int:
         return 0
     known = place.state.processed
     ours = ours | place.state.held.waiting.keys()
-    left = names.keys() - ours - known.among(names.keys() - ours)
+    left = names.keys() - ours
+    left -= known.among(left)
     renamed = 0
     for stem in sorted(left)[:OPENED]:
         path = folder / names[stem]
