@@ -16,6 +16,7 @@ from agent_mailer.confine.proof import Proof, prove
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.git_guard import put_in_place, take_away
+from agent_mailer.meanwhile import meanwhile
 from agent_mailer.runtimes.port import Launch, RuntimeTraits
 
 _EMPTY_JSON = b"{}\n"
@@ -68,7 +69,7 @@ class Confinement:
                 raise Unconfined("sandbox_not_proved", f"the sandbox does not hold: {proof.text}", proof.fix)
         # As long as it takes to look at what agents have made there: other turns go on meanwhile.
         async with self._in_place:
-            return await asyncio.to_thread(self._within, launch, turn)
+            return await meanwhile(lambda: self._within(launch, turn))
 
     def _within(self, launch: Launch, turn: TurnPlaces) -> Launch:
         try:
@@ -92,7 +93,7 @@ class Confinement:
         """
         async with self._in_place:
             if nobody():
-                await asyncio.to_thread(self._take_away)
+                await meanwhile(self._take_away)
 
     def _take_away(self) -> None:
         held, self._held = self._held, []

@@ -16,6 +16,7 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
+from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import printable
 from agent_mailer.outcomes import NOT_EXECUTED
 from agent_mailer.process.commands import run_briefly_async
@@ -100,7 +101,7 @@ class Program:
             if probe.name != FENCE:
                 continue
             async with self._trying:
-                file = await asyncio.to_thread(Path(probe.argv[0]).stat)
+                file = await meanwhile(Path(probe.argv[0]).stat)
                 this = (probe.argv, file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
                 if self._holds == this:
                     continue
@@ -288,6 +289,10 @@ class Room:
         if stage is Stage.SETTLING and work.holds_place:
             asyncio.get_running_loop().call_later(SETTLED_SOON, self._place_is_free, turn_id)
         work.stage = stage
+
+    def none_beside(self, turn_id: str) -> bool:
+        """Whether no other turn runs, or is about to."""
+        return not any(work.holds_place for other, work in self.work.items() if other != turn_id)
 
     def _place_is_free(self, turn_id: str) -> None:
         """A turn that is settled wakes the loop itself; of one whose end takes long nobody else would tell."""

@@ -142,6 +142,9 @@ async def _end(
     changed: Sequence[str] = (),
 ) -> Outcome:
     """From here on the record holds every decision (SPEC 5.6)."""
+    if room.confinement is not None:
+        # Before it holds its place no longer: what its end tells may keep the next from starting.
+        await room.confinement.let_go(lambda: room.none_beside(record.turn_id))
     room.enter(record.turn_id, Stage.SETTLING)
     folder = folder or room.state.turns.folder(record.turn_id)
     if changed:
@@ -212,8 +215,6 @@ async def _gather(
     folder: TurnFolder,
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
-    if room.confinement is not None:
-        await room.confinement.let_go(lambda: not any(work.holds_place for work in room.work.values()))
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None, tuple[Draft, ...]]:
         sealed = folder.seal()
