@@ -14,11 +14,20 @@ from agent_mailer.broker.callers import AsAgent, AsPerson, PersonCaller, directo
 from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.forms import OperatorForm, documented, read_form
-from agent_mailer.broker.messages.routes import SENT, Html, deliver, json_list, page_of, submission_of, thread_of, whole
-from agent_mailer.broker.messages.rows import Locked, lock_message, mark_read, mark_unread
+from agent_mailer.broker.messages.routes import (
+    SENT,
+    Html,
+    deliver,
+    json_list,
+    marked_read,
+    marked_unread,
+    page_of,
+    submission_of,
+    thread_of,
+)
+from agent_mailer.broker.messages.rows import Locked, lock_message
 from agent_mailer.broker.messages.wire import Message, Page
 from agent_mailer.broker.protocol import Fault, Reference
-from agent_mailer.broker.streams import streams_of
 
 router = APIRouter(prefix="/admin", tags=["operator"])
 by_key = APIRouter(tags=["extensions"])
@@ -136,8 +145,7 @@ async def list_thread(request: Request, thread_id: str, person: AsPerson, html: 
 )
 async def read(request: Request, message_id: str, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then. What was written to an agent is the agent's to mark."""
-    message = await store_of(request).write(lambda c: mark_read(c, _own(c, person, message_id)))
-    return await whole(message, html=html)
+    return await marked_read(request, lambda c: _own(c, person, message_id), html=html)
 
 
 @router.patch(
@@ -148,14 +156,7 @@ async def read(request: Request, message_id: str, person: AsPerson, html: Html =
 )
 async def unread(request: Request, message_id: str, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then: at the end of the inbox."""
-
-    def work(connection: Connection) -> tuple[str, Message]:
-        locked = _own(connection, person, message_id)
-        return locked.agent_id, mark_unread(connection, locked)
-
-    agent_id, message = await store_of(request).write(work)
-    streams_of(request).arrived([(agent_id, message.cursor)])
-    return await whole(message, html=html)
+    return await marked_unread(request, lambda c: _own(c, person, message_id), html=html)
 
 
 def _own(connection: Connection, person: PersonCaller, message_id: str) -> Locked:

@@ -21,7 +21,7 @@ from agent_mailer.broker.messages.forms import (
     idempotency_key,
     read_form,
 )
-from agent_mailer.broker.messages.rows import lock_message, mark_read, mark_unread
+from agent_mailer.broker.messages.rows import Locked, lock_message, mark_read, mark_unread
 from agent_mailer.broker.messages.sending import NewMessage, Submission, check_size, send_all
 from agent_mailer.broker.messages.waiting import heads as heads_of
 from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
@@ -250,8 +250,12 @@ async def whole(message: Message, *, html: bool = True) -> Response:
 )
 async def read(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then."""
-    message = await store_of(request).write(lambda c: mark_read(c, lock_message(c, caller, message_id)))
-    return await whole(message, html=html)
+    return await marked_read(request, lambda c: lock_message(c, caller, message_id), html=html)
+
+
+async def marked_read(request: Request, lock: Callable[[Connection], Locked], *, html: bool) -> Response:
+    """The message that `lock` finds."""
+    return await whole(await store_of(request).write(lambda c: mark_read(c, lock(c))), html=html)
 
 
 @router.patch(
@@ -262,9 +266,14 @@ async def read(request: Request, message_id: str, caller: AsAgent, html: Html = 
 )
 async def unread(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then: at the end of the inbox, and unclaimed."""
+    return await marked_unread(request, lambda c: lock_message(c, caller, message_id), html=html)
+
+
+async def marked_unread(request: Request, lock: Callable[[Connection], Locked], *, html: bool) -> Response:
+    """The message that `lock` finds; its recipient is woken."""
 
     def work(connection: Connection) -> tuple[str, Message]:
-        locked = lock_message(connection, caller, message_id)
+        locked = lock(connection)
         return locked.agent_id, mark_unread(connection, locked)
 
     agent_id, message = await store_of(request).write(work)
