@@ -115,7 +115,7 @@ def streams() -> None:
 async def _listen_all(process: BrokerProcess, account: Account, idle: float) -> None:
     async with AsyncExitStack() as stack:
         asking = await stack.enter_async_context(line(process.url, account.key))
-        agents = [await _register(asking, account, n) for n in range(STREAMS)]
+        agents = [await register_by(asking, account, f"agent{n}") for n in range(STREAMS)]
         registered = resident_mib(process.pid)
         for n, agent in enumerate(agents):
             wire = await stack.enter_async_context(line(process.url, account.key))
@@ -133,8 +133,7 @@ async def _listen_all(process: BrokerProcess, account: Account, idle: float) -> 
     row(f"broker: CPU a minute with {STREAMS} idle watchers", f"{used:.2f} s", "at most 3 s", met=used <= 3)
 
 
-async def _register(asking: Line, account: Account, number: int) -> dict[str, Any]:
-    name = f"agent{number}"
+async def register_by(asking: Line, account: Account, name: str) -> dict[str, Any]:
     body = {"name": name, "role": "", "system_prompt": "", "address": f"{name}@{account.name}.amp.localhost"}
     agent: dict[str, Any] = await asking.ask("POST", "/agents/register", body)
     return agent

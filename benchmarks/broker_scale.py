@@ -19,8 +19,9 @@ from tests.broker_process import Account, BrokerProcess, join, register
 from tests.databases import Postgres, postgres
 
 from agent_mailer.broker.tables import agents, messages
+from benchmarks.broker import register_by
 from benchmarks.measuring import cpu_seconds, percentile, row
-from benchmarks.wire import Line, line
+from benchmarks.wire import line
 
 FEW, MANY = 100, 2_000
 """Watchers."""
@@ -84,12 +85,12 @@ async def _woken(there: Tenant) -> tuple[float, float]:
     first, last = there.processes[0], there.processes[-1]
     async with AsyncExitStack() as stack:
         sending = await stack.enter_async_context(line(first.url, there.account.key))
-        sender = await _register(sending, there.account, "sender")
+        sender = await register_by(sending, there.account, "sender")
         watchers: list[tuple[dict[str, Any], asyncio.StreamReader]] = []
 
         async def grow(count: int) -> None:
             while len(watchers) < count:
-                agent = await _register(sending, there.account, f"agent{len(watchers)}")
+                agent = await register_by(sending, there.account, f"agent{len(watchers)}")
                 wire = await stack.enter_async_context(line(last.url, there.account.key))
                 path = f"/messages/inbox/{agent['address']}/stream?agent_id={agent['id']}"
                 reader = await wire.listen(path, {"X-Agent-Mailer-Watcher": f"w{len(watchers)}"})
@@ -113,12 +114,6 @@ async def _woken(there: Tenant) -> tuple[float, float]:
         few = await measure()
         await grow(MANY)
         return few, await measure()
-
-
-async def _register(asking: Line, account: Account, name: str) -> dict[str, Any]:
-    body = {"name": name, "role": "", "system_prompt": "", "address": f"{name}@{account.name}.amp.localhost"}
-    agent: dict[str, Any] = await asking.ask("POST", "/agents/register", body)
-    return agent
 
 
 def processes() -> None:
@@ -150,7 +145,7 @@ async def _send(there: Tenant, count: int, name: str) -> None:
     async def one(number: int) -> None:
         async with line(there.processes[number % len(there.processes)].url, there.account.key) as wire:
             names = [f"{name}-{number}-{end}" for end in ("from", "to")]
-            sender, reader = [await _register(wire, there.account, name) for name in names]
+            sender, reader = [await register_by(wire, there.account, name) for name in names]
             form = {"agent_id": sender["id"], "from_agent": sender["address"], "to_agent": reader["address"]}
             for n in range(each):
                 await wire.ask("POST", "/messages/send?html=false", {**form, "body": BODY}, {"Idempotency-Key": f"{n}"})
