@@ -111,7 +111,7 @@ def test_as_process_one_the_watcher_reaps_what_it_inherits(desk: Desk) -> None:
         until(lambda: desk.log(EventName.TURN_SETTLED), "the settlement")
         first = container.first()
         until(lambda: not children_of(first), "nothing is left below process 1", 10)
-        assert state_of(first) == "S"
+        until(lambda: state_of(first) == "S", "it waits again", 10)
 
 
 def test_a_watcher_that_is_ended_while_it_stops_costs_no_attempt(desk: Desk) -> None:
