@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from agent_mailer.config import leaves
 from agent_mailer.views.values.history import (
+    ApprovalView,
     DeadLetterView,
     HeldView,
     LimitView,
@@ -27,6 +28,7 @@ from agent_mailer.views.values.history import (
     NoteTextView,
     NoteView,
     SessionView,
+    StandingView,
     StuckView,
     ThreadView,
 )
@@ -52,9 +54,9 @@ def status() -> str:
 
 
 def history() -> str:
-    """Every value that is printed of turns, threads, sessions, dead letters, held mail, limits and notes."""
+    """Every value that is printed of turns, threads, sessions, dead letters, held mail, approvals, limits and notes."""
     views = _views(
-        *(ThreadView, SessionView, DeadLetterView, HeldView, LimitView, StuckView),
+        *(ThreadView, SessionView, DeadLetterView, HeldView, ApprovalView, StandingView, LimitView, StuckView),
         *(NoteView, NoteTextView, NoteChangeView),
     )
     return "\n\n".join(_value(view) for view in views)

@@ -18,6 +18,7 @@ from agent_mailer.config_tables import (
     TO_DEFAULT,
     TURN,
     Alarm,
+    Approve,
     Count,
     CountOrNone,
     DollarsOrOff,
@@ -216,6 +217,9 @@ class Config(msgspec.Struct, frozen=True):
         "command (a list of words) and address (mail): who is told when the agent needs a person; "
         "trouble_after, timeout: seconds",
     ] = Notify()
+    approve: Annotated[
+        Approve, "tools, refused, expires: before which calls of its own tools the agent asks a person, by mail"
+    ] = Approve()
     sandbox: Annotated[
         SandboxKeys, "kind, read, write, hide, network, domains, command, mailbox: what a turn may touch; widens power"
     ] = SandboxKeys()

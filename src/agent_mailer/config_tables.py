@@ -73,6 +73,21 @@ class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[int, Meta(ge=1, le=600), RESTART, "seconds that the command may take"] = 30
 
 
+class Approve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[approve]`: before which calls of its own tools the agent asks a person."""
+
+    tools: Annotated[
+        tuple[str, ...],
+        TURN,
+        STOPS,
+        'a person is asked first: tools by name or glob, as WebFetch, mcp__*, "Bash(git push *)"; empty = for none',
+    ] = ()
+    refused: Annotated[
+        bool, TURN, STOPS, "whether a person is asked for what permission_mode refuses; needs [notify]"
+    ] = True
+    expires: Annotated[Seconds, LIVE, STOPS, "seconds after which a question counts as not answered"] = 3 * 86400
+
+
 class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[sandbox]`: what a turn may touch. Paths are absolute, begin with ~, or count from the workdir."""
 

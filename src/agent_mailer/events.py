@@ -59,6 +59,8 @@ class EventName(StrEnum):
     DEAD_LETTER = "dead_letter"
     SESSION_BOUND = "session_bound"
     SESSION_DROPPED = "session_dropped"
+    APPROVAL_ASKED = "approval_asked"
+    APPROVAL_ANSWERED = "approval_answered"
     PAUSED = "paused"
     RESUMED = "resumed"
     REQUEST_APPLIED = "request_applied"

@@ -13,6 +13,7 @@ NOT_EXECUTED = (126, 127)
 class Outcome(StrEnum):
     DONE = "done"
     BLOCKED = "blocked"
+    ASKED = "asked"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     CRASHED = "crashed"
@@ -41,6 +42,7 @@ class Outcome(StrEnum):
     def keeps_session(self) -> bool:
         """The rerun may go on in the session of the turn that ended so (I5)."""
         return self in (
+            Outcome.ASKED,
             Outcome.LIMITED,
             Outcome.INTERRUPTED,
             Outcome.UNAVAILABLE,

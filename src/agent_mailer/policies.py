@@ -7,17 +7,20 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.approvals.calls import rule_of
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind, expand
 from agent_mailer.config_tables import Alarm
+from agent_mailer.confine.port import Kind, MailboxAccess
 from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
+from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.schedules.due import Schedule
 from agent_mailer.watch.guards.alarm import AlarmPolicy
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
-from agent_mailer.watch.rules import NotifyPolicy, WatchPolicy
+from agent_mailer.watch.rules import ApprovePolicy, NotifyPolicy, WatchPolicy
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -74,6 +77,26 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
         guards=_guards(config),
         schedules=schedules_of(config, where.workdir, where.bodies),
+        approve=_approve(config, told=bool(notify.channels)),
+    )
+
+
+PLANS = "This turn only plans (permission_mode plan): what has to be asked of a person is not done in it."
+
+
+def _approve(config: Config, *, told: bool) -> ApprovePolicy:
+    """`told`: there is an operator. Raises ConfigFault for a rule that is none."""
+    keys = config.approve
+    for one in keys.tools:
+        rule_of(one)
+    hidden = config.sandbox.kind is not Kind.OFF and config.sandbox.mailbox is MailboxAccess.HIDE
+    return ApprovePolicy(
+        rules=keys.tools,
+        # Where nobody is there to be asked, the program's own refusal stands.
+        refused=keys.refused and told and config.permission_mode is PermissionMode.ACCEPT_EDITS,
+        expires=float(keys.expires),
+        forbidden=PLANS if config.permission_mode is PermissionMode.PLAN else "",
+        tells_codes=hidden or config.mailbox_kind is MailboxKind.AMP,
     )
 
 

@@ -44,6 +44,7 @@ PLACEHOLDERS: dict[PromptKind, frozenset[str]] = {
 }
 
 _HOW_IT_ENDED: dict[Outcome, str] = {
+    Outcome.ASKED: "ended with a question to a person",
     Outcome.FAILED: "failed",
     Outcome.TIMED_OUT: "ran out of time and was stopped",
     Outcome.CRASHED: "crashed",
@@ -111,9 +112,12 @@ class PromptRoom:
         kind: PromptKind,
         *,
         why_lost: str = "",
+        answers: str = "",
         copies: Callable[[NoteScope], Path] | None = None,
     ) -> str:
-        """The whole prompt of a turn, ending in a line end. `copies`: of notes that are out of reach."""
+        """The whole prompt of a turn, ending in a line end. `copies`: of notes that are out of reach; `answers`: to
+        what a person was asked.
+        """
         head = f"Message: {words.message}\nThread:  {words.thread}\nFrom: {words.sender}\nProject: {words.project}\n"
         values = {
             "agent": self._agent,
@@ -122,7 +126,7 @@ class PromptRoom:
             **_rerun_values(record),
         }
         more = _SEVERAL.format(count=len(words.batch) + 1, rest="\n".join(words.batch)) if words.batch else ""
-        return f"{head}\n{self._template(kind).substitute(values).rstrip()}\n{more}"
+        return f"{head}\n{self._template(kind).substitute(values).rstrip()}\n{more}{answers}"
 
     def _notes(self, record: TurnRecord, copies: Callable[[NoteScope], Path] | None) -> dict[str, str]:
         if copies is not None:

@@ -22,7 +22,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import Credentials
 from agent_mailer.state.notices import Channel
-from agent_mailer.watch.notices import of_settlement
+from agent_mailer.watch.occasions import of_settlement
 
 MEBIBYTE = 1024 * 1024
 

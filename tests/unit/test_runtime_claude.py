@@ -18,6 +18,7 @@ from agent_mailer.config_values import check_value, parse_value
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
+from agent_mailer.runtimes.claude.lines import WAYS
 from agent_mailer.runtimes.port import (
     Doomed,
     Evidence,
@@ -340,7 +341,7 @@ def test_a_result_without_error_is_done_whatever_the_exit_and_the_subtype(tmp_pa
 def test_denied_tools_block_only_an_agent_that_said_nothing(tmp_path: Path) -> None:
     denials = [{"tool_name": "Bash", "tool_use_id": "1"}, {"tool_name": "Write"}, {"tool_name": "Bash"}, 7]
     silent = judged(make(tmp_path), tmp_path, succeeded(" \n", permission_denials=denials))
-    assert (silent.outcome, silent.detail) == (Outcome.BLOCKED, "not permitted: Bash, Write")
+    assert (silent.outcome, silent.detail) == (Outcome.BLOCKED, f"claude was not permitted to run Bash; Write{WAYS}")
     assert judged(make(tmp_path), tmp_path, succeeded("x", permission_denials=denials)).outcome is Outcome.DONE
     assert judged(make(tmp_path), tmp_path, succeeded("", permission_denials=[])).outcome is Outcome.DONE
 

@@ -118,7 +118,13 @@ def test_a_recorded_stream_gets_its_outcome(stream: Path, tmp_path: Path) -> Non
 
 def test_there_are_recorded_streams_of_every_kind() -> None:
     outcomes = {msgspec.json.decode(path.read_bytes().splitlines()[0], type=Recorded).outcome for path in STREAMS}
-    assert outcomes >= set(Outcome) - {Outcome.BLOCKED, Outcome.TIMED_OUT, Outcome.CRASHED, Outcome.INTERRUPTED}
+    assert outcomes >= set(Outcome) - {
+        Outcome.ASKED,
+        Outcome.BLOCKED,
+        Outcome.TIMED_OUT,
+        Outcome.CRASHED,
+        Outcome.INTERRUPTED,
+    }
 
 
 def test_a_stream_that_is_cut_in_a_line_is_a_failure(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Message, Outgoing, Refused
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.handle import ProcessIdentity
-from agent_mailer.runtimes.port import Observation, Usage
+from agent_mailer.runtimes.port import Observation, Result, Usage
 from agent_mailer.state.records import (
     AfterStop,
     Attempt,
@@ -37,7 +38,7 @@ ENVELOPE = Envelope("m-1", "thread", "user", 0.0, "1", "m-1.md")
 PROCESS = ProcessIdentity(4242, 1, "boot")
 STAGED = Draft("k1", Action.REPLY, 5.0, body="staged")
 PROMPT = Draft("k2", Action.REPLY, 6.0, body="at once", at_once=True)
-ENDS_BADLY = [outcome for outcome in Outcome if not outcome.settles]
+ENDS_BADLY = [outcome for outcome in Outcome if not outcome.settles and outcome is not Outcome.ASKED]
 
 
 def compose(draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
@@ -68,6 +69,8 @@ def turn_end(
     observation = Observation(
         session_id=changes.pop("session_id", "s-new"), usage=Usage(10, 20, 0.5), worked=changes.pop("worked", True)
     )
+    if outcome is Outcome.ASKED:
+        observation.result = Result(outcome, asked=Call("Bash", '{"command":"git push"}', "call-1"))
     text = changes.pop("text", " words ")
     end = TurnEnd(
         record=record,

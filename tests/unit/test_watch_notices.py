@@ -15,7 +15,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.notices import Channel, Notice, NoticeBook, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, Settlement, TurnRecord
-from agent_mailer.watch.notices import lasts_from, of_settlement, worth_telling
+from agent_mailer.watch.occasions import lasts_from, of_settlement, worth_telling
 from agent_mailer.watch.telling import draft_of, facts_of
 
 NOW = 2_000_000_000.0

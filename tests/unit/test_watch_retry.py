@@ -14,7 +14,14 @@ POLICY = WatchPolicy(Path("/w"), max_retries=3, max_starts=10, retry_first=10.0,
 
 SETTLES = {Outcome.DONE, Outcome.BLOCKED}
 COUNTS = {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CRASHED}
-FREE = {Outcome.SESSION_LOST, Outcome.LIMITED, Outcome.SIGNED_OUT, Outcome.UNAVAILABLE, Outcome.INTERRUPTED}
+FREE = {
+    Outcome.ASKED,
+    Outcome.SESSION_LOST,
+    Outcome.LIMITED,
+    Outcome.SIGNED_OUT,
+    Outcome.UNAVAILABLE,
+    Outcome.INTERRUPTED,
+}
 
 
 def decide(outcome: Outcome, attempts: int, starts: int, jitter: float = 0.5, **policy: int) -> RetryDecision:

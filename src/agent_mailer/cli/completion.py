@@ -79,6 +79,15 @@ def some_held(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, lambda place: reversed(list(place.state.held.waiting)))
 
 
+def some_question(ctx: typer.Context, incomplete: str) -> list[str]:
+    def codes(place: Workplace) -> Iterable[str]:
+        from agent_mailer.state.approvals import shown_code
+
+        return (shown_code(one.code) for one in place.state.approvals.open())
+
+    return _offer(ctx, incomplete, codes)
+
+
 def _offer(ctx: typer.Context, incomplete: str, known: Callable[[Workplace], Iterable[str]]) -> list[str]:
     from agent_mailer.cli.options import workplace
 

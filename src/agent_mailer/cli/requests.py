@@ -64,17 +64,22 @@ def ask_and_tell(place: Workplace, request: Request) -> None:
 
 def order_and_tell(place: Workplace, order: Order) -> None:
     """Have carried out what only a person may order. Raises UsageFault inside a turn: a hint to the agent, no wall."""
+    require_person()
+    name = place.state.lifts.give(order)
+    try:
+        ask_and_tell(place, Request(Verb.ORDER, (name,)))
+    finally:
+        place.state.lifts.done(name)
+
+
+def require_person() -> None:
+    """Raises UsageFault inside a turn: a hint to the agent, no wall."""
     if TURN_DIR in os.environ:
         raise UsageFault(
             "a_person",
             "this is for a person to decide, not for the agent",
             "agent-mailer mail finish --blocked QUESTION",
         )
-    name = place.state.lifts.give(order)
-    try:
-        ask_and_tell(place, Request(Verb.ORDER, (name,)))
-    finally:
-        place.state.lifts.done(name)
 
 
 def _apply(place: Workplace, request: Request) -> Answer:

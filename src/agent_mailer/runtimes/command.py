@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.approvals.calls import call_of
+from agent_mailer.approvals.turn import APPROVALS
 from agent_mailer.clock import from_iso
 from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome
@@ -55,6 +57,7 @@ _RESULT_OUTCOMES = frozenset(
         Outcome.SIGNED_OUT,
         Outcome.UNAVAILABLE,
         Outcome.SESSION_LOST,
+        Outcome.ASKED,
     }
 )
 
@@ -106,6 +109,8 @@ class CommandRuntime:
         env = self._base_env | turn_variables(request)
         if request.session_id is not None and self.traits.resumes:
             env["AGENT_MAILER_SESSION_ID"] = request.session_id
+        if request.asking is not None:
+            env["AGENT_MAILER_APPROVALS"] = str(request.turn_dir / APPROVALS)
         if self._calling.prompt_as_argument:
             argv = ("/bin/sh", "-c", _HAND_OVER, self._calling.name, *argv)
         return Launch(argv=argv, env=env, cwd=request.workdir)
@@ -207,7 +212,15 @@ def _result(fields: Fields) -> Event:
         else:
             outcome = Outcome.FAILED
             detail = detail or f"a result with the unknown outcome {said!r}"
-    return Result(outcome, _answer(fields), printable(detail, _DETAIL_LIMIT), _moment(fields))
+    asked = None
+    if outcome is Outcome.ASKED:
+        asked = call_of(text_in(fields, "tool"), fields.get("input"), why=text_in(fields, "why"))
+        if asked is None:
+            outcome, detail = (
+                Outcome.FAILED,
+                "a result with the outcome 'asked' that names no tool and input to ask about",
+            )
+    return Result(outcome, _answer(fields), printable(detail, _DETAIL_LIMIT), _moment(fields), asked)
 
 
 def _answer(fields: Fields) -> str:

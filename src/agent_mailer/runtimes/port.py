@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from agent_mailer.approvals.calls import Call
 from agent_mailer.errors import UnavailableFault
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
@@ -51,6 +52,18 @@ class Reach(msgspec.Struct, frozen=True):
     kept: tuple[Path, ...] = ()
 
 
+class Asking(msgspec.Struct, frozen=True):
+    """How the program asks before a tool of its own runs: `hook` is an argv that reads its JSON and says a word.
+
+    It is asked before the tools that `tools` names (names and globs), and with `refused` in place of the program's own
+    refusal of what its mode does not allow.
+    """
+
+    hook: tuple[str, ...]
+    tools: tuple[str, ...] = ()
+    refused: bool = False
+
+
 class TurnRequest(msgspec.Struct, frozen=True):
     """What one turn needs to be started. `session_id` is set where a session is to be resumed.
 
@@ -73,6 +86,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     own_sandbox: bool = True
     """Not where that is one in which the program's own sandbox cannot start."""
     batch: tuple[str, ...] = ()
+    asking: Asking | None = None
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -154,12 +168,13 @@ class Doomed(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """The runtime's own final word."""
+    """The runtime's own final word. `asked`: the call that a person is to be asked about, where the outcome is that."""
 
     outcome: Outcome
     text: str = ""
     detail: str = ""
     retry_at: float | None = None
+    asked: Call | None = None
 
 
 Event = SessionStarted | Progress | ToolStarted | ToolEnded | Usage | Trouble | Doomed | Result

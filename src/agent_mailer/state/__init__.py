@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from agent_mailer.events import EventLog
+from agent_mailer.state.approvals import Approvals
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Held
@@ -43,6 +44,7 @@ class State:
         self.unsent = Unsent(folder)
         self.held = Held(folder)
         self.lifts = Lifts(folder)
+        self.approvals = Approvals(folder)
         self.retries = Retries(
             folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters, self.held.released())
         )

@@ -24,6 +24,7 @@ class NoticeKind(StrEnum):
     """What a person is told of, once for each change."""
 
     BLOCKED = "blocked"
+    APPROVAL = "approval"
     DEAD_LETTER = "dead_letter"
     STUCK = "stuck"
     HELD = "held"
@@ -41,7 +42,7 @@ class NoticeKind(StrEnum):
 
 
 _ONCE_BY_ID = (
-    *(NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS, NoticeKind.SCHEDULE),
+    *(NoticeKind.APPROVAL, NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS, NoticeKind.SCHEDULE),
     *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE),
 )
 
@@ -55,8 +56,9 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing to be told. It holds names, moments and words of ours: nothing that a sender or an agent wrote.
 
     `reason` is an outcome, or what the pause or the trouble is; `at` and `until` are moments; `why` and `fix` belong to
-    trouble, `stuck` is what to name to take it up, `schedule` what was to be sent. `left` are the channels by which it
-    has not been told yet, `tries` how often the command has failed.
+    trouble, `stuck` is what to name to take it up, `schedule` what was to be sent, `question` names what a person is
+    asked: itself, and the code that answers it, stand nowhere here. `left` are the channels by which it has not been
+    told yet, `tries` how often the command has failed.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     fix: str = ""
     stuck: str = ""
     schedule: str = ""
+    question: str = ""
     left: tuple[Channel, ...] = ()
     tries: int = 0
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+from agent_mailer.approvals.calls import Call
 from agent_mailer.mailbox.port import Draft, Envelope, Outgoing, Route
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Outcome, StopReason
@@ -56,6 +57,9 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     `fetches` counts claims in a row, since the moment `fetching_since`, that gave no message; with `listed_only` it was
     never ours, and is still to be done only while the mailbox lists it. `put_back`: how often it came back after it was
     given up. `released`: a person wants it worked on, whatever a guard says.
+
+    `asked` names questions to a person: it waits until each is answered, and not for `not_before`. `by_prompt`: no call
+    is pending in the session any more.
     """
 
     envelope: Envelope
@@ -73,6 +77,8 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     listed_only: bool = False
     put_back: int = 0
     released: bool = False
+    asked: tuple[str, ...] = ()
+    by_prompt: bool = False
 
     @property
     def last_outcome(self) -> Outcome | None:
@@ -226,6 +232,7 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `finished`: the message is settled by it (done, blocked or dead); otherwise `retry` is set. `pause` is the account's
     pause from here on, None = none. `notes` are the agent's new texts where it ended well, else only kept for people.
+    `asked` are the calls that a person is asked about until `asked_until`, `used` the answers that the turn used up.
     """
 
     outcome: Outcome
@@ -241,6 +248,9 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     pause: Pause | None = None
     question: str = ""
     notes: tuple[NoteWrite, ...] = ()
+    asked: tuple[Call, ...] = ()
+    asked_until: float = 0.0
+    used: tuple[str, ...] = ()
 
 
 class Batched(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -30,6 +30,8 @@ class Verb(StrEnum):
     RESUME = "resume"
     ORDER = "order"
     """Names an order that a person has left in the user's state folder."""
+    ANSWERED = "answered"
+    """Names a question that a person has answered, in the user's state folder."""
     PING = "ping"
     """Asks whether the loop turns and could start a turn. Nothing relies on it: no write of it is synced."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer import beneath
+from agent_mailer.approvals.turn import APPROVALS
 from agent_mailer.beneath import holding, is_folder, is_there
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
@@ -50,7 +51,7 @@ _YEAR_10000 = 253_402_300_800.0
 
 # The server starts in the workdir: no module that the agent has put there, or where its HOME is, may become ours.
 # An installation in the user's own site needs that one.
-_ISOLATED = "-EP" if site.ENABLE_USER_SITE and __file__.startswith(site.getusersitepackages()) else "-I"
+ISOLATED = "-EP" if site.ENABLE_USER_SITE and __file__.startswith(site.getusersitepackages()) else "-I"
 
 
 class TurnOver(MailerError):
@@ -140,7 +141,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def server(self, workdir: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         """How the mail tools over this folder are started: the MCP server's argv, and what its environment needs."""
-        argv = (sys.executable, _ISOLATED, "-m", "agent_mailer.turn_tools.mcp", str(self.path))
+        argv = (sys.executable, ISOLATED, "-m", "agent_mailer.turn_tools.mcp", str(self.path))
         return argv, {"AGENT_MAILER_TURN_DIR": str(self.path), "AGENT_MAILER_WORKDIR": str(workdir)}
 
     def prepare(
@@ -260,8 +261,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
                 if not is_folder(outbox):
                     self.disk.make_directory(outbox)
                 self.disk.move(outbox, sealed, sync=Sync.NONE)
-        drafts = tuple(_drafts(sealed))
-        notes = tuple(_notes(sealed))
+        drafts, notes = tuple(_drafts(sealed)), tuple(_notes(sealed))
         names = _names(sealed)
         damaged = len(_item_names(sealed)) - len(drafts)
         damaged += sum(1 for scope in NoteScope if _note_name(scope) in names) - len(notes)
@@ -286,7 +286,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
         if not self.shrink(SEALED, OUTBOX, TURN_TMP):
             return False
         with holding(self.path):
-            held = (self.path / name for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS))
+            held = (self.path / name for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS, APPROVALS))
             for path in (*held, *map(self.note_copy, NoteScope)):
                 self.disk.remove(path)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import memory_file, one_of, pick, printable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state.approvals import Approval, shown_code
 from agent_mailer.state.held import Guard
 from agent_mailer.state.stuck import StuckEntry, StuckKind, split_key
 from agent_mailer.views.values.history import (
+    ApprovalView,
     AttemptView,
     DeadLetterView,
     HeldView,
@@ -23,9 +26,10 @@ from agent_mailer.views.values.history import (
     NoteTextView,
     NoteView,
     SessionView,
+    StandingView,
     StuckView,
 )
-from agent_mailer.views.values.status import HeldCountView, StuckCountView
+from agent_mailer.views.values.status import AskedView, HeldCountView, StuckCountView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -114,6 +118,55 @@ def held(state: State, guard: str | None = None, sender: str | None = None) -> l
         for entry in state.held.all()
         if (one := entry.envelope) is not None and wanted in (None, entry.guard) and sender in (None, one.sender)
     ]
+
+
+def approvals(state: State, *, every: bool = False) -> list[ApprovalView]:
+    """What waits for a person, or every question that is kept; oldest first."""
+    return [approval(state, one) for one in (state.approvals.all() if every else state.approvals.open())]
+
+
+def approval(state: State, one: Approval) -> ApprovalView:
+    answer = state.approvals.answer_to(one.id)
+    waits = answer is None and not one.over and one.expires_at > state.folder.clock.now()
+    return ApprovalView(
+        question=one.id,
+        state=state.approvals.state_of(one).value,
+        tool=one.call.tool,
+        act=one.call.act,
+        said=one.call.why,
+        message_id=one.message_id,
+        thread=one.thread,
+        turn_id=one.turn_id,
+        folder=one.folder,
+        asked_at=one.asked_at,
+        expires_at=one.expires_at,
+        sender=one.sender,
+        code=shown_code(one.code) if waits else "",
+        verdict=answer.verdict.value if answer else None,
+        reason=answer.reason if answer else "",
+        by=answer.by.value if answer else None,
+        answered_at=answer.at if answer else None,
+        changed=answer.changed if answer else "",
+    )
+
+
+def asked_of(state: State) -> tuple[AskedView, ...]:
+    """What the mail under way waits for, oldest first."""
+    if not any(entry.asked for entry in state.retries.all()):
+        return ()
+    return tuple(
+        AskedView(one.id, one.call.tool, one.thread, one.message_id, one.asked_at, one.expires_at)
+        for one in state.approvals.open()
+    )
+
+
+def waits_for_yes(entry: RetryEntry, asked: Iterable[AskedView]) -> bool:
+    return any(one.question in entry.asked for one in asked)
+
+
+def standing(state: State) -> list[StandingView]:
+    """What is allowed for good, oldest first."""
+    return [StandingView(one.id, one.call.tool, one.call.act, one.since) for one in state.approvals.standing()]
 
 
 def limits(place: Workplace) -> list[LimitView]:

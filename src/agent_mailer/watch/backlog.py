@@ -213,6 +213,8 @@ def stranger(envelope: Envelope, state: State, policy: WatchPolicy, *, ours: boo
 
 def _waiting(entry: RetryEntry, state: State, policy: WatchPolicy) -> Candidate:
     moment = state.folder.clamp(entry.not_before, max(policy.retry_longest, policy.trouble_longest))
+    if entry.asked:
+        moment = max(moment, state.approvals.due(entry.asked, state.folder.clock.now()))
     return Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment))
 
 

@@ -33,7 +33,7 @@ def batch_of(head: Candidate, candidates: Iterable[Candidate], policy: WatchPoli
     What has been tried before runs alone, and so does what comes after it. `candidates`: all that is to be done.
     """
     # A first start that is the last one would give all of them up at once.
-    if not policy.batch_low or policy.max_starts < 2 or not _may_share(head):
+    if not policy.batch_low or policy.approve.rules or policy.max_starts < 2 or not _may_share(head):
         return ()
     found: list[Candidate] = []
     for candidate in candidates:

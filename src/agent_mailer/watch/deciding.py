@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Refused
 from agent_mailer.names import printable, prompt_word
@@ -15,7 +16,6 @@ from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
     AfterStop,
     Attempt,
-    DeadLetter,
     ItemState,
     Pause,
     Provisional,
@@ -28,6 +28,8 @@ from agent_mailer.state.records import (
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import FinishKind, Sealed
+from agent_mailer.watch.asking import carried, judge_asking
+from agent_mailer.watch.given_up import letter_of, words_of_giving_up
 from agent_mailer.watch.probes import decide_pause, is_a_start
 from agent_mailer.watch.rules import AutoReply, RetryDecision, Step, WatchPolicy, decide_retry
 
@@ -65,6 +67,10 @@ class TurnEnd(msgspec.Struct, frozen=True):
     mark: str = ""
     earlier: tuple[Draft, ...] = ()
     """What an earlier turn of the message had staged: it counts where this one has staged nothing."""
+    left_asked: tuple[Call, ...] = ()
+    """What the agent program's hook has left to be asked of a person."""
+    used_up: frozenset[str] = frozenset()
+    """Answers of a person that the turn has used up."""
     went_through: float = 0.0
     """When a turn last ended otherwise than in a pause, as far as this watcher knows."""
 
@@ -78,9 +84,14 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     """The one record of SPEC section 5."""
     judgement = _stopped(end, _with_finish_note(end, _once_lost(end)))
     record, rerun = end.record, end.record.rerun
+    asked: tuple[Call, ...] = ()
+    if judgement.outcome is Outcome.ASKED or end.left_asked:
+        deferred = end.observation.result.asked if end.observation.result is not None else None
+        left, said = end.left_asked, end.observation.progress
+        judgement, asked = judge_asking(judgement, deferred, left, said, rerun, shared=end.shared)
     attempts = rerun.attempts if rerun else 0
     pauses = judgement.outcome.pauses
-    ran = record.process is not None
+    ran = record.process is not None and judgement.outcome is not Outcome.ASKED
     if ran and pauses:
         ran = is_a_start(judgement, rerun, worked=end.observation.worked, went_through=end.went_through)
     starts = record.starts if ran else record.starts - 1
@@ -108,8 +119,8 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     if decision.step is Step.RETRY:
         retry = _retry_entry(end, judgement, decision.attempts, starts, decision.not_before, history, items)
     elif decision.step is Step.GIVE_UP:
-        dead = _dead_letter(end, judgement, decision.attempts, history)
-    return Settlement(
+        dead = letter_of(record, judgement, decision.attempts, history, end.now)
+    settlement = Settlement(
         outcome=judgement.outcome,
         detail=printable(judgement.detail, 600),
         decided_at=end.now,
@@ -123,7 +134,13 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         pause=decide_pause(judgement, end.pause, end.now, end.jitter) if end.pause or pauses else None,
         question=_asked(end, judgement.outcome, policy),
         notes=end.sealed.notes,
+        asked=asked,
+        asked_until=end.now + policy.approve.expires if asked else 0.0,
+        used=tuple(sorted(end.used_up)),
     )
+    if retry is not None and (asked or (rerun is not None and rerun.asked)):
+        return msgspec.structs.replace(settlement, retry=carried(retry, rerun, settlement, record.turn_id))
+    return settlement
 
 
 def wants_auto_reply(end: TurnEnd, outcome: Outcome, policy: WatchPolicy) -> bool:
@@ -173,7 +190,9 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
     now = end.now
     outcome = judgement.outcome
     # What a turn staged leaves only when it ended well; what was asked to leave at once has left already.
-    drafts = [draft for draft in end.sealed.drafts if outcome.settles or draft.at_once]
+    # A turn that asks goes on in its session, where it has sent them.
+    sent = outcome.settles or outcome is Outcome.ASKED
+    drafts = [draft for draft in end.sealed.drafts if sent or draft.at_once]
     if wants_auto_reply(end, outcome, policy) and not end.answered:
         body = _bounded(judgement.final_text.strip(), end, policy)
         drafts.append(Draft(f"auto-reply{end.mark}", Action.REPLY, now, body=body, automatic=Automatic.AUTO_REPLY))
@@ -193,17 +212,7 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
             Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
         )
     if step is Step.GIVE_UP and end.origin.envelope.automatic is not Automatic.NOTICE:
-        left = len(_held_back(end))
-        kept = (
-            f"What the agent wrote for it ({left}) is kept: agent-mailer stuck list --reason not-sent\n\n"
-            if left
-            else ""
-        )
-        body = (
-            "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
-            f"Reason: {why} ({outcome})\nLast error: {printable(judgement.detail, 300) or 'none reported'}\n\n{kept}"
-            f"To have it tried again, on the agent's machine: agent-mailer dead-letter retry {end.origin.envelope.id}"
-        )
+        body = words_of_giving_up(end.origin.envelope.id, judgement, why, len(_held_back(end)))
         drafts.append(
             Draft(f"notice{end.mark}", Action.REPLY, now, body=body, kind=Kind.STATUS, automatic=Automatic.NOTICE)
         )
@@ -297,7 +306,7 @@ def _retry_entry(
     session_id = end.observation.session_id or record.resume
     provisional = None
     if judgement.outcome.keeps_session and end.resumes and session_id:
-        if end.observation.worked:
+        if end.observation.worked or judgement.outcome is Outcome.ASKED:
             provisional = Provisional(session_id, record.runtime, judgement.outcome, _session_sum(end, session_id))
         elif rerun is not None:
             provisional = rerun.provisional
@@ -314,27 +323,11 @@ def _retry_entry(
         session_lost=judgement.outcome is Outcome.SESSION_LOST or (rerun is not None and rerun.session_lost),
         sent=(*(rerun.sent if rerun else ()), *sent),
         revision=(rerun.revision if rerun else 0) + 1,
-        dropped=sum(1 for draft in end.sealed.drafts if not draft.at_once),
+        dropped=0 if judgement.outcome is Outcome.ASKED else sum(not draft.at_once for draft in end.sealed.drafts),
         fetches=rerun.fetches if rerun else 0,
         fetching_since=rerun.fetching_since if rerun else 0.0,
         put_back=rerun.put_back if rerun else 0,
         released=rerun is not None and rerun.released,
-    )
-
-
-def _dead_letter(end: TurnEnd, judgement: Judgement, attempts: int, history: tuple[Attempt, ...]) -> DeadLetter:
-    envelope = end.record.envelope
-    return DeadLetter(
-        msg_id=envelope.id,
-        thread_id=envelope.thread,
-        retries=max(0, attempts - 1),
-        last_error=printable(judgement.detail, 600),
-        stuck_at=iso(end.now),
-        turn_id=end.record.turn_id,
-        outcome=judgement.outcome,
-        envelope=envelope,
-        history=history,
-        put_back=end.record.rerun.put_back if end.record.rerun else 0,
     )
 
 

@@ -1,14 +1,48 @@
-"""What was given up, taken up again or forgotten: by a command, or because its mailbox lists it once more."""
+"""What was given up, its words; taken up again or forgotten, by a command or because its mailbox lists it once more."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from agent_mailer.clock import iso
 from agent_mailer.events import EventName
 from agent_mailer.names import printable
+from agent_mailer.outcomes import Judgement
 from agent_mailer.state import State
-from agent_mailer.state.records import DeadLetter, RetryEntry, TurnRecord
+from agent_mailer.state.records import Attempt, DeadLetter, RetryEntry, TurnRecord
 from agent_mailer.state.turns import ids_of, share_of
+
+
+def letter_of(
+    record: TurnRecord, judgement: Judgement, attempts: int, history: tuple[Attempt, ...], now: float
+) -> DeadLetter:
+    """Of the message of a turn that was its last. Pure."""
+    envelope = record.envelope
+    return DeadLetter(
+        msg_id=envelope.id,
+        thread_id=envelope.thread,
+        retries=max(0, attempts - 1),
+        last_error=printable(judgement.detail, 600),
+        stuck_at=iso(now),
+        turn_id=record.turn_id,
+        outcome=judgement.outcome,
+        envelope=envelope,
+        history=history,
+        put_back=record.rerun.put_back if record.rerun else 0,
+    )
+
+
+def words_of_giving_up(message_id: str, judgement: Judgement, why: str, left: int) -> str:
+    """For its sender; `left`: how much of what the agent wrote is kept. Pure."""
+    kept = (
+        f"What the agent wrote for it ({left}) is kept: agent-mailer stuck list --reason not-sent\n\n" if left else ""
+    )
+    return (
+        "This message was given up and will not be worked on again unless somebody asks for it.\n\n"
+        f"Reason: {why} ({judgement.outcome})\nLast error: {printable(judgement.detail, 300) or 'none reported'}\n\n"
+        f"{kept}"
+        f"To have it tried again, on the agent's machine: agent-mailer dead-letter retry {message_id}"
+    )
 
 
 def revival(state: State, message_id: str) -> RetryEntry | None:

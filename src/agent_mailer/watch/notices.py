@@ -18,19 +18,16 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Mailbox, Refused
 from agent_mailer.names import printable
-from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
 from agent_mailer.state.held import Guard
-from agent_mailer.state.notices import Channel, Notice, NoticeKind, Trouble, TroubleWith
-from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
-from agent_mailer.state.stuck import StuckEntry, StuckKind, unsent_of
-from agent_mailer.watch.guards.alarm import WISHED, Silence
+from agent_mailer.state.notices import Channel, Notice, NoticeKind
+from agent_mailer.state.records import Pause, TurnRecord
+from agent_mailer.state.stuck import StuckEntry
+from agent_mailer.watch.guards.alarm import Silence
+from agent_mailer.watch.occasions import lasts_from, of_questions, of_settlement, of_unsent, worth_telling
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import Troubles
-
-SHORT_PAUSE = 60.0
-"""A limit or an outage that is over at the first probe is not worth a word."""
 
 COMMAND_TRIES = 4
 MAIL_PATIENCE = 7 * 86400.0
@@ -43,75 +40,6 @@ STRANGERS_A_DAY = 20
 """So many senders of held mail are told of one by one: who renames itself for each message is not heard for each."""
 
 DAY = 86400.0
-
-
-def of_settlement(record: TurnRecord, settlement: Settlement) -> Notice | None:
-    """What a settled turn has to tell a person, if anything."""
-    if settlement.dead is not None:
-        kind, attempts = NoticeKind.DEAD_LETTER, settlement.dead.retries + 1
-    elif settlement.outcome is Outcome.BLOCKED:
-        kind, attempts = NoticeKind.BLOCKED, 0
-    else:
-        return None
-    envelope = record.envelope
-    return Notice(
-        id=f"{kind}-{record.turn_id}",
-        kind=kind,
-        at=settlement.decided_at,
-        reason=settlement.outcome.value,
-        turn_id=record.turn_id,
-        message_id=envelope.id,
-        thread=envelope.thread,
-        sender=envelope.sender,
-        attempts=attempts,
-    )
-
-
-def of_unsent(record: TurnRecord, settlement: Settlement) -> Notice | None:
-    """That something of it did not leave, where that is so."""
-    unsent = unsent_of(record)
-    if not unsent:
-        return None
-    envelope = record.envelope
-    return Notice(
-        id=f"{NoticeKind.STUCK}-{record.turn_id}",
-        kind=NoticeKind.STUCK,
-        at=settlement.decided_at,
-        reason=StuckKind.NOT_SENT.value,
-        message_id=envelope.id,
-        thread=envelope.thread,
-        sender=envelope.sender,
-        stuck=unsent[0],
-    )
-
-
-def of_documents(record: TurnRecord, now: float) -> Notice:
-    """That files which tell agents what to do changed while this turn ran."""
-    envelope = record.envelope
-    return Notice(
-        id=f"{NoticeKind.INSTRUCTIONS}-{record.turn_id}",
-        kind=NoticeKind.INSTRUCTIONS,
-        at=now,
-        reason="changed",
-        turn_id=record.turn_id,
-        message_id=envelope.id,
-        thread=envelope.thread,
-        sender=envelope.sender,
-    )
-
-
-def worth_telling(pause: Pause) -> bool:
-    """Whether a person is told of it now. One by hand has a hand that knows; one met elsewhere is told there."""
-    if pause.reason in WISHED or pause.elsewhere:
-        return False
-    if pause.reason is PauseReason.SIGNED_OUT or pause.until is None:
-        return True
-    return pause.probes > 0 or pause.until - pause.since > SHORT_PAUSE
-
-
-def lasts_from(trouble: Trouble, after: float) -> float:
-    """The moment from which it counts as lasting. A key that is refused mends itself as rarely as a lost login."""
-    return trouble.since + (0.0 if trouble.what is TroubleWith.CREDENTIALS else after)
 
 
 class Notices:
@@ -127,13 +55,14 @@ class Notices:
         troubles: Troubles,
     ) -> None:
         self._book = state.notices
+        self._approvals = state.approvals
         self._all_stuck = state.stuck
         self._log = state.log
         self._policy = policy
         self._clock = clock
         self._guard = guard
         self._troubles = troubles
-        self._teller = Teller(policy, mailbox)
+        self._teller = Teller(policy, mailbox, state.approvals)
         self.channels = policy.notify.channels
         self._wakes = {channel: asyncio.Event() for channel in self.channels}
         self._quiet = {channel: asyncio.Event() for channel in self._wakes}
@@ -150,6 +79,9 @@ class Notices:
         for notice in (of_settlement(record, settlement), of_unsent(record, settlement)):
             if notice is not None:
                 self._tell_of(notice)
+        for question in of_questions(record, settlement) if settlement.asked else ():
+            if question.question not in self._approvals.answered():
+                self._tell_of(question)
 
     def tell(self, notice: Notice) -> None:
         """Remember to tell of it, once however often it is called. Raises OSError."""

@@ -180,6 +180,22 @@ def _order(state: State, request: Request) -> Answer:
     return _told(results, left)
 
 
+def _answered(state: State, request: Request) -> Answer:
+    """The answer lies where no agent writes; that there is one is told here, and looked for at the next look."""
+    for name in request.targets:
+        known, answer = state.approvals.get(name), state.approvals.answer_to(name)
+        if known is not None and answer is not None:
+            state.log.emit(
+                EventName.APPROVAL_ANSWERED,
+                message_id=known.message_id,
+                thread=known.thread,
+                question=known.id,
+                verdict=answer.verdict.value,
+                by=answer.by.value,
+            )
+    return Answer(ok=True, lines=())
+
+
 def _ping(state: State, request: Request) -> Answer:
     """Where a command applies it, nobody else is there to be asked."""
     del state, request
@@ -193,5 +209,6 @@ _VERBS = {
     Verb.PAUSE: _pause,
     Verb.RESUME: _resume,
     Verb.ORDER: _order,
+    Verb.ANSWERED: _answered,
     Verb.PING: _ping,
 }

@@ -48,6 +48,24 @@ class NotifyPolicy(msgspec.Struct, frozen=True):
         return (*([Channel.COMMAND] if self.command else []), *([Channel.MAIL] if self.address else []))
 
 
+class ApprovePolicy(msgspec.Struct, frozen=True):
+    """What a person is asked before: calls that `rules` name, and with `refused` what the mode does not allow.
+
+    `forbidden`: why nothing may be asked at all (plan mode). `expires`: seconds that a question waits for an answer.
+    `tells_codes`: mail to the operator is out of the agent's reach, and may carry what answers a question.
+    """
+
+    rules: tuple[str, ...] = ()
+    refused: bool = False
+    expires: float = 259200.0
+    forbidden: str = ""
+    tells_codes: bool = False
+
+    @property
+    def asks(self) -> bool:
+        return self.refused or bool(self.rules)
+
+
 class WatchPolicy(msgspec.Struct, frozen=True):
     """Durations are seconds unless the name says otherwise; None switches a clock off."""
 
@@ -84,6 +102,7 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     guards: GuardPolicy = GuardPolicy()
     budget: BudgetPolicy = BudgetPolicy()
     schedules: tuple[Schedule, ...] = ()
+    approve: ApprovePolicy = ApprovePolicy()
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 

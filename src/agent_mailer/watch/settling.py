@@ -11,6 +11,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Progress, Stage
 from agent_mailer.state.records import UNSENT, Batched, Settlement, TurnRecord
 from agent_mailer.state.turns import shares
+from agent_mailer.watch import asking
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.unsent import take_over_resent
 
@@ -82,6 +83,8 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
         _apply_to_message(room, record.turn_id, record, again)
     for other in record.batch:
         _apply_to_message(room, record.turn_id, other, again)
+    if settlement.asked or (record.rerun is not None and record.rerun.asked):
+        asking.apply(state, record, settlement)
     if not UNSENT.isdisjoint(map(attrgetter("state"), settlement.items)):
         state.unsent.note(record)
     each = shares(record) if record.batch else (record,)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent_mailer.approvals.turn import write as write_approvals
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
 from agent_mailer.identity import documents_in, obeyed_by_git
@@ -22,7 +23,8 @@ from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP, Facts, TurnFolder
+from agent_mailer.turn_tools.folder import DOCUMENTS, ISOLATED, OUTBOX, TURN_TMP, Facts, TurnFolder
+from agent_mailer.watch.asking import approvals_of, as_words, asking_of, goes_on_by_itself
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
@@ -43,6 +45,8 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
         policy=policy,
     )
     record.resume = choice.session_id
+    asks = policy.approve.asks or (record.rerun is not None and bool(record.rerun.asked))
+    approvals = approvals_of(state, policy.approve, record) if asks else None
     words = words_of(record, policy.project_dir)
     own_sandbox = confinement is None or confinement.leaves_own_sandbox
     launch = program.runtime.command(
@@ -60,6 +64,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
             confined=confinement is not None,
             own_sandbox=own_sandbox,
             batch=words.batch,
+            asking=asking_of(approvals, directory, ISOLATED) if approvals is not None else None,
         )
     )
     record.fresh = launch.session_id
@@ -71,8 +76,16 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     if confinement is not None:
         own = TurnPlaces(directory, outbox=directory / OUTBOX, tmp=directory / TURN_TMP)
         launch, copies = await confinement.around(launch, own), folder.note_copy
-    prompt = room.prompts.render(record, words, choice.prompt, why_lost=choice.why_lost, copies=copies)
+    prompt = ""
+    if approvals is None or not goes_on_by_itself(approvals, record.rerun, choice.session_id):
+        approvals = approvals.without_pending() if approvals is not None else None
+        answers = as_words(approvals.told) if approvals is not None else ""
+        prompt = room.prompts.render(
+            record, words, choice.prompt, why_lost=choice.why_lost, answers=answers, copies=copies
+        )
     state.folder.disk.overwrite(directory / PROMPT_FILE, prompt.encode("utf-8", "replace"))
+    if approvals is not None:
+        write_approvals(state.folder.disk, directory, approvals)
 
     behind_gate = partial(
         start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id

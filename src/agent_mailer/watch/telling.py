@@ -7,6 +7,7 @@ import shlex
 
 import msgspec
 
+from agent_mailer.approvals.calls import shown
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import (
     Action,
@@ -22,6 +23,7 @@ from agent_mailer.mailbox.port import (
     Unknown,
 )
 from agent_mailer.names import printable, prompt_word
+from agent_mailer.state.approvals import Approval, Approvals, shown_code
 from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.watch.rules import WatchPolicy
@@ -64,10 +66,17 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: int = 0
     until: str = ""
     why: str = ""
+    question: str = ""
+    act: str = ""
+    said: str = ""
+    code: str = ""
 
 
-def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
-    """Names that a sender chose come as words of a prompt do: without a blank or a sign that a shell knows."""
+def facts_of(notice: Notice, agent: str, workdir: str, host: str, approval: Approval | None = None) -> Facts:
+    """Names that a sender chose come as words of a prompt do: without a blank or a sign that a shell knows.
+
+    `approval`: what is asked. `act` and `said` are then the agent's own words, on one line each.
+    """
     message = prompt_word(notice.message_id, "message") if notice.message_id else ""
     thread = prompt_word(notice.thread, "thread") if notice.thread else ""
     where = f"-C {shlex.quote(workdir)}"
@@ -76,6 +85,10 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
         case NoticeKind.BLOCKED:
             text = f"{agent} asks a human: message {message} in thread {thread}"
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
+        case NoticeKind.APPROVAL:
+            text = f"{agent} asks whether it may run {shown(approval.call, 300) if approval else 'something'}"
+            code = f"approve {shown_code(approval.code)}" if approval else "approvals list"
+            fix = f"agent-mailer {code} {where}"
         case NoticeKind.DEAD_LETTER:
             text = f"{agent} gave up message {message} in thread {thread}: {notice.reason}, {notice.attempts} attempts"
             letter = message if message == notice.message_id else ""
@@ -136,6 +149,10 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str) -> Facts:
         attempts=notice.attempts,
         until=iso(notice.until) if notice.until is not None else "",
         why=notice.why,
+        question=notice.question,
+        act=shown(approval.call) if approval else "",
+        said=printable(approval.call.why, 1000) if approval else "",
+        code=shown_code(approval.code) if approval else "",
     )
 
 
@@ -154,6 +171,8 @@ def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:
     """The same notice gives the same draft, and so the same final id."""
     lines = [f"{facts.text}.", ""]
     lines += [f"{name}: {value}" for name, value in (("since", facts.at), ("next try", facts.until)) if value]
+    if facts.question:
+        return _question(notice, facts, address)
     lines += [f"why: {facts.why}"] if facts.why else []
     lines += [f"host: {facts.host}", f"folder: {facts.workdir}", "", f"To begin with: {facts.fix}"]
     return Draft(
@@ -168,10 +187,39 @@ def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:
     )
 
 
+def _question(notice: Notice, facts: Facts, address: str) -> Draft:
+    """In the thread of the mail that it is about. Without a code it says where that is shown."""
+    deny = facts.fix.replace("agent-mailer approve ", "agent-mailer deny ", 1)
+    how = [facts.fix, deny] if facts.code else [f"agent-mailer approvals list -C {shlex.quote(facts.workdir)}"]
+    told = [
+        ("it wants to run", facts.act),
+        ("it says (its own words)", facts.said),
+        ("for mail of", f"{facts.sender}, message {facts.message_id}"),
+        ("in the folder", facts.workdir),
+        ("host", facts.host),
+        ("asked", facts.at),
+        ("until", facts.until),
+    ]
+    lines = [f"{facts.agent} asks whether it may run this, once:", ""]
+    lines += [f"{name}: {value}" for name, value in told if value]
+    return Draft(
+        f"notice-{notice.id}",
+        Action.SEND,
+        notice.at,
+        to=(address,),
+        subject=f"{facts.agent} asks for a yes",
+        body="\n".join([*lines, "", "To answer:", *(f"  {line}" for line in how)]) + "\n",
+        thread=notice.thread,
+        kind=Kind.QUESTION,
+        automatic=Automatic.NOTICE,
+    )
+
+
 class Teller:
-    def __init__(self, policy: WatchPolicy, mailbox: Mailbox) -> None:
+    def __init__(self, policy: WatchPolicy, mailbox: Mailbox, approvals: Approvals | None = None) -> None:
         self._policy = policy
         self._mailbox = mailbox
+        self._approvals = approvals
 
     def is_sender(self, notice: Notice) -> bool:
         """Whether mail to the operator would go to whom the message came from: he has his answer in its thread."""
@@ -232,10 +280,15 @@ class Teller:
             return Unknown(fault.message)
 
     def _compose(self, notice: Notice) -> tuple[Outgoing, ...] | Refused:
-        draft = draft_of(notice, self._facts(notice), self._policy.notify.address)
+        facts = self._facts(notice)
+        if facts.code and not self._policy.approve.tells_codes:
+            # The agent can read it there.
+            facts = msgspec.structs.replace(facts, code="")
+        draft = draft_of(notice, facts, self._policy.notify.address)
         composed = self._mailbox.compose(draft, None, notice.turn_id or notice.id)
         return composed if isinstance(composed, Refused) else tuple(composed)
 
     def _facts(self, notice: Notice) -> Facts:
         policy = self._policy
-        return facts_of(notice, policy.notify.agent, str(policy.workdir), platform.node())
+        asked = self._approvals.get(notice.question) if notice.question and self._approvals is not None else None
+        return facts_of(notice, policy.notify.agent, str(policy.workdir), platform.node(), asked)

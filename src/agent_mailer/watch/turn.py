@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.approvals.calls import Call
+from agent_mailer.approvals.turn import APPROVALS, asked_in, used_in
 from agent_mailer.beneath import is_there, status
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
@@ -30,7 +32,7 @@ from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, 
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
-from agent_mailer.watch.notices import of_documents
+from agent_mailer.watch.occasions import of_documents
 from agent_mailer.watch.room import Program, Room, Stage
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 from agent_mailer.watch.sending import send_items
@@ -216,8 +218,15 @@ async def _gather(
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
 
+    asked, used = tuple[Call, ...](), frozenset[str]()
+
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None, tuple[Draft, ...]]:
+        nonlocal asked, used
         sealed = folder.seal()
+        if is_there(folder.path / APPROVALS):
+            asked = asked_in(folder.path / SEALED)
+        if record.rerun is not None and record.rerun.asked:
+            used = used_in(folder.path / SEALED, record.rerun.asked)
         session, pause = state.sessions.get(envelope.thread), state.pause.read()
         earlier = () if judgement.outcome.settles else _staged_before(state, record)
         return sealed, session, pause, state.turns.stop_asked(record.turn_id), earlier
@@ -240,6 +249,8 @@ async def _gather(
         transcript_bytes=_size_of(folder.path / STDOUT_FILE),
         answered=False,
         earlier=earlier,
+        left_asked=asked,
+        used_up=used,
         went_through=room.gate.went_through,
         now=room.clock.now(),
         jitter=room.jitter(),

@@ -66,10 +66,21 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "stuck", [Part(f"{', '.join(stuck)} (agent-mailer stuck list)", Ink.RED)] if stuck else []
     held = [f"{one.count} {one.guard}" for one in view.held]
     yield "held", [Part(f"{', '.join(held)} (agent-mailer held list)", Ink.YELLOW)] if held else []
+    yield "asks", _asks(view, now)
     yield "schedule", _schedules(view, now)
     yield "last", _results(view, now)
     yield "today", [_today(view)]
     yield "next", [_next(view.next_wake, now)] if view.next_wake is not None else []
+
+
+def _asks(view: StatusView, now: float) -> list[Part]:
+    if not view.asked:
+        return []
+    tools = ", ".join(dict.fromkeys(printable(one.tool, 40) for one in view.asked[:5]))
+    first = view.asked[0]
+    text = f"{len(view.asked)} for your yes: {tools}, since {_moment(first.at, now)} (agent-mailer approvals list)"
+    alone = [Part("without a proved sandbox the agent may give itself one")] if view.self_approving else []
+    return [Part(text, Ink.YELLOW), *alone]
 
 
 def _health(view: StatusView) -> Part:

@@ -250,7 +250,7 @@ class ClaudeRuntime:
         """Options that take several values come first: extra arguments must not become values of theirs."""
         options = self._options
         denied = denials(self._reach(), request.workdir)
-        given = settings(options.extra_args, request.workdir, tuple(denied))
+        given = settings(options.extra_args, request.workdir, tuple(denied), request.asking)
         yield from tool_words(options.tools, options.extra_args)
         yield "--allowedTools"
         yield f"mcp__{TOOLS}"

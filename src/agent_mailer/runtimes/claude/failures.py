@@ -145,6 +145,12 @@ _TABLE = (
             "API Error: Unable to connect",
         ),
     ),
+    # A server of the call that a person has allowed: it is pending still.
+    _Row(
+        _UNAVAILABLE,
+        reasons=frozenset({"tool_deferred_unavailable"}),
+        subtypes=frozenset({"tool_deferred_unavailable"}),
+    ),
     _Row(_MODEL, kinds=frozenset({"model_not_found"}), statuses=frozenset({404})),
     # Refused by the provider, and too long an answer: a session is not what is wrong.
     _Row(
@@ -175,6 +181,8 @@ _STDERR = (
     (_UNAVAILABLE, (NO_START,)),
     (_LOST, ("No conversation found with session ID", "Error: --resume requires a valid session ID")),
     (_LOST, ("Error: Session ID ",)),
+    # The call that was pending in the session is so no longer: the session is well.
+    (Meaning(Outcome.ASKED), ("Error: No deferred tool marker found",)),
     # Before the row of all the others: ours, which a person cannot leave out.
     (_TOO_OLD, tuple(f"error: unknown option '{option}'" for option in ("--tools", "--setting-sources", "--settings"))),
     (

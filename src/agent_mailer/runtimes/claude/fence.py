@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import msgspec
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
-from agent_mailer.runtimes.port import Reach, RuntimeMissing
+from agent_mailer.runtimes.port import Asking, Reach, RuntimeMissing
 
 TOOLS = "agent_mailer"
 """The name under which claude knows the mail tools: `mcp__agent_mailer__reply` is one of them."""
@@ -32,6 +33,8 @@ _SETTINGS_LIMIT = 1024 * 1024
 _MOST_RULES = 100
 _LONGEST_RULE = 500
 """All are one word of a command line: an agent that writes many must not keep the next turn from starting."""
+_ANY = re.compile(r"[^A-Za-z0-9_]")
+_HOOK_SECONDS = 60
 _GLOB = re.compile(r"([\\*?\[\]!#{}])")
 _SHOWN = 10
 
@@ -110,9 +113,10 @@ class Settings(msgspec.Struct, frozen=True):
     extra: tuple[str, ...]
 
 
-def settings(extra: Sequence[str], workdir: Path, denied: Sequence[str]) -> Settings:
+def settings(extra: Sequence[str], workdir: Path, denied: Sequence[str], asking: Asking | None = None) -> Settings:
     """Claude takes the last `--settings` alone, so those of the extra arguments and ours become one; theirs were chosen
-    by hand and win, but for the rules. Raises RuntimeMissing where they cannot be read.
+    by hand and win, but for the rules, and what switches off the hooks by which a person is asked. Raises
+    RuntimeMissing where they cannot be read.
     """
     theirs: Mapping[str, object] = {}
     rest: list[str] = []
@@ -127,7 +131,30 @@ def settings(extra: Sequence[str], workdir: Path, denied: Sequence[str]) -> Sett
     permissions = permissions if isinstance(permissions, dict) else {}
     deny = [*_texts(permissions.get("deny")), *denied, *narrowed(workdir)]
     merged = {**_SETTINGS, **theirs, "permissions": {**permissions, "deny": list(dict.fromkeys(deny))}}
+    if asking is not None:
+        merged |= {"disableAllHooks": False, "hooks": _with_hooks(theirs.get("hooks"), asking)}
     return Settings(json.dumps(merged), tuple(rest))
+
+
+def _with_hooks(theirs: object, asking: Asking) -> dict[str, object]:
+    """A hook that is missing, fails or takes too long denies. Other hooks stay: of all words the narrowest counts."""
+    found: dict[str, object] = dict(theirs) if isinstance(theirs, dict) else {}
+    command = {"type": "command", "command": shlex.join(asking.hook), "timeout": _HOOK_SECONDS, "onFailure": "block"}
+    wanted = [("PreToolUse", _matcher(asking.tools))] if asking.tools else []
+    wanted += [("PermissionRequest", "*")]
+    for event, matcher in wanted:
+        before = found.get(event)
+        found[event] = [*(before if isinstance(before, list) else ()), {"matcher": matcher, "hooks": [command]}]
+    return found
+
+
+def _matcher(tools: Sequence[str]) -> str:
+    """A regular expression over the names of tools, from globs; every name that claude has for them."""
+    names = dict.fromkeys(name for tool in tools for name in (sorted(_SAME) if tool in _SAME else (tool,)))
+    if any(_ANY.search(name) for name in names):
+        # Which globs its expressions have is for its versions to say: it is asked for all, and the hook decides.
+        return "*"
+    return "|".join(names)
 
 
 def denials(reach: Reach, workdir: Path) -> Iterator[str]:

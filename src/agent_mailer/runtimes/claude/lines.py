@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from agent_mailer.approvals.calls import call_of, shown
 from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.claude.failures import OLD_LIMIT, Failure, as_seconds, meaning_of, old_limit
@@ -32,6 +33,14 @@ from agent_mailer.runtimes.programs import (
 )
 
 TASK_STOPPED = "a task in the background was stopped before its end"
+
+SHOWN_DENIED = 300
+"""Characters of a denied command in the question to its sender."""
+
+WAYS = (
+    ". To allow it, on its machine: agent-mailer config set notify.command ... (and you are asked before it), "
+    "or name the tool after --allowedTools in extra_args (agent-mailer config edit)"
+)
 
 _ID_LIMIT = 200
 _DETAIL_LIMIT = 200
@@ -182,8 +191,13 @@ def _result(fields: Fields) -> Iterator[Event]:
         return
     if fields.get("is_error") is False:
         denied = _denied(fields)
-        if denied and not text:
-            yield Result(Outcome.BLOCKED, detail=f"not permitted: {denied}")
+        deferred = _inner(fields, "deferred_tool_use")
+        if deferred or fields.get("stop_reason") == "tool_deferred":
+            # It looks like success.
+            call = call_of(text_in(deferred, "name"), deferred.get("input"), call_id=text_in(deferred, "id"))
+            yield Result(Outcome.ASKED, detail="waits for a person", asked=call)
+        elif denied and not text:
+            yield Result(Outcome.BLOCKED, detail=f"claude was not permitted to run {denied}{WAYS}")
         else:
             yield Result(Outcome.DONE, text)
         return
@@ -223,11 +237,15 @@ def _usage(fields: Fields) -> Iterator[Event]:
 
 
 def _denied(fields: Fields) -> str:
-    """The tools that were denied, each once."""
+    """What was denied, each once, word for word."""
     denials = fields.get("permission_denials")
     entries = [entry for entry in denials if isinstance(entry, dict)] if isinstance(denials, list) else []
-    names = dict.fromkeys(printable(text_in(entry, "tool_name"), 60) or "a tool" for entry in entries)
-    return ", ".join(list(names)[:10])
+    calls = [
+        (text_in(entry, "tool_name"), call_of(text_in(entry, "tool_name"), entry.get("tool_input")))
+        for entry in entries
+    ]
+    told = (shown(call, SHOWN_DENIED) if call is not None else printable(name, 60) or "a tool" for name, call in calls)
+    return "; ".join(list(dict.fromkeys(told))[:5])
 
 
 def _sign_of_life(fields: Fields) -> Iterator[Event]:

@@ -177,6 +177,46 @@ class HeldView(View, frozen=True):
     created: float = 0.0
 
 
+class ApprovalView(View, frozen=True):
+    """A question to a person whether a call may be; `act` is it word for word, `said` the agent's words on it.
+
+    `state` is asked, answered, granted, used or settled; `verdict`, `reason`, `by` and `answered_at` are those of the
+    answer. `code` is what answers it, while it waits.
+    """
+
+    ABOUT = "question"
+
+    question: str
+    state: str
+    tool: str
+    act: str
+    said: str
+    message_id: str
+    thread: str
+    turn_id: str
+    folder: str
+    asked_at: float
+    expires_at: float
+    sender: str = msgspec.field(name="from")
+    code: str = ""
+    verdict: str | None = None
+    reason: str = ""
+    by: str | None = None
+    answered_at: float | None = None
+    changed: str = ""
+
+
+class StandingView(View, frozen=True):
+    """A call that a person has allowed for good, since `since`."""
+
+    ABOUT = "question"
+
+    question: str
+    tool: str
+    act: str
+    since: float
+
+
 class LimitView(View, frozen=True):
     """One limit of the day: `limit` as it counts now, `taken` of it (with what is reserved for turns under way);
     `raised`: a person has set it so until the day ends. `taken` is None for limits of a thread or a sender; `others` is

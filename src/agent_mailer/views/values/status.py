@@ -207,6 +207,17 @@ class HeldCountView(Part, frozen=True):
     count: int
 
 
+class AskedView(Part, frozen=True):
+    """A question to a person whether a call of a tool may be; its mail waits until `until`."""
+
+    question: str
+    tool: str
+    thread: str
+    message_id: str
+    at: float
+    until: float
+
+
 class ScheduleView(View, frozen=True):
     """Mail that a person sends by the clock: `next_at` is None where no instant comes any more, `sending` is the one
     that is due, `last_message` the last that left. `why`: it would not leave now, or the last time it did not.
@@ -231,7 +242,8 @@ class StatusView(View, frozen=True):
     logged; `stuck` counts what was given up, too; `held` is no problem: it waits for a person, or for ever; `sandbox`
     is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are;
     `settling` are turns that are open, though nothing of them runs any more; `unknown` are keys of the configuration
-    that nothing here knows.
+    that nothing here knows; `asked` waits for a person's yes, which is no problem, and of which the agent may give
+    itself one where it is `self_approving`.
     """
 
     ABOUT = "workdir"
@@ -257,6 +269,8 @@ class StatusView(View, frozen=True):
     sandbox: str = "off"
     untrusted: tuple[str, ...] = ()
     held: tuple[HeldCountView, ...] = ()
+    asked: tuple[AskedView, ...] = ()
+    self_approving: bool = False
     settling: tuple[SettlingView, ...] = ()
     schedules: tuple[ScheduleView, ...] = ()
     unknown: tuple[str, ...] = ()

@@ -1,0 +1,305 @@
+"""What is asked of a person, and what he has answered: one file a question, in his own state folder.
+
+They lie there and not in the workdir, which an agent may write. `ID.json` is written by the holder of the workdir's
+lock alone; `ID.answer` by whoever answers, made once and never replaced: of two answers the first counts, and time
+running out is an answer like others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent_mailer.approvals.calls import Call
+from agent_mailer.approvals.turn import Told, Word
+from agent_mailer.disk import TEMPORARY_PREFIX, Sync, of_the_moment, read_regular
+from agent_mailer.names import path_name
+from agent_mailer.state.folder import GARBLED, StateFolder
+
+KEPT = 500
+"""So many questions that are over are kept, to be looked at."""
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_READ_AS = str.maketrans("OIL", "011")
+_CODE_LETTERS = 8
+"""40 bits: nobody guesses a code that is looked up in files."""
+
+_LARGEST = 16 * 1024 * 1024
+_TICK = 2.0
+"""Seconds within which a folder's time may not tell that something came into it."""
+
+T = TypeVar("T")
+
+
+class Verdict(StrEnum):
+    ALLOW = "allow"
+    DENY = "deny"
+    EXPIRED = "expired"
+
+
+class By(StrEnum):
+    """How an answer came."""
+
+    COMMAND = "command"
+    MAIL = "mail"
+    LINK = "link"
+    CLOCK = "clock"
+    STANDING = "standing"
+
+
+class ApprovalState(StrEnum):
+    """Where a question stands."""
+
+    ASKED = "asked"
+    ANSWERED = "answered"
+    GRANTED = "granted"
+    USED = "used"
+    SETTLED = "settled"
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`changed`: the input (JSON) to run in place of what was asked. `always`: this very call needs no asking again."""
+
+    verdict: Verdict
+    at: float
+    by: By
+    reason: str = ""
+    always: bool = False
+    changed: str = ""
+    who: str = ""
+
+
+class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A question. `code` is what a person answers with, and stands nowhere else. `granted`: the turn that was told of
+    the answer and has not ended yet, as far as is known; `used`: the turn that used it up.
+    """
+
+    id: str
+    code: str
+    call: Call
+    digest: str
+    turn_id: str
+    message_id: str
+    thread: str
+    sender: str
+    folder: str
+    asked_at: float
+    expires_at: float
+    granted: str = ""
+    used: str = ""
+    over: bool = False
+
+
+class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call that a person has allowed for good: `digest` of this one, and of no other."""
+
+    id: str
+    call: Call
+    digest: str
+    since: float
+
+
+def id_of(turn_id: str, call: Call) -> str:
+    """The same however often the same settlement is applied."""
+    text = f"{turn_id}\0{call.digest}\0{call.call_id}"
+    return f"q-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def read_code(typed: str) -> str:
+    """A code as it was typed: without blanks and dashes, whatever its case, O for 0."""
+    return "".join(typed.split()).replace("-", "").upper().translate(_READ_AS)
+
+
+def shown_code(code: str) -> str:
+    return f"{code[:4]}-{code[4:]}"
+
+
+class Approvals:
+    """One workdir's. Nothing is read before somebody asks."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._state = folder
+        self._disk = folder.disk
+        self._clock = folder.clock
+        self._answered: frozenset[str] | None = None
+        self._seen: tuple[int, float] | None = None
+
+    @property
+    def folder(self) -> Path:
+        from platformdirs import user_state_path
+
+        return user_state_path("agent-mailer") / "approvals" / path_name(os.path.realpath(self._state.workdir))
+
+    # The watcher's side: the caller holds the workdir's lock.
+
+    def ask(self, approvals: Iterable[Approval]) -> None:
+        """Durable when it returns; what is known stays as it is, its code too. Raises OSError."""
+        folder = self.folder
+        for one in approvals:
+            if self._read(folder / f"{one.id}.json", Approval) is None:
+                self._disk.make_directory(folder, sync=Sync.FULL)
+                code = "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LETTERS))
+                self._put(msgspec.structs.replace(one, code=code))
+
+    def grant(self, approval_id: str, turn_id: str) -> Told | None:
+        """The turn is to be told of this answer; durable when it returns, before the turn begins. Raises OSError.
+
+        None where nobody knows the question any more. One that was used up, or told to another turn whose end nobody
+        knows, is told as that: it is not to be done again.
+        """
+        known = self.get(approval_id)
+        if known is None:
+            return None
+        answer = self.answer_to(approval_id) or self._expire(known)
+        call = known.call
+        told = Told(known.id, call.tool, call.input, known.digest, Word(answer.verdict.value), call.call_id)
+        if answer.verdict is not Verdict.ALLOW:
+            return msgspec.structs.replace(told, reason=answer.reason)
+        if known.used or known.over or (known.granted and known.granted != turn_id):
+            return msgspec.structs.replace(told, word=Word.UNKNOWN)
+        if known.granted != turn_id:
+            self._put(msgspec.structs.replace(known, granted=turn_id))
+        return msgspec.structs.replace(told, changed=answer.changed)
+
+    def ended(self, approval_ids: Iterable[str], turn_id: str, used: Collection[str], *, over: bool) -> None:
+        """What became of them in a turn that has ended: `used` it has used up, the rest can be granted again, unless
+        their message is `over`. Durable when it returns; done again it changes nothing. Raises OSError.
+        """
+        for one in approval_ids:
+            known = self.get(one)
+            if known is None:
+                continue
+            spent = known.used or (turn_id if one in used else "")
+            granted = "" if known.granted == turn_id else known.granted
+            changed = msgspec.structs.replace(known, used=spent, granted=granted, over=known.over or over)
+            if changed != known:
+                self._put(changed)
+
+    def due(self, approval_ids: Iterable[str], now: float) -> float:
+        """The moment from which the message can go on: 0 where each is answered, or nobody knows it any more."""
+        answered = self.answered()
+        latest = 0.0
+        for one in approval_ids:
+            if one in answered or (known := self.get(one)) is None or known.expires_at <= now:
+                continue
+            latest = max(latest, known.expires_at)
+        return latest
+
+    def prune(self) -> None:
+        """Of what is over the newest stay. Raises OSError."""
+        over = sorted((one for one in self.all() if one.over), key=lambda one: one.asked_at)
+        for one in over[:-KEPT]:
+            self._disk.remove(self.folder / f"{one.id}.answer")
+            self._disk.remove(self.folder / f"{one.id}.json")
+
+    # Everybody's.
+
+    def answered(self) -> frozenset[str]:
+        """Ids of the questions that have an answer. Raises OSError."""
+        try:
+            found = self.folder.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
+        now = time.time()
+        if self._answered is None or self._seen is None or self._seen[0] != found.st_mtime_ns or self._seen[1] < _TICK:
+            self._answered = frozenset(name.removesuffix(".answer") for name in self._names(".answer"))
+            self._seen = found.st_mtime_ns, now - found.st_mtime
+        return self._answered
+
+    def get(self, approval_id: str) -> Approval | None:
+        """Raises OSError where it cannot be read just now."""
+        return self._read(self.folder / f"{path_name(approval_id)}.json", Approval)
+
+    def answer_to(self, approval_id: str) -> Answer | None:
+        return self._read(self.folder / f"{path_name(approval_id)}.answer", Answer)
+
+    def all(self) -> list[Approval]:
+        """Oldest first."""
+        found = (self.get(name.removesuffix(".json")) for name in self._names(".json") if name.startswith("q-"))
+        return sorted((one for one in found if one is not None), key=lambda one: (one.asked_at, one.id))
+
+    def open(self) -> list[Approval]:
+        """What waits for a person, oldest first."""
+        answered, now = self.answered(), self._clock.now()
+        return [one for one in self.all() if one.id not in answered and not one.over and one.expires_at > now]
+
+    def by_code(self, typed: str) -> Approval | None:
+        code = read_code(typed)
+        return next((one for one in self.all() if secrets.compare_digest(one.code.encode(), code.encode())), None)
+
+    def state_of(self, one: Approval) -> ApprovalState:
+        if one.over:
+            return ApprovalState.SETTLED
+        if one.used:
+            return ApprovalState.USED
+        if one.granted:
+            return ApprovalState.GRANTED
+        return ApprovalState.ANSWERED if one.id in self.answered() else ApprovalState.ASKED
+
+    def answer(self, one: Approval, answer: Answer) -> Answer:
+        """The answer that counts: this one, durable when it returns, or one that was there before. Raises OSError."""
+        folder = self.folder
+        draft = folder / f"{TEMPORARY_PREFIX}{one.id}.{secrets.token_hex(6)}"
+        self._disk.create(draft, msgspec.json.encode(answer), sync=Sync.CONTENT)
+        try:
+            self._disk.move(draft, folder / f"{one.id}.answer", sync=Sync.FULL)
+        except FileExistsError:
+            self._disk.remove(draft)
+            return self.answer_to(one.id) or answer
+        if answer.always and answer.verdict is Verdict.ALLOW and not answer.changed:
+            self._stand(Standing(one.id, one.call, one.digest, answer.at))
+        return answer
+
+    def standing(self) -> tuple[Standing, ...]:
+        """What is allowed for good, oldest first."""
+        return tuple(sorted(self._standing(), key=lambda one: one.since))
+
+    def revoke(self, approval_id: str) -> bool:
+        """Whether it stood. Durable when it returns."""
+        path = self.folder / f"{path_name(approval_id)}.always"
+        stood = path.exists()
+        self._disk.remove(path)
+        if stood:
+            self._disk.sync_directory(self.folder)
+        return stood
+
+    def _standing(self) -> Iterator[Standing]:
+        for name in self._names(".always"):
+            found = self._read(self.folder / name, Standing)
+            if found is not None:
+                yield found
+
+    def _stand(self, one: Standing) -> None:
+        self._disk.replace(self.folder / f"{one.id}.always", msgspec.json.encode(one), sync=Sync.FULL)
+
+    def _expire(self, known: Approval) -> Answer:
+        """Nobody answers it any more. Raises OSError."""
+        return self.answer(known, Answer(Verdict.EXPIRED, self._clock.now(), By.CLOCK))
+
+    def _put(self, one: Approval) -> None:
+        self._disk.replace(self.folder / f"{one.id}.json", msgspec.json.encode(one), sync=Sync.FULL)
+
+    def _names(self, suffix: str) -> list[str]:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder) as entries:
+            return [one.name for one in entries if one.name.endswith(suffix) and not one.name.startswith(".")]
+        return []
+
+    def _read(self, path: Path, shape: type[T]) -> T | None:
+        try:
+            return msgspec.json.decode(read_regular(path, _LARGEST), type=shape)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, *GARBLED) as error:
+            if isinstance(error, OSError) and of_the_moment(error):
+                raise
+            self._state.damaged(path, str(error))
+            return None

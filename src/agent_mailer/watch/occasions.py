@@ -1,0 +1,102 @@
+"""What is worth a word to a person, and when: from what happened to a notice. Pure."""
+
+from __future__ import annotations
+
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.approvals import id_of
+from agent_mailer.state.notices import Notice, NoticeKind, Trouble, TroubleWith
+from agent_mailer.state.records import Pause, PauseReason, Settlement, TurnRecord
+from agent_mailer.state.stuck import StuckKind, unsent_of
+from agent_mailer.watch.guards.alarm import WISHED
+
+SHORT_PAUSE = 60.0
+"""A limit or an outage that is over at the first probe is not worth a word."""
+
+
+def of_settlement(record: TurnRecord, settlement: Settlement) -> Notice | None:
+    """What a settled turn has to tell a person, if anything."""
+    if settlement.dead is not None:
+        kind, attempts = NoticeKind.DEAD_LETTER, settlement.dead.retries + 1
+    elif settlement.outcome is Outcome.BLOCKED:
+        kind, attempts = NoticeKind.BLOCKED, 0
+    else:
+        return None
+    envelope = record.envelope
+    return Notice(
+        id=f"{kind}-{record.turn_id}",
+        kind=kind,
+        at=settlement.decided_at,
+        reason=settlement.outcome.value,
+        turn_id=record.turn_id,
+        message_id=envelope.id,
+        thread=envelope.thread,
+        sender=envelope.sender,
+        attempts=attempts,
+    )
+
+
+def of_questions(record: TurnRecord, settlement: Settlement) -> list[Notice]:
+    """What it asks a person. The notice names a question; what it is, whoever tells of it looks up."""
+    envelope = record.envelope
+    return [
+        Notice(
+            id=f"{NoticeKind.APPROVAL}-{question}",
+            kind=NoticeKind.APPROVAL,
+            at=settlement.decided_at,
+            reason="asked",
+            turn_id=record.turn_id,
+            message_id=envelope.id,
+            thread=envelope.thread,
+            sender=envelope.sender,
+            until=settlement.asked_until,
+            question=question,
+        )
+        for question in (id_of(record.turn_id, call) for call in settlement.asked)
+    ]
+
+
+def of_unsent(record: TurnRecord, settlement: Settlement) -> Notice | None:
+    """That something of it did not leave, where that is so."""
+    unsent = unsent_of(record)
+    if not unsent:
+        return None
+    envelope = record.envelope
+    return Notice(
+        id=f"{NoticeKind.STUCK}-{record.turn_id}",
+        kind=NoticeKind.STUCK,
+        at=settlement.decided_at,
+        reason=StuckKind.NOT_SENT.value,
+        message_id=envelope.id,
+        thread=envelope.thread,
+        sender=envelope.sender,
+        stuck=unsent[0],
+    )
+
+
+def of_documents(record: TurnRecord, now: float) -> Notice:
+    """That files which tell agents what to do changed while this turn ran."""
+    envelope = record.envelope
+    return Notice(
+        id=f"{NoticeKind.INSTRUCTIONS}-{record.turn_id}",
+        kind=NoticeKind.INSTRUCTIONS,
+        at=now,
+        reason="changed",
+        turn_id=record.turn_id,
+        message_id=envelope.id,
+        thread=envelope.thread,
+        sender=envelope.sender,
+    )
+
+
+def worth_telling(pause: Pause) -> bool:
+    """Whether a person is told of it now. One by hand has a hand that knows; one met elsewhere is told there."""
+    if pause.reason in WISHED or pause.elsewhere:
+        return False
+    if pause.reason is PauseReason.SIGNED_OUT or pause.until is None:
+        return True
+    return pause.probes > 0 or pause.until - pause.since > SHORT_PAUSE
+
+
+def lasts_from(trouble: Trouble, after: float) -> float:
+    """The moment from which it counts as lasting. A key that is refused mends itself as rarely as a lost login."""
+    return trouble.since + (0.0 if trouble.what is TroubleWith.CREDENTIALS else after)

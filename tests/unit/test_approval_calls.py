@@ -1,0 +1,203 @@
+"""Which calls a person is asked about, when a call is the same, and what the hook says: pure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.approvals.calls import MOST_INPUT, Call, as_input, call_of, is_named, rule_of, shown
+from agent_mailer.approvals.hook import (
+    FROM_THE_MAIN_AGENT,
+    ONE_AT_A_TIME,
+    TOO_MANY,
+    UNKNOWN,
+    Decision,
+    Step,
+    answer,
+    as_json,
+    before_a_tool,
+    instead_of_a_refusal,
+)
+from agent_mailer.approvals.turn import MOST_ASKED, Told, TurnApprovals, Word, asked_in, used_in, write
+from agent_mailer.disk import Disk
+from agent_mailer.errors import ConfigFault
+
+
+def bash(command: str, **more: object) -> Call:
+    call = call_of("Bash", {"command": command, **more})
+    assert call is not None
+    return call
+
+
+@pytest.mark.parametrize(
+    ("rule", "command"),
+    [
+        ("Bash", "ls"),
+        ("Bash(*)", "ls"),
+        ("B*", "ls"),
+        ("Bash(git push *)", "git push origin main"),
+        ("Bash(git push *)", "git push"),
+        ("Bash(git push *)", "cd x && git  push"),
+        ("Bash(git push *)", "true; sudo git push --force"),
+        ("Bash(git push *)", "env A=1 git push"),
+        ("Bash(git push *)", "sh -c 'git push origin'"),
+        ("Bash(git push *)", "echo $(git push)"),
+        ("Bash(git push *)", "git pu\\sh"),
+        ("Bash(git push *)", "a\ngit push\nb"),
+        ("Bash(rm *)", "find . | xargs rm -rf"),
+    ],
+)
+def test_a_command_is_asked_about_wherever_it_stands(rule: str, command: str) -> None:
+    assert is_named([rule], bash(command))
+
+
+@pytest.mark.parametrize(
+    ("rule", "tool", "given"),
+    [
+        ("Bash(git push *)", "Bash", {"command": "git pull"}),
+        ("Bash(git push *)", "Bash", {"command": "git pushes"}),
+        ("Bash(git push *)", "Write", {"file_path": "git push"}),
+        ("WebFetch(https://evil/*)", "WebFetch", {"url": "https://good/"}),
+        ("mcp__*", "Bash", {"command": "x"}),
+    ],
+)
+def test_other_calls_are_not(rule: str, tool: str, given: dict[str, str]) -> None:
+    call = call_of(tool, given)
+    assert call is not None
+    assert not is_named([rule], call)
+
+
+def test_what_a_call_is_about_is_what_its_tool_touches() -> None:
+    for tool, given, rule in (
+        ("Write", {"file_path": "/etc/passwd", "content": "x"}, "Write(/etc/*)"),
+        ("WebFetch", {"url": "https://evil/x", "prompt": "p"}, "WebFetch(https://evil/*)"),
+        ("mcp__jira__close", {"id": 3}, 'mcp__jira__*(*"id":3*)'),
+    ):
+        call = call_of(tool, given)
+        assert call is not None
+        assert is_named([rule], call)
+
+
+@pytest.mark.parametrize("rule", ["", "(x)", "Bash(", "Bash git", "Bash)x(", "a b"])
+def test_what_is_no_rule_is_refused_with_the_command_that_mends_it(rule: str) -> None:
+    with pytest.raises(ConfigFault, match=r"approve\.tools") as fault:
+        rule_of(rule)
+    assert "config set approve.tools" in fault.value.fix
+
+
+def test_the_same_act_is_the_same_whatever_is_said_of_it() -> None:
+    assert bash("ls", description="to look").digest == bash("ls", description="again").digest
+    assert bash("ls").digest != bash("ls ").digest
+    assert bash("ls").digest != bash("ls", timeout=3).digest
+    one, other = call_of("Write", {"a": 1, "b": 2}), call_of("Write", {"b": 2, "a": 1})
+    assert one is not None
+    assert one == other
+    description = call_of("Note", {"description": "x"})
+    assert description is not None
+    assert description.digest != call_of("Note", {"description": "y"}).digest  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("given", [None, [], "x", {"x": float("nan")}, {"x": "y" * MOST_INPUT}])
+def test_nobody_is_asked_about_what_cannot_be_shown(given: object) -> None:
+    assert call_of("Bash", given) is None
+
+
+def test_what_is_shown_is_one_harmless_line() -> None:
+    call = bash("echo \x1b[2J\n\u202erm -rf /\x00" + "x" * 5000)
+    line = shown(call)
+    assert line.isprintable()
+    assert line.startswith("Bash: echo \\x1b[2J")
+    assert "rm -rf /" in line
+    assert line.endswith(f"[cut: {len(call.act)} characters in all]")
+
+
+RULES = TurnApprovals(rules=("Bash(git push *)",), refused=True)
+PUSH = Call("Bash", as_input({"command": "git push"}), "call-1")
+
+
+def told(word: Word, call_id: str = "", **more: str) -> TurnApprovals:
+    one = Told("q-1", PUSH.tool, PUSH.input, PUSH.digest, word, call_id, **more)
+    return TurnApprovals(RULES.rules, refused=True, told=(one,))
+
+
+def test_a_call_that_is_named_is_left_pending_and_no_other() -> None:
+    assert before_a_tool(RULES, PUSH, sub_agent=False) == Decision(Step.DEFER)
+    assert before_a_tool(RULES, bash("ls"), sub_agent=False) == Decision(Step.SILENCE)
+    assert before_a_tool(RULES, PUSH, sub_agent=True) == Decision(Step.DENY, FROM_THE_MAIN_AGENT)
+    plan = TurnApprovals(RULES.rules, forbidden="only plans")
+    assert before_a_tool(plan, PUSH, sub_agent=False) == Decision(Step.DENY, "only plans")
+    always = TurnApprovals(RULES.rules, always=(PUSH.digest,))
+    assert before_a_tool(always, PUSH, sub_agent=False) == Decision(Step.ALLOW)
+
+
+def test_an_answer_to_the_pending_call_is_for_that_call_alone() -> None:
+    allowed = told(Word.ALLOW, "call-1", changed='{"command":"true"}')
+    assert before_a_tool(allowed, PUSH, sub_agent=False) == Decision(
+        Step.ALLOW, use="q-1", changed='{"command":"true"}'
+    )
+    again = Call(PUSH.tool, PUSH.input, "call-2")
+    assert before_a_tool(allowed, again, sub_agent=False).step is Step.DEFER
+    # Another call under that id was never asked about.
+    assert before_a_tool(allowed, Call("Bash", as_input({"command": "rm x"}), "call-1"), sub_agent=False).step is (
+        Step.SILENCE
+    )
+    assert before_a_tool(told(Word.DENY, "call-1", reason="friday"), again, sub_agent=False).why.endswith(": friday")
+    assert before_a_tool(told(Word.UNKNOWN, "call-1"), PUSH, sub_agent=False) == Decision(Step.DENY, UNKNOWN)
+    by_prompt = allowed.without_pending()
+    assert before_a_tool(by_prompt, again, sub_agent=False).use == "q-1"
+
+
+def test_what_the_mode_refuses_is_asked_by_mail_and_let_through_once() -> None:
+    call = bash("curl x")
+    assert instead_of_a_refusal(RULES, call, sub_agent=False).ask
+    assert not instead_of_a_refusal(RULES, call, sub_agent=True).ask
+    assert instead_of_a_refusal(TurnApprovals(), call, sub_agent=False) == Decision(Step.SILENCE)
+    assert instead_of_a_refusal(told(Word.ALLOW), PUSH, sub_agent=True) == Decision(Step.ALLOW, use="q-1")
+
+
+def spoken(directory: Path, event: str, command: str = "git push", **more: object) -> Decision:
+    fields = {"tool_name": "Bash", "tool_input": {"command": command}, **more}
+    return answer(Disk(), directory, event, fields)
+
+
+@pytest.fixture
+def turn(tmp_path: Path) -> Path:
+    (tmp_path / "outbox").mkdir()
+    write(Disk(), tmp_path, RULES)
+    return tmp_path
+
+
+def test_one_call_of_several_is_left_pending(turn: Path) -> None:
+    assert spoken(turn, "PreToolUse", tool_use_id="1").step is Step.DEFER
+    assert spoken(turn, "PreToolUse", tool_use_id="2") == Decision(Step.DENY, ONE_AT_A_TIME)
+
+
+def test_a_yes_is_used_up_once_and_before_it_is_said(turn: Path) -> None:
+    write(Disk(), turn, told(Word.ALLOW))
+    assert spoken(turn, "PermissionRequest").step is Step.ALLOW
+    assert used_in(turn / "outbox", ["q-1", "q-2"]) == {"q-1"}
+    assert spoken(turn, "PermissionRequest") == Decision(Step.DENY, UNKNOWN)
+    (turn / "outbox").rename(turn / "outbox.sealed")
+    with pytest.raises(OSError, match="No such file"):
+        spoken(turn, "PermissionRequest")
+
+
+def test_questions_are_bounded_and_what_is_none_is_passed_over(turn: Path) -> None:
+    for number in range(MOST_ASKED):
+        assert spoken(turn, "PermissionRequest", f"curl {number}").ask
+    assert spoken(turn, "PermissionRequest", "curl 0").ask
+    assert spoken(turn, "PermissionRequest", "curl more") == Decision(Step.DENY, TOO_MANY)
+    (turn / "outbox" / "ask-0").write_text("{")
+    (turn / "outbox" / f"ask-{'1' * 32}").write_text(json.dumps({"tool": "Bash", "input": '{"command":"x"}'}))
+    (turn / "outbox" / "ask-2").symlink_to("/etc/passwd")
+    assert {call.act for call in asked_in(turn / "outbox")} <= {f"curl {number}" for number in range(MOST_ASKED)}
+
+
+def test_its_answers_have_the_form_of_the_programs() -> None:
+    assert as_json("PreToolUse", Decision(Step.SILENCE)) == ""
+    pre = json.loads(as_json("PreToolUse", Decision(Step.ALLOW, changed='{"a":1}')))["hookSpecificOutput"]
+    assert (pre["permissionDecision"], pre["updatedInput"]) == ("allow", {"a": 1})
+    request = json.loads(as_json("PermissionRequest", Decision(Step.DENY, "no")))["hookSpecificOutput"]
+    assert request["decision"] == {"behavior": "deny", "message": "no"}
