@@ -28,11 +28,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Tool:
-    """The model asks for a tool."""
+    """The model asks for a tool, and for those `beside` it in the same message."""
 
     name: str
     input: Mapping[str, Any] = field(default_factory=dict)
     say: str = ""
+    beside: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,10 +258,9 @@ def _whole(answer: Text | Tool, serial: int, model: str) -> dict[str, Any]:
     text = answer.text if isinstance(answer, Text) else answer.say
     if text:
         content.append({"type": "text", "text": text})
-    if isinstance(answer, Tool):
-        content.append(
-            {"type": "tool_use", "id": f"toolu_{serial:04}", "name": answer.name, "input": dict(answer.input)}
-        )
+    for number, tool in enumerate((answer, *answer.beside) if isinstance(answer, Tool) else ()):
+        name = f"toolu_{serial:04}{f'_{number}' if number else ''}"
+        content.append({"type": "tool_use", "id": name, "name": tool.name, "input": dict(tool.input)})
     return {
         "id": f"msg_{serial:04}",
         "type": "message",

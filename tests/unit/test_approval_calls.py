@@ -9,6 +9,7 @@ import pytest
 
 from agent_mailer.approvals.calls import MOST_INPUT, Call, as_input, call_of, is_named, rule_of, shown
 from agent_mailer.approvals.hook import (
+    ALREADY,
     FROM_THE_MAIN_AGENT,
     ONE_AT_A_TIME,
     TOO_MANY,
@@ -138,7 +139,7 @@ def test_an_answer_to_the_pending_call_is_for_that_call_alone() -> None:
         Step.ALLOW, use="q-1", changed='{"command":"true"}'
     )
     again = Call(PUSH.tool, PUSH.input, "call-2")
-    assert before_a_tool(allowed, again, sub_agent=False).step is Step.DEFER
+    assert before_a_tool(allowed, again, sub_agent=False) == Decision(Step.DENY, ALREADY)
     # Another call under that id was never asked about.
     assert before_a_tool(allowed, Call("Bash", as_input({"command": "rm x"}), "call-1"), sub_agent=False).step is (
         Step.SILENCE

@@ -36,6 +36,10 @@ UNKNOWN = (
     "A person had allowed this once, and it was begun: what came of it is not known. Look whether it was done; "
     "to do it again a person must be asked again in another turn."
 )
+ALREADY = (
+    "A person had allowed this once, and in this turn it has been run: look at what it has done. To do it again a "
+    "person must be asked again in another turn."
+)
 DENIED = "A person has denied this"
 EXPIRED = "A person was asked, and nobody has answered in time. Go on without it."
 
@@ -91,6 +95,9 @@ def _known(approvals: TurnApprovals, call: Call) -> Decision | None:
     if call.digest in approvals.always:
         return Decision(Step.ALLOW)
     told = approvals.about(call.digest)
+    if told is not None and told.call_id and told.word is Word.ALLOW:
+        # The yes is for the call that was pending, which came first: of several at once its result may be lost.
+        return Decision(Step.DENY, ALREADY)
     return _as_told(told) if told is not None else None
 
 

@@ -72,9 +72,8 @@ class TurnApprovals(msgspec.Struct, frozen=True, omit_defaults=True):
         return next((one for one in self.told if call_id and one.call_id == call_id), None)
 
     def about(self, digest: str) -> Told | None:
-        """The newest answer about such a call. A yes to the call that is pending is for that one alone."""
-        these = (one for one in reversed(self.told) if one.digest == digest)
-        return next((one for one in these if not (one.call_id and one.word is Word.ALLOW)), None)
+        """The newest answer about such a call."""
+        return next((one for one in reversed(self.told) if one.digest == digest), None)
 
     def without_pending(self) -> TurnApprovals:
         """As for a session in which no call is pending any more: it is called again."""
