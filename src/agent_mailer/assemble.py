@@ -239,17 +239,19 @@ class Workplace:
         return without_half_a_pin(env)
 
     def _claude(self, env: Mapping[str, str]) -> Runtime:
+        from agent_mailer.policies import approve_of
         from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
 
-        config = self.config
+        config, mode = self.config, self._permission_mode()
         options = ClaudeOptions(
-            permission_mode=self._permission_mode(),
+            mode,
             model=config.model,
             tools=config.tools,
             extra_args=config.extra_args,
             max_budget_usd=config.max_budget_usd,
             config_home=self._config_home(),
             reach=self._reach(),
+            asks=approve_of(config).asks,
         )
         return ClaudeRuntime(config.claude_command, options, env)
 
@@ -384,8 +386,7 @@ class Workplace:
 
         from agent_mailer.state.pauses import AccountPause
 
-        name = f"{runtime.traits.name}-{runtime.traits.account}"
-        folder = user_state_path("agent-mailer") / "accounts"
+        name, folder = f"{runtime.traits.name}-{runtime.traits.account}", user_state_path("agent-mailer") / "accounts"
         account = AccountPause(folder, name, self.disk, self.folder.clamp, self.folder.damaged)
         self.state = State(self.folder, self.log, account)
 

@@ -77,16 +77,16 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         budget=BudgetPolicy(**msgspec.structs.asdict(config.limits), reserve=config.max_budget_usd),
         guards=_guards(config),
         schedules=schedules_of(config, where.workdir, where.bodies),
-        approve=_approve(config, told=bool(notify.channels)),
+        approve=approve_of(config),
     )
 
 
 PLANS = "This turn only plans (permission_mode plan): what has to be asked of a person is not done in it."
 
 
-def _approve(config: Config, *, told: bool) -> ApprovePolicy:
-    """`told`: there is an operator. Raises ConfigFault for a rule that is none."""
-    keys = config.approve
+def approve_of(config: Config) -> ApprovePolicy:
+    """Raises ConfigFault for a rule that is none."""
+    keys, told = config.approve, bool(config.notify.command or config.notify.address)
     for one in keys.tools:
         rule_of(one)
     hidden = config.sandbox.kind is not Kind.OFF and config.sandbox.mailbox is MailboxAccess.HIDE

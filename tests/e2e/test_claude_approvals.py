@@ -325,3 +325,18 @@ def test_whoever_allows_everything_is_asked_about_what_a_rule_names(desk: Asking
     desk.approve()
     assert desk.run() == ["done"]
     assert desk.acts == ["free", "one"]
+
+
+def test_a_machine_on_which_no_hook_of_ours_is_heard_runs_nothing(desk: AskingClaude) -> None:
+    """As by an administrator's settings, which no argument of ours can undo: here by a hook that cannot start."""
+    desk.fake.says(desk.act(), Text("not asked"))
+    runtime = desk.workdir / "claude"
+    none = """case $word in *SessionStart*) word='{"disableAllHooks":true}';; esac"""
+    words = f'for word; do shift; {none}; set -- "$@" "$word"; done'
+    runtime.write_text(f'#!/bin/sh\n{words}\nexec {desk.settings["claude_command"]} "$@"\n')
+    runtime.chmod(0o755)
+    desk.configure(claude_command=str(runtime), extra_args=["--allowedTools", "Bash"])
+    desk.send()
+    assert desk.run() == ["unavailable"]
+    assert "does not ask before it acts" in desk.end()["detail"]
+    assert desk.acts == []

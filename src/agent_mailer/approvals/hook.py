@@ -16,13 +16,14 @@ from typing import TextIO
 import msgspec
 
 from agent_mailer.approvals.calls import Call, call_of, is_named
-from agent_mailer.approvals.turn import Told, TurnApprovals, Word, ask, defer_first, read, use_up
+from agent_mailer.approvals.turn import SIGN, Told, TurnApprovals, Word, ask, defer_first, read, use_up
 from agent_mailer.beneath import anchor
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
 
 PRE = "PreToolUse"
 REQUEST = "PermissionRequest"
+START = "SessionStart"
 
 _LARGEST = 64 * 1024 * 1024
 ASKED = (
@@ -167,6 +168,10 @@ def run(directory: Path, stdin: TextIO, stdout: TextIO) -> None:
     try:
         fields = json.loads(stdin.read(_LARGEST))
         event = str(fields["hook_event_name"])
+        if event == START:
+            read(directory)
+            stdout.write(json.dumps({"suppressOutput": True, "systemMessage": SIGN}))
+            return
         decision = answer(Disk(), directory, event, fields)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, MailerError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)

@@ -21,6 +21,9 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.names import path_name
 
 APPROVALS = "approvals.json"
+SIGN = "agent-mailer: a person is asked first"
+"""By this the hook shows, as a session begins, that it is heard."""
+
 _OUTBOX = "outbox"
 _ASK = "ask-"
 _USED = "used-"

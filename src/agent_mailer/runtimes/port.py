@@ -159,12 +159,18 @@ class Trouble(msgspec.Struct, frozen=True):
 class Doomed(msgspec.Struct, frozen=True):
     """Nothing good can come of this turn any more: it is ended at once, as `outcome`.
 
-    `for_good`: a result that comes in spite of it counts for nothing.
+    `for_good`: a result that comes in spite of it counts for nothing. `unless_asks`: where the program has shown before
+    that it asks, nothing is wrong.
     """
 
     outcome: Outcome
     detail: str
     for_good: bool = False
+    unless_asks: bool = False
+
+
+class Asks(msgspec.Struct, frozen=True):
+    """The program has shown that it asks before it acts (`TurnRequest.asking`): the hook has run, and was heard."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -177,7 +183,7 @@ class Result(msgspec.Struct, frozen=True):
     asked: Call | None = None
 
 
-Event = SessionStarted | Progress | ToolStarted | ToolEnded | Usage | Trouble | Doomed | Result
+Event = SessionStarted | Progress | ToolStarted | ToolEnded | Usage | Trouble | Doomed | Asks | Result
 
 
 class Observation(msgspec.Struct):
@@ -192,6 +198,7 @@ class Observation(msgspec.Struct):
     open_tools: dict[str, ToolStarted] = msgspec.field(default_factory=dict)
     events: int = 0
     lines_skipped: int = 0
+    asks: bool = False
     worked: bool = False
     """The agent did something: a limit or an outage met later interrupts work, one met before cost nothing."""
 
@@ -212,6 +219,10 @@ class Observation(msgspec.Struct):
                 self.usage = event
             case Trouble():
                 self.trouble = event
+            case Asks():
+                self.asks = True
+            case Doomed(unless_asks=True) if self.asks:
+                pass
             case Doomed():
                 self.doomed = event if event.for_good else self.doomed or event
             case Result():
@@ -251,8 +262,8 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     `resumes`: a session id given to `command` is honoured. `stop_signal` asks the program to leave and to take its
     tools along. `account` names, without revealing it, the account that limits and logins belong to; None = unknown.
     `home`: what a turn must be able to write beside the workdir; None = nothing. `remote`: its model is elsewhere.
-    `own_sandbox`: it holds its tools by one; the watcher asks the probe FENCE before the first turn of a program, and
-    of one that has changed.
+    `own_sandbox`: it holds its tools by one; `asks`: a person is asked before some of its calls. Where either is so the
+    watcher asks the probe FENCE before the first turn of a program, and of one that has changed.
     """
 
     name: str
@@ -263,6 +274,7 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     home: ProgramHome | None = None
     remote: bool = False
     own_sandbox: bool = False
+    asks: bool = False
 
 
 LOGIN: Final = "login"

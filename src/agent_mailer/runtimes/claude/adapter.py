@@ -14,16 +14,27 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.approvals.turn import SIGN
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.claude.failures import meaning_of_stderr, old_limit
-from agent_mailer.runtimes.claude.fence import TOOLS, denials, fence, settings, too_much, tool_words, values_of
-from agent_mailer.runtimes.claude.lines import TASK_STOPPED, events_of, tools_of
+from agent_mailer.runtimes.claude.fence import (
+    TOOLS,
+    denials,
+    fence,
+    heard_hook,
+    settings,
+    too_much,
+    tool_words,
+    values_of,
+)
+from agent_mailer.runtimes.claude.lines import NOT_ASKING, TASK_STOPPED, events_of, tools_of
 from agent_mailer.runtimes.port import (
     FENCE,
     LOGIN,
+    Asks,
     Event,
     Evidence,
     Finding,
@@ -109,6 +120,8 @@ class ClaudeOptions(msgspec.Struct, frozen=True):
     max_budget_usd: float = 0.0
     config_home: Path | None = None
     reach: Reach = Reach()
+    asks: bool = False
+    """A person is asked before some calls."""
 
 
 class ClaudeRuntime:
@@ -119,7 +132,7 @@ class ClaudeRuntime:
     ) -> None:
         self._program = program
         self._options = options
-        self._fence = fence(options.tools, options.extra_args)
+        self._fence = fence(options.tools, options.extra_args, asks=options.asks)
         self._env = _DEFAULTS | dict(base_env)
         if options.config_home is not None:
             self._env["CLAUDE_CONFIG_DIR"] = str(options.config_home)
@@ -137,7 +150,13 @@ class ClaudeRuntime:
     def traits(self) -> RuntimeTraits:
         home = ProgramHome(self._home(), _SETTINGS, "CLAUDE_CODE_TMPDIR")
         return RuntimeTraits(
-            name="claude", has_events=True, resumes=True, account=self._account(), home=home, remote=True
+            name="claude",
+            has_events=True,
+            resumes=True,
+            account=self._account(),
+            home=home,
+            remote=True,
+            asks=self._options.asks,
         )
 
     def command(self, request: TurnRequest) -> Launch:
@@ -219,8 +238,8 @@ class ClaudeRuntime:
         options = self._options
         by_hand = values_of(options.extra_args, "--tools")
         words = tuple(tool_words(options.tools, ())) if by_hand is None else ("--tools", *by_hand)
-        no_hooks = json.dumps({"disableAllHooks": True})
-        quiet = ("--setting-sources", "user", "--settings", no_hooks, "--strict-mcp-config", "--no-session-persistence")
+        hooks = json.dumps(heard_hook(SIGN) if options.asks else {"disableAllHooks": True})
+        quiet = ("--setting-sources", "user", "--settings", hooks, "--strict-mcp-config", "--no-session-persistence")
         form = ("--verbose", "--output-format", "stream-json", "--permission-mode", options.permission_mode.value)
         env = {**self._env, "ANTHROPIC_BASE_URL": _NOWHERE, "CLAUDE_CODE_MAX_RETRIES": "0"}
         return Probe(FENCE, (program, "-p", *words, *quiet, *form, "--", "/compact"), env, workdir)
@@ -234,6 +253,9 @@ class ClaudeRuntime:
         if offered is None:
             said = printable(output.strip(), 200) or "nothing"
             return Finding(ok=False, text=f"claude does not say which tools it has: {said}", fix=_INSTALL)
+        events = (event for line in output.splitlines() for event in self.parse(line.encode()))
+        if self._options.asks and Asks() not in events:
+            return Finding(ok=False, text=NOT_ASKING, fix="claude doctor", opens=True)
         if beyond := self._fence.beyond(offered):
             return Finding(ok=False, text=too_much(beyond), fix="agent-mailer config edit")
         return Finding(ok=True, text=f"claude's own tools in a turn: {', '.join(offered) or 'none'}")

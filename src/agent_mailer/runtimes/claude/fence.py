@@ -44,10 +44,13 @@ _SETTINGS: Mapping[str, object] = {"crossSessionInbound": "refuse", "disableAllH
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """The tools that a turn may have. `names` None = all; `servers`: those of tool servers beside ours, too."""
+    """The tools that a turn may have. `names` None = all; `servers`: those of tool servers beside ours, too; `asks`: it
+    has to show that it asks a person before it acts.
+    """
 
     names: frozenset[str] | None
     servers: bool = False
+    asks: bool = False
 
     def beyond(self, offered: Iterable[str]) -> tuple[str, ...]:
         """Of the tools that are offered those that are too many."""
@@ -59,7 +62,7 @@ class Fence(msgspec.Struct, frozen=True):
         return self.names is None or name in self.names
 
 
-def fence(tools: Sequence[str], extra: Sequence[str]) -> Fence:
+def fence(tools: Sequence[str], extra: Sequence[str], *, asks: bool = False) -> Fence:
     """What `tools` allow. What the extra arguments name was allowed by hand. Raises ConfigFault for what is no name."""
     for name in tools:
         if not _NAME.fullmatch(name):
@@ -71,7 +74,8 @@ def fence(tools: Sequence[str], extra: Sequence[str]) -> Fence:
         names |= _SAME
     if values_of(extra, "--json-schema") is not None:
         names.add("StructuredOutput")
-    return Fence(None if _ALL in names else frozenset(names), values_of(extra, "--mcp-config") is not None)
+    servers = values_of(extra, "--mcp-config") is not None
+    return Fence(None if _ALL in names else frozenset(names), servers, asks)
 
 
 def tool_words(tools: Sequence[str], extra: Sequence[str]) -> Iterator[str]:
@@ -136,12 +140,20 @@ def settings(extra: Sequence[str], workdir: Path, denied: Sequence[str], asking:
     return Settings(json.dumps(merged), tuple(rest))
 
 
+def heard_hook(sign: str) -> dict[str, object]:
+    """Settings of a trial start, in which a hook that is heard says `sign`."""
+    command = {"type": "command", "command": f"echo {shlex.quote(json.dumps({'systemMessage': sign}))}"}
+    hooks = {"SessionStart": [{"matcher": "*", "hooks": [command]}]}
+    return {"disableAllHooks": False, "hooks": hooks}
+
+
 def _with_hooks(theirs: object, asking: Asking) -> dict[str, object]:
     """A hook that is missing, fails or takes too long denies. Other hooks stay: of all words the narrowest counts."""
     found: dict[str, object] = dict(theirs) if isinstance(theirs, dict) else {}
     command = {"type": "command", "command": shlex.join(asking.hook), "timeout": _HOOK_SECONDS, "onFailure": "block"}
     wanted = [("PreToolUse", _matcher(asking.tools))] if asking.tools else []
-    wanted += [("PermissionRequest", "*")]
+    # The first is how each turn shows that hooks are heard: before its first event that names tools.
+    wanted += [("SessionStart", "*"), ("PermissionRequest", "*")]
     for event, matcher in wanted:
         before = found.get(event)
         found[event] = [*(before if isinstance(before, list) else ()), {"matcher": matcher, "hooks": [command]}]

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agent_mailer.approvals.calls import call_of, shown
+from agent_mailer.approvals.turn import SIGN
 from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.claude.failures import OLD_LIMIT, Failure, as_seconds, meaning_of, old_limit
 from agent_mailer.runtimes.claude.fence import TOOLS, Fence, too_much
 from agent_mailer.runtimes.port import (
+    Asks,
     Doomed,
     Event,
     Progress,
@@ -37,6 +39,11 @@ TASK_STOPPED = "a task in the background was stopped before its end"
 SHOWN_DENIED = 300
 """Characters of a denied command in the question to its sender."""
 
+NOT_ASKING = (
+    "claude does not ask before it acts: its hooks are switched off, by settings of its own or of the machine "
+    "(claude doctor; or agent-mailer config set approve.tools '' and approve.refused false)"
+)
+
 WAYS = (
     ". To allow it, on its machine: agent-mailer config set notify.command ... (and you are asked before it), "
     "or name the tool after --allowedTools in extra_args (agent-mailer config edit)"
@@ -57,7 +64,8 @@ def events_of(line: bytes, fence: Fence) -> Sequence[Event]:
         return () if moment is None else (Trouble(Outcome.LIMITED, OLD_LIMIT, moment),)
     kind, fields = found
     if kind == "system" and fields.get("subtype") == "init":
-        return (*_sign_of_life(fields), *_beyond(fields, fence), *_tools_missing(fields))
+        unheard = () if not fence.asks else (Doomed(Outcome.UNAVAILABLE, NOT_ASKING, for_good=True, unless_asks=True),)
+        return (*_sign_of_life(fields), *unheard, *_beyond(fields, fence), *_tools_missing(fields))
     read = _READERS.get(kind)
     return () if read is None else tuple(read(fields))
 
@@ -81,6 +89,9 @@ def _system(fields: Fields) -> Iterator[Event]:
             yield Trouble(outcome, printable(f"claude tries again after{status} {failure.kind}".strip(), _ID_LIMIT))
         case "permission_denied":
             yield Progress(printable(f"denied: {text_in(fields, 'tool_name')}", PROGRESS_LIMIT))
+        case "hook_response" if fields.get("hook_event") == "SessionStart" and fields.get("exit_code") == 0:
+            if SIGN in text_in(fields, "stdout"):
+                yield Asks()
         case "status":
             yield from _sign_of_life(fields)
         case "task_notification" if fields.get("status") in ("stopped", "killed"):
