@@ -99,6 +99,13 @@ def test_nothing_waits_until_the_yes_comes_and_the_sender_gets_one_answer(desk: 
     assert len(desk.codes()) == 1
 
 
+def test_whoever_waits_for_the_answer_is_told_for_what_it_waits(desk: AskingDesk) -> None:
+    known_workdirs(desk.disk).remember(desk.workdir)
+    with desk.watching():
+        waited = desk.say("send", "--to", "coder", "--subject", "s", "--body", "b", "--wait", "3", code=4)
+    assert "waits for a person's yes: agent-mailer approvals list" in waited.err
+
+
 def outcomes_of(desk: Desk) -> list[str]:
     return [event["outcome"] for event in desk.log(EventName.TURN_ENDED)]
 

@@ -261,6 +261,8 @@ def _as_told(last: Step) -> Report:
         return Report(MessageState.BEGUN, "has begun a turn on it; what became of that is not told yet")
     why = f": {printable(last.detail)}" if last.detail else ""
     outcome = printable((last.outcome or "").replace("_", " "))
+    if not last.final and last.outcome == Outcome.ASKED:
+        return Report(MessageState.ASKS, "waits for a person's yes before it goes on with it")
     if not last.final:
         return Report(MessageState.AGAIN, f"has tried it, its turn ended {outcome}{why}; it is tried again")
     if last.outcome in (Outcome.DONE, Outcome.BLOCKED):

@@ -135,6 +135,7 @@ class MessageState(StrEnum):
     WORKING = "working"
     BEGUN = "begun"
     AGAIN = "again"
+    ASKS = "asks"
     PAUSED = "paused"
     STOPPED = "stopped"
     GIVEN_UP = "given_up"

@@ -103,15 +103,16 @@ def _apply_to_message(room: Room, turn_id: str, one: TurnRecord | Batched, again
     assert settlement is not None
     if settlement.retry is not None and envelope.id not in state.processed:
         state.retries.put(settlement.retry)
-        room.log.emit(
-            EventName.RETRY_SCHEDULED,
-            turn_id=turn_id,
-            message_id=envelope.id,
-            thread=envelope.thread,
-            outcome=settlement.outcome.value,
-            attempts=settlement.retry.attempts,
-            in_seconds=round(max(0.0, settlement.retry.not_before - room.clock.now()), 1),
-        )
+        if not settlement.asked:
+            room.log.emit(
+                EventName.RETRY_SCHEDULED,
+                turn_id=turn_id,
+                message_id=envelope.id,
+                thread=envelope.thread,
+                outcome=settlement.outcome.value,
+                attempts=settlement.retry.attempts,
+                in_seconds=round(max(0.0, settlement.retry.not_before - room.clock.now()), 1),
+            )
     if settlement.dead is not None:
         state.dead_letters.add(settlement.dead, again=again)
         room.log.emit(
