@@ -53,7 +53,19 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
     assert set(shown) == {
         *("workdir", "agent", "runtime", "watcher", "mailbox", "running", "retries", "dead_letters"),
         *("pause", "trouble", "today", "last_events", "untrusted", "settling"),
-        *("healthy", "problems", "blocked", "results", "next_wake", "stuck", "held", "sandbox", "schedules"),
+        *(
+            "healthy",
+            "problems",
+            "blocked",
+            "results",
+            "next_wake",
+            "stuck",
+            "held",
+            "asked",
+            "self_approving",
+            "sandbox",
+            "schedules",
+        ),
         "unknown",
     }
     assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)

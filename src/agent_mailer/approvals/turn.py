@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer import beneath
+from agent_mailer.approvals import APPROVALS
 from agent_mailer.approvals.calls import MOST_INPUT, Call
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.names import path_name
 
-APPROVALS = "approvals.json"
 SIGN = "agent-mailer: a person is asked first"
 """By this the hook shows, as a session begins, that it is heard."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.approvals import APPROVALS
 from agent_mailer.approvals.calls import call_of
-from agent_mailer.approvals.turn import APPROVALS
 from agent_mailer.clock import from_iso
 from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer import beneath
-from agent_mailer.approvals.turn import APPROVALS
+from agent_mailer.approvals import APPROVALS
 from agent_mailer.beneath import holding, is_folder, is_there
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.approvals import APPROVALS
 from agent_mailer.approvals.calls import Call
-from agent_mailer.approvals.turn import APPROVALS, asked_in, used_in
+from agent_mailer.approvals.turn import asked_in, used_in
 from agent_mailer.beneath import is_there, status
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
