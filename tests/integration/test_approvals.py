@@ -13,6 +13,7 @@ import pytest
 from tests.clocks import FakeClock
 from tests.desk import CLI, Desk, outcomes, until
 from tests.pages import PROJECT
+from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
@@ -99,6 +100,7 @@ def test_nothing_waits_until_the_yes_comes_and_the_sender_gets_one_answer(desk: 
     assert len(desk.codes()) == 1
 
 
+@LONG
 def test_whoever_waits_for_the_answer_is_told_for_what_it_waits(desk: AskingDesk) -> None:
     known_workdirs(desk.disk).remember(desk.workdir)
     with desk.watching():
@@ -124,6 +126,7 @@ def test_the_code_stands_nowhere_in_the_workdir_nor_in_the_mail(desk: AskingDesk
                 assert not path.is_file() or text.encode() not in path.read_bytes(), path
 
 
+@LONG
 def test_where_a_sandbox_hides_the_mail_it_carries_the_code(desk: AskingDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGENT_MAILER_SANDBOX")
     desk.say("watch", "--once")
@@ -157,6 +160,7 @@ def test_what_nobody_answers_in_time_is_over_and_a_late_yes_counts_for_nothing(d
     assert desk.acts() == []
 
 
+@LONG
 def test_something_else_can_be_run_instead(desk: AskingDesk) -> None:
     desk.send()
     desk.once()
@@ -166,6 +170,7 @@ def test_something_else_can_be_run_instead(desk: AskingDesk) -> None:
     assert desk.acts() == ["git push --dry-run"]
 
 
+@LONG
 def test_allowed_for_good_is_not_asked_again_until_it_is_revoked(desk: AskingDesk) -> None:
     desk.send()
     desk.once()
@@ -242,6 +247,7 @@ def test_a_request_that_the_agent_forges_answers_nothing(desk: AskingDesk) -> No
     assert desk.acts() == []
 
 
+@LONG
 def test_three_acts_one_after_another_are_three_questions_and_one_answer(tmp_path: Path) -> None:
     desk = AskingDesk(tmp_path, "one", "two", "three")
     desk.send()
@@ -284,6 +290,7 @@ def test_a_yes_that_was_used_up_in_a_turn_that_was_killed_is_unknown_to_the_next
     assert desk.acts() == []
 
 
+@LONG
 def test_a_turn_that_was_stopped_before_it_used_the_yes_up_keeps_it(desk: AskingDesk) -> None:
     desk.send()
     desk.once()
@@ -326,6 +333,7 @@ def test_an_asked_result_without_a_call_is_a_failure(desk: AskingDesk) -> None:
     assert outcomes(desk.once()) == ["failed"]
 
 
+@LONG
 def test_a_message_that_is_settled_closes_its_questions(desk: AskingDesk) -> None:
     desk.send()
     desk.once()
@@ -336,3 +344,41 @@ def test_a_message_that_is_settled_closes_its_questions(desk: AskingDesk) -> Non
     assert asked.over
     assert not asked.used
     assert desk.say("approvals", "list", "--all", "--json").json["approvals"][0]["state"] == "settled"
+
+
+@LONG
+def test_a_pause_holds_the_answer_back_and_keeps_it(desk: AskingDesk) -> None:
+    desk.send()
+    desk.once()
+    desk.say("pause")
+    desk.say("approve", *desk.codes())
+    assert outcomes(desk.once()) == []
+    desk.say("resume")
+    assert outcomes(desk.once()) == ["done"]
+    assert desk.acts() == [PUSH]
+
+
+@LONG
+def test_a_session_that_is_too_old_or_has_too_many_turns_is_gone_on_in_all_the_same(desk: AskingDesk) -> None:
+    desk.configure(session_max_turns=1, session_max_age_days=1, approve={"expires": 30 * 86400})
+    desk.send()
+    desk.once()
+    desk.say("approve", *desk.codes())
+    late = desk.once(FakeClock(time.time() + 5 * 86400))
+    assert outcomes(late) == ["done"]
+    [started] = [one for one in late if one.event is EventName.TURN_STARTED]
+    assert started.fields["resumes"] == "s-1"
+
+
+@LONG
+def test_a_message_that_is_given_up_closes_its_questions(desk: AskingDesk) -> None:
+    desk.configure(max_retries=0)
+    desk.send()
+    desk.once()
+    desk.shell("cat >/dev/null; exit 1")
+    desk.say("approve", *desk.codes())
+    assert outcomes(desk.once()) == ["failed"]
+    [asked] = desk.asked()
+    assert asked.over
+    assert not desk.say("approvals", "list", "--json").json["approvals"]
+    assert desk.acts() == []
