@@ -8,11 +8,15 @@ import signal
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.clocks import utc_day
 from tests.desk import Desk, until
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
+
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.records import DeadLetter, SessionEntry
 
 ODD_THREADS = ("../../x", "a/b", "x" * 300, "two\nlines", "..", "\x1b[2J", "/etc/passwd")
 
@@ -458,3 +462,28 @@ def test_a_newer_format_is_left_untouched(desk: Desk) -> None:
     for words in (["status"], ["pause"], ["watch", "--once"], ["sessions", "list", "--json"]):
         assert at(desk, *words).status == 78
     assert files_of(desk) == before
+
+
+def test_of_very_many_a_list_shows_the_newest_and_says_that_there_are_more(desk: Desk) -> None:
+    state = desk.place().state
+    with (desk.state / "dead_letter.jsonl").open("wb") as letters:
+        for number in range(130):
+            letter = DeadLetter(f"m-{number}", f"t-{number}", 3, "why", turn_id="t", outcome=Outcome.FAILED)
+            letters.write(msgspec.json.encode(letter) + b"\n")
+        # It died once more.
+        letters.write(msgspec.json.encode(DeadLetter("m-0", "t-0", 3, "again", turn_id="t2")) + b"\n")
+    for number in range(130):
+        stamp = f"2026-11-20T00:{number // 60:02}:{number % 60:02}.000Z"
+        assert state.sessions.put(f"t-{number}", SessionEntry(f"s-{number}", last_used_at=stamp, generation=1))
+    shown = type_in(desk.workdir, "dead-letter", "list")
+    rows = [line.split()[0] for line in shown.out.splitlines() if line.startswith("m-")]
+    assert rows == [*(f"m-{number}" for number in range(31, 130)), "m-0"]
+    assert "and more, which are older: --limit 0" in shown.out + shown.err
+    assert len(type_in(desk.workdir, "dead-letter", "list", "--limit", "0").out.splitlines()) > 130
+    assert len(type_in(desk.workdir, "dead-letter", "list", "--json").json["dead_letters"]) == 130
+    assert len(type_in(desk.workdir, "dead-letter", "list", "--json", "--limit", "7").json["dead_letters"]) == 7
+    listed = type_in(desk.workdir, "sessions", "list")
+    rows = [line.split()[0] for line in listed.out.splitlines() if line.startswith("t-")]
+    assert rows == [f"t-{number}" for number in range(30, 130)]
+    assert "and 30 more, not used since: --limit 0" in listed.out + listed.err
+    assert len(type_in(desk.workdir, "sessions", "list", "--json").json["sessions"]) == 130

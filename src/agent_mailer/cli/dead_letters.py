@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.completion import OUTCOMES, any_of, some_dead_letter
-from agent_mailer.cli.options import Json, Workdir, configured
+from agent_mailer.cli.options import Json, Limit, Workdir, configured, newest_of
 from agent_mailer.cli.stuck import ask_for, require_choice, tell_letter
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_iso, note, say
@@ -43,13 +43,16 @@ Reason = Annotated[
 
 
 @app.command("list", cls=FastCommand)
-def list_letters(reason: Reason = None, workdir: Workdir = None, as_json: Json = False) -> None:
+def list_letters(reason: Reason = None, limit: Limit = None, workdir: Workdir = None, as_json: Json = False) -> None:
     """List what was given up and why, the newest at the end."""
     from agent_mailer.views.kept import dead_letters
 
-    letters = dead_letters(configured(workdir).state, reason).values()
+    state, newest = configured(workdir).state, newest_of(limit, as_json=as_json)
+    letters = list(dead_letters(state, reason, newest + 1 if newest else 0).values())
+    left = newest and len(letters) > newest
+    letters = letters[1:] if left else letters
     if as_json:
-        json_out({"dead_letters": list(letters)})
+        json_out({"dead_letters": letters})
     elif not letters:
         note("no such dead letters" if reason else "no dead letters")
     else:
@@ -65,6 +68,8 @@ def list_letters(reason: Reason = None, workdir: Workdir = None, as_json: Json =
         ]
         head = ("message", "from", "given up at", "outcome", "last error")
         say(columns(rows, head, ids=("message",), whole=("given up at", "outcome")))
+        if left:
+            note("\nand more, which are older: --limit 0")
         note("\nlook: agent-mailer dead-letter show ID; have it tried again: agent-mailer dead-letter retry ID")
 
 

@@ -24,6 +24,22 @@ Workdir = Annotated[
     typer.Option("--workdir", "-C", help="The agent's folder. Default: the current one.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts; errors too.")]
+SHOWN = 100
+"""Rows of a list that may be long, unless more are asked for."""
+
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=0, help=f"The newest N; 0 = all. Default: {SHOWN}, with --json all.", show_default=False
+    ),
+]
+
+
+def newest_of(limit: int | None, *, as_json: bool) -> int:
+    """How many are to be shown; 0 = all."""
+    return (0 if as_json else SHOWN) if limit is None else limit
+
+
 MaildirRoot = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.completion import some_session
-from agent_mailer.cli.options import Json, Workdir, configured
+from agent_mailer.cli.options import Json, Limit, Workdir, configured, newest_of
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_iso, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
@@ -24,11 +24,12 @@ LIST = "agent-mailer sessions list"
 
 
 @app.command("list", cls=FastCommand)
-def list_sessions(workdir: Workdir = None, as_json: Json = False) -> None:
+def list_sessions(limit: Limit = None, workdir: Workdir = None, as_json: Json = False) -> None:
     """List the threads that have a session, the one used last at the end."""
     from agent_mailer.views.kept import sessions
 
-    found = sessions(configured(workdir).state).values()
+    state, newest = configured(workdir).state, newest_of(limit, as_json=as_json)
+    found = sessions(state, newest).values()
     if as_json:
         json_out({"sessions": list(found)})
     elif not found:
@@ -46,6 +47,8 @@ def list_sessions(workdir: Workdir = None, as_json: Json = False) -> None:
         ]
         head = ("thread", "runtime", "session", "turns", "last used")
         say(columns(rows, head, ids=("thread", "session"), whole=("runtime", "turns", "last used")))
+        if left := sum(bool(entry.session_id) for _, entry in state.sessions.all()) - len(found):
+            note(f"\nand {left} more, not used since: --limit 0")
 
 
 @app.command("show", cls=FastCommand)

@@ -29,6 +29,17 @@ class DeadLetters:
             newest[letter.msg_id] = letter
         return list(newest.values())
 
+    def newest(self, limit: int) -> list[DeadLetter]:
+        """Those that died last, oldest first: no more of the file is decoded. Raises OSError."""
+        found: dict[str, DeadLetter] = {}
+        for line in reversed(self._folder.lines_of(self._path)):
+            letter = _parse(line)
+            if letter is not None:
+                found.setdefault(letter.msg_id, letter)
+            if len(found) == limit:
+                break
+        return [*reversed(found.values())]
+
     def count(self) -> int:
         """Messages. Raises OSError."""
         return len({letter.msg_id for letter in self._in_brief()})

@@ -42,8 +42,10 @@ STUCK = "agent-mailer stuck list"
 HOURLY = "turns_per_hour"
 
 
-def sessions(state: State) -> dict[str, SessionView]:
-    """Each thread's session, the one used last at the end."""
+def sessions(state: State, newest: int = 0) -> dict[str, SessionView]:
+    """Each thread's session, the one used last at the end; of many the `newest` alone (0 = all)."""
+    entries = [(thread, entry) for thread, entry in state.sessions.all() if entry.session_id]
+    entries.sort(key=lambda one: one[1].last_used_at)
     found = [
         SessionView(
             thread=thread,
@@ -55,16 +57,21 @@ def sessions(state: State) -> dict[str, SessionView]:
             first_seen_at=entry.first_seen_at,
             last_used_at=entry.last_used_at,
         )
-        for thread, entry in state.sessions.all()
-        if entry.session_id
+        for thread, entry in entries[-newest:]
     ]
-    return {session.thread: session for session in sorted(found, key=lambda session: session.last_used_at)}
+    return {session.thread: session for session in found}
 
 
-def dead_letters(state: State, reason: str | None = None) -> dict[str, DeadLetterView]:
-    """By message, the newest at the end; `reason`: whose last turn ended so. Raises UsageFault for no outcome."""
+def dead_letters(state: State, reason: str | None = None, newest: int = 0) -> dict[str, DeadLetterView]:
+    """By message, the newest at the end; `reason`: whose last turn ended so. Of many the `newest` alone (0 = all).
+
+    Raises UsageFault for no outcome.
+    """
     wanted = one_of(reason, Outcome, "--reason") if reason is not None else None
-    letters = (letter for letter in state.dead_letters.all() if wanted is None or letter.outcome == wanted)
+    if wanted is None and newest:
+        letters = state.dead_letters.newest(newest)
+    else:
+        letters = [one for one in state.dead_letters.all() if wanted is None or one.outcome == wanted][-newest:]
     return {letter.msg_id: _dead_letter(letter) for letter in letters}
 
 
