@@ -42,6 +42,8 @@ def test_help_and_status_load_nothing_that_they_do_not_use(tmp_path: Path) -> No
     assert loaded(desk.workdir, "status") == set()
     assert loaded(desk.workdir, "status", "--workdir", str(desk.workdir), "--json") == set()
     assert loaded(desk.workdir, "logs", "--tail", "3") == set()
+    desk.send("waits")
+    assert loaded(desk.workdir, "status") == set()
 
 
 def test_mail_in_a_turn_loads_neither_config_nor_state(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -194,6 +195,28 @@ def test_what_another_reader_moved_to_cur_is_counted_where_people_look_and_is_no
     desk.once()
     assert "number 0" in asked(desk)
     assert type_in(desk.workdir, "status", "--json").json["mailbox"]["elsewhere"] == 1
+
+
+def test_what_is_settled_in_cur_is_never_counted_as_taken_whatever_its_id_and_name(desk: Desk) -> None:
+    odd = ["tab\tbed", "two words", "zwei W\u00f6rter", "x" * 200]
+    paths = Paths(desk.root, "coder")
+    for number, name in enumerate(odd):
+        (paths.new / ".part").write_text(TEXT % (json.dumps(name)[1:-1], f"t{number}"))
+        (paths.new / ".part").rename(paths.new / f"{name}.md")
+    desk.send("plain")
+    desk.once()
+    assert len(asked(desk)) == len(odd) + 1
+
+    def taken() -> int:
+        return int(type_in(desk.workdir, "status", "--json").json["mailbox"]["elsewhere"])
+
+    assert taken() == 0
+    for name in ("never ours.md", "nor this.md:2,S", "tab\tbed.md.md", "no message.eml"):
+        (paths.cur / name).write_bytes(b"x")
+    assert taken() == 3
+    for file in list(paths.cur.glob("*.md")):
+        file.rename(f"{file}:2,RS")
+    assert taken() == 3
 
 
 def test_a_person_does_not_take_half_a_message_either(desk: Desk) -> None:

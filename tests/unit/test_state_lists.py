@@ -80,6 +80,33 @@ def test_damaged_lines_harm_no_other(folder: StateFolder, content: bytes, known:
     assert all(name in again for name in [*known, "new"])
 
 
+@pytest.mark.parametrize("more", [b"", b"\n\n", b"tab\tbed\n", "zwei W\u00f6rter\n".encode(), b"\0\0\n", b" before\n"])
+def test_file_names_of_settled_ids_are_taken_out_and_no_other(folder: StateFolder, more: bytes) -> None:
+    (folder.path / "processed.txt").write_bytes(b"one\n" + more + b"two words\ntwo\ntorn")
+    ids = [
+        "one",
+        "two",
+        "torn",
+        "three",
+        "on",
+        "two words",
+        "tab\tbed",
+        "zwei W\u00f6rter",
+        " before",
+        "before",
+        "",
+        "\udcff",
+    ]
+    names = [f"{one}.md".encode("utf-8", "surrogateescape") for one in ids]
+    others = [b"one", b"one.md:2,S", b"two.md.md", b".md.md", b"one.eml"]
+    processed = Processed(folder)
+    left = processed.without_settled([*names, *others], b".md")
+    assert set(others) <= set(left)
+    gone = {one for one, name in zip(ids, names, strict=True) if name not in left}
+    assert {"one", "two"} <= gone <= processed.among(ids)
+    assert "three" not in gone
+
+
 def test_an_id_is_forgotten_and_no_other(folder: StateFolder) -> None:
     (folder.path / "processed.txt").write_bytes(b"one\ntwo\none\nthree")
     processed = Processed(folder)

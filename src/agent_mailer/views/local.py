@@ -95,12 +95,14 @@ def _taken_by_others(place: Workplace, folder: Path, ours: set[str]) -> int:
     from agent_mailer.mailbox.maildir.listing import Listed, is_message_name, read_envelope
     from agent_mailer.mailbox.port import Envelope
 
-    # Other programs add flags to a name: `….md:2,S`.
+    known = place.state.processed
     try:
-        names = {name.partition(":2,")[0].removesuffix(".md"): name for name in os.listdir(folder) if ".md" in name}
+        listed = os.listdir(os.fsencode(folder))
     except OSError:
         return 0
-    known = place.state.processed
+    not_ours = map(os.fsdecode, known.without_settled(listed, b".md"))
+    # Other programs add flags to a name: `….md:2,S`.
+    names = {name.partition(":2,")[0].removesuffix(".md"): name for name in not_ours if ".md" in name}
     ours = ours | place.state.held.waiting.keys()
     left = names.keys() - ours
     left -= known.among(left)

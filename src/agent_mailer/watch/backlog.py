@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterable, Sequence, Set
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,8 +28,10 @@ from agent_mailer.state.held import Ended, Guard
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.watch.given_up import revival, take_up_again
 from agent_mailer.watch.guards.holding import Stop, question_of
-from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan, wants_answer
+
+if TYPE_CHECKING:
+    from agent_mailer.watch.room import Room  # and with it the whole engine, which `status` does not use
 
 LIST_LIMIT = 1000
 """So many decide what runs next, of each thread its oldest and most urgent; the rest moves up."""

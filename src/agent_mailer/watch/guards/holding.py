@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,8 +20,10 @@ from agent_mailer.state import State
 from agent_mailer.state.held import Ended, Guard, HeldEntry
 from agent_mailer.state.lifts import Order, OrderVerb, Raised
 from agent_mailer.state.records import GUARDS, RetryEntry
-from agent_mailer.watch.notices import Notices
-from agent_mailer.watch.stuck import StuckMail
+
+if TYPE_CHECKING:
+    from agent_mailer.watch.notices import Notices
+    from agent_mailer.watch.stuck import StuckMail
 
 MOST_AT_ONCE = 1000
 """So many are let go by one order: the watcher's loop stands still meanwhile."""
