@@ -39,7 +39,7 @@ from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 from agent_mailer.watch.rules import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"
-SECRET_KEYS = frozenset({"api_key"})
+SECRET_KEYS = frozenset({"api_key", "notify.apprise"})
 
 
 class RuntimeKind(StrEnum):

@@ -63,14 +63,20 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[notify]`: who is told when the agent needs a person; neither command nor address = nobody."""
+    """`[notify]`: who is told when the agent needs a person; without command, address and apprise nobody."""
 
     command: Annotated[
         tuple[str, ...], RESTART, TO_DEFAULT, "the program that tells you, and its arguments; empty = off"
     ] = ()
     address: Annotated[str, RESTART, TO_DEFAULT, "where a notice is mailed to; empty = off"] = ""
+    apprise: Annotated[
+        tuple[str, ...],
+        RESTART,
+        TO_DEFAULT,
+        "Apprise URLs that tell you (ntfy, Telegram, ...); shown nowhere; empty = off",
+    ] = ()
     trouble_after: Annotated[SecondsOrOff, RESTART, "seconds that trouble lasts before it is told"] = 300
-    timeout: Annotated[int, Meta(ge=1, le=600), RESTART, "seconds that the command may take"] = 30
+    timeout: Annotated[int, Meta(ge=1, le=600), RESTART, "seconds that the command, or apprise, may take"] = 30
 
 
 class Approve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, Config, Loaded, Source, keys, leaves
+from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves
 from agent_mailer.config_tables import SCHEDULE_NAME, Guards, SandboxKeys, ScheduleKeys
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
@@ -127,7 +127,8 @@ def parse_value(key: str, text: str) -> object:
         try:
             return shlex.split(text)
         except ValueError as error:
-            raise UsageFault("bad_value", f"{key}: {error}: {text!r}", "close the quote") from None
+            typed = "" if key in SECRET_KEYS else f": {text!r}"
+            raise UsageFault("bad_value", f"{key}: {error}{typed}", "close the quote") from None
     if isinstance(default, float):
         try:
             return float(text)

@@ -44,6 +44,7 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
     notify = NotifyPolicy(
         command=config.notify.command,
         address=config.notify.address,
+        urls=config.notify.apprise,
         agent=config.agent_name or where.handle,
         # The operator's own program sees all of his environment but what is ours: our keys are there.
         env={name: value for name, value in where.surroundings.items() if not name.startswith(ENV_PREFIX)},

@@ -125,7 +125,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.git import check_git
     from agent_mailer.checks.limits import check_limits
     from agent_mailer.checks.machine import check_disk, check_file_events, check_turn_end
-    from agent_mailer.checks.workdir import check_agent_md, check_templates
+    from agent_mailer.checks.workdir import check_agent_md, check_notify, check_templates
 
     state = next((path for path in (place.folder.path, place.workdir) if os.access(path, os.R_OK)), place.workdir)
     root = _maildir_root(place)
@@ -137,6 +137,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
         check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),
         check_agent_md(place.workdir, place.config.api_key),
+        *check_notify(place.config.notify.apprise),
         *check_git(place.workdir, place.folders_in_git(), place.config.git),
     ]
 

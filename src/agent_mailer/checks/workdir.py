@@ -102,6 +102,17 @@ def _identity_file(workdir: Path) -> Path:
     return next(there, workdir / IDENTITY_FILES[0])
 
 
+def check_notify(urls: Sequence[str]) -> list[CheckResult]:
+    """What would tell by Apprise is there. What a URL is worth `test-notify` finds out."""
+    from agent_mailer.watch.apprising import NEEDS, is_installed
+
+    if not urls:
+        return []
+    if not is_installed():
+        return [failed("notify", "notify.apprise", "apprise is not installed: nobody is told by it", NEEDS)]
+    return [ok("notify", "notify.apprise", f"{len(urls)} of them, not tried (agent-mailer test-notify)")]
+
+
 def check_templates(folder: Path) -> list[CheckResult]:
     """Every override can be used; one that cannot would be passed over for the shipped template."""
     try:

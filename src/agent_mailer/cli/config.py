@@ -18,15 +18,17 @@ from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
 
+MOST_UNSEEN = 64 * 1024
+
 app = group("config", "Show and change the agent's configuration.")
 
 
 @app.command("show", cls=FastCommand)
 def show(workdir: Workdir = None, as_json: Json = False) -> None:
     """Print every key, its value and where that comes from."""
-    from agent_mailer.config import SECRET_KEYS, keys
+    from agent_mailer.config import keys
     from agent_mailer.names import printable
-    from agent_mailer.setup.config_file import shown
+    from agent_mailer.setup.config_file import shown, visible
 
     place = configured(workdir)
     values = _plain(place)
@@ -38,9 +40,7 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
                 "file": str(place.folder.config),
                 "keys": {
                     key: {
-                        "value": (shown(key, values[key]) if values[key] else None)
-                        if key in SECRET_KEYS
-                        else values[key],
+                        "value": visible(key, values[key]),
                         "source": loaded.source(key).value,
                     }
                     for key in keys()
@@ -61,17 +61,22 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
 def set_key(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The key.")],
     value: Annotated[
-        list[str], typer.Argument(metavar="VALUE", help="Its value; for `command` the words of the command line.")
+        list[str],
+        typer.Argument(
+            metavar="VALUE",
+            help="Its value; for `command` the words of the command line. - for a secret: from standard input.",
+        ),
     ],
     workdir: Workdir = None,
 ) -> None:
     """Change one key, or one of a table (`notify.command`); comments and unknown keys stay."""
+    from agent_mailer.config import SECRET_KEYS
     from agent_mailer.setup.config_file import ConfigFile, shown
     from agent_mailer.trust.standing import widening
     from agent_mailer.trust.workdir import refuse_in_a_turn
 
     place = configured(workdir)
-    typed = _typed(key, value)
+    typed = _typed(key, _unseen(value) if key in SECRET_KEYS and value == ["-"] else value)
     if key in widening():
         refuse_in_a_turn(f"a key that widens what the agent may do ({key})", os.environ)
     trusted = place.trust.verdict
@@ -183,6 +188,16 @@ def trust(
     say(f"trusted: {view.hash}")
     note(NO_WALL)
     _tell_when(place, [one.name for one in view.differences])
+
+
+def _unseen(typed: list[str]) -> list[str]:
+    """The words that come on standard input, which no list of processes shows. Raises UsageFault."""
+    if sys.stdin.isatty():
+        note("one a line; the end is Ctrl-D")
+    found = sys.stdin.read(MOST_UNSEEN).split()
+    if not found:
+        raise UsageFault("empty", f"{typed[0]} is standard input, and there was nothing in it", "")
+    return found
 
 
 def _typed(key: str, words: list[str]) -> object:

@@ -108,7 +108,7 @@ notify_app = single()
 
 @notify_app.command("test-notify", cls=FastCommand)
 def notify(workdir: Workdir = None, as_json: Json = False) -> None:
-    """Tell the operator something harmless, now, by the command and the address of [notify]."""
+    """Tell the operator something harmless, now, by every way of [notify]: command, address, apprise."""
     import asyncio
 
     from agent_mailer.mailbox.port import Delivered
@@ -118,7 +118,7 @@ def notify(workdir: Workdir = None, as_json: Json = False) -> None:
     if not place.policy().notify.channels:
         raise ConfigFault(
             "nobody_to_tell",
-            "[notify] names neither a command nor an address",
+            "[notify] names neither a command nor an address nor an Apprise URL",
             "agent-mailer config set notify.command …",
         )
     results = asyncio.run(_notify(place))

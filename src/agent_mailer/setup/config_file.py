@@ -122,8 +122,18 @@ def shown(key: str, value: object) -> str:
     if isinstance(value, list | tuple):
         return printable(shlex.join(_word(one) for one in value), 300)
     if isinstance(value, Mapping):
-        return printable(", ".join(f"{name} = {inner}" for name, inner in value.items()), 300)
+        safe = {name: visible(f"{key}.{name}", inner) for name, inner in value.items()}
+        return printable(", ".join(f"{name} = {inner}" for name, inner in safe.items() if inner is not None), 300)
     return printable(str(value), 300)
+
+
+def visible(key: str, value: object) -> object:
+    """A plain value, also of a table, without what is secret in it; a secret that is not set is None."""
+    if key in SECRET_KEYS:
+        return shown(key, value) if value else None
+    if isinstance(value, Mapping):
+        return {name: visible(f"{key}.{name}", inner) for name, inner in value.items()}
+    return value
 
 
 def _word(value: object) -> str:

@@ -50,6 +50,14 @@ _ONCE_BY_ID = (
 class Channel(StrEnum):
     COMMAND = "command"
     MAIL = "mail"
+    APPRISE = "apprise"
+
+
+class Apprised(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`urls`: those that have it, by their places in the configuration; `tries`: how often some have not taken it."""
+
+    urls: tuple[int, ...] = ()
+    tries: int = 0
 
 
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,7 +66,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     `reason` is an outcome, or what the pause or the trouble is; `at` and `until` are moments; `why` and `fix` belong to
     trouble, `stuck` is what to name to take it up, `schedule` what was to be sent, `question` names what a person is
     asked: itself, and the code that answers it, stand nowhere here. `left` are the channels by which it has not been
-    told yet, `tries` how often the command has failed.
+    told yet, `tries` how often the command has failed, `apprise` how far that way is.
     """
 
     id: str
@@ -78,6 +86,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     question: str = ""
     left: tuple[Channel, ...] = ()
     tries: int = 0
+    apprise: Apprised = Apprised()
 
     def without(self, channel: Channel) -> Notice:
         """Nothing is left to be told by that one."""

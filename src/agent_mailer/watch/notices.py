@@ -20,7 +20,7 @@ from agent_mailer.mailbox.port import Delivered, Delivery, Envelope, Mailbox, Re
 from agent_mailer.names import printable
 from agent_mailer.state import State
 from agent_mailer.state.held import Guard
-from agent_mailer.state.notices import Channel, Notice, NoticeKind
+from agent_mailer.state.notices import Apprised, Channel, Notice, NoticeKind
 from agent_mailer.state.records import Pause, TurnRecord
 from agent_mailer.state.stuck import StuckEntry
 from agent_mailer.watch.guards.alarm import Silence
@@ -29,7 +29,9 @@ from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import Troubles
 
-COMMAND_TRIES = 4
+TRIES = 4
+"""Of a command, and of Apprise."""
+
 MAIL_PATIENCE = 7 * 86400.0
 LEAVE_PATIENCE = 2.0
 """How long a watcher that leaves waits for what is being told; the next one tells the rest."""
@@ -281,7 +283,8 @@ class Notices:
                 thread=notice.thread or None,
             )
         else:
-            failures = self._failures.get(key, notice.tries) + 1
+            before = notice.apprise.tries if channel is Channel.APPRISE else notice.tries
+            failures = self._failures.get(key, before) + 1
             if not isinstance(delivery, Refused) and not self._is_hopeless(notice, channel, failures):
                 self._again(notice, channel, failures, delivery.why)
                 return
@@ -299,19 +302,25 @@ class Notices:
         self._book.put(self._as_it_is(notice).without(channel))
 
     def _is_hopeless(self, notice: Notice, channel: Channel, failures: int) -> bool:
-        if channel is Channel.COMMAND:
-            return failures >= COMMAND_TRIES
+        if channel is not Channel.MAIL:
+            return failures >= TRIES
         return self._clock.now() - notice.at > MAIL_PATIENCE
 
     def _again(self, notice: Notice, channel: Channel, failures: int, why: str) -> None:
         policy, key = self._policy, (notice.id, channel)
         self._failures[key] = failures
-        if channel is Channel.COMMAND:
-            wait = backoff(failures - 1, policy.notify.again_after, policy.trouble_longest)
-            self._book.put(msgspec.structs.replace(self._as_it_is(notice), tries=failures))
-        else:
+        known = self._as_it_is(notice)
+        if channel is Channel.MAIL:
             wait = backoff(failures - 1, policy.trouble_first, policy.trouble_longest)
-        if channel is Channel.COMMAND or failures == 1:
+        else:
+            wait = backoff(failures - 1, policy.notify.again_after, policy.trouble_longest)
+            if channel is Channel.COMMAND:
+                known = msgspec.structs.replace(known, tries=failures)
+            else:
+                reached = Apprised(tuple(sorted(self._teller.apprised(notice))), failures)
+                known = msgspec.structs.replace(known, apprise=reached)
+            self._book.put(known)
+        if channel is not Channel.MAIL or failures == 1:
             self._log.emit(
                 EventName.NOTICE_FAILED,
                 kind=notice.kind.value,

@@ -30,13 +30,15 @@ class AutoReply(StrEnum):
 
 
 class NotifyPolicy(msgspec.Struct, frozen=True):
-    """Whom to tell, and how: by `command` with the environment `env`, by mail to `address`, or not at all.
+    """Whom to tell, and how: by `command`, by Apprise's `urls` (both with the environment `env`), by mail to `address`,
+    or not at all.
 
-    `timeout`: of the command; `again_after`: until its second try, doubling from there.
+    `timeout`: of the command and of Apprise; `again_after`: until their second try, doubling from there.
     """
 
     command: tuple[str, ...] = ()
     address: str = ""
+    urls: tuple[str, ...] = ()
     agent: str = ""
     env: Mapping[str, str] = {}
     trouble_after: float = 300.0
@@ -45,7 +47,8 @@ class NotifyPolicy(msgspec.Struct, frozen=True):
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        return (*([Channel.COMMAND] if self.command else []), *([Channel.MAIL] if self.address else []))
+        ways = ((Channel.COMMAND, self.command), (Channel.MAIL, self.address), (Channel.APPRISE, self.urls))
+        return tuple(channel for channel, way in ways if way)
 
 
 class ApprovePolicy(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Telling a person of a notice once: by the operator's command, or by mail to his address."""
+"""Telling a person of a notice once: by the operator's command, by Apprise, or by mail to his address."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from agent_mailer.names import printable, prompt_word
 from agent_mailer.state.approvals import Approval, Approvals, shown_code
 from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
+from agent_mailer.turn_tools.folder import ISOLATED
+from agent_mailer.watch.apprising import tell_urls
 from agent_mailer.watch.rules import WatchPolicy
 
 VARIABLE = "AGENT_MAILER_NOTICE_"
@@ -220,6 +222,7 @@ class Teller:
         self._policy = policy
         self._mailbox = mailbox
         self._approvals = approvals
+        self._apprised: dict[str, frozenset[int]] = {}
 
     def is_sender(self, notice: Notice) -> bool:
         """Whether mail to the operator would go to whom the message came from: he has his answer in its thread."""
@@ -228,9 +231,13 @@ class Teller:
 
     async def tell(self, notice: Notice, channel: Channel) -> Delivery:
         """Unknown: try again later."""
-        if channel is Channel.COMMAND:
-            return await self._by_command(notice)
-        return await self._by_mail(notice)
+        match channel:
+            case Channel.COMMAND:
+                return await self._by_command(notice)
+            case Channel.APPRISE:
+                return await self._by_apprise(notice)
+            case Channel.MAIL:
+                return await self._by_mail(notice)
 
     async def _by_command(self, notice: Notice) -> Delivery:
         from agent_mailer.process.commands import run_briefly_async
@@ -258,6 +265,33 @@ class Teller:
             return Unknown(f"it was not done after {policy.notify.timeout:g} s")
         last = next((line for line in reversed(done.output.splitlines()) if line.strip()), "")
         return Unknown(f"it ended with {done.status}" + (f": {printable(last)}" if last else ""))
+
+    async def _by_apprise(self, notice: Notice) -> Delivery:
+        policy, known = self._policy.notify, self.apprised(notice)
+        draft = draft_of(notice, self._facts(notice), "")
+        try:
+            told = await tell_urls(
+                policy.urls,
+                known,
+                draft.subject,
+                draft.body,
+                isolated=ISOLATED,
+                env=policy.env,
+                seconds=policy.timeout,
+                mark=f"apprise-{notice.id}",
+            )
+        except OSError as error:
+            return Unknown(f"Python cannot be started: {error.strerror or error}")
+        self._apprised[notice.id] = known | {one.url for one in told if not one.why}
+        missed = [one.why for one in told if one.why]
+        if missed:
+            return Unknown("; ".join(missed))
+        self._apprised.pop(notice.id, None)
+        return Delivered()
+
+    def apprised(self, notice: Notice) -> frozenset[int]:
+        """The URLs, by their places, that have it, where others still lack it."""
+        return self._apprised.get(notice.id, frozenset()) | frozenset(notice.apprise.urls)
 
     async def _by_mail(self, notice: Notice) -> Delivery:
         composed = self._compose(notice)
