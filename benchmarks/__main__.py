@@ -12,7 +12,7 @@ def main() -> None:
     unknown = [name for name in sys.argv[1:] if name not in FIGURES]
     if unknown:
         sys.exit(f"there is no figure {', '.join(unknown)}; there are: {', '.join(FIGURES)}")
-    # An installed program is compiled once. Where this is set, each start of ours would be measured with its compilation.
+    # An installed program is compiled once. Where this is set, each start of ours would be measured with that.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"

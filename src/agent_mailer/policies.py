@@ -87,7 +87,8 @@ PLANS = "This turn only plans (permission_mode plan): what has to be asked of a 
 
 def approve_of(config: Config) -> ApprovePolicy:
     """Raises ConfigFault for a rule that is none."""
-    keys, told = config.approve, bool(config.notify.command or config.notify.address)
+    keys, notify = config.approve, config.notify
+    told = bool(notify.command or notify.address or notify.apprise)
     for one in keys.tools:
         rule_of(one)
     hidden = config.sandbox.kind is not Kind.OFF and config.sandbox.mailbox is MailboxAccess.HIDE

@@ -47,8 +47,8 @@ class Processed:
         return {message_id for message_id in message_ids if b"\n" + _line(message_id) + b"\n" in data}
 
     def without_settled(self, names: Collection[bytes], ending: bytes) -> list[bytes]:
-        """Of file names those that are not a settled id, letter by letter, with this ending: 100,000 in 50 ms. A name that
-        is left may still be of a settled id, one that no line can hold: ask `among`.
+        """Of file names those that are not a settled id, letter by letter, with this ending: 100,000 in 50 ms. A name
+        that is left may still be of a settled id, one that no line can hold: ask `among`.
         """
         lines = self._data()
         if lines.translate(None, _PLAIN):
