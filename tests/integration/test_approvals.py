@@ -382,3 +382,19 @@ def test_a_message_that_is_given_up_closes_its_questions(desk: AskingDesk) -> No
     assert asked.over
     assert not desk.say("approvals", "list", "--json").json["approvals"]
     assert desk.acts() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "said"),
+    [
+        ({"runtime": "command", "approve": {"tools": ["Bash"]}}, 78, "counts for claude and codex"),
+        ({"runtime": "claude", "approve": {"tools": ["Bash git"]}}, 78, "neither a tool"),
+    ],
+)
+def test_rules_that_nobody_would_ask_by_are_no_secret(
+    desk: AskingDesk, settings: dict[str, Any], status: int, said: str
+) -> None:
+    desk.configure(**settings)
+    checked = desk.say("verify", code=status)
+    assert said in checked.out + checked.err
+    assert "approve.tools" in checked.out + checked.err

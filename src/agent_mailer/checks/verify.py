@@ -13,7 +13,7 @@ import msgspec
 from agent_mailer.checks import CheckResult, Level, first_failure
 from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find_program
 from agent_mailer.checks.mailbox import mailbox_checks
-from agent_mailer.checks.workdir import check_config, check_folder, check_identity, check_trust
+from agent_mailer.checks.workdir import check_approve, check_config, check_folder, check_identity, check_trust
 from agent_mailer.errors import ExitCode, MailerError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def verify_checks(place: Workplace) -> list[CheckResult]:
     config = place.config
     values = {"agent_id": config.agent_id, "address": place.handle, "agent_name": config.agent_name}
     results.append(check_identity(place.workdir, values))
+    results += check_approve(config)
     if place.handle or config.broker_url:
         results += mailbox_checks(place)
     if config.runtime is not None:

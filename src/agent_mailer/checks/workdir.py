@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+from agent_mailer.approvals.calls import rule_of
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
-from agent_mailer.config import Loaded
+from agent_mailer.config import Config, Loaded, RuntimeKind
 from agent_mailer.disk import read_regular
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
+from agent_mailer.names import printable
 from agent_mailer.prompts import PromptKind, template_fault
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.trust.workdir import Trust
@@ -111,6 +113,24 @@ def check_notify(urls: Sequence[str]) -> list[CheckResult]:
     if not is_installed():
         return [failed("notify", "notify.apprise", "apprise is not installed: nobody is told by it", NEEDS)]
     return [ok("notify", "notify.apprise", f"{len(urls)} of them, not tried (agent-mailer test-notify)")]
+
+
+def check_approve(config: Config) -> list[CheckResult]:
+    """That what is to be asked about is asked about, and that somebody hears of it."""
+    notify, where, rules = config.notify, "approve.tools", config.approve.tools
+
+    def look() -> CheckResult:
+        for one in rules:
+            rule_of(one)
+        if config.runtime not in (RuntimeKind.CLAUDE, RuntimeKind.CODEX):
+            why = f"counts for claude and codex: runtime {config.runtime} asks by itself (jsonl) or not"
+            return failed("approve", where, why, "agent-mailer config set approve.tools ''")
+        if not (notify.command or notify.address or notify.apprise):
+            why = "nobody is told of a question: it stands in agent-mailer approvals list"
+            return warning("approve", where, why, "agent-mailer config set notify.command ...")
+        return ok("approve", where, f"a person is asked first: {printable(', '.join(rules), 300)}")
+
+    return [guarded("approve", where, look)] if rules else []
 
 
 def check_templates(folder: Path) -> list[CheckResult]:

@@ -100,7 +100,8 @@ def list_approvals(
         ]
         head = ("code", "answer", "it wants to run", "asked", "until", "thread")
         say(columns(rows, head, ids=("thread",), whole=("code", "answer", "asked", "until")))
-        note("\nthe whole of one: agent-mailer approvals show CODE; yes: agent-mailer approve CODE; no: … deny CODE")
+        note("\nyes: agent-mailer approve CODE; no: agent-mailer deny CODE REASON")
+        note("the whole of one: agent-mailer approvals show CODE")
     else:
         note("nothing waits for you")
     if always:
