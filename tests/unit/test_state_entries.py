@@ -333,8 +333,8 @@ def test_a_pause_beyond_any_we_set_ends_now(folder: StateFolder, until: float | 
 
 def test_a_turn_is_added_once(folder: StateFolder) -> None:
     for _ in range(2):
-        UsageLedger(folder).add("turn-1", "t", NOW, 1.5, Usage(1, 2, 0.5))
-    UsageLedger(folder).add("turn-2", "u", NOW, 1.0, Usage())
+        UsageLedger(folder).add("turn-1", NOW, 1.5, Usage(1, 2, 0.5))
+    UsageLedger(folder).add("turn-2", NOW, 1.0, Usage())
     today = UsageLedger(folder).today()
     assert (today.turns, today.seconds, today.usage) == (2, 2.5, Usage(1, 2, 0.5))
 
@@ -342,7 +342,7 @@ def test_a_turn_is_added_once(folder: StateFolder) -> None:
 @pytest.mark.parametrize("garbage", [b"{", b"[]", b'{"days": {"x": 1}}', b"[" * 100_000])
 def test_damaged_usage_starts_anew(folder: StateFolder, garbage: bytes) -> None:
     (folder.path / "usage.json").write_bytes(garbage)
-    UsageLedger(folder).add("turn-1", "t", NOW, 1.0, Usage())
+    UsageLedger(folder).add("turn-1", NOW, 1.0, Usage())
     assert UsageLedger(folder).today().turns == 1
     assert len(list(folder.path.glob("usage.json.corrupt-*"))) == 1
 
@@ -350,14 +350,14 @@ def test_damaged_usage_starts_anew(folder: StateFolder, garbage: bytes) -> None:
 @pytest.mark.parametrize("moment", [1e300, -1e300, 253_402_300_800.0])
 def test_a_moment_that_is_no_day_counts_today(folder: StateFolder, moment: float) -> None:
     ledger = UsageLedger(folder)
-    ledger.add("turn-1", "t", moment, 1.0, Usage())
+    ledger.add("turn-1", moment, 1.0, Usage())
     assert ledger.today().turns == 1
 
 
 def test_days_are_kept_apart_however_the_clock_jumps(folder: StateFolder, clock: FakeClock) -> None:
     ledger = UsageLedger(folder)
     for n, moment in enumerate((NOW, NOW + 400 * 86400, NOW - 86400, NOW)):
-        ledger.add(f"turn-{n}", "t", moment, 1.0, Usage())
+        ledger.add(f"turn-{n}", moment, 1.0, Usage())
     assert UsageLedger(folder).today().turns == 2
     clock.moment += 400 * 86400
     assert UsageLedger(folder).today().turns == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -52,15 +53,26 @@ def test_the_newest_settled_turns_are_found_among_open_ones_and_strangers(folder
     assert store.newest_settled(100) == settled[::-1]
 
 
-def test_the_sum_of_the_day_is_the_same_read_alone_and_with_its_threads(folder: StateFolder) -> None:
+def test_the_sum_of_the_day_is_the_same_read_again(folder: StateFolder) -> None:
     ledger, now = UsageLedger(folder), folder.clock.now()
     assert ledger.today().turns == 0
     for n in range(3):
-        ledger.add(f"t{n}", f"thread-{n}", now, 2.0, Usage(10, 1, 0.5))
-    ledger.add("old", "thread-0", now - 3 * 86400, 9.0, Usage(1, 1, 1.0))
+        ledger.add(f"t{n}", now, 2.0, Usage(10, 1, 0.5))
+    ledger.add("old", now - 3 * 86400, 9.0, Usage(1, 1, 1.0))
     alone = UsageLedger(folder).today()
     assert (alone.turns, alone.seconds, alone.usage) == (3, 6.0, Usage(30, 3, 1.5))
     assert alone == ledger.today()
     assert iso(now)[:10] in (folder.path / "usage.json").read_text()
     os.truncate(folder.path / "usage.json", 5)
     assert UsageLedger(folder).today().turns == 0
+
+
+def test_the_ledger_is_as_large_as_its_days_and_drops_what_older_versions_kept_of_threads(folder: StateFolder) -> None:
+    now = folder.clock.now()
+    spend = {"turns": 1, "seconds": 2.0}
+    threads = {f"thread-{n}": spend for n in range(10_000)}
+    old = {"days": {iso(now)[:10]: {"total": spend, "threads": threads}}, "applied": []}
+    (folder.path / "usage.json").write_text(json.dumps(old))
+    UsageLedger(folder).add("t1", now, 3.0, None)
+    assert (folder.path / "usage.json").stat().st_size < 300
+    assert UsageLedger(folder).today().seconds == 5.0

@@ -1,4 +1,4 @@
-"""`usage.json`: turns, seconds, tokens and dollars per day and thread."""
+"""`usage.json`: turns, seconds, tokens and dollars per day. What a thread or a sender took is in the turns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.folder import StateFolder
 
 KEEP_DAYS = 400
-KEEP_THREAD_DAYS = 2
-"""Per-thread sums serve limits that look a day back; older ones are in the turns themselves."""
-
 REMEMBER_TURNS = 256
 """Far more than can be settling at once: what makes adding a turn twice add it once."""
 
@@ -32,22 +29,11 @@ class Spend(msgspec.Struct, omit_defaults=True):
 
 class Day(msgspec.Struct, omit_defaults=True):
     total: Spend = msgspec.field(default_factory=Spend)
-    threads: dict[str, Spend] = msgspec.field(default_factory=dict)
 
 
 class _Ledger(msgspec.Struct, omit_defaults=True):
     days: dict[str, Day] = msgspec.field(default_factory=dict)
     applied: list[str] = msgspec.field(default_factory=list)
-
-
-class _Sum(msgspec.Struct):
-    total: Spend = msgspec.field(default_factory=Spend)
-
-
-class _Sums(msgspec.Struct):
-    """The ledger without what is kept of threads."""
-
-    days: dict[str, _Sum] = msgspec.field(default_factory=dict)
 
 
 class UsageLedger:
@@ -58,28 +44,20 @@ class UsageLedger:
         self._path = folder.path / "usage.json"
         self._ledger: _Ledger | None = None
 
-    def add(self, turn_id: str, thread: str, at: float, seconds: float, usage: Usage | None) -> None:
+    def add(self, turn_id: str, at: float, seconds: float, usage: Usage | None) -> None:
         """Add one turn, once however often it is called. A loss of the newest turns to a power failure is harmless."""
         ledger = self._load()
         if turn_id in ledger.applied:
             return
-        today = self._date(at)
-        day = ledger.days.setdefault(today, Day())
-        day.total.add(seconds, usage)
-        day.threads.setdefault(thread, Spend()).add(seconds, usage)
+        ledger.days.setdefault(self._date(at), Day()).total.add(seconds, usage)
         ledger.applied = [*ledger.applied[-REMEMBER_TURNS + 1 :], turn_id]
-        for old in sorted(ledger.days)[:-KEEP_THREAD_DAYS]:
-            ledger.days[old].threads = {}
         for old in sorted(ledger.days)[:-KEEP_DAYS]:
             del ledger.days[old]
         self._folder.disk.replace(self._path, msgspec.json.encode(ledger) + b"\n", sync=Sync.CONTENT)
 
     def today(self) -> Spend:
-        """The sum of this day. Read for itself, the threads of a busy day are passed over."""
-        today = self._date(self._folder.clock.now())
-        if self._ledger is not None:
-            return self._ledger.days.get(today, Day()).total
-        return self._folder.read(self._path, _Sums, _Sums()).days.get(today, _Sum()).total
+        """The sum of this day."""
+        return self._load().days.get(self._date(self._folder.clock.now()), Day()).total
 
     def _date(self, moment: float) -> str:
         """The day of a moment, in UTC; of now where a garbled record names no day there is."""

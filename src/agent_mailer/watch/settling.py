@@ -64,10 +64,10 @@ def _ending(turn_id: str, settlement: Settlement) -> Progress:
 
 
 def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: bool) -> None:  # noqa: FBT001
-    state, envelope = room.state, record.envelope
+    state = room.state
     if record.process is not None:
         moment, seconds = settlement.decided_at, settlement.seconds
-        state.usage.add(record.turn_id, envelope.thread, moment, seconds, settlement.usage)
+        state.usage.add(record.turn_id, moment, seconds, settlement.usage)
     change = settlement.session
     if change is not None and state.sessions.put(change.thread, change.entry):
         turn_id, session = record.turn_id, change.entry.session_id
