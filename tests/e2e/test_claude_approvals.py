@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.desk import until
-from tests.e2e.claude_desk import ClaudeDesk, bash
+from tests.e2e.claude_desk import READ, ClaudeDesk, bash
 from tests.e2e.fake_anthropic import FakeAnthropic, Text, Tool
 from tests.sizes import LONG
 
@@ -393,3 +393,12 @@ def test_without_one_it_can_and_status_says_so(desk: AskingClaude) -> None:
     assert desk.run() == ["asked"]
     assert json.loads(desk.cli("status", "--json").stdout)["self_approving"]
     assert "may give itself one" in desk.cli("status").stdout
+
+
+def test_a_rule_over_all_tools_asks_nobody_whether_mail_may_be_read(tmp_path: Path, fake: FakeAnthropic) -> None:
+    desk = AskingClaude(tmp_path, fake, "*")
+    fake.says(READ, desk.act())
+    desk.send("the secret word is MARZIPAN")
+    assert desk.run() == ["asked"]
+    assert "MARZIPAN" in fake.requests[-1].tool_results[0]
+    assert desk.place().state.approvals.open()[0].call.tool == "Bash"

@@ -62,6 +62,8 @@ def test_a_command_is_asked_about_wherever_it_stands(rule: str, command: str) ->
         ("Bash(git push *)", "Write", {"file_path": "git push"}),
         ("WebFetch(https://evil/*)", "WebFetch", {"url": "https://good/"}),
         ("mcp__*", "Bash", {"command": "x"}),
+        ("mcp__*", "mcp__agent_mailer__read_message", {}),
+        ("*", "mcp__agent_mailer__reply", {"body": "x"}),
     ],
 )
 def test_other_calls_are_not(rule: str, tool: str, given: dict[str, str]) -> None:

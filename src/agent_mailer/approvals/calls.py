@@ -20,6 +20,9 @@ MOST_INPUT = 1024 * 1024
 SHOWN = 4000
 """Characters of a command in a notice; the whole is shown by `agent-mailer approvals show`."""
 
+OURS = "mcp__agent_mailer__"
+"""The mail tools, as claude and codex name them: whatever a rule says, nobody is asked whether mail may be read."""
+
 _RULE = re.compile(r"([A-Za-z_*][A-Za-z0-9_.*-]{0,199})(?:\((.*)\))?", re.DOTALL)
 
 # What names the thing that a tool is to touch, the first that is there.
@@ -112,7 +115,7 @@ def is_named(rules: Iterable[str], call: Call) -> bool:
     `cd x && sudo git push` is `git push`, too. That is a net, no wall: a tool named without brackets is always asked.
     """
     named = [rule for rule in map(rule_of, rules) if rule.names(call.tool)]
-    if not named:
+    if not named or call.tool.startswith(OURS):
         return False
     if any(not rule.about for rule in named):
         return True
