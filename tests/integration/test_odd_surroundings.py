@@ -183,3 +183,13 @@ def test_where_no_process_is_to_be_had_the_message_is_innocent(desk: Desk, limit
     entry = json.loads((desk.state / "retries.json").read_text())[sent]
     assert entry.get("attempts", 0) == 0
     assert entry.get("starts", 0) == 0
+
+
+def test_who_has_no_home_is_told_what_to_say(desk: Desk) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv")
+    somebody = ["setpriv", "--reuid=4711", "--clear-groups", f"--inh-caps={OF_OURS}", f"--ambient-caps={OF_OURS}"]
+    done = once(desk, *somebody, "env", "--unset=HOME")
+    assert done.returncode == ExitCode.CONFIG, done.stderr
+    assert "the system knows no user 4711" in done.stderr
+    assert "mend: export HOME=" in done.stderr

@@ -114,6 +114,19 @@ def test_a_window_that_is_closed_stops_a_watcher_that_nobody_said_should_stay(de
     assert desk.log(EventName.WATCH_STOPPED)
 
 
+def test_a_terminal_that_stops_who_writes_from_the_background_stops_no_watcher(desk: Desk) -> None:
+    desk.shell("cat >/dev/null; grep SigIgn /proc/self/status")
+    window = Window(desk.workdir)
+    try:
+        window.type(f"stty tostop; {WATCH} &")
+        with watcher_of(desk) as pid:
+            works_and_heeds_a_stop(desk, pid)
+    finally:
+        window.close()
+    ignored = {int(mail.body.split()[1], 16) for mail in desk.inbox()}
+    assert all(mask & (1 << signal.SIGTTOU - 1) == 0 for mask in ignored), "an agent is left the terminal's rules"
+
+
 @pytest.mark.parametrize("command", [WATCH, f"{WATCH} >/dev/null 2>&1 &", f"exec {WATCH} <&- >&- 2>&-"])
 def test_cron_starts_it_with_next_to_nothing(desk: Desk, command: str) -> None:
     """No terminal, four variables, its output a pipe; and a cron that is restarted reads it no more."""

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, NoReturn, Protocol, cast
 import typer
 
 from agent_mailer import __version__
+from agent_mailer.cli.home import settle_home
 from agent_mailer.cli.terminal.commands import LazyGroup, group
 from agent_mailer.cli.terminal.printing import json_text, tell_error
 from agent_mailer.cli.terminal.screen import prepare_streams
@@ -70,7 +71,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    settle_home(os.environ)
 
 
 class _Where(Protocol):

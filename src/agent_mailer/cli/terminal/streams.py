@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -141,6 +142,8 @@ class Unhurried(io.BufferedIOBase):
 
 def unhurried() -> tuple[Unhurried, Unhurried]:
     """From here on standard output and errors never wait for a reader. Returns what they are written to."""
+    # Nor for a terminal that stops whoever writes to it from the background (`stty tostop`). What we start has it anew.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     made = []
     for name in ("stdout", "stderr"):
         before = getattr(sys, name)
