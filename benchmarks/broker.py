@@ -18,6 +18,7 @@ from tests.crash.broker_mail import BrokerMailDesk
 from tests.desk import until
 
 from agent_mailer.broker.migrations.v0005_waiting import FILL
+from agent_mailer.broker.migrations.v0009_totals import FILL as TOTALS
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import Credentials
@@ -259,6 +260,7 @@ def fill_inbox(process: BrokerProcess, sender: dict[str, Any], reader: dict[str,
         marks = ", ".join("?" * len(names))
         database.executemany(f"INSERT INTO messages ({', '.join(names)}) VALUES ({marks})", rows)
         database.execute("UPDATE agents SET inbox_seq = ? WHERE id = ?", (count, reader["id"]))
+        database.execute(TOTALS)
         database.execute("DELETE FROM waiting_threads")
         database.execute(FILL)
     database.close()

@@ -121,6 +121,34 @@ def test_an_older_one_is_migrated(tmp_path: Path) -> None:
     assert {table.name for table in metadata.sorted_tables} <= tables_of(path)
 
 
+def test_mail_that_there_is_counts_in_the_totals_of_its_inbox(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    bring(path)
+    moment = "2026-11-21T08:15:00.000000+00:00"
+    sql(
+        path,
+        f"INSERT INTO users VALUES ('u', 'ann', 'x', 0, '{moment}', '[]', 0, 'active')",
+        *(
+            "INSERT INTO agents (id, name, address, role, description, system_prompt, created_at, tags, user_id,"
+            " status, inbox_seq)"
+            f" VALUES ('{name}', '{name}', '{name}@ann', '', '', '', '{moment}', '[]', 'u', 'active', 9)"
+            for name in ("a", "b")
+        ),
+        *(
+            "INSERT INTO messages (id, thread_id, user_id, from_agent_id, from_agent, to_agent_id, to_agent, action,"
+            " subject, body, attachments, is_read, created_at, seq, hops, automatic, priority, labels, ordinal)"
+            f" VALUES ('m{n}', 't', 'u', 'b', 'b@ann', 'a', 'a@ann', 'send', '', '', '[]', {n < 2}, '{moment}', {n}, 0,"
+            " 'no', 'normal', '[]', 0)"
+            for n in range(5)
+        ),
+        "ALTER TABLE agents DROP COLUMN inbox_total",
+        "ALTER TABLE agents DROP COLUMN inbox_unread",
+        "UPDATE alembic_version SET version_num = '0008'",
+    )
+    bring(path)
+    assert sql(path, "SELECT id, inbox_total, inbox_unread FROM agents ORDER BY id") == [("a", 5, 3), ("b", 0, 0)]
+
+
 def test_a_migration_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     sql(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import msgspec
 import pytest
 from sqlalchemy import Connection, create_engine
 from tests.broker_desk import BrokerDesk, running_broker
@@ -16,9 +15,9 @@ from tests.databases import ON_A_FILE
 from tests.integration.test_broker_inbox import Box
 from tests.sizes import LONG
 
-from agent_mailer.broker.messages.waiting import RANKS, heads, note_taken
-from agent_mailer.broker.messages.wire import Message
+from agent_mailer.broker.messages.waiting import RANKS, heads, note_changed
 from agent_mailer.broker.migrations.v0005_waiting import FILL
+from agent_mailer.broker.migrations.v0009_totals import COUNTED
 from agent_mailer.mailbox.amp.wire import parse_message
 from agent_mailer.mailbox.port import Envelope, oldest_of_each
 
@@ -55,6 +54,14 @@ def held_beside(desk: BrokerDesk) -> list[Any]:
 def follows_from_the_messages(desk: BrokerDesk) -> list[Any]:
     """What a new database would begin with."""
     return sorted(map(tuple, desk.sql(FILL[FILL.index("SELECT") :])))
+
+
+def totals_kept(desk: BrokerDesk) -> list[Any]:
+    return sorted(map(tuple, desk.sql("SELECT id, inbox_total, inbox_unread FROM agents")))
+
+
+def totals_counted(desk: BrokerDesk) -> list[Any]:
+    return sorted(map(tuple, desk.sql(COUNTED)))
 
 
 def test_an_empty_inbox(box: Box) -> None:
@@ -116,12 +123,15 @@ def test_any_history_leaves_what_follows_from_the_messages(box: Box, seed: int) 
             taken[one["id"]] = one
             if what in ("unread", "again"):
                 waiting[one["id"]] = box.mark(taken.pop(one["id"]), "unread")
+            elif what != "unread" and lot.random() < 0.3:
+                box.mark(one)  # perhaps a second time
         if step % 5 == 0:
             limit = lot.randrange(1, 12)
             found = box.get(heads=True, limit=limit)
             assert numbers(found["messages"]) == [number_of(one) for one in chosen(waiting, limit)]
             assert found["more"] == (len(waiting) > limit)
     assert held_beside(box.desk) == follows_from_the_messages(box.desk)
+    assert totals_kept(box.desk) == totals_counted(box.desk)
 
 
 def chosen(waiting: dict[str, dict[str, Any]], limit: int) -> tuple[Envelope, ...]:
@@ -135,7 +145,7 @@ def number_of(envelope: Envelope) -> int:
 
 
 def test_those_who_send_and_take_at_once_leave_it_true(box: Box) -> None:
-    """Senders into one thread, beside those who take of it, so that it runs empty again and again."""
+    """Senders into one thread, beside those who take of it and mark, so that it runs empty again and again."""
     fields = {"thread_id": f"shared-{box.agent['id']}"}
 
     def send(_: int) -> None:
@@ -148,11 +158,18 @@ def test_those_who_send_and_take_at_once_leave_it_true(box: Box) -> None:
                 headers = {**box.alice.header, "X-Agent-Mailer-Watcher": f"w{number}"}
                 box.desk.http.post(f"/messages/{message['id']}/claim", headers=headers)
 
-    with ThreadPoolExecutor(6) as pool:
-        works = [pool.submit(work, number) for number in range(3) for work in (send, take)]
+    def mark(number: int) -> None:
+        lot = random.Random(number)
+        for _ in range(10):
+            for message in box.get(after=0, limit=6, all=True)["messages"]:
+                box.mark(message, lot.choice(("read", "read", "unread")))
+
+    with ThreadPoolExecutor(9) as pool:
+        works = [pool.submit(work, number) for number in range(3) for work in (send, take, mark)]
         for work in works:
             work.result(60)
     assert held_beside(box.desk) == follows_from_the_messages(box.desk)
+    assert totals_kept(box.desk) == totals_counted(box.desk)
     rest = box.get(heads=True, limit=1000)
     waiting = box.get(after=0, limit=1000, claimed=False, bodies=False)["messages"]
     assert rest["messages"] == waiting
@@ -188,8 +205,8 @@ def steps(box: Box, limit: int) -> int:
 
 def taking(box: Box) -> int:
     (first, *_) = box.get(heads=True, limit=1)["messages"]
-    whole = msgspec.convert({**first, "body": "", "attachments": []}, Message)
-    return counted(box, lambda c: note_taken(c, box.agent["id"], whole))
+    taken = {(box.agent["id"], first["thread_id"]): {first["cursor"]}}
+    return counted(box, lambda c: note_changed(c, taken, ()))
 
 
 def counted(box: Box, work: Callable[[Connection], object]) -> int:

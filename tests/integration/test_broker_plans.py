@@ -12,6 +12,7 @@ from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.sizes import LONG
 
 from agent_mailer.broker.migrations.v0005_waiting import FILL
+from agent_mailer.broker.migrations.v0009_totals import FILL as TOTALS
 
 pytestmark = [pytest.mark.usefixtures("each_database"), LONG]
 MANY = 100_000
@@ -63,6 +64,7 @@ def alice(desk: BrokerDesk) -> Person:
         connection.execute(text("UPDATE agents SET inbox_seq = :many"), {"many": MANY})
         connection.execute(text("DELETE FROM waiting_threads"))
         connection.execute(text(FILL))
+        connection.execute(text(TOTALS))
         if engine.dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))  # as the server does by itself; in a file nobody does
     engine.dispose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from tests.sizes import LONG
 
 from agent_mailer.broker import leases
 from agent_mailer.broker.leases import LOST_MS
+from agent_mailer.broker.migrations.v0005_waiting import FILL
+from agent_mailer.broker.migrations.v0009_totals import COUNTED
 from agent_mailer.broker.peers import BEAT_SECONDS
 
 pytestmark = LONG
@@ -202,6 +205,42 @@ def test_a_process_that_stood_still_has_lost_its_agents(pair: Pair) -> None:
         assert pair.claim(0, message, "w1") == 409
         assert held.over.wait(20), "it notices, and ends the stream"
         assert pair.claim(0, message, "w2") == 200
+
+
+def test_mail_that_is_sent_and_settled_at_both_makes_nobody_give_way(pair: Pair, server: Postgres) -> None:
+    """Everybody locks in one order. Who gives way waits a second before, and so does whoever is in the same batch."""
+    everybody = [pair.planner, pair.coder, *(register(pair.processes[0].url, pair.ann, f"a{n}") for n in range(4))]
+    deadlocks = f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{pair.url.rpartition('/')[2]}'"
+
+    def use(number: int) -> None:
+        lot = random.Random(number)
+        with pair.client(number % 2) as client:
+            for _ in range(15):
+                sender, reader = lot.choice(everybody), lot.choice(everybody)
+                form = {"agent_id": sender["id"], "from_agent": sender["address"], "to_agent": reader["address"]}
+                client.post(
+                    "/messages/send", json={**form, "body": "b", "thread_id": f"t{lot.randrange(4)}"}
+                ).raise_for_status()
+                query = {"agent_id": reader["id"], "heads": "true", "limit": 4}
+                for message in client.get(f"/messages/inbox/{reader['address']}", params=query).json()["messages"]:
+                    path = f"/messages/{message['id']}"
+                    claimed = client.post(f"{path}/claim", headers={"X-Agent-Mailer-Watcher": f"w{number}"})
+                    assert claimed.status_code in (200, 409)
+                    client.patch(f"{path}/{lot.choice(('read', 'read', 'unread'))}").raise_for_status()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(use, range(16)))
+    engine = create_engine(pair.url)
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT id, inbox_total, inbox_unread FROM agents ORDER BY id")).all()
+        assert kept == connection.execute(text(f"{COUNTED} ORDER BY a.id")).all()
+        held = connection.execute(text("SELECT * FROM waiting_threads ORDER BY agent_id, thread_id")).all()
+        follows = connection.execute(text(FILL[FILL.index("SELECT") :])).all()
+        assert sorted(map(tuple, held)) == sorted(map(tuple, follows))
+    engine.dispose()
+    for process in pair.processes:
+        process.stop()  # a server counts what a connection has met at its end, at the latest
+    assert server.administer(deadlocks) == [(0,)]
 
 
 def test_another_secret_is_refused_while_a_process_serves(pair: Pair, tmp_path: Path) -> None:

@@ -8,8 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from sqlalchemy import create_engine
 from tests.broker_desk import BrokerDesk, running_broker
+
+from agent_mailer.broker.directory import AgentCaller
+from agent_mailer.broker.messages.changing import Change, change_all
+from agent_mailer.broker.messages.rows import mark_read, mark_unread
+from agent_mailer.broker.protocol import Fault
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -59,6 +66,42 @@ class Room:
 def room(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[Room]:
     with running_broker(tmp_path_factory.mktemp("broker"), claim_seconds=CLAIM_SECONDS) as desk:
         yield Room(desk)
+
+
+def test_what_is_wanted_of_one_message_at_once_happens_one_after_the_other(room: Room) -> None:
+    """In one transaction: the second sees what became of it, and no other is kept from what it wants."""
+    name, other = room.message(), room.message()
+    caller = AgentCaller(room.alice.id, "alice", "", None)
+    wanted = [
+        Change(caller, name, mark_read),
+        Change(caller, other, mark_read),
+        Change(caller, name, mark_unread),
+        Change(caller, name, mark_read),
+        Change(caller, "unknown", mark_read),
+        Change(msgspec.structs.replace(caller, user_id=room.bob.id), other, mark_read),
+        Change(caller, other, mark_unread),
+    ]
+    engine = create_engine(room.desk.settings.database)
+    with engine.begin() as connection:
+        made = change_all(connection, wanted)
+    engine.dispose()
+    assert [one.status for one in made if isinstance(one, Fault)] == [404, 404]
+    first, second, third, fourth, _, _, last = made
+    assert (first.is_read, second.is_read, third.is_read, fourth.is_read, last.is_read) == (
+        True,
+        True,
+        False,
+        True,
+        False,
+    )
+    assert third.cursor == fourth.cursor > first.cursor
+    assert last.cursor == third.cursor + 1
+    (kept,) = room.desk.sql("SELECT inbox_seq, inbox_unread FROM agents WHERE id = :id", id=room.worker["id"])
+    (counted,) = room.desk.sql(
+        "SELECT max(seq), sum(CASE WHEN is_read THEN 0 ELSE 1 END) FROM messages WHERE to_agent_id = :id",
+        id=room.worker["id"],
+    )
+    assert tuple(kept) == tuple(counted)
 
 
 def test_a_claim_brings_the_whole_message(room: Room) -> None:

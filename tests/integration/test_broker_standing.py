@@ -138,6 +138,18 @@ def test_a_deleted_agent_sends_reads_and_listens_no_more(desk: BrokerDesk, root:
     assert desk.call("GET", f"/messages/{team.sent['id']}", headers=team.person.header)["body"] == "b"
 
 
+def test_a_deleted_agent_works_on_nothing_that_somebody_knows_the_id_of(desk: BrokerDesk, root: Person) -> None:
+    team = Team(desk, "fay")
+    desk.call("DELETE", f"/users/me/agents/{team.coder['id']}", headers=team.person.login)
+    message = f"/messages/{team.sent['id']}"
+    watcher = {**team.person.header, "X-Agent-Mailer-Watcher": "w"}
+    told = {"stage": "settled", "turn_id": "t", "final": True}
+    for call, form in (("claim", {}), ("receipts", told)):
+        said = desk.call("POST", f"{message}/{call}", 403, json=form, headers=watcher)
+        assert "is deleted" in said["detail"]
+    assert desk.call("GET", message, headers=team.person.header)["claimed_at"] is None
+
+
 @LONG
 def test_by_command(desk: BrokerDesk, root: Person, tmp_path: Path) -> None:
     team = Team(desk, "eve")

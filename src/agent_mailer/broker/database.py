@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from agent_mailer.broker.engines import Trouble, engine_of, trouble_of
+from agent_mailer.broker.engines import Trouble, engine_of, is_file, trouble_of
 from agent_mailer.broker.protocol import Fault
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Store:
     def __init__(self, url: str) -> None:
         """`url`: an SQLAlchemy URL, as `data.find_data` gives it."""
         self._writer = Executor(url, writes=True)
+        self._apart = not is_file(url)
         self._reader = Executor(url, writes=False, size=READERS)
         self._waiting: asyncio.Queue[_Write] = asyncio.Queue()
         self._pump: asyncio.Task[None] | None = None
@@ -96,10 +97,20 @@ class Store:
                 while len(batch) < LONGEST_BATCH and not self._waiting.empty():
                     batch.append(self._waiting.get_nowait())
             try:
-                await self._commit(batch)
+                for part in self._parts(batch):
+                    await self._commit(part)
             finally:
                 for _ in batch:
                     self._waiting.task_done()
+
+    def _parts(self, batch: list[_Write]) -> list[list[_Write]]:
+        """What is committed together: at a server only what is of one kind, and so locks in one order."""
+        if not self._apart:
+            return [batch]
+        kinds: dict[Bulk[Any, Any], list[_Write]] = {}
+        for work in batch:
+            kinds.setdefault(work.bulk, []).append(work)
+        return list(kinds.values())
 
     async def _commit(self, batch: list[_Write], tries: int = TRIES) -> None:
         try:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import Connection
 
 from agent_mailer.broker.agents.rows import add_operator, operator_id, require_team
 from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsAgent, AsPerson, PersonCaller, directory_of, settings_of, store_of
 from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
+from agent_mailer.broker.messages.changing import Locked
 from agent_mailer.broker.messages.forms import OperatorForm, documented, read_form
 from agent_mailer.broker.messages.routes import (
     SENT,
@@ -25,7 +26,6 @@ from agent_mailer.broker.messages.routes import (
     submission_of,
     thread_of,
 )
-from agent_mailer.broker.messages.rows import Locked, lock_message
 from agent_mailer.broker.messages.wire import Message, Page
 from agent_mailer.broker.protocol import Fault, Reference
 
@@ -145,7 +145,7 @@ async def list_thread(request: Request, thread_id: str, person: AsPerson, html: 
 )
 async def read(request: Request, message_id: str, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then. What was written to an agent is the agent's to mark."""
-    return await marked_read(request, lambda c: _own(c, person, message_id), html=html)
+    return await marked_read(request, *_of_operator(person, message_id), html=html)
 
 
 @router.patch(
@@ -156,12 +156,14 @@ async def read(request: Request, message_id: str, person: AsPerson, html: Html =
 )
 async def unread(request: Request, message_id: str, person: AsPerson, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then: at the end of the inbox."""
-    return await marked_unread(request, lambda c: _own(c, person, message_id), html=html)
+    return await marked_unread(request, *_of_operator(person, message_id), html=html)
 
 
-def _own(connection: Connection, person: PersonCaller, message_id: str) -> Locked:
-    """That message to the operator. Raises Fault 404, 403."""
-    locked = lock_message(connection, AgentCaller(person.user_id, person.username, "", None), message_id)
-    if locked.agent_id != operator_id(person.user_id):
-        raise Fault(403, "This message is an agent's, and its watcher marks it")
-    return locked
+def _of_operator(person: PersonCaller, message_id: str) -> tuple[AgentCaller, str, Callable[[Locked], None]]:
+    """Who marks which message, and what makes sure that it is one to the operator."""
+
+    def check(locked: Locked) -> None:
+        if locked.agent_id != operator_id(person.user_id):
+            raise Fault(403, "This message is an agent's, and its watcher marks it")
+
+    return AgentCaller(person.user_id, person.username, "", None), message_id, check

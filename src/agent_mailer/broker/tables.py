@@ -87,6 +87,9 @@ agents = Table(
     Column("team_id", Text, ForeignKey("teams.id", ondelete="SET NULL"), index=True),
     # The last number given to a message of this inbox.
     Column("inbox_seq", BigInteger, nullable=False),
+    # What the inbox has, and what of it is unread: kept by whoever changes it, so that nobody counts.
+    Column("inbox_total", BigInteger, nullable=False, server_default="0"),
+    Column("inbox_unread", BigInteger, nullable=False, server_default="0"),
 )
 
 api_keys = Table(

@@ -6,18 +6,17 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection
 
 from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsAgent, AsEither, settings_of, store_of
 from agent_mailer.broker.directory import AgentCaller
+from agent_mailer.broker.messages.changing import Changes, Locked, changed
 from agent_mailer.broker.messages.inbox import claims_since
 from agent_mailer.broker.messages.rows import (
     Claimed,
     Receipt,
     add_receipt,
     claim_message,
-    lock_message,
     mark_read,
     receipts_of,
     require_free,
@@ -49,6 +48,12 @@ class ReceiptForm(BaseModel):
     final: bool = False
 
 
+def _require_alive(locked: Locked) -> None:
+    """Raises Fault 403: also a key that acts for every agent of its user works for none that is deleted."""
+    if locked.is_deleted:
+        raise Fault(403, f"Agent '{locked.agent_id}' is deleted: it works on no mail any more")
+
+
 @router.post(
     "/{message_id}/claim",
     summary="Claim a message for a turn",
@@ -67,15 +72,15 @@ async def claim(
     since = claims_since(settings_of(request).claim_seconds)
     streams = streams_of(request)
 
-    def work(connection: Connection) -> Claimed:
-        locked = lock_message(connection, caller, message_id)
-        lease = streams.holder(connection, locked.agent_id)
+    def make(changes: Changes, locked: Locked) -> Claimed:
+        _require_alive(locked)
+        lease = streams.holder(changes.connection, locked.agent_id)
         if lease is not None and lease.watcher != watcher:
             raise watched(locked.message.to_agent, lease)
         require_free(locked, watcher, since)
-        return claim_message(connection, locked, watcher, form.turn_id, silent=form.silent)
+        return claim_message(changes, locked, watcher, form.turn_id, silent=form.silent)
 
-    claimed = await store_of(request).write(work)
+    claimed = await changed(store_of(request), caller, message_id, make)
     await rendered((claimed.message,))
     return answer(claimed)
 
@@ -95,16 +100,16 @@ async def tell(request: Request, message_id: str, caller: AsAgent, form: Receipt
     """Once for each turn and stage."""
     watcher = watcher_of(request) or ""
 
-    def work(connection: Connection) -> tuple[Receipt, bool]:
-        locked = lock_message(connection, caller, message_id)
+    def make(changes: Changes, locked: Locked) -> tuple[Receipt, bool]:
+        _require_alive(locked)
         receipt = Receipt(
             locked.message.id, form.stage, form.turn_id, form.outcome, form.detail, form.final, now_text()
         )
         if form.stage == "settled" and form.final:
-            mark_read(connection, locked)
-        return add_receipt(connection, receipt, watcher)
+            mark_read(changes, locked)
+        return add_receipt(changes.connection, receipt, watcher)
 
-    receipt, new = await store_of(request).write(work)
+    receipt, new = await changed(store_of(request), caller, message_id, make)
     return answer(receipt, 201 if new else 200)
 
 

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
-from sqlalchemy import Connection
 
 from agent_mailer.broker.answers import Responses, answer, described, encode, refusals
 from agent_mailer.broker.callers import AsAgent, agent_caller, directory_of, owned_inbox, settings_of, store_of
+from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
+from agent_mailer.broker.messages.changing import Changes, Locked, changed
 from agent_mailer.broker.messages.forms import (
     MOST_ATTACHMENT_BYTES,
     OperatorForm,
@@ -21,7 +22,7 @@ from agent_mailer.broker.messages.forms import (
     idempotency_key,
     read_form,
 )
-from agent_mailer.broker.messages.rows import Locked, lock_message, mark_read, mark_unread
+from agent_mailer.broker.messages.rows import mark_read, mark_unread
 from agent_mailer.broker.messages.sending import NewMessage, Submission, check_size, send_all
 from agent_mailer.broker.messages.waiting import heads as heads_of
 from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
@@ -250,12 +251,28 @@ async def whole(message: Message, *, html: bool = True) -> Response:
 )
 async def read(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then."""
-    return await marked_read(request, lambda c: lock_message(c, caller, message_id), html=html)
+    return await marked_read(request, caller, message_id, html=html)
 
 
-async def marked_read(request: Request, lock: Callable[[Connection], Locked], *, html: bool) -> Response:
-    """The message that `lock` finds."""
-    return await whole(await store_of(request).write(lambda c: mark_read(c, lock(c))), html=html)
+def anyones(_locked: Locked) -> None:
+    """Whoever may act for its recipient may change it."""
+
+
+async def marked_read(
+    request: Request,
+    caller: AgentCaller,
+    message_id: str,
+    check: Callable[[Locked], None] = anyones,
+    *,
+    html: bool,
+) -> Response:
+    """`check` raises Fault where the message is not the caller's to mark."""
+
+    def make(changes: Changes, locked: Locked) -> Message:
+        check(locked)
+        return mark_read(changes, locked)
+
+    return await whole(await changed(store_of(request), caller, message_id, make), html=html)
 
 
 @router.patch(
@@ -266,16 +283,23 @@ async def marked_read(request: Request, lock: Callable[[Connection], Locked], *,
 )
 async def unread(request: Request, message_id: str, caller: AsAgent, html: Html = True) -> Response:  # noqa: FBT002
     """The message as it is then: at the end of the inbox, and unclaimed."""
-    return await marked_unread(request, lambda c: lock_message(c, caller, message_id), html=html)
+    return await marked_unread(request, caller, message_id, html=html)
 
 
-async def marked_unread(request: Request, lock: Callable[[Connection], Locked], *, html: bool) -> Response:
-    """The message that `lock` finds; its recipient is woken."""
+async def marked_unread(
+    request: Request,
+    caller: AgentCaller,
+    message_id: str,
+    check: Callable[[Locked], None] = anyones,
+    *,
+    html: bool,
+) -> Response:
+    """As `marked_read`; the recipient is woken."""
 
-    def work(connection: Connection) -> tuple[str, Message]:
-        locked = lock(connection)
-        return locked.agent_id, mark_unread(connection, locked)
+    def make(changes: Changes, locked: Locked) -> tuple[str, Message]:
+        check(locked)
+        return locked.agent_id, mark_unread(changes, locked)
 
-    agent_id, message = await store_of(request).write(work)
+    agent_id, message = await changed(store_of(request), caller, message_id, make)
     streams_of(request).arrived([(agent_id, message.cursor)])
     return await whole(message, html=html)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, bindparam, false, insert, or_, select, true, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, true, update
 
-from agent_mailer.broker.directory import AgentCaller
-from agent_mailer.broker.messages.waiting import note_moved, note_taken
-from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
+from agent_mailer.broker.messages.changing import Changes, Locked
+from agent_mailer.broker.messages.wire import Message
 from agent_mailer.broker.protocol import Fault, now_text
-from agent_mailer.broker.tables import agents, messages, receipts
+from agent_mailer.broker.tables import messages, receipts
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -35,20 +34,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 _m = messages.c
-_LOCKED = (
-    select(_m.to_agent_id, _m.claimed_by, *MESSAGE_COLUMNS)
-    .where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
-    .with_for_update(key_share=True)
-)
 _READ = update(messages).where(_m.id == bindparam("message")).values(is_read=true())
-_LOCKED_INBOX = select(agents.c.inbox_seq).where(agents.c.id == bindparam("agent")).with_for_update(key_share=True)
-COUNT_ON = update(agents).where(agents.c.id == bindparam("agent")).values(inbox_seq=bindparam("newest"))
-"""An inbox's last number is `newest`."""
-_UNREAD = (
-    update(messages)
-    .where(_m.id == bindparam("message"))
-    .values(is_read=false(), seq=bindparam("newest"), claimed_by=None, claimed_at=None)
-)
 _r = receipts.c
 _COLUMNS = (_r.message_id, _r.stage, _r.turn_id, _r.outcome, _r.detail, _r.final, _r.created_at)
 _OF_MESSAGE = select(*_COLUMNS).where(_r.message_id == bindparam("message")).order_by(_r.id)
@@ -73,43 +59,21 @@ _TAKES_PART = (
 )
 
 
-class Locked(msgspec.Struct, frozen=True):
-    """A message that nobody else changes until the transaction ends. `agent_id` is its recipient."""
-
-    agent_id: str
-    claimed_by: str | None
-    message: Message
-
-
-def lock_message(connection: Connection, caller: AgentCaller, message_id: str) -> Locked:
-    """That message. Raises Fault 404 (unknown, or of another user), 403 (the caller is not its recipient)."""
-    row = connection.execute(_LOCKED, {"message": message_id, "user": caller.user_id}).first()
-    if row is None:
-        raise Fault(404, "Message not found")
-    if not caller.may_act_as(row[0]):
-        raise Fault(403, "This API key acts for another agent only")
-    return Locked(row[0], row[1], message_of(row[2:]))
-
-
-def mark_read(connection: Connection, locked: Locked) -> Message:
+def mark_read(changes: Changes, locked: Locked) -> Message:
     """The message as it is then."""
     if not locked.message.is_read:
-        connection.execute(_READ, {"message": locked.message.id})
+        changes.connection.execute(_READ, {"message": locked.message.id})
         locked.message.is_read = True
+        changes.was_read(locked)
         if locked.message.claimed_at is None:
-            note_taken(connection, locked.agent_id, locked.message)
-    return locked.message
+            changes.was_taken(locked)
+    return changes.answer(locked)
 
 
-def mark_unread(connection: Connection, locked: Locked) -> Message:
+def mark_unread(changes: Changes, locked: Locked) -> Message:
     """The message as it is then: unclaimed, and in a new place at the end of the inbox, so that it is found again."""
-    newest = int(connection.execute(_LOCKED_INBOX, {"agent": locked.agent_id}).scalar_one()) + 1
-    connection.execute(COUNT_ON, {"agent": locked.agent_id, "newest": newest})
-    connection.execute(_UNREAD, {"message": locked.message.id, "newest": newest})
-    message = locked.message
-    message.is_read, message.cursor, message.claimed_at = False, newest, None
-    note_moved(connection, locked.agent_id, message.thread_id)
-    return message
+    changes.becomes_unread(locked)
+    return changes.answer(locked)
 
 
 def require_free(locked: Locked, watcher: str, since: str) -> None:
@@ -122,19 +86,18 @@ def require_free(locked: Locked, watcher: str, since: str) -> None:
         raise Fault(409, words, extra={"reason": "claimed"})
 
 
-def claim_message(
-    connection: Connection, locked: Locked, watcher: str, turn_id: str, *, silent: bool = False
-) -> Claimed:
+def claim_message(changes: Changes, locked: Locked, watcher: str, turn_id: str, *, silent: bool = False) -> Claimed:
     """Note the claim; `turn_id` may be empty. `silent`: no receipt tells of it."""
     message, before, waited = locked.message, locked.claimed_by == watcher, locked.message.claimed_at is None
     message.claimed_at = now_text()
-    connection.execute(_CLAIM, {"message": message.id, "watcher": watcher, "moment": message.claimed_at})
+    locked.claimed_by = watcher
+    changes.connection.execute(_CLAIM, {"message": message.id, "watcher": watcher, "moment": message.claimed_at})
     if waited:
-        note_taken(connection, locked.agent_id, message)
+        changes.was_taken(locked)
     if not silent and (not before or turn_id):
         receipt = Receipt(message.id, "claimed", turn_id, None, "", final=False, created_at=message.claimed_at)
-        add_receipt(connection, receipt, watcher)
-    return Claimed(message, "before" if before else "now")
+        add_receipt(changes.connection, receipt, watcher)
+    return Claimed(changes.answer(locked), "before" if before else "now")
 
 
 def add_receipt(connection: Connection, receipt: Receipt, watcher: str) -> tuple[Receipt, bool]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from agent_mailer.broker.data import Quota
-from agent_mailer.broker.messages.rows import COUNT_ON, takes_part
+from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault, now_text
@@ -103,6 +104,15 @@ _FORMER_RECIPIENTS = (
     .order_by(agents.c.id)
     .with_for_update(key_share=True, of=agents)
 )
+_COUNT_ON = (
+    update(agents)
+    .where(agents.c.id == bindparam("agent"))
+    .values(
+        inbox_seq=bindparam("newest"),
+        inbox_total=agents.c.inbox_total + bindparam("many"),
+        inbox_unread=agents.c.inbox_unread + bindparam("many"),
+    )
+)
 _PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id).where(
     _m.id.in_(bindparam("ids", expanding=True))
 )
@@ -134,7 +144,7 @@ class _Batch:
         self.submissions = submissions
         self.rows: list[_Row] = []
         self.arrived: list[tuple[str, str, str, int]] = []
-        self.counted: set[str] = set()
+        self.counted: Counter[str] = Counter()
         self.newly: dict[str, Spent] = {}
         """What users whose sending is counted send now."""
         self.begun: dict[_Place, set[str]] = {}
@@ -160,8 +170,11 @@ class _Batch:
                 results.append(fault)
         if self.rows:
             # In the order of the locks, which others take too.
-            counts = [{"agent": agent_id, "newest": self.newest[agent_id]} for agent_id in sorted(self.counted)]
-            self.connection.execute(COUNT_ON, counts)
+            counts = [
+                {"agent": agent_id, "newest": self.newest[agent_id], "many": many}
+                for agent_id, many in sorted(self.counted.items())
+            ]
+            self.connection.execute(_COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
             note_arrivals(self.connection, self.arrived)
             spend(self.connection, self.newly)

@@ -6,16 +6,19 @@ look costs the same with a thousand and with a million unread ones, and a flood 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, text
 
-from agent_mailer.broker.messages.wire import ENVELOPE_COLUMNS, Listing, Message, envelope_of
+from agent_mailer.broker.messages.wire import ENVELOPE_COLUMNS, Listing, envelope_of
 from agent_mailer.broker.tables import CLAIMED, WAITING, agents, messages, waiting_threads
 
 RANKS = ("urgent", "normal", "low")
 """Priorities, the most urgent first; what an inbox knows nothing of counts as low."""
+
+Place = tuple[str, str]
+"""A thread in an inbox: the agent's id, and the thread's."""
 
 _m = messages.c
 _w = waiting_threads.c
@@ -69,7 +72,7 @@ def note_arrivals(connection: Connection, arrived: Sequence[tuple[str, str, str,
     """Each: whose inbox (agent id), thread, priority, number; they are stored, and the newest of their inboxes."""
     if not arrived:
         return
-    known: dict[tuple[str, str], tuple[int, int, int]] = {}
+    known: dict[Place, tuple[int, int, int]] = {}
     for agent_id, thread, priority, seq in arrived:
         rank = RANKS.index(priority)
         urgency, head, pressing = known.get((agent_id, thread), (len(RANKS), seq, seq))
@@ -84,19 +87,17 @@ def note_arrivals(connection: Connection, arrived: Sequence[tuple[str, str, str,
     )
 
 
-def note_taken(connection: Connection, agent_id: str, message: Message) -> None:
-    """That message waits no longer: the next of its thread moves up, if it stood in front."""
-    place = {"agent": agent_id, "thread": message.thread_id}
-    row = connection.execute(_LOCKED, place).first()
-    if row is None or message.cursor in row:
-        _move_up(connection, place)
+def note_changed(connection: Connection, taken: Mapping[Place, Collection[int]], moved: Collection[Place]) -> None:
+    """In those places the messages of these numbers wait no longer; in others one waits again, or elsewhere.
 
-
-def note_moved(connection: Connection, agent_id: str, thread_id: str) -> None:
-    """A message of that thread waits in another place than before, or again."""
-    place = {"agent": agent_id, "thread": thread_id}
-    connection.execute(_LOCKED, place)
-    _move_up(connection, place)
+    The next of a thread moves up where what was taken stood in front.
+    """
+    for agent_id, thread_id in sorted({*taken, *moved}):
+        place = {"agent": agent_id, "thread": thread_id}
+        row = connection.execute(_LOCKED, place).first()
+        gone = taken.get((agent_id, thread_id), ())
+        if row is None or (agent_id, thread_id) in moved or any(number in row for number in gone):
+            _move_up(connection, place)
 
 
 def _move_up(connection: Connection, place: dict[str, Any]) -> None:
