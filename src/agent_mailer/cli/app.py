@@ -71,6 +71,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
+    del version
     settle_home(os.environ)
 
 
