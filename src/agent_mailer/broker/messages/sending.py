@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from agent_mailer.broker.data import Quota
 from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.waiting import note_arrivals
-from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
+from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, forwarded, message_of
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, former_addresses, messages
 from agent_mailer.broker.users.quotas import Spent, require_left, spend, spent_by
@@ -356,17 +356,6 @@ def check_size(size: int, longest: int) -> None:
     """Raises Fault 413."""
     if size > longest:
         raise Fault(413, f"Message body too large: {size} bytes. Maximum: {longest} bytes")
-
-
-def forwarded(note: str, quoted: Iterable[Sequence[Any]]) -> str:
-    """The body of a forward: the note, and what is forwarded as one block each."""
-    blocks = []
-    for from_agent, to_agent, created_at, action, subject, body in quoted:
-        subject = f"\nSubject: {subject.strip()}" if subject.strip() else ""
-        head = f"From: {from_agent} → To: {to_agent}\nTime: {created_at}\nAction: {action}{subject}"
-        blocks.append(f"{head}\n\n{body}")
-    text = "\n\n---\n\n".join(blocks)
-    return f"{note.strip()}\n\n----------\n\n{text}" if note.strip() else text
 
 
 def _message_id(submission: Submission, ordinal: int) -> str:

@@ -167,3 +167,14 @@ def _cells(body: str) -> int:
 
 def _as_it_is(body: str) -> str:
     return f"<pre>{escape(body)}</pre>\n"
+
+
+def forwarded(note: str, quoted: Iterable[Sequence[Any]]) -> str:
+    """The body of a forward: the note, and what is forwarded as one block each."""
+    blocks = []
+    for from_agent, to_agent, created_at, action, subject, body in quoted:
+        subject = f"\nSubject: {subject.strip()}" if subject.strip() else ""
+        head = f"From: {from_agent} → To: {to_agent}\nTime: {created_at}\nAction: {action}{subject}"
+        blocks.append(f"{head}\n\n{body}")
+    text = "\n\n---\n\n".join(blocks)
+    return f"{note.strip()}\n\n----------\n\n{text}" if note.strip() else text
