@@ -79,6 +79,13 @@ class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[int, Meta(ge=1, le=600), RESTART, "seconds that the command, or apprise, may take"] = 30
 
 
+class AskedBy(StrEnum):
+    """Who is asked for a yes."""
+
+    OPERATOR = "operator"
+    SENDER = "sender"
+
+
 class Approve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[approve]`: before which calls of its own tools the agent asks a person."""
 
@@ -92,6 +99,9 @@ class Approve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool, TURN, STOPS, "whether a person is asked for what permission_mode refuses; needs [notify]"
     ] = True
     expires: Annotated[Seconds, LIVE, STOPS, "seconds after which a question counts as not answered"] = 3 * 86400
+    by: Annotated[
+        AskedBy, RESTART, STOPS, "operator or sender: who is asked; sender: whoever sent the message is asked, too"
+    ] = AskedBy.OPERATOR
 
 
 class SandboxKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from agent_mailer.approvals.calls import rule_of
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind, expand
-from agent_mailer.config_tables import Alarm
+from agent_mailer.config_tables import Alarm, AskedBy
 from agent_mailer.confine.port import Kind, MailboxAccess
 from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.process.scope import size_in_bytes
@@ -91,15 +91,21 @@ def approve_of(config: Config) -> ApprovePolicy:
     told = bool(notify.command or notify.address or notify.apprise)
     for one in keys.tools:
         rule_of(one)
-    hidden = config.sandbox.kind is not Kind.OFF and config.sandbox.mailbox is MailboxAccess.HIDE
+    hidden, by_sender = _hides_mail(config), keys.by is AskedBy.SENDER
     return ApprovePolicy(
         rules=keys.tools,
         # Where nobody is there to be asked, the program's own refusal stands.
-        refused=keys.refused and told and config.permission_mode is PermissionMode.ACCEPT_EDITS,
+        refused=keys.refused and (told or by_sender) and config.permission_mode is PermissionMode.ACCEPT_EDITS,
         expires=float(keys.expires),
         forbidden=PLANS if config.permission_mode is PermissionMode.PLAN else "",
         tells_codes=hidden or config.mailbox_kind is MailboxKind.AMP,
+        mail_hidden=hidden and config.mailbox_kind is MailboxKind.MAILDIR,
+        asks_sender=by_sender,
     )
+
+
+def _hides_mail(config: Config) -> bool:
+    return config.sandbox.kind is not Kind.OFF and config.sandbox.mailbox is MailboxAccess.HIDE
 
 
 def schedules_of(config: Config, workdir: Path, bodies: Mapping[str, str]) -> tuple[Schedule, ...]:
@@ -139,7 +145,9 @@ def _who(config: Config, where: Where) -> WhoPolicy:
     # The names that our broker and a folder keep for the person there.
     person = f"human-operator@{where.own.partition('@')[2]}" if at_broker else "user"
     people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
-    known, vouched = where.agents() if config.people else (), {person} if at_broker else ()
+    # Where the operator's answers by mail count, no agent may pass for him.
+    named = config.people or (config.notify.address and _hides_mail(config)) or config.approve.by is AskedBy.SENDER
+    known, vouched = where.agents() if named else (), {person} if at_broker else ()
     return WhoPolicy(config.allow_from, config.deny_from, people, where.own, frozenset(known), frozenset(vouched))
 
 

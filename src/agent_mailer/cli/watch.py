@@ -276,7 +276,17 @@ async def _show_plan(place: Workplace) -> None:
     """What would be done now. Takes no lock, claims and writes nothing."""
     from agent_mailer.mailbox.port import NoWay
     from agent_mailer.names import printable
-    from agent_mailer.watch.backlog import Hold, PassBy, PutAway, Revive, SetAside, Strand, is_owed_an_answer, look
+    from agent_mailer.watch.backlog import (
+        Answered,
+        Hold,
+        PassBy,
+        PutAway,
+        Revive,
+        SetAside,
+        Strand,
+        is_owed_an_answer,
+        look,
+    )
     from agent_mailer.watch.batch import batch_of
     from agent_mailer.watch.guards.gate import Gate
     from agent_mailer.watch.stuck import StuckMail
@@ -320,6 +330,8 @@ async def _show_plan(place: Workplace) -> None:
                 say(f"would put away: {printable(item.locator)}: {item.why}")
             case PassBy(envelope=envelope):
                 say(f"would pass by: {printable(envelope.id)} from {printable(envelope.sender)}: a notice")
+            case Answered(envelope=envelope):
+                say(f"would take: {printable(envelope.id)} from {printable(envelope.sender)}: an answer to a question")
             case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in again:
                 say(f"would put away: {printable(envelope.id)}: settled already, under an id of its own")
             case SetAside(envelope=envelope) | Revive(envelope=envelope) if envelope.id in others:

@@ -61,6 +61,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """What is done is listed again only where somebody has put it back; else our own record of it decides."""
     asks_again: bool = False
     """What was put away lies where only `ask_again` reaches; else `put_back` does."""
+    vouches: bool = False
+    """A message's sender is who it says: no other can have sent it."""
     keeps_claimed: bool = False
     """`settled` finds whatever was claimed: what is listed, and what it does not find, no turn can have had."""
 
@@ -139,8 +141,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `key` names it within its turn and derives the final id; `created` is seconds since the epoch. An empty `to` of a
     reply means the sender of the original; an empty `thread` of a `send` means a new one. `context` is as a message's.
-    `about`: which message of several that its turn was handed.
-    """
+    `about`: which message of several that its turn was handed."""
 
     key: str
     action: Action
@@ -213,9 +214,8 @@ Delivery = Delivered | Refused | Unknown
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """Somebody else took the message, or it was withdrawn.
-    `name_taken`: it is listed, and can never be claimed; `unreadable`: it is listed, and no message any more.
-    """
+    """Somebody else took the message, or it was withdrawn. `name_taken`: it is listed, and can never be claimed;
+    `unreadable`: it is listed, and no message any more."""
 
     why: str
     name_taken: bool = False

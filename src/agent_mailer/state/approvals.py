@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -32,6 +33,9 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _READ_AS = str.maketrans("OIL", "011")
 _CODE_LETTERS = 8
 """40 bits: nobody guesses a code that is looked up in files."""
+
+CODE = re.compile(f"[{_ALPHABET}]{{{_CODE_LETTERS}}}")
+MOST_PASSED = 10_000
 
 _LARGEST = 16 * 1024 * 1024
 _TICK = 2.0
@@ -67,7 +71,10 @@ class ApprovalState(StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`changed`: the input (JSON) to run in place of what was asked. `always`: this very call needs no asking again."""
+    """`changed`: the input (JSON) to run in place of what was asked. `always`: this very call needs no asking again.
+
+    `who` and `message_id`: of an answer by mail.
+    """
 
     verdict: Verdict
     at: float
@@ -76,6 +83,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     always: bool = False
     changed: str = ""
     who: str = ""
+    message_id: str = ""
 
 
 class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -132,6 +140,8 @@ class Approvals:
         self._clock = folder.clock
         self._answered: frozenset[str] | None = None
         self._seen: tuple[int, float] | None = None
+        self.passed: set[str] = set()
+        """Mail that was looked at and is no answer."""
 
     @property
     def folder(self) -> Path:
@@ -200,6 +210,12 @@ class Approvals:
         for one in over[:-KEPT]:
             self._disk.remove(self.folder / f"{one.id}.answer")
             self._disk.remove(self.folder / f"{one.id}.json")
+
+    def pass_over(self, message_id: str) -> None:
+        """It need not be looked at again."""
+        if len(self.passed) >= MOST_PASSED:
+            self.passed.clear()
+        self.passed.add(message_id)
 
     # Everybody's.
 

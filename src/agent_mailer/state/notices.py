@@ -51,6 +51,7 @@ class Channel(StrEnum):
     COMMAND = "command"
     MAIL = "mail"
     APPRISE = "apprise"
+    SENDER = "sender"
 
 
 class Apprised(msgspec.Struct, frozen=True, omit_defaults=True):

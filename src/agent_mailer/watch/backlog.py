@@ -6,8 +6,9 @@ on the way is part of what it returns; only the watcher does it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterable, Sequence, Set
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +27,7 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.state import State
 from agent_mailer.state.held import Ended, Guard
 from agent_mailer.state.records import RetryEntry
+from agent_mailer.watch.answering import Said, answers_in, take_answer
 from agent_mailer.watch.given_up import revival, take_up_again
 from agent_mailer.watch.guards.holding import Stop, question_of
 from agent_mailer.watch.rules import MOST_PUT_BACK, Candidate, Plan, WatchPolicy, make_plan, wants_answer
@@ -53,6 +55,13 @@ class PassBy(msgspec.Struct, frozen=True, tag=True):
     """A notice never starts a turn: it is taken and done, and stays in the mailbox for people to read."""
 
     envelope: Envelope
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """A person's answer to what the agent has asked: it is taken at once, before its thread goes on."""
+
+    envelope: Envelope
+    said: Said
 
 
 class Revive(msgspec.Struct, frozen=True, tag=True):
@@ -86,7 +95,7 @@ class LetGo(msgspec.Struct, frozen=True, tag=True):
     message_id: str
 
 
-Action = PutAway | SetAside | PassBy | Revive | DropRetry | Strand | Hold | LetGo
+Action = PutAway | SetAside | PassBy | Answered | Revive | DropRetry | Strand | Hold | LetGo
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -112,7 +121,11 @@ async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Co
     stuck = state.stuck.waiting
     # What waits for a person takes nobody's place in the listing.
     listing = await (mailbox.pending(LIST_LIMIT, frozenset(stuck)) if stuck else mailbox.pending(LIST_LIMIT))
-    found = see(listing, state, policy, open_ids, returns=mailbox.capabilities.keeps_done)
+    answers: dict[str, Said] = {}
+    if listing.envelopes and (policy.approve.mail_hidden or mailbox.capabilities.vouches):
+        answers = await answers_in(mailbox, state, policy, listing.envelopes)
+    returns = mailbox.capabilities.keeps_done
+    found = see(listing, state, policy, open_ids, returns=returns, answers=answers)
     stranded = await _without_way_back(mailbox, found.candidates)
     if not stranded:
         return found
@@ -142,9 +155,17 @@ def is_owed_an_answer(candidate: Candidate) -> bool:
 
 
 def see(
-    listing: Listing, state: State, policy: WatchPolicy, open_ids: Collection[str], *, returns: bool = True
+    listing: Listing,
+    state: State,
+    policy: WatchPolicy,
+    open_ids: Collection[str],
+    *,
+    returns: bool = True,
+    answers: Mapping[str, Said] = MappingProxyType({}),
 ) -> Look:
-    """The same over a listing that is there already. `returns`: what is done and listed again, somebody put back."""
+    """The same over a listing that is there already. `returns`: what is done and listed again, somebody put back;
+    `answers`: what of it answers questions.
+    """
     actions: list[Action] = [PutAway(item) for item in listing.unreadable]
     candidates: list[Candidate] = []
     seen = set(open_ids)
@@ -187,6 +208,8 @@ def see(
                 actions.append(Hold(Stop(envelope, Guard.WHO, "", "")))
             elif asks and (stop := stranger(envelope, state, policy)):
                 actions.append(Hold(stop))
+            elif envelope.id in answers:
+                actions.append(Answered(envelope, answers[envelope.id]))
             elif (known := listed_only.pop(envelope.id, None)) is not None:
                 candidates.append(_waiting(known, state, policy))
             else:
@@ -233,7 +256,7 @@ class Doer:
         self._room = room
         self._left: set[str] = set()
         self.taken = 0
-        """How many the last call has taken off the list for a person: what they hid moves up."""
+        """How many the last call has taken off the list, for a person or of his: what they hid moves up."""
 
     async def do(self, actions: Sequence[Action]) -> set[str]:
         """Returns the ids of what turned out to be none to run. Raises MailboxUnavailable and OSError."""
@@ -256,6 +279,15 @@ class Doer:
                     if await self._taken_off(envelope, self._take_and_end(envelope)):
                         state.log.emit(
                             EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="notice"
+                        )
+                case Answered(envelope=envelope, said=said):
+                    take_answer(state, self._room.notices, envelope, said)
+                    state.processed.add(envelope.id)
+                    # What it answers can go on now.
+                    self.taken += 1
+                    if await self._taken_off(envelope, self._take_and_end(envelope)):
+                        state.log.emit(
+                            EventName.MESSAGE_SKIPPED, message_id=envelope.id, thread=envelope.thread, why="answer"
                         )
                 case Revive(envelope=envelope):
                     if await self._room.stuck.was_another(envelope):

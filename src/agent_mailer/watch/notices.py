@@ -66,7 +66,8 @@ class Notices:
         self._troubles = troubles
         self._teller = Teller(policy, mailbox, state.approvals)
         self.channels = policy.notify.channels
-        self._wakes = {channel: asyncio.Event() for channel in self.channels}
+        # To whom a message came from is written about what he is asked, or has answered, only.
+        self._wakes = {channel: asyncio.Event() for channel in (*self.channels, Channel.SENDER)}
         self._quiet = {channel: asyncio.Event() for channel in self._wakes}
         """Set while a channel has nothing to tell just now."""
         self._due: dict[tuple[str, Channel], float] = {}
@@ -107,7 +108,7 @@ class Notices:
 
     def held(self, guard: Guard, question: str, envelope: Envelope, why: str) -> None:
         """Remember to tell of it, once for each question; where there are many strangers, of them all once a day."""
-        if not self._wakes or not question:
+        if not self.channels or not question:
             return
         now, told = self._clock.now(), self._book.told
         digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -132,16 +133,23 @@ class Notices:
             held=(*today, now) if guard is Guard.WHO and not many else None,
         )
 
+    def tell_sender(self, notice: Notice) -> None:
+        """Remember to tell whom its message came from, once however often it is called. Raises OSError."""
+        self._book.add(msgspec.structs.replace(notice, left=(Channel.SENDER,)))
+        self.wake()
+
     def _tell_of(self, notice: Notice, held: tuple[float, ...] | None = None) -> None:
-        if not self._wakes:
+        channels = tuple(c for c in self.channels if c is not Channel.MAIL or not self._teller.has_it(notice))
+        if notice.question and self._teller.asks_sender(notice):
+            channels = (*channels, Channel.SENDER)
+        if not channels and not self.channels:
             return
-        channels = tuple(c for c in self._wakes if c is not Channel.MAIL or not self._teller.is_sender(notice))
         self._book.add(msgspec.structs.replace(notice, left=channels), held=held)
         self.wake()
 
     def look(self, pause: Pause | None) -> None:
         """Called after a look at the mailbox that went well: what has begun or ended since. Raises OSError."""
-        if not self._wakes:
+        if not self.channels:
             return
         while untold := self._all_stuck.untold:
             self._stuck(untold[0])
@@ -237,7 +245,7 @@ class Notices:
 
     def _see_trouble(self) -> float | None:
         """Begin to tell of trouble that lasts; returns the seconds until it does. Raises OSError."""
-        trouble = self._troubles.oldest
+        trouble = self._troubles.oldest if self.channels else None
         if trouble is None or trouble.what.value == self._book.told.trouble:
             return None
         remaining = lasts_from(trouble, self._policy.notify.trouble_after) - self._clock.now()
@@ -261,7 +269,7 @@ class Notices:
         """It is to be told; what is told to last from here on is `pause`, `trouble`, `silent`. Raises OSError."""
         name = f"{notice.kind}-{int(notice.at * 1000)}-{self._book.told.serial}"
         self._book.add(
-            msgspec.structs.replace(notice, id=name, left=tuple(self._wakes)),
+            msgspec.structs.replace(notice, id=name, left=self.channels),
             pause=pause,
             trouble=trouble,
             silent=silent,
@@ -302,7 +310,7 @@ class Notices:
         self._book.put(self._as_it_is(notice).without(channel))
 
     def _is_hopeless(self, notice: Notice, channel: Channel, failures: int) -> bool:
-        if channel is not Channel.MAIL:
+        if channel in (Channel.COMMAND, Channel.APPRISE):
             return failures >= TRIES
         return self._clock.now() - notice.at > MAIL_PATIENCE
 
@@ -310,7 +318,7 @@ class Notices:
         policy, key = self._policy, (notice.id, channel)
         self._failures[key] = failures
         known = self._as_it_is(notice)
-        if channel is Channel.MAIL:
+        if channel in (Channel.MAIL, Channel.SENDER):
             wait = backoff(failures - 1, policy.trouble_first, policy.trouble_longest)
         else:
             wait = backoff(failures - 1, policy.notify.again_after, policy.trouble_longest)
@@ -320,7 +328,7 @@ class Notices:
                 reached = Apprised(tuple(sorted(self._teller.apprised(notice))), failures)
                 known = msgspec.structs.replace(known, apprise=reached)
             self._book.put(known)
-        if channel is not Channel.MAIL or failures == 1:
+        if channel in (Channel.COMMAND, Channel.APPRISE) or failures == 1:
             self._log.emit(
                 EventName.NOTICE_FAILED,
                 kind=notice.kind.value,

@@ -14,6 +14,7 @@ from agent_mailer.state.lifts import OrderVerb
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind, split_key
+from agent_mailer.watch.answering import tell_answered
 from agent_mailer.watch.guards.holding import carry_out
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
 
@@ -185,14 +186,7 @@ def _answered(state: State, request: Request) -> Answer:
     for name in request.targets:
         known, answer = state.approvals.get(name), state.approvals.answer_to(name)
         if known is not None and answer is not None:
-            state.log.emit(
-                EventName.APPROVAL_ANSWERED,
-                message_id=known.message_id,
-                thread=known.thread,
-                question=known.id,
-                verdict=answer.verdict.value,
-                by=answer.by.value,
-            )
+            tell_answered(state, known, answer)
     return Answer(ok=True, lines=())
 
 

@@ -55,7 +55,8 @@ class ApprovePolicy(msgspec.Struct, frozen=True):
     """What a person is asked before: calls that `rules` name, and with `refused` what the mode does not allow.
 
     `forbidden`: why nothing may be asked at all (plan mode). `expires`: seconds that a question waits for an answer.
-    `tells_codes`: mail to the operator is out of the agent's reach, and may carry what answers a question.
+    `tells_codes`: mail to the operator is out of the agent's reach, and may carry what answers a question; of a folder,
+    `mail_hidden`: so is all its mail, and a person's name in it is his. `asks_sender`: so is who sent the message.
     """
 
     rules: tuple[str, ...] = ()
@@ -63,6 +64,8 @@ class ApprovePolicy(msgspec.Struct, frozen=True):
     expires: float = 259200.0
     forbidden: str = ""
     tells_codes: bool = False
+    mail_hidden: bool = False
+    asks_sender: bool = False
 
     @property
     def asks(self) -> bool:

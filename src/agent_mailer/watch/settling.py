@@ -92,7 +92,7 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
     if not again:
         # A pause of an earlier life may be over; the next turn finds out.
         state.pause.settled(settlement)
-    if room.notices.channels:
+    if room.notices.channels or settlement.asked:
         for one in each:
             room.notices.settled(one)
 

@@ -89,6 +89,8 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str, approval: Appr
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.APPROVAL:
             text = f"{agent} asks whether it may run {shown(approval.call, 300) if approval else 'something'}"
+            if not notice.question:
+                text = f"an answer to {agent} by mail has changed nothing"
             code = f"approve {shown_code(approval.code)}" if approval else "approvals list"
             fix = f"agent-mailer {code} {where}"
         case NoticeKind.DEAD_LETTER:
@@ -169,12 +171,12 @@ def _held(notice: Notice, agent: str, message: str) -> str:
     return f"{text}; if {prompt_word(notice.sender, 'the sender')} is a person, name him in people"
 
 
-def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:
-    """The same notice gives the same draft, and so the same final id."""
+def draft_of(notice: Notice, facts: Facts, address: str, *, by_mail: bool = False) -> Draft:
+    """The same notice gives the same draft, and so the same final id. `by_mail`: an answer in the thread counts."""
     lines = [f"{facts.text}.", ""]
     lines += [f"{name}: {value}" for name, value in (("since", facts.at), ("next try", facts.until)) if value]
     if facts.question:
-        return _question(notice, facts, address)
+        return _question(notice, facts, address, by_mail=by_mail)
     lines += [f"why: {facts.why}"] if facts.why else []
     lines += [f"host: {facts.host}", f"folder: {facts.workdir}", "", f"To begin with: {facts.fix}"]
     return Draft(
@@ -184,15 +186,21 @@ def draft_of(notice: Notice, facts: Facts, address: str) -> Draft:
         to=(address,),
         subject=f"{facts.agent}: {facts.kind.replace('_', ' ')}",
         body="\n".join(lines) + "\n",
+        # An answer of his to what was asked: he looks for what became of it where he gave it.
+        thread=notice.thread if notice.kind is NoticeKind.APPROVAL else "",
         kind=Kind.STATUS,
         automatic=Automatic.NOTICE,
     )
 
 
-def _question(notice: Notice, facts: Facts, address: str) -> Draft:
+def _question(notice: Notice, facts: Facts, address: str, *, by_mail: bool) -> Draft:
     """In the thread of the mail that it is about. Without a code it says where that is shown."""
     deny = facts.fix.replace("agent-mailer approve ", "agent-mailer deny ", 1)
     how = [facts.fix, deny] if facts.code else [f"agent-mailer approvals list -C {shlex.quote(facts.workdir)}"]
+    if by_mail:
+        code = facts.code or "CODE"
+        words = " | ".join((f"allow {code}", f"allow always {code}", f"deny {code} REASON"))
+        how.append(f"or by mail to {facts.agent}, whose first line is just: {words}")
     told = [
         ("it wants to run", facts.act),
         ("it says (its own words)", facts.said),
@@ -224,9 +232,21 @@ class Teller:
         self._approvals = approvals
         self._apprised: dict[str, frozenset[int]] = {}
 
-    def is_sender(self, notice: Notice) -> bool:
-        """Whether mail to the operator would go to whom the message came from: he has his answer in its thread."""
-        composed = self._compose(notice)
+    def asks_sender(self, notice: Notice) -> bool:
+        """Whether the question goes to whom the message came from, too; where he is the operator he has it anyway."""
+        return self._policy.approve.asks_sender and notice.sender not in (
+            "",
+            self._mailbox.address,
+            self._policy.notify.address,
+        )
+
+    def has_it(self, notice: Notice) -> bool:
+        """Whether mail to the operator would go to whom the message came from: he has his answer in its thread, but
+        for what he is asked.
+        """
+        if notice.question:
+            return False
+        composed = self._compose(notice, Channel.MAIL)
         return not isinstance(composed, Refused) and all(item.recipient == notice.sender for item in composed)
 
     async def tell(self, notice: Notice, channel: Channel) -> Delivery:
@@ -236,8 +256,8 @@ class Teller:
                 return await self._by_command(notice)
             case Channel.APPRISE:
                 return await self._by_apprise(notice)
-            case Channel.MAIL:
-                return await self._by_mail(notice)
+            case Channel.MAIL | Channel.SENDER:
+                return await self._by_mail(notice, channel)
 
     async def _by_command(self, notice: Notice) -> Delivery:
         from agent_mailer.process.commands import run_briefly_async
@@ -293,8 +313,8 @@ class Teller:
         """The URLs, by their places, that have it, where others still lack it."""
         return self._apprised.get(notice.id, frozenset()) | frozenset(notice.apprise.urls)
 
-    async def _by_mail(self, notice: Notice) -> Delivery:
-        composed = self._compose(notice)
+    async def _by_mail(self, notice: Notice, channel: Channel) -> Delivery:
+        composed = self._compose(notice, channel)
         if isinstance(composed, Refused):
             return composed
         for item in composed:
@@ -313,12 +333,19 @@ class Teller:
         except MailboxUnavailable as fault:
             return Unknown(fault.message)
 
-    def _compose(self, notice: Notice) -> tuple[Outgoing, ...] | Refused:
-        facts = self._facts(notice)
+    def _compose(self, notice: Notice, channel: Channel) -> tuple[Outgoing, ...] | Refused:
+        facts, policy = self._facts(notice), self._policy
         if facts.code and not self._policy.approve.tells_codes:
             # The agent can read it there.
             facts = msgspec.structs.replace(facts, code="")
-        draft = draft_of(notice, facts, self._policy.notify.address)
+        to = notice.sender if channel is Channel.SENDER else policy.notify.address
+        vouched, hidden = self._mailbox.capabilities.vouches, policy.approve.mail_hidden
+        by_mail = policy.who.may_answer(to, vouched=vouched, hidden=hidden)
+        if channel is Channel.SENDER:
+            by_mail = by_mail or (policy.approve.asks_sender and policy.who.may_answer_own(to, vouched=vouched))
+        draft = draft_of(notice, facts, to, by_mail=by_mail)
+        if channel is Channel.SENDER:
+            draft = msgspec.structs.replace(draft, key=f"{draft.key}-sender")
         composed = self._mailbox.compose(draft, None, notice.turn_id or notice.id)
         return composed if isinstance(composed, Refused) else tuple(composed)
 

@@ -118,6 +118,7 @@ class AmpMailbox:
             keeps_dates=False,
             keeps_done=ours,
             asks_again=True,
+            vouches=ours,
         )
 
     async def asked(self) -> Capabilities:

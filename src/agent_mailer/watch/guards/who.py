@@ -38,6 +38,16 @@ class WhoPolicy(msgspec.Struct, frozen=True):
             return False
         return any(_fits(one, address, self) for one in self.people)
 
+    def may_answer(self, sender: str, *, vouched: bool, hidden: bool) -> bool:
+        """Whether his answers by mail to what the agent asks count. `vouched`: the mailbox says who a sender is;
+        `hidden`: the agent cannot write into it.
+        """
+        return sender in self.vouched if vouched else hidden and self.is_person(sender)
+
+    def may_answer_own(self, sender: str, *, vouched: bool) -> bool:
+        """The same to what is asked of a sender about his own message: no agent that is known here."""
+        return vouched and sender not in ("", self.address) and sender not in self.agents
+
     def why_held(self, envelope: Envelope) -> str:
         """Why this mail is not worked on; empty where it is.
 
@@ -48,7 +58,7 @@ class WhoPolicy(msgspec.Struct, frozen=True):
             if self._matches(pattern, envelope) and not (person and _WILD & set(pattern)):
                 return f"deny_from has {printable(pattern, 60)}"
         # Its own mail; who is called so in another session or project is somebody else.
-        if not self.allow or person or _names_of(envelope) == (self.address,):
+        if not self.allow or person or names_of(envelope) == (self.address,):
             return ""
         if any(self._matches(pattern, envelope, every=True) for pattern in self.allow):
             return ""
@@ -60,12 +70,12 @@ class WhoPolicy(msgspec.Struct, frozen=True):
         """`every`: also where the mail says that it came from another project or session, both names must fit."""
         if pattern.casefold().startswith(KIND):
             return envelope.kind is not None and envelope.kind.value == pattern[len(KIND) :].casefold()
-        fits = [_fits(pattern, name, self) for name in _names_of(envelope)]
+        fits = [_fits(pattern, name, self) for name in names_of(envelope)]
         return all(fits) if every else any(fits)
 
 
-def _names_of(envelope: Envelope) -> tuple[str, ...]:
-    """`reply_to` only where it names another place: that is where the sender really is."""
+def names_of(envelope: Envelope) -> tuple[str, ...]:
+    """Its sender. `reply_to` only where it names another place: that is where the sender really is."""
     elsewhere = envelope.reply_to if ":" in envelope.reply_to or "@" in envelope.reply_to else ""
     return (envelope.sender, elsewhere) if elsewhere else (envelope.sender,)
 
