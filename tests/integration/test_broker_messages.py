@@ -46,6 +46,7 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
             "message-get",
             "html-optional",
             "operator-by-key",
+            "approval-links",
         ],
         "max_body_bytes": 70_000,
         "heartbeat_seconds": 7.0,

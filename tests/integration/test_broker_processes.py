@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -101,6 +103,32 @@ def test_mail_at_one_wakes_the_watcher_at_the_other(pair: Pair) -> None:
             begun = time.monotonic()
             pair.send(0)
             assert (listener.next().name, time.monotonic() - begun < AT_ONCE) == ("mail", True)
+
+
+def test_a_link_acts_once_whichever_process_is_asked_and_wakes_the_watcher_at_the_other(pair: Pair) -> None:
+    for _ in range(5):
+        token = secrets.token_urlsafe(32)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        form = {"agent_id": pair.coder["id"], "token_sha256": digest, "seconds": 60, "act": "Bash: git push"}
+        with pair.client(0) as client:
+            assert client.post("/approvals/links", json=form).status_code == 200
+        with ExitStack() as stack:
+            listener = Listener(pair.opened(stack, 1, "w"))
+            listener.next()
+
+            def act(number: int) -> int:
+                url = f"{pair.processes[number % 2].url}/approve/{token}"  # noqa: B023
+                return httpx.post(url, data={"answer": "allow"}, trust_env=False).status_code
+
+            with ThreadPoolExecutor(8) as pool:
+                said = list(pool.map(act, range(8)))
+            assert sorted(said) == [200, *[404] * 7]
+            # What waited before is told of, too.
+            assert listener.next().name == "mail"
+    path = f"/messages/inbox/{pair.coder['address']}"
+    with pair.client(1) as client:
+        bodies = [one["body"] for one in client.get(path, params={"agent_id": pair.coder["id"]}).json()]
+    assert len(bodies) == len(set(bodies)) == 5
 
 
 def test_a_token_of_one_counts_at_the_other_until_it_is_logged_out(pair: Pair) -> None:

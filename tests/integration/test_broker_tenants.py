@@ -6,6 +6,7 @@ fails the test.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sqlite3
@@ -21,7 +22,7 @@ from tests.openapi_walk import Operation, operations, sample
 MARK = "bobs-own-words"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 VOLATILE = {"last_seen", "last_used_at"}
-WRITES_OF_HIS_OWN = ("api_keys", "agents", "messages", "teams", "files", "users", "receipts")
+WRITES_OF_HIS_OWN = ("api_keys", "agents", "messages", "teams", "files", "users", "receipts", "approval_links")
 
 
 class Tenant(NamedTuple):
@@ -51,7 +52,13 @@ class Tenant(NamedTuple):
             "file_id": self.file_id,
             "from_agent": self.one["address"],
             "to_agent": self.two["address"],
+            "token_sha256": token_hash(self.one),
         }
+
+
+def token_hash(agent: Mapping[str, Any]) -> str:
+    """Of the link that waits for the tenant."""
+    return hashlib.sha256(agent["id"].encode()).hexdigest()
 
 
 class Street:
@@ -88,6 +95,8 @@ class Street:
         ask.post(f"/admin/teams/{team.json()['id']}/agents", json={"agent_id": one["id"]}, headers=people)
         keys = ask.get("/users/api-keys", headers=people).raise_for_status().json()
         uploaded = ask.post("/files/upload", files={"file": (f"{mark}.png", PNG)}, headers=agents).raise_for_status()
+        link = {"agent_id": one["id"], "token_sha256": token_hash(one), "seconds": 3600, "act": mark}
+        ask.post("/approvals/links", json=link, headers=agents).raise_for_status()
         operator = ask.get("/admin/human-operator", headers=people).raise_for_status().json()
         me = ask.get("/users/me", headers=people).raise_for_status().json()
         ask.close()

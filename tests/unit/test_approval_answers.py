@@ -9,6 +9,7 @@ from agent_mailer.watch.answering import Said, said_in
 from agent_mailer.watch.guards.who import WhoPolicy
 
 CODE = "K7QF2MXD"
+TOKEN = "aB-_" + "x" * 39
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,11 @@ CODE = "K7QF2MXD"
         ("deny K7QF 2MXD not on\ta Friday", Said(Verdict.DENY, CODE, reason="not on a Friday")),
         ("deny K7QF2MXD \x1b[31mno", Said(Verdict.DENY, CODE, reason="\\x1b[31mno")),
         ("allow everyone", Said(Verdict.ALLOW, "EVERY0NE", sure=False)),
+        (f"allow link {TOKEN}", Said(Verdict.ALLOW, "", token=TOKEN)),
+        (f"deny link {TOKEN} not  now", Said(Verdict.DENY, "", reason="not now", token=TOKEN)),
+        (f"allow link {TOKEN[1:]}", None),
+        (f"allow link {TOKEN}x", None),
+        (f"allow always link {TOKEN}", None),
         ("Allow K7QF-2MXD", None),
         ("ALLOW K7QF-2MXD", None),
         ("allow K7QF-2MXD please", None),

@@ -28,6 +28,7 @@ EXTENSIONS = (
     "message-get",
     "html-optional",
     "operator-by-key",
+    "approval-links",
 )
 
 

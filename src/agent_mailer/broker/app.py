@@ -16,6 +16,7 @@ from agent_mailer.broker import about, documents, streams
 from agent_mailer.broker.agents import owner
 from agent_mailer.broker.agents.routes import router as agents_router
 from agent_mailer.broker.answers import LATER, give_handlers, refusals
+from agent_mailer.broker.approvals.routes import router as links_router
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
@@ -130,6 +131,7 @@ def create_app(settings: Settings) -> FastAPI:
         operator_router,
         owner.superadmin_router,
         operator_by_key,
+        links_router,
     ):
         app.include_router(router)
     return app

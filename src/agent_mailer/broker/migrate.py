@@ -19,7 +19,7 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError, Unavailable
 log = logging.getLogger("agent_mailer.broker")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0009"
+HEAD = "0010"
 """The newest of them."""
 
 

@@ -18,6 +18,7 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from agent_mailer.broker.connections import most_connections, patient
+from agent_mailer.broker.edge import shown_path
 from agent_mailer.broker.users.rows import first_invite
 from agent_mailer.errors import BusyFault, ConfigFault
 
@@ -157,7 +158,16 @@ class _Server(uvicorn.Server):
 def _log_to_stderr(*, access_log: bool) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     if access_log:
-        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+        access = logging.getLogger("uvicorn.access")
+        access.setLevel(logging.INFO)
+        access.addFilter(_without_tokens)
+
+
+def _without_tokens(record: logging.LogRecord) -> bool:
+    """Whoever reads the log must not open what a link in it opens."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(shown_path(one) if isinstance(one, str) else one for one in record.args)
+    return True
 
 
 def _allow_many_files() -> None:

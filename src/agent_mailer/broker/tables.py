@@ -272,3 +272,18 @@ leases = Table(
     # Grows with each stream that holds the agent: whoever ends an older one ends nothing of a newer one.
     Column("epoch", BigInteger, nullable=False),
 )
+
+# Links by which a person answers what an agent asks, once. The broker sees a token when somebody uses it.
+approval_links = Table(
+    "approval_links",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("agent_id", Text, ForeignKey("agents.id"), nullable=False, index=True),
+    # What the page says, `approvals.rows.Shown`.
+    Column("shown", JSON, nullable=False),
+    # Milliseconds since 1970.
+    Column("ends_ms", BigInteger, nullable=False, index=True),
+    # allow or deny, once it was used.
+    Column("verdict", Text),
+)

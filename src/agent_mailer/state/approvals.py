@@ -35,6 +35,8 @@ _CODE_LETTERS = 8
 """40 bits: nobody guesses a code that is looked up in files."""
 
 CODE = re.compile(f"[{_ALPHABET}]{{{_CODE_LETTERS}}}")
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+_TOKEN_BYTES = 32
 MOST_PASSED = 10_000
 
 _LARGEST = 16 * 1024 * 1024
@@ -87,8 +89,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A question. `code` is what a person answers with, and stands nowhere else. `granted`: the turn that was told of
-    the answer and has not ended yet, as far as is known; `used`: the turn that used it up.
+    """A question. `code` is what a person answers with, `token` what opens a link to it; they stand nowhere else.
+    `granted`: the turn that was told of the answer and has not ended yet, as far as is known; `used`: the turn that
+    used it up.
     """
 
     id: str
@@ -105,6 +108,7 @@ class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
     granted: str = ""
     used: str = ""
     over: bool = False
+    token: str = ""
 
 
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -158,7 +162,7 @@ class Approvals:
             if self._read(folder / f"{one.id}.json", Approval) is None:
                 self._disk.make_directory(folder, sync=Sync.FULL)
                 code = "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LETTERS))
-                self._put(msgspec.structs.replace(one, code=code))
+                self._put(msgspec.structs.replace(one, code=code, token=secrets.token_urlsafe(_TOKEN_BYTES)))
 
     def grant(self, approval_id: str, turn_id: str) -> Told | None:
         """The turn is to be told of this answer; durable when it returns, before the turn begins. Raises OSError.
@@ -251,6 +255,14 @@ class Approvals:
     def by_code(self, typed: str) -> Approval | None:
         code = read_code(typed)
         return next((one for one in self.all() if secrets.compare_digest(one.code.encode(), code.encode())), None)
+
+    def remaining(self, one: Approval) -> float:
+        """Seconds for which it can still be answered."""
+        return one.expires_at - self._clock.now()
+
+    def by_token(self, token: str) -> Approval | None:
+        """A question without one is found by none."""
+        return next((one for one in self.all() if one.token and secrets.compare_digest(one.token, token)), None)
 
     def state_of(self, one: Approval) -> ApprovalState:
         if one.over:

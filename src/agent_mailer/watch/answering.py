@@ -17,7 +17,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Mailbox
 from agent_mailer.names import running_on
 from agent_mailer.state import State
-from agent_mailer.state.approvals import CODE, Answer, Approval, By, Verdict, read_code
+from agent_mailer.state.approvals import CODE, TOKEN, Answer, Approval, By, Verdict, read_code
 from agent_mailer.state.notices import Notice, NoticeKind
 from agent_mailer.watch.guards.who import names_of
 from agent_mailer.watch.rules import WatchPolicy
@@ -29,21 +29,29 @@ LONGEST_REASON = 500
 """Characters, as of a reason at the terminal."""
 
 _FIRST_LINE = re.compile(r"(allow always|allow|deny) (\S.*)")
+_BY_LINK = re.compile(f"(allow|deny) link ({TOKEN.pattern})(?: (.*))?")
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What the first line of a mail says. `code` as it is looked up, `sure`: it is meant as one, right or wrong."""
+    """What the first line of a mail says. `code` as it is looked up, `sure`: it is meant as one, right or wrong;
+    `token` of a link in its place.
+    """
 
     verdict: Verdict
     code: str
     always: bool = False
     reason: str = ""
     sure: bool = True
+    token: str = ""
 
 
 def said_in(body: str) -> Said | None:
     """Of its very first line, which says nothing else: what stands below, a mail that is quoted say, is no answer."""
-    matched = _FIRST_LINE.fullmatch(body.partition("\n")[0].rstrip())
+    line = body.partition("\n")[0].rstrip()
+    if (linked := _BY_LINK.fullmatch(line)) is not None:
+        verdict = Verdict.DENY if linked[1] == "deny" else Verdict.ALLOW
+        return Said(verdict, "", reason=running_on(linked[3] or "", LONGEST_REASON), token=linked[2])
+    matched = _FIRST_LINE.fullmatch(line)
     if matched is None:
         return None
     verb, rest = matched.groups()
@@ -85,7 +93,9 @@ async def answers_in(
         if isinstance(message, Gone):
             continue
         said = said_in(message.body)
-        if said is not None and (said.code in theirs or (person and said.sure)):
+        # What a link leads to is mail of the operator's, and nothing that a person writes.
+        linked = said is not None and bool(said.token)
+        if said is not None and ((person and vouched) if linked else said.code in theirs or (person and said.sure)):
             found[envelope.id] = said
         else:
             book.pass_over(envelope.id)
@@ -95,12 +105,13 @@ async def answers_in(
 def take_answer(state: State, notices: Notices, envelope: Envelope, said: Said) -> None:
     """Durable when it returns; done again it changes nothing. Whoever answers in vain is told why. Raises OSError."""
     book, now = state.approvals, state.folder.clock.now()
-    found, why = book.by_code(said.code), "no question has that code"
+    found = book.by_token(said.token) if said.token else book.by_code(said.code)
+    why = "no question has that code"
     if found is not None:
         given = Answer(
             said.verdict,
             now,
-            By.MAIL,
+            By.LINK if said.token else By.MAIL,
             reason=said.reason,
             always=said.always,
             who=envelope.sender,

@@ -28,6 +28,7 @@ from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.turn_tools.folder import ISOLATED
 from agent_mailer.watch.apprising import tell_urls
+from agent_mailer.watch.linking import LinkMaker
 from agent_mailer.watch.rules import WatchPolicy
 
 VARIABLE = "AGENT_MAILER_NOTICE_"
@@ -72,12 +73,16 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     act: str = ""
     said: str = ""
     code: str = ""
+    link: str = ""
 
 
-def facts_of(notice: Notice, agent: str, workdir: str, host: str, approval: Approval | None = None) -> Facts:
+def facts_of(
+    notice: Notice, agent: str, workdir: str, host: str, approval: Approval | None = None, link: str = ""
+) -> Facts:
     """Names that a sender chose come as words of a prompt do: without a blank or a sign that a shell knows.
 
-    `approval`: what is asked. `act` and `said` are then the agent's own words, on one line each.
+    `approval`: what is asked, `link` where it can be answered. `act` and `said` are then the agent's own words, on one
+    line each.
     """
     message = prompt_word(notice.message_id, "message") if notice.message_id else ""
     thread = prompt_word(notice.thread, "thread") if notice.thread else ""
@@ -157,6 +162,7 @@ def facts_of(notice: Notice, agent: str, workdir: str, host: str, approval: Appr
         act=shown(approval.call) if approval else "",
         said=printable(approval.call.why, 1000) if approval else "",
         code=shown_code(approval.code) if approval else "",
+        link=link,
     )
 
 
@@ -197,6 +203,8 @@ def _question(notice: Notice, facts: Facts, address: str, *, by_mail: bool) -> D
     """In the thread of the mail that it is about. Without a code it says where that is shown."""
     deny = facts.fix.replace("agent-mailer approve ", "agent-mailer deny ", 1)
     how = [facts.fix, deny] if facts.code else [f"agent-mailer approvals list -C {shlex.quote(facts.workdir)}"]
+    if facts.link:
+        how.append(f"or at this page, once: {facts.link}")
     if by_mail:
         code = facts.code or "CODE"
         words = " | ".join((f"allow {code}", f"allow always {code}", f"deny {code} REASON"))
@@ -231,6 +239,7 @@ class Teller:
         self._mailbox = mailbox
         self._approvals = approvals
         self._apprised: dict[str, frozenset[int]] = {}
+        self._links = LinkMaker(mailbox)
 
     def asks_sender(self, notice: Notice) -> bool:
         """Whether the question goes to whom the message came from, too; where he is the operator he has it anyway."""
@@ -251,19 +260,23 @@ class Teller:
 
     async def tell(self, notice: Notice, channel: Channel) -> Delivery:
         """Unknown: try again later."""
+        link = ""
+        if notice.question and channel is not Channel.SENDER and (asked := self._asked(notice)) is not None:
+            # Whoever has it answers as the operator.
+            link = await self._links.link_of(asked, self._remaining(asked))
         match channel:
             case Channel.COMMAND:
-                return await self._by_command(notice)
+                return await self._by_command(notice, link)
             case Channel.APPRISE:
-                return await self._by_apprise(notice)
+                return await self._by_apprise(notice, link)
             case Channel.MAIL | Channel.SENDER:
-                return await self._by_mail(notice, channel)
+                return await self._by_mail(notice, channel, link)
 
-    async def _by_command(self, notice: Notice) -> Delivery:
+    async def _by_command(self, notice: Notice, link: str) -> Delivery:
         from agent_mailer.process.commands import run_briefly_async
 
         policy = self._policy
-        facts = self._facts(notice)
+        facts = self._facts(notice, link)
         told = {k: str(v) for k, v in msgspec.to_builtins(facts).items()}
         try:
             done = await run_briefly_async(
@@ -286,9 +299,9 @@ class Teller:
         last = next((line for line in reversed(done.output.splitlines()) if line.strip()), "")
         return Unknown(f"it ended with {done.status}" + (f": {printable(last)}" if last else ""))
 
-    async def _by_apprise(self, notice: Notice) -> Delivery:
+    async def _by_apprise(self, notice: Notice, link: str) -> Delivery:
         policy, known = self._policy.notify, self.apprised(notice)
-        draft = draft_of(notice, self._facts(notice), "")
+        draft = draft_of(notice, self._facts(notice, link), "")
         try:
             told = await tell_urls(
                 policy.urls,
@@ -313,8 +326,8 @@ class Teller:
         """The URLs, by their places, that have it, where others still lack it."""
         return self._apprised.get(notice.id, frozenset()) | frozenset(notice.apprise.urls)
 
-    async def _by_mail(self, notice: Notice, channel: Channel) -> Delivery:
-        composed = self._compose(notice, channel)
+    async def _by_mail(self, notice: Notice, channel: Channel, link: str) -> Delivery:
+        composed = self._compose(notice, channel, link)
         if isinstance(composed, Refused):
             return composed
         for item in composed:
@@ -333,11 +346,11 @@ class Teller:
         except MailboxUnavailable as fault:
             return Unknown(fault.message)
 
-    def _compose(self, notice: Notice, channel: Channel) -> tuple[Outgoing, ...] | Refused:
-        facts, policy = self._facts(notice), self._policy
+    def _compose(self, notice: Notice, channel: Channel, link: str = "") -> tuple[Outgoing, ...] | Refused:
+        facts, policy = self._facts(notice, link), self._policy
         if facts.code and not self._policy.approve.tells_codes:
             # The agent can read it there.
-            facts = msgspec.structs.replace(facts, code="")
+            facts = msgspec.structs.replace(facts, code="", link="")
         to = notice.sender if channel is Channel.SENDER else policy.notify.address
         vouched, hidden = self._mailbox.capabilities.vouches, policy.approve.mail_hidden
         by_mail = policy.who.may_answer(to, vouched=vouched, hidden=hidden)
@@ -349,7 +362,12 @@ class Teller:
         composed = self._mailbox.compose(draft, None, notice.turn_id or notice.id)
         return composed if isinstance(composed, Refused) else tuple(composed)
 
-    def _facts(self, notice: Notice) -> Facts:
+    def _asked(self, notice: Notice) -> Approval | None:
+        return self._approvals.get(notice.question) if notice.question and self._approvals is not None else None
+
+    def _remaining(self, asked: Approval) -> float:
+        return 0.0 if self._approvals is None else self._approvals.remaining(asked)
+
+    def _facts(self, notice: Notice, link: str) -> Facts:
         policy = self._policy
-        asked = self._approvals.get(notice.question) if notice.question and self._approvals is not None else None
-        return facts_of(notice, policy.notify.agent, str(policy.workdir), platform.node(), asked)
+        return facts_of(notice, policy.notify.agent, str(policy.workdir), platform.node(), self._asked(notice), link)

@@ -8,9 +8,10 @@ again.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -20,10 +21,10 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp import compose
 from agent_mailer.mailbox.amp.answers import decode, unavailable
-from agent_mailer.mailbox.amp.client import AgentInfo, Credentials, agents_in
+from agent_mailer.mailbox.amp.client import LINKS, AgentInfo, Credentials, agents_in
 from agent_mailer.mailbox.amp.delivery import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.inbox import Inbox
-from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
+from agent_mailer.mailbox.amp.link import OF_THE_AGENT, OF_THE_KEY, Link
 from agent_mailer.mailbox.amp.receipts import Reporter
 from agent_mailer.mailbox.amp.stream import Source, Stream
 from agent_mailer.mailbox.amp.transport import Limits, path_of
@@ -266,6 +267,23 @@ class AmpMailbox:
     async def ask_again(self, locator: str) -> Refused | None:
         async with self._link.connected():
             return await self._inbox.ask_again(locator)
+
+    async def offer_link(self, token: str, seconds: int, shown: Mapping[str, str]) -> str:
+        """The URL at which whoever has it answers a question, once; empty where this broker makes none.
+
+        The broker is told what the page is to show, and the hash of `token`.
+        """
+        async with self._link.connected():
+            info = await self._link.broker()
+            if not info.ours or LINKS not in info.extensions:
+                return ""
+            digest = hashlib.sha256(token.encode()).hexdigest()
+            form = {"agent_id": self._link.agent_id, "token_sha256": digest, "seconds": seconds, **shown}
+            body = msgspec.json.encode(form)
+            answer = await self._link.ask(
+                lambda transport, _: transport.ask("POST", "/approvals/links", content=body), OF_THE_KEY
+            )
+            return f"{self._link.client.transport.public_url}/approve/{token}" if answer.ok else ""
 
     async def _me(self) -> AgentInfo:
         try:

@@ -28,6 +28,10 @@ EXTENSIONS = frozenset(
 """What our broker can do beyond the protocol. A broker that lacks any of them is used as one that has none."""
 
 
+LINKS = "approval-links"
+"""The extension by which a person answers a question on a page of the broker's."""
+
+
 class Credentials(msgspec.Struct, frozen=True):
     """What an agent shows at its broker."""
 

@@ -91,6 +91,11 @@ class Transport:
     def where(self, method: str, path: str) -> str:
         return f"{method} {self._shown}{printable(path, 120)}"
 
+    @property
+    def public_url(self) -> str:
+        """Without what may be a password in it."""
+        return self._shown
+
     async def ask(
         self,
         method: str,
