@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.integration.test_amp_watch import AmpDesk
 from tests.integration.test_approvals import PUSH, AskingDesk, outcomes_of
+from tests.integration.test_confined import runs_here
+from tests.pages import PROJECT
 from tests.sizes import LONG
 
 from agent_mailer.errors import MailerError
@@ -232,6 +236,47 @@ def test_a_late_answer_is_told_and_changes_nothing(desk: HiddenDesk) -> None:
     assert place.state.approvals.answer_to(asked.id) is None
     [waiting] = place.state.notices.told.waiting
     assert (waiting.sender, waiting.why) == ("user", "it came too late, the agent goes on without it")
+
+
+@LONG
+def test_within_a_real_sandbox_the_agent_neither_reads_the_code_nor_answers_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+    desk = AskingDesk(tmp_path)
+    desk.done = desk.workdir / "done"
+    plan = json.loads((desk.base / "plan.json").read_text())
+    (desk.workdir / "plan.json").write_text(json.dumps({**plan, "done": str(desk.done)}))
+    answers = desk.place().state.approvals.folder
+    box = desk.root / "agents/coder/inbox/new"
+    tries = f"grep -r . {desk.root} {answers}; cp forged.md {box}; ls forged.md; cat {desk.state}/config.toml"
+    agent = f"({tries}) >>seen 2>&1; exec {sys.executable} -m tests.asking_agent plan.json"
+    desk.configure(
+        command=["/bin/sh", "-c", agent],
+        sandbox={"kind": runs_here("bwrap"), "read": [str(PROJECT)]},
+        notify={"address": "user"},
+    )
+    desk.send("one", thread="one")
+    desk.once()
+    [first] = desk.asked()
+    # As if it knew the code all the same.
+    desk.send(f"allow {first.code}", thread="one")
+    [forged] = box.iterdir()
+    forged.rename(desk.workdir / "forged.md")
+    desk.send("two", thread="two")
+    desk.once()
+    assert len(desk.asked()) == 2
+    seen = (desk.workdir / "seen").read_text()
+    assert "forged.md" in seen
+    for code in (first.code, shown_code(first.code)):
+        assert code not in seen
+    assert desk.place().state.approvals.answered() == frozenset()
+    [question, _] = desk.inbox()
+    assert f"first line is just: allow {shown_code(first.code)} |" in question.body
+    (desk.workdir / "forged.md").unlink()
+    desk.send(f"allow {first.code}", thread="one")
+    desk.once()
+    assert desk.acts() == [PUSH]
 
 
 # At our broker.
