@@ -88,6 +88,9 @@ async def answers_in(
         asked = book.all() if asked is None else asked
         theirs = {one.code for one in asked if person or one.sender == sender}
         if not theirs:
+            if asked:
+                # What is asked of him later he cannot have answered before.
+                book.pass_over(envelope.id)
             continue
         message = await mailbox.read(envelope)
         if isinstance(message, Gone):
