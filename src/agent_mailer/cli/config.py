@@ -88,9 +88,9 @@ def set_key(
     with place.trust.changing():
         file.save()
         place.disk.system.chmod(place.folder.config, 0o600)
-        say(f"{key}: {shown(key, before)} -> {shown(key, typed)}")
         if key in widening():
             place.trust.follow(trusted, "config set", (key,))
+    say(f"{key}: {shown(key, before)} -> {shown(key, typed)}")
     _tell_when(place, [key])
     _tell_untrusted(place)
     _tell_masked(key)
@@ -135,9 +135,9 @@ def edit(workdir: Workdir = None) -> None:
     with place.trust.changing():
         publish(path, after, before, place.disk)
         place.disk.remove(copy)
-        say(f"{path} was changed")
         if not in_a_turn(os.environ):
             place.trust.follow(trusted, "config edit")
+    say(f"{path} was changed")
     now = read_file(path)
     _tell_when(place, [leaf.name for leaf in leaves() if found_at(raw, leaf.name) != found_at(now, leaf.name)])
     _tell_untrusted(place)
@@ -174,6 +174,9 @@ def trust(
     refuse_in_a_turn("config trust", os.environ)
     if view.why:
         note(view.why)
+    if yes:
+        # First: no reader who goes leaves it undone.
+        give(place, verdict)
     tell(view)
     if not yes:
         if not view.differences:
@@ -184,7 +187,7 @@ def trust(
             raise UsageFault("not_asked", "nobody can be asked here; nothing was changed", again)
         if not typer.confirm("Do you trust what is there?", default=False):
             raise typer.Exit(ExitCode.FAILED)
-    give(place, verdict)
+        give(place, verdict)
     say(f"trusted: {view.hash}")
     note(NO_WALL)
     _tell_when(place, [one.name for one in view.differences])

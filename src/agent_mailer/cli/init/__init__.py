@@ -12,11 +12,13 @@ from agent_mailer.cli.completion import any_of
 from agent_mailer.cli.init.wizard import ask_what_is_missing, on_terminal
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import note, say, screen_text
+from agent_mailer.cli.terminal.printing import note, say, screen_text, told_when_done
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable, shown_url, split_words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_mailer.assemble import Workplace
     from agent_mailer.setup import Wishes
     from agent_mailer.setup.documents import Change
@@ -208,24 +210,25 @@ def _set_up(
     from agent_mailer.setup.sandbox import settle_sandbox
     from agent_mailer.setup.workdir import set_up
 
-    identity = ""
-    if place.at_broker:
-        from agent_mailer.setup.registering import is_due, register
+    with told_when_done() as done:
+        identity = ""
+        if place.at_broker:
+            from agent_mailer.setup.registering import is_due, register
 
-        if is_due(place, values, wishes):
-            made = register(place, wishes, by_login=wishes.from_login or (asking and not place.config.api_key))
-            values |= made.values
-            identity = made.identity
-            place = workplace(place.workdir, {**flags, **values})
-            where = printable(shown_url(place.config.broker_url), 100)
-            say(f"{'registered' if made.is_new else 'found     '} {printable(made.me.address)} at {where}")
-    place.require_complete()
-    documents = plan_documents(place, identity, wishes)
-    chosen = [change for change in documents.replacements if _wanted(change, wishes.replace_protocol, asking=asking)]
-    for line in set_up(place, values, documents, chosen):
-        say(line)
-    if line := settle_sandbox(place, {**flags, **values}, wishes.sandbox):
-        say(line)
+            if is_due(place, values, wishes):
+                made = register(place, wishes, by_login=wishes.from_login or (asking and not place.config.api_key))
+                values |= made.values
+                identity = made.identity
+                place = workplace(place.workdir, {**flags, **values})
+                where = printable(shown_url(place.config.broker_url), 100)
+                done.append(f"{'registered' if made.is_new else 'found     '} {printable(made.me.address)} at {where}")
+        place.require_complete()
+        documents = plan_documents(place, identity, wishes)
+        show, said = say if asking else done.append, wishes.replace_protocol
+        chosen = [change for change in documents.replacements if _wanted(change, said, show, asking=asking)]
+        done += set_up(place, values, documents, chosen)
+        if line := settle_sandbox(place, {**flags, **values}, wishes.sandbox):
+            done.append(line)
     fault = refusal(place, {})
     if fault is not None:
         note(f"\nwarning: {fault.message}\n  mend: {fault.fix}")
@@ -237,11 +240,11 @@ def _set_up(
     say("  " + shlex.join([*words, "--wait", "60"]) + ("\n" if then_watch else ""))
 
 
-def _wanted(change: Change, said: bool | None, *, asking: bool) -> bool:
+def _wanted(change: Change, said: bool | None, show: Callable[[str], None], *, asking: bool) -> bool:
     """Show a replacement; it is wanted where that was `said`, or a person says so now."""
     if said or asking:
         for line in change.diff():
-            say(screen_text(line))
+            show(screen_text(line))
     if said is not None or not asking:
         return bool(said)
     return typer.confirm(f"Replace {change.titles} in {change.path.name} like this?", default=True)

@@ -10,7 +10,7 @@ import typer
 
 from agent_mailer.cli.options import Json, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, group
-from agent_mailer.cli.terminal.printing import note, say, tell_error
+from agent_mailer.cli.terminal.printing import note, say, tell_error, told_when_done
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault
 
 if TYPE_CHECKING:
@@ -62,10 +62,11 @@ def install(
     instance = service_install.plan(place, units, name=name, more=more, allow_sudo=allow_sudo)
     if not no_start:
         service_install.require_nobody_else(place, manager, instance)
-    say(f"found     {', '.join(map(str, (instance.program, *instance.needs)))}")
-    say(f"PATH      {service_install.shown_path(instance)}, then the system's")
-    for line in service_install.install(manager, units, instance, start=not no_start):
-        say(line)
+    with told_when_done() as done:
+        done.append(f"found     {', '.join(map(str, (instance.program, *instance.needs)))}")
+        done.append(f"PATH      {service_install.shown_path(instance)}, then the system's")
+        for line in service_install.install(manager, units, instance, start=not no_start):
+            done.append(line)
     if place.config.env.pass_:
         named = ", ".join(place.config.env.pass_)
         note(
@@ -95,11 +96,10 @@ def uninstall(names: Names = None, workdir: Workdir = None, every: All = False) 
     manager = UserManager(os.environ)
     chosen = _chosen(units, names, workdir, every=every)
     manager.do("disable", "--now", *(instance.unit for instance in chosen))
-    for instance in chosen:
-        say(f"stopped   {instance.unit}")
-        for line in units.remove(instance.name):
-            say(line)
-    manager.reload()
+    with told_when_done() as done:
+        for instance in chosen:
+            done += [f"stopped   {instance.unit}", *units.remove(instance.name)]
+        manager.reload()
 
 
 @app.command("start", cls=FastCommand)

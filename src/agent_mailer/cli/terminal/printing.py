@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from agent_mailer.cli.terminal.screen import Ink, paint, plain
 from agent_mailer.names import printable
@@ -17,6 +19,21 @@ def say(text: str = "") -> None:
     """One or more lines on stdout; `text` is safe already."""
     sys.stdout.write(plain(text) + "\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def told_when_done() -> Iterator[list[str]]:
+    """Lines about work in several steps, said when all is done or has failed: no reader who goes stops it half-way."""
+    lines: list[str] = []
+    try:
+        yield lines
+    except BaseException:
+        with suppress(OSError):
+            for line in lines:
+                say(line)
+        raise
+    for line in lines:
+        say(line)
 
 
 def note(text: str) -> None:
