@@ -171,6 +171,23 @@ def test_init_tells_of_what_git_has_already(project: Path) -> None:
     assert "git tracks" not in set_up(project)
 
 
+@pytest.mark.parametrize("file", [".gitignore", "in/.gitignore"])
+def test_init_tells_of_a_pattern_that_takes_us_in_again_and_what_it_says_mends_it(project: Path, file: str) -> None:
+    """As in projects that ignore everything and name what is theirs: there `git add -A` would fail from now on."""
+    workdir = (project / file).parent
+    workdir.mkdir(exist_ok=True)
+    (project / file).write_text("*\n!*/\n!*.py\n!.gitignore")
+    said = set_up(workdir, "--maildir-root", str(workdir / OURS[1]))
+    assert git(project, "add", "-A").returncode != 0
+    mends = re.findall(r"takes it in again.*; (printf .*)", said)
+    assert len(mends) == len(OURS), said
+    for mend in mends:
+        subprocess.run(["/bin/sh", "-c", mend], check=True)
+    assert git(project, "add", "-A").returncode == 0
+    assert not faults(workdir)
+    assert "takes it in again" not in set_up(workdir)
+
+
 def test_init_leaves_the_projects_gitignore_alone_and_writes_nothing_twice(project: Path) -> None:
     (project / ".gitignore").write_text("*.o")
     exclude = project / ".git" / "info" / "exclude"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent_mailer.checks import CheckResult, guarded, ok, warning
@@ -25,6 +26,7 @@ from agent_mailer.process.environment import find_tool, git_call
 
 GIT_SECONDS = 10.0
 REPAIR = "agent-mailer doctor --repair"
+_PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 _HARMLESS = (".agent-mailer", ".agent-mail")
 """Nobody else has folders of these names."""
 
@@ -44,12 +46,21 @@ def check_git(workdir: Path, folders: Sequence[Path], care: GitCare) -> list[Che
 
 def tracked(folder: Path) -> CheckResult | None:
     """Where git has files of that folder in its index: no ignoring keeps those out. None where it has none."""
+    return _asked(folder, _tracked)
+
+
+def taken_back(folder: Path) -> CheckResult | None:
+    """Where a pattern of the project takes in again what its exclude file, which is in order, keeps out."""
+    return _asked(folder, _taken_back)
+
+
+def _asked(folder: Path, ask: Callable[[str, Path, Tree], CheckResult | None]) -> CheckResult | None:
     seen = as_git_sees(folder)
     tree = tree_around(seen) if os.path.lexists(folder) else None
     if tree is None or tree.broken or lies_inside_git(seen, tree):
         return None
     program = find_tool("git", [tree.top])
-    return _tracked(program, seen, tree) if program is not None else None
+    return None if program is None else ask(program, seen, tree)
 
 
 def in_a_submodule(folder: Path) -> str:
@@ -124,8 +135,19 @@ def _taken_back(program: str, folder: Path, tree: Tree) -> CheckResult | None:
     if _git(program, tree, "check-ignore", "-q", "--no-index", "--", name)[0] != 1:
         return None
     _, said = _git(program, tree, "check-ignore", "-v", "-n", "--no-index", "--", name)
-    text = f"a pattern of the project takes it in again: {said.partition(chr(9))[0]}"
-    return warning("git", folder, text, f"$EDITOR {tree.top / '.gitignore'}")
+    pattern = said.partition("\t")[0]
+    text = f"a pattern of the project takes it in again, and `git add -A` fails there: {pattern}"
+    return warning("git", folder, text, _last_word(folder, tree.top / pattern.partition(":")[0]))
+
+
+def _last_word(folder: Path, ignored_by: Path) -> str:
+    """The line that ignores it again, in the file that does not: a later pattern counts more than an earlier one."""
+    if not ignored_by.is_file() or not folder.is_relative_to(ignored_by.parent):
+        return f"git -C {shlex.quote(str(folder.parent))} check-ignore -v {shlex.quote(folder.name)}"
+    line = f"/{folder.relative_to(ignored_by.parent)}/"
+    if not _PLAIN.fullmatch(line):
+        return f"$EDITOR {shlex.quote(str(ignored_by))}"
+    return f"printf '\\n{line}\\n' >>{shlex.quote(str(ignored_by))}"
 
 
 def _git(program: str, tree: Tree, *words: str) -> tuple[int | None, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.checks.git import in_a_submodule, tracked
+from agent_mailer.checks.git import in_a_submodule, taken_back, tracked
 from agent_mailer.config import GitCare, expand
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
@@ -144,7 +144,7 @@ def _keep_out_of_git(place: Workplace) -> list[str]:
                 lines.setdefault(str(lack.path), []).append(f"{folder.name}/")
         if fault is not None:
             told.append(f"warning   git may take {folder.name}/ along: {fault.message}; {fault.fix}")
-        if (found := tracked(folder)) is not None:
+        if (found := tracked(folder) or (taken_back(folder) if fault is None else None)) is not None:
             told.append(f"warning   {folder.name}/: {found.text}; {found.fix}")
         if warned := in_a_submodule(folder):
             told.append(f"warning   {folder.name}/ {warned}")
