@@ -18,7 +18,7 @@ from agent_mailer.outcomes import Exit
 from agent_mailer.process import holder
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
 from agent_mailer.process.holder import GatedHolder, Supervised, adopt, start_behind_gate
-from agent_mailer.process.tree import members
+from agent_mailer.process.tree import EndReport, end_tree, members
 
 ENV = {"PATH": "/usr/bin:/bin", "NAME": "va lue"}
 
@@ -242,6 +242,49 @@ def test_a_killed_holder_leaves_no_record(turn: Turn) -> None:
     send(supervised.identity, signal.SIGKILL)
     assert turn.finish(supervised) == Exit()
     assert len(members(turn.id, supervised.identity)) == 1, "the agent goes on; ending it is the tree's work"
+
+
+@pytest.mark.parametrize(
+    ("script", "nothing"),
+    [
+        ("exit 0", True),
+        ("kill -KILL $$", True),
+        # Out of its session, without the turn's id: only the holder still knows it.
+        ("setsid env -i /bin/sh -c 'echo $$ >child; exec sleep 600' & until [ -s child ]; do :; done", False),
+        ("kill -KILL $PPID; sleep 0.1", False),
+    ],
+)
+@pytest.mark.usefixtures("shell")
+def test_a_holder_says_that_its_agent_left_nothing_only_where_that_is_so(
+    turn: Turn, script: str, *, nothing: bool
+) -> None:
+    supervised = turn.sh(f"cd '{turn.dir}'; {script}")
+
+    async def end() -> EndReport:
+        await supervised.wait_ended()
+        assert supervised.left_nothing is nothing
+        return await end_tree(turn.id, supervised.holder, left_nothing=supervised.left_nothing)
+
+    assert asyncio.run(end()).survivors == ()
+    assert members(turn.id, supervised.identity) == []
+    if turn.file("child").exists():
+        left = identify(int(turn.file("child").read_text()))
+        assert left is None or not is_alive(left)
+
+
+def test_who_bears_the_turns_id_elsewhere_is_found_in_one_look(turn: Turn) -> None:
+    """A server that ran before, say, has started it for the agent."""
+    supervised = turn.sh("exit 0")
+    stranger = subprocess.Popen(["/bin/sleep", "600"], env={"AGENT_MAILER_TURN_ID": turn.id})
+    try:
+        asyncio.run(supervised.wait_ended())
+        assert supervised.left_nothing
+        report = asyncio.run(end_tree(turn.id, supervised.holder, left_nothing=True))
+        assert (report.signalled, report.survivors) == (1, ())
+        assert stranger.wait(10) == -signal.SIGTERM
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 @pytest.mark.parametrize(

@@ -52,12 +52,13 @@ _RELEASE = b"open\n"
 _FIRST_FREE_FD = 10
 _LOOK_AGAIN = 0.2
 _LEAVING = 0.05
-_MOMENT = 0.002
 
 SCOPE = "agent-mailer-turn-{}.scope"
 """The unit of a turn with a limit of memory, by its id."""
 LEAVE = signal.SIGUSR2
 """Ends a holder that has recorded its agent's end; before that it does nothing."""
+_LEFT_NOTHING = 100
+"""The exit status of a holder that has recorded it and has no child any more: nobody descends from it."""
 
 # 0 is the gate, 1 and 2 are nowhere (the shell's own words about a killed child are not the agent's), 3 to 5 are the
 # agent's stdin, stdout and stderr. 6 is the holder's word to the watcher: first that it is there; closed, that the
@@ -69,7 +70,7 @@ LEAVE = signal.SIGUSR2
 # short write in place, and without its line end counts as none. Whatever the agent has put in its place (a FIFO would
 # hang, a link would lead elsewhere) is left alone. The
 # agent is executed in a subshell because dash would redirect its own stderr, too, for as long as it waits.
-_SCRIPT = """\
+_SCRIPT = f"""\
 echo 1 >&6
 cd "$1" || exit 126
 unset OLDPWD
@@ -89,7 +90,7 @@ trap - USR2
 while :; do
     if [ -r /proc/thread-self/children ]; then
         IFS= read -r _agent_mailer_word </proc/thread-self/children
-        [ -n "$_agent_mailer_word" ] || exit
+        [ -n "$_agent_mailer_word" ] || exit {_LEFT_NOTHING}
     fi
     exec 6>&-
     IFS= read -r _agent_mailer_word <&7
@@ -257,11 +258,8 @@ class GatedHolder:
         self._gate = self._word = None
 
 
-async def _readable(fd: int, seconds: float | None = None, *, leaving: ProcessIdentity | None = None) -> bool:
-    """Whether something, an end too, is to be read within `seconds` seconds. Several may wait for the same.
-
-    `leaving`: returns a moment later than that, unless this process has ended.
-    """
+async def _readable(fd: int, seconds: float | None = None) -> bool:
+    """Whether something, an end too, is to be read within `seconds` seconds. Several may wait for the same."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -270,13 +268,6 @@ async def _readable(fd: int, seconds: float | None = None, *, leaving: ProcessId
 
     def heard() -> None:
         loop.remove_reader(fd)
-        look(loop.time() + _LEAVING)
-
-    def look(until: float) -> None:
-        with suppress(OSError):
-            if leaving is not None and loop.time() < until and is_alive(leaving):
-                loop.call_later(_MOMENT, look, until)
-                return
         there.set()
 
     loop.add_reader(fd, heard)
@@ -311,6 +302,8 @@ class Supervised:
         self.turn_dir = turn_dir
         self.turn_id = turn_id
         self._word = word
+        self.left_nothing = False
+        """Once it has ended: the holder has left by itself, since nothing was left below it. Only its parent can tell."""
 
     def __del__(self) -> None:
         self._close()
@@ -332,12 +325,13 @@ class Supervised:
         if not self._proved:
             return
         if self._word is not None:
-            # The holder leaves at once where nothing is left below it.
-            await _readable(self._word, leaving=self.identity)
+            await _readable(self._word)
             self._close()
+            # The holder leaves at once where nothing is left below it.
+            await wait_gone([self.identity], _LEAVING)
         while not self._recorded and not await wait_gone([self.identity], _LOOK_AGAIN):
             pass
-        reap(self.identity)
+        self.left_nothing = self.left_nothing or reap(self.identity) == _LEFT_NOTHING
 
     @property
     def _recorded(self) -> bool:

@@ -71,12 +71,17 @@ def members(
 
 
 async def end_tree(
-    turn_id: str, holder: ProcessIdentity | None, *, grace: float = GRACE, first_signal: int = signal.SIGTERM
+    turn_id: str,
+    holder: ProcessIdentity | None,
+    *,
+    grace: float = GRACE,
+    first_signal: int = signal.SIGTERM,
+    left_nothing: bool = False,
 ) -> EndReport:
     """End every process of the turn: ask with `first_signal`, kill after `grace` seconds, the holder last.
 
     The holder is left to record how the agent ended, and is killed only if it does not go when it is told. Takes at
-    most `grace` + 2.5 seconds.
+    most `grace` + 2.5 seconds. `left_nothing`: the holder has left by itself, and nobody descends from it.
     """
     started = time.monotonic()
     kill_from = started + grace
@@ -87,8 +92,10 @@ async def end_tree(
     alone_since: float | None = None
     empty_scans = 0
     found: list[ProcessIdentity] = []
-    # A process may fork between the look and the signal: only two looks in a row that find nobody end this.
-    while empty_scans < 2 and time.monotonic() < give_up:
+    # A process may fork between the look and the signal: only two looks in a row that find nobody end this. Below a
+    # holder that has left by itself nobody is left who could; one look finds who bears the turn's id elsewhere.
+    enough = 1 if left_nothing else 2
+    while empty_scans < enough and time.monotonic() < give_up:
         found = members(turn_id, holder, known)
         known = set(found)
         now = time.monotonic()
@@ -96,7 +103,7 @@ async def end_tree(
             empty_scans += 1
             await asyncio.sleep(0)
             continue
-        empty_scans = 0
+        empty_scans, enough = 0, 2
         agents = [process for process in found if process != holder] if HAS_PROC else found
         if not agents:
             alone_since = now if alone_since is None else alone_since

@@ -107,7 +107,9 @@ class Follower:
 
     async def _evidence(self) -> Evidence:
         """Raises OSError where something cannot be read just now; what was read already is kept."""
-        report = await end_tree(self._record.turn_id, self._supervised.holder)
+        report = await end_tree(
+            self._record.turn_id, self._supervised.holder, left_nothing=self._supervised.left_nothing
+        )
         if report.survivors:
             self._room.log.emit(
                 EventName.SURVIVORS, turn_id=self._record.turn_id, pids=" ".join(str(p.pid) for p in report.survivors)
