@@ -130,7 +130,8 @@ async def _listen_all(process: BrokerProcess, account: Account, idle: float) -> 
         used = (cpu_seconds(process.pid) - cpu) * 60 / STREAM_SECONDS
     each = (memory - registered) / STREAMS * 1024
     text = f"{memory:.0f} MiB ({memory - idle:+.0f}, {each:.0f} KiB each)"
-    row(f"broker: memory with {STREAMS} idle watchers", text, "at most 200 MiB", met=memory <= 200)
+    met = memory <= 200 and each < 30
+    row(f"broker: memory with {STREAMS} idle watchers", text, "at most 200 MiB, each under 30 KiB", met=met)
     row(f"broker: CPU a minute with {STREAMS} idle watchers", f"{used:.2f} s", "at most 3 s", met=used <= 3)
 
 

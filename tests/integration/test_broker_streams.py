@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import queue
 import threading
@@ -13,9 +15,14 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from httpx_sse import EventSource
+from starlette.requests import Request
+from starlette.types import Message
 from tests.broker_desk import BrokerDesk, running_broker
 from tests.desk import until
 from tests.sizes import LONG
+
+from agent_mailer.broker import listening
+from agent_mailer.broker.listening import Stream
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -139,6 +146,45 @@ def test_what_waits_is_told_at_once(room: Room) -> None:
     for odd in ("x", "-1", "9" * 30, ""):
         with room.listening(agent, last=odd) as listener:
             assert (listener.hello(), listener.mail()) == (4, 4)
+
+
+def test_an_open_stream_keeps_nothing_of_its_request(room: Room) -> None:
+    """There are thousands of them; what looked at the request is ten times as large as what goes on."""
+    with room.listening(room.agent()) as listener:
+        listener.hello()
+        gc.collect()
+        assert [one for one in gc.get_objects() if isinstance(one, Request)] == []
+
+
+def test_a_client_that_takes_nothing_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "SEND_SECONDS", 0.05)
+
+    async def play(stuck_at: int) -> list[Stream]:
+        never = asyncio.Event()
+        sent: list[Message] = []
+        ended: list[Stream] = []
+
+        class Keeper:
+            def end(self, stream: Stream) -> None:
+                ended.append(stream)
+
+        async def receive() -> Message:
+            await never.wait()
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+            if len(sent) > stuck_at:
+                await never.wait()
+
+        stream = Stream("agent", "key", "host", None)
+        await asyncio.wait_for(listening.Events(Keeper(), stream, 3, 3, 0.01).go_on(receive, send), 10)
+        assert len(sent) == stuck_at + 1
+        return ended
+
+    # At the head, the first event, a heartbeat.
+    for stuck_at in range(4):
+        assert len(asyncio.run(play(stuck_at))) == 1
 
 
 def test_read_mail_is_no_news_and_unread_again_is(room: Room) -> None:

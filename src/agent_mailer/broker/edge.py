@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent_mailer.broker.answers import refuse
 from agent_mailer.broker.callers import either_caller
 from agent_mailer.broker.data import Settings, is_number
+from agent_mailer.broker.listening import LASTING, Events
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.names import printable
 
@@ -105,12 +107,18 @@ class Edge:
 
         try:
             await self._app(scope, counted, noted)
+            if LASTING in scope:
+                # Here, so that nothing of all within is kept while it lasts.
+                await cast(Events, scope.pop(LASTING)).go_on(receive, noted)
         except ClientDisconnect:
             return  # in the middle of its request: there is nobody to answer
         except Exception as error:
             log.error("%s %r failed: %s", scope["method"], shown_path(scope["path"]), _told(error))  # noqa: TRY400 - one line, not a traceback
             if not started:
                 await refuse(500, "Internal Server Error")(scope, receive, noted)
+        finally:
+            if LASTING in scope:
+                cast(Events, scope.pop(LASTING)).forget()
 
 
 def shown_path(path: str) -> str:

@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import uvicorn
-from sse_starlette.sse import AppStatus
 
 from agent_mailer.broker.connections import most_connections, patient
 from agent_mailer.broker.edge import shown_path
@@ -89,8 +88,6 @@ def run(
 
     Raises what opening the database raises.
     """
-    # It would cut streams off at a moment of its own; we end them in order.
-    AppStatus.enable_automatic_graceful_drain = False
     _log_to_stderr(access_log=access_log)
     _allow_many_files()
     _give_memory_back()

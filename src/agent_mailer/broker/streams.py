@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, cast
 
-import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection, Select, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
-from sse_starlette import EventSourceResponse
-from starlette.types import Receive, Scope, Send
 
 from agent_mailer.broker import leases
 from agent_mailer.broker.answers import header, refusals
@@ -28,6 +25,7 @@ from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.leases import Lease
+from agent_mailer.broker.listening import Events, Lasting, Stream
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.peers import Peers, Replaced
 from agent_mailer.broker.protocol import Fault, now_text
@@ -41,8 +39,6 @@ router = APIRouter()
 KEYS_EVERY = 3.0
 """Seconds between two looks at the keys of the open streams."""
 AT_ONCE = 500
-SEND_SECONDS = 30.0
-"""A stream whose client takes nothing for so long is ended."""
 FULL = {"Retry-After": "30"}
 _ACTIVE = (
     select(api_keys.c.id)
@@ -53,32 +49,6 @@ _DELETED = select(agent_rows.c.id).where(
     agent_rows.c.id.in_(bindparam("ids", expanding=True)), agent_rows.c.status == "deleted"
 )
 _INBOXES = select(agent_rows.c.id, agent_rows.c.inbox_seq).where(agent_rows.c.id.in_(bindparam("ids", expanding=True)))
-
-
-class Stream:
-    """One open stream: the newest number that arrived, and whether it is over."""
-
-    __slots__ = ("agent_id", "epoch", "host", "key_id", "lease", "newest", "over", "replaced_by", "woken")
-
-    def __init__(self, agent_id: str, key_id: str, host: str, lease: Lease | None) -> None:
-        self.agent_id = agent_id
-        self.key_id = key_id
-        self.host = host
-        self.lease = lease
-        self.newest = 0
-        # Of the lease, where several processes share the database.
-        self.epoch: int | None = None
-        self.over = False
-        self.replaced_by: Lease | None = None
-        self.woken = asyncio.Event()
-
-    def arrived(self, number: int) -> None:
-        self.newest = max(self.newest, number)
-        self.woken.set()
-
-    def end(self) -> None:
-        self.over = True
-        self.woken.set()
 
 
 class Streams:
@@ -222,22 +192,6 @@ class Streams:
             self.end(stream)
             raise
 
-    async def events(self, stream: Stream, newest: int, unread: int) -> AsyncIterator[bytes]:
-        """What the client is told, from the first event on."""
-        told = newest
-        hello = msgspec.json.encode({"cursor": newest, "heartbeat_seconds": self._heartbeat_seconds})
-        # In one piece: whoever has read the number of the first event has read of the mail before it, too.
-        yield _event("hello", newest, hello) + (_mail(unread) if unread else b"")
-        while not stream.over:
-            await stream.woken.wait()
-            stream.woken.clear()
-            if stream.newest > told and not stream.over:
-                told = stream.newest
-                yield _mail(told)
-        if stream.replaced_by is not None:
-            name = msgspec.json.encode({"name": stream.replaced_by.name, "since": stream.replaced_by.since})
-            yield b"event: replaced\ndata: %s\n\n" % name
-
     def _all(self) -> list[Stream]:
         return [stream for streams in self._of.values() for stream in streams]
 
@@ -312,22 +266,6 @@ def streams_of(request: Request) -> Streams:
     return cast(Streams, request.app.state.streams)
 
 
-class _Answer(EventSourceResponse):
-    """Forgets its stream whatever happens, also if the client is gone before the first event."""
-
-    def __init__(self, streams: Streams, stream: Stream, newest: int, unread: int, heartbeat_seconds: float) -> None:
-        events = streams.events(stream, newest, unread)
-        super().__init__(events, ping=heartbeat_seconds, sep="\n", send_timeout=SEND_SECONDS)
-        self._streams = streams
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._streams.end(self._stream)
-
-
 @router.get(
     "/messages/inbox/{address}/stream",
     tags=["extensions"],
@@ -345,9 +283,7 @@ class _Answer(EventSourceResponse):
         **refusals(401, 403, 404, 409, 422, 429, 503),
     },
 )
-async def stream(
-    request: Request, address: str, caller: AsAgent, agent_id: Annotated[str, Query()]
-) -> EventSourceResponse:
+async def stream(request: Request, address: str, caller: AsAgent, agent_id: Annotated[str, Query()]) -> Response:
     """Server-sent events: `hello`, then `mail` when there is unread mail or some arrives."""
     agent = await owned_inbox(request, caller, agent_id, address)
     streams = streams_of(request)
@@ -356,18 +292,10 @@ async def stream(
     opened = streams.begin(agent.id, agent.address, caller.key_id, host, watcher_of(request), watcher_name(request))
     await streams.hold(opened, agent.address)
     newest, unread = await streams.news(opened, _last_seen(request))
-    return _Answer(streams, opened, newest, unread, settings_of(request).heartbeat_seconds)
+    return Lasting(Events(streams, opened, newest, unread, settings_of(request).heartbeat_seconds))
 
 
 def _last_seen(request: Request) -> int:
     """A number that this broker cannot have given counts as none."""
     given = request.headers.get("last-event-id", "")
     return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else 0
-
-
-def _event(name: str, number: int, data: bytes) -> bytes:
-    return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), number, data)
-
-
-def _mail(number: int) -> bytes:
-    return _event("mail", number, b'{"cursor":%d}' % number)

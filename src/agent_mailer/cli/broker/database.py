@@ -33,7 +33,7 @@ DatabaseUrl = Annotated[
 ]
 
 _EXTRA = (
-    *("fastapi", "sqlalchemy", "alembic", "argon2", "uvicorn", "sse_starlette"),
+    *("fastapi", "sqlalchemy", "alembic", "argon2", "uvicorn"),
     *("jwt", "limits", "markdown_it", "nh3", "python_multipart"),
 )
 
