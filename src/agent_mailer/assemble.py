@@ -209,8 +209,7 @@ class Workplace:
         env = build_env(self.surroundings(), config.env.pass_, config.env.set)
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
-        env = self._for_amq(env)
-        keeps = config.keep_transcripts > 0
+        env, keeps = self._for_amq(env), config.keep_transcripts > 0
         match config.runtime:
             case RuntimeKind.COMMAND:
                 from agent_mailer.runtimes.command import CommandRuntime
@@ -219,9 +218,8 @@ class Workplace:
             case RuntimeKind.INFINITI:
                 from agent_mailer.runtimes.command import INFINITI, CommandRuntime
 
-                return CommandRuntime(
-                    (config.infiniti_command, "cli"), CommandOutput.TEXT, env, INFINITI, keeps_output=keeps
-                )
+                command = (config.infiniti_command, "cli")
+                return CommandRuntime(command, CommandOutput.TEXT, env, INFINITI, keeps_output=keeps)
             case RuntimeKind.CLAUDE:
                 return self._claude(env)
             case RuntimeKind.CODEX:
@@ -256,6 +254,7 @@ class Workplace:
         return ClaudeRuntime(config.claude_command, options, env)
 
     def _codex(self, env: Mapping[str, str]) -> Runtime:
+        from agent_mailer.policies import approve_of
         from agent_mailer.runtimes.codex.adapter import CodexRuntime
 
         config = self.config
@@ -267,6 +266,7 @@ class Workplace:
             extra_args=config.extra_args,
             home=self._config_home(),
             reach=self._reach(),
+            asks=approve_of(config).asks,
         )
 
     def _reach(self) -> Reach:

@@ -47,10 +47,34 @@ class Think:
 
 @dataclass(frozen=True)
 class Shell:
-    """A command; codex waits `yield_ms` for its end before it tells the model what it printed so far."""
+    """A command; codex waits `yield_ms` for its end before it tells the model what it printed so far. `beyond`: why it
+    is to run out of the sandbox.
+    """
 
     command: str
     yield_ms: int = 30_000
+    beyond: str = ""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A change of files. Only models that get the tools as code have it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """A sub-agent. It asks the same model, beside the main one."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several calls in one answer."""
+
+    calls: tuple[Shell, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +122,7 @@ class Silence:
     headers_first: bool = False
 
 
-Step = Say | Think | Shell | Mail | Refuse | Fail | Cut | Incomplete | Silence
+Step = Say | Think | Shell | Patch | Spawn | Together | Mail | Refuse | Fail | Cut | Incomplete | Silence
 
 
 def usage_limit(resets_at: float | None, *, percent: str = "100") -> Refuse:
@@ -269,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-def _items(step: Step, number: int, *, in_code: bool) -> Iterator[dict[str, object]]:
+def _items(step: Step, number: int | str, *, in_code: bool) -> Iterator[dict[str, object]]:
     match step:
         case Say(text=text):
             yield _message(text, number)
@@ -282,22 +306,31 @@ def _items(step: Step, number: int, *, in_code: bool) -> Iterator[dict[str, obje
             }
             yield _message(remark, number)
             yield from _items(then, number, in_code=in_code)
-        case Shell(command=command, yield_ms=yield_ms):
-            arguments = {"cmd": command, "yield_time_ms": yield_ms}
+        case Shell(command=command, yield_ms=yield_ms, beyond=beyond):
+            arguments: dict[str, object] = {"cmd": command, "yield_time_ms": yield_ms}
+            if beyond:
+                arguments |= {"sandbox_permissions": "require_escalated", "justification": beyond}
             yield _call("exec_command", "", arguments, number, in_code=in_code)
+        case Patch(text=text):
+            yield _call("apply_patch", "", text, number, in_code=True)
+        case Spawn(message=message):
+            yield _call("spawn_agent", "multi_agent_v1", {"message": message}, number, in_code=in_code)
+        case Together(calls=calls):
+            for at, call in enumerate(calls):
+                yield from _items(call, f"{number}_{at}", in_code=in_code)
         case Mail(tool=tool, arguments=given, server=server):
             yield _call(tool, f"mcp__{server}", dict(given), number, in_code=in_code)
         case _:
             raise AssertionError(f"{step} has no items")
 
 
-def _message(text: str, number: int) -> dict[str, object]:
+def _message(text: str, number: int | str) -> dict[str, object]:
     content = [{"type": "output_text", "text": text, "annotations": []}]
     return {"type": "message", "id": f"msg_{number}", "role": "assistant", "content": content}
 
 
 def _call(
-    name: str, namespace: str, arguments: Mapping[str, object], number: int, *, in_code: bool
+    name: str, namespace: str, arguments: Mapping[str, object] | str, number: int | str, *, in_code: bool
 ) -> dict[str, object]:
     if in_code:
         called = f"{namespace}__{name}" if namespace else name

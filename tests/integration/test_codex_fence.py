@@ -73,6 +73,29 @@ def test_one_that_does_not_start_touches_nothing_and_can_still_answer(desk: Code
     assert desk.times() == 1
 
 
+def test_one_that_does_not_hear_the_hook_by_which_a_person_is_asked_starts_no_turn(desk: CodexDesk) -> None:
+    """Only where somebody is to be asked; and it is tried once, as its sandbox is."""
+    trial = desk.base / "trials"
+    real = desk.base / "codex.real"
+    (desk.base / "codex").rename(real)
+    unheard = f"case $* in *'-- trial') echo x >>'{trial}'; [ -e '{desk.base}/heard' ] || exit 1;; esac"
+    (desk.base / "codex").write_text(f'#!/bin/sh\n{unheard}\nexec {real} "$@"\n')
+    (desk.base / "codex").chmod(0o755)
+    desk.send("one")
+    assert outcomes(desk.once()) == ["done"]
+    assert not trial.exists()
+    desk.configure(approve={"tools": ["Bash"]})
+    desk.send("two")
+    [end] = [event for event in desk.once() if event.event is EventName.TURN_ENDED]
+    assert end.fields["outcome"] == "unavailable"
+    assert "codex does not ask before it acts" in str(end.fields["detail"])
+    (desk.base / "heard").touch()
+    desk.resume()
+    desk.send("three")
+    assert outcomes(desk.once()) == ["done", "done"]
+    assert trial.read_text() == "x\n" * 2
+
+
 def test_a_program_that_changes_is_tried_anew(desk: CodexDesk) -> None:
     """Between two turns of one watcher."""
     desk.program(OPENS, name="codex.next")

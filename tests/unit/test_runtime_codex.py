@@ -351,7 +351,8 @@ class TestCommand:
         resume = [] if session_id is None else ["resume"]
         tail = ["--json", "--skip-git-repo-check", *([session_id] if session_id else []), "-"]
         assert rest[8:] == ["--extra", "e", *resume, *tail]
-        assert "unbounded_connection_retries" in argv[:at]
+        # By a word that no `--disable` among the extra arguments puts out of force.
+        assert "features.unbounded_connection_retries=false" in argv[:at]
         assert "shell_environment_policy.ignore_default_excludes=false" in argv[:at]
         assert launch.session_id is None
 

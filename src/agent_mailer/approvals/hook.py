@@ -1,7 +1,7 @@
 """What an agent program runs before a tool of its own does: it asks whether the call may be, and gets one word.
 
-`python -m agent_mailer.approvals.hook TURN_FOLDER`: the program's JSON on standard input, the answer on its output.
-Whatever goes wrong here, the call is denied. That an answer is used up is durable before it is said.
+`python -m agent_mailer.approvals.hook TURN_FOLDER [codex]`: the program's JSON on standard input, the answer on its
+output. Whatever goes wrong here, the call is denied. That an answer is used up is durable before it is said.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TextIO
 import msgspec
 
 from agent_mailer.approvals.calls import Call, call_of, is_named
-from agent_mailer.approvals.turn import SIGN, Told, TurnApprovals, Word, ask, defer_first, read, use_up
+from agent_mailer.approvals.turn import SIGN, Told, TurnApprovals, Word, ask, defer_first, let_through, read, use_up
 from agent_mailer.beneath import anchor
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
@@ -42,6 +42,8 @@ ALREADY = (
     "person must be asked again in another turn."
 )
 DENIED = "A person has denied this"
+INSTEAD = "A person has allowed something else instead, once. Call exactly this, in the same way: "
+NOT_ASKED = "This is not allowed, and nobody is asked about it. Go on without it."
 EXPIRED = "A person was asked, and nobody has answered in time. Go on without it."
 
 
@@ -53,14 +55,26 @@ class Step(StrEnum):
     """The program's own rules decide."""
 
 
+class Dialect(StrEnum):
+    """Which program listens. Codex leaves no call pending and changes none; it is heard before a tool only where it is
+    told no, and again where the call goes beyond its sandbox; where nothing is said then, a model decides.
+    """
+
+    CLAUDE = "claude"
+    CODEX = "codex"
+
+
 class Decision(msgspec.Struct, frozen=True):
-    """`use`: the answer that has to be used up first. `ask`: what a person has to be asked, by mail, first."""
+    """`use`: the answer that has to be used up first; with `again` the same call was heard, and has used it up, before.
+    `ask`: what a person has to be asked, by mail, first.
+    """
 
     step: Step
     why: str = ""
     use: str = ""
     changed: str = ""
     ask: bool = False
+    again: bool = False
 
 
 def before_a_tool(approvals: TurnApprovals, call: Call, *, sub_agent: bool) -> Decision:
@@ -92,6 +106,22 @@ def instead_of_a_refusal(approvals: TurnApprovals, call: Call, *, sub_agent: boo
     return Decision(Step.DENY, ASKED, ask=True)
 
 
+def in_codex(event: str, approvals: TurnApprovals, call: Call, *, sub_agent: bool) -> Decision:
+    """Pure: the same in the words that codex has, which are fewer. What it cannot do is denied, and said."""
+    told = approvals.about(call.digest)
+    heard_before = is_named(approvals.rules, call) or (told is not None and call.digest == told.chosen)
+    if event == PRE and not heard_before:
+        return Decision(Step.SILENCE)
+    decision = instead_of_a_refusal(approvals, call, sub_agent=sub_agent)
+    if decision.step is Step.SILENCE:
+        return Decision(Step.DENY, NOT_ASKED)
+    if decision.step is not Step.ALLOW or told is None or not decision.use:
+        return decision
+    if told.changed and call.digest != told.chosen:
+        return Decision(Step.DENY, INSTEAD + Call(told.tool, told.changed).act)
+    return Decision(Step.ALLOW, use=decision.use, again=event == REQUEST and heard_before)
+
+
 def _known(approvals: TurnApprovals, call: Call) -> Decision | None:
     if call.digest in approvals.always:
         return Decision(Step.ALLOW)
@@ -116,7 +146,7 @@ def _as_told(told: Told) -> Decision:
 
 def carry_out(disk: Disk, directory: Path, call: Call, decision: Decision) -> Decision:
     """Leave what has to be durable, and find out whether it was there before. Raises OSError: nothing may be done."""
-    if decision.use and not use_up(disk, directory, decision.use):
+    if decision.use and not (let_through if decision.again else use_up)(disk, directory, decision.use):
         return Decision(Step.DENY, UNKNOWN)
     if decision.ask and not ask(disk, directory, call):
         return Decision(Step.DENY, TOO_MANY)
@@ -125,26 +155,44 @@ def carry_out(disk: Disk, directory: Path, call: Call, decision: Decision) -> De
     return decision
 
 
-def answer(disk: Disk, directory: Path, event: str, fields: Mapping[str, object]) -> Decision:
+def answer(
+    disk: Disk, directory: Path, event: str, fields: Mapping[str, object], dialect: Dialect = Dialect.CLAUDE
+) -> Decision:
     """Raises OSError and ValueError: denied."""
     approvals = read(directory)
-    call = call_of(str(fields.get("tool_name") or ""), fields.get("tool_input"), call_id=_text(fields, "tool_use_id"))
+    call = (_codex_call if dialect is Dialect.CODEX else _claude_call)(fields)
     sub_agent = bool(fields.get("agent_id"))
     if call is None:
         named = event == REQUEST or bool(approvals.rules)
         return Decision(Step.DENY, TOO_LARGE) if named else Decision(Step.SILENCE)
-    if event == PRE:
-        decision = before_a_tool(approvals, call, sub_agent=sub_agent)
-    elif event == REQUEST:
-        decision = instead_of_a_refusal(approvals, call, sub_agent=sub_agent)
-    else:
+    if event not in (PRE, REQUEST):
         return Decision(Step.DENY, f"nothing is known of {event}")
+    if dialect is Dialect.CODEX:
+        decision = in_codex(event, approvals, call, sub_agent=sub_agent)
+    elif event == PRE:
+        decision = before_a_tool(approvals, call, sub_agent=sub_agent)
+    else:
+        decision = instead_of_a_refusal(approvals, call, sub_agent=sub_agent)
     return carry_out(disk, directory, call, decision)
 
 
-def as_json(event: str, decision: Decision) -> str:
-    """The program's own form, the same for claude and codex; nothing where nothing is said."""
-    if decision.step is Step.SILENCE:
+def _claude_call(fields: Mapping[str, object]) -> Call | None:
+    return call_of(_text(fields, "tool_name"), fields.get("tool_input"), call_id=_text(fields, "tool_use_id"))
+
+
+def _codex_call(fields: Mapping[str, object]) -> Call | None:
+    """Nothing is pending in codex; and one patch has a line end before the tool, and none where it is asked about."""
+    given = fields.get("tool_input")
+    if isinstance(given, dict) and isinstance(given.get("command"), str):
+        given = {**given, "command": given["command"].rstrip("\n")}
+    return call_of(
+        _text(fields, "tool_name"), given, why=_text(given, "description") if isinstance(given, dict) else ""
+    )
+
+
+def as_json(event: str, decision: Decision, dialect: Dialect = Dialect.CLAUDE) -> str:
+    """The program's own form; nothing where nothing is said. Codex takes no yes before a tool: a no is all it hears."""
+    if decision.step is Step.SILENCE or (dialect is Dialect.CODEX and event == PRE and decision.step is Step.ALLOW):
         return ""
     said: dict[str, object] = {"hookEventName": event}
     if event == PRE:
@@ -162,7 +210,7 @@ def as_json(event: str, decision: Decision) -> str:
     return json.dumps({"hookSpecificOutput": said})
 
 
-def run(directory: Path, stdin: TextIO, stdout: TextIO) -> None:
+def run(directory: Path, stdin: TextIO, stdout: TextIO, dialect: Dialect = Dialect.CLAUDE) -> None:
     """Say one word. What cannot be decided is denied."""
     event = PRE
     try:
@@ -172,11 +220,11 @@ def run(directory: Path, stdin: TextIO, stdout: TextIO) -> None:
             read(directory)
             stdout.write(json.dumps({"suppressOutput": True, "systemMessage": SIGN}))
             return
-        decision = answer(Disk(), directory, event, fields)
+        decision = answer(Disk(), directory, event, fields, dialect)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, MailerError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         decision = Decision(Step.DENY, f"agent-mailer cannot tell whether this may be: {why}")
-    stdout.write(as_json(event, decision))
+    stdout.write(as_json(event, decision, dialect))
     stdout.flush()
 
 
@@ -191,7 +239,7 @@ def main() -> int:
     turns = directory.parent
     anchor(turns.parent.parent if turns.name == "turns" else directory)
     try:
-        run(directory, sys.stdin, sys.stdout)
+        run(directory, sys.stdin, sys.stdout, Dialect((*sys.argv[2:], Dialect.CLAUDE)[0]))
     except BaseException:
         return 2
     return 0

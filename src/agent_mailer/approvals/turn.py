@@ -27,6 +27,7 @@ SIGN = "agent-mailer: a person is asked first"
 _OUTBOX = "outbox"
 _ASK = "ask-"
 _USED = "used-"
+_LET = "let-"
 _FIRST = "deferred"
 MOST_ASKED = 10
 """Questions of one turn: an agent in a loop stops here."""
@@ -58,6 +59,11 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     changed: str = ""
 
+    @property
+    def chosen(self) -> str:
+        """The digest of the call that `changed` makes of it; "" where nothing was changed."""
+        return Call(self.tool, self.changed).digest if self.changed else ""
+
 
 class TurnApprovals(msgspec.Struct, frozen=True, omit_defaults=True):
     """`approvals.json`. `rules` are asked about; with `refused` what the program's mode refuses as well, by mail.
@@ -75,8 +81,8 @@ class TurnApprovals(msgspec.Struct, frozen=True, omit_defaults=True):
         return next((one for one in self.told if call_id and one.call_id == call_id), None)
 
     def about(self, digest: str) -> Told | None:
-        """The newest answer about such a call."""
-        return next((one for one in reversed(self.told) if one.digest == digest), None)
+        """The newest answer about such a call: that was asked about, or that a person has chosen in its place."""
+        return next((one for one in reversed(self.told) if digest in (one.digest, one.chosen)), None)
 
     def without_pending(self) -> TurnApprovals:
         """As for a session in which no call is pending any more: it is called again."""
@@ -100,6 +106,15 @@ def use_up(disk: Disk, directory: Path, approval_id: str) -> bool:
     Raises OSError: the turn is over, or its mark could not be made durable, and nothing may be done.
     """
     return _mark(disk, directory, f"{_USED}{path_name(approval_id)}")
+
+
+def let_through(disk: Disk, directory: Path, approval_id: str) -> bool:
+    """The call that has used it up is asked about once more, as a program may do, and goes on; False for any after it.
+
+    Raises OSError.
+    """
+    use_up(disk, directory, approval_id)
+    return _mark(disk, directory, f"{_LET}{path_name(approval_id)}")
 
 
 def defer_first(disk: Disk, directory: Path) -> bool:

@@ -284,6 +284,10 @@ FENCE: Final = "fence"
 """The name of the probe that tries what a turn may use and touch, before a turn does."""
 
 
+ASKS: Final = "asks"
+"""The name of the probe that tries whether a person is asked, where the one above does not show it."""
+
+
 class Probe(msgspec.Struct, frozen=True):
     """A quick command that tells something of the program without a model: its version, its login."""
 

@@ -13,7 +13,7 @@ from agent_mailer.config import RuntimeKind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.names import printable
-from agent_mailer.runtimes.port import FENCE, PermissionMode, Probe, Runtime, RuntimeMissing
+from agent_mailer.runtimes.port import ASKS, FENCE, PermissionMode, Probe, Runtime, RuntimeMissing
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -104,7 +104,7 @@ def _look(place: Workplace, kind: RuntimeKind) -> ProgramSeen:
         return ProgramSeen(found=False, ready=False, text=printable(text, 200))
     except (MailerError, OSError) as fault:
         return ProgramSeen(found=True, ready=False, text=printable(str(fault), 200))
-    answers = [_ask(runtime, probe) for probe in probes if probe.name != FENCE]
+    answers = [_ask(runtime, probe) for probe in probes if probe.name not in (FENCE, ASKS)]
     return ProgramSeen(found=True, ready=all(ok for ok, _ in answers), text="; ".join(text for _, text in answers))
 
 

@@ -28,7 +28,10 @@ _WORDS = {
     Word.EXPIRED: "nobody has answered in time: go on without it",
     Word.UNKNOWN: "it was allowed and begun, and nobody knows what came of it: look before you ask again",
 }
-_CHANGED = "allowed with a change: call it again exactly as before, and what the person chose runs instead"
+_CHANGED = (
+    "allowed with a change: call it again exactly as before, and what the person chose runs instead, "
+    "or you are told to call that"
+)
 
 
 # At a turn's start.

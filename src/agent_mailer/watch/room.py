@@ -21,7 +21,7 @@ from agent_mailer.names import printable
 from agent_mailer.outcomes import NOT_EXECUTED
 from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import FENCE, Runtime, RuntimeMissing, RuntimeTraits
+from agent_mailer.runtimes.port import ASKS, FENCE, Runtime, RuntimeMissing, RuntimeTraits
 from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, TurnProgress
@@ -89,21 +89,20 @@ class Program:
         self.runtime = runtime
         self.traits = runtime.traits
         self._trying = asyncio.Lock()
-        self._holds: object = None
-        """Which file, started how, was seen to keep its turns from what they must not touch."""
+        self._holds: dict[str, object] = {}
+        """Which file, started how, was seen to keep its turns from what they must not do; by the probe's name."""
 
-    async def require_fence(self, workdir: Path, turn_id: str) -> None:
-        """Before the first turn, and once the program has changed: by an upgrade, say.
+    async def require_fence(self, workdir: Path, turn_id: str, *, sandbox: bool) -> None:
+        """Before the first turn, and once the program has changed: by an upgrade, say. `sandbox`: its own is in use.
 
         Raises RuntimeMissing where it lets a turn touch what it must not, and OSError. What does not start opens none.
         """
-        for probe in self.runtime.probes(workdir):
-            if probe.name != FENCE:
-                continue
+        wanted = (FENCE, ASKS) if sandbox or not self.traits.own_sandbox else (ASKS,)
+        for probe in [one for one in self.runtime.probes(workdir) if one.name in wanted]:
             async with self._trying:
                 file = await meanwhile(Path(probe.argv[0]).stat)
                 this = (probe.argv, file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
-                if self._holds == this:
+                if self._holds.get(probe.name) == this:
                     continue
                 mark = f"fence-{turn_id}"
                 done = await run_briefly_async(
@@ -113,7 +112,7 @@ class Program:
                     finding = self.runtime.read_probe(probe, done.status, done.output)
                     if finding.opens:
                         raise RuntimeMissing("fence_open", finding.text, finding.fix)
-                    self._holds = this
+                    self._holds[probe.name] = this
 
 
 class Room:

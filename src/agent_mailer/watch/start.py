@@ -69,7 +69,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     )
     record.fresh = launch.session_id
     if (own_sandbox and program.traits.own_sandbox) or program.traits.asks:
-        await program.require_fence(policy.workdir, record.turn_id)
+        await program.require_fence(policy.workdir, record.turn_id, sandbox=own_sandbox)
     await _note_documents(room, record, folder)
     await _prepare(room, record, messages, folder)
     copies = None

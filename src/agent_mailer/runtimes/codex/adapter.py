@@ -14,11 +14,13 @@ from agent_mailer.disk import read_regular
 from agent_mailer.names import printable
 from agent_mailer.outcomes import NOT_EXECUTED, Exit, Judgement, Outcome
 from agent_mailer.process.output import LINE_LIMIT, tail_text
+from agent_mailer.runtimes.codex.asking import SINCE, asking_words, heard, trial
 from agent_mailer.runtimes.codex.failures import classify_stderr, is_thread_id, is_usage_limit, reset_time
 from agent_mailer.runtimes.codex.lines import agent_message, events_of
 from agent_mailer.runtimes.codex.policy import Ground, Policy, policy, read_trial, toml, trial_words
 from agent_mailer.runtimes.codex.program import find_codex, version_of
 from agent_mailer.runtimes.port import (
+    ASKS,
     FENCE,
     LOGIN,
     Event,
@@ -68,10 +70,11 @@ _QUIET = (
     # Names with KEY, SECRET or TOKEN stay with codex, which needs them; its commands do not.
     "-c",
     "shell_environment_policy.ignore_default_excludes=false",
-    "--disable",
-    "plugins",
-    "--disable",
-    "unbounded_connection_retries",
+    # Not by --disable: where the extra arguments have one, too, those before `exec` count for nothing.
+    "-c",
+    "features.plugins=false",
+    "-c",
+    "features.unbounded_connection_retries=false",
 )
 
 # In CODEX_HOME: what codex obeys in every session of that person.
@@ -79,7 +82,9 @@ _SETTINGS = ("config.toml", "AGENTS.md", "hooks.json", "rules", "prompts")
 
 
 class CodexRuntime:
-    """`base_env` is what `build_env` made; `home` the folder of codex's settings, None = the one it finds itself."""
+    """`base_env` is what `build_env` made; `home` the folder of codex's settings, None = the one it finds itself;
+    `asks`: a person is asked before some calls.
+    """
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class CodexRuntime:
         extra_args: Sequence[str] = (),
         home: Path | None = None,
         reach: Reach | None = None,
+        asks: bool = False,
     ) -> None:
         self._command = command
         self._mode = mode
@@ -109,6 +115,7 @@ class CodexRuntime:
             home=ProgramHome(self._home(), _SETTINGS),
             remote=True,
             own_sandbox=True,
+            asks=asks,
         )
 
     @property
@@ -133,6 +140,9 @@ class CodexRuntime:
         if self._model:
             words += ["-m", self._model]
         words += ["-c", f"mcp_servers.{SERVER}={_server_table(request)}", *self._extra]
+        if request.asking is not None:
+            refuses = self._mode is PermissionMode.ACCEPT_EDITS and request.own_sandbox
+            words += asking_words(request.asking, self._extra, refuses=refuses)
         flags = ("--json", "--skip-git-repo-check")
         if request.session_id is None:
             words += [*flags, "-"]
@@ -154,15 +164,20 @@ class CodexRuntime:
         """Raises RuntimeMissing."""
         program = str(find_codex(self._command, workdir, self._env))
         self._require_home()
-        return (
+        found = [
             Probe("version", (program, "--version"), self._env, workdir),
             Probe(LOGIN, (program, "login", "status"), self._env, workdir),
             self._trial(program, workdir),
-        )
+        ]
+        if self._traits.asks:
+            found.append(Probe(ASKS, trial(program, _QUIET, self._extra, workdir), self._env, workdir))
+        return tuple(found)
 
     def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
         if probe.name == FENCE:
             return _read_fence(probe, output)
+        if probe.name == ASKS:
+            return _read_asks(probe, output)
         return self._read_login(status, output) if probe.name == LOGIN else _read_version(status, output)
 
     def kept_sessions(self) -> frozenset[str] | None:
@@ -347,6 +362,19 @@ def _read_fence(probe: Probe, output: str) -> Finding:
         opens = any(line.startswith("it can ") for line in wrong)
         return Finding(ok=False, text=f"in codex's sandbox {printable('; '.join(wrong), 300)}", fix=fix, opens=opens)
     return Finding(ok=True, text="codex's sandbox keeps login, configuration and state from the agent")
+
+
+def _read_asks(probe: Probe, output: str) -> Finding:
+    version = version_of(Path(probe.argv[0]))
+    if version is not None and version < SINCE:
+        text = f"codex {'.'.join(map(str, version))} is too old to ask a person: that takes {'.'.join(map(str, SINCE))}"
+        return Finding(ok=False, text=text, fix="npm install -g @openai/codex@latest", opens=True)
+    if not heard(output):
+        said = printable(_last_line(output) or "nothing", 200)
+        text = f"codex does not ask before it acts, its hooks are not heard (switched off, or not allowed): {said}"
+        fix = "look at extra_args; or ask nobody: agent-mailer config set approve.refused false, and approve.tools ''"
+        return Finding(ok=False, text=text, fix=fix, opens=True)
+    return Finding(ok=True, text="codex asks a person before what it may not do by itself")
 
 
 def _names_provider(path: Path) -> bool:
