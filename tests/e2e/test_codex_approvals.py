@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -427,3 +429,22 @@ def test_a_lost_session_is_told_of_the_yes_and_the_call_runs_once(desk: AskingCo
         until(lambda: desk.answers, "the turn in a session of its own")
     assert desk.acts == ["one"]
     assert desk.answers == ["done"]
+
+
+def test_within_a_sandbox_of_ours_codex_asks_and_goes_on() -> None:
+    if not os.access("/var/lib", os.W_OK) or (shutil.which("bwrap") is None and not os.environ.get("CI")):
+        pytest.skip("it takes bubblewrap, and a place that is not below /tmp")
+    with tempfile.TemporaryDirectory(dir="/var/lib", prefix="agent-mailer-test-") as base, fake_openai() as fake:
+        desk = AskingCodex(Path(base), fake)
+        desk.configure(sandbox={"kind": "bwrap"})
+        # Codex's own sandbox refuses it, and ours does not.
+        desk.outside = desk.home
+        desk.script_of_act('echo "$1" >>acts')
+        fake.script(desk.act(), Say("I have asked"))
+        desk.send()
+        assert desk.run() == ["asked"], desk.detail()
+        desk.approve()
+        fake.script(desk.act(), desk.act(), Say("done"))
+        assert desk.run() == ["done"]
+        assert desk.acts == ["one"]
+        assert desk.model_was_told(UNKNOWN)

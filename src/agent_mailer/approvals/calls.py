@@ -25,9 +25,6 @@ OURS = "mcp__agent_mailer__"
 
 _RULE = re.compile(r"([A-Za-z_*][A-Za-z0-9_.*-]{0,199})(?:\((.*)\))?", re.DOTALL)
 
-_OURS = "mcp__agent_mailer__"
-"""The mail tools, as programs name them: no glob over names means them, or nobody could answer a mail unasked."""
-
 # What names the thing that a tool is to touch, the first that is there.
 _TELLING = ("command", "file_path", "notebook_path", "path", "url", "query")
 
@@ -97,7 +94,7 @@ class Rule(msgspec.Struct, frozen=True):
     about: str = ""
 
     def names(self, tool: str) -> bool:
-        return fnmatchcase(tool, self.tool) and not (tool.startswith(_OURS) and "*" in self.tool)
+        return fnmatchcase(tool, self.tool)
 
 
 def rule_of(text: str) -> Rule:

@@ -142,7 +142,8 @@ class CodexRuntime:
         words += ["-c", f"mcp_servers.{SERVER}={_server_table(request)}", *self._extra]
         if request.asking is not None:
             refuses = self._mode is PermissionMode.ACCEPT_EDITS and request.own_sandbox
-            words += asking_words(request.asking, self._extra, refuses=refuses)
+            able = (version_of(program) or SINCE) >= SINCE
+            words += asking_words(request.asking, self._extra, refuses=refuses and able)
         flags = ("--json", "--skip-git-repo-check")
         if request.session_id is None:
             words += [*flags, "-"]
@@ -365,15 +366,16 @@ def _read_fence(probe: Probe, output: str) -> Finding:
 
 
 def _read_asks(probe: Probe, output: str) -> Finding:
-    version = version_of(Path(probe.argv[0]))
-    if version is not None and version < SINCE:
-        text = f"codex {'.'.join(map(str, version))} is too old to ask a person: that takes {'.'.join(map(str, SINCE))}"
-        return Finding(ok=False, text=text, fix="npm install -g @openai/codex@latest", opens=True)
+    upgrade = "npm install -g @openai/codex@latest"
     if not heard(output):
         said = printable(_last_line(output) or "nothing", 200)
         text = f"codex does not ask before it acts, its hooks are not heard (switched off, or not allowed): {said}"
-        fix = "look at extra_args; or ask nobody: agent-mailer config set approve.refused false, and approve.tools ''"
+        fix = f"look at extra_args; or {upgrade}; or ask nobody: agent-mailer config set approve.refused false"
         return Finding(ok=False, text=text, fix=fix, opens=True)
+    version = version_of(Path(probe.argv[0])) or SINCE
+    if version < SINCE:
+        text = f"codex {'.'.join(map(str, version))} asks nobody about what its sandbox refuses; it stays refused"
+        return Finding(ok=False, text=text, fix=upgrade)
     return Finding(ok=True, text="codex asks a person before what it may not do by itself")
 
 
