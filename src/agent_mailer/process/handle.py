@@ -180,11 +180,10 @@ def reap(identity: ProcessIdentity, *, block: bool = False) -> int | None:
     """Take an ended child off the system, so that no zombie stays; not others'. Its exit status, where it has one."""
     if HAS_PROC:
         # A child that was not reaped keeps its pid, so what has the pid and the start time is the one waited for.
-        stat = read_stat(identity.pid)
-        if stat is None or stat.started != identity.started or not identity.of_this_life:
+        if (stat := read_stat(identity.pid)) is None or stat.started != identity.started or not identity.of_this_life:
             return None
     with suppress(ChildProcessError):
-        if (ended := os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG))) is not None:
+        if ended := os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG)):
             waited_for.discard(identity.pid)
             return ended.si_status if ended.si_code == os.CLD_EXITED else None
     return None

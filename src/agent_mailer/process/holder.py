@@ -303,7 +303,7 @@ class Supervised:
         self.turn_id = turn_id
         self._word = word
         self.left_nothing = False
-        """Once it has ended: the holder has left by itself, since nothing was left below it. Only its parent can tell."""
+        """Once it has ended: the holder has left by itself, as nothing was left below it. Only its parent can tell."""
 
     def __del__(self) -> None:
         self._close()
