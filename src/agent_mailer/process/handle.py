@@ -178,10 +178,10 @@ async def wait_gone(identities: Sequence[ProcessIdentity], seconds: float | None
 
 def reap(identity: ProcessIdentity, *, block: bool = False) -> int | None:
     """Take an ended child off the system, so that no zombie stays; not others'. Its exit status, where it has one."""
-    if HAS_PROC:
-        # A child that was not reaped keeps its pid, so what has the pid and the start time is the one waited for.
-        if (stat := read_stat(identity.pid)) is None or stat.started != identity.started or not identity.of_this_life:
-            return None
+    stat = read_stat(identity.pid) if HAS_PROC else None
+    # A child that was not reaped keeps its pid, so what has the pid and the start time is the one waited for.
+    if HAS_PROC and (stat is None or stat.started != identity.started or not identity.of_this_life):
+        return None
     with suppress(ChildProcessError):
         if ended := os.waitid(os.P_PID, identity.pid, os.WEXITED | (0 if block else os.WNOHANG)):
             waited_for.discard(identity.pid)
