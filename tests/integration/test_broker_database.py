@@ -141,6 +141,8 @@ def test_mail_that_there_is_counts_in_the_totals_of_its_inbox(tmp_path: Path) ->
             " 'no', 'normal', '[]', 0)"
             for n in range(5)
         ),
+        # As it was then.
+        "DROP TABLE approval_links",
         "ALTER TABLE agents DROP COLUMN inbox_total",
         "ALTER TABLE agents DROP COLUMN inbox_unread",
         "UPDATE alembic_version SET version_num = '0008'",
