@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -59,6 +61,7 @@ def places_of(config: Config, around: Around) -> Places:
         workdir=workdir,
         state=around.state,
         home=Path(os.environ.get("HOME") or Path.home()),
+        account=_home_of_the_account(),
         cache=user_cache_path("agent-mailer") / path_name(str(workdir)),
         project=project,
         mailbox=None if shut else mailbox,
@@ -70,6 +73,12 @@ def places_of(config: Config, around: Around) -> Places:
         may_write=config.permission_mode is not PermissionMode.PLAN,
         own_variables=frozenset(config.env.set),
     )
+
+
+def _home_of_the_account() -> Path | None:
+    with suppress(KeyError):
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    return None
 
 
 def _real(path: Path) -> Path:

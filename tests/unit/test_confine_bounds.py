@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent_mailer.config import Config
 from agent_mailer.confine.bounds import Places, bounds_of
 from agent_mailer.confine.bwrap import Bubblewrap
 from agent_mailer.confine.enter_landlock import ABSTRACT_ONLY
 from agent_mailer.confine.landlock import Landlock
 from agent_mailer.confine.port import Access, Bounds, Network, Promise, TurnPlaces
+from agent_mailer.confining import Around, places_of
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
 from agent_mailer.runtimes.port import Launch, ProgramHome
 
@@ -50,6 +54,21 @@ def test_the_deepest_rule_decides(places: Places) -> None:
     assert found.access(state / "turns" / "t" / "outbox" / "x") is WRITE
     assert found.access(home / ".ssh" / "id") is HIDE
     assert found.access(home / "other" / "plan") is HIDE
+
+
+def test_keys_of_the_account_are_hidden_whatever_home_says(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssh asks the system, not HOME, where its keys are."""
+    account = tmp_path / "account"
+    (account / ".ssh").mkdir(parents=True)
+    found = bounds(msgspec.structs.replace(places, account=account))
+    hidden = {rule.path for rule in found.rules if rule.access is HIDE}
+    assert {account / ".ssh", places.home / ".ssh"} <= hidden
+    monkeypatch.setenv("HOME", str(tmp_path))
+    around = Around(workdir=places.workdir, state=places.state, project=None, root=lambda: None, disk=Disk())
+    wired = places_of(Config(), around)
+    assert (wired.home, wired.account) == (tmp_path, Path(pwd.getpwuid(os.geteuid()).pw_dir))
 
 
 def test_plan_mode_writes_neither_workdir_nor_project(places: Places) -> None:

@@ -122,7 +122,9 @@ def _tracked(program: str, folder: Path, tree: Tree) -> CheckResult | None:
     name = str(folder.relative_to(tree.top))
     status, listed = _git(program, tree, "--literal-pathspecs", "ls-files", "--", name)
     if status == 0 and listed.strip():
-        text = f"git tracks {len(listed.splitlines())} of its files: mail, and perhaps a key"
+        many = len(listed.splitlines())
+        kept = "commits keep what they have, and a checkout of one writes over yours"
+        text = f"git tracks {many} of its files: mail, and perhaps a key; {kept}"
         return failure("git", folder, text, f"git -C {shlex.quote(str(tree.top))} rm -r --cached {shlex.quote(name)}")
     if status != 0:
         said = listed.strip() or "no answer in time"

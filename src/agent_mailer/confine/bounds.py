@@ -65,12 +65,14 @@ class Places(msgspec.Struct, frozen=True):
 
     `state` is `.agent-mailer/`; `hidden` what is ours beyond it: mailbox, the user's state, other agents' workdirs.
     `mailbox`: the folder mailbox, where the agent may write it. `cache`: of package managers, for this agent alone.
+    `account`: the home that the system names, where ssh and others look whatever `HOME` says.
     """
 
     workdir: Path
     state: Path
     home: Path
     cache: Path
+    account: Path | None = None
     project: Path | None = None
     mailbox: Path | None = None
     hidden: tuple[Path, ...] = ()
@@ -99,9 +101,10 @@ def bounds_of(
     for path in _interpreter():
         rules.add(path, Access.READ)
     sockets = tuple(_named_sockets(env))
-    rules.add_all((places.home / name for name in SECRETS), Access.HIDE)
-    if sockets:
-        rules.add_all((places.home / ".ssh" / name for name in _KNOWN_HOSTS), Access.READ)
+    for folder in dict.fromkeys(filter(None, (places.home, places.account))):
+        rules.add_all((folder / name for name in SECRETS), Access.HIDE)
+        if sockets:
+            rules.add_all((folder / ".ssh" / name for name in _KNOWN_HOSTS), Access.READ)
     rules.add(places.cache, Access.WRITE)
     if home is not None:
         rules.add(_real(home.path), Access.WRITE)
