@@ -421,7 +421,8 @@ def test_a_claim_by_its_answers() -> None:
         )
         with pytest.raises(BusyFault, match="hal since noon"):
             await at.mailbox.claim(envelope)
-        for rule in (says(500, {}), html(200), says(200, {"message": {}, "claimed": "now"})):
+        stale = says(409, {"detail": "watched anew", "reason": "stale"})
+        for rule in (says(500, {}), html(200), says(200, {"message": {}, "claimed": "now"}), stale):
             at.broker.on(claim, rule)
             with pytest.raises(MailboxUnavailable):
                 await at.mailbox.claim(envelope)

@@ -31,6 +31,7 @@ from agent_mailer.errors import BusyFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
 from agent_mailer.mailbox.amp.client import Credentials
 from agent_mailer.mailbox.amp.transport import Limits
+from agent_mailer.mailbox.port import MailboxUnavailable, Message
 
 STREAM = f"GET /messages/inbox/{ADDRESS}/stream"
 PATIENCE = 20.0
@@ -116,7 +117,12 @@ def test_the_same_watcher_takes_over_after_a_crash(street: Street) -> None:
         before, after = street.mailbox(agent, "same"), street.mailbox(agent, "same")
         await before.open()
         await after.open()
-        # Two at once under one id are a copy of a workdir: whoever came first is told, and leaves.
+        # Two at once under one id are a copy of a workdir: whoever came first claims nothing, is told, and leaves.
+        await street.send(agent)
+        (envelope,) = (await after.pending(10)).envelopes
+        with pytest.raises(MailboxUnavailable, match="watched anew"):
+            await before.claim(envelope)
+        assert isinstance(await after.claim(envelope), Message)
         with pytest.raises(BusyFault, match="watched already"):
             await asyncio.wait_for(_wait_on(before), 60)
         await before.close()

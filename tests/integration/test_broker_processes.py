@@ -271,6 +271,26 @@ def test_mail_that_is_sent_and_settled_at_both_makes_nobody_give_way(pair: Pair,
     assert server.administer(deadlocks) == [(0,)]
 
 
+def test_the_epoch_of_a_hold_counts_at_every_process(pair: Pair) -> None:
+    message = pair.send(0)["id"]
+
+    def claim(number: int, epoch: int | None) -> tuple[int, str]:
+        headers = {"X-Agent-Mailer-Watcher": "w", "X-Agent-Mailer-Epoch": str(epoch)}
+        with pair.client(number) as client:
+            said = client.post(f"/messages/{message}/claim", headers=headers)
+        return said.status_code, said.json().get("reason", "")
+
+    with ExitStack() as stack:
+        epochs = []
+        for number in range(2):
+            listener = Listener(pair.opened(stack, number, "w"))
+            event = listener.next()
+            assert event.name == "hello"
+            epochs.append(event.data["epoch"])
+        assert [claim(number, epochs[0]) for number in range(2)] == [(409, "stale")] * 2
+        assert claim(0, epochs[1])[0] == 200
+
+
 def test_another_secret_is_refused_while_a_process_serves(pair: Pair, tmp_path: Path) -> None:
     other = BrokerProcess(tmp_path / "other")
     with pytest.raises(AssertionError, match="another AGENT_MAILER_SECRET_KEY"):

@@ -41,6 +41,7 @@ class Listener:
     def __init__(self, response: httpx.Response) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self.over = threading.Event()
+        self.epoch: int | None = None
         self._response = response
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -59,6 +60,7 @@ class Listener:
 
     def hello(self) -> int:
         name, number, data = self.next()
+        self.epoch = data.pop("epoch", None)
         assert (name, data) == ("hello", {"cursor": int(number), "heartbeat_seconds": HEARTBEAT})
         return int(number)
 
@@ -243,6 +245,32 @@ def test_a_heartbeat_keeps_the_agent_online(room: Room) -> None:
         shown = room.desk.call("GET", f"/agents/{agent['id']}", headers=room.alice.header)
         assert shown["status"] == "online"
         response.close()
+
+
+def test_whose_hold_was_followed_by_another_claims_nothing(room: Room) -> None:
+    """Also where that was by the same watcher, as of a copied workdir, and also when that is over."""
+    agent = room.agent()
+    sent = room.desk.send(room.alice, room.sender, agent["address"])
+
+    def claim(epoch: str, expected: int, watcher: str = "one") -> Any:
+        headers = {**room.alice.header, "X-Agent-Mailer-Watcher": watcher, "X-Agent-Mailer-Epoch": epoch}
+        return room.desk.call("POST", f"/messages/{sent['id']}/claim", expected, headers=headers)
+
+    with room.listening(agent) as listener:
+        listener.hello()
+        assert listener.epoch is None, "who only listens holds nothing"
+    with room.listening(agent, watcher="one") as first, room.listening(agent, watcher="one") as second:
+        first.hello()
+        second.hello()
+        assert first.over.wait(20)
+        assert claim(str(first.epoch), 409)["reason"] == "stale"
+        assert claim(str(second.epoch), 409, "two")["reason"] == "watched"
+    assert second.over.wait(20)
+    until(lambda: claim("0", 409)["reason"] == "stale", "the end of the hold")
+    assert claim(str(first.epoch), 409)["reason"] == "stale"
+    for odd in ("", "-1", "x", "1.5", "9" * 19):
+        claim(odd, 422)
+    assert claim(str(second.epoch), 200)["claimed"] == "now", "nobody has held it since"
 
 
 def test_a_second_watcher_is_told_who_holds_the_agent(room: Room) -> None:

@@ -36,6 +36,7 @@ _OF_AGENT = (
     .select_from(leases.outerjoin(processes, processes.c.id == _l.process_id))
     .where(_l.agent_id == bindparam("agent"))
 )
+_EPOCH = select(_l.epoch).where(_l.agent_id == bindparam("agent"))
 _LOCKED = _OF_AGENT.with_for_update(of=leases)
 _BEGIN = insert(leases)
 _TAKE = (
@@ -78,6 +79,11 @@ def holder(connection: Connection, agent_id: str) -> Lease | None:
     """Who holds the agent, at whichever process."""
     row = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
     return Lease(*row[:3]) if row is not None and row[5] else None
+
+
+def epoch_of(connection: Connection, agent_id: str) -> int | None:
+    """That of who held the agent last, whether they do still or not."""
+    return connection.execute(_EPOCH, {"agent": agent_id}).scalar()
 
 
 def give_back(connection: Connection, process_id: str, held: Sequence[tuple[str, int]]) -> None:

@@ -46,7 +46,7 @@ class Stream:
         self.host = host
         self.lease = lease
         self.newest = 0
-        # Of the lease, where several processes share the database.
+        # Of the lease: each time that an agent is held it is another.
         self.epoch: int | None = None
         self.over = False
         self.replaced_by: Lease | None = None
@@ -122,8 +122,10 @@ class Events:
                 await _tell(send, _HEARTBEAT)
 
     def _hello(self) -> bytes:
-        told = msgspec.json.encode({"cursor": self._newest, "heartbeat_seconds": self._heartbeat_seconds})
-        return _event("hello", self._newest, told)
+        told = {"cursor": self._newest, "heartbeat_seconds": self._heartbeat_seconds}
+        if self._stream.epoch is not None:
+            told["epoch"] = self._stream.epoch
+        return _event("hello", self._newest, msgspec.json.encode(told))
 
 
 class Lasting(Response):

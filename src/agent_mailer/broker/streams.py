@@ -7,7 +7,9 @@ looks whether their keys still hold.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -66,6 +68,10 @@ class Streams:
         """How many streams a key, and a host, has."""
         self._of: dict[str, set[Stream]] = {}
         self._watching: dict[str, Stream] = {}
+        self._epochs: dict[str, int] = {}
+        """Of the agents that are or were held, where no other process serves them."""
+        # An epoch of before the start of this process is none of its own.
+        self._next_epoch = itertools.count(time.time_ns() // 1_000_000)
         self._to_give_back = asyncio.Event()
         self._pulses: list[asyncio.Task[None]] = []
         self._closed = False
@@ -104,6 +110,10 @@ class Streams:
     def holder(self, connection: Connection, agent_id: str) -> Lease | None:
         """Who holds the agent, wherever."""
         return self.lease(agent_id) if self._peers is None else leases.holder(connection, agent_id)
+
+    def epoch(self, connection: Connection, agent_id: str) -> int | None:
+        """Of whoever holds the agent, or held it last."""
+        return self._epochs.get(agent_id) if self._peers is None else leases.epoch_of(connection, agent_id)
 
     def replaced(self, word: Replaced) -> None:
         """The watcher has a newer stream at another process."""
@@ -158,7 +168,7 @@ class Streams:
             self._of.pop(stream.agent_id, None)
         if self._watching.get(stream.agent_id) is stream:
             del self._watching[stream.agent_id]
-        if stream.epoch is not None:
+        if stream.epoch is not None and self._peers is not None:
             self._given_back.add((stream.agent_id, stream.epoch))
             self._to_give_back.set()
             stream.epoch = None
@@ -166,7 +176,10 @@ class Streams:
     async def hold(self, stream: Stream, address: str) -> None:
         """Hold the agent at all processes, as the stream does at this one. Raises Fault 409, and ends it then."""
         lease, peers = stream.lease, self._peers
-        if lease is None or peers is None:
+        if lease is None:
+            return
+        if peers is None:
+            stream.epoch = self._epochs[stream.agent_id] = next(self._next_epoch)
             return
         try:
             held = await self._store.write(lambda c: leases.take(c, stream.agent_id, lease, peers.id))

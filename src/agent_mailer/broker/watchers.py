@@ -13,6 +13,7 @@ from agent_mailer.broker.protocol import Fault
 
 LONGEST_NAME = 200
 _WATCHER = re.compile(r"[\x20-\x7e]{1,128}")
+_EPOCH = re.compile(r"[0-9]{1,18}", re.ASCII)
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -29,6 +30,26 @@ def watcher_of(request: Request) -> str | None:
     if watcher is not None and not _WATCHER.fullmatch(watcher):
         raise Fault(422, "X-Agent-Mailer-Watcher is 1 to 128 printable ASCII characters")
     return watcher
+
+
+def epoch_of(request: Request) -> int | None:
+    """The epoch that the watcher says it holds the agent by. Raises Fault 422."""
+    given = request.headers.get("x-agent-mailer-epoch")
+    if given is None:
+        return None
+    if not _EPOCH.fullmatch(given):
+        raise Fault(422, "X-Agent-Mailer-Epoch is the number that the stream's hello told")
+    return int(given)
+
+
+EPOCH_HEADER = header(
+    "X-Agent-Mailer-Epoch", "By which hold of the agent, as the stream's hello told it", "^[0-9]{1,18}$"
+)
+
+
+def overtaken(address: str) -> Fault:
+    """The refusal of a watcher whose hold of the agent is not the last one."""
+    return Fault(409, f"{address} has been watched anew since this watcher began to", extra={"reason": "stale"})
 
 
 def watcher_header(description: str, *, required: bool) -> dict[str, Any]:

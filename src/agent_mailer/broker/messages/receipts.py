@@ -24,7 +24,7 @@ from agent_mailer.broker.messages.rows import (
 from agent_mailer.broker.messages.wire import rendered
 from agent_mailer.broker.protocol import NO_NUL, Fault, now_text
 from agent_mailer.broker.streams import streams_of
-from agent_mailer.broker.watchers import watched, watcher_header, watcher_of
+from agent_mailer.broker.watchers import EPOCH_HEADER, epoch_of, overtaken, watched, watcher_header, watcher_of
 
 router = APIRouter(prefix="/messages", tags=["extensions"])
 
@@ -57,17 +57,21 @@ def _require_alive(locked: Locked) -> None:
 @router.post(
     "/{message_id}/claim",
     summary="Claim a message for a turn",
-    openapi_extra={"parameters": [watcher_header("Who claims", required=True)]},
+    openapi_extra={"parameters": [watcher_header("Who claims", required=True), EPOCH_HEADER]},
     responses={200: described(Claimed), **refusals(401, 403, 404, 409, 422, 503)},
     response_class=Response,
 )
 async def claim(
     request: Request, message_id: str, caller: AsAgent, form: Annotated[ClaimForm | None, Body()] = None
 ) -> Response:
-    """Nobody else gets it while the claim lasts. The header X-Agent-Mailer-Watcher says who claims."""
+    """Nobody else gets it while the claim lasts. The header X-Agent-Mailer-Watcher says who claims.
+
+    X-Agent-Mailer-Epoch says by which stream they hold the agent: one that another has followed claims nothing more.
+    """
     watcher = watcher_of(request)
     if watcher is None:
         raise Fault(422, "X-Agent-Mailer-Watcher is missing")
+    shown = epoch_of(request)
     form = form or ClaimForm()
     since = claims_since(settings_of(request).claim_seconds)
     streams = streams_of(request)
@@ -77,6 +81,9 @@ async def claim(
         lease = streams.holder(changes.connection, locked.agent_id)
         if lease is not None and lease.watcher != watcher:
             raise watched(locked.message.to_agent, lease)
+        held_last = None if shown is None else streams.epoch(changes.connection, locked.agent_id)
+        if held_last is not None and shown != held_last:
+            raise overtaken(locked.message.to_agent)
         require_free(locked, watcher, since)
         return claim_message(changes, locked, watcher, form.turn_id, silent=form.silent)
 

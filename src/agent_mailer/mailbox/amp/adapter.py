@@ -98,10 +98,10 @@ class AmpMailbox:
         self._watcher_name = "".join(c if c.isascii() and c.isprintable() else "?" for c in watcher_name)[:200]
         self._link = Link(credentials, limits=limits, clock=self._clock)
         self._author = compose.Author(self._link.agent_id, address)
-        self._inbox = Inbox(self._link, self._clock, address, self._watcher)
         self._sender = Sender(self._link, self._clock, under_way=under_way)
         self._reporter = Reporter(self._link)
         self._stream = Stream(lambda: self._link.client.transport, self._source, self._wake, jitter=jitter)
+        self._inbox = Inbox(self._link, self._clock, address, self._watcher, lambda: self._stream.epoch)
         self._awake = asyncio.Event()
         self._opened = False
         self._had_mail = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -32,11 +32,15 @@ from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress
 class Inbox:
     """One agent's inbox. Every method raises MailboxUnavailable; `claim` raises BusyFault, too."""
 
-    def __init__(self, link: Link, clock: Clock, address: str, watcher: str) -> None:
+    def __init__(
+        self, link: Link, clock: Clock, address: str, watcher: str, epoch: Callable[[], int | None] = lambda: None
+    ) -> None:
+        """`epoch`: by which the watcher holds the agent now, as far as it knows."""
         self._link = link
         self._clock = clock
         self._address = address
         self._watcher = watcher
+        self._epoch = epoch
         self._skipped = Skipped()
         self._mirror = Mirror(self._skipped)
         self._paged = PagedMailbox(self._skipped)
@@ -149,6 +153,9 @@ class Inbox:
                 reason = _reason(answer)
                 if reason == "watched":
                     raise held_by(answer)
+                if reason == "stale":
+                    # Our stream has lost the agent, or has got it again just now: nothing was claimed.
+                    raise self._link.puzzled(answer)
                 if again and reason == "read":
                     return await self.read(envelope)
                 return Gone(detail_of(answer) or "somebody else took it")
@@ -170,6 +177,9 @@ class Inbox:
         lost = False
         async for attempt in quick_tries():
             with attempt:
+                epoch = self._epoch()
+                if epoch is not None:
+                    headers["X-Agent-Mailer-Epoch"] = str(epoch)
                 try:
                     answer = await self._link.ask(
                         lambda transport, _: transport.ask("POST", path, content=content, headers=headers, tries=1)

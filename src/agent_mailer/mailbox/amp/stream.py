@@ -65,6 +65,8 @@ class Stream:
         """Whether arrivals would reach us now."""
         self.connections = 0
         """How often a stream has begun: after each, what waits must be looked at anew."""
+        self.epoch: int | None = None
+        """By which we held the agent last, as the broker told it."""
         self.busy: BusyFault | None = None
         """Another watcher holds the agent."""
 
@@ -143,6 +145,8 @@ class Stream:
     def _note(self, event: httpx_sse.ServerSentEvent) -> None:
         if event.id.isascii() and event.id.isdigit() and len(event.id) < 20:
             self._last_id = event.id
+        if event.event == "hello":
+            self.epoch = _epoch_in(event.data)
         if not self.healthy:
             self.healthy = True
             self.connections += 1
@@ -172,6 +176,17 @@ class _Bounded(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+class _Hello(msgspec.Struct, frozen=True):
+    epoch: int | None = None
+
+
+def _epoch_in(data: str) -> int | None:
+    """None where the broker tells none."""
+    with suppress(*NO_JSON):
+        return msgspec.json.decode(data, type=_Hello).epoch
+    return None
 
 
 class _Watcher(msgspec.Struct, frozen=True):
