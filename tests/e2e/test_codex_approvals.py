@@ -318,10 +318,10 @@ def test_the_watcher_dies_while_the_allowed_call_runs(desk: AskingCodex) -> None
 ALLOWS = '{"outcome":"allow","risk_level":"low","user_authorization":"high","rationale":"ok"}'
 
 
-@pytest.mark.parametrize("how", ["it is not there", "it fails", "it says nothing"])
+@pytest.mark.parametrize("how", ["it is not there", "it says nothing"])
 def test_a_hook_that_does_not_answer_allows_nothing(ruled: AskingCodex, how: str) -> None:
     """Neither does the model that codex would ask in a person's place."""
-    hook = {"it is not there": "/nonexistent/hook", "it fails": "/bin/false", "it says nothing": "/bin/true"}[how]
+    hook = {"it is not there": "/nonexistent/hook", "it says nothing": "/bin/true"}[how]
     broken = list(asking_words(Asking((hook,), ("Bash",), refused=True), (), refuses=True))
     program = ruled.base / "codex"
     program.write_text(
@@ -340,23 +340,25 @@ def test_a_hook_that_does_not_answer_allows_nothing(ruled: AskingCodex, how: str
     assert len(ruled.fake.asked) == 2, "no other model was asked"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        "[features]\nhooks = false\n",
-        'approvals_reviewer = "user"\napproval_policy = "never"\n',
-        "\n".join(
-            f'[hooks.state."/<session-flags>/config.toml:{event}:0:0"]\nenabled = false'
-            for event in ("pre_tool_use", "permission_request")
-        ),
-        "[auto_review]\ntimeout_ms = 60000\n",
-    ],
-)
-def test_settings_of_project_and_person_switch_nothing_off(ruled: AskingCodex, settings: str) -> None:
+SWITCHES_OFF = """
+approvals_reviewer = "user"
+approval_policy = "never"
+[features]
+hooks = false
+[auto_review]
+timeout_ms = 60000
+[hooks.state."/<session-flags>/config.toml:pre_tool_use:0:0"]
+enabled = false
+[hooks.state."/<session-flags>/config.toml:permission_request:0:0"]
+enabled = false
+"""
+
+
+def test_settings_of_project_and_person_switch_nothing_off(ruled: AskingCodex) -> None:
     (ruled.workdir / ".codex").mkdir()
-    (ruled.workdir / ".codex" / "config.toml").write_text(settings)
+    (ruled.workdir / ".codex" / "config.toml").write_text(SWITCHES_OFF)
     trusts = f'[projects."{ruled.workdir}"]\ntrust_level = "trusted"\n'
-    (ruled.home / "config.toml").write_text(f"{settings}\n{trusts}")
+    (ruled.home / "config.toml").write_text(f"{SWITCHES_OFF}{trusts}")
     ruled.fake.script(ruled.act(), Say("I have asked"))
     ruled.send()
     assert ruled.run() == ["asked"]
