@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import beneath, broker, broker_scale, durability, guards, mcp, sandbox, status, turns
+from benchmarks import approvals, beneath, broker, broker_scale, durability, guards, mcp, sandbox, status, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -229,6 +229,7 @@ FIGURES = {
     "startup": startup,
     "big-state": big_state,
     "guards": guards.looks,
+    "questions": approvals.waiting,
     "tools": mcp.tools,
     "turn-start": turns.start,
     "turn-memory": turns.memory,

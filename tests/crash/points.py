@@ -22,7 +22,8 @@ from agent_mailer.disk import SystemCalls
 T = TypeVar("T")
 
 _VARIABLE = (
-    (re.compile(r"(?<=/workdirs/)[^/]+"), "ID"),
+    (re.compile(r"(?<=/workdirs/)[^/]+|(?<=/approvals/)[^/]+"), "ID"),
+    (re.compile(r"\bq-[0-9a-f]{12}\b"), "QUESTION"),
     (re.compile(r"(?<=/)(coder|planner)\d+@"), r"\1@"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "ID"),
     (re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}"), "TURN"),

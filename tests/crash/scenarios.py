@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.mailbox.maildir.layout import make_mailbox, make_root
 from agent_mailer.mailbox.port import Automatic, Message, Priority
 from agent_mailer.schedules.sending import run_now
+from agent_mailer.state.approvals import Answer, By, Verdict
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.records import ItemState, PauseReason, TurnRecord
 from agent_mailer.state.requests import Request, Verb
@@ -494,6 +496,63 @@ def held_stays_held(desk: Desk, marks: set[str]) -> None:
     assert len(told) == 1, f"told {len(told)} times"
 
 
+# It acts where it was told yes and is the first to leave the mark, as `approvals use` does; it tells the witness of it.
+ASKS = """
+word=$(grep -o '"word":"[a-z]*"' "$AGENT_MAILER_APPROVALS" | cut -d'"' -f4)
+told=$(grep -o '"id":"q-[0-9a-f]*"' "$AGENT_MAILER_APPROVALS" | cut -d'"' -f4)
+[ "$word" ] || { printf '{"type":"result","outcome":"asked","tool":"Bash","input":{"command":"push"}}'; exit 0; }
+if [ "$word" = allow ]; then
+    (set -C; : >"$AGENT_MAILER_TURN_DIR/outbox/used-$told") || exit 1
+    echo "act-$AGENT_MAILER_MESSAGE_ID $AGENT_MAILER_TURN_ID" >>"$0"
+fi
+printf '{"type":"result","text":"answer to %s: %s"}' "$AGENT_MAILER_MESSAGE_ID" "$word"
+"""
+
+
+def _asking(desk: Desk) -> list[Expected]:
+    """Whoever does not answer in time is not waited for."""
+    settings = {"permission_mode": "acceptEdits", "approve": {"expires": 60}, "notify": {"address": "planner"}}
+    agent(desk, ASKS, command_output="jsonl", **settings)
+    return [Expected(desk.send(), runs=2)]
+
+
+def _say_yes(stage: Stage) -> None:
+    stage.watch()
+    place = stage.desk.place()
+    place.disk.system = stage.disk.system
+    with suppress(OSError):
+        # A disk that refuses promises nothing.
+        for one in place.state.approvals.open():
+            place.state.approvals.answer(one, Answer(Verdict.ALLOW, time.time(), By.COMMAND))
+            stage.mark("answered")
+    stage.watch()
+
+
+def _not_done_unmarked(desk: Desk, marks: set[str]) -> None:
+    """The mark is durable before anything is done: where it is not there, the act has not been, either."""
+    del marks
+    known = settlements(desk)
+    marked = {path.parent.parent.name for path in desk.state.glob("turns/*/*/used-*")}
+    lines = told(desk).read_text().splitlines(keepends=True) if told(desk).exists() else []
+    kept = [line for line in lines if not line.startswith("act-") or line.split()[1] in {*known, *marked}]
+    told(desk).write_text("".join(kept))
+
+
+def _asked_and_done_once(desk: Desk, marks: set[str]) -> None:
+    [answer] = [message.body.strip().rpartition(" ")[2] for message in desk.inbox() if "answer to" in message.body]
+    acts = [message for message, _, _ in runs(desk) if message.startswith("act-")]
+    assert len(acts) <= 1, f"done {len(acts)} times"
+    assert answer in (("allow", "unknown") if "answered" in marks else ("allow", "unknown", "expired")), answer
+    assert answer != "allow" or acts, "it was told as done"
+    assert answer != "expired" or not acts, "done without a yes"
+    asked = [message for message in desk.inbox("planner") if message.subject.endswith("asks for a yes")]
+    assert len(asked) == 1, f"the question left {len(asked)} times"
+    state = desk.place().state
+    # An earlier desk may have stood at the same place.
+    known = [one for one in state.approvals.all() if one.turn_id in set(state.turns.ids())]
+    assert [one.over for one in known] == [True], known
+
+
 def _by_the_clock(desk: Desk) -> list[Expected]:
     (desk.base / "nightly.md").write_text("look at the night")
     night = {"name": "nightly", "cron": "0 0 29 2 *", "subject": "the night", "body": str(desk.base / "nightly.md")}
@@ -576,6 +635,7 @@ SCENARIOS = (
     Scenario("old turns", _old_turns, _watch_a_month_later, holds=_still_purged),
     Scenario("needs a person", _needs_a_person, _watch_once, holds=_told_the_operator),
     Scenario("held", strangers, _held_and_let_go, holds=held_stays_held),
+    Scenario("a yes", _asking, _say_yes, at_once=_not_done_unmarked, holds=_asked_and_done_once),
     Scenario("by the clock", _by_the_clock, _run_a_schedule, holds=_sent_once),
     Scenario("chores", _chores, _watch_once, long=True),
     Scenario("to a peer", _from_a_peer, _watch_once, holds=_answered_at_the_peer, long=True),

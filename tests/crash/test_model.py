@@ -28,6 +28,7 @@ from tests.sizes import sizes
 
 from agent_mailer.mailbox.port import Automatic, Message, Priority
 from agent_mailer.outcomes import Outcome, StopReason
+from agent_mailer.state.approvals import Verdict
 from agent_mailer.state.lifts import OrderVerb
 from agent_mailer.state.records import AfterStop, ItemState, TurnRecord
 from agent_mailer.state.requests import Request, Verb
@@ -158,6 +159,10 @@ class Life(RuleBasedStateMachine):
         """Also of what is not held, or no longer."""
         self.world.order(verb, (self._message(which),), leave_it=leave_it)
 
+    @rule(which=WHICH, verdict=st.sampled_from([Verdict.ALLOW, Verdict.ALLOW, Verdict.DENY]))
+    def answer(self, which: int, verdict: Verdict) -> None:
+        self.world.answer(which, verdict)
+
     # The promises.
 
     @invariant()
@@ -217,6 +222,7 @@ def check(world: World) -> None:
         _check_session(world, record)
     _check_bound(world)
     _check_mail(world)
+    _check_questions(world)
 
 
 def _turns_of(world: World, message: str) -> list[TurnRecord]:
@@ -246,7 +252,7 @@ def _check_turns(world: World, message: str, runs: dict[str, Run]) -> None:
     ends = [n for n, record in enumerate(turns) if record.settlement is not None and record.settlement.outcome.settles]
     assert ends in ([], [len(turns) - 1]), f"{message}: a turn after it was done"
     starts = [record for record in _last_life(turns) if record.turn_id in runs]
-    uncounted = [r for r in starts if r.settlement is not None and r.settlement.outcome.pauses]
+    uncounted = [r for r in starts if r.settlement and (r.settlement.outcome.pauses or r.settlement.asked)]
     assert len(starts) - len(uncounted) <= MAX_STARTS, f"{message}: started without end"
 
 
@@ -320,6 +326,22 @@ def _check_bound(world: World) -> None:
         assert any(change.session_id == entry.session_id for change in same) or not entry.session_id, thread
 
 
+def _check_questions(world: World) -> None:
+    """A question keeps its code; what it asks is begun at most once, and only where a person has said yes."""
+    state = world.desk.place(world.sky).state
+    acts = Counter(world.acts())
+    assert not acts or max(acts.values()) == 1, f"done twice: {acts}"
+    for one in state.approvals.all():
+        assert world.codes.setdefault(one.id, one.code) == one.code, f"{one.id} has another code"
+        turn = world.records.get(one.used or one.granted)
+        assert one.id in acts or not one.used, f"{one.id} is used up, and was not"
+        assert one.id not in acts or turn is not None, f"{one.id} was done, and nobody knows"
+    for question in acts:
+        answer = world.answers.get(question)
+        assert answer is not None, f"{question} was done, and nobody was asked"
+        assert answer.verdict is Verdict.ALLOW, f"{question} was done without a yes"
+
+
 def _tells_of_stuck(message: Message) -> bool:
     return message.body.startswith("A message of yours was not worked on.")
 
@@ -354,6 +376,7 @@ def drain(world: World) -> None:
     world.order(OrderVerb.ALLOW, ("planner",), leave_it=False)
     for _ in range(DRAIN_TICKS):
         world.ask(Request(Verb.RESUME), leave_it=False)
+        world.allow_all()
         world.sky.moment += 10.0
         world.tick()
         if not _to_do(world):

@@ -35,8 +35,8 @@ from tests.sizes import sizes
 from agent_mailer import events
 from agent_mailer.disk import Disk
 
-TOPS = ("mail", "coder", "agents")
-"""What a crash may change; the last are the mailboxes of a peer, where a story has one."""
+TOPS = ("mail", "coder", "agents", "person")
+"""What a crash may change; the last are the mailboxes of a peer, where a story has one, and the user's state folder."""
 
 SEED = int(os.environ.get("POWER_LOSS_SEED", "20261121"))
 FEWEST_STATES = 200
@@ -77,7 +77,9 @@ def test_the_power_fails_at_any_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(events, "ROTATE_AT_BYTES", 5000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "desk" / "person"))
     desk = new_desk(tmp_path / "desk")
+    (desk.base / "person").mkdir(mode=0o700, exist_ok=True)
     expected = scenario.prepare(desk)
     stage = Recorded(desk)
     scenario.act(stage)
@@ -147,7 +149,12 @@ def _states(operations: list[Operation], start: int, most: int, chance: random.R
 
 
 def _synced_by_its_writer(path: Path) -> bool:
-    """What the turn's tools stage is durable before they answer; nothing else that is written beside us is synced."""
+    """What the turn's tools stage is durable before they answer; nothing else that is written beside us is synced.
+
+    Of the user's state folder this is about the questions, which the watcher writes.
+    """
+    if path.parts[0] == "person":
+        return True
     return "outbox" in path.parts and "turns" in path.parts and not path.name.startswith(".tmp.")
 
 

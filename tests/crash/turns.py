@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 
 import msgspec
 from tests.amq_tree import inbox, write
@@ -17,6 +20,7 @@ from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.mailbox.port import Message, Priority
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import members
+from agent_mailer.state.approvals import Answer, By, Verdict
 from agent_mailer.state.turns import TurnStore, shares
 
 _BEGIN = r"""
@@ -50,6 +54,14 @@ _STAGES_ONE = r"""cd "$AGENT_MAILER_TURN_DIR/outbox"
 printf '{"key":"k1","action":"reply","created":%s,"body":"first","about":"%s"}' "$(date +%s)" "${ids%% *}" >.k1
 mv .k1 k1.json; }
 end; say '{"type":"session","id":"s-1"}'; say '{"type":"result","text":"the answer"}'"""
+# It acts where it was told yes and is the first to say so; `set -C` makes a mark once, as `approvals use` does.
+_ASKS = r"""told=$(cat "$AGENT_MAILER_APPROVALS" 2>/dev/null | grep -o '"id":"q-[0-9a-f]*"' | cut -d'"' -f4)
+say '{"type":"session","id":"s-1"}'
+[ "$told" ] || { end; say '{"type":"result","outcome":"asked","tool":"Bash","input":{"command":"push"}}'; exit 0; }
+grep -q '"word":"allow"' "$AGENT_MAILER_APPROVALS" || { end; say '{"type":"result","text":"not done"}'; exit 0; }
+(set -C; : >"$AGENT_MAILER_TURN_DIR/outbox/used-$told") || exit 1
+echo "$told" >>"$AGENT_MAILER_WORKDIR/../acts"
+end; say '{"type":"result","text":"the answer"}'"""
 
 NOTICE = "This message was given up"
 
@@ -68,10 +80,15 @@ class Case(msgspec.Struct, frozen=True):
     """The message comes from another project, and its answer goes there."""
     batch: int = 0
     """So many low messages of one thread instead of the one."""
+    asks: bool = False
+    """A person is asked, says yes once, and it is done."""
 
     def set_up(self, desk: Desk) -> list[str]:
         """Configure the agent and send it its mail; returns the ids."""
         desk.configure(command_output="jsonl", max_retries=self.max_retries, stop_grace=0, batch_low=bool(self.batch))
+        if self.asks:
+            told = ["/bin/sh", "-c", 'cat >>"$0"', str(desk.base / "told")]
+            desk.configure(permission_mode="acceptEdits", notify={"command": told})
         desk.shell(f"{_BEGIN}{f'sleep {self.pause}' if self.pause else ''}\n{self.script}")
         if self.batch:
             return [desk.send(f"chore {n}", thread="chores", priority=Priority.LOW) for n in range(self.batch)]
@@ -94,6 +111,7 @@ LIMITED = Case("limited, then answered", _LIMITED_FIRST, runs=2)
 DEAD = Case("dead letter", _FAILS, answers=(NOTICE,), max_retries=0)
 STAGED = Case("three staged replies", _STAGES, answers=("half way", "the work", "and more"))
 BATCH = Case("three low messages as one", _STAGES_ONE, answers=("first", "the answer", "the answer"), batch=3)
+ASKING = Case("a question and its yes", _ASKS, runs=2, asks=True)
 ROUTED = Case("three replies to another project", _STAGES, answers=STAGED.answers, routed=True)
 
 
@@ -106,6 +124,10 @@ class Rig:
         self.desk = desk or Desk(base)
         self.sent = case.set_up(self.desk)
         self.words = base / "stderr"
+        self.codes: set[str] = set()
+        """Every code under which a person was ever asked."""
+        # An earlier desk at the same path may have asked, too.
+        rmtree(self.desk.place().state.approvals.folder, ignore_errors=True)
 
     def argv(self, *more: str) -> tuple[str, ...]:
         return ("watch", "--no-interactive", "--workdir", str(self.desk.workdir), *more)
@@ -117,6 +139,15 @@ class Rig:
             for turn in self.turns():
                 until(partial(self._has_begun_or_never_will, turn), f"the agent of {turn}")
         return status
+
+    def answer(self) -> bool:
+        """A person says yes to all that is asked; whether anything was."""
+        book = self.desk.place().state.approvals
+        self.codes |= {one.code for one in book.all()}
+        asked = book.open()
+        for one in asked:
+            book.answer(one, Answer(Verdict.ALLOW, time.time(), By.COMMAND))
+        return bool(asked)
 
     def trace(self) -> list[str]:
         """The calls of one `watch --once`, by name."""
@@ -130,6 +161,8 @@ class Rig:
             self.desk.resume()
             status = self.watch()
             assert status in (0, 1), self.words.read_text()
+            if self.case.asks:
+                self.answer()
             if set(self.sent) <= set(self.processed()):
                 return
         raise AssertionError(f"never settled: {self.words.read_text()}")
@@ -181,9 +214,21 @@ class Rig:
             assert members(turn, None) == [], f"{why}: no process left behind"
         left = [str(path.relative_to(desk.base)) for path in desk.state.rglob(".tmp.*")]
         assert left == [], f"{why}: an interrupted write was left: {left}"
+        if case.asks:
+            self._check_question(why)
         before = content(desk)
         self.watch()
         assert content(desk) == before, f"{why}: recovered twice"
+
+    def _check_question(self, why: str) -> None:
+        """It left once, under one code; the act was done once, and is told as done."""
+        [asked] = self.desk.place().state.approvals.all()
+        assert self.codes == {asked.code}, f"{why}: its code stays the same"
+        assert (bool(asked.used), asked.granted, asked.over) == (True, "", True), f"{why}: {asked}"
+        told = [json.loads(line) for line in (self.desk.base / "told").read_text().splitlines()]
+        ids = {(one["id"], one["question"], one["code"].replace("-", "")) for one in told}
+        assert ids == {(f"approval-{asked.id}", asked.id, asked.code)}, f"{why}: told of one question: {told}"
+        assert (self.desk.base / "acts").read_text().split() == [asked.id], f"{why}: done exactly once"
 
     def _check_count(self, store: TurnStore, why: str, *, exact: bool) -> None:
         """A death or a stop of the watcher is no attempt; a start is counted where the gate was opened, and where a
@@ -198,7 +243,8 @@ class Rig:
         assert {record.attempt for record in records} == {1}, f"{why}: attempts"
         if exact:
             torn = len(list(self.desk.state.glob("turns/*/turn.json.corrupt-*")))
-            starts, runs = max(record.starts for record in records), self.runs() // len(self.sent)
+            # A turn that asks is no start.
+            starts, runs = max(record.starts for record in records), self.runs() // len(self.sent) - self.case.asks
             assert runs <= starts <= runs + torn, f"{why}: {starts} starts, {runs} runs"
 
 

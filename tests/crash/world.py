@@ -26,6 +26,7 @@ from agent_mailer.mailbox.port import Automatic, Envelope, Mailbox, Message, Pri
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
+from agent_mailer.state.approvals import Answer, By, Verdict
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.records import AfterStop, PauseReason, TurnRecord
 from agent_mailer.state.requests import Request, Verb
@@ -54,6 +55,7 @@ class Ending(StrEnum):
     LIMITED_AT_WORK = "limited_at_work"
     SIGNED_OUT = "signed_out"
     UNAVAILABLE = "unavailable"
+    ASKED = "asked"
 
 
 OUTCOMES = {
@@ -76,7 +78,8 @@ class Meanwhile(StrEnum):
     FINISH = "finish"
 
 
-# The witness: "start TURN MESSAGE THREAD SESSION", and "end TURN ENDING" just before the last word.
+# The witness: "start TURN MESSAGE THREAD SESSION", and "end TURN ENDING" just before the last word; "acts" has each
+# question whose yes was used up, as `approvals use` does it.
 _AGENT = r"""
 cat >/dev/null
 base=$1 turn=$AGENT_MAILER_TURN_ID message=$AGENT_MAILER_MESSAGE_ID thread=$AGENT_MAILER_THREAD_ID
@@ -85,6 +88,11 @@ flock -n 9 || echo "two turns at once in $thread: $turn" >>"$base/faults"
 echo "start $turn $message $thread ${AGENT_MAILER_SESSION_ID:--}" >>"$base/witness"
 say() { printf '{"type":%s}\n' "$1"; }
 say "\"session\",\"id\":\"${AGENT_MAILER_SESSION_ID:-s-$turn}\""
+[ ! "$AGENT_MAILER_APPROVALS" ] || tr , '\n' <"$AGENT_MAILER_APPROVALS" |
+  sed -n 's/.*"id":"\(q-[0-9a-f]*\)".*/\1/p; s/.*"word":"\([a-z]*\)".*/\1/p' | paste -d' ' - - |
+  while read -r id word; do
+    [ "$word" = allow ] && (set -C; : >"$AGENT_MAILER_TURN_DIR/outbox/used-$id") && echo "$id" >>"$base/acts"
+  done
 plan=done
 [ ! -e "$base/plan-$message" ] || read -r plan <"$base/plan-$message"
 if [ "$plan" = wait ]; then
@@ -96,6 +104,7 @@ case $plan in
 done) say "\"result\",\"text\":\"answer $message\"" ;;
 silent) say '"result"' ;;
 blocked) say "\"result\",\"outcome\":\"blocked\",\"text\":\"question $message\"" ;;
+asked) say "\"result\",\"outcome\":\"asked\",\"tool\":\"Bash\",\"input\":{\"command\":\"push $turn\"}" ;;
 crashed) kill -KILL $$ ;;
 no_result) ;;
 limited_at_work) say '"progress","text":"at it"'; say '"result","outcome":"limited"' ;;
@@ -254,6 +263,9 @@ class World:
         self.died = False
         """The last watcher died."""
         self.faults: list[str] = []
+        self.answers: dict[str, Answer] = {}
+        """The first that a person gave to each question."""
+        self.codes: dict[str, str] = {}
         self.steps = itertools.count()
 
     # What arrives, and what hands do.
@@ -307,6 +319,25 @@ class World:
         (self.dropped if verb is OrderVerb.DROP else self.let_go).update(held)
         name = self.desk.place(self.sky).state.lifts.give(Order(verb, targets))
         self.ask(Request(Verb.ORDER, (name,)), leave_it=leave_it)
+
+    def answer(self, which: int, verdict: Verdict) -> None:
+        """A person's word on one of the questions there ever were, late or again as it may be."""
+        book = self.desk.place(self.sky).state.approvals
+        if known := book.all():
+            one = known[which % len(known)]
+            counts = book.answer(one, Answer(verdict, self.sky.now(), By.COMMAND))
+            if self.answers.setdefault(one.id, counts) != counts:
+                self.faults.append(f"{one.id}: {counts} where {self.answers[one.id]} came first")
+
+    def allow_all(self) -> None:
+        book = self.desk.place(self.sky).state.approvals
+        for one in book.open():
+            self.answers[one.id] = book.answer(one, Answer(Verdict.ALLOW, self.sky.now(), By.COMMAND))
+
+    def acts(self) -> list[str]:
+        """The questions whose act was begun, as the witness saw it."""
+        path = self.base / "acts"
+        return path.read_text().split() if path.exists() else []
 
     def no_limits(self) -> None:
         self.turns_per_day = 0

@@ -7,6 +7,7 @@ The watcher writes `approvals.json` before the turn begins; the program's hook, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from enum import StrEnum
@@ -32,7 +33,8 @@ _FIRST = "deferred"
 MOST_ASKED = 10
 """Questions of one turn: an agent in a loop stops here."""
 
-_MOST_NAMES = 4096
+_ASK_NAME = re.compile(r"ask-[0-9a-f]{32}")
+_MOST_NAMES = 100_000
 _LARGEST = 64 * 1024 * 1024
 _GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 
@@ -126,7 +128,7 @@ def ask(disk: Disk, directory: Path, call: Call) -> bool:
     """Leave a question; False where the turn has left as many as it may. Raises OSError where the turn is over."""
     outbox = directory / _OUTBOX
     name = f"{_ASK}{call.digest[:32]}"
-    known = [one for one in _names(outbox) if one.startswith(_ASK)]
+    known = _asked(outbox)
     if name not in known and len(known) >= MOST_ASKED:
         return False
     disk.replace(outbox / name, msgspec.json.encode(call), sync=Sync.FULL)
@@ -146,7 +148,7 @@ def used_in(folder: Path, approval_ids: Iterable[str]) -> frozenset[str]:
 
 
 def _calls(folder: Path) -> Iterator[Call]:
-    for name in [one for one in _names(folder) if one.startswith(_ASK)][:MOST_ASKED]:
+    for name in _asked(folder)[:MOST_ASKED]:
         with suppress(OSError, *_GARBLED):
             call = msgspec.json.decode(read_regular(folder / name, 2 * MOST_INPUT), type=Call)
             if name == f"{_ASK}{call.digest[:32]}" and len(call.input) <= MOST_INPUT and len(call.tool) <= 200:
@@ -162,7 +164,9 @@ def _mark(disk: Disk, directory: Path, name: str) -> bool:
     return True
 
 
-def _names(folder: Path) -> list[str]:
+def _asked(folder: Path) -> list[str]:
+    """Names that a question may have, whatever else an agent has put there."""
     with suppress(FileNotFoundError, NotADirectoryError), beneath.opened(folder) as fd, os.scandir(fd) as entries:
-        return sorted(entry.name for entry in islice(entries, _MOST_NAMES))
+        names = (entry.name for entry in islice(entries, _MOST_NAMES))
+        return sorted(name for name in names if _ASK_NAME.fullmatch(name))
     return []

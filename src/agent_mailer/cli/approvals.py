@@ -196,6 +196,8 @@ def _answer(
     changed = _changed(found, change) if change is not None else ""
     now = place.clock.now()
     known = book.answer_to(found.id)
+    if known is None and found.over:
+        raise MailerError("over", "its message is done with; nothing was changed", f"{LIST} --all")
     if known is None and found.expires_at <= now:
         why = f"nobody has answered it until {local_time(found.expires_at)}: the agent goes on without it"
         raise MailerError("expired", why, f"{LIST} --all")
@@ -211,9 +213,19 @@ def _answer(
 
 def _told_before(book: Approvals, found: Approval, counts: Answer, given: Answer) -> None:
     """The first answer counts. The same once more is no mistake."""
+    from agent_mailer.state.approvals import UNREADABLE
+
     said = f"it was answered before, at {local_time(counts.at)}: {counts.verdict.value}"
+    if counts.reason == UNREADABLE:
+        why = f"{UNREADABLE}, and counts as none: {book.folder / found.id}.answer; nothing was changed"
+        raise MailerError("answered", why, f"agent-mailer approvals show {found.id}")
     spent = f"; used up in turn {used}" if (used := (book.get(found.id) or found).used) else ""
     if counts.verdict == given.verdict and counts.changed == given.changed:
+        if given.always and not any(one.id == found.id for one in book.standing()):
+            # The first was for once; or it came no further than that.
+            book.allow_for_good(found, given.at)
+            say(f"{said}{spent}; from now on it is allowed for good")
+            return
         note(f"{said}{spent}; nothing was changed")
         return
     raise MailerError("answered", f"{said}{spent}; nothing was changed", f"agent-mailer approvals show {found.id}")

@@ -46,7 +46,9 @@ class State:
         self.lifts = Lifts(folder)
         self.approvals = Approvals(folder)
         self.retries = Retries(
-            folder, lambda: remake_retries(self.turns, self.processed, self.dead_letters, self.held.released())
+            folder,
+            lambda: remake_retries(self.turns, self.processed, self.dead_letters, self.held.released()),
+            self.approvals.close,
         )
         self.pause = Pauses(folder, log, account)
         self.login = self.pause.login

@@ -7,14 +7,16 @@ running out is an answer like others.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from enum import StrEnum
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ import msgspec
 
 from agent_mailer.approvals.calls import Call
 from agent_mailer.approvals.turn import Told, Word
+from agent_mailer.beneath import is_there, names_in
 from agent_mailer.disk import TEMPORARY_PREFIX, Sync, of_the_moment, read_regular
 from agent_mailer.names import path_name
 from agent_mailer.state.folder import GARBLED, StateFolder
@@ -40,10 +43,17 @@ _TOKEN_BYTES = 32
 MOST_PASSED = 10_000
 
 _LARGEST = 16 * 1024 * 1024
+_QUESTION, _ANSWER = ".json", ".answer"
+UNREADABLE = "the file of its answer cannot be read"
+_COMMAND_LASTS = 3600.0
+"""Seconds after which no command that answers lives any more: what it had begun to write may go."""
+
 _TICK = 2.0
 """Seconds within which a folder's time may not tell that something came into it."""
 
 T = TypeVar("T")
+Due = Callable[[Iterable[str]], float]
+"""By a message's questions the moment from which it can go on."""
 
 
 class Verdict(StrEnum):
@@ -135,6 +145,13 @@ def shown_code(code: str) -> str:
     return f"{code[:4]}-{code[4:]}"
 
 
+class _Names(msgspec.Struct, frozen=True):
+    """Ids by what there is of them in the folder."""
+
+    questions: frozenset[str] = frozenset()
+    answered: frozenset[str] = frozenset()
+
+
 class Approvals:
     """One workdir's. Nothing is read before somebody asks."""
 
@@ -142,16 +159,22 @@ class Approvals:
         self._state = folder
         self._disk = folder.disk
         self._clock = folder.clock
-        self._answered: frozenset[str] | None = None
+        self._found = _Names()
         self._seen: tuple[int, float] | None = None
+        self._until: dict[str, float] = {}
         self.passed: set[str] = set()
         """Mail that was looked at and is no answer."""
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         from platformdirs import user_state_path
 
         return user_state_path("agent-mailer") / "approvals" / path_name(os.path.realpath(self._state.workdir))
+
+    @property
+    def _always(self) -> Path:
+        """Beside the questions, of which there may be many: what stands is read at each turn."""
+        return self.folder / "always"
 
     # The watcher's side: the caller holds the workdir's lock.
 
@@ -159,7 +182,7 @@ class Approvals:
         """Durable when it returns; what is known stays as it is, its code too. Raises OSError."""
         folder = self.folder
         for one in approvals:
-            if self._read(folder / f"{one.id}.json", Approval) is None:
+            if self._read(folder / f"{one.id}{_QUESTION}", Approval) is None:
                 self._disk.make_directory(folder, sync=Sync.FULL)
                 code = "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LETTERS))
                 self._put(msgspec.structs.replace(one, code=code, token=secrets.token_urlsafe(_TOKEN_BYTES)))
@@ -173,7 +196,9 @@ class Approvals:
         known = self.get(approval_id)
         if known is None:
             return None
-        answer = self.answer_to(approval_id) or self._expire(known)
+        answer = self.answer_to(approval_id)
+        if answer is None:
+            answer = self.answer(known, Answer(Verdict.EXPIRED, self._clock.now(), By.CLOCK))
         call = known.call
         told = Told(known.id, call.tool, call.input, known.digest, Word(answer.verdict.value), call.call_id)
         if answer.verdict is not Verdict.ALLOW:
@@ -198,22 +223,39 @@ class Approvals:
             if changed != known:
                 self._put(changed)
 
-    def due(self, approval_ids: Iterable[str], now: float) -> float:
-        """The moment from which the message can go on: 0 where each is answered, or nobody knows it any more."""
-        answered = self.answered()
-        latest = 0.0
-        for one in approval_ids:
-            if one in answered or (known := self.get(one)) is None or known.expires_at <= now:
-                continue
-            latest = max(latest, known.expires_at)
-        return latest
+    def dues(self, now: float) -> Due:
+        """By its questions the moment from which a message can go on: 0 where each is answered, or nobody knows it any
+        more. All by one look at the folder, at the first call: however many wait, each costs next to nothing.
+        """
+        look = cache(self._look)
 
-    def prune(self) -> None:
-        """Of what is over the newest stay. Raises OSError."""
-        over = sorted((one for one in self.all() if one.over), key=lambda one: one.asked_at)
-        for one in over[:-KEPT]:
-            self._disk.remove(self.folder / f"{one.id}.answer")
-            self._disk.remove(self.folder / f"{one.id}.json")
+        def due(approval_ids: Iterable[str]) -> float:
+            names = look()
+            waiting = (one for one in approval_ids if one in names.questions and one not in names.answered)
+            return max((moment for one in waiting if (moment := self._expires(one)) > now), default=0.0)
+
+        return due
+
+    def close(self, approval_ids: Iterable[str]) -> None:
+        """Their message is done with, whatever became of it: nobody is asked any more. Raises OSError."""
+        for one in approval_ids:
+            known = self.get(one)
+            if known is not None and not known.over:
+                self._put(msgspec.structs.replace(known, over=True))
+
+    def prune(self, needed: Collection[str]) -> None:
+        """Of what no message needs any more the newest stay, and nothing of a command that was killed. Raises OSError.
+
+        `needed`: the questions of all messages that are under way.
+        """
+        for one in self._all(self._look().questions.difference(needed))[:-KEPT]:
+            for suffix in (_ANSWER, _QUESTION):
+                self._disk.remove(self.folder / f"{one.id}{suffix}")
+        long_ago = time.time() - _COMMAND_LASTS
+        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime < long_ago:
+                    self._disk.remove(path)
 
     def pass_over(self, message_id: str) -> None:
         """It need not be looked at again."""
@@ -225,36 +267,32 @@ class Approvals:
 
     def answered(self) -> frozenset[str]:
         """Ids of the questions that have an answer. Raises OSError."""
-        try:
-            found = self.folder.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return frozenset()
-        now = time.time()
-        if self._answered is None or self._seen is None or self._seen[0] != found.st_mtime_ns or self._seen[1] < _TICK:
-            self._answered = frozenset(name.removesuffix(".answer") for name in self._names(".answer"))
-            self._seen = found.st_mtime_ns, now - found.st_mtime
-        return self._answered
+        return self._look().answered
 
     def get(self, approval_id: str) -> Approval | None:
         """Raises OSError where it cannot be read just now."""
-        return self._read(self.folder / f"{path_name(approval_id)}.json", Approval)
+        return self._read(self.folder / f"{path_name(approval_id)}{_QUESTION}", Approval)
 
     def answer_to(self, approval_id: str) -> Answer | None:
-        return self._read(self.folder / f"{path_name(approval_id)}.answer", Answer)
+        """One that cannot be read is none that allows anything, and none that can be given again."""
+        path = self.folder / f"{path_name(approval_id)}{_ANSWER}"
+        found = self._read(path, Answer)
+        if found is None and is_there(path):
+            return Answer(Verdict.EXPIRED, 0.0, By.CLOCK, UNREADABLE)
+        return found
 
     def all(self) -> list[Approval]:
         """Oldest first."""
-        found = (self.get(name.removesuffix(".json")) for name in self._names(".json") if name.startswith("q-"))
-        return sorted((one for one in found if one is not None), key=lambda one: (one.asked_at, one.id))
+        return self._all(self._look().questions)
 
     def open(self) -> list[Approval]:
         """What waits for a person, oldest first."""
-        answered, now = self.answered(), self._clock.now()
-        return [one for one in self.all() if one.id not in answered and not one.over and one.expires_at > now]
+        names, now = self._look(), self._clock.now()
+        return [one for one in self._all(names.questions - names.answered) if not one.over and one.expires_at > now]
 
     def by_code(self, typed: str) -> Approval | None:
-        code = read_code(typed)
-        return next((one for one in self.all() if secrets.compare_digest(one.code.encode(), code.encode())), None)
+        code = read_code(typed).encode()
+        return next((one for one in self.all() if secrets.compare_digest(one.code.encode(), code)), None)
 
     def remaining(self, one: Approval) -> float:
         """Seconds for which it can still be answered."""
@@ -279,51 +317,76 @@ class Approvals:
         draft = folder / f"{TEMPORARY_PREFIX}{one.id}.{secrets.token_hex(6)}"
         self._disk.create(draft, msgspec.json.encode(answer), sync=Sync.CONTENT)
         try:
-            self._disk.move(draft, folder / f"{one.id}.answer", sync=Sync.FULL)
+            self._disk.move(draft, folder / f"{one.id}{_ANSWER}", sync=Sync.FULL)
         except FileExistsError:
             self._disk.remove(draft)
-            return self.answer_to(one.id) or answer
-        if answer.always and answer.verdict is Verdict.ALLOW and not answer.changed:
-            self._stand(Standing(one.id, one.call, one.digest, answer.at))
+            if (known := self.answer_to(one.id)) is not None:
+                return known
+            raise FileNotFoundError(errno.ENOENT, "its answer has been removed", one.id) from None
+        if answer.always and not answer.changed:
+            self.allow_for_good(one, answer.at)
         return answer
+
+    def allow_for_good(self, one: Approval, now: float) -> None:
+        """From now on this very call needs no asking. Durable when it returns. Raises OSError."""
+        self._disk.make_directory(self._always, sync=Sync.FULL)
+        data = msgspec.json.encode(Standing(one.id, one.call, one.digest, now))
+        self._disk.replace(self._always / f"{one.id}{_QUESTION}", data, sync=Sync.FULL)
 
     def standing(self) -> tuple[Standing, ...]:
         """What is allowed for good, oldest first."""
-        return tuple(sorted(self._standing(), key=lambda one: one.since))
+        names: list[str] = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            names = [name for name in names_in(self._always) if name.startswith("q-")]
+        found = (self._read(self._always / name, Standing) for name in names)
+        return tuple(sorted((one for one in found if one is not None), key=lambda one: one.since))
 
     def revoke(self, approval_id: str) -> bool:
         """Whether it stood. Durable when it returns."""
-        path = self.folder / f"{path_name(approval_id)}.always"
+        path = self._always / f"{path_name(approval_id)}{_QUESTION}"
         stood = path.exists()
         self._disk.remove(path)
         if stood:
-            self._disk.sync_directory(self.folder)
+            self._disk.sync_directory(self._always)
         return stood
 
-    def _standing(self) -> Iterator[Standing]:
-        for name in self._names(".always"):
-            found = self._read(self.folder / name, Standing)
-            if found is not None:
-                yield found
-
-    def _stand(self, one: Standing) -> None:
-        self._disk.replace(self.folder / f"{one.id}.always", msgspec.json.encode(one), sync=Sync.FULL)
-
-    def _expire(self, known: Approval) -> Answer:
-        """Nobody answers it any more. Raises OSError."""
-        return self.answer(known, Answer(Verdict.EXPIRED, self._clock.now(), By.CLOCK))
+    def _expires(self, approval_id: str) -> float:
+        """It never changes; 0 where the question cannot be read."""
+        if approval_id not in self._until:
+            known = self.get(approval_id)
+            self._until[approval_id] = known.expires_at if known is not None else 0.0
+        return self._until[approval_id]
 
     def _put(self, one: Approval) -> None:
-        self._disk.replace(self.folder / f"{one.id}.json", msgspec.json.encode(one), sync=Sync.FULL)
+        path = self.folder / f"{one.id}{_QUESTION}"
+        self._state.clear_way(path)
+        self._disk.replace(path, msgspec.json.encode(one), sync=Sync.FULL)
+        self._until[one.id] = one.expires_at
 
-    def _names(self, suffix: str) -> list[str]:
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder) as entries:
-            return [one.name for one in entries if one.name.endswith(suffix) and not one.name.startswith(".")]
-        return []
+    def _look(self) -> _Names:
+        """The folder is gone through again only where something may have come into it. Raises OSError."""
+        try:
+            found = self.folder.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return _Names()
+        now = time.time()
+        if self._seen is None or self._seen[0] != found.st_mtime_ns or self._seen[1] < _TICK:
+            ids: dict[str, set[str]] = {_QUESTION: set(), _ANSWER: set()}
+            for name in names_in(self.folder):
+                one, dot, suffix = name.partition(".")
+                if one.startswith("q-") and dot + suffix in ids:
+                    ids[dot + suffix].add(one)
+            self._found = _Names(*map(frozenset, ids.values()))
+            self._seen = found.st_mtime_ns, now - found.st_mtime
+        return self._found
+
+    def _all(self, approval_ids: Iterable[str]) -> list[Approval]:
+        found = (self.get(one) for one in approval_ids)
+        return sorted((one for one in found if one is not None), key=lambda one: (one.asked_at, one.id))
 
     def _read(self, path: Path, shape: type[T]) -> T | None:
         try:
-            return msgspec.json.decode(read_regular(path, _LARGEST), type=shape)
+            found = msgspec.json.decode(read_regular(path, _LARGEST), type=shape)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, *GARBLED) as error:
@@ -331,3 +394,7 @@ class Approvals:
                 raise
             self._state.damaged(path, str(error))
             return None
+        if getattr(found, "id", path.stem) != path.stem:
+            self._state.damaged(path, "the copy of another")
+            return None
+        return found

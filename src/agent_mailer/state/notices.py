@@ -101,8 +101,8 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     """`turns`: those that were told of, what is stuck and what is held, the newest last; `pause`, `trouble`: what was
-    told to last, empty = nothing; `held`: when senders of held mail were told of, the newest last;
-    `silent`: which silence was told to last.
+    told to last, empty = nothing; `held`: when senders of held mail were told of, `asked`: when questions were told one
+    by one, the newest last; `silent`: which silence was told to last.
     """
 
     turns: tuple[str, ...] = ()
@@ -112,6 +112,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     serial: int = 0
     held: tuple[float, ...] = ()
     silent: tuple[str, ...] = ()
+    asked: tuple[float, ...] = ()
 
 
 class _Guards(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -139,9 +140,10 @@ class NoticeBook:
         trouble: str | None = None,
         held: tuple[float, ...] | None = None,
         silent: tuple[str, ...] | None = None,
+        asked: tuple[float, ...] | None = None,
         even_if_refused: bool = False,
     ) -> None:
-        """Remember that it is to be told; of a turn once. `pause`, `trouble`, `held`: as `Told` has them from here on.
+        """Remember that it is to be told; of a turn once. The others: as `Told` has them from here on.
 
         Raises OSError, and nothing is changed; with `even_if_refused` this watcher remembers what the disk refuses.
         """
@@ -156,6 +158,7 @@ class NoticeBook:
                 trouble=told.trouble if trouble is None else trouble,
                 held=told.held if held is None else held,
                 silent=told.silent if silent is None else silent,
+                asked=told.asked if asked is None else asked,
                 waiting=(*told.waiting, notice) if notice.left else told.waiting,
                 serial=told.serial + 1,
             ),

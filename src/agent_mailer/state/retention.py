@@ -13,6 +13,7 @@ import msgspec
 from agent_mailer.beneath import status
 from agent_mailer.disk import Sync
 from agent_mailer.names import turn_id_at
+from agent_mailer.state.approvals import Approvals
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Held
@@ -38,6 +39,7 @@ class Files(Protocol):
     dead_letters: DeadLetters
     unsent: Unsent
     held: Held
+    approvals: Approvals
 
 
 class Retention:
@@ -52,6 +54,7 @@ class Retention:
         self._dead_letters = files.dead_letters
         self._unsent = files.unsent
         self._held = files.held
+        self._approvals = files.approvals
 
     def finish_message(self, message_id: str) -> None:
         """From here on it counts as settled: of what was to be done nothing is kept but its id."""
@@ -116,6 +119,8 @@ class Retention:
         the record of what waits for a person, with what could not be sent; the transcript beside it goes.
         """
         now = self._clock.now()
+        with suppress(OSError):
+            self._approvals.prune({one for entry in self._retries.all() for one in entry.asked})
         # Long where there are many, so that they are read for those turns alone that may be among them.
         given_up = cache(self._dead_letters.turn_ids)
         removed: list[str] = []

@@ -21,9 +21,15 @@ from agent_mailer.state.turns import TurnStore, shares
 class Retries:
     """Message id -> retry entry. Small: only what is under way."""
 
-    def __init__(self, folder: StateFolder, remake: Callable[[], dict[str, RetryEntry]]) -> None:
-        """`remake` gives the entries of a file that is damaged."""
+    def __init__(
+        self,
+        folder: StateFolder,
+        remake: Callable[[], dict[str, RetryEntry]],
+        close: Callable[[Iterable[str]], None],
+    ) -> None:
+        """`remake` gives the entries of a file that is damaged; `close` ends the questions of a message."""
         self._folder = folder
+        self._close = close
         self._path = folder.path / "retries.json"
         self._remake = remake
         self._entries: dict[str, RetryEntry] | None = None
@@ -60,6 +66,9 @@ class Retries:
 
     def remove(self, message_id: str) -> None:
         entries = self._load()
+        if (known := entries.get(message_id)) is not None and known.asked:
+            # While it is known which they are.
+            self._close(known.asked)
         if message_id in entries or message_id in self._counts:
             self._write({k: v for k, v in entries.items() if k != message_id}, without=message_id)
 

@@ -133,7 +133,7 @@ def approvals(state: State, *, every: bool = False) -> list[ApprovalView]:
 
 
 def approval(state: State, one: Approval) -> ApprovalView:
-    answer = state.approvals.answer_to(one.id)
+    answer = state.approvals.answer_to(one.id) if one.id in state.approvals.answered() else None
     waits = answer is None and not one.over and one.expires_at > state.folder.clock.now()
     return ApprovalView(
         question=one.id,
@@ -167,8 +167,10 @@ def asked_of(state: State) -> tuple[AskedView, ...]:
     )
 
 
-def waits_for_yes(entry: RetryEntry, asked: Iterable[AskedView]) -> bool:
-    return any(one.question in entry.asked for one in asked)
+def without_asked(entries: Iterable[RetryEntry], asked: Iterable[AskedView]) -> list[RetryEntry]:
+    """Those that do not wait for a yes."""
+    open_ones = {one.question for one in asked}
+    return [entry for entry in entries if open_ones.isdisjoint(entry.asked)]
 
 
 def standing(state: State) -> list[StandingView]:

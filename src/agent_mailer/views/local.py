@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
-from agent_mailer.views.kept import asked_of, held_counts, stuck_counts, tried_again, waits_for_yes
+from agent_mailer.views.kept import asked_of, held_counts, stuck_counts, tried_again, without_asked
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.schedules import schedules
@@ -210,9 +210,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
     busy = {envelope.id for turn in open_turns for envelope in turn.envelopes}
     settling = {t.turn_id: found for t in open_turns if (found := settling_turn(state, t)) is not None}
     asked = asked_of(state)
-    retries = [
-        entry for entry in tried_again(state) if entry.envelope.id not in busy and not waits_for_yes(entry, asked)
-    ]
+    retries = [entry for entry in without_asked(tried_again(state), asked) if entry.envelope.id not in busy]
     given_up = state.dead_letters.count()
     mailbox = mailbox_of(place, busy | {entry.envelope.id for entry in state.retries.all()})
     # Whoever has answered is waited for no longer, though the answer waits.

@@ -81,7 +81,7 @@ def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
     if obstacle is not None:
         return obstacle
     retry = state.retries.get(message_id)
-    if retry is not None and state.approvals.due(retry.asked, place.clock.now()):
+    if retry is not None and state.approvals.dues(place.clock.now())(retry.asked):
         return Report(MessageState.ASKS, f"waits for a person's yes: agent-mailer approvals list -C {place.workdir}")
     if retry is not None:
         last = (retry.last_outcome or "interrupted").replace("_", " ")

@@ -127,6 +127,9 @@ def take_answer(state: State, notices: Notices, envelope: Envelope, said: Said) 
             counts = counts or book.answer(found, given)
             why = "" if counts.message_id == envelope.id else f"it was answered before: {counts.verdict.value}"
         if not why:
+            if given.always and counts is not None and counts.verdict is Verdict.ALLOW:
+                # Whoever took it before may have come no further than the answer.
+                book.allow_for_good(found, counts.at)
             tell_answered(state, found, given)
             return
     digest = hashlib.sha256(envelope.id.encode("utf-8", "surrogatepass")).hexdigest()[:16]

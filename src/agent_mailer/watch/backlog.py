@@ -6,7 +6,8 @@ on the way is part of what it returns; only the watcher does it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from functools import cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from agent_mailer.mailbox.port import (
     Unreadable,
 )
 from agent_mailer.state import State
+from agent_mailer.state.approvals import Due
 from agent_mailer.state.held import Ended, Guard
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.watch.answering import Said, answers_in, take_answer
@@ -173,6 +175,7 @@ def see(
     listed_only: dict[str, RetryEntry] = {}
     held = state.held.waiting
     asks = bool(policy.who.allow or policy.who.deny)
+    dues = cache(lambda: state.approvals.dues(state.folder.clock.now()))
     for entry in state.retries.all():
         if entry.listed_only and entry.envelope.id not in open_ids:
             listed_only[entry.envelope.id] = entry
@@ -190,7 +193,7 @@ def see(
         if asks and not entry.released and (stop := stranger(entry.envelope, state, policy, ours=True)):
             actions.append(Hold(stop))
         else:
-            candidates.append(_waiting(entry, state, policy))
+            candidates.append(_waiting(entry, state, policy, dues))
     settled = state.processed.among([*map(attrgetter("id"), listing.envelopes)])
     letters = state.dead_letters.among(settled) if settled else {}
     for envelope in listing.envelopes:
@@ -211,7 +214,7 @@ def see(
             elif envelope.id in answers:
                 actions.append(Answered(envelope, answers[envelope.id]))
             elif (known := listed_only.pop(envelope.id, None)) is not None:
-                candidates.append(_waiting(known, state, policy))
+                candidates.append(_waiting(known, state, policy, dues))
             else:
                 candidates.append(Candidate(envelope, state.retries.adopt(envelope)))
             continue
@@ -237,10 +240,11 @@ def stranger(envelope: Envelope, state: State, policy: WatchPolicy, *, ours: boo
     return Stop(envelope, Guard.WHO, why, question_of(Guard.WHO, envelope.sender), ours)
 
 
-def _waiting(entry: RetryEntry, state: State, policy: WatchPolicy) -> Candidate:
+def _waiting(entry: RetryEntry, state: State, policy: WatchPolicy, dues: Callable[[], Due]) -> Candidate:
+    """`dues`: the folder of the questions is looked at where somebody has asked one."""
     moment = state.folder.clamp(entry.not_before, max(policy.retry_longest, policy.trouble_longest))
     if entry.asked:
-        moment = max(moment, state.approvals.due(entry.asked, state.folder.clock.now()))
+        moment = max(moment, dues()(entry.asked))
     return Candidate(entry.envelope, msgspec.structs.replace(entry, not_before=moment))
 
 

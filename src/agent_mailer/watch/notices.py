@@ -24,7 +24,7 @@ from agent_mailer.state.notices import Apprised, Channel, Notice, NoticeKind
 from agent_mailer.state.records import Pause, TurnRecord
 from agent_mailer.state.stuck import StuckEntry
 from agent_mailer.watch.guards.alarm import Silence
-from agent_mailer.watch.occasions import lasts_from, of_questions, of_settlement, of_unsent, worth_telling
+from agent_mailer.watch.occasions import MANY, lasts_from, of_questions, of_settlement, of_unsent, worth_telling
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import Troubles
@@ -41,7 +41,10 @@ ONCE_PATIENCE = 120.0
 STRANGERS_A_DAY = 20
 """So many senders of held mail are told of one by one: who renames itself for each message is not heard for each."""
 
-DAY = 86400.0
+QUESTIONS_A_DAY = 20
+"""So many questions are told one by one. What comes then is told together, and sooner: threads wait for it."""
+
+HOUR, DAY = 3600.0, 86400.0
 
 
 class Notices:
@@ -83,8 +86,8 @@ class Notices:
             if notice is not None:
                 self._tell_of(notice)
         for question in of_questions(record, settlement) if settlement.asked else ():
-            if question.question not in self._approvals.answered():
-                self._tell_of(question)
+            if self._approvals.answer_to(question.question) is None:
+                self._ask(question)
 
     def tell(self, notice: Notice) -> None:
         """Remember to tell of it, once however often it is called. Raises OSError."""
@@ -138,13 +141,28 @@ class Notices:
         self._book.add(msgspec.structs.replace(notice, left=(Channel.SENDER,)))
         self.wake()
 
-    def _tell_of(self, notice: Notice, held: tuple[float, ...] | None = None) -> None:
+    def _ask(self, question: Notice) -> None:
+        """Once for each question; where an agent asks without end, of all of them once an hour. Raises OSError."""
+        now, told = self._clock.now(), self._book.told
+        if question.id in told.turns:
+            return
+        today = tuple(moment for moment in told.asked if 0 <= now - moment < DAY)
+        if len(today) < QUESTIONS_A_DAY:
+            self._tell_of(question, asked=(*today, now))
+        else:
+            if self._teller.asks_sender(question):
+                self.tell_sender(question)
+            self._tell_of(Notice(f"{NoticeKind.APPROVAL}-many-{int(now // HOUR)}", NoticeKind.APPROVAL, now, MANY))
+
+    def _tell_of(
+        self, notice: Notice, *, held: tuple[float, ...] | None = None, asked: tuple[float, ...] | None = None
+    ) -> None:
         channels = tuple(c for c in self.channels if c is not Channel.MAIL or not self._teller.has_it(notice))
         if notice.question and self._teller.asks_sender(notice):
             channels = (*channels, Channel.SENDER)
         if not channels and not self.channels:
             return
-        self._book.add(msgspec.structs.replace(notice, left=channels), held=held)
+        self._book.add(msgspec.structs.replace(notice, left=channels), held=held, asked=asked)
         self.wake()
 
     def look(self, pause: Pause | None) -> None:

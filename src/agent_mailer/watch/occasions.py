@@ -12,6 +12,9 @@ from agent_mailer.watch.guards.alarm import WISHED
 SHORT_PAUSE = 60.0
 """A limit or an outage that is over at the first probe is not worth a word."""
 
+MANY = "many"
+"""The reason of a notice that stands for many questions."""
+
 
 def of_settlement(record: TurnRecord, settlement: Settlement) -> Notice | None:
     """What a settled turn has to tell a person, if anything."""

@@ -29,6 +29,7 @@ from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.turn_tools.folder import ISOLATED
 from agent_mailer.watch.apprising import tell_urls
 from agent_mailer.watch.linking import LinkMaker
+from agent_mailer.watch.occasions import MANY
 from agent_mailer.watch.rules import WatchPolicy
 
 VARIABLE = "AGENT_MAILER_NOTICE_"
@@ -93,8 +94,9 @@ def facts_of(
             text = f"{agent} asks a human: message {message} in thread {thread}"
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.APPROVAL:
-            text = f"{agent} asks whether it may run {shown(approval.call, 300) if approval else 'something'}"
-            if not notice.question:
+            what = f"it may run {shown(approval.call, 300) if approval else 'something'}"
+            text = f"{agent} asks whether {'it may run many things' if notice.reason == MANY else what}"
+            if not notice.question and notice.reason != MANY:
                 text = f"an answer to {agent} by mail has changed nothing"
             code = f"approve {shown_code(approval.code)}" if approval else "approvals list"
             fix = f"agent-mailer {code} {where}"
