@@ -167,7 +167,7 @@ class Disk:
         _require_standing(held, path, sync)
 
     def overwrite(self, path: Path, data: bytes) -> None:
-        """Write in place, unsynced: for files that nobody relies on and a crash may leave torn or empty.
+        """Write in place, unsynced: for files that nobody relies on and a crash may leave torn, empty, or part old.
 
         What is no file of ours alone there, a link or a FIFO say, makes way for one.
         """
@@ -176,8 +176,9 @@ class Disk:
             self._make_way(path)
             fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            if os.fstat(fd).st_size:
-                self.system.truncate(fd, 0)
+            # Not to nothing: ext4 has what is written after that on the disk before it lets the file be closed.
+            if os.fstat(fd).st_size > len(data):
+                self.system.truncate(fd, len(data))
             self._write_all(fd, data)
         finally:
             self.system.close(fd)

@@ -32,7 +32,7 @@ _AGAIN = 0.02
 _TRIES = 5
 _NESTED = 4
 _LONGEST = 1 << 20
-_PASSED_OVER = frozenset((".git", ".agent-mailer", ".agent-mail", "node_modules", ".venv", "__pycache__"))
+NOT_LOOKED_INTO = frozenset((".git", ".agent-mailer", ".agent-mail", "node_modules", ".venv", "__pycache__"))
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -236,5 +236,5 @@ def _folders(top: Path) -> Iterator[Path]:
         looked += 1
         yield folder
         with suppress(OSError), os.scandir(folder) as entries:
-            inner = [e.path for e in entries if e.is_dir(follow_symlinks=False) and e.name not in _PASSED_OVER]
+            inner = [e.path for e in entries if e.is_dir(follow_symlinks=False) and e.name not in NOT_LOOKED_INTO]
             left += [Path(path) for path in sorted(inner)[:MOST_LOOKED_AT]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.git_guard import obeyed_in
+from agent_mailer.git_guard import NOT_LOOKED_INTO, obeyed_in
 from agent_mailer.names import printable
 
 IDENTITY_FILES = ("AGENT.md", "SOUL.md")
@@ -53,6 +53,8 @@ _KEPT_BY_PROGRAMS = (".jsonl", ".log", ".lock", ".sqlite", ".sqlite-wal", ".sqli
 MOST_DOCUMENTS = 400
 DEEPEST = 4
 HASHED = 64 * 1024
+LITTLE = 40
+"""So many files and folders are read through in less time than a thread takes to be started."""
 
 _OF_A_BRANCH = re.compile(rb"\[branch \"[\w./-]+\"\]|\t(remote|merge|rebase|pushRemote) = [\w./-]+")
 """What a push, or a new branch, writes into git's settings: nothing runs by it."""
@@ -140,6 +142,29 @@ def obeyed_by_git(folders: Iterable[Path]) -> dict[str, str]:
             with suppress(OSError):
                 found[os.fsencode(path).decode("utf-8", "replace")] = _mark(path)
     return found
+
+
+def holds_little(folder: Path) -> bool:
+    """Whether all that `documents_in` and `obeyed_by_git` could look at there is little. Where it is more, that is told
+    after a little.
+    """
+    seen, top = 0, os.fspath(folder)
+    left = [top]
+    while left:
+        place = left.pop()
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    seen += 1
+                    # What belongs to a repository may lie anywhere.
+                    if seen > LITTLE or entry.name == ".git":
+                        return False
+                    passed_over = place == top and entry.name in NOT_LOOKED_INTO
+                    if not passed_over and entry.is_dir(follow_symlinks=False):
+                        left.append(entry.path)
+        except OSError:
+            return False
+    return True
 
 
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

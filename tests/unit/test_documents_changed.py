@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_mailer.identity import HASHED, MOST_DOCUMENTS, differing, documents_in
+from agent_mailer.identity import HASHED, LITTLE, MOST_DOCUMENTS, differing, documents_in, holds_little
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,34 @@ def test_it_is_bounded_and_follows_no_link(tmp_path: Path) -> None:
     for number in range(MOST_DOCUMENTS + 100):
         (workdir / ".codex" / f"{number:04}").write_text("x")
     assert len(documents_in([workdir])) == MOST_DOCUMENTS
+
+
+def _filled(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number}").touch()
+    return folder
+
+
+@pytest.mark.parametrize("where", ["src", "src/deeper", ".claude", ".claude/node_modules", ".claude/.agent-mailer"])
+def test_a_folder_that_holds_little_is_told_from_one_that_holds_more(tmp_path: Path, where: str) -> None:
+    above = len(Path(where).parts)
+    assert holds_little(tmp_path)
+    place = _filled(tmp_path / where, LITTLE - above)
+    assert holds_little(tmp_path)
+    (place / "one more").touch()
+    assert not holds_little(tmp_path)
+
+
+def test_what_nobody_looks_into_makes_a_folder_no_larger(tmp_path: Path) -> None:
+    for name in (".agent-mailer", ".agent-mail", "node_modules", ".venv"):
+        _filled(tmp_path / name, LITTLE + 1)
+    assert holds_little(tmp_path)
+
+
+@pytest.mark.parametrize("where", [".git", "sub/.git"])
+def test_of_a_repository_nobody_knows_how_much_it_is(tmp_path: Path, where: str) -> None:
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (tmp_path / where).write_text("gitdir: /elsewhere\n")
+    assert not holds_little(tmp_path)
+    assert not holds_little(tmp_path / "not there")

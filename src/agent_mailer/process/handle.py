@@ -213,9 +213,8 @@ async def _poll(identities: Sequence[ProcessIdentity], seconds: float | None) ->
 
     end = None if seconds is None else time.monotonic() + seconds
     while True:
-        for identity in identities:
-            if not HAS_PROC:
-                reap(identity)
+        for identity in () if HAS_PROC else identities:
+            reap(identity)
         if not any(is_alive(identity) for identity in identities):
             return True
         if end is not None and time.monotonic() >= end:

@@ -14,7 +14,7 @@ import msgspec
 from agent_mailer.approvals.turn import write as write_approvals
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
-from agent_mailer.identity import documents_in, obeyed_by_git
+from agent_mailer.identity import documents_in, holds_little, obeyed_by_git
 from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import GLOBAL_NOTE, memory_file
@@ -124,8 +124,15 @@ def folders_of(room: Room) -> list[Path]:
 async def documents_of(room: Room) -> dict[str, str]:
     """What tells agents what to do there, and what git obeys."""
     folders = folders_of(room)
+
+    def look() -> dict[str, str]:
+        return documents_in(folders) | obeyed_by_git(folders)
+
+    # Of a disk that hangs the workdir's is the only one that others wait for, too.
+    if folders == [room.policy.workdir] and holds_little(room.policy.workdir):
+        return look()
     # What an agent has made of its folders can take a third of a second; other turns go on meanwhile.
-    return await meanwhile(lambda: documents_in(folders) | obeyed_by_git(folders))
+    return await meanwhile(look)
 
 
 async def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) -> None:

@@ -71,16 +71,16 @@ class Paths:
 
     def __init__(self, root: Path, handle: str) -> None:
         anchor(root)
-        self.home = root / "agents" / handle
-        self.tmp = self.home / "inbox" / "tmp"
-        self.new = self.home / "inbox" / "new"
-        self.cur = self.home / "inbox" / "cur"
-        self.sent = self.home / "outbox" / "sent"
-        self.dlq_tmp = self.home / "dlq" / "tmp"
-        self.dlq_new = self.home / "dlq" / "new"
-        self.dlq_cur = self.home / "dlq" / "cur"
+        self.home = root / f"agents/{handle}"
+        self.tmp = self.home / "inbox/tmp"
+        self.new = self.home / "inbox/new"
+        self.cur = self.home / "inbox/cur"
+        self.sent = self.home / "outbox/sent"
+        self.dlq_tmp = self.home / "dlq/tmp"
+        self.dlq_new = self.home / "dlq/new"
+        self.dlq_cur = self.home / "dlq/cur"
         self.receipts = self.home / "receipts"
-        self.own = self.home / "extensions" / LAYER
+        self.own = self.home / f"extensions/{LAYER}"
         self.aside = self.own / "aside"
         self.lock = self.own / "watcher.lock"
         self.pid_file = self.own / "watcher.pid"

@@ -326,17 +326,17 @@ def _signature(found: os.stat_result) -> _Signature:
 def read_thread(root: Path, thread_id: str, index: ThreadIndex) -> list[Message]:
     """The newest `MAX_THREAD_MESSAGES` of the thread, oldest first, each id once. Raises OSError."""
     wanted = thread_digest(thread_id)
-    found: dict[str, list[tuple[Path, str]]] = {}
+    found: dict[str, list[tuple[Path, str]]] = {}  # by its place in the thread: folder and name
     for folder in _folders(root):
         for name, entry in index.entries(folder):
             if entry.thread == wanted:
-                found.setdefault(entry.order, []).append((folder / name, name))
+                found.setdefault(entry.order, []).append((folder, name))
     messages: dict[str, Message] = {}
     for order in sorted(found, reverse=True):
         if len(messages) >= MAX_THREAD_MESSAGES:
             break
-        for path, name in found[order]:
-            message = _read(path, name)
+        for folder, name in found[order]:
+            message = _read(folder / name, name)
             if message is not None and message.envelope.thread == thread_id:
                 messages.setdefault(message.envelope.id, message)
                 break
