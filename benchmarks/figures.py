@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import approvals, beneath, broker, broker_scale, durability, guards, mcp, sandbox, status, turns
+from benchmarks import approvals, beneath, broker, broker_scale, durability, floor, guards, mcp, sandbox, status, turns
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -225,6 +225,7 @@ def _fill(d: Desk) -> None:
 FIGURES = {
     "latency": latency,
     "throughput": throughput,
+    "floor": floor.floor,
     "idle": idle,
     "startup": startup,
     "big-state": big_state,
