@@ -39,9 +39,8 @@ _CODE_LETTERS = 8
 
 CODE = re.compile(f"[{_ALPHABET}]{{{_CODE_LETTERS}}}")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
-_TOKEN_BYTES = 32
 MOST_PASSED = 10_000
-
+_TOKEN_BYTES = 32
 _LARGEST = 16 * 1024 * 1024
 _QUESTION, _ANSWER = ".json", ".answer"
 UNREADABLE = "the file of its answer cannot be read"
