@@ -135,7 +135,7 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("damage", [_text, pytest.param(_empty, marks=LONG), _link, _folder, _pipe])
+@pytest.mark.parametrize("damage", [_text, *(pytest.param(one, marks=LONG) for one in (_empty, _link, _folder, _pipe))])
 def test_a_question_that_is_damaged_is_asked_anew_and_its_old_yes_counts_for_nothing(
     desk: AskingDesk, damage: Callable[[Path], None]
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_question_that_is_damaged_is_asked_anew_and_its_old_yes_counts_for_not
     assert desk.acts() == [PUSH]
 
 
-@pytest.mark.parametrize("damage", [_text, pytest.param(_empty, marks=LONG), _link, _folder, _pipe])
+@pytest.mark.parametrize("damage", [_text, *(pytest.param(one, marks=LONG) for one in (_empty, _link, _folder, _pipe))])
 def test_an_answer_that_cannot_be_read_allows_nothing_and_is_told(
     desk: AskingDesk, damage: Callable[[Path], None]
 ) -> None:

@@ -52,7 +52,6 @@ _TICK = 2.0
 
 T = TypeVar("T")
 Due = Callable[[Iterable[str]], float]
-"""By a message's questions the moment from which it can go on."""
 
 
 class Verdict(StrEnum):
@@ -195,9 +194,8 @@ class Approvals:
         known = self.get(approval_id)
         if known is None:
             return None
-        answer = self.answer_to(approval_id)
-        if answer is None:
-            answer = self.answer(known, Answer(Verdict.EXPIRED, self._clock.now(), By.CLOCK))
+        too_late = Answer(Verdict.EXPIRED, self._clock.now(), By.CLOCK)
+        answer = self.answer_to(approval_id) or self.answer(known, too_late)
         call = known.call
         told = Told(known.id, call.tool, call.input, known.digest, Word(answer.verdict.value), call.call_id)
         if answer.verdict is not Verdict.ALLOW:
