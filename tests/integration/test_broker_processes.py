@@ -291,6 +291,25 @@ def test_the_epoch_of_a_hold_counts_at_every_process(pair: Pair) -> None:
         assert claim(0, epochs[1])[0] == 200
 
 
+def test_the_tables_are_not_changed_under_older_processes(pair: Pair, tmp_path: Path) -> None:
+    def make(*statements: str) -> None:
+        engine = create_engine(pair.url)
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
+    newer = BrokerProcess(tmp_path / "newer")
+    make("UPDATE alembic_version SET version_num = '0008'")
+    with pytest.raises(AssertionError, match="stop all of them"):
+        newer.start("--database", pair.url, env=SECRET)
+    for process in pair.processes:
+        assert process.stop() == 0
+    make("ALTER TABLE agents DROP COLUMN inbox_total", "ALTER TABLE agents DROP COLUMN inbox_unread")
+    newer.start("--database", pair.url, env=SECRET)
+    newer.end()
+
+
 def test_another_secret_is_refused_while_a_process_serves(pair: Pair, tmp_path: Path) -> None:
     other = BrokerProcess(tmp_path / "other")
     with pytest.raises(AssertionError, match="another AGENT_MAILER_SECRET_KEY"):

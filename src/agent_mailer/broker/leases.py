@@ -30,9 +30,10 @@ class Held(msgspec.Struct, frozen=True):
 
 
 _l = leases.c
-_IS_THERE = processes.c.seen_ms > NOW_MS - LOST_MS
+IS_SERVING = processes.c.seen_ms > NOW_MS - LOST_MS
+"""A process is there, by the database's clock."""
 _OF_AGENT = (
-    select(_l.watcher, _l.name, _l.since, _l.process_id, _l.epoch, _IS_THERE)
+    select(_l.watcher, _l.name, _l.since, _l.process_id, _l.epoch, IS_SERVING)
     .select_from(leases.outerjoin(processes, processes.c.id == _l.process_id))
     .where(_l.agent_id == bindparam("agent"))
 )

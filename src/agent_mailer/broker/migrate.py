@@ -7,13 +7,14 @@ import shlex
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import Alone, Trouble, do_alone, error_words, is_file, trouble_of
-from agent_mailer.broker.tables import metadata
+from agent_mailer.broker.leases import IS_SERVING
+from agent_mailer.broker.tables import metadata, processes
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UnavailableFault
 
 log = logging.getLogger("agent_mailer.broker")
@@ -86,7 +87,21 @@ def _bring(connection: Connection, name: str) -> None:
     # A write: what cannot be written is said now, not at the first request.
     connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
     version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return None if version == HEAD else _upgrade(connection, name)
+    if version == HEAD:
+        return None
+    if "processes" in tables and not is_file(connection.engine.url.render_as_string()):
+        _require_nobody(connection, name)
+    return _upgrade(connection, name)
+
+
+def _require_nobody(connection: Connection, name: str) -> None:
+    """An older process would go on, and store mail without what the newer tables say of it. Raises BusyFault."""
+    if connection.execute(select(processes.c.id).where(IS_SERVING)).first() is not None:
+        raise BusyFault(
+            "older_processes",
+            f"{name} is to be upgraded, and is served by processes of before",
+            "stop all of them, then start the new ones; one that was killed counts for 15 seconds",
+        )
 
 
 def _upgrade(connection: Connection, name: str) -> None:
