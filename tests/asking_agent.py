@@ -2,6 +2,7 @@
 
 The plan is `{"acts": [COMMAND, ...], "done": FILE}`: each act is a line in FILE once it is done. It asks about the next
 one that is not, and acts when told yes and `agent-mailer approvals use` says now. Told no it ends with last words.
+Without `acts` each message has one, of its own: its id.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def main() -> None:
     sys.stdin.read()
     plan = json.loads(Path(sys.argv[1]).read_text())
     done = Path(plan["done"])
+    wanted = plan.get("acts") or [os.environ["AGENT_MAILER_MESSAGE_ID"]]
     say(type="session", id=os.environ.get("AGENT_MAILER_SESSION_ID") or "s-1")
     file = os.environ.get("AGENT_MAILER_APPROVALS")
     told = json.loads(Path(file).read_text()).get("told", []) if file else []
@@ -35,11 +37,11 @@ def main() -> None:
         act = json.loads(last.get("changed") or last["input"])["command"]
         with done.open("a") as lines:
             lines.write(f"{act}\n")
-    acts = done.read_text().splitlines() if done.exists() else []
-    if len(acts) < len(plan["acts"]):
-        call = {"command": plan["acts"][len(acts)], "description": f"act {len(acts)}"}
+    acts = [line for line in done.read_text().splitlines() if "acts" in plan or line in wanted] if done.exists() else []
+    if len(acts) < len(wanted):
+        call = {"command": wanted[len(acts)], "description": f"act {len(acts)}"}
         return say(type="result", outcome="asked", tool="Bash", input=call, why="it is \x1b[31mneeded")
-    return say(type="result", text=f"all {len(acts)} done")
+    return say(type="result", text=f"all {len(acts)} done" if "acts" in plan else "done")
 
 
 if __name__ == "__main__":
