@@ -305,7 +305,12 @@ def test_the_tables_are_not_changed_under_older_processes(pair: Pair, tmp_path: 
         newer.start("--database", pair.url, env=SECRET)
     for process in pair.processes:
         assert process.stop() == 0
-    make("ALTER TABLE agents DROP COLUMN inbox_total", "ALTER TABLE agents DROP COLUMN inbox_unread")
+    # As it was then.
+    make(
+        "DROP TABLE approval_links",
+        "ALTER TABLE agents DROP COLUMN inbox_total",
+        "ALTER TABLE agents DROP COLUMN inbox_unread",
+    )
     newer.start("--database", pair.url, env=SECRET)
     newer.end()
 
