@@ -39,7 +39,7 @@ RULES = ("Bash(git push *)",)
 
 
 def test_codex_knows_our_hooks_by_the_hash_that_it_makes_itself() -> None:
-    """The hashes are those that codex 0.171.0 has told of these very hooks."""
+    """The hashes are those that codex itself has told of these very hooks."""
     words = list(asking_words(Asking(HOOK, ("Bash", "apply_patch"), refused=True), (), refuses=True))
     state = tomllib.loads(words[-1])["hooks"]["state"]
     assert {key.rpartition("toml:")[2]: known for key, known in state.items()} == {
