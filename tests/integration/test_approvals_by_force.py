@@ -59,6 +59,7 @@ def children() -> Iterator[Children]:
 # Whoever answers is killed.
 
 
+@LONG
 @pytest.mark.parametrize("stride", sizes(quick=9, long=1))
 def test_a_command_that_is_killed_at_any_moment_has_answered_or_not_and_answers_again(
     desk: AskingDesk, children: Children, stride: int
@@ -182,6 +183,7 @@ def test_a_copy_of_a_question_is_no_other_question(book: Approvals) -> None:
     assert book.open() == [one]
 
 
+@LONG
 def test_a_workdir_that_was_moved_asks_anew(desk: AskingDesk) -> None:
     desk.send()
     desk.once(system=QuickSystem())

@@ -84,6 +84,7 @@ def test_a_question_comes_into_the_thread_and_a_reply_lets_it_run(desk: HiddenDe
     assert desk.answers() == ["all 1 done"]
 
 
+@LONG
 def test_a_no_is_told_with_its_reason_and_always_stands(desk: HiddenDesk) -> None:
     desk.send(thread="one")
     desk.look()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk
+from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
 
 from agent_mailer.assemble import Workplace
@@ -31,6 +32,7 @@ def trusted_desk(base: Path) -> Desk:
     return desk
 
 
+@LONG
 @pytest.mark.parametrize("output", ["nobody", "/dev/full"])
 def test_an_agent_is_set_up_with_all_of_it(tmp_path: Path, output: str) -> None:
     words = ["--address=coder", "--runtime=command", "--command=cat", "--permission-mode=plan", "--sandbox=off"]

@@ -107,6 +107,7 @@ def test_a_question_is_told_with_its_code_and_the_urls_stand_nowhere(tmp_path: P
     nobody_sees(desk, shown.out, as_json.out, desk.say("config", "trust", "--json").out)
 
 
+@LONG
 def test_who_has_it_is_not_told_again_while_another_refuses(tmp_path: Path, receiver: Receiver) -> None:
     desk = Desk(tmp_path)
     desk.configure(command_output="jsonl", notify={"apprise": [receiver.url("json", p) for p in ("/one", "/two")]})
@@ -142,6 +143,7 @@ def test_tries_are_counted_over_restarts_and_end(tmp_path: Path, receiver: Recei
     assert not desk.place().state.notices.told.waiting
 
 
+@LONG
 def test_the_trial_tells_each_way_and_what_is_wrong_with_it(tmp_path: Path, receiver: Receiver) -> None:
     desk = Desk(tmp_path)
     urls = [receiver.url("json", "/one"), "nosuch://hook/x", receiver.url("json", "/slow")]
