@@ -32,6 +32,31 @@ def bash(command: str, **more: object) -> Call:
     return call
 
 
+def test_how_a_command_is_run_is_shown_before_it_where_no_length_hides_it() -> None:
+    call = bash("x" * 5000, description="nice", dangerouslyDisableSandbox=True, timeout=9)
+    assert call.act == "x" * 5000
+    assert call.beside == '{"dangerouslyDisableSandbox":true,"timeout":9}'
+    assert shown(call).startswith('Bash {"dangerouslyDisableSandbox":true,"timeout":9}: xxx')
+    assert shown(call).endswith("[cut: 5000 characters in all]")
+    assert bash("ls", description="nice").beside == ""
+
+
+def test_of_a_servers_tool_all_is_shown_and_all_makes_it_the_same() -> None:
+    one, other = (call_of("mcp__hub__do", {"command": "publish", "description": text}) for text in ("a", "b"))
+    assert one is not None
+    assert other is not None
+    assert one.digest != other.digest
+    assert shown(one) == 'mcp__hub__do: {"command":"publish","description":"a"}'
+
+
+def test_every_script_is_shown_as_it_is_and_what_deceives_the_eye_is_not() -> None:
+    call = call_of("Write", {"content": "日本 ö \u202e \ud800", "file_path": "x"})
+    assert call is not None
+    assert call.input.isascii()
+    assert shown(call) == 'Write: {"content":"日本 ö \\u202e \\ud800","file_path":"x"}'
+    assert is_named(['mcp__x(*"日本"*)'], Call("mcp__x", as_input({"title": "日本"})))
+
+
 @pytest.mark.parametrize(
     ("rule", "command"),
     [

@@ -31,6 +31,8 @@ _TELLING = ("command", "file_path", "notebook_path", "path", "url", "query")
 # Words in which a program says what a call is for: they differ from one try to the next.
 _SAID = frozenset({"description"})
 
+_OF_A_SERVER = "mcp__"
+
 _BETWEEN_COMMANDS = re.compile(r"\|\||&&|[;&|\n(){}`]")
 
 
@@ -49,19 +51,39 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     def digest(self) -> str:
         """The same for the same act, whatever the agent says of it: 64 hex digits."""
         found = json.loads(self.input)
-        if isinstance(found, dict) and "command" in found:
+        if isinstance(found, dict) and "command" in found and not self.tool.startswith(_OF_A_SERVER):
             found = {key: value for key, value in found.items() if key not in _SAID}
         text = f"{self.tool}\0{as_input(found)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
-    def act(self) -> str:
-        """What it does, word for word on one line: its command, or its whole input as JSON."""
+    def command(self) -> str | None:
+        """A shell command. What a server's tool calls so may be anything, and says less than the rest of its input."""
         found = json.loads(self.input)
-        command = found.get("command") if isinstance(found, dict) else None
-        if isinstance(command, list) and all(isinstance(word, str) for word in command):
-            command = shlex.join(command)
-        return command if isinstance(command, str) else self.input
+        given = found.get("command") if isinstance(found, dict) and not self.tool.startswith(_OF_A_SERVER) else None
+        if isinstance(given, list) and all(isinstance(word, str) for word in given):
+            return shlex.join(given)
+        return given if isinstance(given, str) else None
+
+    @property
+    def act(self) -> str:
+        """What it does, word for word: its command, or its whole input as JSON."""
+        command = self.command
+        return command if command is not None else _for_people(json.loads(self.input))
+
+    @property
+    def beside(self) -> str:
+        """As JSON what else it says than a command that is `act`, and that its digest has: how the command is run."""
+        if self.command is None:
+            return ""
+        found = json.loads(self.input)
+        rest = {key: value for key, value in found.items() if key != "command" and key not in _SAID}
+        return _for_people(rest) if rest else ""
+
+
+def _for_people(given: object) -> str:
+    """JSON in every script; what no terminal shows is `printable`'s to escape."""
+    return json.dumps(given, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def as_input(value: object) -> str:
@@ -81,10 +103,16 @@ def call_of(tool: str, given: object, *, call_id: str = "", why: str = "") -> Ca
 
 
 def shown(call: Call, limit: int = SHOWN) -> str:
-    """`Bash: git push`: one line that no terminal and no shell takes for anything else, cut with a mark."""
-    act = call.act
-    cut = f" [cut: {len(act)} characters in all]" if len(act) > limit else ""
-    return f"{printable(call.tool, 100)}: {printable(act[:limit], 12 * limit)}{cut}"
+    """`Bash: git push`: one line that no terminal and no shell takes for anything else, cut with a mark. What stands
+    beside a command comes before it, where no length of the command hides it.
+    """
+    beside = f" {_cut(call.beside, limit)}" if call.beside else ""
+    return f"{printable(call.tool, 100)}{beside}: {_cut(call.act, limit)}"
+
+
+def _cut(text: str, limit: int) -> str:
+    cut = f" [cut: {len(text)} characters in all]" if len(text) > limit else ""
+    return f"{printable(text[:limit], 12 * limit)}{cut}"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -133,10 +161,11 @@ def _texts(call: Call) -> Iterator[str]:
     fields: Mapping[str, object] = found if isinstance(found, dict) else {}
     told = next((fields[key] for key in _TELLING if isinstance(fields.get(key), str)), None)
     if "command" not in fields:
-        yield str(told) if told is not None else call.input
+        yield from (call.input, call.act) if told is None else (str(told),)
         return
-    yield call.act
-    for part in _BETWEEN_COMMANDS.split(call.act):
+    command = str(told) if isinstance(fields["command"], str) else call.act
+    yield command
+    for part in _BETWEEN_COMMANDS.split(command):
         words = part.replace("'", " ").replace('"', " ").replace("\\", "").split()
         for start in range(min(len(words), 100)):
             yield " ".join(words[start:])

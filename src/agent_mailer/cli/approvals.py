@@ -24,10 +24,9 @@ from agent_mailer.names import pick, printable, running_on
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state.approvals import Answer, Approval, Approvals, Verdict
-    from agent_mailer.views.values.history import ApprovalView
+    from agent_mailer.views.values.history import ApprovalView, StandingView
 
 LIST = "agent-mailer approvals list"
-LARGEST = 1024 * 1024
 
 app = group("approvals", "What the agent asks you before it does it; what you have allowed for good.")
 approve_app = single()
@@ -91,7 +90,7 @@ def list_approvals(
             (
                 v.code or printable(v.question, 20),
                 v.verdict or "waits",
-                f"{printable(v.tool, 40)}: {printable(v.act, 200)}",
+                _on_a_line(v),
                 local_time(v.asked_at),
                 local_time(v.expires_at),
                 printable(v.thread, 64),
@@ -105,7 +104,7 @@ def list_approvals(
     else:
         note("nothing waits for you")
     if always:
-        stand = [(v.question, f"{printable(v.tool, 40)}: {printable(v.act, 200)}", local_time(v.since)) for v in always]
+        stand = [(v.question, _on_a_line(v), local_time(v.since)) for v in always]
         say("\n" + columns(stand, ("allowed for good", "it may run", "since"), whole=("allowed for good", "since")))
         note("\nno more: agent-mailer approvals revoke QUESTION")
 
@@ -131,7 +130,7 @@ def show(
         json_out({"approval": view})
         return
     say(fields(_facts(view)))
-    say("\nit wants to run:\n" + "\n".join(f"  {printable(line, 4000)}" for line in view.act.splitlines()))
+    say("\nit wants to run:\n" + "\n".join(f"  {_whole(line)}" for line in view.act.split("\n")))
     if view.said:
         say("\nit says (its own words):\n  " + printable(view.said, 4000))
     if view.code:
@@ -185,7 +184,8 @@ def _answer(
     always: bool = False,
     change: Path | None = None,
 ) -> None:
-    from agent_mailer.state.approvals import Answer, By
+    from agent_mailer.approvals.calls import Call, shown
+    from agent_mailer.state.approvals import Answer, By, Verdict
 
     require_person()
     place = configured(workdir)
@@ -206,8 +206,9 @@ def _answer(
     if counts != given:
         _told_before(book, found, counts, given)
         return
-    what = f"{printable(found.call.tool, 40)}: {printable(found.call.act, 200)}"
-    say({"allow": "allowed" + (" for good" if always else ", once"), "deny": "denied"}[verdict.value] + f": {what}")
+    allowed = "allowed for good" if always else "allowed instead, once" if given.changed else "allowed, once"
+    runs = Call(found.call.tool, given.changed or found.call.input)
+    say(f"{allowed if verdict is Verdict.ALLOW else 'denied'}: {shown(runs, 200)}")
     _wake(place, found.id)
 
 
@@ -255,23 +256,56 @@ def _unknown(code: str) -> MailerError:
 
 
 def _changed(found: Approval, file: Path) -> str:
-    """The input to run instead, as JSON. Raises UsageFault."""
-    from agent_mailer.approvals.calls import as_input
+    """The input to run instead, as JSON. Raises UsageFault and OSError."""
+    from agent_mailer.approvals.calls import MOST_INPUT, as_input
 
-    text = sys.stdin.read(LARGEST + 1) if str(file) == "-" else file.read_text("utf-8")
+    text = _read(file, MOST_INPUT)
     before = json.loads(found.call.input)
-    if len(text) > LARGEST:
-        raise UsageFault("too_large", f"more than {LARGEST} characters", "something shorter")
-    if isinstance(before.get("command"), str):
-        return as_input({**before, "command": text.rstrip("\n")})
     try:
-        after = json.loads(text)
-    except ValueError as error:
-        raise UsageFault("bad_change", f"{file} is no JSON: {error}", f"begin with: {found.call.input[:200]}") from None
-    if not isinstance(after, dict) or after.keys() != before.keys():
-        why = f"{file} must be a JSON object with the fields {', '.join(sorted(before))}"
-        raise UsageFault("bad_change", why, f"begin with: {found.call.input[:200]}")
-    return as_input(after)
+        if found.call.command is not None and isinstance(before["command"], str):
+            chosen = as_input({**before, "command": text.rstrip("\n")})
+        else:
+            after = json.loads(text)
+            if not isinstance(after, dict) or after.keys() != before.keys():
+                raise ValueError(f"it must be a JSON object with the fields {', '.join(sorted(before))}")
+            chosen = as_input(after)
+    except (ValueError, RecursionError) as error:
+        why = f"{printable(str(file))}: {printable(str(error), 400)}"
+        raise UsageFault("bad_change", why, f"begin with: {found.call.input[:200]}") from None
+    if len(chosen) > MOST_INPUT:
+        raise UsageFault("too_large", f"more than {MOST_INPUT} characters of JSON", "something shorter")
+    return chosen
+
+
+def _read(file: Path, most: int) -> str:
+    """No more is read than may stand there, whatever it is."""
+    if str(file) == "-":
+        data = sys.stdin.buffer.read(most + 1)
+    else:
+        with file.open("rb") as opened:
+            data = opened.read(most + 1)
+    if len(data) > most:
+        raise UsageFault("too_large", f"{printable(str(file))} has more than {most} bytes", "something shorter")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise UsageFault("bad_change", f"{printable(str(file))} is no text in UTF-8", "a file with the command")
+    if not text.strip():
+        raise UsageFault("bad_change", f"nothing stands in {printable(str(file))}", "agent-mailer deny CODE REASON")
+    return text
+
+
+def _on_a_line(view: ApprovalView | StandingView) -> str:
+    """What is beside a command comes first: no length of the command hides it."""
+    beside = f" {printable(view.beside, 200)}" if view.beside else ""
+    return f"{printable(view.tool, 40)}{beside}: {printable(view.act, 200)}"
+
+
+def _whole(line: str) -> str:
+    """What is to be answered is never cut here: what stands at its end counts as much."""
+    return printable(line, 12 * len(line))
 
 
 def _facts(view: ApprovalView) -> Iterator[tuple[str, str]]:
@@ -279,6 +313,7 @@ def _facts(view: ApprovalView) -> Iterator[tuple[str, str]]:
     yield "code", view.code
     yield "state", view.state
     yield "tool", printable(view.tool, 200)
+    yield "with", _whole(view.beside)
     yield "folder", printable(view.folder, 400)
     yield "for mail of", printable(view.sender, 200)
     yield "message", printable(view.message_id, 400)
@@ -289,4 +324,4 @@ def _facts(view: ApprovalView) -> Iterator[tuple[str, str]]:
     if view.verdict is not None and view.answered_at is not None:
         yield "answer", f"{view.verdict}, {local_time(view.answered_at)}, by {view.by}"
         yield "reason", printable(view.reason, 500)
-        yield "runs instead", printable(view.changed, 4000)
+        yield "runs instead", _whole(view.changed)

@@ -154,6 +154,7 @@ def approval(state: State, one: Approval) -> ApprovalView:
         by=answer.by.value if answer else None,
         answered_at=answer.at if answer else None,
         changed=answer.changed if answer else "",
+        beside=one.call.beside,
     )
 
 
@@ -175,7 +176,10 @@ def without_asked(entries: Iterable[RetryEntry], asked: Iterable[AskedView]) -> 
 
 def standing(state: State) -> list[StandingView]:
     """What is allowed for good, oldest first."""
-    return [StandingView(one.id, one.call.tool, one.call.act, one.since) for one in state.approvals.standing()]
+    return [
+        StandingView(one.id, one.call.tool, one.call.act, one.since, one.call.beside)
+        for one in state.approvals.standing()
+    ]
 
 
 def limits(place: Workplace) -> list[LimitView]:

@@ -178,7 +178,8 @@ class HeldView(View, frozen=True):
 
 
 class ApprovalView(View, frozen=True):
-    """A question to a person whether a call may be; `act` is it word for word, `said` the agent's words on it.
+    """A question to a person whether a call may be; `act` is it word for word, `beside` the rest of its input as JSON
+    where `act` is a command alone, `said` the agent's words on it.
 
     `state` is asked, answered, granted, used or settled; `verdict`, `reason`, `by` and `answered_at` are those of the
     answer. `code` is what answers it, while it waits.
@@ -204,6 +205,7 @@ class ApprovalView(View, frozen=True):
     by: str | None = None
     answered_at: float | None = None
     changed: str = ""
+    beside: str = ""
 
 
 class StandingView(View, frozen=True):
@@ -215,6 +217,7 @@ class StandingView(View, frozen=True):
     tool: str
     act: str
     since: float
+    beside: str = ""
 
 
 class LimitView(View, frozen=True):

@@ -1,0 +1,71 @@
+"""A question as a person reads it at the terminal, and what he may have run in its place."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.integration.test_approvals import PUSH, AskingDesk
+
+from agent_mailer.approvals.calls import Call, as_input
+from agent_mailer.state.approvals import Approval
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> AskingDesk:
+    return AskingDesk(tmp_path)
+
+
+def test_what_is_shown_is_the_whole_word_for_word(desk: AskingDesk) -> None:
+    act = "git status" + " " * 5000 + "; rm -rf ~\rx\u2028y\nz"
+    shown = desk.say("approvals", "show", put(desk, Call("Bash", as_input({"command": act})))).out
+    assert "  git status" + " " * 5000 + "; rm -rf ~\\rx\\u2028y\n  z\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "nothing stands in"),
+        (b" \n", "nothing stands in"),
+        (b"\xff\xfe", "is no text in UTF-8"),
+        (b"ls\0", "is no text in UTF-8"),
+        (b"x" * 1_100_000, "has more than 1048576 bytes"),
+        (None, "has more than 1048576 bytes"),
+    ],
+)
+def test_a_file_that_cannot_be_run_instead_changes_nothing(desk: AskingDesk, data: bytes | None, said: str) -> None:
+    call = Call("Bash", as_input({"command": PUSH}))
+    refused = desk.say("approve", put(desk, call), "--change", changed(desk, data), code=2)
+    assert said in refused.err
+    assert desk.place().state.approvals.answered() == frozenset()
+
+
+@pytest.mark.parametrize("data", [b"ls", b"[1]", b'{"a": 1}', b'{"a": NaN, "b": 1}', b"[" * 100_000])
+def test_an_input_is_changed_by_the_same_fields_alone(desk: AskingDesk, data: bytes) -> None:
+    call = Call("Write", as_input({"a": 1, "b": 2}))
+    refused = desk.say("approve", put(desk, call), "--change", changed(desk, data), code=2)
+    assert 'begin with: {"a":1,"b":2}' in refused.err
+    assert desk.place().state.approvals.answered() == frozenset()
+
+
+def test_who_allows_something_else_is_told_what_runs(desk: AskingDesk) -> None:
+    code = put(desk, Call("Bash", as_input({"command": PUSH, "timeout": 9})))
+    assert 'Bash {"timeout":9}: git push' in desk.say("approvals", "list").out
+    said = desk.say("approve", code, "--change", changed(desk, b"git push --dry-run\n"))
+    assert said.out == 'allowed instead, once: Bash {"timeout":9}: git push --dry-run\n'
+
+
+def put(desk: AskingDesk, call: Call) -> str:
+    """The code of a question that waits."""
+    now, book = time.time(), desk.place().state.approvals
+    book.ask([Approval("q-1", "", call, call.digest, "t", "m", "thread", "user", str(desk.workdir), now, now + 60)])
+    return book.all()[0].code
+
+
+def changed(desk: AskingDesk, data: bytes | None) -> str:
+    """A file with that; None: one without an end."""
+    if data is None:
+        return "/dev/zero"
+    (desk.base / "change").write_bytes(data)
+    return str(desk.base / "change")
