@@ -131,6 +131,24 @@ def test_what_is_allowed_for_good_runs_without_a_question(desk: AskingClaude) ->
     assert len(desk.codes) == 1
 
 
+def test_what_is_allowed_for_good_is_not_done_in_plan_mode(tmp_path: Path, fake: FakeAnthropic) -> None:
+    desk = AskingClaude(tmp_path, fake, "Write")
+    made = desk.workdir / "made"
+    write = Tool("Write", {"file_path": str(made), "content": "x"})
+    desk.fake.says(write, Text("first"))
+    desk.send()
+    assert desk.run() == ["asked"]
+    desk.approve("--always")
+    assert desk.run() == ["done"]
+    made.unlink()
+    desk.configure(permission_mode="plan")
+    desk.fake.says(write, Text("planned"))
+    desk.send("again")
+    assert desk.run() == ["done"]
+    assert not made.exists()
+    assert "only plans" in desk.fake.requests[-1].tool_results[-1]
+
+
 def test_nobody_answers(desk: AskingClaude) -> None:
     desk.configure(approve={**desk.settings["approve"], "expires": 1})
     desk.fake.says(desk.act(), Text("without it"))

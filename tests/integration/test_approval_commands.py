@@ -10,6 +10,7 @@ from tests.integration.test_approvals import PUSH, AskingDesk
 
 from agent_mailer.approvals.calls import Call, as_input
 from agent_mailer.state.approvals import Approval
+from agent_mailer.watch.asking import approvals_of
 
 
 @pytest.fixture
@@ -69,3 +70,17 @@ def changed(desk: AskingDesk, data: bytes | None) -> str:
         return "/dev/zero"
     (desk.base / "change").write_bytes(data)
     return str(desk.base / "change")
+
+
+def test_what_is_allowed_for_good_is_not_in_a_turn_that_only_plans(desk: AskingDesk) -> None:
+    desk.configure(approve={"tools": ["Bash"]})
+    desk.say("approve", put(desk, Call("Bash", as_input({"command": PUSH}))), "--always")
+    desk.send()
+    desk.once()
+    place = desk.place()
+    [record] = [place.state.turns.load(folder.name) for folder in desk.state.glob("turns/*")]
+    assert record is not None
+    policy = place.policy().approve
+    assert len(approvals_of(place.state, policy, record).always) == 1
+    desk.configure(permission_mode="plan")
+    assert approvals_of(place.state, desk.place().policy().approve, record).always == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent_mailer.approvals.calls import MOST_INPUT, Call, as_input, call_of, is_named, rule_of, shown
@@ -158,6 +159,15 @@ def test_a_call_that_is_named_is_left_pending_and_no_other() -> None:
     assert before_a_tool(plan, PUSH, sub_agent=False) == Decision(Step.DENY, "only plans")
     always = TurnApprovals(RULES.rules, always=(PUSH.digest,))
     assert before_a_tool(always, PUSH, sub_agent=False) == Decision(Step.ALLOW)
+
+
+@pytest.mark.parametrize("call_id", ["", "call-1"])
+def test_a_yes_of_before_is_kept_in_a_turn_that_only_plans(call_id: str) -> None:
+    plans = msgspec.structs.replace(told(Word.ALLOW, call_id), forbidden="only plans")
+    kept = Decision(Step.DENY, "only plans")
+    assert before_a_tool(plans, Call(PUSH.tool, PUSH.input, call_id), sub_agent=False) == kept
+    if not call_id:
+        assert instead_of_a_refusal(plans, PUSH, sub_agent=False) == kept
 
 
 def test_an_answer_to_the_pending_call_is_for_that_call_alone() -> None:

@@ -81,7 +81,7 @@ def before_a_tool(approvals: TurnApprovals, call: Call, *, sub_agent: bool) -> D
     """Pure: what is said to any call, before the program's own rules. A call that has to be asked is left pending."""
     pending = approvals.pending(call.call_id)
     if pending is not None and pending.digest == call.digest:
-        return _as_told(pending)
+        return _here(approvals, _as_told(pending))
     if not is_named(approvals.rules, call):
         return Decision(Step.SILENCE)
     if (known := _known(approvals, call)) is not None:
@@ -129,7 +129,14 @@ def _known(approvals: TurnApprovals, call: Call) -> Decision | None:
     if told is not None and told.call_id and told.word is Word.ALLOW:
         # The yes is for the call that was pending, which came first: of several at once its result may be lost.
         return Decision(Step.DENY, ALREADY)
-    return _as_told(told) if told is not None else None
+    return _here(approvals, _as_told(told)) if told is not None else None
+
+
+def _here(approvals: TurnApprovals, decision: Decision) -> Decision:
+    """A yes of before is kept, and not used up, where nothing may be asked: it would do more than this turn's mode."""
+    if decision.step is Step.ALLOW and approvals.forbidden:
+        return Decision(Step.DENY, approvals.forbidden)
+    return decision
 
 
 def _as_told(told: Told) -> Decision:

@@ -44,7 +44,8 @@ def approvals_of(state: State, policy: ApprovePolicy, record: TurnRecord) -> Tur
     return TurnApprovals(
         rules=policy.rules,
         refused=policy.refused,
-        always=tuple(one.digest for one in state.approvals.standing()) if policy.asks else (),
+        # The program heeds a hook's yes beyond its plan mode, too.
+        always=tuple(one.digest for one in state.approvals.standing()) if policy.asks and not policy.forbidden else (),
         told=tuple(one for one in told if one is not None),
         forbidden=policy.forbidden or (ONLY_ALONE if record.batch else ""),
     )
