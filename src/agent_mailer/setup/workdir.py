@@ -64,6 +64,8 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     lines += write_documents(documents, chosen, place.disk)
     place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     _prepare(place)
+    if anew and not in_a_turn(os.environ):
+        _forget_another(place, lines)
     with place.trust.changing():
         saved = "wrote    " if file.save() else "unchanged"
         place.disk.system.chmod(place.folder.config, 0o600)
@@ -75,6 +77,14 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     lines += _keep_out_of_git(place)
     remember(place.workdir)
     return [f"{saved} {place.folder.config}", *lines]
+
+
+def _forget_another(place: Workplace, lines: list[str]) -> None:
+    """Before the config file is there: what was allowed to another agent of this folder is not allowed to this one."""
+    book = place.state.approvals.folder
+    if book.exists():
+        place.disk.remove_tree(book)
+        lines.append("forgot    what an earlier agent of this folder has asked, and was allowed for good")
 
 
 def require_handle(address: str) -> None:
