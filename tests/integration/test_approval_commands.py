@@ -95,3 +95,10 @@ def test_an_agent_that_is_set_up_anew_in_the_folder_of_another_inherits_no_yes(d
     shutil.rmtree(desk.state)
     assert "forgot    what an earlier agent" in desk.say(*init).out
     assert desk.say("approvals", "list", "--json", "--all").json == {"approvals": [], "always": []}
+
+
+@pytest.mark.parametrize("words", [("Bash(git push",), ("WebFetch", "B sh"), ("Bäsh",), ("Bash(git", "push)")])
+def test_a_rule_that_names_no_tool_is_not_written_down(desk: AskingDesk, words: tuple[str, ...]) -> None:
+    refused = desk.say("config", "set", "approve.tools", *words, code=78)
+    assert "neither a tool nor a tool with" in refused.err
+    assert "approve" not in (desk.state / "config.toml").read_text()
