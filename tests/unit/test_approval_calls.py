@@ -222,6 +222,13 @@ def test_a_yes_is_used_up_once_and_before_it_is_said(turn: Path) -> None:
         spoken(turn, "PermissionRequest")
 
 
+def test_what_was_allowed_is_said_word_for_word_so_that_no_quicker_hook_has_rewritten_it(turn: Path) -> None:
+    write(Disk(), turn, told(Word.ALLOW, "1"))
+    assert spoken(turn, "PreToolUse", PUSH.act, tool_use_id="1").changed == PUSH.input
+    write(Disk(), turn, TurnApprovals(RULES.rules, always=(PUSH.digest,)))
+    assert spoken(turn, "PreToolUse", PUSH.act, tool_use_id="2").changed == PUSH.input
+
+
 def test_questions_are_bounded_and_what_is_none_is_passed_over(turn: Path) -> None:
     for number in range(MOST_ASKED):
         assert spoken(turn, "PermissionRequest", f"curl {number}").ask

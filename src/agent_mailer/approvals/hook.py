@@ -180,6 +180,9 @@ def answer(
         decision = before_a_tool(approvals, call, sub_agent=sub_agent)
     else:
         decision = instead_of_a_refusal(approvals, call, sub_agent=sub_agent)
+    if dialect is Dialect.CLAUDE and decision.step is Step.ALLOW and not decision.changed:
+        # Said word for word: another hook may have it rewritten, and then something else would run than was allowed.
+        decision = msgspec.structs.replace(decision, changed=call.input)
     return carry_out(disk, directory, call, decision)
 
 
