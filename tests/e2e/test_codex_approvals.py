@@ -267,8 +267,8 @@ def test_a_rule_over_all_servers_does_not_name_our_own_mail_tools(tmp_path: Path
 
 
 def test_a_sub_agent_is_told_to_leave_it_to_the_main_one(desk: AskingCodex) -> None:
-    # Whichever of the two asks the model first gets the act.
-    desk.fake.script(Spawn("act"), desk.act(), desk.act(), Say("one"), Say("two"), Say("three"))
+    # Both ask the model side by side: so many acts that each of them gets one, however the machine is loaded.
+    desk.fake.script(Spawn("act"), *[desk.act()] * 16, *map(Say, ("one", "two", "three")))
     desk.send()
     assert desk.run() in (["asked"], ["done"])
     assert desk.acts == []
