@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -229,6 +231,16 @@ def run(runtime: Runtime, request: TurnRequest) -> Played:
         )
     end = Exit(status=done.returncode) if done.returncode >= 0 else Exit(signal=-done.returncode)
     return judged(runtime, request.turn_dir, end, request.session_id, time.monotonic() - started)
+
+
+def end_helpers(folder: Path) -> None:
+    """End what a codex that was terminated has left in its own sandbox: it has no parent, no environment and a process
+    table of its own, so it is known by the folder that its command line names. Under a holder nothing of it is left.
+    """
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if os.fsencode(folder) in path.read_bytes() and int(path.parent.name) != os.getpid():
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def judged(runtime: Runtime, folder: Path, end: Exit, resume: str | None, seconds: float = 0.0) -> Played:

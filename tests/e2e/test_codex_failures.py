@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.desk import SOON, until
 from tests.e2e.clis import codex_binary
-from tests.e2e.codex_cases import CASES, Case, play, request_in, run, runtime_for
+from tests.e2e.codex_cases import CASES, Case, end_helpers, play, request_in, run, runtime_for
 from tests.e2e.fake_openai import Say, Silence, fake_openai
 from tests.sizes import LONG
 
@@ -52,5 +52,7 @@ def test_a_session_that_somebody_has_open_is_waited_for(tmp_path: Path) -> None:
                 judgement = run(runtime, request_in(tmp_path, session_id)).judgement
             finally:
                 other.terminate()
+                other.wait()
+                end_helpers(tmp_path)
     assert judgement.outcome is Outcome.UNAVAILABLE
     assert "active writer" in judgement.detail
