@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves
-from agent_mailer.config_tables import SCHEDULE_NAME, Guards, SandboxKeys, ScheduleKeys
+from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
@@ -199,9 +199,25 @@ def _require_sound(key: str, value: object) -> None:
         case (("allow_from" | "deny_from" | "people"), tuple()):
             if why := bad_pattern(value):
                 raise ValueError(why)
+        case "approve.tools", tuple():
+            if value:
+                _require_rules(value)
+        case "approve", Approve():
+            _require_sound("approve.tools", value.tools)
         case "schedule", tuple():
             if why := _bad_schedules(value):
                 raise ValueError(why)
+
+
+def _require_rules(rules: Sequence[str]) -> None:
+    """Raises ValueError for one that names no tool."""
+    from agent_mailer.approvals.calls import rule_of
+
+    for one in rules:
+        try:
+            rule_of(one)
+        except ConfigFault as fault:
+            raise ValueError(fault.message.removeprefix("approve.tools ")) from None
 
 
 def _bad_schedules(schedules: tuple[ScheduleKeys, ...]) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.approvals.calls import rule_of
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind, expand
 from agent_mailer.config_tables import Alarm, AskedBy
 from agent_mailer.confine.port import Kind, MailboxAccess
@@ -86,11 +85,9 @@ PLANS = "This turn only plans (permission_mode plan): what has to be asked of a 
 
 
 def approve_of(config: Config) -> ApprovePolicy:
-    """Raises ConfigFault for a rule that is none."""
+    """Before what a person is asked, and how his answer may come."""
     keys, notify = config.approve, config.notify
     told = bool(notify.command or notify.address or notify.apprise)
-    for one in keys.tools:
-        rule_of(one)
     hidden, by_sender = _hides_mail(config), keys.by is AskedBy.SENDER
     return ApprovePolicy(
         rules=keys.tools,

@@ -99,6 +99,15 @@ def test_an_agent_that_is_set_up_anew_in_the_folder_of_another_inherits_no_yes(d
 
 @pytest.mark.parametrize("words", [("Bash(git push",), ("WebFetch", "B sh"), ("Bäsh",), ("Bash(git", "push)")])
 def test_a_rule_that_names_no_tool_is_not_written_down(desk: AskingDesk, words: tuple[str, ...]) -> None:
-    refused = desk.say("config", "set", "approve.tools", *words, code=78)
+    refused = desk.say("config", "set", "approve.tools", *words, code=2)
     assert "neither a tool nor a tool with" in refused.err
     assert "approve" not in (desk.state / "config.toml").read_text()
+
+
+def test_a_rule_that_was_typed_into_the_file_is_a_fault_of_the_file_and_of_nothing_else(desk: AskingDesk) -> None:
+    desk.configure(approve={"tools": ["Bash(git push"]})
+    for words in (("status",), ("verify",), ("watch", "--once")):
+        said = desk.say(*words, code=78)
+        assert "approve.tools" in said.out + said.err
+        assert "neither a tool nor a tool with" in said.out + said.err
+        assert "mailbox" not in said.err

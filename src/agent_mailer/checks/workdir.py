@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from agent_mailer.approvals.calls import rule_of
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Config, Loaded, RuntimeKind
 from agent_mailer.disk import read_regular
@@ -120,8 +119,6 @@ def check_approve(config: Config) -> list[CheckResult]:
     notify, where, rules = config.notify, "approve.tools", config.approve.tools
 
     def look() -> CheckResult:
-        for one in rules:
-            rule_of(one)
         if config.runtime not in (RuntimeKind.CLAUDE, RuntimeKind.CODEX):
             why = f"counts for claude and codex: runtime {config.runtime} asks by itself (jsonl) or not"
             return failed("approve", where, why, "agent-mailer config set approve.tools ''")

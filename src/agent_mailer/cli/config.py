@@ -71,7 +71,7 @@ def set_key(
 ) -> None:
     """Change one key, or one of a table (`notify.command`); comments and unknown keys stay."""
     from agent_mailer.config import SECRET_KEYS
-    from agent_mailer.setup.config_file import ConfigFile, check_rules, shown
+    from agent_mailer.setup.config_file import ConfigFile, shown
     from agent_mailer.trust.standing import widening
     from agent_mailer.trust.workdir import refuse_in_a_turn
 
@@ -82,8 +82,6 @@ def set_key(
     trusted = place.trust.verdict
     if key == "address":
         _check_handle(place, str(typed))
-    if key == "approve.tools":
-        check_rules(typed)
     file = ConfigFile(place.folder.config, place.disk)
     before = file.get(key)
     file.set(key, typed)
