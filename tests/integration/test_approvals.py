@@ -168,6 +168,7 @@ def test_something_else_can_be_run_instead(desk: AskingDesk) -> None:
     desk.say("approve", *desk.codes(), "--change", str(desk.base / "change"))
     desk.once()
     assert desk.acts() == ["git push --dry-run"]
+    assert "allow, changed" in desk.say("approvals", "list", "--all").out
 
 
 @LONG

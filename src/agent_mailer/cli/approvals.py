@@ -89,7 +89,7 @@ def list_approvals(
         rows = [
             (
                 v.code or printable(v.question, 20),
-                v.verdict or "waits",
+                (v.verdict or "waits") + (", changed" if v.changed else ""),
                 _on_a_line(v),
                 local_time(v.asked_at),
                 local_time(v.expires_at),
