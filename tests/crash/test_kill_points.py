@@ -108,7 +108,7 @@ def test_every_call_of_a_turn_at_a_broker(
         LIMITED,
         DEAD,
         STAGED,
-        ASKING,
+        pytest.param(ASKING, marks=LONG),
         *(pytest.param(case, marks=LONG) for case in (ROUTED, BATCH)),
     ],
     ids=lambda case: case.name,
@@ -118,7 +118,7 @@ def test_every_call_of_a_turn(tmp_path: Path, children: Children, case: Case, st
     _kill_at(children, tmp_path, case, _every(stride, points(names)))
 
 
-@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("stride", STRIDES[1:])
 def test_every_call_of_the_turn_after_the_yes(tmp_path: Path, children: Children, stride: int) -> None:
     def answered() -> Rig:
         rig = Rig(children, tmp_path / "desk", ASKING)

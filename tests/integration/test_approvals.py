@@ -262,6 +262,7 @@ def test_three_acts_one_after_another_are_three_questions_and_one_answer(tmp_pat
     assert outcomes_of(desk) == ["asked"] * 3 + ["done"]
 
 
+@LONG
 def test_its_thread_waits_behind_it_and_others_go_on(desk: AskingDesk) -> None:
     desk.send("first", thread="a")
     desk.once()

@@ -100,6 +100,7 @@ def test_a_command_that_is_killed_at_any_moment_has_answered_or_not_and_answers_
     assert not list(book.folder.glob(".tmp.*")), "what killed commands have begun to write goes in the end"
 
 
+@LONG
 def test_an_answer_of_which_nobody_told_the_watcher_is_carried_out(desk: AskingDesk) -> None:
     """The command was killed between its answer and its word to the watcher."""
     desk.send()
@@ -240,6 +241,7 @@ def test_of_what_is_over_the_newest_are_kept_and_all_that_is_needed(book: Approv
 # The disk refuses.
 
 
+@LONG
 def test_a_settlement_waits_for_a_disk_that_does_not_take_the_question(desk: AskingDesk) -> None:
     folder = desk.place().state.approvals.folder
     folder.parent.mkdir(parents=True, exist_ok=True)

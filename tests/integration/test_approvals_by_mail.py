@@ -62,6 +62,7 @@ def desk(tmp_path: Path) -> HiddenDesk:
     return found
 
 
+@LONG
 def test_a_question_comes_into_the_thread_and_a_reply_lets_it_run(desk: HiddenDesk) -> None:
     desk.send("push it", thread="one")
     desk.look()
