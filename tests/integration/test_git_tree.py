@@ -318,7 +318,13 @@ def test_who_removes_a_submodule_removes_all_of_it_and_is_told_so_before(project
     try:
         until(lambda: type_in(part, "status").status == 0, "the watcher")
         # Where the watcher writes just then git finds a folder that is not empty, and has to be told again.
-        until(lambda: git(outer, "rm", "-q", "lib/part").returncode == 0, "git has removed it")
+        said: list[str] = []
+
+        def removed() -> bool:
+            said.append(git(outer, "rm", "-qrf", "lib/part").stderr)
+            return not part.exists()
+
+        until(removed, f"git has removed it: {said}")
         assert watcher.wait(SOON) == ExitCode.CONFIG
     finally:
         watcher.kill()
