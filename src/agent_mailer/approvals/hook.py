@@ -17,9 +17,9 @@ import msgspec
 
 from agent_mailer.approvals.calls import Call, call_of, is_named
 from agent_mailer.approvals.turn import SIGN, Told, TurnApprovals, Word, ask, defer_first, let_through, read, use_up
-from agent_mailer.beneath import anchor
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
+from agent_mailer.turn_tools import anchor_turn
 
 PRE = "PreToolUse"
 REQUEST = "PermissionRequest"
@@ -246,8 +246,7 @@ def _text(fields: Mapping[str, object], name: str) -> str:
 def main() -> int:
     """Status 2 is a program's own sign that a hook denies."""
     directory = Path(sys.argv[1])
-    turns = directory.parent
-    anchor(turns.parent.parent if turns.name == "turns" else directory)
+    anchor_turn(directory)
     try:
         run(directory, sys.stdin, sys.stdout, Dialect((*sys.argv[2:], Dialect.CLAUDE)[0]))
     except BaseException:

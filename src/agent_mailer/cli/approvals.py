@@ -154,14 +154,14 @@ def use(question: Question) -> None:
     Exit 0: do it now. Any other: do not.
     """
     from agent_mailer.approvals.turn import Word, read, use_up
-    from agent_mailer.beneath import anchor
     from agent_mailer.disk import Disk
+    from agent_mailer.turn_tools import anchor_turn
 
     given = os.environ.get(TURN_DIR)
     if not given:
         raise UsageFault("not_in_turn", "this is for the agent program, during its turn", "agent-mailer approve CODE")
     directory = Path(given)
-    anchor(directory.parent.parent.parent if directory.parent.name == "turns" else directory)
+    anchor_turn(directory)
     try:
         told = next((one for one in read(directory).told if one.id == question), None)
         if told is None or told.word is not Word.ALLOW:

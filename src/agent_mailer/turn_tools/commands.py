@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
-from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import UsageFault
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
 from agent_mailer.names import printable, prompt_word
+from agent_mailer.turn_tools import anchor_turn
 from agent_mailer.turn_tools.folder import (
     MAX_NOTE_BYTES,
     FinishKind,
@@ -38,8 +38,7 @@ class AgentMail:
 
     def __init__(self, folder: TurnFolder, clock: Clock | None = None) -> None:
         # These tools run outside of a sandbox that the program's other tools are in.
-        turns, state = folder.path.parent, folder.path.parent.parent
-        anchor(state.parent if turns.name == "turns" else folder.path)
+        anchor_turn(folder.path)
         self._folder = folder
         self._clock = clock or SystemClock()
 
