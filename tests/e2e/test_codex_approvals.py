@@ -322,7 +322,7 @@ ALLOWS = '{"outcome":"allow","risk_level":"low","user_authorization":"high","rat
 def test_a_hook_that_does_not_answer_allows_nothing(ruled: AskingCodex, how: str) -> None:
     """Neither does the model that codex would ask in a person's place."""
     hook = {"it is not there": "/nonexistent/hook", "it says nothing": "/bin/true"}[how]
-    broken = list(asking_words(Asking((hook,), ("Bash",), refused=True), (), refuses=True))
+    broken = list(asking_words(Asking((hook,), ("Bash",)), (), refuses=True))
     program = ruled.base / "codex"
     program.write_text(
         f"#!{sys.executable}\nimport os, sys\nwords, real = sys.argv[1:], {ruled.settings['codex_command']!r}\n"

@@ -40,7 +40,7 @@ RULES = ("Bash(git push *)",)
 
 def test_codex_knows_our_hooks_by_the_hash_that_it_makes_itself() -> None:
     """The hashes are those that codex itself has told of these very hooks."""
-    words = list(asking_words(Asking(HOOK, ("Bash", "apply_patch"), refused=True), (), refuses=True))
+    words = list(asking_words(Asking(HOOK, ("Bash", "apply_patch")), (), refuses=True))
     state = tomllib.loads(words[-1])["hooks"]["state"]
     assert {key.rpartition("toml:")[2]: known for key, known in state.items()} == {
         "pre_tool_use:0:0": {
@@ -82,7 +82,7 @@ def test_what_codex_keeps_from_a_turn_is_asked_where_it_keeps_something(
     request = msgspec.structs.replace(request_in(tmp_path), own_sandbox=own_sandbox)
     quiet = codex(tmp_path, mode, extra_args=["--extra"]).command(request).argv
     assert not any("hooks." in word or "approvals_reviewer" in word for word in quiet)
-    asks = msgspec.structs.replace(request, asking=Asking(HOOK, ("Bash",), refused=True))
+    asks = msgspec.structs.replace(request, asking=Asking(HOOK, ("Bash",)))
     for session in (None, "01a1fd5a-81da-7f82-9a79-729482fbef98"):
         argv = codex(tmp_path, mode, extra_args=["--extra"]).command(
             msgspec.structs.replace(asks, session_id=session)
@@ -95,7 +95,7 @@ def test_what_codex_keeps_from_a_turn_is_asked_where_it_keeps_something(
 
 @pytest.mark.parametrize("by_hand", [["--approve-for-me"], ["-c", "approvals_reviewer=auto_review"]])
 def test_a_reviewer_that_was_chosen_by_hand_stays(by_hand: list[str]) -> None:
-    words = list(asking_words(Asking(HOOK, ("Bash",), refused=True), by_hand, refuses=True))
+    words = list(asking_words(Asking(HOOK, ("Bash",)), by_hand, refuses=True))
     assert not any("approv" in word or "PermissionRequest" in word for word in words)
     assert any("hooks.PreToolUse=" in word for word in words)
 
@@ -117,7 +117,7 @@ def test_codex_is_tried_before_it_is_asked_to_ask(tmp_path: Path) -> None:
     old = runtime.read_probe(probe, 0, '{"type":"turn.completed"}')
     assert (old.ok, old.opens) == (False, False)
     assert "codex 0.170.2 asks nobody about what its sandbox refuses" in old.text
-    request = msgspec.structs.replace(request_in(tmp_path), asking=Asking(HOOK, ("Bash",), refused=True))
+    request = msgspec.structs.replace(request_in(tmp_path), asking=Asking(HOOK, ("Bash",)))
     argv = runtime.command(request).argv
     assert "approvals_reviewer=auto_review" not in argv
     assert any("hooks.PreToolUse=" in word for word in argv)

@@ -220,7 +220,7 @@ def _told_before(book: Approvals, found: Approval, counts: Answer, given: Answer
     if counts.reason == UNREADABLE:
         why = f"{UNREADABLE}, and counts as none: {book.folder / found.id}.answer; nothing was changed"
         raise MailerError("answered", why, f"agent-mailer approvals show {found.id}")
-    spent = f"; used up in turn {used}" if (used := (book.get(found.id) or found).used) else ""
+    spent = f"; used up in turn {found.used}" if found.used else ""
     if counts.verdict == given.verdict and counts.changed == given.changed:
         if given.always and not any(one.id == found.id for one in book.standing()):
             # The first was for once; or it came no further than that.

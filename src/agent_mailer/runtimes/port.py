@@ -55,13 +55,12 @@ class Reach(msgspec.Struct, frozen=True):
 class Asking(msgspec.Struct, frozen=True):
     """How the program asks before a tool of its own runs: `hook` is an argv that reads its JSON and says a word.
 
-    It is asked before the tools that `tools` names (names and globs), and with `refused` in place of the program's own
-    refusal of what its mode does not allow.
+    It is asked before the tools that `tools` names (names and globs), and in place of the program's own refusal of what
+    its mode does not allow; which of those are asked about the hook knows.
     """
 
     hook: tuple[str, ...]
     tools: tuple[str, ...] = ()
-    refused: bool = False
 
 
 class TurnRequest(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.runtimes.port import Asking
 from agent_mailer.state import State
-from agent_mailer.state.approvals import Answer, Approval, Approvals, By, Verdict, id_of
+from agent_mailer.state.approvals import Answer, Approval, By, Verdict, id_of
 from agent_mailer.state.records import RetryEntry, Settlement, TurnRecord
 from agent_mailer.watch.rules import ApprovePolicy
 
@@ -58,7 +58,7 @@ def asking_of(approvals: TurnApprovals, directory: Path, isolated: str) -> Askin
     """How the program asks. `isolated`: how our Python is started."""
     argv = (sys.executable, isolated, "-m", "agent_mailer.approvals.hook", str(directory))
     tools = dict.fromkeys((*(rule_of(one).tool for one in approvals.rules), *(one.tool for one in approvals.told)))
-    return Asking(argv, tuple(tools), approvals.refused)
+    return Asking(argv, tuple(tools))
 
 
 def goes_on_by_itself(approvals: TurnApprovals, rerun: RetryEntry | None, resume: str | None) -> bool:
@@ -129,10 +129,9 @@ def carried(entry: RetryEntry, rerun: RetryEntry | None, settlement: Settlement,
 
 def apply(state: State, record: TurnRecord, settlement: Settlement) -> None:
     """Idempotent. Raises OSError."""
-    book: Approvals = state.approvals
-    envelope, before = record.envelope, record.rerun.asked if record.rerun is not None else ()
-    if before:
-        book.ended(before, record.turn_id, settlement.used, over=settlement.finished)
+    book, envelope = state.approvals, record.envelope
+    if record.rerun is not None and record.rerun.asked:
+        book.ended(record.rerun.asked, record.turn_id, settlement.used, over=settlement.finished)
     if not settlement.asked:
         return
     book.ask(
@@ -153,8 +152,8 @@ def apply(state: State, record: TurnRecord, settlement: Settlement) -> None:
     )
     standing = {one.digest for one in book.standing()}
     for call in settlement.asked:
-        known = book.get(id_of(record.turn_id, call))
-        if known is not None and known.digest in standing:
+        question = id_of(record.turn_id, call)
+        if call.digest in standing and (known := book.get(question)) is not None:
             # A program that asks by itself asks about what a person has allowed for good, too.
             book.answer(known, Answer(Verdict.ALLOW, settlement.decided_at, By.STANDING))
             continue
@@ -163,6 +162,6 @@ def apply(state: State, record: TurnRecord, settlement: Settlement) -> None:
             turn_id=record.turn_id,
             message_id=envelope.id,
             thread=envelope.thread,
-            question=id_of(record.turn_id, call),
+            question=question,
             tool=call.tool,
         )
