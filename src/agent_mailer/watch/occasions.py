@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.approvals import id_of
 from agent_mailer.state.notices import Notice, NoticeKind, Trouble, TroubleWith
@@ -24,66 +26,42 @@ def of_settlement(record: TurnRecord, settlement: Settlement) -> Notice | None:
         kind, attempts = NoticeKind.BLOCKED, 0
     else:
         return None
-    envelope = record.envelope
-    return Notice(
-        id=f"{kind}-{record.turn_id}",
-        kind=kind,
-        at=settlement.decided_at,
-        reason=settlement.outcome.value,
-        turn_id=record.turn_id,
-        message_id=envelope.id,
-        thread=envelope.thread,
-        sender=envelope.sender,
-        attempts=attempts,
-    )
+    notice = _of(record, kind, settlement.decided_at, settlement.outcome.value)
+    return msgspec.structs.replace(notice, attempts=attempts)
 
 
 def of_questions(record: TurnRecord, settlement: Settlement) -> list[Notice]:
     """What it asks a person. The notice names a question; what it is, whoever tells of it looks up."""
-    envelope = record.envelope
+    notice = _of(record, NoticeKind.APPROVAL, settlement.decided_at, "asked")
     return [
-        Notice(
-            id=f"{NoticeKind.APPROVAL}-{question}",
-            kind=NoticeKind.APPROVAL,
-            at=settlement.decided_at,
-            reason="asked",
-            turn_id=record.turn_id,
-            message_id=envelope.id,
-            thread=envelope.thread,
-            sender=envelope.sender,
-            until=settlement.asked_until,
-            question=question,
+        msgspec.structs.replace(
+            notice, id=f"{NoticeKind.APPROVAL}-{question}", until=settlement.asked_until, question=question
         )
         for question in (id_of(record.turn_id, call) for call in settlement.asked)
     ]
 
 
 def of_unsent(record: TurnRecord, settlement: Settlement) -> Notice | None:
-    """That something of it did not leave, where that is so."""
+    """That something of it did not leave, where that is so. What is stuck is named by itself, not by its turn."""
     unsent = unsent_of(record)
     if not unsent:
         return None
-    envelope = record.envelope
-    return Notice(
-        id=f"{NoticeKind.STUCK}-{record.turn_id}",
-        kind=NoticeKind.STUCK,
-        at=settlement.decided_at,
-        reason=StuckKind.NOT_SENT.value,
-        message_id=envelope.id,
-        thread=envelope.thread,
-        sender=envelope.sender,
-        stuck=unsent[0],
-    )
+    notice = _of(record, NoticeKind.STUCK, settlement.decided_at, StuckKind.NOT_SENT.value)
+    return msgspec.structs.replace(notice, turn_id="", stuck=unsent[0])
 
 
 def of_documents(record: TurnRecord, now: float) -> Notice:
     """That files which tell agents what to do changed while this turn ran."""
+    return _of(record, NoticeKind.INSTRUCTIONS, now, "changed")
+
+
+def _of(record: TurnRecord, kind: NoticeKind, at: float, reason: str) -> Notice:
     envelope = record.envelope
     return Notice(
-        id=f"{NoticeKind.INSTRUCTIONS}-{record.turn_id}",
-        kind=NoticeKind.INSTRUCTIONS,
-        at=now,
-        reason="changed",
+        id=f"{kind}-{record.turn_id}",
+        kind=kind,
+        at=at,
+        reason=reason,
         turn_id=record.turn_id,
         message_id=envelope.id,
         thread=envelope.thread,
