@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import statistics
@@ -26,6 +25,7 @@ from benchmarks.measuring import (
     resident_mib,
     row,
     seconds,
+    settled,
     write_calls,
 )
 
@@ -71,7 +71,7 @@ def throughput() -> None:
         d.configure(command=["/bin/true"])
         for n in range(MESSAGES):
             d.send(thread=f"t{n % 20}")
-        place, took = _drain(d)
+        place, took = settled(d, seconds)
         syncs = place / MESSAGES
     bare = _bare_loop(MESSAGES, round(syncs))
     ratio = took / bare
@@ -87,26 +87,8 @@ def throughput() -> None:
         d.configure(command=["/bin/sh", "-c", "echo answer"])
         for n in range(40):
             d.send(thread=f"t{n}")
-        total, took = _drain(d)
+        total, took = settled(d, seconds)
         row("fsyncs a message with an answer", f"{total / 40:.2f}", "at most 14", met=total / 40 <= 14)
-
-
-def _drain(d: Desk) -> tuple[int, float]:
-    """Settle all that waits in this process; returns fsyncs and seconds."""
-    from agent_mailer.watch.watcher import Watcher
-
-    place = d.place()
-    lock = place.lock()
-    lock.acquire()
-    place.folder.prepare()
-    before = place.disk.syncs
-
-    async def run() -> None:
-        await Watcher(place.room(lock), once=True).run()
-
-    took = seconds(lambda: asyncio.run(run()))
-    lock.release()
-    return place.disk.syncs - before, took
 
 
 def _bare_loop(count: int, syncs: int) -> float:
@@ -173,7 +155,7 @@ def big_state() -> None:
         for d in (empty, full):
             for n in range(100):
                 d.send(thread=f"t{n % 20}")
-        _report("100 messages", (_drain(full)[1], _drain(empty)[1]))
+        _report("100 messages", (settled(full, seconds)[1], settled(empty, seconds)[1]))
         idle_cpu = [_idle_cpu(d) for d in (full, empty)]
         # Both are a fraction of a millisecond: the clock of the machine decides the ratio, the sum tells more.
         text = f"{idle_cpu[0]:.2f} / {idle_cpu[1]:.2f} ms"

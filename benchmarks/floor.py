@@ -6,7 +6,6 @@ the product makes cheaper is not to lower its own floor. What makes the holder a
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import signal
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from tests.desk import Desk
 
-from benchmarks.measuring import row
+from benchmarks.measuring import row, settled
 
 TURNS = 40
 ROUNDS = 5
@@ -90,24 +89,12 @@ def floor() -> None:
 
 def _turns(folder: Path) -> tuple[Cost, int]:
     """The product's turns over waiting messages, in this process; and the fsyncs of one."""
-    from agent_mailer.watch.watcher import Watcher
-
     desk = Desk(folder)
     desk.configure(command=[AGENT], guards={"turns_per_hour": 0})
     for number in range(TURNS):
         desk.send(thread=f"t{number % THREADS}")
-    place = desk.place()
-    lock = place.lock()
-    lock.acquire()
-    place.folder.prepare()
-    before = place.disk.syncs
-
-    async def run() -> None:
-        await Watcher(place.room(lock), once=True).run()
-
-    cost = _cost_of(lambda: asyncio.run(run()))
-    lock.release()
-    return cost, round((place.disk.syncs - before) / TURNS)
+    syncs, cost = settled(desk, _cost_of)
+    return cost, round(syncs / TURNS)
 
 
 def _bare(folder: Path, syncs: int) -> Cost:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from tests.desk import Desk
+
+Measure = TypeVar("Measure")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -28,6 +34,24 @@ def alternating(times: int, first: Callable[[], object], second: Callable[[], ob
     """Medians of two works done in turn, so that what else the machine does falls on both."""
     pairs = [(seconds(first), seconds(second)) for _ in range(times)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def settled(desk: Desk, measured: Callable[[Callable[[], object]], Measure]) -> tuple[int, Measure]:
+    """Settle all that waits in this process; returns the fsyncs, and what `measured` says of it."""
+    from agent_mailer.watch.watcher import Watcher
+
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    place.folder.prepare()
+    before = place.disk.syncs
+
+    async def run() -> None:
+        await Watcher(place.room(lock), once=True).run()
+
+    cost = measured(lambda: asyncio.run(run()))
+    lock.release()
+    return place.disk.syncs - before, cost
 
 
 def quiet(argv: Sequence[str], cwd: Path | None = None, *, ends: int = 0) -> None:
