@@ -105,6 +105,20 @@ class Desk:
                 # As `config edit` does, once a watcher has remembered what is trusted.
                 trust.give(trust.verdict.there, "test")
 
+    def tell(self, script: str = 'cat >>"$0"', **settings: Any) -> None:
+        """The operator's command is a shell script; `$0` is the file that `notices` reads."""
+        command = ["/bin/sh", "-c", script, str(self.base / "told")]
+        self.configure(notify={"command": command, **settings})
+
+    def notices(self) -> list[dict[str, Any]]:
+        """What the operator's command was told."""
+        told = self.base / "told"
+        return [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else []
+
+    def codes(self) -> list[str]:
+        """What the operator may answer with, one for each question he was told of."""
+        return [one["code"] for one in self.notices() if one["kind"] == "approval"]
+
     def script(self, *steps: dict[str, Any], attempts: dict[str, list[dict[str, Any]]] | None = None) -> None:
         """The agent runs these steps; `attempts` says otherwise for an attempt by number."""
         path = self.base / "script.json"
@@ -150,6 +164,10 @@ class Desk:
         assert not hasattr(items, "why"), items
         assert asyncio.run(mailbox.deliver(items[0])) == Delivered()
         return items[0].id
+
+    def answered(self) -> list[str]:
+        """The bodies of what waits for the user, oldest first."""
+        return [message.body.strip() for message in self.inbox()]
 
     def inbox(self, handle: str = "user") -> list[Message]:
         """What waits for `handle`, oldest first."""

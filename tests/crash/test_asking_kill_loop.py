@@ -42,7 +42,7 @@ class AskingLoop:
     def __init__(self, base: Path, chance: random.Random) -> None:
         self.desk = desk = Desk(base)
         self.chance = chance
-        self.done, self.told = base / "done", base / "told"
+        self.done = base / "done"
         (base / "plan.json").write_text(json.dumps({"done": str(self.done), "use": [*CLI, "approvals", "use"]}))
         desk.configure(
             command=[sys.executable, "-m", "tests.asking_agent", str(base / "plan.json")],
@@ -51,10 +51,10 @@ class AskingLoop:
             max_parallel_turns=2,
             max_retries=1000,
             max_starts=1000,
-            notify={"command": ["/bin/sh", "-c", 'cat >>"$0"', str(self.told)]},
             env={"set": {"PYTHONPATH": str(PROJECT)}},
             guards={"turns_per_hour": 0, "pair_rounds": 0, "ring_rounds": 0, "rounds_per_day": 0, "new_threads": 0},
         )
+        desk.tell()
         self.sent: list[str] = []
         self.meant: dict[str, str] = {}
         """By message what a person has wanted first; whether that counts, who killed his command knows."""
@@ -152,7 +152,7 @@ class AskingLoop:
         assert sorted(self.settled()) == sorted(self.sent), "every message is settled exactly once"
         questions = Counter(one.message_id for one in self.questions())
         assert set(questions) == set(self.sent)
-        notices = list(map(json.loads, self.told.read_text().splitlines()))
+        notices = self.desk.notices()
         assert {one["kind"] for one in notices} == {"approval"}, notices
         told = Counter(message for _, message in {(one["id"], one.get("message_id", "")) for one in notices})
         # Beyond so many a day they are told of all together.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from functools import partial
@@ -87,8 +86,8 @@ class Case(msgspec.Struct, frozen=True):
         """Configure the agent and send it its mail; returns the ids."""
         desk.configure(command_output="jsonl", max_retries=self.max_retries, stop_grace=0, batch_low=bool(self.batch))
         if self.asks:
-            told = ["/bin/sh", "-c", 'cat >>"$0"', str(desk.base / "told")]
-            desk.configure(permission_mode="acceptEdits", notify={"command": told})
+            desk.configure(permission_mode="acceptEdits")
+            desk.tell()
         desk.shell(f"{_BEGIN}{f'sleep {self.pause}' if self.pause else ''}\n{self.script}")
         if self.batch:
             return [desk.send(f"chore {n}", thread="chores", priority=Priority.LOW) for n in range(self.batch)]
@@ -225,7 +224,7 @@ class Rig:
         [asked] = self.desk.place().state.approvals.all()
         assert self.codes == {asked.code}, f"{why}: its code stays the same"
         assert (bool(asked.used), asked.granted, asked.over) == (True, "", True), f"{why}: {asked}"
-        told = [json.loads(line) for line in (self.desk.base / "told").read_text().splitlines()]
+        told = self.desk.notices()
         ids = {(one["id"], one["question"], one["code"].replace("-", "")) for one in told}
         assert ids == {(f"approval-{asked.id}", asked.id, asked.code)}, f"{why}: told of one question: {told}"
         assert (self.desk.base / "acts").read_text().split() == [asked.id], f"{why}: done exactly once"

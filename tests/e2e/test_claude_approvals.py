@@ -27,11 +27,8 @@ class AskingClaude(ClaudeDesk):
 
     def __init__(self, base: Path, fake: FakeAnthropic, *rules: str) -> None:
         super().__init__(base, fake)
-        self.told = base / "told"
-        self.configure(
-            notify={"command": ["/bin/sh", "-c", 'cat >>"$0"', str(self.told)]},
-            approve={"tools": list(rules)},
-        )
+        self.configure(approve={"tools": list(rules)})
+        self.tell()
         (self.workdir / "act.sh").write_text('echo "$1" >>acts; echo "did $1"\n')
 
     def act(self, what: str = "one", **more: Any) -> Tool:
@@ -42,21 +39,12 @@ class AskingClaude(ClaudeDesk):
         path = self.workdir / "acts"
         return path.read_text().splitlines() if path.exists() else []
 
-    @property
-    def codes(self) -> list[str]:
-        told = map(json.loads, self.told.read_text().splitlines()) if self.told.exists() else ()
-        return [one["code"] for one in told if one["kind"] == "approval"]
-
-    @property
-    def answers(self) -> list[str]:
-        return [message.body.strip() for message in self.inbox()]
-
     def answer(self, *words: str) -> None:
         done = self.cli(*words)
         assert done.returncode == 0, done.stderr
 
     def approve(self, *words: str) -> None:
-        self.answer("approve", self.codes[-1], *words)
+        self.answer("approve", self.codes()[-1], *words)
 
 
 @pytest.fixture
@@ -81,15 +69,15 @@ def test_a_call_that_a_rule_names_is_left_pending_and_runs_once_after_the_yes(de
     desk.fake.says(desk.act(say="I must."), Text("all is done"))
     sent = desk.send()
     assert desk.run() == ["asked"]
-    assert desk.acts == desk.answers == []
-    [told] = map(json.loads, desk.told.read_text().splitlines())
+    assert desk.acts == desk.answered() == []
+    [told] = desk.notices()
     assert told["act"] == "Bash: sh ./act.sh one"
     assert desk.state_file("retries.json")[sent]["asked"]
     assert desk.run() == []
     desk.approve()
     assert desk.run() == ["done"]
     assert desk.acts == ["one"]
-    assert desk.answers == ["all is done"]
+    assert desk.answered() == ["all is done"]
     first, second = desk.fake.requests
     assert "did one" in second.tool_results[0]
     assert second.headers["x-claude-code-session-id"] == first.headers["x-claude-code-session-id"]
@@ -101,10 +89,10 @@ def test_a_no_is_told_to_the_model_with_its_reason(desk: AskingClaude) -> None:
     desk.fake.says(desk.act(), Text("then not"))
     desk.send()
     assert desk.run() == ["asked"]
-    desk.answer("deny", desk.codes[-1], "not", "today")
+    desk.answer("deny", desk.codes()[-1], "not", "today")
     assert desk.run() == ["done"]
     assert desk.acts == []
-    assert desk.answers == ["then not"]
+    assert desk.answered() == ["then not"]
     assert "not today" in desk.fake.requests[-1].tool_results[-1]
 
 
@@ -128,7 +116,7 @@ def test_what_is_allowed_for_good_runs_without_a_question(desk: AskingClaude) ->
     desk.send("again")
     assert desk.run() == ["done"]
     assert desk.acts == ["one", "one"]
-    assert len(desk.codes) == 1
+    assert len(desk.codes()) == 1
 
 
 def test_what_is_allowed_for_good_is_not_done_in_plan_mode(tmp_path: Path, fake: FakeAnthropic) -> None:
@@ -156,7 +144,7 @@ def test_nobody_answers(desk: AskingClaude) -> None:
     assert desk.run() == ["asked"]
     until(lambda: not desk.place().state.approvals.open(), "its time is over")
     assert desk.run() == ["done"]
-    assert desk.cli("approve", desk.codes[-1]).returncode == 1
+    assert desk.cli("approve", desk.codes()[-1]).returncode == 1
     assert desk.acts == []
     assert EXPIRED in desk.fake.requests[-1].tool_results[-1]
 
@@ -174,7 +162,7 @@ def test_of_several_calls_at_once_one_is_asked_about_and_each_runs_once(desk: As
     desk.approve()
     assert desk.run() == ["done"]
     assert desk.acts == ["one", "two"]
-    assert desk.answers == ["enough"]
+    assert desk.answered() == ["enough"]
 
 
 def test_three_questions_one_after_another_are_one_answer(desk: AskingClaude) -> None:
@@ -185,8 +173,8 @@ def test_three_questions_one_after_another_are_one_answer(desk: AskingClaude) ->
         desk.approve()
     assert desk.run() == ["done"]
     assert desk.acts == ["one", "two", "three"]
-    assert desk.answers == ["all three"]
-    assert len(desk.codes) == 3
+    assert desk.answered() == ["all three"]
+    assert len(desk.codes()) == 3
 
 
 def test_a_sub_agent_is_told_to_leave_it_to_the_main_one(desk: AskingClaude) -> None:
@@ -203,7 +191,7 @@ def test_what_the_mode_refuses_is_asked_and_let_through_once(mode: AskingClaude)
     mode.fake.says(mode.act(), Text("I have asked"))
     mode.send()
     assert mode.run() == ["asked"]
-    assert mode.answers == []
+    assert mode.answered() == []
     assert ASKED in mode.fake.requests[-1].tool_results[-1]
     mode.approve()
     mode.fake.says(mode.act(), mode.act(), Text("done now"))
@@ -211,7 +199,7 @@ def test_what_the_mode_refuses_is_asked_and_let_through_once(mode: AskingClaude)
     # Called a second time it had been used up.
     assert mode.acts == ["one"]
     assert any(UNKNOWN in result for result in mode.fake.requests[-1].tool_results)
-    assert mode.answers == ["done now"]
+    assert mode.answered() == ["done now"]
     assert any("What a person was asked" in text for text in mode.fake.requests[2].prompts)
 
 
@@ -222,7 +210,7 @@ def test_without_an_operator_the_senders_question_names_what_was_denied(mode: As
     mode.fake.default = Text("")
     mode.send()
     assert mode.run() == ["blocked"]
-    [question] = mode.answers
+    [question] = mode.answered()
     assert "Bash: sh ./act.sh one" in question
     assert "config set notify.command" in question
 
@@ -253,7 +241,7 @@ def test_claude_dies_while_the_allowed_call_runs_and_it_runs_no_second_time(desk
         desk.fake.says(desk.act(), Text("I looked: it was done"))
         until(lambda: len(desk.log(EventName.TURN_SETTLED)) >= 3, "the turn after it", 60)
     assert desk.acts == ["one"]
-    assert desk.answers == ["I looked: it was done"]
+    assert desk.answered() == ["I looked: it was done"]
     assert sent in (desk.state / "processed.txt").read_text()
 
 
@@ -273,7 +261,7 @@ def test_the_watcher_dies_while_the_allowed_call_runs(desk: AskingClaude) -> Non
             until(lambda: len(desk.log(EventName.TURN_SETTLED)) == 2, "the settlement")
     assert desk.end()["outcome"] == "done"
     assert desk.acts == ["one"]
-    assert desk.answers == ["done"]
+    assert desk.answered() == ["done"]
 
 
 def test_other_mail_of_the_thread_waits_and_does_not_destroy_the_pending_call(desk: AskingClaude) -> None:
@@ -285,7 +273,7 @@ def test_other_mail_of_the_thread_waits_and_does_not_destroy_the_pending_call(de
     desk.approve()
     assert desk.run() == ["done", "done"]
     assert desk.acts == ["one"]
-    assert desk.answers == ["first done", "second done"]
+    assert desk.answered() == ["first done", "second done"]
 
 
 def test_a_call_that_is_pending_no_longer_is_called_again_and_runs_once(desk: AskingClaude) -> None:
@@ -302,7 +290,7 @@ def test_a_call_that_is_pending_no_longer_is_called_again_and_runs_once(desk: As
     if desk.acts == []:
         assert desk.run() == ["done"]
     assert desk.acts == ["one"]
-    assert desk.answers == ["done after all"]
+    assert desk.answered() == ["done after all"]
 
 
 @pytest.mark.parametrize("settings", [{"disableAllHooks": True}, {"hooks": {}}, {"permissions": {"allow": ["Bash"]}}])
@@ -331,7 +319,7 @@ def test_in_plan_mode_nothing_is_asked(desk: AskingClaude) -> None:
     desk.send()
     assert desk.run() == ["done"]
     assert desk.acts == []
-    assert desk.codes == []
+    assert desk.codes() == []
     assert "only plans" in desk.fake.requests[-1].tool_results[-1]
 
 

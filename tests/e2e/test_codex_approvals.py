@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -42,15 +41,15 @@ class AskingCodex(CodexDesk):
 
     def __init__(self, base: Path, fake: FakeOpenAI, *rules: str, operator: bool = True) -> None:
         super().__init__(base, fake)
-        self.told, self.outside = base / "told", base / "outside"
+        self.outside = base / "outside"
         self.outside.mkdir()
-        self.operator = {"command": ["/bin/sh", "-c", 'cat >>"$0"', str(self.told)]}
         self.configure(
             model=PLAIN_MODEL,
             auto_reply="if-silent",
-            notify=self.operator if operator else {},
             approve={"tools": list(rules)},
         )
+        if operator:
+            self.tell()
         self.script_of_act('echo "$1" >>acts; echo "did $1"')
 
     def script_of_act(self, then: str) -> None:
@@ -65,20 +64,8 @@ class AskingCodex(CodexDesk):
         path = self.outside / "acts"
         return path.read_text().splitlines() if path.exists() else []
 
-    @property
-    def notices(self) -> list[dict[str, str]]:
-        return [json.loads(line) for line in self.told.read_text().splitlines()] if self.told.exists() else []
-
-    @property
-    def codes(self) -> list[str]:
-        return [one["code"] for one in self.notices if one["kind"] == "approval"]
-
-    @property
-    def answers(self) -> list[str]:
-        return [message.body.strip() for message in self.inbox()]
-
     def approve(self, *words: str) -> None:
-        self.cli("approve", self.codes[-1], *words)
+        self.cli("approve", self.codes()[-1], *words)
 
     def model_was_told(self, words: str, request: int = -1) -> bool:
         return any(words in text for text in self.fake.texts(request))
@@ -108,8 +95,8 @@ def test_what_the_sandbox_refuses_is_asked_and_let_through_once(desk: AskingCode
     desk.fake.script(desk.act(), Say("I have asked"))
     sent = desk.send()
     assert desk.run() == ["asked"]
-    assert desk.acts == desk.answers == []
-    [told] = desk.notices
+    assert desk.acts == desk.answered() == []
+    [told] = desk.notices()
     assert (told["act"], told["said"]) == (f"Bash: sh {desk.outside}/act.sh one", "it is needed")
     assert desk.model_was_told(ASKED)
     assert desk.retry(sent)["asked"]
@@ -122,21 +109,21 @@ def test_what_the_sandbox_refuses_is_asked_and_let_through_once(desk: AskingCode
     assert desk.acts == ["one"]
     assert desk.model_was_told(UNKNOWN)
     assert desk.model_was_told("What a person was asked", 2)
-    assert desk.answers == ["done now"]
+    assert desk.answered() == ["done now"]
     assert desk.session() == session
-    assert len(desk.codes) == 1
+    assert len(desk.codes()) == 1
 
 
 def test_a_no_is_told_to_the_model_with_its_reason(desk: AskingCodex) -> None:
     desk.fake.script(desk.act(), Say("I have asked"))
     desk.send()
     assert desk.run() == ["asked"]
-    desk.cli("deny", desk.codes[-1], "not", "today")
+    desk.cli("deny", desk.codes()[-1], "not", "today")
     desk.fake.script(desk.act(), Say("then not"))
     assert desk.run() == ["done"]
     assert desk.acts == []
     assert desk.model_was_told("not today")
-    assert desk.answers == ["then not"]
+    assert desk.answered() == ["then not"]
 
 
 @pytest.mark.parametrize("rules", [(), ("Bash(sh */act.sh *)",)])
@@ -152,7 +139,7 @@ def test_what_a_person_has_chosen_instead_runs_once(tmp_path: Path, fake: FakeOp
     assert desk.acts == ["two"]
     assert desk.model_was_told(f"{INSTEAD}sh {desk.outside}/act.sh two")
     assert desk.model_was_told(UNKNOWN)
-    assert desk.answers == ["done now"]
+    assert desk.answered() == ["done now"]
 
 
 def test_what_is_allowed_for_good_runs_without_a_question(ruled: AskingCodex) -> None:
@@ -166,7 +153,7 @@ def test_what_is_allowed_for_good_runs_without_a_question(ruled: AskingCodex) ->
     ruled.send("again")
     assert ruled.run() == ["done"]
     assert ruled.acts == ["one"] * 3
-    assert len(ruled.codes) == 1
+    assert len(ruled.codes()) == 1
 
 
 def test_nobody_answers_and_a_late_yes_counts_for_nothing(desk: AskingCodex) -> None:
@@ -181,7 +168,7 @@ def test_nobody_answers_and_a_late_yes_counts_for_nothing(desk: AskingCodex) -> 
         desk.approve()
     assert desk.acts == []
     assert desk.model_was_told(EXPIRED)
-    assert desk.answers == ["without it"]
+    assert desk.answered() == ["without it"]
 
 
 def test_two_calls_at_once_are_two_questions_and_run_once_each(desk: AskingCodex) -> None:
@@ -189,14 +176,14 @@ def test_two_calls_at_once_are_two_questions_and_run_once_each(desk: AskingCodex
     desk.fake.script(both, Say("I have asked"))
     desk.send()
     assert desk.run() == ["asked"]
-    one, two = desk.codes
+    one, two = desk.codes()
     desk.cli("approve", one)
     assert desk.run() == []
     desk.cli("approve", two)
     desk.fake.script(both, both, Say("done"))
     assert desk.run() == ["done"]
     assert sorted(desk.acts) == ["one", "two"]
-    assert desk.answers == ["done"]
+    assert desk.answered() == ["done"]
 
 
 def test_three_questions_one_after_another_are_one_answer(ruled: AskingCodex) -> None:
@@ -209,8 +196,8 @@ def test_three_questions_one_after_another_are_one_answer(ruled: AskingCodex) ->
         ruled.fake.script(ruled.act(str(number)), *more, Say("said"))
     assert ruled.run() == ["done"]
     assert ruled.acts == ["1", "2", "3"]
-    assert ruled.answers == ["said"]
-    assert len(ruled.codes) == 3
+    assert ruled.answered() == ["said"]
+    assert len(ruled.codes()) == 3
 
 
 def test_a_rule_asks_before_a_call_that_would_run_unasked(ruled: AskingCodex) -> None:
@@ -250,7 +237,7 @@ def test_a_server_of_ones_own_is_asked_about(desk: AskingCodex) -> None:
     desk.fake.script(poke, Say("I have asked"))
     desk.send()
     assert desk.run() == ["asked"]
-    assert desk.notices[0]["act"] == 'mcp__own__poke: {"what":"x"}'
+    assert desk.notices()[0]["act"] == 'mcp__own__poke: {"what":"x"}'
     assert not poked.exists()
     desk.approve()
     desk.fake.script(poke, poke, Say("done"))
@@ -263,7 +250,7 @@ def test_a_rule_over_all_servers_does_not_name_our_own_mail_tools(tmp_path: Path
     fake.script(Mail("reply", {"body": "the answer"}), Say("done"))
     desk.send()
     assert desk.run() == ["done"]
-    assert desk.answers == ["the answer"]
+    assert desk.answered() == ["the answer"]
 
 
 def test_a_sub_agent_is_told_to_leave_it_to_the_main_one(desk: AskingCodex) -> None:
@@ -292,7 +279,7 @@ def test_codex_dies_while_the_allowed_call_runs_and_it_runs_no_second_time(desk:
         until(lambda: len(desk.log(EventName.TURN_SETTLED)) >= 3, "the turn after it")
     assert desk.acts == ["one"]
     assert desk.model_was_told(UNKNOWN)
-    assert desk.answers == ["I looked: it was done"]
+    assert desk.answered() == ["I looked: it was done"]
     assert sent in (desk.state / "processed.txt").read_text()
 
 
@@ -312,7 +299,7 @@ def test_the_watcher_dies_while_the_allowed_call_runs(desk: AskingCodex) -> None
             (desk.outside / "go").touch()
             until(lambda: len(desk.log(EventName.TURN_SETTLED)) == 2, "the settlement")
     assert desk.acts == ["one"]
-    assert desk.answers == ["done"]
+    assert desk.answered() == ["done"]
 
 
 ALLOWS = '{"outcome":"allow","risk_level":"low","user_authorization":"high","rationale":"ok"}'
@@ -336,7 +323,7 @@ def test_a_hook_that_does_not_answer_allows_nothing(ruled: AskingCodex, how: str
     ruled.send()
     ruled.run()
     assert ruled.acts == []
-    assert ruled.codes == []
+    assert ruled.codes() == []
     assert len(ruled.fake.asked) == 2, "no other model was asked"
 
 
@@ -385,7 +372,7 @@ def test_in_plan_mode_nothing_is_asked(ruled: AskingCodex) -> None:
     ruled.fake.script(ruled.act(), ruled.act(beyond=False), Say("only planned"))
     ruled.send()
     assert ruled.run() == ["done"]
-    assert ruled.acts == ruled.codes == []
+    assert ruled.acts == ruled.codes() == []
     assert ruled.model_was_told("only plans")
 
 
@@ -406,7 +393,7 @@ def test_without_an_operator_and_without_rules_nothing_changes(tmp_path: Path, f
     fake.script(desk.act(), Say("I may not"))
     desk.send()
     assert desk.run() == ["done"]
-    assert desk.answers == ["I may not"]
+    assert desk.answered() == ["I may not"]
     assert desk.model_was_told("approval policy is Never")
 
 
@@ -428,9 +415,9 @@ def test_a_lost_session_is_told_of_the_yes_and_the_call_runs_once(desk: AskingCo
     desk.approve()
     desk.fake.script(desk.act(), Say("done"))
     with desk.watching():
-        until(lambda: desk.answers, "the turn in a session of its own")
+        until(desk.answered, "the turn in a session of its own")
     assert desk.acts == ["one"]
-    assert desk.answers == ["done"]
+    assert desk.answered() == ["done"]
 
 
 def test_within_a_sandbox_of_ours_codex_asks_and_goes_on() -> None:

@@ -66,7 +66,7 @@ def test_a_fresh_turn_reads_and_answers_through_the_tools(
     fake.script(READ, Shell("echo made > made.txt; id -u > /dev/null"), reply("the answer"), Say("finished"))
     desk.send("what is seven times six?")
     assert desk.run() == ["done"]
-    assert [message.body.strip() for message in desk.inbox()] == ["the answer"]
+    assert desk.answered() == ["the answer"]
     assert any("what is seven times six?" in text for text in fake.texts(1)), "the mail reached the model"
     assert (desk.workdir / "made.txt").exists() is (mode != "plan")
     assert fake.keys == [f"Bearer {KEY}"] * 4
@@ -88,7 +88,7 @@ def test_the_mail_commands_are_found_and_answer_from_its_shell(desk: CodexDesk, 
     desk.send("a mail")
     assert desk.run() == ["done"]
     assert "a mail" in fake.texts(1)[-1]
-    assert [message.body.strip() for message in desk.inbox()] == ["by command"]
+    assert desk.answered() == ["by command"]
 
 
 def test_the_next_mail_of_a_thread_goes_on_in_its_session(desk: CodexDesk, fake: FakeOpenAI) -> None:
@@ -151,7 +151,7 @@ def test_a_usage_limit_pauses_until_its_reset_and_the_turn_goes_on_in_its_sessio
     assert desk.log(EventName.TURN_ENDED)[1]["outcome"] == "done"
     assert len(desk.rollouts()) == 1
     assert desk.session() in desk.rollouts()[0].name
-    assert [message.body.strip() for message in desk.inbox()] == ["the answer"]
+    assert desk.answered() == ["the answer"]
 
 
 def test_a_refused_key_signs_the_account_out(desk: CodexDesk, fake: FakeOpenAI) -> None:
@@ -208,7 +208,7 @@ def test_a_turn_survives_its_watcher_and_runs_once(desk: CodexDesk, fake: FakeOp
     assert len(desk.log(EventName.TURN_STARTED)) == 1
     assert desk.log(EventName.TURN_ENDED)[0]["outcome"] == "done"
     assert len(fake.asked) == 4
-    assert [message.body.strip() for message in desk.inbox()] == ["the answer"]
+    assert desk.answered() == ["the answer"]
     assert desk.alive() == []
 
 

@@ -27,28 +27,19 @@ PUSH = "git push origin"
 class AskingDesk(Desk):
     def __init__(self, base: Path, *acts: str) -> None:
         super().__init__(base)
-        self.done, self.told = base / "done", base / "told"
+        self.done = base / "done"
         plan = {"acts": acts or (PUSH,), "done": str(self.done), "use": [*CLI, "approvals", "use"]}
         (base / "plan.json").write_text(json.dumps(plan))
         self.configure(
             command=[sys.executable, "-m", "tests.asking_agent", str(base / "plan.json")],
             command_output="jsonl",
             permission_mode="acceptEdits",
-            notify={"command": ["/bin/sh", "-c", 'cat >>"$0"', str(self.told)]},
             env={"set": {"PYTHONPATH": str(PROJECT)}},
         )
-
-    def notices(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.told.read_text().splitlines()] if self.told.exists() else []
-
-    def codes(self) -> list[str]:
-        return [one["code"] for one in self.notices() if one["kind"] == "approval"]
+        self.tell()
 
     def acts(self) -> list[str]:
         return self.done.read_text().splitlines() if self.done.exists() else []
-
-    def answers(self) -> list[str]:
-        return [message.body.strip() for message in self.inbox()]
 
     def say(self, *words: str, code: int = 0, **env: str) -> Typed:
         said = type_in(self.workdir, *words, env=env)
@@ -69,7 +60,7 @@ def test_nothing_waits_until_the_yes_comes_and_the_sender_gets_one_answer(desk: 
     with desk.watching() as watcher:
         until(desk.codes, "the operator is told")
         assert outcomes_of(desk) == ["asked"]
-        assert desk.acts() == desk.answers() == []
+        assert desk.acts() == desk.answered() == []
         [notice] = desk.notices()
         assert notice["act"] == f"Bash: {PUSH}"
         assert notice["said"] == "it is \\x1b[31mneeded"
@@ -87,7 +78,7 @@ def test_nothing_waits_until_the_yes_comes_and_the_sender_gets_one_answer(desk: 
         until(lambda: len(desk.log(EventName.TURN_SETTLED)) == 2, "the answer is sent, and all is written down")
         assert watcher.poll() is None
     assert desk.acts() == [PUSH]
-    assert desk.answers() == ["all 1 done"]
+    assert desk.answered() == ["all 1 done"]
     assert outcomes_of(desk) == ["asked", "done"]
     [asked] = desk.asked()
     assert asked.over
@@ -143,7 +134,7 @@ def test_a_no_is_told_with_its_reason_and_nothing_is_done(desk: AskingDesk) -> N
     desk.once()
     assert desk.say("deny", *desk.codes(), "not", "on a friday").out == f"denied: Bash: {PUSH}\n"
     desk.once()
-    assert desk.answers() == ["deny: not on a friday"]
+    assert desk.answered() == ["deny: not on a friday"]
     assert desk.acts() == []
 
 
@@ -154,7 +145,7 @@ def test_what_nobody_answers_in_time_is_over_and_a_late_yes_counts_for_nothing(d
     place = desk.place(FakeClock(time.time() + 4 * 86400))
     assert not place.state.approvals.open()
     assert outcomes(desk.once(FakeClock(time.time() + 4 * 86400))) == ["done"]
-    assert desk.answers() == ["expired:"]
+    assert desk.answered() == ["expired:"]
     late = desk.say("approve", *desk.codes(), code=1)
     assert "expired; nothing was changed" in late.err
     assert desk.acts() == []
@@ -206,7 +197,7 @@ def test_the_first_of_two_answers_counts(desk: AskingDesk) -> None:
     same = desk.say("deny", code)
     assert "nothing was changed" in same.err
     desk.once()
-    assert desk.answers() == ["deny:"]
+    assert desk.answered() == ["deny:"]
     used = desk.say("approve", code, code=1)
     assert "answered before" in used.err
 
@@ -258,7 +249,7 @@ def test_three_acts_one_after_another_are_three_questions_and_one_answer(tmp_pat
         desk.say("approve", desk.codes()[-1])
         desk.once()
     assert desk.acts() == ["one", "two", "three"]
-    assert desk.answers() == ["all 3 done"]
+    assert desk.answered() == ["all 3 done"]
     assert outcomes_of(desk) == ["asked"] * 3 + ["done"]
 
 
@@ -273,7 +264,7 @@ def test_its_thread_waits_behind_it_and_others_go_on(desk: AskingDesk) -> None:
     assert [asked.thread for asked in desk.asked()] == ["a", "b"]
     desk.say("approve", desk.codes()[0])
     desk.once()
-    assert desk.answers() == ["all 1 done", "all 1 done"]
+    assert desk.answered() == ["all 1 done", "all 1 done"]
     assert outcomes_of(desk) == ["asked", "asked", "done", "done"]
 
 
@@ -288,7 +279,7 @@ def test_a_yes_that_was_used_up_in_a_turn_that_was_killed_is_unknown_to_the_next
     assert events == ["crashed"]
     (desk.base / "plan.json").write_text(json.dumps(plan))
     assert outcomes(desk.once(FakeClock(time.time() + 3600))) == ["done"]
-    assert desk.answers() == ["unknown:"]
+    assert desk.answered() == ["unknown:"]
     assert desk.acts() == []
 
 
@@ -309,7 +300,7 @@ def test_a_turn_that_was_stopped_before_it_used_the_yes_up_keeps_it(desk: Asking
     (desk.base / "plan.json").write_text(json.dumps(plan))
     desk.once()
     assert desk.acts() == [PUSH]
-    assert desk.answers() == ["all 1 done"]
+    assert desk.answered() == ["all 1 done"]
 
 
 def test_who_answers_is_asked_for_by_the_same_name_for_ever_and_once(desk: AskingDesk) -> None:

@@ -93,7 +93,7 @@ def test_a_command_that_is_killed_at_any_moment_has_answered_or_not_and_answers_
     # Now and then a life is shorter than the one that was traced.
     assert met >= max(1, len(deaths) - 2)
     assert outcomes(desk.once(system=QuickSystem())) == ["done"]
-    assert (desk.acts(), desk.answers()) == ([PUSH], ["all 1 done"])
+    assert (desk.acts(), desk.answered()) == ([PUSH], ["all 1 done"])
     for left in book.folder.glob(".tmp.*"):
         os.utime(left, (NOW, NOW))
     place = desk.place()
@@ -138,16 +138,26 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("damage", [_text, *(pytest.param(one, marks=LONG) for one in (_empty, _link, _folder, _pipe))])
-def test_a_question_that_is_damaged_is_asked_anew_and_its_old_yes_counts_for_nothing(
-    desk: AskingDesk, damage: Callable[[Path], None]
-) -> None:
+def _said_yes(desk: AskingDesk) -> Path:
+    """A question and, beside it, its answer; returns the file of the question."""
     desk.send()
     desk.once(system=QuickSystem())
     [one] = desk.asked()
     book = desk.place().state.approvals
     book.answer(one, Answer(Verdict.ALLOW, time.time(), By.COMMAND))
-    damage(book.folder / f"{one.id}.json")
+    return book.folder / f"{one.id}.json"
+
+
+damaged = pytest.mark.parametrize(
+    "damage", [_text, *(pytest.param(one, marks=LONG) for one in (_empty, _link, _folder, _pipe))]
+)
+
+
+@damaged
+def test_a_question_that_is_damaged_is_asked_anew_and_its_old_yes_counts_for_nothing(
+    desk: AskingDesk, damage: Callable[[Path], None]
+) -> None:
+    damage(_said_yes(desk).with_suffix(".json"))
     assert outcomes(desk.once(system=QuickSystem())) == ["asked"]
     assert desk.log(EventName.STATE_DAMAGED)
     assert desk.acts() == []
@@ -157,21 +167,16 @@ def test_a_question_that_is_damaged_is_asked_anew_and_its_old_yes_counts_for_not
     assert desk.acts() == [PUSH]
 
 
-@pytest.mark.parametrize("damage", [_text, *(pytest.param(one, marks=LONG) for one in (_empty, _link, _folder, _pipe))])
+@damaged
 def test_an_answer_that_cannot_be_read_allows_nothing_and_is_told(
     desk: AskingDesk, damage: Callable[[Path], None]
 ) -> None:
-    desk.send()
-    desk.once(system=QuickSystem())
-    [one] = desk.asked()
-    book = desk.place().state.approvals
-    book.answer(one, Answer(Verdict.ALLOW, time.time(), By.COMMAND))
-    damage(book.folder / f"{one.id}.answer")
+    damage(_said_yes(desk).with_suffix(".answer"))
     said = desk.say("approve", *desk.codes(), code=1)
     assert "cannot be read, and counts as none" in said.err
     assert "nothing was changed" in said.err
     assert outcomes(desk.once(system=QuickSystem())) == ["done"]
-    assert desk.answers() == ["expired: the file of its answer cannot be read"]
+    assert desk.answered() == ["expired: the file of its answer cannot be read"]
     assert desk.acts() == []
 
 
@@ -265,7 +270,7 @@ def test_a_settlement_waits_for_a_disk_that_does_not_take_the_question(desk: Ask
     assert len(desk.log(EventName.TURN_CLAIMED)) == len(desk.codes()) == 1
     desk.say("approve", *desk.codes())
     desk.once(system=QuickSystem())
-    assert (desk.acts(), desk.answers()) == ([PUSH], ["all 1 done"])
+    assert (desk.acts(), desk.answered()) == ([PUSH], ["all 1 done"])
 
 
 # A turn's folder, which is the agent's to write.

@@ -82,7 +82,7 @@ def test_a_question_comes_into_the_thread_and_a_reply_lets_it_run(desk: HiddenDe
     assert desk.skipped() == ["answer"]
     [answered] = desk.log(EventName.APPROVAL_ANSWERED)
     assert (answered["by"], answered["sender"], answered["verdict"]) == ("mail", "user", "allow")
-    assert desk.answers() == ["all 1 done"]
+    assert desk.answered() == ["all 1 done"]
 
 
 @LONG
@@ -91,7 +91,7 @@ def test_a_no_is_told_with_its_reason_and_always_stands(desk: HiddenDesk) -> Non
     desk.look()
     desk.send(f"deny {desk.code()} not on a friday", thread="somewhere else")
     desk.look()
-    assert desk.answers()[-1] == "deny: not on a friday"
+    assert desk.answered()[-1] == "deny: not on a friday"
     desk.send(thread="two")
     desk.look()
     desk.send(f"allow always {desk.code()}", thread="two")

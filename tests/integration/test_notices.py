@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -37,23 +36,16 @@ SIGNED_OUT = SAYS % '"outcome":"signed_out"'
 def desk(tmp_path: Path) -> Desk:
     found = Desk(tmp_path)
     found.configure(command_output="jsonl", max_retries=0, poll_interval_idle=1)
-    notify(found, 'cat >>"$0"')
+    found.tell(address="planner")
     return found
 
 
 def notify(desk: Desk, script: str, **settings: Any) -> None:
-    """The operator's command is a shell script; `$0` is the file that `told` reads."""
-    command = ["/bin/sh", "-c", script, str(desk.base / "told")]
-    desk.configure(notify={"command": command, "address": "planner", **settings})
-
-
-def told(desk: Desk) -> list[dict[str, Any]]:
-    path = desk.base / "told"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    desk.tell(script, **{"address": "planner", **settings})
 
 
 def kinds(desk: Desk) -> list[str]:
-    return [row["kind"] for row in told(desk)]
+    return [row["kind"] for row in desk.notices()]
 
 
 def mailed(desk: Desk) -> list[str]:
@@ -78,12 +70,12 @@ def test_a_question_and_a_message_given_up_are_told_once_by_command_and_by_mail(
     desk.once()
     desk.once()
     assert kinds(desk) == ["blocked", "dead_letter"]
-    assert [(row["message_id"], row["thread"], row["sender"]) for row in told(desk)] == [
+    assert [(row["message_id"], row["thread"], row["sender"]) for row in desk.notices()] == [
         (asked, "one", "user"),
         (gone, "two", "user"),
     ]
     assert mailed(desk) == ["coder: blocked", "coder: dead letter"]
-    for row, message in zip(told(desk), desk.inbox("planner"), strict=True):
+    for row, message in zip(desk.notices(), desk.inbox("planner"), strict=True):
         assert row["text"] in message.body
         assert row["fix"] in message.body
         assert "what now?" not in message.body
@@ -118,13 +110,13 @@ def test_a_pause_and_its_end_are_told_once_over_restarts(desk: Desk) -> None:
     desk.send()
     for _ in range(3):
         desk.once()
-    assert [(row["kind"], row["reason"]) for row in told(desk)] == [("paused", "signed_out")]
-    assert told(desk)[0]["until"]
+    assert [(row["kind"], row["reason"]) for row in desk.notices()] == [("paused", "signed_out")]
+    assert desk.notices()[0]["until"]
     desk.resume()
     desk.shell(DONE)
     for _ in range(2):
         desk.once()
-    assert [(row["kind"], row["reason"]) for row in told(desk)][1:] == [("resumed", "signed_out")]
+    assert [(row["kind"], row["reason"]) for row in desk.notices()][1:] == [("resumed", "signed_out")]
     assert mailed(desk) == ["coder: paused", "coder: resumed"]
 
 
@@ -168,8 +160,8 @@ def test_trouble_that_lasts_and_its_end_are_told_once_over_restarts(desk: Desk) 
     desk.once()
     desk.once()
     assert kinds(desk) == ["trouble", "trouble_over"] * 2
-    assert {row["reason"] for row in told(desk)} == {"mailbox"}
-    assert told(desk)[0]["why"]
+    assert {row["reason"] for row in desk.notices()} == {"mailbox"}
+    assert desk.notices()[0]["why"]
 
 
 # The command: beside the loop, for a while, a few times.
@@ -220,7 +212,7 @@ def test_a_command_that_fails_is_tried_a_few_times_and_no_mail_waits_for_it(desk
     failed = [e.fields for e in events if e.event in (EventName.NOTICE_FAILED, EventName.NOTICE_GIVEN_UP)]
     assert [fields["why"] for fields in failed] == ["it ended with 6: no such host"] * 4
     assert kinds(desk) == ["blocked"] * 4
-    assert len({row["id"] for row in told(desk)}) == 1
+    assert len({row["id"] for row in desk.notices()}) == 1
     assert mailed(desk) == ["coder: blocked"]
     assert waiting(desk) == 0
 
@@ -257,7 +249,7 @@ def test_mail_goes_on_while_a_command_hangs(desk: Desk) -> None:
 
     async def story(events: list[LogRecord]) -> None:
         await until_seen(events, EventName.TURN_SETTLED)
-        while not told(desk):  # noqa: ASYNC110
+        while not desk.notices():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.to_thread(desk.send, thread="two")
         await until_seen(events, EventName.TURN_SETTLED, 2)
@@ -298,7 +290,7 @@ def test_a_watcher_that_leaves_does_not_wait_for_it_and_the_next_one_tells(desk:
     desk.shell(ASKS)
     desk.send()
     with desk.watching() as watcher:
-        until(lambda: told(desk), "the command")
+        until(desk.notices, "the command")
         watcher.send_signal(way)
         assert watcher.wait(timeout=60) == 0
     assert not sleepers(desk)
@@ -306,8 +298,8 @@ def test_a_watcher_that_leaves_does_not_wait_for_it_and_the_next_one_tells(desk:
     (desk.base / "told.go").touch()
     desk.once()
     desk.once()
-    assert len(told(desk)) == 2
-    assert len({row["id"] for row in told(desk)}) == 1
+    assert len(desk.notices()) == 2
+    assert len({row["id"] for row in desk.notices()}) == 1
     assert waiting(desk) == 0
 
 
@@ -316,7 +308,7 @@ def test_a_watcher_that_is_killed_forgets_nothing(desk: Desk) -> None:
     desk.shell(ASKS)
     desk.send()
     with desk.watching() as watcher:
-        until(lambda: told(desk) and mailed(desk), "command and mail")
+        until(lambda: desk.notices() and mailed(desk), "command and mail")
         watcher.kill()
         watcher.wait()
     left = sleepers(desk)
@@ -324,7 +316,7 @@ def test_a_watcher_that_is_killed_forgets_nothing(desk: Desk) -> None:
     (desk.base / "told.go").touch()
     desk.once()
     desk.once()
-    assert len(told(desk)) == 2
+    assert len(desk.notices()) == 2
     assert mailed(desk) == ["coder: blocked"], "mail leaves once"
     assert not set(sleepers(desk)) & set(left), "what the killed one left is ended"
 
@@ -339,7 +331,7 @@ def test_what_the_command_sees(desk: Desk) -> None:
         desk.once()
     finally:
         del os.environ["AGENT_MAILER_API_KEY"], os.environ["WEBHOOK_TOKEN"]
-    [row] = told(desk)
+    [row] = desk.notices()
     seen = dict(line.split("=", 1) for line in (desk.base / "told.env").read_text().splitlines() if "=" in line)
     assert {name.removeprefix("AGENT_MAILER_NOTICE_").lower() for name in seen if "_NOTICE_" in name} == set(row)
     assert all(seen[f"AGENT_MAILER_NOTICE_{name.upper()}"] == str(value) for name, value in row.items())
