@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,20 @@ HOUR = 3600.0
 DAYS = 10 * 24 * 3600
 
 
-class Later(SystemClock):
+class At(SystemClock):
+    """A clock that stands."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
     def now(self) -> float:
-        return time.time() + HOUR
+        return self.seconds
+
+
+def tomorrows_noon() -> float:
+    """An instant with no midnight in the hour that follows it: a new day changes what was spent today."""
+    tomorrow = datetime.now().astimezone() + timedelta(days=1)
+    return tomorrow.replace(hour=12, minute=0, second=0, microsecond=0).timestamp()
 
 
 @pytest.fixture
@@ -72,8 +83,9 @@ def test_readers_write_nothing_take_no_lock_and_only_the_hour_passes(desk: Desk)
     lock = desk.place().lock()
     lock.acquire()
     try:
-        now, then = look(desk.place()), look(desk.place(Later()))
-        first, second = seen(desk.place()), seen(desk.place(Later()))
+        noon, hour_later = desk.place(At(tomorrows_noon())), desk.place(At(tomorrows_noon() + HOUR))
+        now, then = look(noon), look(hour_later)
+        first, second = seen(noon), seen(hour_later)
     finally:
         lock.release()
     assert contents(desk.base) == before
