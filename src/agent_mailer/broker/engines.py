@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum, IntEnum, auto
 from typing import Any
 
@@ -37,6 +39,16 @@ _STORES_SETTINGS = {
 _SETTINGS = {"synchronous_commit": "on", "timezone": "UTC"}
 # Seconds for a new connection, milliseconds for what a server does not acknowledge.
 _REACHING = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10, "keepalives_interval": 5}
+_FOREIGN_KEYS = text(
+    "SELECT conrelid::regclass::text, conname FROM pg_constraint"
+    " WHERE contype = 'f' AND connamespace = current_schema()::regnamespace"
+)
+_NUMBERED = text(
+    "SELECT table_name, column_name FROM information_schema.columns"
+    " WHERE table_schema = current_schema() AND column_default LIKE 'nextval(%'"
+)
+IN_MEMORY = 500
+"""Rows of a snapshot."""
 _AGAIN = ("40001", "40P01")
 _BUSY = ("55P03", "57014", "53300")
 
@@ -76,6 +88,51 @@ def engine_of(url: str, *, writes: bool, size: int, stores: bool) -> Engine:
         pragmas = _STORES_PRAGMAS if stores else _PRAGMAS
         return _of_file(url, (*pragmas, *_WRITERS_PRAGMAS) if writes else pragmas, writes=writes, size=size)
     return _of_server(url, _SETTINGS | _STORES_SETTINGS if stores else _SETTINGS, writes=writes, size=size)
+
+
+@contextmanager
+def snapshot(url: str) -> Iterator[Connection]:
+    """A connection that sees the database as it is at its first statement, whatever is stored meanwhile; of what it
+    finds little is in memory at a time.
+    """
+    engine = engine_of(url, writes=False, size=1, stores=False)
+    server = {} if is_file(url) else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    try:
+        with engine.connect() as connection:
+            connection = connection.execution_options(yield_per=IN_MEMORY, **server)
+            if not server:
+                connection.exec_driver_sql("BEGIN")
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def unchecked(connection: Connection) -> Iterator[None]:
+    """Rows may be written before those that they name; all must be there at the end of the block, in a transaction.
+
+    Raises sqlalchemy.exc.IntegrityError.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        yield
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+        if broken is not None:
+            words = f"a row of {broken[0]} names one of {broken[2]} that there is not"
+            raise IntegrityError("", None, sqlite3.IntegrityError(words))
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=OFF")
+        return
+    found = connection.execute(_FOREIGN_KEYS).all()
+    for table, name in found:
+        connection.exec_driver_sql(f'ALTER TABLE "{table}" ALTER CONSTRAINT "{name}" DEFERRABLE INITIALLY DEFERRED')
+    yield
+    connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+    for table, name in found:
+        connection.exec_driver_sql(f'ALTER TABLE "{table}" ALTER CONSTRAINT "{name}" NOT DEFERRABLE')
+    for table, column in connection.execute(_NUMBERED).all():
+        # The numbers that a server gives begin after those that were written.
+        newest = f'SELECT COALESCE(MAX("{column}"), 0) + 1 FROM "{table}"'  # noqa: S608 - names of our own tables
+        connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), ({newest}), false)")
 
 
 def trouble_of(error: Exception) -> Trouble:

@@ -22,6 +22,7 @@ log = logging.getLogger("agent_mailer.broker")
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0010"
 """The newest of them."""
+_NEWER = "pip install --upgrade 'agent-mailer[broker]'"
 
 
 async def bring_to_head(url: str) -> None:
@@ -30,10 +31,10 @@ async def bring_to_head(url: str) -> None:
     Raises ConfigFault (newer than this program, not ours, not a database, not writable, no room), BusyFault (locked),
     UnavailableFault (its server cannot be reached).
     """
-    _check_place(url)
+    check_place(url)
     database = Executor(url, writes=True, stores=False)
     try:
-        await database.run(lambda connection: _bring(connection, _named(url)))
+        await database.run(lambda connection: _bring(connection, named(url)))
     except DBAPIError as error:
         fault = database_fault(url, error)
         if fault.code == "database_full" and await _is_at_head(url):
@@ -56,9 +57,9 @@ async def _is_at_head(url: str) -> bool:
         await database.close()
 
 
-def _check_place(url: str) -> None:
+def check_place(url: str) -> None:
     """Raises ConfigFault where a database file cannot be opened."""
-    name = _named(url)
+    name = named(url)
     if not is_file(url) or name.startswith((":", "file:")):
         return
     try:
@@ -83,28 +84,29 @@ def _bring(connection: Connection, name: str) -> None:
                 f"{name} holds tables of another program ({', '.join(sorted(tables)[:5])})",
                 "give another database: --data DIR, or --database URL",
             )
-        return _upgrade(connection, name)
+        return upgrade(connection, name)
     # A write: what cannot be written is said now, not at the first request.
     connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
     version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if version == HEAD:
         return None
     if "processes" in tables and not is_file(connection.engine.url.render_as_string()):
-        _require_nobody(connection, name)
-    return _upgrade(connection, name)
+        require_nobody(connection, name, "is to be upgraded")
+    return upgrade(connection, name)
 
 
-def _require_nobody(connection: Connection, name: str) -> None:
-    """An older process would go on, and store mail without what the newer tables say of it. Raises BusyFault."""
+def require_nobody(connection: Connection, name: str, words: str) -> None:
+    """A process that goes on would store mail by tables that are no more. Raises BusyFault."""
     if connection.execute(select(processes.c.id).where(IS_SERVING)).first() is not None:
         raise BusyFault(
             "older_processes",
-            f"{name} is to be upgraded, and is served by processes of before",
+            f"{name} {words}, and is served by processes of before",
             "stop all of them, then start the new ones; one that was killed counts for 15 seconds",
         )
 
 
-def _upgrade(connection: Connection, name: str) -> None:
+def upgrade(connection: Connection, name: str, to: str = "head") -> None:
+    """Make the tables of that version, or bring older ones there. Raises ConfigFault: the version is none of ours."""
     # Alembic costs some megabytes and a third of a second: only who needs it pays.
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
@@ -115,10 +117,10 @@ def _upgrade(connection: Connection, name: str) -> None:
     scripts = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
 
     def steps(current: str, _context: MigrationContext) -> list[RevisionStep]:
-        newest_first = scripts.iterate_revisions("head", current, implicit_base=True)
+        newest_first = scripts.iterate_revisions(to, current, implicit_base=True)
         return [MigrationStep.upgrade_from_script(scripts.revision_map, one) for one in reversed([*newest_first])]
 
-    with EnvironmentContext(Config(), scripts, fn=steps, destination_rev="head") as environment:
+    with EnvironmentContext(Config(), scripts, fn=steps, destination_rev=to) as environment:
         environment.configure(
             connection=connection,
             target_metadata=metadata,
@@ -135,13 +137,29 @@ def _upgrade(connection: Connection, name: str) -> None:
             raise ConfigFault(
                 "database_newer",
                 f"{name} was made by a newer agent-mailer than this one; it was left as it is",
-                "pip install --upgrade 'agent-mailer[broker]'",
+                _NEWER,
             ) from None
+
+
+def require_head(connection: Connection, url: str) -> None:
+    """For who looks into a database and must not change it. Raises ConfigFault: not ours, or of another version."""
+    name = named(url)
+    if "alembic_version" not in inspect(connection).get_table_names():
+        raise ConfigFault("not_our_database", f"there is no broker's database in {name}", "--data DIR, --database URL")
+    schema = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+    if schema > HEAD:
+        raise ConfigFault("database_newer", f"{name} was made by a newer agent-mailer than this one", _NEWER)
+    if schema != HEAD:
+        raise ConfigFault(
+            "database_older",
+            f"{name} is of an earlier version ({schema}; this one has {HEAD})",
+            "start its broker, which brings it here: agent-mailer broker serve",
+        )
 
 
 def database_fault(url: str, error: SQLAlchemyError) -> MailerError:
     """What a failure of the database at `url` means for whoever started the program."""
-    name = _named(url)
+    name = named(url)
     words = error_words(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
     path = shlex.quote(name)
     if isinstance(error, DBAPIError) and not is_file(url) and trouble_of(error) is Trouble.AWAY:
@@ -164,7 +182,8 @@ def database_fault(url: str, error: SQLAlchemyError) -> MailerError:
     return ConfigFault("database_failed", f"{name}: {words}", "look whether the database runs and the URL is right")
 
 
-def _named(url: str) -> str:
+def named(url: str) -> str:
+    """A database, for people: its file, or its URL without the password."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return parsed.database or ":memory:"

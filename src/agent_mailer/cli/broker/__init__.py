@@ -14,6 +14,11 @@ class _Broker(LazyGroup):
         "user": ("agent_mailer.cli.broker.user", "Its users: add, list, a new password."),
         "invite": ("agent_mailer.cli.broker.user:invite_app", "Invite codes for new users."),
         "key": ("agent_mailer.cli.broker.key", "API keys of agents: add, list, revoke."),
+        "backup": ("agent_mailer.cli.broker.upkeep:backup_app", "Copy all that it keeps, while it serves."),
+        "restore": ("agent_mailer.cli.broker.upkeep:restore_app", "Fill an empty database from a backup."),
+        "check": ("agent_mailer.cli.broker.upkeep:check_app", "Look whether all that it keeps is whole."),
+        "stats": ("agent_mailer.cli.broker.upkeep:stats_app", "How much it keeps, of whom, and what waits."),
+        "export": ("agent_mailer.cli.broker.upkeep:export_app", "All that it keeps of one user, for that user."),
     }
 
 

@@ -71,11 +71,16 @@ def change(data: Data, work: Callable[[Connection], T]) -> T:
 
 def look(data: Data, work: Callable[[Connection], T]) -> T:
     """Run `work`, which only reads. Raises MailerError."""
+    require_file(data)
+    return _run(data, work, writes=False)
+
+
+def require_file(data: Data) -> None:
+    """Raises ConfigFault where the database would be a file that there is not."""
     if data.file is not None and not data.file.exists():
         raise ConfigFault(
             "no_database", f"there is no broker's database at {data.file}", "agent-mailer broker serve, or --data DIR"
         )
-    return _run(data, work, writes=False)
 
 
 def _run(data: Data, work: Callable[[Connection], T], *, writes: bool) -> T:

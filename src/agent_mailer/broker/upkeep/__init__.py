@@ -1,0 +1,1 @@
+"""How is what a broker keeps copied, put back, looked over, counted and taken out?"""

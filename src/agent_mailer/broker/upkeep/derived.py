@@ -1,0 +1,61 @@
+"""What is kept beside the messages so that nobody has to count: what it has to be, and how it is made anew."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+_COUNTED = """
+SELECT a.id AS agent_id, COALESCE(m.total, 0) AS total, COALESCE(m.unread, 0) AS unread, COALESCE(m.newest, 0) AS newest
+FROM agents AS a LEFT JOIN (
+    SELECT to_agent_id, count(*) AS total, sum(CASE WHEN is_read THEN 0 ELSE 1 END) AS unread, max(seq) AS newest
+    FROM messages GROUP BY to_agent_id
+) AS m ON m.to_agent_id = a.id
+"""
+_WAITING = """
+SELECT to_agent_id AS agent_id, thread_id, MIN(rank) AS urgency, MIN(seq) AS head_seq,
+       MIN(CASE WHEN rank = most THEN seq END) AS pressing_seq
+FROM (
+    SELECT to_agent_id, thread_id, seq, rank, MIN(rank) OVER (PARTITION BY to_agent_id, thread_id) AS most
+    FROM (
+        SELECT to_agent_id, thread_id, seq,
+               CASE priority WHEN 'urgent' THEN 0 WHEN 'normal' THEN 1 ELSE 2 END AS rank
+        FROM messages WHERE is_read = false AND claimed_at IS NULL
+    ) AS ranked
+) AS known
+GROUP BY to_agent_id, thread_id
+"""
+_STORED = "SELECT agent_id, thread_id, urgency, head_seq, pressing_seq FROM waiting_threads"
+_WRONG_COUNTS = text(f"""
+SELECT count(*) FROM agents JOIN ({_COUNTED}) AS c ON c.agent_id = agents.id
+WHERE inbox_total <> c.total OR inbox_unread <> c.unread OR inbox_seq < c.newest
+""")  # noqa: S608 - of the constants above
+_WRONG_THREADS = text(f"""
+SELECT (SELECT count(*) FROM (SELECT * FROM ({_WAITING}) AS w EXCEPT {_STORED}) AS lacking)
+     + (SELECT count(*) FROM ({_STORED} EXCEPT SELECT * FROM ({_WAITING}) AS w) AS beyond)
+""")  # noqa: S608
+_COUNT = text(f"""
+UPDATE agents SET inbox_total = c.total, inbox_unread = c.unread,
+    inbox_seq = CASE WHEN inbox_seq < c.newest THEN c.newest ELSE inbox_seq END
+FROM ({_COUNTED}) AS c WHERE c.agent_id = agents.id
+""")  # noqa: S608
+_FORGET = text("DELETE FROM waiting_threads")
+_FILL = text(f"INSERT INTO waiting_threads (agent_id, thread_id, urgency, head_seq, pressing_seq) {_WAITING}")
+
+
+def wrong_counts(connection: Connection) -> int:
+    """Inboxes whose totals are not what their messages say."""
+    return int(connection.execute(_WRONG_COUNTS).scalar_one())
+
+
+def wrong_threads(connection: Connection) -> int:
+    """Threads of inboxes of which is not known what waits in them, or something that does not."""
+    return int(connection.execute(_WRONG_THREADS).scalar_one())
+
+
+def derive(connection: Connection) -> None:
+    """Make both anew; nobody else writes meanwhile."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE agents, messages, waiting_threads IN SHARE ROW EXCLUSIVE MODE"))
+    connection.execute(_COUNT)
+    connection.execute(_FORGET)
+    connection.execute(_FILL)
