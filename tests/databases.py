@@ -154,3 +154,12 @@ ON_A_FILE = pytest.mark.parametrize("each_database", ["file"], indirect=True)
 def database_of(place: Path) -> str:
     """The URL of the database that a broker with its data in that folder has."""
     return f"sqlite:///{place / 'broker.db'}" if _chosen is None else _chosen.url(place)
+
+
+AS_OF_0008 = (
+    *(f"DROP TABLE {name}" for name in ("approval_links", "threads", "trashed_messages")),
+    "ALTER TABLE agents DROP COLUMN inbox_total",
+    "ALTER TABLE agents DROP COLUMN inbox_unread",
+    "UPDATE alembic_version SET version_num = '0008'",
+)
+"""What makes a database of today one of that version: all that came later goes."""

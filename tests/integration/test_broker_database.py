@@ -18,6 +18,7 @@ from sqlalchemy import Connection, event, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import Pool
 from tests.broker_desk import PASSWORD, running_broker
+from tests.databases import AS_OF_0008
 from tests.sizes import LONG
 
 from agent_mailer.broker.app import create_app
@@ -121,7 +122,7 @@ def test_an_older_one_is_migrated(tmp_path: Path) -> None:
     assert {table.name for table in metadata.sorted_tables} <= tables_of(path)
 
 
-def test_mail_that_there_is_counts_in_the_totals_of_its_inbox(tmp_path: Path) -> None:
+def test_mail_that_there_is_counts_in_its_inbox_and_has_its_threads(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     bring(path)
     moment = "2026-11-21T08:15:00.000000+00:00"
@@ -141,14 +142,11 @@ def test_mail_that_there_is_counts_in_the_totals_of_its_inbox(tmp_path: Path) ->
             " 'no', 'normal', '[]', 0)"
             for n in range(5)
         ),
-        # As it was then.
-        "DROP TABLE approval_links",
-        "ALTER TABLE agents DROP COLUMN inbox_total",
-        "ALTER TABLE agents DROP COLUMN inbox_unread",
-        "UPDATE alembic_version SET version_num = '0008'",
+        *AS_OF_0008,
     )
     bring(path)
     assert sql(path, "SELECT id, inbox_total, inbox_unread FROM agents ORDER BY id") == [("a", 5, 3), ("b", 0, 0)]
+    assert sql(path, "SELECT * FROM threads") == [("u", "t", moment, "open", None)]
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:

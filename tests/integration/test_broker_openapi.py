@@ -71,6 +71,8 @@ def real_names(place: Place) -> dict[str, str]:
     with httpx.Client(base_url=url, trust_env=False, headers={**account.as_agent, **account.as_person}) as client:
         body = {"agent_id": one["id"], "from_agent": one["address"], "to_agent": one["address"], "body": "x"}
         message = client.post("/messages/send", json=body).raise_for_status().json()
+        away = client.post("/messages/send", json=body).raise_for_status().json()["id"]
+        client.post(f"/admin/messages/{away}/trash").raise_for_status()
         team = client.post("/admin/teams", json={"name": "t"}).raise_for_status().json()
     return {
         "path.agent_id": one["id"],
@@ -83,6 +85,7 @@ def real_names(place: Place) -> dict[str, str]:
         "path.message_id": message["id"],
         "path.thread_id": message["thread_id"],
         "path.team_id": team["id"],
+        "path.trashed_id": away,
         "header.X-Agent-Mailer-Watcher": "w",
     }
 

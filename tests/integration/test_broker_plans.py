@@ -13,11 +13,12 @@ from tests.sizes import LONG
 
 from agent_mailer.broker.migrations.v0005_waiting import FILL
 from agent_mailer.broker.migrations.v0009_totals import FILL as TOTALS
+from agent_mailer.broker.migrations.v0011_threads import FILL as THREADS
 
 pytestmark = [pytest.mark.usefixtures("each_database"), LONG]
 MANY = 100_000
 _READS_ALL = re.compile(
-    r"SCAN (messages|receipts|waiting_threads)|Seq Scan on (messages|receipts|waiting_threads)"
+    r"SCAN (messages|receipts|waiting_threads|threads)|Seq Scan on (messages|receipts|waiting_threads|threads)"
     # By the user's index and the user alone: all mail of that user.
     r"|\(user_id=\?\)|ix_messages_user_id.*\n\s*Index Cond: \(user_id = [^()]*\)$",
     re.MULTILINE,
@@ -63,6 +64,8 @@ def alice(desk: BrokerDesk) -> Person:
         )
         connection.execute(text("UPDATE agents SET inbox_seq = :many"), {"many": MANY})
         connection.execute(text("DELETE FROM waiting_threads"))
+        connection.execute(text("DELETE FROM threads"))
+        connection.execute(text(THREADS))
         connection.execute(text(FILL))
         connection.execute(text(TOTALS))
         if engine.dialect.name == "postgresql":
@@ -89,7 +92,7 @@ def test_no_statement_of_any_call_reads_all_mail(desk: BrokerDesk, alice: Person
         use(desk, alice)
     finally:
         event.remove(Engine, "before_cursor_execute", note)
-    about_mail = {one: names for one, names in seen.items() if re.search("messages|receipts|waiting_threads", one)}
+    about_mail = {one: names for one, names in seen.items() if re.search("messages|receipts|threads", one)}
     assert len(about_mail) > 15, "too little was asked"
     engine = create_engine(desk.settings.database)
     with engine.connect() as connection:
@@ -133,6 +136,18 @@ def use(desk: BrokerDesk, alice: Person) -> None:
     desk.call("GET", "/messages/thread/thread-9?agent_id=" + own["id"], 404, headers=bound)
     desk.call("GET", f"/admin/messages/thread/{thread}", headers=login)
     desk.call("GET", f"/messages/{name}", headers=key)
+    for where in ("", "&archived=true", "&trashed=true"):
+        desk.call("GET", f"/admin/threads/summary?limit=5{where}", headers=login)
+    for step in ("archive", "unarchive", "trash", "restore", "trash", "purge"):
+        desk.call("POST", f"/admin/threads/thread-77/{step}", headers=login)
+    for step in ("trash", "restore", "trash"):
+        desk.call("POST", f"/admin/messages/bulk-4321/{step}", headers=login)
+    desk.call("GET", "/admin/trash/messages?limit=5", headers=login)
+    desk.call("GET", "/admin/trash/messages/bulk-4321", headers=login)
+    desk.call("POST", "/admin/messages/bulk-4321/purge", headers=login)
+    operator = desk.call("GET", "/admin/human-operator", headers=login)["address"]
+    desk.send(alice, planner, operator, body="b")
+    desk.call("POST", f"/admin/messages/inbox/{operator}/read-all", json={}, headers=login)
     desk.call("GET", "/messages/bulk-77", 404, headers=bound)
     watcher = {**key, "X-Agent-Mailer-Watcher": "w"}
     desk.call("POST", f"/messages/{name}/claim", headers=watcher)

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, text
 from tests.broker_process import Account, BrokerProcess, join, register
-from tests.databases import Postgres, postgres
+from tests.databases import AS_OF_0008, Postgres, postgres
 from tests.desk import until
 from tests.integration.test_broker_streams import Listener
 from tests.sizes import LONG
@@ -305,12 +305,7 @@ def test_the_tables_are_not_changed_under_older_processes(pair: Pair, tmp_path: 
         newer.start("--database", pair.url, env=SECRET)
     for process in pair.processes:
         assert process.stop() == 0
-    # As it was then.
-    make(
-        "DROP TABLE approval_links",
-        "ALTER TABLE agents DROP COLUMN inbox_total",
-        "ALTER TABLE agents DROP COLUMN inbox_unread",
-    )
+    make(*AS_OF_0008)
     newer.start("--database", pair.url, env=SECRET)
     newer.end()
 

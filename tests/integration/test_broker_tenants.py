@@ -22,7 +22,10 @@ from tests.openapi_walk import Operation, operations, sample
 MARK = "bobs-own-words"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 VOLATILE = {"last_seen", "last_used_at"}
-WRITES_OF_HIS_OWN = ("api_keys", "agents", "messages", "teams", "files", "users", "receipts", "approval_links")
+WRITES_OF_HIS_OWN = (
+    *("api_keys", "agents", "messages", "teams", "files", "users", "receipts", "approval_links"),
+    *("threads", "trashed_messages"),
+)
 
 
 class Tenant(NamedTuple):
@@ -37,6 +40,7 @@ class Tenant(NamedTuple):
     key_id: str
     file_id: str
     operator: str
+    trashed_id: str
 
     def names(self) -> dict[str, str]:
         """Path and query parameters and fields of bodies -> this tenant's value."""
@@ -53,6 +57,7 @@ class Tenant(NamedTuple):
             "from_agent": self.one["address"],
             "to_agent": self.two["address"],
             "token_sha256": token_hash(self.one),
+            "trashed_id": self.trashed_id,
         }
 
 
@@ -91,6 +96,8 @@ class Street:
         message = ask.post("/messages/send", json=sending, headers=agents).raise_for_status().json()
         answer = {**sending, "action": "reply", "parent_id": message["id"], "body": mark}
         ask.post("/messages/send", json=answer, headers=agents).raise_for_status()
+        away = ask.post("/messages/send", json=sending, headers=agents).raise_for_status().json()["id"]
+        ask.post(f"/admin/messages/{away}/trash", headers=people).raise_for_status()
         team = ask.post("/admin/teams", json={"name": mark, "description": mark}, headers=people).raise_for_status()
         ask.post(f"/admin/teams/{team.json()['id']}/agents", json={"agent_id": one["id"]}, headers=people)
         keys = ask.get("/users/api-keys", headers=people).raise_for_status().json()
@@ -110,6 +117,7 @@ class Street:
             keys[0]["id"],
             uploaded.json()["id"],
             operator["address"],
+            away,
         )
 
     def rows_of(self, tenant: Tenant) -> str:

@@ -34,6 +34,7 @@ from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.tables import receipts as receipt_rows
 from agent_mailer.broker.teams.routes import router as teams_router
+from agent_mailer.broker.threads.routes import router as threads_router
 from agent_mailer.broker.users import superadmin
 from agent_mailer.broker.users.login import Passwords
 from agent_mailer.broker.users.routes import keys_router
@@ -129,6 +130,7 @@ def create_app(settings: Settings) -> FastAPI:
         teams_router,
         files.router,
         operator_router,
+        threads_router,
         owner.superadmin_router,
         operator_by_key,
         links_router,

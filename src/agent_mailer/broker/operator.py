@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from agent_mailer.broker.agents.rows import add_operator, operator_id, require_team
 from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsAgent, AsPerson, PersonCaller, directory_of, settings_of, store_of
 from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
-from agent_mailer.broker.messages.changing import Locked
+from agent_mailer.broker.messages.changing import Locked, changed
 from agent_mailer.broker.messages.forms import OperatorForm, documented, read_form
 from agent_mailer.broker.messages.routes import (
+    LARGEST_NUMBER,
     SENT,
     Html,
     deliver,
@@ -26,6 +29,7 @@ from agent_mailer.broker.messages.routes import (
     submission_of,
     thread_of,
 )
+from agent_mailer.broker.messages.rows import mark_read
 from agent_mailer.broker.messages.wire import Message, Page
 from agent_mailer.broker.protocol import Fault, Reference
 
@@ -124,6 +128,41 @@ async def list_inbox(
     if page is not None:
         return await page_of(request, box, page, page_size, html=html)
     return await json_list(inbox.whole_inbox(store_of(request), box, newest_first=True), html=html)
+
+
+class AllRead(msgspec.Struct, frozen=True):
+    """`marked`: how many were unread."""
+
+    address: str
+    marked: int
+    ok: Literal[True] = True
+
+
+class UptoForm(BaseModel):
+    """`upto`: the `cursor` of the newest message that is meant; without it whatever there is now."""
+
+    upto: Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] | None = None
+
+
+@router.post(
+    "/messages/inbox/{address}/read-all",
+    summary="Mark all of the operator's mail as read",
+    responses={200: described(AllRead), **refusals(401, 403, 404, 422, 503)},
+    response_class=Response,
+)
+async def read_all(request: Request, address: str, person: AsPerson, form: UptoForm) -> Response:
+    """What comes meanwhile stays unread. An agent's inbox is its watcher's to mark."""
+    agent = await directory_of(request).by_address(address)
+    if agent is None or agent.user_id != person.user_id:
+        raise Fault(404, "Address not found")
+    if agent.id != operator_id(person.user_id):
+        raise Fault(403, "This inbox is an agent's, and its watcher marks it")
+    store, caller = store_of(request), AgentCaller(person.user_id, person.username, "", None)
+    marked = 0
+    async for ids in inbox.unread_upto(store, agent.id, form.upto):
+        await asyncio.gather(*(changed(store, caller, name, mark_read) for name in ids))
+        marked += len(ids)
+    return answer(AllRead(address, marked))
 
 
 @router.get(

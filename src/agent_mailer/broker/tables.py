@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    exists,
     false,
 )
 
@@ -169,6 +170,36 @@ waiting_threads = Table(
     Column("pressing_seq", BigInteger, nullable=False),
     Index("ix_waiting_threads_in_order", "agent_id", "urgency", "head_seq"),
 )
+
+IN_INBOX = messages.c.seq > 0
+"""Neither archived nor in the trash: those keep their place as a negative number."""
+NOT_ERASED = messages.c.thread_id != ""
+"""Not deleted for good. Of what was, the row stays without its content: its id and its key are never used again."""
+
+# The threads of a user, as a person lists them.
+threads = Table(
+    "threads",
+    metadata,
+    Column("user_id", Text, ForeignKey("users.id"), primary_key=True),
+    Column("thread_id", Text, primary_key=True),
+    Column("last_activity", Text, nullable=False),
+    # A value of `threads.rows.Shelf`, and since when where it is put away.
+    Column("shelf", Text, nullable=False),
+    Column("shelved_at", Text),
+    Index("ix_threads_in_order", "user_id", "shelf", "last_activity", "thread_id"),
+)
+
+# Messages that are in the trash one by one.
+trashed_messages = Table(
+    "trashed_messages",
+    metadata,
+    Column("message_id", Text, ForeignKey("messages.id"), primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("trashed_at", Text, nullable=False),
+    Index("ix_trashed_messages_in_order", "user_id", "trashed_at", "message_id"),
+)
+NOT_TRASHED = ~exists().where(trashed_messages.c.message_id == messages.c.id).correlate(messages)
+"""Not in the trash by itself."""
 
 receipts = Table(
     "receipts",

@@ -19,7 +19,7 @@ from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages.waiting import Place, note_changed
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.tables import agents, messages
+from agent_mailer.broker.tables import NOT_ERASED, agents, messages
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ _m = messages.c
 _LOCKED = (
     select(_m.id, _m.user_id, _m.to_agent_id, agents.c.status, _m.claimed_by, *MESSAGE_COLUMNS)
     .join(agents, agents.c.id == _m.to_agent_id)
-    .where(_m.id.in_(bindparam("ids", expanding=True)))
+    .where(_m.id.in_(bindparam("ids", expanding=True)), NOT_ERASED)
     .order_by(_m.id)
     .with_for_update(key_share=True, of=messages)
 )
@@ -58,6 +58,11 @@ class Locked(msgspec.Struct):
     def place(self) -> Place:
         return self.agent_id, self.message.thread_id
 
+    @property
+    def is_away(self) -> bool:
+        """Archived, or in the trash: no inbox counts it."""
+        return self.message.cursor < 0
+
 
 class Change(msgspec.Struct, frozen=True):
     """What `caller` wants of that message: `make` makes it and returns the answer, or raises Fault before."""
@@ -79,18 +84,22 @@ class Changes:
 
     def was_read(self, locked: Locked) -> None:
         """It counts as unread no longer."""
-        self._unread[locked.agent_id] -= 1
+        self._unread[locked.agent_id] -= not locked.is_away
 
     def was_taken(self, locked: Locked) -> None:
         """It waits no longer."""
-        self._taken.setdefault(locked.place, set()).add(locked.message.cursor)
+        if not locked.is_away:
+            self._taken.setdefault(locked.place, set()).add(locked.message.cursor)
 
     def becomes_unread(self, locked: Locked) -> None:
-        """It gets the newest number of its inbox when all else is done: inboxes are locked after all messages."""
+        """It gets the newest number of its inbox when all else is done: inboxes are locked after all messages. What is
+        put away stays so.
+        """
         message = locked.message
         self.connection.execute(_UNREAD, {"message": message.id})
-        self._unread[locked.agent_id] += message.is_read
-        self._moved[message.id] = locked
+        if not locked.is_away:
+            self._unread[locked.agent_id] += message.is_read
+            self._moved[message.id] = locked
         message.is_read, message.claimed_at, locked.claimed_by = False, None, None
 
     def answer(self, locked: Locked) -> Message:

@@ -21,7 +21,7 @@ from agent_mailer.broker.messages.wire import (
     message_of,
 )
 from agent_mailer.broker.protocol import CLOCK
-from agent_mailer.broker.tables import agents, messages
+from agent_mailer.broker.tables import IN_INBOX, NOT_ERASED, NOT_TRASHED, agents, messages
 
 PORTION_CHARACTERS = 4_194_304
 """About what one portion of bodies holds."""
@@ -89,7 +89,7 @@ _WHICH = [(read_too, of_team) for read_too in (False, True) for of_team in (Fals
 _NEWEST_FIRST = {
     (read_too, of_team): select(*MESSAGE_COLUMNS)
     .where(_m.to_agent_id == bindparam("agent"), _m.user_id == bindparam("user"))
-    .where(*_only(read_too=read_too, of_team=of_team), _m.seq < bindparam("before"))
+    .where(*_only(read_too=read_too, of_team=of_team), IN_INBOX, _m.seq < bindparam("before"))
     .order_by(_m.seq.desc())
     .limit(bindparam("most"))
     for read_too, of_team in _WHICH
@@ -101,14 +101,14 @@ _TOTALS = {
     for read_too in (False, True)
 } | {
     (read_too, True): select(func.count()).where(
-        _m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=True)
+        _m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=True), IN_INBOX
     )
     for read_too in (False, True)
 }
 """Only what a team has written has to be counted."""
 _PLACES = {
     (read_too, of_team, from_newest): select(_m.seq)
-    .where(_m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=of_team))
+    .where(_m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=of_team), IN_INBOX)
     .order_by(_m.seq.desc() if from_newest else _m.seq)
     .limit(1)
     .offset(bindparam("skip"))
@@ -129,7 +129,7 @@ _UNREAD_SINCE = (
 _NEWS = select(agents.c.inbox_seq, _UNREAD_SINCE).where(agents.c.id == bindparam("agent"))
 _THREAD = (
     select(_m.id, _m.from_agent_id, _m.to_agent_id)
-    .where(_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
+    .where(_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"), NOT_TRASHED, NOT_ERASED)
     .order_by(_m.created_at, _m.ordinal, _m.seq)
 )
 # By the ids and not by the user: a planner that takes the user's index reads all of that user's mail.
@@ -137,7 +137,13 @@ _SOME = select(*MESSAGE_COLUMNS).where(
     func.coalesce(_m.user_id, "") == bindparam("user"), _m.id.in_(bindparam("ids", expanding=True))
 )
 _ONE = select(_m.from_agent_id, _m.to_agent_id, *MESSAGE_COLUMNS).where(
-    _m.id == bindparam("message"), _m.user_id == bindparam("user")
+    _m.id == bindparam("message"), _m.user_id == bindparam("user"), NOT_ERASED
+)
+_UNREAD = (
+    select(_m.id)
+    .where(_m.to_agent_id == bindparam("agent"), _m.is_read == false(), IN_INBOX, _m.seq <= bindparam("upto"))
+    .order_by(_m.seq)
+    .limit(LARGEST_PORTION)
 )
 
 
@@ -259,6 +265,16 @@ async def one(store: Store, user_id: str, message_id: str, agent_id: str | None)
         return None
 
     return await store.read(work)
+
+
+async def unread_upto(store: Store, agent_id: str, upto: int | None) -> AsyncIterator[Sequence[str]]:
+    """The ids of what is unread up to that number (None: the newest now), in portions; each must be read before the
+    next.
+    """
+    if upto is None:
+        upto = await store.read(lambda c: c.execute(_NEWEST, {"agent": agent_id}).scalar()) or 0
+    while found := [row[0] for row in await store.read(_all(_UNREAD, {"agent": agent_id, "upto": upto}))]:
+        yield found
 
 
 async def news(store: Store, agent_id: str, after: int) -> tuple[int, int]:

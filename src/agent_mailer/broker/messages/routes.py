@@ -301,5 +301,6 @@ async def marked_unread(
         return locked.agent_id, mark_unread(changes, locked)
 
     agent_id, message = await changed(store_of(request), caller, message_id, make)
-    streams_of(request).arrived([(agent_id, message.cursor)])
+    if message.cursor > 0:
+        streams_of(request).arrived([(agent_id, message.cursor)])
     return await whole(message, html=html)

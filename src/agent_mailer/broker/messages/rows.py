@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, or_, select, true, update
 from agent_mailer.broker.messages.changing import Changes, Locked
 from agent_mailer.broker.messages.wire import Message
 from agent_mailer.broker.protocol import Fault, now_text
-from agent_mailer.broker.tables import messages, receipts
+from agent_mailer.broker.tables import NOT_ERASED, messages, receipts
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -47,7 +47,9 @@ _CLAIM = (
     .where(messages.c.id == bindparam("message"))
     .values(claimed_by=bindparam("watcher"), claimed_at=bindparam("moment"))
 )
-_ENDS = select(_m.from_agent_id, _m.to_agent_id).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
+_ENDS = select(_m.from_agent_id, _m.to_agent_id).where(
+    _m.id == bindparam("message"), _m.user_id == bindparam("user"), NOT_ERASED
+)
 _TAKES_PART = (
     select(_m.id)
     .where(
@@ -77,7 +79,9 @@ def mark_unread(changes: Changes, locked: Locked) -> Message:
 
 
 def require_free(locked: Locked, watcher: str, since: str) -> None:
-    """Raises Fault 409 where it is read, or another watcher has claimed it after the moment `since`."""
+    """Raises Fault 409 where it is read or put away, or another watcher has claimed it after the moment `since`."""
+    if locked.is_away:
+        raise Fault(409, "This message is archived, or in the trash", extra={"reason": "away"})
     if locked.message.is_read:
         raise Fault(409, "This message is read already", extra={"reason": "read"})
     claimed_at = locked.message.claimed_at

@@ -18,7 +18,8 @@ from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, forwarded, message_of
 from agent_mailer.broker.protocol import Fault, now_text
-from agent_mailer.broker.tables import agents, former_addresses, messages
+from agent_mailer.broker.tables import NOT_ERASED, NOT_TRASHED, agents, former_addresses, messages
+from agent_mailer.broker.threads.rows import note_activity
 from agent_mailer.broker.users.quotas import Spent, require_left, spend, spent_by
 
 
@@ -114,13 +115,13 @@ _COUNT_ON = (
     )
 )
 _PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id).where(
-    _m.id.in_(bindparam("ids", expanding=True))
+    _m.id.in_(bindparam("ids", expanding=True)), NOT_ERASED
 )
 _QUOTED = (_m.from_agent, _m.to_agent, _m.created_at, _m.action, _m.subject, _m.body)
 _QUOTED_MESSAGE = select(*_QUOTED).where(_m.id == bindparam("message"), _m.user_id == bindparam("user"))
 _IN_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
-_QUOTED_THREAD = select(*_QUOTED).where(*_IN_THREAD).order_by(_m.created_at, _m.ordinal, _m.seq)
-_THREAD_SIZE = select(func.sum(func.length(_m.body) + 40)).where(*_IN_THREAD)
+_QUOTED_THREAD = select(*_QUOTED).where(*_IN_THREAD, NOT_TRASHED).order_by(_m.created_at, _m.ordinal, _m.seq)
+_THREAD_SIZE = select(func.sum(func.length(_m.body) + 40)).where(*_IN_THREAD, NOT_TRASHED)
 _THREAD_EXISTS = select(_m.id).where(*_IN_THREAD).limit(1)
 _STORED_THREADS = (
     select(_m.user_id, _m.thread_id)
@@ -149,6 +150,8 @@ class _Batch:
         """What users whose sending is counted send now."""
         self.begun: dict[_Place, set[str]] = {}
         """Who takes part in the threads of `rows`."""
+        self.active: dict[_Place, str] = {}
+        """When something was sent last in them."""
 
     def run(self) -> list[Sent | Fault]:
         self.earlier = self._read_earlier()
@@ -176,6 +179,7 @@ class _Batch:
             ]
             self.connection.execute(_COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
+            note_activity(self.connection, self.active)
             note_arrivals(self.connection, self.arrived)
             spend(self.connection, self.newly)
         return results
@@ -230,9 +234,9 @@ class _Batch:
         for ordinal, (message, agent_id) in enumerate(zip(made, to, strict=True)):
             self.rows.append(_row(submission, message, agent_id, ordinal, digest))
             self.arrived.append((agent_id, message.thread_id, message.priority, message.cursor))
-            self.begun.setdefault((submission.user_id, message.thread_id), set()).update(
-                (submission.agent_id, agent_id)
-            )
+            place = (submission.user_id, message.thread_id)
+            self.begun.setdefault(place, set()).update((submission.agent_id, agent_id))
+            self.active[place] = message.created_at
         self.counted.update(to)
         return Sent(made, arrivals=tuple((agent_id, self.newest[agent_id]) for agent_id in to))
 

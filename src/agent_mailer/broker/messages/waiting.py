@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, select, text
 
 from agent_mailer.broker.messages.wire import ENVELOPE_COLUMNS, Listing, envelope_of
-from agent_mailer.broker.tables import CLAIMED, WAITING, agents, messages, waiting_threads
+from agent_mailer.broker.tables import CLAIMED, IN_INBOX, WAITING, agents, messages, waiting_threads
 
 RANKS = ("urgent", "normal", "low")
 """Priorities, the most urgent first; what an inbox knows nothing of counts as low."""
@@ -33,6 +33,7 @@ _NEXT = select(
             _m.thread_id == bindparam("thread"),
             _m.priority == rank,
             WAITING,
+            IN_INBOX,
         )
         .scalar_subquery()
         for rank in RANKS
@@ -48,10 +49,15 @@ _IS_NOW = text(f"{_PUT}, head_seq = excluded.head_seq")
 _ARRIVED = text(f"{_PUT} WHERE excluded.urgency < waiting_threads.urgency")
 
 _NEWEST = select(agents.c.inbox_seq).where(agents.c.id == bindparam("agent"))
-_OLDEST = select(_m.seq).where(_m.to_agent_id == bindparam("agent"), WAITING).order_by(_m.seq).limit(bindparam("most"))
+_OLDEST = (
+    select(_m.seq)
+    .where(_m.to_agent_id == bindparam("agent"), WAITING, IN_INBOX)
+    .order_by(_m.seq)
+    .limit(bindparam("most"))
+)
 _FREE_AGAIN = (
     select(_m.seq)
-    .where(_m.to_agent_id == bindparam("agent"), CLAIMED, _m.claimed_at < bindparam("since"))
+    .where(_m.to_agent_id == bindparam("agent"), CLAIMED, IN_INBOX, _m.claimed_at < bindparam("since"))
     .order_by(_m.claimed_at)
     .limit(bindparam("most"))
 )

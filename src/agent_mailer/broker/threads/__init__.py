@@ -1,0 +1,1 @@
+"""Threads as a person keeps them: listed, archived, in the trash, deleted for good."""
