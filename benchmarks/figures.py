@@ -16,7 +16,20 @@ from pathlib import Path
 from tests.desk import CLI, Desk, until
 
 from agent_mailer.events import EventName
-from benchmarks import approvals, beneath, broker, broker_scale, durability, floor, guards, mcp, sandbox, status, turns
+from benchmarks import (
+    approvals,
+    beneath,
+    broker,
+    broker_scale,
+    durability,
+    floor,
+    growth,
+    guards,
+    mcp,
+    sandbox,
+    status,
+    turns,
+)
 from benchmarks.measuring import (
     alternating,
     cpu_seconds,
@@ -212,6 +225,7 @@ FIGURES = {
     "startup": startup,
     "big-state": big_state,
     "guards": guards.looks,
+    "growth": growth.growth,
     "questions": approvals.waiting,
     "tools": mcp.tools,
     "turn-start": turns.start,

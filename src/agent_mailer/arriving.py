@@ -53,7 +53,7 @@ class Arriving:
         """Whether a name that was just listed can be taken. A second answer may differ; a whole file stays whole."""
         if not stat.S_ISREG(found.st_mode):
             return True
-        writer = Writer.UNKNOWN if _is_elsewhere(found.st_dev) else writer_of(path)
+        writer = Writer.UNKNOWN if is_elsewhere(found.st_dev) else writer_of(path)
         if renamed or (writer is Writer.NONE and found.st_size > 0):
             return True
         now, looks = self._monotonic(), (found.st_ino, found.st_mtime_ns, found.st_size)
@@ -96,7 +96,7 @@ def writer_of(path: str | Path) -> Writer:
 _kinds: dict[int, bool] = {}
 
 
-def _is_elsewhere(device: int) -> bool:
+def is_elsewhere(device: int) -> bool:
     """Whether the file system may be written to by another machine."""
     known = _kinds.get(device)
     if known is None:

@@ -34,12 +34,9 @@ from agent_mailer.mailbox.maildir import amq, compose, delivery, layout, routes,
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.listing import (
-    MAX_INDEXED,
     Listed,
-    StatCache,
     ThreadIndex,
-    list_folder,
-    read_thread,
+    Waiting,
 )
 from agent_mailer.mailbox.port import (
     MAX_WAITING,
@@ -101,16 +98,20 @@ class MaildirMailbox:
         self._paths = layout.Paths(root, handle)
         self._clock = clock or SystemClock()
         self._consumer = Consumer(disk, self._clock, handle, self._paths)
-        self._waiting: StatCache[Envelope | Unreadable] = StatCache(MAX_WAITING)
+        self._waiting = Waiting(self._paths.new, MAX_WAITING)
+        self._listed: tuple[int, int, frozenset[str], Listing] | None = None
+        """What was answered last: after how many changes, and to which question."""
         self._looked = False
         self._arriving = Arriving(root / "meta" / "config.json", self._clock.monotonic)
-        self._index = ThreadIndex(MAX_INDEXED)
+        self._index = ThreadIndex(root)
         self._letters = shelf.Letters()
         self._presence: Presence | None = None
         self._presence_note = ""
         self._lock: FileLock | None = None
         self._locked: _Inodes = ()
         self._events: FileEvents | None = None
+        self._all_events: FileEvents | None = None
+        """Of what others do in the whole root: nobody is woken by it."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -147,15 +148,17 @@ class MaildirMailbox:
             layout.make_mailbox(self._disk, self._root, self._handle, own=True)
             self._take_lock()
         try:
-            self._events = FileEvents([self._paths.new], rescan_seconds=self._rescan_seconds)
+            self._events = FileEvents([self._paths.new], names=True, rescan_seconds=self._rescan_seconds)
+            self._all_events = FileEvents((), names=True)
         except BaseException:
             self._drop_lock()
             raise
 
     async def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        for events in (self._events, self._all_events):
+            if events is not None:
+                events.close()
+        self._events = self._all_events = None
         if self._presence is not None:
             self.announce(Presence.OFFLINE)
             self._presence = None
@@ -168,18 +171,23 @@ class MaildirMailbox:
 
     async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         self._attend()
-        envelopes, unreadable = self._list()
+        self._look()
         if self._events is not None and (seconds := self._arriving.next_look) is not None:
             if not self._looked and seconds <= STILL_SECONDS:
                 # What was there before us, and the system does not tell: whoever looks but once would pass it over.
                 await asyncio.sleep(seconds)
-                envelopes, unreadable = self._list()
+                self._look()
             self._events.wake_after(seconds)
         self._looked = True
-        chosen = oldest_of_each(envelopes, limit, beside)
-        return Listing(chosen, tuple(unreadable), more=len(envelopes) > limit)
+        asked = (self._waiting.changes, limit, frozenset(beside))
+        if self._listed is None or self._listed[:3] != asked:
+            envelopes = self._waiting.envelopes
+            chosen = oldest_of_each(envelopes, limit, beside)
+            self._listed = (*asked, Listing(chosen, self._waiting.unreadable, more=len(envelopes) > limit))
+        return self._listed[3]
 
-    def _list(self) -> tuple[list[Envelope], list[Unreadable]]:
+    def _look(self) -> None:
+        touched = self._events.touched(self._paths.new) if self._events is not None else None
         renamed = self._events.take_renamed() if self._events is not None else ()
         self._arriving.look_anew()
 
@@ -187,7 +195,7 @@ class MaildirMailbox:
             return self._arriving.is_whole(item.path, item.found, renamed=item.name in renamed)
 
         with disk_faults(self._paths.new):
-            return list_folder(self._paths.new, self._waiting, MAX_WAITING, is_whole)
+            self._waiting.look(touched, is_whole)
 
     async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         self._attend()
@@ -198,7 +206,7 @@ class MaildirMailbox:
 
     async def thread(self, thread_id: str) -> Sequence[Message]:
         with disk_faults(self._root / "agents"):
-            return read_thread(self._root, thread_id, self._index)
+            return await self._index.thread(thread_id, self._all_events)
 
     async def contacts(self) -> Sequence[Contact]:
         try:

@@ -1,24 +1,28 @@
-"""What lies in a folder of messages, and what belongs to a thread. A file is read once while it stays what it was."""
+"""What lies in a folder of messages, what waits there, and what belongs to a thread.
+
+A file is read once while it stays what it was. Where the system tells what changes (`FileEvents.touched`) nothing else
+is looked at; where it does not, or may have missed something, the folder is listed.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
-import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from agent_mailer.beneath import open_file
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
+from agent_mailer.file_events import FileEvents
+from agent_mailer.lying import Lying
+from agent_mailer.mailbox.maildir.digests import file_digest
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
     TOO_LARGE,
@@ -32,7 +36,6 @@ from agent_mailer.mailbox.maildir.format import (
 from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, roster
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unreadable
 
-MAX_LISTED: Final = 10_000
 MAX_INDEXED: Final = 20_000
 MAX_THREAD_MESSAGES: Final = 200
 
@@ -41,8 +44,12 @@ _END_BYTES: Final = 64 * 1024
 _RAW_NAME: Final = "bytes:"
 _SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN))
 
-_STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z")
-_LAST_STAMP: Final = "9999"
+WATCHED: Final = 500
+"""A folder with fewer names is listed each time: that costs less than to hear of all that others do there."""
+
+_MOMENT_BYTES: Final = 12
+_INODE_BYTES: Final = 8
+_DIGEST_BYTES: Final = 12
 
 _T = TypeVar("_T")
 _Signature = tuple[int, int, int]
@@ -87,10 +94,6 @@ class StatCache(Generic[_T]):
             del self._entries[next(iter(self._entries))]
         self._entries[path] = (_signature(found), value)
 
-    def keep_only(self, paths: set[str]) -> None:
-        if len(self._entries) > len(paths):
-            self._entries = {path: entry for path, entry in self._entries.items() if path in paths}
-
 
 class Listed(msgspec.Struct, frozen=True):
     """One name in a folder of messages."""
@@ -98,16 +101,6 @@ class Listed(msgspec.Struct, frozen=True):
     path: str
     name: str
     found: os.stat_result
-
-
-class IndexEntry(msgspec.Struct, frozen=True):
-    """As little as finds a thread again: a digest of its name and the message's place in it; empty for no message."""
-
-    thread: bytes
-    order: str
-
-
-_NO_MESSAGE: Final = IndexEntry(b"", "")
 
 
 def scan(folder: Path) -> Iterator[Listed]:
@@ -119,32 +112,6 @@ def scan(folder: Path) -> Iterator[Listed]:
             yield Listed(entry.path, entry.name, entry.stat(follow_symlinks=False))
         except FileNotFoundError:
             continue
-
-
-def stamp(moment: float) -> str:
-    """A moment as AMQ's names begin with it, so that it sorts among them."""
-    try:
-        found = datetime.fromtimestamp(moment, UTC)
-    except (OverflowError, ValueError, OSError):
-        return _LAST_STAMP
-    return found.strftime("%Y-%m-%dT%H-%M-%S") + f".{found.microsecond // 1000:03d}Z"
-
-
-def dated_names(folder: Path) -> list[tuple[str, str]]:
-    """Every message name in `folder` with its moment, oldest first; no file is opened.
-
-    The moment is the one that AMQ's names begin with; of another name it is the file's. Raises OSError.
-    """
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not is_message_name(entry.name):
-                continue
-            said = _STAMP.match(entry.name)
-            with suppress(FileNotFoundError):
-                moment = said[0] if said else stamp(entry.stat(follow_symlinks=False).st_mtime)
-                found.append((moment, entry.name))
-    return sorted(found)
 
 
 def read_envelope(item: Listed) -> Envelope | Malformed | None:
@@ -182,11 +149,17 @@ def _read_beginning(item: Listed, parse: Callable[[bytes, str], _T | Malformed])
 def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malformed]:
     """What each of these files is; one that has gone meanwhile is left out. Raises OSError, MailboxUnavailable."""
     for name in names:
-        path = os.path.join(folder, name)  # noqa: PTH118 - a Path a file costs more than all the rest
-        with suppress(FileNotFoundError):
-            found = read_envelope(Listed(path, name, os.stat(path, follow_symlinks=False)))
-            if found is not None:
-                yield found
+        if (item := lies(folder, name)) is not None and (found := read_envelope(item)) is not None:
+            yield found
+
+
+def lies(folder: Path, name: str) -> Listed | None:
+    """What has that name now. Raises OSError."""
+    path = os.path.join(folder, name)  # noqa: PTH118 - a Path a file costs more than all the rest
+    try:
+        return Listed(path, name, os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
 
 
 def unreadable(path: Path, why: Malformed) -> Unreadable:
@@ -203,112 +176,188 @@ def unreadable(path: Path, why: Malformed) -> Unreadable:
     )
 
 
-def file_digest(path: Path) -> str:
-    """Tells what lies under a name from what else may: of the whole content, and the ends of a large one; of what
-    cannot be read, of which file it is.
-    """
-    try:
-        data = read_regular(path, MAX_MESSAGE_BYTES)
-        if len(data) > MAX_MESSAGE_BYTES:
-            with os.fdopen(open_file(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-                stream.seek(-_END_BYTES, os.SEEK_END)
-                data = b"%d " % os.fstat(stream.fileno()).st_size + data + stream.read(_END_BYTES)
-    except OSError:
-        return place_digest(path)
-    return bytes_digest(data)
+class Waiting:
+    """What waits in one folder: the first `most` names that are whole."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder = folder
+        self._most = most
+        self._known: dict[str, tuple[_Signature, Envelope | Unreadable]] = {}
+        self._not_whole: set[str] = set()
+        self._complete = False
+        """Whether what is known is all there was at the last look."""
+        self.changes = 0
+        """Grows whenever it is another than before."""
+
+    @property
+    def envelopes(self) -> list[Envelope]:
+        """By their names, nearly in their order: to sort them costs little."""
+        return [found for _, (_, found) in sorted(self._known.items()) if isinstance(found, Envelope)]
+
+    @property
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        return tuple(found for _, (_, found) in sorted(self._known.items()) if isinstance(found, Unreadable))
+
+    def look(self, touched: Collection[str] | None, is_whole: Callable[[Listed], bool]) -> None:
+        """`touched`: what may be another than at the last look; None: nobody knows. Raises OSError, MailboxUnavailable.
+
+        A message that was listed once is read again only where it is another by then.
+        """
+        complete, self._complete = self._complete, False
+        if touched is None or not complete:
+            self._list(is_whole)
+            return
+        for name in [*filter(is_message_name, touched), *self._not_whole]:
+            item = lies(self._folder, name)
+            if item is None:
+                self._not_whole.discard(name)
+                self._drop(name)
+            else:
+                self._take(item, is_whole, again=True)
+        # Beyond that others would have to move up.
+        self._complete = len(self._known) < self._most
+
+    def _list(self, is_whole: Callable[[Listed], bool]) -> None:
+        self._not_whole.clear()
+        seen: set[str] = set()
+        for item in scan(self._folder):
+            if len(seen) >= self._most:
+                break
+            if self._take(item, is_whole):
+                seen.add(item.name)
+        for name in self._known.keys() - seen:
+            self._drop(name)
+        self._complete = len(seen) < self._most
+
+    def _take(self, item: Listed, is_whole: Callable[[Listed], bool], *, again: bool = False) -> bool:
+        """Whether it waits, and is no longer being written. `again`: its times tell less than what was heard of it."""
+        signature = _signature(item.found)
+        known = self._known.get(item.name)
+        same = known is not None and known[0] == signature
+        if same and not again:
+            return True
+        if not same and not is_whole(item):
+            self._drop(item.name)
+            self._not_whole.add(item.name)
+            return False
+        self._not_whole.discard(item.name)
+        found = read_envelope(item)
+        if found is None:
+            self._drop(item.name)
+            return False
+        entry = (signature, unreadable(Path(item.path), found) if isinstance(found, Malformed) else found)
+        if entry != known:
+            self._known[item.name] = entry
+            self.changes += 1
+        return True
+
+    def _drop(self, name: str) -> None:
+        if self._known.pop(name, None) is not None:
+            self.changes += 1
 
 
-def place_digest(path: Path) -> str:
-    """Of what has no content to be read: a FIFO, a link, a folder. It stays the same where that is moved to."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return ""
-    return bytes_digest(b"%d %d %d" % (stat.S_IFMT(found.st_mode), found.st_ino, found.st_mtime_ns))
+class _Folder(Lying):
+    """In brief what every message of one folder is: inode, digest of the thread, and place in it."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.known: dict[str, bytes] = {}
+        self.threads: dict[bytes, list[str]] = {}
 
-def bytes_digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    def counts(self, name: str) -> bool:
+        return is_message_name(name)
 
+    def inodes(self) -> Iterator[tuple[str, int]]:
+        return ((name, int.from_bytes(known[:_INODE_BYTES])) for name, known in self.known.items())
 
-def list_folder(
-    folder: Path,
-    cache: StatCache[Envelope | Unreadable],
-    most: int = MAX_LISTED,
-    is_whole: Callable[[Listed], bool] = lambda _: True,
-) -> tuple[list[Envelope], list[Unreadable]]:
-    """What waits in `folder`: the first `most` names that are whole. A repeated listing costs a stat a file."""
-    envelopes: list[Envelope] = []
-    bad: list[Unreadable] = []
-    seen: set[str] = set()
-    for item in scan(folder):
-        if len(seen) >= most:
-            break
-        parsed = cache.get(item.path, item.found)
-        if parsed is None:
-            if not is_whole(item) or (found := read_envelope(item)) is None:
-                continue
-            parsed = unreadable(Path(item.path), found) if isinstance(found, Malformed) else found
-            cache.put(item.path, item.found, parsed)
-        seen.add(item.path)
-        if isinstance(parsed, Envelope):
-            envelopes.append(parsed)
-        else:
-            bad.append(parsed)
-    cache.keep_only(seen)
-    return envelopes, bad
+    def note(self, name: str) -> None:
+        item = lies(self.path, name)
+        found = read_envelope(item) if item is not None else None
+        if item is None or found is None:
+            return
+        inode = item.found.st_ino.to_bytes(_INODE_BYTES)
+        if isinstance(found, Malformed):
+            self.known[name] = inode
+            return
+        digest = thread_digest(found.thread)
+        moment, _, _ = found.order.partition(" ")
+        # Nearly every name is its message's id.
+        named = "" if name == f"{found.id}.md" else found.id
+        self.known[name] = inode + digest + int(moment).to_bytes(_MOMENT_BYTES) + _bytes(named)
+        self.threads.setdefault(digest, []).append(name)
+
+    def forget(self, name: str) -> None:
+        known = self.known.pop(name, b"")
+        digest = known[_INODE_BYTES:][:_DIGEST_BYTES]
+        if not digest:
+            return
+        names = self.threads[digest]
+        names.remove(name)
+        if not names:
+            del self.threads[digest]
+
+    def of(self, digest: bytes) -> Iterator[tuple[tuple[bytes, bytes], str]]:
+        """Place in the thread, and name, of each of its messages that lies here."""
+        for name in self.threads.get(digest, ()):
+            place = self.known[name][_INODE_BYTES + _DIGEST_BYTES :]
+            yield (place[:_MOMENT_BYTES], place[_MOMENT_BYTES:] or _bytes(name.removesuffix(".md"))), name
 
 
 class ThreadIndex:
-    """In brief what every message of some folders is; at most `size` entries are remembered.
+    """What belongs to which thread, of all messages of a root, read or not."""
 
-    A file is known by name and inode, not by a stat of its own: a message is never changed where it lies, and a folder
-    of thousands is walked at every claim.
-    """
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: dict[Path, _Folder] = {}
+        self._reading = asyncio.Lock()
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._known: dict[str, dict[str, tuple[int, IndexEntry]]] = {}
+    async def thread(self, thread_id: str, events: FileEvents | None) -> list[Message]:
+        """The newest `MAX_THREAD_MESSAGES` of the thread, oldest first, each id once, as a new listing would find them.
 
-    def entries(self, folder: Path) -> list[tuple[str, IndexEntry]]:
-        """Name and entry of each readable message in `folder`, read or not; a folder that is missing holds none."""
-        known = self._known.pop(str(folder), {})
-        room = self._size - sum(len(names) for names in self._known.values())
-        seen: dict[str, tuple[int, IndexEntry]] = {}
-        found: list[tuple[str, IndexEntry]] = []
-        try:
-            with os.scandir(folder) as listed:
-                for item in listed:
-                    before = known.get(item.name)
-                    if before is None or before[0] != item.inode():
-                        if not is_message_name(item.name):
-                            continue
-                        entry = _index_entry(item)
-                        if entry is None:
-                            continue
-                        before = (item.inode(), entry)
-                    if len(seen) < room:
-                        seen[item.name] = before
-                    if before[1].order:
-                        found.append((item.name, before[1]))
-        except FileNotFoundError:
-            return []
-        self._known[str(folder)] = seen
-        return found
+        Where much has to be read others go on meanwhile. Raises OSError, MailboxUnavailable.
+        """
+        async with self._reading:
+            while True:
+                parts = 0
+                for _ in self._refresh(events):
+                    parts += 1
+                    await asyncio.sleep(0)
+                if not parts:
+                    # Nothing has happened since it began that it does not know.
+                    return self._read(thread_id)
 
+    def _refresh(self, events: FileEvents | None) -> Iterator[None]:
+        paths = _folders(self._root)
+        self._folders = {path: self._folders.get(path) or _Folder(path) for path in paths}
+        for path, folder in self._folders.items():
+            watched = events if len(folder.known) >= WATCHED else None
+            folder.hear(watched.touched(path) if watched is not None else None)
+            yield from folder.refresh()
 
-def _index_entry(item: os.DirEntry[str]) -> IndexEntry | None:
-    try:
-        parsed = read_envelope(Listed(item.path, item.name, item.stat(follow_symlinks=False)))
-    except FileNotFoundError:
-        return None
-    if parsed is None:
-        return None
-    return IndexEntry(thread_digest(parsed.thread), parsed.order) if isinstance(parsed, Envelope) else _NO_MESSAGE
+    def _read(self, thread_id: str) -> list[Message]:
+        wanted = thread_digest(thread_id)
+        found: dict[tuple[bytes, bytes], list[Path]] = {}  # by its place in the thread
+        for folder in self._folders.values():
+            for place, name in folder.of(wanted):
+                found.setdefault(place, []).append(folder.path / name)
+        messages: dict[str, Message] = {}
+        for place in sorted(found, reverse=True):
+            if len(messages) >= MAX_THREAD_MESSAGES:
+                break
+            for path in found[place]:
+                message = _message_in(path)
+                if message is not None and message.envelope.thread == thread_id:
+                    messages.setdefault(message.envelope.id, message)
+                    break
+        return sorted(messages.values(), key=lambda message: message.envelope.order)
 
 
 def thread_digest(thread_id: str) -> bytes:
-    return hashlib.sha256(thread_id.encode("utf-8", "surrogatepass")).digest()[:12]
+    return hashlib.sha256(_bytes(thread_id)).digest()[:_DIGEST_BYTES]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
@@ -323,26 +372,6 @@ def _signature(found: os.stat_result) -> _Signature:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def read_thread(root: Path, thread_id: str, index: ThreadIndex) -> list[Message]:
-    """The newest `MAX_THREAD_MESSAGES` of the thread, oldest first, each id once. Raises OSError."""
-    wanted = thread_digest(thread_id)
-    found: dict[str, list[tuple[Path, str]]] = {}  # by its place in the thread: folder and name
-    for folder in _folders(root):
-        for name, entry in index.entries(folder):
-            if entry.thread == wanted:
-                found.setdefault(entry.order, []).append((folder, name))
-    messages: dict[str, Message] = {}
-    for order in sorted(found, reverse=True):
-        if len(messages) >= MAX_THREAD_MESSAGES:
-            break
-        for folder, name in found[order]:
-            message = _read(folder / name, name)
-            if message is not None and message.envelope.thread == thread_id:
-                messages.setdefault(message.envelope.id, message)
-                break
-    return sorted(messages.values(), key=lambda message: message.envelope.order)
-
-
 def _folders(root: Path) -> list[Path]:
     """Inboxes first: what is there counts before a sender's copy of it."""
     try:
@@ -354,9 +383,9 @@ def _folders(root: Path) -> list[Path]:
     return [*chain.from_iterable((box.new, box.cur) for box in boxes), *(box.sent for box in boxes)]
 
 
-def _read(path: Path, name: str) -> Message | None:
+def _message_in(path: Path) -> Message | None:
     try:
-        parsed = parse_message(read_regular(path, MAX_MESSAGE_BYTES), name)
+        parsed = parse_message(read_regular(path, MAX_MESSAGE_BYTES), path.name)
     except OSError:
         return None
     return parsed if isinstance(parsed, Message) else None

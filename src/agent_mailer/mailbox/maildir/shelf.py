@@ -17,16 +17,10 @@ from agent_mailer.mailbox.maildir.delivery import (
     publish,
     temporary_name,
 )
+from agent_mailer.mailbox.maildir.digests import bytes_digest, file_digest, place_digest
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message, under_other_id
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.maildir.listing import (
-    MAX_INDEXED,
-    bytes_digest,
-    file_digest,
-    from_locator,
-    place_digest,
-    unavailable,
-)
+from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, from_locator, unavailable
 from agent_mailer.mailbox.port import Refused, content_digest
 from agent_mailer.names import path_name, text_digest
 

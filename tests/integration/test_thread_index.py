@@ -1,0 +1,314 @@
+"""What belongs to a thread, and what waits: kept from look to look, and always as a new listing would find it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.desk import Desk
+from tests.sizes import sizes
+
+from agent_mailer import lying
+from agent_mailer.mailbox.maildir import listing
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import MailboxUnavailable
+
+THREADS = ("one", "two", "three")
+BOXES = ("coder", "user", "planner")
+FOLDERS = ("inbox/new", "inbox/cur", "outbox/sent")
+
+
+@contextmanager
+def everything_watched() -> Iterator[None]:
+    """However few names a folder has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "WATCHED", 0)
+        patch.setattr(lying, "AT_ONCE", 3)
+        yield
+
+
+class Root:
+    """A root whose `coder` is watched from inside, and changed by everybody else from outside."""
+
+    def __init__(self, base: Path) -> None:
+        self.desk = Desk(base)
+        self.loop = asyncio.new_event_loop()
+        self.mailbox = MaildirMailbox(self.desk.disk, self.desk.root, "coder")
+        self.count = 0
+        self.loop.run_until_complete(self.mailbox.open())
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.mailbox.close())
+        self.loop.close()
+
+    def folder(self, box: str, leaf: str) -> Path:
+        return self.desk.root / "agents" / box / leaf
+
+    def files(self) -> list[Path]:
+        return [path for box in BOXES for leaf in FOLDERS for path in sorted(self.folder(box, leaf).glob("*.md"))]
+
+    def text(self, thread: str, minute: int = 0) -> tuple[str, str]:
+        self.count += 1
+        name = f"2026-11-20T10-{minute:02d}-00.000Z_pid1_{self.count:08x}"
+        head = (
+            f'{{"schema": 1, "id": "{name}", "from": "user", "to": ["coder"], "thread": "{thread}",'
+            f' "subject": "s", "created": "2026-11-20T10:{minute:02d}:00Z"}}'
+        )
+        return f"{name}.md", f"---json\n{head}\n---\nbody\n"
+
+    def compare(self) -> None:
+        """With a mailbox that nobody has ever looked into."""
+        fresh = MaildirMailbox(self.desk.disk, self.desk.root, "coder")
+
+        async def both() -> None:
+            for thread in THREADS:
+                assert ids(await self.mailbox.thread(thread)) == ids(await fresh.thread(thread)), thread
+            mine, wanted = await self.mailbox.pending(1000), await fresh.pending(1000)
+            assert mine == wanted
+
+        self.loop.run_until_complete(both())
+
+
+def ids(messages: Any) -> list[tuple[str, str, str]]:
+    return [(one.envelope.id, one.subject, one.body) for one in messages]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Root]:
+    with everything_watched():
+        found = Root(tmp_path)
+        yield found
+        found.close()
+
+
+class Changes(RuleBasedStateMachine):
+    """Anything that anybody may do to the files, and between every two of these the two answers."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="thread-index-"))
+        self.patch = everything_watched()
+        self.patch.__enter__()
+        self.root = Root(self.folder)
+
+    def teardown(self) -> None:
+        if hasattr(self, "root"):
+            self.root.close()
+            self.patch.__exit__(None, None, None)
+            shutil.rmtree(self.folder)
+
+    @rule(
+        box=st.sampled_from(BOXES),
+        leaf=st.sampled_from(FOLDERS),
+        thread=st.sampled_from(THREADS),
+        minute=st.integers(0, 59),
+        how=st.sampled_from(["renamed", "written", "no message"]),
+    )
+    def arrives(self, box: str, leaf: str, thread: str, minute: int, how: str) -> None:
+        name, text = self.root.text(thread, minute)
+        target = self.root.folder(box, leaf) / name
+        text = text if how != "no message" else "nothing of the kind"
+        if how == "renamed":
+            (self.folder / "aside").write_text(text)
+            (self.folder / "aside").rename(target)
+        else:
+            target.write_text(text)
+
+    @rule(which=st.integers(0, 1000), box=st.sampled_from(BOXES), leaf=st.sampled_from(FOLDERS))
+    def is_moved(self, which: int, box: str, leaf: str) -> None:
+        if (path := self.pick(which)) is not None:
+            path.rename(self.root.folder(box, leaf) / path.name)
+
+    @rule(which=st.integers(0, 1000))
+    def is_removed(self, which: int) -> None:
+        if (path := self.pick(which)) is not None:
+            path.unlink()
+
+    @rule(which=st.integers(0, 1000), thread=st.sampled_from(THREADS))
+    def is_written_in_place(self, which: int, thread: str) -> None:
+        """Another content under the same inode, and at the same time: only what is heard tells of it."""
+        if (path := self.pick(which)) is not None:
+            before = path.stat()
+            _, text = self.root.text(thread)
+            path.write_text(text)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    @rule(which=st.integers(0, 1000), thread=st.sampled_from(THREADS))
+    def is_replaced_under_its_name(self, which: int, thread: str) -> None:
+        if (path := self.pick(which)) is not None:
+            _, text = self.root.text(thread)
+            (self.folder / "aside").write_text(text)
+            (self.folder / "aside").replace(path)
+
+    @rule(which=st.integers(0, 1000), leaf=st.sampled_from(FOLDERS))
+    def gets_a_second_name(self, which: int, leaf: str) -> None:
+        path = self.pick(which)
+        if path is not None and not (other := self.root.folder("user", leaf) / path.name).exists():
+            os.link(path, other)
+
+    @rule(box=st.sampled_from(BOXES), leaf=st.sampled_from(FOLDERS))
+    def a_folder_is_swapped_for_its_copy(self, box: str, leaf: str) -> None:
+        folder = self.root.folder(box, leaf)
+        shutil.copytree(folder, copy := folder.with_name("copy"))
+        folder.rename(folder.with_name("away"))
+        copy.rename(folder)
+        shutil.rmtree(folder.with_name("away"))
+
+    @rule(box=st.sampled_from(("user", "planner")))
+    def a_mailbox_is_swapped_for_an_empty_one(self, box: str) -> None:
+        home = self.root.desk.root / "agents" / box
+        home.rename(home.with_name("was"))
+        shutil.copytree(home.with_name("was"), home, ignore=shutil.ignore_patterns("*.md"))
+        shutil.rmtree(home.with_name("was"))
+
+    @rule(count=st.integers(1, 12))
+    def a_burst(self, count: int) -> None:
+        for n in range(count):
+            name, text = self.root.text(THREADS[n % 3], n)
+            (self.root.folder("coder", "inbox/cur") / name).write_text(text)
+
+    @rule()
+    def a_watch_is_lost(self) -> None:
+        """As when the file system is unmounted: the kernel takes it away."""
+        events = self.root.mailbox._all_events
+        assert events is not None
+        for _, watch in list(events._watched.values())[:2]:
+            events._kernel._inotify.rm_watch(watch)  # type: ignore[union-attr]
+
+    @rule(which=st.integers(0, 1000))
+    def the_watcher_claims(self, which: int) -> None:
+        async def claim() -> None:
+            found = (await self.root.mailbox.pending(1000)).envelopes
+            if found:
+                await self.root.mailbox.claim(found[which % len(found)])
+
+        self.root.loop.run_until_complete(claim())
+
+    @invariant()
+    def both_say_the_same(self) -> None:
+        if hasattr(self, "root"):
+            self.root.compare()
+
+    def pick(self, which: int) -> Path | None:
+        files = self.root.files()
+        return files[which % len(files)] if files else None
+
+
+@pytest.mark.parametrize("examples", sizes(quick=6, long=60))
+def test_the_answer_is_always_that_of_a_new_listing(examples: int) -> None:
+    profile = settings(
+        max_examples=examples,
+        stateful_step_count=25,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Changes, settings=profile)
+
+
+def test_a_queue_that_overflows_means_a_listing(root: Root) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if limit > 50_000:
+        pytest.skip("the queue is too long to overflow in a test")
+    cur = root.folder("coder", "inbox/cur")
+    name, text = root.text("one")
+    (cur / name).write_text(text)
+    root.compare()
+    other = cur / "2026-11-20T11-00-00.000Z_pid1_ffffffff.md"
+    for _ in range(limit // 2 + 100):
+        (cur / name).rename(other)
+        other.rename(cur / name)
+    late, text = root.text("two")
+    (cur / late).write_text(text)
+    (cur / name).unlink()
+    root.compare()
+
+
+def test_what_could_not_be_read_is_looked_at_again(root: Root) -> None:
+    """What was heard of it is heard once."""
+    cur = root.folder("coder", "inbox/cur")
+    name, text = root.text("one")
+    (cur / name).write_text(text)
+    root.compare()
+    _, text = root.text("two")
+    (cur / name).write_text(text)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The lowest number that is free is beyond what is allowed.
+    lowest = os.open(cur, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        with pytest.raises(MailboxUnavailable):
+            root.loop.run_until_complete(root.mailbox.thread("one"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    root.compare()
+
+
+def test_a_message_that_is_written_in_place_belongs_where_it_ends(root: Root) -> None:
+    """Half of it is no message, and was taken for one that never will be."""
+    path = root.folder("user", "outbox/sent") / (named := root.text("one"))[0]
+    with path.open("w") as stream:
+        stream.write(named[1][:40])
+        stream.flush()
+        root.compare()
+        stream.write(named[1][40:])
+        stream.flush()
+        root.compare()
+    root.compare()
+    assert len(root.loop.run_until_complete(root.mailbox.thread("one"))) == 1
+
+
+def test_others_go_on_while_many_are_read(root: Root) -> None:
+    cur = root.folder("coder", "inbox/cur")
+    for n in range(30):
+        name, text = root.text("one", n)
+        (cur / name).write_text(text)
+
+    async def beside() -> None:
+        reading = asyncio.create_task(root.mailbox.thread("one"))
+        turns = 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 5
+        assert len(reading.result()) == 30
+
+    root.loop.run_until_complete(beside())
+
+
+def test_of_what_is_known_nothing_is_read_or_listed_again(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn costs the same, whatever lies around it."""
+    cur = root.folder("coder", "inbox/cur")
+    for n in range(20):
+        name, text = root.text("one", n)
+        (cur / name).write_text(text)
+    root.compare()
+    opened: list[str] = []
+    real = os.scandir
+
+    def listed(path: Any) -> Any:
+        opened.append(str(path))
+        return real(path)
+
+    name, text = root.text("two")
+    (cur / name).write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", listed)
+        found = root.loop.run_until_complete(root.mailbox.thread("two"))
+        root.loop.run_until_complete(root.mailbox.pending(10))
+    assert len(found) == 1
+    assert [path for path in opened if path.endswith(("cur", "new", "sent"))] == []
