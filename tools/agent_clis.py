@@ -1,4 +1,4 @@
-"""Installs the agent programs that the e2e tests run into .tools/clis, in exactly these versions; once.
+"""Installs what the e2e tests run into .tools, in exactly these versions, once: agent programs, and srt, a sandbox.
 
 Prints nothing where they are there already. Exit status 69 where they cannot be installed (no npm, no network): the
 tests that need them skip then, or fail where CI is set.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,64 +19,72 @@ from agent_mailer.process.commands import run_command
 
 VERSIONS = {"claude": "2.1.332", "codex": "0.171.0"}
 """The only place where they stand: tests ask here, and compare what the documents say they were tested with."""
+SRT = "0.0.78"
+"""Of Anthropic's sandbox-runtime; the same holds for it."""
 
 PACKAGES = {
     "claude": f"@anthropic-ai/claude-code@{VERSIONS['claude']}",
     "codex": f"@openai/codex@{VERSIONS['codex']}",
+    "srt": f"@anthropic-ai/sandbox-runtime@{SRT}",
 }
 
 TOOLS = Path(__file__).resolve().parents[1] / ".tools"
-CLIS = TOOLS / "clis"
+FOLDERS = {"clis": ("claude", "codex"), "sandbox": ("srt",)}
+"""Below it, each with what one call of npm puts there: what is large is not fetched again for what is not."""
 _STAMP = "installed"
 
 
 def binary(name: str) -> Path:
     """Where `name` lies once it is installed."""
-    return CLIS / "node_modules" / ".bin" / name
+    folder = next(folder for folder, names in FOLDERS.items() if name in names)
+    return TOOLS / folder / "node_modules" / ".bin" / name
 
 
-def installed() -> bool:
+def installed(folder: str) -> bool:
     """Whether just these versions are there."""
-    stamp = CLIS / _STAMP
-    return stamp.is_file() and stamp.read_text() == _wanted() and all(binary(name).exists() for name in PACKAGES)
+    stamp = TOOLS / folder / _STAMP
+    return (
+        stamp.is_file() and stamp.read_text() == _wanted(folder) and all(map(Path.exists, map(binary, FOLDERS[folder])))
+    )
 
 
 def install() -> None:
     """Install what is missing; two at a time wait for each other. Raises UnavailableFault."""
-    if installed():
+    if all(map(installed, FOLDERS)):
         return
     TOOLS.mkdir(exist_ok=True)
     with FileLock(TOOLS / "clis.lock"):
-        if not installed():
-            _install_anew()
+        for folder, names in FOLDERS.items():
+            if not installed(folder):
+                _install_anew(folder, {name: PACKAGES[name] for name in names})
 
 
-def _install_anew() -> None:
+def _install_anew(folder: str, packages: Mapping[str, str]) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise UnavailableFault("no_npm", "npm is not in PATH", "install Node.js 20 or newer with npm")
-    print(f"agent_clis: installing {', '.join(PACKAGES.values())} into .tools/clis (some 800 MB)", file=sys.stderr)  # noqa: T201
-    fresh = TOOLS / "clis.new"
+    print(f"agent_clis: installing {', '.join(packages.values())} into .tools/{folder}", file=sys.stderr)  # noqa: T201
+    fresh = TOOLS / f"{folder}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     # A folder of its own package: npm would go up to whatever package.json it finds.
     (fresh / "package.json").write_text('{"private": true}\n')
-    argv = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error", *PACKAGES.values()]
+    argv = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error", *packages.values()]
     done = run_command(argv, env=os.environ, cwd=fresh)
     if done.status:
         raise UnavailableFault("npm_failed", f"npm could not install them:\n{done.output.strip()[-2000:]}", "")
-    for name, package in PACKAGES.items():
+    for name, package in packages.items():
         version = package.rpartition("@")[2]
         answer = run_command([str(fresh / "node_modules" / ".bin" / name), "--version"], env=os.environ, cwd=fresh)
         if answer.status or version not in answer.output:
             raise UnavailableFault("cli_broken", f"{package} does not start: {answer.output.strip()[:500]}", "")
-    (fresh / _STAMP).write_text(_wanted())
-    shutil.rmtree(CLIS, ignore_errors=True)
-    fresh.rename(CLIS)
+    (fresh / _STAMP).write_text(_wanted(folder))
+    shutil.rmtree(TOOLS / folder, ignore_errors=True)
+    fresh.rename(TOOLS / folder)
 
 
-def _wanted() -> str:
-    return "".join(f"{package}\n" for package in PACKAGES.values())
+def _wanted(folder: str) -> str:
+    return "".join(f"{PACKAGES[name]}\n" for name in FOLDERS[folder])
 
 
 def main() -> int:

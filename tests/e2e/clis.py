@@ -20,6 +20,11 @@ def codex_binary() -> Path:
     return _real("codex")
 
 
+def srt_binary() -> Path:
+    """Of Anthropic's sandbox-runtime, which needs socat and ripgrep beside it."""
+    return _real("srt")
+
+
 def _real(name: str) -> Path:
     """The program `name`. Where it cannot be had the test is skipped, and with CI set it fails."""
     why = _why_missing()

@@ -9,19 +9,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.desk import Desk
 from tests.e2e.claude_desk import READ, ClaudeDesk, bash, reply
 from tests.e2e.codex_desk import CodexDesk
 from tests.e2e.fake_anthropic import FakeAnthropic, Text
 from tests.e2e.fake_openai import Mail, Say, Shell, fake_openai
+from tests.integration.test_confined import runs_here
 from tests.sizes import LONG
 
 pytestmark = LONG
-KINDS = ["bwrap", "landlock"]
+KINDS = ["bwrap", "landlock", "srt"]
 
 
 @pytest.fixture(autouse=True)
 def chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+
+
+@pytest.fixture(params=KINDS)
+def sandbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """As the table of that name. With srt the model is reached by its proxy, and root does not look like another."""
+    kind = runs_here(request.param)
+    if kind != "srt":
+        return {"kind": kind}
+    for desk in ("claude_desk", "codex_desk"):
+        monkeypatch.setattr(f"tests.e2e.{desk}.as_throwaway", list)
+    return {"kind": kind, "network": "model"}
 
 
 TRY = """
@@ -71,28 +85,33 @@ def apart(tmp_path: Path) -> Iterator[Path]:
 SHUT = {"ssh", "config", "forge", "record", "mail", "watcher"}
 
 
-def _nothing_reached(told: dict[str, str], kind: str) -> None:
-    """What lies in /tmp, as a test's home does, may seem to take a file under bubblewrap: it is in the turn's own."""
-    assert {name for name, how in told.items() if how == "shut"} - {"settings", "home"} == SHUT, told
+def _nothing_reached(desk: Desk, told: dict[str, str]) -> None:
+    """What lies in /tmp, as a test's home does, may seem to take a file under bubblewrap: it is in the turn's own.
+
+    With srt so may whatever is hidden.
+    """
+    kind = desk.settings["sandbox"]["kind"]
+    seeming = {"settings", "home", *(("forge",) if kind == "srt" else ())}
+    assert {name for name, how in told.items() if how == "shut"} - seeming == SHUT - seeming, told
     assert not (Path(os.environ["HOME"]) / "x").exists()
-    if kind == "bwrap":
+    assert not (desk.state / "turns" / "x").exists()
+    if kind != "landlock":
         assert told["settings"] == "shut"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_claude_works_within_and_reaches_nothing_beyond(tmp_path: Path, kind: str) -> None:
+def test_claude_works_within_and_reaches_nothing_beyond(tmp_path: Path, sandbox: dict[str, str]) -> None:
     with FakeAnthropic() as fake:
         desk = ClaudeDesk(tmp_path, fake)
         settings = Path(os.environ["HOME"]) / ".claude" / "settings.json"
         project = _doors(desk, settings)
-        desk.configure(sandbox={"kind": kind}, extra_args=["--allowedTools", "Bash(bash *)"])
+        desk.configure(sandbox=sandbox, extra_args=["--allowedTools", "Bash(bash *)"])
         desk.send("the secret word is MARZIPAN")
         script = f"bash {project}/doors.sh >{project}/told 2>&1"
         (project / "run.sh").write_text(script)
         fake.says(READ, bash(f"bash {project}/run.sh"), reply("It is marzipan."), Text("I answered."))
         assert desk.run() == ["done"], (desk.end(), _stderr(desk))
         assert [answer.body for answer in desk.inbox()] == ["It is marzipan.\n"]
-        _nothing_reached(_told(project), kind)
+        _nothing_reached(desk, _told(project))
         desk.send("and again")
         fake.says(Text("in the same session"))
         before = desk.session()
@@ -106,17 +125,16 @@ def _stderr(desk: ClaudeDesk | CodexDesk) -> str:
     return (newest / "stderr").read_text() + (newest / "stdout").read_text()[-3000:]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_codex_works_within_and_reaches_nothing_beyond(apart: Path, kind: str) -> None:
+def test_codex_works_within_and_reaches_nothing_beyond(apart: Path, sandbox: dict[str, str]) -> None:
     with fake_openai() as fake:
         desk = CodexDesk(apart, fake)
         project = _doors(desk, desk.home / "config.toml")
-        desk.configure(sandbox={"kind": kind})
+        desk.configure(sandbox=sandbox)
         desk.send("what is seven times six?")
         fake.script(Mail("read_message"), Shell(f"bash {project}/doors.sh >{project}/told 2>&1"), *_answer("forty-two"))
         assert desk.run() == ["done"], (desk.detail(), _stderr(desk))
         assert [answer.body.strip() for answer in desk.inbox()] == ["forty-two"]
-        _nothing_reached(_told(project), kind)
+        _nothing_reached(desk, _told(project))
         desk.send("and again")
         before = desk.session()
         words = f"{sys.executable} -m agent_mailer.cli.app mail reply --body 'by the shell'"
@@ -130,8 +148,10 @@ def _answer(body: str) -> tuple[Mail, Say]:
     return Mail("reply", {"body": body}), Say("finished")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_codex_of_root_does_without_its_own_sandbox(apart: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sandbox", ["bwrap", "landlock"], indirect=True)
+def test_codex_of_root_does_without_its_own_sandbox(
+    apart: Path, sandbox: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Root without privileges cannot be root of another user namespace."""
     if os.geteuid() != 0:
         pytest.skip("this user is not root")
@@ -139,19 +159,18 @@ def test_codex_of_root_does_without_its_own_sandbox(apart: Path, kind: str, monk
     with fake_openai() as fake:
         desk = CodexDesk(apart, fake)
         project = _doors(desk, desk.home / "config.toml")
-        desk.configure(sandbox={"kind": kind})
+        desk.configure(sandbox=sandbox)
         desk.send("what is seven times six?")
         fake.script(Mail("read_message"), Shell(f"bash {project}/doors.sh >{project}/told 2>&1"), *_answer("forty-two"))
         assert desk.run() == ["done"], (desk.detail(), _stderr(desk))
-        _nothing_reached(_told(project), kind)
+        _nothing_reached(desk, _told(project))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_codex_in_plan_mode_writes_nothing_in_its_workdir(tmp_path: Path, kind: str) -> None:
+def test_codex_in_plan_mode_writes_nothing_in_its_workdir(tmp_path: Path, sandbox: dict[str, str]) -> None:
     """Within Landlock its own sandbox cannot start: ours holds it to its mode."""
     with fake_openai() as fake:
         desk = CodexDesk(tmp_path, fake, "plan")
-        desk.configure(sandbox={"kind": kind})
+        desk.configure(sandbox=sandbox)
         desk.send("what is seven times six?")
         (desk.workdir / "notes").mkdir()
         fake.script(Mail("read_message"), Shell("echo x > notes/made; echo x > made"), *_answer("forty-two"))

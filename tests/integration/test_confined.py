@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, outcomes, until
+from tests.e2e.clis import srt_binary
 from tests.sizes import LONG
 
+from agent_mailer.checks.verify import program_of
 from agent_mailer.confine import enter_landlock
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
@@ -37,9 +39,24 @@ def has_bwrap() -> str:
     return done.stderr
 
 
+def lacks_srt() -> str:
+    """What srt needs and is not there; it must be found in PATH, as by a person who installed it."""
+    found = str(srt_binary().parent)
+    if found not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] += os.pathsep + found
+    missing = [name for name in ("socat", "rg") if shutil.which(name) is None]
+    return has_bwrap() or (f"there is no {missing[0]}, which srt needs" if missing else "")
+
+
 def runs_here(kind: str) -> str:
     """`kind`, or the test is skipped; with CI set it fails."""
-    why = has_bwrap() if kind == "bwrap" else "" if enter_landlock.abi() >= enter_landlock.OLDEST_ABI else "no Landlock"
+    match kind:
+        case "bwrap":
+            why = has_bwrap()
+        case "srt":
+            why = lacks_srt()
+        case _:
+            why = "" if enter_landlock.abi() >= enter_landlock.OLDEST_ABI else "no Landlock"
     if why and os.environ.get("CI"):
         pytest.fail(why)
     if why:
@@ -50,9 +67,10 @@ def runs_here(kind: str) -> str:
 @pytest.fixture(autouse=True)
 def chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+    monkeypatch.setenv("PATH", os.environ["PATH"])
 
 
-@pytest.fixture(params=["bwrap", "landlock"])
+@pytest.fixture(params=["bwrap", "landlock", pytest.param("srt", marks=LONG)])
 def kind(request: pytest.FixtureRequest) -> str:
     return runs_here(request.param)
 
@@ -62,6 +80,7 @@ class Scene(Desk):
 
     def __init__(self, base: Path, kind: str) -> None:
         super().__init__(base)
+        self.kind = kind
         self.home = Path(os.environ["HOME"])
         self.project = base / "project with blanks"
         self.other = base / "other"
@@ -74,7 +93,7 @@ class Scene(Desk):
             permission_mode="acceptEdits",
             project_dir=str(self.project),
             api_key="SECRET",
-            sandbox={"kind": kind},
+            sandbox={"kind": kind, **({"network": "model"} if kind == "srt" else {})},
             command=[sys.executable, "-I", str(HOSTILE), str(base / "doors.json"), str(self.project / "told.json")],
         )
 
@@ -135,10 +154,12 @@ def test_nothing_beyond_the_project_can_be_changed(scene: Scene) -> None:
     )
     for allowed in ("here", "project", "temporary", "staged"):
         assert told.pop(allowed) == "", allowed
-    # What seems to be made below /tmp is in the turn's own under bubblewrap: there is nothing of it outside.
-    assert not (scene.base / "made").exists()
-    assert not (scene.other / "made").exists()
-    assert "" not in {name: why for name, why in told.items() if name not in ("outside", "other")}.values(), told
+    # What seems to be made below /tmp is in the turn's own under bubblewrap, and with srt in what is hidden: there is
+    # nothing of it outside.
+    for folder in (scene.base, scene.other, scene.state, scene.state / "turns"):
+        assert not (folder / "made").exists()
+    seeming = ("outside", "other", *(("state", "forged", "exited") if scene.kind == "srt" else ()))
+    assert "" not in {name: why for name, why in told.items() if name not in seeming}.values(), told
     assert (scene.project / "made").exists()
     assert not list((scene.state / "turns").glob("*/tmp")), "it goes with the turn"
 
@@ -172,14 +193,14 @@ def test_no_process_of_the_person_and_no_socket_can_be_reached(scene: Scene) -> 
             )
         finally:
             Path(place).unlink()
-    assert told.pop("loopback") == ""
+    assert (told.pop("loopback") == "") is (scene.kind != "srt"), "srt: by its proxy alone"
     assert "" not in told.values(), told
 
 
 def test_the_kernels_keys_of_the_person_cannot_be_read(scene: Scene) -> None:
     """Tickets and passwords, which every process of a session inherits."""
-    if enter_landlock.abi() < enter_landlock.SCOPES_ABI and scene.settings["sandbox"]["kind"] == "bwrap":
-        pytest.skip("bubblewrap holds them back from Linux 6.12 on")
+    if enter_landlock.abi() < enter_landlock.SCOPES_ABI and scene.kind != "landlock":
+        pytest.skip("namespaces hold them back from Linux 6.12 on")
     number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
     add = {"x86_64": 248, "aarch64": 217}[os.uname().machine]
     libc = ctypes.CDLL(None, use_errno=True)
@@ -249,12 +270,26 @@ def test_an_agent_is_asked_to_end_before_it_is_killed(scene: Scene) -> None:
     assert (scene.project / "end").read_text() == "asked\n"
 
 
+@LONG
+def test_a_prefix_that_lets_root_say_what_the_kernel_runs_is_found_out(tmp_path: Path) -> None:
+    """In namespaces of its own, too: no privilege is needed for that."""
+    if os.geteuid() != 0:
+        pytest.skip("this user is not root")
+    scene = Scene(tmp_path, runs_here("bwrap"))
+    scene.configure(sandbox={"kind": "command", "command": ["bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--"]})
+    place = scene.place()
+    confinement = place.confinement(place.runtime())
+    assert confinement is not None
+    proof = asyncio.run(confinement.prove(program_of(place).launch))
+    assert [text for text in proof.wrong if "what the kernel runs outside" in text], proof.wrong
+
+
 def test_a_commit_works_and_hooks_and_settings_stay(scene: Scene) -> None:
     _repository(scene.project)
     told = _commit(scene, scene.project)
     assert told["commit"] == ""
     assert _git(scene.project, "log", "--format=%s") == "by the agent\nfirst\n"
-    if scene.settings["sandbox"]["kind"] == "bwrap":
+    if scene.kind != "landlock":
         assert told["hook"]
         assert told["config"]
         moved = scene.try_doors(away=("rename", [f"{scene.project}/.git", f"{scene.project}/away"]))
@@ -271,7 +306,7 @@ def test_a_worktree_whose_git_folder_is_elsewhere_takes_a_commit(scene: Scene) -
     told = _commit(scene, main)
     assert told["commit"] == ""
     assert _git(main, "log", "--format=%s", "work") == "by the agent\nfirst\n"
-    if scene.settings["sandbox"]["kind"] == "bwrap":
+    if scene.kind != "landlock":
         assert told["hook"]
 
 
@@ -301,7 +336,7 @@ def test_what_git_obeys_stays_as_far_as_the_kind_can_and_what_does_not_is_told(s
         commit=("run", f"git -C '{scene.project}/lib/part' {who} commit -q --allow-empty -m within"),
         around=("run", f"git -C '{scene.project}' {who} commit -qam around"),
     )
-    if scene.settings["sandbox"]["kind"] == "bwrap":
+    if scene.kind != "landlock":
         assert told.pop("commit") == ""
         assert told.pop("around") == ""
         assert _git(scene.project / "lib" / "part", "log", "-1", "--format=%s") == "within\n"
@@ -368,9 +403,14 @@ def test_a_push_by_a_named_agent_of_ssh_reaches_its_socket_and_no_other(scene: S
         named.bind(str(path))
         named.listen()
         (scene.home / ".ssh" / "known_hosts").write_text("example.org ssh-ed25519 AAAA\n")
-        if scene.settings["sandbox"]["kind"] == "landlock":
+        if scene.kind == "landlock":
             assert scene.try_doors(agent=("unix", str(path)))["agent"]
         scene.configure(env={"set": {"SSH_AUTH_SOCK": str(path)}})
+        if scene.kind == "srt" and os.geteuid() == 0:
+            scene.send()
+            [end] = [event for event in scene.once() if event.event is EventName.TURN_ENDED]
+            assert "does not hold root where an ssh-agent is named" in str(end.fields["detail"])
+            return
         told = scene.try_doors(
             agent=("unix", str(path)),
             hosts=("read", f"{scene.home}/.ssh/known_hosts"),

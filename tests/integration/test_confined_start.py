@@ -227,19 +227,3 @@ def test_init_tries_and_writes_what_holds(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "there is no bwrap" in done.stderr
     assert 'kind = "bwrap"' in config.read_text(), "no turn is started without what was asked for"
-
-
-@LONG
-def test_srt_holds_where_it_is_installed(desk: Desk) -> None:
-    """It is the user's choice, and no part of what these tests install."""
-    if shutil.which("srt") is None:
-        pytest.skip("there is no srt")
-    desk.configure(sandbox={"kind": "srt", "network": "model"})
-    place = desk.place()
-    confinement = place.confinement(place.runtime())
-    assert confinement is not None
-    proof = asyncio.run(confinement.prove(program_of(place).launch))
-    assert proof.holds, proof.text
-    desk.shell("cat >/dev/null; echo done")
-    desk.send()
-    assert outcomes(desk.once()) == ["done"]

@@ -7,7 +7,7 @@ import re
 import msgspec
 from tests.e2e.probes import CASES, OFF, PAGE, PROBES, read_seen, written
 from tests.pages import PROJECT, page
-from tools.agent_clis import VERSIONS
+from tools.agent_clis import SRT, VERSIONS
 
 
 def test_the_page_says_what_was_seen() -> None:
@@ -50,9 +50,11 @@ def test_the_documents_name_the_versions_that_the_tests_install() -> None:
     for name in DOCUMENTS:
         for version in VERSIONS.values():
             assert version in page(name), name
+    for name in ("docs/sandbox.md", "docs/what-was-seen.md"):
+        assert f" {SRT}" in page(name), name
 
 
 def test_no_test_has_a_version_of_its_own() -> None:
-    literal = re.compile("|".join(map(re.escape, VERSIONS.values())))
+    literal = re.compile("|".join(map(re.escape, (*VERSIONS.values(), SRT))))
     for path in (PROJECT / "tests").rglob("*.py"):
         assert not literal.search(path.read_text()), f"{path}: take it from tools/agent_clis.py"

@@ -22,8 +22,6 @@ _NO_NAMESPACES = (
     "sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 "
     "user.max_user_namespaces=10000, or: agent-mailer config set sandbox.kind landlock"
 )
-_FOR_ROOT = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr")
-"""In /proc: root may write there without any privilege, and so set what the kernel runs outside."""
 
 
 class Bubblewrap:
@@ -38,7 +36,7 @@ class Bubblewrap:
     def promises(self, bounds: Bounds) -> frozenset[Promise]:
         """Sockets without a path: those of another network are its own; of one network Landlock tells them apart."""
         apart = self._scopes or bounds.network is Network.OFF
-        return frozenset(Promise) - {Promise.SIGNALS, *(() if apart else (Promise.ABSTRACT,))}
+        return frozenset(Promise) - {Promise.SIGNALS, Promise.PROXY, *(() if apart else (Promise.ABSTRACT,))}
 
     def why_not(self, network: Network) -> str:
         if self._program is None:
@@ -66,7 +64,7 @@ class Bubblewrap:
             *(("--unshare-net",) if bounds.network is Network.OFF else ()),
             *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
         ]
-        for name in _FOR_ROOT:
+        for name in enter_landlock.OBEYED:
             if os.path.lexists(f"/proc/{name}"):
                 words += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
         for rule in bounds.rules[1:]:

@@ -1,8 +1,9 @@
 """Run by itself, by a bare Python: put this process under Landlock, take its privileges, become the program.
 
 python -I -S enter_landlock.py [n:WHAT…] [r:PATH…] [w:PATH…] [l:PATH…] -- PROGRAM [WORD…]. n:inet and n:unix allow such
-sockets; r: read, w: read and write, l: see names only. `s:abstract` alone holds back sockets of others without a path,
-and the kernel's keys. It imports no package: what it costs is paid before every turn.
+sockets; r: read, w: read and write, l: see names only. `s:abstract` in place of rules holds back sockets of others
+without a path and the kernel's keys, `s:kernel` keeps what the kernel obeys from root in a mount namespace of its own.
+It imports no package: what it costs is paid before every turn.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ OLDEST_ABI = 3
 SCOPES_ABI = 6
 """Linux 6.12: signals and abstract sockets are held back, too."""
 ABSTRACT_ONLY = "s:abstract"
+KERNEL_ONLY = "s:kernel"
+OBEYED = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr")
+"""In /proc: root may write there without any privilege, and so set what the kernel runs outside."""
 
 _CREATE, _ADD, _RESTRICT, _OPENAT2 = 444, 445, 446, 437
 MACHINES = {"x86_64": (0xC000003E, 41, 126, 248), "aarch64": (0xC00000B7, 198, 91, 217)}
 """The audit name of the machine, and its numbers of socket, capset and add_key, which two others of keys follow."""
 _IO_URING_SETUP = 425
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 38, 22
+_MS_READ_ONLY, _MS_REMOUNT, _MS_BIND = 1, 32, 4096
+_KEPT = 2 | 4 | 8
+"""What a mount of /proc has of its own, and a mount of a part of it must keep: no devices, no programs, no setuid."""
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
@@ -160,15 +167,32 @@ def _drop_privileges(machine: tuple[int, int, int, int]) -> None:
     _call("capset", machine[2], header, ctypes.c_char_p(bytes(24)))
 
 
+def _keep_from_root(machine: tuple[int, int, int, int]) -> None:
+    """Nobody without privileges takes such a mount away, in a namespace of his own neither."""
+    for path in ("/proc/" + name for name in OBEYED):
+        if not os.path.lexists(path):
+            continue
+        for flags in (_MS_BIND, _MS_BIND | _MS_REMOUNT | _MS_READ_ONLY | _KEPT):
+            if _libc.mount(path.encode(), path.encode(), None, ctypes.c_ulong(flags), None):
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), path)
+    _control("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1, None)
+    _drop_privileges(machine)
+
+
 def main(words: list[str]) -> None:
     end = words.index("--")
     rules, command = words[:end], words[end + 1 :]
-    if rules == [ABSTRACT_ONLY]:
-        _scope()
-        if os.uname().machine in MACHINES:
-            _hold_calls(MACHINES[os.uname().machine], None)
-        os.execv(command[0], command)  # noqa: S606, TID251 - as below
     machine = MACHINES.get(os.uname().machine)
+    parts = {ABSTRACT_ONLY, KERNEL_ONLY}.intersection(rules)
+    if machine is not None and KERNEL_ONLY in parts:
+        _keep_from_root(machine)
+    if ABSTRACT_ONLY in parts:
+        _scope()
+        if machine is not None:
+            _hold_calls(machine, None)
+    if parts:
+        os.execv(command[0], command)  # noqa: S606, TID251 - as below
     if machine is None:
         raise OSError(errno.EOPNOTSUPP, "made for x86_64 and aarch64, not for " + os.uname().machine)
     _restrict(rules)

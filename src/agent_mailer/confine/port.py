@@ -93,6 +93,7 @@ class Promise(StrEnum):
     SIGNALS = "signals no process but its own"
     SOCKETS = "reaches no socket that was not named"
     ABSTRACT = "reaches no socket of others that has no path"
+    PROXY = "reaches this machine by the proxy that it is told"
     TOP_LEVEL = "makes new names where something beside them is hidden"
 
 

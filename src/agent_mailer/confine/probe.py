@@ -6,11 +6,13 @@ the kernel's own reason. What is made is removed again.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
 import stat
 import sys
+from urllib.parse import unquote, urlsplit
 
 
 def read(path: str) -> bool:
@@ -55,6 +57,15 @@ def inet(port: str) -> bool:
     return True
 
 
+def proxy(port: str) -> bool:
+    """Whether a proxy that the environment names leads there."""
+    where = urlsplit(os.environ.get("HTTP_PROXY", ""))
+    who = base64.b64encode(f"{unquote(where.username or '')}:{unquote(where.password or '')}".encode()).decode()
+    with socket.create_connection((where.hostname or "", where.port or 0), 10) as ours:
+        ours.sendall(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nProxy-Authorization: Basic {who}\r\n\r\n".encode())
+        return b" 200 " in ours.recv(100)
+
+
 def signal(pid: str) -> bool:
     os.kill(int(pid), 0)  # noqa: TID251 - whether it could is the question
     return True
@@ -72,6 +83,7 @@ _ASKED = {
     "write": write,
     "unix": unix,
     "inet": inet,
+    "proxy": proxy,
     "signal": signal,
     "processes": processes,
 }

@@ -31,6 +31,7 @@ _CUT_SHORT = 3600.0
 """Seconds: a folder of a proof that is older is in nobody's hands."""
 _MOST_SAMPLED = 500
 _SHOWN = 3
+_RUN_BY_THE_KERNEL = Path("/proc/sys/kernel/core_pattern")
 _SCOPED = (Kind.BWRAP, Kind.LANDLOCK)
 _NO_SCOPES = "; sockets without a path (X11, some session buses) can be reached: that ends with Linux 6.12"
 _DOCTOR = "agent-mailer doctor, or another kind: agent-mailer config set sandbox.kind KIND"
@@ -194,6 +195,10 @@ def _processes(promises: frozenset[Promise], mark: str) -> Iterator[Question]:
             yield Question("processes", str(Path("/proc/self/ns/pid").readlink()), "it sees the processes of others")
     elif Promise.SIGNALS in promises:
         yield Question("signal", str(os.getpid()), "it can signal the watcher")
+    if os.geteuid() == 0 or os.access(_RUN_BY_THE_KERNEL, os.W_OK):
+        # Whatever kind it is: root needs no privilege there.
+        text = f"{_RUN_BY_THE_KERNEL} can be written, which says what the kernel runs outside: be no root, or use bwrap"
+        yield Question("write", str(_RUN_BY_THE_KERNEL), text)
     if Promise.TEMPORARY in promises:
         yield Question("leave", str(TEMPORARY[0] / mark), f"{TEMPORARY[0]} cannot be written", may=True)
 
@@ -208,8 +213,12 @@ def _sockets(promises: frozenset[Promise], network: Network, scratch: Path, held
         name = f"{_PREFIX}{secrets.token_hex(8)}"
         held.enter_context(_listening(socket.AF_UNIX, f"\0{name}"))
         yield Question("unix", f"@{name}", "a socket of others that has no path can be reached")
+    here = held.enter_context(_listening(socket.AF_INET, ("127.0.0.1", 0)))
+    if Promise.PROXY in promises:
+        yield Question(
+            "proxy", str(here.getsockname()[1]), "this machine, and so the model, cannot be reached", may=True
+        )
     if network is not Network.MODEL:
-        here = held.enter_context(_listening(socket.AF_INET, ("127.0.0.1", 0)))
         may = network is Network.ON
         yield Question("inet", str(here.getsockname()[1]), f"with network {network}, this machine's own ports", may=may)
 

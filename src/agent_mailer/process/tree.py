@@ -15,11 +15,23 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from agent_mailer.process.handle import ProcessIdentity, identity_of, is_alive, reap, send, strangers, wait_gone
+from agent_mailer.process.handle import (
+    ProcessIdentity,
+    carries,
+    identity_of,
+    is_alive,
+    reap,
+    send,
+    strangers,
+    wait_gone,
+)
 from agent_mailer.process.holder import HOLDER, LEAVE, SCOPE, TURN_ID_VARIABLE
 from agent_mailer.processes import HAS_PROC, command_line, in_unit, namespaces_of, read_stat, scan
 
 GRACE = 5.0
+CONFINES = "AGENT_MAILER_CONFINES"
+"""Set for what holds an agent in a sandbox and ends it when it is itself asked to end; not for the agent."""
+_CONFINES = f"{CONFINES}=1".encode()
 _KILL_BUDGET = 2.5
 _HOLDER_PATIENCE = 1.5
 _HOLDER_LOOK = 0.03
@@ -137,13 +149,17 @@ def _is_holder(process: ProcessIdentity) -> bool:
 
 
 def _within(processes: Sequence[ProcessIdentity]) -> list[ProcessIdentity]:
-    """All but those who hold others of them in a pid namespace: with their end these would be killed, not asked."""
+    """All but those who hold others of them in a pid namespace: with their end these would be killed, not asked.
+
+    A sandbox of several processes has marked them.
+    """
     depth = {process.pid: namespaces_of(process.pid) for process in processes}
     if len(set(depth.values())) < 2:
         return list(processes)
     parents = {process.pid: stat.parent for process in processes if (stat := read_stat(process.pid)) is not None}
     holders = {parent for pid, parent in parents.items() if depth[pid] > depth.get(parent, depth[pid])}
-    return [process for process in processes if process.pid not in holders]
+    asked = [process for process in processes if process.pid not in holders]
+    return [process for process in asked if not carries(process, _CONFINES)] or asked
 
 
 def _ask(process: ProcessIdentity, first_signal: int) -> bool:
