@@ -240,6 +240,8 @@ async def _asks(
     wire = await stack.enter_async_context(line(there.processes[0].url, there.account.key))
     return {
         "the inbox's newest page": lambda: wire.ask("GET", f"{inbox}&page=1"),
+        "a page in the middle, by its number": lambda: wire.ask("GET", f"{inbox}&page={count // 40}"),
+        "a page in the middle, by a cursor": lambda: wire.ask("GET", f"{inbox}&before={count // 2}&limit=20"),
         "what comes after a cursor": lambda: wire.ask("GET", f"{inbox}&after={count // 2}&limit=20"),
         "a thread": lambda: wire.ask("GET", thread),
         "a send": lambda: wire.ask("POST", "/messages/send?html=false", form),

@@ -18,6 +18,8 @@ from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.inbox import LISTINGS
 
 pytestmark = pytest.mark.usefixtures("each_database")
+inbox_end = 2**63 - 1
+"""Beyond every cursor."""
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,47 @@ def test_every_page_from_either_end(box: Box) -> None:
                 whole[(number - 1) * size : number * size] for number in range(1, 14)
             ]
             assert {(one["total"], one["total_pages"]) for one in pages} == {(len(whole), -(-len(whole) // size))}
+
+
+def test_what_is_older_than_a_cursor(box: Box, desk: BrokerDesk) -> None:
+    sent = box.fill(7)
+    box.mark(sent[4])
+    box.mark(sent[2], "unread")
+    for all_too in (False, True):
+        whole = box.get(after=0, limit=1000, all=all_too)["messages"][::-1]
+        for limit in (1, 2, 3, 100):
+            found: list[Any] = []
+            before, more = inbox_end, True
+            while more:
+                part = box.get(before=before, limit=limit, all=all_too)
+                assert len(part["messages"]) == limit or not part["more"]
+                found += part["messages"]
+                before, more = part["cursor"], part["more"]
+            assert found == whole
+        path, query = f"/admin/messages/inbox/{box.agent['address']}", {"before": whole[2]["cursor"], "limit": 2}
+        shown = desk.call("GET", path, params={**query, "all": all_too}, headers=box.alice.login)
+        assert (shown["messages"], shown["more"]) == (whole[3:5], True)
+    # What arrives meanwhile pushes nothing from one portion into the next.
+    first = box.get(before=inbox_end, limit=3)
+    box.fill(2)
+    assert ids(box.get(before=first["cursor"], limit=100)["messages"]) == [
+        one for one in ids(sent)[::-1] if one not in (*ids(first["messages"]), sent[4]["id"])
+    ]
+    assert box.get(before=1) == {"messages": [], "cursor": 1, "more": False}
+    assert "body_html" not in box.get(before=inbox_end, limit=1, html=False)["messages"][0]
+    for wrong in ("0", "-1", "x", str(inbox_end + 1), ""):
+        assert isinstance(box.get(422, before=wrong)["detail"], list)
+
+
+@LONG
+def test_large_bodies_come_in_smaller_portions_backwards_too(box: Box) -> None:
+    sent = box.fill(8)
+    large = box.fill(1, subject="large")[0]
+    box.desk.sql("UPDATE messages SET body = :body WHERE subject = 'large'", body="x" * (inbox.PORTION_CHARACTERS + 1))
+    first = box.get(before=inbox_end, limit=1000, html=False)
+    assert (ids(first["messages"])[0], first["more"]) == (large["id"], len(first["messages"]) < 9)
+    rest = box.get(before=first["cursor"], limit=1000, html=False)
+    assert ids(first["messages"] + rest["messages"]) == [large["id"], *ids(sent)[::-1]]
 
 
 @ON_A_FILE

@@ -132,6 +132,8 @@ def use(desk: BrokerDesk, alice: Person) -> None:
             desk.call("GET", f"{inbox}&{page}&all={all_too}", headers=key)
             desk.call("GET", f"/admin/messages/inbox/{coder['address']}?{page}&all={all_too}", headers=login)
         desk.call("GET", f"/admin/messages/inbox/{coder['address']}?{page}&from_team_id={team}", headers=login)
+    for all_too in ("true", "false"):
+        desk.call("GET", f"{inbox}&before={MANY // 2}&limit=5&all={all_too}", headers=key)
     desk.call("GET", f"/messages/thread/{thread}?agent_id={coder['id']}", headers=key)
     desk.call("GET", "/messages/thread/thread-9?agent_id=" + own["id"], 404, headers=bound)
     desk.call("GET", f"/admin/messages/thread/{thread}", headers=login)
@@ -149,7 +151,7 @@ def use(desk: BrokerDesk, alice: Person) -> None:
     desk.send(alice, planner, operator, body="b")
     desk.call("POST", f"/admin/messages/inbox/{operator}/read-all", json={}, headers=login)
     desk.call("GET", "/messages/bulk-77", 404, headers=bound)
-    watcher = {**key, "X-Agent-Mailer-Watcher": "w"}
+    watcher = {**key, "X-Agent-Mailer-Watcher": "w", "X-Agent-Mailer-Epoch": "1"}
     desk.call("POST", f"/messages/{name}/claim", headers=watcher)
     desk.call(
         "POST",

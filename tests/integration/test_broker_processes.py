@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from tests.broker_process import Account, BrokerProcess, join, register
 from tests.databases import AS_OF_0008, Postgres, postgres
 from tests.desk import until
@@ -274,10 +275,17 @@ def test_mail_that_is_sent_and_settled_at_both_makes_nobody_give_way(pair: Pair,
 def test_the_epoch_of_a_hold_counts_at_every_process(pair: Pair) -> None:
     message = pair.send(0)["id"]
 
-    def claim(number: int, epoch: int | None) -> tuple[int, str]:
-        headers = {"X-Agent-Mailer-Watcher": "w", "X-Agent-Mailer-Epoch": str(epoch)}
+    form = {"agent_id": pair.coder["id"], "from_agent": pair.coder["address"], "to_agent": pair.planner["address"]}
+    acts: dict[str, dict[str, Any]] = {
+        f"/messages/{message}/claim": {},
+        f"/messages/{message}/receipts": {"stage": "settled", "turn_id": "t", "final": True},
+        "/messages/send": {**form, "body": "b"},
+    }
+
+    def act(number: int, epoch: int, path: str) -> tuple[int, str]:
+        headers = {"X-Agent-Mailer-Watcher": "w", "X-Agent-Mailer-Epoch": str(epoch), "Idempotency-Key": "turn"}
         with pair.client(number) as client:
-            said = client.post(f"/messages/{message}/claim", headers=headers)
+            said = client.post(path, headers=headers, json=acts[path])
         return said.status_code, said.json().get("reason", "")
 
     with ExitStack() as stack:
@@ -287,8 +295,30 @@ def test_the_epoch_of_a_hold_counts_at_every_process(pair: Pair) -> None:
             event = listener.next()
             assert event.name == "hello"
             epochs.append(event.data["epoch"])
-        assert [claim(number, epochs[0]) for number in range(2)] == [(409, "stale")] * 2
-        assert claim(0, epochs[1])[0] == 200
+        for path in acts:
+            assert [act(number, epochs[0], path) for number in range(2)] == [(409, "stale")] * 2
+        assert [act(0, epochs[1], path)[0] for path in acts] == [200, 201, 200]
+
+
+def test_nobody_takes_over_in_the_middle_of_what_an_earlier_hold_does(pair: Pair) -> None:
+    """What was let through is stored before the next hold begins."""
+    agent, lease = pair.coder["id"], leases.Lease("w", "w", "now")
+    engine = create_engine(pair.url)
+    with engine.begin() as connection:
+        first = leases.take(connection, agent, lease, "gone")
+    with engine.connect() as earlier, engine.connect() as later:
+        assert isinstance(first, leases.Held)
+        assert leases.epochs(earlier, [agent]) == {agent: first.epoch}
+        later.execute(text("SET lock_timeout = '200ms'"))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            leases.take(later, agent, lease, "gone")
+        later.rollback()
+        earlier.commit()
+        second = leases.take(later, agent, lease, "gone")
+        assert isinstance(second, leases.Held)
+        assert second.epoch == first.epoch + 1
+        later.commit()
+    engine.dispose()
 
 
 def test_the_tables_are_not_changed_under_older_processes(pair: Pair, tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_a_heartbeat_keeps_the_agent_online(room: Room) -> None:
         response.close()
 
 
-def test_whose_hold_was_followed_by_another_claims_nothing(room: Room) -> None:
+def test_whose_hold_was_followed_by_another_claims_settles_and_sends_nothing(room: Room) -> None:
     """Also where that was by the same watcher, as of a copied workdir, and also when that is over."""
     agent = room.agent()
     sent = room.desk.send(room.alice, room.sender, agent["address"])
@@ -255,6 +255,16 @@ def test_whose_hold_was_followed_by_another_claims_nothing(room: Room) -> None:
     def claim(epoch: str, expected: int, watcher: str = "one") -> Any:
         headers = {**room.alice.header, "X-Agent-Mailer-Watcher": watcher, "X-Agent-Mailer-Epoch": epoch}
         return room.desk.call("POST", f"/messages/{sent['id']}/claim", expected, headers=headers)
+
+    def settle(epoch: str, expected: int) -> Any:
+        headers = {**room.alice.header, "X-Agent-Mailer-Epoch": epoch}
+        receipt = {"stage": "settled", "turn_id": "t", "final": True}
+        return room.desk.call("POST", f"/messages/{sent['id']}/receipts", expected, json=receipt, headers=headers)
+
+    def answer(epoch: str, expected: int, key: str = "turn") -> Any:
+        headers = {**room.alice.header, "X-Agent-Mailer-Epoch": epoch, "Idempotency-Key": key}
+        form = {"agent_id": agent["id"], "from_agent": agent["address"], "to_agent": room.sender["address"]}
+        return room.desk.call("POST", "/messages/send", expected, json={**form, "body": key}, headers=headers)
 
     with room.listening(agent) as listener:
         listener.hello()
@@ -265,12 +275,22 @@ def test_whose_hold_was_followed_by_another_claims_nothing(room: Room) -> None:
         assert first.over.wait(20)
         assert claim(str(first.epoch), 409)["reason"] == "stale"
         assert claim(str(second.epoch), 409, "two")["reason"] == "watched"
+        assert settle(str(first.epoch), 409)["reason"] == "stale"
+        assert answer(str(first.epoch), 409)["reason"] == "stale"
+        stored = answer(str(second.epoch), 200)["id"]
+        assert answer(str(first.epoch), 200)["id"] == stored, "what is stored already is told to whoever asks again"
     assert second.over.wait(20)
     until(lambda: claim("0", 409)["reason"] == "stale", "the end of the hold")
     assert claim(str(first.epoch), 409)["reason"] == "stale"
     for odd in ("", "-1", "x", "1.5", "9" * 19):
         claim(odd, 422)
+        settle(odd, 422)
+        answer(odd, 422)
+    shown = room.desk.call("GET", f"/messages/{sent['id']}", headers=room.alice.header)
+    assert (shown["is_read"], shown["claimed_at"]) == (False, None), "nothing of it was done"
     assert claim(str(second.epoch), 200)["claimed"] == "now", "nobody has held it since"
+    settle(str(second.epoch), 201)
+    answer(str(second.epoch), 200, "another turn")
 
 
 def test_a_second_watcher_is_told_who_holds_the_agent(room: Room) -> None:

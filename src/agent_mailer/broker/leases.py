@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -29,6 +29,23 @@ class Held(msgspec.Struct, frozen=True):
     taken_from: str | None
 
 
+Epochs = Mapping[str, int]
+"""By agent id: of whoever holds the agent, or held it last."""
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """The epoch by which a watcher says that it holds an agent. `last` asks for those that count, of agents in order,
+    and they count until the transaction ends.
+    """
+
+    shown: int
+    last: Callable[[Connection, Sequence[str]], Epochs]
+
+    def is_stale(self, agent_id: str, epochs: Epochs) -> bool:
+        """Whether the agent has been held anew since; one that nobody has held yet, as far as is known, has not."""
+        return epochs.get(agent_id, self.shown) != self.shown
+
+
 _l = leases.c
 IS_SERVING = processes.c.seen_ms > NOW_MS - LOST_MS
 """A process is there, by the database's clock."""
@@ -37,7 +54,13 @@ _OF_AGENT = (
     .select_from(leases.outerjoin(processes, processes.c.id == _l.process_id))
     .where(_l.agent_id == bindparam("agent"))
 )
-_EPOCH = select(_l.epoch).where(_l.agent_id == bindparam("agent"))
+# Whoever takes an agent over waits until what was done by an earlier hold of it is committed.
+_EPOCHS = (
+    select(_l.agent_id, _l.epoch)
+    .where(_l.agent_id.in_(bindparam("agents", expanding=True)))
+    .order_by(_l.agent_id)
+    .with_for_update(read=True)
+)
 _LOCKED = _OF_AGENT.with_for_update(of=leases)
 _BEGIN = insert(leases)
 _TAKE = (
@@ -61,8 +84,26 @@ _END = (
 _OF_PROCESS = select(_l.agent_id, _l.epoch).where(_l.process_id == bindparam("process"))
 
 
+class Wish(msgspec.Struct, frozen=True):
+    """That an agent is held by that lease, at that process."""
+
+    agent_id: str
+    lease: Lease
+    process_id: str
+
+
+def take_all(connection: Connection, wishes: Sequence[Wish]) -> list[Held | Lease]:
+    """For each what it holds, or another watcher's lease, because that holds the agent. Leases are all that is locked,
+    in one order.
+    """
+    taken: dict[int, Held | Lease] = {}
+    for number, wish in sorted(enumerate(wishes), key=lambda one: one[1].agent_id):
+        taken[number] = take(connection, wish.agent_id, wish.lease, wish.process_id)
+    return [taken[number] for number in range(len(wishes))]
+
+
 def take(connection: Connection, agent_id: str, lease: Lease, process_id: str) -> Held | Lease:
-    """The agent is held by that lease at that process; or another watcher's lease, because that holds it."""
+    """As `take_all`, for one."""
     row = connection.execute(_LOCKED, {"agent": agent_id}).first()
     if row is None:
         first = {"agent_id": agent_id, "process_id": process_id, "epoch": 1, **msgspec.structs.asdict(lease)}
@@ -82,9 +123,15 @@ def holder(connection: Connection, agent_id: str) -> Lease | None:
     return Lease(*row[:3]) if row is not None and row[5] else None
 
 
-def epoch_of(connection: Connection, agent_id: str) -> int | None:
-    """That of who held the agent last, whether they do still or not."""
-    return connection.execute(_EPOCH, {"agent": agent_id}).scalar()
+def epochs(connection: Connection, agent_ids: Sequence[str]) -> Epochs:
+    """None of them is taken over before the transaction ends."""
+    return {row[0]: row[1] for row in connection.execute(_EPOCHS, {"agents": agent_ids})}
+
+
+def last_epochs(connection: Connection, acts: Iterable[tuple[str, Fence | None]]) -> Epochs:
+    """Of the agents (ids) for whom something is to be done by a hold of them."""
+    fences = {agent_id: fence for agent_id, fence in acts if fence is not None}
+    return next(iter(fences.values())).last(connection, sorted(fences)) if fences else {}
 
 
 def give_back(connection: Connection, process_id: str, held: Sequence[tuple[str, int]]) -> None:

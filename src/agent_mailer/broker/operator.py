@@ -20,7 +20,10 @@ from agent_mailer.broker.messages.forms import OperatorForm, documented, read_fo
 from agent_mailer.broker.messages.routes import (
     LARGEST_NUMBER,
     SENT,
+    Before,
     Html,
+    Limit,
+    before_cursor,
     deliver,
     json_list,
     marked_read,
@@ -30,7 +33,7 @@ from agent_mailer.broker.messages.routes import (
     thread_of,
 )
 from agent_mailer.broker.messages.rows import mark_read
-from agent_mailer.broker.messages.wire import Message, Page
+from agent_mailer.broker.messages.wire import Listing, Message, Page
 from agent_mailer.broker.protocol import Fault, Reference
 
 router = APIRouter(prefix="/admin", tags=["operator"])
@@ -103,7 +106,9 @@ async def send(request: Request, person: AsPerson, html: Html = True) -> Respons
     "/messages/inbox/{address}",
     summary="What is in an agent's inbox",
     responses={
-        200: described(list[Message], Page, description="Newest first; a page of it (`page`)"),
+        200: described(
+            list[Message], Page, Listing, description="Newest first; a page of it (`page`); older ones (`before`)"
+        ),
         **refusals(400, 401, 404, 422, 503),
     },
     response_class=Response,
@@ -115,6 +120,8 @@ async def list_inbox(
     all: Annotated[bool, Query(description="Read messages, too")] = False,  # noqa: FBT002
     page: Annotated[int | None, Query(ge=1)] = None,
     page_size: Annotated[int, Query(ge=1, le=100)] = 20,
+    before: Before = None,
+    limit: Limit = 100,
     from_team_id: Annotated[Reference | None, Query(description="Only what agents of this team have written")] = None,
     html: Html = True,  # noqa: FBT002
 ) -> Response:
@@ -125,6 +132,8 @@ async def list_inbox(
     if from_team_id:
         await store_of(request).read(lambda c: require_team(c, person.user_id, from_team_id))
     box = inbox.Inbox(person.user_id, agent.id, all, from_team_id or "")
+    if before is not None:
+        return await before_cursor(request, box, before, limit, html=html)
     if page is not None:
         return await page_of(request, box, page, page_size, html=html)
     return await json_list(inbox.whole_inbox(store_of(request), box, newest_first=True), html=html)

@@ -26,14 +26,14 @@ from agent_mailer.broker.callers import AsAgent, directory_of, owned_inbox, sett
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
-from agent_mailer.broker.leases import Lease
+from agent_mailer.broker.leases import Epochs, Fence, Held, Lease, Wish, take_all
 from agent_mailer.broker.listening import Events, Lasting, Stream
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.peers import Peers, Replaced
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents as agent_rows
 from agent_mailer.broker.tables import api_keys, users
-from agent_mailer.broker.watchers import watched, watcher_header, watcher_name, watcher_of
+from agent_mailer.broker.watchers import epoch_of, watched, watcher_header, watcher_name, watcher_of
 
 log = logging.getLogger("agent_mailer.broker")
 router = APIRouter()
@@ -111,9 +111,11 @@ class Streams:
         """Who holds the agent, wherever."""
         return self.lease(agent_id) if self._peers is None else leases.holder(connection, agent_id)
 
-    def epoch(self, connection: Connection, agent_id: str) -> int | None:
-        """Of whoever holds the agent, or held it last."""
-        return self._epochs.get(agent_id) if self._peers is None else leases.epoch_of(connection, agent_id)
+    def epochs(self, connection: Connection, agent_ids: Sequence[str]) -> Epochs:
+        """As `Fence.last`."""
+        if self._peers is not None:
+            return leases.epochs(connection, agent_ids)
+        return {name: self._epochs[name] for name in agent_ids if name in self._epochs}
 
     def replaced(self, word: Replaced) -> None:
         """The watcher has a newer stream at another process."""
@@ -179,10 +181,11 @@ class Streams:
         if lease is None:
             return
         if peers is None:
-            stream.epoch = self._epochs[stream.agent_id] = next(self._next_epoch)
+            # As a write, so that what was done by an earlier hold is committed before this one begins.
+            stream.epoch = await self._store.write(lambda _: self._begin_epoch(stream.agent_id))
             return
         try:
-            held = await self._store.write(lambda c: leases.take(c, stream.agent_id, lease, peers.id))
+            held: Held | Lease = await self._store.write_each(take_all, Wish(stream.agent_id, lease, peers.id))
             if isinstance(held, Lease):
                 raise watched(address, held)
             stream.epoch = held.epoch
@@ -193,6 +196,10 @@ class Streams:
             peers.replaced(held.taken_from, Replaced(stream.agent_id, held.epoch - 1, lease))
         if stream.over:
             self.end(stream)
+
+    def _begin_epoch(self, agent_id: str) -> int:
+        self._epochs[agent_id] = epoch = next(self._next_epoch)
+        return epoch
 
     async def news(self, stream: Stream, after: int) -> tuple[int, int]:
         """The inbox's newest number, and that of its newest unread message after `after` (0: none).
@@ -223,7 +230,7 @@ class Streams:
             self._to_give_back.clear()
             given, self._given_back = self._given_back, set()
             try:
-                await self._store.write(partial(_give_back, process_id, given))
+                await self._store.write_each(_give_back, (process_id, given))
             except SQLAlchemyError:
                 self._given_back |= given
                 await asyncio.sleep(KEYS_EVERY)
@@ -271,12 +278,20 @@ def _newest(agents: Sequence[str], connection: Connection) -> list[tuple[str, in
     return [(row[0], row[1]) for row in connection.execute(_INBOXES, {"ids": agents})]
 
 
-def _give_back(process_id: str, held: set[tuple[str, int]], connection: Connection) -> None:
-    leases.give_back(connection, process_id, list(held))
+def _give_back(connection: Connection, given: Sequence[tuple[str, set[tuple[str, int]]]]) -> list[None]:
+    for process_id, held in given:
+        leases.give_back(connection, process_id, list(held))
+    return [None] * len(given)
 
 
 def streams_of(request: Request) -> Streams:
     return cast(Streams, request.app.state.streams)
+
+
+def fence_of(request: Request) -> Fence | None:
+    """By which hold of its agent the caller acts, where it says so. Raises Fault 422."""
+    shown = epoch_of(request)
+    return None if shown is None else Fence(shown, streams_of(request).epochs)
 
 
 @router.get(

@@ -43,7 +43,9 @@ def epoch_of(request: Request) -> int | None:
 
 
 EPOCH_HEADER = header(
-    "X-Agent-Mailer-Epoch", "By which hold of the agent, as the stream's hello told it", "^[0-9]{1,18}$"
+    "X-Agent-Mailer-Epoch",
+    "By which hold of the agent, as the stream's hello told it; 409 (`stale`) where it has been held anew since",
+    "^[0-9]{1,18}$",
 )
 
 

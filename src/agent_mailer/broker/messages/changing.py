@@ -1,7 +1,7 @@
 """Changes of mail that is stored: all that wait for the writer are made together, and everybody locks in one order.
 
-Messages come first, then the inboxes that count them, then the threads in which something waits; each kind by its ids.
-So processes that change the same mail at once wait for each other, and none has to give way.
+Messages come first, then who holds their agents, then the inboxes that count them, then the threads in which something
+waits; each kind by its ids. So processes that change the same mail at once wait for each other, and none gives way.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from sqlalchemy import Connection, bindparam, false, select, update
 
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import AgentCaller
+from agent_mailer.broker.leases import Epochs, Fence, last_epochs
 from agent_mailer.broker.messages.waiting import Place, note_changed
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import NOT_ERASED, agents, messages
+from agent_mailer.broker.watchers import overtaken
 
 T = TypeVar("T")
 
@@ -65,22 +67,32 @@ class Locked(msgspec.Struct):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What `caller` wants of that message: `make` makes it and returns the answer, or raises Fault before."""
+    """What `caller` wants of that message: `make` makes it and returns the answer, or raises Fault before.
+
+    `fence`: by which hold of the agent, for `Changes.require_last`.
+    """
 
     caller: AgentCaller
     message_id: str
     make: Callable[[Changes, Locked], object]
+    fence: Fence | None = None
 
 
 class Changes:
     """What comes of the changes of one transaction, beside the messages."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, epochs: Epochs) -> None:
         self.connection = connection
+        self._epochs = epochs
         self._unread: Counter[str] = Counter()
         self._taken: dict[Place, set[int]] = {}
         self._moved: dict[str, Locked] = {}
         self._answers: list[Message] = []
+
+    def require_last(self, locked: Locked, fence: Fence | None) -> None:
+        """Raises Fault 409 where the agent has been held anew since."""
+        if fence is not None and fence.is_stale(locked.agent_id, self._epochs):
+            raise overtaken(locked.message.to_agent)
 
     def was_read(self, locked: Locked) -> None:
         """It counts as unread no longer."""
@@ -129,9 +141,15 @@ class Changes:
         note_changed(self.connection, self._taken, {locked.place for locked in self._moved.values()})
 
 
-async def changed(store: Store, caller: AgentCaller, message_id: str, make: Callable[[Changes, Locked], T]) -> T:
+async def changed(
+    store: Store,
+    caller: AgentCaller,
+    message_id: str,
+    make: Callable[[Changes, Locked], T],
+    fence: Fence | None = None,
+) -> T:
     """What `make` returned, once that is durable. Raises as `make` does, and Fault as `change_all`."""
-    answer: T = await store.write_each(change_all, Change(caller, message_id, make))
+    answer: T = await store.write_each(change_all, Change(caller, message_id, make, fence))
     return answer
 
 
@@ -139,7 +157,8 @@ def change_all(connection: Connection, wanted: Sequence[Change]) -> list[Any]:
     """Each change whole or, with its Fault, not at all: 404 (unknown, or of another user), 403 (not the caller's)."""
     ids = sorted({change.message_id for change in wanted})
     found = {row[0]: (row[1], _locked(row)) for row in connection.execute(_LOCKED, {"ids": ids})}
-    changes = Changes(connection)
+    held = [(found[one.message_id][1].agent_id, one.fence) for one in wanted if one.message_id in found]
+    changes = Changes(connection, last_epochs(connection, held))
     results: list[Any] = []
     for change in wanted:
         user_id, locked = found.get(change.message_id, ("", None))

@@ -114,8 +114,8 @@ def _invalid(kind: str, message: str) -> RequestValidationError:
     return RequestValidationError([{"type": kind, "loc": ("body",), "msg": message, "input": None}])
 
 
-def documented(form: type[BaseModel]) -> dict[str, Any]:
-    """The request for OpenAPI, because it is read past FastAPI."""
+def documented(form: type[BaseModel], *headers: dict[str, Any]) -> dict[str, Any]:
+    """The request for OpenAPI, because it is read past FastAPI. `headers`: what it may have beside the key."""
     return {
         "requestBody": {
             "required": True,
@@ -126,6 +126,7 @@ def documented(form: type[BaseModel]) -> dict[str, Any]:
                 "Idempotency-Key",
                 "The same key with the same request is answered with what was stored the first time.",
                 r"^[\x20-\x7e]{1,200}$",
-            )
+            ),
+            *headers,
         ],
     }

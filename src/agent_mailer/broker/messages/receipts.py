@@ -23,8 +23,8 @@ from agent_mailer.broker.messages.rows import (
 )
 from agent_mailer.broker.messages.wire import rendered
 from agent_mailer.broker.protocol import NO_NUL, Fault, now_text
-from agent_mailer.broker.streams import streams_of
-from agent_mailer.broker.watchers import EPOCH_HEADER, epoch_of, overtaken, watched, watcher_header, watcher_of
+from agent_mailer.broker.streams import fence_of, streams_of
+from agent_mailer.broker.watchers import EPOCH_HEADER, watched, watcher_header, watcher_of
 
 router = APIRouter(prefix="/messages", tags=["extensions"])
 
@@ -71,7 +71,7 @@ async def claim(
     watcher = watcher_of(request)
     if watcher is None:
         raise Fault(422, "X-Agent-Mailer-Watcher is missing")
-    shown = epoch_of(request)
+    fence = fence_of(request)
     form = form or ClaimForm()
     since = claims_since(settings_of(request).claim_seconds)
     streams = streams_of(request)
@@ -81,13 +81,11 @@ async def claim(
         lease = streams.holder(changes.connection, locked.agent_id)
         if lease is not None and lease.watcher != watcher:
             raise watched(locked.message.to_agent, lease)
-        held_last = None if shown is None else streams.epoch(changes.connection, locked.agent_id)
-        if held_last is not None and shown != held_last:
-            raise overtaken(locked.message.to_agent)
+        changes.require_last(locked, fence)
         require_free(locked, watcher, since)
         return claim_message(changes, locked, watcher, form.turn_id, silent=form.silent)
 
-    claimed = await changed(store_of(request), caller, message_id, make)
+    claimed = await changed(store_of(request), caller, message_id, make, fence)
     await rendered((claimed.message,))
     return answer(claimed)
 
@@ -96,19 +94,21 @@ async def claim(
     "/{message_id}/receipts",
     status_code=201,
     summary="Tell what becomes of a message",
+    openapi_extra={"parameters": [watcher_header("Who tells", required=False), EPOCH_HEADER]},
     responses={
         200: described(Receipt, description="It was told before"),
         201: described(Receipt, description="Stored"),
-        **refusals(401, 403, 404, 422, 503),
+        **refusals(401, 403, 404, 409, 422, 503),
     },
     response_class=Response,
 )
 async def tell(request: Request, message_id: str, caller: AsAgent, form: ReceiptForm) -> Response:
-    """Once for each turn and stage."""
-    watcher = watcher_of(request) or ""
+    """Once for each turn and stage. X-Agent-Mailer-Epoch: as for a claim."""
+    watcher, fence = watcher_of(request) or "", fence_of(request)
 
     def make(changes: Changes, locked: Locked) -> tuple[Receipt, bool]:
         _require_alive(locked)
+        changes.require_last(locked, fence)
         receipt = Receipt(
             locked.message.id, form.stage, form.turn_id, form.outcome, form.detail, form.final, now_text()
         )
@@ -116,7 +116,7 @@ async def tell(request: Request, message_id: str, caller: AsAgent, form: Receipt
             mark_read(changes, locked)
         return add_receipt(changes.connection, receipt, watcher)
 
-    receipt, new = await changed(store_of(request), caller, message_id, make)
+    receipt, new = await changed(store_of(request), caller, message_id, make, fence)
     return answer(receipt, 201 if new else 200)
 
 

@@ -27,11 +27,16 @@ from agent_mailer.broker.messages.sending import NewMessage, Submission, check_s
 from agent_mailer.broker.messages.waiting import heads as heads_of
 from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.streams import streams_of
+from agent_mailer.broker.streams import fence_of, streams_of
+from agent_mailer.broker.watchers import EPOCH_HEADER
 
 router = APIRouter(prefix="/messages", tags=["messages"])
 
 LARGEST_NUMBER = 2**63 - 1
+Before = Annotated[
+    int | None, Query(ge=1, le=LARGEST_NUMBER, description="What is older than this cursor, newest first")
+]
+Limit = Annotated[int, Query(ge=1, le=1000)]
 Html = Annotated[bool, Query(description="false: without `body_html`")]
 SENT: Responses = {
     200: described(Message, list[Message], description="One message; a list unless there is exactly one recipient")
@@ -58,7 +63,7 @@ by_send = APIRouter(prefix="/messages", tags=["messages"], route_class=_Straight
 @by_send.post(
     "/send",
     summary="Send, reply or forward",
-    openapi_extra=documented(SendForm),
+    openapi_extra=documented(SendForm, EPOCH_HEADER),
     responses={**SENT, **refusals(400, 401, 403, 404, 409, 413, 422, 429, 503)},
     response_class=Response,
 )
@@ -100,7 +105,9 @@ def submission_of(request: Request, form: OperatorForm, *, sender: tuple[str, st
         labels=tuple(form.labels),
         visited=tuple(form.visited),
     )
-    return Submission(new, user_id, agent_id, bound, idempotency_key(request), longest, settings.quota)
+    return Submission(
+        new, user_id, agent_id, bound, idempotency_key(request), longest, settings.quota, fence_of(request)
+    )
 
 
 async def deliver(request: Request, submission: Submission, *, html: bool) -> Response:
@@ -120,8 +127,8 @@ async def deliver(request: Request, submission: Submission, *, html: bool) -> Re
             list[Message],
             Page,
             Listing,
-            description="All of it, oldest first; a page, newest first (`page`); what comes after a cursor (`after`);"
-            " what of each thread comes next (`heads`)",
+            description="All of it, oldest first; a page, newest first (`page`); what comes after a cursor (`after`),"
+            " or before one, newest first (`before`); what of each thread comes next (`heads`)",
         ),
         **refusals(401, 403, 404, 422, 503),
     },
@@ -136,7 +143,8 @@ async def list_inbox(
     page: Annotated[int | None, Query(ge=1)] = None,
     page_size: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER)] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Before = None,
+    limit: Limit = 100,
     bodies: Annotated[bool, Query(description="false: without body, body_html and attachments")] = True,  # noqa: FBT002
     claimed: Annotated[bool, Query(description="false: without what a watcher has claimed")] = True,  # noqa: FBT002
     heads: Annotated[  # noqa: FBT002
@@ -158,6 +166,8 @@ async def list_inbox(
         if bodies and html:
             await rendered([message for message in found.messages if isinstance(message, Message)])
         return answer(found)
+    if before is not None:
+        return await before_cursor(request, box, before, limit, html=html)
     if page is not None:
         return await page_of(request, box, page, page_size, html=html)
     return await json_list(inbox.whole_inbox(store, box), html=html)
@@ -167,6 +177,13 @@ async def page_of(request: Request, box: inbox.Inbox, number: int, size: int, *,
     found = await inbox.page(store_of(request), box, number, size)
     if html:
         await rendered(found.messages)
+    return answer(found)
+
+
+async def before_cursor(request: Request, box: inbox.Inbox, before: int, limit: int, *, html: bool) -> Response:
+    found = await inbox.earlier(store_of(request), box, before, limit)
+    if html:
+        await rendered([message for message in found.messages if isinstance(message, Message)])
     return answer(found)
 
 

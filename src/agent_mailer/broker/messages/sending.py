@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from agent_mailer.broker.data import Quota
+from agent_mailer.broker.leases import Fence, last_epochs
 from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, forwarded, message_of
@@ -21,6 +22,7 @@ from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import NOT_ERASED, NOT_TRASHED, agents, former_addresses, messages
 from agent_mailer.broker.threads.rows import note_activity
 from agent_mailer.broker.users.quotas import Spent, require_left, spend, spent_by
+from agent_mailer.broker.watchers import overtaken
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -50,6 +52,7 @@ class Submission(msgspec.Struct, frozen=True):
     """A new message, who sends it, and under which idempotency key.
 
     `bound`: the sender reads only threads in which it takes part. `longest` is the most bytes a body may come to.
+    `fence`: by which hold of the sending agent.
     """
 
     new: NewMessage
@@ -59,6 +62,7 @@ class Submission(msgspec.Struct, frozen=True):
     key: str | None
     longest: int
     quota: Quota = Quota()
+    fence: Fence | None = None
 
     def request_hash(self) -> str:
         """The same for the same request, also in a later version that knows of more fields."""
@@ -155,6 +159,7 @@ class _Batch:
 
     def run(self) -> list[Sent | Fault]:
         self.earlier = self._read_earlier()
+        self.epochs = last_epochs(self.connection, ((one.agent_id, one.fence) for one in self.submissions))
         addresses = {address for submission in self.submissions for address in submission.new.to}
         found = self._find_recipients(addresses)
         self.recipients: dict[str, tuple[str, str]] = {row[0]: (row[1], row[2]) for row in found}
@@ -223,6 +228,8 @@ class _Batch:
                 if stored[0] != digest:
                     raise Fault(409, "This Idempotency-Key was used for another request")
                 return Sent(stored[1], replayed=True)
+        if submission.fence is not None and submission.fence.is_stale(submission.agent_id, self.epochs):
+            raise overtaken(submission.new.from_agent)
         to = [self._recipient(submission, address) for address in submission.new.to]
         parent = self._parent(submission)
         body = self._body(submission, parent)

@@ -100,8 +100,8 @@ class AmpMailbox:
         self._author = compose.Author(self._link.agent_id, address)
         self._sender = Sender(self._link, self._clock, under_way=under_way)
         self._reporter = Reporter(self._link)
-        self._stream = Stream(lambda: self._link.client.transport, self._source, self._wake, jitter=jitter)
-        self._inbox = Inbox(self._link, self._clock, address, self._watcher, lambda: self._stream.epoch)
+        self._stream = Stream(lambda: self._link.client.transport, self._source, self._wake, self._held, jitter=jitter)
+        self._inbox = Inbox(self._link, self._clock, address, self._watcher)
         self._awake = asyncio.Event()
         self._opened = False
         self._had_mail = False
@@ -301,6 +301,9 @@ class AmpMailbox:
             return None
         path = path_of("messages", "inbox", self._address) + "/stream"
         return Source(path, self._link.agent_id, self._watcher, self._watcher_name, info.heartbeat_seconds)
+
+    def _held(self, epoch: int | None) -> None:
+        self._link.epoch = epoch
 
     def _wake(self) -> None:
         self._awake.set()

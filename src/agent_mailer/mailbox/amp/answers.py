@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
@@ -79,6 +80,10 @@ class _Detail(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class _Reason(msgspec.Struct):
+    reason: str = ""
+
+
 class _Problem(msgspec.Struct):
     msg: str = ""
     loc: tuple[str | int, ...] = ()
@@ -94,6 +99,18 @@ def detail_of(answer: Answer) -> str | None:
         if bytes(raw):
             return _in_words(bytes(raw))
     return None
+
+
+def reason_of(answer: Answer) -> str:
+    """The word by which our broker tells one refusal from another; empty where there is none."""
+    with suppress(*NO_JSON):
+        return msgspec.json.decode(answer.body, type=_Reason).reason
+    return ""
+
+
+def is_stale(answer: Answer) -> bool:
+    """Our stream has lost the agent, or has got it again just now: nothing was done."""
+    return answer.status == 409 and reason_of(answer) == "stale"
 
 
 def _in_words(raw: bytes) -> str:

@@ -9,7 +9,16 @@ from typing import Final
 import msgspec
 
 from agent_mailer.clock import Clock
-from agent_mailer.mailbox.amp.answers import NO_JSON, Answer, InDoubt, RequestRefused, TooLarge, detail_of, unavailable
+from agent_mailer.mailbox.amp.answers import (
+    NO_JSON,
+    Answer,
+    InDoubt,
+    RequestRefused,
+    TooLarge,
+    detail_of,
+    is_stale,
+    unavailable,
+)
 from agent_mailer.mailbox.amp.compose import Payload, Request, payload_of
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
@@ -84,7 +93,7 @@ class Sender:
 
     async def _send(self, item: Outgoing, payload: Payload) -> Delivery:
         body = bytes(payload.request)
-        headers = {"Idempotency-Key": payload.idempotency_key}
+        headers = {"Idempotency-Key": payload.idempotency_key, **self._link.fence}
         self._tried[item.id] = self._clock.monotonic()
         try:
             answer = await self._link.ask(
@@ -105,6 +114,8 @@ class Sender:
         detail = detail_of(answer)
         if answer.ok:
             return _delivered(answer, item)
+        if is_stale(answer):
+            raise self._link.puzzled(answer)
         if answer.status == 413 or (detail is not None and answer.status in (400, 409, 422)):
             return Refused(f"{answer.status}: {detail or 'too large for the broker'}")
         if detail is not None and answer.status in (403, 404):

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-
-import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.amp import wire
 from agent_mailer.mailbox.amp.answers import (
-    NO_JSON,
     Answer,
     InDoubt,
     TooLarge,
     decode,
     detail_of,
+    is_stale,
     not_the_protocol,
+    reason_of,
     unavailable,
 )
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
@@ -32,15 +31,11 @@ from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress
 class Inbox:
     """One agent's inbox. Every method raises MailboxUnavailable; `claim` raises BusyFault, too."""
 
-    def __init__(
-        self, link: Link, clock: Clock, address: str, watcher: str, epoch: Callable[[], int | None] = lambda: None
-    ) -> None:
-        """`epoch`: by which the watcher holds the agent now, as far as it knows."""
+    def __init__(self, link: Link, clock: Clock, address: str, watcher: str) -> None:
         self._link = link
         self._clock = clock
         self._address = address
         self._watcher = watcher
-        self._epoch = epoch
         self._skipped = Skipped()
         self._mirror = Mirror(self._skipped)
         self._paged = PagedMailbox(self._skipped)
@@ -150,11 +145,10 @@ class Inbox:
         async with self._left_out(envelope.id):
             answer, lost = await self._ask_for(path, b'{"silent":true}' if silent else b"{}")
             if answer.status == 409:
-                reason = _reason(answer)
+                reason = reason_of(answer)
                 if reason == "watched":
                     raise held_by(answer)
-                if reason == "stale":
-                    # Our stream has lost the agent, or has got it again just now: nothing was claimed.
+                if is_stale(answer):
                     raise self._link.puzzled(answer)
                 if again and reason == "read":
                     return await self.read(envelope)
@@ -177,9 +171,7 @@ class Inbox:
         lost = False
         async for attempt in quick_tries():
             with attempt:
-                epoch = self._epoch()
-                if epoch is not None:
-                    headers["X-Agent-Mailer-Epoch"] = str(epoch)
+                headers.update(self._link.fence)
                 try:
                     answer = await self._link.ask(
                         lambda transport, _: transport.ask("POST", path, content=content, headers=headers, tries=1)
@@ -223,7 +215,7 @@ class Inbox:
             return True
         if answer.ok or _is_no_message(answer):
             return True
-        if detail_of(answer) is not None and answer.status in (400, 404, 409, 422):
+        if not is_stale(answer) and detail_of(answer) is not None and answer.status in (400, 404, 409, 422):
             return False
         raise self._link.puzzled(answer)
 
@@ -262,16 +254,6 @@ class Inbox:
         self._skipped.release(message_id)
         self._mirror.drop(message_id)
         self._paged.marked_read(message_id)
-
-
-class _Reason(msgspec.Struct):
-    reason: str = ""
-
-
-def _reason(answer: Answer) -> str:
-    with suppress(*NO_JSON):
-        return msgspec.json.decode(answer.body, type=_Reason).reason
-    return ""
 
 
 def is_gone(answer: Answer) -> bool:

@@ -39,12 +39,19 @@ class Link:
         self._stale = True
         self.info: BrokerInfo | None = None
         """What the broker could do when it was last asked."""
+        self.epoch: int | None = None
+        """By which the watcher held the agent last, as the broker told it."""
         # A URL or key that can be none is told now.
         self._make()
 
     @property
     def agent_id(self) -> str:
         return self._shown.agent_id
+
+    @property
+    def fence(self) -> dict[str, str]:
+        """The header by which the broker refuses what is done by a hold of the agent that another has followed."""
+        return {} if self.epoch is None else {"X-Agent-Mailer-Epoch": str(self.epoch)}
 
     @property
     def client(self) -> BrokerClient:

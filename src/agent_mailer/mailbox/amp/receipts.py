@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.mailbox.amp.answers import Answer
+from agent_mailer.mailbox.amp.answers import Answer, is_stale
 from agent_mailer.mailbox.amp.link import Link
 from agent_mailer.mailbox.amp.transport import path_of
 from agent_mailer.mailbox.port import MailboxUnavailable, Progress
@@ -38,7 +38,7 @@ def receipt_of(progress: Progress, *, final: bool) -> bytes:
 async def post_receipt(link: Link, message_id: str, body: bytes) -> Answer:
     """Raises MailboxUnavailable, and ValueError for an id that can be none."""
     path = path_of("messages", message_id, "receipts")
-    return await link.ask(lambda transport, _: transport.ask("POST", path, content=body))
+    return await link.ask(lambda transport, _: transport.ask("POST", path, content=body, headers=link.fence))
 
 
 class Reporter:
@@ -81,7 +81,7 @@ class Reporter:
         for pause in (*self._pauses, None):
             with suppress(MailboxUnavailable):
                 answer = await post_receipt(self._link, message_id, body)
-                if answer.status < 500 and answer.status not in (408, 429):
+                if answer.status < 500 and answer.status not in (408, 429) and not is_stale(answer):
                     return
             if pause is None:
                 return

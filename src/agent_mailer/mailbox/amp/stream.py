@@ -40,7 +40,8 @@ class Source(msgspec.Struct, frozen=True):
 class Stream:
     """Listens until it is closed; a lost connection is made again, with the last event's id.
 
-    `woken` is called for every arrival and after every change of the connection; `source` gives where to listen now,
+    `woken` is called for every arrival and after every change of the connection, `held` with the epoch by which we hold
+    the agent from then on, where the broker tells one; `source` gives where to listen now,
     and None where the broker has no stream (any longer).
     """
 
@@ -49,6 +50,7 @@ class Stream:
         transport: Callable[[], Transport],
         source: Callable[[], Awaitable[Source | None]],
         woken: Callable[[], None],
+        held: Callable[[int | None], None] = lambda _: None,
         *,
         jitter: Callable[[], float] = random.random,
         longest_wait: float = LONGEST_WAIT,
@@ -56,6 +58,7 @@ class Stream:
         self._transport = transport
         self._source = source
         self._woken = woken
+        self._held = held
         self._jitter = jitter
         self._longest_wait = longest_wait
         self._task: asyncio.Task[None] | None = None
@@ -65,8 +68,6 @@ class Stream:
         """Whether arrivals would reach us now."""
         self.connections = 0
         """How often a stream has begun: after each, what waits must be looked at anew."""
-        self.epoch: int | None = None
-        """By which we held the agent last, as the broker told it."""
         self.busy: BusyFault | None = None
         """Another watcher holds the agent."""
 
@@ -146,7 +147,7 @@ class Stream:
         if event.id.isascii() and event.id.isdigit() and len(event.id) < 20:
             self._last_id = event.id
         if event.event == "hello":
-            self.epoch = _epoch_in(event.data)
+            self._held(_epoch_in(event.data))
         if not self.healthy:
             self.healthy = True
             self.connections += 1
