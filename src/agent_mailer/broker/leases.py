@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from agent_mailer.broker.engines import NOW_MS
+from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import leases, processes
 
 LOST_MS = 15_000
@@ -41,9 +42,13 @@ class Fence(msgspec.Struct, frozen=True):
     shown: int
     last: Callable[[Connection, Sequence[str]], Epochs]
 
-    def is_stale(self, agent_id: str, epochs: Epochs) -> bool:
-        """Whether the agent has been held anew since; one that nobody has held yet, as far as is known, has not."""
-        return epochs.get(agent_id, self.shown) != self.shown
+    def require_last(self, agent_id: str, address: str, epochs: Epochs) -> None:
+        """Raises Fault 409 where the agent has been held anew since; one that nobody has held, as far as is known, has
+        not.
+        """
+        if epochs.get(agent_id, self.shown) != self.shown:
+            words = f"{address} has been watched anew since this watcher began to"
+            raise Fault(409, words, extra={"reason": "stale"})
 
 
 _l = leases.c

@@ -49,11 +49,6 @@ EPOCH_HEADER = header(
 )
 
 
-def overtaken(address: str) -> Fault:
-    """The refusal of a watcher whose hold of the agent is not the last one."""
-    return Fault(409, f"{address} has been watched anew since this watcher began to", extra={"reason": "stale"})
-
-
 def watcher_header(description: str, *, required: bool) -> dict[str, Any]:
     return header("X-Agent-Mailer-Watcher", description, r"^[\x20-\x7e]{1,128}$", required=required)
 

@@ -21,7 +21,6 @@ from agent_mailer.broker.messages.waiting import Place, note_changed
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import NOT_ERASED, agents, messages
-from agent_mailer.broker.watchers import overtaken
 
 T = TypeVar("T")
 
@@ -91,8 +90,8 @@ class Changes:
 
     def require_last(self, locked: Locked, fence: Fence | None) -> None:
         """Raises Fault 409 where the agent has been held anew since."""
-        if fence is not None and fence.is_stale(locked.agent_id, self._epochs):
-            raise overtaken(locked.message.to_agent)
+        if fence is not None:
+            fence.require_last(locked.agent_id, locked.message.to_agent, self._epochs)
 
     def was_read(self, locked: Locked) -> None:
         """It counts as unread no longer."""

@@ -22,7 +22,6 @@ from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import NOT_ERASED, NOT_TRASHED, agents, former_addresses, messages
 from agent_mailer.broker.threads.rows import note_activity
 from agent_mailer.broker.users.quotas import Spent, require_left, spend, spent_by
-from agent_mailer.broker.watchers import overtaken
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -49,10 +48,9 @@ _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(NewMe
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A new message, who sends it, and under which idempotency key.
+    """A new message, who sends it, under which idempotency key, and by which hold of the agent (`fence`).
 
     `bound`: the sender reads only threads in which it takes part. `longest` is the most bytes a body may come to.
-    `fence`: by which hold of the sending agent.
     """
 
     new: NewMessage
@@ -228,8 +226,8 @@ class _Batch:
                 if stored[0] != digest:
                     raise Fault(409, "This Idempotency-Key was used for another request")
                 return Sent(stored[1], replayed=True)
-        if submission.fence is not None and submission.fence.is_stale(submission.agent_id, self.epochs):
-            raise overtaken(submission.new.from_agent)
+        if submission.fence is not None:
+            submission.fence.require_last(submission.agent_id, submission.new.from_agent, self.epochs)
         to = [self._recipient(submission, address) for address in submission.new.to]
         parent = self._parent(submission)
         body = self._body(submission, parent)
@@ -339,7 +337,7 @@ class _Batch:
             self.newest[agent_id] += 1
             made.append(
                 Message(
-                    id=_message_id(submission, ordinal),
+                    id=str(uuid.uuid4()) if submission.key is None else _named(submission, str(ordinal)),
                     thread_id=thread_id,
                     from_agent=new.from_agent,
                     to_agent=address,
@@ -367,10 +365,6 @@ def check_size(size: int, longest: int) -> None:
     """Raises Fault 413."""
     if size > longest:
         raise Fault(413, f"Message body too large: {size} bytes. Maximum: {longest} bytes")
-
-
-def _message_id(submission: Submission, ordinal: int) -> str:
-    return _named(submission, str(ordinal)) if submission.key is not None else str(uuid.uuid4())
 
 
 def _named(submission: Submission, what: str) -> str:
