@@ -12,12 +12,14 @@ import msgspec
 from agent_mailer.beneath import is_there, status
 from agent_mailer.clock import Clock, iso
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.names import printable, prompt_word
+from agent_mailer.names import printable, prompt_word, running_on
 
 ROTATE_AT_BYTES = 5 * 1024 * 1024
 """A watcher that settles a message a minute fills this in about a week."""
 
 KEEP_ROTATED = 3
+SHOWN = 200
+"""Characters of a subject or a question; a terminal cuts them to its width."""
 
 Value = str | int | float | bool | None
 
@@ -90,13 +92,14 @@ class EventName(StrEnum):
 class LogRecord(msgspec.Struct, frozen=True):
     """One line of `log.jsonl`. `fields` never holds a body, a subject or a key (I8).
 
-    A `passing` record is for a terminal only: it is written nowhere.
+    A `passing` record is for a terminal only: it is written nowhere. So is `shown`, which may quote mail.
     """
 
     ts: str
     event: EventName
     fields: dict[str, Value]
     passing: bool = False
+    shown: str = ""
 
     def line(self) -> bytes:
         return msgspec.json.encode({"ts": self.ts, "event": self.event.value, **self.fields})
@@ -118,8 +121,9 @@ class EventLog:
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
-    def emit(self, event: EventName, **fields: Value) -> None:
-        record = self._record(event, fields)
+    def emit(self, event: EventName, shown: str = "", /, **fields: Value) -> None:
+        """`shown` is a line of somebody's mail for whoever watches now; it is not logged (I8)."""
+        record = msgspec.structs.replace(self._record(event, fields), shown=running_on(shown, SHOWN))
         with suppress(OSError):
             self._rotate_when_full()
             # Lost lines are harmless: the log explains, the other state files decide.

@@ -128,7 +128,7 @@ def test_watch_asks_the_same_and_goes_on(workdir: Path, programs: dict[str, str]
         answer(screen, ("Mailbox", ""), ("Its address", ""))
         screen.until("said, not enforced")
         answer(screen, ("Permission mode", "plan"))
-        screen.until("Next, in another terminal:", "agent-mailer send", "watch started")
+        screen.until("Next, in another terminal:", "agent-mailer send", " watches ")
         screen.press("C-c")
         assert screen.until_ended() in (0, 130)
     until((workdir / ".agent-mailer" / "config.toml").exists, "the configuration")

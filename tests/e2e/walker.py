@@ -22,6 +22,7 @@ home.
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -46,6 +47,7 @@ YOU = "/home/you"
 ROWS, COLUMNS = 60, 250
 
 _PROMPT = re.compile(r"<<walk (\d+)>>")
+_MIDNIGHT = re.compile(r"^\d{4}-\d\d-\d\d\n", re.MULTILINE)
 _PIECES = re.compile(
     r"^<!-- walk: (?P<note>.*?) -->$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -89,12 +91,52 @@ def blocks(text: str) -> Iterator[Block]:
     assert not notes, f"notes without a block: {notes}"
 
 
+class Paper:
+    """What a terminal shows, from the first line on, without colours: text, and what is drawn over it."""
+
+    _CONTROL = re.compile(r"\r\n|[\r\n]|\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
+    _BEGUN = re.compile(r"(?:\r|\x1b(?:\[[0-9;?]*)?)$")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._at = 0
+        self._begun = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def feed(self, data: bytes) -> None:
+        text = self._begun + self._decode(data)
+        self._begun = begun[0] if (begun := self._BEGUN.search(text)) else ""
+        text = text.removesuffix(self._begun)
+        start = 0
+        for control in self._CONTROL.finditer(text):
+            self._write(text[start : control.start()])
+            self._obey(control[0])
+            start = control.end()
+        self._write(text[start:])
+
+    def _write(self, text: str) -> None:
+        self.text = self.text[: self._at] + text + self.text[self._at + len(text) :]
+        self._at += len(text)
+
+    def _obey(self, control: str) -> None:
+        if control in ("\n", "\r\n"):
+            self._at = len(self.text)
+            self._write("\n")
+        elif control == "\r":
+            self._at = self.text.rfind("\n", 0, self._at) + 1
+        elif control.endswith("A"):
+            for _ in range(int(control[2:-1] or 1)):
+                self._at = self.text.rfind("\n", 0, max(0, self.text.rfind("\n", 0, self._at))) + 1
+        elif control.endswith("J"):
+            self.text = self.text[: self._at]
+
+
 class Terminal:
-    """A shell on a pseudo-terminal of its own, without colours."""
+    """A shell on a pseudo-terminal of its own, of the type that most people sit before."""
 
     def __init__(self, shell: Sequence[str], env: Mapping[str, str], home: Path, scratch: Path) -> None:
         self._scratch = scratch
-        self.screen = ""
+        self._paper = Paper()
         self._since = 0
         leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
@@ -107,13 +149,17 @@ class Terminal:
             stdout=follower,
             stderr=follower,
             cwd=home,
-            env={**env, "PS1": "<<walk ${failed:-0}>>", "PS2": "", "TERM": "dumb"},
+            env={**env, "PS1": "<<walk ${failed:-0}>>", "PS2": "", "TERM": "xterm-256color"},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test runner may ignore it
         )
         os.close(follower)
         self._leader = leader
         self._await_prompt("its first prompt")
         self._shell = os.tcgetpgrp(leader)
+
+    @property
+    def screen(self) -> str:
+        return self._paper.text
 
     def type(self, script: str, asks: Sequence[tuple[str, str]] = (), *, stays: bool = False) -> int:
         """Run the lines of `script` in the shell; the exit status of the last one that failed, else 0."""
@@ -144,8 +190,8 @@ class Terminal:
             self._until(lambda: wanted.search(seen()), what, seen)
 
     def shown(self) -> str:
-        """What came since the last block was typed, without our prompts."""
-        return _PROMPT.sub("", self.screen[self._since :])
+        """What came since the last block was typed, without our prompts, and as if no midnight had come between."""
+        return _MIDNIGHT.sub("", _PROMPT.sub("", self.screen[self._since :]))
 
     def interrupt(self) -> None:
         """Ctrl-C, and once more where it seems to have been missed, until the shell is back."""
@@ -199,7 +245,7 @@ class Terminal:
             data = os.read(self._leader, 65536)
         except OSError:
             return False
-        self.screen += data.decode("utf-8", "replace").replace("\r\n", "\n")
+        self._paper.feed(data)
         return bool(data)
 
     def _send(self, text: str) -> None:

@@ -444,4 +444,4 @@ def test_watch_asks_a_person_who_has_logged_in_for_little(
     assert status == 0, screen
     assert "logged in there as" in screen
     assert config_of(workdir)["address"] == f"coder@{ben.name}.{DOMAIN}"
-    assert "watch started" in screen
+    assert " watches " in screen

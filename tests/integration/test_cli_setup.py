@@ -188,7 +188,7 @@ def test_watch_on_a_terminal_asks_what_its_flags_do_not_say(workdir: Path) -> No
     status, screen = on_terminal(workdir, words, ["plan"])
     assert status == 0, screen
     assert values_of(workdir)["permission_mode"] == "plan"
-    assert "watch started" in screen
+    assert " watches " in screen
 
 
 def test_config_show_tells_values_and_where_they_come_from(agent: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.e2e.walker import pattern_of, vague
+from tests.e2e.walker import Paper, pattern_of, vague
 
 SYSTEMD = "state    active (running) since {}\n"
 PAUSED = "paused   limited, until {} (in {}): You've hit your limit · resets {} (UTC)\n"
@@ -54,3 +54,13 @@ def test_words_around_a_moment_count() -> None:
 )
 def test_an_id_is_an_id_though_a_part_of_it_could_be_a_duration(made: str) -> None:
     assert holds("delivered to coder: 2cdd3f99-c1bf-59c1-a7d4-45cde945e39b\n", f"delivered to coder: {made}\n")
+
+
+def test_what_is_drawn_over_is_not_seen_however_it_comes_in_pieces() -> None:
+    shown = "one\r\n\x1b[36mlive 1 é\x1b[0m\r\nlive 2\r\x1b[1A\x1b[Jtwo\r\n\x1b[36mlive 3\x1b[0m\r\x1b[Jthree\r\n"
+    data = shown.encode()
+    for size in (1, 2, 3, 5, len(data)):
+        paper = Paper()
+        for start in range(0, len(data), size):
+            paper.feed(data[start : start + size])
+        assert paper.text == "one\ntwo\nthree\n"

@@ -23,7 +23,8 @@ from agent_mailer.views.values.status import (
     WakeView,
 )
 
-_LOGINS = {RuntimeKind.CLAUDE: "claude auth login", RuntimeKind.CODEX: "codex login"}
+LOGINS = {RuntimeKind.CLAUDE: "claude auth login", RuntimeKind.CODEX: "codex login"}
+"""What logs each agent program in."""
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -82,7 +83,7 @@ def _problems(
         text = f"no turn can be started: {learned.heard.missing}"
         yield ProblemView(Problem.PROGRAM, text, learned.heard.fix)
     resume = f"agent-mailer resume{here}"
-    login = _LOGINS.get(runtime) if runtime is not None else None
+    login = LOGINS.get(runtime) if runtime is not None else None
     if pause is not None and pause.reason == PauseReason.SIGNED_OUT:
         text = "the agent program is signed out"
         yield ProblemView(Problem.SIGNED_OUT, text, f"{login}, then {resume}" if login else resume)

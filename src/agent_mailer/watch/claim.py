@@ -100,7 +100,7 @@ async def take_batch(room: Room, record: TurnRecord) -> tuple[Message, ...]:
         share.content = content_digest(message)
         taken.append(room.gate.taken(share, message))
         kept.append(msgspec.structs.replace(one, digest=share.digest, content=share.content, counted=share.counted))
-        _tell_claimed(room, record, one.envelope)
+        _tell_claimed(room, record, one.envelope, message.subject)
     if len(kept) < len(record.batch):
         record.batch = tuple(kept)
         room.state.turns.save(record)
@@ -143,13 +143,14 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     if not envelope.sender:
         # Another client's record names the message and no more.
         envelope = record.envelope = msgspec.structs.replace(message.envelope, id=envelope.id, thread=envelope.thread)
-    _tell_claimed(room, record, envelope)
+    _tell_claimed(room, record, envelope, message.subject)
     return room.gate.taken(record, message)
 
 
-def _tell_claimed(room: Room, record: TurnRecord, envelope: Envelope) -> None:
+def _tell_claimed(room: Room, record: TurnRecord, envelope: Envelope, subject: str) -> None:
     room.log.emit(
         EventName.TURN_CLAIMED,
+        subject,
         turn_id=record.turn_id,
         message_id=envelope.id,
         thread=envelope.thread,

@@ -197,7 +197,7 @@ class Follower:
                     self._tool_since[tool_id] = now
                     # A command line, say, may quote mail or a key.
                     text = printable(f"{name} {detail}".strip(), TOOL_SHOWN)
-                    self._room.log.show(EventName.TURN_PROGRESS, turn_id=self._record.turn_id, text=text)
+                    self._room.log.show(EventName.TURN_PROGRESS, turn_id=self._record.turn_id, tool=name, text=text)
                 case ToolEnded(tool_id=tool_id):
                     self._tool_since.pop(tool_id, None)
                 case Progress(text=text):

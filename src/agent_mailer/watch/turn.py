@@ -166,6 +166,7 @@ async def _end(
     await room.until_disk_takes_it(record.turn_id, room.state.turns.save, record)
     room.log.emit(
         EventName.TURN_ENDED,
+        settlement.question,
         turn_id=record.turn_id,
         message_id=record.envelope.id,
         thread=record.envelope.thread,
@@ -174,6 +175,7 @@ async def _end(
         detail=settlement.detail or None,
         items=len(settlement.items),
         lines_skipped=observation.lines_skipped or None,
+        cost_usd=(settlement.usage.cost_usd or None) if settlement.usage is not None else None,
     )
     await carry_out(room, record)
     room.gate.settled(record)

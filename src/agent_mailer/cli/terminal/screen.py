@@ -26,6 +26,7 @@ class Ink(StrEnum):
     RED = "31"
     GREEN = "32"
     YELLOW = "33"
+    CYAN = "36"
 
 
 def prepare_streams() -> None:
@@ -54,7 +55,7 @@ def paint(text: str, ink: Ink, stream: TextIO | None = None) -> str:
 
 def plain(text: str, stream: TextIO | None = None) -> str:
     """`text` without typography where `stream` (stdout) has ASCII alone."""
-    return text if _beyond_ascii(stream or sys.stdout) else text.replace("…", "...")
+    return text if _beyond_ascii(stream or sys.stdout) else text.replace("…", "...").replace("·", "-")
 
 
 def cells(text: str) -> int:
