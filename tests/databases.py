@@ -157,7 +157,7 @@ def database_of(place: Path) -> str:
 
 
 AS_OF_0008 = (
-    *(f"DROP TABLE {name}" for name in ("approval_links", "threads", "trashed_messages")),
+    *(f"DROP TABLE {name}" for name in ("approval_links", "threads", "trashed_messages", "audit_log")),
     "ALTER TABLE agents DROP COLUMN inbox_total",
     "ALTER TABLE agents DROP COLUMN inbox_unread",
     "UPDATE alembic_version SET version_num = '0008'",

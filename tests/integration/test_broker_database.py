@@ -18,13 +18,12 @@ from sqlalchemy import Connection, event, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import Pool
 from tests.broker_desk import PASSWORD, running_broker
-from tests.databases import AS_OF_0008
 from tests.sizes import LONG
 
 from agent_mailer.broker.app import create_app
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Executor, Store
-from agent_mailer.broker.migrate import HEAD, MIGRATIONS, bring_to_head
+from agent_mailer.broker.migrate import HEAD, MIGRATIONS, bring_to_head, upgrade
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import metadata, system_settings
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
@@ -36,6 +35,19 @@ def url_of(path: Path) -> str:
 
 def bring(path: Path) -> None:
     asyncio.run(bring_to_head(url_of(path)))
+
+
+def at_version(path: Path, version: str) -> None:
+    """A new database as that version made it."""
+
+    async def make() -> None:
+        database = Executor(url_of(path), writes=True, stores=False)
+        try:
+            await database.run(lambda connection: upgrade(connection, path.name, version))
+        finally:
+            await database.close()
+
+    asyncio.run(make())
 
 
 def refused(path: Path, kind: type[MailerError] = ConfigFault, url: str = "") -> MailerError:
@@ -124,7 +136,7 @@ def test_an_older_one_is_migrated(tmp_path: Path) -> None:
 
 def test_mail_that_there_is_counts_in_its_inbox_and_has_its_threads(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
-    bring(path)
+    at_version(path, "0008")
     moment = "2026-11-21T08:15:00.000000+00:00"
     sql(
         path,
@@ -142,7 +154,6 @@ def test_mail_that_there_is_counts_in_its_inbox_and_has_its_threads(tmp_path: Pa
             " 'no', 'normal', '[]', 0)"
             for n in range(5)
         ),
-        *AS_OF_0008,
     )
     bring(path)
     assert sql(path, "SELECT id, inbox_total, inbox_unread FROM agents ORDER BY id") == [("a", 5, 3), ("b", 0, 0)]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent_mailer import __version__
-from agent_mailer.broker import about, documents, streams
+from agent_mailer.broker import about, documents, metrics, streams
 from agent_mailer.broker.agents import owner
 from agent_mailer.broker.agents.routes import router as agents_router
 from agent_mailer.broker.answers import LATER, give_handlers, refusals
@@ -26,6 +26,7 @@ from agent_mailer.broker.messages import files, receipts
 from agent_mailer.broker.messages.routes import by_send
 from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
+from agent_mailer.broker.numbers import Counted, Numbers
 from agent_mailer.broker.operator import by_key as operator_by_key
 from agent_mailer.broker.operator import router as operator_router
 from agent_mailer.broker.peers import Peers
@@ -97,7 +98,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     give_handlers(app)
+    app.state.numbers = numbers = Numbers()
     app.add_middleware(Edge, settings=settings)
+    app.add_middleware(Counted, numbers=numbers)
 
     @app.get("/health", tags=["broker"])
     async def health() -> Health:
@@ -134,6 +137,7 @@ def create_app(settings: Settings) -> FastAPI:
         owner.superadmin_router,
         operator_by_key,
         links_router,
+        metrics.router,
     ):
         app.include_router(router)
     return app

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Callable
+from typing import Annotated, TypeVar, cast
 
 import msgspec
 from fastapi import Depends, Request, Security
 from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security import APIKeyCookie, HTTPBearer
 from fastapi.security.base import SecurityBase
+from sqlalchemy import Connection
 
+from agent_mailer.broker.audit import Act, Who, noting
 from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import AgentCaller, AgentRow, Directory
 from agent_mailer.broker.documents import is_https
+from agent_mailer.broker.logs import REQUEST
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.users.login import Claims, Use, read_token
 
+T = TypeVar("T")
 COOKIE = "session_token"
 _UNSAFE = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 
 class PersonCaller(msgspec.Struct, frozen=True):
-    """A person, or a launcher that logged in as one."""
+    """A person, or a launcher that logged in as one; `impersonated_by`: the user who logged in as this one."""
 
     user_id: str
     username: str
     is_superadmin: bool
+    impersonated_by: str = ""
 
 
 def store_of(request: Request) -> Store:
@@ -35,6 +41,30 @@ def store_of(request: Request) -> Store:
 
 def directory_of(request: Request) -> Directory:
     return cast(Directory, request.app.state.directory)
+
+
+async def write_noted(
+    request: Request,
+    caller: AgentCaller | PersonCaller | str,
+    act: Act,
+    work: Callable[[Connection], T],
+    about: str | None = None,
+) -> T:
+    """As the store's `write`; that it was done is written down with it. `caller`: or the user's id, empty for a
+    stranger; `about`: else the id of the result.
+    """
+    who = who_asks(request, caller)
+    return await store_of(request).write(noting(who, act, work, about))
+
+
+def who_asks(request: Request, caller: AgentCaller | PersonCaller | str) -> Who:
+    host = request.client.host if request.client else ""
+    if isinstance(caller, str):
+        return Who(caller, "", host, REQUEST.get())
+    if isinstance(caller, AgentCaller):
+        return Who(caller.user_id, f"key {caller.key_id}", host, REQUEST.get())
+    via = f"login of {caller.impersonated_by}" if caller.impersonated_by else "login"
+    return Who(caller.user_id, via, host, REQUEST.get())
 
 
 def settings_of(request: Request) -> Settings:
@@ -112,7 +142,7 @@ async def _person(request: Request) -> PersonCaller:
         raise Fault(401, "User not found")
     if user.token_version != claims.version:
         raise Fault(401, "Invalid or expired token")
-    return PersonCaller(user.id, user.username, user.is_superadmin)
+    return PersonCaller(user.id, user.username, user.is_superadmin, claims.impersonated_by)
 
 
 async def person_caller(

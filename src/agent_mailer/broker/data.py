@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True):
     quota: Quota = Quota()
     request_seconds: float = 120.0
     """Within which a request has to come whole."""
+    metrics_token: str = ""
+    """What opens the numbers from elsewhere than this machine."""
     hosts: frozenset[str] = frozenset()
     """The names that a request may ask for in `Host`; empty: any. Numbers always."""
 

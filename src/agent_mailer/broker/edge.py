@@ -34,7 +34,6 @@ FROM_STRANGERS = 65_536
 """Bytes of a request that are looked at before it is known whose it is."""
 OPEN = frozenset(("/users/login", "/users/register", "/users/logout"))
 """What a stranger may ask for with a body."""
-APPROVE = "/approve/"
 _NUL = re.compile(rb"%00|\x00")
 _PORT = re.compile(r":\d*$")
 _GUARDS = (
@@ -113,17 +112,12 @@ class Edge:
         except ClientDisconnect:
             return  # in the middle of its request: there is nobody to answer
         except Exception as error:
-            log.error("%s %r failed: %s", scope["method"], shown_path(scope["path"]), _told(error))  # noqa: TRY400 - one line, not a traceback
+            log.error("%s %r failed: %s", scope["method"], scope["path"], _told(error))  # noqa: TRY400 - one line, not a traceback
             if not started:
                 await refuse(500, "Internal Server Error")(scope, receive, noted)
         finally:
             if LASTING in scope:
                 cast(Events, scope.pop(LASTING)).forget()
-
-
-def shown_path(path: str) -> str:
-    """For the log: a link's token opens it."""
-    return f"{APPROVE}…" if path.startswith(APPROVE) else path
 
 
 def _told(error: Exception) -> str:

@@ -20,7 +20,7 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError, Unavailable
 log = logging.getLogger("agent_mailer.broker")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0011"
+HEAD = "0012"
 """The newest of them."""
 _NEWER = "pip install --upgrade 'agent-mailer[broker]'"
 

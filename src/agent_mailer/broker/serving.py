@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import errno
 import importlib.util
-import logging
 import resource
 import signal
 import socket
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import uvicorn
 
 from agent_mailer.broker.connections import most_connections, patient
-from agent_mailer.broker.edge import shown_path
+from agent_mailer.broker.logs import Form, log_to_stderr
 from agent_mailer.broker.users.rows import first_invite
 from agent_mailer.errors import BusyFault, ConfigFault
 
@@ -78,6 +77,7 @@ def run(
     bound: socket.socket,
     ready: Callable[[str | None], None],
     *,
+    log_form: Form,
     access_log: bool,
     request_seconds: float,
     proxies: Sequence[str] = (),
@@ -88,7 +88,7 @@ def run(
 
     Raises what opening the database raises.
     """
-    _log_to_stderr(access_log=access_log)
+    log_to_stderr(log_form, every_request=access_log)
     _allow_many_files()
     _give_memory_back()
     fast_loop = importlib.util.find_spec("uvloop") is not None
@@ -96,7 +96,7 @@ def run(
         app,
         http=cast(type[asyncio.Protocol], patient(request_seconds, most_connections())),
         log_config=None,
-        access_log=access_log,
+        access_log=False,  # ours is in `logs`
         lifespan="off",  # entered below, so that its errors are ours to tell
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
@@ -150,21 +150,6 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _log_to_stderr(*, access_log: bool) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    if access_log:
-        access = logging.getLogger("uvicorn.access")
-        access.setLevel(logging.INFO)
-        access.addFilter(_without_tokens)
-
-
-def _without_tokens(record: logging.LogRecord) -> bool:
-    """Whoever reads the log must not open what a link in it opens."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(shown_path(one) if isinstance(one, str) else one for one in record.args)
-    return True
 
 
 def _allow_many_files() -> None:

@@ -102,6 +102,10 @@ class Streams:
             for stream in self._of.get(agent_id, ()):
                 stream.arrived(number)
 
+    def many(self) -> tuple[int, int]:
+        """How many are open at this process, and how many of them hold their agent."""
+        return sum(map(len, self._of.values())), len(self._watching)
+
     def lease(self, agent_id: str) -> Lease | None:
         """Who holds the agent at this process."""
         stream = self._watching.get(agent_id)

@@ -228,6 +228,20 @@ files = Table(
     Column("created_at", Text, nullable=False),
 )
 
+# Who did what, `audit.Act`: written in the transaction of what was done, and never changed.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Text, nullable=False, index=True),
+    Column("user_id", Text, ForeignKey("users.id"), index=True),
+    Column("act", Text, nullable=False),
+    Column("about", Text, nullable=False),
+    Column("via", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+)
+
 # What a user has sent on a day (UTC), where that has a limit.
 usage = Table(
     "usage",

@@ -22,6 +22,7 @@ from agent_mailer.broker.agents.rows import (
     strict_local_part,
 )
 from agent_mailer.broker.answers import refusals
+from agent_mailer.broker.audit import Act
 from agent_mailer.broker.callers import (
     PersonCaller,
     directory_of,
@@ -29,6 +30,7 @@ from agent_mailer.broker.callers import (
     settings_of,
     store_of,
     superadmin_caller,
+    write_noted,
 )
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.documents import agent_md, base_url
@@ -152,7 +154,7 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
             team_id=form.team_id or None,
             raw_key=raw_key,
         )
-        agent = await store_of(request).write(lambda c: add_agent(c, person.user_id, new))
+        agent = await write_noted(request, person, Act.AGENT_ADDED, lambda c: add_agent(c, person.user_id, new))
         directory_of(request).forget()
         return NewOwnAgentAnswer.model_validate({**_fields(agent, directory_of(request)), "api_key_plaintext": raw_key})
 
@@ -174,7 +176,9 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
         changes = form.model_dump(exclude_none=True)
         if changes.get("team_id") == "":
             changes["team_id"] = None
-        agent = await store_of(request).write(lambda c: change_agent(c, person.user_id, agent_id, changes))
+        agent = await write_noted(
+            request, person, Act.AGENT_CHANGED, lambda c: change_agent(c, person.user_id, agent_id, changes)
+        )
         directory_of(request).forget()
         return _answer(agent, directory_of(request))
 
@@ -182,7 +186,9 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
     async def delete(request: Request, agent_id: str, person: PersonCaller = caller) -> Deleted:
         """Its mail stays; its keys end at once."""
         await own(request, person, agent_id)
-        before = await store_of(request).write(lambda c: delete_agent(c, person.user_id, agent_id))
+        before = await write_noted(
+            request, person, Act.AGENT_DELETED, lambda c: delete_agent(c, person.user_id, agent_id), agent_id
+        )
         directory_of(request).forget()
         return Deleted(ok=True, agent_id=agent_id, already_deleted=before)
 
@@ -191,7 +197,9 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
         """The key before this one ends at once."""
         await own(request, person, agent_id)
         raw_key = new_raw_key()
-        await store_of(request).write(lambda c: replace_key(c, person.user_id, agent_id, raw_key))
+        await write_noted(
+            request, person, Act.KEY_REPLACED, lambda c: replace_key(c, person.user_id, agent_id, raw_key), agent_id
+        )
         directory_of(request).forget()
         return NewKey(agent_id=agent_id, api_key_masked=_masked(raw_key[-6:]), api_key_plaintext=raw_key)
 

@@ -22,7 +22,8 @@ from agent_mailer.broker.agents.rows import (
     presence,
 )
 from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import AsAgent, directory_of, own_agent, settings_of, store_of
+from agent_mailer.broker.audit import Act
+from agent_mailer.broker.callers import AsAgent, directory_of, own_agent, settings_of, store_of, write_noted
 from agent_mailer.broker.directory import AgentCaller, Directory
 from agent_mailer.broker.protocol import A_WORD_AT_LEAST, Description, Fault, Label, Prompt, Reference
 
@@ -89,7 +90,7 @@ async def register(request: Request, caller: AsAgent, form: AgentForm) -> AgentA
     address = form.address or f"{derived_local_part(form.name)}@{caller.username}.{domain}"
     check_address(address, caller.username, domain)
     new = NewAgent(form.name, address, form.role, form.description, form.system_prompt)
-    agent = await store_of(request).write(lambda c: add_agent(c, caller.user_id, new))
+    agent = await write_noted(request, caller, Act.AGENT_ADDED, lambda c: add_agent(c, caller.user_id, new))
     directory_of(request).forget()
     return agent_answer(agent, directory_of(request))
 
@@ -135,6 +136,8 @@ async def move(request: Request, caller: AsAgent, agent_id: str, form: AddressFo
     """Give the agent another address. The one before still leads to it; stored mail shows what was true."""
     await own_agent(request, caller, agent_id)
     check_address(form.address, caller.username, settings_of(request).domain)
-    agent = await store_of(request).write(lambda c: move_agent(c, caller.user_id, agent_id, form.address))
+    agent = await write_noted(
+        request, caller, Act.AGENT_MOVED, lambda c: move_agent(c, caller.user_id, agent_id, form.address)
+    )
     directory_of(request).forget()
     return agent_answer(agent, directory_of(request))

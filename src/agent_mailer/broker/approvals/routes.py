@@ -14,11 +14,11 @@ from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.approvals import pages
 from agent_mailer.broker.approvals.rows import OpenLink, Shown, find_open, hash_of, now_ms, offer, use
 from agent_mailer.broker.callers import AsAgent, PersonCaller, directory_of, own_agent, store_of
-from agent_mailer.broker.edge import APPROVE
 from agent_mailer.broker.operator import operator_of
 from agent_mailer.broker.protocol import ONE_LINE, Fault, Reference
 from agent_mailer.broker.streams import streams_of
 
+APPROVE = "/approve/"
 router = APIRouter()
 
 LONGEST_FORM = 16_384

@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 from agent_mailer.broker.agents.routes import AgentAnswer, agent_answer, identity_of
 from agent_mailer.broker.agents.rows import Agent, NewAgent, check_new, insert_agent, members, strict_local_part
 from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import AsPerson, directory_of, settings_of, store_of
+from agent_mailer.broker.audit import Act
+from agent_mailer.broker.callers import AsPerson, directory_of, settings_of, store_of, write_noted
 from agent_mailer.broker.documents import KEY_VARIABLE, agent_md, base_url
 from agent_mailer.broker.protocol import Description, Fault, Label, LocalPart, Name, Prompt, Reference, Tags
 from agent_mailer.broker.teams.rows import (
@@ -103,7 +104,11 @@ def _answer(team: Team) -> TeamAnswer:
 
 @router.post("", responses=refusals(409))
 async def make(request: Request, person: AsPerson, form: TeamForm) -> TeamAnswer:
-    return _answer(await store_of(request).write(lambda c: add_team(c, person.user_id, form.name, form.description)))
+    return _answer(
+        await write_noted(
+            request, person, Act.TEAM_ADDED, lambda c: add_team(c, person.user_id, form.name, form.description)
+        )
+    )
 
 
 @router.get("")
@@ -143,7 +148,7 @@ async def bootstrap(request: Request, person: AsPerson, form: BootstrapForm) -> 
         ]
         return msgspec.structs.replace(team, agent_count=len(made)), made
 
-    team, made = await store_of(request).write(work)
+    team, made = await write_noted(request, person, Act.TEAM_ADDED, work, form.name)
     directory_of(request).forget()
     url = base_url(request)
     return Bootstrapped(
@@ -176,26 +181,32 @@ async def one(request: Request, person: AsPerson, team_id: str) -> TeamWithAgent
 @router.put("/{team_id}", responses=refusals(404, 409))
 async def change(request: Request, person: AsPerson, team_id: str, form: TeamChange) -> TeamAnswer:
     changes = form.model_dump(exclude_none=True)
-    return _answer(await store_of(request).write(lambda c: change_team(c, person.user_id, team_id, changes)))
+    return _answer(
+        await write_noted(request, person, Act.TEAM_CHANGED, lambda c: change_team(c, person.user_id, team_id, changes))
+    )
 
 
 @router.delete("/{team_id}", responses=refusals(404))
 async def delete(request: Request, person: AsPerson, team_id: str) -> TeamDone:
     """Its agents stay, in no team."""
-    await store_of(request).write(lambda c: delete_team(c, person.user_id, team_id))
+    await write_noted(request, person, Act.TEAM_DELETED, lambda c: delete_team(c, person.user_id, team_id), team_id)
     directory_of(request).forget()
     return TeamDone(detail="Team deleted", team_id=team_id)
 
 
 @router.post("/{team_id}/agents", responses=refusals(404, 409))
 async def add_member(request: Request, person: AsPerson, team_id: str, form: TeamMember) -> MemberDone:
-    await store_of(request).write(lambda c: add_to_team(c, person.user_id, team_id, form.agent_id))
+    await write_noted(
+        request, person, Act.TEAM_CHANGED, lambda c: add_to_team(c, person.user_id, team_id, form.agent_id), team_id
+    )
     directory_of(request).forget()
     return MemberDone(detail="Agent added to team", team_id=team_id, agent_id=form.agent_id)
 
 
 @router.delete("/{team_id}/agents/{agent_id}", responses=refusals(404))
 async def remove_member(request: Request, person: AsPerson, team_id: str, agent_id: str) -> MemberDone:
-    await store_of(request).write(lambda c: remove_from_team(c, person.user_id, team_id, agent_id))
+    await write_noted(
+        request, person, Act.TEAM_CHANGED, lambda c: remove_from_team(c, person.user_id, team_id, agent_id), team_id
+    )
     directory_of(request).forget()
     return MemberDone(detail="Agent removed from team", team_id=team_id, agent_id=agent_id)

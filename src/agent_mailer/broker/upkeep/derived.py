@@ -7,7 +7,8 @@ from sqlalchemy import Connection, text
 _COUNTED = """
 SELECT a.id AS agent_id, COALESCE(m.total, 0) AS total, COALESCE(m.unread, 0) AS unread, COALESCE(m.newest, 0) AS newest
 FROM agents AS a LEFT JOIN (
-    SELECT to_agent_id, count(*) AS total, sum(CASE WHEN is_read THEN 0 ELSE 1 END) AS unread, max(seq) AS newest
+    SELECT to_agent_id, sum(CASE WHEN seq > 0 THEN 1 ELSE 0 END) AS total,
+           sum(CASE WHEN seq > 0 AND NOT is_read THEN 1 ELSE 0 END) AS unread, max(abs(seq)) AS newest
     FROM messages GROUP BY to_agent_id
 ) AS m ON m.to_agent_id = a.id
 """
@@ -19,7 +20,7 @@ FROM (
     FROM (
         SELECT to_agent_id, thread_id, seq,
                CASE priority WHEN 'urgent' THEN 0 WHEN 'normal' THEN 1 ELSE 2 END AS rank
-        FROM messages WHERE is_read = false AND claimed_at IS NULL
+        FROM messages WHERE is_read = false AND claimed_at IS NULL AND seq > 0
     ) AS ranked
 ) AS known
 GROUP BY to_agent_id, thread_id
@@ -38,6 +39,16 @@ UPDATE agents SET inbox_total = c.total, inbox_unread = c.unread,
     inbox_seq = CASE WHEN inbox_seq < c.newest THEN c.newest ELSE inbox_seq END
 FROM ({_COUNTED}) AS c WHERE c.agent_id = agents.id
 """)  # noqa: S608
+_LISTED = text("""
+INSERT INTO threads (user_id, thread_id, last_activity, shelf)
+SELECT user_id, thread_id, MAX(created_at), 'open' FROM messages WHERE thread_id <> '' GROUP BY user_id, thread_id
+ON CONFLICT (user_id, thread_id) DO NOTHING
+""")
+_UNLISTED = text("""
+SELECT count(*) FROM (
+    SELECT user_id, thread_id FROM messages WHERE thread_id <> '' EXCEPT SELECT user_id, thread_id FROM threads
+) AS lacking
+""")
 _FORGET = text("DELETE FROM waiting_threads")
 _FILL = text(f"INSERT INTO waiting_threads (agent_id, thread_id, urgency, head_seq, pressing_seq) {_WAITING}")
 
@@ -52,10 +63,16 @@ def wrong_threads(connection: Connection) -> int:
     return int(connection.execute(_WRONG_THREADS).scalar_one())
 
 
+def unlisted(connection: Connection) -> int:
+    """Threads of which no list knows."""
+    return int(connection.execute(_UNLISTED).scalar_one())
+
+
 def derive(connection: Connection) -> None:
-    """Make both anew; nobody else writes meanwhile."""
+    """Make all of it anew; nobody else writes meanwhile."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("LOCK TABLE agents, messages, waiting_threads IN SHARE ROW EXCLUSIVE MODE"))
+        connection.execute(text("LOCK TABLE agents, messages, threads, waiting_threads IN SHARE ROW EXCLUSIVE MODE"))
     connection.execute(_COUNT)
     connection.execute(_FORGET)
     connection.execute(_FILL)
+    connection.execute(_LISTED)

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import JSON, Connection, MetaData, func, inspect, select
 from sqlalchemy.exc import IntegrityError
 
+from agent_mailer.broker.audit import Act, at_the_command_line, note
 from agent_mailer.broker.data import Data, held, make_folders
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import Alone, do_alone, is_file, unchecked
@@ -87,6 +88,7 @@ def _fill(connection: Connection, data: Data, backup: archive.Reader, put: list[
                 rows += len(some)
     if backup.head.schema != HEAD:
         upgrade(connection, name)
+    note(connection, at_the_command_line(), Act.RESTORED, f"as of {backup.head.made_at}")
     return rows
 
 

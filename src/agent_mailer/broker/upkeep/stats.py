@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Connection, case, func, select, text
 
-from agent_mailer.broker.tables import CLAIMED, WAITING, agents, api_keys, files, messages, users
+from agent_mailer.broker.tables import CLAIMED, IN_INBOX, NOT_ERASED, WAITING, agents, api_keys, files, messages, users
 
 
 class OfUser(msgspec.Struct, frozen=True):
@@ -45,13 +45,17 @@ _m = messages.c
 _AGENTS = select(agents.c.user_id, func.count()).where(agents.c.status == "active").group_by(agents.c.user_id)
 _KEYS = select(api_keys.c.user_id, func.count()).where(api_keys.c.is_active).group_by(api_keys.c.user_id)
 _FILES = select(files.c.user_id, func.sum(files.c.size), func.count()).group_by(files.c.user_id)
-_MAIL = select(
-    _m.user_id,
-    func.count(),
-    func.sum(case((_m.is_read, 0), else_=1)),
-    func.sum(func.length(_m.body)),
-    func.max(_m.created_at),
-).group_by(_m.user_id)
+_MAIL = (
+    select(
+        _m.user_id,
+        func.count(),
+        func.sum(case((_m.is_read, 0), else_=1)),
+        func.sum(func.length(_m.body)),
+        func.max(_m.created_at),
+    )
+    .where(NOT_ERASED)
+    .group_by(_m.user_id)
+)
 
 
 def stats(connection: Connection, file: Path | None) -> Stats:
@@ -77,13 +81,13 @@ def stats(connection: Connection, file: Path | None) -> Stats:
                 last_message_at=mail[4],
             )
         )
-    waits = connection.execute(select(func.count(), func.min(_m.created_at)).where(WAITING)).one()
+    waits = connection.execute(select(func.count(), func.min(_m.created_at)).where(WAITING, IN_INBOX)).one()
     return Stats(
         found,
         sum(one.messages for one in found),
         sum(one.unread for one in found),
         waits[0],
-        int(connection.execute(select(func.count()).select_from(messages).where(CLAIMED)).scalar_one()),
+        int(connection.execute(select(func.count()).select_from(messages).where(CLAIMED, IN_INBOX)).scalar_one()),
         waits[1],
         sum(many for _, many in of_files.values()),
         sum(one.file_bytes for one in found),

@@ -65,12 +65,15 @@ def _fits(stored: str, password: str) -> bool:
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """`token_id` is empty in tokens of an earlier version; `expires` in seconds since 1970."""
+    """`token_id` is empty in tokens of an earlier version; `expires` in seconds since 1970. `impersonated_by`: the user
+    whose login-as gave it.
+    """
 
     user_id: str
     version: int
     token_id: str
     expires: int
+    impersonated_by: str = ""
 
 
 class Use(StrEnum):
@@ -121,7 +124,7 @@ def read_token(secret: str, token: str, use: Use = Use.HEADER) -> Claims | None:
         return None
     if payload.get("use", Use.HEADER) != use:
         return None
-    return Claims(user_id, version, token_id, int(payload["exp"]))
+    return Claims(user_id, version, token_id, int(payload["exp"]), str(payload.get("impersonated_by") or ""))
 
 
 def _key(secret: str) -> bytes:

@@ -10,7 +10,16 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import AsPerson, claims_of, cookie_name, directory_of, settings_of, store_of
+from agent_mailer.broker.audit import Act
+from agent_mailer.broker.callers import (
+    AsPerson,
+    claims_of,
+    cookie_name,
+    directory_of,
+    settings_of,
+    store_of,
+    write_noted,
+)
 from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Label, Password, Reference, Tags
 from agent_mailer.broker.tables import users
@@ -20,6 +29,7 @@ from agent_mailer.broker.users.rows import (
     SHORTEST_PASSWORD,
     USERNAME,
     Key,
+    Login,
     User,
     add_key,
     add_known_host,
@@ -159,8 +169,8 @@ async def register(request: Request, form: Registration) -> UserAnswer:
     await store.read(lambda c: require_invite(c, form.invite_code))
     await store.read(lambda c: require_free_name(c, form.username))
     hashed = await _passwords(request).hashed(form.password)
-    user = await store.write(
-        lambda c: add_user(c, form.username, hashed, form.invite_code, invited=True),
+    user = await write_noted(
+        request, "", Act.REGISTERED, lambda c: add_user(c, form.username, hashed, form.invite_code, invited=True)
     )
     return user_answer(user)
 
@@ -184,12 +194,18 @@ async def login(request: Request, response: Response, form: Credentials) -> Logi
         return fits
 
     if not await _passwords(request).in_slot(right) or found is None:
+        await _refused(request, found)
         raise Fault(401, "Invalid username or password")
     await throttle.succeeded(form.username, host, known=known)
     if found.user.standing != Standing.ACTIVE:
+        await _refused(request, found)
         raise Fault(403, "This account is disabled")
-    if not known:
-        await store.write(lambda c: add_known_host(c, found.user.id, host))
+
+    def came(connection: Connection) -> None:
+        if not known:
+            add_known_host(connection, found.user.id, host)
+
+    await write_noted(request, found.user.id, Act.LOGGED_IN, came, found.user.id)
     who, seconds = (settings.secret, found.user.id, found.token_version), settings.token_seconds
     for_pages = min(settings.cookie_seconds, seconds)
     secure = is_https(request)
@@ -204,12 +220,20 @@ async def login(request: Request, response: Response, form: Credentials) -> Logi
     return LoginAnswer(token=issue_token(*who, seconds), user=user_answer(found.user))
 
 
+async def _refused(request: Request, found: Login | None) -> None:
+    """What a stranger typed for a name is kept nowhere: it may be a password."""
+    if found is not None:
+        who = found.user.id
+        await write_noted(request, "", Act.LOGIN_REFUSED, lambda _: None, who)
+
+
 @router.post("/logout")
 async def logout(request: Request, response: Response) -> Told:
     """The token that it came with, in a header or as a cookie, counts no more; the cookie is taken back."""
     claims = claims_of(request)
     if claims is not None and claims.token_id:
-        await store_of(request).write(lambda c: end_token(c, claims.token_id, claims.expires))
+        who = claims.user_id
+        await write_noted(request, who, Act.LOGGED_OUT, lambda c: end_token(c, claims.token_id, claims.expires), who)
         directory_of(request).forget()
     secure = is_https(request)
     response.delete_cookie(cookie_name(secure=secure), httponly=True, samesite="lax", secure=secure)
@@ -235,7 +259,9 @@ async def change_password(request: Request, person: AsPerson, form: PasswordChan
         await throttle.failed(person.username, host, known=True)
         raise Fault(400, "Current password is incorrect")
     hashed = await passwords.hashed(form.new_password)
-    await store.write(lambda c: set_password(c, person.user_id, hashed))
+    await write_noted(
+        request, person, Act.PASSWORD_CHANGED, lambda c: set_password(c, person.user_id, hashed), person.user_id
+    )
     directory_of(request).forget()
     return Told(detail="Password updated")
 
@@ -266,7 +292,9 @@ def _key_fields(key: Key, prefix: str = "amk_****...****", **more: str | None) -
 @keys_router.post("", status_code=201, responses=refusals(404))
 async def make(request: Request, person: AsPerson, form: KeyForm) -> NewKeyAnswer:
     raw_key = new_raw_key()
-    key = await store_of(request).write(lambda c: add_key(c, person.user_id, form.name, raw_key, form.agent_id))
+    key = await write_noted(
+        request, person, Act.KEY_ADDED, lambda c: add_key(c, person.user_id, form.name, raw_key, form.agent_id)
+    )
     return NewKeyAnswer.model_validate(_key_fields(key, f"{raw_key[:8]}...{raw_key[-4:]}", raw_key=raw_key))
 
 
@@ -280,14 +308,18 @@ async def listed(request: Request, person: AsPerson) -> list[KeyAnswer]:
 
 @keys_router.post("/{key_id}/deactivate", responses=refusals(404))
 async def deactivate(request: Request, person: AsPerson, key_id: str) -> Told:
-    await store_of(request).write(lambda c: set_key_active(c, person.user_id, key_id, active=False))
+    await write_noted(
+        request, person, Act.KEY_STOPPED, lambda c: set_key_active(c, person.user_id, key_id, active=False), key_id
+    )
     directory_of(request).forget()
     return Told(detail="API key deactivated")
 
 
 @keys_router.post("/{key_id}/reactivate", responses=refusals(404, 409))
 async def reactivate(request: Request, person: AsPerson, key_id: str) -> Told:
-    await store_of(request).write(lambda c: set_key_active(c, person.user_id, key_id, active=True))
+    await write_noted(
+        request, person, Act.KEY_STARTED, lambda c: set_key_active(c, person.user_id, key_id, active=True), key_id
+    )
     directory_of(request).forget()
     return Told(detail="API key reactivated")
 
@@ -297,5 +329,5 @@ async def reactivate(request: Request, person: AsPerson, key_id: str) -> Told:
 )
 async def delete(request: Request, person: AsPerson, key_id: str) -> None:
     """Not the key that a living agent was made with."""
-    await store_of(request).write(lambda c: delete_key(c, person.user_id, key_id))
+    await write_noted(request, person, Act.KEY_DELETED, lambda c: delete_key(c, person.user_id, key_id), key_id)
     directory_of(request).forget()

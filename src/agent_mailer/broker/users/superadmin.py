@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, StrictBool
 
 from agent_mailer.broker.answers import refusals
-from agent_mailer.broker.callers import AsSuperadmin, directory_of, settings_of, store_of
+from agent_mailer.broker.audit import STANDINGS, Act
+from agent_mailer.broker.callers import AsSuperadmin, PersonCaller, directory_of, settings_of, store_of, write_noted
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import users
 from agent_mailer.broker.users.login import issue_token
@@ -49,7 +50,7 @@ def _invite_answer(invite: Invite) -> InviteAnswer:
 @router.post("/invite-codes", status_code=201)
 async def make_invite(request: Request, person: AsSuperadmin) -> InviteAnswer:
     """A code that one new user can register with."""
-    return _invite_answer(await store_of(request).write(lambda c: add_invite(c, person.user_id)))
+    return _invite_answer(await write_noted(request, person, Act.INVITED, lambda c: add_invite(c, person.user_id), ""))
 
 
 @router.get("/invite-codes")
@@ -64,8 +65,14 @@ async def settings(request: Request, _person: AsSuperadmin) -> BrokerSettings:
 
 
 @router.put("/settings")
-async def change_settings(request: Request, _person: AsSuperadmin, form: BrokerSettings) -> BrokerSettings:
-    await store_of(request).write(lambda c: set_invite_required(c, required=form.invite_required))
+async def change_settings(request: Request, person: AsSuperadmin, form: BrokerSettings) -> BrokerSettings:
+    await write_noted(
+        request,
+        person,
+        Act.SETTINGS_CHANGED,
+        lambda c: set_invite_required(c, required=form.invite_required),
+        f"invite_required={form.invite_required}",
+    )
     return form
 
 
@@ -79,28 +86,28 @@ async def listed(request: Request, _person: AsSuperadmin) -> list[StandingAnswer
     return [_answer(user) for user in await store_of(request).read(all_users)]
 
 
-async def _changed(request: Request, user_id: str, standing: Standing) -> StandingAnswer:
-    user = await store_of(request).write(lambda c: set_standing(c, user_id, standing))
+async def _changed(request: Request, person: PersonCaller, user_id: str, standing: Standing) -> StandingAnswer:
+    user = await write_noted(request, person, STANDINGS[standing], lambda c: set_standing(c, user_id, standing))
     directory_of(request).forget()
     return _answer(user)
 
 
 @router.post("/users/{user_id}/disable", responses=refusals(404, 409))
-async def disable(request: Request, _person: AsSuperadmin, user_id: str) -> StandingAnswer:
+async def disable(request: Request, person: AsSuperadmin, user_id: str) -> StandingAnswer:
     """Logins end; keys, agents and streams count no more until `enable`."""
-    return await _changed(request, user_id, Standing.DISABLED)
+    return await _changed(request, person, user_id, Standing.DISABLED)
 
 
 @router.post("/users/{user_id}/enable", responses=refusals(404))
-async def enable(request: Request, _person: AsSuperadmin, user_id: str) -> StandingAnswer:
+async def enable(request: Request, person: AsSuperadmin, user_id: str) -> StandingAnswer:
     """Keys count again, and who it is may log in."""
-    return await _changed(request, user_id, Standing.ACTIVE)
+    return await _changed(request, person, user_id, Standing.ACTIVE)
 
 
 @router.delete("/users/{user_id}", responses=refusals(404, 409))
-async def delete(request: Request, _person: AsSuperadmin, user_id: str) -> StandingAnswer:
+async def delete(request: Request, person: AsSuperadmin, user_id: str) -> StandingAnswer:
     """For good, with all agents; mail and names stay."""
-    return await _changed(request, user_id, Standing.DELETED)
+    return await _changed(request, person, user_id, Standing.DELETED)
 
 
 @router.post("/login-as/{user_id}", responses=refusals(404, 409))
@@ -111,6 +118,7 @@ async def login_as(request: Request, person: AsSuperadmin, user_id: str) -> Logi
         raise Fault(404, "User not found")
     if known.user.standing != Standing.ACTIVE:
         raise Fault(409, "This account is disabled")
+    await write_noted(request, person, Act.LOGGED_IN_AS, lambda _: None, user_id)
     mine = settings_of(request)
     token = issue_token(mine.secret, user_id, known.token_version, mine.token_seconds, impersonated_by=person.user_id)
     return LoginAnswer(token=token, user=user_answer(known.user))

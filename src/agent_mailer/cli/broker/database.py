@@ -18,6 +18,7 @@ from agent_mailer.names import printable
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from agent_mailer.broker.audit import Act
     from agent_mailer.broker.data import Data
     from agent_mailer.broker.users.rows import User
 
@@ -57,12 +58,17 @@ def data_of(folder: Path | None, database: str | None) -> Data:
     return find_data(folder, database, os.environ)
 
 
-def change(data: Data, work: Callable[[Connection], T]) -> T:
-    """Run `work` in a write transaction of the broker's database, which is made where it is missing.
+def change(data: Data, work: Callable[[Connection], T], act: Act | None = None, about: str | None = None) -> T:
+    """Run `work` in a write transaction of the broker's database, which is made where it is missing; what it was is
+    noted in the audit log, `about` what (else the id of the result).
 
     A broker may serve it meanwhile. Raises MailerError.
     """
+    from agent_mailer.broker.audit import at_the_command_line, noting
     from agent_mailer.broker.data import make_database
+
+    if act is not None:
+        work = noting(at_the_command_line(), act, work, about)
 
     os.umask(0o077)
     make_database(data)

@@ -36,6 +36,7 @@ def add(
 ) -> None:
     """Make a key, which is shown this once."""
     data = data_of(folder, database)
+    from agent_mailer.broker.audit import Act
     from agent_mailer.broker.documents import set_up_agent
     from agent_mailer.broker.users.rows import add_key, new_raw_key
 
@@ -47,7 +48,7 @@ def add(
         owner = user_named(connection, user)
         return add_key(connection, owner.id, name, raw_key, agent and _agent_at(connection, owner.id, agent))
 
-    key = change(data, work)
+    key = change(data, work, Act.KEY_ADDED)
     step = set_up_agent(broker_url(data))
     if as_json:
         json_out({"key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
@@ -94,12 +95,14 @@ def revoke(
 ) -> None:
     """End a key; a broker that runs refuses it within seconds."""
     data = data_of(folder, database)
+    from agent_mailer.broker.audit import Act, at_the_command_line, note
     from agent_mailer.broker.users.rows import all_users, keys_of, set_key_active
 
     def work(connection: Connection) -> str:
         owners = {one.id: user.id for user in all_users(connection) for one in keys_of(connection, user.id)}
         chosen = pick(key, owners, "key", "agent-mailer broker key list")
         set_key_active(connection, owners[chosen], chosen, active=False)
+        note(connection, at_the_command_line(), Act.KEY_STOPPED, chosen)
         return chosen
 
     say(f"revoked: {change(data, work)}")

@@ -12,6 +12,8 @@ from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.streams import unhurried
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from agent_mailer.broker.data import Data
@@ -49,17 +51,27 @@ def serve(
     bytes_per_day: Annotated[int, typer.Option(min=0, help="Bytes of bodies that a user may send in a day.")] = 0,
     file_bytes: Annotated[int, typer.Option(min=0, help="Bytes that a user's stored files may come to.")] = 0,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request, on stderr.")] = False,
+    log_format: Annotated[
+        str, typer.Option(metavar="text|json", help="How lines on stderr are written: for people, or for programs.")
+    ] = "text",
 ) -> None:
     """Run the broker until Ctrl-C.
 
     The environment counts where an option is not given: AGENT_MAILER_DATABASE_URL, AGENT_MAILER_DOMAIN,
     AGENT_MAILER_UPLOAD_DIR, AGENT_MAILER_HOST_NAMES and AGENT_MAILER_TRUSTED_PROXIES (with commas); and
-    AGENT_MAILER_SECRET_KEY, which signs the tokens of people.
+    AGENT_MAILER_SECRET_KEY, which signs the tokens of people, and AGENT_MAILER_METRICS_TOKEN, which opens /metrics from
+    elsewhere.
     """
     data = data_of(folder, database)
     unhurried()
     from agent_mailer.broker.data import Quota, Settings, held, hosts_of, make_folders, proxies_of, secret_of
+    from agent_mailer.broker.logs import Form
     from agent_mailer.broker.serving import bind, run, url_of
+
+    if log_format not in tuple(Form):
+        raise UsageFault(
+            "bad_format", f"there is no log format {printable(log_format)!r}", "--log-format text, or json"
+        )
 
     os.umask(0o077)
     proxies = proxies_of(trusted_proxy or _listed("AGENT_MAILER_TRUSTED_PROXIES"))
@@ -78,6 +90,7 @@ def serve(
                 secret,
                 ends_with,
                 hosts=hosts,
+                metrics_token=os.environ.get("AGENT_MAILER_METRICS_TOKEN", ""),
                 streams_per_key=streams_per_key,
                 streams_per_host=streams_per_host,
                 request_seconds=request_seconds,
@@ -87,6 +100,7 @@ def serve(
                 create_app(settings),
                 bound,
                 lambda invite: _greet(data, url, invite),
+                log_form=Form(log_format),
                 access_log=access_log,
                 request_seconds=request_seconds,
                 proxies=proxies,

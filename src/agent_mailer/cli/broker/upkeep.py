@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 NewFile = Annotated[Path, typer.Argument(metavar="FILE", help="A new file, 0600.", show_default=False)]
 
-backup_app, restore_app, check_app, stats_app, export_app = (single() for _ in range(5))
+backup_app, restore_app, check_app, stats_app, export_app, audit_app = (single() for _ in range(6))
 
 
 @backup_app.command("backup", cls=FastCommand)
@@ -164,6 +164,29 @@ def export(
         return
     say(f"{printable(str(file))}: {_number(made.rows['messages'], 'message')}, {_number(made.files, 'upload')}")
     _tell_missing(made.missing)
+
+
+@audit_app.command("audit", cls=FastCommand)
+def audit(
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="By or about this user.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many of the newest.")] = 50,
+    folder: DataFolder = None,
+    database: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Who logged in, made or ended keys, users, agents and teams, newest first."""
+    data = data_of(folder, database)
+    from agent_mailer.broker.audit import latest
+
+    found = _snapshot(data, lambda c: latest(c, limit, user_named(c, user) if user else None))
+    if as_json:
+        json_out(found)
+        return
+    rows = [(one.at[:19], one.by or one.via or "a stranger", one.act, printable(one.about), one.host) for one in found]
+    head = ("WHEN (UTC)", "WHO", "DID", "ABOUT", "FROM")
+    say(columns(rows, head, ids=("ABOUT",)) if rows else "Nothing yet.")
 
 
 def _snapshot(data: Data, work: Callable[[Connection], T]) -> T:

@@ -50,6 +50,7 @@ def add(
 ) -> None:
     """Add a user and make an API key, which is shown this once."""
     data = data_of(folder, database)
+    from agent_mailer.broker.audit import Act
     from agent_mailer.broker.documents import WATCH, set_up_agent
     from agent_mailer.broker.protocol import Fault
     from agent_mailer.broker.users.login import hash_password
@@ -76,7 +77,7 @@ def add(
         user = add_user(connection, name, hashed, code, invited=invite is not None)
         return user, add_key(connection, user.id, "broker user add", raw_key)
 
-    user, key = change(data, work)
+    user, key = change(data, work, Act.REGISTERED, name)
     step = set_up_agent(broker_url(data))
     if as_json:
         json_out({"user": user, "key": key, "api_key": raw_key, "broker_url": broker_url(data), "next": step.command})
@@ -129,6 +130,7 @@ def password(
 ) -> None:
     """Give a user a new password. Logins of before end; API keys stay."""
     data = data_of(folder, database)
+    from agent_mailer.broker.audit import Act
     from agent_mailer.broker.protocol import Fault
     from agent_mailer.broker.users.login import hash_password
     from agent_mailer.broker.users.rows import check_password, set_password
@@ -140,7 +142,7 @@ def password(
     except Fault as fault:
         raise UsageFault("refused", fault.detail) from None
     hashed = hash_password(given)
-    change(data, lambda c: set_password(c, user_named(c, name).id, hashed))
+    change(data, lambda c: set_password(c, user_named(c, name).id, hashed), Act.PASSWORD_CHANGED, name)
     say(f"{name} has a new password; logins of before end within seconds.")
 
 
@@ -179,9 +181,11 @@ def delete(
 
 
 def _give(name: str, standing: str, data: Data) -> None:
+    from agent_mailer.broker.audit import STANDINGS
     from agent_mailer.broker.users.standing import Standing, set_standing
 
-    change(data, lambda c: set_standing(c, user_named(c, name).id, Standing(standing)))
+    which = Standing(standing)
+    change(data, lambda c: set_standing(c, user_named(c, name).id, which), STANDINGS[which])
 
 
 def read_password(file: str | None) -> str:
@@ -221,13 +225,14 @@ invite_app = group("invite", "Invite codes. Works on the broker's database, whet
 def invite_added(folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
     """Make a code for one new user."""
     data = data_of(folder, database)
+    from agent_mailer.broker.audit import Act
     from agent_mailer.broker.users.rows import NOBODY, Invite, add_invite, all_users
 
     def work(connection: Connection) -> Invite:
         admins = [user.id for user in all_users(connection) if user.is_superadmin]
         return add_invite(connection, admins[0] if admins else NOBODY)
 
-    invite = change(data, work)
+    invite = change(data, work, Act.INVITED, "")
     if as_json:
         json_out(invite)
         return
