@@ -162,11 +162,13 @@ def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]
     newest = _newest_pid()
     pids: Iterable[int] = listed_pids()
     for _ in range(_CHASES):
+        young: list[int] = []
         for pid in pids:
             if (stat := read_stat(pid)) is not None and stat.alive:
                 table[pid] = stat
-                if stat.started >= since and stat.parent != _KERNEL and is_ours(pid, entry):
-                    marked.add(pid)
+                if stat.started >= since and stat.parent != _KERNEL:
+                    young.append(pid)
+        marked |= _started_with(young, entry)
         before, newest = newest, _newest_pid()
         if newest == before:
             break
@@ -209,28 +211,37 @@ def _leads_its_threads(pid: int) -> bool:
 
 def is_ours(pid: int, entry: bytes) -> bool:
     """Ours, and started with `entry`. What another user's process says of itself counts for nothing."""
-    if not _environment_has(pid, entry):
-        return False
-    try:
-        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
-    except OSError as error:
-        _require_answer(error)
-        return False
+    return bool(_started_with([pid], entry))
 
 
-def _environment_has(pid: int, entry: bytes) -> bool:
-    """False if it may not be read. In the middle of an exec a process has none for a moment: it is looked at again."""
-    block = b""
-    for _ in range(_EXEC_LOOKS):
-        try:
-            block = _read(f"/proc/{pid}/environ")
-        except OSError as error:
-            _require_answer(error)
-            return False
-        if block:
+def _started_with(pids: Iterable[int], entry: bytes) -> set[int]:
+    """Which of them are ours and have `entry` in their environment; not those whose may not be read.
+
+    In the middle of an exec a process has none for a moment: it is looked at again, all of these at once, since
+    whoever has none for good, and there may be many, would cost as much each time.
+    """
+    found: set[int] = set()
+    for look in range(_EXEC_LOOKS):
+        without: list[int] = []
+        for pid in pids:
+            try:
+                block = _read(f"/proc/{pid}/environ")
+                if not block:
+                    without.append(pid)
+                elif b"\0" + entry + b"\0" in b"\0" + block + b"\0" and _is_of_our_user(pid):
+                    found.add(pid)
+            except OSError as error:
+                _require_answer(error)
+        if not without or look == _EXEC_LOOKS - 1:
             break
+        pids = without
         time.sleep(_EXEC_PAUSE)
-    return b"\0" + entry + b"\0" in b"\0" + block + b"\0"
+    return found
+
+
+def _is_of_our_user(pid: int) -> bool:
+    """Raises OSError."""
+    return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
 
 
 def _read(path: str) -> bytes:

@@ -34,7 +34,8 @@ def everything_watched() -> Iterator[None]:
     """However few names a folder has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing, "WATCHED", 0)
-        patch.setattr(lying, "AT_ONCE", 3)
+        for module in (lying, listing):
+            patch.setattr(module, "AT_ONCE", 3)
         yield
 
 

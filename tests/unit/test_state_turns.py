@@ -153,27 +153,48 @@ def retention_of(folder: StateFolder) -> Retention:
     return State(folder, EventLog(folder.log, folder.disk, folder.clock)).retention
 
 
+def prune(folder: StateFolder, *needed: str) -> set[str]:
+    """Which turns are gone by it."""
+    before = set(TurnStore(folder).ids())
+    for _ in retention_of(folder).prune(7, lambda: needed):
+        pass
+    return before - set(TurnStore(folder).ids())
+
+
 def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock: FakeClock) -> None:
     old = settled(folder, clock, 8, "old")
     needed = settled(folder, clock, 8, "needed")
     young = settled(folder, clock, 6, "young")
     future = settled(folder, clock, -400, "future")
     still_open = open_turn(folder, "open")
-    retention = retention_of(folder)
     store = TurnStore(folder)
-    assert retention.prune(7, {"needed"}) == [old.turn_id]
+    assert prune(folder, "needed") == {old.turn_id}
     assert set(store.ids()) == {turn.turn_id for turn in (needed, young, future, still_open)}
     # A clock that ran a year ahead takes the transcripts, and nothing that is still to be done.
     clock.moment += 365 * 86400
-    retention.prune(7, {"needed"})
+    prune(folder, "needed")
     assert {needed.turn_id, still_open.turn_id, future.turn_id} == set(store.ids())
+
+
+def test_what_is_wanted_again_while_others_are_looked_at_stays(folder: StateFolder, clock: FakeClock) -> None:
+    for number in range(50):
+        settled(folder, clock, 8, f"old-{number}")
+    revived = settled(folder, clock, 9, "revived")
+    wanted: list[str] = []
+    steps = retention_of(folder).prune(7, lambda: wanted)
+    for _ in range(3):
+        next(steps)
+    wanted.append("revived")
+    for _ in steps:
+        pass
+    assert TurnStore(folder).ids() == [revived.turn_id]
 
 
 def test_an_interrupted_write_of_the_record_goes_with_the_mail(folder: StateFolder) -> None:
     made = open_turn(folder)
     half = folder.turns / made.turn_id / ".tmp.turn.json.0123456789ab"
     half.write_bytes(b'{"turn_id": "')
-    retention_of(folder).prune(7, set())
+    prune(folder)
     assert half.exists()  # the turn is open: who settles it comes back
     retention_of(folder).strip(made.turn_id, 7)
     assert sorted(os.listdir(half.parent)) == ["turn.json"]
@@ -183,6 +204,6 @@ def test_pruning_clears_what_was_interrupted_after_the_settlement(folder: StateF
     young, needed = settled(folder, clock, 1, "young"), settled(folder, clock, 1, "needed")
     for turn in (young, needed):
         (folder.turns / turn.turn_id / ".tmp.turn.json.0123456789ab").write_bytes(b"half")
-    assert retention_of(folder).prune(7, {"needed"}) == []
+    assert prune(folder, "needed") == set()
     for turn in (young, needed):
         assert sorted(os.listdir(folder.turns / turn.turn_id)) == ["settled", "turn.json"]

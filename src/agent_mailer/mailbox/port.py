@@ -357,12 +357,12 @@ def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[s
     heads: dict[str, int] = {}
     pressing: dict[str, int] = {}
     for place, envelope in enumerate(ordered):
-        heads.setdefault(envelope.thread, place)
-        known = pressing.setdefault(envelope.thread, place)
-        if URGENCY[envelope.priority] < URGENCY[ordered[known].priority]:
-            pressing[envelope.thread] = place
-    by_rank = sorted(heads, key=lambda thread: (URGENCY[ordered[pressing[thread]].priority], heads[thread]))
-    first = (place for thread in by_rank for place in (heads[thread], pressing[thread]))
+        if (thread := envelope.thread) not in heads:
+            heads[thread] = pressing[thread] = place
+        elif envelope.priority is not (known := ordered[pressing[thread]].priority):
+            pressing[thread] = place if URGENCY[envelope.priority] < URGENCY[known] else pressing[thread]
+    ranked = (one for rank in Priority for one in heads if ordered[pressing[one]].priority is rank)
+    first = chain.from_iterable((heads[one], pressing[one]) for one in ranked)
     chosen = islice(dict.fromkeys(chain(first, range(len(ordered)))), limit)
     return tuple(ordered[place] for place in sorted(chosen))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ from agent_mailer.state.turns import PROGRESS, SETTLED, STOP, TurnStore, encode_
 MAX_TOTAL_BYTES = 2 * 1024**3
 COUNTED = 86400.0
 """So long a claim counts for the guards."""
+
+_AT_ONCE = 20
 
 
 class Files(Protocol):
@@ -112,8 +115,9 @@ class Retention:
                 self._disk.remove(self._turns.path(turn_id) / name)
         return True
 
-    def prune(self, keep_days: int, still_needed: set[str]) -> list[str]:
-        """Remove settled turns past their days, and the oldest ones past the total size; returns their ids.
+    def prune(self, keep_days: int, still_needed: Callable[[], Collection[str]]) -> Iterator[None]:
+        """Remove settled turns past their days, and the oldest ones past the total size. Between two steps, of some
+        milliseconds each, others may go on.
 
         `still_needed`: message ids that are not settled; their turns stay, as retries can be rebuilt from them. So does
         the record of what waits for a person, with what could not be sent; the transcript beside it goes.
@@ -123,9 +127,12 @@ class Retention:
             self._approvals.prune({one for entry in self._retries.all() for one in entry.asked})
         # Long where there are many, so that they are read for those turns alone that may be among them.
         given_up = cache(self._dead_letters.turn_ids)
-        removed: list[str] = []
-        sizes: list[tuple[str, int]] = []
-        for turn_id in self._turns.ids():
+        removed: list[tuple[str, frozenset[str]]] = []
+        sizes: list[tuple[str, int, frozenset[str]]] = []
+        for number, turn_id in enumerate(self._turns.ids()):
+            if number % _AT_ONCE == 0:
+                yield
+                needed = frozenset(still_needed())
             path = self._turns.path(turn_id)
             try:
                 age = now - status(path / SETTLED).st_mtime
@@ -135,7 +142,8 @@ class Retention:
                 # Of a watcher that was killed once the turn was settled: nobody else comes back to it.
                 self._folder.clear_interrupted(path)
             record = self._turns.load(turn_id)
-            if record is not None and not ids_of(record).isdisjoint(still_needed):
+            ids = ids_of(record) if record is not None else frozenset[str]()
+            if not ids.isdisjoint(needed):
                 continue
             past = age > max(keep_days, 1) * 86400
             if (_may_be_given_up(record) and turn_id in given_up()) or (record is not None and unsent_of(record)):
@@ -146,26 +154,29 @@ class Retention:
                         self.strip(turn_id, 0)
                 continue
             if past:
-                removed.append(turn_id)
+                removed.append((turn_id, ids))
             else:
-                sizes.append((turn_id, _size(path)))
-        total = sum(size for _, size in sizes)
+                sizes.append((turn_id, _size(path), ids))
+        total = sum(size for _, size, _ in sizes)
         recent = turn_id_at(now - COUNTED)
-        for turn_id, size in sizes:
+        for turn_id, size, ids in sizes:
             if total <= MAX_TOTAL_BYTES:
                 break
             total -= size
             if turn_id < recent:
-                removed.append(turn_id)
+                removed.append((turn_id, ids))
             else:
                 # The guards count it still: only its output goes.
                 with suppress(OSError):
                     self.strip(turn_id, 0)
-        self._turns.remove(removed)
-        self._turns.sweep()
+        yield
+        # Of what was looked at a while ago some may be wanted again.
+        needed = frozenset(still_needed())
+        self._turns.remove([turn_id for turn_id, ids in removed if ids.isdisjoint(needed)])
+        while not self._turns.sweep():
+            yield
         with suppress(OSError):
             self._held.tidy(self._processed.__contains__)
-        return removed
 
 
 def _may_be_given_up(record: TurnRecord | None) -> bool:
@@ -185,7 +196,8 @@ def _without_body(entry: SettledItem) -> SettledItem:
 
 def _size(path: Path) -> int:
     total = 0
-    for entry in os.scandir(path):
-        with suppress(OSError):
-            total += entry.stat(follow_symlinks=False).st_size
+    with os.scandir(path) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_size
     return total

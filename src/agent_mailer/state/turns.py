@@ -181,7 +181,11 @@ class TurnStore:
         return [name for name in newest if is_turn_id(name) and self.is_settled(name)][:count]
 
     def open_ids(self) -> list[str]:
-        return [turn_id for turn_id in self.ids() if not self.is_settled(turn_id)]
+        ids = self.ids()
+        if not ids:
+            return []
+        with opened(self._folder.turns) as fd:
+            return [turn_id for turn_id in ids if not _has(fd, f"{turn_id}/{SETTLED}")]
 
     def indexed(self) -> list[OpenTurn]:
         """The index as the last writer left it; where it cannot be read, the folders tell the same."""
@@ -275,6 +279,15 @@ class TurnStore:
         data = msgspec.json.format(msgspec.json.encode(_Index(list(self._index.values()))), indent=2) + b"\n"
         with suppress(OSError):
             self._folder.disk.overwrite(self._index_path, data)
+
+
+def _has(folder: int, name: str) -> bool:
+    """As `is_there`, for a name in one of thousands of folders."""
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _index_row(record: TurnRecord) -> OpenTurn:

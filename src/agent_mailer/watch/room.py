@@ -160,7 +160,6 @@ class Room:
         """Monotonic: when running turns are ended, once we are stopping."""
         self._until_we_leave: asyncio.Timeout | None = None
         self._last_ran = 0.0
-        self._sweeping: asyncio.Future[None] | None = None
         self._git_told = ""
         self._rests = False
         self._rested = 0.0
@@ -383,12 +382,6 @@ class Room:
                 return result
             await self.wait(turn_id, tries, why)
         raise AssertionError
-
-    def prune(self) -> None:
-        """Raises OSError."""
-        needed = {entry.envelope.id for entry in self.state.retries.all()}
-        self.state.retention.prune(self.policy.keep_transcripts, needed)
-        self._sweeping = asyncio.ensure_future(self.in_portions(self.state.turns.sweep))
 
     async def in_portions(self, remove: Callable[[], bool]) -> None:
         """What an agent has filled without bounds is removed while others go on; the disk may refuse, and keeps it."""

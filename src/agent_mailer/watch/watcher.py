@@ -17,6 +17,7 @@ from agent_mailer.state.records import Pause
 from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.backlog import Doer, Look, look
 from agent_mailer.watch.batch import batch_of
+from agent_mailer.watch.housekeeping import keep_house, prune
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
@@ -27,7 +28,6 @@ from agent_mailer.watch.trees import keep_out_of_trees
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
-HOUSEKEEPING_SECONDS = 6 * 3600.0
 SPREAD_SECONDS = 5.0
 """Watchers that waited for the same account start again within this long, each at a moment of its own."""
 
@@ -62,7 +62,7 @@ class Watcher:
         self._attempted: set[str] = set()
         """Messages that this run has tried: `once` tries each but once."""
         self._hold_until = 0.0
-        self._next_prune = 0.0
+        self._prunes_first = once
         self._tries = 0
         self._look_for_open = True
         """There may be open turns that nobody sees through: an earlier watcher's, or one that a fault interrupted."""
@@ -100,7 +100,11 @@ class Watcher:
         if state.pause.account is not None:
             beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
         if not self._once:
-            beside += [learn_login(self._room), keep_out_of_trees(self._room, self._pump_folder)]
+            beside += [
+                learn_login(self._room),
+                keep_out_of_trees(self._room, self._pump_folder),
+                keep_house(self._room),
+            ]
         tasks = [asyncio.create_task(one) for one in beside]
         try:
             return await self._run()
@@ -175,7 +179,9 @@ class Watcher:
             pause = self._pause()
             if (held := self._hold_remaining()) > 0:
                 return held
-            self._prune_when_due()
+            if self._prunes_first:
+                self._prunes_first = False
+                await prune(room)
             # Before the look, so that it finds what has just left.
             next_due = await self._from_mailbox(room.send_due(pause))
             found = await self._from_mailbox(self._look())
@@ -267,12 +273,6 @@ class Watcher:
     def _hold_off(self, seconds: float) -> None:
         """Start nothing for a while: a claim has just failed, say, and the next would."""
         self._hold_until = self._room.clock.monotonic() + seconds
-
-    def _prune_when_due(self) -> None:
-        now = self._room.clock.monotonic()
-        if now >= self._next_prune:
-            self._next_prune = now + HOUSEKEEPING_SECONDS
-            self._room.prune()
 
     def _give_up_or(self, wait: float) -> float | None:
         if self._once:

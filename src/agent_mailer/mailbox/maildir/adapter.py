@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +101,7 @@ class MaildirMailbox:
         self._waiting = Waiting(self._paths.new, MAX_WAITING)
         self._listed: tuple[int, int, frozenset[str], Listing] | None = None
         """What was answered last: after how many changes, and to which question."""
+        self._looking = asyncio.Lock()
         self._looked = False
         self._arriving = Arriving(root / "meta" / "config.json", self._clock.monotonic)
         self._index = ThreadIndex(root)
@@ -171,12 +172,12 @@ class MaildirMailbox:
 
     async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
         self._attend()
-        self._look()
+        await self._look()
         if self._events is not None and (seconds := self._arriving.next_look) is not None:
             if not self._looked and seconds <= STILL_SECONDS:
                 # What was there before us, and the system does not tell: whoever looks but once would pass it over.
                 await asyncio.sleep(seconds)
-                self._look()
+                await self._look()
             self._events.wake_after(seconds)
         self._looked = True
         asked = (self._waiting.changes, limit, frozenset(beside))
@@ -186,7 +187,19 @@ class MaildirMailbox:
             self._listed = (*asked, Listing(chosen, self._waiting.unreadable, more=len(envelopes) > limit))
         return self._listed[3]
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
+        """Where much has to be read others go on meanwhile."""
+        async with self._looking:
+            while True:
+                parts = 0
+                for _ in self._look_once():
+                    parts += 1
+                    await asyncio.sleep(0)
+                if not parts:
+                    # Nothing has happened since it began that it does not know.
+                    return
+
+    def _look_once(self) -> Iterator[None]:
         touched = self._events.touched(self._paths.new) if self._events is not None else None
         renamed = self._events.take_renamed() if self._events is not None else ()
         self._arriving.look_anew()
@@ -195,7 +208,7 @@ class MaildirMailbox:
             return self._arriving.is_whole(item.path, item.found, renamed=item.name in renamed)
 
         with disk_faults(self._paths.new):
-            self._waiting.look(touched, is_whole)
+            yield from self._waiting.look(touched, is_whole)
 
     async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
         self._attend()

@@ -21,7 +21,7 @@ import msgspec
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.file_events import FileEvents
-from agent_mailer.lying import Lying
+from agent_mailer.lying import AT_ONCE, Lying
 from agent_mailer.mailbox.maildir.digests import file_digest
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
@@ -192,20 +192,23 @@ class Waiting:
     @property
     def envelopes(self) -> list[Envelope]:
         """By their names, nearly in their order: to sort them costs little."""
-        return [found for _, (_, found) in sorted(self._known.items()) if isinstance(found, Envelope)]
+        ordered = (self._known[name][1] for name in sorted(self._known))
+        return [found for found in ordered if isinstance(found, Envelope)]
 
     @property
     def unreadable(self) -> tuple[Unreadable, ...]:
-        return tuple(found for _, (_, found) in sorted(self._known.items()) if isinstance(found, Unreadable))
+        found = {name: found for name, (_, found) in self._known.items() if isinstance(found, Unreadable)}
+        return tuple(found[name] for name in sorted(found))
 
-    def look(self, touched: Collection[str] | None, is_whole: Callable[[Listed], bool]) -> None:
+    def look(self, touched: Collection[str] | None, is_whole: Callable[[Listed], bool]) -> Iterator[None]:
         """`touched`: what may be another than at the last look; None: nobody knows. Raises OSError, MailboxUnavailable.
 
-        A message that was listed once is read again only where it is another by then.
+        A message that was listed once is read again only where it is another by then. Between two steps others may go
+        on; without any it was of one moment.
         """
         complete, self._complete = self._complete, False
         if touched is None or not complete:
-            self._list(is_whole)
+            yield from self._list(is_whole)
             return
         for name in [*filter(is_message_name, touched), *self._not_whole]:
             item = lies(self._folder, name)
@@ -217,14 +220,17 @@ class Waiting:
         # Beyond that others would have to move up.
         self._complete = len(self._known) < self._most
 
-    def _list(self, is_whole: Callable[[Listed], bool]) -> None:
+    def _list(self, is_whole: Callable[[Listed], bool]) -> Iterator[None]:
         self._not_whole.clear()
         seen: set[str] = set()
         for item in scan(self._folder):
             if len(seen) >= self._most:
                 break
+            changes = self.changes
             if self._take(item, is_whole):
                 seen.add(item.name)
+            if self.changes != changes and self.changes % AT_ONCE == 0:
+                yield
         for name in self._known.keys() - seen:
             self._drop(name)
         self._complete = len(seen) < self._most
