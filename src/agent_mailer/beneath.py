@@ -34,17 +34,19 @@ _PROC_FD: Final = "/proc/self/fd"
 
 
 class Roots:
-    """What `anchor` has named, and nothing else."""
+    """What `anchor` has named; none lies in another. `latest`: that of the last path, mostly that of the next, too."""
 
-    def __init__(self) -> None:
-        self.all: tuple[str, ...] = ()
-        """None of them lies in another."""
-        self.latest = "/\0"
-        """That of the path that was asked for last: most often it is that of the next one, too."""
+    all: tuple[str, ...] = ()
+    latest = "/\0"
+
+
+class Held(threading.local):  # by a `Holding`
+    folder: str | None = None
+    fd = -1
 
 
 _roots = Roots()
-_held = threading.local()
+_held = Held()
 
 
 def anchor(root: Path) -> None:
@@ -66,7 +68,7 @@ def open_file(path: Place, flags: int, mode: int = 0o600) -> int:
     root = _root_of(text)
     if root is None:
         return os.open(text, flags | os.O_CLOEXEC, mode)
-    held = getattr(_held, "folder", None)
+    held = _held.folder
     if held is not None and text.startswith(held):
         name = text[len(held) + 1 :] or "."
         if "/" not in name:
@@ -93,7 +95,7 @@ def status(path: Place) -> os.stat_result:
     text = _absolute(path)
     if _root_of(text) is None:
         return os.lstat(text)
-    if _ONLY_NAME == os.O_RDONLY or getattr(_held, "folder", None) == text.rpartition("/")[0]:
+    if _ONLY_NAME == os.O_RDONLY or _held.folder == text.rpartition("/")[0]:
         with _At(text) as (folder, name):
             return os.stat(name, dir_fd=folder, follow_symlinks=False)
     fd = open_file(text, _ONLY_NAME | os.O_NOFOLLOW)
@@ -133,8 +135,8 @@ def rename_noreplace(source: Place, target: Place) -> None:
     """Raises FileExistsError where `target` is there. Without RENAME_NOREPLACE a folder may replace an empty one."""
     with _Both(source, target) as (from_folder, old, to_folder, new):
         if _renameat2 is not None:
-            places = (_or_cwd(from_folder), os.fsencode(old), _or_cwd(to_folder), os.fsencode(new))
-            if _renameat2(*places, _RENAME_NOREPLACE) == 0:
+            here, there = (_AT_FDCWD if fd is None else fd for fd in (from_folder, to_folder))
+            if _renameat2(here, os.fsencode(old), there, os.fsencode(new), _RENAME_NOREPLACE) == 0:
                 return
             if (code := ctypes.get_errno()) not in (errno.ENOSYS, errno.EINVAL):
                 raise OSError(code, os.strerror(code), str(source), None, str(target))
@@ -166,11 +168,10 @@ def rmdir(path: Place) -> None:
 
 def chmod(path: Place, mode: int) -> None:
     if not is_anchored(path):
-        os.chmod(path, mode)
-        return
+        return os.chmod(path, mode)
     # By its descriptor: not every system changes what a name means without following it.
     by_name = os.path.exists(_PROC_FD)
-    fd = open_file(path, (_ONLY_NAME | os.O_NOFOLLOW) if by_name else (os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+    fd = open_file(path, (_ONLY_NAME if by_name else os.O_RDONLY | os.O_NONBLOCK) | os.O_NOFOLLOW)
     try:
         if stat.S_ISLNK(os.fstat(fd).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -185,45 +186,46 @@ def chmod(path: Place, mode: int) -> None:
 class Holding:
     """For the calls of one procedure: its folder is opened once, and what lies right in it is reached from there.
 
-    Whoever must know that the folder still has its path asks `stands` afterwards. One that is not there is none.
+    `stands` tells whether the folder still has its path. One that is not there is none; of two the inner counts.
     """
 
-    __slots__ = ("_fd", "_folder", "_was")
+    __slots__ = ("_before", "_fd", "_folder", "_was")
 
     def __init__(self, folder: Place) -> None:
         self._folder = _absolute(folder)
-        self._fd: int | None = None
+        self._fd = -1
         self._was: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
         if _root_of(self._folder + "/") is None:
             return self
-        try:
-            fd = open_file(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError):
-            return self
-        found = os.fstat(fd)
+        self._before = _held.folder, _held.fd
+        if _held.folder != self._folder:
+            try:
+                self._fd = open_file(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            except (FileNotFoundError, NotADirectoryError):
+                return self
+            _held.folder, _held.fd = self._folder, self._fd
+        found = os.fstat(_held.fd)
         self._was = (found.st_dev, found.st_ino)
-        if getattr(_held, "folder", None) is None:
-            self._fd = _held.fd = fd
-            _held.folder = self._folder
-        else:
-            os.close(fd)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._fd is not None:
-            _held.folder = None
+        if self._fd >= 0:
+            _held.folder, _held.fd = self._before
             os.close(self._fd)
 
     def stands(self) -> bool:
         """Whether its path names the same folder as at the beginning. Raises OSError."""
         if self._was is None:
             return True
+        outer, _held.folder = _held.folder, None
         try:
             found = status(self._folder)
         except (FileNotFoundError, NotADirectoryError):
             return False
+        finally:
+            _held.folder = outer
         return (found.st_dev, found.st_ino) == self._was
 
 
@@ -255,7 +257,7 @@ class _At:
         if _root_of(text) is None:
             return None, text
         self.above, _, name = text.rpartition("/")
-        if self.above == getattr(_held, "folder", None):
+        if self.above == _held.folder:
             return _held.fd, name
         self._fd = open_file(self.above, _FOLDER)
         return self._fd, name
@@ -317,10 +319,6 @@ def _root_of(text: str) -> str | None:
     return found
 
 
-def _or_cwd(fd: int | None) -> int:
-    return _AT_FDCWD if fd is None else fd
-
-
 _HOW_BYTES: Final = 24
 
 
@@ -338,9 +336,10 @@ def _how(flags: int, mode: int, resolve: int) -> object:
 
 def _openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
     assert _syscall is not None
-    words = (folder, os.fsencode(path), _how(flags, mode, resolve), _HOW_BYTES)
+    name, how = os.fsencode(path), _how(flags, mode, resolve)
     for _ in range(_TRIES):
-        if (fd := int(_syscall(_SYS_OPENAT2, *words))) >= 0:
+        fd: int = _syscall(_SYS_OPENAT2, folder, name, how, _HOW_BYTES)
+        if fd >= 0:
             return fd
         code = ctypes.get_errno()
         if code not in (errno.EAGAIN, errno.EINTR):

@@ -169,3 +169,28 @@ def test_a_lock_is_on_the_file_that_its_path_names(root: Path) -> None:
     assert path.read_bytes() == b"me"
     other.release()
     lock.release()
+
+
+def test_what_is_held_in_each_other_is_reached_from_the_inner_one_and_then_from_the_outer_again(root: Path) -> None:
+    with beneath.holding(root / "a"):
+        Disk().overwrite(root / "a" / "one", b"1")
+        with beneath.holding(root / "a" / "b"):
+            Disk().overwrite(root / "a" / "b" / "two", b"2")
+            Disk().overwrite(root / "a" / "three", b"3")
+        Disk().remove(root / "a" / "one")
+    assert sorted(path.name for path in (root / "a").rglob("*")) == ["b", "three", "two"]
+
+
+def test_within_a_folder_that_is_held_it_is_seen_that_it_was_replaced(root: Path, tmp_path: Path) -> None:
+    """What is reached from its descriptor is written into the folder that was moved away: that counts as nothing."""
+
+    class Replacing(SystemCalls):
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            if not (tmp_path / "moved").exists():
+                (root / "a" / "b").rename(tmp_path / "moved")
+                (root / "a" / "b").mkdir()
+
+    with beneath.holding(root / "a" / "b"), pytest.raises(Displaced):
+        Disk(Replacing()).replace(root / "a" / "b" / "file", b"x", sync=Sync.FULL)
+    assert not (root / "a" / "b" / "file").exists()

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent_mailer.beneath import open_file, status, unlink
+from agent_mailer.beneath import holding, open_file, status, unlink
 from agent_mailer.disk import FILE_MODE, of_the_moment, open_own, read_regular
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.handle import (
@@ -116,9 +116,9 @@ def start_behind_gate(
         raise OSError(errno.EINVAL, "the program must be an absolute path", argv[0] if argv else "")
     if not cwd.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "no folder to run in", str(cwd))
-    with suppress(FileNotFoundError):
-        unlink(turn_dir / EXIT_FILE)
-    with ExitStack() as opened:
+    with ExitStack() as opened, holding(turn_dir):
+        with suppress(FileNotFoundError):
+            unlink(turn_dir / EXIT_FILE)
         prompt = opened.enter_context(_descriptor(turn_dir / PROMPT_FILE, os.O_RDONLY))
         fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         stdout = opened.enter_context(_descriptor(turn_dir / STDOUT_FILE, fresh))

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from agent_mailer.beneath import status
+from agent_mailer.beneath import holding, status
 from agent_mailer.disk import Sync
 from agent_mailer.names import turn_id_at
 from agent_mailer.state.approvals import Approvals
@@ -105,14 +105,14 @@ class Retention:
 
     def strip(self, turn_id: str, keep_transcripts: int) -> bool:
         """Remove the mail from a settled turn, and the transcript where none is kept; False where some is left."""
-        if not self._turns.folder(turn_id).strip():
-            return False
-        self._folder.clear_interrupted(self._turns.path(turn_id))
-        for name in (PROGRESS, STOP):
-            self._disk.remove(self._turns.path(turn_id) / name)
-        if keep_transcripts == 0:
-            for name in ("stdout", "stderr", "exit", "started"):
-                self._disk.remove(self._turns.path(turn_id) / name)
+        directory = self._turns.path(turn_id)
+        transcript = ("stdout", "stderr", "exit", "started") if keep_transcripts == 0 else ()
+        with holding(directory):
+            if not self._turns.folder(turn_id).strip():
+                return False
+            self._folder.clear_interrupted(directory)
+            for name in (PROGRESS, STOP, *transcript):
+                self._disk.remove(directory / name)
         return True
 
     def prune(self, keep_days: int, still_needed: Callable[[], Collection[str]]) -> Iterator[None]:

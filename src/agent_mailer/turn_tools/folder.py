@@ -7,7 +7,7 @@ import os
 import secrets
 import site
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from itertools import islice
@@ -157,13 +157,14 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
         Nothing here is needed after a crash: recovery writes it again.
         """
-        self.disk.make_directory(self.path / OUTBOX)
         mail = TurnMail(facts, message, tuple(thread), tuple(contacts), tuple(batch))
-        self.disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
-        text = BETWEEN.join(as_text(one) for one in (message, *batch))
-        self.disk.overwrite(self.path / MESSAGE_TEXT, text.encode("utf-8", "replace"))
-        for scope, content in (notes or {}).items():
-            self.disk.overwrite(self.note_copy(scope), content)
+        text = BETWEEN.join(map(as_text, (message, *batch)))
+        with holding(self.path):
+            self.disk.make_directory(self.path / OUTBOX)
+            self.disk.overwrite(self.path / MAIL, msgspec.json.encode(mail))
+            self.disk.overwrite(self.path / MESSAGE_TEXT, text.encode("utf-8", "replace"))
+            for scope, content in (notes or {}).items():
+                self.disk.overwrite(self.note_copy(scope), content)
 
     def mail(self) -> TurnMail:
         """Raises TurnOver where the turn is settled, MailerError where the file cannot be read."""
@@ -203,7 +204,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
         same = _draft(outbox / f"{key}.json")
         if same is not None and _content(same) == _content(draft):
             return Staged(key, already=True)
-        if len(_item_names(outbox)) >= MAX_STAGED:
+        if len(_items(_names(outbox))) >= MAX_STAGED:
             raise UsageFault("too_many", f"this turn has staged {MAX_STAGED} messages already", "put the rest into one")
         item = msgspec.structs.replace(draft, key=key)
         try:
@@ -248,9 +249,9 @@ class TurnFolder(msgspec.Struct, frozen=True):
     def seal(self) -> Sealed:
         """Close the outbox: from here on tools answer that the turn is over. Sealing twice seals once."""
         outbox, sealed = self.path / OUTBOX, self.path / SEALED
-        with suppress(OSError):
-            self.shrink(TURN_TMP)
         with holding(self.path):
+            with suppress(OSError):
+                self.shrink(TURN_TMP)
             for path in (outbox, sealed):
                 if is_there(path) and not is_folder(path):
                     self._put_away(path)
@@ -261,18 +262,17 @@ class TurnFolder(msgspec.Struct, frozen=True):
                 if not is_folder(outbox):
                     self.disk.make_directory(outbox)
                 self.disk.move(outbox, sealed, sync=Sync.NONE)
-        drafts, notes = tuple(_drafts(sealed)), tuple(_notes(sealed))
-        names = _names(sealed)
-        damaged = len(_item_names(sealed)) - len(drafts)
-        damaged += sum(1 for scope in NoteScope if _note_name(scope) in names) - len(notes)
-        return Sealed(drafts, _finish_note(sealed), damaged, notes)
+        with holding(sealed):
+            drafts, notes = tuple(_drafts(sealed)), tuple(_notes(sealed))
+            names = _names(sealed)
+            staged = len(_items(names)) + sum(_note_name(scope) in names for scope in NoteScope)
+            damaged = staged - len(drafts) - len(notes)
+            return Sealed(drafts, _finish_note(sealed), damaged, notes)
 
     def tell_urgent(self, waiting: Sequence[Envelope]) -> None:
         """A hint for the tools' next answer; never relied on."""
-        rows = [
-            UrgentMail(prompt_word(one.id, "message"), prompt_word(one.sender, "sender"))
-            for one in waiting[:MOST_URGENT]
-        ]
+        urgent = waiting[:MOST_URGENT]
+        rows = [UrgentMail(prompt_word(one.id, "message"), prompt_word(one.sender, "sender")) for one in urgent]
         self.disk.replace(self.path / URGENT, msgspec.json.encode(rows), sync=Sync.NONE)
 
     def urgent(self) -> tuple[UrgentMail, ...]:
@@ -283,9 +283,9 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def strip(self) -> bool:
         """Remove what holds mail; the transcript stays. False where there was so much that some is left."""
-        if not self.shrink(SEALED, OUTBOX, TURN_TMP):
-            return False
         with holding(self.path):
+            if not self.shrink(SEALED, OUTBOX, TURN_TMP):
+                return False
             held = (self.path / name for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS, APPROVALS))
             for path in (*held, *map(self.note_copy, NoteScope)):
                 self.disk.remove(path)
@@ -339,15 +339,15 @@ def _names(folder: Path) -> list[str]:
     return []
 
 
-def _item_names(folder: Path) -> list[str]:
-    return [name for name in _names(folder) if name.endswith(".json") and not name.startswith(".")]
+def _items(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.endswith(".json") and not name.startswith(".")]
 
 
 def _drafts(folder: Path) -> Iterator[Draft]:
     """At most what the tools would have staged: an agent writes here as it likes, and we wait for nothing of it."""
     found: list[Draft] = []
     left = MOST_STAGED_BYTES
-    for name in _item_names(folder)[:MAX_STAGED]:
+    for name in _items(_names(folder))[:MAX_STAGED]:
         with suppress(OSError):
             left -= beneath.status(folder / name).st_size
         draft = _draft(folder / name) if left >= 0 else None

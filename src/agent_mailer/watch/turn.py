@@ -13,7 +13,7 @@ import msgspec
 from agent_mailer.approvals import APPROVALS
 from agent_mailer.approvals.calls import Call
 from agent_mailer.approvals.turn import asked_in, used_in
-from agent_mailer.beneath import is_there, status
+from agent_mailer.beneath import holding, is_there, status
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -225,14 +225,17 @@ async def _gather(
 
     def read() -> tuple[Sealed, SessionEntry | None, Pause | None, StopAsked | None, tuple[Draft, ...]]:
         nonlocal asked, used
-        sealed = folder.seal()
-        if is_there(folder.path / APPROVALS):
+        with holding(folder.path):
+            sealed = folder.seal()
+            stop = state.turns.stop_asked(record.turn_id)
+            may_ask = is_there(folder.path / APPROVALS)
+        if may_ask:
             asked = asked_in(folder.path / SEALED)
         if record.rerun is not None and record.rerun.asked:
             used = used_in(folder.path / SEALED, record.rerun.asked)
         session, pause = state.sessions.get(envelope.thread), state.pause.read()
         earlier = () if judgement.outcome.settles else _staged_before(state, record)
-        return sealed, session, pause, state.turns.stop_asked(record.turn_id), earlier
+        return sealed, session, pause, stop, earlier
 
     sealed, session, pause, stop, earlier = await room.until_disk_takes_it(record.turn_id, read)
     if sealed.damaged:

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.beneath import holding
 from agent_mailer.clock import from_iso
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
@@ -119,9 +120,10 @@ def publish(disk: Disk, temporary: Path, target: Path) -> None:
     """Move a written file to its final name, durably. Raises OSError; the temporary is gone in every case."""
     try:
         disk.move(temporary, target, sync=Sync.FULL)
-    finally:
+    except BaseException:
         with suppress(OSError):
             disk.remove(temporary)
+        raise
 
 
 def _check(root: Path, item: Outgoing, data: bytes) -> Refused | None:
@@ -176,16 +178,17 @@ def _publish(disk: Disk, root: Path, item: Outgoing, data: bytes) -> Delivery | 
     to = Paths(*_end(root, item))
     target = to.new / f"{item.id}.md"
     temporary = to.tmp / temporary_name(target.name)
-    disk.create(temporary, data, sync=Sync.CONTENT)
-    try:
-        publish(disk, temporary, target)
-    except FileExistsError:
-        return None
-    except OSError as fault:
-        # Either the rename failed and nothing has happened, or the name is there and may not survive a power cut.
-        if not os.path.lexists(target) and not os.path.lexists(to.cur / target.name):
-            raise
-        return _unconfirmed(fault)
+    with holding(to.tmp):
+        disk.create(temporary, data, sync=Sync.CONTENT)
+        try:
+            publish(disk, temporary, target)
+        except FileExistsError:
+            return None
+        except OSError as fault:
+            # Either the rename failed and nothing has happened, or the name is there and may not survive a power cut.
+            if not os.path.lexists(target) and not os.path.lexists(to.cur / target.name):
+                raise
+            return _unconfirmed(fault)
     return Delivered()
 
 
