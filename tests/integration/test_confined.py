@@ -284,6 +284,23 @@ def test_a_prefix_that_lets_root_say_what_the_kernel_runs_is_found_out(tmp_path:
     assert [text for text in proof.wrong if "what the kernel runs outside" in text], proof.wrong
 
 
+@LONG
+def test_what_an_agent_leaves_in_a_folder_of_its_path_does_not_hold_its_next_turn(tmp_path: Path) -> None:
+    """srt looks for node and bubblewrap itself, outside of what it is about to make."""
+    scene = Scene(tmp_path, runs_here("srt"))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("node", "bwrap", "socat"):
+        (tools / name).write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/ran-outside\nexit 1\n")
+        (tools / name).chmod(0o755)
+    scene.configure(
+        sandbox={**scene.settings["sandbox"], "write": [str(tools)]},
+        env={"set": {"PATH": f"{tools}:{os.environ['PATH']}"}},
+    )
+    assert scene.try_doors(still=("run", "case $PATH in *tools:*) ;; *) exit 1;; esac"))["still"] == ""
+    assert not (tmp_path / "ran-outside").exists()
+
+
 def test_a_commit_works_and_hooks_and_settings_stay(scene: Scene) -> None:
     _repository(scene.project)
     told = _commit(scene, scene.project)

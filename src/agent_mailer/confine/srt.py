@@ -15,6 +15,7 @@ from agent_mailer.confine.bounds import TEMPORARY
 from agent_mailer.confine.landlock import ENTERS, abi_here, enters
 from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, Unconfined
 from agent_mailer.disk import Disk
+from agent_mailer.process.environment import without_theirs
 from agent_mailer.process.tree import CONFINES
 from agent_mailer.runtimes.port import Launch
 
@@ -73,9 +74,13 @@ class SandboxRuntime:
         words = ["/bin/sh", "-c", _RUN, "srt", str(self._program), "--settings", str(file), "--"]
         # Without these two it would call this machine's own ports directly, and there is no way to them.
         words += ["/usr/bin/env", "-u", CONFINES, "NO_PROXY=", "no_proxy=", f"TMPDIR={bounds.tmp}"]
+        # It looks for node, bwrap and others itself, outside: not where an agent may have put one.
+        written = [rule.path for rule in bounds.rules if rule.access is Access.WRITE]
+        outside = without_theirs(launch.env, written)
+        words += [f"{name}={value}" for name, value in launch.env.items() if outside.get(name) != value]
         if self._inner:
             words += [*enters(), *self._inner, "--"]
-        env = {**launch.env, CONFINES: "1", "TMPDIR": sockets}
+        env = {**outside, CONFINES: "1", "TMPDIR": sockets}
         return msgspec.structs.replace(launch, argv=(*words, *launch.argv), env=env)
 
 
