@@ -125,10 +125,13 @@ CHAOS: dict[str, Callable[[Scene, Clients], Awaitable[None]]] = {
 
 
 @pytest.mark.parametrize("chaos", CHAOS.values(), ids=CHAOS)
-@pytest.mark.parametrize("count", [pytest.param(100, id="long", marks=LONG), pytest.param(1700, id="soak", marks=SOAK)])
+@pytest.mark.parametrize(
+    ("count", "again"), [pytest.param(100, 0, id="long", marks=LONG), pytest.param(1700, 20, id="soak", marks=SOAK)]
+)
 def test_every_accepted_message_is_there_once_and_in_order(
-    scene: Scene, chaos: Callable[[Scene, Clients], Awaitable[None]], count: int
+    scene: Scene, chaos: Callable[[Scene, Clients], Awaitable[None]], count: int, again: float
 ) -> None:
+    """`count`: of each sender. `again`: after about so many seconds it happens again, as long as mail is sent."""
     ann = join(scene.processes[0].url, "ann", scene.processes[0].invite)
     reader, *senders = (
         register(scene.processes[number % 3].url, ann, name)
@@ -139,9 +142,13 @@ def test_every_accepted_message_is_there_once_and_in_order(
         clients = Clients([process.url for process in scene.processes], ann, reader, SEED)
         over = asyncio.Event()
         working = [asyncio.create_task(clients.work(f"w{number}", over)) for number in range(WATCHERS)]
-        sending = asyncio.gather(*(clients.send(sender, count) for sender in senders))
+        sending = asyncio.ensure_future(asyncio.gather(*(clients.send(sender, count) for sender in senders)))
         await asyncio.sleep(scene.chance.uniform(0.2, 0.8))  # in the middle of it
         await chaos(scene, clients)
+        while again and not sending.done():
+            await asyncio.wait([sending], timeout=scene.chance.uniform(0.5, 1.5) * again)
+            if not sending.done():
+                await chaos(scene, clients)
         await sending
         over.set()
         await asyncio.gather(*working)

@@ -320,14 +320,28 @@ def test_a_token_of_before_the_clock_was_set_back_counts(desk: BrokerDesk, alice
     assert desk.call("GET", "/users/me", headers={"Authorization": f"Bearer {of_the_future}"})["username"] == "alice"
 
 
-def test_too_large_a_body_is_told_and_no_connection_reset(desk: BrokerDesk, alice: Person) -> None:
-    body = b"x" * 5_000_000
+@pytest.mark.parametrize("path", ["/messages/send", "/files/upload"])
+@pytest.mark.parametrize("says_its_length", [True, False])
+@pytest.mark.parametrize("megabytes", [5, pytest.param(100, marks=LONG)])
+def test_too_large_a_body_is_told_and_no_connection_reset(
+    desk: BrokerDesk, alice: Person, path: str, says_its_length: bool, megabytes: int
+) -> None:
+    if path == "/files/upload":
+        megabytes = max(12, megabytes)
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n\x89PNG\r\n\x1a\n'
+    pieces = [part, *[b"x" * 1_000_000] * megabytes]
+    length = f"Content-Length: {sum(map(len, pieces))}" if says_its_length else "Transfer-Encoding: chunked"
+    kind = "application/json" if path == "/messages/send" else "multipart/form-data; boundary=b"
     head = (
-        f"POST /messages/send HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {alice.key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {alice.key}\r\n"
+        f"Content-Type: {kind}\r\n{length}\r\nConnection: close\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", int(desk.url.rpartition(":")[2])), timeout=30) as client:
-        client.sendall(head.encode() + body)
+    with socket.create_connection(("127.0.0.1", int(desk.url.rpartition(":")[2])), timeout=60) as client:
+        client.sendall(head.encode())
+        for piece in pieces:
+            client.sendall(piece if says_its_length else b"%x\r\n%s\r\n" % (len(piece), piece))
+        if not says_its_length:
+            client.sendall(b"0\r\n\r\n")
         answer = b""
         while piece := client.recv(65_536):
             answer += piece

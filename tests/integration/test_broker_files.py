@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import sqlite3
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +72,30 @@ def test_what_is_no_picture(desk: BrokerDesk, alice: Person) -> None:
     for data in (b"", b"<svg onload=alert(1)>", b"RIFF\0\0\0\0WAVE", b"%PDF"):
         said = upload(desk, alice.header, "x.png", data, 400)
         assert said["detail"] == "Unsupported file type. Allowed: PNG, JPG, GIF, WebP"
+
+
+def _bomb() -> bytes:
+    """A picture of some kilobytes that would come to 3.6 GB where somebody looked at it."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    return PICTURES["image/png"][:8] + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1_000_000, 9))
+
+
+def test_a_bomb_is_none_for_the_broker(desk: BrokerDesk, alice: Person) -> None:
+    """It unpacks nothing, whatever that is called and whoever says that it is packed."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", b"\0" * 1_000_000)
+    upload(desk, alice.header, "bomb.png", packed.getvalue(), 400)
+    bomb = _bomb()
+    stored = upload(desk, alice.header, "bomb.png", bomb)
+    assert stored["size"] == len(bomb) < MOST
+    assert desk.http.get(stored["url"]).content == bomb
+    kind = {**alice.header, "Content-Type": "application/json", "Content-Encoding": "gzip"}
+    desk.call("POST", "/messages/send", 422, content=gzip.compress(b" " * 10_000_000 + b"{}"), headers=kind)
 
 
 def test_what_is_too_large(desk: BrokerDesk, alice: Person) -> None:

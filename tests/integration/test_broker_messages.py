@@ -56,6 +56,7 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
             "request_seconds": 120.0,
             "max_file_bytes": 10_485_760,
             "quota": {"messages_per_day": 0, "bytes_per_day": 0, "file_bytes": 0},
+            "login_attempts": "10/5 minutes",
         },
     }
 

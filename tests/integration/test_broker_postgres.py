@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -27,7 +28,7 @@ from agent_mailer.broker.database import Executor, Store
 from agent_mailer.broker.migrate import bring_to_head
 from agent_mailer.broker.tables import metadata, system_settings
 from agent_mailer.broker.users.rows import first_invite
-from agent_mailer.errors import UnavailableFault
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UnavailableFault
 
 pytestmark = LONG
 BACK_WITHIN = 10.0
@@ -79,6 +80,79 @@ def test_processes_that_begin_at_once_on_an_empty_database(server: Postgres, tmp
         codes = {begun.result(60) for begun in [pool.submit(asyncio.run, begin()) for _ in range(4)]}
     assert len(codes) == 1, "one code for the first user, whichever process tells it"
     assert None not in codes
+
+
+def _refused(url: str, kind: type[MailerError] = ConfigFault) -> MailerError:
+    with pytest.raises(kind) as caught:
+        asyncio.run(bring_to_head(url))
+    assert caught.value.fix
+    assert "***" in caught.value.message, "without its password"
+    return caught.value
+
+
+def _do(url: str, *statements: str) -> None:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_newer_one_and_one_of_another_program_are_left_alone(server: Postgres, tmp_path: Path) -> None:
+    newer, others = server.url(tmp_path / "newer"), server.url(tmp_path / "others")
+    asyncio.run(bring_to_head(newer))
+    _do(newer, "UPDATE alembic_version SET version_num = 'v9999'")
+    assert _refused(newer).code == "database_newer"
+    _do(others, "CREATE TABLE users (id integer)", "INSERT INTO users VALUES (1)")
+    assert _refused(others).code == "not_our_database"
+    with psycopg.connect(others.replace("+psycopg", "")) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    assert tables == [("users",)]
+
+
+def test_one_that_takes_no_writes_and_one_that_cannot_hold_all_text(server: Postgres, tmp_path: Path) -> None:
+    url = server.url(tmp_path)
+    name = url.rpartition("/")[2]
+    server.administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    for _ in range(2):  # empty, then with our tables
+        said = _refused(url)
+        assert (said.code, "psql" in said.fix, "ls -l" in said.fix) == ("database_read_only", True, False)
+        _do(url, "SET default_transaction_read_only = off")
+        server.administer(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        asyncio.run(bring_to_head(url))
+        server.administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    server.administer(f"CREATE DATABASE latin_{name} TEMPLATE template0 ENCODING 'LATIN1'")
+    assert _refused(url.replace(name, f"latin_{name}")).code == "database_encoding"
+
+
+def test_who_is_not_let_in_is_told_so_and_need_not_try_again(server: Postgres, tmp_path: Path) -> None:
+    url = server.url(tmp_path)
+    name = url.rpartition("/")[2]
+    user = f"low_{name}"
+    server.administer(f"CREATE ROLE {user} LOGIN PASSWORD 'low'")
+    place = f"127.0.0.1:{server.port}/{name}"
+    for wrong, word in (
+        (f"{url}x", "does not exist"),
+        (f"postgresql+psycopg://{user}:wrong@{place}", "authentication failed"),
+        (f"postgresql+psycopg://{user}:low@{place}", "permission denied"),
+    ):
+        said = _refused(wrong)
+        assert said.code == "database_refused"
+        assert word in said.message
+
+
+def test_one_that_somebody_has_locked(server: Postgres, tmp_path: Path) -> None:
+    url = server.url(tmp_path)
+    asyncio.run(bring_to_head(url))
+    with psycopg.connect(url.replace("+psycopg", "")) as other:
+        other.execute("LOCK TABLE alembic_version, users IN ACCESS EXCLUSIVE MODE")
+        said = _refused(url, BusyFault)
+    assert (said.code, "pg_stat_activity" in said.fix) == ("database_locked", True)
+    with running_broker(tmp_path / "b", database=url) as desk:
+        alice = desk.person("alice")
+        with psycopg.connect(url.replace("+psycopg", "")) as other:
+            other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+            answer = desk.http.get("/users/me", headers=alice.login)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        desk.call("GET", "/users/me", headers=alice.login)
 
 
 def test_the_command_line_takes_its_url(server: Postgres, tmp_path: Path) -> None:

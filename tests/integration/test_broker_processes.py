@@ -149,6 +149,40 @@ def test_guesses_at_one_count_at_the_other(pair: Pair) -> None:
     assert statuses == [401] * 10 + [429] * 4
 
 
+def test_what_one_user_takes_at_both_at_once_is_counted_together(server: Postgres, tmp_path: Path) -> None:
+    """No more gets through than may."""
+    processes = [BrokerProcess(tmp_path / f"p{number}") for number in range(2)]
+    options = ("--database", server.url(tmp_path), "--messages-per-day", "20", "--file-bytes", "2000")
+    try:
+        for process in processes:
+            process.start(*options, env=SECRET)
+        ann = join(processes[0].url, "ann", processes[0].invite)
+        agents = [register(processes[0].url, ann, f"a{number}") for number in range(4)]
+        picture = b"\x89PNG\r\n\x1a\n" + b"x" * 92
+
+        def use(number: int) -> list[tuple[int, int]]:
+            agent = agents[number % 4]
+            form = {"agent_id": agent["id"], "from_agent": agent["address"], "to_agent": agent["address"], "body": "b"}
+            url = processes[number % 2].url
+            with httpx.Client(base_url=url, headers=ann.as_agent, trust_env=False, timeout=60) as client:
+                return [
+                    (
+                        client.post("/messages/send", json=form).status_code,
+                        client.post("/files/upload", files={"file": ("a.png", picture)}).status_code,
+                    )
+                    for _ in range(6)
+                ]
+
+        with ThreadPoolExecutor(8) as pool:
+            sent, stored = zip(*(pair for each in pool.map(use, range(8)) for pair in each), strict=True)
+        assert set(sent) == {200, 429}
+        assert sent.count(200) in (20, 40), "as many again after midnight"
+        assert (set(stored), stored.count(200)) == ({200, 413}, 20)
+    finally:
+        for process in processes:
+            process.end()
+
+
 def test_a_second_watcher_is_refused_at_every_process(pair: Pair) -> None:
     with ExitStack() as stack:
         # Read here and not in a thread, so that the socket is closed when it is left.

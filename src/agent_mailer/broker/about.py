@@ -40,6 +40,8 @@ class Limits(msgspec.Struct, frozen=True):
     request_seconds: float
     max_file_bytes: int
     quota: Quota
+    login_attempts: str
+    """Wrong passwords of a user, and from an address, as in `10/5 minutes`."""
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -64,7 +66,9 @@ class Capabilities(msgspec.Struct, frozen=True):
 async def capabilities(request: Request) -> Response:
     """Public: a client looks here before it has a key."""
     of = settings_of(request)
-    limits = Limits(of.streams_per_key, of.streams_per_host, of.request_seconds, of.max_file_bytes, of.quota)
+    limits = Limits(
+        of.streams_per_key, of.streams_per_host, of.request_seconds, of.max_file_bytes, of.quota, of.login_attempts
+    )
     return answer(Capabilities(EXTENSIONS, of.max_body_bytes, of.heartbeat_seconds, limits))
 
 

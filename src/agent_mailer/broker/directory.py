@@ -97,6 +97,10 @@ def key_hash(raw_key: str) -> str:
     return hashlib.sha256(raw_key.encode("utf-8", "replace")).hexdigest()
 
 
+_Moment = dict[str, str]
+"""Who, and when."""
+
+
 class _Known(Generic[V]):
     def __init__(self, find: Callable[[str], Awaitable[V | None]]) -> None:
         self._find = find
@@ -200,14 +204,8 @@ class Directory:
         seen_rows = [{"who": agent_id, "moment": self._seen[agent_id]} for agent_id in sorted(seen)]
         used_rows = [{"who": key_id, "moment": self._used[key_id]} for key_id in sorted(used)]
 
-        def work(connection: Connection) -> None:
-            if seen_rows:
-                connection.execute(_SEEN, seen_rows)
-            if used_rows:
-                connection.execute(_USED, used_rows)
-
         try:
-            await self._store.write(work)
+            await self._store.write_each(_keep_all, (seen_rows, used_rows))
         except SQLAlchemyError as error:
             log.warning("who was seen could not be written down: %s", str(error).splitlines()[0])
             self._unsaved_seen |= seen
@@ -244,6 +242,15 @@ class Directory:
     async def _counts(self, wanted: str) -> bool | None:
         row = await self._store.read(lambda c: c.execute(_ENDED, {"wanted": wanted}).first())
         return True if row is None else None
+
+
+def _keep_all(connection: Connection, kept: Sequence[tuple[list[_Moment], list[_Moment]]]) -> list[None]:
+    for seen, used in kept:
+        if seen:
+            connection.execute(_SEEN, seen)
+        if used:
+            connection.execute(_USED, used)
+    return [None] * len(kept)
 
 
 def _later(one: str | None, other: str | None) -> str | None:

@@ -237,7 +237,8 @@ This text is for a coding agent. With it you register yourself at the broker `{u
 
 What you need: an API key (`amk_...`). Ask your person for one. They make it with
 `agent-mailer broker key add` on the broker's machine, or with `POST {url}/users/api-keys` after a login.
-Keep it in the environment as `AMP_API_KEY`; never write it into a file of the project, a message or your output.
+Keep it in the environment as `AMP_API_KEY`; never write it into a file of the project, a message or your output, nor
+on a command line, which every user of the machine can see.
 
 ## The short way
 
@@ -252,8 +253,8 @@ If `agent-mailer` is installed, one command in your folder does all of the below
 1. Register. `name` becomes the first part of your address; choose what says what you do, in lower case.
 
    ```bash
-   curl -s -X POST "{url}/agents/register" \\
-     -H "X-API-Key: $AMP_API_KEY" -H "Content-Type: application/json" \\
+   printf 'X-API-Key: %s\\n' "$AMP_API_KEY" | curl -s -X POST "{url}/agents/register" \\
+     -H @- -H "Content-Type: application/json" \\
      -d '{{"name": "coder", "role": "coder", "description": "writes the code", "system_prompt": "You are ..."}}'
    ```
 
@@ -262,7 +263,7 @@ If `agent-mailer` is installed, one command in your folder does all of the below
 2. Fetch your documents.
 
    ```bash
-   curl -s -H "X-API-Key: $AMP_API_KEY" "{url}/agents/<id>/setup"
+   printf 'X-API-Key: %s\\n' "$AMP_API_KEY" | curl -s -H @- "{url}/agents/<id>/setup"
    ```
 
    The answer holds `agent_md`, `claude_md`, `infiniti_md` and `instructions`.

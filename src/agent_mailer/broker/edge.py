@@ -27,8 +27,8 @@ log = logging.getLogger("agent_mailer.broker")
 
 BESIDE_THE_BODY = 65_536
 """What a request may hold beside a body or a file of the largest size."""
-MOST_READ_AWAY = 64 * 1_048_576
-SECONDS_TO_READ_AWAY = 20.0
+MOST_READ_AWAY = 256 * 1_048_576
+SECONDS_TO_READ_AWAY = 60.0
 UPLOAD = "/files/upload"
 FROM_STRANGERS = 65_536
 """Bytes of a request that are looked at before it is known whose it is."""
@@ -101,6 +101,8 @@ class Edge:
             if message["type"] == "http.request":
                 read += len(message.get("body", b""))
                 if read > most:
+                    if message.get("more_body", False):
+                        await _read_away(receive, read)
                     raise HTTPException(413, _too_large(most))
             return message
 
@@ -139,13 +141,18 @@ def _declared(scope: Scope) -> int:
 
 
 async def _read_away(receive: Receive, size: int) -> None:
-    """The request's body, where it is not so large that whoever sends it must be cut off, or slow."""
-    if size > MOST_READ_AWAY:
-        return
+    """The rest of a request's body, where it is not so large that whoever sends it must be cut off, or slow.
+
+    `size`: in bytes, what it says that it has, or what it has had.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(SECONDS_TO_READ_AWAY):
-            while (await receive()).get("more_body", False):
-                pass
+            more = size <= MOST_READ_AWAY
+            left = MOST_READ_AWAY
+            while more and left >= 0:
+                message = await receive()
+                more = message.get("more_body", False)
+                left -= len(message.get("body", b""))
 
 
 def _guarded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
+
+log = logging.getLogger("agent_mailer.broker")
 
 # FULL: a commit that was answered survives a power cut (with NORMAL it may not).
 _PRAGMAS = ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
@@ -160,8 +163,12 @@ def error_words(error: DBAPIError) -> str:
 def do_alone(connection: Connection, what: Alone) -> None:
     """Until this transaction ends nobody else does it. What they have done is seen from the next statement on."""
     # A file is locked as a whole when a transaction begins to write.
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": int(what)})
+    if connection.dialect.name != "postgresql":
+        return
+    number = {"number": int(what)}
+    if not connection.execute(text("SELECT pg_try_advisory_xact_lock(:number)"), number).scalar():
+        log.warning("another process is at it (%s): waiting", what.name.lower())
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), number)
 
 
 NOW_MS: ColumnElement[int] = literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)", BigInteger)

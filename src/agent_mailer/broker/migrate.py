@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import sqlite3
 from pathlib import Path
@@ -22,6 +23,8 @@ log = logging.getLogger("agent_mailer.broker")
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0012"
 """The newest of them."""
+LOCK_SECONDS = 5
+"""How long a lock of somebody else is waited for."""
 _NEWER = "pip install --upgrade 'agent-mailer[broker]'"
 
 
@@ -75,7 +78,10 @@ def _unreadable(name: str) -> ConfigFault:
 
 
 def _bring(connection: Connection, name: str) -> None:
+    of_server = connection.dialect.name == "postgresql"
     do_alone(connection, Alone.MIGRATING)
+    if of_server:
+        _look_at_server(connection, name)
     tables = set(inspect(connection).get_table_names())
     if "alembic_version" not in tables:
         if tables:
@@ -90,9 +96,22 @@ def _bring(connection: Connection, name: str) -> None:
     version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if version == HEAD:
         return None
-    if "processes" in tables and not is_file(connection.engine.url.render_as_string()):
+    if "processes" in tables and of_server:
         require_nobody(connection, name, "is to be upgraded")
     return upgrade(connection, name)
+
+
+def _look_at_server(connection: Connection, name: str) -> None:
+    """Raises ConfigFault."""
+    encoding = connection.execute(text("SHOW server_encoding")).scalar()
+    if encoding != "UTF8":
+        raise ConfigFault(
+            "database_encoding",
+            f"{name} has the encoding {encoding}, which cannot hold all text",
+            "give another database: createdb --template=template0 --encoding=UTF8 NAME",
+        )
+    # Somebody else's lock is told of; a migration is waited for before, however long it takes.
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
 
 
 def require_nobody(connection: Connection, name: str, words: str) -> None:
@@ -162,9 +181,8 @@ def database_fault(url: str, error: SQLAlchemyError) -> MailerError:
     name = named(url)
     words = error_words(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
     path = shlex.quote(name)
-    if isinstance(error, DBAPIError) and not is_file(url) and trouble_of(error) is Trouble.AWAY:
-        # Exit status 69: a service manager tries again.
-        return UnavailableFault("database_unreachable", f"{name} cannot be reached: {words}", "look whether it runs")
+    if isinstance(error, DBAPIError) and not is_file(url):
+        return _server_fault(name, error, words)
     if "locked" in words:
         return BusyFault("database_locked", f"{name} is locked by another program", f"look which one: fuser {path}")
     if "not a database" in words or "malformed" in words or "file is encrypted" in words:
@@ -179,7 +197,34 @@ def database_fault(url: str, error: SQLAlchemyError) -> MailerError:
         return ConfigFault("database_full", f"there is no room for {name} to grow", f"make room: df -h {path}")
     if "unable to open" in words:
         return _unreadable(name)
-    return ConfigFault("database_failed", f"{name}: {words}", "look whether the database runs and the URL is right")
+    return ConfigFault("database_failed", f"{name}: {words}", _LOOK)
+
+
+_LOOK = "look whether the database runs and the URL is right"
+# What a server says to somebody whom it does not let in has no state, but always these words where it speaks English.
+_NOT_LET_IN = re.compile(
+    r"does not exist|authentication failed|pg_hba\.conf|not permitted to log in|permission denied for"
+)
+_OF_STATES = {
+    "25006": ("database_read_only", "cannot be written", "is it a standby? psql -c 'SELECT pg_is_in_recovery()' URL"),
+    "42501": ("database_refused", "gives its user too little", "GRANT ALL ON SCHEMA public TO that user"),
+    "53100": ("database_full", "has no room to grow", "make room on the server's disk"),
+}
+
+
+def _server_fault(name: str, error: DBAPIError, words: str) -> MailerError:
+    trouble = trouble_of(error)
+    if trouble is Trouble.AWAY and _NOT_LET_IN.search(words):
+        fix = "look at the name, the user and the password in the URL: agent-mailer broker serve --database URL"
+        return ConfigFault("database_refused", f"{name} refuses: {words}", fix)
+    if trouble is Trouble.AWAY:
+        # Exit status 69: a service manager tries again.
+        return UnavailableFault("database_unreachable", f"{name} cannot be reached: {words}", "look whether it runs")
+    if trouble is Trouble.BUSY:
+        fix = "look by whom: psql -c 'SELECT pid, application_name, query FROM pg_stat_activity' URL"
+        return BusyFault("database_locked", f"{name} is locked by another session: {words}", fix)
+    code, what, fix = _OF_STATES.get(getattr(error.orig, "sqlstate", ""), ("database_failed", "fails", _LOOK))
+    return ConfigFault(code, f"{name} {what}: {words}", fix)
 
 
 def named(url: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from agent_mailer.broker.data import Quota
 from agent_mailer.broker.documents import base_url
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import files
-from agent_mailer.broker.users.quotas import require_room
+from agent_mailer.broker.users.quotas import count_alone, require_room
 
 router = APIRouter(prefix="/files", tags=["files"])
 
@@ -86,16 +86,26 @@ async def upload(request: Request, caller: AsEither, file: Annotated[UploadFile,
     except OSError as error:
         raise Fault(503, f"The file could not be stored: {error.strerror}", headers={"Retry-After": "1"}) from None
     try:
-        await store_of(request).write(partial(_note, settings.quota, row))
+        await store_of(request).write_each(_note_all, (settings.quota, row))
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return answer(Uploaded(file_id, name, mime_type, len(data), f"{base_url(request)}/files/{file_id}"))
 
 
-def _note(quota: Quota, row: dict[str, Any], connection: Connection) -> None:
-    require_room(connection, quota, row["user_id"], row["size"])
-    connection.execute(insert(files), [row])
+def _note_all(connection: Connection, wanted: Sequence[tuple[Quota, dict[str, Any]]]) -> list[Fault | None]:
+    counted = {row["user_id"] for quota, row in wanted if quota.file_bytes}
+    if counted:
+        count_alone(connection, counted)
+    results: list[Fault | None] = []
+    for quota, row in wanted:
+        try:
+            require_room(connection, quota, row["user_id"], row["size"])
+            connection.execute(insert(files), [row])
+            results.append(None)
+        except Fault as fault:
+            results.append(fault)
+    return results
 
 
 def _store(path: Path, data: bytes) -> None:

@@ -21,7 +21,7 @@ from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, forwarde
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import NOT_ERASED, NOT_TRASHED, agents, former_addresses, messages
 from agent_mailer.broker.threads.rows import note_activity
-from agent_mailer.broker.users.quotas import Spent, require_left, spend, spent_by
+from agent_mailer.broker.users.quotas import Spent, count_alone, require_left, spend, spent_by
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -156,6 +156,9 @@ class _Batch:
         """When something was sent last in them."""
 
     def run(self) -> list[Sent | Fault]:
+        counted = {one.user_id for one in self.submissions if one.quota.messages_per_day or one.quota.bytes_per_day}
+        if counted:
+            count_alone(self.connection, counted)
         self.earlier = self._read_earlier()
         self.epochs = last_epochs(self.connection, ((one.agent_id, one.fence) for one in self.submissions))
         addresses = {address for submission in self.submissions for address in submission.new.to}
@@ -166,7 +169,6 @@ class _Batch:
         parents = self.connection.execute(_PARENTS, {"ids": sorted(wanted)}).all() if wanted else []
         self.parents = {row[0]: _Parent(*row) for row in parents}
         self.derived, self.stored = self._find_threads()
-        counted = {one.user_id for one in self.submissions if one.quota.messages_per_day or one.quota.bytes_per_day}
         self.spent = spent_by(self.connection, counted) if counted else {}
         results: list[Sent | Fault] = []
         for submission in self.submissions:

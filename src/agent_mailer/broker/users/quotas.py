@@ -1,6 +1,6 @@
 """What a user has taken of what one may take: messages and bytes of a day (UTC), files in all.
 
-Counted only where there is a limit. Two processes at the same moment may let a little more through.
+Counted only where there is a limit; what one user takes at once is counted one after the other, at whichever process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, delete, func, select, text
 
 from agent_mailer.broker.data import Quota
 from agent_mailer.broker.protocol import CLOCK, Fault
-from agent_mailer.broker.tables import files, usage
+from agent_mailer.broker.tables import files, usage, users
 
 _c = usage.c
 _OF_DAY = select(_c.user_id, _c.messages, _c.bytes).where(
@@ -23,6 +23,12 @@ _ADD = text(
     "INSERT INTO usage (user_id, day, messages, bytes) VALUES (:user, :today, :messages, :bytes)"
     " ON CONFLICT (user_id, day) DO UPDATE SET messages = usage.messages + excluded.messages,"
     " bytes = usage.bytes + excluded.bytes"
+)
+_ONE_BY_ONE = (
+    select(users.c.id)
+    .where(users.c.id.in_(bindparam("users", expanding=True)))
+    .order_by(users.c.id)
+    .with_for_update(key_share=True)
 )
 _FORGET = delete(usage).where(_c.user_id == bindparam("user"), _c.day < bindparam("today"))
 _FILES = select(func.coalesce(func.sum(files.c.size), 0)).where(files.c.user_id == bindparam("user"))
@@ -38,6 +44,11 @@ class Spent(msgspec.Struct, frozen=True):
 
 def today() -> str:
     return CLOCK.now().date().isoformat()
+
+
+def count_alone(connection: Connection, user_ids: Iterable[str]) -> None:
+    """Until this transaction ends nobody else counts what these users take. Before all else that it locks."""
+    connection.execute(_ONE_BY_ONE, {"users": sorted(user_ids)})
 
 
 def spent_by(connection: Connection, user_ids: Iterable[str]) -> dict[str, Spent]:

@@ -50,6 +50,13 @@ def serve(
     ] = 0,
     bytes_per_day: Annotated[int, typer.Option(min=0, help="Bytes of bodies that a user may send in a day.")] = 0,
     file_bytes: Annotated[int, typer.Option(min=0, help="Bytes that a user's stored files may come to.")] = 0,
+    max_body_bytes: Annotated[int, typer.Option(min=1024, help="Bytes that the body of a message may have.")] = (
+        1_048_576
+    ),
+    max_file_bytes: Annotated[int, typer.Option(min=1024, help="Bytes that one file may have.")] = 10_485_760,
+    login_attempts: Annotated[
+        int, typer.Option(min=1, help="Wrong passwords for a user, and from an address, in five minutes.")
+    ] = 10,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request, on stderr.")] = False,
     log_format: Annotated[
         str, typer.Option(metavar="text|json", help="How lines on stderr are written: for people, or for programs.")
@@ -81,7 +88,10 @@ def serve(
         make_folders(data)
         secret = secret_of(data, host, os.environ)
         with held(data, url):
+            from sqlalchemy.exc import SQLAlchemyError
+
             from agent_mailer.broker.app import create_app
+            from agent_mailer.broker.migrate import database_fault
 
             ends_with = domain or os.environ.get("AGENT_MAILER_DOMAIN") or DEFAULT_DOMAIN
             settings = Settings(
@@ -94,17 +104,23 @@ def serve(
                 streams_per_key=streams_per_key,
                 streams_per_host=streams_per_host,
                 request_seconds=request_seconds,
+                max_body_bytes=max_body_bytes,
+                max_file_bytes=max_file_bytes,
+                login_attempts=f"{login_attempts}/5 minutes",
                 quota=Quota(messages_per_day, bytes_per_day, file_bytes),
             )
-            run(
-                create_app(settings),
-                bound,
-                lambda invite: _greet(data, url, invite),
-                log_form=Form(log_format),
-                access_log=access_log,
-                request_seconds=request_seconds,
-                proxies=proxies,
-            )
+            try:
+                run(
+                    create_app(settings),
+                    bound,
+                    lambda invite: _greet(data, url, invite),
+                    log_form=Form(log_format),
+                    access_log=access_log,
+                    request_seconds=request_seconds,
+                    proxies=proxies,
+                )
+            except SQLAlchemyError as error:
+                raise database_fault(data.database, error) from None
 
 
 def _listed(variable: str) -> list[str]:
