@@ -6,7 +6,6 @@ What only a watcher needs is imported where it is made: commands that look at th
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,7 +30,6 @@ from agent_mailer.turn_tools.folder import TurnFolder
 
 if TYPE_CHECKING:
     from agent_mailer.confine.confinement import Confinement
-    from agent_mailer.mailbox.amp.adapter import AmpMailbox
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.prompts import PromptRoom
@@ -112,8 +110,13 @@ class Workplace:
 
     @property
     def at_broker(self) -> bool:
-        """Whether its mail is at a broker, not in a folder."""
+        """Whether its mail is at a broker of the Agent Mailer Protocol."""
         return self.config.mailbox_kind is MailboxKind.AMP
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether its mail is in a folder, not at a server."""
+        return self.config.mailbox_kind is MailboxKind.MAILDIR
 
     @property
     def handle(self) -> str:
@@ -150,7 +153,7 @@ class Workplace:
         from agent_mailer.mailbox.maildir.routes import mail_of_the_tree
 
         with suppress(ConfigFault):
-            if not self.at_broker:
+            if self.in_folder:
                 return (self.folder.path, *mail_of_the_tree(self.maildir_root(), self.workdir))
         return (self.folder.path,)
 
@@ -162,13 +165,15 @@ class Workplace:
 
     def mailbox(self, handle: str | None = None) -> Mailbox:
         """The mailbox of this agent, or of another handle in the same folder."""
-        if self.at_broker:
+        if not self.in_folder:
             if handle is None:
-                return self._amp()
+                from agent_mailer.at_server import mailbox_of
+
+                return mailbox_of(self)
             raise ConfigFault(
                 "no_folder_mailbox",
-                "this command works on a folder mailbox; this agent's mail is at a broker",
-                "give --maildir-root, or ask the broker",
+                "this command works on a folder mailbox; this agent's mail is at a server",
+                "give --maildir-root, or ask the server",
             )
         from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 
@@ -181,24 +186,6 @@ class Workplace:
             )
         return MaildirMailbox(
             self.disk, self.maildir_root(), wanted, clock=self.clock, rescan_seconds=self.config.poll_interval_idle
-        )
-
-    def _amp(self) -> AmpMailbox:
-        from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
-        from agent_mailer.mailbox.amp.client import Credentials
-
-        def credentials() -> Credentials:
-            config = self.trust.load().config
-            return Credentials(self.config.broker_url, config.agent_id, config.api_key)
-
-        rhythm = Rhythm(float(self.config.poll_interval_idle), float(self.config.poll_interval_active))
-        return AmpMailbox(
-            credentials,
-            self.config.address,
-            watcher=self.folder.watcher_id(),
-            watcher_name=f"{platform.node() or 'a host'}, process {os.getpid()}, {self.workdir}",
-            rhythm=rhythm,
-            clock=self.clock,
         )
 
     def runtime(self) -> Runtime:
@@ -231,7 +218,7 @@ class Workplace:
         """So that an `amq` of the agent's works in this very mailbox; a part of its context alone would stop it."""
         from agent_mailer.mailbox.maildir.amq import pin, without_half_a_pin
 
-        if not self.at_broker and is_handle(self.handle):
+        if self.in_folder and is_handle(self.handle):
             with suppress(ConfigFault, OSError):
                 return {**env, **pin(self.maildir_root(), self.handle)}
         return without_half_a_pin(env)
@@ -272,7 +259,7 @@ class Workplace:
     def _reach(self) -> Reach:
         from agent_mailer.fencing import reach_of
 
-        root = (lambda: None) if self.at_broker else self.maildir_root
+        root = self.maildir_root if self.in_folder else (lambda: None)
         return reach_of(self.config, self.folder.config, self.workdir, self.project_dir(), root)
 
     def _permission_mode(self) -> PermissionMode:
@@ -302,7 +289,7 @@ class Workplace:
             self.workdir,
             self.project_dir(),
             self.handle,
-            self.config.address if self.at_broker else self.handle,
+            self.handle if self.in_folder else self.config.address,
             self.surroundings(),
             out_of_git=self.folders_in_git() if self.config.git is GitCare.KEEP_OUT else (),
             agents=self._agents,
@@ -325,7 +312,7 @@ class Workplace:
             return None
         from agent_mailer.confining import Around, confinement_of
 
-        root = (lambda: None) if self.at_broker else self.maildir_root
+        root = self.maildir_root if self.in_folder else (lambda: None)
         around = Around(self.workdir, self.folder.path, self.project_dir(), root, self.disk)
         return confinement_of(self.config, around, runtime.traits)
 
@@ -368,7 +355,7 @@ class Workplace:
         mailbox = self.mailbox()
         return Room(
             mailbox=mailbox,
-            persons=mailbox if self.at_broker else self.mailbox(USER),
+            persons=self.mailbox(USER) if self.in_folder else mailbox,
             runtime=runtime,
             confinement=self.confinement(runtime),
             state=self.state,

@@ -25,6 +25,7 @@ from agent_mailer.config_tables import (
     Environment,
     Guards,
     Limits,
+    McpAgentMailKeys,
     Notify,
     Retry,
     SandboxKeys,
@@ -52,6 +53,7 @@ class RuntimeKind(StrEnum):
 class MailboxKind(StrEnum):
     MAILDIR = "maildir"
     AMP = "amp"
+    MCP_AGENT_MAIL = "mcp_agent_mail"
 
 
 class GlobalNote(StrEnum):
@@ -85,10 +87,15 @@ class Config(msgspec.Struct, frozen=True):
     address: Annotated[
         str, RESTART, STOPS, "where the agent gets its mail: its handle, or its address at the broker"
     ] = ""
-    broker_url: Annotated[str, RESTART, STOPS, "the broker's URL; empty = a folder mailbox"] = ""
-    api_key: Annotated[str, LIVE, "the broker's key; shown nowhere"] = ""
+    broker_url: Annotated[
+        str, RESTART, STOPS, "the URL of the broker, or of another server; empty = a folder mailbox"
+    ] = ""
+    api_key: Annotated[str, LIVE, "the broker's key, or another server's bearer token; shown nowhere"] = ""
     mailbox: Annotated[
-        MailboxKind | None, RESTART, STOPS, "maildir or amp; default: amp when broker_url is set, else maildir"
+        MailboxKind | None,
+        RESTART,
+        STOPS,
+        "maildir, amp or mcp_agent_mail; default: amp when broker_url is set, else maildir",
     ] = None
     maildir_root: Annotated[
         str,
@@ -96,6 +103,9 @@ class Config(msgspec.Struct, frozen=True):
         STOPS,
         "the folder mailbox's root; default: $AM_ROOT, .amqrc, .agent-mail at the top of the git tree",
     ] = ""
+    mcp_agent_mail: Annotated[
+        McpAgentMailKeys, "project: whose mail it is at an mcp_agent_mail server, an absolute path"
+    ] = McpAgentMailKeys()
     runtime: Annotated[
         RuntimeKind | None, RESTART, STOPS, "the agent program: claude, codex, infiniti or command; must be chosen"
     ] = None

@@ -53,6 +53,14 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     longest: Annotated[Seconds, LIVE, "seconds that no wait is longer than"] = 600
 
 
+class McpAgentMailKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[mcp_agent_mail]`: what that server wants to know beside its URL and our name."""
+
+    project: Annotated[
+        str, RESTART, STOPS, "the project at the server, a path; empty = project_dir, or the workdir; agents share one"
+    ] = ""
+
+
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"pass_": "pass"}):
     """`[env]`: names the agent may see beyond the basics, and values set for it."""
 

@@ -95,7 +95,7 @@ def read_file(path: Path) -> dict[str, object]:
         if len(data) > LARGEST:
             # An agent may write it while the watcher that reads it runs.
             raise ConfigFault("too_large", f"{path} has more than {LARGEST} bytes", "agent-mailer config edit")
-        return tomllib.loads(data.decode("utf-8"))
+        return _in_our_words(tomllib.loads(data.decode("utf-8")))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -105,6 +105,17 @@ def read_file(path: Path) -> dict[str, object]:
         raise ConfigFault("unreadable", why, f"mv {path.parent} {path.parent}.old") from error
     except OSError as error:
         raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from error
+
+
+def _in_our_words(raw: dict[str, object]) -> dict[str, object]:
+    """With `[capabilities.mail] adapter, endpoint`, as other programs write it, read as the keys that say the same."""
+    capabilities = raw.get("capabilities")
+    mail = capabilities.get("mail") if isinstance(capabilities, dict) else None
+    if not isinstance(mail, dict):
+        return raw
+    said = {"mailbox": mail.get("adapter"), "broker_url": mail.get("endpoint")}
+    found = {key: value for key, value in said.items() if isinstance(value, str) and not raw.get(key)}
+    return {**{key: value for key, value in raw.items() if key != "capabilities"}, **found}
 
 
 def parse_value(key: str, text: str) -> object:
@@ -178,6 +189,8 @@ def _field(key: str) -> tuple[Any, object]:
 
 
 def _convert(key: str, value: object) -> object:
+    if key == "mailbox" and isinstance(value, str):
+        value = value.replace("-", "_")  # as its server spells itself
     converted: object = msgspec.convert(value, type=_field(key)[0], strict=True)
     try:
         _require_sound(key, converted)

@@ -139,8 +139,9 @@ def _guards(config: Config) -> GuardPolicy:
 def _who(config: Config, where: Where) -> WhoPolicy:
     """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
     at_broker = config.mailbox_kind is MailboxKind.AMP
-    # The names that our broker and a folder keep for the person there.
-    person = f"human-operator@{where.own.partition('@')[2]}" if at_broker else "user"
+    # The names that each of them has for the person there.
+    at_server = config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL
+    person = f"human-operator@{where.own.partition('@')[2]}" if at_broker else "the-user" if at_server else "user"
     people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
     # Where the operator's answers by mail count, no agent may pass for him.
     named = config.people or (config.notify.address and _hides_mail(config)) or config.approve.by is AskedBy.SENDER
@@ -148,12 +149,17 @@ def _who(config: Config, where: Where) -> WhoPolicy:
     return WhoPolicy(config.allow_from, config.deny_from, people, where.own, frozenset(known), frozenset(vouched))
 
 
+def _lacking(config: Config, *needed: str) -> list[tuple[str, str]]:
+    return [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
+
+
 def missing_in(config: Config, handle: str) -> list[tuple[str, str]]:
     """The keys `watch` cannot do without, each with the flag that gives it."""
     found: list[tuple[str, str]] = []
     if config.mailbox_kind is MailboxKind.AMP:
-        needed = ("broker_url", "api_key", "agent_id", "address")
-        found += [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
+        found += _lacking(config, "broker_url", "api_key", "agent_id", "address")
+    elif config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
+        found += _lacking(config, "broker_url", "address")
     elif not handle:
         found.append(("address", "--address"))
     if config.runtime is None:

@@ -311,11 +311,13 @@ def test_contacts_are_the_roster_the_mailboxes_and_the_person(root: Path) -> Non
 
 
 def test_the_idle_watcher_pulls_in_nothing_heavy(root: Path) -> None:
+    others = ("agent_mailer.mailbox.http", "agent_mailer.mailbox.mcp_agent_mail", "agent_mailer.mailbox.amp")
+    heavy = ("httpx", "rich", "typer", "tenacity", "tomlkit", "pytest", *others)
     code = (
         "import asyncio, sys; from pathlib import Path; from agent_mailer.disk import Disk;"
         "from agent_mailer.mailbox.maildir.adapter import MaildirMailbox as M;"
         "b = M(Disk(), Path(sys.argv[1]), 'alice'); asyncio.run(b.open());"
-        "print([m for m in ('httpx', 'rich', 'typer', 'tenacity', 'tomlkit', 'pytest') if m in sys.modules])"
+        f"print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

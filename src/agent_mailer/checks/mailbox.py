@@ -38,6 +38,10 @@ def mailbox_checks(place: Workplace) -> list[CheckResult]:
         if not (config.broker_url and config.api_key and config.agent_id):
             return []  # the configuration's check names them
         return check_broker(shown_url(config.broker_url), config.address, lambda: see_broker(place))
+    if not place.in_folder:
+        from agent_mailer.checks.server import server_checks
+
+        return server_checks(place) if config.broker_url else []
     holder = holder_of(place.folder.path / ".lock")
     pid = holder.process.pid if holder else None
     return check_mailbox(place.handle, lambda: _see_folder(place), pid, place.clock.now())

@@ -305,7 +305,7 @@ class Repair:
 def _mail_folders(place: Workplace, left: list[Left]) -> MailFolders | None:
     """The folder mailbox, where this agent has one of its own; what keeps us from it is added to `left`."""
     try:
-        if place.at_broker or not place.handle:
+        if not place.in_folder or not place.handle:
             return None
         root, paths = own_folder(place)
     except MailerError as fault:

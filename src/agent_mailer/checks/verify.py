@@ -182,6 +182,6 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
 
 def _maildir_root(place: Workplace) -> Path | None:
     try:
-        return None if place.at_broker else place.maildir_root()
+        return place.maildir_root() if place.in_folder else None
     except MailerError:
         return None

@@ -222,7 +222,7 @@ def _typed(key: str, words: list[str]) -> object:
 def _check_handle(place: Workplace, address: str) -> None:
     from agent_mailer.setup.workdir import require_handle
 
-    if not place.at_broker:
+    if place.in_folder:
         require_handle(address)
 
 

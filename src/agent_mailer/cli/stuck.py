@@ -108,7 +108,7 @@ def show(key: Key, workdir: Workdir = None, as_json: Json = False) -> None:
         if view.turn_id:
             note(f"\nwhat the agent did: agent-mailer turns show {printable(view.turn_id, 64)}")
     name = printable(view.key, 128)
-    if view.reason == StuckKind.TOO_LARGE or (place.at_broker and view.reason == StuckKind.USED_ID):
+    if view.reason == StuckKind.TOO_LARGE or (not place.in_folder and view.reason == StuckKind.USED_ID):
         note(f"\nonly its sender can help, by sending it again; then forget it: agent-mailer stuck drop {name}")
     else:
         note(f"\nonce more: agent-mailer stuck retry {name}")

@@ -34,6 +34,10 @@ def person_at(place: Workplace, whose: str | None, tell: Tell) -> Person:
         from agent_mailer.people.broker import mail_of
 
         return Person(mail_of(place, whose), place.clock, tell)
+    if not place.in_folder:
+        from agent_mailer.people.server import mail_at
+
+        return Person(mail_at(place, whose), place.clock, tell)
     from agent_mailer.people.folder import mail_in
 
     return Person(mail_in(place, whose), place.clock, tell)
@@ -45,6 +49,10 @@ def agent_of(place: Workplace) -> Person:
         from agent_mailer.people.broker import agents_mail
 
         return Person(agents_mail(place), place.clock)
+    if not place.in_folder:
+        from agent_mailer.people.server import mail_at
+
+        return Person(mail_at(place, place.handle), place.clock)
     from agent_mailer.people.folder import FolderMail
 
     return Person(FolderMail(place.mailbox(place.handle)), place.clock)

@@ -73,6 +73,40 @@ def is_due(place: Workplace, values: Mapping[str, object], wishes: Wishes) -> bo
     return place.at_broker and bool(named or wishes.from_login or not whole)
 
 
+class NameMade(msgspec.Struct, frozen=True):
+    """A name in a mailbox or at a server. `where` is for people; `new`: it was not there before."""
+
+    name: str
+    where: str
+    new: bool
+
+
+def register_name(place: Workplace, name: str) -> NameMade:
+    """In the folder mailbox, or at the mcp_agent_mail server, now or before.
+
+    Raises ConfigFault, UsageFault, RefusedFault, UnavailableFault, MailerError.
+    """
+    if place.in_folder:
+        from agent_mailer.mailbox.maildir.layout import add_handle, known
+        from agent_mailer.setup.workdir import require_handle
+
+        require_handle(name)
+        root = place.maildir_root()
+        before = known(root, name)
+        add_handle(place.disk, root, name, place.clock)
+        return NameMade(name, str(root), new=not before)
+    from agent_mailer.at_server import mcp_agent_mail
+    from agent_mailer.names import shown_url
+    from agent_mailer.people.server import in_words
+
+    mailbox = mcp_agent_mail(place, name)
+    there = mailbox.registered
+    with in_words():
+        me = asyncio.run(mailbox.register())
+    url = printable(shown_url(place.config.broker_url), 100)
+    return NameMade(me.name, f"{url}, project {printable(me.slug)}", new=there is None)
+
+
 def register(place: Workplace, wishes: Wishes, *, by_login: bool) -> Registration:
     """The agent that configuration and wishes mean, found or registered. `by_login`: of whoever has logged in there.
 

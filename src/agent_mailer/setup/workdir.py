@@ -41,14 +41,18 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     what was done. Raises ConfigFault, UsageFault or OSError; the config file is written last and whole.
     """
     place.require_complete()
-    if not place.at_broker:
+    if place.in_folder:
         require_handle(place.handle)
+    elif not place.at_broker:
+        from agent_mailer.mailbox.mcp_agent_mail.identity import require_name
+
+        require_name(place.config.address)
     if place.folder.path.exists():
         place.folder.check()
     lines: list[str] = []
     trusted, anew = place.trust.verdict, place.trust.begins_anew()
     file = ConfigFile(place.folder.config, place.disk)
-    root = None if place.at_broker else _root(place)
+    root = _root(place) if place.in_folder else None
     wanted = {**_required(place), **values}
     if root is not None and file.get("maildir_root") is None:
         # Found once and for all: what appears around it later makes no other mailbox of it.
@@ -101,6 +105,8 @@ def _required(place: Workplace) -> dict[str, object]:
     plain = msgspec.to_builtins(place.config)
     if place.at_broker:
         return {key: plain[key] for key in REQUIRED if plain[key]}
+    if not place.in_folder:
+        return {key: plain[key] for key in ("mailbox", *REQUIRED) if plain[key]}
     plain["address"] = place.handle
     return {key: plain[key] for key in REQUIRED if plain[key] and key not in _OF_A_BROKER}
 

@@ -43,16 +43,16 @@ def look_at_mailbox(place: Workplace, ours: set[str]) -> MailboxView:
     """A broker that does not answer soon is not waited for."""
     from agent_mailer.config import MailboxKind
 
+    if place.config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
+        return _at_server(place, ours)
     return _at_broker(place, ours) if place.config.mailbox_kind is MailboxKind.AMP else _in_folder(place, ours)
 
 
 def look_without_asking(place: Workplace, ours: set[str]) -> MailboxView:
     """The same, but no broker is asked: forty of them would not answer at once."""
-    from agent_mailer.config import MailboxKind
-
-    if place.config.mailbox_kind is not MailboxKind.AMP:
+    if place.in_folder:
         return _in_folder(place, ours)
-    return MailboxView("amp", place.config.address, _url(place), waiting=None)
+    return MailboxView(place.config.mailbox_kind.value, place.config.address, _url(place), waiting=None)
 
 
 def _in_folder(place: Workplace, ours: set[str]) -> MailboxView:
@@ -161,6 +161,31 @@ def _at_broker(place: Workplace, ours: set[str]) -> MailboxView:
     queue = _oldest(new, place.clock.now())
     waiting = max(len(new), total - len(ours) - passed_by)
     return MailboxView("amp", config.address, _url(place), waiting, queue=queue)
+
+
+def _at_server(place: Workplace, ours: set[str]) -> MailboxView:
+    """Where the name was never registered, nobody is asked: a look registers none."""
+    import asyncio
+
+    from agent_mailer.at_server import mcp_agent_mail
+
+    config = place.config
+    kind = config.mailbox_kind.value
+
+    async def ask() -> list[Envelope]:
+        mailbox = mcp_agent_mail(place, config.address)
+        if mailbox.registered is None:
+            raise MailerError("not_registered", f"{config.address} is not registered there yet", "agent-mailer watch")
+        async with asyncio.timeout(BROKER_SECONDS):
+            return [envelope for envelope, _, new in await mailbox.everything() if new]
+
+    try:
+        new = _candidates(place, asyncio.run(ask()), ours)
+    except MailerError as fault:
+        return MailboxView(kind, config.address, _url(place), problem=fault.message)
+    except TimeoutError:
+        return MailboxView(kind, config.address, _url(place), problem=f"no answer within {BROKER_SECONDS:.0f} s")
+    return MailboxView(kind, config.address, _url(place), len(new), queue=_oldest(new, place.clock.now()))
 
 
 def _url(place: Workplace) -> str:

@@ -38,9 +38,20 @@ def init(
         ),
     ] = None,
     agent_name: Annotated[str | None, typer.Option("--agent-name", help="Its name, where that differs.")] = None,
+    mailbox: Annotated[
+        str | None,
+        typer.Option(
+            "--mailbox",
+            metavar="KIND",
+            help="Where its mail is: maildir (a folder), amp (a broker) or mcp_agent_mail.",
+            autocompletion=any_of("maildir", "amp", "mcp_agent_mail"),
+        ),
+    ] = None,
     broker_url: Annotated[
         str | None,
-        typer.Option("--broker-url", metavar="URL", help="Its mail is at this broker: it is registered there."),
+        typer.Option(
+            "--broker-url", metavar="URL", help="Its mail is at this broker, or server: it is registered there."
+        ),
     ] = None,
     api_key: ApiKey = None,
     from_login: Annotated[
@@ -139,6 +150,7 @@ def init(
     given: dict[str, object] = {
         "address": address,
         "agent_name": agent_name,
+        "mailbox": mailbox.replace("-", "_") if mailbox is not None else None,
         "broker_url": broker_url,
         "api_key": read_key(api_key),
         "agent_id": agent_id,
@@ -223,6 +235,11 @@ def _set_up(
                 where = printable(shown_url(place.config.broker_url), 100)
                 done.append(f"{'registered' if made.is_new else 'found     '} {printable(made.me.address)} at {where}")
         place.require_complete()
+        if not place.at_broker and not place.in_folder:
+            from agent_mailer.setup.registering import register_name
+
+            named = register_name(place, place.config.address)
+            done.append(f"{'registered' if named.new else 'found     '} {named.name} at {named.where}")
         documents = plan_documents(place, identity, wishes)
         show, said = say if asking else done.append, wishes.replace_protocol
         chosen = [change for change in documents.replacements if _wanted(change, said, show, asking=asking)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.mail import arrivals
+from agent_mailer.cli.mail import arrivals, steps
 from agent_mailer.cli.mail.options import (
     As,
     Body,
@@ -34,10 +34,11 @@ from agent_mailer.cli.mail.options import (
     tell_staged,
     whole,
 )
+from agent_mailer.cli.mail.registering import register
 from agent_mailer.cli.mail.send import send
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group, single
-from agent_mailer.cli.terminal.printing import json_out, note, say, screen_text
+from agent_mailer.cli.terminal.printing import note, say, screen_text
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import split_addresses
@@ -99,7 +100,8 @@ def inbox(
         more = bool(limit) and len(found) > limit
         found = found[1:] if more else found
     if as_json:
-        json_out({"messages": [{**head(message), "new": new} for message, new in found], "more": more})
+        listed = {"messages": [{**head(message), "new": new} for message, new in found], "more": more}
+        steps.told(listed, *([(["read", found[0][0].envelope.id], "read the oldest")] if found else []), steps.SEND)
     elif not found:
         note("no mail" if every else "no new mail (agent-mailer mail inbox --all shows what was read)")
     else:
@@ -111,6 +113,7 @@ def inbox(
 @app.command("read", cls=FastCommand)
 def read(
     message_id: MessageId = None,
+    unread: Annotated[bool, typer.Option("--unread", help="All that was not read, oldest first.")] = False,
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
@@ -118,7 +121,13 @@ def read(
 ) -> None:
     """Print a message; outside a turn it then counts as read."""
     turn = _turn(whose)
-    if turn is None:
+    if unread and message_id is not None:
+        raise UsageFault("two_choices", "--unread is all that was not read, ID one message", "give one of them")
+    if turn is None and unread:
+        person = person_at(whose, workdir, maildir_root)
+        messages = [person.read(message.envelope.id) for message, _ in person.inbox(read_too=False)]
+        _show_unread(messages, as_json=as_json)
+    elif turn is None:
         show(person_at(whose, workdir, maildir_root).read(_required(message_id)), as_json=as_json)
     elif message_id is None and not as_json and len(turn.messages()) > 1:
         _show_all(turn.messages())
@@ -141,7 +150,7 @@ def thread(
     turn = _turn(whose)
     messages = turn.thread() if turn is not None else person_at(whose, workdir, maildir_root).thread(_required(name))
     if as_json:
-        json_out({"messages": [whole(message) for message in messages]})
+        steps.told({"messages": [whole(message) for message in messages]}, *steps.about(messages))
         return
     _show_all(messages)
 
@@ -154,7 +163,7 @@ def contacts(
     turn = _turn(whose)
     found = turn.contacts() if turn is not None else person_at(whose, workdir, maildir_root).contacts()
     if as_json:
-        json_out({"contacts": [{"address": contact.address, "note": contact.note} for contact in found]})
+        steps.told({"contacts": [{"address": one.address, "note": one.note} for one in found]}, steps.SEND)
         return
     for contact in found:
         say(screen_text(contact.address + (f"  ({contact.note})" if contact.note else "")))
@@ -213,6 +222,7 @@ def forward(
 
 
 app.command("send", cls=FastCommand)(send)
+app.command("register", cls=FastCommand)(register)
 app.command("watch", cls=FastCommand)(arrivals.watch)
 app.command("drain", cls=FastCommand)(arrivals.drain)
 app.command("who", cls=FastCommand)(arrivals.who)
@@ -240,6 +250,15 @@ def finish(
         say(f"noted: blocked; {turn.fate_of_question()}")
     else:
         say("noted: done" + ("; nothing is sent by itself" if no_reply else ""))
+
+
+def _show_unread(messages: Sequence[Message], *, as_json: bool) -> None:
+    if as_json:
+        steps.told({"messages": [whole(message) for message in messages]}, *steps.about(messages))
+    elif messages:
+        _show_all(messages)
+    else:
+        note("no new mail (agent-mailer mail inbox --all shows what was read)")
 
 
 def _show_all(messages: Sequence[Message]) -> None:

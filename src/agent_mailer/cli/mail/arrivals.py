@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.mail import steps
 from agent_mailer.cli.mail.options import (
     As,
     Context,
@@ -25,7 +26,7 @@ from agent_mailer.cli.mail.options import (
     whole,
 )
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
-from agent_mailer.cli.terminal.printing import json_out, json_text, local_time, note, say
+from agent_mailer.cli.terminal.printing import json_text, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
@@ -132,7 +133,7 @@ def who(whose: As = None, workdir: Workdir = None, maildir_root: MaildirRoot = N
             }
             for one in found
         ]
-        json_out({"agents": shown})
+        steps.told({"agents": shown}, steps.SEND)
         return
     rows = [
         (
@@ -180,7 +181,7 @@ def receipts(
             }
             for one in found
         ]
-        json_out({"receipts": shown})
+        steps.told({"receipts": shown}, steps.LOOK)
         return
     if not found:
         note("nothing was sent")

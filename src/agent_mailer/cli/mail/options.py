@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.terminal.printing import json_out, json_text, note, say, screen_text
+from agent_mailer.cli.mail import steps
+from agent_mailer.cli.terminal.printing import json_text, note, say, screen_text
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable, split_addresses
 
@@ -95,7 +96,7 @@ def _shell_handle(place: Workplace) -> str | None:
     from agent_mailer.mailbox.maildir.layout import is_handle
 
     me, root = os.environ.get("AM_ME"), os.environ.get("AM_ROOT")
-    if not me or place.at_broker:
+    if not me or not place.in_folder:
         return None
     if not is_handle(me):
         raise UsageFault(
@@ -164,7 +165,7 @@ def parse_context(text: str | None) -> str:
 
 def show(message: Message, *, as_json: bool) -> None:
     if as_json:
-        json_out({"message": whole(message)})
+        steps.told({"message": whole(message)}, *steps.about([message]))
     else:
         say(as_screen(message))
 

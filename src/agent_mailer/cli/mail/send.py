@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.mail import steps
 from agent_mailer.cli.mail.options import (
     Body,
     BodyFile,
@@ -32,7 +33,7 @@ from agent_mailer.cli.mail.options import (
 )
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import json_out, note, say
+from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import one_of, split_addresses
 
@@ -155,7 +156,7 @@ def _send_and_wait_for(person: Person, draft: Draft, wait_for: str, seconds: int
     sent = person.send(draft)
     fate = person.wait_for_fate(sent, wanted, seconds)
     if as_json:
-        json_out({**_as_json(sent, None), "stage": fate.value if fate is not None else None})
+        steps.told({**_as_json(sent, None), "stage": fate.value if fate is not None else None}, *_next(sent))
     else:
         say(sent.id)
     if fate is None:
@@ -176,7 +177,7 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: 
 
         waited = person.wait_for_answer(sent, wait, Neighbours(person.is_of).standing)
     if as_json:
-        json_out(_as_json(sent, waited))
+        steps.told(_as_json(sent, waited), *_next(sent))
     elif waited is None:
         if sent.already:
             note("already sent: nothing new was delivered")
@@ -214,6 +215,10 @@ def _where_it_stands(waited: Waited, name: str) -> str:
     if name in waited.taken:
         return "has taken it; what it does with it cannot be seen from here"
     return "has not taken it: does its watcher run?"
+
+
+def _next(sent: Sent) -> tuple[steps.Step, ...]:
+    return ((["thread", sent.thread], "what became of it"), steps.LOOK)
 
 
 def _as_json(sent: Sent, waited: Waited | None) -> dict[str, object]:

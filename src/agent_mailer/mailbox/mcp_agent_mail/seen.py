@@ -1,0 +1,83 @@
+"""What of an inbox was taken: the server keeps no claims, so a file of ours does, for each name at each server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.errors import ConfigFault
+
+OVERLAP: Final = 120.0
+"""Seconds by which a message may become visible after a later one."""
+
+
+class _File(msgspec.Struct, omit_defaults=True):
+    """All before `floor` (seconds since the epoch, the server's clock) is taken, and no number up to `top` is missing;
+    `taken` are ids, with their moments, from a little before the floor on.
+    """
+
+    floor: float = 0.0
+    top: int = 0
+    taken: dict[str, float] = {}
+
+
+class Seen:
+    """Read once; every change is durable before it returns. Raises ConfigFault, OSError."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path = path
+        self._disk = disk
+        self._read: _File | None = None
+
+    @property
+    def _file(self) -> _File:
+        if self._read is None:
+            try:
+                self._read = msgspec.json.decode(read_regular(self.path), type=_File)
+            except FileNotFoundError:
+                self._read = _File()
+            except (OSError, msgspec.DecodeError, RecursionError) as error:
+                # Without it all is listed once more; what the watcher has settled it knows itself.
+                raise ConfigFault("bad_seen", f"{self.path}: {error}", f"mv {self.path} {self.path}.old") from None
+        return self._read
+
+    def forget(self) -> None:
+        """Read the file again when it is next needed."""
+        self._read = None
+
+    @property
+    def since(self) -> float:
+        """From where on the server has to be asked, seconds since the epoch."""
+        return max(0.0, self._file.floor - OVERLAP)
+
+    @property
+    def top(self) -> int:
+        return self._file.top
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file.taken
+
+    def add(self, name: str, moment: float, floor: float, top: int) -> None:
+        """`floor`: the moment of the oldest that still waits, or of the newest known."""
+        file = self._file
+        lowest = max(file.floor, floor)
+        taken = {one: at for one, at in file.taken.items() if at >= lowest - 2 * OVERLAP}
+        taken[name] = moment
+        self._write(_File(lowest, max(top, file.top), taken))
+
+    def remove(self, name: str) -> bool:
+        """List it again, and whatever else is not known to be taken any more; whether it was taken."""
+        file = self._file
+        if name not in file.taken:
+            return False
+        rest = {one: moment for one, moment in file.taken.items() if one != name}
+        self._write(_File(0.0, file.top, rest))
+        return True
+
+    def _write(self, file: _File) -> None:
+        self._disk.make_directory(self.path.parent, sync=Sync.FULL)
+        self._disk.replace(self.path, msgspec.json.encode(file) + b"\n", sync=Sync.FULL)
+        self._read = file

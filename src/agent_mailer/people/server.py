@@ -1,0 +1,207 @@
+"""A person's mail at an mcp_agent_mail server: under a name of its own there, or as the workdir's agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from agent_mailer.at_server import mcp_agent_mail
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UnavailableFault, UsageFault
+from agent_mailer.mailbox.mcp_agent_mail.identity import USER
+from agent_mailer.mailbox.mcp_agent_mail.rpc import ToolRefused
+from agent_mailer.mailbox.port import (
+    Delivered,
+    Delivery,
+    Draft,
+    Gone,
+    MailboxRefused,
+    MailboxUnavailable,
+    Message,
+    Outgoing,
+    Refused,
+    Route,
+    Unknown,
+    Unreadable,
+)
+from agent_mailer.names import pick, printable
+from agent_mailer.people.port import (
+    EVERYTHING,
+    Found,
+    Receipt,
+    Report,
+    Rest,
+    Search,
+    Sent,
+    Standing,
+    Told,
+    dedupe_conflict,
+    unknown_recipients,
+)
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+
+LOOK_EVERY: Final = 2.0
+"""Seconds between two looks for an answer: each costs the server a little."""
+
+
+def mail_at(place: Workplace, whose: str | None) -> ServerMail:
+    """That of `the-user`, or of `whose`. Raises ConfigFault."""
+    if not place.config.broker_url:
+        fix = "agent-mailer config set broker_url http://127.0.0.1:8765"
+        raise ConfigFault("incomplete", "mail at an mcp_agent_mail server needs broker_url", fix)
+    return ServerMail(place, whose or USER)
+
+
+class ServerMail:
+    """Implements `agent_mailer.people.port.PersonalMail`."""
+
+    def __init__(self, place: Workplace, name: str) -> None:
+        self._name = name
+        self._url = place.config.broker_url
+        self._is_watched = name == place.config.address
+        self.mailbox = mcp_agent_mail(place, name, "" if self._is_watched else "agent-mailer")
+        self._odd: tuple[Unreadable, ...] = ()
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        with in_words():
+            yield
+
+    async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
+        if search.context:
+            raise UsageFault("no_context", "mail at this server has no context", "leave out --context")
+        self._odd = (await self.mailbox.pending(1)).unreadable
+        found = [
+            Found(Message(envelope, subject=subject), new)
+            for envelope, subject, new in await self.mailbox.everything()
+            if new or read_too
+        ]
+        matching = [one for one in found if search.takes(one.message)]
+        matching = matching[: max(0, len(matching) - search.offset)]
+        return matching[-search.limit :] if search.limit else matching
+
+    def no_messages(self) -> Sequence[str]:
+        return [printable(f"{one.locator}: {one.why}") for one in self._odd]
+
+    async def find(self, typed: str) -> Found:
+        listed = {one.message.envelope.id: one for one in await self.listed(read_too=True)}
+        chosen = listed[pick(typed, listed, "message", "agent-mailer mail inbox --all")]
+        message = await self.mailbox.read(chosen.message.envelope)
+        if isinstance(message, Gone):
+            raise MailerError("gone", f"{printable(typed)}: {message.why}", "agent-mailer mail inbox --all")
+        return Found(message, chosen.new)
+
+    async def take(self, message: Message, *, awaited: bool = False) -> bool:
+        del awaited
+        if not self._is_watched:
+            await self.mailbox.done(message.envelope)
+        return not self._is_watched
+
+    async def routed(self, draft: Draft, origin: Message | None) -> tuple[Draft, Sequence[Route]]:
+        del origin
+        return draft, ()
+
+    async def not_carried(self, draft: Draft) -> Sequence[str]:
+        return ["labels"] if draft.labels else []
+
+    async def require_known(self, recipients: Sequence[str]) -> None:
+        known = {contact.address for contact in await self.mailbox.contacts()} | {self._name}
+        folded = {name.casefold() for name in known}
+        # Another project's agents are the server's to find.
+        unknown = [name for name in recipients if name.casefold() not in folded and not name.startswith("project:")]
+        if unknown:
+            raise unknown_recipients(unknown, "in this project at the server", known)
+
+    async def as_first_sent(self, items: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        return items
+
+    async def deliver(self, item: Outgoing) -> Delivery:
+        if (there := await self.mailbox.find(item)) is not None:
+            if not await self.mailbox.is_same(there, item):
+                raise dedupe_conflict(there.id, f"agent-mailer mail thread {printable(there.thread or item.thread)}")
+            return there
+        outcome = await self.mailbox.deliver(item)
+        if isinstance(outcome, Unknown) and (there := await self.mailbox.find(item)) is not None:
+            return there
+        if isinstance(outcome, Refused):
+            raise MailerError("not_sent", outcome.why, "agent-mailer mail contacts")
+        return outcome
+
+    async def moment_of(self, first: Delivered, recipients: Sequence[str], *, begins: bool) -> float:
+        del recipients
+        if begins:
+            return 0.0
+        stored = await self.mailbox.thread(first.thread)
+        return next((one.envelope.created for one in stored if one.envelope.id == first.id), 0.0)
+
+    def require_unwatched(self) -> None:
+        if self._is_watched:
+            raise BusyFault(
+                "watched",
+                f"{printable(self._name)} is an agent, and its mail is its watcher's to take",
+                f"agent-mailer mail inbox --as {printable(self._name)}",
+            )
+
+    async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        listing = await self.mailbox.pending(limit or 100_000)
+        for envelope in listing.envelopes:
+            message = await self.mailbox.claim(envelope)
+            if isinstance(message, Message):
+                await self.mailbox.done(envelope)
+                yield message
+        for bad in listing.unreadable:
+            await self.mailbox.reject(bad)
+            yield bad
+
+    async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
+        del recipients, dead_letters
+        raise UsageFault("no_receipts", "this server shows a sender no receipts", "wait for the answer: --wait SECONDS")
+
+    async def who(self) -> Sequence[Standing]:
+        found = sorted(await self.mailbox.contacts(), key=lambda contact: contact.address)
+        return [Standing(self._name), *(Standing(one.address, note=one.note) for one in found)]
+
+    async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
+        del typed, newest
+        raise MailerError("no_receipts", "this server shows a sender no receipts", "agent-mailer mail thread THREAD")
+
+    @contextmanager
+    def listening(self, sent: Sent | None) -> Iterator[Rest]:
+        del sent
+
+        async def rest(longest: float) -> None:
+            await asyncio.sleep(min(LOOK_EVERY, longest))
+
+        yield rest
+
+    async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
+        del sent, taken
+        return []
+
+    async def standing(self, sent: Sent, recipient: str) -> Report | None:
+        del sent, recipient
+        return None
+
+    def is_of(self, place: Workplace, recipient: str) -> bool:
+        config = place.config
+        return not place.in_folder and config.address == recipient and config.broker_url == self._url
+
+    async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
+        thread = await self.mailbox.thread(sent.thread)
+        return [one for one in thread if one.envelope.sender != self._name and one.envelope.id not in seen]
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Raises RefusedFault (77), UnavailableFault (69) or MailerError (1) for what the server says no to."""
+    try:
+        yield
+    except ToolRefused as fault:
+        raise MailerError(fault.code, fault.message, fault.fix or "agent-mailer verify") from None
+    except MailboxRefused as fault:
+        raise RefusedFault(fault.code, fault.message, fault.fix) from None
+    except MailboxUnavailable as fault:
+        raise UnavailableFault(fault.code, fault.message, fault.fix) from None

@@ -1,0 +1,435 @@
+"""What is mcp_agent_mail's own: names and tokens, the window, signals, doubtful sends, and servers that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+from tests.fake_mcp_mail import FakeServer, running
+from tests.typed import type_in
+
+from agent_mailer.disk import Disk
+from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
+from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox, Rhythm
+from agent_mailer.mailbox.port import (
+    Action,
+    Delivered,
+    Draft,
+    Gone,
+    MailboxRefused,
+    MailboxUnavailable,
+    Message,
+    Outgoing,
+    Priority,
+    Refused,
+    Unknown,
+)
+from agent_mailer.testing.mailbox_scene import only, took_a_wake, waiting
+
+
+class Town:
+    """A server, and whoever lives there."""
+
+    def __init__(self, url: str, fake: FakeServer, base: Path) -> None:
+        self.url, self.fake, self.base = url, fake, base
+
+    def box(
+        self, name: str = "coder-1", project: str = "/work/shop", folder: str = "names", **more: object
+    ) -> McpAgentMailbox:
+        account = Account(self.url, name, project)
+        given = {"rhythm": Rhythm(0.2, 0.1), "environ": {}, "under_way": 0.0, **more}
+        return McpAgentMailbox(account, self.base / folder, Disk(), **given)  # type: ignore[arg-type]
+
+    def write(self, to: str, **more: object) -> int:
+        with self.fake.base as base:
+            project = base.execute("select id from projects").fetchone()[0]
+            return self.fake.write(project, "other-1", [to], **more)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    with running(tmp_path / "base", tmp_path / "signals") as (url, fake):
+        yield Town(url, fake, tmp_path)
+
+
+def draft(key: str, body: str = "work", to: str = "coder-1", priority: Priority | None = None) -> Draft:
+    return Draft(key, Action.SEND, 1_790_000_000.0, to=(to,), subject="s", body=body, priority=priority)
+
+
+def item(box: McpAgentMailbox, key: str, to: str = "coder-1") -> Outgoing:
+    return only(box.compose(draft(key, to=to), None, "turn-1"))
+
+
+def test_a_name_is_kept_with_its_token_and_given_to_nobody_else(town: Town) -> None:
+    async def scenario() -> None:
+        me = await town.box().register()
+        assert (await town.box().register()).token == me.token
+        kept = next((town.base / "names").glob("*.json"))
+        assert kept.stat().st_mode & 0o077 == 0
+        assert me.token in kept.read_text()
+        assert me.token not in repr(me)
+        with pytest.raises(MailboxRefused) as caught:
+            await town.box(folder="somebody else's").register()
+        assert "coder-1" in caught.value.message
+        with pytest.raises(RefusedFault):
+            await town.box(folder="somebody else's").open()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ["coder", "my agent", "code-worker", "bob@example.com", "team/bob", "-x", "a" * 200])
+def test_a_name_that_could_get_no_mail_is_refused_before_it_is_registered(town: Town, name: str) -> None:
+    with pytest.raises(ConfigFault) as caught:
+        asyncio.run(town.box(name).register())
+    assert caught.value.fix.startswith("agent-mailer config set address ")
+    assert "register_agent" not in town.fake.calls
+
+
+def test_a_name_that_the_server_replaces_is_told_and_the_other_can_be_taken(town: Town) -> None:
+    async def scenario() -> None:
+        with pytest.raises(ConfigFault) as caught:
+            await town.box("BackendHarmony").register()
+        given = caught.value.fix.rpartition(" ")[2]
+        town.fake.base.execute("update agents set name = 'BlueLake' where name = ?", (given,))
+        for file in (town.base / "names").glob("*.json"):
+            assert given in file.read_text()
+
+    asyncio.run(scenario())
+
+
+def test_two_paths_that_the_server_takes_for_one_project_are_not_mixed(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box(project="/x/a-b").register()
+        with pytest.raises(ConfigFault) as caught:
+            await town.box("coder-2", project="/x/a/b").register()
+        assert "/x/a-b" in caught.value.message
+
+    asyncio.run(scenario())
+
+
+def test_who_was_retired_is_called_back(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box().register()
+        with town.fake.base as base:
+            base.execute("update agents set retired = 1")
+        await town.box().register()
+        assert town.fake.base.execute("select retired from agents").fetchone()[0] == 0
+
+    asyncio.run(scenario())
+
+
+def test_mail_beyond_the_window_is_found_by_its_number_and_none_comes_twice(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box(window=10)
+        await box.open()
+        try:
+            assert await waiting(box) == ()
+            numbers = [town.write("coder-1", subject=str(one)) for one in range(35)]
+            town.write("somebody-9", subject="not ours")
+            seen = set[str]()
+            more = True
+            while more:
+                listing = await box.pending(100)
+                more = listing.more
+                seen |= {envelope.locator for envelope in listing.envelopes}
+            assert seen == {str(number) for number in numbers}
+            for envelope in (await box.pending(100)).envelopes:
+                assert isinstance(await box.claim(envelope), Message)
+        finally:
+            await box.close()
+        assert await waiting(town.box(window=10)) == ()
+        town.write("coder-1", subject="late")
+        assert [one.locator for one in await waiting(town.box(window=10))] == ["37"]
+
+    asyncio.run(scenario())
+
+
+def test_what_becomes_visible_after_a_later_one_is_not_missed(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            town.write("coder-1", subject="first", created_ts="2026-01-02T00:01:00.000000+00:00")
+            (first,) = await waiting(box)
+            await box.claim(first)
+            town.write("coder-1", subject="late", created_ts="2026-01-02T00:00:30.000000+00:00")
+            assert len(await waiting(box)) == 1
+        finally:
+            await box.close()
+        assert len(await waiting(town.box())) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_contact_request_is_no_task_and_an_ack_is_given_where_it_is_asked_for(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        town.write("coder-1", subject="Contact request from other-1", ack_required=True)
+        number = town.write("coder-1", subject="do it", ack_required=True, thread_id="T-1")
+        (envelope,) = await waiting(box)
+        await box.claim(envelope)
+        await box.done(envelope)
+        await box.done(envelope)
+        found = town.fake.base.execute("select message from recipients where ack_ts is not null").fetchall()
+        assert [row[0] for row in found] == [number]
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_vanishes_between_list_and_read_is_gone(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        number = town.write("coder-1", subject="soon gone")
+        (envelope,) = await waiting(box)
+        with town.fake.base as base:
+            base.execute("delete from messages where id = ?", (number,))
+        assert isinstance(await box.claim(envelope), Gone)
+        assert await waiting(box) == ()
+        await box.done(envelope)
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_began_anew_has_other_messages_under_the_same_numbers(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        town.write("coder-1", subject="old")
+        (old,) = await waiting(box)
+        await box.claim(old)
+        with town.fake.base as base:
+            base.execute("delete from messages")
+            base.execute("delete from recipients")
+            base.execute("delete from sqlite_sequence where name = 'messages'")
+        town.write("coder-1", subject="new")
+        (new,) = await waiting(town.box())
+        assert (new.locator, new.id != old.id) == (old.locator, True)
+
+    asyncio.run(scenario())
+
+
+def test_a_signal_wakes_at_once_and_one_for_another_does_not(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box("other-1").register()
+        await town.box().register()
+        town.write("coder-1")  # the folder is there now
+        box = town.box(rhythm=Rhythm(600, 600), environ={"NOTIFICATIONS_SIGNALS_DIR": str(town.base / "signals")})
+        await box.open()
+        try:
+            assert box.capabilities.pushes
+            await asyncio.wait_for(box.wait(), 20)
+            await box.pending(10)
+            while await took_a_wake(box):
+                await box.pending(10)
+            wait = asyncio.create_task(box.wait())
+            await asyncio.sleep(0)
+            town.write("other-1")
+            await asyncio.sleep(0.05)
+            assert not wait.done()
+            town.write("coder-1")
+            await asyncio.wait_for(wait, 20)
+            assert len(await waiting(box)) == 2
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_send_whose_answer_is_lost_is_in_doubt_and_found_again(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box().register()
+        sender = town.box("other-1")
+        await sender.register()
+        one = item(sender, "one")
+        town.fake.after = lambda name: (502, b"<html>bad gateway</html>") if name == "send_message" else None
+        assert isinstance(await sender.deliver(one), Unknown)
+        town.fake.after = lambda _: None
+        assert await town.box("other-1").look(one)
+        assert not await sender.look(item(sender, "two"))
+        assert len(await waiting(town.box())) == 1
+
+    asyncio.run(scenario())
+
+
+def test_whom_nobody_can_write_to_is_refused(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box().register()
+        sender = town.box("other-1")
+        assert isinstance(await sender.deliver(item(sender, "a", to="nobody-1")), Refused)
+        with town.fake.base as base:
+            base.execute("update agents set policy = 'block_all' where name = 'coder-1'")
+        assert isinstance(await sender.deliver(item(sender, "b")), Refused)
+        assert isinstance(sender.compose(draft("c", to="two words"), None, "t"), Refused)
+        assert isinstance(
+            sender.compose(Draft("d", Action.SEND, 0.0, to=("x-1",), body="b", thread="two words"), None, "t"), Refused
+        )
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, b"<html>login</html>"),
+        (200, b'{"jsonrpc":"2.0","id":1'),
+        (200, b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"hi"}],"isError":false}}'),
+        (200, b"[" * 100_000),
+        (500, b"Internal Server Error"),
+        (404, b"Not Found"),
+        (200, b'{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"Method not found"}}'),
+    ],
+)
+def test_what_is_no_such_server_is_told_and_nothing_is_lost(town: Town, answer: tuple[int, bytes]) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        town.write("coder-1")
+        town.fake.fault = lambda name: answer if name == "fetch_inbox" else None
+        with pytest.raises(Exception) as caught:
+            await box.pending(10)
+        assert isinstance(caught.value, MailboxUnavailable) or answer[1].startswith(b'{"jsonrpc":"2.0","id":1,"error"')
+        town.fake.fault = lambda _: None
+        assert len(await waiting(box)) == 1
+
+    asyncio.run(scenario())
+
+
+def test_another_servers_tools_get_only_what_they_take(town: Town) -> None:
+    """A server of another version without `topic`, and with `mark_read`: neither breaks it, nor is mail marked read."""
+    asked: list[dict[str, object]] = []
+    answer = town.fake.answer
+
+    def heard(order: dict[str, object]) -> tuple[int, bytes]:
+        params = order.get("params")
+        if order["method"] == "tools/list":
+            tools = [
+                {"name": name, "inputSchema": {"properties": {word: {} for word in words}}}
+                for name, words in {
+                    "ensure_project": ["human_key"],
+                    "register_agent": ["project_key", "program", "model", "name", "registration_token"],
+                    "fetch_inbox": ["project_key", "agent_name", "limit", "since_ts", "mark_read"],
+                }.items()
+            ]
+            return 200, json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}}).encode()
+        if isinstance(params, dict) and params.get("name") == "fetch_inbox":
+            asked.append(params["arguments"])
+            return 200, b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"[]"}]}}'
+        return answer(order)
+
+    town.fake.answer = heard  # type: ignore[method-assign]
+    assert asyncio.run(town.box().pending(10)).envelopes == ()
+    assert asked[0]["mark_read"] is False
+    assert "registration_token" not in asked[0]
+
+
+def test_no_token_is_in_what_is_told(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        me = await box.register()
+        with town.fake.base as base:
+            base.execute("update agents set token = 'another'")
+        for call in (box.thread("x"), box.pending(1), box.deliver(item(box, "k"))):
+            with pytest.raises(MailboxRefused) as caught:
+                await call
+            assert me.token not in caught.value.message
+
+    asyncio.run(scenario())
+
+
+def test_one_watcher_has_a_name(town: Town) -> None:
+    async def scenario() -> None:
+        first, second = town.box(), town.box()
+        await first.open()
+        try:
+            with pytest.raises(BusyFault):
+                await second.open()
+        finally:
+            await first.close()
+        await second.open()
+        await second.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    init = ("--runtime", "command", "--command", "cat", "--permission-mode", "plan", "--sandbox", "off")
+    made = type_in(
+        folder, "init", "--mailbox", "mcp-agent-mail", "--broker-url", town.url, "--address", "coder-1", *init
+    )
+    assert made.status == 0, made.err
+    assert "registered coder-1" in made.out
+    words = ("mail", "send", "--to", "coder-1", "--subject", "Hi", "--body", "do", "--dedupe-key", "k")
+    sent = type_in(folder, *words, "--json")
+    assert sent.status == 0, sent.err
+    assert sent.json["next"][0]["command"].startswith("agent-mailer mail thread ")
+    again = type_in(folder, *words, "--json")
+    assert (again.json["already"], again.json["id"]) == (True, sent.json["id"])
+    other = type_in(folder, *words[:-3], "another text", "--dedupe-key", "k")
+    assert other.status == 1
+    assert "dedupe" in other.err
+    inbox = type_in(folder, "mail", "inbox", "--as", "coder-1", "--json")
+    assert [one["subject"] for one in inbox.json["messages"]] == ["Hi"]
+    town.write("the-user", subject="one", body_md="first")
+    town.write("the-user", subject="two", body_md="second")
+    read = type_in(folder, "mail", "read", "--unread", "--json")
+    assert [one["body"] for one in read.json["messages"]] == ["first", "second"]
+    assert type_in(folder, "mail", "read", "--unread", "--json").json["messages"] == []
+    listed = type_in(folder, "mail", "inbox", "--all", "--json")
+    assert [(one["subject"], one["new"]) for one in listed.json["messages"]] == [("one", False), ("two", False)]
+    stranger = type_in(folder, "mail", "send", "--to", "nobody-7", "--subject", "s", "--body", "b")
+    assert stranger.status == 2
+    assert "coder-1" in stranger.err
+    named = type_in(folder, "mail", "register", "--as", "helper-2b", "--json")
+    assert (named.json["name"], named.json["new"]) == ("helper-2b", True)
+    checked = type_in(folder, "verify", "--json")
+    assert {one["name"]: one["result"] for one in checked.json["checks"]}["server"] == "ok"
+    status = type_in(folder, "status", "--json")
+    assert (status.json["mailbox"]["kind"], status.json["mailbox"]["waiting"]) == ("mcp_agent_mail", 1)
+
+
+def test_the_seeds_words_in_the_configuration_are_read(town: Town, tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "desk")
+    desk.settings.pop("maildir_root")
+    desk.configure(address="coder-1", capabilities={"mail": {"adapter": "mcp-agent-mail", "endpoint": town.url}})
+    config = desk.place().config
+    assert (config.mailbox_kind.value, config.broker_url) == ("mcp_agent_mail", town.url)
+    assert desk.place().loaded.unknown == ()
+    desk.configure(broker_url="http://127.0.0.1:1")
+    assert desk.place().config.broker_url == "http://127.0.0.1:1"
+
+
+def test_a_server_that_is_down_is_told_by_every_command(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.settings.pop("maildir_root")
+    desk.configure(address="coder-1", mailbox="mcp_agent_mail", broker_url="http://127.0.0.1:1")
+    for words in (
+        ("mail", "inbox"),
+        ("mail", "send", "--to", "a-1", "--subject", "s", "--body", "b"),
+        ("mail", "register"),
+    ):
+        typed = type_in(desk.workdir, *words)
+        assert typed.status == 69, typed.err
+        assert "127.0.0.1:1" in typed.err
+        assert "Traceback" not in typed.err
+    assert type_in(desk.workdir, "verify").status == 69
+    assert "not registered" in type_in(desk.workdir, "status").out
+
+
+def test_delivered_names_are_those_that_the_recipient_sees(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box().register()
+        sender = town.box("other-1")
+        delivered = await sender.deliver(only(sender.compose(draft("k", priority=Priority.URGENT), None, "t")))
+        assert isinstance(delivered, Delivered)
+        (envelope,) = await waiting(town.box())
+        assert (envelope.id, envelope.priority) == (delivered.id, Priority.URGENT)
+
+    asyncio.run(scenario())
