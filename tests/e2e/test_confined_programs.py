@@ -50,6 +50,7 @@ t settings sh -c 'echo >>{settings}'
 t temporary touch "$TMPDIR/x"
 t project touch {project}/made
 t watcher kill -0 {pid}
+for name in {executed}; do (echo evil >>"$name") 2>/dev/null; done
 """
 
 
@@ -64,12 +65,23 @@ def _doors(desk: ClaudeDesk | CodexDesk, settings: Path) -> Path:
     (ssh / "id").write_text("a key\n")
     project = desk.base / "project"
     project.mkdir()
+    for executed in _executed(settings.parent):
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        executed.write_text("theirs\n")
     script = (
         TRY.replace("{mail}", str(desk.root)).replace("{settings}", str(settings)).replace("{pid}", str(os.getpid()))
     )
+    script = script.replace("{executed}", " ".join(map(str, _executed(settings.parent))))
     (project / "doors.sh").write_text(script.replace("{project}", str(project)))
     desk.configure(project_dir=str(project))
     return project
+
+
+def _executed(home: Path) -> list[Path]:
+    """What a person's own sessions run, or have their shell read: by any of it a turn would leave its sandbox."""
+    claude = ("shell-snapshots/snapshot-theirs.sh", "session-env/theirs/hook.sh", "local/claude", "chrome/native-host")
+    codex = ("tmp/arg0/theirs", "shell_snapshots/theirs.sh", "packages/codex", "bin/codex")
+    return [home / name for name in (claude if home.name == ".claude" else codex)]
 
 
 @pytest.fixture
@@ -97,6 +109,8 @@ def _nothing_reached(desk: Desk, told: dict[str, str]) -> None:
     assert not (desk.state / "turns" / "x").exists()
     if kind != "landlock":
         assert told["settings"] == "shut"
+        home = Path(os.environ["HOME"]) / ".claude" if isinstance(desk, ClaudeDesk) else desk.base / "codex-home"
+        assert {path.read_text() for path in _executed(home)} == {"theirs\n"}
 
 
 def test_claude_works_within_and_reaches_nothing_beyond(tmp_path: Path, sandbox: dict[str, str]) -> None:

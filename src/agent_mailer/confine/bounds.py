@@ -40,9 +40,13 @@ SECRETS = (
         "snap/chromium",
     ),
     *(".var/app/org.mozilla.firefox", ".var/app/com.google.Chrome", ".var/app/org.chromium.Chromium"),
-    *(".bash_history", ".zsh_history", ".python_history", ".config/agent-mailer", ".local/share/agent-mailer"),
+    *(".1password", ".config/1Password", ".bitwarden-ssh-agent.sock", ".config/keepassxc", ".config/rclone", ".fly"),
+    *(".npmrc", ".pgpass", ".my.cnf", ".gem/credentials", ".terraform.d/credentials.tfrc.json"),
+    *(".docker/desktop", ".docker/run", ".rd", ".lima", ".colima", ".config/containers/auth.json", ".screen"),
+    *(".bash_history", ".zsh_history", ".python_history", ".psql_history", ".mysql_history", ".node_repl_history"),
+    *(".local/share/fish/fish_history", ".config/agent-mailer", ".local/share/agent-mailer"),
 )
-"""Below the home folder: keys, logins, what browsers know of a person."""
+"""Below the home folder: keys, logins, what browsers know of a person, sockets of those who start programs outside."""
 
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - what a turn sees in their place
 _RUNTIME = Path("/run")
@@ -110,6 +114,8 @@ def bounds_of(
         rules.add(_real(home.path), Access.WRITE)
         for path in (home.path / name for name in home.settings):
             rules.add(_real(path), Access.READ, firm=False)
+        rules.add_all((home.path / name for name in home.kept), Access.READ, firm=False)
+        rules.add_all((home.path / name for name in home.hidden), Access.HIDE, firm=False)
     for root in roots.working:
         rules.add(root, Access.WRITE if places.may_write else Access.READ)
         for path in _git_elsewhere(root, roots.working) if places.may_write else ():
@@ -136,8 +142,12 @@ def bounds_of(
     rules.add(folder, Access.READ, over=True)
     rules.add(_real(turn.outbox), Access.WRITE, over=True)
     rules.add(tmp, Access.WRITE, over=True)
+    fresh = () if home is None else tuple(_real(home.path / name) for name in home.fresh)
+    for path in fresh:
+        rules.add(path, Access.WRITE, firm=False)
     listed = (*roots.working, *map(_real, (*places.read, *places.write)), folder)
-    return Bounds(rules.sorted(), folder, _real(places.workdir), tmp, program, places.network, sockets, listed)
+    workdir = _real(places.workdir)
+    return Bounds(rules.sorted(), folder, workdir, tmp, program, places.network, sockets, fresh, listed)
 
 
 class _Rules:

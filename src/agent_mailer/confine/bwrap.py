@@ -87,7 +87,9 @@ def _mount(rule: Rule, bounds: Bounds) -> Iterator[str]:
         mode = os.lstat(path).st_mode
     except OSError:
         return
-    if rule.access is not Access.HIDE:
+    if rule.path in bounds.fresh:
+        yield from ("--tmpfs", path)
+    elif rule.access is not Access.HIDE:
         yield from ("--bind" if rule.access is Access.WRITE else "--ro-bind", path, path)
     elif rule.path in TEMPORARY:
         yield from ("--bind", str(bounds.tmp), path)

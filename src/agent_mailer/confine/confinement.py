@@ -114,7 +114,7 @@ class Confinement:
         if home is None:
             return
         self._disk.make_directory(home.path)
-        for name in home.settings:
+        for name in (*home.settings, *home.fresh):
             path = home.path / name
             if os.path.lexists(path):
                 continue

@@ -66,8 +66,9 @@ class Bounds(msgspec.Struct, frozen=True):
     """All that one turn is held to. `rules` begin with `/` and have each folder before what lies in it.
 
     `tmp` is the turn's own folder for temporary files; `program` the agent's, by the name it is started with;
-    `sockets`: of another program, named by the user; `listed`: folders whose names the agent may see even where some of
-    what lies in them is hidden.
+    `sockets`: of another program, named by the user; `fresh`: folders in whose place a kind that holds what is not firm
+    gives each turn an empty one; `listed`: those whose names the agent may see even where some of what lies in them is
+    hidden.
     """
 
     rules: tuple[Rule, ...]
@@ -77,6 +78,7 @@ class Bounds(msgspec.Struct, frozen=True):
     program: Path
     network: Network = Network.ON
     sockets: tuple[Path, ...] = ()
+    fresh: tuple[Path, ...] = ()
     listed: tuple[Path, ...] = ()
 
     def access(self, path: Path) -> Access:

@@ -149,7 +149,11 @@ def _files(bounds: Bounds, promises: frozenset[Promise], mark: str) -> Iterator[
     carved = {parent for rule in bounds.rules if rule.access is Access.HIDE for parent in rule.path.parents}
     for rule in bounds.rules:
         path, folder = rule.path, rule.path.is_dir()
-        if rule.access is Access.HIDE:
+        if not (rule.firm or Promise.FIRM in promises) and (rule.access is Access.HIDE or path in bounds.fresh):
+            continue
+        if path in bounds.fresh:
+            yield Question("leave", str(path / mark), f"{path}, which your own sessions execute, can be written")
+        elif rule.access is Access.HIDE:
             sample = _sample(path, bounds)
             if sample is not None:
                 yield Question("read", str(sample), f"{path} can be read")

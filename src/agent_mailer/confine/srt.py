@@ -90,7 +90,9 @@ def _settings(bounds: Bounds, domains: Sequence[str], own: Sequence[str]) -> dic
     def paths(access: Access) -> list[str]:
         return [str(rule.path) for rule in bounds.rules if rule.access is access and rule.path.exists()]
 
-    hidden, written = paths(Access.HIDE), paths(Access.WRITE)
+    # What is hidden can be written, and is gone with the turn.
+    fresh = [str(path) for path in bounds.fresh]
+    hidden, written = [*paths(Access.HIDE), *fresh], [path for path in paths(Access.WRITE) if path not in fresh]
     # What it shows again beats what it lets be written below: then what lies in the folder is named, one by one.
     read = [path for one in paths(Access.READ) if one != "/" for path in _apart(Path(one), written)]
     allowed = [*_HERE, *domains] if bounds.network is Network.MODEL else []

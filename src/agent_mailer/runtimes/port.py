@@ -245,13 +245,18 @@ class Evidence(msgspec.Struct, frozen=True):
 class ProgramHome(msgspec.Struct, frozen=True):
     """The folder in which a program keeps its login and its sessions, and must write.
 
-    `settings`: what in it is a person's to change, since it works on beyond the turn. `temporary`: the variable with
-    which the program is told where its temporary files go, where TMPDIR is not enough.
+    `settings`: what in it is a person's to change, since it works on beyond the turn; `kept`: the same, where it is
+    there; `hidden`: what opens a person's other programs; `fresh`: folders of files that every running program of the
+    kind executes, of which a turn has its own. `temporary`: the variable with which the program is told where its
+    temporary files go, where TMPDIR is not enough.
     """
 
     path: Path
     settings: tuple[str, ...] = ()
     temporary: str = ""
+    kept: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
 
 
 class RuntimeTraits(msgspec.Struct, frozen=True):

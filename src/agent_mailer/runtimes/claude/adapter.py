@@ -105,6 +105,12 @@ _SANDBOXES = ("IS_SANDBOX", "CLAUDE_CODE_BUBBLEWRAP")
 
 # In the config home: what claude obeys in every session of that person.
 _SETTINGS = ("settings.json", "CLAUDE.md", "agents", "commands", "skills", "rules", "hooks", "output-styles", "plugins")
+_KEPT = ("local", "chrome", "workflows", "teams", "keybindings.json", "remote-settings.json", "scheduled_tasks.json")
+"""Programs that others start, and what else each session obeys."""
+_HIDDEN = ("ide",)
+"""Ports and keys of editors."""
+_FRESH = ("shell-snapshots", "session-env")
+"""What each session has its shell read before a command."""
 
 # What a result that means one of these says less surely than the complaint before it.
 _TAKES_THE_COMPLAINT = (Outcome.FAILED, Outcome.SESSION_LOST)
@@ -148,7 +154,7 @@ class ClaudeRuntime:
 
     @property
     def traits(self) -> RuntimeTraits:
-        home = ProgramHome(self._home(), _SETTINGS, "CLAUDE_CODE_TMPDIR")
+        home = ProgramHome(self._home(), _SETTINGS, "CLAUDE_CODE_TMPDIR", _KEPT, _HIDDEN, _FRESH)
         return RuntimeTraits(
             name="claude",
             has_events=True,

@@ -79,6 +79,10 @@ _QUIET = (
 
 # In CODEX_HOME: what codex obeys in every session of that person.
 _SETTINGS = ("config.toml", "AGENTS.md", "hooks.json", "rules", "prompts")
+_KEPT = ("packages", "bin", "skills", "plugins", "agents")
+"""Programs that others start, and what else each session obeys."""
+_FRESH = ("tmp", "shell_snapshots")
+"""Programs that each session starts by name, and what it has its shell read before a command."""
 
 
 class CodexRuntime:
@@ -112,7 +116,7 @@ class CodexRuntime:
             resumes=True,
             stop_signal=signal.SIGINT,
             account=self._account(),
-            home=ProgramHome(self._home(), _SETTINGS),
+            home=ProgramHome(self._home(), _SETTINGS, kept=_KEPT, fresh=_FRESH),
             remote=True,
             own_sandbox=True,
             asks=asks,
