@@ -17,7 +17,7 @@ from agent_mailer.broker.agents import owner
 from agent_mailer.broker.agents.routes import router as agents_router
 from agent_mailer.broker.answers import LATER, give_handlers, refusals
 from agent_mailer.broker.approvals.routes import router as links_router
-from agent_mailer.broker.data import Settings
+from agent_mailer.broker.data import Keep, Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.edge import Edge
@@ -36,6 +36,7 @@ from agent_mailer.broker.tables import agents
 from agent_mailer.broker.tables import receipts as receipt_rows
 from agent_mailer.broker.teams.routes import router as teams_router
 from agent_mailer.broker.threads.routes import router as threads_router
+from agent_mailer.broker.upkeep import retention
 from agent_mailer.broker.users import superadmin
 from agent_mailer.broker.users.login import Passwords
 from agent_mailer.broker.users.routes import keys_router
@@ -72,12 +73,18 @@ def create_app(settings: Settings) -> FastAPI:
         peers = None if is_file(settings.database) else Peers(settings.database, settings.secret)
         app.state.streams = streams = Streams(store, directory, settings, peers)
         await directory.open()
+        keeper = None
+        if settings.keep != Keep():
+            keeper = asyncio.create_task(retention.keep_on(store, settings.uploads, settings.keep))
         try:
             if peers is not None:
                 await peers.open(streams)
             await streams.open()
             yield
         finally:
+            if keeper is not None:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
             await streams.close()
             if peers is not None:
                 await peers.close()

@@ -37,6 +37,13 @@ class Quota(msgspec.Struct, frozen=True):
     """Of all files that are stored."""
 
 
+class Keep(msgspec.Struct, frozen=True):
+    """`days`: of what was read, and of uploads; `bytes`: of all bodies together. 0: for ever, and any number."""
+
+    days: int = 0
+    bytes: int = 0
+
+
 class Settings(msgspec.Struct, frozen=True):
     """`database` is an SQLAlchemy URL; `uploads` a folder; sizes are bytes, durations seconds."""
 
@@ -59,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True):
     quota: Quota = Quota()
     request_seconds: float = 120.0
     """Within which a request has to come whole."""
+    keep: Keep = Keep()
     metrics_token: str = ""
     """What opens the numbers from elsewhere than this machine."""
     hosts: frozenset[str] = frozenset()
@@ -301,13 +309,14 @@ def is_loopback(host: str) -> bool:
 
 
 def secret_of(data: Data, host: str, environment: Mapping[str, str]) -> str:
-    """What signs the tokens: from the environment, or, for a broker on loopback, kept in the data folder.
+    """What signs the tokens: from the environment, or, for a broker on loopback, kept in the data folder. There a given
+    one may be short (`is_weak`): who can guess it is on this machine.
 
     Raises ConfigFault where there is none and strangers could reach the broker.
     """
     given = environment.get("AGENT_MAILER_SECRET_KEY")
     if given:
-        if len(given) < SHORTEST_SECRET:
+        if is_weak(given) and not is_loopback(host):
             raise ConfigFault(
                 "weak_secret", f"AGENT_MAILER_SECRET_KEY is shorter than {SHORTEST_SECRET} characters", _GIVE_ONE
             )
@@ -317,6 +326,10 @@ def secret_of(data: Data, host: str, environment: Mapping[str, str]) -> str:
             "no_secret", f"a broker at {host} can be reached from elsewhere and needs a secret", _GIVE_ONE
         )
     return _kept_secret(data.folder / "secret")
+
+
+def is_weak(secret: str) -> bool:
+    return len(secret) < SHORTEST_SECRET
 
 
 def _kept_secret(path: Path) -> str:
@@ -329,7 +342,7 @@ def _kept_secret(path: Path) -> str:
         why = error.strerror if isinstance(error, OSError) else error
         look = f"ls -l {shlex.quote(str(path))}; df {shlex.quote(str(path.parent))}"
         raise ConfigFault("no_secret", f"{path} cannot be read or made: {why}", look) from None
-    if len(kept) < SHORTEST_SECRET:
+    if is_weak(kept):
         raise ConfigFault(
             "weak_secret",
             f"{path} is damaged",

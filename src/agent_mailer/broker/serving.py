@@ -6,10 +6,11 @@ import asyncio
 import ctypes
 import errno
 import importlib.util
+import os
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,8 @@ STOP_SECONDS = 1
 """What a request that is under way when the broker is stopped has to come to its end."""
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+FIRST_GIVEN = 3
+"""The descriptor of the first socket that a service manager gives."""
 MANY_FILES = 65_536
 LARGEST_KEPT = 1_048_576
 """Bytes of a block that is not given back to the system at once when it is freed."""
@@ -62,6 +65,29 @@ def bind(host: str, port: int) -> socket.socket:
         ) from None
     bound.settimeout(0.0)
     return bound
+
+
+def inherited(environ: MutableMapping[str, str]) -> socket.socket | None:
+    """The listening socket that a service manager holds for us (LISTEN_FDS), taken out of `environ`: it stays open
+    while we are started anew, so that whoever connects meanwhile waits. None where there is none.
+
+    Raises ConfigFault where it is none that a broker can listen at.
+    """
+    many, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if not many.isdecimal() or pid not in ("", str(os.getpid())) or int(many) < 1:
+        return None
+    try:
+        given = socket.socket(fileno=FIRST_GIVEN)
+        listens = given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if int(many) != 1 or not listens or given.family not in (socket.AF_INET, socket.AF_INET6):
+            raise OSError(errno.EINVAL, "not one socket of TCP that listens")
+    except OSError as error:
+        words = f"the service manager's socket cannot be used: {error.strerror}"
+        raise ConfigFault("bad_socket", words, "one ListenStream=HOST:PORT in the socket unit") from None
+    given.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_SECONDS * 1000)
+    given.settimeout(0.0)
+    return given
 
 
 def url_of(bound: socket.socket) -> str:

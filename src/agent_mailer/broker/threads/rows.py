@@ -206,6 +206,18 @@ def erase(connection: Connection, those: Sequence[ColumnElement[bool]], names: M
     )
 
 
+def erase_read(connection: Connection, ids: Sequence[str]) -> None:
+    """These, which are read, for good, wherever they are."""
+    those = (_m.id.in_(bindparam("ids", expanding=True)),)
+    names = {"ids": sorted(ids)}
+    places = {(row[0], row[1]) for row in connection.execute(select(_m.user_id, _m.thread_id).where(*those), names)}
+    note_changed(connection, {}, _take_out(connection, those, names))
+    connection.execute(delete(trashed_messages).where(trashed_messages.c.message_id.in_(sorted(ids))))
+    erase(connection, those, names)
+    for user_id, thread_id in sorted(places):
+        forget_empty(connection, user_id, thread_id)
+
+
 def forget_empty(connection: Connection, user_id: str, thread_id: str) -> None:
     """The thread, if there is nothing left of it."""
     connection.execute(_FORGET, {"user": user_id, "thread": thread_id})

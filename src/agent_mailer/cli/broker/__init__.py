@@ -18,6 +18,7 @@ class _Broker(LazyGroup):
         "restore": ("agent_mailer.cli.broker.upkeep:restore_app", "Fill an empty database from a backup."),
         "check": ("agent_mailer.cli.broker.upkeep:check_app", "Look whether all that it keeps is whole."),
         "stats": ("agent_mailer.cli.broker.upkeep:stats_app", "How much it keeps, of whom, and what waits."),
+        "prune": ("agent_mailer.cli.broker.upkeep:prune_app", "Delete old read mail for good."),
         "audit": ("agent_mailer.cli.broker.upkeep:audit_app", "Who logged in, and changed what."),
         "export": ("agent_mailer.cli.broker.upkeep:export_app", "All that it keeps of one user, for that user."),
     }

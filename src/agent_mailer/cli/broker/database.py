@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from agent_mailer.broker.audit import Act
     from agent_mailer.broker.data import Data
+    from agent_mailer.broker.database import Store
     from agent_mailer.broker.users.rows import User
 
 T = TypeVar("T")
@@ -72,13 +73,13 @@ def change(data: Data, work: Callable[[Connection], T], act: Act | None = None, 
 
     os.umask(0o077)
     make_database(data)
-    return _run(data, work, writes=True)
+    return work_with(data, lambda store: store.write(work))
 
 
 def look(data: Data, work: Callable[[Connection], T]) -> T:
     """Run `work`, which only reads. Raises MailerError."""
     require_file(data)
-    return _run(data, work, writes=False)
+    return work_with(data, lambda store: store.read(work))
 
 
 def require_file(data: Data) -> None:
@@ -89,7 +90,8 @@ def require_file(data: Data) -> None:
         )
 
 
-def _run(data: Data, work: Callable[[Connection], T], *, writes: bool) -> T:
+def work_with(data: Data, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Run `work` with the open database, which there is. Raises MailerError."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from agent_mailer.broker.data import who_serves
@@ -111,7 +113,7 @@ def _run(data: Data, work: Callable[[Connection], T], *, writes: bool) -> T:
         store = Store(data.database)
         await store.open()
         try:
-            return await (store.write(work) if writes else store.read(work))
+            return await work(store)
         finally:
             await store.close()
 

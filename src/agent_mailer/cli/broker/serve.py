@@ -10,7 +10,7 @@ import typer
 
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.cli.terminal.streams import unhurried
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
@@ -49,6 +49,16 @@ def serve(
         int, typer.Option(min=0, help="Messages that a user may send in a day (UTC); 0: any number.")
     ] = 0,
     bytes_per_day: Annotated[int, typer.Option(min=0, help="Bytes of bodies that a user may send in a day.")] = 0,
+    keep_days: Annotated[
+        int, typer.Option(min=0, help="Read mail and uploads that are older are deleted for good; 0: none.")
+    ] = 0,
+    keep_bytes: Annotated[
+        int, typer.Option(min=0, help="Of all bodies; beyond it the oldest that was read goes; 0: any number.")
+    ] = 0,
+    published_on_loopback: Annotated[
+        bool,
+        typer.Option("--published-on-loopback", help="Only this machine reaches HOST: the port of a container."),
+    ] = False,
     file_bytes: Annotated[int, typer.Option(min=0, help="Bytes that a user's stored files may come to.")] = 0,
     max_body_bytes: Annotated[int, typer.Option(min=1024, help="Bytes that the body of a message may have.")] = (
         1_048_576
@@ -71,9 +81,20 @@ def serve(
     """
     data = data_of(folder, database)
     unhurried()
-    from agent_mailer.broker.data import Quota, Settings, held, hosts_of, make_folders, proxies_of, secret_of
+    from agent_mailer.broker.data import (
+        Keep,
+        Quota,
+        Settings,
+        held,
+        hosts_of,
+        is_loopback,
+        is_weak,
+        make_folders,
+        proxies_of,
+        secret_of,
+    )
     from agent_mailer.broker.logs import Form
-    from agent_mailer.broker.serving import bind, run, url_of
+    from agent_mailer.broker.serving import bind, inherited, run, url_of
 
     if log_format not in tuple(Form):
         raise UsageFault(
@@ -82,11 +103,13 @@ def serve(
 
     os.umask(0o077)
     proxies = proxies_of(trusted_proxy or _listed("AGENT_MAILER_TRUSTED_PROXIES"))
-    hosts = hosts_of(host, host_name or _listed("AGENT_MAILER_HOST_NAMES"))
-    with bind(host, port) as bound:
-        url = url_of(bound)
+    with inherited(os.environ) or bind(host, port) as bound:
+        url, listens_at = url_of(bound), "localhost" if published_on_loopback else bound.getsockname()[0]
+        hosts = hosts_of(host if is_loopback(host) else listens_at, host_name or _listed("AGENT_MAILER_HOST_NAMES"))
         make_folders(data)
-        secret = secret_of(data, host, os.environ)
+        secret = secret_of(data, listens_at, os.environ)
+        if is_weak(secret):
+            note("AGENT_MAILER_SECRET_KEY is short: whoever guesses it on this machine logs in as anybody")
         with held(data, url):
             from sqlalchemy.exc import SQLAlchemyError
 
@@ -107,6 +130,7 @@ def serve(
                 max_body_bytes=max_body_bytes,
                 max_file_bytes=max_file_bytes,
                 login_attempts=f"{login_attempts}/5 minutes",
+                keep=Keep(keep_days, keep_bytes),
                 quota=Quota(messages_per_day, bytes_per_day, file_bytes),
             )
             try:
@@ -142,4 +166,10 @@ def _greet(data: Data, url: str, invite: str | None) -> None:
             say(f"  {step.command}\n      {step.does}")
         say()
     say("Ctrl-C stops it.")
+    if os.environ.get("NOTIFY_SOCKET"):
+        from agent_mailer.service.notify import take_notifier
+
+        manager = take_notifier(os.environ)
+        if manager is not None:
+            manager.ready(f"at {url}")
     sys.stdout.flush()

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, change, data_of, require_file, user_named
+from agent_mailer.cli.broker.database import (
+    DatabaseUrl,
+    DataFolder,
+    change,
+    data_of,
+    require_file,
+    user_named,
+    work_with,
+)
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
-from agent_mailer.errors import ExitCode
+from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
@@ -26,7 +34,7 @@ T = TypeVar("T")
 
 NewFile = Annotated[Path, typer.Argument(metavar="FILE", help="A new file, 0600.", show_default=False)]
 
-backup_app, restore_app, check_app, stats_app, export_app, audit_app = (single() for _ in range(6))
+backup_app, restore_app, check_app, stats_app, export_app, audit_app, prune_app = (single() for _ in range(7))
 
 
 @backup_app.command("backup", cls=FastCommand)
@@ -187,6 +195,34 @@ def audit(
     rows = [(one.at[:19], one.by or one.via or "a stranger", one.act, printable(one.about), one.host) for one in found]
     head = ("WHEN (UTC)", "WHO", "DID", "ABOUT", "FROM")
     say(columns(rows, head, ids=("ABOUT",)) if rows else "Nothing yet.")
+
+
+@prune_app.command("prune", cls=FastCommand)
+def prune(
+    keep_days: Annotated[int, typer.Option(min=0, help="Read mail and uploads that are older go.")] = 0,
+    keep_bytes: Annotated[int, typer.Option(min=0, help="The oldest read mail goes until all bodies fit.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
+    folder: DataFolder = None,
+    database: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Delete old mail for good, now; `broker serve` does the same each hour, by the same options.
+
+    What is unread stays, and so does all of a thread in which something is.
+    """
+    data = data_of(folder, database)
+    if not keep_days and not keep_bytes:
+        raise UsageFault("nothing_asked", "it is not said what may go", "--keep-days 90, or --keep-bytes 1000000000")
+    from agent_mailer.broker.data import Keep
+    from agent_mailer.broker.upkeep.retention import prune as take
+
+    keep = Keep(keep_days, keep_bytes)
+    gone = work_with(data, lambda store: take(store, data.uploads, keep, look_only=dry_run))
+    if as_json:
+        json_out(gone)
+        return
+    words = "would go" if dry_run else "gone"
+    say(f"{words}: {_number(gone.messages, 'message')} ({size(gone.bytes)}), {_number(gone.uploads, 'upload')}")
 
 
 def _snapshot(data: Data, work: Callable[[Connection], T]) -> T:

@@ -1,0 +1,152 @@
+"""How long is mail kept? By age and by size; what somebody has yet to read is never taken, nor its thread.
+
+What is taken is deleted for good, as from the trash: its id and its key stay, so that nothing is sent or run a second
+time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Text,
+    and_,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from agent_mailer.broker.data import Keep
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.protocol import CLOCK
+from agent_mailer.broker.tables import NOT_ERASED, files, messages
+from agent_mailer.broker.threads.rows import erase_read
+
+log = logging.getLogger("agent_mailer.broker")
+EVERY = 3600.0
+"""Seconds between two looks."""
+AT_ONCE = 200
+"""Messages that go in one transaction: nobody who sends waits long."""
+IN_A_LOOK = 5000
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """`bytes`: of the bodies that went; `uploads`: files that went."""
+
+    messages: int = 0
+    bytes: int = 0
+    uploads: int = 0
+
+
+_m = messages.c
+_other = messages.alias("of_the_thread")
+_UNREAD_THERE = exists().where(
+    _other.c.user_id == _m.user_id, _other.c.thread_id == _m.thread_id, not_(_other.c.is_read)
+)
+_MAY_GO = and_(_m.is_read, NOT_ERASED, ~_UNREAD_THERE)
+
+
+async def keep_on(store: Store, uploads: Path, keep: Keep) -> None:
+    """For ever."""
+    while True:
+        try:
+            gone = await prune(store, uploads, keep)
+            if gone != Pruned():
+                words = "taken for its age or size: %d messages, %d bytes, %d uploads"
+                log.warning(words, gone.messages, gone.bytes, gone.uploads)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("old mail could not be taken: %s", str(error).splitlines()[0])
+        await asyncio.sleep(EVERY)
+
+
+async def prune(store: Store, uploads: Path, keep: Keep, *, look_only: bool = False) -> Pruned:
+    """Take what is older, and then the oldest until the rest is small enough. `look_only`: say what would go."""
+    many = size = 0
+    before = _before(keep.days)
+    too_much = await store.read(_bodies) - keep.bytes if keep.bytes else 0
+    done = ("", "")
+    while some := await store.read(partial(_oldest, done)):
+        chosen = []
+        for message_id, moment, its_size in some:
+            if moment < before or size < too_much:
+                chosen.append(message_id)
+                many, size = many + 1, size + its_size
+        if not look_only:
+            for start in range(0, len(chosen), AT_ONCE):
+                await store.write(partial(_take, chosen[start : start + AT_ONCE]))
+        if len(chosen) < len(some):
+            break
+        done = (some[-1][1], some[-1][0])
+    return Pruned(many, size, await _uploads(store, uploads, before, look_only=look_only) if keep.days else 0)
+
+
+def _before(days: int) -> str:
+    return (CLOCK.now() - timedelta(days=days)).isoformat(timespec="microseconds") if days else ""
+
+
+def _size_of(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[int]:
+    if connection.dialect.name == "postgresql":
+        return func.octet_length(column)
+    return func.length(cast(column, LargeBinary))
+
+
+def _bodies(connection: Connection) -> int:
+    return int(connection.execute(select(func.sum(_size_of(connection, _m.body))).where(NOT_ERASED)).scalar() or 0)
+
+
+def _oldest(after: tuple[str, str], connection: Connection) -> Sequence[tuple[str, str, int]]:
+    """Id, moment and size of the oldest that may go, after the one of that moment and id."""
+    wanted = (
+        select(_m.id, _m.created_at, _size_of(connection, _m.body))
+        .where(_MAY_GO, tuple_(_m.created_at, _m.id) > tuple_(literal(after[0]), literal(after[1])))
+        .order_by(_m.created_at, _m.id)
+        .limit(IN_A_LOOK)
+    )
+    return [(row[0], row[1], row[2]) for row in connection.execute(wanted)]
+
+
+def _take(ids: Sequence[str], connection: Connection) -> None:
+    # Somebody may have marked one unread, or written into its thread, since it was found.
+    found = connection.execute(select(_m.id).where(_m.id.in_(ids), _MAY_GO)).scalars().all()
+    if found:
+        erase_read(connection, found)
+
+
+async def _uploads(store: Store, uploads: Path, before: str, *, look_only: bool) -> int:
+    """Files that are older and that no unread mail names."""
+    named = exists().where(
+        not_(_m.is_read),
+        _m.user_id == files.c.user_id,
+        or_(_m.body.contains(files.c.id), cast(_m.attachments, Text).contains(files.c.id)),
+    )
+
+    def find(connection: Connection) -> list[tuple[str, str]]:
+        old = select(files.c.id, files.c.stored_path).where(files.c.created_at < before, ~named)
+        return [(row[0], row[1]) for row in connection.execute(old)]
+
+    found = await store.read(find)
+    for file_id, stored_path in found if not look_only else ():
+        await store.write(partial(_forget_file, file_id))
+        (uploads / stored_path).unlink(missing_ok=True)
+    return len(found)
+
+
+def _forget_file(file_id: str, connection: Connection) -> None:
+    connection.execute(delete(files).where(files.c.id == file_id))

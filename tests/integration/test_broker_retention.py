@@ -1,0 +1,134 @@
+"""Old mail goes, by age and by size; what somebody has yet to read never does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.desk import until
+from tests.typed import Typed, type_in
+
+from agent_mailer.broker.data import Keep
+
+LONG_AGO = "2020-01-01T00:00:00.000000+00:00"
+pytestmark = pytest.mark.usefixtures("each_database")
+
+
+class Aged:
+    """An agent that writes to itself; what was sent is made old by hand."""
+
+    def __init__(self, desk: BrokerDesk) -> None:
+        self.desk = desk
+        self.ann: Person = desk.person("ann")
+        self.coder = desk.agent(self.ann, "coder")
+
+    def send(self, body: str, *, read: bool = True, old: bool = True, key: str = "", **fields: Any) -> dict[str, Any]:
+        form = {"agent_id": self.coder["id"], "from_agent": self.coder["address"], "to_agent": self.coder["address"]}
+        headers = {**self.ann.header, **({"Idempotency-Key": key} if key else {})}
+        sent: dict[str, Any] = self.desk.call(
+            "POST", "/messages/send", json={**form, "body": body, **fields}, headers=headers
+        )
+        if read:
+            self.desk.call("PATCH", f"/messages/{sent['id']}/read", headers=self.ann.header)
+        if old:
+            self.desk.sql("UPDATE messages SET created_at = :m WHERE id = :i", m=LONG_AGO, i=sent["id"])
+        return sent
+
+    def bodies(self) -> list[str]:
+        question = {"agent_id": self.coder["id"], "all": True}
+        path = f"/messages/inbox/{self.coder['address']}"
+        return [one["body"] for one in self.desk.call("GET", path, params=question, headers=self.ann.header)]
+
+    def broker(self, *words: str) -> Typed:
+        env = {"AGENT_MAILER_DATABASE_URL": self.desk.settings.database}
+        env["AGENT_MAILER_UPLOAD_DIR"] = str(self.desk.settings.uploads)
+        return type_in(self.desk.database.parent, "broker", *words, env=env)
+
+
+@pytest.fixture
+def aged(tmp_path: Path) -> Iterator[Aged]:
+    with running_broker(tmp_path) as desk:
+        yield Aged(desk)
+
+
+def test_by_age_what_was_read_goes_and_what_was_not_stays_with_its_thread(aged: Aged) -> None:
+    aged.send("old and read", key="once")
+    aged.send("old and unread", read=False)
+    aged.send("new and read", old=False)
+    begun = aged.send("old and read, and its thread goes on")
+    aged.send("unread there", read=False, old=False, action="reply", parent_id=begun["id"])
+    answered = aged.send("old, with an answer that stays")
+    aged.send("a new answer", old=False, action="reply", parent_id=answered["id"])
+    would = aged.broker("prune", "--keep-days", "30", "--dry-run", "--json")
+    assert would.json["messages"] == 2, would
+    assert len(aged.bodies()) == 7
+    gone = aged.broker("prune", "--keep-days", "30", "--json")
+    assert gone.json == would.json
+    assert sorted(aged.bodies()) == [
+        "a new answer",
+        "new and read",
+        "old and read, and its thread goes on",
+        "old and unread",
+        "unread there",
+    ]
+    whole = aged.broker("check")
+    assert whole.status == 0, whole
+    # Its key stays used: the same request is no second message.
+    again = aged.send("old and read", read=False, old=False, key="once")
+    assert again["body"] == ""
+    assert len(aged.bodies()) == 5
+    assert aged.broker("prune", "--keep-days", "30", "--json").json["messages"] == 0
+
+
+def test_by_size_the_oldest_that_was_read_goes_first(aged: Aged) -> None:
+    for number in range(4):
+        aged.send(f"{number}" * 1000)
+    aged.send("u" * 5000, read=False)
+    aged.send("n" * 1000, old=False)
+    gone = aged.broker("prune", "--keep-bytes", "8000", "--json")
+    assert (gone.json["messages"], gone.json["bytes"]) == (2, 2000), gone
+    left = aged.bodies()
+    assert sum(map(len, left)) == 8000
+    assert "n" * 1000 in left
+    # What is unread alone is more: all else goes, and it stays.
+    aged.broker("prune", "--keep-bytes", "1")
+    assert aged.bodies() == ["u" * 5000]
+
+
+def test_uploads_go_by_age_unless_unread_mail_names_them(aged: Aged) -> None:
+    desk = aged.desk
+    made = []
+    for name in ("old.png", "named.png"):
+        files = {"file": (name, b"\x89PNG\r\n\x1a\n" + name.encode())}
+        made.append(desk.call("POST", "/files/upload", files=files, headers=aged.ann.header))
+    desk.sql("UPDATE files SET created_at = :m", m=LONG_AGO)
+    aged.send("look", read=False, attachments=[{"url": made[1]["url"]}])
+    assert aged.broker("prune", "--keep-days", "30", "--json").json["uploads"] == 1
+    assert desk.http.get(f"/files/{made[0]['id']}").status_code == 404
+    assert desk.http.get(f"/files/{made[1]['id']}").status_code == 200
+    assert len([*desk.settings.uploads.glob("*/*.png")]) == 1
+
+
+def test_a_broker_that_serves_does_it_by_itself(tmp_path: Path) -> None:
+    with running_broker(tmp_path) as desk:
+        first = Aged(desk)
+        first.send("old and read")
+        first.send("old and unread", read=False)
+        first.send("new and read", old=False)
+        question = ("GET", f"/messages/inbox/{first.coder['address']}")
+        header, who = first.ann.header, {"agent_id": first.coder["id"], "all": True}
+    with running_broker(tmp_path, keep=Keep(days=30)) as desk:
+
+        def bodies() -> list[str]:
+            return [one["body"] for one in desk.call(*question, params=who, headers=header)]
+
+        until(lambda: "old and read" not in bodies(), "old mail goes", 30)
+        assert sorted(bodies()) == ["new and read", "old and unread"]
+
+
+def test_what_shall_go_has_to_be_said(aged: Aged) -> None:
+    refused = aged.broker("prune")
+    assert (refused.status, "--keep-days" in refused.err) == (2, True), refused
