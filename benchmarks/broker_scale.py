@@ -19,6 +19,8 @@ from tests.broker_process import Account, BrokerProcess, join, register
 from tests.databases import Postgres, postgres
 
 from agent_mailer.broker.migrations.v0009_totals import FILL as TOTALS
+from agent_mailer.broker.migrations.v0011_threads import FILL as THREADS
+from agent_mailer.broker.search.rows import note_words
 from agent_mailer.broker.tables import agents, messages
 from benchmarks.broker import register_by
 from benchmarks.measuring import cpu_seconds, percentile, row
@@ -159,7 +161,7 @@ async def _send(there: Tenant, count: int, name: str) -> None:
 
 
 def million() -> None:
-    """An inbox, a thread and a send of a tenant with much mail, beside one with little."""
+    """An inbox, a thread, a search and a send of a tenant with much mail, beside one with little."""
     _million(None, "a file")
     with postgres() as server:
         _million(server, "PostgreSQL")
@@ -203,9 +205,14 @@ def _fill(database: str, sender: dict[str, Any], reader: dict[str, Any], count: 
             "labels": [],
             "ordinal": 0,
         }
-        rows = ({**same, "id": f"m{n}", "seq": n, "thread_id": f"t{n // IN_A_THREAD}"} for n in range(1, count + 1))
+        rows = (
+            {**same, "id": f"m{n}", "seq": n, "thread_id": f"t{n // IN_A_THREAD}", "body": f"{BODY}Number n{n}."}
+            for n in range(1, count + 1)
+        )
         while portion := list(islice(rows, PORTION)):
             connection.execute(insert(messages), portion)
+            note_words(connection, portion)
+        connection.execute(text(THREADS))
         connection.execute(update(agents).where(agents.c.id == reader["id"]).values(inbox_seq=count))
         connection.execute(text(TOTALS))
     if engine.dialect.name == "postgresql":
@@ -238,11 +245,15 @@ async def _asks(
     form = {"agent_id": sender["id"], "from_agent": sender["address"], "to_agent": reader["address"], "body": BODY}
     thread = f"/messages/thread/t{count // IN_A_THREAD // 2}?agent_id={reader['id']}&html=false"
     wire = await stack.enter_async_context(line(there.processes[0].url, there.account.key))
+    login = there.account.as_person
     return {
         "the inbox's newest page": lambda: wire.ask("GET", f"{inbox}&page=1"),
         "a page in the middle, by its number": lambda: wire.ask("GET", f"{inbox}&page={count // 40}"),
         "a page in the middle, by a cursor": lambda: wire.ask("GET", f"{inbox}&before={count // 2}&limit=20"),
         "what comes after a cursor": lambda: wire.ask("GET", f"{inbox}&after={count // 2}&limit=20"),
         "a thread": lambda: wire.ask("GET", thread),
+        "the first threads": lambda: wire.ask("GET", "/admin/threads/summary?limit=20", None, login),
+        "a search for what one has": lambda: wire.ask("GET", f"/admin/search?q=n{count // 2}", None, login),
+        "a search for what all have": lambda: wire.ask("GET", "/admin/search?q=state+build", None, login),
         "a send": lambda: wire.ask("POST", "/messages/send?html=false", form),
     }

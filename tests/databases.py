@@ -156,8 +156,17 @@ def database_of(place: Path) -> str:
     return f"sqlite:///{place / 'broker.db'}" if _chosen is None else _chosen.url(place)
 
 
+_SINCE_0008 = (
+    "approval_links",
+    "threads",
+    "trashed_messages",
+    "audit_log",
+    "searchable",
+    "message_words",
+    "sent_counts",
+)
 AS_OF_0008 = (
-    *(f"DROP TABLE {name}" for name in ("approval_links", "threads", "trashed_messages", "audit_log")),
+    *(f"DROP TABLE IF EXISTS {name}" for name in _SINCE_0008),
     "ALTER TABLE agents DROP COLUMN inbox_total",
     "ALTER TABLE agents DROP COLUMN inbox_unread",
     "UPDATE alembic_version SET version_num = '0008'",

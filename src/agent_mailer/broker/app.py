@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent_mailer import __version__
 from agent_mailer.broker import about, documents, metrics, streams
-from agent_mailer.broker.agents import owner
+from agent_mailer.broker.agents import admin, owner
 from agent_mailer.broker.agents.routes import router as agents_router
 from agent_mailer.broker.answers import LATER, give_handlers, refusals
 from agent_mailer.broker.approvals.routes import router as links_router
@@ -31,6 +31,7 @@ from agent_mailer.broker.operator import by_key as operator_by_key
 from agent_mailer.broker.operator import router as operator_router
 from agent_mailer.broker.peers import Peers
 from agent_mailer.broker.protocol import CLOCK, Fault
+from agent_mailer.broker.search.routes import router as search_router
 from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.tables import receipts as receipt_rows
@@ -141,6 +142,8 @@ def create_app(settings: Settings) -> FastAPI:
         files.router,
         operator_router,
         threads_router,
+        search_router,
+        admin.router,
         owner.superadmin_router,
         operator_by_key,
         links_router,

@@ -201,6 +201,23 @@ trashed_messages = Table(
 NOT_TRASHED = ~exists().where(trashed_messages.c.message_id == messages.c.id).correlate(messages)
 """Not in the trash by itself."""
 
+# How much an agent has sent, by what a message was; kept by whoever sends.
+sent_counts = Table(
+    "sent_counts",
+    metadata,
+    Column("agent_id", Text, ForeignKey("agents.id"), primary_key=True),
+    Column("action", Text, primary_key=True),
+    Column("many", BigInteger, nullable=False),
+)
+
+# Messages in the order in which they came. Their words are in the database's own index: `search.rows`.
+searchable = Table(
+    "searchable",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    Column("message_id", Text, ForeignKey("messages.id"), nullable=False, unique=True),
+)
+
 receipts = Table(
     "receipts",
     metadata,

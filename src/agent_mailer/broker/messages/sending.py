@@ -15,12 +15,12 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from agent_mailer.broker.data import Quota
 from agent_mailer.broker.leases import Fence, last_epochs
+from agent_mailer.broker.messages.noting import note_stored
 from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, forwarded, message_of
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import NOT_ERASED, NOT_TRASHED, agents, former_addresses, messages
-from agent_mailer.broker.threads.rows import note_activity
 from agent_mailer.broker.users.quotas import Spent, count_alone, require_left, spend, spent_by
 
 
@@ -152,8 +152,6 @@ class _Batch:
         """What users whose sending is counted send now."""
         self.begun: dict[_Place, set[str]] = {}
         """Who takes part in the threads of `rows`."""
-        self.active: dict[_Place, str] = {}
-        """When something was sent last in them."""
 
     def run(self) -> list[Sent | Fault]:
         counted = {one.user_id for one in self.submissions if one.quota.messages_per_day or one.quota.bytes_per_day}
@@ -184,7 +182,7 @@ class _Batch:
             ]
             self.connection.execute(_COUNT_ON, counts)
             self.connection.execute(_STORE, self.rows)
-            note_activity(self.connection, self.active)
+            note_stored(self.connection, self.rows)
             note_arrivals(self.connection, self.arrived)
             spend(self.connection, self.newly)
         return results
@@ -243,7 +241,6 @@ class _Batch:
             self.arrived.append((agent_id, message.thread_id, message.priority, message.cursor))
             place = (submission.user_id, message.thread_id)
             self.begun.setdefault(place, set()).update((submission.agent_id, agent_id))
-            self.active[place] = message.created_at
         self.counted.update(to)
         return Sent(made, arrivals=tuple((agent_id, self.newest[agent_id]) for agent_id in to))
 

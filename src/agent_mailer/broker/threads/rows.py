@@ -23,7 +23,6 @@ from sqlalchemy import (
     false,
     func,
     select,
-    text,
     true,
     tuple_,
     update,
@@ -31,6 +30,7 @@ from sqlalchemy import (
 
 from agent_mailer.broker.messages.waiting import Place, note_changed
 from agent_mailer.broker.protocol import Fault, now_text
+from agent_mailer.broker.search.rows import forget_words
 from agent_mailer.broker.tables import (
     IN_INBOX,
     NOT_ERASED,
@@ -82,10 +82,6 @@ Arrivals = list[tuple[str, int]]
 """Inboxes (agent ids) to which something has come back, each with its newest number."""
 
 _m, _t = messages.c, threads.c
-_ACTIVITY = text("""\
-INSERT INTO threads (user_id, thread_id, last_activity, shelf) VALUES (:user, :thread, :moment, 'open')
-ON CONFLICT (user_id, thread_id)
-DO UPDATE SET last_activity = excluded.last_activity, shelf = 'open', shelved_at = NULL""")
 _OF_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
 _FIND = select(_t.shelf, _t.shelved_at).where(_t.user_id == bindparam("user"), _t.thread_id == bindparam("thread"))
 _FIND_TO_CHANGE = _FIND.with_for_update()
@@ -125,14 +121,6 @@ def _listed(*, trash: bool) -> Select[Any]:
 
 
 _LISTED = {shelf: _listed(trash=shelf is Shelf.TRASH) for shelf in Shelf}
-
-
-def note_activity(connection: Connection, moments: Mapping[tuple[str, str], str]) -> None:
-    """In these threads (user's id, thread's) something was sent at that moment: they are open again."""
-    connection.execute(
-        _ACTIVITY,
-        [{"user": user, "thread": thread, "moment": moment} for (user, thread), moment in sorted(moments.items())],
-    )
 
 
 def find_thread(connection: Connection, user_id: str, thread_id: str, *, to_change: bool = False) -> Thread:
@@ -197,6 +185,7 @@ def erase_thread(connection: Connection, user_id: str, thread_id: str) -> None:
 
 def erase(connection: Connection, those: Sequence[ColumnElement[bool]], names: Mapping[str, object]) -> None:
     """Of these messages, which no inbox has, only their ids, keys and addresses stay."""
+    forget_words(connection, those, names)
     connection.execute(delete(receipts).where(receipts.c.message_id.in_(select(_m.id).where(*those))), names)
     connection.execute(
         update(messages)

@@ -1,0 +1,1 @@
+"""What of a user's mail holds these words?"""

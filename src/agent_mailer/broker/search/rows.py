@@ -1,0 +1,120 @@
+"""The words of messages as rows: kept in the transaction that stores a message, asked for, and gone with it.
+
+In a file the words are in an index of FTS5 that keeps no text, in PostgreSQL in a tsvector under a GIN index. Both hold
+the same words, and one more that names the user: so what others have costs a search nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, TextClause, func, insert, select, text
+
+from agent_mailer.broker.search.words import Wanted, snippet, words_of
+from agent_mailer.broker.tables import messages, searchable
+
+MOST_FOUND = 10_000
+"""Of more nobody counts how many there are."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A message in the answer; `body_snippet` is what stands around the first word."""
+
+    message_id: str
+    thread_id: str
+    subject: str
+    body_snippet: str
+    from_agent: str
+    to_agent: str
+    created_at: str
+
+
+_m, _s = messages.c, searchable.c
+_NEWEST = select(func.coalesce(func.max(_s.number), 0))
+_NUMBER = insert(searchable)
+_IN_FILE = text("INSERT INTO message_words (rowid, words) VALUES (:number, :words)")
+_AT_SERVER = text(
+    "INSERT INTO searchable (message_id, words) VALUES (:message_id, array_to_tsvector(CAST(:words AS text[])))"
+)
+_OUT_OF_FILE = text("INSERT INTO message_words (message_words, rowid, words) VALUES ('delete', :number, :words)")
+_SHOWN = "m.id, m.thread_id, m.subject, m.body, m.from_agent, m.to_agent, m.created_at"
+_MATCHING = {
+    "sqlite": "SELECT rowid AS number FROM message_words WHERE message_words MATCH :asked",
+    "postgresql": "SELECT number FROM searchable WHERE words @@ CAST(:asked AS tsquery)",
+}
+
+
+def _page(matching: str) -> TextClause:
+    """The page is chosen before a message is read."""
+    newest = f"{matching} ORDER BY {'rowid' if 'rowid' in matching else 'number'} DESC LIMIT :most OFFSET :skip"
+    return text(
+        f"SELECT {_SHOWN} FROM ({newest}) AS found JOIN searchable AS s ON s.number = found.number"  # noqa: S608 - constants
+        " JOIN messages AS m ON m.id = s.message_id WHERE m.user_id = :user ORDER BY s.number DESC"
+    )
+
+
+def _total(matching: str) -> TextClause:
+    return text(f"SELECT count(*) FROM ({matching} LIMIT {MOST_FOUND}) AS found")  # noqa: S608 - of constants
+
+
+_PAGES = {dialect: _page(matching) for dialect, matching in _MATCHING.items()}
+_TOTALS = {dialect: _total(matching) for dialect, matching in _MATCHING.items()}
+
+
+def note_words(connection: Connection, stored: Sequence[Mapping[str, Any]]) -> None:
+    """`stored`: rows of messages, which are new."""
+    words = [[_owner(row["user_id"]), *words_of(row["subject"], row["body"])] for row in stored]
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            _AT_SERVER,
+            [{"message_id": row["id"], "words": one} for row, one in zip(stored, words, strict=True)],
+        )
+        return
+    first = connection.execute(_NEWEST).scalar_one() + 1
+    connection.execute(
+        _NUMBER, [{"number": number, "message_id": row["id"]} for number, row in enumerate(stored, first)]
+    )
+    connection.execute(
+        _IN_FILE, [{"number": number, "words": " ".join(one)} for number, one in enumerate(words, first)]
+    )
+
+
+def forget_words(connection: Connection, those: Sequence[ColumnElement[bool]], names: Mapping[str, object]) -> None:
+    """Of these messages, whose text is there still."""
+    if connection.dialect.name != "postgresql":
+        wanted = select(_s.number, _m.user_id, _m.subject, _m.body).join(messages, _m.id == _s.message_id).where(*those)
+        gone = [
+            {"number": number, "words": " ".join([_owner(user), *words_of(subject, body)])}
+            for number, user, subject, body in connection.execute(wanted, names)
+        ]
+        if gone:
+            connection.execute(_OUT_OF_FILE, gone)
+    connection.execute(searchable.delete().where(_s.message_id.in_(select(_m.id).where(*those))), names)
+
+
+def find(connection: Connection, user_id: str, wanted: Wanted, skip: int, most: int) -> tuple[list[Found], int]:
+    """At most `most` messages, the newest first, and how many there are (not more than `MOST_FOUND`)."""
+    if not wanted:
+        return [], 0
+    dialect = connection.dialect.name
+    words = [_owner(user_id), *wanted.words]
+    if dialect == "postgresql":
+        asked = " & ".join([*(f"'{word}'" for word in words), *(f"'{word}':*" for word in wanted.beginnings)])
+    else:
+        asked = " AND ".join([*(f'"{word}"' for word in words), *(f'"{word}"*' for word in wanted.beginnings)])
+    names = {"asked": asked, "user": user_id, "most": min(most, max(0, MOST_FOUND - skip)), "skip": skip}
+    total = connection.execute(_TOTALS[dialect], names).scalar_one()
+    if skip >= total:
+        return [], total
+    found = [
+        Found(name, thread, subject, snippet(body, wanted), sender, to, moment)
+        for name, thread, subject, body, sender, to, moment in connection.execute(_PAGES[dialect], names)
+    ]
+    return found, total
+
+
+def _owner(user_id: str) -> str:
+    """One word, which no other user's mail has but by design, and then it is left out."""
+    return f"u{''.join(sign for sign in user_id if sign.isalnum())}"
