@@ -18,10 +18,12 @@ SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where nobody watches: a run that is cut off must have said by then what was wrong, and a run in the background of
-    a script must not have its programs inherit that Ctrl-C means nothing.
+    a script, or under nohup, must not have its programs inherit that Ctrl-C or a lost terminal means nothing.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if hasattr(config, "workerinput"):
         return  # with xdist the controller tells
     if os.environ.get("CI"):

@@ -174,6 +174,9 @@ class Side:
         self.desk.end_turns()
 
 
+LEAST_MESSAGES, LEAST_SAMPLES = 30, 4
+
+
 def soak(base: Path, minutes: float, seed: int = 20261121, tell: Callable[[str], None] = lambda line: None) -> Report:
     """Run it. `tell` gets a line now and then."""
     chance = random.Random(seed)
@@ -184,8 +187,9 @@ def soak(base: Path, minutes: float, seed: int = 20261121, tell: Callable[[str],
     over = began + minutes * 60
     rest = max(2.0, min(60.0, minutes * 60 / 24))
     try:
-        while time.monotonic() < over:
-            _rain(steady, troubled, chance, report, min(over, time.monotonic() + rest))
+        # A busy machine gets through less in that time: it goes on until there is enough to judge by.
+        while time.monotonic() < over or _too_little(steady, troubled, report, samples):
+            _rain(steady, troubled, chance, report, time.monotonic() + rest)
             if not report.watchers_killed:
                 # In a short soak chance may spare it.
                 troubled.restart(signal.SIGKILL)
@@ -203,6 +207,11 @@ def soak(base: Path, minutes: float, seed: int = 20261121, tell: Callable[[str],
         _check_mail(report, name, side)
         _check_files(report, name, side)
     return report
+
+
+def _too_little(steady: Side, troubled: Side, report: Report, samples: list[Sample]) -> bool:
+    few = len(steady.sent) + len(troubled.sent) <= LEAST_MESSAGES or len(samples) < LEAST_SAMPLES
+    return few or not report.agents_killed
 
 
 def _rain(steady: Side, troubled: Side, chance: random.Random, report: Report, until_: float) -> None:

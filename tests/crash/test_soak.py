@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.crash.soak import soak, table
+from tests.crash.soak import LEAST_MESSAGES, LEAST_SAMPLES, soak, table
 from tests.sizes import sizes
 
 
@@ -14,7 +14,7 @@ def test_nothing_grows(tmp_path: Path, minutes: float) -> None:
     report = soak(tmp_path, minutes)
     print(f"\n{table(report)}")
     assert not report.faults
-    assert report.messages > 30
-    assert report.samples > 3
+    assert report.messages > LEAST_MESSAGES
+    assert report.samples >= LEAST_SAMPLES
     assert report.watchers_killed
     assert report.agents_killed

@@ -51,6 +51,7 @@ class _Program(LazyGroup):
         "resume": ("agent_mailer.cli.pause:resume_app", "Start turns again."),
         "broker": ("agent_mailer.cli.broker", "A broker for agents on different machines."),
         "service": ("agent_mailer.cli.service", "Run the agent as a systemd user service."),
+        "team": ("agent_mailer.cli.team", "Several agents as one thing; also as the program amp."),
         "demo": ("agent_mailer.cli.demo", "Two agents at work, in under 20 seconds."),
     }
 
@@ -91,17 +92,28 @@ class _UsageError(Protocol):
 
 def main() -> NoReturn:
     """Run a command. A user never sees a traceback; a bug leaves one where AGENT_MAILER_DEBUG is set."""
+    _play(app)
+
+
+def amp() -> NoReturn:
+    """The same for the program `amp`, which is `agent-mailer team`."""
+    from agent_mailer.cli.team import amp as program
+
+    _play(program)
+
+
+def _play(program: typer.Typer) -> NoReturn:
     open_what_is_closed()
     prepare_streams()
     try:
-        _run()
+        _run(program)
     finally:
         last_words()
 
 
-def _run() -> NoReturn:
+def _run(program: typer.Typer) -> NoReturn:
     try:
-        status = app(standalone_mode=False)
+        status = program(standalone_mode=False)
     except MailerError as fault:
         _tell(fault)
         sys.exit(fault.exit_code)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence, Set
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UsageFault
+from agent_mailer.mailbox.amp.account import AccountClient
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
-from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, Credentials, at_broker
+from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, Credentials, at_broker
 from agent_mailer.mailbox.amp.reading import PAGE, BrokerInbox, Step
 from agent_mailer.mailbox.port import (
     Delivered,
@@ -64,8 +65,10 @@ def mail_of(place: Workplace, whose: str | None) -> BrokerMail:
             "export " + " ".join(f"AGENT_MAILER_{key.upper()}=..." for key in lacking) + ", or agent-mailer init",
         )
 
+    key = _persons_key(place)
+
     async def choose() -> AgentInfo:
-        async with BrokerClient(config.broker_url, config.api_key) as client:
+        async with BrokerClient(config.broker_url, key) as client:
             known = await client.agents()
             if whose is not None:
                 return _named(whose, known)
@@ -75,20 +78,35 @@ def mail_of(place: Workplace, whose: str | None) -> BrokerMail:
     with at_broker():
         me = asyncio.run(choose())
     is_watched = me.id == config.agent_id or (me.status == "online" and me.role != OPERATOR)
-    return BrokerMail(place, me, is_watched=is_watched)
+    return BrokerMail(place, me, key, is_watched=is_watched)
+
+
+def _persons_key(place: Workplace) -> str:
+    """The key that was given, else that of the person's login there; in the file stands the agent's."""
+    from agent_mailer.config import Source
+    from agent_mailer.setup.logins import find_login
+
+    config = place.config
+    if place.loaded.source("api_key") in (Source.ENVIRONMENT, Source.FLAG):
+        return config.api_key
+    with suppress(ConfigFault):
+        return find_login(Path.home(), config.broker_url).api_key or config.api_key
+    return config.api_key
 
 
 def agents_mail(place: Workplace) -> BrokerMail:
     """That of the workdir's own agent."""
     place.require_complete()
-    return BrokerMail(place, AgentInfo(place.config.agent_id, place.config.address), is_watched=True)
+    return BrokerMail(
+        place, AgentInfo(place.config.agent_id, place.config.address), place.config.api_key, is_watched=True
+    )
 
 
 class BrokerMail:
     """Implements `agent_mailer.people.port.PersonalMail`. `is_watched`: a watcher takes this mail."""
 
-    def __init__(self, place: Workplace, me: AgentInfo, *, is_watched: bool) -> None:
-        credentials = Credentials(place.config.broker_url, me.id, place.config.api_key)
+    def __init__(self, place: Workplace, me: AgentInfo, key: str, *, is_watched: bool) -> None:
+        credentials = Credentials(place.config.broker_url, me.id, key)
         self.mailbox = AmpMailbox(lambda: credentials, me.address, clock=place.clock)
         self._box = BrokerInbox(credentials, me.address)
         self._address = me.address
@@ -107,7 +125,7 @@ class BrokerMail:
             raise RefusedFault(
                 "bound_key",
                 f"the key is bound to another agent and cannot speak for {printable(self._address)}",
-                "give it a key of yours: export AGENT_MAILER_API_KEY=amk_... (agent-mailer broker key add)",
+                f"amp login {self._url}, or a key of yours: export AGENT_MAILER_API_KEY=amk_...",
             ) from None
 
     async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
@@ -272,7 +290,7 @@ def _as_told(last: Step) -> Report:
 
 async def _make_operator(client: BrokerClient, url: str, known: Sequence[AgentInfo]) -> AgentInfo:
     """The operator, made now where somebody has logged in. Raises ConfigFault."""
-    from agent_mailer.setup.found import find_login
+    from agent_mailer.setup.logins import find_login
 
     try:
         login = find_login(Path.home(), url)

@@ -188,11 +188,22 @@ class RunningCommand:
             return _shell_status(self._process.wait())
 
 
-def start_command(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: Path) -> RunningCommand:
-    """Start `argv` with nothing on stdin, both output streams appended to `output`. Raises OSError."""
+def start_command(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: Path, apart: bool = False
+) -> RunningCommand:
+    """Start `argv` with nothing on stdin, both output streams appended to `output`. Raises OSError.
+
+    `apart`: in a session of its own, to outlive us and our terminal; only what it complains of goes to `output`.
+    """
     with output.open("ab") as stream:
         process = subprocess.Popen(
-            list(argv), env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
+            list(argv),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if apart else stream,
+            stderr=stream,
+            start_new_session=apart,
         )
     return RunningCommand(process)
 

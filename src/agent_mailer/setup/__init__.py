@@ -51,7 +51,7 @@ def mailbox_meant(place: Workplace, values: Mapping[str, object], wishes: Wishes
     if "maildir_root" in values and place.at_broker:
         found["mailbox"] = MailboxKind.MAILDIR.value
     if wishes.from_login and not place.config.broker_url:
-        from agent_mailer.setup.found import find_login
+        from agent_mailer.setup.logins import find_login
 
         found["broker_url"] = find_login(Path.home()).broker_url
     return found

@@ -1,4 +1,4 @@
-"""What a folder and a machine have for an agent already: agent programs and logins, mailboxes, a broker's login."""
+"""What a folder and a machine have for an agent already: agent programs and their logins, mailboxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.config import RuntimeKind
-from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.names import printable
 from agent_mailer.runtimes.port import ASKS, FENCE, PermissionMode, Probe, Runtime, RuntimeMissing
@@ -119,55 +118,3 @@ def _ask(runtime: Runtime, probe: Probe) -> tuple[bool, str]:
         return False, f"{os.path.basename(probe.argv[0])} does not tell its {probe.name}"  # noqa: PTH119
     finding = runtime.read_probe(probe, done.status, done.output)
     return finding.ok, finding.text if finding.ok or not finding.fix else f"{finding.text}: {finding.fix}"
-
-
-LARGEST_LOGINS = 1024 * 1024
-
-
-class Login(msgspec.Struct, frozen=True):
-    """A person at one broker. The token is a secret."""
-
-    broker_url: str
-    username: str
-    token: str
-
-    def __repr__(self) -> str:
-        return f"Login({self.username!r} at {self.broker_url!r})"
-
-
-class _Entry(msgspec.Struct):
-    token: str
-    username: str = ""
-
-
-class _File(msgspec.Struct):
-    credentials: dict[str, _Entry] = {}
-    default_broker_url: str = ""
-
-
-def credentials_file(home: Path) -> Path:
-    return home / ".agent-mailer" / "credentials.json"
-
-
-def find_login(home: Path, broker_url: str = "") -> Login:
-    """The login at `broker_url`, else at the default broker, else the only one. Raises ConfigFault."""
-    path = credentials_file(home)
-    fix = f"amp login {broker_url or 'BROKER-URL'}"
-    try:
-        found = msgspec.json.decode(read_regular(path, LARGEST_LOGINS, follow=True), type=_File)
-    except FileNotFoundError:
-        raise ConfigFault("no_login", f"{path} does not exist: nobody has logged in", fix) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigFault("bad_login", f"{path} holds no logins: {error}", fix) from None
-    except OSError as error:
-        raise ConfigFault("bad_login", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
-    logins = {url.rstrip("/"): entry for url, entry in found.credentials.items() if entry.token}
-    wanted = (broker_url or found.default_broker_url).rstrip("/")
-    if not wanted and len(logins) == 1:
-        wanted = next(iter(logins))
-    entry = logins.get(wanted)
-    if entry is None:
-        known = ", ".join(printable(url, 100) for url in logins) or "none"
-        named = f"no login at {printable(wanted, 100)}" if wanted else "no default broker"
-        raise ConfigFault("no_login", f"{path} has {named}; logins are kept at: {known}", fix)
-    return Login(wanted, entry.username, entry.token)

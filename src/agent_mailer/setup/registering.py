@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.mailbox.amp.account import AccountClient, NewAgent
 from agent_mailer.mailbox.amp.answers import RequestRefused
-from agent_mailer.mailbox.amp.client import AccountClient, AgentInfo, BrokerClient, NewAgent, at_broker
+from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, at_broker
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.names import printable
 from agent_mailer.setup import Wishes, missing
 from agent_mailer.setup.documents import Self
-from agent_mailer.setup.found import Login, default_name, find_login
+from agent_mailer.setup.found import default_name
+from agent_mailer.setup.logins import Login, find_login
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace

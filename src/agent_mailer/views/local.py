@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -318,16 +318,16 @@ def watcher_of(place: Workplace) -> view.WatcherView:
     )
 
 
-def everywhere(pulses: Pulses | None = None) -> view.AllView:
-    """Every workdir of this user. No broker is asked: what waits there is not known. Without `pulses` all watchers are
-    asked now, and waited for.
+def everywhere(pulses: Pulses | None = None, workdirs: Iterable[Path] | None = None) -> view.AllView:
+    """These workdirs; None = every one of this user. No broker is asked: what waits there is not known. Without
+    `pulses` all watchers are asked now, and waited for.
     """
     from agent_mailer.disk import Disk
     from agent_mailer.state.workdirs import known_workdirs
 
     places: list[Workplace] = []
     found: list[view.StatusView | view.FaultView] = []
-    for workdir in known_workdirs(Disk()).all():
+    for workdir in known_workdirs(Disk()).all() if workdirs is None else workdirs:
         try:
             places.append(place_at(workdir))
         except (MailerError, OSError) as fault:

@@ -17,7 +17,7 @@ from agent_mailer.runtimes.port import PermissionMode
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.setup.found import Login
+    from agent_mailer.setup.logins import Login
 
 
 DEFAULT_BROKER = "http://127.0.0.1:9800"
@@ -134,7 +134,7 @@ def _ask_for_mode(place: Workplace, answers: dict[str, object]) -> None:
 
 def _login(url: str = "") -> Login | None:
     """The person's login at that broker, or at the usual one."""
-    from agent_mailer.setup.found import find_login
+    from agent_mailer.setup.logins import find_login
 
     try:
         return find_login(Path.home(), url)

@@ -44,11 +44,12 @@ def watch_one(workdir: Path) -> None:
     _show(draw)
 
 
-def watch_all() -> None:
+def watch_all(workdirs: Sequence[Path] | None = None) -> None:
+    """These; None = every workdir of this user."""
     pulses = Pulses()
 
     def draw() -> tuple[object, list[str]]:
-        every = everywhere(pulses)
+        every = everywhere(pulses, workdirs)
         gists = tuple(_gist(one) if isinstance(one, view.StatusView) else one for one in every.workdirs)
         return gists, table(every)
 

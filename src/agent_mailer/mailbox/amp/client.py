@@ -1,4 +1,4 @@
-"""A broker as a program or a person asks it: who am I, who else is there, my agents, a new one, a key."""
+"""A broker as a program with an agent's key asks it: who am I, who else is there, a new one, its texts."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ class _Told(msgspec.Struct):
     heartbeat_seconds: float
 
 
-class _Operator(msgspec.Struct):
+class Operator(msgspec.Struct):
+    """Whom a person's mail at the broker is from."""
+
     agent_id: str
 
 
@@ -146,7 +148,7 @@ class BrokerClient:
         answer = await self.transport.ask("POST", "/agents/operator", content=b"{}")
         if answer.status in (403, 404, 405):
             return None
-        return await self.agent(decode(self._sound(answer), _Operator).agent_id)
+        return await self.agent(decode(self._sound(answer), Operator).agent_id)
 
     async def setup(self, agent_id: str) -> SetupTexts:
         """The texts of the agent's identity files, with the broker's URL and the ids filled in."""
@@ -180,79 +182,6 @@ def _agent_path(agent_id: str) -> str:
         raise MailboxRefused(
             "agent_refused", f"{agent_id!r} is no agent's id", "agent-mailer config set agent_id ID"
         ) from None
-
-
-_NO_KEY = "none"
-"""People's calls do not look at the header that holds an agent's key."""
-
-
-class NewAgent(msgspec.Struct, frozen=True):
-    """What a new agent shall be. `address_local` is what stands before the @; empty = from its name."""
-
-    name: str
-    address_local: str = ""
-    role: str = ""
-    description: str = ""
-    system_prompt: str = ""
-
-
-class MadeAgent(AgentInfo, frozen=True):
-    """A new agent, with the key that was made for it. The key is a secret."""
-
-    api_key_plaintext: str = ""
-
-    def __repr__(self) -> str:
-        return f"MadeAgent({self.address!r})"
-
-
-class _NewKey(msgspec.Struct):
-    raw_key: str
-
-
-class AccountClient:
-    """One person at one broker. Raises as `BrokerClient` does."""
-
-    def __init__(self, url: str, token: str) -> None:
-        """Raises ConfigFault for a URL that can be none."""
-        self._transport = Transport(url, _NO_KEY)
-        self._headers = {"Authorization": f"Bearer {token}"}
-
-    async def __aenter__(self) -> AccountClient:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._transport.close()
-
-    async def agents(self) -> list[AgentInfo]:
-        """This person's agents that are not deleted."""
-        found = agents_in(await self._ask("GET", "/users/me/agents"))
-        return [agent for agent in found if agent.status != "deleted"]
-
-    async def add_agent(self, new: NewAgent) -> MadeAgent:
-        """RequestRefused with status 409 where the address is taken."""
-        wanted = {key: value for key, value in msgspec.structs.asdict(new).items() if value}
-        return decode(await self._ask("POST", "/users/me/agents", msgspec.json.encode(wanted)), MadeAgent)
-
-    async def add_key(self, agent_id: str) -> str:
-        """One more key for an agent; those that it has go on working. It ends with the agent."""
-        wanted = {"name": f"agent:{agent_id}", "agent_id": agent_id}
-        return decode(await self._ask("POST", "/users/api-keys", msgspec.json.encode(wanted)), _NewKey).raw_key
-
-    async def operator(self) -> str:
-        """The id of the agent under whose name this person writes; made where there is none."""
-        return decode(await self._ask("GET", "/admin/human-operator"), _Operator).agent_id
-
-    async def _ask(self, method: str, path: str, content: bytes | None = None) -> Answer:
-        tries = 1 if method == "POST" else 3
-        answer = await self._transport.ask(method, path, content=content, headers=self._headers, tries=tries)
-        if answer.ok:
-            return answer
-        detail = detail_of(answer)
-        if detail is not None and answer.status == 401:
-            raise MailboxRefused("login_refused", f"{answer.where}: {detail} (401)", "amp login")
-        if detail is not None and answer.status in (400, 403, 404, 409, 413, 422):
-            raise RequestRefused(answer.where, answer.status, detail)
-        raise unavailable(answer)
 
 
 @contextmanager

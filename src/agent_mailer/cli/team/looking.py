@@ -1,0 +1,120 @@
+"""`amp status`, `list`, `logs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent_mailer.cli.options import Json
+from agent_mailer.cli.team.options import Dir, Name, Team_, found
+from agent_mailer.cli.terminal.commands import FastCommand, single
+from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.errors import ExitCode, MailerError, UsageFault
+
+status_app, list_app, logs_app = single(), single(), single()
+
+
+@status_app.command("status", cls=FastCommand)
+def status(
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    live: Annotated[
+        bool, typer.Option("--watch", help="Show it live until Ctrl-C. Needs a terminal.", show_default=False)
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Each agent of the team on a line, and below what is wrong. Exit status 1: somebody has to look at it."""
+    one = found(name, team, directory)
+    workdirs = [place.workdir for place in one.places.values()]
+    if live:
+        from agent_mailer.cli.status.live import watch_all
+
+        if as_json or not sys.stdout.isatty():
+            raise UsageFault("no_terminal", "--watch needs a terminal", "amp status")
+        watch_all(workdirs)
+        return
+    from agent_mailer.cli.status.many import table
+    from agent_mailer.views.local import everywhere
+
+    view = everywhere(workdirs=workdirs)
+    if as_json:
+        json_out(view)
+    else:
+        say("\n".join(table(view)))
+    raise typer.Exit(ExitCode.OK if view.healthy else ExitCode.FAILED)
+
+
+@list_app.command("list", cls=FastCommand)
+def list_teams(as_json: Json = False) -> None:
+    """Every team below $AMP_TEAMS_DIR (~/amp-teams), and the last one wherever it is."""
+    from agent_mailer.cli.terminal.tables import columns
+    from agent_mailer.names import printable
+    from agent_mailer.teams.making import places
+    from agent_mailer.teams.place import all_teams
+    from agent_mailer.teams.plan import read_team
+    from agent_mailer.teams.running import watchers
+
+    rows: list[dict[str, object]] = []
+    for directory in all_teams(os.environ, Path.home()):
+        row: dict[str, object] = {"team": directory.name, "directory": str(directory)}
+        try:
+            plan = read_team(directory)
+            row |= {"team": plan.name, "mail": plan.broker_url or "folder", "agents": len(plan.members)}
+            row |= {"watched": len(watchers(places(plan, directory)))}
+        except MailerError as fault:
+            row["fault"] = fault.message
+        rows.append(row)
+    if as_json:
+        json_out(rows)
+    elif not rows:
+        say("no teams yet: amp claude-code, or amp codex, in a project's folder")
+    else:
+        shown = [
+            (
+                printable(str(row["team"]), 40),
+                printable(str(row["fault"]), 200) if "fault" in row else f"{row.get('watched', 0)} of {row['agents']}",
+                printable(str(row.get("mail", "")), 100),
+                printable(str(row["directory"]), 4096),
+            )
+            for row in rows
+        ]
+        say(columns(shown, ("TEAM", "WATCHED", "MAIL", "FOLDER")))
+
+
+@logs_app.command("logs", cls=FastCommand)
+def logs(
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    tail: Annotated[int, typer.Option("--tail", metavar="N", help="How many of the last lines of each agent.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """The last events of all its agents, oldest first. Of one agent: agent-mailer logs -C DIR."""
+    from agent_mailer.cli.terminal.event_lines import of_record
+    from agent_mailer.names import printable
+    from agent_mailer.views.log import LogReader, choose
+
+    if tail < 0:
+        raise UsageFault("bad_value", "--tail is a number of lines", "")
+    one = found(name, team, directory)
+    roles = {member.name: member.role for member in one.team.members}
+    lines: list[tuple[str, str, dict[str, object], bytes]] = []
+    for agent, place in one.places.items():
+        with LogReader(place.folder.log) as reader:
+            wanted = choose(place.state, reader, pattern=None, thread=None, turn=None, to_come=False)
+            lines += [
+                (str(line.record.get("ts", "")), roles[agent], line.record, line.raw)
+                for line in reader.tail(tail, wanted)
+                if line.record
+            ]
+    room = max(map(len, roles.values()))
+    for _, role, record, raw in sorted(lines, key=lambda line: line[0]):
+        if as_json:
+            say(f'{{"agent":"{role}","event":{raw.decode("utf-8", "replace")}}}')
+        else:
+            say(f"{printable(role, 40):<{room}}  {of_record(record)}")

@@ -1,0 +1,300 @@
+"""`amp claude-code`, `codex`, `up`, `init`: a team for the folder one stands in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from agent_mailer.cli.team.login import BrokerUrl, Password, Username, log_in
+from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Team_, named, where_from
+from agent_mailer.cli.team.running import NoAttach, start_and_show
+from agent_mailer.cli.terminal.commands import FastCommand, single
+from agent_mailer.cli.terminal.printing import note, say
+from agent_mailer.config import RuntimeKind
+from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.names import one_of
+from agent_mailer.runtimes.port import PermissionMode
+
+if TYPE_CHECKING:
+    from agent_mailer.setup.logins import Login
+    from agent_mailer.teams.plan import Team
+
+claude_app, codex_app, up_app, init_app = single(), single(), single(), single()
+
+Local = Annotated[
+    bool, typer.Option("--local", help="Mail in the team's folder; no broker is needed.", show_default=False)
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "--permission-mode", metavar="MODE", help="acceptEdits, bypassPermissions or plan.", show_default=False
+    ),
+]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime", metavar="KIND", help="claude (the default), codex, command or infiniti.", show_default=False
+    ),
+]
+Command = Annotated[
+    str | None,
+    typer.Option("--command", metavar="LINE", help="With --runtime command: what is run.", show_default=False),
+]
+Template = Annotated[
+    str | None,
+    typer.Option("--template", metavar="NAME", help="Which agents. Default: four-roles.", show_default=False),
+]
+
+
+@claude_app.command("claude-code", cls=FastCommand)
+@codex_app.command("codex", cls=FastCommand)
+def of_one_program(
+    ctx: typer.Context,
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    local: Local = False,
+    broker_url: BrokerUrl = "",
+    username: Username = "",
+    password: Password = "",
+    permission_mode: Mode = None,
+    template: Template = None,
+    detach: Detach = False,
+    systemd: Systemd = False,
+    no_attach: NoAttach = False,
+) -> None:
+    """Make a team for the project in this folder, and start it: planner, coder, reviewer and runner.
+
+    Its name is NAME, else this folder's, with -claude-code or -codex behind it. Where a sandbox is proved to stand
+    around each turn its agents may do everything; elsewhere you are asked, and without a terminal they may change
+    files (acceptEdits).
+    """
+    where = where_from(detach, systemd)
+    runtime = RuntimeKind.CODEX if ctx.info_name == "codex" else RuntimeKind.CLAUDE
+    chosen = _name(named(name, team), f"-{ctx.info_name}")
+    made = _make(
+        chosen, directory, _Mail(local, broker_url, username, password), runtime, permission_mode, template, fenced=True
+    )
+    start_and_show(made, where, attach=not no_attach)
+
+
+@up_app.command("up", cls=FastCommand)
+def up(
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    local: Local = False,
+    broker_url: BrokerUrl = "",
+    username: Username = "",
+    password: Password = "",
+    permission_mode: Mode = None,
+    runtime: Runtime = None,
+    command: Command = None,
+    template: Template = None,
+    detach: Detach = False,
+    systemd: Systemd = False,
+    no_attach: NoAttach = False,
+) -> None:
+    """Make the team where it is not there, take over what was changed in its team.yaml, and start what does not run."""
+    where = where_from(detach, systemd)
+    made = _make(
+        _name(named(name, team)),
+        directory,
+        _Mail(local, broker_url, username, password),
+        _runtime(runtime),
+        permission_mode,
+        template,
+        command=command,
+    )
+    start_and_show(made, where, attach=not no_attach)
+
+
+@init_app.command("init", cls=FastCommand)
+def init(
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    local: Local = False,
+    broker_url: BrokerUrl = "",
+    username: Username = "",
+    password: Password = "",
+    permission_mode: Mode = None,
+    runtime: Runtime = None,
+    command: Command = None,
+    template: Template = None,
+) -> None:
+    """Make a team for the project in this folder; start nothing. Without a mode its agents may change files."""
+    made = _make(
+        _name(named(name, team)),
+        directory,
+        _Mail(local, broker_url, username, password),
+        _runtime(runtime),
+        permission_mode,
+        template,
+        command=command,
+    )
+    say(f"\nNext: amp start {'' if directory is None else f'--dir {made.directory} '}{made.team.name}")
+
+
+def _make(
+    name: str,
+    directory: Path | None,
+    mail: _Mail,
+    runtime: RuntimeKind | None,
+    mode: str | None,
+    template: str | None,
+    *,
+    command: str | None = None,
+    fenced: bool = False,
+) -> Found:
+    """`fenced`: without a mode its agents may do everything where a sandbox is proved."""
+    from agent_mailer.clock import SystemClock
+    from agent_mailer.disk import Disk
+    from agent_mailer.teams.making import make, places
+    from agent_mailer.teams.place import new_directory, remember_last
+    from agent_mailer.teams.plan import FILE, read_team
+
+    where = new_directory(name, directory, os.environ, Path.home())
+    said = PermissionMode(one_of(mode, [one.value for one in PermissionMode], "--permission-mode")) if mode else None
+    if (where / FILE).exists():
+        plan = read_team(where)
+        _refuse_other(plan, mail, runtime, template, said, where)
+        login = None if plan.local else mail.login(plan.broker_url)
+        wanted: PermissionMode | None = plan.mode
+    else:
+        _refuse_team_as_project(name)
+        login = mail.choose()
+        plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command)
+        wanted = said or (None if fenced else PermissionMode.ACCEPT_EDITS)
+    say(f"{plan.name} in {where}: {_where_mail_is(plan)}")
+    for line in make(plan, where, login, Disk(), mode=wanted, unfenced=_ask_for_mode):
+        say(line)
+    remember_last(plan.name, where, os.environ, Path.home(), Disk(), SystemClock().now())
+    plan = read_team(where)
+    return Found(where, plan, places(plan, where))
+
+
+def _new(
+    name: str, where: Path, login: Login | None, runtime: RuntimeKind, template: str | None, command: str | None
+) -> Team:
+    from agent_mailer.names import split_words
+    from agent_mailer.teams.plan import LOCAL, Team, team_name
+    from agent_mailer.teams.plan import template as members_of
+
+    if (runtime is RuntimeKind.COMMAND) is (command is None):
+        raise UsageFault("no_command", "--runtime command and --command LINE belong together", "give both, or neither")
+    called = team_name(Path(name).name if "/" in name else name)
+    here = Path.cwd()
+    project = None if here == where or where in here.parents else here
+    extra: dict[str, object] = {"command": split_words(command, "--command")} if command is not None else {}
+    members = tuple(
+        msgspec.structs.replace(one, name=f"{called}_{one.role}", values={**one.values, **extra})
+        for one in members_of(template or "four-roles")
+    )
+    url = login.broker_url if login is not None else LOCAL
+    return Team(called, runtime, PermissionMode.ACCEPT_EDITS, members, url, project)
+
+
+def _refuse_other(
+    plan: Team, mail: _Mail, runtime: RuntimeKind | None, template: str | None, mode: PermissionMode | None, where: Path
+) -> None:
+    """What the team's file says counts. Raises UsageFault for flags that say otherwise."""
+    said = {
+        "--runtime": runtime is not None and runtime is not plan.runtime,
+        "--permission-mode": mode is not None and mode is not plan.mode,
+        "--template": template is not None,
+        "--local": mail.local and not plan.local,
+        "--broker-url": bool(mail.broker_url) and mail.broker_url.rstrip("/") != plan.broker_url.rstrip("/"),
+    }
+    if wrong := [flag for flag, differs in said.items() if differs]:
+        fix = f"change {where / 'team.yaml'}, then: amp up --dir {where}"
+        raise UsageFault("there_already", f"the team in {where} is there, and says otherwise: {', '.join(wrong)}", fix)
+
+
+def _refuse_team_as_project(name: str) -> None:
+    """Raises UsageFault where a new team would work on another team's folder."""
+    from agent_mailer.teams.plan import FILE
+
+    here = Path.cwd()
+    if any((folder / FILE).is_file() and (folder / "agents").is_dir() for folder in (here, *here.parents)):
+        fix = f"cd to the project, then: amp up {name}"
+        raise UsageFault("in_a_team", f"{here} is in a team's folder: a new team is made from its project's", fix)
+
+
+class _Mail(msgspec.Struct, frozen=True):
+    """What was said of where the team's mail is to be."""
+
+    local: bool
+    broker_url: str
+    username: str
+    password: str
+
+    def login(self, url: str) -> Login:
+        """At that broker: as it is kept, or anew where a name or password was given."""
+        from agent_mailer.setup.logins import find_login
+
+        if not (self.username or self.password):
+            try:
+                return find_login(Path.home(), url)
+            except ConfigFault as fault:
+                if fault.code != "no_login" or not url:
+                    raise
+        return log_in(url, self.username, self.password)
+
+    def choose(self) -> Login | None:
+        """Of a new team; None = a folder. A login that is kept counts; a person may be asked. Raises UsageFault."""
+        from agent_mailer.setup.logins import all_logins
+
+        given = self.broker_url or self.username or self.password
+        if self.local:
+            if given:
+                raise UsageFault("two_mailboxes", "--local needs no broker", "give --local, or a broker")
+            return None
+        url = self.broker_url or os.environ.get("AMP_BROKER_URL", "")
+        if given or url or all_logins(Path.home()):
+            return self.login(url)
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            return None
+        from agent_mailer.cli.terminal.questions import ask
+        from agent_mailer.cli.terminal.tables import choices
+
+        say("Where is the team's mail to be?")
+        say(
+            choices((("folder", "files on this machine; nothing else is needed"), ("broker", "an Agent Mailer broker")))
+        )
+        chosen = ask("Mailbox", "folder", lambda text: one_of(text, ("folder", "broker"), "Mailbox"))
+        return log_in("", "", "") if chosen == "broker" else None
+
+
+def _where_mail_is(plan: Team) -> str:
+    return "its mail is in that folder, no broker is needed" if plan.local else f"its mail is at {plan.broker_url}"
+
+
+def _ask_for_mode(why: str) -> PermissionMode:
+    careful = PermissionMode.ACCEPT_EDITS
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        note(f"{why}; so its agents may change files, and not run everything ({careful})")
+        return careful
+    say(f"{why}.")
+    everything = typer.confirm("May its agents do everything that you may do, with nobody asked?", default=False)
+    return PermissionMode.BYPASS_PERMISSIONS if everything else careful
+
+
+def _name(given: str, suffix: str = "") -> str:
+    """As the launcher names a team: NAME, else the current folder's name, with the runtime behind it."""
+    from agent_mailer.teams.place import is_path
+    from agent_mailer.teams.plan import LONGEST_NAME, team_name
+
+    if given and is_path(given):
+        return given
+    base = team_name(given or Path.cwd().name)
+    return base if base.endswith(suffix) else base[: LONGEST_NAME - len(suffix)].rstrip("-_") + suffix
+
+
+def _runtime(given: str | None) -> RuntimeKind | None:
+    return RuntimeKind(one_of(given, [kind.value for kind in RuntimeKind], "--runtime")) if given is not None else None

@@ -1,0 +1,151 @@
+"""`amp start`, `stop`, `restart`, `attach`, `rm`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Team_, found, where_from
+from agent_mailer.cli.terminal.commands import FastCommand, single
+from agent_mailer.cli.terminal.printing import note, say
+from agent_mailer.errors import BusyFault, MailerError, UsageFault
+
+if TYPE_CHECKING:
+    from agent_mailer.teams.running import Where
+
+start_app, stop_app, restart_app, attach_app, rm_app = single(), single(), single(), single(), single()
+
+NoAttach = Annotated[
+    bool, typer.Option("--no-attach", help="Leave the terminal as it is, where it runs in tmux.", show_default=False)
+]
+
+
+@start_app.command("start", cls=FastCommand)
+def start(
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    detach: Detach = False,
+    systemd: Systemd = False,
+    no_attach: NoAttach = False,
+) -> None:
+    """Start the team's watchers: in a tmux session where there is tmux and a terminal, else as processes."""
+    start_and_show(found(name, team, directory), where_from(detach, systemd), attach=not no_attach)
+
+
+@stop_app.command("stop", cls=FastCommand)
+def stop(
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Running turns are ended at once, and run again later.", show_default=False)
+    ] = False,
+    hand_over: Annotated[
+        bool,
+        typer.Option("--hand-over", help="Running turns go on; the next start takes them over.", show_default=False),
+    ] = False,
+) -> None:
+    """Stop the team's watchers: running turns get `stop_grace` seconds, and cost their message nothing."""
+    from agent_mailer.teams.running import stop as stop_all
+
+    if now and hand_over:
+        raise UsageFault("two_choices", "--now ends turns, --hand-over leaves them", "give one of them")
+    one = found(name, team, directory)
+    told = False
+    for line in stop_all(one.team.name, one.directory, one.places, now=now, hand_over=hand_over):
+        say(line)
+        told = True
+    if not told:
+        say(f"{one.team.name} does not run")
+
+
+@restart_app.command("restart", cls=FastCommand)
+def restart(
+    name: Name = "", team: Team_ = "", directory: Dir = None, detach: Detach = False, systemd: Systemd = False
+) -> None:
+    """Start the watchers anew where they ran before; running turns are handed over, and lose nothing."""
+    from agent_mailer.teams.running import stop as stop_all
+    from agent_mailer.teams.running import where_now
+
+    one = found(name, team, directory)
+    where = where_from(detach, systemd) or where_now(one.team.name, one.directory, one.places)
+    for line in stop_all(one.team.name, one.directory, one.places, hand_over=True):
+        say(line)
+    start_and_show(one, where, attach=False)
+
+
+@attach_app.command("attach", cls=FastCommand)
+def attach(name: Name = "", team: Team_ = "", directory: Dir = None) -> None:
+    """Show the team's tmux session in this terminal; Ctrl-B D leaves it, and the team goes on."""
+    one = found(name, team, directory)
+    if not sys.stdout.isatty():
+        raise UsageFault("no_terminal", "attach needs a terminal", f"amp status --dir {one.directory}")
+    _attach(one)
+
+
+@rm_app.command("rm", cls=FastCommand)
+def rm(
+    name: Name = "",
+    team: Team_ = "",
+    directory: Dir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", show_default=False)] = False,
+) -> None:
+    """Delete a stopped team's folder with its agents' state, notes and folder mail. The project and what is at a broker
+    stay.
+    """
+    from agent_mailer.disk import Disk
+    from agent_mailer.teams.place import directory_meant
+    from agent_mailer.teams.running import watchers
+
+    one = found(name, team, directory)
+    if running := watchers(one.places):
+        raise BusyFault("team_runs", f"still watched: {', '.join(running)}", f"amp stop --dir {one.directory}")
+    project = one.team.project
+    if project is not None and project.is_relative_to(one.directory):
+        fix = "move the project out, or delete what you want by hand"
+        raise UsageFault("project_inside", f"the project {project} lies in {one.directory}", fix)
+    mail = " and its mail" if one.team.local else ""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", "amp rm --yes")
+        typer.confirm(f"Delete {one.directory}: what its agents know{mail}?", abort=True)
+    assert directory_meant("", one.directory, os.environ, Path.home()) == one.directory
+    Disk().remove_tree(one.directory)
+    say(f"deleted {one.directory}")
+    if not one.team.local:
+        note(f"its agents and their mail are still at {one.team.broker_url}")
+
+
+def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
+    """Start it, remember it as the last one, and show its session where it has one and somebody looks."""
+    from agent_mailer.clock import SystemClock
+    from agent_mailer.disk import Disk
+    from agent_mailer.teams.place import remember_last
+    from agent_mailer.teams.running import Where, where_possible
+    from agent_mailer.teams.running import start as start_all
+
+    terminal = sys.stdout.isatty()
+    where = where_possible(one.directory, chosen, terminal=terminal)
+    for line in start_all(one.team.name, one.directory, one.places, where):
+        say(line)
+    remember_last(one.team.name, one.directory, os.environ, Path.home(), Disk(), SystemClock().now())
+    say(f"\n{one.team.name} runs ({where}). Give it a task: amp ask TASK")
+    say("What it does: amp status --watch. To stop it: amp stop")
+    if where is Where.TMUX and attach and terminal:
+        _attach(one)
+
+
+def _attach(one: Found) -> None:
+    from agent_mailer.process.commands import run_in_terminal
+    from agent_mailer.teams.running import Session
+
+    session = Session(one.team.name, one.directory)
+    if not session.exists():
+        raise MailerError("no_session", f"there is no tmux session {session.name}", f"amp start --dir {one.directory}")
+    session.require_ours()
+    raise typer.Exit(run_in_terminal(session.attach_words()))

@@ -1,0 +1,305 @@
+"""Where a team's watchers run, and how they are started and stopped together: windows of tmux, processes, services.
+
+A watcher is known by the lock of its workdir, wherever it was started: what runs is never guessed from a list of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.disk import Disk, Sync
+from agent_mailer.errors import BusyFault, MailerError, UnavailableFault
+from agent_mailer.names import printable
+from agent_mailer.process.commands import RunningCommand, run_command, start_command
+from agent_mailer.process.environment import find_tool
+from agent_mailer.process.handle import ProcessIdentity, send, wait_gone
+from agent_mailer.service.folder import Units, units_folder
+from agent_mailer.service.install import install, own_program, plan
+from agent_mailer.service.manager import UserManager
+from agent_mailer.state.lock import holder_of
+from agent_mailer.views.pulse import Ping
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 900.0
+"""A stop waits for turns, as long as `stop_grace` gives them."""
+
+LOOK_EVERY = 0.02
+MARK = "@amp_dir"
+"""The option of a tmux session that says whose it is."""
+
+BOARD = "team"
+
+
+class Where(StrEnum):
+    TMUX = "tmux"
+    DETACHED = "detached"
+    SYSTEMD = "systemd"
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A watcher that ended instead of watching, and its last words."""
+
+    name: str
+    words: str
+
+
+def watchers(places: Mapping[str, Workplace]) -> dict[str, ProcessIdentity]:
+    """Who watches now, by the agent's name."""
+    found = {name: holder_of(place.folder.path / ".lock") for name, place in places.items()}
+    return {name: holder.process for name, holder in found.items() if holder is not None}
+
+
+def require_no_stranger(places: Mapping[str, Workplace], session: str) -> None:
+    """Raises BusyFault where a watcher that does not say who it is holds a workdir, as that of another client does."""
+    for name, place in places.items():
+        lock = place.lock()
+        try:
+            lock.acquire()
+        except BusyFault:
+            if name in watchers({name: place}):
+                continue
+            fix = f"tmux kill-session -t {shlex.quote(session)}, or end it where it runs; then start again"
+            raise BusyFault("workdir_busy", f"another program watches {place.workdir}", fix) from None
+        lock.release()
+
+
+class Session:
+    """The team's session of tmux. Raises UnavailableFault where there is no tmux."""
+
+    def __init__(self, team: str, directory: Path) -> None:
+        self.name = f"amp-{team}"
+        self._directory = directory
+        found = find_tool("tmux", [directory])
+        if found is None:
+            raise UnavailableFault("no_tmux", "tmux is not installed", "apt install tmux, or: amp start --detach")
+        self._tmux = found
+
+    def exists(self) -> bool:
+        return self._do("has-session", "-t", f"={self.name}")[0] == 0
+
+    def is_ours(self) -> bool:
+        """Whether it was made for this very folder."""
+        status, said = self._do("show-options", "-v", "-t", f"={self.name}:", MARK)
+        return status == 0 and said.strip() == str(self._directory)
+
+    def require_ours(self) -> None:
+        if self.exists() and not self.is_ours():
+            raise BusyFault(
+                "session_taken",
+                f"the tmux session {self.name} is there, and not of this team's folder ({self._directory})",
+                f"tmux attach -t {self.name} to look at it; tmux kill-session -t {self.name} to end it",
+            )
+
+    def open(self, board: Sequence[str]) -> None:
+        """With the board as its first window; nothing where it is open already. Raises MailerError."""
+        if self.exists():
+            return
+        where = ("-d", "-s", self.name, "-n", BOARD, "-c", str(self._directory), "-x", "160", "-y", "48")
+        self._must(
+            "new-session",
+            *where,
+            shlex.join(board),
+            ";",
+            "set-option",
+            "-t",
+            f"={self.name}:",
+            MARK,
+            str(self._directory),
+        )
+
+    def show(self, name: str, workdir: Path, words: Sequence[str]) -> None:
+        """A window of that name in which `words` run; what they said stays to be read when they end."""
+        self.close(name)
+        target = f"{self.name}:{name}"
+        self._must(
+            *("new-window", "-d", "-t", f"{self.name}:", "-n", name, "-c", str(workdir), shlex.join(words)),
+            *(";", "set-option", "-w", "-t", target, "remain-on-exit", "on"),
+            *(";", "set-option", "-w", "-t", target, "automatic-rename", "off"),
+        )
+
+    def close(self, name: str) -> None:
+        self._do("kill-window", "-t", f"{self.name}:{name}")
+
+    def kill(self) -> None:
+        self._do("kill-session", "-t", f"={self.name}")
+
+    def ended(self) -> dict[str, str]:
+        """What each window whose program has ended still shows."""
+        status, said = self._do("list-panes", "-s", "-t", f"={self.name}:", "-F", "#{pane_dead} #{window_name}")
+        dead = [line[2:] for line in said.splitlines() if line.startswith("1 ")] if status == 0 else []
+        return {name: self._do("capture-pane", "-p", "-J", "-S", "-", "-t", f"{self.name}:{name}")[1] for name in dead}
+
+    def attach_words(self) -> list[str]:
+        """What a person's terminal runs to see it."""
+        inside = bool(os.environ.get("TMUX"))
+        return [self._tmux, "switch-client" if inside else "attach-session", "-t", f"={self.name}"]
+
+    def _do(self, *words: str) -> tuple[int, str]:
+        done = run_command((self._tmux, *words), env=os.environ, cwd=self._directory)
+        return done.status, done.output
+
+    def _must(self, *words: str) -> None:
+        status, said = self._do(*words)
+        if status:
+            raise MailerError("tmux_refused", f"tmux {words[0]}: {printable(said.strip(), 200)}", "amp start --detach")
+
+
+def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Where) -> Iterator[str]:
+    """Start those that do not run yet; yields a line for each that watches. Raises MailerError where one does not."""
+    require_no_stranger(places, f"amp-{team}")
+    running = watchers(places)
+    wanted = {name: place for name, place in places.items() if name not in running}
+    program = str(own_program(os.environ.get("PATH", os.defpath)))
+    words = [program, "watch", "--no-interactive"]
+    match where:
+        case Where.TMUX:
+            session = Session(team, directory)
+            session.require_ours()
+            session.open([program, "team", "status", "--watch", "--dir", str(directory)])
+            for name, place in wanted.items():
+                session.show(name, place.workdir, words)
+
+            def ended() -> list[Ended]:
+                return [Ended(name, said) for name, said in session.ended().items() if name in wanted]
+        case Where.DETACHED:
+            started = {name: _start_apart(place, words, directory) for name, place in wanted.items()}
+
+            def ended() -> list[Ended]:
+                over = [name for name, command in started.items() if command.status() is not None]
+                return [Ended(name, _words_in(_errors(directory, name))) for name in over]
+        case Where.SYSTEMD:
+            _start_services(wanted)
+
+            def ended() -> list[Ended]:
+                return []
+
+    yield from _until_ready(wanted, ended)
+    for name in running:
+        yield f"{name} watches already"
+
+
+def _until_ready(wanted: Mapping[str, Workplace], ended: Callable[[], list[Ended]]) -> Iterator[str]:
+    """A watcher is ready when its loop answers. Raises MailerError for the first that ends instead."""
+    waiting, asked = dict(wanted), dict[str, Ping]()
+    until = time.monotonic() + READY_SECONDS
+    while waiting:
+        here = watchers(waiting)
+        for name in list(waiting):
+            if name in here and name not in asked:
+                asked[name] = Ping(waiting[name])
+            if name in asked and (heard := asked[name].poll()) is not None:
+                del asked[name]
+                if heard.turns:
+                    del waiting[name]
+                    yield f"{name} watches (pid {here[name].pid})" if name in here else f"{name} watches"
+        for one in ended():
+            if one.name in waiting and one.name not in watchers(waiting):
+                said = _last_words(one.words)
+                fix = f"agent-mailer verify -C {waiting[one.name].workdir}"
+                raise MailerError("not_started", f"the watcher of {one.name} ended: {said}", fix)
+        if waiting and time.monotonic() > until:
+            name, place = next(iter(waiting.items()))
+            raise UnavailableFault(
+                "not_ready",
+                f"the watcher of {name} does not answer after {READY_SECONDS:.0f} s",
+                f"agent-mailer status -C {place.workdir}",
+            )
+        if waiting:
+            time.sleep(LOOK_EVERY)
+
+
+def _last_words(text: str) -> str:
+    """The error it ended with, else its last lines; without what tmux says of its window."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Pane is dead")]
+    begins = [number for number, line in enumerate(lines) if line.startswith("error:")]
+    return printable(" ".join(lines[begins[-1] :] if begins else lines[-3:]), 400) or "it said nothing"
+
+
+def stop(
+    team: str, directory: Path, places: Mapping[str, Workplace], *, now: bool = False, hand_over: bool = False
+) -> Iterator[str]:
+    """Stop those that run, and close the session; yields lines. `hand_over`: turns go on, the next watcher has them.
+
+    Raises UnavailableFault where one does not end.
+    """
+    running = watchers(places)
+    units = Units(units_folder(os.environ), Disk())
+    services = {name: found for name in running if (found := units.of(places[name].workdir)) is not None}
+    if services and not hand_over:
+        UserManager(os.environ).do("stop", *(instance.unit for instance in services.values()))
+    for name, process in running.items():
+        send(process, signal.SIGUSR1 if hand_over else signal.SIGTERM)
+        if now and not hand_over:
+            send(process, signal.SIGTERM)
+        yield f"{name} {'hands over' if hand_over else 'ends now' if now else 'stops'}"
+    if not asyncio.run(wait_gone(list(running.values()), STOP_SECONDS)):
+        left = watchers(places)
+        name = next(iter(left), "")
+        raise UnavailableFault(
+            "not_stopped", f"the watcher of {name} does not end", f"agent-mailer status -C {places[name].workdir}"
+        )
+    with suppress(UnavailableFault):
+        session = Session(team, directory)
+        if session.exists() and session.is_ours():
+            session.kill()
+            yield f"closed the tmux session {session.name}"
+
+
+def _start_apart(place: Workplace, words: Sequence[str], directory: Path) -> RunningCommand:
+    """A process that outlives this one and its terminal; only what it complains of is kept."""
+    errors = _errors(directory, place.workdir.name)
+    Disk().make_directory(errors.parent)
+    Disk().replace(errors, b"", sync=Sync.NONE)
+    return start_command(words, env=os.environ, cwd=place.workdir, output=errors, apart=True)
+
+
+def _errors(directory: Path, name: str) -> Path:
+    return directory / "logs" / f"{name}.err"
+
+
+def _words_in(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text("utf-8", "replace")[-4000:]
+    return ""
+
+
+def _start_services(wanted: Mapping[str, Workplace]) -> None:
+    """Installed and started under the user's systemd. Raises MailerError."""
+    units, manager = Units(units_folder(os.environ), Disk()), UserManager(os.environ)
+    for name, place in wanted.items():
+        instance = plan(place, units, name=None if units.of(place.workdir) else name, more=None, allow_sudo=None)
+        for _ in install(manager, units, instance, start=True):
+            pass
+
+
+def where_now(team: str, directory: Path, places: Mapping[str, Workplace]) -> Where | None:
+    """Where it runs, as far as that can be seen; None = it does not."""
+    running = watchers(places)
+    if not running:
+        return None
+    units = Units(units_folder(os.environ), Disk())
+    if any(units.of(places[name].workdir) is not None for name in running):
+        return Where.SYSTEMD
+    with suppress(UnavailableFault):
+        session = Session(team, directory)
+        if session.exists() and session.is_ours():
+            return Where.TMUX
+    return Where.DETACHED
+
+
+def where_possible(directory: Path, chosen: Where | None, *, terminal: bool) -> Where:
+    """tmux where it is there and a person looks, unless something was chosen."""
+    if chosen is not None:
+        return chosen
+    return Where.TMUX if terminal and find_tool("tmux", [directory]) is not None else Where.DETACHED
