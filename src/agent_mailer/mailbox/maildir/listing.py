@@ -6,7 +6,6 @@ is looked at; where it does not, or may have missed something, the folder is lis
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import os
@@ -314,20 +313,24 @@ class ThreadIndex:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        from asyncio import Lock  # commands list without a loop
+
         self._folders: dict[Path, _Folder] = {}
-        self._reading = asyncio.Lock()
+        self._reading = Lock()
 
     async def thread(self, thread_id: str, events: FileEvents | None) -> list[Message]:
         """The newest `MAX_THREAD_MESSAGES` of the thread, oldest first, each id once, as a new listing would find them.
 
         Where much has to be read others go on meanwhile. Raises OSError, MailboxUnavailable.
         """
+        from asyncio import sleep
+
         async with self._reading:
             while True:
                 parts = 0
                 for _ in self._refresh(events):
                     parts += 1
-                    await asyncio.sleep(0)
+                    await sleep(0)
                 if not parts:
                     # Nothing has happened since it began that it does not know.
                     return self._read(thread_id)
