@@ -13,13 +13,12 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.file_events import FileEvents
 from agent_mailer.lying import AT_ONCE, Lying
 from agent_mailer.mailbox.maildir.digests import file_digest
 from agent_mailer.mailbox.maildir.format import (
@@ -34,6 +33,9 @@ from agent_mailer.mailbox.maildir.format import (
 )
 from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, roster
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unreadable
+
+if TYPE_CHECKING:
+    from agent_mailer.file_events import FileEvents
 
 MAX_INDEXED: Final = 20_000
 MAX_THREAD_MESSAGES: Final = 200
@@ -313,24 +315,19 @@ class ThreadIndex:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        from asyncio import Lock  # commands list without a loop
+        import asyncio  # commands list without it
 
         self._folders: dict[Path, _Folder] = {}
-        self._reading = Lock()
+        self._reading, self._sleep = asyncio.Lock(), asyncio.sleep
 
     async def thread(self, thread_id: str, events: FileEvents | None) -> list[Message]:
         """The newest `MAX_THREAD_MESSAGES` of the thread, oldest first, each id once, as a new listing would find them.
 
         Where much has to be read others go on meanwhile. Raises OSError, MailboxUnavailable.
         """
-        from asyncio import sleep
-
         async with self._reading:
             while True:
-                parts = 0
-                for _ in self._refresh(events):
-                    parts += 1
-                    await sleep(0)
+                parts = [await self._sleep(0) for _ in self._refresh(events)]
                 if not parts:
                     # Nothing has happened since it began that it does not know.
                     return self._read(thread_id)
