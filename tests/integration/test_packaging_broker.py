@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from tests.broker_process import LAST_WORDS
 from tests.desk import until
 from tests.sizes import LONG
