@@ -327,7 +327,9 @@ class ThreadIndex:
         """
         async with self._reading:
             while True:
-                parts = [await self._sleep(0) for _ in self._refresh(events)]
+                parts = 0
+                for parts, _ in enumerate(self._refresh(events), 1):  # noqa: B007 - counts
+                    await self._sleep(0)
                 if not parts:
                     # Nothing has happened since it began that it does not know.
                     return self._read(thread_id)
