@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -23,7 +24,6 @@ from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import USER, find_root, is_handle
 from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
-from agent_mailer.state import State
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
 from agent_mailer.trust.workdir import Trust
 from agent_mailer.turn_tools.folder import TurnFolder
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.port import PermissionMode, Runtime
+    from agent_mailer.state import State
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
@@ -83,16 +84,19 @@ class Workplace:
         self.disk = Disk()
         self.folder = StateFolder(workdir, self.disk, self.clock, self._log_damage if damaged is None else damaged)
         self.log = EventLog(self.folder.log, self.disk, self.clock)
-        self.state = State(self.folder, self.log)
-        self._flags = flags or {}
-        self.trust = Trust(self.folder, os.environ, self._flags)
-        self._loaded = loaded
+        self.trust = Trust(self.folder, os.environ, flags or {})
+        if loaded is not None:
+            self.loaded = loaded
 
-    @property
+    @cached_property
+    def state(self) -> State:
+        from agent_mailer.state import State
+
+        return State(self.folder, self.log)
+
+    @cached_property
     def loaded(self) -> Loaded:
-        if self._loaded is None:
-            self._loaded = self.trust.load()
-        return self._loaded
+        return self.trust.load()
 
     @property
     def config(self) -> Config:
@@ -134,11 +138,8 @@ class Workplace:
         missing = self.missing()
         if missing:
             named = ", ".join(f"{key} ({flag})" for key, flag in missing)
-            raise ConfigFault(
-                "incomplete",
-                f"{self.workdir / STATE_DIRECTORY / 'config.toml'}: missing {named}",
-                "agent-mailer init, or give the flags",
-            )
+            why = f"{self.workdir / STATE_DIRECTORY / 'config.toml'}: missing {named}"
+            raise ConfigFault("incomplete", why, "agent-mailer init, or give the flags")
 
     def require_identity(self) -> None:
         values = {"agent_id": self.config.agent_id, "address": self.handle, "agent_name": self.config.agent_name}
@@ -179,11 +180,8 @@ class Workplace:
 
         wanted = handle or self.handle
         if not is_handle(wanted):
-            raise ConfigFault(
-                "bad_handle",
-                f"{wanted!r} is no handle of a folder mailbox (a-z, 0-9, _ and -, not starting with -)",
-                "agent-mailer config set address HANDLE",
-            )
+            why = f"{wanted!r} is no handle of a folder mailbox (a-z, 0-9, _ and -, not starting with -)"
+            raise ConfigFault("bad_handle", why, "agent-mailer config set address HANDLE")
         return MaildirMailbox(
             self.disk, self.maildir_root(), wanted, clock=self.clock, rescan_seconds=self.config.poll_interval_idle
         )
@@ -318,12 +316,12 @@ class Workplace:
 
     def retake(self, loaded: Loaded) -> tuple[WatchPolicy, Runtime]:
         """Act on these values from now on. Raises ConfigFault where nothing could start with them; the old stay."""
-        before, self._loaded = self._loaded, loaded
+        before, self.loaded = self.loaded, loaded
         try:
             self.require_complete()
             return self.policy(), self.runtime()
         except MailerError:
-            self._loaded = before
+            self.loaded = before
             raise
 
     def prompts(self) -> PromptRoom:
@@ -371,6 +369,7 @@ class Workplace:
             return
         from platformdirs import user_state_path
 
+        from agent_mailer.state import State
         from agent_mailer.state.pauses import AccountPause
 
         name, folder = f"{runtime.traits.name}-{runtime.traits.account}", user_state_path("agent-mailer") / "accounts"

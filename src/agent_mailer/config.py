@@ -36,8 +36,8 @@ from agent_mailer.config_tables import (
     Widens,
 )
 from agent_mailer.errors import ConfigFault
+from agent_mailer.outcomes import AutoReply
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
-from agent_mailer.watch.rules import AutoReply
 
 ENV_PREFIX = "AGENT_MAILER_"
 SECRET_KEYS = frozenset({"api_key", "notify.apprise"})

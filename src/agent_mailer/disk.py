@@ -25,10 +25,9 @@ TEMPORARY_PREFIX = ".tmp."
 _MOST_COPIED = 64 * 1024 * 1024
 """What is larger, and has another name that an agent may have given it, is not copied to be ours alone."""
 _DEEPEST = 8
+"""Folders within folders that are gone into; with the longest names more would be no path any more."""
 _AT_ONCE = 500
 """Files and folders that are removed between two moments of others: some milliseconds."""
-"""Folders within folders that are gone into; with the longest names more would be no path any more."""
-
 
 _OF_THE_FILE = frozenset(
     (
@@ -306,8 +305,7 @@ class Disk:
         if mode & stat.S_IRWXU != stat.S_IRWXU:
             self.system.chmod(path, DIRECTORY_MODE)
         with beneath.opened(path) as fd, os.scandir(fd) as entries:
-            some = islice(entries, _AT_ONCE + 1)
-            found = [(path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in some]
+            found = [(path / one.name, one.is_dir(follow_symlinks=False)) for one in islice(entries, _AT_ONCE + 1)]
         with beneath.holding(path):
             for below, is_folder in found:
                 if not is_folder:
@@ -340,7 +338,7 @@ class Disk:
         self.system.fsync(fd)
 
 
-def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) -> bytes:
+def read_regular(path: beneath.Place, limit: int | None = None, *, follow: bool = False) -> bytes:
     """Read a file that somebody else may have put there.
 
     Opened without blocking on a FIFO and, unless `follow`, without following a link; at most `limit` + 1 bytes are
@@ -349,10 +347,13 @@ def read_regular(path: Path, limit: int | None = None, *, follow: bool = False) 
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(path, flags) if follow else beneath.open_file(path, flags | os.O_NOFOLLOW)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG((found := os.fstat(fd)).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        with os.fdopen(fd, "rb", closefd=False) as stream:
-            return stream.read() if limit is None else stream.read(limit + 1)
+        # No layer between: every turn reads dozens, a listing thousands.
+        data, piece = b"", found.st_size + 4096
+        while part := os.read(fd, piece if limit is None else min(piece, limit + 1 - len(data))):
+            data += part
+        return data
     finally:
         os.close(fd)
 

@@ -9,7 +9,6 @@ Whoever keeps what lies in a folder asks `touched` before he relies on it. What 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -23,6 +22,8 @@ from agent_mailer.beneath import opened, status
 from agent_mailer.meanwhile import in_passing
 
 if TYPE_CHECKING:
+    import asyncio
+
     from asyncinotify import Inotify, Mask, Watch
 
 RESCAN_SECONDS = 60.0
@@ -52,6 +53,8 @@ class FileEvents:
         rescan_seconds: float = RESCAN_SECONDS,
         blind_seconds: float = BLIND_SECONDS,
     ) -> None:
+        import asyncio  # a command that waits for nothing does without
+
         self._paths = tuple(paths)
         self._names = names
         self._changes = changes
@@ -78,6 +81,8 @@ class FileEvents:
 
     async def wait(self) -> None:
         """Return when something may have changed, at the latest after `rescan_seconds`; the first call at once."""
+        import asyncio
+
         self._watch_again()
         seconds = self._rescan_seconds if self.sees else self._blind_seconds
         with suppress(TimeoutError):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.git_guard import NOT_LOOKED_INTO, obeyed_in
 from agent_mailer.names import printable
 
 IDENTITY_FILES = ("AGENT.md", "SOUL.md")
@@ -136,6 +135,8 @@ def documents_in(folders: Iterable[Path]) -> dict[str, str]:
 
 def obeyed_by_git(folders: Iterable[Path]) -> dict[str, str]:
     """The same of what git obeys and runs in `folders`."""
+    from agent_mailer.git_guard import obeyed_in  # who asks only who the agent is does without
+
     found: dict[str, str] = {}
     for folder in dict.fromkeys(folders):
         for path in islice(obeyed_in(folder), MOST_DOCUMENTS):
@@ -148,6 +149,8 @@ def holds_little(folder: Path) -> bool:
     """Whether all that `documents_in` and `obeyed_by_git` could look at there is little. Where it is more, that is told
     after a little.
     """
+    from agent_mailer.git_guard import NOT_LOOKED_INTO
+
     seen, top = 0, os.fspath(folder)
     left = [top]
     while left:

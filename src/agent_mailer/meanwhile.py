@@ -5,17 +5,21 @@ asyncio's own pool of threads raises where the system lets us start none, and on
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
 
 async def meanwhile(call: Callable[[], T]) -> T:
     """What `call` returns or raises. Where we are cancelled it goes on, and nobody hears of it."""
+    import asyncio  # whoever has no loop does without
+
     loop = asyncio.get_running_loop()
     found: asyncio.Future[T] = loop.create_future()
 

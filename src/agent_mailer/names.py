@@ -88,12 +88,14 @@ def whole_digest(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`text` with a question mark for each character that could end a line."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def printable(text: str, limit: int = 200) -> str:
     """`text` for a terminal or a log line: control characters and line ends shown as escapes, cut at `limit`."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
+    shown = text[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 

@@ -51,6 +51,14 @@ class Outcome(StrEnum):
         )
 
 
+class AutoReply(StrEnum):
+    """Whether the agent's final words are sent as the answer."""
+
+    IF_SILENT = "if-silent"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
 class StopReason(StrEnum):
     """Why we ended a turn's processes ourselves; written down before the first signal is sent."""
 

@@ -9,9 +9,9 @@ import msgspec
 
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind, expand
 from agent_mailer.config_tables import Alarm, AskedBy
+from agent_mailer.config_values import size_in_bytes
 from agent_mailer.confine.port import Kind, MailboxAccess
 from agent_mailer.process.first import CONTAINER_GRACE
-from agent_mailer.process.scope import size_in_bytes
 from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.schedules.due import Schedule
 from agent_mailer.watch.guards.alarm import AlarmPolicy

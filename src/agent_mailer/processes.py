@@ -25,6 +25,10 @@ _KERNEL = 2
 _EXEC_LOOKS = 4
 _NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _EXEC_PAUSE = 0.0005
+_FEW = 200
+_MOST_A_SECOND = 100_000
+"""No processor starts so many processes and threads."""
+_MANY = 1024
 
 
 def _sees_us() -> bool:
@@ -149,10 +153,11 @@ def parse_stat(pid: int, line: bytes) -> ProcessStat | None:
         return None
 
 
-def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
+def scan(entry: bytes, since: int = 0, after: int = 0) -> tuple[dict[int, ProcessStat], set[int]]:
     """Every live process by pid, and which of ours were started with `entry` (NAME=value) in their environment.
 
-    `since`: a start time before which nobody can have been; older processes' environments are not looked at.
+    `since`: a start time before which nobody can have been; older processes' environments are not looked at. `after`:
+    a pid that was given out then; where few were given out since, and none twice, nobody else is looked at.
 
     A process that forks and leaves faster than a list of pids can be walked is seen as well: the pids given out
     meanwhile are looked at until there is none. Empty where there is no /proc.
@@ -160,7 +165,11 @@ def scan(entry: bytes, since: int = 0) -> tuple[dict[int, ProcessStat], set[int]
     table: dict[int, ProcessStat] = {}
     marked: set[int] = set()
     newest = _newest_pid()
-    pids: Iterable[int] = listed_pids()
+    pids: Iterable[int]
+    if 0 < newest - after <= _FEW and after and _none_twice(since):
+        pids = filter(_leads_its_threads, range(after + 1, newest + 1))
+    else:
+        pids = listed_pids()
     for _ in range(_CHASES):
         young: list[int] = []
         for pid in pids:
@@ -198,6 +207,23 @@ def _newest_pid() -> int:
         return 0
     except OSError as error:
         _require_answer(error)
+        return 0
+
+
+def _none_twice(since: int) -> bool:
+    """Whether the pids cannot have gone round since that start time. They are given out in their order."""
+    try:
+        seconds = float(_read("/proc/uptime").split()[0]) - since / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return False
+    return seconds < _pids_there_are() / (_MOST_A_SECOND * (os.cpu_count() or _MANY))
+
+
+@cache
+def _pids_there_are() -> int:
+    try:
+        return int(_read("/proc/sys/kernel/pid_max"))
+    except (OSError, ValueError):
         return 0
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,8 +19,10 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import GLOBAL_NOTE, memory_file, one_line, prompt_word
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.records import TurnRecord
-from agent_mailer.turn_tools.folder import NoteScope
+
+if TYPE_CHECKING:
+    from agent_mailer.state.records import TurnRecord
+    from agent_mailer.turn_tools.folder import NoteScope
 
 NO_PROJECT = "none"
 LARGEST_TEMPLATE = 256 * 1024
@@ -130,6 +133,8 @@ class PromptRoom:
 
     def _notes(self, record: TurnRecord, copies: Callable[[NoteScope], Path] | None) -> dict[str, str]:
         if copies is not None:
+            from agent_mailer.turn_tools.folder import NoteScope
+
             general, own = str(copies(NoteScope.GLOBAL)), str(copies(NoteScope.THREAD))
             write = "write_memory (the files can only be read in this turn)"
         else:

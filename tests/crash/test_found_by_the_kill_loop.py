@@ -21,8 +21,8 @@ class LateListing(MaildirMailbox):
     gate: Path
     looks = 0
 
-    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
-        listing = await super().pending(limit, beside)
+    async def pending(self, limit: int, beside: Collection[str] = (), *, woken: bool = False) -> Listing:
+        listing = await super().pending(limit, beside, woken=woken)
         if self.watcher.in_work and listing.envelopes:
             self.looks = 0
             self.gate.touch()

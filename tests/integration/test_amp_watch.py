@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.broker_desk import BrokerDesk, Person, running_broker
-from tests.desk import Desk, until
+from tests.desk import Desk, outcomes, until
 from tests.plain_broker import LosesAnswers, running_plain_broker
 from tests.sizes import LONG
 
@@ -93,6 +95,84 @@ def test_a_message_is_answered_once_and_marked_read(kind: str, request: pytest.F
         assert stages[0] == "claimed"
         assert stages[-1] == "settled"
     assert person.key not in (desk.state / "log.jsonl").read_text()
+
+
+class Overheard:
+    """ASGI middleware before our broker: what a watcher asks. `without` is an extension that it does not announce."""
+
+    def __init__(self, without: str = "") -> None:
+        self.asked: list[tuple[str, bytes]] = []
+        self._without = without
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        async def passed_on(scope: Scope, receive: Receive, send: Send) -> None:
+            async def heard() -> Message:
+                message = await receive()
+                if watcher and message.get("body"):
+                    self.asked[at] = (what, self.asked[at][1] + message["body"])
+                return message
+
+            async def answered(message: Message) -> None:
+                if named and "body" in message:
+                    body = message["body"].replace(self._without.encode(), b"x" * len(self._without))
+                    message = {**message, "body": body}
+                await send(message)
+
+            path = scope.get("path", "")
+            watcher = dict(scope.get("headers", ())).get(b"user-agent") == b"agent-mailer"
+            named = bool(self._without) and path == "/.well-known/agent-mailer"
+            what = f"{scope.get('method')} {_KINDS.sub('', path)}"
+            at = len(self.asked)
+            if watcher:
+                self.asked.append((what, b""))
+            await app(scope, heard, answered)
+
+        return passed_on
+
+
+_KINDS = re.compile(r"(?<=/inbox)/[^/]+|(?<=/thread)/[^/]+|(?<=messages)/[^/]+(?=/(claim|receipts)$)")
+OF_A_TURN = ["GET /messages/inbox", "POST /messages/claim", "GET /messages/thread", "POST /messages/send"]
+OF_A_TURN += ["POST /messages/receipts"]
+
+
+def _has_settled(desk: Desk, turns: int) -> bool:
+    return len(desk.log(EventName.TURN_SETTLED)) == turns
+
+
+def test_what_a_turn_asks_of_our_broker(tmp_path: Path) -> None:
+    """Once each: the claim brings the thread, whom one can write to is known, and nobody looks after a turn of ours."""
+    overheard = Overheard()
+    with running_broker(tmp_path, behind=overheard.before) as broker:
+        desk = AmpDesk(tmp_path, broker, broker.person("someone"))
+        desk.configure(guards={"turns_per_hour": 0})
+        with desk.watching():
+            # Where the stream was lost meanwhile, or an hour has passed, more is asked; that is seldom.
+            for turns in range(1, 16):
+                if turns % 2 == 0:
+                    overheard.asked.clear()
+                sent = desk.mail()
+                until(partial(_has_settled, desk, turns), "the turn")
+                asked = [what for what, _ in overheard.asked]
+                if asked == [*OF_A_TURN, *OF_A_TURN]:
+                    break
+            assert asked == [*OF_A_TURN, *OF_A_TURN]
+        path = f"/messages/{sent['id']}/receipts"
+        stages = [one["stage"] for one in broker.call("GET", path, headers=desk.person.header)]
+        assert stages == ["claimed", "started", "settled"]
+
+
+def test_a_broker_of_ours_that_is_older_is_asked_as_before(tmp_path: Path) -> None:
+    overheard = Overheard(without="claim-thread")
+    with running_broker(tmp_path, behind=overheard.before) as broker:
+        desk = AmpDesk(tmp_path, broker, broker.person("someone"))
+        sent = desk.mail()
+        assert outcomes(desk.once()) == ["done"]
+        asked = dict(reversed(overheard.asked))
+        assert asked["POST /messages/claim"] == b"{}"
+        assert [what for what, _ in overheard.asked].count("GET /messages/thread") == 2
+        path = f"/messages/{sent['id']}/receipts"
+        stages = [one["stage"] for one in broker.call("GET", path, headers=desk.person.header)]
+        assert stages == ["claimed", "started", "settled"]
 
 
 @pytest.mark.parametrize("kind", ["ours", pytest.param("plain", marks=LONG)])

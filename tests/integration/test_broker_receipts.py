@@ -124,6 +124,29 @@ def test_a_claim_brings_the_whole_message(room: Room) -> None:
     ]
 
 
+def test_a_claim_brings_its_thread_and_says_that_the_turn_has_started(room: Room) -> None:
+    first = room.message()
+    thread = room.desk.call("GET", f"/messages/{first}", headers=room.key)["thread_id"]
+    alone = room.claim(first, turn_id="t1", started=True, thread=True)
+    assert [one["id"] for one in alone["thread"]] == [first]
+    assert alone["message"]["body_html"] == "<p>work</p>\n"
+    assert [(receipt["stage"], receipt["turn_id"]) for receipt in room.told(first)] == [
+        ("claimed", "t1"),
+        ("started", "t1"),
+    ]
+    assert room.tell(first, 200, stage="started", turn_id="t1")["turn_id"] == "t1", "told once"
+    more = {"thread_id": thread, "body": "more"}
+    second = room.desk.send(room.alice, room.sender, room.worker["address"], **more)["id"]
+    claimed = room.claim(second, turn_id="t2", started=True, thread=True)
+    shown = room.desk.call("GET", f"/messages/thread/{thread}?html=false", headers=room.key)
+    assert [one["id"] for one in shown] == [first, second]
+    assert claimed["thread"] == shown
+    assert "thread" not in room.claim(second, turn_id="t2"), "who does not ask for it gets what was there before"
+    long = {"thread_id": thread, "body": "x" * 300_000}
+    third = room.desk.send(room.alice, room.sender, room.worker["address"], **long)["id"]
+    assert "thread" not in room.claim(third, turn_id="t3", thread=True), "a long one is asked for by itself"
+
+
 def test_the_turn_need_not_be_named(room: Room) -> None:
     name = room.message()
     assert room.claim(name)["claimed"] == "now"

@@ -362,10 +362,10 @@ def test_a_mailbox_that_is_gone_for_an_hour(desk: Desk) -> None:
         assert watch.room is not None
         pending = watch.room.mailbox.pending
 
-        async def counted(limit: int, beside: Collection[str] = ()) -> Any:
+        async def counted(limit: int, beside: Collection[str] = (), *, woken: bool = False) -> Any:
             nonlocal looks
             looks += 1
-            return await pending(limit, beside)
+            return await pending(limit, beside, woken=woken)
 
         watch.room.mailbox.pending = counted  # type: ignore[method-assign]
         began = loop.time()

@@ -19,6 +19,7 @@ from agent_mailer.process import holder
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
 from agent_mailer.process.holder import GatedHolder, Supervised, adopt, start_behind_gate
 from agent_mailer.process.tree import EndReport, end_tree, members
+from agent_mailer.processes import scan
 
 ENV = {"PATH": "/usr/bin:/bin", "NAME": "va lue"}
 
@@ -282,6 +283,20 @@ def test_who_bears_the_turns_id_elsewhere_is_found_in_one_look(turn: Turn) -> No
         report = asyncio.run(end_tree(turn.id, supervised.holder, left_nothing=True))
         assert (report.signalled, report.survivors) == (1, ())
         assert stranger.wait(10) == -signal.SIGTERM
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_where_pids_may_have_gone_round_everybody_is_looked_at() -> None:
+    """Whoever was started after the holder has a larger pid, but not for ever."""
+    entry = "AGENT_MAILER_TURN_ID=of-no-turn"
+    stranger = subprocess.Popen(["/bin/sleep", "600"], env=dict([entry.split("=")]))
+    try:
+        for after in (stranger.pid, stranger.pid + 1, 2**22):
+            table, found = scan(entry.encode(), since=1, after=after)
+            assert found == {stranger.pid}
+            assert os.getpid() in table
     finally:
         stranger.kill()
         stranger.wait()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -142,9 +142,9 @@ def test_a_ping_costs_the_loop_no_look(desk: Desk, monkeypatch: pytest.MonkeyPat
         looks: list[int] = []
         pending = watcher._room.mailbox.pending
 
-        async def counted(limit: int) -> Listing:
+        async def counted(limit: int, beside: Collection[str] = (), *, woken: bool = False) -> Listing:
             looks.append(limit)
-            return await pending(limit)
+            return await pending(limit, beside, woken=woken)
 
         monkeypatch.setattr(watcher._room.mailbox, "pending", counted)
         for _ in range(20):

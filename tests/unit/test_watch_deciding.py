@@ -12,7 +12,7 @@ import pytest
 from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Message, Outgoing, Refused
-from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.outcomes import AutoReply, Judgement, Outcome
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Observation, Result, Usage
 from agent_mailer.state.records import (
@@ -31,7 +31,7 @@ from agent_mailer.state.records import (
 )
 from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Sealed
 from agent_mailer.watch.deciding import HISTORY_KEPT, MAX_WORDS, TurnEnd, decide_settlement
-from agent_mailer.watch.rules import AutoReply, WatchPolicy
+from agent_mailer.watch.rules import WatchPolicy
 
 NOW = 2_000_000_000.0
 ENVELOPE = Envelope("m-1", "thread", "user", 0.0, "1", "m-1.md")

@@ -29,6 +29,7 @@ EXTENSIONS = (
     "html-optional",
     "operator-by-key",
     "approval-links",
+    "claim-thread",
 )
 
 

@@ -277,11 +277,13 @@ class Mailbox(Protocol):
     async def wait(self) -> None:
         """Return when there may be something new. A wake too many is harmless; after `open` none is missed."""
 
-    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
-        """At most `limit` of what waits, by `oldest_of_each`; `beside` waits for a person. Changes nothing."""
+    async def pending(self, limit: int, beside: Collection[str] = (), *, woken: bool = False) -> Listing:
+        """At most `limit` of what waits but `beside`, by `oldest_of_each`; `woken`: `wait` tells of it. Only looks."""
 
-    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
-        """Take the message for this agent, durably, and read it.
+    async def claim(
+        self, envelope: Envelope, *, again: bool = False, silent: bool = False, turn_id: str = ""
+    ) -> Message | Gone:
+        """Take the message for this agent, durably, and read it; `turn_id`: for that turn, of whose start he may hear.
 
         `again` says that our own record is older than this call (a rerun, a crash, a claim that raised): then what is
         claimed already is taken for ours and read, otherwise it is Gone. `silent`: its sender does not hear of it.
@@ -291,7 +293,7 @@ class Mailbox(Protocol):
         """Read without claiming."""
 
     async def thread(self, thread_id: str) -> Sequence[Message]:
-        """Every message of the thread that this agent may see, oldest first."""
+        """Every message of the thread that this agent may see, oldest first; once after a claim, as of that."""
 
     async def contacts(self) -> Sequence[Contact]: ...
 
@@ -354,8 +356,7 @@ def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[s
     ordered = sorted((one for one in waiting if one.id not in beside), key=lambda envelope: envelope.order)
     if len(ordered) <= limit:
         return tuple(ordered)
-    heads: dict[str, int] = {}
-    pressing: dict[str, int] = {}
+    heads, pressing = dict[str, int](), dict[str, int]()
     for place, envelope in enumerate(ordered):
         if (thread := envelope.thread) not in heads:
             heads[thread] = pressing[thread] = place
@@ -363,8 +364,7 @@ def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[s
             pressing[thread] = place if URGENCY[envelope.priority] < URGENCY[known] else pressing[thread]
     ranked = (one for rank in Priority for one in heads if ordered[pressing[one]].priority is rank)
     first = chain.from_iterable((heads[one], pressing[one]) for one in ranked)
-    chosen = islice(dict.fromkeys(chain(first, range(len(ordered)))), limit)
-    return tuple(ordered[place] for place in sorted(chosen))
+    return tuple(ordered[place] for place in sorted(islice(dict.fromkeys(chain(first, range(len(ordered)))), limit)))
 
 
 DEDUPE_KEY: Final = "dedupe:"

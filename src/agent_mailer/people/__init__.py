@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -114,7 +113,7 @@ class Person:
 
     def wait_for_answer(self, sent: Sent, seconds: float, look: Look = lambda *_: None) -> Waited:
         """Wait at most `seconds`; the answer counts as read. `look`: where a message stands, as far as can be seen."""
-        return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell, look))
+        return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell, look), waits=True)
 
     def is_of(self, place: Workplace, recipient: str) -> bool:
         """Whether `recipient` is the agent of that workdir. Raises MailerError, OSError."""
@@ -122,7 +121,7 @@ class Person:
 
     def watch(self, search: Search, arrived: Arrived, *, seconds: float | None = None, follow: bool = False) -> bool:
         """Tell of mail that waits or comes; see `arrivals.watch`."""
-        return self._run(arrivals.watch(self._mail, search, arrived, seconds=seconds, follow=follow))
+        return self._run(arrivals.watch(self._mail, search, arrived, seconds=seconds, follow=follow), waits=True)
 
     def drain(self, drained: Drained, limit: int = 0) -> None:
         """Take what waits; see `arrivals.drain`."""
@@ -134,7 +133,7 @@ class Person:
 
     def wait_for_fate(self, sent: Sent, wanted: Fate, seconds: float) -> Fate | None:
         """Wait at most `seconds`; see `arrivals.wait_for_fate`."""
-        return self._run(arrivals.wait_for_fate(self._mail, sent, wanted, seconds, self._tell))
+        return self._run(arrivals.wait_for_fate(self._mail, sent, wanted, seconds, self._tell), waits=True)
 
     def who(self) -> Sequence[Standing]:
         """Everybody here, and how they stand."""
@@ -167,6 +166,25 @@ class Person:
         if found.new and not await self._mail.take(found.message):
             self._tell(f"left unread: {self._mail.mailbox.address} is an agent, and its mail is its watcher's to take")
 
-    def _run(self, work: Coroutine[object, object, T]) -> T:
+    def _run(self, work: Coroutine[object, object, T], *, waits: bool = False) -> T:
+        """Where nothing `waits` and the mailbox answers at once there is no event loop: to load one costs more than all
+        the rest of such a command.
+        """
         with self._mail.faults():
+            if self._mail.answers_at_once and not waits:
+                return _straight_through(work)
+            import asyncio
+
             return asyncio.run(work)
+
+
+def _straight_through(work: Coroutine[object, object, T]) -> T:
+    """What gives others their turn now and then gets it back at once: there are none."""
+    try:
+        while work.send(None) is None:
+            pass
+    except StopIteration as end:
+        found: T = end.value
+        return found
+    work.close()
+    raise AssertionError("a mailbox that answers at once has waited")

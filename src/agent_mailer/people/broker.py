@@ -105,6 +105,8 @@ def agents_mail(place: Workplace) -> BrokerMail:
 class BrokerMail:
     """Implements `agent_mailer.people.port.PersonalMail`. `is_watched`: a watcher takes this mail."""
 
+    answers_at_once = False
+
     def __init__(self, place: Workplace, me: AgentInfo, key: str, *, is_watched: bool) -> None:
         credentials = Credentials(place.config.broker_url, me.id, key)
         self.mailbox = AmpMailbox(lambda: credentials, me.address, clock=place.clock)

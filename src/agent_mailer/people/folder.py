@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -17,7 +16,6 @@ from agent_mailer.arriving import Writer, writer_of
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, MailerError, UsageFault
-from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.dated import dated_names, stamp
@@ -82,6 +80,8 @@ def mail_in(place: Workplace, handle: str | None) -> FolderMail:
 class FolderMail:
     """Implements `agent_mailer.people.port.PersonalMail`."""
 
+    answers_at_once = True
+
     def __init__(self, mailbox: MaildirMailbox) -> None:
         self.mailbox = mailbox
         self._root = mailbox.root
@@ -89,7 +89,7 @@ class FolderMail:
         self._ends: dict[str, layout.Paths] = {}
         """Mailboxes elsewhere, by the addresses that lead there."""
         self._heads: StatCache[Message | Malformed] = StatCache(MAX_INDEXED)
-        self._no_messages: dict[Path, str] = {}
+        self._no_messages: dict[str, str] = {}
 
     def faults(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -103,7 +103,7 @@ class FolderMail:
 
     def no_messages(self) -> Sequence[str]:
         whole = ((path, why) for path, why in self._no_messages.items() if writer_of(path) is not Writer.SOME)
-        return [f"{printable(str(path))} is no message ({why})" for path, why in whole]
+        return [f"{printable(path)} is no message ({why})" for path, why in whole]
 
     async def find(self, typed: str) -> Found:
         """By the file's name, as AMQ does. Only where no file is called so, headers are looked into."""
@@ -171,11 +171,15 @@ class FolderMail:
 
     @contextmanager
     def listening(self, sent: Sent | None) -> Iterator[Rest]:
+        from agent_mailer.file_events import FileEvents  # whoever waits for nothing does without
+
         self._make()
         receipts = [self._box(recipient).receipts for recipient in (sent.recipients if sent is not None else ())]
         events = FileEvents([self._paths.new, *receipts], rescan_seconds=RESCAN_SECONDS if sent else UNASKED_SECONDS)
 
         async def rest(longest: float) -> None:
+            import asyncio
+
             with suppress(TimeoutError):
                 async with asyncio.timeout(longest):
                     await events.wait()
@@ -209,7 +213,7 @@ class FolderMail:
         self._make()
         self._touch()
         for _, name in self._whole()[: limit or None]:
-            head = self._head(self._paths.new / name)
+            head = self._head(str(self._paths.new / name))
             if isinstance(head, Message):
                 message = await self.mailbox.claim(head.envelope)
                 if isinstance(message, Message):
@@ -238,7 +242,7 @@ class FolderMail:
     async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
         sent = dict(reversed([(name, moment) for moment, name in _dated(self._paths.sent)]))
         if typed is None:
-            heads = (self._head(self._paths.sent / name) for name in sent)
+            heads = (self._head(str(self._paths.sent / name)) for name in sent)
             messages = list(islice((head for head in heads if isinstance(head, Message)), newest))[::-1]
         else:
             messages = [self._sent_or_got(typed, [name.removesuffix(".md") for name in sent])]
@@ -246,7 +250,7 @@ class FolderMail:
 
     def _sent_or_got(self, typed: str, sent: Sequence[str]) -> Message:
         try:
-            head = self._head(self._paths.sent / f"{pick(typed, sent, 'message', INBOX)}.md")
+            head = self._head(str(self._paths.sent / f"{pick(typed, sent, 'message', INBOX)}.md"))
         except MailerError as fault:
             if fault.code != "unknown":
                 raise
@@ -276,9 +280,9 @@ class FolderMail:
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         """Only what came later can be an answer, whoever's clock dated it; one to what was sent before may be read."""
         since = stamp(sent.since - CLOCKS_DIFFER)
-        paths = [self._paths.new / name for moment, name in self._whole() if moment >= since]
+        paths = [str(self._paths.new / name) for moment, name in self._whole() if moment >= since]
         if sent.already:
-            paths += [self._paths.cur / name for moment, name in _dated(self._paths.cur) if moment >= since]
+            paths += [str(self._paths.cur / name) for moment, name in _dated(self._paths.cur) if moment >= since]
         heads = map(self._head, paths)
         fresh = [head.envelope for head in heads if isinstance(head, Message) and head.envelope.id not in seen]
         found = [await self.mailbox.read(envelope) for envelope in sorted(fresh, key=lambda one: one.order)]
@@ -304,8 +308,9 @@ class FolderMail:
         """What is in both folders is in `new`: its claim did not come to an end."""
         names = {name: (moment, False) for moment, name in (_dated(self._paths.cur) if read_too else ())}
         names |= {name: (moment, True) for moment, name in _dated(self._paths.new)}
+        folders = {new: str(self._folder(new=new)) for new in (False, True)}
         for name, (_, new) in sorted(names.items(), key=lambda item: (item[1][0], item[0]), reverse=True):
-            head = self._head(path := self._folder(new=new) / name)
+            head = self._head(path := f"{folders[new]}/{name}")
             if isinstance(head, Message):
                 yield Found(head, new)
             elif head is not None and new:
@@ -322,23 +327,23 @@ class FolderMail:
                 raise
             by_id = {one.message.envelope.id: one for one in self._newest_first(read_too=True)}
             return by_id[pick(typed, by_id, "message", INBOX)]
-        head = self._head(self._folder(new=new_of[chosen]) / f"{chosen}.md")
+        head = self._head(str(self._folder(new=new_of[chosen]) / f"{chosen}.md"))
         if head is None:
             raise MailerError("gone", f"{printable(chosen)}: somebody has just taken it", INBOX)
         if isinstance(head, Malformed):
             raise MailerError("unreadable", f"{printable(chosen)} is no message: {head.why}", INBOX)
         return Found(head, new_of[chosen])
 
-    def _head(self, path: Path) -> Message | Malformed | None:
+    def _head(self, path: str) -> Message | Malformed | None:
         """What the file is, without a body; read once while it stays what it was. None if it has gone."""
         with disk_faults(path):
             try:
                 found = os.stat(path, follow_symlinks=False)
             except FileNotFoundError:
                 return None
-            known = self._heads.get(str(path), found)
-            if known is None and (known := read_head(Listed(str(path), path.name, found))) is not None:
-                self._heads.put(str(path), found, known)
+            known = self._heads.get(path, found)
+            if known is None and (known := read_head(Listed(path, path.rpartition("/")[2], found))) is not None:
+                self._heads.put(path, found, known)
             return known
 
     def _folder(self, *, new: bool) -> Path:

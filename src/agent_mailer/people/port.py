@@ -193,6 +193,10 @@ class PersonalMail(Protocol):
     def mailbox(self) -> Mailbox:
         """The mailbox itself, never opened: it composes, looks for items, and reads threads."""
 
+    @property
+    def answers_at_once(self) -> bool:
+        """No call waits for anything but the rest of `listening`: the others are made without an event loop."""
+
     def faults(self) -> AbstractContextManager[None]:
         """Around whatever is done: failures in a person's words."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from shlex import quote
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -21,7 +20,6 @@ from agent_mailer.mailbox.port import (
 )
 from agent_mailer.names import printable
 from agent_mailer.people.port import Ending, MessageState, Sent, Waited
-from agent_mailer.turn_tools.commands import PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -128,6 +126,8 @@ async def patiently(look: Callable[[], Awaitable[T | None]], rest: Rest, seconds
             if not told:
                 tell(f"{fault.message}; the wait goes on")
             told = True
+            import asyncio  # only this, and what looks again and again, waits
+
             await asyncio.sleep(min(ASK_AGAIN, left))
 
 
@@ -206,6 +206,8 @@ def _ending_of(message: Message, sent: Sent, tell: Tell, *, whole_refs: bool) ->
         return None
     if envelope.automatic is Automatic.NOTICE:
         return Ending.DEAD
+    from agent_mailer.turn_tools.commands import PROGRESS  # whoever sends and does not wait does without
+
     if PROGRESS in message.labels:
         tell(f"{envelope.sender} reports progress: agent-mailer mail read {envelope.id}")
         return None

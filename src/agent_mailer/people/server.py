@@ -58,6 +58,8 @@ def mail_at(place: Workplace, whose: str | None) -> ServerMail:
 class ServerMail:
     """Implements `agent_mailer.people.port.PersonalMail`."""
 
+    answers_at_once = False
+
     def __init__(self, place: Workplace, name: str) -> None:
         self._name = name
         self._url = place.config.broker_url

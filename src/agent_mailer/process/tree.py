@@ -48,17 +48,24 @@ class EndReport(msgspec.Struct, frozen=True):
 
 
 def members(
-    turn_id: str, holder: ProcessIdentity | None, known: Collection[ProcessIdentity] = ()
+    turn_id: str,
+    holder: ProcessIdentity | None,
+    known: Collection[ProcessIdentity] = (),
+    *,
+    left_nothing: bool = False,
 ) -> list[ProcessIdentity]:
     """The live processes of the turn, the holder among them; never this process nor pid 1.
 
     `holder` is one that we have started, or of which `adopt` knows that it is the turn's. `known` are members found
-    before: they and what descends from them belong even if their parents are gone by now.
+    before: they and what descends from them belong even if their parents are gone by now. `left_nothing`: as `end_tree`
+    has it.
     """
     if not HAS_PROC:
         return [holder] if holder is not None and is_alive(holder) else []
     since = holder.started if holder is not None and holder.of_this_life else 0
-    table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since)
+    # Whoever bears the turn's id was started after the holder; that it left nothing tells of all others.
+    after = holder.pid if holder is not None and since and left_nothing else 0
+    table, found = scan(f"{TURN_ID_VARIABLE}={turn_id}".encode(), since, after)
     if holder is None:
         # Whoever holds a session of the turn is gone, or one of it.
         sessions = {table[pid].session for pid in found} - {0}
@@ -108,7 +115,7 @@ async def end_tree(
     # holder that has left by itself nobody is left who could; one look finds who bears the turn's id elsewhere.
     enough = 1 if left_nothing else 2
     while empty_scans < enough and time.monotonic() < give_up:
-        found = members(turn_id, holder, known)
+        found = members(turn_id, holder, known, left_nothing=enough == 1)
         known = set(found)
         now = time.monotonic()
         if not found:

@@ -6,26 +6,12 @@ Only the holder of the workdir's lock writes.
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from agent_mailer.events import EventLog
-from agent_mailer.state.approvals import Approvals
-from agent_mailer.state.dead_letters import DeadLetters
-from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.held import Held
-from agent_mailer.state.lifts import Lifts
-from agent_mailer.state.notes import Notes, note_lock
-from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
-from agent_mailer.state.pauses import AccountPause, Pauses
-from agent_mailer.state.processed import Cursor, Processed
-from agent_mailer.state.requests import RequestBox
-from agent_mailer.state.retention import Retention
-from agent_mailer.state.retries import Retries, remake_retries
-from agent_mailer.state.schedules import Schedules
-from agent_mailer.state.sessions import Sessions
-from agent_mailer.state.stuck import Stuck, Unsent
-from agent_mailer.state.takeover import take_over
-from agent_mailer.state.turns import TurnStore
-from agent_mailer.state.usage import UsageLedger
+if TYPE_CHECKING:
+    from agent_mailer.events import EventLog
+    from agent_mailer.state.folder import StateFolder
+    from agent_mailer.state.pauses import AccountPause
 
 
 class State:
@@ -33,6 +19,24 @@ class State:
 
     def __init__(self, folder: StateFolder, log: EventLog, account: AccountPause | None = None) -> None:
         """`account`: the pause shared by all watchers of this user on the runtime's account, where there is one."""
+        # Not above: whoever imports one of them would pay for all, and most commands need a few.
+        from agent_mailer.state.approvals import Approvals
+        from agent_mailer.state.dead_letters import DeadLetters
+        from agent_mailer.state.held import Held
+        from agent_mailer.state.lifts import Lifts
+        from agent_mailer.state.notes import Notes
+        from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
+        from agent_mailer.state.pauses import Pauses
+        from agent_mailer.state.processed import Cursor, Processed
+        from agent_mailer.state.requests import RequestBox
+        from agent_mailer.state.retention import Retention
+        from agent_mailer.state.retries import Retries, remake_retries
+        from agent_mailer.state.schedules import Schedules
+        from agent_mailer.state.sessions import Sessions
+        from agent_mailer.state.stuck import Stuck, Unsent
+        from agent_mailer.state.turns import TurnStore
+        from agent_mailer.state.usage import UsageLedger
+
         self.folder = folder
         self.log = log
         self.turns = TurnStore(folder)
@@ -66,6 +70,8 @@ class State:
 
         Raises BusyFault while an agent of another client still works on its message.
         """
+        from agent_mailer.state.notes import note_lock
+
         self.folder.prepare()
         with suppress(OSError), note_lock(self.folder.memory):
             self.folder.clear_interrupted(self.folder.memory)
@@ -74,4 +80,6 @@ class State:
 
     def take_over(self) -> None:
         """Raises as `prepare` does."""
+        from agent_mailer.state.takeover import take_over
+
         take_over(self.folder, self.processed, self.retries, self.log)

@@ -17,7 +17,6 @@ from agent_mailer.disk import Sync
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.identity import read_identity
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.notes import note_lock
 from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.trust.keeping import Keeper
 from agent_mailer.trust.standing import (
@@ -110,6 +109,8 @@ class Trust:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """While files and what is trusted of them are changed together: a watcher looks before or after it."""
+        from agent_mailer.state.notes import note_lock  # who only reads does without
+
         with note_lock(self.keeper.folder):
             yield
 

@@ -115,14 +115,16 @@ class Look(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, candidates=kept)
 
 
-async def look(mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Collection[str]) -> Look:
-    """What is to be done beside the messages `open_ids`, which are in work.
+async def look(
+    mailbox: Mailbox, state: State, policy: WatchPolicy, open_ids: Collection[str], *, woken: bool = False
+) -> Look:
+    """What is to be done beside the messages `open_ids`, which are in work. `woken`: whoever looks hears of arrivals.
 
     Writes nothing, and may run beside a watcher. Raises MailboxUnavailable and OSError.
     """
     stuck = state.stuck.waiting
     # What waits for a person takes nobody's place in the listing.
-    listing = await (mailbox.pending(LIST_LIMIT, frozenset(stuck)) if stuck else mailbox.pending(LIST_LIMIT))
+    listing = await mailbox.pending(LIST_LIMIT, frozenset(stuck) if stuck else (), woken=woken)
     answers: dict[str, Said] = {}
     if listing.envelopes and (policy.approve.mail_hidden or mailbox.capabilities.vouches):
         answers = await answers_in(mailbox, state, policy, listing.envelopes)

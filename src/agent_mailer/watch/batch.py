@@ -9,11 +9,12 @@ from typing import Protocol
 import msgspec
 
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Message, Outgoing, Priority, Refused, Route
+from agent_mailer.outcomes import AutoReply
 from agent_mailer.state.records import Batched, SettledItem, Settlement
 from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.turn_tools.folder import FinishKind
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, mark_of
-from agent_mailer.watch.rules import AutoReply, Candidate, WatchPolicy
+from agent_mailer.watch.rules import Candidate, WatchPolicy
 
 MOST_BATCHED = 10
 """So many messages go into one turn."""

@@ -117,7 +117,7 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
     retry = record.rerun
     ours = retry is not None and not retry.listed_only
     try:
-        message = await room.mailbox.claim(record.envelope, again=ours)
+        message = await room.mailbox.claim(record.envelope, again=ours, turn_id=record.turn_id)
     except MailboxUnavailable:
         record.batch = ()
         raise

@@ -11,7 +11,7 @@ from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Refused
 from agent_mailer.names import printable, prompt_word
-from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.outcomes import AutoReply, Judgement, Outcome
 from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
     AfterStop,
@@ -31,7 +31,7 @@ from agent_mailer.turn_tools.folder import FinishKind, Sealed
 from agent_mailer.watch.asking import carried, judge_asking
 from agent_mailer.watch.given_up import letter_of, words_of_giving_up
 from agent_mailer.watch.probes import decide_pause, is_a_start
-from agent_mailer.watch.rules import AutoReply, RetryDecision, Step, WatchPolicy, decide_retry
+from agent_mailer.watch.rules import RetryDecision, Step, WatchPolicy, decide_retry
 
 Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
 

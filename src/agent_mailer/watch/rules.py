@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from enum import Enum, StrEnum
+from enum import Enum
 from pathlib import Path
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priority
 from agent_mailer.names import is_session_id
-from agent_mailer.outcomes import Outcome, StopReason
+from agent_mailer.outcomes import AutoReply, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.schedules.due import Schedule
 from agent_mailer.state.notices import Channel
@@ -19,14 +19,6 @@ from agent_mailer.state.records import Pause, RetryEntry, SessionEntry
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
-
-
-class AutoReply(StrEnum):
-    """Whether the agent's final words are sent as the answer."""
-
-    IF_SILENT = "if-silent"
-    NEVER = "never"
-    ALWAYS = "always"
 
 
 class NotifyPolicy(msgspec.Struct, frozen=True):

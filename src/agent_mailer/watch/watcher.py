@@ -238,7 +238,7 @@ class Watcher:
             open_ids = {message_id for work in room.work.values() for message_id in work.message_ids}
             if room.state.stuck.wanted:
                 await room.stuck.ask_again()
-            found = await look(room.mailbox, room.state, room.policy, open_ids)
+            found = await look(room.mailbox, room.state, room.policy, open_ids, woken=not self._once)
             none_to_run = await self._doer.do(found.actions)
             if self._doer.taken:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -26,6 +27,8 @@ from agent_mailer.broker.tables import IN_INBOX, NOT_ERASED, NOT_TRASHED, agents
 PORTION_CHARACTERS = 4_194_304
 """About what one portion of bodies holds."""
 FIRST_PORTION = 50
+SHORT_CHARACTERS = 262_144
+"""Of a thread that is handed over with a claim; a longer one is asked for by itself."""
 LARGEST_PORTION = 500
 
 _m = messages.c
@@ -260,6 +263,19 @@ async def thread(store: Store, user_id: str, thread_id: str, agent_id: str | Non
     if not rows or (agent_id is not None and not any(agent_id in row[1:] for row in rows)):
         return None
     return [row[0] for row in rows]
+
+
+async def short_thread(
+    store: Store, user_id: str, message: Message, agent_id: str | None
+) -> Sequence[Message] | msgspec.UnsetType:
+    """The thread of a message that was just read, as `thread` and `by_id` have it; UNSET where it is no short one."""
+    ids = await thread(store, user_id, message.thread_id, agent_id)
+    if ids is None or len(ids) > FIRST_PORTION:
+        return msgspec.UNSET
+    if list(ids) == [message.id]:
+        return (copy.copy(message),)
+    found = [one async for portion in by_id(store, user_id, ids) for one in portion]
+    return found if sum(len(one.body) for one in found) <= SHORT_CHARACTERS else msgspec.UNSET
 
 
 async def by_id(store: Store, user_id: str, ids: Sequence[str]) -> AsyncIterator[Sequence[Message]]:

@@ -11,7 +11,7 @@ from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsAgent, AsEither, settings_of, store_of
 from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages.changing import Changes, Locked, changed
-from agent_mailer.broker.messages.inbox import claims_since
+from agent_mailer.broker.messages.inbox import claims_since, short_thread
 from agent_mailer.broker.messages.rows import (
     Claimed,
     Receipt,
@@ -32,10 +32,15 @@ _TurnId = Annotated[str, Field(max_length=64, pattern=NO_NUL)]
 
 
 class ClaimForm(BaseModel):
-    """`turn_id`: the watcher's name of the turn for which it claims the message; `silent`: no receipt tells of it."""
+    """`turn_id`: the watcher's name of the turn for which it claims the message; `silent`: no receipt tells of it.
+
+    `started`: the turn begins with it, and a receipt says so; `thread`: the answer is to hold the message's thread.
+    """
 
     turn_id: _TurnId = ""
     silent: bool = False
+    started: bool = False
+    thread: bool = False
 
 
 class ReceiptForm(BaseModel):
@@ -83,9 +88,12 @@ async def claim(
             raise watched(locked.message.to_agent, lease)
         changes.require_last(locked, fence)
         require_free(locked, watcher, since)
-        return claim_message(changes, locked, watcher, form.turn_id, silent=form.silent)
+        return claim_message(changes, locked, watcher, form.turn_id, silent=form.silent, started=form.started)
 
-    claimed = await changed(store_of(request), caller, message_id, make, fence)
+    store = store_of(request)
+    claimed = await changed(store, caller, message_id, make, fence)
+    if form.thread:
+        claimed.thread = await short_thread(store, caller.user_id, claimed.message, caller.agent_id)
     await rendered((claimed.message,))
     return answer(claimed)
 

@@ -26,11 +26,12 @@ class Receipt(msgspec.Struct, frozen=True):
     created_at: str
 
 
-class Claimed(msgspec.Struct, frozen=True):
-    """`claimed` is `before` where this watcher had it already."""
+class Claimed(msgspec.Struct):
+    """`claimed` is `before` where this watcher had it already. `thread`: if it was asked for, and is no long one."""
 
     message: Message
     claimed: Literal["now", "before"]
+    thread: Sequence[Message] | msgspec.UnsetType = msgspec.UNSET
 
 
 _m = messages.c
@@ -90,8 +91,10 @@ def require_free(locked: Locked, watcher: str, since: str) -> None:
         raise Fault(409, words, extra={"reason": "claimed"})
 
 
-def claim_message(changes: Changes, locked: Locked, watcher: str, turn_id: str, *, silent: bool = False) -> Claimed:
-    """Note the claim; `turn_id` may be empty. `silent`: no receipt tells of it."""
+def claim_message(
+    changes: Changes, locked: Locked, watcher: str, turn_id: str, *, silent: bool = False, started: bool = False
+) -> Claimed:
+    """Note the claim; `turn_id` may be empty. `silent`: no receipt tells of it; `started`: one more of the turn."""
     message, before, waited = locked.message, locked.claimed_by == watcher, locked.message.claimed_at is None
     message.claimed_at = now_text()
     locked.claimed_by = watcher
@@ -101,6 +104,8 @@ def claim_message(changes: Changes, locked: Locked, watcher: str, turn_id: str, 
     if not silent and (not before or turn_id):
         receipt = Receipt(message.id, "claimed", turn_id, None, "", final=False, created_at=message.claimed_at)
         add_receipt(changes.connection, receipt, watcher)
+        if started and turn_id:
+            add_receipt(changes.connection, msgspec.structs.replace(receipt, stage="started"), watcher)
     return Claimed(changes.answer(locked), "before" if before else "now")
 
 

@@ -127,7 +127,7 @@ def local_time(moment: float) -> str:
     from datetime import datetime
 
     try:
-        return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M")  # noqa: DTZ006 - local is what is wanted
     except (OverflowError, ValueError, OSError):
         return "?"
 

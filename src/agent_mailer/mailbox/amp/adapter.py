@@ -12,7 +12,6 @@ import hashlib
 import random
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -44,6 +43,7 @@ from agent_mailer.mailbox.port import (
     Progress,
     Refused,
     Route,
+    Stage,
     Unreadable,
 )
 from agent_mailer.names import printable
@@ -55,6 +55,8 @@ FIRST_WORD_SECONDS: Final = 5.0
 """So long `open` waits for the stream; a proxy that holds it back costs the push, not the mailbox."""
 
 FLUSH_SECONDS: Final = 1.0
+CONTACTS_SECONDS: Final = 60.0
+"""So long a watcher believes whom it was told that there is to write to; others are written to all the same."""
 
 
 class Rhythm(msgspec.Struct, frozen=True):
@@ -105,6 +107,10 @@ class AmpMailbox:
         self._awake = asyncio.Event()
         self._opened = False
         self._had_mail = False
+        self._news = True
+        """Something may have arrived since the last look."""
+        self._known: tuple[str, float, tuple[Contact, ...]] = ("", 0.0, ())
+        """Whose contacts, until when (monotonic), and who they are."""
         self._connection = 0
 
     @property
@@ -172,26 +178,36 @@ class AmpMailbox:
     async def wait(self) -> None:
         if not self._opened:
             raise RuntimeError("wait needs an open mailbox")
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._longest_wait()):
                 await self._awake.wait()
+        except TimeoutError:
+            self._news = True
         if self._stream.busy is not None:
             raise self._stream.busy
         self._awake.clear()
 
-    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = (), *, woken: bool = False) -> Listing:
         async with self._link.connected():
             if self._connection != self._stream.connections:
                 # What happened while nobody listened is not known.
                 self._connection = self._stream.connections
                 self._inbox.forget()
-            listing = await self._inbox.pending(limit, beside)
+            # While the stream holds whatever arrives is told; what our own turns change is known.
+            quiet, self._news = woken and self._stream.healthy and not self._news, False
+            try:
+                listing = await self._inbox.pending(limit, beside, quiet=quiet)
+            except BaseException:
+                self._news = True
+                raise
         self._had_mail = bool(listing.envelopes)
         return listing
 
-    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
+    async def claim(
+        self, envelope: Envelope, *, again: bool = False, silent: bool = False, turn_id: str = ""
+    ) -> Message | Gone:
         async with self._link.connected():
-            return await self._inbox.claim(envelope, again=again, silent=silent)
+            return await self._inbox.claim(envelope, again=again, silent=silent, turn_id=turn_id)
 
     async def read(self, envelope: Envelope) -> Message | Gone:
         async with self._link.connected():
@@ -203,7 +219,9 @@ class AmpMailbox:
 
     async def contacts(self) -> Sequence[Contact]:
         async with self._link.connected():
-            me = self._link.agent_id
+            me, now = self._link.agent_id, self._clock.monotonic()
+            if self._opened and self._known[0] == me and now < self._known[1]:
+                return self._known[2]
             answer = await self._link.ask(
                 lambda transport, agent_id: transport.ask("GET", "/agents", query={"agent_id": agent_id})
             )
@@ -211,11 +229,13 @@ class AmpMailbox:
                 answer = await self._link.ask(lambda transport, _: transport.ask("GET", "/agents"))
             if not answer.ok:
                 raise unavailable(answer)
-            return [
+            found = tuple(
                 Contact(one.address, _note(one))
                 for one in agents_in(answer)
                 if one.id != me and one.address not in ("", self._address) and one.status != "deleted"
-            ]
+            )
+            self._known = (me, now + CONTACTS_SECONDS, found)
+            return found
 
     async def way_back(self, envelope: Envelope) -> Route | NoWay | None:
         """The broker knows every sender."""
@@ -235,7 +255,8 @@ class AmpMailbox:
             return await self._sender.look(item)
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
-        self._reporter.tell(envelope.id, progress)
+        if progress.stage is not Stage.STARTED or not self._inbox.has_told(envelope.id):
+            self._reporter.tell(envelope.id, progress)
 
     def announce(self, presence: Presence, note: str = "") -> None:
         """The broker sees by itself who listens."""
@@ -306,6 +327,7 @@ class AmpMailbox:
         self._link.epoch = epoch
 
     def _wake(self) -> None:
+        self._news = True
         self._awake.set()
 
     def _longest_wait(self) -> float:

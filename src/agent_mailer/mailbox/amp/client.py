@@ -28,6 +28,9 @@ EXTENSIONS = frozenset(
 """What our broker can do beyond the protocol. A broker that lacks any of them is used as one that has none."""
 
 
+WITH_THREAD = "claim-thread"
+"""The extension by which a claim brings the message's thread, and tells that the turn has started."""
+
 LINKS = "approval-links"
 """The extension by which a person answers a question on a page of the broker's."""
 

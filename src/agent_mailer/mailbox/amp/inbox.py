@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
+
 from agent_mailer.clock import Clock
 from agent_mailer.mailbox.amp import wire
 from agent_mailer.mailbox.amp.answers import (
@@ -19,10 +21,11 @@ from agent_mailer.mailbox.amp.answers import (
     reason_of,
     unavailable,
 )
+from agent_mailer.mailbox.amp.client import WITH_THREAD
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.listing import PagedMailbox, Skipped, find
 from agent_mailer.mailbox.amp.mirror import Mirror
-from agent_mailer.mailbox.amp.receipts import post_receipt, receipt_of
+from agent_mailer.mailbox.amp.receipts import MOST_OF_AN_ID, post_receipt, receipt_of
 from agent_mailer.mailbox.amp.stream import held_by
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
 from agent_mailer.mailbox.port import Envelope, Gone, Listing, Message, Progress, Refused, Unreadable
@@ -40,24 +43,34 @@ class Inbox:
         self._mirror = Mirror(self._skipped)
         self._paged = PagedMailbox(self._skipped)
         self._listing = asyncio.Lock()
+        self._threads: dict[str, list[wire.Heard]] = {}
+        """By their names, what claims have brought: each is good for one look, for its turn's beginning."""
+        self._told: set[str] = set()
+        """Messages of which the claim has told already that their turn has started."""
 
     def forget(self) -> None:
         """Ask for everything at the next look."""
         self._mirror.forget()
         self._paged.forget()
 
-    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = (), *, quiet: bool = False) -> Listing:
+        """`quiet`: nothing has arrived since the last look, as far as our broker would have told."""
         async with self._listing:
             ours = (await self._link.broker()).ours
             self._skipped.begin()
             now = self._clock.monotonic()
             if ours:
-                return await self._mirror.pending(self._heads, self._stretch, limit, now, beside)
+                return await self._mirror.pending(self._heads, self._stretch, limit, now, beside, quiet=quiet)
             return await self._paged.pending(self._page, limit, now, beside)
 
-    async def claim(self, envelope: Envelope, *, again: bool, silent: bool = False) -> Message | Gone:
-        if (await self._link.broker()).ours:
-            return await self._claim_there(envelope, again=again, silent=silent)
+    async def claim(
+        self, envelope: Envelope, *, again: bool, silent: bool = False, turn_id: str = ""
+    ) -> Message | Gone:
+        self._threads.pop(envelope.thread, None)
+        info = await self._link.broker()
+        if info.ours:
+            begins = turn_id[:MOST_OF_AN_ID] if WITH_THREAD in info.extensions else ""
+            return await self._claim_there(envelope, again=again, silent=silent, begins=begins)
         return await self._claim_here(envelope, again=again)
 
     async def read(self, envelope: Envelope) -> Message | Gone:
@@ -75,6 +88,8 @@ class Inbox:
 
     async def thread(self, thread_id: str) -> list[wire.Heard]:
         """Empty where there is none."""
+        if (brought := self._threads.pop(thread_id, None)) is not None:
+            return brought
         try:
             path = path_of("messages", "thread", thread_id)
         except ValueError:
@@ -137,13 +152,21 @@ class Inbox:
             raise self._link.puzzled(answer)
         return answer
 
-    async def _claim_there(self, envelope: Envelope, *, again: bool, silent: bool) -> Message | Gone:
+    def has_told(self, message_id: str) -> bool:
+        """Whether its claim has told that its turn has started; a second call says no."""
+        told = message_id in self._told
+        self._told.discard(message_id)
+        return told
+
+    async def _claim_there(self, envelope: Envelope, *, again: bool, silent: bool, begins: str) -> Message | Gone:
+        """`begins`: the turn that begins with it, where the broker takes that."""
+        form = _ClaimForm(silent=silent, turn_id=begins, started=bool(begins), thread=bool(begins))
         try:
             path = path_of("messages", envelope.id, "claim")
         except ValueError:
             return Gone("no message is called so")
         async with self._left_out(envelope.id):
-            answer, lost = await self._ask_for(path, b'{"silent":true}' if silent else b"{}")
+            answer, lost = await self._ask_for(path, msgspec.json.encode(form))
             if answer.status == 409:
                 reason = reason_of(answer)
                 if reason == "watched":
@@ -163,6 +186,10 @@ class Inbox:
             heard = wire.parse_message(bytes(claimed.message))
             if isinstance(heard, Unreadable):
                 raise not_the_protocol(answer)
+            if brought := bytes(claimed.thread):
+                self._threads[envelope.thread] = wire.heard_in(answer, brought)
+            if begins:
+                self._told.add(envelope.id)
             return heard.message
 
     async def _ask_for(self, path: str, content: bytes) -> tuple[Answer, bool]:
@@ -254,6 +281,13 @@ class Inbox:
         self._skipped.release(message_id)
         self._mirror.drop(message_id)
         self._paged.marked_read(message_id)
+
+
+class _ClaimForm(msgspec.Struct, omit_defaults=True):
+    silent: bool = False
+    turn_id: str = ""
+    started: bool = False
+    thread: bool = False
 
 
 def is_gone(answer: Answer) -> bool:

@@ -52,10 +52,13 @@ class Mirror:
             self.forget()
 
     async def pending(
-        self, heads: Heads, fetch: Fetch, limit: int, now: float, beside: Collection[str] = ()
+        self, heads: Heads, fetch: Fetch, limit: int, now: float, beside: Collection[str] = (), *, quiet: bool = False
     ) -> Listing:
-        """One request, or a few where much is new. `now` is monotonic seconds."""
-        if now >= self._fresh_until or await self._is_out_of_date(fetch):
+        """One request, or a few where much is new; none where it is `quiet`: we would have heard of an arrival.
+
+        `now` is monotonic seconds.
+        """
+        if now >= self._fresh_until or (not quiet and await self._is_out_of_date(fetch)):
             await self._look_anew(heads, fetch)
             self._fresh_until = now + RESYNC_SECONDS
         if self._more and not self._waiting.keys().isdisjoint(beside):

@@ -15,6 +15,7 @@ from agent_mailer.mailbox.amp.transport import path_of
 from agent_mailer.mailbox.port import MailboxUnavailable, Progress
 
 MOST_WAITING: Final = 500
+MOST_OF_AN_ID: Final = 64
 PAUSES: Final = (1.0, 3.0)
 """Seconds before the second and the third attempt."""
 
@@ -31,7 +32,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def receipt_of(progress: Progress, *, final: bool) -> bytes:
     detail = progress.detail.replace("\0", "").encode("utf-8", "replace").decode()[:600]
-    receipt = Receipt(progress.stage.value, progress.turn_id[:64], progress.outcome[:32], detail, final)
+    receipt = Receipt(progress.stage.value, progress.turn_id[:MOST_OF_AN_ID], progress.outcome[:32], detail, final)
     return msgspec.json.encode(receipt)
 
 

@@ -58,6 +58,7 @@ class Stretch(msgspec.Struct, frozen=True):
 class Claimed(msgspec.Struct, frozen=True):
     message: msgspec.Raw
     claimed: str
+    thread: msgspec.Raw = msgspec.Raw()
 
 
 class _Item(msgspec.Struct):

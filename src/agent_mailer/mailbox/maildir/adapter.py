@@ -17,7 +17,6 @@ Which fsync protects what:
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -61,6 +60,8 @@ from agent_mailer.mailbox.port import (
 from agent_mailer.outcomes import Outcome
 
 if TYPE_CHECKING:
+    import asyncio
+
     from agent_mailer.locks import FileLock
 
 _ENDED_WELL = frozenset(outcome.value for outcome in Outcome if outcome.settles)
@@ -101,7 +102,7 @@ class MaildirMailbox:
         self._waiting = Waiting(self._paths.new, MAX_WAITING)
         self._listed: tuple[int, int, frozenset[str], Listing] | None = None
         """What was answered last: after how many changes, and to which question."""
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Lock | None = None
         self._looked = False
         self._arriving = Arriving(root / "meta" / "config.json", self._clock.monotonic)
         self._index = ThreadIndex(root)
@@ -170,7 +171,10 @@ class MaildirMailbox:
             raise RuntimeError("wait needs an open mailbox")
         await self._events.wait()
 
-    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = (), *, woken: bool = False) -> Listing:
+        import asyncio  # whoever looks for nothing that waits does without
+
+        del woken  # a look at a folder asks nobody
         self._attend()
         await self._look()
         if self._events is not None and (seconds := self._arriving.next_look) is not None:
@@ -189,6 +193,9 @@ class MaildirMailbox:
 
     async def _look(self) -> None:
         """Where much has to be read others go on meanwhile."""
+        import asyncio
+
+        self._looking = self._looking or asyncio.Lock()
         async with self._looking:
             while True:
                 parts = 0
@@ -210,7 +217,10 @@ class MaildirMailbox:
         with disk_faults(self._paths.new):
             yield from self._waiting.look(touched, is_whole)
 
-    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
+    async def claim(
+        self, envelope: Envelope, *, again: bool = False, silent: bool = False, turn_id: str = ""
+    ) -> Message | Gone:
+        del turn_id
         self._attend()
         return self._consumer.claim(envelope, again=again, silent=silent)
 

@@ -146,7 +146,7 @@ def parse_context(text: str) -> dict[str, object] | None:
 
 def clean(text: str) -> str:
     """`text` without what UTF-8 cannot hold: a lone surrogate becomes U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def _text(data: bytes) -> str:
@@ -199,7 +199,7 @@ def _fold(pairs: list[tuple[str, object]]) -> dict[str, object]:
     wrong = ""
     for key, value in pairs:
         name = key.casefold()
-        if not _has_its_type(name, value):
+        if not (isinstance(value, str) and name in _TEXTS) and not _has_its_type(name, value):
             wrong = wrong or name
         elif value is not None:
             fields[name] = value
@@ -284,7 +284,6 @@ def _way_back(raw: dict[str, object], sender: str) -> str:
 
 def _message(raw: dict[str, object], body: str, locator: str) -> Message:
     envelope = _envelope(raw, locator)
-    named = ((name, _string(raw, name)[:_MAX_NAMED]) for name in WAY_BACK)
     return Message(
         envelope=envelope,
         subject=_string(raw, "subject"),
@@ -292,7 +291,7 @@ def _message(raw: dict[str, object], body: str, locator: str) -> Message:
         refs=_strings(raw, "refs"),
         labels=_strings(raw, "labels"),
         reply_to=envelope.reply_to or envelope.sender,
-        named=tuple((name, value) for name, value in named if value),
+        named=tuple((name, value) for name in WAY_BACK if (value := _string(raw, name)[:_MAX_NAMED])),
         context=_others_context(raw.get("context")),
     )
 

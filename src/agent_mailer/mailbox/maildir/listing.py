@@ -35,13 +35,14 @@ from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, ros
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unreadable
 
 if TYPE_CHECKING:
+    import asyncio
+
     from agent_mailer.file_events import FileEvents
 
 MAX_INDEXED: Final = 20_000
 MAX_THREAD_MESSAGES: Final = 200
 
 _HEAD_BYTES: Final = 16 * 1024
-_END_BYTES: Final = 64 * 1024
 _RAW_NAME: Final = "bytes:"
 _SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN))
 
@@ -132,12 +133,12 @@ def _read_beginning(item: Listed, parse: Callable[[bytes, str], _T | Malformed])
     if locator != item.name:
         return Malformed(Reason.PARSE_ERROR, "the file name is not UTF-8")
     try:
-        head = read_regular(Path(item.path), _HEAD_BYTES)
+        head = read_regular(item.path, _HEAD_BYTES)
         if item.found.st_size > MAX_MESSAGE_BYTES:
             return too_large(parse_envelope(head, locator))
         parsed = parse(head, locator)
         if isinstance(parsed, Malformed) and len(head) > _HEAD_BYTES:
-            parsed = parse(read_regular(Path(item.path), MAX_MESSAGE_BYTES), locator)
+            parsed = parse(read_regular(item.path, MAX_MESSAGE_BYTES), locator)
     except FileNotFoundError:
         return None
     except OSError as fault:
@@ -315,21 +316,22 @@ class ThreadIndex:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        import asyncio  # commands list without it
-
         self._folders: dict[Path, _Folder] = {}
-        self._reading, self._sleep = asyncio.Lock(), asyncio.sleep
+        self._reading: asyncio.Lock | None = None
 
     async def thread(self, thread_id: str, events: FileEvents | None) -> list[Message]:
         """The newest `MAX_THREAD_MESSAGES` of the thread, oldest first, each id once, as a new listing would find them.
 
         Where much has to be read others go on meanwhile. Raises OSError, MailboxUnavailable.
         """
+        import asyncio  # most commands ask for no thread
+
+        self._reading = self._reading or asyncio.Lock()
         async with self._reading:
             while True:
                 parts = 0
                 for parts, _ in enumerate(self._refresh(events), 1):  # noqa: B007 - counts
-                    await self._sleep(0)
+                    await asyncio.sleep(0)
                 if not parts:
                     # Nothing has happened since it began that it does not know.
                     return self._read(thread_id)
@@ -369,11 +371,8 @@ def _bytes(text: str) -> bytes:
 
 
 def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
-    return MailboxUnavailable(
-        "mailbox_unavailable",
-        f"the mailbox cannot be used: {what}: {fault.strerror or fault}",
-        "check the disk and the folder; the watcher tries again by itself",
-    )
+    why, fix = f"{what}: {fault.strerror or fault}", "check the disk and the folder; the watcher tries again by itself"
+    return MailboxUnavailable("mailbox_unavailable", f"the mailbox cannot be used: {why}", fix)
 
 
 def _signature(found: os.stat_result) -> _Signature:

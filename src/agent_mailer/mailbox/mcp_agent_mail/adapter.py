@@ -217,7 +217,8 @@ class McpAgentMailbox:
                 self._looked_at = self._clock.monotonic()
                 return
 
-    async def pending(self, limit: int, beside: Collection[str] = ()) -> Listing:
+    async def pending(self, limit: int, beside: Collection[str] = (), *, woken: bool = False) -> Listing:
+        del woken  # an arrival is no more than a sign that there may be mail
         self._looked_at = self._clock.monotonic()
         listing = await self._inbox.pending(limit, beside)
         self._had_mail = bool(listing.envelopes)
@@ -227,8 +228,10 @@ class McpAgentMailbox:
         """The newest messages, oldest first, each with its subject and whether it was not taken yet."""
         return await self._inbox.everything()
 
-    async def claim(self, envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
-        del silent
+    async def claim(
+        self, envelope: Envelope, *, again: bool = False, silent: bool = False, turn_id: str = ""
+    ) -> Message | Gone:
+        del silent, turn_id
         return await self._inbox.claim(envelope, again=again)
 
     async def read(self, envelope: Envelope) -> Message | Gone:

@@ -10,10 +10,12 @@ import re
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.state.records import Pause, PauseReason
+if TYPE_CHECKING:
+    from agent_mailer.state.records import Pause
 
 LOOK_AGAIN = 60.0
 """Seconds after which a machine that was busy is asked again."""
@@ -53,6 +55,8 @@ def parse_hours(text: str) -> Windows:
 
 def wanted_pause(policy: CalmPolicy, workdir: Path, now: float) -> Pause | None:
     """The pause that there should be at `now`."""
+    from agent_mailer.state.records import Pause, PauseReason  # whoever only reads what is configured does without
+
     if (until := quiet_until(policy.quiet, now)) is not None:
         return Pause(PauseReason.QUIET_HOURS, now, until, "guards.quiet_hours")
     if why := _busy(policy, workdir):
