@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from agent_mailer.cli.app import app
+from agent_mailer.cli.examples import examples_of
 from agent_mailer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def _section(path: str, command: Command, context: typer.Context) -> str:
     ]
     usage = " ".join(piece.strip() for piece in command.collect_usage_pieces(context))
     table = "\n".join(["| | |", "|---|---|", *rows]) + "\n" if rows else ""
-    return f"## {path}\n\n{(command.help or '').strip()}\n\n```\n{path} {usage}\n```\n\n{table}"
+    examples = "".join(f"{line}\n" for line in examples_of(path.removeprefix(f"{PROGRAM} ")))
+    head = f"## {path}\n\n{(command.help or '').strip()}\n\n```\n{path} {usage}\n```\n\n"
+    return f"{head}{table}\n```\n{examples}```\n" if table else f"{head}```\n{examples}```\n"
 
 
 def _cell(text: str) -> str:

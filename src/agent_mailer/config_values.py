@@ -184,7 +184,19 @@ def _field(key: str) -> tuple[Any, object]:
     for leaf in leaves():
         if leaf.name == key:
             return leaf.hint, leaf.default
-    raise UsageFault("unknown_key", f"there is no key {printable(key)!r}", "agent-mailer config show")
+    raise UsageFault("unknown_key", f"there is no key {printable(key)!r}{meant(key)}", "agent-mailer config show")
+
+
+def meant(key: str) -> str:
+    """`; did you mean max_retries?` for a key that nobody knows, where one looks like it."""
+    from difflib import get_close_matches
+
+    known = dict.fromkeys([*keys(), *(leaf.name for leaf in leaves())])
+    close = get_close_matches(key, known, n=2)
+    if not close:
+        # A table's key without the table's name.
+        close = [name for name in known if name.rpartition(".")[2] == key][:2]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _convert(key: str, value: object) -> object:

@@ -183,7 +183,7 @@ def test_the_agents_commands_work_beside_its_tools(desk: ClaudeDesk) -> None:
 
 
 def test_doctor_knows_the_program_and_its_login(desk: ClaudeDesk) -> None:
-    typed = desk.cli("doctor")
+    typed = desk.cli("doctor", "--verbose")
     assert f"claude {VERSIONS['claude']}" in typed.stdout, typed.stdout + typed.stderr
     assert "api_key" in typed.stdout
     desk.keys = {}

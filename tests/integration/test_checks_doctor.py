@@ -452,3 +452,15 @@ def test_a_state_file_that_may_not_be_read(desk: Desk) -> None:
     (desk.state / "processed.txt").chmod(0)
     done = type_in(desk.workdir, "doctor", "--json")
     assert any("processed.txt" in check["looked_at"] for check in faults(done))
+
+
+def test_what_is_wrong_comes_first_and_what_is_well_is_one_line(desk: Desk) -> None:
+    desk.configure(command=["no-such-program"])
+    brief, whole = type_in(desk.workdir, "doctor"), type_in(desk.workdir, "doctor", "--verbose")
+    lines = brief.out.splitlines()
+    assert lines[0].startswith("failed   runtime")
+    assert "mend:" in lines[1]
+    [well] = [line for line in lines if line.startswith("ok ")]
+    assert "folder, trust" in well
+    assert sum(line.startswith("ok ") for line in whole.out.splitlines()) == int(well.split()[1]) > 10
+    assert (brief.status, brief.out.splitlines()[-1]) == (whole.status, whole.out.splitlines()[-1])

@@ -70,7 +70,7 @@ def test_mail_in_a_turn_loads_neither_config_nor_state(tmp_path: Path) -> None:
 
 def test_every_command_has_help_and_a_line_in_the_list(tmp_path: Path) -> None:
     listed = type_in(tmp_path, "--help").out
-    assert "..." not in listed.split("Commands:")[1]
+    assert "..." not in listed.split("Begin:")[1]
     for name in ("config", "mail", "turns", "sessions", "memory", "dead-letter"):
         inner = type_in(tmp_path, name, "--help")
         assert inner.status == 0

@@ -33,6 +33,7 @@ class _Program(LazyGroup):
         "status": ("agent_mailer.cli.status", "What the agent is doing, and what waits."),
         "logs": ("agent_mailer.cli.logs", "What happened."),
         "send": ("agent_mailer.cli.mail.send", "Send a message, and wait for the answer."),
+        "inbox": ("agent_mailer.cli.mail:inbox_app", "The mail that waits for you."),
         "mail": ("agent_mailer.cli.mail", "Read and answer mail: the agent's, or yours."),
         "mcp": ("agent_mailer.cli.mcp", "The agent's mail tools during its turn, over MCP."),
         "turns": ("agent_mailer.cli.turns", "The runs of the agent."),
@@ -53,10 +54,21 @@ class _Program(LazyGroup):
         "service": ("agent_mailer.cli.service", "Run the agent as a systemd user service."),
         "team": ("agent_mailer.cli.team", "Several agents as one thing; also as the program amp."),
         "demo": ("agent_mailer.cli.demo", "Two agents at work, in under 20 seconds."),
+        "help": ("agent_mailer.cli.help", "About a command, or about what a word means here."),
+    }
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Begin": ("init", "demo", "config", "verify", "doctor", "test-runtime", "test-claude", "test-notify", "help"),
+        "Let it work": ("watch", "service", "status", "logs", "pause", "resume"),
+        "Mail": ("send", "inbox", "mail", "fetch", "schedules"),
+        "What needs you": ("approvals", "approve", "deny", "held", "stuck", "dead-letter"),
+        "What was done": ("turns", "sessions", "memory", "limits"),
+        "Beside it": ("team", "broker", "mcp"),
     }
 
 
-app = group("agent-mailer", "Give a coding agent a mailbox, and run it unattended.", _Program, completion=True)
+app = group(
+    "agent-mailer", "Give a coding agent a mailbox, and run it unattended.", _Program, completion=True, alone=True
+)
 
 
 def _version(value: bool) -> None:
@@ -65,14 +77,19 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     del version
     settle_home(os.environ)
+    if ctx.invoked_subcommand is None:
+        from agent_mailer.cli.overview import show
+
+        show()
 
 
 class _Where(Protocol):
@@ -115,6 +132,10 @@ def _run(program: typer.Typer) -> NoReturn:
     try:
         status = program(standalone_mode=False)
     except MailerError as fault:
+        if fault.code in ("not_configured", "no_maildir_root", "incomplete"):
+            from agent_mailer.cli.elsewhere import naming_agents
+
+            fault = naming_agents(fault, sys.argv[1:], os.environ)
         _tell(fault)
         sys.exit(fault.exit_code)
     except (typer.Abort, KeyboardInterrupt):

@@ -37,6 +37,23 @@ REASONS = ("given-up", "not-sent", "unreadable", "too-large", "used-id", "not-fe
 GUARDS = ("who", "hops", "pair", "ring", "thread", "fan-out", "day", "budget")
 
 
+def some_key(incomplete: str) -> list[str]:
+    from agent_mailer.config import keys, leaves
+
+    return [name for name in dict.fromkeys([*keys(), *(leaf.name for leaf in leaves())]) if name.startswith(incomplete)]
+
+
+def some_address(ctx: typer.Context, incomplete: str) -> list[str]:
+    """To whom one can write from here."""
+
+    def addresses(place: Workplace) -> Iterable[str]:
+        from agent_mailer.people import person_at
+
+        return (contact.address for contact in person_at(place, None, lambda _: None).contacts())
+
+    return _offer(ctx, incomplete, addresses)
+
+
 def some_turn(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, lambda place: reversed(place.state.turns.ids()))
 

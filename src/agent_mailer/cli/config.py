@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import some_key
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, note, say
@@ -27,6 +28,7 @@ app = group("config", "Show and change the agent's configuration.")
 def show(workdir: Workdir = None, as_json: Json = False) -> None:
     """Print every key, its value and where that comes from."""
     from agent_mailer.config import keys
+    from agent_mailer.config_values import meant
     from agent_mailer.names import printable
     from agent_mailer.setup.config_file import shown, visible
 
@@ -53,13 +55,13 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
     _tell_untrusted(place)
     rows = [(key, shown(key, values[key]), loaded.source(key).value) for key in keys()]
     say(columns(rows, ("key", "value", "from"), whole=("key", "from")))
-    if loaded.unknown:
-        note(f"keys that nobody here knows: {', '.join(printable(key, 60) for key in loaded.unknown)}")
+    for key in loaded.unknown:
+        note(f"nothing here knows the key {printable(key, 60)}{meant(key)}")
 
 
 @app.command("set", cls=FastCommand, context_settings={"ignore_unknown_options": True})
 def set_key(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key.", autocompletion=some_key)],
     value: Annotated[
         list[str],
         typer.Argument(
@@ -94,6 +96,68 @@ def set_key(
     _tell_when(place, [key])
     _tell_untrusted(place)
     _tell_masked(key)
+
+
+@app.command("get", cls=FastCommand)
+def get(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key.", autocompletion=some_key)],
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """Print the value of one key, or of one in a table (`notify.command`), as it counts now."""
+    from agent_mailer.config import SECRET_KEYS
+    from agent_mailer.config_values import is_words
+    from agent_mailer.setup.config_file import shown, visible
+
+    place = configured(workdir)
+    is_words(key)  # whether there is such a key
+    value: object = _plain(place)
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if as_json:
+        source = place.loaded.source(key.partition(".")[0]).value
+        json_out({"key": key, "value": visible(key, value), "source": source})
+    else:
+        say("(set, not shown)" if key in SECRET_KEYS and value else shown(key, value))
+    _tell_untrusted(place)
+
+
+@app.command("unset", cls=FastCommand)
+def unset(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key.", autocompletion=some_key)],
+    workdir: Workdir = None,
+) -> None:
+    """Take one key, or one of a table, out of the file: its default counts again."""
+    from agent_mailer.config_values import is_words
+    from agent_mailer.setup.config_file import ConfigFile, check_file, shown
+    from agent_mailer.trust.standing import widening
+    from agent_mailer.trust.workdir import refuse_in_a_turn
+
+    place = configured(workdir)
+    is_words(key)  # whether there is such a key
+    if key in widening():
+        refuse_in_a_turn(f"a key that widens what the agent may do ({key})", os.environ)
+    trusted = place.trust.verdict
+    file = ConfigFile(place.folder.config, place.disk)
+    before = file.get(key)
+    if before is None:
+        say(f"{key} is not in {place.folder.config}: nothing was changed")
+        _tell_masked(key)
+        return
+    file.unset(key)
+    with place.trust.changing():
+        file.save()
+        place.disk.system.chmod(place.folder.config, 0o600)
+        if key in widening():
+            place.trust.follow(trusted, "config unset", (key,))
+    check_file(place.folder.config)
+    say(f"{key}: {shown(key, before)} -> not set")
+    _tell_when(place, [key])
+    _tell_untrusted(place)
+    _tell_masked(key)
+    for name, flag in place.missing() if key.partition(".")[0] == key else []:
+        if name == key:
+            note(f"warning: watch needs {name}: agent-mailer config set {name} VALUE, or {flag}")
 
 
 @app.command("edit", cls=FastCommand)

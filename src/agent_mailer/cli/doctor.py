@@ -35,12 +35,13 @@ def doctor(
             "--as-service", help="Check in the surroundings of the installed service: its PATH, its user manager."
         ),
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also each check that is well.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check everything: what verify checks, the state, the machine, the mail tools, the agent program's own word.
 
-    Each line names what was looked at, and the command that mends it. Changes nothing without --repair; exits 1 if a
-    check failed, or if --repair left something to you.
+    What is wrong comes first, with what was looked at and the command that mends it; what is well is one line. Changes
+    nothing without --repair; exits 1 if a check failed, or if --repair left something to you.
     """
 
     place = workplace(workdir)
@@ -53,11 +54,11 @@ def doctor(
     elif as_service:
         from agent_mailer.service.install import examined_as_service
 
-        show(examined_as_service(place), as_json=as_json)
+        show(examined_as_service(place), as_json=as_json, brief=not verbose)
     else:
         from agent_mailer.checks.verify import examined
 
-        show(examined(place), as_json=as_json)
+        show(examined(place), as_json=as_json, brief=not verbose)
 
 
 def _show_repaired(report: RepairReport, *, as_json: bool) -> None:
@@ -90,20 +91,28 @@ def verify(workdir: Workdir = None, as_json: Json = False) -> None:
     show(verified(workplace(workdir)), as_json=as_json)
 
 
-def show(report: Report, *, as_json: bool) -> None:
-    """Print what was found, and leave with its exit status."""
+def show(report: Report, *, as_json: bool, brief: bool = False) -> None:
+    """Print what was found, and leave with its exit status. `brief`: of what is well one line."""
     from agent_mailer.checks import Level
 
     if as_json:
         json_out(report)
         raise typer.Exit(report.exit_code)
     inks = {Level.OK: Ink.GREEN, Level.WARNING: Ink.YELLOW, Level.FAILED: Ink.RED}
-    for result in report.checks:
+    found = list(report.checks)
+    if brief:
+        order = [Level.FAILED, Level.WARNING]
+        found = sorted((one for one in found if one.result in order), key=lambda one: order.index(one.result))
+    for result in found:
         seen = f"  [{printable(result.looked_at)}]" if result.looked_at not in result.text else ""
         level = pad(paint(result.result.value, inks[result.result]), 8)
         say(hanging(f"{level} {result.name:<13} ", f"{printable(result.text, 600)}{seen}"))
         if result.fix:
             say(f"{'':<8} {'':<13} mend: {printable(result.fix, 600)}")
+    well = [result.name for result in report.checks if result.result is Level.OK]
+    if brief and well:
+        level = pad(paint(Level.OK.value, inks[Level.OK]), 8)
+        say(hanging(f"{level} {f'{len(well)} checks':<13} ", f"{', '.join(dict.fromkeys(well))} (each: --verbose)"))
     levels = [result.result for result in report.checks]
     bad, doubtful = levels.count(Level.FAILED), levels.count(Level.WARNING)
     warnings = f", {doubtful} warning{'' if doubtful == 1 else 's'}" if doubtful else ""

@@ -78,6 +78,20 @@ class ConfigFile:
         joined = f"{head}\n{tomlkit.dumps(fresh)}" + (f"\n{tail}" if tail else "")
         self._document = tomlkit.parse(joined.lstrip("\n"))
 
+    def unset(self, key: str) -> None:
+        """Take a key out, and its table where that has no other; nothing where it is not there."""
+        head, dot, name = key.partition(".")
+        holder: object = self._document[head] if dot and head in self._document else self._document
+        last = name if dot else head
+        if isinstance(holder, MutableMapping) and last in holder and (not dot or holder is not self._document):
+            del holder[last]
+            if dot and not holder:
+                del self._document[head]
+        if head not in self._document:
+            # The line that `set` writes above a key says nothing without it.
+            lines = tomlkit.dumps(self._document).splitlines(keepends=True)
+            self._document = tomlkit.parse("".join(line for line in lines if line.rstrip() != f"# {DOCS[head]}"))
+
     def save(self) -> bool:
         """Publish by rename, 0600 in a 0700 folder; False if nothing changed. Raises OSError, ConfigFault."""
         data = tomlkit.dumps(self._document).encode()

@@ -304,6 +304,8 @@ def _not_outside(now: bool) -> None:
         raise UsageFault("no_turn", "--now is for an agent's turn; a person's mail leaves at once anyway", "")
 
 
+inbox_app = single()
+inbox_app.command("inbox", cls=FastCommand)(inbox)
 fetch_app = single()
 
 

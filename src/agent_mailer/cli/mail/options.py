@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import some_address
 from agent_mailer.cli.mail import steps
 from agent_mailer.cli.terminal.printing import json_text, note, say, screen_text
 from agent_mailer.errors import UsageFault
@@ -40,7 +41,10 @@ MessageId = Annotated[
     ),
 ]
 To = Annotated[
-    list[str] | None, typer.Option("--to", metavar="ADDRESS", help="A recipient; several times for several.")
+    list[str] | None,
+    typer.Option(
+        "--to", metavar="ADDRESS", help="A recipient; several times for several.", autocompletion=some_address
+    ),
 ]
 Subject = Annotated[str, typer.Option("--subject", help="The subject.", show_default=False)]
 Body = Annotated[str | None, typer.Option("--body", help="The text.", show_default=False)]

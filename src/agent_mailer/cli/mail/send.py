@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli.completion import some_address
 from agent_mailer.cli.mail import steps
 from agent_mailer.cli.mail.options import (
     Body,
@@ -45,12 +47,22 @@ if TYPE_CHECKING:
 
 app = single()
 
+LONGEST_SUBJECT = 70
 WAIT_FOR = 120
 NOT_IN_TIME = 4
 
 
 @app.command("send", cls=FastCommand)
 def send(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ADDRESS] [TEXT]",
+            help="Instead of --to and --body: to whom, and what. Without --subject its first line is the subject.",
+            show_default=False,
+            autocompletion=some_address,
+        ),
+    ] = None,
     to: To = None,
     subject: Subject = "",
     body: Body = None,
@@ -97,9 +109,14 @@ def send(
     as_json: Json = False,
 ) -> None:
     """Send a message; during a turn it is the agent's, and staged."""
-    recipients = split_addresses(to or [])
+    to, body = _of_words(words or [], to, body, body_file)
+    recipients = split_addresses(to)
     if not recipients:
-        raise UsageFault("no_recipient", "there is no recipient", "give --to ADDRESS (agent-mailer mail contacts)")
+        raise UsageFault(
+            "no_recipient", "there is no recipient", 'agent-mailer send ADDRESS "TEXT" (agent-mailer mail contacts)'
+        )
+    if words and body and not subject:
+        subject = _first_line(body)
     turn = in_turn()
     if turn is not None:
         outside = {"--from": sender, "--dedupe-key": dedupe_key, "--maildir-root": maildir_root}
@@ -146,6 +163,28 @@ def send(
         _send_as_person(person, draft, wait, as_json=as_json)
     else:
         _send_and_wait_for(person, draft, wait_for, WAIT_FOR if wait is None else wait, as_json=as_json)
+
+
+def _of_words(
+    words: list[str], to: list[str] | None, body: str | None, body_file: str | None
+) -> tuple[list[str], str | None]:
+    """Recipients and text, of which the words without options say what no option does. Raises UsageFault."""
+    recipients, rest = (to, words) if to else (words[:1], words[1:])
+    if not rest:
+        return recipients, body
+    if body is not None or body_file is not None:
+        raise UsageFault(
+            "two_texts", f"{shlex.join(rest)} is a second text, beside --body or --body-file", "leave one out"
+        )
+    if len(rest) > 1:
+        whole = shlex.join([*([] if to else words[:1]), " ".join(rest)])
+        raise UsageFault("many_words", "the text is several words: put it in quotes", f"agent-mailer send {whole}")
+    return recipients, rest[0]
+
+
+def _first_line(text: str) -> str:
+    first = next((line for line in map(str.strip, text.splitlines()) if line), "")
+    return first if len(first) <= LONGEST_SUBJECT else f"{first[: LONGEST_SUBJECT - 1].rstrip()}…"
 
 
 def _send_and_wait_for(person: Person, draft: Draft, wait_for: str, seconds: int, *, as_json: bool) -> None:

@@ -64,7 +64,7 @@ def _row(view: StatusView | FaultView) -> tuple[str, ...]:
         return (workdir.rpartition("/")[2], paint("unreadable", Ink.RED), "", "", "", "", workdir)
     return (
         printable(view.agent, 60),
-        _state(view),
+        state_of(view),
         _now(view),
         _waiting(view),
         str(view.dead_letters) if view.dead_letters else "",
@@ -73,7 +73,7 @@ def _row(view: StatusView | FaultView) -> tuple[str, ...]:
     )
 
 
-def _state(view: StatusView) -> str:
+def state_of(view: StatusView) -> str:
     if view.problems:
         return paint(", ".join(_SHORT[problem.code] for problem in view.problems), Ink.RED)
     if view.blocked:

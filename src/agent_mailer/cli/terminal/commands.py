@@ -66,8 +66,22 @@ def _hasten(params: list[Parameter]) -> None:
             plain._runtime_param = _Direct(plain, descriptor.annotation)
 
 
+def _write_examples(ctx: Context, formatter: HelpFormatter) -> None:
+    from agent_mailer.cli.examples import examples_of
+
+    program, _, path = ctx.command_path.partition(" ")
+    if examples := examples_of(f"team {path}".rstrip() if program == "amp" else path):
+        with formatter.section("Examples"):
+            for line in examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
 class FastCommand(TyperCommand):
     """A command; `cls` of every `app.command`."""
+
+    def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        _write_examples(ctx, formatter)
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         _hasten(self.get_params(ctx))
@@ -76,6 +90,10 @@ class FastCommand(TyperCommand):
 
 class FastGroup(TyperGroup):
     """A group of commands; `cls` of every typer app."""
+
+    def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        _write_examples(ctx, formatter)
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         _hasten(self.get_params(ctx))
@@ -86,9 +104,10 @@ class LazyGroup(FastGroup):
     """The program: its commands are known by name and one line; each is made when it is called.
 
     A subclass fills `table`: the command's name -> the module that holds its typer `app`, or `module:name` where that
-    is called otherwise, and that line. `aliases` are other words for some of them.
+    is called otherwise, and that line. `aliases` are other words for some of them, `sections` what help shows together.
     """
 
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     table: ClassVar[Mapping[str, tuple[str, str]]] = {}
     aliases: ClassVar[Mapping[str, str]] = {}
 
@@ -122,17 +141,25 @@ class LazyGroup(FastGroup):
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+        room = max(map(len, self.table))
+        rest = [name for name in self.table if not any(name in names for names in self.sections.values())]
+        for title, names in [*self.sections.items(), *([("Commands", rest)] if rest else [])]:
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(room), self.table[name][1]) for name in names])
 
 
-def group(name: str, text: str, cls: type[TyperGroup] = FastGroup, *, completion: bool = False) -> typer.Typer:
-    """An app for `name` with plain help: drawing it with rich would cost more than everything else in `--help`."""
+def group(
+    name: str, text: str, cls: type[TyperGroup] = FastGroup, *, completion: bool = False, alone: bool = False
+) -> typer.Typer:
+    """An app for `name` with plain help: drawing it with rich would cost more than everything else in `--help`.
+
+    `completion`: it is a program, which can complete itself in a shell; `alone`: it does something by its name alone.
+    """
     return typer.Typer(
         name=name,
         help=text,
         cls=cls,
-        no_args_is_help=True,
+        no_args_is_help=not alone,
         add_completion=completion,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -12,7 +12,7 @@ import typer
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, tell_damage, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.errors import ExitCode
-from agent_mailer.names import split_words
+from agent_mailer.names import printable, split_words
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -111,6 +111,7 @@ def watch(
 
         asyncio.run(show_plan(place))
         return
+    _tell_unknown(place)
     lock = place.lock()
     with at_the_start(place.folder.path):
         place.folder.disk.make_directory(place.folder.path)
@@ -128,6 +129,15 @@ def watch(
             tell_lost()
     finally:
         lock.release()
+
+
+def _tell_unknown(place: Workplace) -> None:
+    """A key with a typing error counts for nothing, which nobody would find."""
+    from agent_mailer.cli.terminal.printing import note
+    from agent_mailer.config_values import meant
+
+    for key in place.loaded.unknown:
+        note(f"warning: nothing here knows the key {printable(key, 60)}{meant(key)} (agent-mailer config edit)")
 
 
 async def _run(

@@ -1,0 +1,164 @@
+"""`agent-mailer` alone: my agents, what needs me, the next step."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from agent_mailer.cli.status.many import state_of
+from agent_mailer.cli.terminal.printing import duration, say
+from agent_mailer.cli.terminal.screen import Ink, Part, Row, fit, laid_out, paint, width
+from agent_mailer.names import printable, running_on
+from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView
+
+LISTED = 40
+"""More agents than that are counted, so that what needs somebody is still on the screen."""
+
+NEEDS = 8
+"""So much of what needs somebody is shown."""
+
+_MERE = {Problem.NO_WATCHER}
+"""Perhaps it is meant so: it is told after all that is wrong."""
+
+
+def show() -> None:
+    """Every agent of this user, and what to type next."""
+    from agent_mailer.views.local import everywhere
+
+    say("\n".join(screen(everywhere(), _here(), width())))
+
+
+def screen(every: AllView, here: Path | None, room: int | None) -> list[str]:
+    """The lines in `room` columns; `here` is the current folder."""
+    if not every.workdirs:
+        return [
+            "No agents yet.",
+            "",
+            *_next(
+                [("agent-mailer demo", "see two at work"), ("agent-mailer init", "make this folder an agent's")], room
+            ),
+        ]
+    shown = list(every.workdirs[:LISTED])
+    at = next((one for one in every.workdirs if _is_in(here, one.workdir)), None)
+    if at is not None and at not in shown:
+        shown[-1] = at
+    rows = [Row(_name(one), (Part(_says(one), _ink(one), cut=True),)) for one in shown]
+    lines = [paint("Agents", Ink.BOLD), *(f"  {line}" for line in laid_out(rows, room and room - 2))]
+    if len(every.workdirs) > len(shown):
+        lines.append(f"  and {len(every.workdirs) - len(shown)} more: agent-mailer status --all")
+    needs = list(_needs(every))
+    if needs:
+        lines += ["", paint("Needs you", Ink.BOLD)]
+        lines += [f"  {line}" for line in laid_out(needs[:NEEDS], room and room - 2)]
+        if len(needs) > NEEDS:
+            lines.append(f"  and {len(needs) - NEEDS} more: agent-mailer status --all")
+    return [*lines, "", *_next(_steps(every, at), room)]
+
+
+def _name(one: StatusView | FaultView) -> str:
+    workdir = printable(one.workdir, 4096)
+    return printable(one.agent, 40) if isinstance(one, StatusView) else workdir.rpartition("/")[2]
+
+
+def _says(one: StatusView | FaultView) -> str:
+    where = _short(one.workdir)
+    if isinstance(one, FaultView):
+        return f"unreadable  {where}"
+    waiting = one.mailbox.waiting or 0
+    queue = f", {waiting} waiting" if waiting else ""
+    doing = ""
+    if one.running:
+        turn = one.running[0]
+        doing = f", {duration(turn.seconds)} {running_on(turn.tool or turn.doing, 60)}".rstrip()
+    return f"{state_of(one)}{doing}{queue}  {where}"
+
+
+def _ink(one: StatusView | FaultView) -> Ink | None:
+    if isinstance(one, FaultView) or any(problem.code not in _MERE for problem in one.problems):
+        return Ink.RED
+    if one.problems or one.blocked or one.asked or one.pause is not None:
+        return Ink.YELLOW
+    return Ink.GREEN if one.running else None
+
+
+def _needs(every: AllView) -> Iterator[Row]:
+    """What is wrong, then what is asked, then who is not watched."""
+    last: list[Row] = []
+    questions: list[Row] = []
+    for one in every.workdirs:
+        there = _there(one.workdir)
+        for problem in one.problems:
+            fix = Part(printable(problem.fix.replace(f" -C {shlex.quote(one.workdir)}", there), 4096), Ink.BOLD)
+            row = Row(_name(one), (fix, Part(running_on(problem.text, 200), cut=True)))
+            if problem.code in _MERE:
+                last.append(row)
+            else:
+                yield row
+        if isinstance(one, StatusView):
+            for asked in one.blocked[:2]:
+                reply = f"agent-mailer inbox{there}"
+                questions.append(
+                    Row(_name(one), (Part(reply, Ink.BOLD), Part(f"asks: {running_on(asked.question, 200)}", cut=True)))
+                )
+            if one.asked:
+                tools = ", ".join(dict.fromkeys(printable(ask.tool, 40) for ask in one.asked[:3]))
+                questions.append(
+                    Row(
+                        _name(one),
+                        (
+                            Part(f"agent-mailer approvals list{there}", Ink.BOLD),
+                            Part(f"asks for your yes: {tools}", cut=True),
+                        ),
+                    )
+                )
+    yield from questions
+    yield from last
+
+
+def _steps(every: AllView, at: StatusView | FaultView | None) -> list[tuple[str, str]]:
+    first = at if isinstance(at, StatusView) else next((o for o in every.workdirs if isinstance(o, StatusView)), None)
+    steps = []
+    if first is not None:
+        there = "" if at is first else _there(first.workdir)
+        if not first.watcher.running:
+            steps.append((f"agent-mailer watch{there}", f"let {printable(first.agent, 40)} work"))
+        address = shlex.quote(first.mailbox.address)
+        steps.append((f'agent-mailer send {address} "TEXT"{there}', "write to it"))
+        steps.append((f"agent-mailer inbox{there}", "read what it answers"))
+    return [*steps, ("agent-mailer help", "all commands")]
+
+
+def _next(steps: list[tuple[str, str]], room: int | None) -> list[str]:
+    rows = [Row(command, (Part(what, Ink.FAINT, cut=True),)) for command, what in steps]
+    if room is not None and any(len(command) > room // 2 for command, _ in steps):
+        return [paint("Next", Ink.BOLD), *(f"  {fit(command, room - 2)}" for command, _ in steps)]
+    return [paint("Next", Ink.BOLD), *(f"  {line}" for line in laid_out(rows, room and room - 2))]
+
+
+def _there(workdir: str) -> str:
+    return f" -C {typed(workdir)}" if not _is_in(_here(), workdir) else ""
+
+
+def typed(workdir: str) -> str:
+    """The folder as a word of a command line, from the home on where it lies there."""
+    short = _short(workdir)
+    return f"~/{shlex.quote(short[2:])}" if short.startswith("~/") else shlex.quote(workdir)
+
+
+def _short(workdir: str) -> str:
+    with suppress(ValueError, RuntimeError):
+        return f"~/{Path(workdir).relative_to(Path.home())}"
+    return printable(workdir, 4096)
+
+
+def _is_in(here: Path | None, workdir: str) -> bool:
+    return here is not None and here.is_relative_to(workdir)
+
+
+def _here() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,65 @@
+"""What help shows: every command in one group, with examples that are understood as they stand there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from agent_mailer.cli.app import _Program, app
+from agent_mailer.cli.examples import _OF, examples_of
+from agent_mailer.cli.help import TOPICS
+
+
+def commands(group: TyperGroup, context: typer.Context, path: str = "") -> Iterator[str]:
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        here = f"{path} {name}".strip()
+        if isinstance(found, TyperGroup):
+            yield from commands(found, typer.Context(found, info_name=name, parent=context), here)
+        else:
+            yield here
+
+
+def test_every_command_is_in_one_group_and_has_examples() -> None:
+    program = get_command(app)
+    assert isinstance(program, TyperGroup)
+    in_groups = [name for names in _Program.sections.values() for name in names]
+    assert sorted(in_groups) == sorted(_Program.table)
+    assert _OF.keys() <= set(KNOWN)
+
+
+def every_command() -> list[str]:
+    program = get_command(app)
+    assert isinstance(program, TyperGroup)
+    return list(commands(program, typer.Context(program, info_name="agent-mailer")))
+
+
+KNOWN = every_command()
+
+
+@pytest.mark.parametrize("path", KNOWN)
+def test_an_example_is_understood(path: str) -> None:
+    for line in examples_of(path):
+        words = shlex.split(line.partition(" | ")[0], posix=True)[1:]
+        assert words[: len(path.split())] == path.split()
+        command = get_command(app)
+        context = typer.Context(command, info_name="agent-mailer")
+        while isinstance(command, TyperGroup):
+            found = command.get_command(context, words[0])
+            assert found is not None
+            name, *words = words
+            if isinstance(found, TyperGroup):
+                context = typer.Context(found, info_name=name, parent=context)
+            command = found
+        # Raises for an option that is not there, and for an argument too many or too few.
+        command.make_context(path, words, parent=context)
+
+
+def test_topics_are_no_commands() -> None:
+    assert not TOPICS.keys() & _Program.table.keys()
