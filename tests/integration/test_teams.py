@@ -260,7 +260,7 @@ def test_without_a_terminal_and_a_sandbox_its_agents_do_not_get_everything(amp: 
     program = teams.parent / "bin"
     program.mkdir()
     for name in ("claude", "codex"):
-        (program / name).write_text("#!/bin/sh\necho '2.1.332 (Claude Code)'\n")
+        (program / name).write_text("#!/bin/sh\necho 'codex-cli 9.9.9'\n")
         (program / name).chmod(0o755)
     done = amp("codex", "--local", "--detach", env={"PATH": f"{program}{os.pathsep}{os.environ['PATH']}"})
     assert "acceptEdits" in done.err, done
