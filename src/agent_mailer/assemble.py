@@ -351,7 +351,7 @@ class Workplace:
         if not alone:
             self.share_pause(runtime)
         mailbox = self.mailbox()
-        return Room(
+        room = Room(
             mailbox=mailbox,
             persons=self.mailbox(USER) if self.in_folder else mailbox,
             runtime=runtime,
@@ -362,6 +362,11 @@ class Workplace:
             clock=self.clock,
             guard=lock.guard,
         )
+        if self.config.reserves:
+            from agent_mailer.at_server import reserving_of
+
+            room.reserving = reserving_of(self, mailbox.address)
+        return room
 
     def share_pause(self, runtime: Runtime) -> None:
         """Join the pause of the runtime's account, where it names one."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agent_mailer.config import MailboxKind, RuntimeKind
+from agent_mailer.errors import ConfigFault
 
 if TYPE_CHECKING:
     from agent_mailer.clock import Clock
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.amp.client import Credentials
     from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
     from agent_mailer.mailbox.port import Mailbox
+    from agent_mailer.reservations.port import Reservations
     from agent_mailer.state.folder import StateFolder
     from agent_mailer.trust.workdir import Trust
+    from agent_mailer.watch.reserving import Reserving
 
 
 class Place(Protocol):
@@ -34,6 +37,10 @@ class Place(Protocol):
     def config(self) -> Config: ...
 
     def project_dir(self) -> Path | None: ...
+
+
+class ReservingPlace(Place, Protocol):
+    def maildir_root(self) -> Path: ...
 
 
 def mailbox_of(place: Place) -> Mailbox:
@@ -69,6 +76,55 @@ def project_of(place: Place) -> str:
 
     named = place.config.mcp_agent_mail.project
     return str(expand(named, place.workdir) if named else place.project_dir() or place.workdir)
+
+
+def person_of(place: Place) -> str:
+    """Under which name a person reserves."""
+    if place.config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
+        from agent_mailer.mailbox.mcp_agent_mail.identity import USER
+
+        return USER
+    return "user"
+
+
+def reservations_of(place: ReservingPlace, address: str) -> Reservations:
+    """Of the project, for an agent or a person. Raises ConfigFault where the mailbox keeps none."""
+    from agent_mailer.reservations.patterns import overlap
+
+    kind = place.config.mailbox_kind
+    if kind is MailboxKind.MCP_AGENT_MAIL:
+        return mcp_agent_mail(place, address).reservations(overlap)
+    if kind is MailboxKind.AMP:
+        raise ConfigFault(
+            "no_reservations",
+            "a broker keeps no file reservations",
+            "agent-mailer config unset reserve; or use a folder mailbox or mcp_agent_mail",
+        )
+    from agent_mailer.reservations.leases import Leases
+
+    project = os.path.realpath(project_of(place))
+    return Leases(place.maildir_root() / "meta", place.disk, place.clock, project=project, address=address)
+
+
+SHARED_LOOKS, SERVER_LOOKS = 0.5, 5.0
+"""Seconds between two looks at what others hold: in a file, and at a server."""
+
+
+def reserving_of(place: ReservingPlace, address: str) -> Reserving:
+    """What a watcher's turns reserve. Raises ConfigFault, also for a path that can be none."""
+    from agent_mailer.errors import UsageFault
+    from agent_mailer.reservations.patterns import checked
+    from agent_mailer.reservations.port import ReservePolicy
+    from agent_mailer.watch.reserving import Reserving
+
+    config, project = place.config, os.path.realpath(project_of(place))
+    try:
+        patterns = checked(config.reserve, project) if config.reserve else ()
+    except UsageFault as fault:
+        raise ConfigFault(fault.code, f"reserve: {fault.message}", "agent-mailer config set reserve 'src/**'") from None
+    rhythm = SHARED_LOOKS if config.mailbox_kind is MailboxKind.MAILDIR else SERVER_LOOKS
+    policy = ReservePolicy(patterns, config.on_conflict)
+    return Reserving(reservations_of(place, address), policy, Path(project), address, rhythm=rhythm)
 
 
 def _amp(place: Place) -> AmpMailbox:

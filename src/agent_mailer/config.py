@@ -37,6 +37,7 @@ from agent_mailer.config_tables import (
 )
 from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import AutoReply
+from agent_mailer.reservations.port import OnConflict
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 
 ENV_PREFIX = "AGENT_MAILER_"
@@ -209,6 +210,17 @@ class Config(msgspec.Struct, frozen=True):
         TO_DEFAULT,
         "addresses and globs of persons, beside `user` in a folder, the operator and notify.address",
     ] = ()
+    reserve: Annotated[
+        tuple[str, ...],
+        RESTART,
+        'paths of the project that each turn has to itself while it runs, as "src/**"; empty = none',
+    ] = ()
+    reservations: Annotated[
+        bool, RESTART, "whether turns heed and make file reservations without `reserve`; with it they do in any case"
+    ] = False
+    on_conflict: Annotated[
+        OnConflict, RESTART, "wait or fail: what becomes of mail while somebody else has reserved its paths"
+    ] = OnConflict.WAIT
     guards: Annotated[
         Guards, "how far agents go among themselves before a person is asked: rounds, hops and turns; 0 = off"
     ] = Guards()
@@ -233,6 +245,11 @@ class Config(msgspec.Struct, frozen=True):
     sandbox: Annotated[
         SandboxKeys, "kind, read, write, hide, network, domains, command, mailbox: what a turn may touch; widens power"
     ] = SandboxKeys()
+
+    @property
+    def reserves(self) -> bool:
+        """Whether its turns take part in file reservations."""
+        return self.reservations or bool(self.reserve)
 
     @property
     def mailbox_kind(self) -> MailboxKind:

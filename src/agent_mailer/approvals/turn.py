@@ -71,6 +71,7 @@ class TurnApprovals(msgspec.Struct, frozen=True, omit_defaults=True):
     """`approvals.json`. `rules` are asked about; with `refused` what the program's mode refuses as well, by mail.
 
     `always` are the digests that a person has allowed for good. `forbidden`: why nothing can be asked in this turn.
+    `edits`: what somebody else has reserved is not edited.
     """
 
     rules: tuple[str, ...] = ()
@@ -78,6 +79,7 @@ class TurnApprovals(msgspec.Struct, frozen=True, omit_defaults=True):
     always: tuple[str, ...] = ()
     told: tuple[Told, ...] = ()
     forbidden: str = ""
+    edits: bool = False
 
     def pending(self, call_id: str) -> Told | None:
         return next((one for one in self.told if call_id and one.call_id == call_id), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.checks import CheckResult, Level, first_failure
+from agent_mailer.checks import CheckResult, Level, first_failure, guarded, ok
 from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find_program
 from agent_mailer.checks.mailbox import mailbox_checks
 from agent_mailer.checks.workdir import check_approve, check_config, check_folder, check_identity, check_trust
@@ -59,6 +59,8 @@ def verify_checks(place: Workplace) -> list[CheckResult]:
     values = {"agent_id": config.agent_id, "address": place.handle, "agent_name": config.agent_name}
     results.append(check_identity(place.workdir, values))
     results += check_approve(config)
+    if config.reserves:
+        results.append(_check_reserve(place))
     if place.handle or config.broker_url:
         results += mailbox_checks(place)
     if config.runtime is not None:
@@ -90,6 +92,18 @@ def program_of(place: Workplace) -> Program:
         confined=confinement is not None,
         own_sandbox=confinement is None or confinement.leaves_own_sandbox,
     )
+
+
+def _check_reserve(place: Workplace) -> CheckResult:
+    """Whether its paths can be reserved where its mail is; nothing is."""
+    from agent_mailer.at_server import project_of, reserving_of
+
+    def look() -> CheckResult:
+        reserving_of(place, place.handle)
+        named = ", ".join(place.config.reserve) or "what the agent asks for"
+        return ok("reserve", place.folder.config, f"reserved before a turn, in {project_of(place)}: {named}")
+
+    return guarded("reserve", place.folder.config, look)
 
 
 def _loads(place: Workplace) -> bool:

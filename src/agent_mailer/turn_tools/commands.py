@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from agent_mailer.beneath import is_there
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.turn_tools import anchor_turn
@@ -31,6 +32,10 @@ def current_turn(environ: Mapping[str, str]) -> AgentMail | None:
     """The turn this process works in; None outside of one."""
     path = environ.get(TURN_DIR)
     return AgentMail(TurnFolder(Path(path), Disk())) if path else None
+
+
+RESERVE_SECONDS = 20.0
+"""So long the agent's tool waits for the watcher's word."""
 
 
 class AgentMail:
@@ -208,6 +213,33 @@ class AgentMail:
                 "write the note of this thread, or ask for it in your answer",
             )
         self._folder.write_note(NoteWrite(scope, text))
+
+    @property
+    def reserves(self) -> bool:
+        """Whether files are reserved in this turn."""
+        from agent_mailer.reservations.turn import HELD
+
+        return is_there(self._folder.path / HELD)
+
+    def reserve(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Have these paths of the project to ourselves until the turn ends: as they are kept.
+
+        Waits for the watcher's word. Raises UsageFault where nothing is reserved here, MailerError where somebody else
+        has one of them, or nobody answers; OSError.
+        """
+        from agent_mailer.reservations.turn import ask
+
+        self._folder.message()  # a turn that is over says so
+        if not self.reserves:
+            raise UsageFault(
+                "no_reservations", "no files are reserved here", "agent-mailer config set reservations true"
+            )
+        answer = ask(self._folder.disk, self._folder.path, paths, RESERVE_SECONDS)
+        if answer.why:
+            raise MailerError(
+                "reserved", answer.why, "do other work first, or say in your answer what you would change"
+            )
+        return answer.patterns
 
     def _stage(self, draft: Draft, *, now: bool) -> Staged:
         from msgspec.structs import replace

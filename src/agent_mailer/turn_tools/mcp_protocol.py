@@ -8,7 +8,7 @@ import msgspec
 
 from agent_mailer import __version__
 from agent_mailer.names import printable
-from agent_mailer.turn_tools.mcp_tools import INSTRUCTIONS, TOOLS, Toolbox
+from agent_mailer.turn_tools.mcp_tools import INSTRUCTIONS, Toolbox
 
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 BATCHES = "2025-03-26"
@@ -111,7 +111,7 @@ class Protocol:
             case "ping":
                 return {}
             case "tools/list":
-                return {"tools": TOOLS}
+                return {"tools": self._toolbox.tools}
             case "tools/call":
                 return self._call(params.get("name"), params.get("arguments"))
         raise _Fault(Code.METHOD_NOT_FOUND, f"there is no method {printable(method)}")

@@ -204,6 +204,22 @@ _CALLS: dict[str, tuple[str, type[Call]]] = {
     "finish": ("Finish the turn", Finish),
 }
 
+
+class ReservePaths(Call, frozen=True):
+    """Have files of the project to yourself until this turn ends, before you edit them: other agents are kept from
+    them. Says who has one of them already, if somebody has.
+    """
+
+    paths: Annotated[
+        list[str], Meta(min_length=1, description="Paths that count from the project's folder, as src/app/**.")
+    ]
+
+    def run(self, mail: AgentMail) -> str:
+        return f"reserved until this turn ends: {', '.join(printable(one) for one in mail.reserve(self.paths))}"
+
+
+_RESERVE = "reserve_paths"
+
 _ANNOTATIONS = {
     # They read and stage in the turn's folder: the machine, the project and the network stay as they are, and what is
     # staged is sent by the watcher, by its own rules. Without the hint an agent that may only plan could not answer.
@@ -227,6 +243,8 @@ def _tool(name: str, title: str, call: type[Call]) -> Tool:
 
 
 TOOLS = tuple(_tool(name, title, call) for name, (title, call) in _CALLS.items())
+RESERVING = _tool(_RESERVE, "Reserve files", ReservePaths)
+"""Offered where files are reserved."""
 
 
 class Toolbox:
@@ -237,12 +255,16 @@ class Toolbox:
         self._told: set[str] = set()
         """Urgent mail that an answer has named."""
 
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        return (*TOOLS, RESERVING) if self._mail.reserves else TOOLS
+
     def has(self, name: str) -> bool:
-        return name in _CALLS
+        return name in _CALLS or name == _RESERVE
 
     def call(self, name: str, arguments: Mapping[str, object]) -> Answer:
         """Run a tool that there is. Raises nothing: whatever goes wrong is told to the agent."""
-        call = _CALLS[name][1]
+        call = ReservePaths if name == _RESERVE else _CALLS[name][1]
         # Some models name every argument and give null for what they leave out.
         given = {key: value for key, value in arguments.items() if value is not None}
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.approvals.calls import Call, rule_of, shown
+from agent_mailer.approvals.edits import EDITS
 from agent_mailer.approvals.turn import Told, TurnApprovals, Word
 from agent_mailer.events import EventName
 from agent_mailer.names import printable
@@ -47,6 +48,7 @@ def approvals_of(state: State, policy: ApprovePolicy, record: TurnRecord) -> Tur
         # The program heeds a hook's yes beyond its plan mode, too.
         always=tuple(one.digest for one in state.approvals.standing()) if policy.asks and not policy.forbidden else (),
         told=tuple(one for one in told if one is not None),
+        edits=policy.edits,
         forbidden=policy.forbidden or (ONLY_ALONE if record.batch else ""),
     )
 
@@ -57,8 +59,9 @@ ONLY_ALONE = "A person has to allow this. He can be asked when a message is hand
 def asking_of(approvals: TurnApprovals, directory: Path, isolated: str) -> Asking:
     """How the program asks. `isolated`: how our Python is started."""
     argv = (sys.executable, isolated, "-m", "agent_mailer.approvals.hook", str(directory))
-    tools = dict.fromkeys((*(rule_of(one).tool for one in approvals.rules), *(one.tool for one in approvals.told)))
-    return Asking(argv, tuple(tools))
+    edits = EDITS if approvals.edits else ()
+    named = (*(rule_of(one).tool for one in approvals.rules), *(one.tool for one in approvals.told))
+    return Asking(argv, tuple(dict.fromkeys((*edits, *named))))
 
 
 def goes_on_by_itself(approvals: TurnApprovals, rerun: RetryEntry | None, resume: str | None) -> bool:

@@ -35,6 +35,7 @@ from agent_mailer.watch.trouble import Troubles
 
 if TYPE_CHECKING:
     from agent_mailer.confine.confinement import Confinement
+    from agent_mailer.watch.reserving import Reserving
 
 STOP_PATIENCE = 15.0
 """After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
@@ -119,6 +120,8 @@ class Room:
     """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours; `persons` is the
     end from which a person's mail by the clock leaves, the agent's own where there is no other.
     """
+
+    reserving: Reserving | None = None
 
     def __init__(
         self,

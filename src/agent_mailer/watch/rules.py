@@ -58,10 +58,12 @@ class ApprovePolicy(msgspec.Struct, frozen=True):
     tells_codes: bool = False
     mail_hidden: bool = False
     asks_sender: bool = False
+    edits: bool = False
+    """The program is told no before it edits what somebody else has reserved."""
 
     @property
     def asks(self) -> bool:
-        return self.refused or bool(self.rules)
+        return self.refused or self.edits or bool(self.rules)
 
 
 class WatchPolicy(msgspec.Struct, frozen=True):

@@ -59,6 +59,21 @@ async def run_turn(
     Raises OSError where the claim could not be made durable, MailboxUnavailable where the mailbox did not answer, and
     BusyFault where the workdir's lock is no longer ours.
     """
+    if room.reserving is None:
+        return await _run(room, candidate, turn_id, claimed, batch)
+    story = partial(_run, room, candidate, turn_id, claimed, batch)
+    return await room.reserving.around(room, candidate.envelope, turn_id, story)
+
+
+async def _run(
+    room: Room,
+    candidate: Candidate,
+    turn_id: str,
+    claimed: Callable[[], None],
+    batch: Sequence[Envelope] = (),
+    refused: str = "",
+) -> Outcome | None:
+    """`refused`: why nothing may run of what is claimed."""
     record = await open_turn(room, candidate, turn_id, batch)
     if record is None:
         return None
@@ -81,8 +96,12 @@ async def run_turn(
     if record.starts > room.policy.max_starts:
         # Turns that left no record to settle them are counted by nobody else.
         return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
+    if refused:
+        return await _end(room, record, message, Judgement(Outcome.FAILED, refused), Observation())
     # The turn's own until its end: the configuration may name another one meanwhile.
     program = room.program
+    if room.reserving is not None:
+        await room.reserving.begin(room, turn_id)
     try:
         supervised = await start(room, record, (message, *others))
     except (RuntimeMissing, OSError) as fault:
@@ -96,6 +115,8 @@ async def run_turn(
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
     program = room.program
+    if room.reserving is not None:
+        room.reserving.tend(room, record.turn_id, adopted=True)
     return await _see_through(room, record, supervised, await origin_of(room, record), program, adopted=True)
 
 
@@ -145,6 +166,8 @@ async def _end(
     changed: Sequence[str] = (),
 ) -> Outcome:
     """From here on the record holds every decision (SPEC 5.6)."""
+    if room.reserving is not None:
+        await room.reserving.give_back(room, record.turn_id)
     if room.confinement is not None:
         # Before it holds its place no longer: what its end tells may keep the next from starting.
         await room.confinement.let_go(lambda: room.none_beside(record.turn_id))

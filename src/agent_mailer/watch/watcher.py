@@ -285,7 +285,9 @@ class Watcher:
         return sum(work.holds_place for work in self._room.work.values())
 
     def _is_due_once(self, candidate: Candidate) -> bool:
-        return not self._once or candidate.envelope.id not in self._attempted
+        reserving, message_id = self._room.reserving, candidate.envelope.id
+        may = reserving is None or reserving.may_try(message_id)
+        return may and (not self._once or message_id not in self._attempted)
 
     async def _turn(self, candidate: Candidate, turn_id: str, batch: Sequence[Envelope]) -> None:
         def claimed() -> None:

@@ -35,6 +35,7 @@ from agent_mailer.cli.mail.options import (
     whole,
 )
 from agent_mailer.cli.mail.registering import register
+from agent_mailer.cli.mail.reserving import release, reservations, reserve
 from agent_mailer.cli.mail.send import send
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group, single
@@ -223,6 +224,9 @@ def forward(
 
 app.command("send", cls=FastCommand)(send)
 app.command("register", cls=FastCommand)(register)
+app.command("reserve", cls=FastCommand)(reserve)
+app.command("release", cls=FastCommand)(release)
+app.command("reservations", cls=FastCommand)(reservations)
 app.command("watch", cls=FastCommand)(arrivals.watch)
 app.command("drain", cls=FastCommand)(arrivals.drain)
 app.command("who", cls=FastCommand)(arrivals.who)

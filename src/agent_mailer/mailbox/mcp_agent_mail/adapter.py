@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from agent_mailer.mailbox.http import Lost
 from agent_mailer.mailbox.mcp_agent_mail import compose
 from agent_mailer.mailbox.mcp_agent_mail.identity import Identity, Registration, Tokens
 from agent_mailer.mailbox.mcp_agent_mail.inbox import WINDOW, Inbox
+from agent_mailer.mailbox.mcp_agent_mail.reservations import ServerReservations
 from agent_mailer.mailbox.mcp_agent_mail.rpc import WRITE_SECONDS, Server, ToolRefused
 from agent_mailer.mailbox.mcp_agent_mail.seen import Seen
 from agent_mailer.mailbox.mcp_agent_mail.wire import Row, identifier, rows_in
@@ -166,6 +167,9 @@ class McpAgentMailbox:
     async def register(self) -> Identity:
         """Raises ConfigFault, MailboxRefused, MailboxUnavailable."""
         return await self._registration.identity()
+
+    def reservations(self, overlap: Callable[[str, str], bool]) -> ServerReservations:
+        return ServerReservations(self._server, self._registration, self._clock.now, overlap)
 
     async def tools(self) -> Collection[str]:
         """What the server can do, by name."""

@@ -32,7 +32,7 @@ _NOT_US = (
 _FORGOTTEN = ("Use ensure_project to create",)
 
 T = TypeVar("T")
-Argument = str | int | bool | list[str]
+Argument = str | int | bool | list[str] | list[int]
 
 
 class ToolRefused(MailboxUnavailable):

@@ -113,6 +113,10 @@ class Ledger:
         self._lines.pop(record.envelope.id, None)
         self._lines.pop(record.turn_id, None)
 
+    def put_back(self, envelope: Envelope) -> None:
+        """It is not to be claimed now."""
+        self._lines.pop(envelope.id, None)
+
     def note(self, record: TurnRecord) -> None:
         """The record as it is now; once more, it counts as it is then."""
         self._lines.pop(record.envelope.id, None)

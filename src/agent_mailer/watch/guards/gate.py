@@ -212,6 +212,11 @@ class Gate:
         if self._ledger is not None:
             self._ledger.forget(record)
 
+    def put_back(self, envelope: Envelope) -> None:
+        """It was admitted, and is not claimed all the same: it takes nothing of the day."""
+        if self._ledger is not None:
+            self._ledger.put_back(envelope)
+
     def settled(self, record: TurnRecord) -> None:
         """What it took is known, what it has written, and whether the way is clear."""
         done = record.settlement

@@ -1,0 +1,1 @@
+"""Who edits which files now? Leases on paths of a project, kept where the mail is: granted, renewed, released."""

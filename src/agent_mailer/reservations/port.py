@@ -1,0 +1,67 @@
+"""The values of a reservation, and the protocol of what keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, Protocol
+
+import msgspec
+
+MOST_PATTERNS: Final = 100
+"""So many paths one turn, or one person, may ask for at once."""
+
+LONGEST: Final = 30 * 86400.0
+"""Seconds; what claims to last longer is of a clock that was wrong."""
+
+
+class OnConflict(StrEnum):
+    """What becomes of mail whose turn cannot have its paths now."""
+
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class ReservePolicy(msgspec.Struct, frozen=True):
+    """`patterns` are reserved before each turn; none = nothing is. They count from the project's folder."""
+
+    patterns: tuple[str, ...] = ()
+    on_conflict: OnConflict = OnConflict.WAIT
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """`address` may be another's name for itself; `turn` is empty for what a person has reserved."""
+
+    address: str
+    turn: str = ""
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """`pattern` counts from the folder `project` (absolute); `until` is seconds since the epoch."""
+
+    owner: Owner
+    project: str
+    pattern: str
+    until: float
+
+
+class Reservations(Protocol):
+    """The reservations of one project, for one address.
+
+    Every method may raise MailboxUnavailable: then the same call may be made again.
+    """
+
+    async def take(self, turn: str, patterns: Sequence[str], seconds: float) -> Sequence[Reservation]:
+        """All of the patterns or none: what stands in the way, empty where they are ours for `seconds` from now.
+
+        What the same owner has already is not in the way, and lasts as long as the new ones at least.
+        """
+
+    async def renew(self, turn: str, seconds: float) -> bool:
+        """Whether all that the turn had is its own still, and now for `seconds` more."""
+
+    async def release(self, turn: str, patterns: Sequence[str] = ()) -> int:
+        """Give these back, or all that the owner has; how many. Again is no fault."""
+
+    async def held(self) -> Sequence[Reservation]:
+        """All that stand now, everybody's."""

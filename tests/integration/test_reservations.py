@@ -1,0 +1,324 @@
+"""Files that one agent has to itself: before a turn, while it runs, and whatever its end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.desk import Desk, outcomes, until
+from tests.fake_mcp_mail import running
+from tests.typed import type_in
+
+from agent_mailer.approvals.hook import run
+from agent_mailer.approvals.turn import TurnApprovals, write
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox
+from agent_mailer.reservations.leases import Leases
+from agent_mailer.reservations.patterns import overlap
+from agent_mailer.reservations.port import Owner, Reservation
+from agent_mailer.reservations.turn import HELD, put_held
+
+WORKS = """cat >/dev/null
+printf '{"mark":"begin","who":"%s"}\\n' "$AGENT_MAILER_WORKDIR" >>BASE/witness.jsonl
+while [ ! -e BASE/go ]; do sleep 0.02; done
+printf '{"mark":"end","who":"%s"}\\n' "$AGENT_MAILER_WORKDIR" >>BASE/witness.jsonl
+echo done
+"""
+
+
+class TwoDesks:
+    """`coder` and `planner` work on one project, and each has it to itself while it does."""
+
+    def __init__(self, base: Path, **settings: Any) -> None:
+        self.base = base
+        self.project = base / "project"
+        self.project.mkdir()
+        self.first = Desk(base)
+        given: dict[str, Any] = {"project_dir": str(self.project), "reserve": ["src/**"], **settings}
+        self.first.configure(command=["/bin/sh", "-c", WORKS.replace("BASE", str(base))], **given)
+        self.second = Desk.__new__(Desk)
+        self.second.__dict__.update(self.first.__dict__)
+        self.second.workdir = base / "planner"
+        self.second.state = self.second.workdir / ".agent-mailer"
+        self.second.state.mkdir(parents=True, mode=0o700)
+        self.second.settings = dict(self.first.settings)
+        self.second.configure(address="planner")
+
+    def marks(self) -> list[tuple[str, str]]:
+        return [(one["mark"], Path(one["who"]).name) for one in self.first.marks()]
+
+    def held(self) -> list[dict[str, Any]]:
+        path = self.first.root / "meta" / "reservations.json"
+        found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return found
+
+    def go(self) -> None:
+        (self.base / "go").touch()
+
+
+@pytest.fixture
+def desks(tmp_path: Path) -> TwoDesks:
+    return TwoDesks(tmp_path)
+
+
+def leases(base: Path, address: str, clock: FakeClock | None = None) -> Leases:
+    return Leases(base, Disk(), clock or FakeClock(), project="/work/shop", address=address)
+
+
+def test_of_many_that_ask_at_once_one_has_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        takers = [leases(tmp_path, f"a{number}") for number in range(8)]
+        found = await asyncio.gather(*(one.take(f"t{n}", ["src/**", f"x{n}"], 60.0) for n, one in enumerate(takers)))
+        assert sum(not way for way in found) == 1
+        assert len(await takers[0].held()) == 2
+
+    asyncio.run(scenario())
+
+
+def test_all_or_none_is_had_and_what_has_run_out_is_free(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = FakeClock()
+        one, other = leases(tmp_path, "one", clock), leases(tmp_path, "other", clock)
+        assert await one.take("t1", ["src/app/*.py"], 60.0) == []
+        (way,) = await other.take("t2", ["docs", "src/**"], 60.0)
+        assert (way.owner, way.pattern) == (Owner("one", "t1"), "src/app/*.py")
+        assert [held.pattern for held in await other.held()] == ["src/app/*.py"]
+        assert await one.renew("t1", 120.0)
+        clock.moment += 100
+        assert await other.take("t2", ["src/**"], 60.0) != []
+        clock.moment += 21
+        assert await other.take("t2", ["src/**"], 60.0) == []
+        assert not await one.renew("t1", 60.0)
+        assert await one.take("t1", ["src/app/x.py"], 60.0) != []
+        assert await other.release("t2") == 1
+        assert await other.release("t2") == 0
+        assert await one.take("t1", ["src/app/x.py"], 60.0) == []
+        clock.moment -= 90 * 86400
+        assert await other.held() == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'[{"owner":1}]', b"[" * 100_000])
+def test_a_damaged_file_keeps_nobody_from_anything(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "reservations.json").write_bytes(content)
+    assert asyncio.run(leases(tmp_path, "one").take("t", ["src"], 60.0)) == []
+
+
+def test_two_agents_of_one_project_work_one_after_the_other_and_it_costs_no_attempt(desks: TwoDesks) -> None:
+    desks.first.send("first")
+    with desks.first.watching():
+        until(lambda: desks.marks() == [("begin", "coder")], "the first at work")
+        (held,) = desks.held()
+        assert (held["owner"]["address"], held["pattern"]) == ("coder", "src/**")
+        desks.second.send("second", to="planner")
+        with desks.second.watching():
+            until(lambda: desks.second.log(EventName.RESERVATION_CONFLICT), "the second kept waiting")
+            (told,) = desks.second.log(EventName.RESERVATION_CONFLICT)
+            assert "src/** is held by coder until " in told["why"]
+            assert desks.second.log(EventName.TURN_CLAIMED) == []
+            assert [one.body.strip() for one in desks.second.inbox("planner")] == ["second"]
+            desks.go()
+            until(lambda: desks.second.log(EventName.TURN_SETTLED), "the second done")
+        (claimed,) = desks.second.log(EventName.TURN_CLAIMED)
+        assert claimed["attempt"] == 1
+    assert [mark for mark, _ in desks.marks()] == ["begin", "end", "begin", "end"]
+    until(lambda: desks.held() == [], "everything given back")
+
+
+def test_with_fail_it_is_an_attempt_that_says_who(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path, on_conflict="fail", max_retries=0)
+    root = desks.first.root / "meta"
+    keeper = Leases(root, Disk(), FakeClock(), project=os.path.realpath(desks.project), address="user")
+    assert asyncio.run(keeper.take("", ["src/a.py"], 600.0)) == []
+    desks.first.send("x")
+    assert outcomes(desks.first.once()) == ["failed"]
+    assert "src/a.py is held by user" in desks.first.log(EventName.TURN_ENDED)[0]["detail"]
+    assert desks.marks() == []
+
+
+def test_a_turn_that_fails_gives_back_what_it_had(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path, max_retries=0)
+    desks.first.shell("cat >/dev/null; exit 3")
+    desks.first.send("x")
+    assert outcomes(desks.first.once()) == ["failed"]
+    assert desks.held() == []
+
+
+def test_a_program_that_is_not_there_gives_back_what_it_had(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path)
+    desks.first.configure(command=["/nowhere/at-all"])
+    desks.first.send("x")
+    desks.first.once()
+    assert desks.held() == []
+
+
+def test_a_killed_watchers_turn_keeps_its_files_until_its_end(desks: TwoDesks) -> None:
+    desks.first.send("first")
+    with desks.first.watching() as watcher:
+        until(lambda: desks.marks() == [("begin", "coder")], "the first at work")
+        watcher.kill()
+        watcher.wait()
+        before = desks.held()
+        assert len(before) == 1
+        with desks.first.watching():
+            until(lambda: desks.first.log(EventName.TURN_ADOPTED), "the turn adopted")
+            assert [one["owner"] for one in desks.held()] == [before[0]["owner"]]
+            desks.go()
+            until(lambda: desks.first.log(EventName.TURN_SETTLED), "the turn settled")
+            until(lambda: desks.held() == [], "everything given back")
+
+
+def test_what_a_killed_holder_had_is_free_once_it_has_run_out(desks: TwoDesks) -> None:
+    desks.first.send("first")
+    with desks.first.watching() as watcher:
+        until(lambda: desks.marks() == [("begin", "coder")], "the first at work")
+        watcher.send_signal(signal.SIGKILL)
+        watcher.wait()
+    (left,) = desks.held()
+    desks.go()
+    desks.second.send("second", to="planner")
+    with desks.second.watching():
+        until(lambda: desks.second.log(EventName.RESERVATION_CONFLICT), "the second kept waiting")
+        path = desks.first.root / "meta" / "reservations.json"
+        path.write_text(json.dumps([{**left, "until": time.time() + 1}]))
+        until(lambda: desks.second.log(EventName.TURN_SETTLED), "the second done")
+
+
+def test_the_next_watcher_gives_back_what_no_turn_has_any_more(desks: TwoDesks) -> None:
+    meta, project = desks.first.root / "meta", os.path.realpath(desks.project)
+    left = Leases(meta, Disk(), FakeClock(), project=project, address="coder")
+    assert asyncio.run(left.take("20261127T200000-0000000a", ["src/**"], 600.0)) == []
+    desks.go()
+    desks.first.send("x")
+    assert outcomes(desks.first.once()) == ["done"]
+    assert desks.held() == []
+
+
+def test_a_turn_may_ask_for_more_and_is_told_who_has_it(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path, reserve=[], reservations=True)
+    meta, project = desks.first.root / "meta", os.path.realpath(desks.project)
+    keeper = Leases(meta, Disk(), FakeClock(), project=project, address="planner")
+    assert asyncio.run(keeper.take("", ["docs/**"], 600.0)) == []
+    words = "agent-mailer mail reserve 'src/**' && cat META/reservations.json; agent-mailer mail reserve docs/x.md 2>&1"
+    words += "; agent-mailer mail reserve /etc/passwd 2>&1; true"
+    desks.first.shell(f"cat >/dev/null; {words.replace('META', str(meta))}")
+    desks.first.send("x")
+    assert outcomes(desks.first.once()) == ["done"]
+    (answer,) = desks.first.answered()
+    assert "reserved src/**" in answer
+    assert '"pattern":"src/**"' in answer
+    assert "docs/** is held by planner until " in answer
+    assert "does not lie in the project" in answer
+    assert [one["pattern"] for one in desks.held()] == ["docs/**"]
+
+
+def test_without_reservations_the_tool_says_so_and_nothing_is_made(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.shell("cat >/dev/null; agent-mailer mail reserve src 2>&1; true")
+    desk.send("x")
+    desk.once()
+    (answer,) = desk.answered()
+    assert "no files are reserved here" in answer
+    assert not (desk.root / "meta" / "reservations.json").exists()
+
+
+@pytest.mark.parametrize("tool", ["Edit", "Write", "NotebookEdit"])
+def test_the_hook_refuses_an_edit_of_what_somebody_else_has_and_says_who(tmp_path: Path, tool: str) -> None:
+    project, turn = tmp_path / "project", tmp_path / "turn"
+    (project / "src").mkdir(parents=True)
+    turn.mkdir()
+    write(Disk(), turn, TurnApprovals(edits=True))
+    until_ = time.time() + 600
+    others = [Reservation(Owner("planner", "t"), str(project), "src/**", until_)]
+    put_held(Disk(), turn, project, others)
+    (tmp_path / "link").symlink_to(project / "src")
+
+    def said(path: str) -> dict[str, Any]:
+        key = "notebook_path" if tool == "NotebookEdit" else "file_path"
+        given = {"hook_event_name": "PreToolUse", "tool_name": tool, "tool_input": {key: path}, "cwd": str(project)}
+        out = io.StringIO()
+        run(turn, io.StringIO(json.dumps(given)), out)
+        found: dict[str, Any] = json.loads(out.getvalue())["hookSpecificOutput"] if out.getvalue() else {}
+        return found
+
+    for path in (f"{project}/src/a.py", "src/deep/b.py", str(tmp_path / "link" / "c.py"), f"{project}/x/../src/d.py"):
+        assert said(path)["permissionDecision"] == "deny", path
+        assert "reserved by planner (src/**) until " in said(path)["permissionDecisionReason"]
+    assert said("docs/a.md") == {}
+    put_held(Disk(), turn, project, [msgspec.structs.replace(others[0], until=time.time() - 1)])
+    assert said("src/a.py") == {}
+    (turn / HELD).write_text("{")
+    assert said("src/a.py")["permissionDecision"] == "deny"
+    (turn / HELD).unlink()
+    assert said("src/a.py") == {}
+
+
+def test_a_person_reserves_lists_and_gives_back(desks: TwoDesks) -> None:
+    def at(*words: str) -> Any:
+        return type_in(desks.first.workdir, "mail", *words)
+
+    assert "reserved src/a.py" in at("reserve", "src/a.py").out
+    listed = at("reservations", "--json").json
+    assert [(one["path"], one["by"]) for one in listed["reservations"]] == [("src/a.py", "user")]
+    assert "src/a.py" in at("reservations").out
+    conflict = at("reserve", "src/**", "--as", "planner")
+    assert conflict.status == 1
+    assert "held by user" in conflict.err
+    for bad in ("/", "../x", "/etc"):
+        assert at("reserve", bad).status == 2
+    assert at("reserve", "x", "--seconds", "0").status == 2
+    assert at("release", "--json").json["released"] == 1
+    assert "nothing is reserved" in at("reservations").err
+
+
+def test_a_path_that_can_be_none_keeps_the_watcher_from_starting(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path, reserve=["../elsewhere"])
+    typed = type_in(desks.first.workdir, "watch", "--once", "--no-interactive")
+    assert typed.status == 78
+    assert "does not lie in the project" in typed.err
+
+
+def test_a_broker_keeps_none_and_that_is_said(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.configure(maildir_root="", broker_url="http://127.0.0.1:1", api_key="k", agent_id="a", address="a@b.c")
+    typed = type_in(desk.workdir, "mail", "reserve", "src")
+    assert typed.status == 78
+    assert "keeps no file reservations" in typed.err
+    desk.configure(reserve=["src"])
+    assert "keeps no file reservations" in type_in(desk.workdir, "verify").out
+
+
+def test_at_a_server_what_it_grants_in_spite_of_others_is_given_back(tmp_path: Path) -> None:
+    with running(tmp_path / "base") as (url, fake):
+
+        def box(name: str) -> McpAgentMailbox:
+            return McpAgentMailbox(Account(url, name, "/work/shop"), tmp_path, Disk(), environ={}, under_way=0.0)
+
+        async def scenario() -> None:
+            one, other = box("one-1").reservations(overlap), box("two-2").reservations(overlap)
+            assert await one.take("t1", ["src/app/*.py"], 60.0) == []
+            (way,) = await other.take("t2", ["src/**"], 60.0)
+            assert way.owner.address == "one-1"
+            # Its own check sees only the same words; ours was blind at the moment of the first look.
+            blind = box("two-2").reservations(lambda a, b: False)
+            assert len(await blind.take("t2", ["docs", "src/app/*.py"], 60.0)) == 1
+            assert [held.owner.address for held in await other.held()] == ["one-1"]
+            assert await one.renew("t1", 3600.0)
+            assert (await one.held())[0].until > time.time() + 1800
+            assert await one.take("t9", ["src/app/x.py"], 60.0) != [], "another turn of the same agent"
+            assert await one.release("t1") == 1
+            assert await other.take("t2", ["src/**"], 60.0) == []
+
+        asyncio.run(scenario())
+        assert fake.base.execute("select count(*) from reservations where released_ts is null").fetchone()[0] == 1
