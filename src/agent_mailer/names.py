@@ -19,6 +19,10 @@ _TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 # Never empty, never an option, never a path upwards.
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 _WORD = re.compile(r"[a-z]+-([0-9a-f]{16})")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""Of a text in JSON; the group is half of a character."""
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 
 GLOBAL_NOTE = "global"
@@ -31,6 +35,15 @@ def path_name(identifier: str) -> str:
         return identifier
     slug = _NOT_SLUG.sub("-", unicodedata.normalize("NFKD", identifier)).strip("-._")[:48] or "id"
     return f"{slug}~{_digest(identifier)}"
+
+
+def whole_characters(data: bytes) -> bytes:
+    """`data`, JSON, without halves of characters, which programs in JavaScript write and no text can hold: for one of
+    them nothing of an answer could be read.
+    """
+    if b"\\ud" not in data and b"\\uD" not in data:
+        return data
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
 
 
 def new_turn_id(now: float) -> str:

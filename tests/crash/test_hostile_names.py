@@ -7,9 +7,11 @@ or stops with a word; and when the name is put back, the message is answered.
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import itertools
 import os
 import random
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -48,13 +50,18 @@ STATE = (
     *("retries.json", "inflight.json", "usage.json", "cursor.txt", "format", ".lock", "guards.json", "turns/*"),
     *("turns/*/outbox", "turns/*/outbox.sealed", "turns/*/turn.json", "turns/*/prompt.md", "turns/*/mail.json"),
     *("turns/*/message.md", "turns/*/stdout", "turns/*/stderr", "turns/*/started", "turns/*/exit", "turns/*/settled"),
+    *("turns/*/documents.json", "turns/*/note-global.md", "turns/*/stop.json", "turns/*/progress.json", "turns/*/tmp"),
+    *("turns/*/note-thread.md", "turns/*/urgent.json", "turns/*/outbox/finish", "memory/*.md"),
+    *("stuck.jsonl", "held.jsonl", "dead_letter.jsonl", "pause.json", "schedules.json", "unsent.txt", "trouble.json"),
+    *("login.json", "requests/*", "outbox.sealed"),
 )
 MAILBOX = (
     *("", "agents", "agents/coder", "agents/coder/inbox", "agents/coder/inbox/new", "agents/coder/inbox/cur"),
     *("agents/coder/inbox/cur/*", "agents/coder/receipts", "agents/coder/outbox/sent", "agents/coder/extensions"),
     *("agents/coder/extensions/agent-mailer/watcher.lock", "agents/coder/extensions/agent-mailer/watcher.pid"),
     *("agents/coder/presence.json", "agents/user/inbox/new", "agents/user/inbox/tmp", "agents/user", "meta"),
-    *("meta/config.json", "extensions/agent-mailer/manifest.json"),
+    *("meta/config.json", "extensions/agent-mailer/manifest.json", "extensions", "extensions/agent-mailer"),
+    *("agents/coder/extensions/agent-mailer", "agents/coder/extensions/agent-mailer/aside"),
 )
 NAMES = (
     *(f"coder/.agent-mailer/{name}".rstrip("/") for name in STATE),
@@ -212,6 +219,27 @@ def cases(most: int, calls: int, chance: random.Random) -> Iterator[tuple[str, s
     rounds = itertools.cycle(every)
     for name, kind in itertools.islice(rounds, most):
         yield name, kind, chance.randrange(1, calls)
+
+
+def test_no_name_that_a_turn_uses_is_left_out(tmp_path: Path) -> None:
+    """But for those under which something is written before it gets its own."""
+    desk = Desk(tmp_path)
+    used: set[str] = set()
+
+    class Looking(SystemCalls):
+        def close(self, fd: int) -> None:
+            super().close(fd)
+            for root in (desk.state, desk.root):
+                used.update(str(path.relative_to(tmp_path)) for path in root.rglob("*"))
+
+    used_before = {str(path.relative_to(tmp_path)) for path in desk.root.rglob("*")}
+    desk.send()
+    live(desk, FakeClock(), Looking())
+    assert len(desk.inbox()) == 1
+    named = [re.compile(fnmatch.translate(name.replace("/*", "/[!.]*"))) for name in NAMES]
+    written = {name for name in used - used_before if not re.search(r"/(\.|inbox/|outbox/sent/|receipts/)", name)}
+    missing = {name for name in written if not any(one.fullmatch(name) for one in named)}
+    assert not missing - {"coder/.agent-mailer/config.toml"}
 
 
 @pytest.mark.parametrize("most", sizes(10, 40, 40 * len(NAMES) * len(KINDS)))

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests.broker_desk import running_broker
 from tests.desk import Desk
+from tests.integration.test_amp_watch import AmpDesk
 from tests.sizes import sizes
 from tests.typed import type_in
 
@@ -60,12 +65,16 @@ echo done
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    found = Desk(tmp_path)
-    (tmp_path / "kept").mkdir()
+    return telling(Desk(tmp_path))
+
+
+def telling(desk: Desk) -> Desk:
+    """Its agent keeps what it got."""
+    kept = desk.base / "kept"
+    kept.mkdir()
     # More messages than a person's hour has turns.
-    script = AGENT.format(kept=tmp_path / "kept")
-    found.configure(command=["/bin/sh", "-c", script], guards={"turns_per_hour": 0})
-    return found
+    desk.configure(command=["/bin/sh", "-c", AGENT.format(kept=kept)], guards={"turns_per_hour": 0})
+    return desk
 
 
 def drop(desk: Desk, number: int, **fields: object) -> None:
@@ -96,6 +105,7 @@ def poisoned(payload: str, field: str, number: int) -> dict[str, object]:
 
 WORDS = re.compile(
     r"(?:message|thread|sender|recipient)[-~][0-9a-f]{16}|\bm\d+\b|\bt\d+\b|[0-9]{8}T[0-9]{6}-[0-9a-f]{8}"
+    r"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )
 
 
@@ -134,11 +144,18 @@ def test_nothing_of_a_message_shows_anywhere(desk: Desk, tmp_path: Path, every: 
     (desk.root / "agents/coder/inbox/new" / "--help.md").write_text("---json\n" + "[" * 100_000)
     (desk.root / "agents/coder/inbox/new" / "big.md").write_bytes(b"---json\n{}\n---\n" + MARK.encode() * (11 << 17))
     desk.once()
+    require_as_in(clean, desk, number // 2, every)
+
+
+def require_as_in(clean: dict[str, set[str]], desk: Desk, turns: int, every: bool) -> None:
+    """Nothing of the mail since shows in what more than `turns` turns got, in names, in the log and on screens."""
     found = seen(desk)
-    assert (desk.base / "kept" / "prompt").read_text().count("Message: ") > number / 2, "turns ran"
+    assert (desk.base / "kept" / "prompt").read_text().count("Message: ") > turns, "turns ran"
     for name in ("prompt", "argv", "env", "paths"):
         others = {
-            line for line in found[name] - clean[name] if not re.fullmatch(r".*(\*|corrupt|stuck|unsent).*", line)
+            line
+            for line in found[name] - clean[name]
+            if not re.fullmatch(r".*(\*|corrupt|stuck|unsent|retries).*", line)
         }
         assert not others, f"{name}: {sorted(others)[:3]}"
         assert not [line for line in found[name] if MARK in line], name
@@ -149,4 +166,94 @@ def test_nothing_of_a_message_shows_anywhere(desk: Desk, tmp_path: Path, every: 
         for more in ((), ("--json",)) if every and screen != "logs" else ((),):
             done = type_in(desk.workdir, *screen.split(), *more)
             require_harmless(done.out + done.err, screen)
-    assert not list(tmp_path.rglob(MARK)), "nothing was run"
+    assert not list(desk.base.rglob(MARK)), "nothing was run"
+
+
+AT_A_BROKER = (
+    ("subject", "body", "labels", "attachments"),
+    ("thread_id",),
+    ("from_agent", "action"),
+    ("kind", "priority", "automatic", "parent_id", "to_agent", "created_at"),
+    ("id",),
+)
+
+
+class Poisoning:
+    """ASGI middleware before a broker that is in bad hands: it says of messages what a test wants."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.says: dict[str, dict[str, object]] = {}
+        """By the ids of messages."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/messages/") or scope["path"].endswith("/stream"):
+            await self._app(scope, receive, send)
+            return
+        answer: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        await self._app(scope, receive, keep)
+        start, *parts = answer
+        body = self._poisoned(b"".join(part.get("body", b"") for part in parts))
+        headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+        await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    def _poisoned(self, body: bytes) -> bytes:
+        def visit(found: Any) -> Any:
+            if isinstance(found, list):
+                return [visit(one) for one in found]
+            if isinstance(found, dict):
+                return {name: visit(one) for name, one in found.items()} | self.says.get(str(found.get("id")), {})
+            return found
+
+        try:
+            return json.dumps(visit(json.loads(body))).encode()
+        except ValueError:
+            return body
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Iterator[tuple[AmpDesk, Poisoning]]:
+    poisoning: list[Poisoning] = []
+
+    def behind(app: ASGIApp) -> ASGIApp:
+        poisoning.append(Poisoning(app))
+        return poisoning[0]
+
+    for name in ("broker", "desk"):
+        (tmp_path / name).mkdir()
+    with running_broker(tmp_path / "broker", behind=behind) as broker:
+        desk = AmpDesk(tmp_path / "desk", broker, broker.person("someone"))
+        telling(desk)
+        yield desk, poisoning[0]
+
+
+@pytest.mark.parametrize("every", sizes(False, True))
+def test_nor_does_anything_of_one_that_a_broker_in_bad_hands_shows(bad: tuple[AmpDesk, Poisoning], every: bool) -> None:
+    desk, broker = bad
+    desk.mail()
+    desk.once()
+    clean = seen(desk)
+    number = 0
+    for payload in [PAYLOADS[name] for name in (PAYLOADS if every else QUICK[::2])]:
+        for some in AT_A_BROKER if every else AT_A_BROKER[:2]:
+            number += 1
+            broker.says[desk.mail()["id"]] = {field: at_a_broker(payload, field, number) for field in some}
+    desk.once()
+    require_as_in(clean, desk, number // 3, every)
+
+
+def at_a_broker(payload: str, field: str, number: int) -> object:
+    match field:
+        case "labels":
+            return [payload]
+        case "attachments":
+            return [{"filename": payload, "media_type": payload, "size": 1, "url": payload}]
+        case "id" | "thread_id":
+            return f"{payload}{number}"
+        case _:
+            return payload

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
 
-from agent_mailer.names import path_name, printable, prompt_word
+from agent_mailer.names import path_name, printable, prompt_word, whole_characters
 
 HARMLESS = ["a", "A-1", "0193cf2e-8a4b-7c1d", "x" * 128, "v1.2_3", "a..b", "end."]
 ODD = [
@@ -107,3 +108,21 @@ def test_what_is_shown_is_printable_and_bounded(text: str, shown: str) -> None:
     assert printable(text, 10) == (shown if len(shown) <= 10 else shown[:9] + "…")
     assert printable(text, 10).isprintable()
     assert len(printable(text * 1000, 50)) <= 50
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (rb'"\ud83d\ude00"', "\U0001f600"),
+        (rb'"a\ud800b"', "a\ufffdb"),
+        (rb'"\uDEAD"', "\ufffd"),
+        (rb'"\ud800\ud83d\ude00"', "\ufffd\U0001f600"),
+        (rb'"\\ud800"', "\\ud800"),
+        (rb'"\u00d8\n\ud8"x', None),
+    ],
+)
+def test_half_a_character_in_json_is_replaced_and_nothing_else(written: bytes, read: str | None) -> None:
+    if read is None:
+        assert whole_characters(written) == written
+    else:
+        assert json.loads(whole_characters(written)) == read

@@ -15,7 +15,7 @@ import msgspec
 
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.port import MailboxUnavailable
-from agent_mailer.names import printable, shown_url
+from agent_mailer.names import printable, shown_url, whole_characters
 
 # httpx imports a command line of its own where it can, whose packages would cost a watcher 5 MiB for nothing.
 _HIDDEN = "httpx._main"
@@ -122,7 +122,7 @@ class Peer:
                         if len(body) > self._most_bytes:
                             limit = self._most_bytes // (1024 * 1024)
                             raise TooLarge("answer_too_large", f"{self.shown} answers with more than {limit} MiB", "")
-                    return Answer(response.status_code, bytes(body))
+                    return Answer(response.status_code, whole_characters(bytes(body)))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
             raise self.lost(error) from None
 

@@ -18,7 +18,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.amp.answers import OUT_OF_REACH, Answer, InDoubt, Lost, NotSent, TooLarge, retry_after
 from agent_mailer.mailbox.port import MailboxUnavailable
-from agent_mailer.names import printable
+from agent_mailer.names import printable, whole_characters
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 START_BYTES: Final = 4096
@@ -174,7 +174,7 @@ class Transport:
 
     def _answer(self, where: str, response: httpx.Response, body: bytes) -> Answer:
         pause = retry_after(response.headers.get("Retry-After"), self._clock.now())
-        return Answer(where, response.status_code, body, pause)
+        return Answer(where, response.status_code, whole_characters(body), pause)
 
     def _heeded(self, answer: Answer) -> Answer:
         if answer.status in (408, 429, 503) and answer.retry_after:
