@@ -114,6 +114,18 @@ def _nothing_reached(desk: Desk, told: dict[str, str]) -> None:
 
 
 def test_claude_works_within_and_reaches_nothing_beyond(tmp_path: Path, sandbox: dict[str, str]) -> None:
+    _claude_works_within(tmp_path, sandbox)
+
+
+@pytest.mark.parametrize("sandbox", ["bwrap", "landlock"], indirect=True)
+def test_so_does_claude_of_root(tmp_path: Path, sandbox: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this user is not root")
+    monkeypatch.setattr("tests.e2e.claude_desk.as_throwaway", list)
+    _claude_works_within(tmp_path, sandbox)
+
+
+def _claude_works_within(tmp_path: Path, sandbox: dict[str, str]) -> None:
     with FakeAnthropic() as fake:
         desk = ClaudeDesk(tmp_path, fake)
         settings = Path(os.environ["HOME"]) / ".claude" / "settings.json"

@@ -28,6 +28,7 @@ REFUSES = "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\ne
 @pytest.fixture(autouse=True)
 def chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+    monkeypatch.setenv("PATH", os.environ["PATH"])
 
 
 @pytest.fixture
@@ -143,6 +144,16 @@ def test_what_cannot_be_held_is_refused_with_words(desk: Desk, sandbox: Mapping[
     assert not proof.holds
     assert said in proof.text
     assert proof.fix
+
+
+@LONG
+def test_srt_says_which_network_it_can_hold(desk: Desk) -> None:
+    runs_here("srt")
+    desk.configure(sandbox={"kind": "srt", "network": "on"})
+    desk.send()
+    said = refused(desk, watch(desk))
+    assert "network is model" in said
+    assert "mend: agent-mailer config set sandbox.network model" in said
 
 
 def test_what_a_proof_left_that_was_killed_is_removed_by_a_later_one(

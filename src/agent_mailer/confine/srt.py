@@ -58,7 +58,9 @@ class SandboxRuntime:
         return (self._program.resolve(), *(ENTERS if self._inner else ()))
 
     def mend(self, output: str) -> str:
-        return _INSTALL if self._program is None or "not found" in output else "agent-mailer config edit: [sandbox]"
+        if self._program is None or "not found" in output:
+            return _INSTALL
+        return "agent-mailer config edit: [sandbox]" if output else "agent-mailer config set sandbox.network model"
 
     def around(self, launch: Launch, bounds: Bounds) -> Launch:
         if self._program is None:
