@@ -56,6 +56,19 @@ def test_the_deepest_rule_decides(places: Places) -> None:
     assert found.access(home / "other" / "plan") is HIDE
 
 
+def test_the_login_of_another_agent_program_is_hidden(places: Places) -> None:
+    home = places.home
+    for name in (".claude/.credentials.json", ".codex/auth.json"):
+        (home / name).parent.mkdir()
+        (home / name).touch()
+    assert bounds(places).access(home / ".claude" / ".credentials.json") is HIDE
+    found = bounds(places, ProgramHome(home / ".claude"))
+    assert found.access(home / ".claude" / ".credentials.json") is WRITE
+    assert found.access(home / ".codex" / "auth.json") is HIDE
+    opened = msgspec.structs.replace(places, read=(home / ".codex",))
+    assert bounds(opened).access(home / ".codex" / "auth.json") is READ
+
+
 def test_keys_of_the_account_are_hidden_whatever_home_says(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

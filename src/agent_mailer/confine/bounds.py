@@ -48,6 +48,12 @@ SECRETS = (
 )
 """Below the home folder: keys, logins, what browsers know of a person, sockets of those who start programs outside."""
 
+LOGINS = (
+    *(".claude/.credentials.json", ".codex/auth.json", ".gemini/oauth_creds.json", ".qwen/oauth_creds.json"),
+    *(".local/share/opencode/auth.json", ".config/github-copilot", ".config/cursor/auth.json"),
+)
+"""The same, of agent programs: hidden but from the one whose they are, and where the user opens a folder above."""
+
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - what a turn sees in their place
 _RUNTIME = Path("/run")
 _OF_RUN = (
@@ -107,6 +113,9 @@ def bounds_of(
     sockets = tuple(_named_sockets(env))
     for folder in dict.fromkeys(filter(None, (places.home, places.account))):
         rules.add_all((folder / name for name in SECRETS), Access.HIDE)
+        opened = (*places.read, *places.write, *((home.path,) if home is not None else ()))
+        logins = (folder / name for name in LOGINS)
+        rules.add_all((path for path in logins if not any(map(path.is_relative_to, opened))), Access.HIDE)
         if sockets:
             rules.add_all((folder / ".ssh" / name for name in _KNOWN_HOSTS), Access.READ)
     rules.add(places.cache, Access.WRITE)
