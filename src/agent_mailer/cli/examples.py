@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _OF: dict[str, tuple[str, ...]] = {
-    "init": ("init", "init --address coder --runtime claude --permission-mode acceptEdits"),
+    "init": ("init", "init --address coder --runtime claude --permission-mode acceptEdits", "init --template reviewer"),
     "demo": ("demo", "demo --broker"),
     "config show": ("config show", "config show --json | jq .keys.runtime"),
     "config get": ("config get permission_mode",),
@@ -37,6 +37,7 @@ _OF: dict[str, tuple[str, ...]] = {
     "mail who": ("mail who",),
     "mail receipts": ("mail receipts 2bc9835e",),
     "mail register": ("mail register",),
+    "mail sent": ("mail sent", "mail sent --limit 0"),
     "mail finish": ("mail finish --blocked 'A or B?'", "mail finish --no-reply"),
     "mcp": ("mcp",),
     "turns list": ("turns list", "turns list --thread p2p/coder__user", "turns list --outcome failed"),
@@ -69,6 +70,7 @@ _OF: dict[str, tuple[str, ...]] = {
     "approvals use": ("approvals use ABCD-EFGH",),
     "approve": ("approve ABCD-EFGH", "approve ABCD-EFGH --always"),
     "deny": ('deny ABCD-EFGH "Not on a Friday."',),
+    "cost": ("cost", "cost --by agent --all", "cost --by thread --days 1"),
     "limits show": ("limits show",),
     "limits raise": ("limits raise turns_per_hour 60 --today",),
     "schedules list": ("schedules list",),

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
 from agent_mailer.people import arrivals
 from agent_mailer.people import send as sending
@@ -85,10 +86,16 @@ class Person:
         return self._run(self._mail.find(typed))
 
     def read(self, typed: str) -> Message:
-        """As `find`; an unread message counts as read then."""
+        """As `find`, or what was sent; an unread message counts as read then."""
 
         async def read() -> Message:
-            found = await self._mail.find(typed)
+            try:
+                found = await self._mail.find(typed)
+            except MailerError as fault:
+                mine = await self._mail.sent_copy(typed) if fault.code == "unknown" else None
+                if mine is None:
+                    raise
+                return mine
             await self._take(found)
             return found.message
 
@@ -142,6 +149,10 @@ class Person:
     def told(self, typed: str | None, newest: int) -> Sequence[Told]:
         """How far a message is with each recipient, or the newest that were sent."""
         return self._run(self._mail.told(typed, newest))
+
+    def sent(self, newest: int) -> Sequence[Message]:
+        """The heads of the newest that were sent (0 = of all), the very newest last. Raises MailerError."""
+        return self._run(self._mail.sent(newest))
 
     def reply(self, typed: str, body: str, *, subject: str = "", kind: Kind | None = None) -> str:
         """Answer, and count the message as read; returns the answer's id."""

@@ -247,6 +247,16 @@ class BrokerMail:
             return [Told(message.envelope.id, recipient)]
         return [Told(message.envelope.id, recipient, step.stage, step.at, step.said) for step in steps]
 
+    async def sent(self, newest: int) -> Sequence[Message]:
+        del newest
+        raise MailerError(
+            "not_listed", "a broker lists the mail that came, not what was sent", "agent-mailer mail thread THREAD"
+        )
+
+    async def sent_copy(self, typed: str) -> Message | None:
+        del typed
+        return None
+
     @contextmanager
     def listening(self, sent: Sent | None) -> Iterator[Rest]:
         del sent

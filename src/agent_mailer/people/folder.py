@@ -239,23 +239,31 @@ class FolderMail:
             status, note = GONE, ""
         return Standing(handle, status, at, note, watched=watcher is not None)
 
+    async def sent(self, newest: int) -> Sequence[Message]:
+        names = dict(reversed([(name, moment) for moment, name in _dated(self._paths.sent)]))
+        heads = (self._head(str(self._paths.sent / name)) for name in names)
+        return list(islice((head for head in heads if isinstance(head, Message)), newest or None))[::-1]
+
+    async def sent_copy(self, typed: str) -> Message | None:
+        return self._sent_as(typed)
+
     async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
-        sent = dict(reversed([(name, moment) for moment, name in _dated(self._paths.sent)]))
         if typed is None:
-            heads = (self._head(str(self._paths.sent / name)) for name in sent)
-            messages = list(islice((head for head in heads if isinstance(head, Message)), newest))[::-1]
+            messages = await self.sent(newest)
         else:
-            messages = [self._sent_or_got(typed, [name.removesuffix(".md") for name in sent])]
+            messages = [self._sent_as(typed) or self._named(typed).message]
         return [told for message in messages for name in message.envelope.to for told in self._told(message, name)]
 
-    def _sent_or_got(self, typed: str, sent: Sequence[str]) -> Message:
+    def _sent_as(self, typed: str) -> Message | None:
+        names = [name.removesuffix(".md") for _, name in _dated(self._paths.sent)]
         try:
-            head = self._head(str(self._paths.sent / f"{pick(typed, sent, 'message', INBOX)}.md"))
+            path = self._paths.sent / f"{pick(typed, names, 'message', INBOX)}.md"
         except MailerError as fault:
             if fault.code != "unknown":
                 raise
-            head = None
-        return head if isinstance(head, Message) else self._named(typed).message
+            return None
+        whole = parse_message(read_regular(path, MAX_MESSAGE_BYTES), path.name)
+        return whole if isinstance(whole, Message) else None
 
     def _told(self, message: Message, recipient: str) -> Iterator[Told]:
         identifier = message.envelope.id

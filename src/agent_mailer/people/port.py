@@ -265,6 +265,12 @@ class PersonalMail(Protocol):
         Raises MailerError, UsageFault.
         """
 
+    async def sent(self, newest: int) -> Sequence[Message]:
+        """The heads of the newest that this person has sent (0 = of all), the very newest last. Raises MailerError."""
+
+    async def sent_copy(self, typed: str) -> Message | None:
+        """A message whole that this person has sent, where `find` does not know it. Raises UsageFault, OSError."""
+
     async def standing(self, sent: Sent, recipient: str) -> Report | None:
         """What the mailbox itself tells of it; None where it tells nothing more than receipts do."""
 

@@ -170,6 +170,16 @@ class ServerMail:
         del typed, newest
         raise MailerError("no_receipts", "this server shows a sender no receipts", "agent-mailer mail thread THREAD")
 
+    async def sent(self, newest: int) -> Sequence[Message]:
+        del newest
+        raise MailerError(
+            "not_listed", "this server lists the mail that came, not what was sent", "agent-mailer mail thread THREAD"
+        )
+
+    async def sent_copy(self, typed: str) -> Message | None:
+        del typed
+        return None
+
     @contextmanager
     def listening(self, sent: Sent | None) -> Iterator[Rest]:
         del sent

@@ -23,7 +23,7 @@ class Wishes(msgspec.Struct, frozen=True):
     """What is wanted beyond the configuration. `role`, `description` and `system_prompt` are a new agent's.
 
     `adapter` names one of `documents.ADAPTERS`; empty = the runtime's. `replace_protocol` None = not said; `sandbox`
-    None = the first kind that holds.
+    None = the first kind that holds; `first_mail` is offered to be sent when all is done.
     """
 
     from_login: bool = False
@@ -33,6 +33,7 @@ class Wishes(msgspec.Struct, frozen=True):
     adapter: str = ""
     replace_protocol: bool | None = None
     sandbox: Kind | None = None
+    first_mail: str = ""
 
 
 def mailbox_meant(place: Workplace, values: Mapping[str, object], wishes: Wishes) -> dict[str, object]:

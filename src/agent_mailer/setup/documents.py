@@ -268,7 +268,7 @@ def plan_documents(place: Workplace, from_broker: str, wishes: Wishes) -> Docume
     """`from_broker` is the broker's text of AGENT.md. Raises ConfigFault for a file that names another agent."""
     config, workdir = place.config, place.workdir
     replacements = () if wishes.replace_protocol is False else tuple(plan_replacements(workdir))
-    if not (place.at_broker or wishes.adapter):
+    if not (place.at_broker or wishes.adapter or wishes.system_prompt):
         return Documents(workdir, replacements)
     me = Self(
         name=config.agent_name or place.handle,
@@ -278,7 +278,7 @@ def plan_documents(place: Workplace, from_broker: str, wishes: Wishes) -> Docume
         role=wishes.role,
         system_prompt=wishes.system_prompt,
     )
-    kind = wishes.adapter or (config.runtime.value if config.runtime is not None else "")
+    kind = wishes.adapter if wishes.adapter in ADAPTERS else config.runtime.value if config.runtime is not None else ""
     plan = Documents(workdir, replacements, me, ADAPTERS.get(kind), from_broker)
     plan_identity(workdir, plan.identity, me, from_broker)
     return plan

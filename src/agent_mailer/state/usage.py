@@ -59,6 +59,10 @@ class UsageLedger:
         """The sum of this day."""
         return self._load().days.get(self._date(self._folder.clock.now()), Day()).total
 
+    def days(self) -> dict[str, Spend]:
+        """The sum of each day, as `2026-11-27`, on which there was a turn."""
+        return {date: day.total for date, day in sorted(self._load().days.items())}
+
     def _date(self, moment: float) -> str:
         """The day of a moment, in UTC; of now where a garbled record names no day there is."""
         try:

@@ -344,6 +344,18 @@ def everywhere(pulses: Pulses | None = None, workdirs: Iterable[Path] | None = N
     return view.AllView(all(one.healthy for one in found), tuple(found))
 
 
+def places() -> list[Workplace]:
+    """Every workdir of this user that can be looked at."""
+    from agent_mailer.disk import Disk
+    from agent_mailer.state.workdirs import known_workdirs
+
+    found = []
+    for workdir in known_workdirs(Disk()).all():
+        with suppress(MailerError, OSError):
+            found.append(place_at(workdir))
+    return found
+
+
 def _fault(workdir: Path, fault: MailerError | OSError) -> view.FaultView:
     if isinstance(fault, MailerError):
         problem = view.ProblemView(view.Problem.UNREADABLE, fault.message, fault.fix)

@@ -60,6 +60,15 @@ def init(
     agent_id: Annotated[
         str | None, typer.Option("--agent-id", help="Its id at the broker, where it is registered already.")
     ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            metavar="NAME",
+            help="Make it a reviewer, maintainer, triager or docs: role, instructions, mode, limits, a first mail.",
+            autocompletion=any_of("reviewer", "maintainer", "triager", "docs"),
+        ),
+    ] = None,
     role: Annotated[str | None, typer.Option("--role", help="A new agent's role, for its colleagues.")] = None,
     description: Annotated[str | None, typer.Option("--description", help="What a new agent is for.")] = None,
     system_prompt_file: Annotated[
@@ -173,19 +182,25 @@ def init(
     from agent_mailer.confine.port import Kind
     from agent_mailer.setup import Wishes, mailbox_meant, missing
     from agent_mailer.setup.documents import ADAPTERS
+    from agent_mailer.setup.roles import ROLES, settings_of
 
+    chosen = ROLES[one_of(template, ROLES, "--template")] if template is not None else None
     wishes = Wishes(
+        first_mail=chosen.mail if chosen else "",
         sandbox=Kind(one_of(sandbox, [kind.value for kind in Kind], "--sandbox")) if sandbox is not None else None,
         from_login=from_login,
-        role=role or "",
-        description=description or "",
-        system_prompt=_read_prompt(system_prompt_file),
+        role=role or (chosen.role if chosen else ""),
+        description=description or (chosen.about if chosen else ""),
+        system_prompt=_read_prompt(system_prompt_file) or (chosen.prompt if chosen else ""),
         adapter=one_of(adapter_file, ADAPTERS, "--adapter-file") if adapter_file is not None else "",
         replace_protocol=replace_protocol,
     )
     asking = on_terminal() and not no_interactive
     values = {key: value for key, value in given.items() if value is not None}
     place = workplace(workdir, values)
+    if chosen is not None:
+        values |= settings_of(chosen, place)
+        place = workplace(workdir, values)
     values |= mailbox_meant(place, values, wishes)
     place = workplace(place.workdir, values)
     if asking and missing(place, wishes):
@@ -254,6 +269,8 @@ def _set_up(
     if not then_watch:
         say("  " + shlex.join(["agent-mailer", "watch", *here]))
     words = ["agent-mailer", "send", *here, "--to", place.handle, "--subject", "Hello", "--body", "Who are you?"]
+    if wishes.first_mail:
+        words = ["agent-mailer", "send", *here, place.handle, wishes.first_mail]
     say("  " + shlex.join([*words, "--wait", "60"]) + ("\n" if then_watch else ""))
 
 

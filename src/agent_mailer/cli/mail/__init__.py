@@ -231,6 +231,7 @@ app.command("watch", cls=FastCommand)(arrivals.watch)
 app.command("drain", cls=FastCommand)(arrivals.drain)
 app.command("who", cls=FastCommand)(arrivals.who)
 app.command("receipts", cls=FastCommand)(arrivals.receipts)
+app.command("sent", cls=FastCommand)(arrivals.sent)
 
 
 @app.command("finish", cls=FastCommand)

@@ -26,7 +26,7 @@ from agent_mailer.cli.mail.options import (
     whole,
 )
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
-from agent_mailer.cli.terminal.printing import json_text, local_time, note, say
+from agent_mailer.cli.terminal.printing import json_out, json_text, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
@@ -197,3 +197,33 @@ def receipts(
         for one in found
     ]
     say(columns(rows, ("id", "to", "stage", "date", "detail"), ids=("id",), whole=("stage", "date")))
+
+
+def sent(
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="The newest N; 0 is all.")] = NEWEST,
+    whose: As = None,
+    workdir: Workdir = None,
+    maildir_root: MaildirRoot = None,
+    as_json: Json = False,
+) -> None:
+    """List what you have sent, the newest at the end; `mail read ID` shows one, `mail receipts` how far each is."""
+    not_in_turn("mail sent")
+    if limit < 0:
+        raise UsageFault("bad_number", "--limit is a number from 0 on", "")
+    found = person_at(whose, workdir, maildir_root).sent(limit)
+    if as_json:
+        json_out({"messages": [head(message) for message in found]})
+        return
+    if not found:
+        note("nothing was sent")
+        return
+    rows = [
+        (
+            local_time(message.envelope.created),
+            printable(", ".join(message.envelope.to), 40),
+            printable(message.envelope.id, 64),
+            printable(message.subject, 60),
+        )
+        for message in found
+    ]
+    say(columns(rows, ("date", "to", "id", "subject"), ids=("id",), whole=("date",)))

@@ -48,13 +48,17 @@ def list_turns(
     if limit < 1:
         raise UsageFault("bad_value", "--limit is a number of turns, at least 1", "")
     wanted = one_of(outcome, Outcome, "--outcome") if outcome is not None else None
-    state = configured(workdir).state
+    place = configured(workdir)
+    state = place.state
     turns = newest_turns(state, limit, find_thread(state, thread) if thread is not None else None, wanted)
     if as_json:
         json_out({"turns": turns})
     elif not turns:
         note("no such turns" if thread or wanted else "no turns yet")
     else:
+        from agent_mailer.people.about import subjects
+
+        about = subjects(place, (turn.message_id for turn in turns))
         rows = [
             (
                 turn.turn_id,
@@ -64,10 +68,11 @@ def list_turns(
                 dollars(turn.cost_usd or 0.0),
                 printable(turn.sender, 24),
                 printable(turn.thread, 64),
+                running_on(about.get(turn.message_id, ""), 80),
             )
             for turn in turns
         ]
-        head = ("turn", "claimed", "state", "took", "cost", "from", "thread")
+        head = ("turn", "claimed", "state", "took", "cost", "from", "thread", "subject")
         say(columns(rows, head, ids=("turn",), whole=("claimed", "state", "took", "cost")))
 
 

@@ -17,6 +17,15 @@ class SpentView(Part, frozen=True):
     cost_usd: float
 
 
+class SpendingView(Part, frozen=True):
+    """What turns took since the day `since` (UTC): `rows` by what `by` says, each a name and a sum."""
+
+    by: str
+    since: str
+    rows: tuple[tuple[str, SpentView], ...]
+    total: SpentView
+
+
 class SentView(Part, frozen=True):
     """What left from a turn, or did not, and why: `delivered`, `pending`, `refused`, `dropped`, or `kept` (the turn
     failed for good).

@@ -1,0 +1,116 @@
+"""What was sent, what it was about, what it cost; and an agent that begins with a role."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import tomlkit
+from tests.desk import Desk
+from tests.typed import Typed, type_in
+
+from agent_mailer.setup.roles import ROLES
+from agent_mailer.state.workdirs import remember
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    found = Desk(tmp_path)
+    remember(found.workdir)
+    return found
+
+
+def at(desk: Desk, *words: str) -> Typed:
+    return type_in(desk.workdir, *words)
+
+
+def test_what_was_sent_is_listed_and_can_be_read(desk: Desk) -> None:
+    assert at(desk, "mail", "sent").err == "nothing was sent\n"
+    first = at(desk, "send", "coder", "The first one").out.strip()
+    second = at(desk, "send", "coder", "--subject", "Another", "The second one\x1b[2J").out.strip()
+    rows = at(desk, "mail", "sent").out.splitlines()[1:]
+    assert [row.split()[3] for row in rows] == [first, second]
+    assert [message["id"] for message in at(desk, "mail", "sent", "--limit", "1", "--json").json["messages"]] == [
+        second
+    ]
+    shown = at(desk, "mail", "read", second)
+    assert "The second one\\x1b[2J" in shown.out
+    assert "Subject: Another" in shown.out
+    # It was neither taken nor moved by that.
+    assert len(desk.inbox("coder")) == 2
+    assert at(desk, "mail", "read", "nothing").status == 1
+
+
+def test_turns_are_listed_with_what_they_were_about(desk: Desk) -> None:
+    desk.send("x", subject="Write\n rain.txt")
+    desk.once()
+    head, row = at(desk, "turns", "list").out.splitlines()
+    assert head.split()[-1] == "subject"
+    assert row.endswith("Write rain.txt")
+
+
+def test_what_turns_took_sums_up_to_the_same_by_whatever(desk: Desk) -> None:
+    agent = (
+        'import json,sys; sys.stdin.read(); print(json.dumps({"type": "usage", "input_tokens": 10, "cost_usd": 0.25}))'
+    )
+    done = '; print(json.dumps({"type": "result", "text": "ok"}))'
+    desk.configure(command=["python3", "-c", agent + done], command_output="jsonl")
+    for thread in ("one", "one", "two"):
+        desk.send("x", thread=thread)
+    assert desk.once()
+    assert at(desk, "cost").out.splitlines()[0].split() == [
+        "day",
+        "(UTC)",
+        "turns",
+        "time",
+        "tokens",
+        "in",
+        "out",
+        "cost",
+    ]
+    totals = {}
+    for by in ("day", "agent", "thread", "sender", "program"):
+        found = at(desk, "cost", "--by", by, "--json").json
+        totals[by] = found["total"]
+        assert sum(row["spent"]["cost_usd"] for row in found["rows"]) == pytest.approx(0.75)
+    assert all(total == totals["day"] for total in totals.values())
+    assert (totals["day"]["turns"], totals["day"]["input_tokens"]) == (3, 30)
+    threads = at(desk, "cost", "--by", "thread", "--json").json["rows"]
+    assert [(row["name"], row["spent"]["turns"]) for row in threads] == [("one", 2), ("two", 1)]
+    elsewhere = type_in(desk.base, "cost", "--by", "agent", "--all", "--json").json
+    assert [row["name"] for row in elsewhere["rows"]] == ["coder"]
+    assert at(desk, "cost", "--by", "model").status == 2
+    assert at(desk, "cost", "--days", "0").status == 2
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_template_makes_an_agent_with_a_role(tmp_path: Path, name: str) -> None:
+    workdir = tmp_path / "project"
+    workdir.mkdir()
+    role = ROLES[name]
+    words = ("--address", "helper", "--runtime", "command", "--command", "cat")
+    made = type_in(workdir, "init", "--no-interactive", "--template", name, *words, "--maildir-root", ".agent-mail")
+    assert made.status == 0, made
+    config = tomlkit.parse((workdir / ".agent-mailer" / "config.toml").read_text()).unwrap()
+    assert config["permission_mode"] == role.settings["permission_mode"]
+    assert config["limits"] == role.settings["limits"]
+    identity = (workdir / "AGENT.md").read_text()
+    assert f"- **Role**: {role.role}" in identity
+    assert role.prompt.strip() in identity
+    # Its first mail is offered, and can be sent as it stands.
+    offered = shlex.split(made.out.splitlines()[-1])
+    assert offered[:3] == ["agent-mailer", "send", "helper"]
+    sent = type_in(workdir, *offered[1:4])
+    assert sent.status == 0, sent
+    assert role.mail in type_in(workdir, "mail", "read", sent.out.strip()).out
+
+
+def test_what_a_person_says_counts_before_the_template(tmp_path: Path) -> None:
+    words = ("--address", "helper", "--runtime", "command", "--command", "cat", "--permission-mode", "acceptEdits")
+    made = type_in(tmp_path, "init", "--no-interactive", "--template", "reviewer", "--role", "critic", *words)
+    assert made.status == 0, made
+    assert 'permission_mode = "acceptEdits"' in (tmp_path / ".agent-mailer" / "config.toml").read_text()
+    assert "- **Role**: critic" in (tmp_path / "AGENT.md").read_text()
+    wrong = type_in(tmp_path, "init", "--no-interactive", "--template", "reviewr", *words)
+    assert (wrong.status, "reviewer, maintainer, triager, docs" in wrong.err) == (2, True)
