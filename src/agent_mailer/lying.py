@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,11 @@ class Lying(ABC):
     def forget(self, name: str) -> None:
         """What was known of that name, if anything, counts no longer."""
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether it was, and but for what is due nothing has happened since."""
+        return self._due is not None
+
     def hear(self, touched: Collection[str] | None) -> None:
         """What may be another than before; None: nobody can tell."""
         if touched is None or self._due is None:
@@ -65,9 +70,31 @@ class Lying(ABC):
             if number % AT_ONCE == 0:
                 yield
 
+    def names(self) -> list[str]:
+        """What lies there now, whatever it is. Raises OSError."""
+        try:
+            return os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+
     def _listed(self) -> dict[str, int]:
         try:
             with os.scandir(self.path) as listed:
                 return {item.name: item.inode() for item in listed if self.counts(item.name)}
         except FileNotFoundError:
             return {}
+
+
+async def until_at_rest(look: Callable[[], Iterator[None]]) -> None:
+    """Look until there was nothing to be read: then nothing has happened since it began that is not known.
+
+    While there is much, others go on between two steps.
+    """
+    import asyncio  # whoever only lists does without
+
+    rests = False
+    while not rests:
+        rests = True
+        for _ in look():
+            rests = False
+            await asyncio.sleep(0)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from tests.desk import Desk
+from tests.desk import Desk, outcomes, until
 from tests.sizes import sizes
 
 from agent_mailer import lying
-from agent_mailer.mailbox.maildir import listing
+from agent_mailer.disk import SystemCalls, read_regular
+from agent_mailer.mailbox.maildir import listing, remembered
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import MailboxUnavailable
 
@@ -36,7 +41,21 @@ def everything_watched() -> Iterator[None]:
         patch.setattr(listing, "WATCHED", 0)
         for module in (lying, listing):
             patch.setattr(module, "AT_ONCE", 3)
+        for module in (listing, remembered):
+            patch.setattr(module, "WORTH_A_LINE", 2)
+        # Longer than a tick of any kernel, shorter than a step here.
+        patch.setattr(remembered, "SETTLED_NS", 20_000_000)
         yield
+
+
+def a_message(number: int, thread: str, minute: int = 0) -> tuple[str, str]:
+    """Name and content; `number` tells it from others."""
+    name = f"2026-11-20T10-{minute:02d}-00.000Z_pid1_{number:08x}"
+    head = (
+        f'{{"schema": 1, "id": "{name}", "from": "user", "to": ["coder"], "thread": "{thread}",'
+        f' "subject": "s", "created": "2026-11-20T10:{minute:02d}:00Z"}}'
+    )
+    return f"{name}.md", f"---json\n{head}\n---\nbody\n"
 
 
 class Root:
@@ -45,12 +64,22 @@ class Root:
     def __init__(self, base: Path) -> None:
         self.desk = Desk(base)
         self.loop = asyncio.new_event_loop()
-        self.mailbox = MaildirMailbox(self.desk.disk, self.desk.root, "coder")
         self.count = 0
+        self.copy = self.folder("coder", "extensions/agent-mailer/known.jsonl")
+        self.begin()
+
+    def begin(self) -> None:
+        """A watcher's life."""
+        self.mailbox = MaildirMailbox(self.desk.disk, self.desk.root, "coder")
         self.loop.run_until_complete(self.mailbox.open())
+        self.lives = True
+
+    def end(self) -> None:
+        self.loop.run_until_complete(self.mailbox.close())
+        self.lives = False
 
     def close(self) -> None:
-        self.loop.run_until_complete(self.mailbox.close())
+        self.end()
         self.loop.close()
 
     def folder(self, box: str, leaf: str) -> Path:
@@ -61,12 +90,7 @@ class Root:
 
     def text(self, thread: str, minute: int = 0) -> tuple[str, str]:
         self.count += 1
-        name = f"2026-11-20T10-{minute:02d}-00.000Z_pid1_{self.count:08x}"
-        head = (
-            f'{{"schema": 1, "id": "{name}", "from": "user", "to": ["coder"], "thread": "{thread}",'
-            f' "subject": "s", "created": "2026-11-20T10:{minute:02d}:00Z"}}'
-        )
-        return f"{name}.md", f"---json\n{head}\n---\nbody\n"
+        return a_message(self.count, thread, minute)
 
     def compare(self) -> None:
         """With a mailbox that nobody has ever looked into."""
@@ -102,6 +126,7 @@ class Changes(RuleBasedStateMachine):
         self.patch = everything_watched()
         self.patch.__enter__()
         self.root = Root(self.folder)
+        self.old = b""
 
     def teardown(self) -> None:
         if hasattr(self, "root"):
@@ -180,10 +205,43 @@ class Changes(RuleBasedStateMachine):
             (self.root.folder("coder", "inbox/cur") / name).write_text(text)
 
     @rule()
+    def the_watcher_ends_or_begins(self) -> None:
+        """What others do in between it is not told."""
+        if self.root.lives:
+            self.root.end()
+        else:
+            self.root.begin()
+
+    @rule(how=st.sampled_from(["torn", "garbled", "old", "gone", "a folder", "a FIFO"]), where=st.integers(0, 10_000))
+    def the_copy_is_spoiled(self, how: str, where: int) -> None:
+        copy, data = self.root.copy, b""
+        if copy.is_file():
+            data = copy.read_bytes()
+            copy.unlink()
+        elif copy.is_dir():
+            copy.rmdir()
+        elif copy.exists():
+            copy.unlink()
+        match how:
+            case "torn":
+                copy.write_bytes(data[: where % (len(data) + 1)])
+            case "garbled" if data:
+                place = where % len(data)
+                copy.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            case "old":
+                copy.write_bytes(self.old)
+                self.old = data
+            case "a folder":
+                copy.mkdir()
+            case "a FIFO":
+                os.mkfifo(copy)
+
+    @rule()
     def a_watch_is_lost(self) -> None:
         """As when the file system is unmounted: the kernel takes it away."""
         events = self.root.mailbox._all_events
-        assert events is not None
+        if events is None:
+            return
         for _, watch in list(events._watched.values())[:2]:
             events._kernel._inotify.rm_watch(watch)  # type: ignore[union-attr]
 
@@ -194,11 +252,12 @@ class Changes(RuleBasedStateMachine):
             if found:
                 await self.root.mailbox.claim(found[which % len(found)])
 
-        self.root.loop.run_until_complete(claim())
+        if self.root.lives:
+            self.root.loop.run_until_complete(claim())
 
     @invariant()
     def both_say_the_same(self) -> None:
-        if hasattr(self, "root"):
+        if hasattr(self, "root") and self.root.lives:
             self.root.compare()
 
     def pick(self, which: int) -> Path | None:
@@ -313,3 +372,142 @@ def test_of_what_is_known_nothing_is_read_or_listed_again(root: Root, monkeypatc
         root.loop.run_until_complete(root.mailbox.pending(10))
     assert len(found) == 1
     assert [path for path in opened if path.endswith(("cur", "new", "sent"))] == []
+
+
+def test_a_later_life_reads_only_what_is_new(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred thousand files each life would read them all."""
+    cur = root.folder("coder", "inbox/cur")
+    for n in range(20):
+        name, text = root.text("one", n)
+        (cur / name).write_text(text)
+    until(lambda: time.time_ns() - cur.stat().st_ctime_ns > 2 * remembered.SETTLED_NS, "the files have settled")
+    root.compare()
+    assert root.copy.stat().st_mode & 0o777 == 0o600
+    root.end()
+    (cur / name).unlink()
+    late, text = root.text("two")
+    (cur / late).write_text(text)
+    root.begin()
+    read: list[str] = []
+    real = read_regular
+
+    def spied(path: Path | str, *more: Any) -> bytes:
+        read.append(os.path.basename(path))
+        return real(path, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "read_regular", spied)
+        found = root.loop.run_until_complete(root.mailbox.thread("two"))
+    assert len(found) == 1
+    assert set(read) == {late}
+    root.compare()
+
+
+def test_a_copy_that_is_mostly_of_no_use_is_made_anew(root: Root) -> None:
+    cur = root.folder("coder", "inbox/cur")
+    names = []
+    for n in range(20):
+        name, text = root.text("one", n)
+        (cur / name).write_text(text)
+        names.append(name)
+    until(lambda: time.time_ns() - cur.stat().st_ctime_ns > 2 * remembered.SETTLED_NS, "the files have settled")
+    root.compare()
+    root.end()
+    before = root.copy.stat().st_size
+    for name in names[2:]:
+        (cur / name).unlink()
+    root.begin()
+    root.compare()
+    root.end()
+    assert 0 < root.copy.stat().st_size < before / 3
+    root.begin()
+    root.compare()
+
+
+def test_a_foreign_copy_counts_for_nothing(root: Root, tmp_path: Path) -> None:
+    """Of another machine, say, with the same names and numbers."""
+    cur = root.folder("coder", "inbox/cur")
+    for n in range(4):
+        name, text = root.text("one", n)
+        (cur / name).write_text(text)
+    found = (cur / name).stat()
+    entry = (found.st_ino, found.st_ctime_ns, found.st_size, name, listing.thread_digest("two") + b"\0" * 12)
+    root.end()
+    for device, changed in ((found.st_dev + 1, entry), (found.st_dev, (entry[0], entry[1] - 1, *entry[2:]))):
+        data = msgspec.json.encode((device, [changed]))
+        root.copy.write_bytes(b"%08x %b\n" % (crc32(data), data))
+        root.begin()
+        root.compare()
+        root.end()
+    root.begin()
+
+
+class Disturbed(SystemCalls):
+    """Before each call that changes the disk somebody else changes the mailbox, too."""
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.root = root
+        self.random = random.Random(seed)
+        self.count = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name in vars(SystemCalls) and callable(found):
+            self.disturb()
+        return found
+
+    def disturb(self) -> None:
+        self.count += 1
+        boxes = [
+            self.root / "agents" / box / leaf for box in ("user", "planner") for leaf in ("inbox/cur", "outbox/sent")
+        ]
+        folder = self.random.choice(boxes)
+        known = sorted(folder.glob("*.md"))
+        match self.random.randrange(5):
+            case 0 if known:
+                self.random.choice(known).unlink()
+            case 1 if known:
+                path = self.random.choice(known)
+                path.rename(boxes[0] / path.name)
+            case 2 if known:
+                self.random.choice(known).write_text(a_message(self.count, self.random.choice(THREADS))[1])
+            case 3:
+                shutil.copytree(folder, copy := folder.with_name("copy"))
+                folder.rename(folder.with_name("away"))
+                copy.rename(folder)
+                shutil.rmtree(folder.with_name("away"))
+            case _:
+                name, text = a_message(self.count, self.random.choice(THREADS))
+                (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("seed", sizes(quick=range(1), long=range(1, 12)))
+def test_between_any_two_steps_of_a_turn_others_may_do_what_they_like(
+    tmp_path: Path, seed: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a turn is shown of its thread, and what is looked up when it has ended, is what lies there then."""
+    asked = 0
+    real = listing.ThreadIndex.thread
+
+    async def compared(index: Any, thread_id: str, events: Any) -> Any:
+        nonlocal asked
+        found = await real(index, thread_id, events)
+        if events is not None:
+            asked += 1
+            assert ids(found) == ids(await real(listing.ThreadIndex(index._root), thread_id, None))
+        return found
+
+    for number in seed:
+        desk = Desk(tmp_path / str(number))
+        for thread in THREADS:
+            desk.send(thread=thread)
+        asked = 0
+        with everything_watched():
+            # Nothing else of ours comes between the two answers.
+            monkeypatch.setattr(lying, "AT_ONCE", 10**6)
+            monkeypatch.setattr(listing.ThreadIndex, "thread", compared)
+            system = Disturbed(desk.root, number)
+            assert outcomes(desk.once(system=system)) == ["done"] * 3
+            monkeypatch.undo()
+        assert system.count > 50
+        assert asked >= 6

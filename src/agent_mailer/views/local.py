@@ -72,7 +72,8 @@ def _in_folder(place: Workplace, ours: set[str]) -> MailboxView:
 
 
 def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> MailboxView:
-    from agent_mailer.mailbox.maildir.listing import is_message_name, read_names
+    from agent_mailer.mailbox.maildir.dated import read_names
+    from agent_mailer.mailbox.maildir.listing import is_message_name
     from agent_mailer.mailbox.port import Envelope
 
     names = sorted(name for name in os.listdir(folder) if is_message_name(name))

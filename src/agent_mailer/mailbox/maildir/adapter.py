@@ -13,6 +13,7 @@ Which fsync protects what:
 | set aside | only a copy that goes to `aside` | it is listed again and set aside again |
 | lock and its pid file | nothing | both end with the process |
 | presence, manifest | nothing | they say what they said before; both are written again |
+| what is known of mail | nothing | it is read again |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
+from agent_mailer.lying import until_at_rest
 from agent_mailer.mailbox.maildir import amq, compose, delivery, layout, routes, shelf
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
@@ -37,6 +39,7 @@ from agent_mailer.mailbox.maildir.listing import (
     ThreadIndex,
     Waiting,
 )
+from agent_mailer.mailbox.maildir.remembered import Remembered
 from agent_mailer.mailbox.port import (
     MAX_WAITING,
     Capabilities,
@@ -152,6 +155,8 @@ class MaildirMailbox:
         try:
             self._events = FileEvents([self._paths.new], names=True, rescan_seconds=self._rescan_seconds)
             self._all_events = FileEvents((), names=True)
+            self._index.remembered = Remembered(self._disk, self._paths.known)
+            self._index.remembered.load()
         except BaseException:
             self._drop_lock()
             raise
@@ -160,7 +165,7 @@ class MaildirMailbox:
         for events in (self._events, self._all_events):
             if events is not None:
                 events.close()
-        self._events = self._all_events = None
+        self._events = self._all_events = self._index.remembered = None
         if self._presence is not None:
             self.announce(Presence.OFFLINE)
             self._presence = None
@@ -186,9 +191,11 @@ class MaildirMailbox:
         self._looked = True
         asked = (self._waiting.changes, limit, frozenset(beside))
         if self._listed is None or self._listed[:3] != asked:
-            envelopes = self._waiting.envelopes
+            waiting = list(self._waiting)
+            envelopes = [found for found in waiting if isinstance(found, Envelope)]
+            bad = tuple(found for found in waiting if isinstance(found, Unreadable))
             chosen = oldest_of_each(envelopes, limit, beside)
-            self._listed = (*asked, Listing(chosen, self._waiting.unreadable, more=len(envelopes) > limit))
+            self._listed = (*asked, Listing(chosen, bad, more=len(envelopes) > limit))
         return self._listed[3]
 
     async def _look(self) -> None:
@@ -197,14 +204,7 @@ class MaildirMailbox:
 
         self._looking = self._looking or asyncio.Lock()
         async with self._looking:
-            while True:
-                parts = 0
-                for _ in self._look_once():
-                    parts += 1
-                    await asyncio.sleep(0)
-                if not parts:
-                    # Nothing has happened since it began that it does not know.
-                    return
+            await until_at_rest(self._look_once)
 
     def _look_once(self) -> Iterator[None]:
         touched = self._events.touched(self._paths.new) if self._events is not None else None
@@ -229,7 +229,9 @@ class MaildirMailbox:
 
     async def thread(self, thread_id: str) -> Sequence[Message]:
         with disk_faults(self._root / "agents"):
-            return await self._index.thread(thread_id, self._all_events)
+            found = await self._index.thread(thread_id, self._all_events)
+            await self._index.remember()
+            return found
 
     async def contacts(self) -> Sequence[Contact]:
         try:

@@ -1,18 +1,24 @@
-"""What lies in a folder of messages, by the moments that its names begin with: no file is opened."""
+"""What lies in a folder of messages for those who look at it once: by the moments that its names begin with, say."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from agent_mailer.mailbox.maildir.listing import is_message_name
+from agent_mailer.mailbox.maildir.format import Malformed
+from agent_mailer.mailbox.maildir.listing import is_message_name, lies, read_envelope
+from agent_mailer.mailbox.port import Envelope
 
 _STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z")
 _LAST_STAMP: Final = "9999"
+
+_T = TypeVar("_T")
+_Signature = tuple[int, int, int]
 
 
 def stamp(moment: float) -> str:
@@ -39,3 +45,31 @@ def dated_names(folder: Path) -> list[tuple[str, str]]:
                 moment = said[0] if said else stamp(entry.stat(follow_symlinks=False).st_mtime)
                 found.append((moment, entry.name))
     return sorted(found)
+
+
+def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malformed]:
+    """What each of these files is; one that has gone meanwhile is left out. Raises OSError, MailboxUnavailable."""
+    for name in names:
+        if (item := lies(folder, name)) is not None and (found := read_envelope(item)) is not None:
+            yield found
+
+
+class StatCache(Generic[_T]):
+    """What was found in a file, kept while inode, time and size are the same; at most `size` entries."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: dict[str, tuple[_Signature, _T]] = {}
+
+    def get(self, path: str, found: os.stat_result) -> _T | None:
+        entry = self._entries.get(path)
+        return entry[1] if entry is not None and entry[0] == _signature(found) else None
+
+    def put(self, path: str, found: os.stat_result, value: _T) -> None:
+        if path not in self._entries and len(self._entries) >= self._size:
+            del self._entries[next(iter(self._entries))]
+        self._entries[path] = (_signature(found), value)
+
+
+def _signature(found: os.stat_result) -> _Signature:
+    return (found.st_ino, found.st_mtime_ns, found.st_size)

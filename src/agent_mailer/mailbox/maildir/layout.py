@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -82,6 +83,7 @@ class Paths:
         self.receipts = self.home / "receipts"
         self.own = self.home / f"extensions/{LAYER}"
         self.aside = self.own / "aside"
+        self.known = self.own / "known.jsonl"
         self.lock = self.own / "watcher.lock"
         self.pid_file = self.own / "watcher.pid"
 
@@ -172,6 +174,15 @@ def roster(root: Path) -> tuple[str, ...]:
     """The handles of config.json; of the base's where `root` is a session of it. Raises ConfigFault."""
     agents = (_read_config(_config_path(root)) or {}).get("agents")
     return tuple(a for a in agents if isinstance(a, str)) if isinstance(agents, list) else ()
+
+
+def message_folders(root: Path) -> list[Path]:
+    """Every folder of messages. Inboxes first: what is there counts before a sender's copy of it."""
+    listed: tuple[str, ...] = ()
+    with suppress(ConfigFault):
+        listed = roster(root)
+    boxes = [Paths(root, handle) for handle in sorted({*filter(is_handle, listed), *mailboxes(root)})]
+    return [*(folder for box in boxes for folder in (box.new, box.cur)), *(box.sent for box in boxes)]
 
 
 def known(root: Path, handle: str) -> bool:

@@ -10,16 +10,15 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault
-from agent_mailer.lying import AT_ONCE, Lying
+from agent_mailer.lying import AT_ONCE, Lying, until_at_rest
 from agent_mailer.mailbox.maildir.digests import file_digest
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
@@ -31,7 +30,8 @@ from agent_mailer.mailbox.maildir.format import (
     parse_message,
     too_large,
 )
-from agent_mailer.mailbox.maildir.layout import Paths, is_handle, mailboxes, roster
+from agent_mailer.mailbox.maildir.layout import message_folders
+from agent_mailer.mailbox.maildir.remembered import WORTH_A_LINE, Remembered
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unreadable
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ _SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.EN
 WATCHED: Final = 500
 """A folder with fewer names is listed each time: that costs less than to hear of all that others do there."""
 
-_MOMENT_BYTES: Final = 12
-_INODE_BYTES: Final = 8
-_DIGEST_BYTES: Final = 12
+_INODE_BYTES, _DIGEST_BYTES, _MOMENT_BYTES = 8, 12, 12
 
 _T = TypeVar("_T")
 _Signature = tuple[int, int, int]
@@ -59,7 +57,7 @@ _Signature = tuple[int, int, int]
 
 def is_message_name(name: str) -> bool:
     """Whether AMQ takes a file of this name for a message."""
-    return name.endswith(".md") and not name.startswith(".") and not any(c in name for c in "/\\\0")
+    return name.endswith(".md") and name[0] != "." and "/" not in name and "\\" not in name and "\0" not in name
 
 
 def to_locator(name: str) -> str:
@@ -78,23 +76,6 @@ def from_locator(locator: str) -> str:
     if not is_message_name(name):
         raise ValueError(f"no message file: {locator!r}")
     return name
-
-
-class StatCache(Generic[_T]):
-    """What was found in a file, kept while inode, time and size are the same; at most `size` entries."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: dict[str, tuple[_Signature, _T]] = {}
-
-    def get(self, path: str, found: os.stat_result) -> _T | None:
-        entry = self._entries.get(path)
-        return entry[1] if entry is not None and entry[0] == _signature(found) else None
-
-    def put(self, path: str, found: os.stat_result, value: _T) -> None:
-        if path not in self._entries and len(self._entries) >= self._size:
-            del self._entries[next(iter(self._entries))]
-        self._entries[path] = (_signature(found), value)
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -148,16 +129,9 @@ def _read_beginning(item: Listed, parse: Callable[[bytes, str], _T | Malformed])
     return parsed
 
 
-def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malformed]:
-    """What each of these files is; one that has gone meanwhile is left out. Raises OSError, MailboxUnavailable."""
-    for name in names:
-        if (item := lies(folder, name)) is not None and (found := read_envelope(item)) is not None:
-            yield found
-
-
 def lies(folder: Path, name: str) -> Listed | None:
     """What has that name now. Raises OSError."""
-    path = os.path.join(folder, name)  # noqa: PTH118 - a Path a file costs more than all the rest
+    path = f"{folder}/{name}"  # a Path a file costs more than all the rest
     try:
         return Listed(path, name, os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
@@ -191,16 +165,9 @@ class Waiting:
         self.changes = 0
         """Grows whenever it is another than before."""
 
-    @property
-    def envelopes(self) -> list[Envelope]:
+    def __iter__(self) -> Iterator[Envelope | Unreadable]:
         """By their names, nearly in their order: to sort them costs little."""
-        ordered = (self._known[name][1] for name in sorted(self._known))
-        return [found for found in ordered if isinstance(found, Envelope)]
-
-    @property
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        found = {name: found for name, (_, found) in self._known.items() if isinstance(found, Unreadable)}
-        return tuple(found[name] for name in sorted(found))
+        return (self._known[name][1] for name in sorted(self._known))
 
     def look(self, touched: Collection[str] | None, is_whole: Callable[[Listed], bool]) -> Iterator[None]:
         """`touched`: what may be another than at the last look; None: nobody knows. Raises OSError, MailboxUnavailable.
@@ -271,6 +238,12 @@ class _Folder(Lying):
         super().__init__(path)
         self.known: dict[str, bytes] = {}
         self.threads: dict[bytes, list[str]] = {}
+        self.remembered: Remembered | None = None
+        self._told = False
+        self._fresh: set[str] = set()
+        """What was read while we are told of every change, and is not remembered yet."""
+        self._sure = True  # that we are told of every change to all that is known
+        self._enough = WORTH_A_LINE
 
     def counts(self, name: str) -> bool:
         return is_message_name(name)
@@ -279,22 +252,44 @@ class _Folder(Lying):
         return ((name, int.from_bytes(known[:_INODE_BYTES])) for name, known in self.known.items())
 
     def note(self, name: str) -> None:
-        item = lies(self.path, name)
-        found = read_envelope(item) if item is not None else None
-        if item is None or found is None:
+        if (item := lies(self.path, name)) is None:
             return
-        inode = item.found.st_ino.to_bytes(_INODE_BYTES)
-        if isinstance(found, Malformed):
-            self.known[name] = inode
+        entry = self.remembered.find(name, item.found) if self.remembered is not None else None
+        if entry is None:
+            if (found := read_envelope(item)) is None:
+                return
+            entry = _entry(name, found) if isinstance(found, Envelope) else b""
+            self._fresh.add(name)
+        self.known[name] = item.found.st_ino.to_bytes(_INODE_BYTES) + entry
+        if entry:
+            self.threads.setdefault(entry[:_DIGEST_BYTES], []).append(name)
+
+    def hear(self, touched: Collection[str] | None) -> None:
+        super().hear(touched)
+        self._told = touched is not None
+        if not self._told:
+            self._fresh.clear()
+            self._sure = self._sure and not self.known
+
+    def is_large(self) -> bool:
+        """Whether it is to be watched: the first time before the first file is read. Raises OSError."""
+        return len(self.known if self.known or self.is_listed else self.names()) >= WATCHED
+
+    def remember(self, *, anew: bool) -> Iterator[None]:
+        """For the next life; `anew`: nothing is remembered by now. Between two steps others may go on."""
+        self._fresh = set(self.known) if anew and self._sure else self._fresh
+        if self.remembered is None or not self._told or len(self._fresh) < self._enough:
             return
-        digest = thread_digest(found.thread)
-        moment, _, _ = found.order.partition(" ")
-        # Nearly every name is its message's id.
-        named = "" if name == f"{found.id}.md" else found.id
-        self.known[name] = inode + digest + int(moment).to_bytes(_MOMENT_BYTES) + _bytes(named)
-        self.threads.setdefault(digest, []).append(name)
+        fresh = iter(list(self._fresh))
+        while some := list(islice(fresh, WORTH_A_LINE)):
+            each = ((name, self.known[name]) for name in some if name in self.known)
+            entries = ((name, int.from_bytes(known[:_INODE_BYTES]), known[_INODE_BYTES:]) for name, known in each)
+            self._fresh -= self.remembered.add(self.path, entries)
+            yield
+        self._enough = len(self._fresh) + WORTH_A_LINE
 
     def forget(self, name: str) -> None:
+        self._fresh.discard(name)
         known = self.known.pop(name, b"")
         digest = known[_INODE_BYTES:][:_DIGEST_BYTES]
         if not digest:
@@ -311,11 +306,20 @@ class _Folder(Lying):
             yield (place[:_MOMENT_BYTES], place[_MOMENT_BYTES:] or _bytes(name.removesuffix(".md"))), name
 
 
+def _entry(name: str, found: Envelope) -> bytes:
+    """Digest of the thread, and place in it: moment and id."""
+    moment, _, _ = found.order.partition(" ")
+    # Nearly every name is its message's id.
+    named = "" if name == f"{found.id}.md" else found.id
+    return thread_digest(found.thread) + int(moment).to_bytes(_MOMENT_BYTES) + _bytes(named)
+
+
 class ThreadIndex:
-    """What belongs to which thread, of all messages of a root, read or not."""
+    """What belongs to which thread, of all messages of a root, read or not; `remembered` is from life to life."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.remembered: Remembered | None = None
         self._folders: dict[Path, _Folder] = {}
         self._reading: asyncio.Lock | None = None
 
@@ -328,19 +332,27 @@ class ThreadIndex:
 
         self._reading = self._reading or asyncio.Lock()
         async with self._reading:
-            while True:
-                parts = 0
-                for parts, _ in enumerate(self._refresh(events), 1):  # noqa: B007 - counts
+            await until_at_rest(lambda: self._refresh(events))
+            return self._read(thread_id)
+
+    async def remember(self) -> None:
+        """What is new, once there is enough of it."""
+        import asyncio
+
+        self._reading = self._reading or asyncio.Lock()
+        async with self._reading:
+            large = [folder for folder in self._folders.values() if folder.remembered is not None]
+            anew = bool(large) and self.remembered is not None and self.remembered.is_begun_anew()
+            for folder in large:
+                for _ in folder.remember(anew=anew):
                     await asyncio.sleep(0)
-                if not parts:
-                    # Nothing has happened since it began that it does not know.
-                    return self._read(thread_id)
 
     def _refresh(self, events: FileEvents | None) -> Iterator[None]:
-        paths = _folders(self._root)
+        paths = message_folders(self._root)
         self._folders = {path: self._folders.get(path) or _Folder(path) for path in paths}
         for path, folder in self._folders.items():
-            watched = events if len(folder.known) >= WATCHED else None
+            watched = events if events is not None and folder.is_large() else None
+            folder.remembered = self.remembered if watched is not None else None
             folder.hear(watched.touched(path) if watched is not None else None)
             yield from folder.refresh()
 
@@ -377,17 +389,6 @@ def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
 
 def _signature(found: os.stat_result) -> _Signature:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-def _folders(root: Path) -> list[Path]:
-    """Inboxes first: what is there counts before a sender's copy of it."""
-    try:
-        listed = roster(root)
-    except ConfigFault:
-        listed = ()
-    handles = sorted({*filter(is_handle, listed), *mailboxes(root)})
-    boxes = [Paths(root, handle) for handle in handles]
-    return [*chain.from_iterable((box.new, box.cur) for box in boxes), *(box.sent for box in boxes)]
 
 
 def _message_in(path: Path) -> Message | None:
