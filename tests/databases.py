@@ -157,6 +157,7 @@ def database_of(place: Path) -> str:
 
 
 _SINCE_0008 = (
+    "team_memories",
     "approval_links",
     "threads",
     "trashed_messages",

@@ -74,7 +74,10 @@ def real_names(place: Place) -> dict[str, str]:
         away = client.post("/messages/send", json=body).raise_for_status().json()["id"]
         client.post(f"/admin/messages/{away}/trash").raise_for_status()
         team = client.post("/admin/teams", json={"name": "t"}).raise_for_status().json()
+        note = {"title": "t", "content": "c"}
+        memory = client.post(f"/admin/teams/{team['id']}/memories", json=note).raise_for_status().json()
     return {
+        "path.memory_id": memory["id"],
         "path.agent_id": one["id"],
         "query.agent_id": one["id"],
         "body.agent_id": one["id"],

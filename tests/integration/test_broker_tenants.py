@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 VOLATILE = {"last_seen", "last_used_at"}
 WRITES_OF_HIS_OWN = (
     *("api_keys", "agents", "messages", "teams", "files", "users", "receipts", "approval_links"),
-    *("threads", "trashed_messages"),
+    *("threads", "trashed_messages", "team_memories"),
 )
 
 
@@ -41,6 +41,7 @@ class Tenant(NamedTuple):
     file_id: str
     operator: str
     trashed_id: str
+    memory_id: str
 
     def names(self) -> dict[str, str]:
         """Path and query parameters and fields of bodies -> this tenant's value."""
@@ -58,6 +59,7 @@ class Tenant(NamedTuple):
             "to_agent": self.two["address"],
             "token_sha256": token_hash(self.one),
             "trashed_id": self.trashed_id,
+            "memory_id": self.memory_id,
         }
 
 
@@ -100,6 +102,8 @@ class Street:
         ask.post(f"/admin/messages/{away}/trash", headers=people).raise_for_status()
         team = ask.post("/admin/teams", json={"name": mark, "description": mark}, headers=people).raise_for_status()
         ask.post(f"/admin/teams/{team.json()['id']}/agents", json={"agent_id": one["id"]}, headers=people)
+        note = {"title": mark, "content": mark}
+        memory = ask.post(f"/admin/teams/{team.json()['id']}/memories", json=note, headers=people).raise_for_status()
         keys = ask.get("/users/api-keys", headers=people).raise_for_status().json()
         uploaded = ask.post("/files/upload", files={"file": (f"{mark}.png", PNG)}, headers=agents).raise_for_status()
         link = {"agent_id": one["id"], "token_sha256": token_hash(one), "seconds": 3600, "act": mark}
@@ -118,6 +122,7 @@ class Street:
             uploaded.json()["id"],
             operator["address"],
             away,
+            memory.json()["id"],
         )
 
     def rows_of(self, tenant: Tenant) -> str:

@@ -30,6 +30,7 @@ EXTENSIONS = (
     "operator-by-key",
     "approval-links",
     "claim-thread",
+    "team-memories",
 )
 
 

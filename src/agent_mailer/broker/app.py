@@ -22,6 +22,8 @@ from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.edge import Edge
 from agent_mailer.broker.engines import is_file
+from agent_mailer.broker.memories.routes import by_key as memories_by_key
+from agent_mailer.broker.memories.routes import router as memories_router
 from agent_mailer.broker.messages import files, receipts
 from agent_mailer.broker.messages.routes import by_send
 from agent_mailer.broker.messages.routes import router as messages_router
@@ -144,6 +146,8 @@ def create_app(settings: Settings) -> FastAPI:
         threads_router,
         search_router,
         admin.router,
+        memories_router,
+        memories_by_key,
         owner.superadmin_router,
         operator_by_key,
         links_router,

@@ -70,6 +70,21 @@ teams = Table(
     UniqueConstraint("name", "user_id"),
 )
 
+# What a team remembers. They end with it.
+team_memories = Table(
+    "team_memories",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("team_id", Text, ForeignKey("teams.id", ondelete="CASCADE"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("updated_at", Text, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    UniqueConstraint("team_id", "title"),
+)
+
 agents = Table(
     "agents",
     metadata,

@@ -1,0 +1,1 @@
+"""What a team remembers: people write it, its agents read it."""
