@@ -167,7 +167,11 @@ def places_of(operation: Operation, known: Mapping[str, str]) -> list[str]:
 
 def requests_of(operation: Operation, values: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The call with those values; one that sends also as a reply and a forward."""
-    query = {name: values.get(name) or sample(schema) for name, schema in operation.query.items() if name in values}
+    query = {
+        name: values.get(name) or sample(schema)
+        for name, schema in operation.query.items()
+        if name in values or name in operation.required_query
+    }
     request: dict[str, Any] = {"url": operation.fill(values), "params": query}
     if operation.uploads:
         yield {**request, "files": {"file": ("a.png", PNG)}}

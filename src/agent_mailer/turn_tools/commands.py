@@ -7,13 +7,14 @@ from pathlib import Path
 
 from agent_mailer.beneath import is_there
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.turn_tools import anchor_turn
 from agent_mailer.turn_tools.folder import (
     MAX_NOTE_BYTES,
+    TEAM,
     FinishKind,
     FinishNote,
     NoteScope,
@@ -200,6 +201,14 @@ class AgentMail:
         path = self._folder.facts().memory_global if scope is NoteScope.GLOBAL else self._folder.facts().memory_thread
         text = content[:MAX_NOTE_BYTES].decode("utf-8", "replace")
         return f"{text}\n\n[the note is larger than {MAX_NOTE_BYTES} bytes; all of it is in {path}]\n"
+
+    def team_memory(self) -> str:
+        """What the agent's team remembered when the turn began. Empty where that is nothing."""
+        self._folder.message()  # a turn that is over says so
+        try:
+            return read_regular(self._folder.path / TEAM).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
 
     def write_memory(self, scope: NoteScope, text: str) -> None:
         """Stage the whole new text of a note; it takes effect when the turn settles its message. Raises UsageFault."""

@@ -39,7 +39,7 @@ MAX_STAGED = 100
 MOST_STAGED_BYTES = 64 * 1024 * 1024
 """Of one turn: what lies beyond is read by nobody."""
 MOST_NAMES = 4096
-NOTE_COPY = "note-{}.md"
+NOTE_COPY, TEAM = "note-{}.md", "team.md"
 DOCUMENTS = "documents.json"
 MAX_NOTE_BYTES = 256 * 1024
 """A note is read whole at the start of every turn."""
@@ -286,7 +286,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
         with holding(self.path):
             if not self.shrink(SEALED, OUTBOX, TURN_TMP):
                 return False
-            held = (self.path / name for name in (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS, APPROVALS))
+            held = map(self.path.joinpath, (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS, APPROVALS, TEAM))
             for path in (*held, *map(self.note_copy, NoteScope)):
                 self.disk.remove(path)
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -129,14 +130,33 @@ Scope = Annotated[
 ]
 
 
-class ReadMemory(Call, frozen=True):
-    """Read one of your own notes, kept from earlier turns. Read both before you begin."""
+class MemoryScope(StrEnum):
+    """What is remembered: the agent's own notes, and what people have written for its team."""
 
-    scope: Scope
+    GLOBAL = NoteScope.GLOBAL
+    THREAD = NoteScope.THREAD
+    TEAM = "team"
+
+
+class ReadMemory(Call, frozen=True):
+    """Read one of your own notes, kept from earlier turns, or what your team remembers. Read your notes before you
+    begin.
+    """
+
+    scope: Annotated[
+        MemoryScope,
+        Meta(
+            description="global: what you know in general. thread: what you know of this mail's thread. team: what"
+            " people have written down for your whole team, at a broker that keeps that."
+        ),
+    ]
     offset: Offset = 0
 
     def run(self, mail: AgentMail) -> str:
-        text = mail.read_memory(self.scope)
+        if self.scope is MemoryScope.TEAM:
+            body, rest = page(mail.team_memory() or "Nothing is written down for your team.", self.offset)
+            return f"{body}\n{rest}" if rest else body
+        text = mail.read_memory(NoteScope(self.scope))
         if not text:
             return f"There is no {self.scope} note yet; write_memory begins one."
         body, rest = page(text, self.offset)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -15,7 +15,7 @@ from agent_mailer.approvals.turn import write as write_approvals
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
 from agent_mailer.identity import documents_in, holds_little, obeyed_by_git
-from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
+from agent_mailer.mailbox.port import Contact, Mailbox, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
@@ -23,12 +23,20 @@ from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import DOCUMENTS, ISOLATED, OUTBOX, TURN_TMP, Facts, TurnFolder
+from agent_mailer.turn_tools.folder import DOCUMENTS, ISOLATED, OUTBOX, TEAM, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.asking import approvals_of, as_words, asking_of, goes_on_by_itself
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class RemembersTeams(Protocol):
+    """A mailbox at which people write down what a whole team of agents is to know."""
+
+    async def team_memory(self) -> str:
+        """All of it that is for this agent; empty where that is nothing. Raises MailboxUnavailable."""
 
 
 async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
@@ -145,11 +153,11 @@ async def _note_documents(room: Room, record: TurnRecord, folder: TurnFolder) ->
 
 
 async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], folder: TurnFolder) -> None:
-    """The mail for the agent's tools. A mailbox that fails now costs the thread view, not the turn."""
+    """The mail for the agent's tools. A mailbox that fails now costs the thread view and the like, not the turn."""
     state, mailbox = room.state, room.mailbox
     able = mailbox.capabilities
-    thread, contacts = await asyncio.gather(
-        mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
+    thread, contacts, team = await asyncio.gather(
+        mailbox.thread(record.envelope.thread), mailbox.contacts(), _team_memory(mailbox), return_exceptions=True
     )
     memory, copies = state.folder.memory, state.notes.copies(record.envelope.thread)
     folder.prepare(
@@ -170,6 +178,12 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
         copies,
         messages[1:],
     )
+    if remembered := "".join(_or_nothing(team)):
+        state.folder.disk.overwrite(folder.path / TEAM, remembered.encode("utf-8", "replace"))
+
+
+async def _team_memory(mailbox: Mailbox) -> str:
+    return await mailbox.team_memory() if isinstance(mailbox, RemembersTeams) else ""
 
 
 def _with_senders(contacts: Sequence[Contact], record: TurnRecord) -> Sequence[Contact]:

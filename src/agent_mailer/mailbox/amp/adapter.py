@@ -18,9 +18,9 @@ import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault, RefusedFault
-from agent_mailer.mailbox.amp import compose
+from agent_mailer.mailbox.amp import compose, wire
 from agent_mailer.mailbox.amp.answers import decode, unavailable
-from agent_mailer.mailbox.amp.client import LINKS, AgentInfo, Credentials, agents_in
+from agent_mailer.mailbox.amp.client import LINKS, MEMORIES, AgentInfo, Credentials, agents_in
 from agent_mailer.mailbox.amp.delivery import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, OF_THE_KEY, Link
@@ -305,6 +305,19 @@ class AmpMailbox:
                 lambda transport, _: transport.ask("POST", "/approvals/links", content=body), OF_THE_KEY
             )
             return f"{self._link.client.transport.public_url}/approve/{token}" if answer.ok else ""
+
+    async def team_memory(self) -> str:
+        """What people have written down for the agent's team; empty where this broker keeps nothing of the kind."""
+        async with self._link.connected():
+            info = await self._link.broker()
+            if not info.ours or MEMORIES not in info.extensions:
+                return ""
+            answer = await self._link.ask(
+                lambda transport, agent_id: transport.ask("GET", path_of("agents", agent_id, "memories"))
+            )
+            if not answer.ok:
+                raise unavailable(answer)
+            return wire.as_one(decode(answer, list[wire.TeamMemory]))
 
     async def _me(self) -> AgentInfo:
         try:

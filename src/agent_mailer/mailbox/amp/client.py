@@ -32,6 +32,7 @@ WITH_THREAD = "claim-thread"
 """The extension by which a claim brings the message's thread, and tells that the turn has started."""
 
 LINKS = "approval-links"
+MEMORIES = "team-memories"
 """The extension by which a person answers a question on a page of the broker's."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -271,3 +271,22 @@ def _marks(data: bytes, start: int) -> Iterator[tuple[bytes, int, int]]:
             continue
         depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(mark, 0)
         yield mark, match.start(), depth
+
+
+class TeamMemory(msgspec.Struct, frozen=True):
+    """One of the texts that an agent's team has."""
+
+    title: str
+    content: str
+
+
+MOST_REMEMBERED = 262_144
+"""Characters of them that a turn is told."""
+
+
+def as_one(memories: Sequence[TeamMemory]) -> str:
+    """One text, each below its title; what is too much is left out, and that is said."""
+    whole = "\n\n".join(f"# {' '.join(one.title.split())}\n\n{one.content.strip()}" for one in memories)
+    if len(whole) <= MOST_REMEMBERED:
+        return whole
+    return f"{whole[:MOST_REMEMBERED]}\n\n[{len(whole) - MOST_REMEMBERED} characters more are left out]"
