@@ -287,3 +287,23 @@ def test_an_idle_watcher_is_small(ours: tuple[BrokerDesk, Person], tmp_path: Pat
         until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
         pages = int(Path(f"/proc/{watcher.pid}/statm").read_text().split()[1])
         assert pages * 4096 <= 48 * MEBIBYTE
+
+
+def test_what_the_team_remembers_reaches_the_turn(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:
+    broker, person = ours
+    desk = AmpDesk(tmp_path, broker, person)
+    team = broker.call("POST", "/admin/teams", json={"name": tmp_path.name}, headers=person.login)["id"]
+    path = f"/admin/teams/{team}"
+    broker.call("POST", f"{path}/agents", json={"agent_id": desk.coder["id"]}, headers=person.login)
+    for title, content in (("House rules", "Be kind."), ("Log", "one")):
+        memory = {"title": title, "content": content}
+        broker.call("POST", f"{path}/memories", 201, json=memory, headers=person.login)
+    broker.call("POST", f"{path}/memories/upsert", json={"title": "Log", "content": "two"}, headers=person.login)
+    desk.configure(command=["/bin/sh", "-c", 'cat "$AGENT_MAILER_TURN_DIR"/team.md'])
+    with desk.watching():
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher")
+        desk.mail()
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+        until(lambda: not list(desk.state.glob("turns/*/team.md")), "it goes with the mail")
+    [answer] = desk.answers()
+    assert answer["body"].strip() == "# House rules\n\nBe kind.\n\n# Log\n\none\n\n---\n\ntwo"

@@ -47,6 +47,7 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
             "html-optional",
             "operator-by-key",
             "approval-links",
+            "claim-thread",
             "team-memories",
         ],
         "max_body_bytes": 70_000,

@@ -257,6 +257,7 @@ def test_no_call_but_the_public_ones_works_without_a_login(street: Street) -> No
     assert public == {
         "GET /health",
         "GET /ready",
+        "GET /metrics",
         "GET /.well-known/agent-mailer",
         "GET /setup.md",
         "GET /users/registration-config",

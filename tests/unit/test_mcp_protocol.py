@@ -15,7 +15,7 @@ import pytest
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Contact, Envelope, Message
 from agent_mailer.turn_tools.commands import AgentMail
-from agent_mailer.turn_tools.folder import MAX_STAGED, Facts, TurnFolder
+from agent_mailer.turn_tools.folder import MAX_STAGED, TEAM, Facts, TurnFolder
 from agent_mailer.turn_tools.mcp_protocol import MAX_BATCH, VERSIONS, Protocol
 from agent_mailer.turn_tools.mcp_tools import TOOLS, Toolbox
 
@@ -305,3 +305,17 @@ def test_a_fault_of_ours_is_told_and_leaves_the_tools_there(folder: TurnFolder, 
     folder.path.joinpath("mail.json").mkdir()
     result = json.loads(protocol.answer(line) or b"")["result"]
     assert (result["isError"], "try again" in result["content"][0]["text"]) == (True, True)
+
+
+def test_what_the_team_remembers_is_read_like_a_note(folder: TurnFolder) -> None:
+    tools = Toolbox(AgentMail(folder))
+    assert tools.call("read_memory", {"scope": "team"}).text == "Nothing is written down for your team."
+    (folder.path / TEAM).write_text("# Rules\n\n" + "x" * 30_000 + "the end")
+    first = tools.call("read_memory", {"scope": "team"}).text
+    assert first.startswith("# Rules")
+    assert "read on with offset" in first
+    assert "the end" in tools.call("read_memory", {"scope": "team", "offset": 24_000}).text
+    # People write it, at the broker.
+    assert tools.call("write_memory", {"scope": "team", "text": "mine"}).failed
+    assert folder.strip()
+    assert not (folder.path / TEAM).exists()

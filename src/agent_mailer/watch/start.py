@@ -15,7 +15,7 @@ from agent_mailer.approvals.turn import write as write_approvals
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName
 from agent_mailer.identity import documents_in, holds_little, obeyed_by_git
-from agent_mailer.mailbox.port import Contact, Mailbox, MailboxUnavailable, Message, Progress, Stage
+from agent_mailer.mailbox.port import Contact, MailboxUnavailable, Message, Progress, Stage
 from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
@@ -36,7 +36,9 @@ class RemembersTeams(Protocol):
     """A mailbox at which people write down what a whole team of agents is to know."""
 
     async def team_memory(self) -> str:
-        """All of it that is for this agent; empty where that is nothing. Raises MailboxUnavailable."""
+        """All of it that is for this agent, asked for after its contacts; empty where that is nothing. Raises
+        MailboxUnavailable.
+        """
 
 
 async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
@@ -156,8 +158,8 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
     """The mail for the agent's tools. A mailbox that fails now costs the thread view and the like, not the turn."""
     state, mailbox = room.state, room.mailbox
     able = mailbox.capabilities
-    thread, contacts, team = await asyncio.gather(
-        mailbox.thread(record.envelope.thread), mailbox.contacts(), _team_memory(mailbox), return_exceptions=True
+    thread, contacts = await asyncio.gather(
+        mailbox.thread(record.envelope.thread), mailbox.contacts(), return_exceptions=True
     )
     memory, copies = state.folder.memory, state.notes.copies(record.envelope.thread)
     folder.prepare(
@@ -178,12 +180,10 @@ async def _prepare(room: Room, record: TurnRecord, messages: Sequence[Message], 
         copies,
         messages[1:],
     )
-    if remembered := "".join(_or_nothing(team)):
-        state.folder.disk.overwrite(folder.path / TEAM, remembered.encode("utf-8", "replace"))
-
-
-async def _team_memory(mailbox: Mailbox) -> str:
-    return await mailbox.team_memory() if isinstance(mailbox, RemembersTeams) else ""
+    if isinstance(mailbox, RemembersTeams):
+        with suppress(MailboxUnavailable):
+            remembered = await mailbox.team_memory()
+            state.folder.disk.overwrite(folder.path / TEAM, remembered.encode("utf-8", "replace"))
 
 
 def _with_senders(contacts: Sequence[Contact], record: TurnRecord) -> Sequence[Contact]:

@@ -110,6 +110,10 @@ class AmpMailbox:
         self._news = True
         """Something may have arrived since the last look."""
         self._known: tuple[str, float, tuple[Contact, ...]] = ("", 0.0, ())
+        self._remembered: tuple[str, float, str] = ("", 0.0, "")
+        """What the team of the agent of that id remembers, and until when that is believed."""
+        self._team = ""
+        """The team's id, as it was when the contacts were read last."""
         """Whose contacts, until when (monotonic), and who they are."""
         self._connection = 0
 
@@ -229,9 +233,11 @@ class AmpMailbox:
                 answer = await self._link.ask(lambda transport, _: transport.ask("GET", "/agents"))
             if not answer.ok:
                 raise unavailable(answer)
+            agents = agents_in(answer)
+            self._team = next((one.team_id or "" for one in agents if one.id == me), "")
             found = tuple(
                 Contact(one.address, _note(one))
-                for one in agents_in(answer)
+                for one in agents
                 if one.id != me and one.address not in ("", self._address) and one.status != "deleted"
             )
             self._known = (me, now + CONTACTS_SECONDS, found)
@@ -307,17 +313,24 @@ class AmpMailbox:
             return f"{self._link.client.transport.public_url}/approve/{token}" if answer.ok else ""
 
     async def team_memory(self) -> str:
-        """What people have written down for the agent's team; empty where this broker keeps nothing of the kind."""
+        """What people have written down for the agent's team, as `contacts` has found it; empty where there is none, or
+        the broker keeps nothing of the kind.
+        """
         async with self._link.connected():
+            me, now = self._link.agent_id, self._clock.monotonic()
             info = await self._link.broker()
-            if not info.ours or MEMORIES not in info.extensions:
+            if not self._team or not info.ours or MEMORIES not in info.extensions:
                 return ""
+            if self._opened and self._remembered[0] == me and now < self._remembered[1]:
+                return self._remembered[2]
             answer = await self._link.ask(
                 lambda transport, agent_id: transport.ask("GET", path_of("agents", agent_id, "memories"))
             )
             if not answer.ok:
                 raise unavailable(answer)
-            return wire.as_one(decode(answer, list[wire.TeamMemory]))
+            text = wire.as_one(decode(answer, list[wire.TeamMemory]))
+            self._remembered = (me, now + CONTACTS_SECONDS, text)
+            return text
 
     async def _me(self) -> AgentInfo:
         try:

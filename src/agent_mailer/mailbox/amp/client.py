@@ -56,6 +56,7 @@ class AgentInfo(msgspec.Struct, frozen=True):
     role: str | None = ""
     description: str | None = ""
     status: str | None = ""
+    team_id: str | None = None
 
 
 class SetupTexts(msgspec.Struct, frozen=True):
