@@ -11,11 +11,12 @@ from tests.clocks import FakeClock
 
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventLog
-from agent_mailer.mailbox.port import Envelope
+from agent_mailer.mailbox.port import Envelope, Outgoing
 from agent_mailer.names import new_turn_id
+from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
 from agent_mailer.state.retention import Retention
 from agent_mailer.state.turns import TurnStore
 
@@ -207,3 +208,42 @@ def test_pruning_clears_what_was_interrupted_after_the_settlement(folder: StateF
     assert prune(folder, "needed") == set()
     for turn in (young, needed):
         assert sorted(os.listdir(folder.turns / turn.turn_id)) == ["settled", "turn.json"]
+
+
+def test_what_was_sent_into_a_thread_is_read_once_of_each_settled_turn(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of turns would be read for every answer that an agent sends by a way of its own."""
+    store = TurnStore(folder)
+    sent = [sends(folder, f"m{number}", "one") for number in range(3)]
+    for record in sent:
+        store.mark_settled(record.turn_id)
+    elsewhere = sends(folder, "elsewhere", "two")
+    store.mark_settled(elsewhere.turn_id)
+    still_open = sends(folder, "open", "one")
+    fresh = TurnStore(folder)
+    assert fresh.sent_into("one") == {"out-m0", "out-m1", "out-m2", "out-open"}
+    read: list[str] = []
+    real = TurnStore.load
+
+    def spied(self: TurnStore, turn_id: str) -> TurnRecord | None:
+        read.append(turn_id)
+        return real(self, turn_id)
+
+    later = sends(folder, "later", "one")
+    store.mark_settled(later.turn_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(TurnStore, "load", spied)
+        assert fresh.sent_into("one") == {"out-m0", "out-m1", "out-m2", "out-open", "out-later"}
+        assert fresh.sent_into("two") == {"out-elsewhere"}
+    assert set(read) == {still_open.turn_id, later.turn_id}
+
+
+def sends(folder: StateFolder, message_id: str, thread: str) -> TurnRecord:
+    """An open turn that has decided what leaves."""
+    record = open_turn(folder, message_id)
+    item = SettledItem(Outgoing(f"out-{message_id}", "user", thread, "payload"), ItemState.DELIVERED)
+    record.settlement = Settlement(Outcome.DONE, "", 1.0, 1.0, finished=True, items=(item,))
+    record.phase = Phase.SETTLING
+    TurnStore(folder).save(record)
+    return record

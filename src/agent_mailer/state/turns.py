@@ -62,6 +62,9 @@ class TurnStore:
         self._index_path = folder.path / "inflight.json"
         self._stopping = folder.path / STOPPING
         self._known: dict[str, OpenTurn] | None = None
+        self._sent: dict[str, set[str]] = {}
+        """By thread, of the turns in `_sent_of`."""
+        self._sent_of: set[str] = set()
         self._gone: list[str] = []
         """Folders of turns that are removed, and not empty yet."""
 
@@ -141,6 +144,26 @@ class TurnStore:
             # Its id becomes a path: only the folder's own name may.
             return record if record.turn_id == turn_id and is_sound(record) else None
         return None
+
+    def sent_into(self, thread: str) -> set[str]:
+        """Ids of what turns have sent into the thread, or are about to. What a settled one sent is read once.
+
+        Raises OSError where one cannot be read just now.
+        """
+        about_to: set[str] = set()
+        for turn_id in self.ids():
+            if turn_id in self._sent_of:
+                continue
+            settled = self.is_settled(turn_id)
+            record = self.load(turn_id)
+            for entry in record.settlement.items if record is not None and record.settlement is not None else ():
+                if settled:
+                    self._sent.setdefault(entry.item.thread, set()).add(entry.item.id)
+                elif entry.item.thread == thread:
+                    about_to.add(entry.item.id)
+            if settled:
+                self._sent_of.add(turn_id)
+        return about_to | self._sent.get(thread, set())
 
     def is_settled(self, turn_id: str) -> bool:
         return is_there(self.path(turn_id) / SETTLED)

@@ -317,7 +317,7 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> froze
         # What the turn was shown is lost, as in a power failure; what earlier turns sent is known, where their records
         # are not lost as well, and what answers another message is no answer to this one.
         shown = False
-        before = _sent_by_turns(room, record.envelope.thread)
+        before = room.state.turns.sent_into(record.envelope.thread)
     # What another client had in work may have been answered before we claimed it.
     taken_over = record.rerun is not None and not record.rerun.history
     ours = ids_of(record) if record.batch else frozenset((record.envelope.id,))
@@ -340,16 +340,9 @@ async def _answered(room: Room, record: TurnRecord, folder: TurnFolder) -> froze
                 found[one.id] = named
     if found and shown:
         # What turns beside this one have sent into its thread they have sent about their own messages.
-        for item in _sent_by_turns(room, record.envelope.thread):
+        for item in room.state.turns.sent_into(record.envelope.thread):
             found.pop(item, None)
     return frozenset().union(*found.values())
-
-
-def _sent_by_turns(room: Room, thread: str) -> set[str]:
-    turns = room.state.turns
-    settled = (known.settlement for turn_id in turns.ids() if (known := turns.load(turn_id)) is not None)
-    items = (entry.item for settlement in settled if settlement is not None for entry in settlement.items)
-    return {item.id for item in items if item.thread == thread}
 
 
 def _size_of(path: Path) -> int:
