@@ -363,8 +363,8 @@ def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[s
         elif envelope.priority is not (known := ordered[pressing[thread]].priority):
             pressing[thread] = place if URGENCY[envelope.priority] < URGENCY[known] else pressing[thread]
     ranked = (one for rank in Priority for one in heads if ordered[pressing[one]].priority is rank)
-    first = chain.from_iterable((heads[one], pressing[one]) for one in ranked)
-    return tuple(ordered[place] for place in sorted(islice(dict.fromkeys(chain(first, range(len(ordered)))), limit)))
+    first = islice(chain.from_iterable((heads[one], pressing[one]) for one in ranked), 2 * limit)
+    return tuple(ordered[place] for place in sorted(islice(dict.fromkeys(chain(first, range(limit))), limit)))
 
 
 DEDUPE_KEY: Final = "dedupe:"

@@ -193,7 +193,8 @@ class MaildirMailbox:
         if self._listed is None or self._listed[:3] != asked:
             waiting = list(self._waiting)
             envelopes = [found for found in waiting if isinstance(found, Envelope)]
-            bad = tuple(found for found in waiting if isinstance(found, Unreadable))
+            some = len(envelopes) < len(waiting)
+            bad = tuple(found for found in waiting if isinstance(found, Unreadable)) if some else ()
             chosen = oldest_of_each(envelopes, limit, beside)
             self._listed = (*asked, Listing(chosen, bad, more=len(envelopes) > limit))
         return self._listed[3]
