@@ -114,3 +114,16 @@ def test_what_a_person_says_counts_before_the_template(tmp_path: Path) -> None:
     assert "- **Role**: critic" in (tmp_path / "AGENT.md").read_text()
     wrong = type_in(tmp_path, "init", "--no-interactive", "--template", "reviewr", *words)
     assert (wrong.status, "reviewer, maintainer, triager, docs" in wrong.err) == (2, True)
+
+
+def test_init_again_says_that_nothing_changed(desk: Desk) -> None:
+    before = (desk.state / "config.toml").read_bytes()
+    again = at(desk, "init", "--no-interactive")
+    assert again.out.startswith(f"unchanged {desk.state / 'config.toml'}\n")
+    assert "changed   " not in again.out
+    assert (desk.state / "config.toml").read_bytes() == before
+
+
+def test_a_thread_that_is_not_there_is_told(desk: Desk) -> None:
+    told = at(desk, "mail", "thread", "NOTHING")
+    assert (told.status, "there is no thread and no message 'NOTHING'" in told.err) == (1, True)

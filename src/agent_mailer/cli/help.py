@@ -116,7 +116,7 @@ def _help_of(ctx: Context, words: list[str]) -> str:
             known = group.list_commands(ctx) if isinstance(group, TyperGroup) else []
             if isinstance(group, LazyGroup):
                 known = [*known, *TOPICS]
-            close = " or ".join(get_close_matches(word, known))
+            close = " or ".join(get_close_matches(word, known, 2, 0.7))
             meant = f"; did you mean {close}?" if close else ""
             raise UsageFault("usage", f"there is no command or topic {printable(word)!r}{meant}", "agent-mailer help")
         ctx = typer.Context(found, info_name=name, parent=ctx)

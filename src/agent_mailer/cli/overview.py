@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from shutil import get_terminal_size
 
 from agent_mailer.cli.status.many import state_of
 from agent_mailer.cli.terminal.printing import duration, say
@@ -13,8 +14,8 @@ from agent_mailer.cli.terminal.screen import Ink, Part, Row, fit, laid_out, pain
 from agent_mailer.names import printable, running_on
 from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView
 
-LISTED = 40
-"""More agents than that are counted, so that what needs somebody is still on the screen."""
+LEAST_LISTED, BESIDES = 8, 28
+"""At least so many agents are listed, and no more than leave so many rows of the terminal for what needs somebody."""
 
 NEEDS = 8
 """So much of what needs somebody is shown."""
@@ -27,11 +28,13 @@ def show() -> None:
     """Every agent of this user, and what to type next."""
     from agent_mailer.views.local import everywhere
 
-    say("\n".join(screen(everywhere(), _here(), width())))
+    room = width()
+    rows = max(LEAST_LISTED, get_terminal_size().lines - BESIDES) if room is not None else None
+    say("\n".join(screen(everywhere(), _here(), room, rows)))
 
 
-def screen(every: AllView, here: Path | None, room: int | None) -> list[str]:
-    """The lines in `room` columns; `here` is the current folder."""
+def screen(every: AllView, here: Path | None, room: int | None, most: int | None = None) -> list[str]:
+    """The lines in `room` columns, of `most` agents; None = all. `here` is the current folder."""
     if not every.workdirs:
         return [
             "No agents yet.",
@@ -40,7 +43,7 @@ def screen(every: AllView, here: Path | None, room: int | None) -> list[str]:
                 [("agent-mailer demo", "see two at work"), ("agent-mailer init", "make this folder an agent's")], room
             ),
         ]
-    shown = list(every.workdirs[:LISTED])
+    shown = list(every.workdirs[:most])
     at = next((one for one in every.workdirs if _is_in(here, one.workdir)), None)
     if at is not None and at not in shown:
         shown[-1] = at

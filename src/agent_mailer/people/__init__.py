@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
+from agent_mailer.names import printable
 from agent_mailer.people import arrivals
 from agent_mailer.people import send as sending
 from agent_mailer.people.arrivals import Fate
@@ -106,8 +107,17 @@ class Person:
 
         async def read() -> Sequence[Message]:
             mailbox = self._mail.mailbox
-            named = await mailbox.thread(typed)
-            return named or await mailbox.thread((await self._mail.find(typed)).message.envelope.thread)
+            if named := await mailbox.thread(typed):
+                return named
+            try:
+                found = await self._mail.find(typed)
+            except MailerError as fault:
+                if fault.code != "unknown":
+                    raise
+                raise MailerError(
+                    "unknown", f"there is no thread and no message {printable(typed)!r}", fault.fix
+                ) from None
+            return await mailbox.thread(found.message.envelope.thread)
 
         return self._run(read())
 

@@ -59,7 +59,7 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
         wanted.setdefault("maildir_root", _written(root, place.workdir))
     for key, value in wanted.items():
         before = file.get(key)
-        if before != value:
+        if before != (list(value) if isinstance(value, tuple) else value):
             file.set(key, value)
             if before is not None:
                 lines.append(f"changed   {key}: {shown(key, before)} -> {shown(key, value)}")
