@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from agent_mailer.cli.app import app
 from agent_mailer.cli.examples import examples_of
+from agent_mailer.cli.terminal.commands import required_arguments
 from agent_mailer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def _section(path: str, command: Command, context: typer.Context) -> str:
     ]
     usage = " ".join(piece.strip() for piece in command.collect_usage_pieces(context))
     table = "\n".join(["| | |", "|---|---|", *rows]) + "\n" if rows else ""
-    examples = "".join(f"{line}\n" for line in examples_of(path.removeprefix(f"{PROGRAM} ")))
+    arguments = required_arguments(command.get_params(context))
+    examples = "".join(f"{line}\n" for line in examples_of(path.removeprefix(f"{PROGRAM} "), arguments))
     head = f"## {path}\n\n{(command.help or '').strip()}\n\n```\n{path} {usage}\n```\n\n"
     return f"{head}{table}\n```\n{examples}```\n" if table else f"{head}```\n{examples}```\n"
 

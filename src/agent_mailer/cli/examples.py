@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _OF: dict[str, tuple[str, ...]] = {
     "init": ("init", "init --address coder --runtime claude --permission-mode acceptEdits", "init --template reviewer"),
     "demo": ("demo", "demo --broker"),
@@ -37,6 +39,8 @@ _OF: dict[str, tuple[str, ...]] = {
     "mail who": ("mail who",),
     "mail receipts": ("mail receipts 2bc9835e",),
     "mail register": ("mail register",),
+    "mail reserve": ("mail reserve src/parser.py",),
+    "mail release": ("mail release src/parser.py",),
     "mail sent": ("mail sent", "mail sent --limit 0"),
     "mail finish": ("mail finish --blocked 'A or B?'", "mail finish --no-reply"),
     "mcp": ("mcp",),
@@ -117,13 +121,13 @@ _OF: dict[str, tuple[str, ...]] = {
 OF_A_GROUP = 3
 
 
-def examples_of(path: str) -> list[str]:
+def examples_of(path: str, arguments: Sequence[str] = ()) -> list[str]:
     """Whole command lines; for a group the first of each of its first commands, for the program how one begins.
 
-    A command that can be typed as it is needs no entry.
+    `arguments` are what a command must have, by name: they stand for themselves where it has no entry.
     """
     if not path:
         return [f"agent-mailer {line}" for line in ("demo", "init", "watch", 'send coder "Who are you?" --wait 60')]
     of_a_group = [of[0] for name, of in _OF.items() if name.startswith(f"{path} ")][:OF_A_GROUP]
-    lines = _OF.get(path) or of_a_group or [path]
+    lines = _OF.get(path) or of_a_group or [" ".join([path, *arguments])]
     return [f"agent-mailer {line}" for line in lines]

@@ -66,11 +66,17 @@ def _hasten(params: list[Parameter]) -> None:
             plain._runtime_param = _Direct(plain, descriptor.annotation)
 
 
+def required_arguments(params: list[Parameter]) -> list[str]:
+    """Their names, as a person reads them."""
+    return [(one.name or "").upper() for one in params if one.param_type_name == "argument" and one.required]
+
+
 def _write_examples(ctx: Context, formatter: HelpFormatter) -> None:
     from agent_mailer.cli.examples import examples_of
 
     program, _, path = ctx.command_path.partition(" ")
-    if examples := examples_of(f"team {path}".rstrip() if program == "amp" else path):
+    path = f"team {path}".rstrip() if program == "amp" else path
+    if examples := examples_of(path, required_arguments(ctx.command.get_params(ctx))):
         with formatter.section("Examples"):
             for line in examples:
                 formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
