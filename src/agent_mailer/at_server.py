@@ -84,30 +84,33 @@ def person_of(place: Place) -> str:
         from agent_mailer.mailbox.mcp_agent_mail.identity import USER
 
         return USER
-    return "user"
+    return "user" if place.config.mailbox_kind is MailboxKind.MAILDIR else "operator"
 
 
 def reservations_of(place: ReservingPlace, address: str) -> Reservations:
-    """Of the project, for an agent or a person. Raises ConfigFault where the mailbox keeps none."""
+    """Of the project, for an agent or a person. Raises ConfigFault."""
     from agent_mailer.reservations.patterns import overlap
 
     kind = place.config.mailbox_kind
     if kind is MailboxKind.MCP_AGENT_MAIL:
         return mcp_agent_mail(place, address).reservations(overlap)
-    if kind is MailboxKind.AMP:
-        raise ConfigFault(
-            "no_reservations",
-            "a broker keeps no file reservations",
-            "agent-mailer config unset reserve; or use a folder mailbox or mcp_agent_mail",
-        )
     from agent_mailer.reservations.leases import Leases
 
     project = os.path.realpath(project_of(place))
-    return Leases(place.maildir_root() / "meta", place.disk, place.clock, project=project, address=address)
+    return Leases(_leases_of(place), place.disk, place.clock, project=project, address=address)
+
+
+def _leases_of(place: ReservingPlace) -> Path:
+    """Below the mailbox's root; for agents of a broker, who edit one folder on one machine, in the user's state."""
+    if place.config.mailbox_kind is MailboxKind.MAILDIR:
+        return place.maildir_root() / "meta"
+    from platformdirs import user_state_path
+
+    return user_state_path("agent-mailer") / "reservations"
 
 
 SHARED_LOOKS, SERVER_LOOKS = 0.5, 5.0
-"""Seconds between two looks at what others hold: in a file, and at a server."""
+"""Seconds between two looks at what others hold: in a file, and at a server of reservations."""
 
 
 def reserving_of(place: ReservingPlace, address: str) -> Reserving:
@@ -122,7 +125,7 @@ def reserving_of(place: ReservingPlace, address: str) -> Reserving:
         patterns = checked(config.reserve, project) if config.reserve else ()
     except UsageFault as fault:
         raise ConfigFault(fault.code, f"reserve: {fault.message}", "agent-mailer config set reserve 'src/**'") from None
-    rhythm = SHARED_LOOKS if config.mailbox_kind is MailboxKind.MAILDIR else SERVER_LOOKS
+    rhythm = SERVER_LOOKS if config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL else SHARED_LOOKS
     policy = ReservePolicy(patterns, config.on_conflict)
     return Reserving(reservations_of(place, address), policy, Path(project), address, rhythm=rhythm)
 

@@ -1,4 +1,4 @@
-"""Reservations in a folder mailbox: one file below its root, changed under a lock that nobody holds for long."""
+"""Reservations on one machine, or in one folder mailbox: a file, changed under a lock that nobody holds for long."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Leases:
-    """Implements `agent_mailer.reservations.port.Reservations`. `folder` is the root's `meta`."""
+    """Implements `agent_mailer.reservations.port.Reservations`. `folder` is made where it is missing."""
 
     def __init__(self, folder: Path, disk: Disk, clock: Clock, *, project: str, address: str) -> None:
         self._path = folder / "reservations.json"
@@ -78,6 +78,7 @@ class Leases:
         def locked() -> T:
             lock = FileLock(self._lock)
             try:
+                self._disk.make_directory(self._lock.parent)
                 if not lock.acquire(LOCK_SECONDS):
                     raise MailboxUnavailable("reservations_busy", f"{self._lock} is held for too long", "wait")
                 before = self._read()
