@@ -31,7 +31,8 @@ from agent_mailer.errors import BusyFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
 from agent_mailer.mailbox.amp.client import Credentials
 from agent_mailer.mailbox.amp.transport import Limits
-from agent_mailer.mailbox.port import MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Message, Progress, Stage
+from agent_mailer.testing.mailbox_scene import compose
 
 STREAM = f"GET /messages/inbox/{ADDRESS}/stream"
 PATIENCE = 20.0
@@ -122,7 +123,22 @@ def test_the_same_watcher_takes_over_after_a_crash(street: Street) -> None:
         (envelope,) = (await after.pending(10)).envelopes
         with pytest.raises(MailboxUnavailable, match="watched anew"):
             await before.claim(envelope)
-        assert isinstance(await after.claim(envelope), Message)
+        claimed = await after.claim(envelope)
+        assert isinstance(claimed, Message)
+        # Nor does it settle, or send: what it has begun is the other's to end, once.
+        (item,) = compose(before, after, "answer")
+        settled = Progress("turn", Stage.SETTLED, "done", final=True)
+        with pytest.raises(MailboxUnavailable, match="watched anew"):
+            await before.deliver(item)
+        with pytest.raises(MailboxUnavailable, match="watched anew"):
+            await before.done(envelope, settled)
+        assert [one.id for one in (await after.pending(10)).envelopes] == []
+        assert not await after.look(item), "nothing has left"
+        assert isinstance(await after.deliver(item), Delivered)
+        assert isinstance(await before.deliver(item), Delivered), "it has left: that may be told"
+        await after.done(envelope, settled)
+        got = (await after.pending(10)).envelopes
+        assert [one.id for one in got] == [item.id], "once"
         with pytest.raises(BusyFault, match="watched already"):
             await asyncio.wait_for(_wait_on(before), 60)
         await before.close()

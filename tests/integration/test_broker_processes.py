@@ -273,7 +273,21 @@ def test_a_process_that_stood_still_has_lost_its_agents(pair: Pair) -> None:
 def test_mail_that_is_sent_and_settled_at_both_makes_nobody_give_way(pair: Pair, server: Postgres) -> None:
     """Everybody locks in one order. Who gives way waits a second before, and so does whoever is in the same batch."""
     everybody = [pair.planner, pair.coder, *(register(pair.processes[0].url, pair.ann, f"a{n}") for n in range(4))]
+    held = {agent["id"]: 0 for agent in everybody}
     deadlocks = f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{pair.url.rpartition('/')[2]}'"
+
+    def hold(number: int, agent: dict[str, Any]) -> None:
+        """Takes it over from whoever holds it."""
+        path, query = f"/messages/inbox/{agent['address']}/stream", {"agent_id": agent["id"]}
+        with (
+            pair.client(number) as client,
+            client.stream("GET", path, params=query, headers={"X-Agent-Mailer-Watcher": "w"}) as response,
+        ):
+            held[agent["id"]] = Listener(response).next(60).data["epoch"]
+
+    def take_over() -> None:
+        for number in range(30):
+            hold(number % 2, everybody[number % len(everybody)])
 
     def use(number: int) -> None:
         lot = random.Random(number)
@@ -281,25 +295,33 @@ def test_mail_that_is_sent_and_settled_at_both_makes_nobody_give_way(pair: Pair,
             for _ in range(15):
                 sender, reader = lot.choice(everybody), lot.choice(everybody)
                 form = {"agent_id": sender["id"], "from_agent": sender["address"], "to_agent": reader["address"]}
-                client.post(
-                    "/messages/send", json={**form, "body": "b", "thread_id": f"t{lot.randrange(4)}"}
-                ).raise_for_status()
+                said = client.post(
+                    "/messages/send",
+                    json={**form, "body": "b", "thread_id": f"t{lot.randrange(4)}"},
+                    headers={"X-Agent-Mailer-Epoch": str(held[sender["id"]])},
+                )
+                assert said.status_code in (200, 409), said.text
                 query = {"agent_id": reader["id"], "heads": "true", "limit": 4}
                 for message in client.get(f"/messages/inbox/{reader['address']}", params=query).json()["messages"]:
                     path = f"/messages/{message['id']}"
-                    claimed = client.post(f"{path}/claim", headers={"X-Agent-Mailer-Watcher": f"w{number}"})
+                    shown = {"X-Agent-Mailer-Watcher": f"w{number}", "X-Agent-Mailer-Epoch": str(held[reader["id"]])}
+                    claimed = client.post(f"{path}/claim", headers=shown)
                     assert claimed.status_code in (200, 409)
                     client.patch(f"{path}/{lot.choice(('read', 'read', 'unread'))}").raise_for_status()
 
-    with ThreadPoolExecutor(16) as pool:
+    for agent in everybody:
+        hold(0, agent)
+    with ThreadPoolExecutor(17) as pool:
+        taking_over = pool.submit(take_over)
         list(pool.map(use, range(16)))
+        taking_over.result()
     engine = create_engine(pair.url)
     with engine.connect() as connection:
         kept = connection.execute(text("SELECT id, inbox_total, inbox_unread FROM agents ORDER BY id")).all()
         assert kept == connection.execute(text(f"{COUNTED} ORDER BY a.id")).all()
-        held = connection.execute(text("SELECT * FROM waiting_threads ORDER BY agent_id, thread_id")).all()
+        waiting = connection.execute(text("SELECT * FROM waiting_threads ORDER BY agent_id, thread_id")).all()
         follows = connection.execute(text(FILL[FILL.index("SELECT") :])).all()
-        assert sorted(map(tuple, held)) == sorted(map(tuple, follows))
+        assert sorted(map(tuple, waiting)) == sorted(map(tuple, follows))
     engine.dispose()
     for process in pair.processes:
         process.stop()  # a server counts what a connection has met at its end, at the latest
