@@ -52,6 +52,7 @@ _NUMBERED = text(
 )
 IN_MEMORY = 500
 """Rows of a snapshot."""
+_FULL = "53100"
 _AGAIN = ("40001", "40P01")
 _BUSY = ("55P03", "57014", "53300")
 
@@ -157,6 +158,8 @@ def trouble_of(error: Exception) -> Trouble:
 
 def error_words(error: DBAPIError) -> str:
     """What a failed database call means for whoever asked: locked, full, read-only … in a few words."""
+    if getattr(error.orig, "sqlstate", "") == _FULL:
+        return "the database has no room to grow"  # not in which of its files
     return (str(error.orig).splitlines() or [type(error.orig).__name__])[0][:200]
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, false, func, or_, select
+from sqlalchemy import Connection, Select, bindparam, false, func, null, or_, select
 
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.messages.rows import takes_part
@@ -98,17 +98,17 @@ _NEWEST_FIRST = {
     for read_too, of_team in _WHICH
 }
 _TOTALS = {
-    (read_too, False): select(agents.c.inbox_total if read_too else agents.c.inbox_unread).where(
+    (read_too, False): select(agents.c.inbox_total if read_too else agents.c.inbox_unread, agents.c.inbox_seq).where(
         agents.c.id == bindparam("agent")
     )
     for read_too in (False, True)
 } | {
-    (read_too, True): select(func.count()).where(
+    (read_too, True): select(func.count(), null()).where(
         _m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=True), IN_INBOX
     )
     for read_too in (False, True)
 }
-"""Only what a team has written has to be counted."""
+"""And the inbox's newest number. Only what a team has written has to be counted."""
 _PLACES = {
     (read_too, of_team, from_newest): select(_m.seq)
     .where(_m.to_agent_id == bindparam("agent"), *_only(read_too=read_too, of_team=of_team), IN_INBOX)
@@ -216,19 +216,23 @@ async def earlier(store: Store, box: Inbox, before: int, limit: int) -> Listing:
 
 async def page(store: Store, box: Inbox, number: int, size: int) -> Page:
     """The page `number` (from 1), newest first. The first and the last cost the same however many there are; one in the
-    middle costs a walk in the index: `earlier` costs none.
+    middle does where the wanted messages have all numbers of the inbox, else it costs a walk in the index, which
+    `earlier` does not.
     """
     skip = (number - 1) * size
     names: dict[str, Any] = {"agent": box.agent_id, "user": box.user_id, "most": size, "team": box.from_team}
 
     def work(connection: Connection) -> tuple[int, Sequence[Sequence[Any]]]:
-        total = int(connection.execute(_TOTALS[box.which], names).scalar() or 0)
+        total, newest = connection.execute(_TOTALS[box.which], names).first() or (0, 0)
         if skip >= total:
             return total, []
-        # From the nearer end, in the index alone.
-        from_newest = skip <= total // 2
-        before = {**names, "skip": skip if from_newest else total - 1 - skip}
-        first = connection.execute(_PLACES[(*box.which, from_newest)], before).scalar()
+        if total == newest:
+            first: int | None = newest - skip
+        else:
+            # From the nearer end, in the index alone.
+            from_newest = skip <= total // 2
+            before = {**names, "skip": skip if from_newest else total - 1 - skip}
+            first = connection.execute(_PLACES[(*box.which, from_newest)], before).scalar()
         if first is None:
             return total, []
         return total, connection.execute(_NEWEST_FIRST[box.which], {**names, "before": first + 1}).all()
