@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+from tests.databases import database_of
 from tests.desk import until
 from tests.typed import COMMAND
 
@@ -99,10 +100,12 @@ class BrokerProcess:
 
 @contextmanager
 def broker(data: Path, *arguments: str) -> Iterator[BrokerProcess]:
-    """A running broker, ended at the end of the block."""
+    """A running broker, ended at the end of the block, over the database that is chosen for the module."""
     process = BrokerProcess(data)
+    database = database_of(data)
+    elsewhere = () if database.startswith("sqlite") else ("--database", database)
     try:
-        process.start(*arguments)
+        process.start(*elsewhere, *arguments)
         yield process
     finally:
         process.end()

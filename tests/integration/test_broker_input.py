@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ import pytest
 from tests.broker_process import Account, BrokerProcess, broker, join, register
 from tests.openapi_walk import Operation, operations, sample
 
+pytestmark = pytest.mark.usefixtures("each_database")
 LONG = "x" * 3_000_000
 TEXTS = {
     "controls": "a\u0001\u001b[2Jb\r\n",
@@ -114,7 +114,7 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[Desk]:
     with broker(tmp_path_factory.mktemp("input") / "data") as process:
         account = join(process.url, "ann", process.invite)
         desk = Desk(process, account, register(process.url, account, "one"))
@@ -245,4 +245,4 @@ def test_after_all_that_it_works_and_nothing_went_wrong_in_its_log(desk: Desk) -
     said = desk.process.said()
     assert "Traceback" not in said, said[-3000:]
     assert "Internal" not in said, said[-3000:]
-    assert Path(desk.process.data / "broker.db").stat().st_mode & 0o777 == 0o600
+    assert all(path.stat().st_mode & 0o077 == 0 for path in desk.process.data.rglob("*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from tests.broker_process import Account, BrokerProcess, broker, join, register
 from tests.sizes import sizes
 
+pytestmark = pytest.mark.usefixtures("each_database")
 SEED = os.environ.get("SCHEMATHESIS_SEED", "20261121")
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -31,7 +33,7 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[Place]:
     with broker(tmp_path_factory.mktemp("openapi") / "data") as process:
         account = join(process.url, "ann", process.invite)
         yield Place(process, account)
@@ -67,7 +69,7 @@ def paths(place: Place, one_in: int, *, end_access: bool = False) -> str:
 def real_names(place: Place) -> dict[str, str]:
     """What is there: with it the calls come past the look whether it is."""
     url, account = place.process.url, place.account
-    one = register(url, account, "one")
+    one = register(url, account, f"one-{secrets.token_hex(4)}")  # one for each size of the test
     with httpx.Client(base_url=url, trust_env=False, headers={**account.as_agent, **account.as_person}) as client:
         body = {"agent_id": one["id"], "from_agent": one["address"], "to_agent": one["address"], "body": "x"}
         message = client.post("/messages/send", json=body).raise_for_status().json()

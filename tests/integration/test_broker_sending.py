@@ -176,6 +176,18 @@ def test_reply_and_forward_stay_in_the_thread(room: Room) -> None:
     assert [message["id"] for message in thread] == [first["id"], answer["id"], plain["id"]]
 
 
+def test_what_answers_a_message_comes_after_it_whatever_the_clock_of_its_process_says(room: Room) -> None:
+    first = room.post(subject="task")
+    ahead = "9999-01-01T00:00:00.999999+00:00"
+    room.desk.sql(f"UPDATE messages SET created_at = '{ahead}' WHERE id = '{first['id']}'")
+    second = room.post(action="reply", parent_id=first["id"])
+    third = room.post(action="forward", parent_id=second["id"], to_agent=room.reviewer["address"])
+    assert second["created_at"] == "9999-01-01T00:00:01.000000+00:00"
+    thread = room.desk.call("GET", f"/messages/thread/{first['thread_id']}", headers=room.alice.header)
+    assert [message["id"] for message in thread] == [first["id"], second["id"], third["id"]]
+    assert room.post()["created_at"] < ahead, "nothing else is drawn along"
+
+
 def test_what_a_forward_quotes(room: Room) -> None:
     planner, coder = room.planner["address"], room.coder["address"]
     first = room.post(subject=" Task ", body="do it")

@@ -6,9 +6,10 @@ import asyncio
 import gc
 import json
 import queue
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from httpx_sse import EventSource
 from starlette.requests import Request
 from starlette.types import Message
 from tests.broker_desk import BrokerDesk, running_broker
+from tests.databases import ON_A_FILE
 from tests.desk import until
 from tests.sizes import LONG
 
@@ -291,6 +293,18 @@ def test_whose_hold_was_followed_by_another_claims_settles_and_sends_nothing(roo
     assert claim(str(second.epoch), 200)["claimed"] == "now", "nobody has held it since"
     settle(str(second.epoch), 201)
     answer(str(second.epoch), 200, "another turn")
+
+
+@LONG
+@ON_A_FILE
+def test_a_hold_that_cannot_be_noted_is_none(room: Room) -> None:
+    agent = room.agent()
+    with closing(sqlite3.connect(room.desk.database)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, _ = room.refused(agent, watcher="one")
+        assert status == 503
+    with room.listening(agent, watcher="two") as listener:
+        listener.hello()
 
 
 def test_a_second_watcher_is_told_who_holds_the_agent(room: Room) -> None:

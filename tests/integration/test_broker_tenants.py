@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import httpx
 import pytest
+from sqlalchemy import create_engine, text
 from tests.broker_process import Account, BrokerProcess, broker, join, register
+from tests.databases import database_of
 from tests.openapi_walk import Operation, operations, sample
 
+pytestmark = pytest.mark.usefixtures("each_database")
 MARK = "bobs-own-words"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 VOLATILE = {"last_seen", "last_used_at"}
@@ -127,22 +129,22 @@ class Street:
 
     def rows_of(self, tenant: Tenant) -> str:
         """Everything that is stored of a tenant, but when its agents were seen and its keys were used."""
-        database = sqlite3.connect(self.process.data / "broker.db")
-        database.row_factory = sqlite3.Row
         found: list[Any] = []
-        for table in WRITES_OF_HIS_OWN:
-            where = "id" if table == "users" else "user_id"
-            query = f"SELECT * FROM {table} WHERE {where} = ?"
-            if table == "receipts":
-                query = "SELECT r.* FROM receipts r JOIN messages m ON m.id = r.message_id WHERE m.user_id = ?"
-            for row in database.execute(f"{query} ORDER BY 1", (tenant.user_id,)):
-                found.append((table, {name: row[name] for name in row.keys() if name not in VOLATILE}))  # noqa: SIM118
-        database.close()
+        engine = create_engine(database_of(self.process.data))
+        with engine.connect() as database:
+            for table in WRITES_OF_HIS_OWN:
+                where = "id" if table == "users" else "user_id"
+                query = f"SELECT * FROM {table} WHERE {where} = :user"
+                if table == "receipts":
+                    query = "SELECT r.* FROM receipts r JOIN messages m ON m.id = r.message_id WHERE m.user_id = :user"
+                rows = database.execute(text(f"{query} ORDER BY 1"), {"user": tenant.user_id}).mappings()
+                found += [(table, {name: row[name] for name in row if name not in VOLATILE}) for row in rows]
+        engine.dispose()
         return json.dumps(found)
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Street]:
+def street(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[Street]:
     with broker(tmp_path_factory.mktemp("tenants") / "data") as process:
         street = Street(process)
         yield street

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -61,6 +61,16 @@ CLOCK = Clock()
 def now_text() -> str:
     """Now in UTC as ISO 8601 with microseconds and `+00:00`: the order of such texts is the order in time."""
     return CLOCK.now().isoformat(timespec="microseconds")
+
+
+def now_after(moment: str) -> str:
+    """The same; where the clock of the process that wrote `moment` is ahead of ours, the moment right after that: what
+    answers a message is never older than it.
+    """
+    now = now_text()
+    if now > moment:
+        return now
+    return (datetime.fromisoformat(moment) + timedelta(microseconds=1)).isoformat(timespec="microseconds")
 
 
 def age_seconds(moment: str) -> float:

@@ -184,11 +184,11 @@ class Streams:
         lease, peers = stream.lease, self._peers
         if lease is None:
             return
-        if peers is None:
-            # As a write, so that what was done by an earlier hold is committed before this one begins.
-            stream.epoch = await self._store.write(lambda _: self._begin_epoch(stream.agent_id))
-            return
         try:
+            if peers is None:
+                # As a write, so that what was done by an earlier hold is committed before this one begins.
+                stream.epoch = await self._store.write(lambda _: self._begin_epoch(stream.agent_id))
+                return
             held: Held | Lease = await self._store.write_each(take_all, Wish(stream.agent_id, lease, peers.id))
             if isinstance(held, Lease):
                 raise watched(address, held)

@@ -19,7 +19,7 @@ from agent_mailer.broker.messages.noting import note_stored
 from agent_mailer.broker.messages.rows import takes_part
 from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, forwarded, message_of
-from agent_mailer.broker.protocol import Fault, now_text
+from agent_mailer.broker.protocol import Fault, now_after, now_text
 from agent_mailer.broker.tables import NOT_ERASED, NOT_TRASHED, agents, former_addresses, messages
 from agent_mailer.broker.users.quotas import Spent, count_alone, require_left, spend, spent_by
 
@@ -83,6 +83,7 @@ class _Parent(msgspec.Struct, frozen=True):
     thread_id: str
     from_agent_id: str
     to_agent_id: str
+    created_at: str
 
 
 _Row = dict[str, object]
@@ -116,7 +117,7 @@ _COUNT_ON = (
         inbox_unread=agents.c.inbox_unread + bindparam("many"),
     )
 )
-_PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id).where(
+_PARENTS = select(_m.id, _m.user_id, _m.thread_id, _m.from_agent_id, _m.to_agent_id, _m.created_at).where(
     _m.id.in_(bindparam("ids", expanding=True)), NOT_ERASED
 )
 _QUOTED = (_m.from_agent, _m.to_agent, _m.created_at, _m.action, _m.subject, _m.body)
@@ -331,7 +332,7 @@ class _Batch:
     ) -> list[Message]:
         new = submission.new
         made: list[Message] = []
-        now = now_text()
+        now = now_text() if parent is None else now_after(parent.created_at)
         for ordinal, (agent_id, address) in enumerate(zip(to, new.to, strict=True)):
             self.newest[agent_id] += 1
             made.append(
