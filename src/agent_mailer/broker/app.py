@@ -25,6 +25,7 @@ from agent_mailer.broker.engines import is_file
 from agent_mailer.broker.memories.routes import by_key as memories_by_key
 from agent_mailer.broker.memories.routes import router as memories_router
 from agent_mailer.broker.messages import files, receipts
+from agent_mailer.broker.messages.quick import Quick
 from agent_mailer.broker.messages.routes import by_send
 from agent_mailer.broker.messages.routes import router as messages_router
 from agent_mailer.broker.migrate import bring_to_head
@@ -109,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     give_handlers(app)
     app.state.numbers = numbers = Numbers()
+    app.add_middleware(Quick)
     app.add_middleware(Edge, settings=settings)
     app.add_middleware(Counted, numbers=numbers)
 

@@ -82,11 +82,16 @@ class SendForm(OperatorForm):
 Form = TypeVar("Form", bound=OperatorForm)
 
 
-async def read_form(request: Request, form: type[Form]) -> Form:
-    """The request's body. Raises RequestValidationError."""
+def is_json(request: Request) -> bool:
+    """By what it says itself."""
     kind, _, _ = request.headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+async def read_form(request: Request, form: type[Form]) -> Form:
+    """The request's body. Raises RequestValidationError."""
+    if not is_json(request):
         # As FastAPI answers: a page of another site cannot send this type without being asked first.
         raise _invalid("model_attributes_type", "The request is no JSON: its Content-Type says otherwise")
     raw = await request.body()

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from agent_mailer.broker.fixed import write_each
 from agent_mailer.broker.search.rows import note_words
 
 _ACTIVE = text("""\
@@ -29,12 +30,14 @@ def note_stored(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> No
     A thread that was put away is open again.
     """
     moments = {(row["user_id"], row["thread_id"]): row["created_at"] for row in rows}
-    connection.execute(
+    write_each(
+        connection,
         _ACTIVE,
         [{"user": user, "thread": thread, "moment": moment} for (user, thread), moment in sorted(moments.items())],
     )
     counts = Counter((row["from_agent_id"], row["action"]) for row in rows)
-    connection.execute(
+    write_each(
+        connection,
         _SENT,
         [{"agent": agent_id, "action": action, "many": many} for (agent_id, action), many in sorted(counts.items())],
     )

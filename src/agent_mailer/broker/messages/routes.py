@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, cast
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -16,7 +16,6 @@ from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.changing import Changes, Locked, changed
 from agent_mailer.broker.messages.forms import (
     MOST_ATTACHMENT_BYTES,
-    OperatorForm,
     SendForm,
     documented,
     idempotency_key,
@@ -43,6 +42,56 @@ SENT: Responses = {
 }
 
 
+FAILED = "agent_mailer.failed"
+"""Of a scope: why storing what it asks for has failed already."""
+
+
+class Sending(Protocol):
+    """What a send says, however it was read."""
+
+    @property
+    def to_agent(self) -> str | list[str]: ...
+
+    @property
+    def action(self) -> str: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def body(self) -> str: ...
+
+    @property
+    def attachments(self) -> Sequence[Any]: ...
+
+    @property
+    def parent_id(self) -> str | None: ...
+
+    @property
+    def forward_scope(self) -> str | None: ...
+
+    @property
+    def thread_id(self) -> str | None: ...
+
+    @property
+    def hops(self) -> int: ...
+
+    @property
+    def automatic(self) -> str: ...
+
+    @property
+    def priority(self) -> str: ...
+
+    @property
+    def kind(self) -> str | None: ...
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    @property
+    def visited(self) -> Sequence[str]: ...
+
+
 class _StraightRoute(APIRoute):
     """Without a query a request has nothing that FastAPI would have to look at: what all mail comes by goes past it."""
 
@@ -52,6 +101,8 @@ class _StraightRoute(APIRoute):
         async def straight(request: Request) -> Response:
             if request.scope["query_string"]:
                 return await usual(request)
+            if FAILED in request.scope:
+                raise cast(Exception, request.scope[FAILED])
             return await send(request, await agent_caller(request))
 
         return straight
@@ -80,7 +131,7 @@ async def send(request: Request, caller: AsAgent, html: Html = True) -> Response
     return await deliver(request, submission, html=html)
 
 
-def submission_of(request: Request, form: OperatorForm, *, sender: tuple[str, str, str], bound: bool) -> Submission:
+def submission_of(request: Request, form: Sending, *, sender: tuple[str, str, str], bound: bool) -> Submission:
     """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 413."""
     settings = settings_of(request)
     longest = settings.max_body_bytes

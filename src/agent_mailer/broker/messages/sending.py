@@ -11,9 +11,10 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
 from agent_mailer.broker.data import Quota
+from agent_mailer.broker.fixed import rows_of, write_each
 from agent_mailer.broker.leases import Fence, last_epochs
 from agent_mailer.broker.messages.noting import note_stored
 from agent_mailer.broker.messages.rows import takes_part
@@ -90,10 +91,12 @@ _Row = dict[str, object]
 _Place = tuple[str, str]
 """A thread: the id of its user, and its own."""
 _m = messages.c
-_EARLIER = select(_m.from_agent_id, _m.idempotency_key, _m.request_hash, _m.ordinal, *MESSAGE_COLUMNS).where(
+_KEYED = and_(
     _m.idempotency_key.in_(bindparam("keys", expanding=True)),
     _m.from_agent_id.in_(bindparam("senders", expanding=True)),
 )
+_IS_EARLIER = select(_m.from_agent_id).where(_KEYED).limit(1)
+_EARLIER = select(_m.from_agent_id, _m.idempotency_key, _m.request_hash, _m.ordinal, *MESSAGE_COLUMNS).where(_KEYED)
 # Not FOR UPDATE: that would wait for whoever only stores a message of this agent, and he for us.
 _RECIPIENTS = (
     select(agents.c.address, agents.c.id, agents.c.user_id, agents.c.inbox_seq)
@@ -177,12 +180,10 @@ class _Batch:
                 results.append(fault)
         if self.rows:
             # In the order of the locks, which others take too.
-            counts = [
-                {"agent": agent_id, "newest": self.newest[agent_id], "many": many}
-                for agent_id, many in sorted(self.counted.items())
-            ]
-            self.connection.execute(_COUNT_ON, counts)
-            self.connection.execute(_STORE, self.rows)
+            counted_on = sorted(self.counted.items())
+            counts = [{"agent": one, "newest": self.newest[one], "many": many} for one, many in counted_on]
+            write_each(self.connection, _COUNT_ON, counts)
+            write_each(self.connection, _STORE, self.rows)
             note_stored(self.connection, self.rows)
             note_arrivals(self.connection, self.arrived)
             spend(self.connection, self.newly)
@@ -194,14 +195,14 @@ class _Batch:
         for statement in (_RECIPIENTS, _FORMER_RECIPIENTS):
             missing = sorted(addresses - {row[0] for row in found})
             if missing:
-                found += self.connection.execute(statement, {"addresses": missing}).all()
+                found += rows_of(self.connection, statement, {"addresses": missing})
         return found
 
     def _read_earlier(self) -> dict[tuple[str, str], tuple[str, list[Message]]]:
-        keyed = [submission for submission in self.submissions if submission.key is not None]
-        if not keyed:
+        keyed = {(o.key, o.agent_id) for o in self.submissions if o.key is not None}
+        names = {"keys": sorted({key for key, _ in keyed}), "senders": sorted({sender for _, sender in keyed})}
+        if not keyed or not rows_of(self.connection, _IS_EARLIER, names):
             return {}
-        names = {"keys": sorted({str(o.key) for o in keyed}), "senders": sorted({o.agent_id for o in keyed})}
         earlier: dict[tuple[str, str], tuple[str, list[Message]]] = {}
         for row in sorted(self.connection.execute(_EARLIER, names), key=itemgetter(3)):
             earlier.setdefault((row[0], row[1]), (row[2], []))[1].append(message_of(row[4:]))
@@ -217,7 +218,7 @@ class _Batch:
         if not derived:
             return derived, set()
         names = {"users": sorted({user for user, _ in derived}), "threads": sorted({name for _, name in derived})}
-        return derived, {(row[0], row[1]) for row in self.connection.execute(_STORED_THREADS, names)}
+        return derived, {(row[0], row[1]) for row in rows_of(self.connection, _STORED_THREADS, names)}
 
     def _send(self, submission: Submission) -> Sent:
         digest = submission.request_hash() if submission.key is not None else None
@@ -315,9 +316,7 @@ class _Batch:
     def _holds_others(self, submission: Submission, thread_id: str) -> bool:
         """Whether there is such a thread of this user, and the sender takes no part in it."""
         place = (submission.user_id, thread_id)
-        if submission.agent_id in self.begun.get(place, ()):
-            return False
-        if place not in self.begun and not self._is_stored(place):
+        if submission.agent_id in self.begun.get(place, ()) or not (place in self.begun or self._is_stored(place)):
             return False
         return not takes_part(self.connection, *place, submission.agent_id)
 

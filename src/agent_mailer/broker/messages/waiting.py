@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, text
 
+from agent_mailer.broker.fixed import write_each
 from agent_mailer.broker.messages.wire import ENVELOPE_COLUMNS, Listing, envelope_of
 from agent_mailer.broker.tables import CLAIMED, IN_INBOX, WAITING, agents, messages, waiting_threads
 
@@ -84,7 +85,8 @@ def note_arrivals(connection: Connection, arrived: Sequence[tuple[str, str, str,
         urgency, head, pressing = known.get((agent_id, thread), (len(RANKS), seq, seq))
         known[agent_id, thread] = (rank, head, seq) if rank < urgency else (urgency, head, pressing)
     # In one order, as everybody locks.
-    connection.execute(
+    write_each(
+        connection,
         _ARRIVED,
         [
             {"agent": place[0], "thread": place[1], "urgency": urgency, "head": head, "pressing": pressing}

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, TextClause, func, insert, select, text
 
+from agent_mailer.broker.fixed import rows_of, write_each
 from agent_mailer.broker.search.words import Wanted, snippet, words_of
 from agent_mailer.broker.tables import messages, searchable
 
@@ -72,12 +73,12 @@ def note_words(connection: Connection, stored: Sequence[Mapping[str, Any]]) -> N
             [{"message_id": row["id"], "words": one} for row, one in zip(stored, words, strict=True)],
         )
         return
-    first = connection.execute(_NEWEST).scalar_one() + 1
-    connection.execute(
-        _NUMBER, [{"number": number, "message_id": row["id"]} for number, row in enumerate(stored, first)]
+    first = rows_of(connection, _NEWEST, {})[0][0] + 1
+    write_each(
+        connection, _NUMBER, [{"number": number, "message_id": row["id"]} for number, row in enumerate(stored, first)]
     )
-    connection.execute(
-        _IN_FILE, [{"number": number, "words": " ".join(one)} for number, one in enumerate(words, first)]
+    write_each(
+        connection, _IN_FILE, [{"number": number, "words": " ".join(one)} for number, one in enumerate(words, first)]
     )
 
 
