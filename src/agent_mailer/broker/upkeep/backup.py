@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import MetaData, select, text
+from sqlalchemy import select, text
 
 from agent_mailer.broker.data import Data
 from agent_mailer.broker.engines import snapshot
 from agent_mailer.broker.protocol import now_text
 from agent_mailer.broker.tables import files, leases, processes
 from agent_mailer.broker.upkeep import archive
+from agent_mailer.broker.upkeep.derived import reflected
 from agent_mailer.errors import ConfigFault
 
 NOT_KEPT = frozenset((processes.name, leases.name, "alembic_version"))
@@ -35,8 +36,7 @@ def back_up(data: Data, path: Path) -> BackedUp:
     """
     missing: list[str] = []
     with snapshot(data.database) as connection:
-        found = MetaData()
-        found.reflect(connection)
+        found = reflected(connection)
         if "alembic_version" not in found.tables:
             raise ConfigFault(
                 "not_our_database", "there is no broker's database there", "give another one: --data, --database"

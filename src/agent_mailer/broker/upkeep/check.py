@@ -12,7 +12,7 @@ from agent_mailer.broker.data import Data
 from agent_mailer.broker.engines import snapshot
 from agent_mailer.broker.migrate import require_head
 from agent_mailer.broker.tables import files
-from agent_mailer.broker.upkeep.derived import unlisted, wrong_counts, wrong_threads
+from agent_mailer.broker.upkeep.derived import unfound, unlisted, wrong_counts, wrong_threads
 
 MOST = 20
 """Findings of one kind that are told."""
@@ -49,13 +49,21 @@ def check(data: Data) -> Checked:
             if findings:
                 # Of a file with torn pages nothing else can be said.
                 return Checked(looked_at, findings)
-        looked_at += ["the totals of the inboxes", "what waits in them", "the lists of threads", "the uploads"]
+        looked_at += [
+            "the totals of the inboxes",
+            "what waits in them",
+            "the lists of threads",
+            "the words",
+            "the uploads",
+        ]
         if many := wrong_counts(connection):
             findings.append(Finding("wrong_totals", f"the totals of {many} inboxes are not what is in them", _REPAIR))
         if many := wrong_threads(connection):
             findings.append(Finding("wrong_waiting", f"of {many} threads it is not known what waits in them", _REPAIR))
         if many := unlisted(connection):
             findings.append(Finding("unlisted_threads", f"{many} threads are in no list", _REPAIR))
+        if unfound(connection):
+            findings.append(Finding("unfound", "there is mail that no search finds", _REPAIR))
         findings += _of_uploads(connection, data.uploads)
     return Checked(looked_at, findings)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, text
+
+from agent_mailer.broker.search.rows import note_words
 
 _COUNTED = """
 SELECT a.id AS agent_id, COALESCE(m.total, 0) AS total, COALESCE(m.unread, 0) AS unread, COALESCE(m.newest, 0) AS newest
@@ -53,6 +55,27 @@ _FORGET = text("DELETE FROM waiting_threads")
 _FILL = text(f"INSERT INTO waiting_threads (agent_id, thread_id, urgency, head_seq, pressing_seq) {_WAITING}")
 
 
+WORDS = ("searchable", "message_words")
+"""By what mail is found: of the database's own kind, and made anew from the messages."""
+_WITHOUT_WORDS = text(
+    "SELECT id, user_id, subject, body FROM messages WHERE thread_id <> ''"
+    " AND id NOT IN (SELECT message_id FROM searchable) ORDER BY created_at, id LIMIT 1000"
+)
+
+
+def reflected(connection: Connection) -> MetaData:
+    """The tables that there are, without what follows from others in a way of the database's own."""
+    found = MetaData()
+    found.reflect(connection, only=lambda name, _: not name.startswith(WORDS))
+    return found
+
+
+def note_missing_words(connection: Connection) -> None:
+    """So that all mail is found."""
+    while some := connection.execute(_WITHOUT_WORDS).mappings().all():
+        note_words(connection, [dict(row) for row in some])
+
+
 def wrong_counts(connection: Connection) -> int:
     """Inboxes whose totals are not what their messages say."""
     return int(connection.execute(_WRONG_COUNTS).scalar_one())
@@ -68,6 +91,11 @@ def unlisted(connection: Connection) -> int:
     return int(connection.execute(_UNLISTED).scalar_one())
 
 
+def unfound(connection: Connection) -> bool:
+    """Whether there is mail that no search finds."""
+    return connection.execute(_WITHOUT_WORDS).first() is not None
+
+
 def derive(connection: Connection) -> None:
     """Make all of it anew; nobody else writes meanwhile."""
     if connection.dialect.name == "postgresql":
@@ -76,3 +104,4 @@ def derive(connection: Connection) -> None:
     connection.execute(_FORGET)
     connection.execute(_FILL)
     connection.execute(_LISTED)
+    note_missing_words(connection)

@@ -15,7 +15,7 @@ from agent_mailer.broker.tables import agents, files, messages, metadata, users
 from agent_mailer.broker.upkeep.archive import new_file
 
 SECRETS = frozenset(("password_hash", "token_version", "key_hash", "api_key_suffix", "token_hash", "request_hash"))
-_OF_THE_BROKER = frozenset(("known_hosts", "usage"))
+_OF_THE_BROKER = frozenset(("known_hosts", "usage", "searchable", "sent_counts"))
 """What it keeps for its own work."""
 
 

@@ -21,6 +21,7 @@ from agent_mailer.broker.migrate import HEAD, check_place, named, require_nobody
 from agent_mailer.broker.tables import processes, users
 from agent_mailer.broker.upkeep import archive
 from agent_mailer.broker.upkeep.archive import Head, Row, Upload
+from agent_mailer.broker.upkeep.derived import WORDS, note_missing_words, reflected
 from agent_mailer.errors import ConfigFault, MailerError
 
 AT_ONCE = 500
@@ -88,6 +89,7 @@ def _fill(connection: Connection, data: Data, backup: archive.Reader, put: list[
                 rows += len(some)
     if backup.head.schema != HEAD:
         upgrade(connection, name)
+    note_missing_words(connection)
     note(connection, at_the_command_line(), Act.RESTORED, f"as of {backup.head.made_at}")
     return rows
 
@@ -109,15 +111,14 @@ def _clear(connection: Connection, name: str, *, served_by_many: bool) -> None:
             f"{name} holds what {many} user{'s have' if many > 1 else ' has'} there; it was left as it is",
             "put the backup into another place: --data DIR, or --database URL",
         )
-    there = MetaData()
-    there.reflect(connection)
-    there.drop_all(connection)
+    for name in WORDS:
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
+    reflected(connection).drop_all(connection)
 
 
 def _tables(connection: Connection, head: Head) -> MetaData:
     """As they are at that version. Raises ConfigFault where the backup has others."""
-    there = MetaData()
-    there.reflect(connection)
+    there = reflected(connection)
     for name, columns in head.tables.items():
         if name not in there.tables or not set(columns) <= set(there.tables[name].columns.keys()):
             raise ConfigFault("no_backup", f"the backup has a table {name} as there was none in {head.schema}")
