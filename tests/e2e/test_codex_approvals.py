@@ -362,7 +362,7 @@ def test_a_codex_whose_hooks_are_switched_off_by_hand_starts_no_turn(ruled: Aski
 
 
 def test_doctor_shows_that_codex_asks(desk: AskingCodex) -> None:
-    assert "codex asks a person before what it may not do by itself" in desk.cli("doctor")
+    assert "codex asks a person before what it may not do by itself" in desk.cli("doctor", "--verbose")
     assert desk.fake.asked == []
     assert desk.rollouts() == []
 

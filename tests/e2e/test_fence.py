@@ -145,7 +145,7 @@ def test_a_server_of_the_persons_is_there_and_counts_as_allowed(claude: ClaudeDe
 
 
 def test_doctor_proves_the_fence_of_claude(claude: ClaudeDesk) -> None:
-    said = claude.cli("doctor").stdout
+    said = claude.cli("doctor", "--verbose").stdout
     assert "claude's own tools in a turn: Task, Bash" in said
     assert claude.fake.requests == [], "no model is asked"
 
@@ -221,6 +221,6 @@ def _read(path: Path) -> bytes:
 
 def test_doctor_proves_the_profile_of_codex(codex: CodexDesk) -> None:
     (codex.home / "auth.json").write_text("{}")
-    assert "codex's sandbox keeps login, configuration and state from the agent" in codex.cli("doctor")
+    assert "codex's sandbox keeps login, configuration and state from the agent" in codex.cli("doctor", "--verbose")
     codex.configure(extra_args=[*codex.fake.provider(), "-s", "workspace-write"])
-    assert "without a profile: extra_args choose a sandbox" in codex.cli("doctor")
+    assert "without a profile: extra_args choose a sandbox" in codex.cli("doctor", "--verbose")

@@ -15,6 +15,7 @@ from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
+    from agent_mailer.checks import CheckResult
     from agent_mailer.checks.repair import RepairReport
     from agent_mailer.checks.verify import Report
 
@@ -92,7 +93,10 @@ def verify(workdir: Workdir = None, as_json: Json = False) -> None:
 
 
 def show(report: Report, *, as_json: bool, brief: bool = False) -> None:
-    """Print what was found, and leave with its exit status. `brief`: of what is well one line."""
+    """Print what was found, and leave with its exit status.
+
+    `brief`: of what is well one line, and what a turn may touch.
+    """
     from agent_mailer.checks import Level
 
     if as_json:
@@ -103,16 +107,23 @@ def show(report: Report, *, as_json: bool, brief: bool = False) -> None:
     if brief:
         order = [Level.FAILED, Level.WARNING]
         found = sorted((one for one in found if one.result in order), key=lambda one: order.index(one.result))
-    for result in found:
+    told = [one for one in report.checks if brief and one.result is Level.OK and one.name.startswith("sandbox")]
+
+    def line(result: CheckResult) -> None:
         seen = f"  [{printable(result.looked_at)}]" if result.looked_at not in result.text else ""
         level = pad(paint(result.result.value, inks[result.result]), 8)
         say(hanging(f"{level} {result.name:<13} ", f"{printable(result.text, 600)}{seen}"))
         if result.fix:
             say(f"{'':<8} {'':<13} mend: {printable(result.fix, 600)}")
-    well = [result.name for result in report.checks if result.result is Level.OK]
+
+    for result in found:
+        line(result)
+    well = [result.name for result in report.checks if result.result is Level.OK and result not in told]
     if brief and well:
         level = pad(paint(Level.OK.value, inks[Level.OK]), 8)
         say(hanging(f"{level} {f'{len(well)} checks':<13} ", f"{', '.join(dict.fromkeys(well))} (each: --verbose)"))
+    for result in told:
+        line(result)
     levels = [result.result for result in report.checks]
     bad, doubtful = levels.count(Level.FAILED), levels.count(Level.WARNING)
     warnings = f", {doubtful} warning{'' if doubtful == 1 else 's'}" if doubtful else ""
