@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies
 
 import httpx
@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.amp.answers import OUT_OF_REACH, Answer, InDoubt, Lost, NotSent, TooLarge, retry_after
+from agent_mailer.mailbox.amp.wires import Most, Wires
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import printable, whole_characters
 
@@ -70,8 +71,11 @@ class Transport:
         self._silent_until = 0.0
         self.on_loss: Callable[[], None] = _nobody_asks
         """Called when a connection has failed: what is at the other end may be another version since."""
+        common = {"X-API-Key": _checked_key(key), "Accept-Encoding": "identity", "User-Agent": "agent-mailer"}
+        self._prefix = urlsplit(self.url).path
+        self._wires = _wires_to(self.url, common, self._limits)
         self._client = httpx.AsyncClient(
-            headers={"X-API-Key": _checked_key(key), "Accept-Encoding": "identity", "User-Agent": "agent-mailer"},
+            headers=common,
             timeout=httpx.Timeout(self._limits.read, connect=self._limits.connect),
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
             # The certificates cost a plain http:// client memory for nothing.
@@ -81,6 +85,8 @@ class Transport:
         )
 
     async def close(self) -> None:
+        if self._wires is not None:
+            self._wires.close()
         await self._client.aclose()
 
     @property
@@ -125,7 +131,8 @@ class Transport:
             body += part
             if len(body) >= START_BYTES:
                 break
-        return self._heeded(self._answer(where, response, bytes(body[:START_BYTES])))
+        pause = response.headers.get("Retry-After")
+        return self._heeded(self._answer(where, response.status_code, pause, bytes(body[:START_BYTES])))
 
     @asynccontextmanager
     async def listen(
@@ -152,29 +159,55 @@ class Transport:
     ) -> Answer:
         where = self.where(method, path)
         sent = {} if content is None else {"Content-Type": "application/json"}
-        request = self._client.build_request(
-            method,
-            self.url + path,
-            params=dict(query) if query else None,
-            content=content,
-            headers={**sent, **(headers or {})},
-        )
+        fields = {**sent, **(headers or {})}
         try:
             async with asyncio.timeout(self._limits.whole):
-                response = await self._client.send(request, stream=True)
-                try:
-                    body = await self._read(response, where)
-                finally:
-                    with suppress(httpx.HTTPError):
-                        await response.aclose()
+                if self._wires is not None:
+                    return await self._by_wire(self._wires, where, method, path, query, fields, content)
+                return await self._by_httpx(where, method, path, query, fields, content)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
             self.on_loss()
             raise broken(where, error) from None
-        return self._answer(where, response, body)
 
-    def _answer(self, where: str, response: httpx.Response, body: bytes) -> Answer:
-        pause = retry_after(response.headers.get("Retry-After"), self._clock.now())
-        return Answer(where, response.status_code, whole_characters(body), pause)
+    async def _by_wire(
+        self,
+        wires: Wires,
+        where: str,
+        method: str,
+        path: str,
+        query: Query | None,
+        fields: Mapping[str, str],
+        content: bytes | None,
+    ) -> Answer:
+        limit = self._limits.answer_bytes
+        target = f"{self._prefix}{path}?{urlencode(query)}" if query else f"{self._prefix}{path}"
+        reply = await wires.ask(method, target, fields, content, Most(limit, START_BYTES))
+        if not reply.whole:
+            raise TooLarge(where, reply.status, reply.body[:START_BYTES], limit)
+        return self._answer(where, reply.status, reply.fields.get("retry-after"), reply.body)
+
+    async def _by_httpx(
+        self,
+        where: str,
+        method: str,
+        path: str,
+        query: Query | None,
+        fields: Mapping[str, str],
+        content: bytes | None,
+    ) -> Answer:
+        request = self._client.build_request(
+            method, self.url + path, params=dict(query) if query else None, content=content, headers=fields
+        )
+        response = await self._client.send(request, stream=True)
+        try:
+            body = await self._read(response, where)
+        finally:
+            with suppress(httpx.HTTPError):
+                await response.aclose()
+        return self._answer(where, response.status_code, response.headers.get("Retry-After"), body)
+
+    def _answer(self, where: str, status: int, pause: str | None, body: bytes) -> Answer:
+        return Answer(where, status, whole_characters(body), retry_after(pause, self._clock.now()))
 
     def _heeded(self, answer: Answer) -> Answer:
         if answer.status in (408, 429, 503) and answer.retry_after:
@@ -257,6 +290,18 @@ def _checked_url(url: str) -> str:
             "agent-mailer config set broker_url http://127.0.0.1:9800",
         )
     return url.strip().rstrip("/")
+
+
+def _wires_to(url: str, common: Mapping[str, str], limits: Limits) -> Wires | None:
+    """None where httpx has to do it: with TLS, a proxy, a password in the URL, or a name that has to be translated."""
+    parts = urlsplit(url)
+    plain = url.isascii() and url.isprintable() and " " not in url and "@" not in parts.netloc
+    if parts.scheme != "http" or parts.hostname is None or not plain or (getproxies() and not _loopback(url)):
+        return None
+    fields = {"Host": parts.netloc, "Accept": "*/*", "Connection": "keep-alive", **common}
+    return Wires(
+        parts.hostname, parts.port or 80, fields, connect=limits.connect, read=limits.read, idle=KEEPALIVE_SECONDS
+    )
 
 
 def _loopback(url: str) -> tuple[str, ...]:
