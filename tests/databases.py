@@ -158,6 +158,7 @@ def database_of(place: Path) -> str:
 
 _SINCE_0008 = (
     "team_memories",
+    *("channel_messages", "channel_members", "channels"),
     "approval_links",
     "threads",
     "trashed_messages",

@@ -78,7 +78,9 @@ def real_names(place: Place) -> dict[str, str]:
         team = client.post("/admin/teams", json={"name": "t"}).raise_for_status().json()
         note = {"title": "t", "content": "c"}
         memory = client.post(f"/admin/teams/{team['id']}/memories", json=note).raise_for_status().json()
+        channel = client.post("/channels", json={"agent_id": one["id"]}).raise_for_status().json()
     return {
+        "path.token": channel["join_token"],
         "path.memory_id": memory["id"],
         "path.agent_id": one["id"],
         "query.agent_id": one["id"],

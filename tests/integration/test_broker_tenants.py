@@ -44,6 +44,7 @@ class Tenant(NamedTuple):
     operator: str
     trashed_id: str
     memory_id: str
+    token: str
 
     def names(self) -> dict[str, str]:
         """Path and query parameters and fields of bodies -> this tenant's value."""
@@ -62,6 +63,7 @@ class Tenant(NamedTuple):
             "token_sha256": token_hash(self.one),
             "trashed_id": self.trashed_id,
             "memory_id": self.memory_id,
+            "token": self.token,
         }
 
 
@@ -106,6 +108,10 @@ class Street:
         ask.post(f"/admin/teams/{team.json()['id']}/agents", json={"agent_id": one["id"]}, headers=people)
         note = {"title": mark, "content": mark}
         memory = ask.post(f"/admin/teams/{team.json()['id']}/memories", json=note, headers=people).raise_for_status()
+        channel = ask.post("/channels", json={"agent_id": one["id"], "initial_prompt": mark}, headers=agents)
+        token = channel.raise_for_status().json()["join_token"]
+        # With both places taken: whoever knows the token of another one may join it, as the protocol says.
+        ask.post(f"/channels/{token}/join", json={"agent_id": two["id"]}, headers=agents).raise_for_status()
         keys = ask.get("/users/api-keys", headers=people).raise_for_status().json()
         uploaded = ask.post("/files/upload", files={"file": (f"{mark}.png", PNG)}, headers=agents).raise_for_status()
         link = {"agent_id": one["id"], "token_sha256": token_hash(one), "seconds": 3600, "act": mark}
@@ -125,6 +131,7 @@ class Street:
             operator["address"],
             away,
             memory.json()["id"],
+            token,
         )
 
     def rows_of(self, tenant: Tenant) -> str:

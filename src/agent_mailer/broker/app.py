@@ -17,6 +17,8 @@ from agent_mailer.broker.agents import admin, owner
 from agent_mailer.broker.agents.routes import router as agents_router
 from agent_mailer.broker.answers import LATER, give_handlers, refusals
 from agent_mailer.broker.approvals.routes import router as links_router
+from agent_mailer.broker.channels.routes import admin_router as admin_channels_router
+from agent_mailer.broker.channels.routes import router as channels_router
 from agent_mailer.broker.data import Keep, Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
@@ -150,6 +152,8 @@ def create_app(settings: Settings) -> FastAPI:
         admin.router,
         memories_router,
         memories_by_key,
+        channels_router,
+        admin_channels_router,
         owner.superadmin_router,
         operator_by_key,
         links_router,

@@ -21,7 +21,7 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError, Unavailable
 log = logging.getLogger("agent_mailer.broker")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0014"
+HEAD = "0015"
 """The newest of them."""
 LOCK_SECONDS = 5
 """How long a lock of somebody else is waited for."""

@@ -364,3 +364,31 @@ approval_links = Table(
     # allow or deny, once it was used.
     Column("verdict", Text),
 )
+
+# Two agents that talk in turns; `status` is a value of `channels.rows.Status`.
+channels = Table(
+    "channels",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("join_token", Text, nullable=False, unique=True),
+    *(Column(name, Text, nullable=False) for name in ("creator_agent", "initial_prompt", "status")),
+    *(Column(name, Integer, nullable=False) for name in ("max_turns", "turn_count")),
+    *(Column(name, Text, nullable=False) for name in ("ttl_expires_at", "created_at")),
+    *(Column(name, Text) for name in ("closed_at", "close_reason")),
+)
+channel_members = Table(
+    "channel_members",
+    metadata,
+    Column("channel_id", Text, ForeignKey("channels.id"), primary_key=True),
+    Column("agent_id", Text, ForeignKey("agents.id"), primary_key=True, index=True),
+    *(Column(name, Text, nullable=False) for name in ("agent_address", "role", "joined_at")),
+)
+channel_messages = Table(
+    "channel_messages",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("channel_id", Text, ForeignKey("channels.id"), nullable=False),
+    Column("seq", Integer, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("from_agent", "body", "created_at")),
+    UniqueConstraint("channel_id", "seq"),
+)
