@@ -75,6 +75,7 @@ def test_a_name_is_kept_with_its_token_and_given_to_nobody_else(town: Town) -> N
         with pytest.raises(MailboxRefused) as caught:
             await town.box(folder="somebody else's").register()
         assert "coder-1" in caught.value.message
+        assert caught.value.fix.startswith("take another name")
         with pytest.raises(RefusedFault):
             await town.box(folder="somebody else's").open()
 

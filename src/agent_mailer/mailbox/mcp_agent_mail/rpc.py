@@ -29,6 +29,7 @@ _NOT_US = (
     "requires sender_token",
     "requires agent_token",
 )
+_MEND = "take another name (agent-mailer config set address NAME-2), or bring its token from where it was registered"
 _FORGOTTEN = ("Use ensure_project to create",)
 
 T = TypeVar("T")
@@ -166,7 +167,7 @@ class Server:
                 text = text.replace(value, "***")
         said = printable(" ".join(text.split()), 400)
         if any(words in text for words in _NOT_US):
-            return MailboxRefused("identity_refused", f"{self.peer.shown}: {said}", "agent-mailer mail register --help")
+            return MailboxRefused("identity_refused", f"{self.peer.shown}: {said}", _MEND)
         if any(words in text for words in _BUSY):
             return MailboxUnavailable("mailbox_busy", f"{self.peer.shown}: {said}", "wait")
         if any(words in text for words in _FORGOTTEN):
