@@ -64,6 +64,10 @@ def test_one_mail_goes_the_way_that_the_page_tells(tmp_path: Path) -> None:
     assert changes <= MOST_CHANGES, f"{changes} changes of room"
 
 
+REST = 0.5
+"""Seconds in which a watcher that is at rest calls nothing."""
+
+
 def one_mail(desk: Desk) -> list[str]:
     """The modules whose functions are called, call by call, from a mail's delivery until its turn is settled."""
     entered: list[str] = []
@@ -91,10 +95,16 @@ def one_mail(desk: Desk) -> list[str]:
         room = place.room(lock)
         watcher = Watcher(room)
         watching = asyncio.create_task(watcher.run())
-        # It has looked once, and waits.
+        # It has looked once, and waits; what its own start has stirred is heard by then.
         while not Paths(desk.root, "coder").lock.exists():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0)
+        sys.setprofile(called)
+        seen = -1
+        while seen != len(entered):
+            seen = len(entered)
+            await asyncio.sleep(REST)
+        sys.setprofile(None)
+        entered.clear()
         try:
             await send(desk)
             sys.setprofile(called)
