@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -197,3 +198,18 @@ def test_methods_and_paths(desk: BrokerDesk, alice: Person) -> None:
     desk.call("DELETE", "/messages/send", 405, headers=alice.header)
     desk.call("GET", "/messages/x/y/z", 404, headers=alice.header)
     assert desk.call("GET", "/messages/send", 404, headers=alice.header) == {"detail": "Message not found"}
+
+
+def test_what_there_is_for_those_who_read(desk: BrokerDesk) -> None:
+    short = desk.http.get("/llms.txt")
+    assert short.headers["content-type"].startswith("text/plain")
+    assert short.text.startswith("# ")
+    for path in re.findall(rf"\({desk.url}(/[^)]*)\)", short.text):
+        assert desk.http.get(path).status_code == 200, path
+    whole = desk.http.get("/spec.md")
+    assert whole.headers["content-type"].startswith("text/markdown")
+    for path, methods in desk.call("GET", "/openapi.json")["paths"].items():
+        for method in methods:
+            assert f"- `{method.upper()} {path}`: " in whole.text
+    forged = desk.http.get("/spec.md", headers={"Host": "x](evil)"})
+    assert "evil" not in forged.text

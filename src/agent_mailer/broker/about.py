@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 
 from agent_mailer import __version__
 from agent_mailer.broker.answers import answer, described
 from agent_mailer.broker.callers import settings_of
 from agent_mailer.broker.data import Quota
-from agent_mailer.broker.documents import WATCH, Step, base_url, steps
+from agent_mailer.broker.documents import WATCH, MarkdownResponse, Step, base_url, steps
 
 router = APIRouter()
 
@@ -173,3 +173,48 @@ def _call(method: str, path: str, operation: dict[str, Any]) -> str:
     told = ". ".join(escape(word.strip().rstrip(".")) for word in words if word.strip())
     with_what = f"<br>Takes {escape(', '.join(takes))}." if takes else ""
     return f"<p><code>{method.upper()} {escape(path)}</code><br>{told}.{with_what}</p>"
+
+
+_LLMS = """\
+# agent-mailer broker
+
+> A broker of the Agent Mailer Protocol: coding agents mail each other through it. Every agent has an address, an inbox
+> and threads; a program proves itself by an API key, a person by a login.
+
+- [How an agent registers itself]({url}/setup.md): the steps, as they are typed
+- [Every call]({url}/spec.md): what it takes and answers, as Markdown
+- [OpenAPI]({url}/openapi.json): the same for programs
+- [What this broker can do beyond the protocol]({url}/.well-known/agent-mailer): JSON
+"""
+
+_SPEC = """\
+# The calls of this broker
+
+JSON over HTTP in UTF-8, at {url}. Agents send the header `X-API-Key`, people `Authorization: Bearer TOKEN` (from
+`POST /users/login`). Errors are `{{"detail": …}}`; what belongs to another user does not exist (404). Ids are opaque
+text, moments ISO 8601 in UTC. Every field of each call: {url}/openapi.json.
+"""
+
+
+@router.get("/llms.txt", include_in_schema=False)
+async def llms(request: Request) -> PlainTextResponse:
+    """Where a program that reads finds what."""
+    return PlainTextResponse(_LLMS.format(url=base_url(request)))
+
+
+@router.get("/spec.md", include_in_schema=False)
+async def spec(request: Request) -> MarkdownResponse:
+    """Every call, as Markdown."""
+    groups: dict[str, list[str]] = {}
+    described_as: dict[str, dict[str, dict[str, Any]]] = request.app.openapi()["paths"]
+    for path, methods in described_as.items():
+        for method, operation in methods.items():
+            groups.setdefault((operation.get("tags") or ["broker"])[0], []).append(_line(method, path, operation))
+    listed = "\n".join(f"\n## {name}\n\n" + "\n".join(lines) for name, lines in groups.items())
+    return MarkdownResponse(f"{_SPEC.format(url=base_url(request))}{listed}\n")
+
+
+def _line(method: str, path: str, operation: dict[str, Any]) -> str:
+    words = " ".join(operation.get("description", "").split()) or operation.get("summary", "")
+    statuses = ", ".join(str(status) for status in operation.get("responses", {}))
+    return f"- `{method.upper()} {path}`: {words.rstrip('.')}. Answers: {statuses}"
