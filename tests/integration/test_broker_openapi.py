@@ -75,7 +75,7 @@ def real_names(place: Place) -> dict[str, str]:
         message = client.post("/messages/send", json=body).raise_for_status().json()
         away = client.post("/messages/send", json=body).raise_for_status().json()["id"]
         client.post(f"/admin/messages/{away}/trash").raise_for_status()
-        team = client.post("/admin/teams", json={"name": "t"}).raise_for_status().json()
+        team = client.post("/admin/teams", json={"name": f"team-{secrets.token_hex(4)}"}).raise_for_status().json()
         note = {"title": "t", "content": "c"}
         memory = client.post(f"/admin/teams/{team['id']}/memories", json=note).raise_for_status().json()
         channel = client.post("/channels", json={"agent_id": one["id"]}).raise_for_status().json()
