@@ -660,9 +660,11 @@ def test_a_message_that_goes_bad_between_look_and_claim_is_stuck(desk: Desk, mon
     path = Paths(desk.root, "coder").new / f"{sent}.md"
     claim = MaildirMailbox.claim
 
-    async def late(self: MaildirMailbox, envelope: Envelope, *, again: bool = False) -> Message | Gone:
+    async def late(
+        self: MaildirMailbox, envelope: Envelope, *, again: bool = False, turn_id: str = ""
+    ) -> Message | Gone:
         path.write_bytes(b"torn")
-        return await claim(self, envelope, again=again)
+        return await claim(self, envelope, again=again, turn_id=turn_id)
 
     monkeypatch.setattr(MaildirMailbox, "claim", late)
     desk.once()
