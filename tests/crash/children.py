@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -201,6 +201,18 @@ def _put_under_requests(system: PointedSystem) -> None:
         return await system.request(f"{request.method}{request.url.path}", lambda: send(self, request))
 
     httpx.AsyncHTTPTransport.handle_async_request = counted  # type: ignore[method-assign]
+
+    from agent_mailer.mailbox.amp.wires import Most, Reply, Wires
+
+    ask = Wires.ask
+
+    async def asked(
+        self: Wires, method: str, target: str, fields: Mapping[str, str], content: bytes | None, most: Most
+    ) -> Reply:
+        path = target.partition("?")[0]
+        return await system.request(f"{method}{path}", lambda: ask(self, method, target, fields, content, most))
+
+    Wires.ask = asked  # type: ignore[method-assign]
 
 
 def _wait(command: Wait) -> Ended:
