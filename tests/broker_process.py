@@ -39,11 +39,15 @@ class Account(NamedTuple):
 
 
 class BrokerProcess:
-    """A broker over the data folder `data`; started, killed and started again at the same port."""
+    """A broker over the data folder `data`; started, killed and started again at the same port.
 
-    def __init__(self, data: Path, *, port: int = 0) -> None:
+    `database`: where its data is; empty = as the environment says, else in that folder.
+    """
+
+    def __init__(self, data: Path, *, port: int = 0, database: str = "") -> None:
         self.data = data
         self.port = port
+        self._place = ("--database", database) if database else ()
         self.screen = data.with_name(f"{data.name}.screen")
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -52,9 +56,10 @@ class BrokerProcess:
         """Start it and wait for its first lines; returns its URL."""
         assert self.process is None or self.process.poll() is not None
         self.screen.write_bytes(b"")
+        place = ("--port", str(self.port), "--data", str(self.data), *self._place)
         with self.screen.open("ab") as stream:
             self.process = subprocess.Popen(
-                [COMMAND, "broker", "serve", "--port", str(self.port), "--data", str(self.data), *arguments],
+                [COMMAND, "broker", "serve", *place, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -101,11 +106,10 @@ class BrokerProcess:
 @contextmanager
 def broker(data: Path, *arguments: str) -> Iterator[BrokerProcess]:
     """A running broker, ended at the end of the block, over the database that is chosen for the module."""
-    process = BrokerProcess(data)
     database = database_of(data)
-    elsewhere = () if database.startswith("sqlite") else ("--database", database)
+    process = BrokerProcess(data, database="" if database.startswith("sqlite") else database)
     try:
-        process.start(*elsewhere, *arguments)
+        process.start(*arguments)
         yield process
     finally:
         process.end()

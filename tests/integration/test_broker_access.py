@@ -373,6 +373,7 @@ print("ended", served.wait(), "".join(lines))
 """
 
 
+@ON_A_FILE
 @LONG
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,

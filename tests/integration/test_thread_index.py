@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -449,6 +450,8 @@ class Disturbed(SystemCalls):
         self.root = root
         self.random = random.Random(seed)
         self.count = 0
+        self.still = threading.Lock()
+        """Held while two answers are compared, and while somebody changes something: some calls are made in threads."""
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -457,6 +460,14 @@ class Disturbed(SystemCalls):
         return found
 
     def disturb(self) -> None:
+        # Whoever runs in the loop's own thread cannot wait for what is compared there.
+        if self.still.acquire(blocking=threading.current_thread() is not threading.main_thread()):
+            try:
+                self._disturb()
+            finally:
+                self.still.release()
+
+    def _disturb(self) -> None:
         self.count += 1
         boxes = [
             self.root / "agents" / box / leaf for box in ("user", "planner") for leaf in ("inbox/cur", "outbox/sent")
@@ -491,11 +502,17 @@ def test_between_any_two_steps_of_a_turn_others_may_do_what_they_like(
 
     async def compared(index: Any, thread_id: str, events: Any) -> Any:
         nonlocal asked
-        found = await real(index, thread_id, events)
-        if events is not None:
+        if events is None:
+            return await real(index, thread_id, events)
+        while not system.still.acquire(blocking=False):
+            await asyncio.sleep(0)
+        try:
             asked += 1
+            found = await real(index, thread_id, events)
             assert ids(found) == ids(await real(listing.ThreadIndex(index._root), thread_id, None))
-        return found
+            return found
+        finally:
+            system.still.release()
 
     for number in seed:
         desk = Desk(tmp_path / str(number))
@@ -505,8 +522,8 @@ def test_between_any_two_steps_of_a_turn_others_may_do_what_they_like(
         with everything_watched():
             # Nothing else of ours comes between the two answers.
             monkeypatch.setattr(lying, "AT_ONCE", 10**6)
-            monkeypatch.setattr(listing.ThreadIndex, "thread", compared)
             system = Disturbed(desk.root, number)
+            monkeypatch.setattr(listing.ThreadIndex, "thread", compared)
             assert outcomes(desk.once(system=system)) == ["done"] * 3
             monkeypatch.undo()
         assert system.count > 50
