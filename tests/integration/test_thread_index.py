@@ -504,7 +504,7 @@ def test_between_any_two_steps_of_a_turn_others_may_do_what_they_like(
         nonlocal asked
         if events is None:
             return await real(index, thread_id, events)
-        while not system.still.acquire(blocking=False):
+        while not system.still.acquire(blocking=False):  # noqa: ASYNC110 - threads wait for it, too
             await asyncio.sleep(0)
         try:
             asked += 1

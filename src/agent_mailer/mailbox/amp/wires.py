@@ -7,6 +7,8 @@ Failures are those of httpx, which serves what this does not.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -110,8 +112,17 @@ class Wires:
         except TimeoutError:
             raise httpx.ConnectTimeout("no connection") from None
         except (OSError, ValueError) as error:
-            raise httpx.ConnectError(str(error)) from None
+            raise httpx.ConnectError(_why(error)) from None
         return _Wire(reader, writer, now)
+
+
+def _why(error: OSError | ValueError) -> str:
+    """In the system's words, without the address, which whoever tells of it has told already."""
+    if isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return "all connection attempts failed" if isinstance(error, OSError) else str(error)
 
 
 _WITH_BODY = ("POST", "PATCH", "PUT")
