@@ -484,9 +484,9 @@ class Disturbed(SystemCalls):
                 self.random.choice(known).write_text(a_message(self.count, self.random.choice(THREADS))[1])
             case 3:
                 shutil.copytree(folder, copy := folder.with_name("copy"))
-                folder.rename(folder.with_name("away"))
+                # It stays: an inode that is given to another file of the same name is taken for the same file.
+                folder.rename(self.root.parent / f"away-{self.count}")
                 copy.rename(folder)
-                shutil.rmtree(folder.with_name("away"))
             case _:
                 name, text = a_message(self.count, self.random.choice(THREADS))
                 (folder / name).write_text(text)
