@@ -308,12 +308,16 @@ def test_what_is_no_whole_backup_changes_nothing(served: Filled, tmp_path: Path)
     flipped = bytearray(good.read_bytes())
     flipped[len(flipped) // 2] ^= 0xFF
     (tmp_path / "flipped").write_bytes(flipped)
+    summed = bytearray(good.read_bytes())
+    summed[-8] ^= 0xFF  # what follows the last line: the sum of what was packed
+    (tmp_path / "summed").write_bytes(summed)
     upload = json.dumps(["", "../../planted", "AAAA"]).encode()
     cases = {
         tmp_path / "nowhere": "cannot be read",
         tmp_path / "text": "no whole backup",
         tmp_path / "cut": "no whole backup",
         tmp_path / "flipped": "no whole backup",
+        tmp_path / "summed": "no whole backup",
         _changed(good, tmp_path / "short", lambda lines: lines[:-5] + lines[-1:]): "no whole backup",
         _changed(good, tmp_path / "planted", lambda lines: [*lines[:-1], upload, lines[-1]]): "no whole backup",
         _changed(good, tmp_path / "newer", _with_head(schema="9999", program="99.0")): "newer agent-mailer (99.0)",

@@ -157,6 +157,8 @@ class Reader:
                 yield Row(table, values)
             if msgspec.convert(line, Tail) != Tail(rows, files):
                 raise ValueError("counts")
+            if self._next():  # only who reads to the end has the sum of all that was packed compared
+                raise ValueError("more")
         except (msgspec.MsgspecError, binascii.Error, ValueError, LookupError, TypeError):
             raise self._no_backup("is no whole backup") from None
 
