@@ -12,7 +12,7 @@ from tests.running import Running
 from tests.sizes import asked_for, give_time
 from tests.spent import Spent
 
-pytest_plugins = ("tests.databases",)
+pytest_plugins = ("tests.databases", "tests.broker_people")
 SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
 
 

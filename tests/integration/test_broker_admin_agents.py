@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.broker_desk import BrokerDesk, Person
 
 pytestmark = pytest.mark.usefixtures("each_database")
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
-    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
-        yield desk
-
-
-@pytest.fixture(scope="module")
-def alice(desk: BrokerDesk) -> Person:
-    return desk.person("alice")
-
-
-@pytest.fixture(scope="module")
-def bob(desk: BrokerDesk, alice: Person) -> Person:
-    return desk.person("bob")
 
 
 def stats(desk: BrokerDesk, person: Person) -> dict[str, Any]:

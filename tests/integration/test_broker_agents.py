@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,20 +18,9 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
-    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
-        yield desk
-
-
-@pytest.fixture(scope="module")
 def alice(desk: BrokerDesk) -> Person:
     """The first user, and so the superadmin."""
     return desk.person("alice")
-
-
-@pytest.fixture(scope="module")
-def bob(desk: BrokerDesk, alice: Person) -> Person:
-    return desk.person("bob")
 
 
 def form(name: str, **fields: object) -> dict[str, object]:

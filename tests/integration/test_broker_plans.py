@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.broker_desk import BrokerDesk, Person
 from tests.sizes import LONG
 
 from agent_mailer.broker.migrations.v0005_waiting import FILL
@@ -24,12 +23,6 @@ _READS_ALL = re.compile(
     r"|\(user_id=\?\)|ix_messages_user_id.*\n\s*Index Cond: \(user_id = [^()]*\)$",
     re.MULTILINE,
 )
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
-    with running_broker(tmp_path_factory.mktemp("broker")) as desk:
-        yield desk
 
 
 @pytest.fixture(scope="module")
