@@ -8,7 +8,7 @@ from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UsageFault
+from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UsageFault
 from agent_mailer.mailbox.amp.account import AccountClient
 from agent_mailer.mailbox.amp.adapter import AmpMailbox
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, Credentials, at_broker
@@ -17,16 +17,15 @@ from agent_mailer.mailbox.port import (
     Delivered,
     Delivery,
     Draft,
-    Gone,
     Message,
     Outgoing,
     Refused,
-    Route,
     Unknown,
     Unreadable,
 )
-from agent_mailer.names import pick, printable
+from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.people.at_server import AtServer
 from agent_mailer.people.port import (
     EVERYTHING,
     Found,
@@ -102,10 +101,8 @@ def agents_mail(place: Workplace) -> BrokerMail:
     )
 
 
-class BrokerMail:
+class BrokerMail(AtServer[AmpMailbox]):
     """Implements `agent_mailer.people.port.PersonalMail`. `is_watched`: a watcher takes this mail."""
-
-    answers_at_once = False
 
     def __init__(self, place: Workplace, me: AgentInfo, key: str, *, is_watched: bool) -> None:
         credentials = Credentials(place.config.broker_url, me.id, key)
@@ -154,22 +151,7 @@ class BrokerMail:
         heard = await self._box.whole(typed)
         if heard is not None:
             return Found(heard.message, not heard.is_read and self._address in heard.message.envelope.to)
-        listed = {one.message.envelope.id: one for one in await self._box.listed(read_too=True)}
-        chosen = listed[pick(typed, listed, "message", "agent-mailer mail inbox --all")]
-        message = await self.mailbox.read(chosen.message.envelope)
-        if isinstance(message, Gone):
-            raise MailerError("gone", f"{printable(typed)}: {message.why}", "agent-mailer mail inbox --all")
-        return Found(message, not chosen.is_read)
-
-    async def take(self, message: Message, *, awaited: bool = False) -> bool:
-        del awaited
-        if not self._is_watched:
-            await self.mailbox.done(message.envelope)
-        return not self._is_watched
-
-    async def routed(self, draft: Draft, origin: Message | None) -> tuple[Draft, Sequence[Route]]:
-        del origin
-        return draft, ()
+        return await self.picked(typed, await self.listed(read_too=True))
 
     async def not_carried(self, draft: Draft) -> Sequence[str]:
         marks = [name for name in ("labels", "kind", "priority") if getattr(draft, name)]
@@ -196,22 +178,6 @@ class BrokerMail:
         if isinstance(outcome, Unknown) and await self.mailbox.look(item):
             return Delivered()
         return outcome
-
-    async def moment_of(self, first: Delivered, recipients: Sequence[str], *, begins: bool) -> float:
-        """By the broker's clock, which decides what is an answer; nothing is older in a thread of its own."""
-        del recipients
-        if begins:
-            return 0.0
-        stored = await self.mailbox.thread(first.thread)
-        return next((one.envelope.created for one in stored if one.envelope.id == first.id), 0.0)
-
-    def require_unwatched(self) -> None:
-        if self._is_watched:
-            raise BusyFault(
-                "watched",
-                f"{printable(self._address)} is an agent, and its mail is its watcher's to take",
-                f"agent-mailer mail inbox --as {printable(self._address)}",
-            )
 
     async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
         for one in (await self._box.listed(read_too=False))[: limit or None]:
@@ -252,10 +218,6 @@ class BrokerMail:
         raise MailerError(
             "not_listed", "a broker lists the mail that came, not what was sent", "agent-mailer mail thread THREAD"
         )
-
-    async def sent_copy(self, typed: str) -> Message | None:
-        del typed
-        return None
 
     @contextmanager
     def listening(self, sent: Sent | None) -> Iterator[Rest]:

@@ -8,24 +8,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from agent_mailer.at_server import mcp_agent_mail
-from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault, UnavailableFault, UsageFault
+from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UnavailableFault, UsageFault
+from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
 from agent_mailer.mailbox.mcp_agent_mail.identity import USER
 from agent_mailer.mailbox.mcp_agent_mail.rpc import ToolRefused
 from agent_mailer.mailbox.port import (
-    Delivered,
     Delivery,
     Draft,
-    Gone,
     MailboxRefused,
     MailboxUnavailable,
     Message,
     Outgoing,
     Refused,
-    Route,
     Unknown,
     Unreadable,
 )
-from agent_mailer.names import pick, printable
+from agent_mailer.names import printable
+from agent_mailer.people.at_server import AtServer
 from agent_mailer.people.port import (
     EVERYTHING,
     Found,
@@ -55,13 +54,11 @@ def mail_at(place: Workplace, whose: str | None) -> ServerMail:
     return ServerMail(place, whose or USER)
 
 
-class ServerMail:
+class ServerMail(AtServer[McpAgentMailbox]):
     """Implements `agent_mailer.people.port.PersonalMail`."""
 
-    answers_at_once = False
-
     def __init__(self, place: Workplace, name: str) -> None:
-        self._name = name
+        self._address = name
         self._url = place.config.broker_url
         self._is_watched = name == place.config.address
         self.mailbox = mcp_agent_mail(place, name, "" if self._is_watched else "agent-mailer")
@@ -89,28 +86,13 @@ class ServerMail:
         return [printable(f"{one.locator}: {one.why}") for one in self._odd]
 
     async def find(self, typed: str) -> Found:
-        listed = {one.message.envelope.id: one for one in await self.listed(read_too=True)}
-        chosen = listed[pick(typed, listed, "message", "agent-mailer mail inbox --all")]
-        message = await self.mailbox.read(chosen.message.envelope)
-        if isinstance(message, Gone):
-            raise MailerError("gone", f"{printable(typed)}: {message.why}", "agent-mailer mail inbox --all")
-        return Found(message, chosen.new)
-
-    async def take(self, message: Message, *, awaited: bool = False) -> bool:
-        del awaited
-        if not self._is_watched:
-            await self.mailbox.done(message.envelope)
-        return not self._is_watched
-
-    async def routed(self, draft: Draft, origin: Message | None) -> tuple[Draft, Sequence[Route]]:
-        del origin
-        return draft, ()
+        return await self.picked(typed, await self.listed(read_too=True))
 
     async def not_carried(self, draft: Draft) -> Sequence[str]:
         return ["labels"] if draft.labels else []
 
     async def require_known(self, recipients: Sequence[str]) -> None:
-        known = {contact.address for contact in await self.mailbox.contacts()} | {self._name}
+        known = {contact.address for contact in await self.mailbox.contacts()} | {self._address}
         folded = {name.casefold() for name in known}
         # Another project's agents are the server's to find.
         unknown = [name for name in recipients if name.casefold() not in folded and not name.startswith("project:")]
@@ -132,21 +114,6 @@ class ServerMail:
             raise MailerError("not_sent", outcome.why, "agent-mailer mail contacts")
         return outcome
 
-    async def moment_of(self, first: Delivered, recipients: Sequence[str], *, begins: bool) -> float:
-        del recipients
-        if begins:
-            return 0.0
-        stored = await self.mailbox.thread(first.thread)
-        return next((one.envelope.created for one in stored if one.envelope.id == first.id), 0.0)
-
-    def require_unwatched(self) -> None:
-        if self._is_watched:
-            raise BusyFault(
-                "watched",
-                f"{printable(self._name)} is an agent, and its mail is its watcher's to take",
-                f"agent-mailer mail inbox --as {printable(self._name)}",
-            )
-
     async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
         listing = await self.mailbox.pending(limit or 100_000)
         for envelope in listing.envelopes:
@@ -164,7 +131,7 @@ class ServerMail:
 
     async def who(self) -> Sequence[Standing]:
         found = sorted(await self.mailbox.contacts(), key=lambda contact: contact.address)
-        return [Standing(self._name), *(Standing(one.address, note=one.note) for one in found)]
+        return [Standing(self._address), *(Standing(one.address, note=one.note) for one in found)]
 
     async def told(self, typed: str | None, newest: int) -> Sequence[Told]:
         del typed, newest
@@ -175,10 +142,6 @@ class ServerMail:
         raise MailerError(
             "not_listed", "this server lists the mail that came, not what was sent", "agent-mailer mail thread THREAD"
         )
-
-    async def sent_copy(self, typed: str) -> Message | None:
-        del typed
-        return None
 
     @contextmanager
     def listening(self, sent: Sent | None) -> Iterator[Rest]:
@@ -203,7 +166,7 @@ class ServerMail:
 
     async def arrived(self, sent: Sent, seen: Set[str]) -> Sequence[Message]:
         thread = await self.mailbox.thread(sent.thread)
-        return [one for one in thread if one.envelope.sender != self._name and one.envelope.id not in seen]
+        return [one for one in thread if one.envelope.sender != self._address and one.envelope.id not in seen]
 
 
 @contextmanager
