@@ -85,7 +85,7 @@ class Peer:
     @property
     def is_local(self) -> bool:
         """Whether it runs on this machine, as far as its name tells."""
-        return bool(_loopback(self.url))
+        return bool(loopback_of(self.url))
 
     def client(self, seconds: float) -> httpx.AsyncClient:
         """`seconds` of silence end a request. To be closed by the caller."""
@@ -96,7 +96,7 @@ class Peer:
             headers=self._headers,
             timeout=httpx.Timeout(seconds, connect=min(10.0, seconds)),
             verify=self._tls if secure and self._tls is not None else False,
-            mounts={f"all://{host}": None for host in _loopback(self.url)},
+            mounts={f"all://{host}": None for host in loopback_of(self.url)},
         )
 
     async def ask(
@@ -128,26 +128,45 @@ class Peer:
 
     def lost(self, error: Exception) -> Lost:
         """A failed connection as the error it is."""
-        in_doubt = not isinstance(error, _NOT_SENT)
-        if isinstance(error, httpx.TimeoutException | TimeoutError):
-            why = "no answer in time" if in_doubt else "no connection in time"
-        else:
-            why = printable(str(error) or type(error).__name__, 200)
-        fault = Lost("mailbox_unreachable", f"{self.shown}: {why}", "is the server running? agent-mailer verify")
-        fault.in_doubt = in_doubt
+        failure = failure_of(error)
+        fault = Lost(
+            "mailbox_unreachable", f"{self.shown}: {failure.why}", "is the server running? agent-mailer verify"
+        )
+        fault.in_doubt = failure.in_doubt
         return fault
 
 
-def _checked(url: str) -> str:
-    text = url.strip()
+class Failure(msgspec.Struct, frozen=True):
+    """How a connection failed. `in_doubt`: the request may have been carried out; `late`: time was up; `why` is for
+    people.
+    """
+
+    in_doubt: bool
+    late: bool
+    why: str
+
+
+def failure_of(error: Exception) -> Failure:
+    in_doubt = not isinstance(error, _NOT_SENT)
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return Failure(in_doubt=in_doubt, late=True, why="no answer in time" if in_doubt else "no connection in time")
+    return Failure(in_doubt=in_doubt, late=False, why=printable(str(error) or type(error).__name__, 200))
+
+
+def is_http_url(text: str) -> bool:
+    """Whether it can name a server: http or https, a host, neither query nor fragment."""
     try:
         parts = urlsplit(text)
         _ = parts.port
         httpx.URL(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
     except (ValueError, httpx.InvalidURL):
-        good = False
-    if not good:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
+
+
+def _checked(url: str) -> str:
+    text = url.strip()
+    if not is_http_url(text):
         raise ConfigFault(
             "bad_url",
             f"no http or https URL: {printable(shown_url(url))!r}",
@@ -156,7 +175,8 @@ def _checked(url: str) -> str:
     return text.rstrip("/")
 
 
-def _loopback(url: str) -> tuple[str, ...]:
+def loopback_of(url: str) -> tuple[str, ...]:
+    """The URL's host where that is this machine, as a pattern for httpx."""
     host = urlsplit(url).hostname or ""
     try:
         ours = host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback

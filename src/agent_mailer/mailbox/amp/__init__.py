@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
-# httpx imports a command line of its own where it can, whose packages would cost a watcher 5 MiB for nothing.
-_HIDDEN = "httpx._main"
-if "httpx" not in sys.modules:
-    sys.modules[_HIDDEN] = None  # type: ignore[assignment]
-    try:
-        import httpx  # noqa: F401
-    finally:
-        del sys.modules[_HIDDEN]
+from agent_mailer.mailbox import (
+    http as http,
+)  # first: it loads httpx without what that would cost a watcher for nothing

@@ -46,6 +46,7 @@ from agent_mailer.mailbox.port import (
     Stage,
     Unreadable,
 )
+from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES
 from agent_mailer.names import printable
 
 NET_SECONDS: Final = 600.0
@@ -125,7 +126,7 @@ class AmpMailbox:
             pushes=ours,
             recognises_delivery=ours,
             carries_marks=ours,
-            max_message_bytes=compose.MAX_BODY_BYTES,
+            max_message_bytes=MAX_BODY_BYTES,
             keeps_dates=False,
             keeps_done=ours,
             asks_again=True,

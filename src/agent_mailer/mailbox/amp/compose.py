@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -21,10 +20,8 @@ from agent_mailer.mailbox.port import (
     kind_of,
     subject_of,
 )
+from agent_mailer.mailbox.server_drafts import beyond, recipients, storable
 from agent_mailer.names import printable
-
-MAX_BODY_BYTES: Final = 1_048_576
-"""Of a body in UTF-8. What an agent may write does not depend on which broker answers today."""
 
 MAX_THREAD: Final = 128
 MAX_LABELS: Final = 20
@@ -92,10 +89,9 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
         return to
     if draft.refs or draft.context:
         return Refused("mail at a broker has no place for refs and context: put them into the text")
-    body = _clean(draft.body)
-    size = len(body.encode())
-    if size > MAX_BODY_BYTES:
-        return Refused(f"the message has {size} bytes; at most {MAX_BODY_BYTES} can be sent: send a file name")
+    body = storable(draft.body)
+    if (too_large := beyond(body)) is not None:
+        return too_large
     thread = _thread(author, draft, origin, turn_id)
     if isinstance(thread, Refused):
         return thread
@@ -107,7 +103,7 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
             from_agent=author.address,
             to_agent=recipient,
             action=draft.action.value,
-            subject=_clean(subject_of(draft, origin)),
+            subject=storable(subject_of(draft, origin)),
             body=body,
             parent_id=None if draft.action is Action.SEND or origin is None else origin.envelope.id,
             forward_scope="message" if draft.action is Action.FORWARD else None,
@@ -137,26 +133,12 @@ def _digest(*parts: str) -> str:
 
 
 def _recipients(author: Author, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
-    wanted: Sequence[str] = draft.to
-    if not wanted and draft.action is Action.REPLY and origin is not None:
-        wanted = (_answer_address(author, origin),)
-    if not wanted:
-        return Refused("there is no recipient")
-    found: dict[str, None] = {}
-    for address in wanted:
-        name = address.strip()
-        if not name or not name.isprintable() or len(name) > 320 or any(one.isspace() for one in name):
-            return Refused(f"{printable(address)!r} is no address")
-        # A bare name means a neighbour: same user, same domain.
-        found[name if "@" in name else f"{name}@{author.address.partition('@')[2]}"] = None
-    return tuple(found)
-
-
-def _answer_address(author: Author, origin: Message) -> str:
-    envelope = origin.envelope
-    if envelope.sender == author.address and envelope.to:
-        return envelope.to[0]
-    return origin.reply_to or envelope.sender
+    named = recipients(author.address, draft, origin)
+    if isinstance(named, Refused):
+        return named
+    # A bare name means a neighbour: same user, same domain.
+    domain = author.address.partition("@")[2]
+    return tuple(dict.fromkeys(name if "@" in name else f"{name}@{domain}" for name in named))
 
 
 def _thread(author: Author, draft: Draft, origin: Message | None, turn_id: str) -> str | Refused:
@@ -171,10 +153,5 @@ def _thread(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
 
 
 def _labels(draft: Draft) -> tuple[str, ...]:
-    found = (" ".join(_clean(label).split())[:MAX_LABEL] for label in draft.labels)
+    found = (" ".join(storable(label).split())[:MAX_LABEL] for label in draft.labels)
     return tuple(dict.fromkeys(label for label in found if label))[:MAX_LABELS]
-
-
-def _clean(text: str) -> str:
-    """What a broker's database can hold: no NUL, no half of a surrogate pair."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "surrogatepass").decode("utf-8", "replace")

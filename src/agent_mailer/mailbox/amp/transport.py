@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies
@@ -18,6 +17,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.amp.answers import OUT_OF_REACH, Answer, InDoubt, Lost, NotSent, TooLarge, retry_after
 from agent_mailer.mailbox.amp.wires import Most, Wires
+from agent_mailer.mailbox.http import failure_of, is_http_url, loopback_of
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import printable, whole_characters
 
@@ -27,15 +27,6 @@ KEEPALIVE_SECONDS: Final = 4.0
 """Brokers drop a connection that is idle for 5 s."""
 
 QUICK_TRIES: Final = 3
-
-_NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
-)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -81,7 +72,7 @@ class Transport:
             # The certificates cost a plain http:// client memory for nothing.
             verify=self.url.startswith("https:") or bool(getproxies()),
             # Proxies as the environment says, but not to this machine itself.
-            mounts={f"all://{host}": None for host in _loopback(self.url)},
+            mounts={f"all://{host}": None for host in loopback_of(self.url)},
         )
 
     async def close(self) -> None:
@@ -253,14 +244,10 @@ def _is_worth_a_try(error: BaseException) -> bool:
 
 def broken(where: str, error: Exception) -> Lost:
     """A failed connection as the error it is; it says whether the request may have been carried out."""
-    kind = NotSent if isinstance(error, _NOT_SENT) else InDoubt
-    late = isinstance(error, httpx.TimeoutException | TimeoutError)
-    if late:
-        why = "no connection in time" if kind is NotSent else "no answer in time"
-    else:
-        why = printable(str(error) or type(error).__name__, 200)
-    fault = kind(OUT_OF_REACH, f"{where}: {why}", "is the broker running? agent-mailer config show broker_url")
-    fault.late = late
+    failure = failure_of(error)
+    kind = InDoubt if failure.in_doubt else NotSent
+    fault = kind(OUT_OF_REACH, f"{where}: {failure.why}", "is the broker running? agent-mailer config show broker_url")
+    fault.late = failure.late
     return fault
 
 
@@ -276,14 +263,7 @@ def _nobody_asks() -> None:
 
 
 def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url.strip())
-        port = parts.port
-        httpx.URL(url.strip())
-    except (ValueError, httpx.InvalidURL):
-        parts, port = None, None
-    del port
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if not is_http_url(url.strip()):
         raise ConfigFault(
             "bad_broker_url",
             f"broker_url is no http or https URL: {printable(_without_credentials(url))!r}",
@@ -296,22 +276,12 @@ def _wires_to(url: str, common: Mapping[str, str], limits: Limits) -> Wires | No
     """None where httpx has to do it: with TLS, a proxy, a password in the URL, or a name that has to be translated."""
     parts = urlsplit(url)
     plain = url.isascii() and url.isprintable() and " " not in url and "@" not in parts.netloc
-    if parts.scheme != "http" or parts.hostname is None or not plain or (getproxies() and not _loopback(url)):
+    if parts.scheme != "http" or parts.hostname is None or not plain or (getproxies() and not loopback_of(url)):
         return None
     fields = {"Host": parts.netloc, "Accept": "*/*", "Connection": "keep-alive", **common}
     return Wires(
         parts.hostname, parts.port or 80, fields, connect=limits.connect, read=limits.read, idle=KEEPALIVE_SECONDS
     )
-
-
-def _loopback(url: str) -> tuple[str, ...]:
-    """The URL's host where that is this machine, as a pattern for httpx."""
-    host = urlsplit(url).hostname or ""
-    try:
-        ours = host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
-    except ValueError:
-        ours = False
-    return (f"[{host}]" if ":" in host else host,) if ours else ()
 
 
 def _without_credentials(url: str) -> str:

@@ -49,6 +49,7 @@ from agent_mailer.mailbox.port import (
     Unknown,
     Unreadable,
 )
+from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES
 from agent_mailer.names import printable
 
 UNDER_WAY_SECONDS: Final = 5.0
@@ -149,7 +150,7 @@ class McpAgentMailbox:
             pushes=self._signal is not None and self._events is not None and self._events.sees,
             recognises_delivery=False,
             carries_marks=True,
-            max_message_bytes=compose.MAX_BODY_BYTES,
+            max_message_bytes=MAX_BODY_BYTES,
             keeps_dates=False,
             keeps_done=False,
             asks_again=True,

@@ -20,9 +20,9 @@ from agent_mailer.mailbox.port import (
     kind_of,
     subject_of,
 )
+from agent_mailer.mailbox.server_drafts import beyond, recipients, storable
 from agent_mailer.names import printable
 
-MAX_BODY_BYTES: Final = 1_048_576
 MAX_SUBJECT: Final = 200
 THREAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -47,13 +47,12 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
         return Refused(f"there is no message to {draft.action.value}")
     if draft.refs or draft.context:
         return Refused("mail at this server has no place for refs and context: put them into the text")
-    to = _recipients(draft, origin, me)
+    to = recipients(me, draft, origin)
     if isinstance(to, Refused):
         return to
-    body = _clean(_passed_on(draft, origin) if draft.action is Action.FORWARD else draft.body)
-    size = len(body.encode())
-    if size > MAX_BODY_BYTES:
-        return Refused(f"the message has {size} bytes; at most {MAX_BODY_BYTES} can be sent: send a file name")
+    body = storable(_passed_on(draft, origin) if draft.action is Action.FORWARD else draft.body)
+    if (too_large := beyond(body)) is not None:
+        return too_large
     thread = _thread(me, draft, origin, turn_id)
     if THREAD.fullmatch(thread) is None:
         return Refused(f"{printable(thread)!r} is no name of a thread here: letters, digits, . _ and -, at most 128")
@@ -67,26 +66,10 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
     items = []
     for recipient in to:
         key = _key(me, draft, turn_id, recipient)
-        subject = _clean(subject_of(draft, origin))[:MAX_SUBJECT]
+        subject = storable(subject_of(draft, origin))[:MAX_SUBJECT]
         payload = Payload(topic_of(key, marks), subject, body, importance)
         items.append(Outgoing(f"am-{key[:24]}", recipient, thread, msgspec.json.encode(payload).decode()))
     return tuple(items)
-
-
-def _recipients(draft: Draft, origin: Message | None, me: str) -> tuple[str, ...] | Refused:
-    wanted = draft.to
-    if not wanted and draft.action is Action.REPLY and origin is not None:
-        told = origin.envelope
-        wanted = (told.to[0] if told.sender == me and told.to else origin.reply_to or told.sender,)
-    if not wanted:
-        return Refused("there is no recipient")
-    found: dict[str, None] = {}
-    for address in wanted:
-        name = address.strip()
-        if not name or not name.isprintable() or len(name) > 320 or any(one.isspace() for one in name):
-            return Refused(f"{printable(address)!r} is no address")
-        found[name] = None
-    return tuple(found)
 
 
 def _passed_on(draft: Draft, origin: Message | None) -> str:
@@ -105,8 +88,3 @@ def _key(me: str, draft: Draft, turn_id: str, recipient: str) -> str:
     once = draft.key.startswith(DEDUPE_KEY)
     parts = (me, "" if once else turn_id, draft.key, recipient)
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _clean(text: str) -> str:
-    """What a database can hold: no NUL, no half of a surrogate pair."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
