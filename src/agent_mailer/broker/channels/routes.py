@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -169,13 +169,7 @@ async def listed(
 ) -> Response:
     """For its members; oldest first."""
     agent = await _acting(request, caller, agent_id)
-
-    def work(connection: Connection) -> tuple[Channel, list[Said]]:
-        channel = rows.channel_of_member(connection, token, agent.id)
-        return channel, rows.history(connection, channel.id, since_seq)
-
-    channel, said = await store_of(request).read(work)
-    return answer(Conversation(channel, _shown(said)))
+    return await _told(request, lambda c: rows.channel_of_member(c, token, agent.id), since_seq)
 
 
 @router.get(
@@ -199,15 +193,20 @@ async def one(request: Request, caller: AsAgent, token: str, agent_id: Annotated
 async def close(request: Request, caller: AsAgent, token: str, form: CloseForm) -> Response:
     """For good, by a member; the operators of both agents get mail of it."""
     agent = await _acting(request, caller, form.agent_id)
-
-    def work(connection: Connection) -> tuple[Channel, bool]:
-        channel = rows.channel_of_member(connection, token, agent.id, to_change=True)
-        return rows.close(connection, channel, form.reason or "human")
-
-    return await _closed(request, *await store_of(request).write(work))
+    return await _closed(request, lambda c: rows.channel_of_member(c, token, agent.id, to_change=True), form.reason)
 
 
-async def _closed(request: Request, channel: Channel, newly: bool) -> Response:  # noqa: FBT001 - the row's own word
+async def _told(request: Request, find: Callable[[Connection], Channel], since_seq: int) -> Response:
+    def work(connection: Connection) -> tuple[Channel, list[Said]]:
+        channel = find(connection)
+        return channel, rows.history(connection, channel.id, since_seq)
+
+    channel, said = await store_of(request).read(work)
+    return answer(Conversation(channel, _shown(said)))
+
+
+async def _closed(request: Request, find: Callable[[Connection], Channel], reason: str | None) -> Response:
+    channel, newly = await store_of(request).write(lambda c: rows.close(c, find(c), reason or "human"))
     if newly:
         for owner in await store_of(request).read(lambda c: rows.owners_of(c, channel.id)):
             await _tell(request, owner, channel)
@@ -261,13 +260,7 @@ async def admin_listed(request: Request, person: AsPerson) -> Response:
 )
 async def admin_one(request: Request, person: AsPerson, token: str, since_seq: Since = 0) -> Response:
     """Where an agent of this person is."""
-
-    def work(connection: Connection) -> tuple[Channel, list[Said]]:
-        channel = rows.channel_of_owner(connection, token, person.user_id)
-        return channel, rows.history(connection, channel.id, since_seq)
-
-    channel, said = await store_of(request).read(work)
-    return answer(Conversation(channel, _shown(said)))
+    return await _told(request, lambda c: rows.channel_of_owner(c, token, person.user_id), since_seq)
 
 
 @admin_router.post(
@@ -278,13 +271,8 @@ async def admin_one(request: Request, person: AsPerson, token: str, since_seq: S
 )
 async def admin_close(request: Request, person: AsPerson, token: str, form: AdminCloseForm | None = None) -> Response:
     """For good."""
-    reason = (form.reason if form else None) or "human"
-
-    def work(connection: Connection) -> tuple[Channel, bool]:
-        channel = rows.channel_of_owner(connection, token, person.user_id, to_change=True)
-        return rows.close(connection, channel, reason)
-
-    return await _closed(request, *await store_of(request).write(work))
+    reason = form.reason if form else None
+    return await _closed(request, lambda c: rows.channel_of_owner(c, token, person.user_id, to_change=True), reason)
 
 
 @admin_router.post(

@@ -50,6 +50,11 @@ def _storable(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON
 Attachment = Annotated[str | dict[str, Any], AfterValidator(_storable)]
 
 
+Automatic = Literal["no", "notice", "auto-reply"]
+Priority = Literal["urgent", "normal", "low"]
+Kind = Literal["brainstorm", "review_request", "review_response", "question", "answer", "decision", "status", "todo"]
+
+
 class OperatorForm(BaseModel):
     """A message that a person sends as the operator."""
 
@@ -62,12 +67,9 @@ class OperatorForm(BaseModel):
     forward_scope: Literal["message", "thread"] | None = None
     thread_id: Annotated[str, Field(min_length=1, max_length=128, pattern=ONE_LINE)] | None = None
     hops: Annotated[int, Field(ge=0, le=1000)] = 0
-    automatic: Literal["no", "notice", "auto-reply"] = "no"
-    priority: Literal["urgent", "normal", "low"] = "normal"
-    kind: (
-        Literal["brainstorm", "review_request", "review_response", "question", "answer", "decision", "status", "todo"]
-        | None
-    ) = None
+    automatic: Automatic = "no"
+    priority: Priority = "normal"
+    kind: Kind | None = None
     labels: Annotated[list[Word], Field(max_length=20)] = []
     visited: Annotated[list[Annotated[str, Field(max_length=1000, pattern=NO_NUL)]], Field(max_length=64)] = []
 

@@ -16,7 +16,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_mailer.broker.callers import agent_caller, owned_inbox
-from agent_mailer.broker.messages.forms import LONGEST_SUBJECT, MOST_RECIPIENTS, is_json
+from agent_mailer.broker.messages.forms import (
+    LONGEST_SUBJECT,
+    MOST_RECIPIENTS,
+    Automatic,
+    Kind,
+    Priority,
+    is_json,
+)
 from agent_mailer.broker.messages.routes import FAILED, deliver, submission_of
 from agent_mailer.broker.messages.sending import Submission
 from agent_mailer.broker.numbers import ROUTE
@@ -43,12 +50,9 @@ class _Form(msgspec.Struct, forbid_unknown_fields=True):
     forward_scope: Literal["message", "thread"] | None = None
     thread_id: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]*$")] | None = None
     hops: Annotated[int, Meta(ge=0, le=1000)] = 0
-    automatic: Literal["no", "notice", "auto-reply"] = "no"
-    priority: Literal["urgent", "normal", "low"] = "normal"
-    kind: (
-        Literal["brainstorm", "review_request", "review_response", "question", "answer", "decision", "status", "todo"]
-        | None
-    ) = None
+    automatic: Automatic = "no"
+    priority: Priority = "normal"
+    kind: Kind | None = None
     labels: Annotated[list[Annotated[str, Meta(max_length=100, pattern=r"^[\x20-\x7e]*$")]], Meta(max_length=20)] = []
     visited: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=64)] = []
 

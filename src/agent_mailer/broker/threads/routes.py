@@ -106,26 +106,34 @@ def _mark(text: str | None) -> Mark:
 
 
 async def _whole(
-    request: Request, portion: Callable[[Connection, Mark], list[T]], mark: Callable[[T], Mark]
+    request: Request, portion: Callable[[Connection, Mark, int], list[T]], mark: Callable[[T], Mark]
 ) -> list[T]:
     """All of a list, read in portions."""
     found: list[T] = []
     after = Mark()
     while True:
-        some = await store_of(request).read(lambda c, after=after: portion(c, after))  # type: ignore[misc]
+        some = await store_of(request).read(lambda c, after=after: portion(c, after, PORTION))  # type: ignore[misc]
         found += some
         if len(some) < PORTION:
             return found
         after = mark(some[-1])
 
 
-async def _page(
-    request: Request, after: str | None, limit: int, portion: Callable[[Connection, Mark, int], list[T]]
-) -> tuple[list[T], bool]:
-    """A page, and whether something follows."""
-    begin = _mark(after)
-    some = await store_of(request).read(lambda c: portion(c, begin, limit + 1))
-    return some[:limit], len(some) > limit
+async def _listed(
+    request: Request,
+    asked: tuple[int | None, str | None],
+    portion: Callable[[Connection, Mark, int], list[T]],
+    mark: Callable[[T], Mark],
+    page: Callable[[list[T], str | None], object],
+) -> Response:
+    """All of a list, or where `asked` (limit, after) says so a page of it, with the place that its last row is at."""
+    limit, after = asked
+    if limit is None and after is None:
+        return answer(await _whole(request, portion, mark))
+    begin, most = _mark(after), limit or PORTION
+    some = await store_of(request).read(lambda c: portion(c, begin, most + 1))
+    last = mark(some[most - 1]) if len(some) > most else None
+    return answer(page(some[:most], f"{last.moment} {last.id}" if last is not None else None))
 
 
 @router.get(
@@ -147,16 +155,12 @@ async def list_threads(
         raise Fault(400, "Use only one of archived=true or trashed=true.")
     shelf = Shelf.ARCHIVE if archived else Shelf.TRASH if trashed else Shelf.OPEN
 
-    def portion(connection: Connection, begin: Mark, most: int = PORTION) -> list[Summary]:
+    def portion(connection: Connection, begin: Mark, most: int) -> list[Summary]:
         return summaries(connection, person.user_id, shelf, begin, most)
 
-    def mark(one: Summary) -> Mark:
-        return Mark(one.last_activity, one.thread_id)
-
-    if limit is None and after is None:
-        return answer(await _whole(request, portion, mark))
-    some, more = await _page(request, after, limit or PORTION, portion)
-    return answer(ThreadPage(some, f"{some[-1].last_activity} {some[-1].thread_id}" if more else None))
+    return await _listed(
+        request, (limit, after), portion, lambda one: Mark(one.last_activity, one.thread_id), ThreadPage
+    )
 
 
 async def _thread(request: Request, person: AsPerson, thread_id: str) -> Thread:
@@ -265,13 +269,10 @@ async def purge(request: Request, thread_id: str, person: AsPerson) -> Response:
 async def list_trash(request: Request, person: AsPerson, limit: Limit = None, after: After = None) -> Response:
     """Those that were put there one by one, the last one first."""
 
-    def portion(connection: Connection, begin: Mark, most: int = PORTION) -> list[Trashed]:
+    def portion(connection: Connection, begin: Mark, most: int) -> list[Trashed]:
         return trashed(connection, person.user_id, begin, most)
 
-    if limit is None and after is None:
-        return answer(await _whole(request, portion, lambda one: Mark(one.trashed_at, one.message_id)))
-    some, more = await _page(request, after, limit or PORTION, portion)
-    return answer(TrashPage(some, f"{some[-1].trashed_at} {some[-1].message_id}" if more else None))
+    return await _listed(request, (limit, after), portion, lambda one: Mark(one.trashed_at, one.message_id), TrashPage)
 
 
 @router.get(
