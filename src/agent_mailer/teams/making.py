@@ -77,8 +77,13 @@ def make(
 def _register(team: Team, member: Member, directory: Path, login: Login | None) -> Registration | None:
     if login is None:
         return None
-    place = _place(team, member, directory, None, team.mode)
-    return register(place, _wishes(team, member), by_login=True)
+    values = _values(team, member, directory, None, team.mode)
+    workdir = workdir_of(directory, member)
+    with suppress(ConfigFault):
+        if Workplace(workdir).config.agent_id:
+            # Known at the broker under the id that it has had; its address may be another one by now.
+            del values["address"]
+    return register(_place(workdir, values), _wishes(team, member), by_login=True)
 
 
 async def _gather_at_broker(team: Team, made: Mapping[str, Registration | None], login: Login) -> None:
@@ -115,13 +120,7 @@ def _values(
     return {**values, **member.values}
 
 
-def _place(team: Team, member: Member, directory: Path, made: Registration | None, mode: PermissionMode) -> Workplace:
-    workdir, values = workdir_of(directory, member), _values(team, member, directory, made, mode)
-    bare = Workplace(workdir)
-    with suppress(ConfigFault):
-        if bare.config.agent_id and made is None and not team.local:
-            # Known at the broker under the id that it has had; its address may be another one by now.
-            del values["address"]
+def _place(workdir: Path, values: Mapping[str, object]) -> Workplace:
     return Workplace(workdir, {**values, **mailbox_meant(Workplace(workdir, values), values, Wishes())})
 
 
@@ -138,13 +137,12 @@ def _wishes(team: Team, member: Member) -> Wishes:
 
 def _set_up(team: Team, member: Member, directory: Path, made: Registration | None, mode: PermissionMode) -> bool:
     """Whether anything was written."""
-    place = _place(team, member, directory, made, mode)
-    values = dict(
-        leaf for key, value in _values(team, member, directory, made, mode).items() for leaf in leaves_of(key, value)
-    )
+    values = _values(team, member, directory, made, mode)
+    place = _place(workdir_of(directory, member), values)
     before = _bytes(place.folder.config)
     documents = plan_documents(place, made.identity if made is not None else "", _wishes(team, member))
-    set_up(place, values, documents, documents.replacements)
+    leaves = dict(leaf for key, value in values.items() for leaf in leaves_of(key, value))
+    set_up(place, leaves, documents, documents.replacements)
     settle_sandbox(place, {}, None)
     return _bytes(place.folder.config) != before
 
@@ -226,7 +224,7 @@ def _bytes(path: Path) -> bytes | None:
         return None
 
 
-def places(team: Team, directory: Path) -> dict[str, Workplace]:
+def workplaces(team: Team, directory: Path) -> dict[str, Workplace]:
     """Each agent's workplace by name. Raises MailerError where one is not set up."""
     found = {}
     for member in team.members:

@@ -28,6 +28,8 @@ from agent_mailer.service.folder import Units, units_folder
 from agent_mailer.service.install import install, own_program, plan
 from agent_mailer.service.manager import UserManager
 from agent_mailer.state.lock import holder_of
+from agent_mailer.teams.making import workplaces
+from agent_mailer.teams.plan import read_team
 from agent_mailer.views.pulse import Ping
 
 READY_SECONDS = 60.0
@@ -47,6 +49,19 @@ class Where(StrEnum):
     SYSTEMD = "systemd"
 
 
+class TeamView(msgspec.Struct, frozen=True):
+    """A team on one line. `mail` is the broker's URL, or `folder`; `watched`: how many of its agents are.
+    What a `fault` keeps from being known is left out.
+    """
+
+    team: str
+    directory: str
+    mail: str | msgspec.UnsetType = msgspec.UNSET
+    agents: int | msgspec.UnsetType = msgspec.UNSET
+    watched: int | msgspec.UnsetType = msgspec.UNSET
+    fault: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class Ended(msgspec.Struct, frozen=True):
     """A watcher that ended instead of watching, and its last words."""
 
@@ -58,6 +73,17 @@ def watchers(places: Mapping[str, Workplace]) -> dict[str, ProcessIdentity]:
     """Who watches now, by the agent's name."""
     found = {name: holder_of(place.folder.path / ".lock") for name, place in places.items()}
     return {name: holder.process for name, holder in found.items() if holder is not None}
+
+
+def seen(directory: Path) -> TeamView:
+    """The team in that folder, as far as it can be read."""
+    view = TeamView(directory.name, str(directory))
+    try:
+        team = read_team(directory)
+        view = TeamView(team.name, str(directory), team.broker_url or "folder", len(team.members))
+        return msgspec.structs.replace(view, watched=len(watchers(workplaces(team, directory))))
+    except MailerError as fault:
+        return msgspec.structs.replace(view, fault=fault.message)
 
 
 def require_no_stranger(places: Mapping[str, Workplace], session: str) -> None:

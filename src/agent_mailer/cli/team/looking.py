@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.team.options import Dir, Name, Team_, found
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import json_out, say
-from agent_mailer.errors import ExitCode, MailerError, UsageFault
+from agent_mailer.cli.terminal.printing import json_out, json_text, say
+from agent_mailer.errors import ExitCode, UsageFault
 
 status_app, list_app, logs_app = single(), single(), single()
 
@@ -54,21 +55,10 @@ def list_teams(as_json: Json = False) -> None:
     """Every team below $AMP_TEAMS_DIR (~/amp-teams), and the last one wherever it is."""
     from agent_mailer.cli.terminal.tables import columns
     from agent_mailer.names import printable
-    from agent_mailer.teams.making import places
     from agent_mailer.teams.place import all_teams
-    from agent_mailer.teams.plan import read_team
-    from agent_mailer.teams.running import watchers
+    from agent_mailer.teams.running import seen
 
-    rows: list[dict[str, object]] = []
-    for directory in all_teams(os.environ, Path.home()):
-        row: dict[str, object] = {"team": directory.name, "directory": str(directory)}
-        try:
-            plan = read_team(directory)
-            row |= {"team": plan.name, "mail": plan.broker_url or "folder", "agents": len(plan.members)}
-            row |= {"watched": len(watchers(places(plan, directory)))}
-        except MailerError as fault:
-            row["fault"] = fault.message
-        rows.append(row)
+    rows = [seen(directory) for directory in all_teams(os.environ, Path.home())]
     if as_json:
         json_out(rows)
     elif not rows:
@@ -76,10 +66,10 @@ def list_teams(as_json: Json = False) -> None:
     else:
         shown = [
             (
-                printable(str(row["team"]), 40),
-                printable(str(row["fault"]), 200) if "fault" in row else f"{row.get('watched', 0)} of {row['agents']}",
-                printable(str(row.get("mail", "")), 100),
-                printable(str(row["directory"]), 4096),
+                printable(row.team, 40),
+                printable(row.fault, 200) if row.fault else f"{row.watched} of {row.agents}",
+                printable(row.mail or "", 100),
+                printable(row.directory, 4096),
             )
             for row in rows
         ]
@@ -115,6 +105,6 @@ def logs(
     room = max(map(len, roles.values()))
     for _, role, record, raw in sorted(lines, key=lambda line: line[0]):
         if as_json:
-            say(f'{{"agent":"{role}","event":{raw.decode("utf-8", "replace")}}}')
+            say(json_text({"agent": role, "event": msgspec.Raw(raw)}))
         else:
             say(f"{printable(role, 40):<{room}}  {of_record(record)}")

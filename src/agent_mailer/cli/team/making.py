@@ -155,7 +155,7 @@ def _make(
     """`fenced`: without a mode its agents may do everything where a sandbox is proved."""
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
-    from agent_mailer.teams.making import make, places
+    from agent_mailer.teams.making import make, workplaces
     from agent_mailer.teams.place import new_directory, remember_last
     from agent_mailer.teams.plan import FILE, read_team
 
@@ -176,7 +176,7 @@ def _make(
         say(line)
     remember_last(plan.name, where, os.environ, Path.home(), Disk(), SystemClock().now())
     plan = read_team(where)
-    return Found(where, plan, places(plan, where))
+    return Found(where, plan, workplaces(plan, where))
 
 
 def _new(

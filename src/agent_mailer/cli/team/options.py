@@ -53,13 +53,13 @@ def named(name: str, team: str) -> str:
 
 def found(name: str, team: str, directory: Path | None) -> Found:
     """The team meant, with its agents' folders. Raises ConfigFault, MailerError."""
-    from agent_mailer.teams.making import places
+    from agent_mailer.teams.making import workplaces
     from agent_mailer.teams.place import directory_meant
     from agent_mailer.teams.plan import read_team
 
     where = directory_meant(named(name, team), directory, os.environ, Path.home())
     plan = read_team(where)
-    return Found(where, plan, places(plan, where))
+    return Found(where, plan, workplaces(plan, where))
 
 
 def where_from(detach: bool, systemd: bool) -> Where | None:

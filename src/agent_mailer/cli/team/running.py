@@ -99,7 +99,6 @@ def rm(
     stay.
     """
     from agent_mailer.disk import Disk
-    from agent_mailer.teams.place import directory_meant
     from agent_mailer.teams.running import watchers
 
     one = found(name, team, directory)
@@ -114,7 +113,6 @@ def rm(
         if not sys.stdin.isatty():
             raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", "amp rm --yes")
         typer.confirm(f"Delete {one.directory}: what its agents know{mail}?", abort=True)
-    assert directory_meant("", one.directory, os.environ, Path.home()) == one.directory
     Disk().remove_tree(one.directory)
     say(f"deleted {one.directory}")
     if not one.team.local:
