@@ -38,7 +38,7 @@ class Town:
         self.url, self.fake, self.base = url, fake, base
 
     def box(
-        self, name: str = "coder-1", project: str = "/work/shop", folder: str = "names", **more: object
+        self, name: str = "coder-1", project: str = "/srv/shop", folder: str = "names", **more: object
     ) -> McpAgentMailbox:
         account = Account(self.url, name, project)
         given = {"rhythm": Rhythm(0.2, 0.1), "environ": {}, "under_way": 0.0, **more}

@@ -49,7 +49,7 @@ class McpHarness:
             base.execute("delete from messages where id = ?", (envelope.locator.rstrip("!"),))
 
     def _mailbox(self, name: str) -> McpAgentMailbox:
-        account = Account(self.url, name, "/work/shop")
+        account = Account(self.url, name, "/srv/shop")
         rhythm = Rhythm(idle=0.2, active=0.1)
         return McpAgentMailbox(account, self.folder, Disk(), rhythm=rhythm, environ={}, under_way=0.0)
 

@@ -73,7 +73,7 @@ def desks(tmp_path: Path) -> TwoDesks:
 
 
 def leases(base: Path, address: str, clock: FakeClock | None = None) -> Leases:
-    return Leases(base, Disk(), clock or FakeClock(), project="/work/shop", address=address)
+    return Leases(base, Disk(), clock or FakeClock(), project="/srv/shop", address=address)
 
 
 def test_of_many_that_ask_at_once_one_has_it(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_at_a_server_what_it_grants_in_spite_of_others_is_given_back(tmp_path: P
     with running(tmp_path / "base") as (url, fake):
 
         def box(name: str) -> McpAgentMailbox:
-            return McpAgentMailbox(Account(url, name, "/work/shop"), tmp_path, Disk(), environ={}, under_way=0.0)
+            return McpAgentMailbox(Account(url, name, "/srv/shop"), tmp_path, Disk(), environ={}, under_way=0.0)
 
         async def scenario() -> None:
             one, other = box("one-1").reservations(overlap), box("two-2").reservations(overlap)

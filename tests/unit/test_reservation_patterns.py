@@ -9,7 +9,7 @@ import pytest
 from agent_mailer.errors import UsageFault
 from agent_mailer.reservations.patterns import checked, names_path, overlap
 
-PROJECT = "/work/shop"
+PROJECT = "/srv/shop"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_is_kept_counts_from_the_project() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["/", "/etc/passwd", "../other", "src/../../x", "", "  ", "a\nb", "a" * 201, "/work/shopping"]
+    "pattern", ["/", "/etc/passwd", "../other", "src/../../x", "", "  ", "a\nb", "a" * 201, "/srv/shopping"]
 )
 def test_what_reserves_nothing_here_is_refused(pattern: str) -> None:
     with pytest.raises(UsageFault):
