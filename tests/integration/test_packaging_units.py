@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.sizes import LONG
+from tools.service_example import example
 
 from agent_mailer.service.unit import DROP_IN, Instance, drop_in, gone_of, gone_unit
 
@@ -41,6 +42,18 @@ def with_a_program(unit: Path) -> Path:
     """The shipped unit at `unit`, its program one that is there."""
     unit.write_text(UNIT.read_text().replace(f"ExecStart={PROGRAM} ", "ExecStart=/bin/true "))
     return unit
+
+
+def test_the_example_is_made_from_the_unit() -> None:
+    assert (PACKAGING / "agent-mailer.service.example").read_text() == example()
+
+
+@LONG
+def test_systemd_has_no_complaint_of_the_example(analyze: str, tmp_path: Path) -> None:
+    copied = tmp_path / "agent-mailer@coder.service"
+    copied.write_text(example().replace(f"ExecStart={PROGRAM} ", "ExecStart=/bin/true "))
+    done = verify(analyze, copied)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", ["agent-mailer@.service", "agent-mailer@coder.service"])

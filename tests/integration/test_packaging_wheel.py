@@ -56,7 +56,12 @@ def test_the_wheel_holds_the_program_and_its_templates_only(wheel: Path) -> None
     assert {f"{name}.md" for name in TEMPLATES} <= shipped
     assert "agent_mailer/py.typed" in names
     assert "agent_mailer/packaging/agent-mailer@.service" in names
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"agent_mailer"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name and ".data/" not in name} == {
+        "agent_mailer"
+    }
+    manual = {name.rpartition("/")[2] for name in names if ".data/data/share/man/man1/" in name}
+    assert manual == {path.name for path in (PROJECT / "packaging" / "man").iterdir()}
+    assert not [name for name in names if ".data/" in name and name.rpartition("/")[2] not in manual]
     assert not [name for name in names if "test_" in name or name.endswith(".pyc")]
 
 
