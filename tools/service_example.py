@@ -24,7 +24,10 @@ HEAD = """\
 
 """
 WORKDIR = "WorkingDirectory=%h/agents/%i\n"
-EDITED = "# The agent's folder, the one with .agent-mailer in it. EDIT THIS LINE. %h is your home folder.\nWorkingDirectory=%h/agents/coder\n"
+EDITED = """\
+# The agent's folder, the one with .agent-mailer in it. EDIT THIS LINE. %h is your home folder.
+WorkingDirectory=%h/agents/coder
+"""
 
 
 def example() -> str:
