@@ -20,7 +20,7 @@ README = page("README.md")
 DOCS = sorted(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md"))
 GUIDES = ["README.md", "README.zh.md", *DOCS, *REFERENCE]
 """What people read; `docs/cli.md` is written by a tool."""
-DOCUMENTS = {name: page(name) for name in ("SPEC.md", *GUIDES)}
+DOCUMENTS = {name: page(name) for name in ("SPEC.md", "SECURITY.md", *GUIDES)}
 
 COMMAND = re.compile(r"agent-mailer(?: [a-z][a-z-]*)+")
 
