@@ -1,3 +1,3 @@
 """agent-mailer: a mailbox for every coding agent, and a watcher that runs it unattended."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

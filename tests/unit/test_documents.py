@@ -13,6 +13,7 @@ import pytest
 import typer
 from tests.pages import PROJECT, REFERENCE, code, page, table, tables
 
+from agent_mailer import __version__
 from agent_mailer.cli.app import app
 from agent_mailer.config_values import load
 
@@ -160,7 +161,14 @@ def test_every_document_is_in_the_index() -> None:
     assert {name.removeprefix("docs/") for name in (*DOCS, *REFERENCE)} - {"README.md"} <= listed
 
 
-def test_the_changelog_knows_this_version() -> None:
-    from agent_mailer import __version__
-
-    assert f"## {__version__}" in (PROJECT / "CHANGELOG.md").read_text("utf-8")
+def test_the_version_is_that_of_the_changelog() -> None:
+    """A tree with unreleased changes says so in its version; a released one is dated there."""
+    [top, *older] = re.findall(r"^## (.+)$", page("CHANGELOG.md"), re.MULTILINE)
+    dated = re.compile(r"(\d+\.\d+\.\d+) \(\d{4}-\d{2}-\d{2}\)")
+    assert all(dated.fullmatch(heading) for heading in older)
+    if top == "Unreleased":
+        assert re.fullmatch(r"\d+\.\d+\.\d+\.dev\d+", __version__)
+    else:
+        released = dated.fullmatch(top)
+        assert released
+        assert released[1] == __version__
