@@ -146,5 +146,5 @@ def test_a_demo_that_fails_says_where_to_look(tmp_path: Path) -> None:
 
 
 def test_run_demo_is_the_installed_command() -> None:
-    assert "exec agent-mailer demo" in (Path(__file__).parents[2] / "run").read_text()
+    assert 'exec "$venv/bin/agent-mailer" demo' in (Path(__file__).parents[2] / "run").read_text()
     assert Path(COMMAND).parent == Path(sys.executable).parent

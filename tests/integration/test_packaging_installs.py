@@ -69,6 +69,9 @@ def works(program: Path, home: Mapping[str, str], folder: Path) -> None:
     assert typed(program, "--version", env=home, cwd=folder).strip() == f"agent-mailer {__version__}"
     told = typed(program, "demo", env=home, cwd=folder)
     assert "2 3 5 7 11 13 17 19 23 29" in told
+    # This PATH lacks the program; what the demo tells to type makes it known.
+    [reach] = [line.strip() for line in told.splitlines() if line.strip().startswith("export PATH=")]
+    assert typed("/bin/sh", "-c", f"{reach}\ncommand -v agent-mailer", env=home, cwd=folder).strip() == str(program)
 
 
 @LONG

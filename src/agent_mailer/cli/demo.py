@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -13,6 +15,7 @@ import typer
 
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text
+from agent_mailer.cli.terminal.screen import Ink, paint
 from agent_mailer.errors import MailerError, UsageFault
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ def demo(
             stage.remove()
     if keep:
         say(f"Kept: {stage.folder} ({stage.mail_is})\n")
-    say(stage.how_to.rstrip("\n"))
+    say(_within_reach(stage.how_to).rstrip("\n"))
 
 
 def _stage(folder: Path | None, *, broker: bool) -> Stage:
@@ -146,9 +149,19 @@ def _json_of(output: str) -> object:
         return None
 
 
+def _within_reach(how_to: str) -> str:
+    """The next steps as they work in the reader's shell: from a checkout its PATH lacks the program."""
+    folder = Path(sys.argv[0]).absolute().parent
+    if shutil.which("agent-mailer") is not None or not (folder / "agent-mailer").exists():
+        return how_to
+    heading, gap, steps = how_to.partition("\n\n")
+    reach = f"  export PATH={shlex.quote(str(folder))}:$PATH    # in both terminals, until it is installed"
+    return f"{heading}{gap}{reach}\n{steps}"
+
+
 def _line(started: float, who: str, what: str) -> None:
-    say(f"{time.monotonic() - started:6.1f} s  {who:<8} {what}")
-    sys.stdout.flush()
+    named = paint(f"{who:<8}", Ink.BOLD if who == "you" else Ink.CYAN)
+    say(f"{paint(f'{time.monotonic() - started:6.1f} s', Ink.FAINT)}  {named} {what}")
 
 
 def _last_line(path: Path) -> str:
