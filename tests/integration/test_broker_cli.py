@@ -17,6 +17,7 @@ import httpx
 import pytest
 from tests.broker_process import PASSWORD, BrokerProcess, broker, join, register
 from tests.desk import until
+from tests.pages import PROJECT
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
@@ -180,7 +181,7 @@ def blocked(folder: Path, name: str) -> dict[str, str]:
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     for words in (("serve",), ("user", "list"), ("key", "add", "--user", "x")):
         done = type_in(tmp_path, "broker", *words, env=blocked(tmp_path, "fastapi"))
-        assert (done.status, "pip install 'agent-mailer[broker]'" in done.err) == (78, True), done
+        assert (done.status, f"pip install --editable '{PROJECT}[broker]'" in done.err) == (78, True), done
 
 
 @LONG

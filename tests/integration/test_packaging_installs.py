@@ -74,6 +74,14 @@ def works(program: Path, home: Mapping[str, str], folder: Path) -> None:
     assert typed("/bin/sh", "-c", f"{reach}\ncommand -v agent-mailer", env=home, cwd=folder).strip() == str(program)
 
 
+def takes_more(python: Path, home: Mapping[str, str], folder: Path, path: str) -> None:
+    """The command that the program names for an extra adds it to the place where it is installed."""
+    asked = "from agent_mailer.installed import command_for; print(command_for('metrics'))"
+    command = typed(python, "-c", asked, env=home, cwd=folder)
+    typed("/bin/sh", "-c", command, env={**home, "PATH": f"{path}:{home['PATH']}"}, cwd=folder)
+    typed(python, "-c", "import agent_mailer, prometheus_client", env=home, cwd=folder)
+
+
 @LONG
 def test_pip_installs_the_wheel(built: Path, home: Mapping[str, str], tmp_path: Path) -> None:
     [wheel] = built.glob("*.whl")
@@ -81,6 +89,7 @@ def test_pip_installs_the_wheel(built: Path, home: Mapping[str, str], tmp_path: 
     typed(tmp_path / "env" / "bin" / "pip", "install", "-q", wheel, env=home, cwd=tmp_path)
     works(tmp_path / "env" / "bin" / "agent-mailer", home, tmp_path)
     assert (tmp_path / "env" / "share" / "man" / "man1" / "agent-mailer-watch.1").is_file()
+    takes_more(tmp_path / "env" / "bin" / "python", home, tmp_path, "")
 
 
 @LONG
@@ -91,6 +100,8 @@ def test_pipx_installs_the_sdist_and_shows_the_manual(
     typed(installers / "pipx", "install", sdist, env=home, cwd=tmp_path)
     works(tmp_path / ".local" / "bin" / "agent-mailer", home, tmp_path)
     assert (tmp_path / ".local" / "share" / "man" / "man1" / "agent-mailer.1").exists()
+    [python] = (tmp_path / "pipx").glob("venvs/agent-mailer/bin/python")
+    takes_more(python, home, tmp_path, str(installers))
     typed(installers / "pipx", "uninstall", "agent-mailer", env=home, cwd=tmp_path)
     assert not (tmp_path / ".local" / "bin" / "agent-mailer").exists()
 
@@ -102,5 +113,7 @@ def test_uv_installs_it_with_the_broker(built: Path, installers: Path, home: Map
     program = tmp_path / ".local" / "bin" / "agent-mailer"
     works(program, home, tmp_path)
     assert "serve" in typed(program, "broker", "--help", env=home, cwd=tmp_path)
+    python = tmp_path / ".local" / "share" / "uv" / "tools" / "agent-mailer" / "bin" / "python"
+    takes_more(python, home, tmp_path, str(installers))
     typed(installers / "uv", "tool", "uninstall", "agent-mailer", env=home, cwd=tmp_path)
     assert not program.exists()

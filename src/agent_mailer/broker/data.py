@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from agent_mailer import __version__
 from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.installed import command_for
 
 SHORTEST_SECRET = 32
 DEFAULT_URL = "http://127.0.0.1:9800"
@@ -148,7 +149,7 @@ def _with_driver(url: str) -> str:
         raise ConfigFault(
             "no_driver",
             f"for PostgreSQL packages are needed that are not installed ({error})",
-            "pip install 'agent-mailer[broker,postgres]'",
+            command_for("broker", "postgres"),
         ) from None
     return parsed.render_as_string(hide_password=False)
 

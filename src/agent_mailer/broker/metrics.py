@@ -18,6 +18,7 @@ from agent_mailer.broker.numbers import BUCKETS, Numbers
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import streams_of
 from agent_mailer.broker.tables import agents, users, waiting_threads
+from agent_mailer.installed import command_for
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -47,7 +48,7 @@ async def metrics(request: Request) -> Response:
     """For this machine, or with the token of AGENT_MAILER_METRICS_TOKEN as a Bearer."""
     _require_reader(request)
     if find_spec("prometheus_client") is None:
-        raise Fault(404, "Numbers need a package that is not installed: pip install 'agent-mailer[metrics]'")
+        raise Fault(404, f"Numbers need a package that is not installed: {command_for('metrics')}")
     from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
     from prometheus_client.exposition import CONTENT_TYPE_LATEST
 

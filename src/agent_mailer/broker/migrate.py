@@ -17,6 +17,7 @@ from agent_mailer.broker.engines import Alone, Trouble, do_alone, error_words, i
 from agent_mailer.broker.leases import IS_SERVING
 from agent_mailer.broker.tables import metadata, processes
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UnavailableFault
+from agent_mailer.installed import newer_command
 
 log = logging.getLogger("agent_mailer.broker")
 
@@ -25,7 +26,6 @@ HEAD = "0015"
 """The newest of them."""
 LOCK_SECONDS = 5
 """How long a lock of somebody else is waited for."""
-_NEWER = "pip install --upgrade 'agent-mailer[broker]'"
 
 
 async def bring_to_head(url: str) -> None:
@@ -156,7 +156,7 @@ def upgrade(connection: Connection, name: str, to: str = "head") -> None:
             raise ConfigFault(
                 "database_newer",
                 f"{name} was made by a newer agent-mailer than this one; it was left as it is",
-                _NEWER,
+                newer_command("broker"),
             ) from None
 
 
@@ -167,7 +167,9 @@ def require_head(connection: Connection, url: str) -> None:
         raise ConfigFault("not_our_database", f"there is no broker's database in {name}", "--data DIR, --database URL")
     schema = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
     if schema > HEAD:
-        raise ConfigFault("database_newer", f"{name} was made by a newer agent-mailer than this one", _NEWER)
+        raise ConfigFault(
+            "database_newer", f"{name} was made by a newer agent-mailer than this one", newer_command("broker")
+        )
     if schema != HEAD:
         raise ConfigFault(
             "database_older",

@@ -105,12 +105,15 @@ def _identity_file(workdir: Path) -> Path:
 
 def check_notify(urls: Sequence[str]) -> list[CheckResult]:
     """What would tell by Apprise is there. What a URL is worth `test-notify` finds out."""
-    from agent_mailer.watch.apprising import NEEDS, is_installed
+    from agent_mailer.installed import command_for
+    from agent_mailer.watch.apprising import is_installed
 
     if not urls:
         return []
     if not is_installed():
-        return [failed("notify", "notify.apprise", "apprise is not installed: nobody is told by it", NEEDS)]
+        return [
+            failed("notify", "notify.apprise", "apprise is not installed: nobody is told by it", command_for("apprise"))
+        ]
     return [ok("notify", "notify.apprise", f"{len(urls)} of them, not tried (agent-mailer test-notify)")]
 
 

@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 import msgspec
 
+from agent_mailer.installed import command_for
 from agent_mailer.names import running_on
 
-NEEDS = "pip install 'agent-mailer[apprise]'"
 MOST_BYTES = 60_000
 """What a pipe takes at once."""
 
@@ -65,7 +65,7 @@ async def tell_urls(
 
     left = {place: url for place, url in enumerate(urls) if place not in but}
     if not is_installed():
-        return [Told(place, f"apprise is not installed: {NEEDS}") for place in left]
+        return [Told(place, f"apprise is not installed: {command_for('apprise')}") for place in left]
     errand = msgspec.json.encode(_Errand(left, title, body))
     if len(errand) > MOST_BYTES:
         return [Told(place, f"notify.apprise is longer than {MOST_BYTES} bytes") for place in left]

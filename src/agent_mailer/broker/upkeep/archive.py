@@ -22,6 +22,7 @@ import msgspec
 
 from agent_mailer import __version__
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+from agent_mailer.installed import newer_command
 from agent_mailer.names import printable
 
 FORMAT = 1
@@ -182,7 +183,7 @@ def newer(path: Path, program: str) -> ConfigFault:
     return ConfigFault(
         "backup_newer",
         f"{path} was made by a newer agent-mailer ({printable(program, 40)}) than this one; nothing was changed",
-        "pip install --upgrade 'agent-mailer[broker]'",
+        newer_command("broker"),
     )
 
 

@@ -24,7 +24,7 @@ class _Broker(LazyGroup):
     }
 
 
-app = group("broker", "The Agent Mailer Protocol broker. It needs: pip install 'agent-mailer[broker]'", _Broker)
+app = group("broker", "The Agent Mailer Protocol broker; an extra: uv tool install '.[broker]'", _Broker)
 
 
 @app.callback()

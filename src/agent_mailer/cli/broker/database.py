@@ -13,6 +13,7 @@ import typer
 
 from agent_mailer import __version__
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
+from agent_mailer.installed import command_for
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def require_extra() -> None:
         raise ConfigFault(
             "no_extra",
             f"the broker needs packages that are not installed ({', '.join(missing)})",
-            "pip install 'agent-mailer[broker]'",
+            command_for("broker"),
         )
 
 
