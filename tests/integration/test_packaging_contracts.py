@@ -14,7 +14,19 @@ from tests.sizes import thinned
 
 PROJECT = Path(__file__).parents[2]
 ROOMS = (
-    *("broker", "broker/users", "checks", "cli", "confine", "demo", "mailbox", "mailbox/maildir", "people", "process"),
+    *(
+        "broker",
+        "broker/users",
+        "checks",
+        "cli",
+        "confine",
+        "console",
+        "demo",
+        "mailbox",
+        "mailbox/maildir",
+        "people",
+        "process",
+    ),
     *("runtimes", "service", "setup", "state", "teams", "turn_tools", "views", "views/values", "watch"),
 )
 MODULES = (
@@ -29,6 +41,7 @@ MODULES = (
         "broker/users/rows",
         "cli/app",
         "confine/bwrap",
+        "console/mounting",
         "people/folder",
         "process/holder",
         "state/folder",
@@ -63,10 +76,16 @@ VIOLATIONS = {
         ("turn_tools.folder", "agent_mailer.mailbox.maildir"),
         ("turn_tools.folder", "httpx"),
     ],
-    "the broker knows nothing of a watcher but values to show, and only cli knows the broker": [
+    "the broker knows nothing of a watcher but values to show, nor of its pages": [
+        ("broker.app", "agent_mailer.console.mounting"),
         ("broker.app", "agent_mailer.watch"),
         ("broker.app", "agent_mailer.mailbox.port"),
         ("broker.app", "agent_mailer.views.later"),
+    ],
+    "pages know the broker and what there is to see: no engine, no process, no file": [
+        ("console.mounting", "agent_mailer.watch"),
+        ("console.mounting", "agent_mailer.process.holder"),
+        ("console.mounting", "agent_mailer.disk"),
     ],
     "a resource's rows know nothing of the web": [
         ("broker.users.rows", "fastapi"),
@@ -91,6 +110,7 @@ VIOLATIONS = {
         ("people.folder", "typer"),
         ("teams.running", "agent_mailer.cli"),
         ("views.later", "agent_mailer.cli"),
+        ("console.mounting", "agent_mailer.cli"),
     ],
     "what there is to see is values, which know nothing": [
         ("views.values.status", "agent_mailer.state.folder"),

@@ -23,6 +23,13 @@ from agent_mailer.broker.users.login import Claims, Use, read_token
 
 T = TypeVar("T")
 COOKIE = "session_token"
+PAGES = "/console"
+"""Below it pages are served, in which only their own cookies count; these count nowhere else."""
+PAGES_COOKIE = "agent_mailer_console"
+ACTING_COOKIE = "agent_mailer_acting"
+"""For as long as a superadmin acts as another user; it counts before the superadmin's own."""
+ASKED_BY = "agent_mailer.asked_by"
+"""In the scope of a request: the id of the user whose key or login it came with."""
 _UNSAFE = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 
@@ -86,6 +93,7 @@ class _KeyHeader(SecurityBase):
         caller = await directory_of(request).key(raw_key)
         if caller is None:
             raise Fault(401, "Invalid API key")
+        request.scope[ASKED_BY] = caller.user_id
         return caller
 
 
@@ -94,17 +102,26 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="Login")
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, scheme_name="LoginCookie")
 
 
-def cookie_name(*, secure: bool) -> str:
+def cookie_name(*, secure: bool, name: str = COOKIE) -> str:
     """Over HTTPS a name that no other host, and no page without HTTPS, can give a value."""
-    return f"__Host-{COOKIE}" if secure else COOKIE
+    return f"__Host-{name}" if secure else name
+
+
+def is_page(request: Request) -> bool:
+    path = request.url.path
+    return path == PAGES or path.startswith(f"{PAGES}/")
 
 
 def _tokens(request: Request) -> tuple[str, str]:
     """What came in the header and, only where nothing did, as a cookie."""
+    secure, cookies = is_https(request), request.cookies
+    if is_page(request):
+        acting = cookies.get(cookie_name(secure=secure, name=ACTING_COOKIE), "").strip()
+        return "", acting or cookies.get(cookie_name(secure=secure, name=PAGES_COOKIE), "").strip()
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip(), ""
-    return "", request.cookies.get(cookie_name(secure=is_https(request)), "").strip()
+    return "", cookies.get(cookie_name(secure=secure), "").strip()
 
 
 def claims_of(request: Request) -> Claims | None:
@@ -112,12 +129,12 @@ def claims_of(request: Request) -> Claims | None:
     header, cookie = _tokens(request)
     secret = settings_of(request).secret
     if cookie:
-        _own_page(request)
-        return read_token(secret, cookie, Use.COOKIE)
+        own_page(request)
+        return read_token(secret, cookie, Use.PAGES if is_page(request) else Use.COOKIE)
     return read_token(secret, header)
 
 
-def _own_page(request: Request) -> None:
+def own_page(request: Request) -> None:
     """A browser sends the cookie along whatever page asks it to, one of another port of this host, too: what changes
     something must come from a page of ours. Raises Fault 403.
     """
@@ -127,6 +144,8 @@ def _own_page(request: Request) -> None:
     ours = f"{'https' if is_https(request) else 'http'}://{request.headers.get('host', '')}"
     if site == "same-origin" or (site is None and origin is not None and origin == ours):
         return
+    if is_page(request) and site is None and origin is None:
+        return  # a browser of text: it runs no page's script, and follows no form that its person has not sent
     raise Fault(403, "With the login cookie only a page of this broker may do that; a program sends a Bearer token")
 
 
@@ -142,6 +161,7 @@ async def _person(request: Request) -> PersonCaller:
         raise Fault(401, "User not found")
     if user.token_version != claims.version:
         raise Fault(401, "Invalid or expired token")
+    request.scope[ASKED_BY] = user.id
     return PersonCaller(user.id, user.username, user.is_superadmin, claims.impersonated_by)
 
 
@@ -167,7 +187,7 @@ async def either_caller(
     _cookie: Annotated[object, Security(_cookie)] = None,
 ) -> AgentCaller | PersonCaller:
     """The key where there is one, else the login. Raises Fault 401."""
-    if request.headers.get("x-api-key"):
+    if request.headers.get("x-api-key") and not is_page(request):
         return await agent_caller(request)
     return await _person(request)
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Protocol, cast
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection, Select, bindparam, select
@@ -53,6 +53,14 @@ _DELETED = select(agent_rows.c.id).where(
 _INBOXES = select(agent_rows.c.id, agent_rows.c.inbox_seq).where(agent_rows.c.id.in_(bindparam("ids", expanding=True)))
 
 
+class Hearer(Protocol):
+    """Who is told of what arrives at this process, wherever it was stored."""
+
+    def arrived(self, arrivals: Iterable[tuple[str, int]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Streams:
     """All open streams of this process; `open` before use, `close` at the end."""
 
@@ -72,6 +80,7 @@ class Streams:
         """Of the agents that are or were held, where no other process serves them."""
         # An epoch of before the start of this process is none of its own.
         self._next_epoch = itertools.count(time.time_ns() // 1_000_000)
+        self._hearers: list[Hearer] = []
         self._to_give_back = asyncio.Event()
         self._pulses: list[asyncio.Task[None]] = []
         self._closed = False
@@ -89,6 +98,13 @@ class Streams:
         await asyncio.gather(*self._pulses, return_exceptions=True)
         for stream in self._all():
             stream.end()
+        for hearer in self._hearers:
+            hearer.close()
+
+    def hear(self, hearer: Hearer) -> None:
+        """A second time does nothing."""
+        if hearer not in self._hearers:
+            self._hearers.append(hearer)
 
     def arrived(self, arrivals: Sequence[tuple[str, int]]) -> None:
         """Tell the streams of these inboxes (agent id, number of the message), here and elsewhere; after the commit."""
@@ -98,7 +114,10 @@ class Streams:
 
     def wake(self, arrivals: Iterable[tuple[str, int]]) -> None:
         """Tell those of this process."""
-        for agent_id, number in arrivals:
+        told = list(arrivals)
+        for hearer in self._hearers:
+            hearer.arrived(told)
+        for agent_id, number in told:
             for stream in self._of.get(agent_id, ()):
                 stream.arrived(number)
 

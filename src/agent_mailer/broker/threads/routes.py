@@ -95,7 +95,7 @@ class MessageTrashed(msgspec.Struct, frozen=True):
     ok: Literal[True] = True
 
 
-def _mark(text: str | None) -> Mark:
+def mark_of(text: str | None) -> Mark:
     """The place that `next` named. Raises Fault 400."""
     if text is None:
         return Mark()
@@ -130,7 +130,7 @@ async def _listed(
     limit, after = asked
     if limit is None and after is None:
         return answer(await _whole(request, portion, mark))
-    begin, most = _mark(after), limit or PORTION
+    begin, most = mark_of(after), limit or PORTION
     some = await store_of(request).read(lambda c: portion(c, begin, most + 1))
     last = mark(some[most - 1]) if len(some) > most else None
     return answer(page(some[:most], f"{last.moment} {last.id}" if last is not None else None))

@@ -81,6 +81,8 @@ class Use(StrEnum):
 
     HEADER = "header"
     COOKIE = "cookie"
+    PAGES = "pages"
+    """The console's own cookie."""
 
 
 def issue_token(

@@ -179,11 +179,10 @@ async def register(request: Request, form: Registration) -> UserAnswer:
     return user_answer(user)
 
 
-@router.post("/login", responses=refusals(401, 403, 429))
-async def login(request: Request, response: Response, form: Credentials) -> LoginAnswer:
-    """A token for people's calls, also set as a cookie."""
+async def signed_in(request: Request, form: Credentials) -> Login:
+    """Whose name and password these are; that they came is noted. Raises Fault 401, 403, 429."""
     throttle = cast(Throttle, request.app.state.throttle)
-    store, settings = store_of(request), settings_of(request)
+    store = store_of(request)
     host = request.client.host if request.client else ""
     found = await store.read(lambda c: find_login(c, users.c.username == form.username))
     known = found is not None and await store.read(lambda c: is_known_host(c, found.user.id, host))
@@ -216,6 +215,13 @@ async def login(request: Request, response: Response, form: Credentials) -> Logi
         if not known:
             raise
         log.warning("a login of user %s from %s is not in the audit: %s", found.user.id, host, error_words(error))
+    return found
+
+
+@router.post("/login", responses=refusals(401, 403, 429))
+async def login(request: Request, response: Response, form: Credentials) -> LoginAnswer:
+    """A token for people's calls, also set as a cookie."""
+    found, settings = await signed_in(request, form), settings_of(request)
     who, seconds = (settings.secret, found.user.id, found.token_version), settings.token_seconds
     for_pages = min(settings.cookie_seconds, seconds)
     secure = is_https(request)

@@ -115,6 +115,7 @@ def serve(
 
             from agent_mailer.broker.app import create_app
             from agent_mailer.broker.migrate import database_fault
+            from agent_mailer.console.mounting import mount
 
             ends_with = domain or os.environ.get("AGENT_MAILER_DOMAIN") or DEFAULT_DOMAIN
             settings = Settings(
@@ -133,9 +134,11 @@ def serve(
                 keep=Keep(keep_days, keep_bytes),
                 quota=Quota(messages_per_day, bytes_per_day, file_bytes),
             )
+            app = create_app(settings)
+            mount(app)
             try:
                 run(
-                    create_app(settings),
+                    app,
                     bound,
                     lambda invite: _greet(data, url, invite),
                     log_form=Form(log_format),

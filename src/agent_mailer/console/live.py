@@ -1,0 +1,180 @@
+"""What makes open pages draw themselves anew: one stream a page, told at most once a second that something changed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import cast
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent_mailer.broker.callers import ASKED_BY, directory_of, settings_of
+from agent_mailer.broker.directory import Directory
+from agent_mailer.broker.listening import LASTING, SEND_SECONDS
+from agent_mailer.broker.protocol import Fault
+from agent_mailer.broker.streams import Streams, streams_of
+from agent_mailer.console.routing import Page, person_of
+
+router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
+
+EVERY = 1.0
+"""Seconds between two words to one page."""
+MOST_OF_A_USER = 200
+_HEAD: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"keep-alive"),
+        (b"x-accel-buffering", b"no"),
+    ],
+}
+
+
+class Live:
+    """The pages that are open at this process, by user; it hears what arrives at agents, and what users did."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, set[OpenPage]] = {}
+        self._owners: dict[str, str] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        self._directory: Directory | None = None
+
+    def begin(self, user_id: str, streams: Streams, directory: Directory) -> OpenPage:
+        """Raises Fault 429."""
+        streams.hear(self)
+        self._directory = directory
+        opened = OpenPage(self, user_id)
+        of_user = self._open.setdefault(user_id, set())
+        if len(of_user) >= MOST_OF_A_USER:
+            raise Fault(429, "Too many pages are open", headers={"Retry-After": "30"})
+        of_user.add(opened)
+        return opened
+
+    def end(self, opened: OpenPage) -> None:
+        """Forget it; a second time does nothing."""
+        of_user = self._open.get(opened.user_id, set())
+        of_user.discard(opened)
+        if not of_user:
+            self._open.pop(opened.user_id, None)
+
+    def changed(self, user_id: str) -> None:
+        """Something that a page of this user may show."""
+        for opened in self._open.get(user_id, ()):
+            opened.woken.set()
+
+    def arrived(self, arrivals: Iterable[tuple[str, int]]) -> None:
+        """Mail for these agents (id, number)."""
+        if not self._open or self._directory is None:
+            return
+        for agent_id, _ in arrivals:
+            if agent_id in self._owners:
+                self.changed(self._owners[agent_id])
+            else:
+                task = asyncio.ensure_future(self._look_up(agent_id, self._directory))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+
+    async def _look_up(self, agent_id: str, directory: Directory) -> None:
+        found = await directory.agent(agent_id)
+        if found is not None:
+            self._owners[agent_id] = found.user_id
+            self.changed(found.user_id)
+
+    def close(self) -> None:
+        """The broker stops."""
+        for of_user in list(self._open.values()):
+            for opened in list(of_user):
+                opened.over = True
+                opened.woken.set()
+
+
+class OpenPage:
+    """The stream of one page: kept, like a watcher's, where nothing of the request is kept with it."""
+
+    def __init__(self, pages: Live, user_id: str) -> None:
+        self._pages = pages
+        self.user_id = user_id
+        self.woken = asyncio.Event()
+        self.over = False
+        self.still_signed_in = True
+        self.heartbeat_seconds = 15.0
+
+    def forget(self) -> None:
+        self._pages.end(self)
+
+    async def go_on(self, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(self._end_with_client(receive))
+        try:
+            await self._send(send, _HEAD)
+            await self._tell(send, b"event: hello\ndata: 1\n\n")
+            while not self.over:
+                timer = asyncio.get_running_loop().call_later(self.heartbeat_seconds, self.woken.set)
+                before = time.monotonic()
+                await self.woken.wait()
+                timer.cancel()
+                self.woken.clear()
+                if self.over:
+                    break
+                if time.monotonic() - before >= self.heartbeat_seconds:
+                    await self._tell(send, b": ping\n\n")
+                    continue
+                await self._tell(send, b"event: changed\ndata: 1\n\n")
+                await asyncio.sleep(EVERY)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            pass  # it takes nothing any more
+        finally:
+            gone.cancel()
+            self.forget()
+
+    async def _end_with_client(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.over = True
+        self.woken.set()
+
+    async def _tell(self, send: Send, what: bytes) -> None:
+        await self._send(send, {"type": "http.response.body", "body": what, "more_body": True})
+
+    async def _send(self, send: Send, message: Message) -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send(message)
+
+
+class _Lasting(Response):
+    def __init__(self, opened: OpenPage) -> None:
+        super().__init__(media_type="text/event-stream")
+        self._opened = opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        scope[LASTING] = self._opened
+
+
+@router.get("/live")
+async def stream(request: Request) -> Response:
+    """Events: hello, then `changed` whenever the page should look again."""
+    person = await person_of(request)
+    opened = live_of(request.app).begin(person.user_id, streams_of(request), directory_of(request))
+    opened.heartbeat_seconds = settings_of(request).heartbeat_seconds
+    return _Lasting(opened)
+
+
+def live_of(app: FastAPI) -> Live:
+    return cast(Live, app.state.console)
+
+
+class Noticing:
+    """Around everything: whoever has changed something by a call, their pages look again."""
+
+    def __init__(self, app: ASGIApp, pages: Live) -> None:
+        self._app = app
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] != "GET" and ASKED_BY in scope:
+            self._pages.changed(scope[ASKED_BY])

@@ -1,0 +1,1 @@
+"""Mail in the browser: threads, one thread, search, what a person writes."""

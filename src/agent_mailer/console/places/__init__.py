@@ -1,0 +1,1 @@
+"""What is kept beside mail: teams, channels, keys, users, figures, and who did what."""

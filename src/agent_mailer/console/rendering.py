@@ -1,0 +1,192 @@
+"""A page as an answer: its template, its headers, and what is the same on every page."""
+
+from __future__ import annotations
+
+import gzip
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import jinja2
+import msgspec
+from fastapi import Request, Response
+from markupsafe import Markup
+from sqlalchemy import Connection, bindparam, select
+
+from agent_mailer import __version__
+from agent_mailer.broker.agents.rows import operator_id
+from agent_mailer.broker.callers import PersonCaller, directory_of, store_of
+from agent_mailer.broker.messages.wire import body_html
+from agent_mailer.broker.protocol import now_text
+from agent_mailer.broker.tables import agents
+from agent_mailer.console.static_files import address_of
+from agent_mailer.console.words import view_of
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
+    " frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Vary": "HX-Request, Accept-Encoding, Accept-Language, Cookie",
+}
+SHORTEST_PACKED = 1024
+"""Bytes from which a page is worth packing."""
+_UNREAD = select(agents.c.inbox_unread).where(agents.c.id == bindparam("operator"))
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An entry of the navigation; `bottom`: also in the bar of a telephone."""
+
+    name: str
+    title: str
+    address: str
+    bottom: bool = False
+    superadmin: bool = False
+
+
+PLACES = (
+    Place("threads", "Threads", "/console/threads", bottom=True),
+    Place("compose", "Compose", "/console/compose", bottom=True),
+    Place("archive", "Archive", "/console/archive"),
+    Place("trash", "Trash", "/console/trash"),
+)
+"""Pages in the order in which they are offered; "Needs you" and "Agents" come first."""
+
+_env = jinja2.Environment(
+    loader=jinja2.PackageLoader("agent_mailer.console"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+
+
+class Shell(msgspec.Struct, frozen=True):
+    """What every page of somebody who is signed in shows around its own. `unread`: mail to the operator."""
+
+    person: PersonCaller
+    unread: int
+    acting_for: str = ""
+    """The name of the superadmin who acts as this user."""
+
+
+async def shell_of(request: Request, person: PersonCaller) -> Shell:
+    operator = operator_id(person.user_id)
+
+    def work(connection: Connection) -> int:
+        return int(connection.execute(_UNREAD, {"operator": operator}).scalar() or 0)
+
+    acting = await directory_of(request).user(person.impersonated_by) if person.impersonated_by else None
+    return Shell(person, await store_of(request).read(work), acting.username if acting is not None else "")
+
+
+async def page(
+    request: Request, person: PersonCaller, template: str, status: int = 200, /, **values: object
+) -> Response:
+    """The page, or where htmx asks only the part of it that changes by itself. `here`: the name of its place."""
+    shell = await shell_of(request, person)
+    return page_for(request, template, status, shell=shell, **values)
+
+
+def page_for(request: Request, template: str, status: int = 200, /, **values: object) -> Response:
+    """A page, also for somebody who is not signed in."""
+    view = view_of(request)
+    bare = "hx-request" in request.headers
+    known: dict[str, object] = {
+        "shell": None,
+        "here": "",
+        "frame": "bare.html" if bare else "frame.html",
+        "view": view,
+        "t": view.text,
+        "n": view.count,
+        "places": PLACES,
+        "path": _own_address(request),
+        "version": __version__,
+        "now": now_text(),
+        "done": request.query_params.get("done", ""),
+        "done_id": request.query_params.get("done_id", ""),
+    }
+    text = _env.get_template(template).render({**known, **values})
+    return _answer(request, text.encode("utf-8", "replace"), status)
+
+
+def _own_address(request: Request) -> str:
+    """Of this page, without what was done last."""
+    kept = [
+        (name, value) for name, value in request.query_params.multi_items() if name not in ("done", "done_id", "sent")
+    ]
+    query = urlencode(kept)
+    return f"{quote(request.url.path)}?{query}" if query else quote(request.url.path)
+
+
+def _answer(request: Request, data: bytes, status: int) -> Response:
+    headers = dict(HEADERS)
+    if len(data) >= SHORTEST_PACKED and "gzip" in request.headers.get("accept-encoding", ""):
+        data = gzip.compress(data, 4, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return Response(data, status, headers, "text/html; charset=utf-8")
+
+
+def leads_to(address: str, **query: str) -> Response:
+    """After a form: to a page that may be loaded again. `address`: of our own."""
+    joined = f"{address}{'&' if '?' in address else '?'}{urlencode(query)}" if query else address
+    return Response(status_code=303, headers={**HEADERS, "Location": joined})
+
+
+def _moment(text: str | None) -> Markup:
+    """A moment as `<time>`, in UTC until the reader's zone is known."""
+    if not text:
+        return Markup("–")
+    shown = text[:16].replace("T", " ")
+    return Markup('<time datetime="{}">{} UTC</time>').format(text, shown)
+
+
+def _age(text: str | None) -> str:
+    """How long ago, in one short word."""
+    if not text:
+        return "–"
+    try:
+        then = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return text[:16]
+    seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
+    for size, sign in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {sign}"
+    return f"{seconds} s"
+
+
+def _safe_body(text: str) -> Markup:
+    """Markdown of a stranger: what the sanitiser has left of it."""
+    return Markup(body_html(text))  # noqa: S704 - the sanitiser's own words
+
+
+def _visible(text: str) -> str:
+    """Text of a stranger on one line: what cannot be seen, or turns the direction of writing, as its number."""
+    return "".join(sign if sign.isprintable() else _number(sign) for sign in text)
+
+
+def _number(sign: str) -> str:
+    return " " if sign.isspace() else f"‹U+{ord(sign):04X}›"
+
+
+def _shortened(address: str) -> str:
+    """What stands before the @."""
+    return _visible(address.partition("@")[0] or address)
+
+
+def _link(path: str, **query: Any) -> str:  # noqa: ANN401 - what a template has
+    kept = {name: value for name, value in query.items() if value not in (None, "")}
+    return f"{path}?{urlencode(kept)}" if kept else path
+
+
+_env.filters.update(moment=_moment, age=_age, body=_safe_body, visible=_visible, who=_shortened)
+_env.globals.update(asset=address_of, link=_link, fresh_key=lambda: secrets.token_hex(16))

@@ -1,0 +1,101 @@
+"""How a page is asked for: forms come from a page of ours, and a refusal is a page, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
+from starlette.datastructures import FormData, UploadFile
+
+from agent_mailer.broker.callers import PersonCaller, own_page, person_caller
+from agent_mailer.broker.logs import REQUEST
+from agent_mailer.broker.protocol import Fault
+from agent_mailer.console.rendering import leads_to, page_for
+
+MOST_FIELDS = 400
+KEPT_FIELDS = ("to", "subject", "body", "parent", "action", "scope", "key", "priority")
+"""What is not lost where a session has ended in the middle of a form."""
+
+
+class Page(APIRoute):
+    """A page, or what a form of one does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        usual = super().get_route_handler()
+
+        async def shown(request: Request) -> Response:
+            try:
+                own_page(request)
+                return await usual(request)
+            except Fault as fault:
+                return await refused(request, fault)
+            except (RequestValidationError, ValidationError) as error:
+                return await refused(request, Fault(422, _first_issue(error)))
+            except (SQLAlchemyError, NoConnection):
+                return await refused(request, Fault(503, "The database cannot take it now; try again"))
+
+        return shown
+
+
+def _first_issue(error: RequestValidationError | ValidationError) -> str:
+    for issue in error.errors()[:1]:
+        place = ".".join(str(part) for part in issue["loc"] if part not in ("body", "query"))
+        return f"{place}: {issue['msg']}"[:300] if place else str(issue["msg"])[:300]
+    return "The form is not as it must be"
+
+
+async def person_of(request: Request) -> PersonCaller:
+    """Who is signed in. Raises Fault 401."""
+    return await person_caller(request)
+
+
+async def refused(request: Request, fault: Fault) -> Response:
+    """401 leads to the sign-in and back again, with what was written."""
+    if fault.status == 401:
+        if request.method == "GET" and "hx-request" not in request.headers:
+            query = f"?{request.url.query}" if request.url.query else ""
+            return leads_to(f"/console/login?next={quote(request.url.path + query, safe='')}")
+        kept = await _kept(request)
+        return page_for(
+            request, "login.html", 401, ended=True, kept=kept, to="/console", failed="", name="", invite=None
+        )
+    try:
+        shell: PersonCaller | None = await person_of(request)
+    except (Fault, SQLAlchemyError):
+        shell = None
+    answer = page_for(
+        request, "refused.html", fault.status, fault=fault, request_id=REQUEST.get(), signed_in=shell is not None
+    )
+    answer.headers.update(fault.headers or {})
+    return answer
+
+
+async def _kept(request: Request) -> Mapping[str, str]:
+    if request.method != "POST":
+        return {}
+    form = await form_of(request)
+    return {name: value for name in KEPT_FIELDS if (value := text_of(form, name))}
+
+
+async def form_of(request: Request) -> FormData:
+    """What the form of a page holds; a second time the same."""
+    return await request.form(max_files=20, max_fields=MOST_FIELDS, max_part_size=8 * 1_048_576)
+
+
+def text_of(form: FormData, name: str) -> str:
+    """One field, with line ends as they are in mail; empty where there is none."""
+    value = form.get(name, "")
+    return "" if isinstance(value, UploadFile) else value.replace("\r\n", "\n")
+
+
+def own_address(text: str) -> str:
+    """Where a form says that it leads back to, if that is a page of ours; else the first page."""
+    ours = text == "/console" or text.startswith(("/console/", "/console?"))
+    return text if ours and "\\" not in text and text.isprintable() else "/console"

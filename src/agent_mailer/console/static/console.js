@@ -1,0 +1,126 @@
+// What plain pages cannot do: the reader's time, keys, drafts, and a page that stays true. All works without it.
+"use strict";
+const all = (what, root = document) => [...root.querySelectorAll(what)];
+const one = (what, root = document) => root.querySelector(what);
+const page = document.body;
+
+function localTimes(root) {
+  const today = new Date().toDateString();
+  for (const time of all("time[datetime]", root)) {
+    const then = new Date(time.dateTime);
+    if (isNaN(then)) continue;
+    const near = then.toDateString() === today;
+    const how = near ? { hour: "2-digit", minute: "2-digit" } : { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
+    if (!near && then.getFullYear() === new Date().getFullYear()) delete how.year;
+    time.textContent = then.toLocaleString(document.documentElement.lang, how);
+    time.title = then.toLocaleString(document.documentElement.lang, { dateStyle: "full", timeStyle: "long" });
+  }
+}
+
+// Drafts: of each user and form, in this browser, until the broker has taken the mail.
+const draftName = (name) => `agent-mailer:${page.dataset.user}:${name}`;
+for (const form of all("form[data-draft]")) {
+  const name = draftName(form.dataset.draft);
+  const fields = all("textarea, input[name=to]:not([type=hidden]), input[name=subject]:not([type=hidden])", form);
+  const state = one("[data-draft-state]", form);
+  const say = () => { if (state) state.textContent = state.dataset.words; };
+  try {
+    const kept = JSON.parse(localStorage.getItem(name) || "{}");
+    for (const field of fields) if (kept[field.name] && (!field.value || field.name === "body" && !field.defaultValue)) { field.value = kept[field.name]; say(); }
+  } catch { localStorage.removeItem(name); }
+  form.addEventListener("input", () => {
+    const kept = Object.fromEntries(fields.filter((field) => field.value).map((field) => [field.name, field.value]));
+    try { if (Object.keys(kept).length) localStorage.setItem(name, JSON.stringify(kept)); else localStorage.removeItem(name); say(); } catch { /* no room: the text is on the page */ }
+  });
+  form.addEventListener("submit", () => { for (const button of all("button", form)) setTimeout(() => { button.disabled = true; setTimeout(() => { button.disabled = false; }, 4000); }); });
+  form.addEventListener("paste", (event) => {
+    const picked = one("input[type=file]", form);
+    if (!picked || !event.clipboardData.files.length) return;
+    const files = new DataTransfer();
+    for (const file of [...picked.files, ...event.clipboardData.files]) files.items.add(file);
+    picked.files = files.files;
+    event.preventDefault();
+  });
+}
+for (const sent of all("[data-sent]")) localStorage.removeItem(draftName(sent.dataset.sent));
+
+// Keys. A row's own are pressed for the row that has the focus, else for the page.
+const rows = () => all("[data-row]");
+const current = () => document.activeElement.closest("[data-row]");
+function step(by) {
+  const list = rows(), at = list.indexOf(current());
+  const next = list[at < 0 ? (by > 0 ? 0 : list.length - 1) : Math.min(list.length - 1, Math.max(0, at + by))];
+  const target = next && (one("a.open", next) || one("a, button", next));
+  if (target) { target.focus(); next.scrollIntoView({ block: "nearest" }); }
+}
+function press(target) { if (target.matches("input, textarea, select")) { target.focus(); target.scrollIntoView({ block: "center" }); } else target.click(); }
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") for (const open of all("details.menu[open], details.sure[open]")) { open.open = false; one("summary", open).focus(); }
+  if (page.hasAttribute("data-no-keys") || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  if (event.key === "j" || event.key === "k") { step(event.key === "j" ? 1 : -1); event.preventDefault(); return; }
+  if (event.key === "c") { location.href = "/console/compose"; return; }
+  const name = CSS.escape(event.key), row = current();
+  const target = (row && one(`[data-row-key="${name}"]`, row)) || one(`[data-key="${name}"]`);
+  if (event.key.length === 1 && target) { event.preventDefault(); press(target); }
+});
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-opens], [data-copies], [data-inserts]");
+  for (const open of all("details.menu[open]")) if (!open.contains(event.target)) open.open = false;
+  if (!button) return;
+  if (button.dataset.opens) document.getElementById(button.dataset.opens).showModal();
+  if (button.dataset.copies) navigator.clipboard.writeText(one(button.dataset.copies).textContent).then(() => { button.textContent = button.dataset.done; });
+  if (button.dataset.inserts) {
+    const text = one("textarea[name=body]");
+    text.setRangeText(button.dataset.inserts, text.selectionStart, text.selectionEnd, "end");
+    text.focus();
+    text.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+});
+
+// What a page would ask to be pressed as soon as it is looked at.
+for (const form of all("form[data-once]")) if (!document.hidden) fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { "HX-Request": "true" } }).then((answer) => { if (answer.ok) form.hidden = true; });
+
+// Live: the server says that something changed, at most once a second; the page asks for its part, and morphs it.
+const live = one("[data-live]"), bar = one("#offline"), foot = one("[data-live-state]");
+let stale = false, busy = false, lost = null, ended = false, source = null, poll = null;
+async function refresh() {
+  if (document.hidden || busy) { stale = true; return; }
+  stale = false; busy = true;
+  try {
+    const answer = await fetch(live.dataset.live, { headers: { "HX-Request": "true" } });
+    if (answer.status === 401) { ended = true; tell(); source?.close(); clearInterval(poll); return; }
+    if (!answer.ok) throw new Error(answer.status);
+    const part = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const before = live.textContent.trim(), title = one("title", part), fresh = one("#live", part);
+    if (title) document.title = title.textContent;
+    localTimes(fresh);
+    const open = new Set(all("details[open][id], details[open]", live).map((detail) => all("details", live).indexOf(detail)));
+    await htmx.swap({ target: live, text: fresh.innerHTML, swap: "innerMorph" });
+    all("details", live).forEach((detail, index) => { if (open.has(index)) detail.open = true; });
+    if (live.textContent.trim() !== before) { const said = one("#said"); said.textContent = ""; said.textContent = said.dataset.new; }
+    healed();
+  } catch { trouble(); } finally { busy = false; if (stale && !document.hidden) setTimeout(refresh, 1000); }
+}
+function tell() {
+  bar.textContent = ended ? bar.dataset.ended : bar.dataset.words.replace("{time}", lost.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" }));
+  bar.hidden = false;
+}
+function trouble() { if (!lost) lost = new Date(); if (foot) foot.textContent = ""; tell(); }
+function healed() { lost = null; bar.hidden = true; if (foot) foot.textContent = foot.dataset.liveWords; }
+function follow() {
+  source = new EventSource("/console/live");
+  source.addEventListener("hello", () => { clearInterval(poll); poll = null; if (lost) refresh(); else healed(); });
+  source.addEventListener("changed", refresh);
+  source.onerror = () => {
+    trouble();
+    if (!poll) poll = setInterval(refresh, 15000);
+    if (source.readyState === EventSource.CLOSED) { if (!ended) setTimeout(follow, 3000); refresh(); }
+  };
+}
+if (live) {
+  follow();
+  document.addEventListener("visibilitychange", () => { if (stale && !document.hidden) refresh(); });
+  addEventListener("pagehide", () => source?.close());
+  addEventListener("pageshow", (event) => { if (event.persisted) { follow(); refresh(); } });
+}
+localTimes(document);

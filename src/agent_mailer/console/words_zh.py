@@ -1,0 +1,46 @@
+"""The texts of the pages in Chinese, by the English ones."""
+
+from __future__ import annotations
+
+ZH: dict[str, str] = {
+    "Skip to content": "跳到正文",
+    "Acting as another user": "以其他用户的身份操作",
+    "You, {who}, act as {user}. All that you do here is recorded.": "{who}，您正以 {user} 的身份操作，一切都会被记录。",
+    "Stop acting as {user}": "不再以 {user} 的身份操作",
+    "Search mail": "搜索邮件",
+    "Menu of {user}": "{user} 的菜单",
+    "superadmin": "超级管理员",
+    "Light": "浅色",
+    "Dark": "深色",
+    "System": "跟随系统",
+    "Keyboard": "键盘",
+    "Sign out": "退出登录",
+    "Sign in": "登录",
+    "Main": "主导航",
+    "All pages": "所有页面",
+    "More": "更多",
+    "unread": "未读",
+    "live": "实时",
+    "as of {time}": "截至{time}",
+    "Close": "关闭",
+    "Threads": "会话",
+    "Compose": "写邮件",
+    "Archive": "归档",
+    "Trash": "回收站",
+    "Not live since {time}, trying again": "自 {time} 起未能实时更新，正在重试",
+    "You are signed out. What you type stays here; sign in again to send it.": (
+        "您已退出登录。您输入的内容仍在这里；重新登录后即可发送。"
+    ),
+    "The page has changed": "页面已更新",
+    "next, previous row": "下一行、上一行",
+    "open it": "打开",
+    "back to the list": "返回列表",
+    "reply": "回复",
+    "forward": "转发",
+    "archive": "归档",
+    "move to trash": "移到回收站",
+    "undo": "撤销",
+    "compose": "写邮件",
+    "search": "搜索",
+    "this help": "此帮助",
+}
