@@ -20,16 +20,15 @@ from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, RuntimeKin
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
-from agent_mailer.events import EventLog, EventName
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import USER, find_root, is_handle
 from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
 from agent_mailer.trust.workdir import Trust
-from agent_mailer.turn_tools.folder import TurnFolder
 
 if TYPE_CHECKING:
     from agent_mailer.confine.confinement import Confinement
+    from agent_mailer.events import EventLog
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.prompts import PromptRoom
@@ -83,10 +82,15 @@ class Workplace:
         self.clock = clock or SystemClock()
         self.disk = Disk()
         self.folder = StateFolder(workdir, self.disk, self.clock, self._log_damage if damaged is None else damaged)
-        self.log = EventLog(self.folder.log, self.disk, self.clock)
         self.trust = Trust(self.folder, os.environ, flags or {})
         if loaded is not None:
             self.loaded = loaded
+
+    @cached_property
+    def log(self) -> EventLog:
+        from agent_mailer.events import EventLog
+
+        return EventLog(self.folder.log, self.disk, self.clock)
 
     @cached_property
     def state(self) -> State:
@@ -325,6 +329,7 @@ class Workplace:
             raise
 
     def prompts(self) -> PromptRoom:
+        from agent_mailer.events import EventName
         from agent_mailer.prompts import PromptRoom
 
         def told(name: str, why: str) -> None:
@@ -372,19 +377,22 @@ class Workplace:
         """Join the pause of the runtime's account, where it names one."""
         if runtime.traits.account is None:
             return
-        from platformdirs import user_state_path
-
         from agent_mailer.state import State
         from agent_mailer.state.pauses import AccountPause
+        from agent_mailer.state.workdirs import user_state
 
-        name, folder = f"{runtime.traits.name}-{runtime.traits.account}", user_state_path("agent-mailer") / "accounts"
+        name, folder = f"{runtime.traits.name}-{runtime.traits.account}", user_state() / "accounts"
         account = AccountPause(folder, name, self.disk, self.folder.clamp, self.folder.damaged)
         self.state = State(self.folder, self.log, account)
 
     def _log_damage(self, path: Path, why: str) -> None:
         """Who does not hold the lock does not write the log either; the watcher finds the same damage and tells it."""
         if self.folder.ours:
+            from agent_mailer.events import EventName
+
             self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
 
     def tools(self, turn_dir: Path) -> ToolServer:
+        from agent_mailer.turn_tools.folder import TurnFolder
+
         return ToolServer(*TurnFolder(turn_dir, self.disk).server(self.workdir))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent_mailer.config import MailboxKind, RuntimeKind
 from agent_mailer.errors import ConfigFault
+from agent_mailer.state.workdirs import user_state
 
 if TYPE_CHECKING:
     from agent_mailer.clock import Clock
@@ -52,8 +53,6 @@ def mailbox_of(place: Place) -> Mailbox:
 
 def mcp_agent_mail(place: Place, name: str, program: str = "") -> McpAgentMailbox:
     """That of `name`, which is this workdir's agent or a person. Raises ConfigFault."""
-    from platformdirs import user_state_path
-
     from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox, Rhythm
 
     config = place.config
@@ -66,7 +65,7 @@ def mcp_agent_mail(place: Place, name: str, program: str = "") -> McpAgentMailbo
         model=config.model,
     )
     rhythm = Rhythm(float(config.poll_interval_idle), float(config.poll_interval_active))
-    folder = user_state_path("agent-mailer") / "mcp_agent_mail"
+    folder = user_state() / "mcp_agent_mail"
     return McpAgentMailbox(account, folder, place.disk, rhythm=rhythm, clock=place.clock)
 
 
@@ -104,9 +103,7 @@ def _leases_of(place: ReservingPlace) -> Path:
     """Below the mailbox's root; for agents of a broker, who edit one folder on one machine, in the user's state."""
     if place.config.mailbox_kind is MailboxKind.MAILDIR:
         return place.maildir_root() / "meta"
-    from platformdirs import user_state_path
-
-    return user_state_path("agent-mailer") / "reservations"
+    return user_state() / "reservations"
 
 
 SHARED_LOOKS, SERVER_LOOKS = 0.5, 5.0

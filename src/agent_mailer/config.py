@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -297,15 +299,21 @@ class Leaf(msgspec.Struct, frozen=True):
     widens: Widens | None
 
 
-def leaves() -> Iterator[Leaf]:
+@cache
+def leaves() -> tuple[Leaf, ...]:
     """In the order of the file."""
-    for key, table in msgspec.structs.asdict(Config()).items():
-        if not isinstance(table, msgspec.Struct):
-            yield _leaf(key, HINTS[key], table)
-            continue
-        inner = get_type_hints(type(table), include_extras=True)
-        for own, shown in zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True):
-            yield _leaf(f"{key}.{shown}", inner[own], getattr(table, own))
+    return tuple(chain.from_iterable(map(leaves_of, keys())))
+
+
+@cache
+def leaves_of(key: str) -> tuple[Leaf, ...]:
+    """Those of a table, or the key itself."""
+    table = getattr(Config(), key)
+    if not isinstance(table, msgspec.Struct):
+        return (_leaf(key, HINTS[key], table),)
+    inner = get_type_hints(type(table), include_extras=True)
+    named = zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True)
+    return tuple(_leaf(f"{key}.{shown}", inner[own], getattr(table, own)) for own, shown in named)
 
 
 def _leaf(name: str, hint: Any, default: object) -> Leaf:  # noqa: ANN401 - a type of any kind

@@ -15,15 +15,12 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves
-from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys
+from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves, leaves_of
+from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys, size_in_bytes
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.names import printable
-from agent_mailer.schedules.due import bad_line
-from agent_mailer.watch.guards.calm import parse_hours
-from agent_mailer.watch.guards.who import bad_pattern
 
 LARGEST = 1024 * 1024
 SCHEDULE = "schedule"
@@ -181,7 +178,8 @@ def _field(key: str) -> tuple[Any, object]:
     """Type and default of a key, or of a table's own as `retry.first`. Raises UsageFault where there is none."""
     if key in keys():
         return HINTS[key], getattr(Config(), key)
-    for leaf in leaves():
+    table = key.partition(".")[0]
+    for leaf in leaves_of(table) if table in keys() else ():
         if leaf.name == key:
             return leaf.hint, leaf.default
     raise UsageFault("unknown_key", f"there is no key {printable(key)!r}{meant(key)}", "agent-mailer config show")
@@ -216,11 +214,16 @@ def _require_sound(key: str, value: object) -> None:
         case (("turn_memory" | "guards.min_memory" | "guards.min_disk"), str()):
             size_in_bytes(value)
         case "guards.quiet_hours", str():
-            parse_hours(value)
+            if value:
+                from agent_mailer.watch.guards.calm import parse_hours
+
+                parse_hours(value)
         case "guards", Guards():
             for name in ("quiet_hours", "min_memory", "min_disk"):
                 _require_sound(f"guards.{name}", getattr(value, name))
         case (("allow_from" | "deny_from" | "people"), tuple()):
+            from agent_mailer.watch.guards.who import bad_pattern
+
             if why := bad_pattern(value):
                 raise ValueError(why)
         case "approve.tools", tuple():
@@ -264,6 +267,8 @@ def _bad_schedules(schedules: tuple[ScheduleKeys, ...]) -> str:
 
 @lru_cache(maxsize=256)
 def _bad_line(cron: str, zone: str) -> tuple[str, str] | None:
+    from agent_mailer.schedules.due import bad_line
+
     return bad_line(cron, zone, time.time())
 
 
@@ -374,25 +379,3 @@ def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]
             except UsageFault as fault:
                 fix = f"unset {ENV_PREFIX}{key.upper()}"
                 raise ConfigFault("bad_value", f"{ENV_PREFIX}{key.upper()}: {fault.message}", fix) from None
-
-
-SMALLEST = 16 * 1024 * 1024
-"""No agent program starts with less."""
-
-_FACTORS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_MOST_DIGITS = 15
-
-
-def size_in_bytes(text: str) -> int:
-    """`4G` as bytes; 0 for an empty text. Raises ValueError for what is no size, or too small for any agent."""
-    if not text:
-        return 0
-    number, unit = text[:-1], text[-1:].upper()
-    if unit.isdecimal():
-        number, unit = text, ""
-    if not (number.isascii() and number.isdecimal()) or unit not in _FACTORS or len(number) > _MOST_DIGITS:
-        raise ValueError(f"must be a size such as 4G or 800M, or empty, not {text!r}")
-    size = int(number) * _FACTORS[unit]
-    if size < SMALLEST:
-        raise ValueError(f"no agent program starts within {text}: give 16M or more, or an empty text for no limit")
-    return size

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -148,7 +147,7 @@ class Disk:
 
     def replace(self, path: Path, data: bytes, *, sync: Sync) -> None:
         """Publish `data` at `path` by rename: readers see the old content or the new, never a mixture."""
-        temporary = path.parent / f"{TEMPORARY_PREFIX}{path.name}.{secrets.token_hex(6)}"
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{path.name}.{os.urandom(6).hex()}"
         with beneath.holding(path.parent) as held:
             try:
                 self._create(temporary, data, Sync.NONE if sync is Sync.NONE else Sync.CONTENT)
@@ -245,7 +244,7 @@ class Disk:
         if not beneath.is_anchored(path):
             raise OSError(errno.EMLINK, "not a file of ours alone", str(path))
         if beneath.is_folder(path):
-            self.move(path, path.with_name(f"{path.name}.odd-{secrets.token_hex(4)}"), sync=Sync.NONE)
+            self.move(path, path.with_name(f"{path.name}.odd-{os.urandom(4).hex()}"), sync=Sync.NONE)
         else:
             self.remove(path)
 
@@ -300,7 +299,7 @@ class Disk:
             self.remove(path)
             return False
         if not levels:
-            self.system.rename_noreplace(path, top / f"deep-{secrets.token_hex(8)}")
+            self.system.rename_noreplace(path, top / f"deep-{os.urandom(8).hex()}")
             return True
         if mode & stat.S_IRWXU != stat.S_IRWXU:
             self.system.chmod(path, DIRECTORY_MODE)

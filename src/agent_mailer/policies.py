@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.config import ENV_PREFIX, Config, GlobalNote, MailboxKind, RuntimeKind, expand
-from agent_mailer.config_tables import Alarm, AskedBy
-from agent_mailer.config_values import size_in_bytes
+from agent_mailer.config_tables import Alarm, AskedBy, size_in_bytes
 from agent_mailer.confine.port import Kind, MailboxAccess
 from agent_mailer.process.first import CONTAINER_GRACE
 from agent_mailer.runtimes.port import PermissionMode

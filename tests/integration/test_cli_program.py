@@ -14,16 +14,24 @@ from tests.typed import COMMAND, type_in
 
 PROJECT = Path(__file__).resolve().parents[2]
 HEAVY = {"pydantic", "rich", "asyncio", "tomlkit", "filelock", "httpx", "tenacity", "agent_mailer.watch.watcher"}
+UNASKED = HEAVY | {
+    "platformdirs",
+    "secrets",
+    "agent_mailer.events",
+    "agent_mailer.git_tree",
+    "agent_mailer.state.turns",
+}
+"""What a plain message needs nothing of."""
 
 
-def loaded(cwd: Path, *words: str, **env: str) -> set[str]:
+def loaded(cwd: Path, *words: str, of: frozenset[str] | set[str] = HEAVY, **env: str) -> set[str]:
     """Which heavy modules a command has imported when it ends."""
     script = (
-        "import sys\n"
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('LOADED', sorted({of!r} & set(sys.modules))))\n"
         f"sys.argv = ['agent-mailer', *{list(words)!r}]\n"
         "from agent_mailer.cli.app import main\n"
-        "try:\n    main()\n"
-        f"finally:\n    print('LOADED', sorted({HEAVY!r} & set(sys.modules)))\n"
+        "main()\n"
     )
     import os
 
@@ -46,14 +54,20 @@ def test_help_and_status_load_nothing_that_they_do_not_use(tmp_path: Path) -> No
     assert loaded(desk.workdir, "status") == set()
 
 
+def test_a_plain_message_loads_nothing_of_state_and_git(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    assert loaded(desk.workdir, "send", "--to", "coder", "--body", "x", of=UNASKED) == set()
+    assert loaded(desk.workdir, "mail", "inbox", "--as", "coder", of=UNASKED) == set()
+
+
 def test_mail_in_a_turn_loads_neither_config_nor_state(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     out = tmp_path / "modules"
     code = (
+        f"import atexit; atexit.register(lambda: open({str(out)!r}, 'w').write(' '.join(sys.modules)))\n"
         "import sys; sys.argv = ['agent-mailer', 'mail', 'reply', '--body', 'x']\n"
         "from agent_mailer.cli.app import main\n"
-        "try: main()\n"
-        f"finally: open({str(out)!r}, 'w').write(' '.join(sys.modules))"
+        "main()\n"
     )
     script = tmp_path / "agent.py"
     script.write_text(code)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from agent_mailer.disk import Disk
-from agent_mailer.state.workdirs import Workdirs, known_workdirs, remember
+from agent_mailer.state.workdirs import Workdirs, known_workdirs, remember, user_state
 
 
 def workdir(base: Path, name: str) -> Path:
@@ -85,3 +86,15 @@ def test_where_it_cannot_be_written_nothing_else_suffers(tmp_path: Path, home: P
     (state / "agent-mailer").unlink()
     remember(folder)
     assert known_workdirs(Disk()).all() == [folder]
+
+
+@pytest.mark.parametrize("said", [None, "", "relative", "/srv/state/"])
+@pytest.mark.parametrize("home", [None, "", "relative", "/srv/home", "/srv/home//"])
+def test_the_state_of_the_user_is_where_platformdirs_says(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, home: str | None
+) -> None:
+    for name, value in (("XDG_STATE_HOME", said), ("HOME", home)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert user_state() == platformdirs.user_state_path("agent-mailer")

@@ -14,7 +14,7 @@ from agent_mailer.cli.home import settle_home
 from agent_mailer.cli.terminal.commands import LazyGroup, group
 from agent_mailer.cli.terminal.printing import json_text, tell_error
 from agent_mailer.cli.terminal.screen import prepare_streams
-from agent_mailer.cli.terminal.streams import last_words, open_what_is_closed
+from agent_mailer.cli.terminal.streams import last_words, leave, open_what_is_closed
 from agent_mailer.errors import ExitCode, MailerError, UsageFault
 from agent_mailer.names import printable
 
@@ -33,8 +33,8 @@ class _Program(LazyGroup):
         "status": ("agent_mailer.cli.status", "What the agent is doing, and what waits."),
         "logs": ("agent_mailer.cli.logs", "What happened."),
         "send": ("agent_mailer.cli.mail.send", "Send a message, and wait for the answer."),
-        "inbox": ("agent_mailer.cli.mail:inbox_app", "The mail that waits for you."),
-        "mail": ("agent_mailer.cli.mail", "Read and answer mail: the agent's, or yours."),
+        "inbox": ("agent_mailer.cli.mail.commands:inbox_app", "The mail that waits for you."),
+        "mail": ("agent_mailer.cli.mail.commands", "Read and answer mail: the agent's, or yours."),
         "mcp": ("agent_mailer.cli.mcp", "The agent's mail tools during its turn, over MCP."),
         "turns": ("agent_mailer.cli.turns", "The runs of the agent."),
         "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
@@ -48,7 +48,7 @@ class _Program(LazyGroup):
         "limits": ("agent_mailer.cli.limits", "What turns may take of a day, and what they took."),
         "schedules": ("agent_mailer.cli.schedules", "Mail that is sent by the clock."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
-        "fetch": ("agent_mailer.cli.mail:fetch_app", "A message, without claiming it."),
+        "fetch": ("agent_mailer.cli.mail.commands:fetch_app", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),
         "resume": ("agent_mailer.cli.pause:resume_app", "Start turns again."),
         "broker": ("agent_mailer.cli.broker", "A broker for agents on different machines."),
@@ -124,12 +124,13 @@ def _play(program: typer.Typer) -> NoReturn:
     open_what_is_closed()
     prepare_streams()
     try:
-        _run(program)
+        status = _status_of(program)
     finally:
         last_words()
+    leave(status)
 
 
-def _run(program: typer.Typer) -> NoReturn:
+def _status_of(program: typer.Typer) -> int:
     try:
         status = program(standalone_mode=False)
     except MailerError as fault:
@@ -138,24 +139,24 @@ def _run(program: typer.Typer) -> NoReturn:
 
             fault = naming_agents(fault, sys.argv[1:], os.environ)
         _tell(fault)
-        sys.exit(fault.exit_code)
+        return fault.exit_code
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("\n")
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
+        return ExitCode.OK
     except OSError as error:
         _tell(MailerError("system", f"{error.filename or 'the system'}: {error.strerror or error}", ""))
-        sys.exit(ExitCode.FAILED)
+        return ExitCode.FAILED
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            sys.exit(_tell_usage(cast(_UsageError, error)))
+            return _tell_usage(cast(_UsageError, error))
         if isinstance(error, UnicodeEncodeError):
             # Half a character, as the system hands us words that are no UTF-8: it can be in no message and no file.
             _tell(UsageFault("not_text", f"this is not UTF-8 text: {printable(error.object, 100)}", "give UTF-8"))
-            sys.exit(ExitCode.USAGE)
+            return ExitCode.USAGE
         if os.environ.get("AGENT_MAILER_DEBUG"):
             raise
         _tell(
@@ -165,8 +166,8 @@ def _run(program: typer.Typer) -> NoReturn:
                 "run it again with AGENT_MAILER_DEBUG=1 and report what it prints",
             )
         )
-        sys.exit(ExitCode.FAILED)
-    sys.exit(status if isinstance(status, int) else ExitCode.OK)
+        return ExitCode.FAILED
+    return status if isinstance(status, int) else ExitCode.OK
 
 
 def _tell(fault: MailerError) -> None:

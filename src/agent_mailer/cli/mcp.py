@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from agent_mailer.cli import stays
 from agent_mailer.cli.terminal.commands import FastCommand, single
 
 app = single()
@@ -23,4 +24,5 @@ def mcp(
 
     from agent_mailer.turn_tools.mcp import serve, turn_of
 
+    stays()
     serve(turn_of(turn_dir, os.environ))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
 from agent_mailer.names import printable
-from agent_mailer.people import arrivals
 from agent_mailer.people import send as sending
-from agent_mailer.people.arrivals import Fate
 from agent_mailer.people.port import EVERYTHING, Search
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.clock import Clock
     from agent_mailer.mailbox.port import Contact, Kind, Message
-    from agent_mailer.people.arrivals import Arrived, Drained
+    from agent_mailer.people.arrivals import Arrived, Drained, Fate
     from agent_mailer.people.port import Found, Look, PersonalMail, Sent, Standing, Tell, Told, Waited
 
 T = TypeVar("T")
@@ -61,7 +59,7 @@ def agent_of(place: Workplace) -> Person:
 
 def new_key(dedupe: str | None = None) -> str:
     """The key of a person's draft: its own each time, unless a dedupe key names it."""
-    return f"{DEDUPE_KEY}{dedupe}" if dedupe is not None else secrets.token_hex(8)
+    return f"{DEDUPE_KEY}{dedupe}" if dedupe is not None else os.urandom(8).hex()
 
 
 class Person:
@@ -138,18 +136,26 @@ class Person:
 
     def watch(self, search: Search, arrived: Arrived, *, seconds: float | None = None, follow: bool = False) -> bool:
         """Tell of mail that waits or comes; see `arrivals.watch`."""
+        from agent_mailer.people import arrivals
+
         return self._run(arrivals.watch(self._mail, search, arrived, seconds=seconds, follow=follow), waits=True)
 
     def drain(self, drained: Drained, limit: int = 0) -> None:
         """Take what waits; see `arrivals.drain`."""
+        from agent_mailer.people import arrivals
+
         self._run(arrivals.drain(self._mail, limit, drained))
 
     def require_receipts(self, recipients: Sequence[str], wanted: Fate) -> None:
         """Raises UsageFault where no wait for that could end."""
+        from agent_mailer.people.arrivals import Fate
+
         self._run(self._mail.require_receipts(recipients, dead_letters=wanted is Fate.DLQ))
 
     def wait_for_fate(self, sent: Sent, wanted: Fate, seconds: float) -> Fate | None:
         """Wait at most `seconds`; see `arrivals.wait_for_fate`."""
+        from agent_mailer.people import arrivals
+
         return self._run(arrivals.wait_for_fate(self._mail, sent, wanted, seconds, self._tell), waits=True)
 
     def who(self) -> Sequence[Standing]:

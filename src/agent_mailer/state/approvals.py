@@ -28,6 +28,7 @@ from agent_mailer.beneath import is_there, names_in
 from agent_mailer.disk import TEMPORARY_PREFIX, Sync, of_the_moment, read_regular
 from agent_mailer.names import path_name
 from agent_mailer.state.folder import GARBLED, StateFolder
+from agent_mailer.state.workdirs import user_state
 
 KEPT = 500
 """So many questions that are over are kept, to be looked at."""
@@ -165,9 +166,7 @@ class Approvals:
 
     @cached_property
     def folder(self) -> Path:
-        from platformdirs import user_state_path
-
-        return user_state_path("agent-mailer") / "approvals" / path_name(os.path.realpath(self._state.workdir))
+        return user_state() / "approvals" / path_name(os.path.realpath(self._state.workdir))
 
     @property
     def _always(self) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -225,7 +224,7 @@ class StateFolder:
             return found
         if not self.ours:
             return ""
-        made = secrets.token_hex(16)
+        made = os.urandom(16).hex()
         self.clear_way(path)
         self.disk.replace(path, f"{made}\n".encode(), sync=Sync.FULL)
         return made

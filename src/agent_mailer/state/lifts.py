@@ -18,6 +18,7 @@ import msgspec
 from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.names import path_name
 from agent_mailer.state.folder import GARBLED, StateFolder
+from agent_mailer.state.workdirs import user_state
 
 LARGEST = 16 * 1024 * 1024
 
@@ -141,6 +142,4 @@ class Lifts:
             return None
 
     def _folder(self) -> Path:
-        from platformdirs import user_state_path
-
-        return user_state_path("agent-mailer") / "guards" / path_name(os.path.realpath(self._workdir))
+        return user_state() / "guards" / path_name(os.path.realpath(self._workdir))

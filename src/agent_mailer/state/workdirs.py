@@ -7,6 +7,7 @@ starts again.
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,11 +66,25 @@ class Workdirs:
         return None
 
 
-def known_workdirs(disk: Disk) -> Workdirs:
-    """Those of this user."""
+def user_state() -> Path:
+    """Where what several workdirs of a user share lies, and what no agent may write: platformdirs says where.
+
+    Every command asks; where that is plain it does without the import, which takes longer than what most of them do.
+    """
+    said, home = os.environ.get("XDG_STATE_HOME", ""), os.environ.get("HOME", "")
+    if sys.platform == "linux" and not hasattr(sys, "getandroidapilevel") and "ANDROID_ROOT" not in os.environ:
+        if said.startswith("/"):
+            return Path(said, "agent-mailer")
+        if home.startswith("/"):
+            return Path(home, ".local/state/agent-mailer")
     from platformdirs import user_state_path
 
-    return Workdirs(user_state_path("agent-mailer") / "workdirs", disk)
+    return user_state_path("agent-mailer")
+
+
+def known_workdirs(disk: Disk) -> Workdirs:
+    """Those of this user."""
+    return Workdirs(user_state() / "workdirs", disk)
 
 
 def remember(workdir: Path) -> None:

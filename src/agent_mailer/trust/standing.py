@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -12,12 +13,10 @@ from typing import TypeVar
 
 import msgspec
 
-from agent_mailer.config import Leaf, expand, leaves
+from agent_mailer.config import Leaf, expand, keys, leaves, leaves_of
 from agent_mailer.config_tables import Widens
 from agent_mailer.config_values import SCHEDULE, plain
 from agent_mailer.errors import ConfigFault
-from agent_mailer.prompts import PromptKind, read_template
-from agent_mailer.schedules.bodies import digest_of
 
 T = TypeVar("T")
 
@@ -91,7 +90,9 @@ def standing_in(
 ) -> Standing:
     """`raw` is the file, `identity` what AGENT.md says where the file says nothing."""
     values: dict[str, object] = {}
-    for name, leaf in widening().items():
+    said = {name.partition(".")[0] for name in (*raw, *identity)}
+    for leaf in (leaf for key in keys() if key in said for leaf in leaves_of(key) if leaf.widens is not None):
+        name = leaf.name
         value = found_at(raw, name)
         if value is None or value == "":
             value = identity.get(name)
@@ -126,6 +127,10 @@ def in_place(raw: Mapping[str, object], name: str, value: object) -> dict[str, o
 def templates_in(folder: Path) -> dict[str, bytes]:
     """Those that stand in for ours; what cannot be read, or is too large to be one, does not."""
     found: dict[str, bytes] = {}
+    if not os.path.isdir(folder):  # noqa: PTH112 - a folder that cannot be looked at has none
+        return found
+    from agent_mailer.prompts import PromptKind, read_template
+
     for kind in PromptKind:
         with suppress(OSError):
             text = read_template(folder / f"{kind}.md")
@@ -141,6 +146,8 @@ def bodies_in(raw: Mapping[str, object], workdir: Path) -> dict[str, str]:
     for table in tables if isinstance(tables, list) else ():
         path = table.get("body") if isinstance(table, Mapping) else None
         if isinstance(path, str) and path:
+            from agent_mailer.schedules.bodies import digest_of  # most agents send nothing by the clock
+
             with suppress(OSError, ConfigFault, ValueError):
                 found[path] = digest_of(expand(path, workdir))
     return found

@@ -17,7 +17,7 @@ from agent_mailer.disk import Sync
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.identity import read_identity
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.workdirs import known_workdirs
+from agent_mailer.state.workdirs import known_workdirs, user_state
 from agent_mailer.trust.keeping import Keeper
 from agent_mailer.trust.standing import (
     BODIES,
@@ -49,12 +49,10 @@ class Trust:
     """`verdict` is of the last `load`, which reads all anew."""
 
     def __init__(self, folder: StateFolder, environ: Mapping[str, str], flags: Mapping[str, object]) -> None:
-        from platformdirs import user_state_path
-
         self._folder = folder
         self._environ = environ
         self._flags = flags
-        self.keeper = Keeper(user_state_path("agent-mailer") / "trust", folder.disk)
+        self.keeper = Keeper(user_state() / "trust", folder.disk)
         self._verdict: Verdict | None = None
 
     @property

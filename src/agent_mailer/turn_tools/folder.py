@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import site
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -303,7 +302,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
 
     def _put_away(self, path: Path) -> None:
         """Out of the way of the seal, whatever the agent put there."""
-        self.disk.move(path, path.with_name(f"{path.name}.odd-{secrets.token_hex(4)}"), sync=Sync.NONE)
+        self.disk.move(path, path.with_name(f"{path.name}.odd-{os.urandom(4).hex()}"), sync=Sync.NONE)
 
     def _over(self) -> TurnOver:
         message = f"this turn is over ({self.path.name}); nothing more leaves from it"

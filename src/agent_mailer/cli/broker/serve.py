@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli import stays
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
@@ -80,6 +81,7 @@ def serve(
     elsewhere.
     """
     data = data_of(folder, database)
+    stays()
     unhurried()
     from agent_mailer.broker.data import (
         Keep,

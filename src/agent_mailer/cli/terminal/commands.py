@@ -7,19 +7,21 @@ command that was asked for is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_command_name, get_group
 
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter, Parameter
+    from typer.models import CommandInfo
 
 
 class _Converter(Protocol):
@@ -106,6 +108,10 @@ class FastGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
+def _name_of(info: CommandInfo) -> str:
+    return info.name or get_command_name(getattr(info.callback, "__name__", ""))
+
+
 class LazyGroup(FastGroup):
     """The program: its commands are known by name and one line; each is made when it is called.
 
@@ -127,11 +133,15 @@ class LazyGroup(FastGroup):
             return None
         known = self.commands.get(cmd_name)
         if known is None:
-            module, _, name = self.table[cmd_name][0].partition(":")
-            known = get_command(getattr(import_module(module), name or "app"))
+            known = get_command(self._app_of(cmd_name))
             known.name = cmd_name
             self.commands[cmd_name] = known
         return known
+
+    def _app_of(self, name: str) -> typer.Typer:
+        module, _, own = self.table[name][0].partition(":")
+        app: typer.Typer = getattr(import_module(module), own or "app")
+        return app
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         """Raises UsageFault for a word that is no command, with those that look like it."""
@@ -143,7 +153,19 @@ class LazyGroup(FastGroup):
             close = " or ".join(get_close_matches(args[0], self.table))
             meant = f"; did you mean {close}?" if close else ""
             raise UsageFault("usage", f"there is no command {printable(args[0])!r}{meant}", "agent-mailer --help")
+        if len(args) > 1 and args[0] in self.table and args[0] not in self.commands and not ctx.resilient_parsing:
+            self._make_one_of(*args[:2])
         return super().resolve_command(ctx, args)
+
+    def _make_one_of(self, name: str, own: str) -> None:
+        """A group with nothing in it but the command that is called: to make the others takes longer than it runs."""
+        app: typer.Typer = self._app_of(name)
+        called = [info for info in app.registered_commands if _name_of(info) == own]
+        if len(called) == 1 and len(app.registered_commands) > 1 and not app._add_completion:
+            alone = copy(app)
+            alone.registered_commands, alone.registered_groups = called, []
+            self.commands[name] = get_group(alone)
+            self.commands[name].name = name
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         del ctx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import os
@@ -12,7 +13,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -164,3 +165,18 @@ def last_words() -> None:
     """At the end of a command: what it has said is read, if that is soon."""
     for stream in _made:
         stream.drain(LAST_WORDS_SECONDS)
+
+
+def leave(status: int) -> NoReturn:
+    """End the program: what it has said is out, what was to be done at the exit is done.
+
+    Its memory is the system's to take back: to take it down piece by piece costs as much as a tenth of a short command.
+    """
+    if threading.active_count() == 1 and not os.environ.get("AGENT_MAILER_DEBUG"):
+        atexit._run_exitfuncs()
+        # A stream whose reader is gone, or that was closed, is a matter of the ordinary exit.
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    sys.exit(status)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.cli import stays
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, tell_damage, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.errors import ExitCode
@@ -111,6 +112,7 @@ def watch(
 
         asyncio.run(show_plan(place))
         return
+    stays()
     _tell_unknown(place)
     lock = place.lock()
     with at_the_start(place.folder.path):

@@ -23,7 +23,6 @@ from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.format import clean, go_json, rfc3339
 from agent_mailer.mailbox.maildir.layout import FOLDER, LAYER, Paths, roster
 from agent_mailer.mailbox.port import Presence
-from agent_mailer.process.handle import identify, is_alive
 
 PIN: Final = ("AM_ROOT", "AM_ME", "AM_BASE_ROOT", "AM_SESSION", "AM_ROOT_ID", "AM_BASE_ROOT_ID")
 """An `amq` that sees a part of these only, or parts that disagree, refuses to work."""
@@ -65,6 +64,8 @@ def seen(paths: Paths) -> Seen | None:
 def watcher_of(paths: Paths) -> int | None:
     """The process that watches this mailbox, if one that named itself still lives."""
     with suppress(OSError, ValueError):
+        from agent_mailer.process.handle import identify, is_alive  # whoever finds nobody there does without
+
         identity = identify(int(read_regular(paths.pid_file, 20)))
         return identity.pid if identity is not None and is_alive(identity) else None
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -195,7 +194,7 @@ class Consumer:
             self._move_aside(path, why)
             return
         now = self._clock.now()
-        identifier = f"dlq_{time.time_ns()}_{os.getpid()}_{secrets.token_hex(6)}"
+        identifier = f"dlq_{time.time_ns()}_{os.getpid()}_{os.urandom(6).hex()}"
         temporary = self._paths.dlq_tmp / temporary_name(identifier + ".md")
         record = dead_letter(identifier, path.name, why, source, now, data)
         self._disk.create(temporary, record, sync=Sync.CONTENT)
@@ -228,7 +227,7 @@ class Consumer:
     def _move_aside(self, path: Path, why: Message | Malformed | None = None) -> None:
         """Out of every reader's way, whatever it is, under a name that is free; a receipt tells who waits for it."""
         self._disk.make_directory(self._paths.aside)
-        kept = self._paths.aside / f"{time.time_ns()}-{secrets.token_hex(3)}-{path_name(path.name)}"
+        kept = self._paths.aside / f"{time.time_ns()}-{os.urandom(3).hex()}-{path_name(path.name)}"
         try:
             self._disk.move(path, kept, sync=Sync.FULL)
         except FileNotFoundError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import time
 from contextlib import suppress
 from enum import Enum, StrEnum
@@ -50,7 +49,7 @@ class Trace(Enum):
 
 def temporary_name(name: str) -> str:
     """AMQ's name for a file on its way; cut so that it is one."""
-    return f".{name[:160]}.tmp-{time.time_ns()}-{os.getpid()}-{secrets.token_hex(6)}"
+    return f".{name[:160]}.tmp-{time.time_ns()}-{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def deliver(disk: Disk, root: Path, sender: str, item: Outgoing) -> Delivery:

@@ -17,7 +17,6 @@ from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.git_tree import is_top
 from agent_mailer.mailbox.maildir.ownership import why_not_ours, why_not_ours_above, why_not_ours_all_the_way
 from agent_mailer.names import printable
 
@@ -369,6 +368,8 @@ def _upward(cwd: Path, home: str | None) -> tuple[list[Path], Path | None]:
 
     Not beyond that, the home, or the file system: what lies there is no more of this project's or user's.
     """
+    from agent_mailer.git_tree import is_top  # who is told where the mail is looks for no tree
+
     folders: list[Path] = []
     device = None
     for folder in (cwd, *cwd.parents):

@@ -16,7 +16,6 @@ from typing import Final
 import msgspec
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.git_tree import is_top
 from agent_mailer.mailbox.maildir.format import PROJECT_MARK
 from agent_mailer.mailbox.maildir.layout import (
     AMQRC,
@@ -85,6 +84,8 @@ def base_of(root: Path) -> Path | None:
 
 def mail_of_the_tree(root: Path, workdir: Path) -> Sequence[Path]:
     """The folders that hold all mail of a root and its sessions, and nothing else of a project."""
+    from agent_mailer.git_tree import is_top
+
     if is_top(root) and workdir.is_relative_to(root):
         return root / "agents", root / "meta"
     return (base_of(root) or root,)
@@ -243,6 +244,8 @@ def _amqrc_above(root: Path) -> Amqrc | None:
 
     Raises ConfigFault for one that is not to be trusted.
     """
+    from agent_mailer.git_tree import is_top  # most mailboxes are in a folder of their own
+
     # A root that is still to be made will lie on the file system of the nearest folder that is there.
     there = [folder for folder in (root, *root.parents) if os.path.lexists(folder)]
     device = os.lstat(there[0]).st_dev

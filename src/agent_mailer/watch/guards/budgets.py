@@ -22,6 +22,7 @@ from agent_mailer.names import path_name, prompt_word, turn_id_at
 from agent_mailer.state.folder import GARBLED
 from agent_mailer.state.records import TurnRecord
 from agent_mailer.state.turns import TurnStore
+from agent_mailer.state.workdirs import user_state
 
 UNITS = ("turns", "minutes", "tokens", "dollars")
 WHOSE = ("day", "thread", "sender")
@@ -235,9 +236,7 @@ def shared_of(policy: BudgetPolicy, workdir: Path, disk: Disk) -> Shared | None:
     """None where the agent shares its day with nobody."""
     if not (policy.share and policy.limits):
         return None
-    from platformdirs import user_state_path
-
-    return Shared(user_state_path("agent-mailer") / "budgets", policy.share, workdir, disk)
+    return Shared(user_state() / "budgets", policy.share, workdir, disk)
 
 
 class _Day(msgspec.Struct, frozen=True):
