@@ -52,6 +52,10 @@ def test_the_readme(walk: Walk) -> None:
     follow(walk, "../README.md", {})
 
 
+def test_recipes(walk: Walk) -> None:
+    follow(walk, "recipes.md", {})
+
+
 def test_any_program(walk: Walk) -> None:
     follow(walk, "any-program.md", {})
 
