@@ -46,6 +46,8 @@ class Act(StrEnum):
     TEAM_DELETED = "team_deleted"
     RESTORED = "restored"
     """A database was filled from a backup."""
+    IMPORTED = "imported"
+    """What the public broker's database had was taken over."""
 
 
 STANDINGS = {

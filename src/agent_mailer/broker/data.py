@@ -96,7 +96,7 @@ class Serving(msgspec.Struct, frozen=True):
 def find_data(folder: Path | None, database: str | None, environment: Mapping[str, str]) -> Data:
     """Flags count before the environment, and that before the user's data folder. Makes nothing. Raises ConfigFault."""
     given = database or environment.get("AGENT_MAILER_DATABASE_URL") or environment.get("DATABASE_URL") or ""
-    url = _with_driver(given) if given else ""
+    url = driver_url(given) if given else ""
     file = _sqlite_file(url)
     if folder is not None:
         home = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
@@ -122,7 +122,8 @@ def _usual_folder() -> Path:
     return user_data_path("agent-mailer") / "broker"
 
 
-def _with_driver(url: str) -> str:
+def driver_url(url: str) -> str:
+    """An SQLAlchemy URL with the driver that there is. Raises ConfigFault."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import TypeVar
 
+import bcrypt
 import jwt
 import msgspec
 from argon2 import PasswordHasher
@@ -21,6 +22,8 @@ AT_ONCE = 2
 """Each takes 19 MiB and a core for some 30 ms: a flood of logins must not take the machine."""
 
 _ALGORITHM = "HS256"
+_BCRYPT = ("$2a$", "$2b$", "$2y$")
+_LONGEST_BCRYPT = 72
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
@@ -57,7 +60,18 @@ class Passwords:
         return fits and stored is not None
 
 
+def is_old(stored: str) -> bool:
+    """Whether it was hashed by the protocol's public broker, with bcrypt; who logs in gets a hash of our own."""
+    return stored.startswith(_BCRYPT)
+
+
 def _fits(stored: str, password: str) -> bool:
+    if is_old(stored):
+        try:
+            # As that broker does: of a longer one the rest never counted.
+            return bcrypt.checkpw(password.encode()[:_LONGEST_BCRYPT], stored.encode())
+        except ValueError:
+            return False
     try:
         return _HASHER.verify(stored, password)
     except (Argon2Error, InvalidHashError):

@@ -26,7 +26,7 @@ from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.engines import error_words
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Label, Password, Reference, Tags
 from agent_mailer.broker.tables import users
-from agent_mailer.broker.users.login import Passwords, Use, issue_token
+from agent_mailer.broker.users.login import Passwords, Use, is_old, issue_token
 from agent_mailer.broker.users.quotas import Spent, file_bytes_of, spent_by, today
 from agent_mailer.broker.users.rows import (
     SHORTEST_PASSWORD,
@@ -46,6 +46,7 @@ from agent_mailer.broker.users.rows import (
     is_known_host,
     keys_of,
     new_raw_key,
+    replace_hash,
     require_free_name,
     require_invite,
     set_filter_tags,
@@ -204,9 +205,13 @@ async def signed_in(request: Request, form: Credentials) -> Login:
         await _refused(request, found)
         raise Fault(403, "This account is disabled")
 
+    renewed = await _passwords(request).hashed(form.password) if is_old(found.password_hash) else None
+
     def came(connection: Connection) -> None:
         if not known:
             add_known_host(connection, found.user.id, host)
+        if renewed is not None:
+            replace_hash(connection, found.user.id, found.password_hash, renewed)
 
     try:
         await write_noted(request, found.user.id, Act.LOGGED_IN, came, found.user.id)

@@ -187,6 +187,12 @@ def set_password(connection: Connection, user_id: str, password_hash: str) -> No
     connection.execute(update(users).where(users.c.id == user_id).values(**values))
 
 
+def replace_hash(connection: Connection, user_id: str, before: str, password_hash: str) -> None:
+    """The same password as another hash; tokens stay good. Nothing happens where it was changed meanwhile."""
+    same = (users.c.id == user_id, users.c.password_hash == before)
+    connection.execute(update(users).where(*same).values(password_hash=password_hash))
+
+
 def is_known_host(connection: Connection, user_id: str, host: str) -> bool:
     """Whether the user has logged in from there before."""
     where = (known_hosts.c.user_id == user_id, known_hosts.c.host == host)

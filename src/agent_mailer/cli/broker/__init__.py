@@ -16,6 +16,7 @@ class _Broker(LazyGroup):
         "key": ("agent_mailer.cli.broker.key", "API keys of agents: add, list, revoke."),
         "backup": ("agent_mailer.cli.broker.upkeep:backup_app", "Copy all that it keeps, while it serves."),
         "restore": ("agent_mailer.cli.broker.upkeep:restore_app", "Fill an empty database from a backup."),
+        "import": ("agent_mailer.cli.broker.importing:app", "Take over what the protocol's public broker keeps."),
         "check": ("agent_mailer.cli.broker.upkeep:check_app", "Look whether all that it keeps is whole."),
         "stats": ("agent_mailer.cli.broker.upkeep:stats_app", "How much it keeps, of whom, and what waits."),
         "prune": ("agent_mailer.cli.broker.upkeep:prune_app", "Delete old read mail for good."),

@@ -36,7 +36,7 @@ DatabaseUrl = Annotated[
 ]
 
 _EXTRA = (
-    *("fastapi", "sqlalchemy", "alembic", "argon2", "uvicorn"),
+    *("fastapi", "sqlalchemy", "alembic", "argon2", "bcrypt", "uvicorn"),
     *("jwt", "limits", "markdown_it", "nh3", "python_multipart"),
 )
 
