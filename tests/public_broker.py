@@ -64,7 +64,7 @@ class PublicBroker:
 
     def add(self, table: str, **values: Any) -> None:
         names = ", ".join(values)
-        self.run(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})", **values)  # noqa: S608
+        self.run(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})", **values)
 
     def moment(self) -> str:
         self._ticks += 1
@@ -74,8 +74,12 @@ class PublicBroker:
         hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
         self.add(
             "users",
-            **{"id": f"user-{name}", "username": name, "password_hash": hashed, "is_superadmin": int(superadmin)},
-            **{"created_at": self.moment(), "filter_tags": '["x"]'},
+            id=f"user-{name}",
+            username=name,
+            password_hash=hashed,
+            is_superadmin=int(superadmin),
+            created_at=self.moment(),
+            filter_tags='["x"]',
         )
         if key:
             self.key(name, key, "all")
@@ -83,18 +87,28 @@ class PublicBroker:
     def key(self, user: str, raw: str, name: str) -> None:
         self.add(
             "api_keys",
-            **{"id": f"key-{raw[4]}", "user_id": f"user-{user}", "key_hash": hashlib.sha256(raw.encode()).hexdigest()},
-            **{"name": name, "created_at": self.moment(), "last_used_at": None, "is_active": 1},
+            id=f"key-{raw[4]}",
+            user_id=f"user-{user}",
+            key_hash=hashlib.sha256(raw.encode()).hexdigest(),
+            name=name,
+            created_at=self.moment(),
+            last_used_at=None,
+            is_active=1,
         )
 
     def agent(self, name: str, user: str = "ann", **other: Any) -> None:
-        values = {"id": f"agent-{name}", "name": name, "address": address(name, user), "role": "tester"}
+        values: dict[str, Any] = {"id": f"agent-{name}", "name": name, "address": address(name, user), "role": "tester"}
         values |= {"description": "", "system_prompt": "p", "created_at": self.moment(), "tags": '["a"]'}
         values |= {"user_id": f"user-{user}", "status": "active", "api_key_suffix": "", **other}
         self.add("agents", **values)
 
     def message(self, name: str, sender: str, to: str, user: str = "ann", **other: Any) -> None:
-        values = {"id": f"message-{name}", "thread_id": f"thread-{name}", "action": "send", "subject": f"about {name}"}
+        values: dict[str, Any] = {
+            "id": f"message-{name}",
+            "thread_id": f"thread-{name}",
+            "action": "send",
+            "subject": f"about {name}",
+        }
         values |= {"from_agent": address(sender, user), "to_agent": address(to, user), "body": f"words of {name}"}
         values |= {"attachments": "[]", "is_read": 0, "parent_id": None, "created_at": self.moment(), **other}
         self.add("messages", **values)
@@ -108,8 +122,14 @@ class PublicBroker:
         self.add("teams", id="team-1", name="crew", description="", user_id="user-ann", created_at=self.moment())
         self.add(
             "team_memories",
-            **{"id": "memory-1", "team_id": "team-1", "title": "style", "content": "tabs", "user_id": "user-ann"},
-            **{"created_at": self.moment(), "updated_at": self.moment(), "updated_by": "ann"},
+            id="memory-1",
+            team_id="team-1",
+            title="style",
+            content="tabs",
+            user_id="user-ann",
+            created_at=self.moment(),
+            updated_at=self.moment(),
+            updated_by="ann",
         )
         self.agent("coder", team_id="team-1")
         self.agent("tester")

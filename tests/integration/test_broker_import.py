@@ -1,4 +1,4 @@
-"""Who ran the protocol's public broker moves over with all that it kept, or is told why not; never with a part of it."""
+"""Who ran the public broker of the protocol moves over with all that it kept, or is told why not; never with a part."""
 
 from __future__ import annotations
 
