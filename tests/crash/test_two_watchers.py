@@ -126,7 +126,7 @@ def _race(children: Children, desk: Desk, workdirs: list[Path], round_: int, nam
     named = re.search(names_the_holder, words)
     assert named is not None, f"{why}: names nobody: {words}"
     assert int(named[1]) == winner, f"{why}: names another: {words}"
-    assert "mend: " in words, why
+    assert "fix: " in words, why
     settled = workdirs[1 - loser] / ".agent-mailer" / "processed.txt"
     until(lambda: settled.exists() and sent in settled.read_text().splitlines(), f"{why}: the winner works")
     until(lambda: _settled(workdirs[1 - loser], sent), f"{why}: it has settled")

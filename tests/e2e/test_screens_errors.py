@@ -62,7 +62,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.mark.parametrize(
-    ("words", "wrong", "mend"),
+    ("words", "wrong", "fix"),
     [
         (("statsu",), "no command 'statsu'; did you mean status", "agent-mailer --help"),
         (("turns", "show"), "Missing argument 'TURN'", "agent-mailer turns show --help"),
@@ -70,18 +70,18 @@ def desk(tmp_path: Path) -> Desk:
         (("dead-letter", "retry"), "name what is meant, or give --all", "agent-mailer dead-letter list"),
     ],
 )
-def test_usage(desk: Desk, words: tuple[str, ...], wrong: str, mend: str) -> None:
+def test_usage(desk: Desk, words: tuple[str, ...], wrong: str, fix: str) -> None:
     status, shown = look(desk.workdir, *words)
     assert status == 2
     assert "\x1b[31merror:" in shown
     assert wrong in shown
-    assert mend in shown
+    assert fix in shown
 
 
 def test_configuration(tmp_path: Path) -> None:
     status, shown = look(tmp_path, "watch", "--no-interactive")
     assert status == 78
-    for words in ("error:", "config.toml", "runtime (--runtime)", "permission_mode (--permission-mode)", "mend:"):
+    for words in ("error:", "config.toml", "runtime (--runtime)", "permission_mode (--permission-mode)", "fix:"):
         assert words in shown
 
 
@@ -91,7 +91,7 @@ def test_credentials(tmp_path: Path) -> None:
         status, shown = look(tmp_path, *INIT, "--broker-url", url, "--address", "coder", env=env)
     assert status == 77
     assert "error:" in shown
-    assert "mend:" in shown
+    assert "fix:" in shown
     assert "amk_of_nobody" not in shown
     assert not (tmp_path / ".agent-mailer").exists()
 
@@ -102,7 +102,7 @@ def test_busy(desk: Desk) -> None:
         status, shown = look(desk.workdir, "watch", env={"NO_COLOR": "1"})
     assert status == 75
     assert f"pid {watcher.pid}" in shown
-    assert "mend: agent-mailer status" in shown
+    assert "fix: agent-mailer status" in shown
     assert "\x1b[3" not in shown
 
 
@@ -114,4 +114,4 @@ def test_unavailable(desk: Desk) -> None:
     status, shown = look(desk.workdir, "verify")
     assert status == 69
     assert "no-such-program" in shown
-    assert "mend:" in shown
+    assert "fix:" in shown

@@ -92,7 +92,7 @@ def test_watch_twice_without_colours_and_into_a_pipe(desk: Desk) -> None:
         until(lambda: holder_of(desk.state / ".lock"), "the first watcher")
         with terminal([COMMAND, "watch", "--no-interactive"], desk.workdir, plain, width=80) as second:
             assert second.until_ended() == 75
-            assert "mend: agent-mailer status" in second.screen()
+            assert "fix: agent-mailer status" in second.screen()
         piped = ["/bin/sh", "-c", f"{COMMAND} turns list --json | head -n 1; {COMMAND} status | cat"]
         with terminal(piped, desk.workdir, plain, width=80) as pipe:
             assert pipe.until_ended() == 0

@@ -101,7 +101,7 @@ def test_a_configuration_that_is_wrong_is_told_and_not_tried_again(service: Serv
     (service.desk.state / "config.toml").chmod(0o644)
     service.manager.systemctl("daemon-reload")
     why = f"{service.name}: not running: exit status 78: configuration, permissions or identity are wrong\n"
-    fix = f"  mend: agent-mailer verify -C {service.desk.workdir}, then agent-mailer service start {service.name}\n"
+    fix = f"  fix: agent-mailer verify -C {service.desk.workdir}, then agent-mailer service start {service.name}\n"
     begun = service.manager.mailer("service", "start", service.name)
     assert (begun.returncode, begun.stderr) == (1, f"error: {why}{fix}")
     told = service.manager.mailer("service", "status", service.name)

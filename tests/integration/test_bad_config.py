@@ -84,7 +84,7 @@ def test_a_wrong_value_names_file_and_key_and_once_mended_the_mail_settles(desk:
     desk.configure(**{key: value})
     words = refused(desk)
     assert any(f"{desk.state / 'config.toml'}: {key}{mark}" in words for mark in (": ", "."))
-    assert "mend: agent-mailer config" in words
+    assert "fix: agent-mailer config" in words
     write(desk, tomlkit.dumps(good))
     settles(desk)
 
@@ -103,7 +103,7 @@ def test_what_is_no_toml_names_the_file(desk: Desk, content: bytes | str) -> Non
     write(desk, content)
     words = refused(desk)
     assert f"{desk.state / 'config.toml'} is not valid TOML" in words
-    assert "mend: agent-mailer config edit" in words
+    assert "fix: agent-mailer config edit" in words
 
 
 def test_a_file_others_may_read_names_the_chmod_that_mends_it(desk: Desk) -> None:
@@ -111,7 +111,7 @@ def test_a_file_others_may_read_names_the_chmod_that_mends_it(desk: Desk) -> Non
     path.chmod(0o644)
     words = refused(desk)
     assert f"{path} can be read by others (mode 0644" in words
-    [mend] = [line.split("mend: ")[1] for line in words.splitlines() if "mend: " in line]
+    [mend] = [line.split("fix: ")[1] for line in words.splitlines() if "fix: " in line]
     assert mend == f"chmod 600 {path}"
     os.chmod(path, int(mend.split()[1], 8))
     settles(desk)
@@ -121,7 +121,7 @@ def test_a_folder_others_may_enter_names_the_chmod_that_mends_it(desk: Desk) -> 
     desk.state.chmod(0o755)
     words = refused(desk)
     assert f"{desk.state} can be read by others (mode 0755" in words
-    assert f"mend: chmod 700 {desk.state}\n" in words
+    assert f"fix: chmod 700 {desk.state}\n" in words
     desk.state.chmod(0o700)
     settles(desk)
 
@@ -144,7 +144,7 @@ def test_a_folder_that_was_never_set_up_stays_untouched(tmp_path: Path) -> None:
     done = type_in(tmp_path, "watch", "--no-interactive")
     assert done.status == 78, done
     assert "address (--address)" in done.err
-    assert "mend: agent-mailer init" in done.err
+    assert "fix: agent-mailer init" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,7 +176,7 @@ def test_a_wrong_variable_is_named_and_unset_mends_it(desk: Desk, name: str, tex
     variable = f"AGENT_MAILER_{name}"
     words = refused(desk, env={variable: text})
     assert f"error: {variable}: " in words
-    assert f"mend: unset {variable}\n" in words
+    assert f"fix: unset {variable}\n" in words
     settles(desk)
 
 

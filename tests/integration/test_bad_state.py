@@ -663,7 +663,7 @@ def test_a_workdir_that_vanishes_ends_the_watcher_and_loses_nothing(desk: Desk) 
         sent = desk.send()
         assert watcher.wait(30) == 78
     assert f"error: {desk.state} has vanished" in complaints.read_text()
-    assert "mend: " in complaints.read_text()
+    assert "fix: " in complaints.read_text()
     assert not desk.workdir.exists()
     assert (desk.root / f"agents/coder/inbox/new/{sent}.md").exists()
     elsewhere.rename(desk.workdir)

@@ -232,7 +232,7 @@ def test_a_database_that_cannot_be_used_is_told_and_left(tmp_path: Path, damage:
         done = type_in(tmp_path, "broker", *words, "--data", data)
         assert done.status == 78, done
         assert str(path) in done.err
-        assert "mend: " in done.err
+        assert "fix: " in done.err
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 

@@ -265,7 +265,7 @@ def test_a_place_where_somebody_has_mail_is_left_as_it_is(served: Filled, tmp_pa
     again = command(rest, "restore", tmp_path / "backup")
     assert again.status == 78, again
     assert "2 users" in again.err
-    assert "mend: " in again.err
+    assert "fix: " in again.err
     assert rows_of(database_of(rest)) == before
     # Nor is a file written over.
     twice = command(place_of(served), "backup", tmp_path / "backup")
@@ -281,7 +281,7 @@ def test_none_is_put_back_under_a_broker_that_serves(served: Filled, tmp_path: P
         process.start(*options, env={"AGENT_MAILER_SECRET_KEY": "s" * 32})
         refused = type_in(tmp_path, "broker", "restore", tmp_path / "backup", "--data", data, *options)
         assert refused.status == 75, refused
-        assert "mend: " in refused.err
+        assert "fix: " in refused.err
         # It serves on, and what it has is what it had.
         assert join(process.url, "carol", process.invite).key
         alone = type_in(tmp_path, "broker", "user", "list", "--data", data, *options, "--json")
@@ -407,7 +407,7 @@ def test_damage_of_a_file_is_told(served: Filled, tmp_path: Path) -> None:
     path.write_bytes(raw)
     torn = command(rest, "check")
     assert torn.status in (1, 78), torn
-    assert "mend: " in torn.out + torn.err
+    assert "fix: " in torn.out + torn.err
 
 
 def test_numbers_for_an_operator(served: Filled) -> None:

@@ -87,7 +87,7 @@ def test_people_get_a_line_a_check_and_one_that_mends(desk: Desk) -> None:
     assert lines[0].split()[:2] == ["ok", "folder"]
     [failure] = [index for index, line in enumerate(lines) if line.startswith("failed")]
     assert "no-such-agent is not in PATH" in lines[failure]
-    assert lines[failure + 1].strip().startswith("mend: install no-such-agent")
+    assert lines[failure + 1].strip().startswith("fix: install no-such-agent")
     assert lines[-1] == "1 failed"
 
 
@@ -459,7 +459,7 @@ def test_what_is_wrong_comes_first_and_what_is_well_is_one_line(desk: Desk) -> N
     brief, whole = type_in(desk.workdir, "doctor"), type_in(desk.workdir, "doctor", "--verbose")
     lines = brief.out.splitlines()
     assert lines[0].startswith("failed   runtime")
-    assert "mend:" in lines[1]
+    assert "fix:" in lines[1]
     [well] = [line for line in lines if line.startswith("ok ")]
     assert "folder, trust" in well
     assert sum(line.startswith("ok ") for line in whole.out.splitlines()) == int(well.split()[1]) > 10

@@ -195,7 +195,7 @@ def test_people_read_how_it_ended_its_last_words_and_what_mends_it(desk: Desk, s
     assert [line for line in done.out.splitlines() if "stderr: " in line] == [
         f"  stderr: line {n}" for n in range(3, 8)
     ]
-    assert "\n  mend: look at " in done.out
+    assert "\n  fix: look at " in done.out
     [kept] = scratch.iterdir()
     assert done.out.rstrip().endswith(f"Kept: {kept.resolve()}")
 
@@ -276,4 +276,4 @@ def test_a_program_that_says_what_is_wrong_with_it_is_quoted(desk: Desk, scratch
     done = try_out(desk, command="test-claude")
     assert done.status == 69
     assert "no-such-claude is not in PATH" in done.out
-    assert "mend: install no-such-claude" in done.out
+    assert "fix: install no-such-claude" in done.out

@@ -135,7 +135,7 @@ def test_what_cannot_be_leaves_nothing(
 ) -> None:
     done = init(workdir, broker, ben.key, *words)
     assert (done.status, named in done.err) == (status, True), done
-    assert "mend:" in done.err or status == 2
+    assert "fix:" in done.err or status == 2
     assert list(workdir.iterdir()) == []
     assert agents_of(broker, ben) == []
 

@@ -65,7 +65,7 @@ def refused(desk: Desk, done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 78, done.stderr
     assert desk.marks() == []
     assert not desk.log(EventName.TURN_STARTED)
-    assert "mend: " in done.stderr
+    assert "fix: " in done.stderr
     return done.stderr
 
 
@@ -153,7 +153,7 @@ def test_srt_says_which_network_it_can_hold(desk: Desk) -> None:
     desk.send()
     said = refused(desk, watch(desk))
     assert "network is model" in said
-    assert "mend: agent-mailer config set sandbox.network model" in said
+    assert "fix: agent-mailer config set sandbox.network model" in said
 
 
 def test_what_a_proof_left_that_was_killed_is_removed_by_a_later_one(

@@ -152,7 +152,7 @@ def test_no_turn_starts_whose_claim_is_not_durable_and_status_says_why(desk: Des
             assert shown["trouble"]["fix"]
             assert "trouble  disk: " in screen
             assert "(since " in screen
-            assert "mend: " in screen
+            assert "fix: " in screen
             assert desk.marks() == []
             assert [path.name for path in (desk.state / "turns").iterdir()] == []
         await watch.until(lambda: settled(desk) == [sent], "the settlement")
@@ -397,7 +397,7 @@ def test_status_tells_of_a_mailbox_that_is_gone_and_of_the_mend(desk: Desk) -> N
         assert shown["trouble"]["what"] == "mailbox"
         assert set(shown["trouble"]) == {"what", "since", "why", "fix"}
         assert f"trouble  mailbox: {desk.root}/agents/coder is gone (since " in screen
-        assert "mend: put it back, or: agent-mailer init" in screen
+        assert "fix: put it back, or: agent-mailer init" in screen
         elsewhere.rename(desk.root)
         until(lambda: status(desk)["trouble"] is None, "the end of the trouble")
     assert stat.S_IMODE((desk.state).stat().st_mode) == 0o700

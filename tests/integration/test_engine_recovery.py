@@ -218,7 +218,7 @@ def test_two_watchers_never_run_at_once(desk: Desk) -> None:
         _, complaint = second.communicate(timeout=30)
         assert second.returncode == 75
         assert b"another watcher (pid" in complaint
-        assert b"mend:" in complaint
+        assert b"fix:" in complaint
         # One handle, two workdirs: the mailbox has one watcher too.
         other = desk.base / "other"
         (other / ".agent-mailer").mkdir(parents=True, mode=0o700)

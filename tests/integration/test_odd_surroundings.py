@@ -192,4 +192,4 @@ def test_who_has_no_home_is_told_what_to_say(desk: Desk) -> None:
     done = once(desk, *somebody, "env", "--unset=HOME")
     assert done.returncode == ExitCode.CONFIG, done.stderr
     assert "the system knows no user 4711" in done.stderr
-    assert "mend: export HOME=" in done.stderr
+    assert "fix: export HOME=" in done.stderr

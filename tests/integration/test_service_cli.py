@@ -43,7 +43,7 @@ def test_without_systemd_every_command_says_the_way_out(desk: Desk, home: Path, 
     assert (done.status, done.out) == (69, "")
     assert done.err == (
         "error: this system has no systemd (systemctl is not in PATH)\n"
-        "  mend: run agent-mailer watch --no-interactive, under whatever starts services here\n"
+        "  fix: run agent-mailer watch --no-interactive, under whatever starts services here\n"
     )
 
 
@@ -61,7 +61,7 @@ def test_a_service_that_is_not_there_is_named_with_those_that_are(desk: Desk, ho
     other = type_in(desk.workdir, "service", "logs", "planner")
     assert (other.status, other.err) == (
         2,
-        "error: there is no service planner (there are: coder)\n  mend: agent-mailer service install\n",
+        "error: there is no service planner (there are: coder)\n  fix: agent-mailer service install\n",
     )
     here = type_in(desk.workdir, "doctor", "--as-service", "-C", desk.base, "--json")
     assert here.status == 78
@@ -75,7 +75,7 @@ def test_one_workdir_has_one_name_and_one_name_one_workdir(desk: Desk, home: Pat
     assert (taken.status, taken.err) == (
         2,
         f"error: the service planner is that of {desk.base}\n"
-        "  mend: give another name: agent-mailer service install --name NAME\n",
+        "  fix: give another name: agent-mailer service install --name NAME\n",
     )
     installed(home, desk.workdir, "coder")
     twice = type_in(desk.workdir, "service", "install", "--name", "coder2", env=reached)
@@ -92,7 +92,7 @@ def test_a_watcher_that_runs_by_hand_is_not_pushed_aside(desk: Desk, home: Path)
         done = type_in(desk.workdir, "service", "install", env=reached)
     assert done.status == 75
     assert done.err == (
-        f"error: a watcher (pid {watcher.pid}) runs in {desk.workdir}\n  mend: kill {watcher.pid}, then install again\n"
+        f"error: a watcher (pid {watcher.pid}) runs in {desk.workdir}\n  fix: kill {watcher.pid}, then install again\n"
     )
     assert not (home / ".config" / "systemd").exists()
 

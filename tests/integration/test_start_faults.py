@@ -44,9 +44,9 @@ def test_a_read_only_folder_at_the_start(desk: Desk, *, existing: bool) -> None:
     words = ["unshare", "-m", "sh", "-c", script, held, COMMAND, "watch", "--no-interactive", "-C", held]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done
-    error, mend = done.stderr.splitlines()
+    error, fix = done.stderr.splitlines()
     assert (error.startswith("error: the watcher cannot start: "), "Read-only" in error) == (True, True), done
-    assert mend.startswith(f"  mend: make it writable: findmnt -T {held}")
+    assert fix.startswith(f"  fix: make it writable: findmnt -T {held}")
     assert desk.marks() == []
 
 
@@ -61,8 +61,8 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("code", "status", "mend"), REFUSALS)
-def test_whatever_is_refused_is_named_with_what_mends_it(desk: Desk, code: int, status: int, mend: str) -> None:
+@pytest.mark.parametrize(("code", "status", "fix"), REFUSALS)
+def test_whatever_is_refused_is_named_with_what_mends_it(desk: Desk, code: int, status: int, fix: str) -> None:
     """Under every write of the state, one after the other, until a start gets through."""
 
     def start(number: int) -> None:
@@ -101,7 +101,7 @@ def test_whatever_is_refused_is_named_with_what_mends_it(desk: Desk, code: int, 
         else:
             break
     assert len(refused) >= 3
-    assert {(fault.exit_code, "start-" in fault.message, mend in fault.fix) for fault in refused} == {
+    assert {(fault.exit_code, "start-" in fault.message, fix in fault.fix) for fault in refused} == {
         (status, True, True)
     }
 

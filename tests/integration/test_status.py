@@ -113,7 +113,7 @@ def test_given_up_messages_and_a_lost_login_need_somebody(desk: Desk) -> None:
     screen = look(desk).out
     assert "signed out, until " in screen
     assert " min): 401" in screen
-    assert f"mend: agent-mailer resume -C {desk.workdir}\n" in screen
+    assert f"fix: agent-mailer resume -C {desk.workdir}\n" in screen
     assert "failed  " in screen
     assert re.search(r"failed  \d+ s ago  sad  user  \d+ s  no luck\n", screen), screen
 
@@ -159,7 +159,7 @@ def test_results_are_found_whatever_became_of_the_log(desk: Desk) -> None:
 def test_what_cannot_be_is_refused(desk: Desk, words: list[str], code: str) -> None:
     done = look(desk, *words)
     assert (done.status, done.out if "--json" not in words else "") == (2, "")
-    assert code in done.out if "--json" in words else "mend: " in done.err
+    assert code in done.out if "--json" in words else "fix: " in done.err
 
 
 def test_all_workdirs_are_shown_those_first_that_need_a_person(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_live_it_follows_a_turn_and_leaves_the_terminal_as_it_was(desk: Desk) ->
             go.touch()
             window.until("last ", "done", "when mail comes")
             desk.place().state.trouble.write(Trouble(TroubleWith.DISK, "no room", time.time(), "df -h"))
-            window.until("trouble  disk: no room", "mend: df -h")
+            window.until("trouble  disk: no room", "fix: df -h")
         window.until("not running")
         window.press("C-c")
         assert window.until_ended() == 0

@@ -74,7 +74,7 @@ def test_it_is_healthy_only_while_the_program_is_there(desk: Desk) -> None:
         assert codes(found) == ["program"]
         assert found["problems"][0]["fix"] == f"chmod +x {program}"
         screen = type_in(desk.workdir, "status")
-        assert (screen.status, "not executable" in screen.out, f"mend: chmod +x {program}" in screen.out) == (1, 1, 1)
+        assert (screen.status, "not executable" in screen.out, f"fix: chmod +x {program}" in screen.out) == (1, 1, 1)
         program.unlink()
         assert codes(seen(desk)) == ["program"]
         program.write_text("#!/usr/bin/env no-such-node\n")

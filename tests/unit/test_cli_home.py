@@ -38,7 +38,7 @@ def test_a_command_says_so_in_its_own_words(tmp_path: Path, words: tuple[str, ..
     done = type_in(desk.workdir, *words, env={"HOME": "rel"})
     assert done.status == ExitCode.CONFIG
     assert "HOME is rel" in done.err
-    assert "mend: export HOME=" in done.err
+    assert "fix: export HOME=" in done.err
 
 
 def test_what_is_trusted_is_kept_at_home_where_a_folder_is_relative(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_what_is_no_limit_is_refused_by_name(tmp_path: Path, table: str, key: st
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "mend"),
+    ("text", "said", "fix"),
     [
         (
             "[limits]\nturns_per_dya = 3",
@@ -242,14 +242,14 @@ def test_what_is_no_limit_is_refused_by_name(tmp_path: Path, table: str, key: st
     ],
 )
 def test_what_is_wrong_in_a_table_names_its_key_and_a_command_that_mends_it(
-    tmp_path: Path, text: str, said: str, mend: str
+    tmp_path: Path, text: str, said: str, fix: str
 ) -> None:
     state = tmp_path / ".agent-mailer"
     state.mkdir(mode=0o700)
     (state / "config.toml").write_text(text + "\n")
     (state / "config.toml").chmod(0o600)
     shown = type_in(tmp_path, "config", "show")
-    assert (shown.status, said in shown.err, f"mend: agent-mailer {mend}" in shown.err) == (78, True, True), shown.err
+    assert (shown.status, said in shown.err, f"fix: agent-mailer {fix}" in shown.err) == (78, True, True), shown.err
 
 
 def test_a_table_that_nobody_knows_is_shown_where_one_looks(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def _show_repaired(report: RepairReport, *, as_json: bool) -> None:
         for open_ in report.left:
             say(f"left      {printable(open_.path)}: {printable(open_.text, 600)}")
             if open_.fix:
-                say(f"          mend: {printable(open_.fix, 600)}")
+                say(f"          fix: {printable(open_.fix, 600)}")
         if not report.repaired and not report.left:
             say("nothing to repair")
     raise typer.Exit(ExitCode.OK if report.ok else ExitCode.FAILED)
@@ -114,7 +114,7 @@ def show(report: Report, *, as_json: bool, brief: bool = False) -> None:
         level = pad(paint(result.result.value, inks[result.result]), 8)
         say(hanging(f"{level} {result.name:<13} ", f"{printable(result.text, 600)}{seen}"))
         if result.fix:
-            say(f"{'':<8} {'':<13} mend: {printable(result.fix, 600)}")
+            say(f"{'':<8} {'':<13} fix: {printable(result.fix, 600)}")
 
     for result in found:
         line(result)

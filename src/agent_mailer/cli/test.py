@@ -87,7 +87,7 @@ def _tell(found: TrialReport) -> None:
             say(f"  it says: {printable(found.answer, 600)}")
         for line in found.stderr:
             say(f"  stderr: {line}")
-        say(f"  mend: {found.fix}")
+        say(f"  fix: {found.fix}")
     if found.scratch:
         say(f"\nKept: {found.scratch}")
 

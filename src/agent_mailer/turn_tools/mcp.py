@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> int:
             raise UsageFault("arguments", "there is one argument, the turn's folder", "leave out the others")
         serve(turn_of(words[0] if words else None, os.environ))
     except MailerError as fault:
-        sys.stderr.write(f"error: {fault.message}\n  mend: {fault.fix}\n")
+        sys.stderr.write(f"error: {fault.message}\n  fix: {fault.fix}\n")
         return fault.exit_code
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")

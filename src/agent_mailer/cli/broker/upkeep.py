@@ -104,7 +104,7 @@ def check(
         json_out(found)
     elif found.findings:
         for one in found.findings:
-            say(f"{printable(one.message)}\n  mend: {one.fix}")
+            say(f"{printable(one.message)}\n  fix: {one.fix}")
     else:
         say(f"whole: {', '.join(found.looked_at)}")
     if found.findings:

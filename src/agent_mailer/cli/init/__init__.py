@@ -263,7 +263,7 @@ def _set_up(
             done.append(line)
     fault = refusal(place, {})
     if fault is not None:
-        note(f"\nwarning: {fault.message}\n  mend: {fault.fix}")
+        note(f"\nwarning: {fault.message}\n  fix: {fault.fix}")
     here = [] if place.workdir == _cwd() else ["-C", str(place.workdir)]
     say("\nNext, in another terminal:" if then_watch else "\nNext:")
     if not then_watch:

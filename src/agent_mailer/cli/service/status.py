@@ -44,7 +44,7 @@ def show(manager: UserManager, instances: Sequence[Instance], *, as_json: bool) 
     for known in reports:
         for problem in known.problems:
             say(f"{known.name}: {problem.text}")
-            say(f"  mend: {problem.fix}")
+            say(f"  fix: {problem.fix}")
     if not lasting:
         user = user_name(os.environ)
         note(f"Services of {user} end with the last session of {user}; to keep them: loginctl enable-linger {user}")

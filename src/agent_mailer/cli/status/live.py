@@ -38,7 +38,7 @@ def watch_one(workdir: Path) -> None:
         try:
             found = look(place_at(workdir), broker.look, pulses.listen)
         except MailerError as fault:
-            return fault.message, [paint(f"error: {fault.message}", Ink.RED), f"  mend: {fault.fix}"]
+            return fault.message, [paint(f"error: {fault.message}", Ink.RED), f"  fix: {fault.fix}"]
         return _gist(found), screen(found, time.time(), width())
 
     _show(draw)

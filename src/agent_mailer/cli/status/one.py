@@ -127,7 +127,7 @@ def _pause(view: StatusView, now: float) -> list[Part]:
     detail = f": {printable(pause.detail)}" if pause.detail else ""
     needs_person = any(problem.code in ("signed_out", "paused") for problem in view.problems)
     parts = [Part(f"{pause.reason.replace('_', ' ')}, {until}{detail}", Ink.RED if needs_person else Ink.YELLOW)]
-    return parts + [Part(f"mend: {p.fix}") for p in view.problems if p.code == Problem.SIGNED_OUT]
+    return parts + [Part(f"fix: {p.fix}") for p in view.problems if p.code == Problem.SIGNED_OUT]
 
 
 def _other_problems(view: StatusView) -> Iterator[Part]:
@@ -135,7 +135,7 @@ def _other_problems(view: StatusView) -> Iterator[Part]:
     for problem in view.problems:
         if problem.code in _SHOWN_HERE or (problem.code == Problem.SIGNED_OUT and view.pause is None):
             yield Part(printable(problem.text, 300), Ink.RED)
-            yield Part(f"mend: {printable(problem.fix, 4096)}")
+            yield Part(f"fix: {printable(problem.fix, 4096)}")
 
 
 def _trouble(view: StatusView, now: float) -> list[Part]:
@@ -143,7 +143,7 @@ def _trouble(view: StatusView, now: float) -> list[Part]:
     if trouble is None:
         return []
     parts = [Part(f"{trouble.what}: {printable(trouble.why, 300)} (since {_clock(trouble.since, now)})", Ink.RED)]
-    return [*parts, Part(f"mend: {printable(trouble.fix, 300)}")] if trouble.fix else parts
+    return [*parts, Part(f"fix: {printable(trouble.fix, 300)}")] if trouble.fix else parts
 
 
 def _turn(view: StatusView, turn: RunningView) -> list[Part]:

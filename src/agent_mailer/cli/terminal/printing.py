@@ -79,7 +79,7 @@ def tell_error(message: str, fix: str) -> None:
     """What is wrong, and the command that mends it, on stderr."""
     note(f"{paint('error:', Ink.RED, sys.stderr)} {message}")
     if fix:
-        note(f"  {paint('mend:', Ink.BOLD, sys.stderr)} {fix}")
+        note(f"  {paint('fix:', Ink.BOLD, sys.stderr)} {fix}")
 
 
 def screen_text(text: str) -> str:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.watcher import Watcher
 
-Flag = Annotated[str | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
-Number = Annotated[int | None, typer.Option(help="Counts before the configuration file.", show_default=False)]
+Flag = Annotated[str | None, typer.Option(help="Overrides the configuration file.", show_default=False)]
+Number = Annotated[int | None, typer.Option(help="Overrides the configuration file.", show_default=False)]
 
 
 app = single()
