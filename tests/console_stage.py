@@ -225,3 +225,32 @@ def tab(
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("navigation", name="Main").wait_for()
     return context, page
+
+
+def pages_of(scene: Scene) -> dict[str, str]:
+    """Every page that a superadmin has, by a name: each once, with something on it."""
+    threads = scene.call("GET", "/admin/threads/summary")
+    cart = next(one["thread_id"] for one in threads if one["preview_subject"] == "Build the new cart")
+    message = scene.call("GET", f"/admin/messages/thread/{cart}")[-1]["id"]
+    [team] = scene.call("GET", "/admin/teams")
+    [channel] = scene.call("GET", "/admin/channels")
+    return {
+        "threads": "/console/threads",
+        "thread": f"/console/thread?id={cart}",
+        "compose": "/console/compose",
+        "forward": f"/console/compose?forward={message}",
+        "message": f"/console/message?id={message}",
+        "search": "/console/search?q=cart",
+        "archive": "/console/archive",
+        "trash": "/console/trash",
+        "teams": "/console/teams",
+        "team": f"/console/team?id={team['id']}",
+        "channels": "/console/channels",
+        "channel": f"/console/channel?token={channel['join_token']}",
+        "stats": "/console/stats",
+        "keys": "/console/keys",
+        "account": "/console/account",
+        "audit": "/console/audit",
+        "users": "/console/users",
+        "nothing": "/console/no-such-page",
+    }

@@ -6,7 +6,8 @@ from fastapi import APIRouter, FastAPI, Response
 
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.console import live, session, static_files
-from agent_mailer.console.mail import threads, writing
+from agent_mailer.console.mail import searching, threads, writing
+from agent_mailer.console.places import channels, keys, stats, teams, users
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import Page
 
@@ -41,6 +42,12 @@ def mount(app: FastAPI) -> None:
         session.router,
         threads.router,
         writing.router,
+        searching.router,
+        teams.router,
+        channels.router,
+        stats.router,
+        keys.router,
+        users.router,
         _last,
     ):
         app.include_router(router)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Any
@@ -54,11 +55,20 @@ class Place(msgspec.Struct, frozen=True):
 PLACES = (
     Place("threads", "Threads", "/console/threads", bottom=True),
     Place("compose", "Compose", "/console/compose", bottom=True),
+    Place("search", "Search", "/console/search"),
     Place("archive", "Archive", "/console/archive"),
     Place("trash", "Trash", "/console/trash"),
+    Place("teams", "Teams", "/console/teams"),
+    Place("channels", "Channels", "/console/channels"),
+    Place("stats", "Statistics", "/console/stats"),
+    Place("keys", "Keys", "/console/keys"),
+    Place("account", "Account", "/console/account"),
+    Place("audit", "Audit", "/console/audit"),
+    Place("users", "Users", "/console/users", superadmin=True),
 )
 """Pages in the order in which they are offered; "Needs you" and "Agents" come first."""
 
+_HEADING = re.compile(r"(</?h)([1-6])>")
 _env = jinja2.Environment(
     loader=jinja2.PackageLoader("agent_mailer.console"),
     autoescape=True,
@@ -165,8 +175,9 @@ def _age(text: str | None) -> str:
 
 
 def _safe_body(text: str) -> Markup:
-    """Markdown of a stranger: what the sanitiser has left of it."""
-    return Markup(body_html(text))  # noqa: S704 - the sanitiser's own words
+    """Markdown of a stranger: what the sanitiser has left of it, with headings below those of the page."""
+    lowered = _HEADING.sub(lambda tag: f"{tag[1]}{min(6, int(tag[2]) + 2)}>", body_html(text))
+    return Markup(lowered)  # noqa: S704 - the sanitiser's own words
 
 
 def _visible(text: str) -> str:

@@ -40,6 +40,9 @@ class Page(APIRoute):
                 return await refused(request, Fault(422, _first_issue(error)))
             except (SQLAlchemyError, NoConnection):
                 return await refused(request, Fault(503, "The database cannot take it now; try again"))
+            finally:
+                # What was uploaded.
+                await request.close()
 
         return shown
 

@@ -100,12 +100,12 @@ def find(connection: Connection, user_id: str, wanted: Wanted, skip: int, most: 
     if not wanted:
         return [], 0
     dialect = connection.dialect.name
-    words = [_owner(user_id), *wanted.words]
-    if dialect == "postgresql":
-        asked = " & ".join([*(f"'{word}'" for word in words), *(f"'{word}':*" for word in wanted.beginnings)])
-    else:
-        asked = " AND ".join([*(f'"{word}"' for word in words), *(f'"{word}"*' for word in wanted.beginnings)])
-    names = {"asked": asked, "user": user_id, "most": min(most, max(0, MOST_FOUND - skip)), "skip": skip}
+    names = {
+        "asked": asked_of(connection, user_id, wanted)[1],
+        "user": user_id,
+        "most": min(most, max(0, MOST_FOUND - skip)),
+        "skip": skip,
+    }
     total = connection.execute(_TOTALS[dialect], names).scalar_one()
     if skip >= total:
         return [], total
@@ -114,6 +114,17 @@ def find(connection: Connection, user_id: str, wanted: Wanted, skip: int, most: 
         for name, thread, subject, body, sender, to, moment in connection.execute(_PAGES[dialect], names)
     ]
     return found, total
+
+
+def asked_of(connection: Connection, user_id: str, wanted: Wanted) -> tuple[str, str]:
+    """The statement that gives the numbers of the messages that hold these words, and its parameter `asked`."""
+    dialect = connection.dialect.name
+    words = [_owner(user_id), *wanted.words]
+    if dialect == "postgresql":
+        asked = " & ".join([*(f"'{word}'" for word in words), *(f"'{word}':*" for word in wanted.beginnings)])
+    else:
+        asked = " AND ".join([*(f'"{word}"' for word in words), *(f'"{word}"*' for word in wanted.beginnings)])
+    return _MATCHING[dialect], asked
 
 
 def _owner(user_id: str) -> str:

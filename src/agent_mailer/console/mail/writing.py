@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
+from sqlalchemy import bindparam, select
 from starlette.datastructures import FormData, UploadFile
 
+from agent_mailer.broker.agents.rows import operator_id
 from agent_mailer.broker.callers import AsPerson, PersonCaller, store_of
 from agent_mailer.broker.memories.rows import memories_of
 from agent_mailer.broker.messages import inbox
@@ -20,6 +22,7 @@ from agent_mailer.broker.messages.wire import Message
 from agent_mailer.broker.operator import operator_of
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import streams_of
+from agent_mailer.broker.tables import messages
 from agent_mailer.console.mail.rows import agents_of, team_names
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, text_of
@@ -27,6 +30,11 @@ from agent_mailer.console.routing import Page, form_of, text_of
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
 _KEY = re.compile(r"[0-9a-zA-Z-]{8,100}")
+_BY_KEY = (
+    select(messages.c.thread_id, messages.c.subject, messages.c.body)
+    .where(messages.c.from_agent_id == bindparam("operator"), messages.c.idempotency_key == bindparam("key"))
+    .limit(1)
+)
 _BETWEEN = re.compile(r"[,;\s]+")
 
 
@@ -113,6 +121,9 @@ async def send(request: Request, person: AsPerson) -> Response:
     draft = draft_of(form)
     if text_of(form, "write") == "on":
         return await show(request, person, draft)
+    again = await _sent_before(request, person, draft)
+    if again:
+        return leads_to("/console/thread", id=again, done="sent", sent=draft.name)
     try:
         sent = await _sent(request, person, draft, form)
     except Fault as fault:
@@ -120,6 +131,13 @@ async def send(request: Request, person: AsPerson) -> Response:
             raise
         return await show(request, person, draft, failed=fault.detail, status=fault.status)
     return leads_to("/console/thread", id=sent.messages[0].thread_id, done="sent", sent=draft.name)
+
+
+async def _sent_before(request: Request, person: PersonCaller, draft: Draft) -> str:
+    """The thread into which the same form has gone already: pictures would be stored anew, as others."""
+    names = {"operator": operator_id(person.user_id), "key": f"console:{draft.key}"}
+    row = await store_of(request).read(lambda c: c.execute(_BY_KEY, names).first())
+    return str(row[0]) if row is not None and (row[1], row[2]) == (draft.subject, draft.body) else ""
 
 
 async def _sent(request: Request, person: PersonCaller, draft: Draft, form: FormData) -> Sent:
