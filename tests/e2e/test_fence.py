@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -22,7 +23,8 @@ from tests.e2e.throwaway import is_nobody
 from tests.sizes import LONG
 
 from agent_mailer.config import Config
-from agent_mailer.processes import HAS_PROC
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, send
+from agent_mailer.processes import HAS_PROC, command_line, listed_pids
 
 pytestmark = LONG
 
@@ -41,6 +43,8 @@ def codex(tmp_path: Path) -> Iterator[CodexDesk]:
         yield desk
 
 
+SANDBOX = "--as-pid-1"
+"""A word of the bwrap that codex starts."""
 PLACEHOLDER = "DeferredToolPlaceholder"
 """A name that claude puts among the tools of a request; it can do nothing."""
 CALLS: Mapping[str, Mapping[str, object]] = {
@@ -224,3 +228,28 @@ def test_doctor_proves_the_profile_of_codex(codex: CodexDesk) -> None:
     assert "codex's sandbox keeps login, configuration and state from the agent" in codex.cli("doctor", "--verbose")
     codex.configure(extra_args=[*codex.fake.provider(), "-s", "workspace-write"])
     assert "without a profile: extra_args choose a sandbox" in codex.cli("doctor", "--verbose")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_of_codexs_sandbox_outlives_a_watcher_that_tries_it(number: int, codex: CodexDesk) -> None:
+    codex.send("x")
+    watcher = codex.start_watch()
+    try:
+        until(lambda: _of(codex.base, SANDBOX), "codex starts its sandbox")
+        tried = _of(codex.base, SANDBOX)
+        for process in tried:
+            # It hangs.
+            send(process, signal.SIGSTOP)
+        watcher.send_signal(number)
+        until(lambda: not any(map(is_alive, tried)), "it ends with the watcher")
+    finally:
+        watcher.kill()
+        watcher.wait()
+        codex.end_turns()
+    assert not _of(codex.base, SANDBOX)
+
+
+def _of(base: Path, word: str) -> list[ProcessIdentity]:
+    """Processes with that word, started below `base`."""
+    found = [pid for pid in listed_pids() if word in command_line(pid) and str(base) in " ".join(command_line(pid))]
+    return [process for pid in found if (process := identify(pid)) is not None and is_alive(process)]

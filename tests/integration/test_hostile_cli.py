@@ -241,7 +241,7 @@ def test_a_watcher_that_dies_leaves_it_alone_and_the_next_one_ends_it(desk: Host
 
 
 @LONG
-def test_a_login_probe_that_outlives_its_watcher_is_ended_by_the_next_one(desk: HostileDesk) -> None:
+def test_a_login_probe_ends_with_its_watcher(desk: HostileDesk) -> None:
     pids = desk.base / "pids"
     desk.program("", login=f"open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); time.sleep(300)")
 
@@ -252,13 +252,11 @@ def test_a_login_probe_that_outlives_its_watcher_is_ended_by_the_next_one(desk: 
         until(lambda: asked(1), "the probe")
         watcher.send_signal(signal.SIGKILL)
         watcher.wait()
-        first = int(pids.read_text())
-        os.kill(first, 0)
-        with desk.watching() as second:
-            until(lambda: asked(2), "the next probe")
-            assert gone(first)
-            second.send_signal(signal.SIGTERM)
-            second.wait()
+        until(lambda: gone(int(pids.read_text())), "it ends with the watcher")
+    with desk.watching() as second:
+        until(lambda: asked(2), "the next probe")
+        second.send_signal(signal.SIGTERM)
+        second.wait()
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 

@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import IO
 import msgspec
 
 from agent_mailer.process.environment import without_theirs
-from agent_mailer.process.handle import waited_for
 from agent_mailer.process.holder import TURN_ID_VARIABLE
+from agent_mailer.process.leashed import Leashed, shell_status
 from agent_mailer.process.tree import sweep
 
 MOST_OUTPUT = 64 * 1024
-_POLL = 0.02
 _PIECE = 64 * 1024
 _PIECES_AT_ONCE = 16
 
@@ -65,11 +63,10 @@ async def run_briefly_async(
     if mark:
         await sweep(mark, grace=0.0)
     mark = mark or f"brief-{secrets.token_hex(8)}"
-    process = _start_session(argv, {**env, TURN_ID_VARIABLE: mark}, cwd)
-    waited_for.add(process.pid)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    loop, fd = asyncio.get_running_loop(), process.stdout.fileno()
+    leashed = Leashed(argv, env={**env, TURN_ID_VARIABLE: mark}, cwd=cwd)
+    assert leashed.process.stdin is not None
+    assert leashed.process.stdout is not None
+    loop, fd = asyncio.get_running_loop(), leashed.process.stdout.fileno()
     output = bytearray()
 
     def listen() -> None:
@@ -79,40 +76,23 @@ async def run_briefly_async(
     try:
         os.set_blocking(fd, False)
         loop.add_reader(fd, listen)
-        _feed(process.stdin, stdin)
-        status = await _ended(process, seconds)
+        _feed(leashed.process.stdin, stdin)
+        await leashed.until_ended(seconds)
+        status = leashed.status
         _take(fd, output, most_bytes)
     finally:
         loop.remove_reader(fd)
-        process.kill()
-        process.wait()
-        waited_for.discard(process.pid)
-        process.stdout.close()
+        leashed.let_go()
+        try:
+            await leashed.until_gone()
+        finally:
+            leashed.bury()
+            leashed.process.stdout.close()
         await sweep(mark, grace=0.0)
+    if leashed.why is not None:
+        raise leashed.why
     shown = bytes(output[:most_bytes]).decode("utf-8", "replace")
-    return Brief(None if status is None else _shell_status(status), shown, len(output) > most_bytes)
-
-
-def _start_session(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        list(argv),
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-async def _ended(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """Its own end counts, not that of its output: others may hold that open."""
-    end = time.monotonic() + seconds
-    while (status := process.poll()) is None:
-        if time.monotonic() >= end:
-            return None
-        await asyncio.sleep(_POLL)
-    return status
+    return Brief(status, shown, len(output) > most_bytes)
 
 
 def _feed(stream: IO[bytes], data: bytes) -> None:
@@ -156,56 +136,77 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> Fi
         stderr=subprocess.STDOUT,
         check=False,
     )
-    return Finished(_shell_status(done.returncode), done.stdout.decode("utf-8", "replace"))
+    return Finished(shell_status(done.returncode), done.stdout.decode("utf-8", "replace"))
 
 
 class RunningCommand:
-    """A program that runs beside us. The caller stops it or sees it end."""
+    """A program that runs beside us, and ends when we end. The caller stops it or sees it end."""
+
+    def __init__(self, leashed: Leashed) -> None:
+        self._leashed = leashed
+
+    @property
+    def pid(self) -> int:
+        return self._leashed.pid
+
+    def status(self) -> int | None:
+        """Its exit status, 128 + n after signal n; None while it runs."""
+        self._leashed.hear()
+        return self._leashed.status
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, if it still runs."""
+        if not self._leashed.ended:
+            self._leashed.process.terminate()
+
+    def stop(self, grace: float) -> int:
+        """Ask, wait `grace` seconds, then end it and all that it has started; returns its exit status."""
+        self.ask_to_stop()
+        self._leashed.wait(grace)
+        status = self._leashed.status
+        self._leashed.bury()
+        return 128 + signal.SIGKILL if status is None else status
+
+
+def start_command(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: Path) -> RunningCommand:
+    """Start `argv` with nothing on stdin, both output streams appended to `output`. Raises OSError."""
+    with output.open("ab") as stream:
+        leashed = Leashed(argv, env=env, cwd=cwd, output=stream.fileno())
+    leashed.wait(None, known=True)
+    if leashed.why is not None:
+        leashed.bury()
+        raise leashed.why
+    return RunningCommand(leashed)
+
+
+class CommandApart:
+    """A program of which only its end is of interest here."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def status(self) -> int | None:
         """Its exit status, 128 + n after signal n; None while it runs."""
         status = self._process.poll()
-        return None if status is None else _shell_status(status)
-
-    def ask_to_stop(self) -> None:
-        """SIGTERM, if it still runs."""
-        self._process.terminate()
-
-    def stop(self, grace: float) -> int:
-        """Ask, wait `grace` seconds, then kill; returns its exit status."""
-        self.ask_to_stop()
-        try:
-            return _shell_status(self._process.wait(grace))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return _shell_status(self._process.wait())
+        return None if status is None else shell_status(status)
 
 
-def start_command(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: Path, apart: bool = False
-) -> RunningCommand:
-    """Start `argv` with nothing on stdin, both output streams appended to `output`. Raises OSError.
+def start_apart(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, errors: Path) -> CommandApart:
+    """Start `argv` in a session of its own, to outlive us and our terminal; only what it complains of is kept.
 
-    `apart`: in a session of its own, to outlive us and our terminal; only what it complains of goes to `output`.
+    It is appended to `errors`. Raises OSError.
     """
-    with output.open("ab") as stream:
+    with errors.open("ab") as stream:
         process = subprocess.Popen(
             list(argv),
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if apart else stream,
+            stdout=subprocess.DEVNULL,
             stderr=stream,
-            start_new_session=apart,
+            start_new_session=True,
         )
-    return RunningCommand(process)
+    return CommandApart(process)
 
 
 def run_in_terminal(argv: Sequence[str], theirs: Sequence[Path] = ()) -> int:
@@ -217,11 +218,6 @@ def run_in_terminal(argv: Sequence[str], theirs: Sequence[Path] = ()) -> int:
     # not inherited.
     previous = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        return _shell_status(subprocess.Popen(list(argv), env=without_theirs(os.environ, theirs)).wait())
+        return shell_status(subprocess.Popen(list(argv), env=without_theirs(os.environ, theirs)).wait())
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _shell_status(returncode: int) -> int:
-    """128 + n after signal n."""
-    return returncode if returncode >= 0 else 128 - returncode

@@ -21,7 +21,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, MailerError, UnavailableFault
 from agent_mailer.names import printable
-from agent_mailer.process.commands import RunningCommand, run_command, start_command
+from agent_mailer.process.commands import CommandApart, run_command, start_apart
 from agent_mailer.process.environment import find_tool
 from agent_mailer.process.handle import ProcessIdentity, send, wait_gone
 from agent_mailer.service.folder import Units, units_folder
@@ -282,12 +282,12 @@ def stop(
             yield f"closed the tmux session {session.name}"
 
 
-def _start_apart(place: Workplace, words: Sequence[str], directory: Path) -> RunningCommand:
+def _start_apart(place: Workplace, words: Sequence[str], directory: Path) -> CommandApart:
     """A process that outlives this one and its terminal; only what it complains of is kept."""
     errors = _errors(directory, place.workdir.name)
     Disk().make_directory(errors.parent)
     Disk().replace(errors, b"", sync=Sync.NONE)
-    return start_command(words, env=os.environ, cwd=place.workdir, output=errors, apart=True)
+    return start_apart(words, env=os.environ, cwd=place.workdir, errors=errors)
 
 
 def _errors(directory: Path, name: str) -> Path:

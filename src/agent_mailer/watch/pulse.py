@@ -105,7 +105,7 @@ async def learn_login(room: Room) -> None:
             if probe.name != LOGIN:
                 continue
             began = room.clock.now()
-            # The mark: a probe that outlives a killed watcher is ended by the next one.
+            # The mark: what outlives a killed watcher, as what should end it was killed as well, the next one ends.
             done = await run_briefly_async(
                 probe.argv,
                 env=probe.env,

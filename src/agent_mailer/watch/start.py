@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,15 @@ class RemembersTeams(Protocol):
         """
 
 
+class WeLeave(Exception):
+    """We are to leave before the turn has begun."""
+
+
 async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
-    """`messages`: the turn's own first, and those of its batch. Raises RuntimeMissing and OSError: then nothing ran."""
+    """`messages`: the turn's own first, and those of its batch.
+
+    Raises RuntimeMissing, OSError and WeLeave: then nothing ran.
+    """
     state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
     program, folder = room.program, state.turns.folder(record.turn_id)
     directory = folder.path
@@ -79,7 +86,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     )
     record.fresh = launch.session_id
     if (own_sandbox and program.traits.own_sandbox) or program.traits.asks:
-        await program.require_fence(policy.workdir, record.turn_id, sandbox=own_sandbox)
+        await _unless_we_leave(room, program.require_fence(policy.workdir, record.turn_id, sandbox=own_sandbox))
     await _note_documents(room, record, folder)
     await _prepare(room, record, messages, folder)
     copies = None
@@ -124,6 +131,21 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     for started in (envelope, *(one.envelope for one in record.batch)):
         room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
     return supervised
+
+
+async def _unless_we_leave(room: Room, trial: Coroutine[None, None, None]) -> None:
+    """What a program is tried by can take half a minute, and would be for nothing. Raises WeLeave, and as `trial`."""
+    trying = asyncio.create_task(trial)
+    leaving = [asyncio.create_task(event.wait()) for event in (room.stopping, room.handing_over)]
+    try:
+        await asyncio.wait({trying, *leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not trying.done():
+            raise WeLeave
+        trying.result()
+    finally:
+        for task in (trying, *leaving):
+            task.cancel()
+        await asyncio.gather(trying, *leaving, return_exceptions=True)
 
 
 def folders_of(room: Room) -> list[Path]:

@@ -38,7 +38,7 @@ from agent_mailer.watch.room import Program, Room, Stage
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.settling import settle
-from agent_mailer.watch.start import documents_of, start
+from agent_mailer.watch.start import WeLeave, documents_of, start
 
 CLOCKS_APART = 300.0
 """How far the clock of another machine, which dates a mailbox's messages, may be behind ours."""
@@ -104,6 +104,8 @@ async def _run(
         await room.reserving.begin(room, turn_id)
     try:
         supervised = await start(room, record, (message, *others))
+    except WeLeave:
+        return await give_back(room, record)
     except (RuntimeMissing, OSError) as fault:
         # Nothing ran: whatever is missing, the message is innocent.
         detail = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
