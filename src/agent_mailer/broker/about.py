@@ -31,6 +31,7 @@ EXTENSIONS = (
     "approval-links",
     "claim-thread",
     "team-memories",
+    "watcher-reports",
 )
 
 

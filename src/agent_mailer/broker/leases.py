@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.tables import leases, processes
+from agent_mailer.broker.watch_tables import leases, processes
 
 LOST_MS = 15_000
 """A process that has not been seen for so long (milliseconds) holds nothing."""
@@ -58,6 +58,11 @@ _OF_AGENT = (
     select(_l.watcher, _l.name, _l.since, _l.process_id, _l.epoch, IS_SERVING)
     .select_from(leases.outerjoin(processes, processes.c.id == _l.process_id))
     .where(_l.agent_id == bindparam("agent"))
+)
+_HELD = (
+    select(_l.agent_id, _l.watcher, _l.name, _l.since)
+    .join(processes, processes.c.id == _l.process_id)
+    .where(_l.agent_id.in_(bindparam("agents", expanding=True)), IS_SERVING)
 )
 # Whoever takes an agent over waits until what was done by an earlier hold of it is committed.
 _EPOCHS = (
@@ -126,6 +131,11 @@ def holder(connection: Connection, agent_id: str) -> Lease | None:
     """Who holds the agent, at whichever process."""
     row = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
     return Lease(*row[:3]) if row is not None and row[5] else None
+
+
+def holders(connection: Connection, agent_ids: Sequence[str]) -> dict[str, Lease]:
+    """Of these agents those that are held, at whichever process."""
+    return {row[0]: Lease(*row[1:]) for row in connection.execute(_HELD, {"agents": agent_ids})}
 
 
 def epochs(connection: Connection, agent_ids: Sequence[str]) -> Epochs:

@@ -38,7 +38,7 @@ _HEARTBEAT = b": ping\n\n"
 class Stream:
     """One open stream: the newest number that arrived, and whether it is over."""
 
-    __slots__ = ("agent_id", "epoch", "host", "key_id", "lease", "newest", "over", "replaced_by", "woken")
+    __slots__ = ("agent_id", "asked", "epoch", "host", "key_id", "lease", "newest", "over", "replaced_by", "woken")
 
     def __init__(self, agent_id: str, key_id: str, host: str, lease: Lease | None) -> None:
         self.agent_id = agent_id
@@ -46,6 +46,8 @@ class Stream:
         self.host = host
         self.lease = lease
         self.newest = 0
+        # The number of the last request to the watcher that it was to be told of.
+        self.asked = 0
         # Of the lease: each time that an agent is held it is another.
         self.epoch: int | None = None
         self.over = False
@@ -55,6 +57,11 @@ class Stream:
     def arrived(self, number: int) -> None:
         self.newest = max(self.newest, number)
         self.woken.set()
+
+    def was_asked(self, number: int) -> None:
+        if number > self.asked:
+            self.asked = number
+            self.woken.set()
 
     def end(self) -> None:
         self.over = True
@@ -104,7 +111,7 @@ class Events:
             self.forget()
 
     async def _tell_on(self, send: Send) -> None:
-        stream, told = self._stream, self._newest
+        stream, told, asked = self._stream, self._newest, 0
         later = asyncio.get_running_loop().call_later
         while not stream.over:
             beat = later(self._heartbeat_seconds, stream.woken.set)
@@ -118,8 +125,13 @@ class Events:
             if stream.newest > told:
                 told = stream.newest
                 await _tell(send, _mail(told))
+            elif stream.asked > asked:
+                pass
             else:
                 await _tell(send, _HEARTBEAT)
+            if stream.asked > asked:
+                asked = stream.asked
+                await _tell(send, b'event: asked\ndata: {"number":%d}\n\n' % asked)
 
     def _hello(self) -> bytes:
         told = {"cursor": self._newest, "heartbeat_seconds": self._heartbeat_seconds}

@@ -15,14 +15,15 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import Alone, Trouble, do_alone, error_words, is_file, trouble_of
 from agent_mailer.broker.leases import IS_SERVING
-from agent_mailer.broker.tables import metadata, processes
+from agent_mailer.broker.tables import metadata
+from agent_mailer.broker.watch_tables import processes
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UnavailableFault
 from agent_mailer.installed import newer_command
 
 log = logging.getLogger("agent_mailer.broker")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0015"
+HEAD = "0016"
 """The newest of them."""
 LOCK_SECONDS = 5
 """How long a lock of somebody else is waited for."""

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import NOW_MS, listen
 from agent_mailer.broker.leases import LOST_MS, Lease
-from agent_mailer.broker.tables import leases, processes
+from agent_mailer.broker.watch_tables import leases, processes
 from agent_mailer.errors import ConfigFault
 
 log = logging.getLogger("agent_mailer.broker")
@@ -56,7 +56,13 @@ class Joined(msgspec.Struct, frozen=True, tag="j"):
     """There is one process more."""
 
 
-Word = Arrivals | Replaced | Joined
+class Requests(msgspec.Struct, frozen=True, tag="q"):
+    """The numbers of the last requests to watchers, by agent id."""
+
+    newest: dict[str, int]
+
+
+Word = Arrivals | Replaced | Joined | Requests
 _read = msgspec.json.Decoder(Word).decode
 _p = processes.c
 
@@ -66,6 +72,9 @@ class Ear(Protocol):
 
     def wake(self, arrivals: Iterable[tuple[str, int]]) -> None:
         """These inboxes (agent id, number) have something new."""
+
+    def wake_watchers(self, requests: Iterable[tuple[str, int]]) -> None:
+        """The watchers of these agents are asked something (agent id, number)."""
 
     def replaced(self, word: Replaced) -> None: ...
 
@@ -86,6 +95,7 @@ class Peers:
         self._line = -1
         self._others: tuple[str, ...] = ()
         self._arrivals: dict[str, int] = {}
+        self._asked: dict[str, int] = {}
         self._replaced: list[tuple[str, Replaced]] = []
         self._told = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,6 +124,13 @@ class Peers:
         if self._others:
             for agent_id, number in arrivals:
                 self._arrivals[agent_id] = max(number, self._arrivals.get(agent_id, 0))
+            self._told.set()
+
+    def asked(self, requests: Iterable[tuple[str, int]]) -> None:
+        """The same of what watchers are asked."""
+        if self._others:
+            for agent_id, number in requests:
+                self._asked[agent_id] = max(number, self._asked.get(agent_id, 0))
             self._told.set()
 
     def replaced(self, process_id: str, word: Replaced) -> None:
@@ -147,8 +164,10 @@ class Peers:
             await self._told.wait()
             self._told.clear()
             arrivals, self._arrivals = self._arrivals, {}
+            asked, self._asked = self._asked, {}
             replaced, self._replaced = self._replaced, []
-            words = [(other, word) for word in _portions(arrivals) for other in self._others]
+            news = (*map(Arrivals, _portions(arrivals)), *map(Requests, _portions(asked)))
+            words = [(other, word) for word in news for other in self._others]
             try:
                 await self._speaker.run(lambda c, said=(*words, *replaced): _say_all(c, said))  # type: ignore[misc]
             except SQLAlchemyError as error:
@@ -203,24 +222,26 @@ class Peers:
             self._ear.replaced(word)
         elif isinstance(word, Arrivals) and self._ear is not None:
             self._ear.wake(word.newest.items())
+        elif isinstance(word, Requests) and self._ear is not None:
+            self._ear.wake_watchers(word.newest.items())
 
     async def _meet(self) -> None:
         with suppress(SQLAlchemyError):
             await self._speaker.run(self._beat)
 
 
-def _portions(arrivals: dict[str, int]) -> Iterator[Arrivals]:
+def _portions(numbers: dict[str, int]) -> Iterator[dict[str, int]]:
     part: dict[str, int] = {}
     size = 0
-    for agent_id, number in arrivals.items():
+    for agent_id, number in numbers.items():
         length = len(agent_id.encode()) + 24
         if part and size + length > LONGEST_WORDS:
-            yield Arrivals(part)
+            yield part
             part, size = {}, 0
         part[agent_id] = number
         size += length
     if part:
-        yield Arrivals(part)
+        yield part
 
 
 def _say_all(connection: Connection, words: Sequence[tuple[str, Word]]) -> None:

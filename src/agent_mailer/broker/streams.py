@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Protocol, cast
@@ -31,6 +31,7 @@ from agent_mailer.broker.listening import Events, Lasting, Stream
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.peers import Peers, Replaced
 from agent_mailer.broker.protocol import Fault, now_text
+from agent_mailer.broker.remote.rows import newest_requests
 from agent_mailer.broker.tables import agents as agent_rows
 from agent_mailer.broker.tables import api_keys, users
 from agent_mailer.broker.watchers import epoch_of, watched, watcher_header, watcher_name, watcher_of
@@ -121,6 +122,19 @@ class Streams:
             for stream in self._of.get(agent_id, ()):
                 stream.arrived(number)
 
+    def asked(self, requests: Sequence[tuple[str, int]]) -> None:
+        """Tell the watchers of these agents (id, number of the request), here and elsewhere; after the commit."""
+        self.wake_watchers(requests)
+        if self._peers is not None:
+            self._peers.asked(requests)
+
+    def wake_watchers(self, requests: Iterable[tuple[str, int]]) -> None:
+        """Tell those of this process."""
+        for agent_id, number in requests:
+            stream = self._watching.get(agent_id)
+            if stream is not None:
+                stream.was_asked(number)
+
     def many(self) -> tuple[int, int]:
         """How many are open at this process, and how many of them hold their agent."""
         return sum(map(len, self._of.values())), len(self._watching)
@@ -133,6 +147,13 @@ class Streams:
     def holder(self, connection: Connection, agent_id: str) -> Lease | None:
         """Who holds the agent, wherever."""
         return self.lease(agent_id) if self._peers is None else leases.holder(connection, agent_id)
+
+    def holders(self, connection: Connection, agent_ids: Sequence[str]) -> Mapping[str, Lease]:
+        """Of these agents those that are held, wherever."""
+        if self._peers is not None:
+            return leases.holders(connection, agent_ids)
+        found = ((agent_id, self.lease(agent_id)) for agent_id in agent_ids)
+        return {agent_id: lease for agent_id, lease in found if lease is not None}
 
     def epochs(self, connection: Connection, agent_ids: Sequence[str]) -> Epochs:
         """As `Fence.last`."""
@@ -275,6 +296,8 @@ class Streams:
             agents = sorted(self._of)
             for some in _cut(agents):
                 self.wake(await self._store.read(partial(_newest, some)))
+            for some in _cut(sorted(self._watching)):
+                self.wake_watchers(await self._store.read(partial(_newest_requests, some)))
 
     async def _end_revoked(self) -> None:
         keys = sorted({stream.key_id for stream in self._all()})
@@ -299,6 +322,10 @@ def _found(statement: Select[Any], ids: Sequence[str], connection: Connection) -
 
 def _newest(agents: Sequence[str], connection: Connection) -> list[tuple[str, int]]:
     return [(row[0], row[1]) for row in connection.execute(_INBOXES, {"ids": agents})]
+
+
+def _newest_requests(agent_ids: Sequence[str], connection: Connection) -> list[tuple[str, int]]:
+    return newest_requests(connection, agent_ids)
 
 
 def _give_back(connection: Connection, given: Sequence[tuple[str, set[tuple[str, int]]]]) -> list[None]:
@@ -330,12 +357,15 @@ def fence_of(request: Request) -> Fence | None:
         ]
     },
     responses={
-        200: {"description": "Server-sent events: hello, mail", "content": {"text/event-stream": {}}},
+        200: {"description": "Server-sent events: hello, mail, asked", "content": {"text/event-stream": {}}},
         **refusals(401, 403, 404, 409, 422, 429, 503),
     },
 )
 async def stream(request: Request, address: str, caller: AsAgent, agent_id: Annotated[str, Query()]) -> Response:
-    """Server-sent events: `hello`, then `mail` when there is unread mail or some arrives."""
+    """Server-sent events: `hello`, then `mail` when there is unread mail or some arrives.
+
+    A stream that holds the agent is told by `asked` that somebody asks something of its watcher.
+    """
     agent = await owned_inbox(request, caller, agent_id, address)
     streams = streams_of(request)
     directory_of(request).seen(agent.id)

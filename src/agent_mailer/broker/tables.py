@@ -15,7 +15,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
@@ -24,15 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_N_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from agent_mailer.broker.watch_tables import metadata as metadata  # noqa: PLC0414 - that of all tables
 
 users = Table(
     "users",
@@ -325,44 +316,6 @@ former_addresses = Table(
     Column("address", Text, primary_key=True),
     Column("agent_id", Text, ForeignKey("agents.id"), nullable=False, index=True),
     Column("left_at", Text, nullable=False),
-)
-
-# Who serves this database, where it is a server's. Whose row has not been touched for a while is gone.
-processes = Table(
-    "processes",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("secret_digest", Text, nullable=False),
-    # Milliseconds since 1970, by the database's clock.
-    Column("seen_ms", BigInteger, nullable=False),
-)
-
-# Which watcher holds an agent, and by which process; it counts while that process is there.
-leases = Table(
-    "leases",
-    metadata,
-    Column("agent_id", Text, ForeignKey("agents.id"), primary_key=True),
-    Column("watcher", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("since", Text, nullable=False),
-    Column("process_id", Text, nullable=False, index=True),
-    # Grows with each stream that holds the agent: whoever ends an older one ends nothing of a newer one.
-    Column("epoch", BigInteger, nullable=False),
-)
-
-# Links by which a person answers what an agent asks, once. The broker sees a token when somebody uses it.
-approval_links = Table(
-    "approval_links",
-    metadata,
-    Column("token_hash", Text, primary_key=True),
-    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
-    Column("agent_id", Text, ForeignKey("agents.id"), nullable=False, index=True),
-    # What the page says, `approvals.rows.Shown`.
-    Column("shown", JSON, nullable=False),
-    # Milliseconds since 1970.
-    Column("ends_ms", BigInteger, nullable=False, index=True),
-    # allow or deny, once it was used.
-    Column("verdict", Text),
 )
 
 # Two agents that talk in turns; `status` is a value of `channels.rows.Status`.

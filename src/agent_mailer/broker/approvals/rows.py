@@ -11,7 +11,8 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from agent_mailer.broker.messages.sending import NewMessage, Sent, Submission, send_all
 from agent_mailer.broker.protocol import CLOCK, Fault
-from agent_mailer.broker.tables import agents, approval_links
+from agent_mailer.broker.tables import agents
+from agent_mailer.broker.watch_tables import approval_links
 
 MOST_OPEN = 1000
 """Links of one agent that wait at a time; questions beyond are asked without one."""

@@ -106,6 +106,13 @@ async def read_form(request: Request, form: type[Form]) -> Form:
         raise RequestValidationError([{**issue, "loc": ("body", *issue["loc"])} for issue in found]) from None
 
 
+KEY_HEADER = header(
+    "Idempotency-Key",
+    "The same key with the same request is answered with what was stored the first time.",
+    r"^[\x20-\x7e]{1,200}$",
+)
+
+
 def idempotency_key(request: Request) -> str | None:
     """Raises RequestValidationError."""
     key = request.headers.get("idempotency-key")
@@ -129,11 +136,7 @@ def documented(form: type[BaseModel], *headers: dict[str, Any]) -> dict[str, Any
             "content": {"application/json": {"schema": form.model_json_schema()}},
         },
         "parameters": [
-            header(
-                "Idempotency-Key",
-                "The same key with the same request is answered with what was stored the first time.",
-                r"^[\x20-\x7e]{1,200}$",
-            ),
+            KEY_HEADER,
             *headers,
         ],
     }

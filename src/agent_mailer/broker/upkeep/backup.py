@@ -10,9 +10,10 @@ from sqlalchemy import select, text
 from agent_mailer.broker.data import Data
 from agent_mailer.broker.engines import snapshot
 from agent_mailer.broker.protocol import now_text
-from agent_mailer.broker.tables import files, leases, processes
+from agent_mailer.broker.tables import files
 from agent_mailer.broker.upkeep import archive
 from agent_mailer.broker.upkeep.derived import reflected
+from agent_mailer.broker.watch_tables import leases, processes
 from agent_mailer.errors import ConfigFault
 
 NOT_KEPT = frozenset((processes.name, leases.name, "alembic_version"))

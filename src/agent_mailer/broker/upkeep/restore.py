@@ -18,10 +18,11 @@ from agent_mailer.broker.data import Data, held, make_folders
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import Alone, do_alone, is_file, unchecked
 from agent_mailer.broker.migrate import HEAD, check_place, named, require_nobody, upgrade
-from agent_mailer.broker.tables import processes, users
+from agent_mailer.broker.tables import users
 from agent_mailer.broker.upkeep import archive
 from agent_mailer.broker.upkeep.archive import Head, Row, Upload
 from agent_mailer.broker.upkeep.derived import WORDS, note_missing_words, reflected
+from agent_mailer.broker.watch_tables import processes
 from agent_mailer.errors import ConfigFault, MailerError
 
 AT_ONCE = 500

@@ -1,0 +1,1 @@
+"""What watchers report of their agents, and what people ask of them from afar."""

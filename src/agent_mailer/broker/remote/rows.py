@@ -1,0 +1,274 @@
+"""Reports and requests as rows: the last report of an agent, and what was asked of its watcher, numbered in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from agent_mailer.broker.audit import Act, Who, note
+from agent_mailer.broker.leases import Fence, last_epochs
+from agent_mailer.broker.protocol import CLOCK, Fault, now_text
+from agent_mailer.broker.tables import agents
+from agent_mailer.broker.watch_tables import remote_requests, reports
+from agent_mailer.remote.port import Answered, Asked, Became, RemoteVerb, Report
+
+MOST_WAITING = 100
+"""Requests to one agent that wait at a time."""
+
+KEPT = 500
+"""So many of an agent's last requests stay, to be looked at."""
+
+_r = reports.c
+_q = remote_requests.c
+
+
+class RequestState(StrEnum):
+    """What came of a request; the last three as its watcher told, or its time has run out before that."""
+
+    WAITING = "waiting"
+    DONE = Became.DONE.value
+    REFUSED = Became.REFUSED.value
+    EXPIRED = Became.EXPIRED.value
+
+
+class RemoteRequest(msgspec.Struct, frozen=True):
+    """What somebody asks of a watcher, until `ends_at`, and what came of it: `lines` are the watcher's, for people."""
+
+    number: int
+    verb: RemoteVerb
+    targets: tuple[str, ...]
+    reason: str
+    then: str
+    person: str
+    asked_at: str
+    ends_at: str
+    state: RequestState
+    lines: tuple[str, ...]
+    answered_at: str | None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is to be asked of an agent's watcher, for `seconds`; the same `key` asks once."""
+
+    verb: RemoteVerb
+    seconds: int
+    targets: tuple[str, ...] = ()
+    reason: str = ""
+    then: str = "retry"
+    key: str | None = None
+
+
+class WatchedAgent(msgspec.Struct, frozen=True):
+    """An agent and what its watcher reported last; without any report nothing is known of it. `waits`: how many
+    requests its watcher has not answered.
+    """
+
+    agent_id: str
+    name: str
+    address: str
+    tags: tuple[str, ...]
+    unread: int
+    report: Report | None
+    reported_at: str | None
+    waits: int
+
+
+_COLUMNS = (
+    *(_q.number, _q.verb, _q.targets, _q.reason, _q.stopped_then, _q.person, _q.asked_at, _q.ends_ms),
+    *(_q.state, _q.lines, _q.answered_at),
+)
+_SEQ = select(_r.asked_seq).where(_r.agent_id == bindparam("agent")).with_for_update()
+_BEGIN = insert(reports)
+_NUMBER = update(reports).where(_r.agent_id == bindparam("agent")).values(asked_seq=bindparam("number"))
+_KEEP = (
+    update(reports)
+    .where(_r.agent_id == bindparam("agent"))
+    .values(report=bindparam("text"), reported_at=bindparam("moment"), asked_seq=bindparam("number"))
+)
+_BY_KEY = select(*_COLUMNS).where(_q.agent_id == bindparam("agent"), _q.idempotency_key == bindparam("key"))
+_WAITS = (
+    _q.state == RequestState.WAITING.value,
+    _q.ends_ms > bindparam("now"),
+)
+_WAITING = select(*_COLUMNS).where(_q.agent_id == bindparam("agent"), *_WAITS).order_by(_q.number)
+_COUNT = select(func.count()).where(_q.agent_id == bindparam("agent"), *_WAITS)
+_NEWEST_WAITING = select(func.max(_q.number)).where(_q.agent_id == bindparam("agent"), *_WAITS)
+_FORGET = delete(remote_requests).where(_q.agent_id == bindparam("agent"), _q.number <= bindparam("before"))
+_ASK = insert(remote_requests)
+_ANSWER = (
+    update(remote_requests)
+    .where(
+        _q.agent_id == bindparam("agent"),
+        _q.number == bindparam("which"),
+        _q.state == RequestState.WAITING.value,
+    )
+    .values(state=bindparam("became"), lines=bindparam("said"), answered_at=bindparam("moment"))
+)
+_IS_KNOWN = select(_q.state).where(_q.agent_id == bindparam("agent"), _q.number == bindparam("which"))
+_LATEST = (
+    select(*_COLUMNS)
+    .where(_q.agent_id == bindparam("agent"), _q.user_id == bindparam("user"))
+    .order_by(_q.number.desc())
+    .limit(bindparam("most"))
+)
+_ALL = (
+    select(
+        *(agents.c.id, agents.c.name, agents.c.address, agents.c.tags, agents.c.inbox_unread),
+        *(_r.report, _r.reported_at),
+        select(func.count()).where(_q.agent_id == agents.c.id, *_WAITS).correlate(agents).scalar_subquery(),
+    )
+    .select_from(agents.outerjoin(reports, _r.agent_id == agents.c.id))
+    .where(agents.c.user_id == bindparam("user"), agents.c.status == "active")
+    .order_by(agents.c.created_at, agents.c.id)
+)
+_NEWEST = select(_r.agent_id, _r.asked_seq).where(_r.agent_id.in_(bindparam("ids", expanding=True)))
+_OF_AGENT = select(agents.c.user_id, agents.c.status).where(agents.c.id == bindparam("agent"))
+
+
+def now_ms() -> int:
+    return int(CLOCK.now().timestamp() * 1000)
+
+
+def keep_report(connection: Connection, agent: tuple[str, str], report: Report, fence: Fence | None) -> int:
+    """Of the agent (id, address), in place of any before. The number of the newest request that waits, or 0.
+
+    Raises Fault 409 where the agent has been held anew since `fence`. A watcher that has had more requests than we know
+    of tells of a database that was put back: numbers go on from there.
+    """
+    agent_id, address = agent
+    if fence is not None:
+        fence.require_last(agent_id, address, last_epochs(connection, [(agent_id, fence)]))
+    known = _seq(connection, agent_id)
+    row = {"text": msgspec.json.encode(report).decode(), "moment": now_text(), "number": max(known, report.seen)}
+    connection.execute(_KEEP, {"agent": agent_id, **row})
+    newest = connection.execute(_NEWEST_WAITING, {"agent": agent_id, "now": now_ms()}).scalar()
+    return int(newest or 0)
+
+
+def _seq(connection: Connection, agent_id: str) -> int:
+    """The number of the last request; from now on nobody else gives one until the transaction ends."""
+    known = connection.execute(_SEQ, {"agent": agent_id}).scalar()
+    if known is None:
+        connection.execute(_BEGIN, {"agent_id": agent_id, "report": None, "reported_at": None, "asked_seq": 0})
+    return int(known or 0)
+
+
+def ask(
+    connection: Connection, user_id: str, agent_id: str, wanted: Wanted, person: str, who: Who
+) -> tuple[RemoteRequest, bool]:
+    """The request, and whether it is new. Raises Fault before any write: 404 (unknown, or of another user), 409 (the
+    agent is deleted; the key was used for something else), 429.
+    """
+    owner = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
+    if owner is None or owner[0] != user_id:
+        raise Fault(404, "Agent not found")
+    if owner[1] == "deleted":
+        raise Fault(409, f"Agent '{agent_id}' is deleted: nobody watches it")
+    known = connection.execute(_SEQ, {"agent": agent_id}).scalar()
+    if wanted.key is not None:
+        row = connection.execute(_BY_KEY, {"agent": agent_id, "key": wanted.key}).first()
+        if row is not None:
+            before = _request(row)
+            if (before.verb, before.targets, before.reason, before.then) != _content(wanted):
+                raise Fault(409, "This Idempotency-Key was used for another request")
+            return before, False
+    now = now_ms()
+    if int(connection.execute(_COUNT, {"agent": agent_id, "now": now}).scalar_one()) >= MOST_WAITING:
+        raise Fault(429, f"{MOST_WAITING} requests to this agent wait, and there may be no more")
+    if known is None:
+        connection.execute(_BEGIN, {"agent_id": agent_id, "report": None, "reported_at": None, "asked_seq": 0})
+    number = int(known or 0) + 1
+    connection.execute(_NUMBER, {"agent": agent_id, "number": number})
+    connection.execute(_FORGET, {"agent": agent_id, "before": number - KEPT})
+    new: dict[str, Any] = {
+        "agent_id": agent_id,
+        "number": number,
+        "user_id": user_id,
+        "person": person,
+        "verb": wanted.verb.value,
+        "targets": list(wanted.targets),
+        "reason": wanted.reason,
+        "stopped_then": wanted.then,
+        "asked_at": now_text(),
+        "ends_ms": now + wanted.seconds * 1000,
+        "state": RequestState.WAITING.value,
+        "lines": [],
+        "answered_at": None,
+        "idempotency_key": wanted.key,
+    }
+    connection.execute(_ASK, [new])
+    note(
+        connection, who, Act.REMOTE_ASKED, f"{agent_id} {number} {wanted.verb.value} {' '.join(wanted.targets)}".strip()
+    )
+    return _request([new[column] for column in _FIELDS]), True
+
+
+_FIELDS = (
+    *("number", "verb", "targets", "reason", "stopped_then", "person", "asked_at", "ends_ms"),
+    *("state", "lines", "answered_at"),
+)
+
+
+def _content(wanted: Wanted) -> tuple[RemoteVerb, tuple[str, ...], str, str]:
+    return wanted.verb, wanted.targets, wanted.reason, wanted.then
+
+
+def waiting_for(connection: Connection, agent_id: str) -> list[Asked]:
+    """What the agent's watcher has not answered and what still counts, the oldest first."""
+    now = now_ms()
+    rows = connection.execute(_WAITING, {"agent": agent_id, "now": now})
+    return [
+        Asked(row[0], RemoteVerb(row[1]), row[5], max(0.0, (row[7] - now) / 1000), tuple(row[2]), row[3], row[4])
+        for row in rows
+    ]
+
+
+def answer(connection: Connection, agent: tuple[str, str], told: Answered, fence: Fence | None, who: Who) -> None:
+    """What the watcher says came of it, once; its word counts over the clock's. Raises Fault 404, 409."""
+    agent_id, address = agent
+    if fence is not None:
+        fence.require_last(agent_id, address, last_epochs(connection, [(agent_id, fence)]))
+    if connection.execute(_IS_KNOWN, {"agent": agent_id, "which": told.number}).first() is None:
+        raise Fault(404, "Request not found")
+    row = {"became": told.became.value, "said": list(told.lines), "moment": now_text()}
+    if connection.execute(_ANSWER, {"agent": agent_id, "which": told.number, **row}).rowcount:
+        note(connection, who, Act.REMOTE_ANSWERED, f"{agent_id} {told.number} {told.became.value}")
+
+
+def requests_of(connection: Connection, user_id: str, agent_id: str, most: int) -> list[RemoteRequest]:
+    """To that agent, the newest first. Raises Fault 404."""
+    owner = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
+    if owner is None or owner[0] != user_id:
+        raise Fault(404, "Agent not found")
+    return [_request(row) for row in connection.execute(_LATEST, {"agent": agent_id, "user": user_id, "most": most})]
+
+
+def watched_agents(connection: Connection, user_id: str) -> list[WatchedAgent]:
+    """All of the user's that are not deleted, the oldest first."""
+    found = []
+    for row in connection.execute(_ALL, {"user": user_id, "now": now_ms()}):
+        report = None if row[5] is None else msgspec.json.decode(row[5], type=Report)
+        found.append(WatchedAgent(*row[:3], tuple(row[3]), row[4], report, row[6], row[7]))
+    return found
+
+
+def newest_requests(connection: Connection, agent_ids: Sequence[str]) -> list[tuple[str, int]]:
+    """The numbers of the last request to each of these that was ever asked something."""
+    return [(row[0], row[1]) for row in connection.execute(_NEWEST, {"ids": agent_ids})]
+
+
+def _request(row: Sequence[Any]) -> RemoteRequest:
+    number, verb, targets, reason, then, person, asked_at, ends_ms, state, lines, answered_at = row
+    became = RequestState(state)
+    if became is RequestState.WAITING and ends_ms <= now_ms():
+        became = RequestState.EXPIRED
+    ends_at = datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="microseconds")
+    told = (tuple(lines), answered_at)
+    return RemoteRequest(
+        number, RemoteVerb(verb), tuple(targets), reason, then, person, asked_at, ends_at, became, *told
+    )
