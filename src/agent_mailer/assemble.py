@@ -367,6 +367,10 @@ class Workplace:
             clock=self.clock,
             guard=lock.guard,
         )
+        if self.at_broker:
+            from agent_mailer.at_server import remote_of
+
+            room.remote = remote_of(mailbox)
         if self.config.reserves:
             from agent_mailer.at_server import reserving_of
 

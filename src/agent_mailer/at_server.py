@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.amp.client import Credentials
     from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
     from agent_mailer.mailbox.port import Mailbox
+    from agent_mailer.remote.port import Remote
     from agent_mailer.reservations.port import Reservations
     from agent_mailer.state.folder import StateFolder
     from agent_mailer.trust.workdir import Trust
     from agent_mailer.watch.reserving import Reserving
+
+
+def remote_of(mailbox: Mailbox) -> Remote | None:
+    """The way to an agent's operator, where its mailbox has one."""
+    from agent_mailer.mailbox.amp.adapter import AmpMailbox
+
+    return mailbox.remote if isinstance(mailbox, AmpMailbox) else None
 
 
 class Place(Protocol):

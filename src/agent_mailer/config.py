@@ -39,6 +39,7 @@ from agent_mailer.config_tables import (
 )
 from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import AutoReply
+from agent_mailer.remote.port import RemoteAccess
 from agent_mailer.reservations.port import OnConflict
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 
@@ -244,6 +245,13 @@ class Config(msgspec.Struct, frozen=True):
     approve: Annotated[
         Approve, "tools, refused, expires: before which calls of its own tools the agent asks a person, by mail"
     ] = Approve()
+    remote: Annotated[
+        RemoteAccess,
+        LIVE,
+        STOPS,
+        "none, operate or all: what people may ask of the watcher at its broker; operate: pause, resume, retry, stop, "
+        "deny; all: approve, raise and release, too",
+    ] = RemoteAccess.OPERATE
     sandbox: Annotated[
         SandboxKeys, "kind, read, write, hide, network, domains, command, mailbox: what a turn may touch; widens power"
     ] = SandboxKeys()

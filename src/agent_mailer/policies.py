@@ -77,6 +77,7 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         guards=_guards(config),
         schedules=schedules_of(config, where.workdir, where.bodies),
         approve=approve_of(config),
+        remote=config.remote,
     )
 
 

@@ -29,6 +29,10 @@ REPORT = Report(
 )
 
 
+def _epoch(epoch: int | None) -> dict[str, str]:
+    return {} if epoch is None else {"X-Agent-Mailer-Epoch": str(epoch)}
+
+
 class Watched:
     """An agent of a person's, as its watcher and as its operator."""
 
@@ -38,9 +42,11 @@ class Watched:
         self.id: str = self.agent["id"]
         self.key = {"X-API-Key": self.agent["api_key_plaintext"]}
 
-    def report(self, report: Report = REPORT, expected: int = 200, **headers: str) -> Any:
+    def report(self, report: Report = REPORT, expected: int = 200, epoch: int | None = None) -> Any:
         content = msgspec.json.encode(report)
-        return self.desk.call("PUT", f"/agents/{self.id}/report", expected, content=content, headers=self.key | headers)
+        return self.desk.call(
+            "PUT", f"/agents/{self.id}/report", expected, content=content, headers=self.key | _epoch(epoch)
+        )
 
     def seen(self) -> dict[str, Any]:
         [found] = [
@@ -58,10 +64,10 @@ class Watched:
         found: list[dict[str, Any]] = self.desk.call("GET", f"/agents/{self.id}/requests", headers=self.key)
         return found
 
-    def tell(self, number: int, became: str, *lines: str, expected: int = 200, **headers: str) -> Any:
+    def tell(self, number: int, became: str, *lines: str, expected: int = 200, epoch: int | None = None) -> Any:
         path = f"/agents/{self.id}/requests/{number}"
         form = {"became": became, "lines": list(lines)}
-        return self.desk.call("PUT", path, expected, json=form, headers=self.key | headers)
+        return self.desk.call("PUT", path, expected, json=form, headers=self.key | _epoch(epoch))
 
     def requests(self) -> list[dict[str, Any]]:
         path = f"/admin/agents/{self.id}/requests"
@@ -89,7 +95,7 @@ def watched(desk: BrokerDesk, alice: Person) -> Watched:
 def test_a_report_is_shown_to_its_operator_until_another_takes_its_place(watched: Watched, bob: Person) -> None:
     assert (watched.seen()["report"], watched.seen()["standing"], watched.seen()["lost"]) == (None, None, False)
     with watched.watching() as listener:
-        assert watched.report(**{"X-Agent-Mailer-Epoch": str(listener.epoch)}) == {"asked": 0}
+        assert watched.report(epoch=listener.epoch) == {"asked": 0}
         seen = watched.seen()
         assert msgspec.convert(seen["report"], Report) == REPORT
         assert (seen["standing"], seen["lost"], seen["watcher"]["name"]) == ("works", False, "another watcher")
@@ -109,14 +115,11 @@ def test_who_is_away_without_a_word_is_lost_and_who_said_so_is_not(watched: Watc
 
 def test_a_watcher_that_another_has_followed_reports_and_answers_nothing(watched: Watched) -> None:
     number = watched.ask(verb="pause")["number"]
-    with watched.watching() as first:
-        stale = {"X-Agent-Mailer-Epoch": str(first.epoch)}
-        with watched.watching() as second:
-            fresh = {"X-Agent-Mailer-Epoch": str(second.epoch)}
-            assert watched.report(expected=409, **stale)["reason"] == "stale"
-            assert watched.tell(number, "done", expected=409, **stale)["reason"] == "stale"
-            assert watched.report(**fresh) == {"asked": number}
-            watched.tell(number, "done", **fresh)
+    with watched.watching() as first, watched.watching() as second:
+        assert watched.report(expected=409, epoch=first.epoch)["reason"] == "stale"
+        assert watched.tell(number, "done", expected=409, epoch=first.epoch)["reason"] == "stale"
+        assert watched.report(epoch=second.epoch) == {"asked": number}
+        watched.tell(number, "done", epoch=second.epoch)
     assert watched.requests()[0]["state"] == "done"
 
 

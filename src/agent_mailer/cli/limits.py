@@ -11,13 +11,9 @@ from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
-from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from agent_mailer.views.values.history import LimitView
-
-LARGEST = 1e12
-LIMITS, GUARDS = "limits", "guards"
 
 app = group("limits", "What turns may take of a day, and what they took.")
 
@@ -66,28 +62,10 @@ def raise_(
 ) -> None:
     """Set a limit otherwise for today. For good: agent-mailer config set limits.LIMIT VALUE."""
     from agent_mailer.cli.requests import order_and_tell
-    from agent_mailer.state.lifts import Order, OrderVerb
-    from agent_mailer.views.kept import HOURLY
-    from agent_mailer.watch.guards.budgets import BudgetPolicy, midnight
+    from agent_mailer.watch.guards.raising import limit_of, until_tomorrow
 
     place = configured(workdir)
-    policy, known = place.policy(), (HOURLY, *BudgetPolicy().names())
-    table, _, name = limit.rpartition(".")
-    full = f"{GUARDS if name == HOURLY else LIMITS}.{name}"
-    if name not in known or table not in ("", full.partition(".")[0]):
-        raise UsageFault("unknown_limit", f"there is no limit {printable(limit)!r}", f"one of: {', '.join(known)}")
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 < number <= LARGEST:
-        raise UsageFault(
-            "bad_value", f"{printable(value)!r} is no limit", f"give a number above 0, up to {LARGEST:.0f}"
-        )
-    for_good = f"agent-mailer config set {full} {number:.15g}"
+    policy, wanted = place.policy(), limit_of(limit, value)
     if not today:
-        raise UsageFault("which", "say for how long: --today", for_good)
-    if not (policy.guards.turns_per_hour if name == HOURLY else getattr(policy.budget, name)):
-        raise UsageFault("not_set", f"{full} is not set: nothing keeps turns from going beyond it", for_good)
-    until = midnight(place.clock.now(), 1)
-    order_and_tell(place, Order(OrderVerb.RAISE, (f"{name}={number!r}",), until))
+        raise UsageFault("which", "say for how long: --today", wanted.for_good)
+    order_and_tell(place, until_tomorrow(policy, wanted, place.clock.now()))

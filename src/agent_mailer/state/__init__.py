@@ -28,6 +28,7 @@ class State:
         from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
         from agent_mailer.state.pauses import Pauses
         from agent_mailer.state.processed import Cursor, Processed
+        from agent_mailer.state.remote import RemoteBook
         from agent_mailer.state.requests import RequestBox
         from agent_mailer.state.retention import Retention
         from agent_mailer.state.retries import Retries, remake_retries
@@ -61,6 +62,7 @@ class State:
         self.notices = NoticeBook(folder)
         self.questions = Questions(folder)
         self.requests = RequestBox(folder)
+        self.remote = RemoteBook(folder)
         self.schedules = Schedules(folder)
         self.retention = Retention(self)
         self.notes = Notes(folder, self.turns, log)

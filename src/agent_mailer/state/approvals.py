@@ -67,6 +67,7 @@ class By(StrEnum):
     COMMAND = "command"
     MAIL = "mail"
     LINK = "link"
+    REMOTE = "remote"
     CLOCK = "clock"
     STANDING = "standing"
 

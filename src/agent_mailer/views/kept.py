@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 MOST_READ = 4 * 1024 * 1024
 NOTES = "agent-mailer memory ls"
 STUCK = "agent-mailer stuck list"
-HOURLY = "turns_per_hour"
 
 
 def sessions(state: State, newest: int = 0) -> dict[str, SessionView]:
@@ -186,6 +185,7 @@ def limits(place: Workplace) -> list[LimitView]:
     """Every limit that is set, as it counts now; the hour's where a person has raised it."""
     from agent_mailer.watch.guards.budgets import Ledger, Shared, Spent, limit_today, midnight, of_the_day, shared_of
     from agent_mailer.watch.guards.gate import HOUR, counts_hourly, ran
+    from agent_mailer.watch.guards.raising import HOURLY
 
     now, watch, lifts = place.clock.now(), place.policy(), place.state.lifts
     policy, until = watch.budget, midnight(now, 1)

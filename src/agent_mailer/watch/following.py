@@ -21,7 +21,8 @@ from agent_mailer.turn_tools.folder import TurnFolder
 from agent_mailer.watch.claim import origin_of
 from agent_mailer.watch.deciding import compose_for
 from agent_mailer.watch.judging import ended_by_a_stop
-from agent_mailer.watch.room import Program, Room
+from agent_mailer.watch.program import Program
+from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Activity, Limits, verdict
 
 FROZEN = 2.0
@@ -215,6 +216,7 @@ class Follower:
         wall = self._room.clock.now()
         oldest = min(self._tool_since, key=self._tool_since.__getitem__, default=None)
         tool = seen.open_tools.get(oldest) if oldest is not None else None
+        self._room.uses(self._record.turn_id, tool.name if tool else "", wall)
         progress = TurnProgress(
             at=wall,
             doing=printable(seen.progress),

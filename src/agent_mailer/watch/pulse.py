@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from agent_mailer.errors import BusyFault, MailerError
 from agent_mailer.outcomes import NOT_EXECUTED
@@ -17,6 +18,9 @@ from agent_mailer.state.records import PauseReason
 from agent_mailer.state.requests import MAILBOX_WAITS, Answer, Request, Verb
 from agent_mailer.watch.requests import apply_waiting
 from agent_mailer.watch.room import Room
+
+if TYPE_CHECKING:
+    from agent_mailer.watch.errands import Errands
 
 LOGIN_SECONDS = 20.0
 MAILBOX_SECONDS = 2.0
@@ -33,6 +37,8 @@ class Ear:
         self.pinged = False
         self.loop_rests = False
         """The loop waits for a wake: what it does in between it has brought to an end."""
+        self.errands: Errands | None = None
+        """What is asked from afar, where somebody can."""
         self.mailbox_since: float | None = None
         """The moment since which the loop waits for its mailbox; None where it does not."""
 
@@ -57,7 +63,11 @@ class Ear:
         """Whether there may be open turns now. Raises OSError where the disk refuses."""
         opened = apply_waiting(self._room.state, self._room.mailbox)
         self.asked = False
-        return opened
+        return (self.errands is not None and self.errands.attend()) or opened
+
+    def listen_afar(self) -> None:
+        """There may be something that nobody has attended to."""
+        self.asked = True
 
     def answer(self) -> None:
         """The loop rests, or waits for its mailbox. What the disk refuses is no answer."""

@@ -42,8 +42,8 @@ def apply_waiting(state: State, mailbox: Mailbox | None = None) -> bool:
     return opened
 
 
-def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Answer:
-    """Do what is asked. The caller holds the workdir's lock."""
+def apply(state: State, request: Request, mailbox: Mailbox | None = None, person: str = "") -> Answer:
+    """Do what is asked; `person`: by whom, where that is known. The caller holds the workdir's lock."""
     if request.verb in (Verb.STUCK_RETRY, Verb.STUCK_DROP):
         answer = _stuck(state, request, mailbox)
     else:
@@ -51,7 +51,7 @@ def apply(state: State, request: Request, mailbox: Mailbox | None = None) -> Ans
     event = EventName.REQUEST_APPLIED if answer.ok else EventName.REQUEST_REFUSED
     label = "thread" if request.verb is Verb.SESSIONS_INVALIDATE else "message"
     targets = " ".join(prompt_word(target, label) for target in request.targets)
-    state.log.emit(event, request=request.verb.value, targets=targets or None)
+    state.log.emit(event, request=request.verb.value, targets=targets or None, person=person or None)
     return answer
 
 
@@ -67,7 +67,7 @@ def _stuck(state: State, request: Request, mailbox: Mailbox | None) -> Answer:
         some = keys[:left] if retry or kind is not StuckKind.GIVEN_UP else keys
         left, over = max(0, left - len(some)), over + len(keys) - len(some)
         results += retry_stuck(state, kind, some, mailbox) if retry else drop_stuck(state, kind, some)
-    return _told(results, over)
+    return told_of(results, over)
 
 
 def _by_kind(targets: Sequence[str]) -> dict[StuckKind, list[str]]:
@@ -92,7 +92,7 @@ def _all_stuck(state: State, reason: str, *, retry: bool) -> dict[StuckKind, lis
     return {kind: keys for kind, keys in found.items() if kind.value == reason or (keys and not reason)}
 
 
-def _told(results: list[tuple[bool, str]], more: int) -> Answer:
+def told_of(results: list[tuple[bool, str]], more: int) -> Answer:
     """What failed first, where there are too many to be told."""
     lines = [line for _, line in sorted(results, key=lambda result: result[0])] or ["nothing is stuck"]
     if len(lines) > LINES:
@@ -178,7 +178,7 @@ def _order(state: State, request: Request) -> Answer:
     else:
         results, left = carry_out(state, order)
     state.lifts.done(given)
-    return _told(results, left)
+    return told_of(results, left)
 
 
 def _answered(state: State, request: Request) -> Answer:

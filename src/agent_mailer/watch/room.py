@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from enum import Enum
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
@@ -16,12 +15,9 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
-from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import printable
-from agent_mailer.outcomes import NOT_EXECUTED
-from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.prompts import PromptRoom
-from agent_mailer.runtimes.port import ASKS, FENCE, Runtime, RuntimeMissing, RuntimeTraits
+from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause, TurnProgress
@@ -29,18 +25,19 @@ from agent_mailer.watch.guards.alarm import is_wished, listen
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
 from agent_mailer.watch.notices import Notices
+from agent_mailer.watch.program import Program
 from agent_mailer.watch.rules import Candidate, WatchPolicy, backoff, urgent_beside
 from agent_mailer.watch.stuck import StuckMail
 from agent_mailer.watch.trouble import Troubles
 
 if TYPE_CHECKING:
     from agent_mailer.confine.confinement import Confinement
+    from agent_mailer.remote.port import Remote
     from agent_mailer.watch.reserving import Reserving
 
 STOP_PATIENCE = 15.0
 """After the grace: ending a tree takes at most 8 s. What cannot be settled then, the next watcher settles."""
 
-FENCE_SECONDS = 30.0
 SHORTEST_WAIT = 0.05
 SETTLE_PATIENCE = 5.0
 """The same once no turn runs any more: a broker that does not answer, or a disk that refuses, is not waited for."""
@@ -71,6 +68,8 @@ class Work:
         self.message_ids = message_ids
         """All that the turn was handed."""
         self.task: asyncio.Task[None] | None = None
+        self.tool = ("", 0.0)
+        """The tool that the turn's program waits for longest, and since when; empty where none."""
         self.urgent: tuple[Envelope, ...] = ()
         """What the turn was told to wait in its thread."""
         self.documents: dict[str, str] | None = None
@@ -83,45 +82,14 @@ class Work:
         return self.stage in (Stage.CLAIMING, Stage.RUNNING)
 
 
-class Program:
-    """A runtime, and what it is like: known once."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.traits = runtime.traits
-        self._trying = asyncio.Lock()
-        self._holds: dict[str, object] = {}
-        """Which file, started how, was seen to keep its turns from what they must not do; by the probe's name."""
-
-    async def require_fence(self, workdir: Path, turn_id: str, *, sandbox: bool) -> None:
-        """Before the first turn, and once the program has changed: by an upgrade, say. `sandbox`: its own is in use.
-
-        Raises RuntimeMissing where it lets a turn touch what it must not, and OSError. What does not start opens none.
-        """
-        wanted = (FENCE, ASKS) if sandbox or not self.traits.own_sandbox else (ASKS,)
-        for probe in [one for one in self.runtime.probes(workdir) if one.name in wanted]:
-            async with self._trying:
-                file = await meanwhile(Path(probe.argv[0]).stat)
-                this = (probe.argv, file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
-                if self._holds.get(probe.name) == this:
-                    continue
-                mark = f"fence-{turn_id}"
-                done = await run_briefly_async(
-                    probe.argv, env=probe.env, cwd=probe.cwd, seconds=FENCE_SECONDS, mark=mark
-                )
-                if done.status is not None and done.status not in NOT_EXECUTED:
-                    finding = self.runtime.read_probe(probe, done.status, done.output)
-                    if finding.opens:
-                        raise RuntimeMissing("fence_open", finding.text, finding.fix)
-                    self._holds[probe.name] = this
-
-
 class Room:
     """One watcher's surroundings. `guard` raises BusyFault when the workdir's lock is no longer ours; `persons` is the
     end from which a person's mail by the clock leaves, the agent's own where there is no other.
     """
 
     reserving: Reserving | None = None
+    remote: Remote | None = None
+    """The way to whoever operates the agent from elsewhere."""
 
     def __init__(
         self,
@@ -149,6 +117,12 @@ class Room:
         self.guard = guard
         self.wake: Callable[[], None] = lambda: None
         """Has the loop look at once."""
+        self.touched: Callable[[], None] = lambda: None
+        """Something has changed that is told elsewhere, and is no event."""
+        self.leaves: Callable[[], None] = lambda: None
+        """The watcher was stopped, and is about to leave."""
+        self.waiting: Collection[Candidate] = ()
+        """What was to be done at the last look, in work or not."""
         self.work: dict[str, Work] = {}
         """By turn id: all that this process has in hand."""
         self.troubles = Troubles(state, clock)
@@ -191,9 +165,10 @@ class Room:
     def traits(self) -> RuntimeTraits:
         return self.program.traits
 
-    def tell_of_urgent(self, candidates: Iterable[Candidate]) -> None:
+    def tell_of_urgent(self, candidates: Collection[Candidate]) -> None:
         """To a running turn, through its tools' next answer; the message keeps its place and gets its own turn."""
-        turns = self.work
+        turns, self.waiting = self.work, candidates
+        self.touched()
         running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
         for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
             if waiting != turns[turn_id].urgent:
@@ -290,6 +265,13 @@ class Room:
         if stage is Stage.SETTLING and work.holds_place:
             asyncio.get_running_loop().call_later(SETTLED_SOON, self._place_is_free, turn_id)
         work.stage = stage
+
+    def uses(self, turn_id: str, tool: str, since: float) -> None:
+        """The turn's program waits for that tool; empty: for none."""
+        work = self.work.get(turn_id)
+        if work is not None and work.tool[0] != tool:
+            work.tool = (tool, since)
+            self.touched()
 
     def none_beside(self, turn_id: str) -> bool:
         """Whether no other turn runs, or is about to."""

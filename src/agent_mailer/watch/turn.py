@@ -34,7 +34,8 @@ from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_r
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.judging import NOTHING_RAN, judge_end
 from agent_mailer.watch.occasions import of_documents
-from agent_mailer.watch.room import Program, Room, Stage
+from agent_mailer.watch.program import Program
+from agent_mailer.watch.room import Room, Stage
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.settling import settle

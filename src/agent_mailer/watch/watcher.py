@@ -21,6 +21,7 @@ from agent_mailer.watch.housekeeping import keep_house, prune
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
 from agent_mailer.watch.pulse import Ear, learn_login
 from agent_mailer.watch.recovery import OpenWork, recover
+from agent_mailer.watch.reporting import operated_from_afar
 from agent_mailer.watch.room import Room, Stage, Work
 from agent_mailer.watch.rules import Candidate, may_start
 from agent_mailer.watch.settings import Settings
@@ -89,10 +90,10 @@ class Watcher:
 
     async def run(self) -> End:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
-        self._room.troubles.forget()
-        self._room.notices.start(self._fail)
-        self._room.keep_out_of_git()
-        state = self._room.state
+        room, state = self._room, self._room.state
+        room.troubles.forget()
+        room.notices.start(self._fail)
+        room.keep_out_of_git()
         # From the first moment, also while the mailbox cannot be opened.
         beside = [self._pump_folder(FileEvents([state.folder.requests]), self._ear.heed)]
         if self._settings is not None and not self._once:
@@ -100,11 +101,8 @@ class Watcher:
         if state.pause.account is not None:
             beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
         if not self._once:
-            beside += [
-                learn_login(self._room),
-                keep_out_of_trees(self._room, self._pump_folder),
-                keep_house(self._room),
-            ]
+            beside += [learn_login(room), keep_out_of_trees(room, self._pump_folder), keep_house(room)]
+            beside += operated_from_afar(room, self._ear, self._pump)
         tasks = [asyncio.create_task(one) for one in beside]
         try:
             return await self._run()
@@ -130,6 +128,8 @@ class Watcher:
             await asyncio.gather(*tasks, return_exceptions=True)
             # Before the mailbox is closed: some of it leaves by mail.
             await self._room.notices.end(ONCE_PATIENCE if self._once else LEAVE_PATIENCE)
+            if self._room.stopping.is_set() and self._fault is None:
+                self._room.leaves()
             with suppress(MailboxUnavailable):
                 await self._room.mailbox.close()
         if self._fault is not None:

@@ -25,6 +25,7 @@ from agent_mailer.mailbox.amp.delivery import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, OF_THE_KEY, Link
 from agent_mailer.mailbox.amp.receipts import Reporter
+from agent_mailer.mailbox.amp.remote import AmpRemote
 from agent_mailer.mailbox.amp.stream import Source, Stream
 from agent_mailer.mailbox.amp.transport import Limits, path_of
 from agent_mailer.mailbox.port import (
@@ -103,7 +104,16 @@ class AmpMailbox:
         self._author = compose.Author(self._link.agent_id, address)
         self._sender = Sender(self._link, self._clock, under_way=under_way)
         self._reporter = Reporter(self._link)
-        self._stream = Stream(lambda: self._link.client.transport, self._source, self._wake, self._held, jitter=jitter)
+        self.remote = AmpRemote(self._link, self._longest_wait)
+        """The way to the agent's operator, while it is open."""
+        self._stream = Stream(
+            lambda: self._link.client.transport,
+            self._source,
+            self._wake,
+            self._held,
+            self.remote.wake,
+            jitter=jitter,
+        )
         self._inbox = Inbox(self._link, self._clock, address, self._watcher)
         self._awake = asyncio.Event()
         self._opened = False
@@ -175,6 +185,7 @@ class AmpMailbox:
             self._opened = True
 
     async def close(self) -> None:
+        await self.remote.close(FLUSH_SECONDS)
         await self._stream.close()
         await self._reporter.close(FLUSH_SECONDS)
         await self._link.close()
@@ -352,6 +363,7 @@ class AmpMailbox:
 
     def _held(self, epoch: int | None) -> None:
         self._link.epoch = epoch
+        self.remote.begin()
 
     def _wake(self) -> None:
         self._news = True

@@ -32,8 +32,11 @@ WITH_THREAD = "claim-thread"
 """The extension by which a claim brings the message's thread, and tells that the turn has started."""
 
 LINKS = "approval-links"
-MEMORIES = "team-memories"
 """The extension by which a person answers a question on a page of the broker's."""
+
+MEMORIES = "team-memories"
+REPORTS = "watcher-reports"
+"""The extension by which an agent's operator is told what its watcher does, and asks something of it."""
 
 
 class Credentials(msgspec.Struct, frozen=True):

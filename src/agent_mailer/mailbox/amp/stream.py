@@ -40,9 +40,9 @@ class Source(msgspec.Struct, frozen=True):
 class Stream:
     """Listens until it is closed; a lost connection is made again, with the last event's id.
 
-    `woken` is called for every arrival and after every change of the connection, `held` with the epoch by which we hold
-    the agent from then on, where the broker tells one; `source` gives where to listen now,
-    and None where the broker has no stream (any longer).
+    `woken` is called for every arrival and after every change of the connection, `asked` where somebody asks something
+    of the watcher, `held` with the epoch by which we hold the agent from then on, where the broker tells one; `source`
+    gives where to listen now, and None where the broker has no stream (any longer).
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Stream:
         source: Callable[[], Awaitable[Source | None]],
         woken: Callable[[], None],
         held: Callable[[int | None], None] = lambda _: None,
+        asked: Callable[[], None] = lambda: None,
         *,
         jitter: Callable[[], float] = random.random,
         longest_wait: float = LONGEST_WAIT,
@@ -59,6 +60,7 @@ class Stream:
         self._source = source
         self._woken = woken
         self._held = held
+        self._asked = asked
         self._jitter = jitter
         self._longest_wait = longest_wait
         self._task: asyncio.Task[None] | None = None
@@ -155,6 +157,8 @@ class Stream:
             self._woken()
         elif event.event == "mail":
             self._woken()
+        elif event.event == "asked":
+            self._asked()
         elif event.event == "replaced":
             # This workdir runs twice, in a copy of it: whoever came last has the agent.
             raise _taken_by(event.data)
