@@ -367,14 +367,10 @@ class Workplace:
             clock=self.clock,
             guard=lock.guard,
         )
-        if self.at_broker:
-            from agent_mailer.at_server import remote_of
+        if self.at_broker or self.config.reserves:
+            from agent_mailer.at_server import equip
 
-            room.remote = remote_of(mailbox)
-        if self.config.reserves:
-            from agent_mailer.at_server import reserving_of
-
-            room.reserving = reserving_of(self, mailbox.address)
+            equip(room, self, mailbox)
         return room
 
     def share_pause(self, runtime: Runtime) -> None:

@@ -19,18 +19,11 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.amp.client import Credentials
     from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
     from agent_mailer.mailbox.port import Mailbox
-    from agent_mailer.remote.port import Remote
     from agent_mailer.reservations.port import Reservations
     from agent_mailer.state.folder import StateFolder
     from agent_mailer.trust.workdir import Trust
     from agent_mailer.watch.reserving import Reserving
-
-
-def remote_of(mailbox: Mailbox) -> Remote | None:
-    """The way to an agent's operator, where its mailbox has one."""
-    from agent_mailer.mailbox.amp.adapter import AmpMailbox
-
-    return mailbox.remote if isinstance(mailbox, AmpMailbox) else None
+    from agent_mailer.watch.room import Room
 
 
 class Place(Protocol):
@@ -112,6 +105,16 @@ def _leases_of(place: ReservingPlace) -> Path:
     if place.config.mailbox_kind is MailboxKind.MAILDIR:
         return place.maildir_root() / "meta"
     return user_state() / "reservations"
+
+
+def equip(room: Room, place: ReservingPlace, mailbox: Mailbox) -> None:
+    """Give a watcher what its server, or whoever works on the same files, has for it. Raises ConfigFault."""
+    from agent_mailer.mailbox.amp.adapter import AmpMailbox
+
+    if isinstance(mailbox, AmpMailbox):
+        room.remote = mailbox.remote
+    if place.config.reserves:
+        room.reserving = reserving_of(place, mailbox.address)
 
 
 SHARED_LOOKS, SERVER_LOOKS = 0.5, 5.0
