@@ -54,11 +54,12 @@ class _Program(LazyGroup):
         "broker": ("agent_mailer.cli.broker", "A broker for agents on different machines."),
         "service": ("agent_mailer.cli.service", "Run the agent as a systemd user service."),
         "team": ("agent_mailer.cli.team", "Several agents as one thing; also as the program amp."),
+        "drill": ("agent_mailer.cli.drill", "Kill it on this machine, and count."),
         "demo": ("agent_mailer.cli.demo", "Two agents at work, in under 20 seconds."),
         "help": ("agent_mailer.cli.help", "About a command, or about what a word means here."),
     }
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Begin": ("init", "demo", "config", "verify", "doctor", "test-runtime", "test-claude", "test-notify", "help"),
+        "Begin": ("init", "demo", "drill", "config", "verify", "doctor", "test-runtime", "test-claude", "test-notify", "help"),
         "Let it work": ("watch", "service", "status", "logs", "pause", "resume"),
         "Mail": ("send", "inbox", "mail", "fetch", "schedules"),
         "What needs you": ("approvals", "approve", "deny", "held", "stuck", "dead-letter"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 _OF: dict[str, tuple[str, ...]] = {
     "init": ("init", "init --address coder --runtime claude --permission-mode acceptEdits", "init --template reviewer"),
     "demo": ("demo", "demo --broker"),
+    "drill": ("drill", "drill --rounds 200 --broker", "drill --dir /srv/agents"),
     "config show": ("config show", "config show --json | jq .keys.runtime"),
     "config get": ("config get permission_mode",),
     "config set": ("config set max_retries 3", "config set notify.command ./tell-me.sh", "config set api_key -"),

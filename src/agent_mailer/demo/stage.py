@@ -29,12 +29,16 @@ class DemoFailed(MailerError):
 
 
 class Stage(ABC):
-    """Two agents in `folder`. `close` ends every program that was started and every process of their turns."""
+    """Agents in `folder`, two if not told otherwise. `close` ends every program and every process of their turns."""
 
     how_to = HOW_TO
     """What to type for the same with a real agent."""
     addresses = ("user", "coder")
     """Of whoever gives the task, and of the coder."""
+    names: Sequence[str] = NAMES
+    """The agents; the first one's workdir is where a person writes from, at a broker."""
+    settings: Sequence[str] = ()
+    """More options of `init`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,12 +65,16 @@ class Stage(ABC):
 
     @property
     @abstractmethod
-    def _to_mailbox(self) -> Sequence[str]:
-        """The options of `send` that lead to the mailbox."""
+    def to_mailbox(self) -> Sequence[str]:
+        """The options of `send` and `mail` that lead to the mailbox."""
+
+    def agents(self) -> Mapping[str, str]:
+        """The shell scripts that are the agents' programs, by their names."""
+        return scripts(*self.addresses)
 
     def set_up(self, *mailbox: str, **env: str) -> None:
         """Write the agents, and `agent-mailer init` them; `mailbox` are its options, `env` what these do not say."""
-        for name, script in scripts(*self.addresses).items():
+        for name, script in self.agents().items():
             workdir = self.folder / name
             workdir.mkdir()
             agent = workdir / "agent.sh"
@@ -75,19 +83,18 @@ class Stage(ABC):
             self.run(
                 *("init", "--no-interactive", "--no-gitignore", "--workdir", str(workdir), "--address", name),
                 *("--runtime", "command", "--command", "sh agent.sh", "--permission-mode", "acceptEdits"),
-                *("--stop-grace", "1", "--sandbox", "off", *mailbox),
+                *("--stop-grace", "1", "--sandbox", "off", *self.settings, *mailbox),
                 **env,
             )
 
     def start_watchers(self) -> None:
-        for name in NAMES:
-            argv = [*self._program, "watch", "--no-interactive", "--workdir", str(self.folder / name)]
-            self.watchers[name] = start_command(argv, env=self._env, cwd=self.folder, output=self.output(name))
+        for name in self.names:
+            self.watchers[name] = self.start(name, "watch", "--no-interactive", "--workdir", str(self.folder / name))
 
     def send_task(self, seconds: int) -> None:
         """Send the task as the person would, and have the answer waited for."""
         argv = [
-            *(*self._program, "send", *self._to_mailbox, "--to", "planner"),
+            *(*self._program, "send", *self.to_mailbox, "--to", "planner"),
             *("--subject", TASK_SUBJECT, "--body", TASK_BODY, "--wait", str(seconds), "--json"),
         ]
         self._letter = start_command(argv, env=self._env, cwd=self.folder, output=self.output("send"))
@@ -121,16 +128,24 @@ class Stage(ABC):
 
     def start_beside(self, name: str, *words: str) -> RunningCommand:
         """Start a command that runs until `close`; its output is in `output(name)`."""
-        running = start_command([*self._program, *words], env=self._env, cwd=self.folder, output=self.output(name))
+        running = self.start(name, *words)
         self._beside.append(running)
         return running
 
+    def start(self, name: str, *words: str) -> RunningCommand:
+        """Start a command that its caller ends; its output is in `output(name)`."""
+        return start_command([*self._program, *words], env=self._env, cwd=self.folder, output=self.output(name))
+
     def run(self, *words: str, **env: str) -> str:
         """Run a command to its end; returns its output. Raises DemoFailed."""
-        done = run_command([*self._program, *words], env={**self._env, **env}, cwd=self.folder)
+        done = self.attempt(*words, **env)
         if done.status:
             raise DemoFailed("demo_failed", f"agent-mailer {words[0]} ended with {done.status}: {done.output.strip()}")
         return done.output
+
+    def attempt(self, *words: str, **env: str) -> Finished:
+        """Run a command to its end, whatever that is."""
+        return run_command([*self._program, *words], env={**self._env, **env}, cwd=self.folder)
 
     def output(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -156,7 +171,7 @@ class Stage(ABC):
 
         from agent_mailer.process.tree import sweep
 
-        for name in NAMES:
+        for name in self.names:
             for turn in (self.folder / name / STATE_DIRECTORY / "turns").glob("*-*"):
                 asyncio.run(sweep(turn.name, grace=0.5))
 
@@ -181,7 +196,7 @@ class FolderStage(Stage):
         return "no server, no network"
 
     @property
-    def _to_mailbox(self) -> Sequence[str]:
+    def to_mailbox(self) -> Sequence[str]:
         return "--maildir-root", str(self.root)
 
 
@@ -215,15 +230,17 @@ class BrokerStage(Stage):
 
     how_to = HOW_TO_BROKER
     addresses = (f"human-operator@{USER}.{DOMAIN}", f"coder@{USER}.{DOMAIN}")
+    url = ""
+    """Where the broker serves; known once it does."""
 
     def prepare(self) -> Iterator[tuple[str, str]]:
         data = self.folder / "broker"
-        broker = self.start_beside("broker", "broker", "serve", "--port", "0", "--domain", DOMAIN, "--data", str(data))
+        broker = self.serve(port=0)
         said = self._first_lines()
         found, invite = _URL.search(said), _INVITE.search(said)
         if found is None or invite is None:
             raise DemoFailed("demo_failed", f"the broker says something unknown: {said.strip()}")
-        url = found[1]
+        url = self.url = found[1]
         yield "broker", f"serves at {url} (process {broker.pid})"
         added = self.run(
             *("broker", "user", "add", USER, "--invite", invite[1], "--data", str(data), "--json"),
@@ -243,8 +260,13 @@ class BrokerStage(Stage):
         return "one broker that told them of their mail"
 
     @property
-    def _to_mailbox(self) -> Sequence[str]:
-        return "--workdir", str(self.folder / "planner")
+    def to_mailbox(self) -> Sequence[str]:
+        return "--workdir", str(self.folder / self.names[0])
+
+    def serve(self, port: int) -> RunningCommand:
+        """Start the broker over the data that it has, or will have."""
+        words = ("broker", "serve", "--port", str(port), "--domain", DOMAIN, "--data", str(self.folder / "broker"))
+        return self.start_beside("broker", *words)
 
     def _first_lines(self) -> str:
         end = time.monotonic() + BROKER_SECONDS

@@ -1,0 +1,68 @@
+"""`drill`: it kills what runs here, says what came of it, leaves nothing behind, and finds what is planted."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from tests.sizes import LONG
+from tests.typed import type_in
+
+from agent_mailer.drill import scene as drill_scene
+from agent_mailer.drill.scene import Scene
+from agent_mailer.drill.verdict import judge
+
+
+@LONG
+def test_it_kills_and_nothing_is_lost_or_twice(tmp_path: Path) -> None:
+    done = type_in(tmp_path, "drill", "--rounds", "6", "--seed", "1", "--dir", tmp_path)
+    assert done.status == 0, done
+    assert "6 kills, " in done.out
+    assert "0 lost, 0 twice, 0 out of order, 0 left running" in done.out
+    assert "On a small disk that got full: 8 kills" in done.out or "A full disk could not be made here" in done.out
+    assert list(tmp_path.glob("agent-mailer-drill-*")) == []
+
+
+@LONG
+def test_it_kills_a_broker_as_well(tmp_path: Path) -> None:
+    done = type_in(tmp_path, "drill", "--rounds", "6", "--seed", "2", "--broker", "--keep", "--json", "--dir", tmp_path)
+    assert done.status == 0, done
+    told = json.loads(done.out)
+    assert (told["held"], told["kills"], told["lost"], told["twice"]) == (True, 6, [], [])
+    assert told["by_victim"]["the broker"] >= 1
+    [kept] = tmp_path.glob("agent-mailer-drill-*")
+    assert (kept / "worker" / ".agent-mailer" / "config.toml").is_file()
+
+
+@LONG
+def test_an_agent_that_answers_twice_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is planted in the drill's agent: what a broken product would let arrive."""
+    reply = 'agent-mailer mail reply --body "done"\n'
+    assert reply in drill_scene._AGENT
+    monkeypatch.setattr(
+        drill_scene, "_AGENT", drill_scene._AGENT.replace(reply, reply + reply.replace("done", "again"))
+    )
+    scene = Scene(tmp_path, broker=False)
+    try:
+        scene.prepare()
+        scene.send("red")
+        scene.finish()
+        assert judge(scene.evidence).twice == ("drill 1: 2 answers",)
+    finally:
+        scene.close()
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = type_in(tmp_path, "drill", "--dir", tmp_path / "nothing")
+    assert (done.status, "no scratch folder can be made" in done.err) == (2, True), done
+
+
+def test_a_case_is_one_file_beside_the_scratch_folder(tmp_path: Path) -> None:
+    from agent_mailer.cli.drill import _pack
+
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "witness").write_text("start 1\n")
+    with tarfile.open(_pack(tmp_path / "scratch")) as archive:
+        assert archive.getnames() == ["scratch", "scratch/witness"]
