@@ -22,6 +22,7 @@ ROOMS = (
         "confine",
         "console",
         "demo",
+        "drill",
         "mailbox",
         "mailbox/maildir",
         "people",

@@ -59,7 +59,18 @@ class _Program(LazyGroup):
         "help": ("agent_mailer.cli.help", "About a command, or about what a word means here."),
     }
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Begin": ("init", "demo", "drill", "config", "verify", "doctor", "test-runtime", "test-claude", "test-notify", "help"),
+        "Begin": (
+            "init",
+            "demo",
+            "drill",
+            "config",
+            "verify",
+            "doctor",
+            "test-runtime",
+            "test-claude",
+            "test-notify",
+            "help",
+        ),
         "Let it work": ("watch", "service", "status", "logs", "pause", "resume"),
         "Mail": ("send", "inbox", "mail", "fetch", "schedules"),
         "What needs you": ("approvals", "approve", "deny", "held", "stuck", "dead-letter"),
