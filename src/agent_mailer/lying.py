@@ -8,13 +8,24 @@ is not listed.
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 AT_ONCE: Final = 100
 """Files that are read between two moments of others: some milliseconds."""
+
+
+SETTLED_NS: Final = 2_000_000_000
+"""So old a change has to be: on older kernels two within a tick have the same time."""
+
+MOST_KEPT: Final = 512 * 1024
+"""Bytes of files of which is kept what was read in them."""
+
+T = TypeVar("T")
+_Looks = tuple[int, int, int, int, int]
 
 
 class Lying(ABC):
@@ -24,6 +35,8 @@ class Lying(ABC):
         self.path = path
         self._due: set[str] | None = None
         """What is to be looked at; None: all, by a listing. What could not be looked at stays due."""
+        self._rested: dict[str, int] | None = None
+        """The last listing, where nothing was due by it and nothing has been forgotten since."""
 
     @abstractmethod
     def counts(self, name: str) -> bool:
@@ -51,6 +64,7 @@ class Lying(ABC):
         if touched is None or self._due is None:
             self._due = None
             return
+        self._rested = None
         for name in filter(self.counts, touched):
             self.forget(name)
             self._due.add(name)
@@ -58,11 +72,15 @@ class Lying(ABC):
     def refresh(self) -> Iterator[None]:
         """Look at what is due. Between two steps others may go on; without any it was of one moment. Raises OSError."""
         if self._due is None:
-            listed = self._listed()
-            known = dict(self.inodes())
-            for name in known.keys() - listed.keys():
-                self.forget(name)
-            self._due = {name for name, inode in listed.items() if known.get(name) != inode}
+            listed = self._listed(self._rested or {})
+            if listed != self._rested:
+                known = dict(self.inodes())
+                for name in known.keys() - listed.keys():
+                    self.forget(name)
+                self._due = {name for name, inode in listed.items() if known.get(name) != inode}
+                self._rested = None if self._due else listed
+            else:
+                self._due = set()
         for number, name in enumerate(list(self._due), 1):
             self.forget(name)
             self.note(name)
@@ -77,12 +95,46 @@ class Lying(ABC):
         except FileNotFoundError:
             return []
 
-    def _listed(self) -> dict[str, int]:
+    def _listed(self, before: Mapping[str, int]) -> dict[str, int]:
         try:
             with os.scandir(self.path) as listed:
-                return {item.name: item.inode() for item in listed if self.counts(item.name)}
+                return {item.name: item.inode() for item in listed if item.name in before or self.counts(item.name)}
         except FileNotFoundError:
             return {}
+
+
+class Read(Generic[T]):
+    """What was read in whole files, those that were asked for last: each is read once while it stays what it was.
+
+    It does where device, inode, size and the times of its last changes are the same, and none of these of this moment.
+    """
+
+    def __init__(self, read: Callable[[Path], T | None]) -> None:
+        self._read = read
+        self._known: dict[str, tuple[_Looks, T]] = {}
+        self._bytes = 0
+
+    def at(self, path: Path) -> T | None:
+        """None where there is nothing that can be read."""
+        name = str(path)
+        try:
+            found = os.stat(name, follow_symlinks=False)
+        except OSError:
+            return None
+        looks = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        known = self._known.pop(name, None)
+        if known is not None:
+            self._bytes -= known[0][2]
+        if known is None or known[0] != looks:
+            value = self._read(path)
+            if value is None or found.st_size > MOST_KEPT or found.st_ctime_ns > time.time_ns() - SETTLED_NS:
+                return value
+            known = (looks, value)
+        self._known[name] = known
+        self._bytes += found.st_size
+        while self._bytes > MOST_KEPT:
+            self._bytes -= self._known.pop(next(iter(self._known)))[0][2]
+        return known[1]
 
 
 async def until_at_rest(look: Callable[[], Iterator[None]]) -> None:

@@ -45,7 +45,8 @@ def everything_watched() -> Iterator[None]:
         for module in (listing, remembered):
             patch.setattr(module, "WORTH_A_LINE", 2)
         # Longer than a tick of any kernel, shorter than a step here.
-        patch.setattr(remembered, "SETTLED_NS", 20_000_000)
+        for module in (remembered, lying):
+            patch.setattr(module, "SETTLED_NS", 20_000_000)
         yield
 
 
@@ -381,7 +382,7 @@ def test_a_later_life_reads_only_what_is_new(root: Root, monkeypatch: pytest.Mon
     for n in range(20):
         name, text = root.text("one", n)
         (cur / name).write_text(text)
-    until(lambda: time.time_ns() - cur.stat().st_ctime_ns > 2 * remembered.SETTLED_NS, "the files have settled")
+    until(lambda: time.time_ns() - cur.stat().st_ctime_ns > 2 * lying.SETTLED_NS, "the files have settled")
     root.compare()
     assert root.copy.stat().st_mode & 0o777 == 0o600
     root.end()
@@ -411,7 +412,7 @@ def test_a_copy_that_is_mostly_of_no_use_is_made_anew(root: Root) -> None:
         name, text = root.text("one", n)
         (cur / name).write_text(text)
         names.append(name)
-    until(lambda: time.time_ns() - cur.stat().st_ctime_ns > 2 * remembered.SETTLED_NS, "the files have settled")
+    until(lambda: time.time_ns() - cur.stat().st_ctime_ns > 2 * lying.SETTLED_NS, "the files have settled")
     root.compare()
     root.end()
     before = root.copy.stat().st_size
@@ -532,3 +533,19 @@ def test_between_any_two_steps_of_a_turn_others_may_do_what_they_like(
             monkeypatch.undo()
         assert system.count > 50
         assert asked >= 6
+
+
+def test_a_message_that_was_kept_whole_is_read_again_where_it_is_another(root: Root) -> None:
+    """Also where inode, size and time of change are as before, as whoever copies a file back can make them."""
+    name, text = root.text("one")
+    path = root.folder("coder", "inbox/cur") / name
+    path.write_text(text)
+    until(lambda: time.time_ns() - path.stat().st_ctime_ns > 2 * lying.SETTLED_NS, "the file has settled")
+    root.compare()
+    before = path.stat()
+    path.write_text(text.replace("body", "BODY"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+    [found] = root.loop.run_until_complete(root.mailbox.thread("one"))
+    assert found.body == "BODY\n"
+    root.compare()

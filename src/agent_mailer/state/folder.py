@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -138,11 +138,16 @@ class StateFolder:
         self.write_format()
         self.clear_interrupted(self.path)
 
-    def clear_interrupted(self, directory: Path) -> None:
-        """Remove what interrupted writes have left there: it may hold mail. Only where nobody else writes now."""
-        for name in names_in(directory):
+    def clear_interrupted(self, directory: Path) -> Collection[str]:
+        """Remove what interrupted writes have left there: it may hold mail. Only where nobody else writes now.
+
+        Returns the names that lay there.
+        """
+        names = names_in(directory)
+        for name in names:
             if name.startswith(TEMPORARY_PREFIX):
                 self.disk.remove_tree(directory / name)
+        return names
 
     def make_folder(self, directory: Path) -> bool:
         """Whether it had to be made; what is in its place is set aside."""

@@ -110,9 +110,10 @@ class Retention:
         with holding(directory):
             if not self._turns.folder(turn_id).strip():
                 return False
-            self._folder.clear_interrupted(directory)
+            left = self._folder.clear_interrupted(directory)
             for name in (PROGRESS, STOP, *transcript):
-                self._disk.remove(directory / name)
+                if name in left:
+                    self._disk.remove(directory / name)
         return True
 
     def prune(self, keep_days: int, still_needed: Callable[[], Collection[str]]) -> Iterator[None]:

@@ -16,7 +16,7 @@ import msgspec
 
 from agent_mailer import beneath
 from agent_mailer.approvals import APPROVALS
-from agent_mailer.beneath import holding, is_folder, is_there
+from agent_mailer.beneath import holding, is_folder, is_there, names_in
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
@@ -285,9 +285,10 @@ class TurnFolder(msgspec.Struct, frozen=True):
         with holding(self.path):
             if not self.shrink(SEALED, OUTBOX, TURN_TMP):
                 return False
-            held = map(self.path.joinpath, (MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS, APPROVALS, TEAM))
-            for path in (*held, *map(self.note_copy, NoteScope)):
-                self.disk.remove(path)
+            held = {MAIL, MESSAGE_TEXT, "prompt.md", URGENT, DOCUMENTS, APPROVALS, TEAM}
+            held.update(self.note_copy(scope).name for scope in NoteScope)
+            for name in sorted(held.intersection(names_in(self.path))):
+                self.disk.remove(self.path / name)
         return True
 
     def shrink(self, *folders: str) -> bool:

@@ -6,8 +6,9 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -175,13 +176,18 @@ def roster(root: Path) -> tuple[str, ...]:
     return tuple(a for a in agents if isinstance(a, str)) if isinstance(agents, list) else ()
 
 
-def message_folders(root: Path) -> list[Path]:
+def message_folders(root: Path) -> Sequence[Path]:
     """Every folder of messages. Inboxes first: what is there counts before a sender's copy of it."""
     listed: tuple[str, ...] = ()
     with suppress(ConfigFault):
         listed = roster(root)
-    boxes = [Paths(root, handle) for handle in sorted({*filter(is_handle, listed), *mailboxes(root)})]
-    return [*(folder for box in boxes for folder in (box.new, box.cur)), *(box.sent for box in boxes)]
+    return _folders_of(root, tuple(sorted({*filter(is_handle, listed), *mailboxes(root)})))
+
+
+@lru_cache(maxsize=8)
+def _folders_of(root: Path, handles: tuple[str, ...]) -> Sequence[Path]:
+    boxes = [Paths(root, handle) for handle in handles]
+    return (*(folder for box in boxes for folder in (box.new, box.cur)), *(box.sent for box in boxes))
 
 
 def known(root: Path, handle: str) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from agent_mailer.disk import read_regular
-from agent_mailer.lying import AT_ONCE, Lying, until_at_rest
+from agent_mailer.lying import AT_ONCE, Lying, Read, until_at_rest
 from agent_mailer.mailbox.maildir.digests import file_digest
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
@@ -321,6 +321,7 @@ class ThreadIndex:
         self._root = root
         self.remembered: Remembered | None = None
         self._folders: dict[Path, _Folder] = {}
+        self._texts = Read(_message_in)
         self._reading: asyncio.Lock | None = None
 
     async def thread(self, thread_id: str, events: FileEvents | None) -> list[Message]:
@@ -367,8 +368,7 @@ class ThreadIndex:
             if len(messages) >= MAX_THREAD_MESSAGES:
                 break
             for path in found[place]:
-                message = _message_in(path)
-                if message is not None and message.envelope.thread == thread_id:
+                if (message := self._texts.at(path)) is not None and message.envelope.thread == thread_id:
                     messages.setdefault(message.envelope.id, message)
                     break
         return sorted(messages.values(), key=lambda message: message.envelope.order)

@@ -18,12 +18,10 @@ from zlib import crc32
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.lying import SETTLED_NS
 
 WORTH_A_LINE: Final = 1000
 """So many new ones are worth a line: fewer are read again in some milliseconds."""
-
-SETTLED_NS: Final = 2_000_000_000
-"""So old a change has to be: on older kernels two within a tick have the same time."""
 
 _MOST_BYTES: Final = 256 * 1024 * 1024
 _Entry = tuple[int, int, int, str, bytes]
