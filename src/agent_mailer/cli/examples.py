@@ -44,7 +44,10 @@ _OF: dict[str, tuple[str, ...]] = {
     "mail release": ("mail release src/parser.py",),
     "mail sent": ("mail sent", "mail sent --limit 0"),
     "mail finish": ("mail finish --blocked 'A or B?'", "mail finish --no-reply"),
-    "mcp": ("mcp",),
+    "mcp": (
+        "mcp --person",
+        "mcp",
+    ),
     "turns list": ("turns list", "turns list --thread p2p/coder__user", "turns list --outcome failed"),
     "turns show": ("turns show 7079bb6c",),
     "turns stop": ("turns stop 7079bb6c",),

@@ -19,6 +19,7 @@ from agent_mailer.errors import ExitCode, MailerError, UsageFault
 from agent_mailer.turn_tools.commands import TURN_DIR, AgentMail
 from agent_mailer.turn_tools.folder import TurnFolder
 from agent_mailer.turn_tools.mcp_protocol import MAX_LINE_BYTES, Protocol
+from agent_mailer.turn_tools.mcp_toolbox import Tools
 from agent_mailer.turn_tools.mcp_tools import Toolbox
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -52,11 +53,16 @@ def turn_of(given: str | None, environ: Mapping[str, str]) -> Path:
 
 
 def serve(turn_dir: Path) -> None:
+    """The tools of a turn. Raises OSError."""
+    serve_tools(Toolbox(AgentMail(TurnFolder(turn_dir, Disk()))))
+
+
+def serve_tools(tools: Tools) -> None:
     """Answer on standard output what is asked on standard input, to its end. Raises OSError."""
     # What has to be ended is ended at once: everything staged is durable, everything else is not there.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    protocol = Protocol(Toolbox(AgentMail(TurnFolder(turn_dir, Disk()))))
+    protocol = Protocol(tools)
     sink = _own_stdout()
     for fd in (_STDIN, sink):
         os.set_blocking(fd, True)

@@ -8,7 +8,7 @@ import msgspec
 
 from agent_mailer import __version__
 from agent_mailer.names import printable
-from agent_mailer.turn_tools.mcp_tools import INSTRUCTIONS, Toolbox
+from agent_mailer.turn_tools.mcp_toolbox import Tools
 
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 BATCHES = "2025-03-26"
@@ -54,7 +54,7 @@ class _Success(msgspec.Struct, frozen=True, tag_field="jsonrpc", tag="2.0"):
 class Protocol:
     """One client's conversation. The only thing it remembers is the version agreed on."""
 
-    def __init__(self, toolbox: Toolbox) -> None:
+    def __init__(self, toolbox: Tools) -> None:
         self._toolbox = toolbox
         self._version = VERSIONS[-1]
 
@@ -122,7 +122,7 @@ class Protocol:
             "protocolVersion": self._version,
             "capabilities": {"tools": {"listChanged": False}},
             "serverInfo": {"name": "agent-mailer", "title": "agent-mailer", "version": __version__},
-            "instructions": INSTRUCTIONS,
+            "instructions": self._toolbox.instructions,
         }
 
     def _call(self, name: object, arguments: object) -> object:

@@ -10,11 +10,12 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.errors import UsageFault
 from agent_mailer.mailbox.port import Contact, Kind, Message, Priority
 from agent_mailer.names import printable
 from agent_mailer.turn_tools.commands import AgentMail
 from agent_mailer.turn_tools.folder import FinishKind, NoteScope, Staged, as_text
+from agent_mailer.turn_tools.mcp_toolbox import Answer, Tool, answer_of, tool_of
 
 INSTRUCTIONS = (
     "The mail of this turn. Read your notes (read_memory, both scopes) and the mail (read_message), do the work, and "
@@ -195,23 +196,6 @@ class Finish(Call, frozen=True):
         return "noted: done" + ("" if self.reply_wanted else "; nothing is sent by itself") + ". End your work now"
 
 
-class Tool(msgspec.Struct, frozen=True, rename="camel"):
-    """A tool as `tools/list` shows it."""
-
-    name: str
-    title: str
-    description: str
-    input_schema: dict[str, object]
-    annotations: Mapping[str, bool]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What the agent is told. `failed`: it did not work, and the text says what to do."""
-
-    text: str
-    failed: bool = False
-
-
 _CALLS: dict[str, tuple[str, type[Call]]] = {
     "read_message": ("Read the mail", ReadMessage),
     "read_thread": ("Read the thread", ReadThread),
@@ -250,25 +234,15 @@ _ANNOTATIONS = {
 }
 
 
-def _tool(name: str, title: str, call: type[Call]) -> Tool:
-    _, parts = msgspec.json.schema_components([call])
-    schema = parts[call.__name__]
-    for field in schema["properties"].values():
-        # Enums in place: not every client follows a reference.
-        named = field.pop("$ref", "").rpartition("/")[2]
-        if named:
-            field.update(type="string", enum=parts[named]["enum"])
-    kept = {key: schema[key] for key in ("type", "properties", "required", "additionalProperties")}
-    return Tool(name, title, " ".join((call.__doc__ or "").split()), kept, _ANNOTATIONS)
-
-
-TOOLS = tuple(_tool(name, title, call) for name, (title, call) in _CALLS.items())
-RESERVING = _tool(_RESERVE, "Reserve files", ReservePaths)
+TOOLS = tuple(tool_of(name, title, call, _ANNOTATIONS) for name, (title, call) in _CALLS.items())
+RESERVING = tool_of(_RESERVE, "Reserve files", ReservePaths, _ANNOTATIONS)
 """Offered where files are reserved."""
 
 
 class Toolbox:
-    """The tools over one turn's mail."""
+    """The tools over one turn's mail; implements `mcp_toolbox.Tools`."""
+
+    instructions = INSTRUCTIONS
 
     def __init__(self, mail: AgentMail) -> None:
         self._mail = mail
@@ -285,45 +259,20 @@ class Toolbox:
     def call(self, name: str, arguments: Mapping[str, object]) -> Answer:
         """Run a tool that there is. Raises nothing: whatever goes wrong is told to the agent."""
         call = ReservePaths if name == _RESERVE else _CALLS[name][1]
-        # Some models name every argument and give null for what they leave out.
-        given = {key: value for key, value in arguments.items() if value is not None}
-        try:
-            said = msgspec.convert(given, call).run(self._mail)
+
+        def run(given: Call) -> str:
+            said = given.run(self._mail)
             line, named = self._mail.urgent(self._told)
             self._told |= named
-            return Answer(_sendable(f"{said}\n\n{line}" if line else said))
-        except msgspec.ValidationError as error:
-            return _failed(f"the arguments of {name} do not fit: {error}", f"it takes {_signature(call)}")
-        except MailerError as fault:
-            return _failed(fault.message, fault.fix)
-        except OSError as error:
-            return _failed(
-                f"the turn's folder: {error.strerror or error}", "try again; if that fails too, say so at the end"
-            )
-        except Exception as error:
-            return _failed(
-                f"a fault of agent-mailer itself: {type(error).__name__}: {error}", "go on without this tool"
-            )
+            return f"{said}\n\n{line}" if line else said
 
-
-def _failed(what: str, fix: str) -> Answer:
-    return Answer(_sendable(f"error: {what}" + (f" ({fix})" if fix else "")), failed=True)
-
-
-def _signature(call: type[Call]) -> str:
-    fields = msgspec.structs.fields(call)
-    return ", ".join(f"{field.name} (required)" if field.required else field.name for field in fields)
+        return answer_of(name, call, arguments, run)
 
 
 def _told(staged: Staged, *, now: bool) -> str:
     if staged.already:
         return f"staged already ({staged.key}): the same mail leaves once"
     return f"staged ({staged.key}): it leaves " + ("at once" if now else "when this turn ends well")
-
-
-def _sendable(text: str) -> str:
-    # A path of odd bytes in an error's text would not be UTF-8.
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 PAGE = 24_000

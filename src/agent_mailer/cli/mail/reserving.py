@@ -16,7 +16,7 @@ from agent_mailer.errors import MailerError, RefusedFault, UnavailableFault, Usa
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
     from pathlib import Path
 
     from agent_mailer.reservations.port import Reservation, Reservations
@@ -51,18 +51,23 @@ def reserve(
     else:
         if not 1 <= seconds <= LONGEST:
             raise UsageFault("bad_number", f"--seconds is a number from 1 to {LONGEST}", "")
-        kept, project = _kept(workdir, whose)
-        from agent_mailer.reservations.patterns import checked
-        from agent_mailer.watch.reserving import as_words
-
-        found = checked(paths, project)
-        way = _run(kept.take("", found, float(seconds)))
-        if way:
-            raise MailerError("reserved", as_words(way), "agent-mailer mail reservations")
+        found = reserve_for(workdir, whose, paths, float(seconds))
     if as_json:
         steps.told({"reserved": list(found)}, (["release", *found], "give it back"), _LIST)
     else:
         say("\n".join(f"reserved {printable(one)}" for one in found))
+
+
+def reserve_for(workdir: Path | None, whose: str | None, paths: Sequence[str], seconds: float) -> tuple[str, ...]:
+    """The patterns that a person has now. Raises MailerError where somebody else has one of them; UsageFault."""
+    from agent_mailer.reservations.patterns import checked
+    from agent_mailer.watch.reserving import as_words
+
+    kept, project = _kept(workdir, whose)
+    found = checked(paths, project)
+    if way := _run(kept.take("", found, seconds)):
+        raise MailerError("reserved", as_words(way), "agent-mailer mail reservations")
+    return found
 
 
 def release(
