@@ -52,9 +52,11 @@ def test_turns_are_listed_with_what_they_were_about(desk: Desk) -> None:
 
 def test_what_turns_took_sums_up_to_the_same_by_whatever(desk: Desk) -> None:
     agent = (
-        'import json,sys; sys.stdin.read(); print(json.dumps({"type": "usage", "input_tokens": 10, "cost_usd": 0.25}))'
+        "import json,os,sys; sys.stdin.read(); put = lambda **said: print(json.dumps(said)); "
+        'put(type="session", id="s", model="large") if os.environ["AGENT_MAILER_THREAD_ID"] == "one" else None; '
+        'put(type="usage", input_tokens=10, cost_usd=0.25)'
     )
-    done = '; print(json.dumps({"type": "result", "text": "ok"}))'
+    done = '; put(type="result", text="ok")'
     desk.configure(command=["python3", "-c", agent + done], command_output="jsonl")
     for thread in ("one", "one", "two"):
         desk.send("x", thread=thread)
@@ -70,7 +72,7 @@ def test_what_turns_took_sums_up_to_the_same_by_whatever(desk: Desk) -> None:
         "cost",
     ]
     totals = {}
-    for by in ("day", "agent", "thread", "sender", "program"):
+    for by in ("day", "agent", "thread", "sender", "program", "model"):
         found = at(desk, "cost", "--by", by, "--json").json
         totals[by] = found["total"]
         assert sum(row["spent"]["cost_usd"] for row in found["rows"]) == pytest.approx(0.75)
@@ -80,7 +82,9 @@ def test_what_turns_took_sums_up_to_the_same_by_whatever(desk: Desk) -> None:
     assert [(row["name"], row["spent"]["turns"]) for row in threads] == [("one", 2), ("two", 1)]
     elsewhere = type_in(desk.base, "cost", "--by", "agent", "--all", "--json").json
     assert [row["name"] for row in elsewhere["rows"]] == ["coder"]
-    assert at(desk, "cost", "--by", "model").status == 2
+    models = at(desk, "cost", "--by", "model", "--json").json["rows"]
+    assert [(row["name"], row["spent"]["turns"]) for row in models] == [("large", 2), ("command (it does not say)", 1)]
+    assert at(desk, "cost", "--by", "colour").status == 2
     assert at(desk, "cost", "--days", "0").status == 2
 
 

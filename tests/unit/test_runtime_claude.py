@@ -446,6 +446,12 @@ def test_a_resumed_turn_names_its_session_and_chooses_none(tmp_path: Path) -> No
     assert "--session-id" not in launch.argv
 
 
+@pytest.mark.parametrize(("version", "model"), [("2.1.197", "claude-opus-4-8[1m]"), ("2.1.329", "claude-opus-5-5")])
+def test_it_says_which_model_answers(tmp_path: Path, version: str, model: str) -> None:
+    answer = (RECORDED / version / "answer.jsonl").read_bytes().splitlines()
+    assert observe(make(tmp_path), *answer).model == model
+
+
 @pytest.mark.parametrize("text", ["--dangerously-skip-permissions", "the title of a session", SESSION + " -p"])
 def test_what_is_no_session_of_claude_becomes_no_word_of_its_own(text: str, tmp_path: Path) -> None:
     launch = make(tmp_path).command(request(tmp_path, session_id=text))

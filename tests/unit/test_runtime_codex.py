@@ -127,6 +127,11 @@ def test_there_are_recorded_streams_of_every_kind() -> None:
     }
 
 
+def test_the_model_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    started = line("thread.started", thread_id=THREAD)
+    assert list(codex(tmp_path, model="large").parse(started)) == [SessionStarted(THREAD, "large")]
+
+
 def test_a_stream_that_is_cut_in_a_line_is_a_failure(tmp_path: Path) -> None:
     lines = (FIXTURES / f"{VERSION}-answer.jsonl").read_bytes().splitlines(keepends=True)[1:]
     (tmp_path / "stdout").write_bytes(b"".join(lines)[:-30])

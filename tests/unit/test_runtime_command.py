@@ -88,6 +88,7 @@ class TestJsonlSuite(RuntimeSuite):
         ({"type": "tool_end", "id": "x" * 300}, [ToolEnded("x" * 200)]),
         ({"type": "tool_end"}, []),
         ({"type": "session", "id": "0199-Ab.c_d:e"}, [SessionStarted("0199-Ab.c_d:e")]),
+        ({"type": "session", "id": "s", "model": "large"}, [SessionStarted("s", "large")]),
         ({"type": "session", "id": "a" * 200}, [SessionStarted("a" * 200)]),
         ({"type": "session", "id": "a" * 201}, []),
         ({"type": "session", "id": "--resume"}, []),

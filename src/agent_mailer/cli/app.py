@@ -44,7 +44,7 @@ class _Program(LazyGroup):
         "approvals": ("agent_mailer.cli.approvals", "What the agent asks you before it does it."),
         "approve": ("agent_mailer.cli.approvals:approve_app", "Allow what the agent asks."),
         "deny": ("agent_mailer.cli.approvals:deny_app", "Deny it."),
-        "cost": ("agent_mailer.cli.cost", "What turns took: by day, agent, thread, sender."),
+        "cost": ("agent_mailer.cli.cost", "What turns took: by day, agent, thread, sender, model."),
         "limits": ("agent_mailer.cli.limits", "What turns may take of a day, and what they took."),
         "schedules": ("agent_mailer.cli.schedules", "Mail that is sent by the clock."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),

@@ -28,8 +28,8 @@ def cost(
         typer.Option(
             "--by",
             metavar="WHAT",
-            help="A row for each day, agent, thread, sender or program.",
-            autocompletion=any_of("day", "agent", "thread", "sender", "program"),
+            help="A row for each day, agent, thread, sender, program or model.",
+            autocompletion=any_of("day", "agent", "thread", "sender", "program", "model"),
         ),
     ] = "day",
     days: Annotated[int, typer.Option("--days", metavar="N", help="The last N days, today among them.")] = DAYS,

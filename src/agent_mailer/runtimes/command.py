@@ -190,7 +190,8 @@ def _tool_end(fields: Fields) -> Event | None:
 
 def _session(fields: Fields) -> Event | None:
     session_id = text_in(fields, "id")
-    return SessionStarted(session_id) if is_session_id(session_id) else None
+    model = printable(text_in(fields, "model"), _TOOL_ID_LIMIT)
+    return SessionStarted(session_id, model) if is_session_id(session_id) else None
 
 
 def _usage(fields: Fields) -> Event:

@@ -101,7 +101,10 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 class SessionStarted(msgspec.Struct, frozen=True):
+    """`model`: the one that answers, as the program calls it; empty where it does not say."""
+
     session_id: str
+    model: str = ""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -189,6 +192,7 @@ class Observation(msgspec.Struct):
     """What a turn's events add up to; bounded however much the agent prints."""
 
     session_id: str | None = None
+    model: str = ""
     result: Result | None = None
     trouble: Trouble | None = None
     doomed: Doomed | None = None
@@ -204,8 +208,9 @@ class Observation(msgspec.Struct):
     def add(self, event: Event) -> None:
         self.events += 1
         match event:
-            case SessionStarted(session_id=session_id) if is_session_id(session_id):
+            case SessionStarted(session_id=session_id, model=model) if is_session_id(session_id):
                 self.session_id = session_id
+                self.model = model or self.model
             case Progress(text=text):
                 self.progress = text
                 self.worked = True

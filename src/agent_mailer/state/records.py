@@ -233,6 +233,7 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     `finished`: the message is settled by it (done, blocked or dead); otherwise `retry` is set. `pause` is the account's
     pause from here on, None = none. `notes` are the agent's new texts where it ended well, else only kept for people.
     `asked` are the calls that a person is asked about until `asked_until`, `used` the answers that the turn used up.
+    `model` is the one that answered, as the program calls it; empty where it did not say.
     """
 
     outcome: Outcome
@@ -251,6 +252,7 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     asked: tuple[Call, ...] = ()
     asked_until: float = 0.0
     used: tuple[str, ...] = ()
+    model: str = ""
 
 
 class Batched(msgspec.Struct, frozen=True, omit_defaults=True):

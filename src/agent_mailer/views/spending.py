@@ -24,12 +24,19 @@ class By(StrEnum):
     THREAD = "thread"
     SENDER = "sender"
     PROGRAM = "program"
+    MODEL = "model"
+
+
+def _model_of(record: TurnRecord) -> str:
+    said = record.settlement.model if record.settlement is not None else ""
+    return said or f"{record.runtime} (it does not say)"
 
 
 _OF_A_TURN: Mapping[By, Callable[[TurnRecord], str]] = {
     By.THREAD: lambda record: record.envelope.thread,
     By.SENDER: lambda record: record.envelope.sender,
     By.PROGRAM: lambda record: record.runtime,
+    By.MODEL: _model_of,
 }
 
 

@@ -137,6 +137,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         asked=asked,
         asked_until=end.now + policy.approve.expires if asked else 0.0,
         used=tuple(sorted(end.used_up)),
+        model=end.observation.model,
     )
     if retry is not None and (asked or (rerun is not None and rerun.asked)):
         return msgspec.structs.replace(settlement, retry=carried(retry, rerun, settlement, record.turn_id))

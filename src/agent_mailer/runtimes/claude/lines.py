@@ -263,7 +263,7 @@ def _sign_of_life(fields: Fields) -> Iterator[Event]:
     """Every line tells the session again; that alone keeps the silence clock from running."""
     session_id = text_in(fields, "session_id")
     if is_session_id(session_id):
-        yield SessionStarted(session_id)
+        yield SessionStarted(session_id, printable(text_in(fields, "model"), _ID_LIMIT))
 
 
 def _resets_at(info: Fields) -> float | None:

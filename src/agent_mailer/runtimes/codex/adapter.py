@@ -157,7 +157,7 @@ class CodexRuntime:
         return Launch(tuple(words), env, request.workdir)
 
     def parse(self, line: bytes) -> Sequence[Event]:
-        return events_of(line)
+        return events_of(line, self._model)
 
     def judge(self, evidence: Evidence) -> Judgement:
         result = evidence.observation.result

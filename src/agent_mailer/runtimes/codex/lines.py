@@ -96,11 +96,14 @@ class _Search(msgspec.Struct, frozen=True):
     query: str = ""
 
 
-def events_of(line: bytes) -> Sequence[Event]:
-    """The events of one line of stdout; never raises."""
+def events_of(line: bytes, model: str = "") -> Sequence[Event]:
+    """The events of one line of stdout; never raises. `model` is the one that was asked for: codex names none."""
     head = _decode(line, _Line)
     read = _READERS.get(head.type) if head is not None else None
-    return () if head is None or read is None else tuple(read(head))
+    if head is None or read is None:
+        return ()
+    found = tuple(read(head))
+    return tuple(SessionStarted(one.session_id, model) if isinstance(one, SessionStarted) else one for one in found)
 
 
 def agent_message(line: bytes) -> str | None:
