@@ -24,6 +24,7 @@ class _Program(LazyGroup):
     table: ClassVar[Mapping[str, tuple[str, str]]] = {
         "init": ("agent_mailer.cli.init", "Set up this folder for an agent."),
         "config": ("agent_mailer.cli.config", "Show and change the agent's configuration."),
+        "agent": ("agent_mailer.cli.agent", "Remove an agent, move it, give it another address."),
         "verify": ("agent_mailer.cli.doctor:verify_app", "Is this folder ready to be watched?"),
         "doctor": ("agent_mailer.cli.doctor", "Check everything around the agent, and say what mends it."),
         "test-runtime": ("agent_mailer.cli.test", "One tiny real turn of the agent program."),
@@ -64,6 +65,7 @@ class _Program(LazyGroup):
             "demo",
             "drill",
             "config",
+            "agent",
             "verify",
             "doctor",
             "test-runtime",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,6 +94,8 @@ def set_key(
         if key in widening():
             place.trust.follow(trusted, "config set", (key,))
     say(f"{key}: {shown(key, before)} -> {shown(key, typed)}")
+    if key == "address":
+        _tell_left(place, str(typed))
     _tell_when(place, [key])
     _tell_untrusted(place)
     _tell_masked(key)
@@ -288,6 +291,19 @@ def _check_handle(place: Workplace, address: str) -> None:
 
     if place.in_folder:
         require_handle(address)
+
+
+def _tell_left(place: Workplace, address: str) -> None:
+    """The mailbox of the address that the agent had until now still takes mail."""
+    from agent_mailer.mailbox.maildir.layout import has_mailbox
+
+    before = place.handle
+    if not place.in_folder or not before or before == address:
+        return
+    with suppress(MailerError, OSError):
+        if has_mailbox(place.maildir_root(), before):
+            back = f"agent-mailer config set address {before}, then: agent-mailer agent rename {address}"
+            note(f"warning: mail to {before} still lands in its mailbox; where nobody else reads that, move it: {back}")
 
 
 def _tell_when(place: Workplace, names: Iterable[str]) -> None:

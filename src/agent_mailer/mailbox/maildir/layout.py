@@ -172,7 +172,7 @@ def mailboxes(root: Path) -> tuple[str, ...]:
 
 def roster(root: Path) -> tuple[str, ...]:
     """The handles of config.json; of the base's where `root` is a session of it. Raises ConfigFault."""
-    agents = (_read_config(_config_path(root)) or {}).get("agents")
+    agents = (read_config(config_path(root)) or {}).get("agents")
     return tuple(a for a in agents if isinstance(a, str)) if isinstance(agents, list) else ()
 
 
@@ -197,8 +197,8 @@ def known(root: Path, handle: str) -> bool:
 
 def _write_roster(disk: Disk, root: Path, handles: set[str], clock: Clock) -> None:
     """Add `handles` to config.json, as AMQ writes it; keys that we do not know stay."""
-    path = _config_path(root)
-    config = _read_config(path)
+    path = config_path(root)
+    config = read_config(path)
     if config is None:
         config = {"version": 1, "created_utc": iso(clock.now()), "agents": []}
     before = config.get("agents")
@@ -212,17 +212,17 @@ def _write_roster(disk: Disk, root: Path, handles: set[str], clock: Clock) -> No
 def rosters(base: Path) -> bool:
     """Whether the folder has a list of handles, as a base root has for its sessions."""
     try:
-        return isinstance((_read_config(base / "meta" / "config.json") or {}).get("agents"), list)
+        return isinstance((read_config(base / "meta" / "config.json") or {}).get("agents"), list)
     except ConfigFault:
         return False
 
 
-def _config_path(root: Path) -> Path:
+def config_path(root: Path) -> Path:
     """A session (a root right below another) has no roster of its own: its base's counts."""
     return (root.parent if rosters(root.parent) else root) / "meta" / "config.json"
 
 
-def _read_config(path: Path) -> dict[str, object] | None:
+def read_config(path: Path) -> dict[str, object] | None:
     try:
         config = json.loads(read_regular(path, MAX_CONFIG_BYTES))
     except (FileNotFoundError, NotADirectoryError):

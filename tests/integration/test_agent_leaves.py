@@ -1,0 +1,116 @@
+"""An agent is removed, moved, or written to by another name: nothing that it had is lost, and nobody writes in vain."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, outcomes, until
+from tests.sizes import LONG
+from tests.typed import Typed, type_in
+
+from agent_mailer.mailbox.maildir.layout import mailboxes
+from agent_mailer.process.handle import ProcessIdentity, is_alive
+from agent_mailer.state.lock import holder_of
+from agent_mailer.state.workdirs import known_workdirs, remember, user_state
+
+SEND = ("send", "coder", "x", "--maildir-root")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path)
+    remember(desk.workdir)
+    return desk
+
+
+def at(desk: Desk, *words: str | Path) -> Typed:
+    return type_in(desk.workdir, *words)
+
+
+def test_who_is_removed_leaves_what_it_had_and_no_mailbox(desk: Desk) -> None:
+    desk.send("read me", thread="one")
+    asked = at(desk, "agent", "remove")
+    assert asked.status == 2
+    assert "nothing was changed" in asked.err
+    assert "agent remove --yes -C" in asked.err
+    done = at(desk, "agent", "remove", "--yes")
+    assert done.status == 0, done.err
+    assert "waits     1 message not worked on yet" in done.err
+    [kept] = (user_state() / "removed").glob("coder-*")
+    assert str(kept) in done.out
+    assert [b"read me" in path.read_bytes() for path in (kept / "mail").glob("inbox/new/*")] == [True]
+    assert (kept / "state" / "config.toml").is_file()
+    assert not desk.state.exists()
+    assert mailboxes(desk.root) == ("planner", "user")
+    refused = type_in(desk.base, *SEND, desk.root)
+    assert refused.status != 0
+    assert "known are: planner, user" in refused.err
+    assert known_workdirs(desk.place().disk).all() == []
+
+
+def test_who_has_another_address_is_written_to_there_and_nowhere_else(desk: Desk) -> None:
+    desk.send("x", thread="one")
+    assert at(desk, "agent", "rename", "planner").status == 2, "that is somebody else's"
+    said = at(desk, "agent", "rename", "poet")
+    assert said.out.splitlines()[0] == "address   coder -> poet"
+    assert mailboxes(desk.root) == ("planner", "poet", "user")
+    assert "coder" not in json.loads((desk.root / "meta" / "config.json").read_text())["agents"]
+    assert "known are: planner, poet, user" in type_in(desk.base, *SEND, desk.root).err
+    desk.settings["address"] = "poet"
+    assert outcomes(desk.once()) == ["done"]
+    assert desk.inbox()[0].envelope.sender == "poet"
+
+
+def test_a_new_address_in_the_configuration_alone_is_warned_of(desk: Desk) -> None:
+    said = at(desk, "config", "set", "address", "poet")
+    assert "mail to coder still lands in its mailbox" in said.err
+    assert "config set address coder, then: agent-mailer agent rename poet" in said.err
+
+
+def test_who_is_moved_goes_on_there(desk: Desk) -> None:
+    desk.configure(project_dir=str(desk.workdir / "src"), api_key="amk_secret")
+    (desk.workdir / "src").mkdir()
+    before = desk.place().trust.verdict
+    assert not before.changed
+    target = desk.base / "poems"
+    assert at(desk, "agent", "move", desk.workdir / "inner").status == 2
+    assert at(desk, "agent", "move", desk.root).status == 2, "something is there"
+    said = at(desk, "agent", "move", "../poems")
+    assert said.status == 0, said.err
+    assert not desk.workdir.exists()
+    assert f"project_dir: {desk.workdir}/src -> {target}/src" in said.out
+    desk.workdir, desk.state = target, target / ".agent-mailer"
+    assert not desk.place().trust.verdict.changed
+    assert known_workdirs(desk.place().disk).all() == [target]
+    desk.send("x")
+    assert outcomes(desk.once()) == ["done"]
+
+
+def process_of(desk: Desk) -> list[ProcessIdentity]:
+    """Of the one turn, once it runs."""
+    turns = desk.place().state.turns
+    return [record.process for turn in turns.ids() if (record := turns.load(turn)) is not None and record.process]
+
+
+@LONG
+def test_a_watcher_that_runs_and_a_turn_that_outlived_it_keep_all_as_it_is(desk: Desk) -> None:
+    desk.shell("sleep 600")
+    desk.send("x")
+    with desk.watching() as watcher:
+        until(lambda: holder_of(desk.state / ".lock") and desk.place().state.turns.ids(), "the watcher")
+        until(lambda: process_of(desk), "the turn")
+        for words in (("remove", "--yes"), ("move", "../poems"), ("rename", "poet")):
+            refused = at(desk, "agent", *words)
+            assert refused.status == 75
+            assert f"kill {watcher.pid}" in refused.err
+        watcher.send_signal(signal.SIGKILL)
+        watcher.wait()
+        for words in (("remove", "--yes"), ("move", "../poems"), ("rename", "poet")):
+            refused = at(desk, "agent", *words)
+            assert refused.status == 75
+            assert "agent-mailer turns stop" in refused.err
+        assert is_alive(process_of(desk)[0])
+    assert mailboxes(desk.root) == ("coder", "planner", "user")
