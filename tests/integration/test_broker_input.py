@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 import pytest
 from tests.broker_process import Account, BrokerProcess, broker, join, register
 from tests.openapi_walk import Operation, operations, sample
+from tests.sizes import sizes
 
 pytestmark = pytest.mark.usefixtures("each_database")
+T = TypeVar("T")
 LONG = "x" * 3_000_000
+SOME = sizes(quick=6, long=1)
+"""One value in so many, another one for each operation and parameter: each of them is tried somewhere."""
 TEXTS = {
     "controls": "a\u0001\u001b[2Jb\r\n",
     "NUL": "a\u0000b",
@@ -122,6 +126,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Itera
         desk.client.close()
 
 
+def _some(values: Sequence[T], one_in: int, turn: int) -> Sequence[T]:
+    return values[turn % one_in :: one_in]
+
+
 def _with(fields: dict[str, Any], name: str, raw: bytes) -> bytes:
     """The body with one field's value as these very bytes."""
     rest = {key: value for key, value in fields.items() if key != name}
@@ -154,11 +162,12 @@ def test_every_field_of_every_body(desk: Desk) -> None:
     assert tried > 500
 
 
-def test_every_body_as_a_whole(desk: Desk) -> None:
-    for operation in desk.operations:
+@pytest.mark.parametrize("one_in", SOME)
+def test_every_body_as_a_whole(desk: Desk, one_in: int) -> None:
+    for turn, operation in enumerate(desk.operations):
         if operation.body is None:
             continue
-        for why, raw in BODIES.items():
+        for why, raw in _some(list(BODIES.items()), one_in, turn):
             answer = desk.send(operation, raw, f"the body is {why}")
             # What asks for nothing may get nothing.
             nothing_needed = not operation.body.get("required")
@@ -184,10 +193,11 @@ def test_a_body_too_large_is_refused_with_413_whether_or_not_it_says_its_length(
     assert not list((desk.process.data / "uploads").glob("*")), "nothing of it stays"
 
 
-def test_every_path_parameter(desk: Desk) -> None:
-    for operation in desk.operations:
-        for name in operation.path_params:
-            for word in WORDS:
+@pytest.mark.parametrize("one_in", SOME)
+def test_every_path_parameter(desk: Desk, one_in: int) -> None:
+    for turn, operation in enumerate(desk.operations):
+        for place, name in enumerate(operation.path_params):
+            for word in _some(WORDS, one_in, turn + place):
                 for value in (quote(word, safe=""), quote(word, safe="/%")):
                     others = dict.fromkeys(operation.path_params, "x")
                     path = operation.path
@@ -198,11 +208,12 @@ def test_every_path_parameter(desk: Desk) -> None:
                     assert b"root:" not in answer.content
 
 
-def test_every_query_parameter(desk: Desk) -> None:
+@pytest.mark.parametrize("one_in", SOME)
+def test_every_query_parameter(desk: Desk, one_in: int) -> None:
     numbers = ["", "x", "-1", "0", "1.5", "9" * 25, "9" * 5000, "1e999", "NaN", "\x00", "\ud7ff", "true"]
-    for operation in desk.operations:
-        for name in operation.query:
-            for word in (*WORDS, *numbers):
+    for turn, operation in enumerate(desk.operations):
+        for place, name in enumerate(operation.query):
+            for word in _some([*WORDS, *numbers], one_in, turn + place):
                 path = operation.fill(
                     {one: desk.agent["address"] if one == "address" else "x" for one in operation.path_params}
                 )

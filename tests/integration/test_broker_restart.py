@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 from tests.broker_process import LAST_WORDS, PASSWORD
 from tests.desk import until
+from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
 
 PATIENCE = 120.0
@@ -76,6 +77,7 @@ def kept(tmp_path: Path) -> Iterator[tuple[Kept, str]]:
             broker.end()
 
 
+@LONG
 def test_who_connects_while_it_is_started_anew_waits_and_no_stream_misses_a_message(tmp_path: Path) -> None:
     with kept(tmp_path) as (broker, url):
         assert url in broker.words()

@@ -318,7 +318,7 @@ def test_dead_letters_are_shown_and_chosen_by_how_they_ended(desk: Desk) -> None
     "locale",
     [
         pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=LONG),
-        {"LC_ALL": "POSIX"},
+        pytest.param({"LC_ALL": "POSIX"}, marks=LONG),
         pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=LONG),
     ],
 )
