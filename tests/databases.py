@@ -159,6 +159,7 @@ def database_of(place: Path) -> str:
 _SINCE_0008 = (
     *("remote_requests", "reports"),
     "team_memories",
+    "file_reservations",
     *("channel_messages", "channel_members", "channels"),
     "approval_links",
     "threads",

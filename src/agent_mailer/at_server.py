@@ -12,6 +12,8 @@ from agent_mailer.errors import ConfigFault
 from agent_mailer.state.workdirs import user_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_mailer.clock import Clock
     from agent_mailer.config import Config
     from agent_mailer.disk import Disk
@@ -89,7 +91,7 @@ def person_of(place: Place) -> str:
 
 def reservations_of(place: ReservingPlace, address: str) -> Reservations:
     """Of the project, for an agent or a person. Raises ConfigFault."""
-    from agent_mailer.reservations.patterns import overlap
+    from agent_mailer.path_patterns import overlap
 
     kind = place.config.mailbox_kind
     if kind is MailboxKind.MCP_AGENT_MAIL:
@@ -97,11 +99,25 @@ def reservations_of(place: ReservingPlace, address: str) -> Reservations:
     from agent_mailer.reservations.leases import Leases
 
     project = os.path.realpath(project_of(place))
-    return Leases(_leases_of(place), place.disk, place.clock, project=project, address=address)
+    here = Leases(_leases_of(place), place.disk, place.clock, project=project, address=address)
+    return here if kind is MailboxKind.MAILDIR else _at_broker(place, here, project, address)
+
+
+def _at_broker(place: Place, here: Reservations, project: str, address: str) -> Reservations:
+    from agent_mailer.errors import UsageFault
+    from agent_mailer.mailbox.amp.link import Link
+    from agent_mailer.mailbox.amp.reservations import BrokerReservations
+
+    by = "" if address.casefold() == place.config.address.casefold() else address
+    if "@" in by:
+        raise UsageFault("bad_address", f"{address} reserves with its own key, in its own workdir", "leave out --as")
+    return BrokerReservations(
+        Link(_shown_by(place), limits=None, clock=place.clock), here, place.clock, project=project, by=by
+    )
 
 
 def _leases_of(place: ReservingPlace) -> Path:
-    """Below the mailbox's root; for agents of a broker, who edit one folder on one machine, in the user's state."""
+    """Below the mailbox's root; for agents of a broker that keeps none, in the user's state."""
     if place.config.mailbox_kind is MailboxKind.MAILDIR:
         return place.maildir_root() / "meta"
     return user_state() / "reservations"
@@ -133,25 +149,30 @@ def reserving_of(place: ReservingPlace, address: str) -> Reserving:
         patterns = checked(config.reserve, project) if config.reserve else ()
     except UsageFault as fault:
         raise ConfigFault(fault.code, f"reserve: {fault.message}", "agent-mailer config set reserve 'src/**'") from None
-    rhythm = SERVER_LOOKS if config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL else SHARED_LOOKS
+    rhythm = SHARED_LOOKS if config.mailbox_kind is MailboxKind.MAILDIR else SERVER_LOOKS
     policy = ReservePolicy(patterns, config.on_conflict)
     return Reserving(reservations_of(place, address), policy, Path(project), address, rhythm=rhythm)
 
 
 def _amp(place: Place) -> AmpMailbox:
     from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
-    from agent_mailer.mailbox.amp.client import Credentials
-
-    def credentials() -> Credentials:
-        config = place.trust.load().config
-        return Credentials(place.config.broker_url, config.agent_id, config.api_key)
 
     rhythm = Rhythm(float(place.config.poll_interval_idle), float(place.config.poll_interval_active))
     return AmpMailbox(
-        credentials,
+        _shown_by(place),
         place.config.address,
         watcher=place.folder.watcher_id(),
         watcher_name=f"{platform.node() or 'a host'}, process {os.getpid()}, {place.workdir}",
         rhythm=rhythm,
         clock=place.clock,
     )
+
+
+def _shown_by(place: Place) -> Callable[[], Credentials]:
+    from agent_mailer.mailbox.amp.client import Credentials
+
+    def credentials() -> Credentials:
+        config = place.trust.load().config
+        return Credentials(place.config.broker_url, config.agent_id, config.api_key)
+
+    return credentials

@@ -26,7 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 VOLATILE = {"last_seen", "last_used_at"}
 WRITES_OF_HIS_OWN = (
     *("api_keys", "agents", "messages", "teams", "files", "users", "receipts", "approval_links"),
-    *("threads", "trashed_messages", "team_memories"),
+    *("threads", "trashed_messages", "team_memories", "file_reservations"),
 )
 
 
@@ -116,6 +116,8 @@ class Street:
         uploaded = ask.post("/files/upload", files={"file": (f"{mark}.png", PNG)}, headers=agents).raise_for_status()
         link = {"agent_id": one["id"], "token_sha256": token_hash(one), "seconds": 3600, "act": mark}
         ask.post("/approvals/links", json=link, headers=agents).raise_for_status()
+        mine = {"project": mark, "patterns": [mark], "seconds": 3600}
+        ask.post(f"/agents/{one['id']}/reservations", json=mine, headers=agents).raise_for_status()
         operator = ask.get("/admin/human-operator", headers=people).raise_for_status().json()
         me = ask.get("/users/me", headers=people).raise_for_status().json()
         ask.close()

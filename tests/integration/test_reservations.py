@@ -16,6 +16,7 @@ import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
 from tests.fake_mcp_mail import running
+from tests.plain_broker import running_plain_broker
 from tests.typed import type_in
 
 from agent_mailer.approvals.hook import run
@@ -24,8 +25,8 @@ from agent_mailer.at_server import reservations_of
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox
+from agent_mailer.path_patterns import overlap
 from agent_mailer.reservations.leases import Leases
-from agent_mailer.reservations.patterns import overlap
 from agent_mailer.reservations.port import Owner, Reservation
 from agent_mailer.reservations.turn import HELD, put_held
 
@@ -290,21 +291,24 @@ def test_a_path_that_can_be_none_keeps_the_watcher_from_starting(tmp_path: Path)
     assert "does not lie in the project" in typed.err
 
 
-def test_agents_of_a_broker_keep_out_of_each_others_way_on_one_machine(tmp_path: Path) -> None:
+def test_agents_of_a_broker_that_keeps_none_keep_out_of_each_others_way_on_one_machine(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.configure(maildir_root="", broker_url="http://127.0.0.1:1", api_key="k", agent_id="a", address="a@b.c")
     desk.configure(project_dir=str(tmp_path), reserve=["src"])
 
     async def scenario() -> None:
-        one, other = (reservations_of(desk.place(), address) for address in ("a@b.c", "d@b.c"))
+        one, other = (reservations_of(desk.place(), address) for address in ("a@b.c", "operator"))
         assert await one.take("t1", ["src/**"], 60.0) == []
         (way,) = await other.take("t2", ["src/x.py"], 60.0)
         assert way.owner == Owner("a@b.c", "t1")
 
-    asyncio.run(scenario())
-    typed = type_in(desk.workdir, "mail", "reserve", "src/y.py")
-    assert (typed.status, "held by a@b.c" in typed.err) == (1, True)
+    with running_plain_broker(tmp_path) as broker:
+        desk.configure(broker_url=broker.url)
+        asyncio.run(scenario())
+        typed = type_in(desk.workdir, "mail", "reserve", "src/y.py")
+        assert (typed.status, "held by a@b.c" in typed.err) == (1, True)
     assert "reserve       reserved before a turn" in type_in(desk.workdir, "verify").out
+    assert type_in(desk.workdir, "mail", "reservations").status == 69
 
 
 def test_at_a_server_what_it_grants_in_spite_of_others_is_given_back(tmp_path: Path) -> None:

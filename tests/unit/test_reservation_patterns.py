@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from agent_mailer.errors import UsageFault
-from agent_mailer.reservations.patterns import checked, names_path, overlap
+from agent_mailer.path_patterns import names_path, overlap
+from agent_mailer.reservations.patterns import checked
 
 PROJECT = "/srv/shop"
 

@@ -32,6 +32,7 @@ EXTENSIONS = (
     "claim-thread",
     "team-memories",
     "watcher-reports",
+    "file-reservations",
 )
 
 

@@ -37,6 +37,7 @@ from agent_mailer.broker.operator import router as operator_router
 from agent_mailer.broker.peers import Peers
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.remote.routes import router as remote_router
+from agent_mailer.broker.reservations.routes import router as reservations_router
 from agent_mailer.broker.search.routes import router as search_router
 from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.tables import agents
@@ -159,6 +160,7 @@ def create_app(settings: Settings) -> FastAPI:
         operator_by_key,
         links_router,
         remote_router,
+        reservations_router,
         metrics.router,
     ):
         app.include_router(router)

@@ -45,8 +45,7 @@ invite_codes = Table(
     metadata,
     Column("code", Text, primary_key=True),
     Column("created_by", Text, nullable=False),
-    Column("used_by", Text),
-    Column("used_at", Text),
+    *(Column(name, Text) for name in ("used_by", "used_at")),
     Column("created_at", Text, nullable=False),
 )
 
@@ -54,8 +53,7 @@ teams = Table(
     "teams",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("description", Text, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("name", "description")),
     Column("user_id", Text, ForeignKey("users.id"), nullable=False),
     Column("created_at", Text, nullable=False),
     UniqueConstraint("name", "user_id"),
@@ -67,12 +65,9 @@ team_memories = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("team_id", Text, ForeignKey("teams.id", ondelete="CASCADE"), nullable=False),
-    Column("title", Text, nullable=False),
-    Column("content", Text, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("title", "content")),
     Column("user_id", Text, ForeignKey("users.id"), nullable=False),
-    Column("created_at", Text, nullable=False),
-    Column("updated_at", Text, nullable=False),
-    Column("updated_by", Text, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("created_at", "updated_at", "updated_by")),
     UniqueConstraint("team_id", "title"),
 )
 
@@ -105,8 +100,7 @@ api_keys = Table(
     Column("id", Text, primary_key=True),
     Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
     Column("key_hash", Text, nullable=False, unique=True),
-    Column("name", Text, nullable=False),
-    Column("created_at", Text, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("name", "created_at")),
     Column("last_used_at", Text),
     Column("is_active", Boolean, nullable=False),
     # A key with an agent acts for that agent only; without one for every agent of the user.
@@ -316,6 +310,17 @@ former_addresses = Table(
     Column("address", Text, primary_key=True),
     Column("agent_id", Text, ForeignKey("agents.id"), nullable=False, index=True),
     Column("left_at", Text, nullable=False),
+)
+
+# Files that an agent, or a person, has to itself, until when by the database's clock (milliseconds since 1970).
+file_reservations = Table(
+    "file_reservations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
+    Column("agent_id", Text, ForeignKey("agents.id"), nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("holder", "turn", "project", "pattern")),
+    Column("ends_ms", BigInteger, nullable=False),
 )
 
 # Two agents that talk in turns; `status` is a value of `channels.rows.Status`.

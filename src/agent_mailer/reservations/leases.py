@@ -13,7 +13,7 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.locks import FileLock
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.meanwhile import meanwhile
-from agent_mailer.reservations.patterns import overlap
+from agent_mailer.path_patterns import overlap
 from agent_mailer.reservations.port import LONGEST, Owner, Reservation
 
 LOCK_SECONDS: Final = 5.0

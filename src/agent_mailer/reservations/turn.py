@@ -20,7 +20,7 @@ import msgspec
 from agent_mailer import beneath
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import MailerError, UnavailableFault
-from agent_mailer.reservations.patterns import names_path
+from agent_mailer.path_patterns import names_path
 from agent_mailer.reservations.port import MOST_PATTERNS, Reservation
 
 HELD: Final = "held.json"

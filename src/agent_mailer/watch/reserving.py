@@ -64,6 +64,8 @@ class Reserving:
         """By message id: not before this moment of the loop's clock."""
         self._tending: dict[str, asyncio.Task[None]] = {}
         self._tidied = False
+        self._owed: set[asyncio.Task[None]] = set()
+        """What could not be given back when it should have been."""
 
     def may_try(self, message_id: str) -> bool:
         return self._later.get(message_id, 0.0) <= asyncio.get_running_loop().time()
@@ -115,13 +117,29 @@ class Reserving:
         put_held(room.state.folder.disk, room.state.turns.path(turn_id), self._project, others)
 
     async def give_back(self, room: Surroundings, turn_id: str) -> None:
-        """All that the turn had. What cannot be told now runs out by itself."""
+        """All that the turn had. What cannot be told now is told as soon as it can be, while this watcher runs."""
         self._leave(turn_id)
-        with suppress(MailboxUnavailable):
-            if await self._reservations.release(turn_id):
-                room.log.emit(EventName.RESERVATION_RELEASED, turn_id=turn_id)
-                self._later = dict.fromkeys(self._later, 0.0)
-                room.wake()
+        if not await self._release(room, turn_id):
+            task = asyncio.create_task(self._release_at_last(room, turn_id))
+            self._owed.add(task)
+            task.add_done_callback(self._owed.discard)
+
+    async def _release_at_last(self, room: Surroundings, turn_id: str) -> None:
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            if await self._release(room, turn_id):
+                return
+
+    async def _release(self, room: Surroundings, turn_id: str) -> bool:
+        try:
+            count = await self._reservations.release(turn_id)
+        except MailboxUnavailable:
+            return False
+        if count:
+            room.log.emit(EventName.RESERVATION_RELEASED, turn_id=turn_id)
+            self._later = dict.fromkeys(self._later, 0.0)
+            room.wake()
+        return True
 
     def _leave(self, turn_id: str) -> None:
         task = self._tending.pop(turn_id, None)

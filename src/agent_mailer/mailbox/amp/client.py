@@ -37,6 +37,7 @@ LINKS = "approval-links"
 MEMORIES = "team-memories"
 REPORTS = "watcher-reports"
 """The extension by which an agent's operator is told what its watcher does, and asks something of it."""
+RESERVATIONS = "file-reservations"
 
 
 class Credentials(msgspec.Struct, frozen=True):
