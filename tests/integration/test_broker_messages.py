@@ -50,6 +50,7 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
             "approval-links",
             "claim-thread",
             "team-memories",
+            "watcher-reports",
             "file-reservations",
         ],
         "max_body_bytes": 70_000,
