@@ -98,8 +98,8 @@ def approve_of(config: Config) -> ApprovePolicy:
         tells_codes=hidden or config.mailbox_kind is MailboxKind.AMP,
         mail_hidden=hidden and config.mailbox_kind is MailboxKind.MAILDIR,
         asks_sender=by_sender,
-        # Claude's hooks hear of an edit before it is made; with codex they come with a reviewer of every call.
-        edits=config.reserves and config.runtime is RuntimeKind.CLAUDE,
+        # Their hooks hear of an edit before it is made.
+        edits=config.reserves and config.runtime in (RuntimeKind.CLAUDE, RuntimeKind.CODEX),
     )
 
 

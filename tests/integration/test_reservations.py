@@ -19,7 +19,7 @@ from tests.fake_mcp_mail import running
 from tests.plain_broker import running_plain_broker
 from tests.typed import type_in
 
-from agent_mailer.approvals.hook import run
+from agent_mailer.approvals.hook import Dialect, run
 from agent_mailer.approvals.turn import TurnApprovals, write
 from agent_mailer.at_server import reservations_of
 from agent_mailer.disk import Disk
@@ -264,6 +264,31 @@ def test_the_hook_refuses_an_edit_of_what_somebody_else_has_and_says_who(tmp_pat
     assert said("src/a.py")["permissionDecision"] == "deny"
     (turn / HELD).unlink()
     assert said("src/a.py") == {}
+
+
+def test_the_hook_refuses_a_patch_of_which_one_file_is_somebody_elses(tmp_path: Path) -> None:
+    project, turn = tmp_path / "project", tmp_path / "turn"
+    turn.mkdir()
+    write(Disk(), turn, TurnApprovals(edits=True))
+    put_held(Disk(), turn, project, [Reservation(Owner("planner", "t"), str(project), "src/**", time.time() + 600)])
+
+    def said(*lines: str) -> str:
+        text = "\n".join(("*** Begin Patch", *lines, "*** End Patch"))
+        given = {"hook_event_name": "PreToolUse", "tool_name": "apply_patch", "tool_input": {"command": text}}
+        out = io.StringIO()
+        run(turn, io.StringIO(json.dumps({**given, "cwd": str(project)})), out, Dialect.CODEX)
+        found = json.loads(out.getvalue())["hookSpecificOutput"] if out.getvalue() else {}
+        return str(found.get("permissionDecisionReason", ""))
+
+    for theirs in (
+        "Add File: src/a",
+        "Update File: src/a b.py",
+        f"Delete File: {project}/src/a",
+        "Move to: docs/../src/a",
+    ):
+        assert "reserved by planner (src/**) until " in said("*** Update File: docs/a", f"*** {theirs}"), theirs
+    assert said("*** Update File: docs/a", "+*** Add File of src/a") == ""
+    assert "the patch names no file" in said("+src/a")
 
 
 def test_a_person_reserves_lists_and_gives_back(desks: TwoDesks) -> None:

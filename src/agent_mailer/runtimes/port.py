@@ -61,6 +61,8 @@ class Asking(msgspec.Struct, frozen=True):
 
     hook: tuple[str, ...]
     tools: tuple[str, ...] = ()
+    refusals: bool = True
+    """It is asked in place of a refusal, too."""
 
 
 class TurnRequest(msgspec.Struct, frozen=True):

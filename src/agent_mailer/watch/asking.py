@@ -61,7 +61,8 @@ def asking_of(approvals: TurnApprovals, directory: Path, isolated: str) -> Askin
     argv = (sys.executable, isolated, "-m", "agent_mailer.approvals.hook", str(directory))
     edits = EDITS if approvals.edits else ()
     named = (*(rule_of(one).tool for one in approvals.rules), *(one.tool for one in approvals.told))
-    return Asking(argv, tuple(dict.fromkeys((*edits, *named))))
+    asks = approvals.refused or bool(named) or bool(approvals.always)
+    return Asking(argv, tuple(dict.fromkeys((*edits, *named))), refusals=asks)
 
 
 def goes_on_by_itself(approvals: TurnApprovals, rerun: RetryEntry | None, resume: str | None) -> bool:

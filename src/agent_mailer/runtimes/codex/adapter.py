@@ -147,7 +147,7 @@ class CodexRuntime:
         if request.asking is not None:
             refuses = self._mode is PermissionMode.ACCEPT_EDITS and request.own_sandbox
             able = (version_of(program) or SINCE) >= SINCE
-            words += asking_words(request.asking, self._extra, refuses=refuses and able)
+            words += asking_words(request.asking, self._extra, refuses=refuses and able and request.asking.refusals)
         flags = ("--json", "--skip-git-repo-check")
         if request.session_id is None:
             words += [*flags, "-"]
