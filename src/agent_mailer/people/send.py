@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
+from agent_mailer.groups import names_group, spread
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
     Automatic,
@@ -43,6 +44,9 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, 
     What the mailbox cannot carry is refused where somebody may look for it, and told where it is a hint.
     With a dedupe key: what was sent under it before is not sent again, and other content under it is an error.
     """
+    if any(map(names_group, draft.to)):
+        contacts = [one.address for one in await mail.mailbox.contacts()]
+        draft = msgspec.structs.replace(draft, to=spread(draft.to, contacts, mail.mailbox.address))
     draft, routes = await mail.routed(draft, origin)
     lost = await mail.not_carried(draft)
     if "labels" in lost:

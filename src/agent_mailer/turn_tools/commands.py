@@ -9,6 +9,7 @@ from agent_mailer.beneath import is_there
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.groups import spread
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.turn_tools import anchor_turn
@@ -257,7 +258,8 @@ class AgentMail:
         return self._folder.stage(replace(draft, created=self._clock.now(), at_once=now, labels=labels))
 
     def _known(self, to: Sequence[str]) -> tuple[str, ...]:
-        """`to` as whole addresses, each once; what stands before an @ is enough where it means one of the contacts.
+        """`to` as whole addresses, each once; what stands before an @ is enough where it means one of the contacts, and
+        `broadcast` means all of them.
 
         Where the contacts could not be read at the claim, settlement judges.
         """
@@ -265,6 +267,7 @@ class AgentMail:
             raise UsageFault("no_recipient", "there is no recipient", "name at least one address")
         mail = self._folder.mail()
         contacts = [contact.address for contact in mail.contacts]
+        to = spread(to, contacts, "")
         origins = (mail.message, *mail.batch)
         # Whoever writes from elsewhere is not the one who is called so here.
         answered = {origin.reply_to for origin in origins}

@@ -1,0 +1,54 @@
+"""`broadcast` as an address: each contact gets the message once, whoever sends it and wherever the mail is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broker_desk import running_broker
+from tests.desk import Desk, outcomes
+from tests.typed import type_in
+
+
+def test_a_person_writes_to_everybody_once_and_to_no_group_that_nobody_knows(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    def send(*words: str) -> tuple[int, str]:
+        done = type_in(desk.base, "send", *words, "--body", "all hands", env={"AM_ROOT": str(desk.root)})
+        return done.status, done.err
+
+    assert send("--to", "broadcast,planner", "--dedupe-key", "morning")[0] == 0
+    assert send("--to", "broadcast", "--dedupe-key", "morning")[0] == 0
+    assert [len(desk.inbox(name)) for name in ("coder", "planner", "user")] == [1, 1, 0]
+    for group in ("cap:review", "tag:", "label:a b"):
+        status, said = send("--to", f"coder,{group}")
+        assert status != 0, group
+        assert "names a group, and here is none but broadcast" in said
+    assert len(desk.inbox("coder")) == 1
+
+
+def test_an_agent_writes_to_everybody_and_is_told_of_a_group_that_is_none(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    stage = "agent-mailer send --to broadcast --body 'I am done'; agent-mailer send --to cap:x --body y"
+    desk.shell(f"cat >/dev/null; {stage} 2>{tmp_path}/said; true")
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert [one.body.strip() for one in desk.inbox("planner")] == ["I am done"]
+    assert [one.body.strip() for one in desk.inbox("user")] == ["I am done"]
+    assert desk.inbox("coder") == []
+    assert "cap:x names a group" in (tmp_path / "said").read_text()
+
+
+def test_at_a_broker_it_reaches_each_agent_that_the_sender_may_write_to(tmp_path: Path) -> None:
+    with running_broker(tmp_path) as broker:
+        ann = broker.person("ann")
+        agents = [broker.agent(ann, name) for name in ("coder", "planner")]
+        shown = {"AGENT_MAILER_BROKER_URL": broker.url, "AGENT_MAILER_API_KEY": ann.key}
+        done = type_in(tmp_path, "send", "--to", "broadcast", "--body", "all hands", env=shown)
+        assert done.status == 0, done
+        for agent in agents:
+            listed = broker.call(
+                "GET", f"/messages/inbox/{agent['address']}", params={"agent_id": agent["id"]}, headers=ann.header
+            )
+            assert [one["body"] for one in listed] == ["all hands"]
+        done = type_in(tmp_path, "send", "--to", "tag:rust", "--body", "x", env=shown)
+        assert (done.status, "names a group" in done.err) == (2, True)
