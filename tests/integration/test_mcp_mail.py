@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.clocks import FakeClock
 from tests.desk import Desk
 from tests.fake_mcp_mail import FakeServer, running
 from tests.typed import type_in
@@ -28,6 +31,7 @@ from agent_mailer.mailbox.port import (
     Refused,
     Unknown,
 )
+from agent_mailer.path_patterns import overlap
 from agent_mailer.testing.mailbox_scene import only, took_a_wake, waiting
 
 
@@ -238,6 +242,42 @@ def test_a_signal_wakes_at_once_and_one_for_another_does_not(town: Town) -> None
             assert len(await waiting(box)) == 2
         finally:
             await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_without_the_folder_of_signals_it_is_looked_at_in_its_rhythm(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box().register()
+        town.write("coder-1")
+        box = town.box(environ={"NOTIFICATIONS_SIGNALS_DIR": str(town.base / "signals")})
+        await box.open()
+        try:
+            await box.pending(10)
+            shutil.rmtree(town.base / "signals")
+            town.fake.signals = None
+            town.write("coder-1", subject="new")
+            await asyncio.wait_for(box.wait(), 20)
+            assert len(await waiting(box)) == 2
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("apart", [-7200.0, 7200.0])
+def test_clocks_that_are_apart_give_nobody_what_another_has(town: Town, apart: float) -> None:
+    clock = FakeClock()
+    clock.moment = time.time() + apart
+
+    async def scenario() -> None:
+        one, other = (town.box(name, clock=clock).reservations(overlap) for name in ("coder-1", "planner-1"))
+        assert await one.take("t1", ["src/app/*.py"], 600.0) == []
+        (way,) = await other.take("t2", ["src/**"], 600.0)
+        assert (way.owner.address, way.until > clock.now()) == ("coder-1", True)
+        assert await one.renew("t1", 600.0)
+        assert await one.release("t1") == 1
+        assert await other.take("t2", ["src/**"], 600.0) == []
 
     asyncio.run(scenario())
 

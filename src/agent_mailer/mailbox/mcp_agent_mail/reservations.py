@@ -18,6 +18,9 @@ from agent_mailer.reservations.port import Owner, Reservation
 _SIGN: Final = "agent-mailer "
 """Before the turn's id, in the reason that others are shown."""
 
+SOON: Final = 30.0
+"""Seconds."""
+
 
 class _Held(msgspec.Struct):
     id: int
@@ -117,11 +120,12 @@ class ServerReservations:
 
     async def _standing(self, me: Identity) -> list[tuple[int, Reservation]]:
         uri = f"resource://file_reservations/{me.slug}?active_only=true"
-        found = []
+        # What stands by the server's clock stands, whatever ours says: until we look again at least.
+        found, soon = [], self._now() + SOON
         for one in await self._server.resource(uri, list[_Held]):
             turn = one.reason.removeprefix(_SIGN) if one.reason.startswith(_SIGN) else ""
-            until = _moment(one)
-            if one.exclusive and not one.released_ts and until > self._now():
+            until = max(_moment(one), soon)
+            if one.exclusive and not one.released_ts:
                 owner = Owner(one.agent, turn if one.agent == me.name else "")
                 found.append((one.id, Reservation(owner, me.project, one.path_pattern, until)))
         return found
