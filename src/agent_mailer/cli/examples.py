@@ -46,6 +46,10 @@ _OF: dict[str, tuple[str, ...]] = {
     "mail reserve": ("mail reserve src/parser.py",),
     "mail release": ("mail release src/parser.py",),
     "mail sent": ("mail sent", "mail sent --limit 0"),
+    "mail search": ("mail search release notes", "mail search 'releas*' --as coder --json"),
+    "mail archive": ("mail archive 2bc9835e", "mail archive"),
+    "mail trash": ("mail trash 2bc9835e", "mail trash"),
+    "mail restore": ("mail restore 2bc9835e",),
     "mail finish": ("mail finish --blocked 'A or B?'", "mail finish --no-reply"),
     "mcp": (
         "mcp --person",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.mail import arrivals, steps
+from agent_mailer.cli.mail import arrivals, keeping, steps
 from agent_mailer.cli.mail.options import (
     As,
     Body,
@@ -232,6 +232,10 @@ app.command("drain", cls=FastCommand)(arrivals.drain)
 app.command("who", cls=FastCommand)(arrivals.who)
 app.command("receipts", cls=FastCommand)(arrivals.receipts)
 app.command("sent", cls=FastCommand)(arrivals.sent)
+app.command("search", cls=FastCommand)(keeping.search)
+app.command("archive", cls=FastCommand)(keeping.archive)
+app.command("trash", cls=FastCommand)(keeping.trash)
+app.command("restore", cls=FastCommand)(keeping.restore)
 
 
 @app.command("finish", cls=FastCommand)

@@ -86,13 +86,20 @@ def person_at(whose: str | None, workdir: Path | None, maildir_root: str | None)
     In a shell of AMQ's (`$AM_ME` and `$AM_ROOT`) it is that of the shell, unless flags name another mailbox.
     """
     from agent_mailer import people
+
+    place, who = mail_at(whose, workdir, maildir_root)
+    return people.person_at(place, who, note)
+
+
+def mail_at(whose: str | None, workdir: Path | None, maildir_root: str | None) -> tuple[Workplace, str | None]:
+    """The mailbox that is meant, and whose mail; None: whose it is where nobody is named."""
     from agent_mailer.cli.options import absolute, workplace
 
     shell = os.environ.get("AM_ROOT") if os.environ.get("AM_ME") else None
     root = maildir_root or (shell if workdir is None else None)
     flags = {"mailbox": "maildir", "maildir_root": absolute(root)} if root else {}
     place = workplace(workdir, flags)
-    return people.person_at(place, whose or _shell_handle(place), note)
+    return place, whose or _shell_handle(place)
 
 
 def _shell_handle(place: Workplace) -> str | None:

@@ -93,38 +93,38 @@ class AccountClient:
 
     async def agents(self) -> list[AgentInfo]:
         """This person's agents that are not deleted."""
-        found = agents_in(await self._ask("GET", "/users/me/agents"))
+        found = agents_in(await self.ask("GET", "/users/me/agents"))
         return [agent for agent in found if agent.status != "deleted"]
 
     async def add_agent(self, new: NewAgent) -> MadeAgent:
         """RequestRefused with status 409 where the address is taken."""
         wanted = {key: value for key, value in msgspec.structs.asdict(new).items() if value}
-        return decode(await self._ask("POST", "/users/me/agents", msgspec.json.encode(wanted)), MadeAgent)
+        return decode(await self.ask("POST", "/users/me/agents", msgspec.json.encode(wanted)), MadeAgent)
 
     async def add_key(self, agent_id: str) -> str:
         """One more key for an agent; those that it has go on working. It ends with the agent."""
         wanted = {"name": f"agent:{agent_id}", "agent_id": agent_id}
-        return decode(await self._ask("POST", "/users/api-keys", msgspec.json.encode(wanted)), NewKey).raw_key
+        return decode(await self.ask("POST", "/users/api-keys", msgspec.json.encode(wanted)), NewKey).raw_key
 
     async def me(self) -> Account:
         """Who has logged in. Raises MailboxRefused where the token counts no longer."""
-        return decode(await self._ask("GET", "/users/me"), Account)
+        return decode(await self.ask("GET", "/users/me"), Account)
 
     async def log_out(self) -> None:
         """End the token at the broker."""
-        await self._ask("POST", "/users/logout", b"{}")
+        await self.ask("POST", "/users/logout", b"{}")
 
     async def team(self, name: str) -> TeamInfo:
         """This person's team of that name; made where there is none."""
 
         async def known() -> TeamInfo | None:
-            teams = decode(await self._ask("GET", "/admin/teams"), list[TeamInfo])
+            teams = decode(await self.ask("GET", "/admin/teams"), list[TeamInfo])
             return next((team for team in teams if team.name == name), None)
 
         if (found := await known()) is not None:
             return found
         try:
-            return decode(await self._ask("POST", "/admin/teams", msgspec.json.encode({"name": name})), TeamInfo)
+            return decode(await self.ask("POST", "/admin/teams", msgspec.json.encode({"name": name})), TeamInfo)
         except RequestRefused as fault:
             if fault.status == 409 and (found := await known()) is not None:
                 return found  # made by somebody else meanwhile
@@ -133,20 +133,21 @@ class AccountClient:
     async def change_agent(self, agent_id: str, *, team_id: str, role: str, description: str, prompt: str) -> None:
         """What an agent is from now on; it keeps its keys and its mail."""
         wanted = {"team_id": team_id, "role": role, "description": description, "system_prompt": prompt}
-        await self._ask("PUT", path_of("users", "me", "agents", agent_id), msgspec.json.encode(wanted))
+        await self.ask("PUT", path_of("users", "me", "agents", agent_id), msgspec.json.encode(wanted))
 
     async def add_own_key(self, name: str) -> NewKey:
         """A key that acts for this person and all their agents."""
-        return decode(await self._ask("POST", "/users/api-keys", msgspec.json.encode({"name": name})), NewKey)
+        return decode(await self.ask("POST", "/users/api-keys", msgspec.json.encode({"name": name})), NewKey)
 
     async def remove_key(self, key_id: str) -> None:
-        await self._ask("DELETE", path_of("users", "api-keys", key_id))
+        await self.ask("DELETE", path_of("users", "api-keys", key_id))
 
     async def operator(self) -> str:
         """The id of the agent under whose name this person writes; made where there is none."""
-        return decode(await self._ask("GET", "/admin/human-operator"), Operator).agent_id
+        return decode(await self.ask("GET", "/admin/human-operator"), Operator).agent_id
 
-    async def _ask(self, method: str, path: str, content: bytes | None = None) -> Answer:
+    async def ask(self, method: str, path: str, content: bytes | None = None) -> Answer:
+        """Any of people's calls, which succeeds. A GET is asked again where the broker is away for a moment."""
         tries = 1 if method == "POST" else 3
         answer = await self._transport.ask(method, path, content=content, headers=self._headers, tries=tries)
         if answer.ok:
