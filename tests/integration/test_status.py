@@ -194,6 +194,16 @@ def test_all_workdirs_are_shown_those_first_that_need_a_person(tmp_path: Path) -
         table = type_in(tmp_path, "status", "--all")
         assert (table.status, "2 of 4 not healthy; 1 question waits for a person" in table.out) == (1, True), table
         assert f"chmod 600 {desks['locked'].state}/config.toml" in table.out
+        numbers = tmp_path / "numbers" / "agents.prom"
+        numbers.parent.mkdir()
+        for _ in range(2):
+            written = type_in(tmp_path, "metrics", "--textfile", numbers)
+            assert written.status == 0, written
+        assert [one.name for one in numbers.parent.iterdir()] == ["agents.prom"]
+        assert numbers.stat().st_mode & 0o777 == 0o644
+        dead_one = f'agent="dead",workdir="{desks["dead"].workdir}"'
+        assert f'agent_mailer_messages_stuck{{{dead_one},reason="given-up"}} 1\n' in numbers.read_text()
+        assert type_in(tmp_path, "metrics", "--textfile", "numbers/agents.txt").status == 2
         (desks["locked"].state / "config.toml").chmod(0o600)
         with desks["locked"].watching():
             until(lambda: len(desks["locked"].log(EventName.WATCH_STARTED)) == 1, "the watcher")

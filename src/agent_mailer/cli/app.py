@@ -46,6 +46,7 @@ class _Program(LazyGroup):
         "approve": ("agent_mailer.cli.approvals:approve_app", "Allow what the agent asks."),
         "deny": ("agent_mailer.cli.approvals:deny_app", "Deny it."),
         "cost": ("agent_mailer.cli.cost", "What turns took: by day, agent, thread, sender, model."),
+        "metrics": ("agent_mailer.cli.metrics", "All your agents as numbers, for Prometheus."),
         "limits": ("agent_mailer.cli.limits", "What turns may take of a day, and what they took."),
         "schedules": ("agent_mailer.cli.schedules", "Mail that is sent by the clock."),
         "dead-letter": ("agent_mailer.cli.dead_letters", "Messages that were given up."),
@@ -76,7 +77,7 @@ class _Program(LazyGroup):
         "Let it work": ("watch", "service", "status", "logs", "pause", "resume"),
         "Mail": ("send", "inbox", "mail", "fetch", "schedules"),
         "What needs you": ("approvals", "approve", "deny", "held", "stuck", "dead-letter"),
-        "What was done": ("turns", "sessions", "memory", "cost", "limits"),
+        "What was done": ("turns", "sessions", "memory", "cost", "limits", "metrics"),
         "Beside it": ("team", "broker", "mcp"),
     }
 

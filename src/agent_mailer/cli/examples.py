@@ -85,6 +85,7 @@ _OF: dict[str, tuple[str, ...]] = {
     "approvals use": ("approvals use ABCD-EFGH",),
     "approve": ("approve ABCD-EFGH", "approve ABCD-EFGH --always"),
     "deny": ('deny ABCD-EFGH "Not on a Friday."',),
+    "metrics": ("metrics", "metrics --textfile /var/lib/prometheus/node-exporter/agents.prom"),
     "cost": ("cost", "cost --by agent --all", "cost --by thread --days 1"),
     "limits show": ("limits show",),
     "limits raise": ("limits raise turns_per_hour 60 --today",),
