@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agent_mailer.clock import Clock
     from agent_mailer.mailbox.port import Contact, Kind, Message
     from agent_mailer.people.arrivals import Arrived, Drained, Fate
+    from agent_mailer.people.keeping import Keeping
     from agent_mailer.people.port import Found, Look, PersonalMail, Sent, Standing, Tell, Told, Waited
 
 T = TypeVar("T")
@@ -55,6 +56,25 @@ def agent_of(place: Workplace) -> Person:
     from agent_mailer.people.folder import FolderMail
 
     return Person(FolderMail(place.mailbox(place.handle)), place.clock)
+
+
+def keeping_at(place: Workplace, whose: str | None) -> Keeping:
+    """Where a person finds mail again and puts it away: at a broker of all the person's agents, unless `whose` names
+    one. Raises ConfigFault, UsageFault.
+    """
+    if place.at_broker:
+        from agent_mailer.people.shelves import at_broker
+
+        return at_broker(place, whose)
+    from agent_mailer.people.keeping import LookedThrough
+
+    if place.in_folder:
+        from agent_mailer.people.folder import mail_in
+
+        return LookedThrough(mail_in(place, whose), "a folder mailbox")
+    from agent_mailer.people.server import mail_at
+
+    return LookedThrough(mail_at(place, whose), "an mcp_agent_mail server")
 
 
 def new_key(dedupe: str | None = None) -> str:

@@ -17,8 +17,6 @@ from agent_mailer.people.port import PersonalMail
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agent_mailer.assemble import Workplace
-
 T = TypeVar("T")
 SNIPPET = 80
 """Characters on each side of the first word that was found."""
@@ -77,21 +75,6 @@ class Keeping(Protocol):
 
     async def listed(self, shelf: Shelf) -> Sequence[Away]:
         """What is there, what was put there last first."""
-
-
-def keeping_at(place: Workplace, whose: str | None) -> Keeping:
-    """At a broker of all the person's agents, unless `whose` names one. Raises ConfigFault, UsageFault."""
-    if place.at_broker:
-        from agent_mailer.people.shelves import at_broker
-
-        return at_broker(place, whose)
-    if place.in_folder:
-        from agent_mailer.people.folder import mail_in
-
-        return LookedThrough(mail_in(place, whose), "a folder mailbox")
-    from agent_mailer.people.server import mail_at
-
-    return LookedThrough(mail_at(place, whose), "an mcp_agent_mail server")
 
 
 def run(keeping: Keeping, work: Coroutine[object, object, T]) -> T:

@@ -162,6 +162,6 @@ def _as_json(away: Away) -> dict[str, object]:
 
 
 def _keeping(whose: str | None, workdir: Path | None, maildir_root: str | None) -> Keeping:
-    from agent_mailer.people.keeping import keeping_at
+    from agent_mailer.people import keeping_at
 
     return keeping_at(*mail_at(whose, workdir, maildir_root))
