@@ -116,6 +116,7 @@ _OF: dict[str, tuple[str, ...]] = {
     "broker backup": ("broker backup broker-2026-11.zip",),
     "broker restore": ("broker restore broker-2026-11.zip",),
     "broker import": ("broker import ~/agent-mailer/agent_mailer.db --dry-run",),
+    "broker simulate": ("broker simulate --agents 200",),
     "broker check": ("broker check", "broker check --repair"),
     "broker stats": ("broker stats",),
     "broker audit": ("broker audit",),

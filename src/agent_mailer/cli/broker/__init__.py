@@ -22,6 +22,7 @@ class _Broker(LazyGroup):
         "stats": ("agent_mailer.cli.broker.upkeep:stats_app", "How much it keeps, of whom, and what waits."),
         "prune": ("agent_mailer.cli.broker.upkeep:prune_app", "Delete old read mail for good."),
         "audit": ("agent_mailer.cli.broker.upkeep:audit_app", "Who logged in, and changed what."),
+        "simulate": ("agent_mailer.cli.broker.simulate:app", "Measure what a broker carries here."),
         "export": ("agent_mailer.cli.broker.upkeep:export_app", "All that it keeps of one user, for that user."),
     }
 
