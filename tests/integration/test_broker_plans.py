@@ -18,7 +18,7 @@ from agent_mailer.broker.search.rows import note_words
 pytestmark = [pytest.mark.usefixtures("each_database"), LONG]
 MANY = 100_000
 _READS_ALL = re.compile(
-    r"(SCAN|Seq Scan on) (messages|receipts|waiting_threads|threads|searchable)"
+    r"(SCAN|Seq Scan on) (messages|receipts|waiting_threads|threads|searchable|team_memories|channel\w*)"
     # By the user's index and the user alone: all mail of that user.
     r"|\(user_id=\?\)|ix_messages_user_id.*\n\s*Index Cond: \(user_id = [^()]*\)$",
     re.MULTILINE,
@@ -56,6 +56,7 @@ def alice(desk: BrokerDesk) -> Person:
                 " SELECT id, 'started', 't', '', is_read, 'w', created_at FROM messages"
             )
         )
+        _fill_beside(connection, numbers, alice.id, coder, archive)
         connection.execute(text("UPDATE agents SET inbox_seq = :many"), {"many": MANY})
         connection.execute(text("DELETE FROM waiting_threads"))
         connection.execute(text("DELETE FROM threads"))
@@ -78,6 +79,31 @@ def plan(connection: Connection, statement: str, parameters: Any) -> str:
     return "\n".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters))
 
 
+def _fill_beside(
+    connection: Connection, numbers: str, user: str, coder: dict[str, Any], archive: dict[str, Any]
+) -> None:
+    """As many channels and memories: of the coder a few, of the archive all others."""
+    names = {"user": user, "coder": coder["id"], "archive": archive["id"], "moment": "2026-11-21T08:15:00.000000+00:00"}
+    few = f"n % {MANY // 20} = 3"
+    for statement in (
+        "INSERT INTO teams (id, name, description, user_id, created_at)"
+        f" SELECT 'team-' || n, 'team-' || n, '', :user, :moment FROM ({numbers}) AS numbers WHERE n % 100 = 0",
+        "INSERT INTO team_memories (id, team_id, title, content, user_id, created_at, updated_at, updated_by)"
+        " SELECT 'memory-' || n, 'team-' || ((n / 100) * 100), 'title ' || n, 'c', :user, :moment, :moment, 'ann'"
+        f" FROM ({numbers}) AS numbers WHERE n >= 100",
+        "INSERT INTO channels (id, join_token, creator_agent, initial_prompt, status, max_turns, turn_count,"
+        " ttl_expires_at, created_at) SELECT 'channel-' || n, 'token-' || n, 'a', '', 'open', 10, 1, '9', :moment"
+        f" FROM ({numbers}) AS numbers",
+        "INSERT INTO channel_members (channel_id, agent_id, agent_address, role, joined_at) SELECT 'channel-' || n,"
+        f" CASE WHEN {few} THEN CAST(:coder AS text) ELSE CAST(:archive AS text) END, 'a', 'creator', :moment"
+        f" FROM ({numbers}) AS numbers",
+        "INSERT INTO channel_messages (id, channel_id, seq, from_agent, body, created_at)"
+        f" SELECT 'said-' || n, 'channel-' || n, 1, 'a', 'b', :moment FROM ({numbers}) AS numbers",
+    ):
+        known = {name: value for name, value in names.items() if f":{name}" in statement}
+        connection.execute(text(statement), known)
+
+
 def test_no_statement_of_any_call_reads_all_mail(desk: BrokerDesk, alice: Person) -> None:
     seen: dict[str, Any] = {}
 
@@ -90,7 +116,11 @@ def test_no_statement_of_any_call_reads_all_mail(desk: BrokerDesk, alice: Person
         use(desk, alice)
     finally:
         event.remove(Engine, "before_cursor_execute", note)
-    about_mail = {one: names for one, names in seen.items() if re.search("messages|receipts|threads|searchable", one)}
+    about_mail = {
+        one: names
+        for one, names in seen.items()
+        if re.search("messages|receipts|threads|searchable|memories|channel", one)
+    }
     assert len(about_mail) > 15, "too little was asked"
     engine = create_engine(desk.settings.database)
     with engine.connect() as connection:
@@ -162,5 +192,21 @@ def use(desk: BrokerDesk, alice: Person) -> None:
         headers=watcher,
     )
     desk.call("GET", f"/messages/{name}/receipts", headers=key)
+    about = f"agent_id={coder['id']}"
+    desk.call("GET", f"/channels/token-3?{about}", headers=key)
+    desk.call("GET", f"/channels/token-3/messages?{about}&since_seq=0", headers=key)
+    desk.call("POST", "/channels/token-3/messages", json={"agent_id": coder["id"], "body": "b"}, headers=key)
+    desk.call("POST", "/channels/token-4/join", json={"agent_id": coder["id"]}, headers=key)
+    desk.call("POST", "/channels/token-3/close", json={"agent_id": coder["id"]}, headers=key)
+    desk.call("GET", "/admin/channels/token-4", headers=login)
+    memory = {"title": "m", "content": "c"}
+    memories = "/admin/teams/team-500/memories"
+    for path in (memories, f"{memories}/upsert"):
+        desk.call("POST", path, 201 if path == memories else 200, json=memory, headers=login)
+    for path in (memories, f"{memories}/memory-555"):
+        desk.call("GET", path, headers=login)
+    desk.call("PUT", f"{memories}/memory-555", json={"content": "d"}, headers=login)
+    desk.call("GET", "/memories/memory-555", headers=key)
+    desk.call("DELETE", f"{memories}/memory-555", headers=login)
     with desk.http.stream("GET", f"/messages/inbox/{coder['address']}/stream?agent_id={coder['id']}", headers=key):
         pass

@@ -129,6 +129,19 @@ def test_a_broker_that_serves_does_it_by_itself(tmp_path: Path) -> None:
         assert sorted(bodies()) == ["new and read", "old and unread"]
 
 
+def test_the_audit_goes_by_its_own_age_and_no_mail_with_it(aged: Aged) -> None:
+    aged.send("old and read")
+    (before,) = aged.desk.sql("SELECT count(*) FROM audit_log")[0]
+    aged.desk.sql("UPDATE audit_log SET at = :m WHERE act = 'registered'", m=LONG_AGO)
+    looked = aged.broker("prune", "--keep-audit-days", "30", "--dry-run")
+    assert "would go: 0 messages (0 B), 0 uploads, 1 audit line" in looked.out
+    assert aged.desk.sql("SELECT count(*) FROM audit_log")[0][0] == before
+    gone = aged.broker("prune", "--keep-audit-days", "30", "--json").json
+    assert (gone["audit"], gone["messages"]) == (1, 0)
+    assert aged.desk.sql("SELECT count(*) FROM audit_log")[0][0] == before - 1
+    assert aged.desk.sql("SELECT count(*) FROM audit_log WHERE act = 'registered'")[0][0] == 0
+
+
 def test_what_shall_go_has_to_be_said(aged: Aged) -> None:
     refused = aged.broker("prune")
     assert (refused.status, "--keep-days" in refused.err) == (2, True), refused

@@ -39,10 +39,13 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class Keep(msgspec.Struct, frozen=True):
-    """`days`: of what was read, and of uploads; `bytes`: of all bodies together. 0: for ever, and any number."""
+    """`days`: of what was read, and of uploads; `bytes`: of all bodies together; `audit_days`: of who did what. 0: for
+    ever, and any number.
+    """
 
     days: int = 0
     bytes: int = 0
+    audit_days: int = 0
 
 
 class Settings(msgspec.Struct, frozen=True):

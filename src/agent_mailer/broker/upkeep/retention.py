@@ -36,7 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agent_mailer.broker.data import Keep
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.protocol import CLOCK
-from agent_mailer.broker.tables import NOT_ERASED, files, messages
+from agent_mailer.broker.tables import NOT_ERASED, audit_log, files, messages
 from agent_mailer.broker.threads.rows import erase_read
 
 log = logging.getLogger("agent_mailer.broker")
@@ -48,11 +48,12 @@ IN_A_LOOK = 5000
 
 
 class Pruned(msgspec.Struct, frozen=True):
-    """`bytes`: of the bodies that went; `uploads`: files that went."""
+    """`bytes`: of the bodies that went; `uploads`: files that went; `audit`: entries of who did what."""
 
     messages: int = 0
     bytes: int = 0
     uploads: int = 0
+    audit: int = 0
 
 
 _m = messages.c
@@ -69,8 +70,8 @@ async def keep_on(store: Store, uploads: Path, keep: Keep) -> None:
         try:
             gone = await prune(store, uploads, keep)
             if gone != Pruned():
-                words = "taken for its age or size: %d messages, %d bytes, %d uploads"
-                log.warning(words, gone.messages, gone.bytes, gone.uploads)
+                words = "taken for its age or size: %d messages, %d bytes, %d uploads, %d entries of the audit"
+                log.warning(words, gone.messages, gone.bytes, gone.uploads, gone.audit)
         except (SQLAlchemyError, OSError) as error:
             log.warning("old mail could not be taken: %s", str(error).splitlines()[0])
         await asyncio.sleep(EVERY)
@@ -78,6 +79,9 @@ async def keep_on(store: Store, uploads: Path, keep: Keep) -> None:
 
 async def prune(store: Store, uploads: Path, keep: Keep, *, look_only: bool = False) -> Pruned:
     """Take what is older, and then the oldest until the rest is small enough. `look_only`: say what would go."""
+    audit = await _audit(store, _before(keep.audit_days), look_only=look_only) if keep.audit_days else 0
+    if not keep.days and not keep.bytes:
+        return Pruned(audit=audit)
     many = size = 0
     before = _before(keep.days)
     too_much = await store.read(_bodies) - keep.bytes if keep.bytes else 0
@@ -94,7 +98,22 @@ async def prune(store: Store, uploads: Path, keep: Keep, *, look_only: bool = Fa
         if len(chosen) < len(some):
             break
         done = (some[-1][1], some[-1][0])
-    return Pruned(many, size, await _uploads(store, uploads, before, look_only=look_only) if keep.days else 0)
+    uploaded = await _uploads(store, uploads, before, look_only=look_only) if keep.days else 0
+    return Pruned(many, size, uploaded, audit)
+
+
+async def _audit(store: Store, before: str, *, look_only: bool) -> int:
+    """What was done before that moment; what is told of it elsewhere stays."""
+    old = audit_log.c.at < before
+    if look_only:
+        count = select(func.count()).select_from(audit_log).where(old)
+        return int(await store.read(lambda connection: connection.execute(count).scalar_one()))
+    oldest = select(audit_log.c.id).where(old).order_by(audit_log.c.id).limit(IN_A_LOOK)
+    some = delete(audit_log).where(audit_log.c.id.in_(oldest))
+    many = 0
+    while gone := await store.write(lambda connection: int(connection.execute(some).rowcount)):
+        many += gone
+    return many
 
 
 def _before(days: int) -> str:

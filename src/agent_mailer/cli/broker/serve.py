@@ -53,6 +53,9 @@ def serve(
     keep_days: Annotated[
         int, typer.Option(min=0, help="Read mail and uploads that are older are deleted for good; 0: none.")
     ] = 0,
+    keep_audit_days: Annotated[
+        int, typer.Option(min=0, help="Entries of `broker audit` that are older are deleted; 0: none.")
+    ] = 0,
     keep_bytes: Annotated[
         int, typer.Option(min=0, help="Of all bodies; beyond it the oldest that was read goes; 0: any number.")
     ] = 0,
@@ -133,7 +136,7 @@ def serve(
                 max_body_bytes=max_body_bytes,
                 max_file_bytes=max_file_bytes,
                 login_attempts=f"{login_attempts}/5 minutes",
-                keep=Keep(keep_days, keep_bytes),
+                keep=Keep(keep_days, keep_bytes, keep_audit_days),
                 quota=Quota(messages_per_day, bytes_per_day, file_bytes),
             )
             app = create_app(settings)

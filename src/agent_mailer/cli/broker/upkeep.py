@@ -201,6 +201,7 @@ def audit(
 def prune(
     keep_days: Annotated[int, typer.Option(min=0, help="Read mail and uploads that are older go.")] = 0,
     keep_bytes: Annotated[int, typer.Option(min=0, help="The oldest read mail goes until all bodies fit.")] = 0,
+    keep_audit_days: Annotated[int, typer.Option(min=0, help="Older entries of `broker audit` go.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
@@ -211,18 +212,19 @@ def prune(
     What is unread stays, and so does all of a thread in which something is.
     """
     data = data_of(folder, database)
-    if not keep_days and not keep_bytes:
+    if not keep_days and not keep_bytes and not keep_audit_days:
         raise UsageFault("nothing_asked", "it is not said what may go", "--keep-days 90, or --keep-bytes 1000000000")
     from agent_mailer.broker.data import Keep
     from agent_mailer.broker.upkeep.retention import prune as take
 
-    keep = Keep(keep_days, keep_bytes)
+    keep = Keep(keep_days, keep_bytes, keep_audit_days)
     gone = work_with(data, lambda store: take(store, data.uploads, keep, look_only=dry_run))
     if as_json:
         json_out(gone)
         return
     words = "would go" if dry_run else "gone"
-    say(f"{words}: {_number(gone.messages, 'message')} ({size(gone.bytes)}), {_number(gone.uploads, 'upload')}")
+    audit = f", {_number(gone.audit, 'audit line')}" if keep_audit_days else ""
+    say(f"{words}: {_number(gone.messages, 'message')} ({size(gone.bytes)}), {_number(gone.uploads, 'upload')}{audit}")
 
 
 def _snapshot(data: Data, work: Callable[[Connection], T]) -> T:
