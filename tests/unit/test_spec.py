@@ -121,6 +121,14 @@ def test_every_promise_names_a_test_that_exists() -> None:
     assert len(set(promises)) == len(promises)
 
 
+def test_every_public_report_names_a_test_that_exists_or_says_why_it_cannot_be() -> None:
+    rows = table(page("docs/public-threads.md"), "", "what was told", "here", "test")
+    assert [row[""] for row in rows] == [str(number) for number in range(1, 26)]
+    for row in rows:
+        path, _, name = row["test"].strip("`").partition("::")
+        assert path == "–" or name in _names_in(PROJECT / path), f"{row['what was told']}: there is no {path}::{name}"
+
+
 @cache
 def _names_in(path: Path) -> frozenset[str]:
     """Tests of a file: `test_x`, `TestX` and `TestX::test_x`, those inherited from a suite of ours included."""
