@@ -11,6 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -50,6 +51,11 @@ class Lying(ABC):
     def note(self, name: str) -> None:
         """Look at the file; where there is none any more, nothing is known of it. May raise."""
 
+    def recall(self, names: Collection[str]) -> Collection[str]:
+        """Those of which is known, without a look into them, what they are; from then on they are known so."""
+        del names
+        return ()
+
     @abstractmethod
     def forget(self, name: str) -> None:
         """What was known of that name, if anything, counts no longer."""
@@ -81,11 +87,15 @@ class Lying(ABC):
                 self._rested = None if self._due else listed
             else:
                 self._due = set()
-        for number, name in enumerate(list(self._due), 1):
-            self.forget(name)
-            self.note(name)
-            self._due.discard(name)
-            if number % AT_ONCE == 0:
+        due = iter(list(self._due))
+        while some := list(islice(due, AT_ONCE)):
+            recalled = self.recall(some)
+            self._due.difference_update(recalled)
+            for name in set(some).difference(recalled) if recalled else some:
+                self.forget(name)
+                self.note(name)
+                self._due.discard(name)
+            if len(some) == AT_ONCE:
                 yield
 
     def names(self) -> list[str]:

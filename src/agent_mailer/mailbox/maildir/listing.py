@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -52,7 +53,7 @@ WATCHED: Final = 500
 _INODE_BYTES, _DIGEST_BYTES, _MOMENT_BYTES = 8, 12, 12
 
 _T = TypeVar("_T")
-_Signature = tuple[int, int, int]
+_Signature = tuple[int, int, int, int]
 
 
 def is_message_name(name: str) -> bool:
@@ -167,7 +168,7 @@ class Waiting:
 
     def __iter__(self) -> Iterator[Envelope | Unreadable]:
         """By their names, nearly in their order: to sort them costs little."""
-        return (self._known[name][1] for name in sorted(self._known))
+        return map(itemgetter(1), map(self._known.__getitem__, sorted(self._known)))
 
     def look(self, touched: Collection[str] | None, is_whole: Callable[[Listed], bool]) -> Iterator[None]:
         """`touched`: what may be another than at the last look; None: nobody knows. Raises OSError, MailboxUnavailable.
@@ -206,7 +207,8 @@ class Waiting:
 
     def _take(self, item: Listed, is_whole: Callable[[Listed], bool], *, again: bool = False) -> bool:
         """Whether it waits, and is no longer being written. `again`: its times tell less than what was heard of it."""
-        signature = _signature(item.found)
+        found = item.found
+        signature = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
         known = self._known.get(item.name)
         same = known is not None and known[0] == signature
         if same and not again:
@@ -216,11 +218,11 @@ class Waiting:
             self._not_whole.add(item.name)
             return False
         self._not_whole.discard(item.name)
-        found = read_envelope(item)
-        if found is None:
+        read = read_envelope(item)
+        if read is None:
             self._drop(item.name)
             return False
-        entry = (signature, unreadable(Path(item.path), found) if isinstance(found, Malformed) else found)
+        entry = (signature, unreadable(Path(item.path), read) if isinstance(read, Malformed) else read)
         if entry != known:
             self._known[item.name] = entry
             self.changes += 1
@@ -252,15 +254,20 @@ class _Folder(Lying):
         return ((name, int.from_bytes(known[:_INODE_BYTES])) for name, known in self.known.items())
 
     def note(self, name: str) -> None:
-        if (item := lies(self.path, name)) is None:
+        if (item := lies(self.path, name)) is None or (found := read_envelope(item)) is None:
             return
-        entry = self.remembered.find(name, item.found) if self.remembered is not None else None
-        if entry is None:
-            if (found := read_envelope(item)) is None:
-                return
-            entry = _entry(name, found) if isinstance(found, Envelope) else b""
-            self._fresh.add(name)
-        self.known[name] = item.found.st_ino.to_bytes(_INODE_BYTES) + entry
+        self._fresh.add(name)
+        self._keep(name, item.found.st_ino, _entry(name, found) if isinstance(found, Envelope) else b"")
+
+    def recall(self, names: Collection[str]) -> Collection[str]:
+        recalled = self.remembered.of(self.path, names) if self.remembered is not None else []
+        for name, inode, entry in recalled:
+            self.forget(name)
+            self._keep(name, inode, entry)
+        return [name for name, _, _ in recalled]
+
+    def _keep(self, name: str, inode: int, entry: bytes) -> None:
+        self.known[name] = inode.to_bytes(_INODE_BYTES) + entry
         if entry:
             self.threads.setdefault(entry[:_DIGEST_BYTES], []).append(name)
 
@@ -303,7 +310,8 @@ class _Folder(Lying):
         """Place in the thread, and name, of each of its messages that lies here."""
         for name in self.threads.get(digest, ()):
             place = self.known[name][_INODE_BYTES + _DIGEST_BYTES :]
-            yield (place[:_MOMENT_BYTES], place[_MOMENT_BYTES:] or _bytes(name.removesuffix(".md"))), name
+            named = place[_MOMENT_BYTES:] or name.removesuffix(".md").encode("utf-8", "surrogatepass")
+            yield (place[:_MOMENT_BYTES], named), name
 
 
 def _entry(name: str, found: Envelope) -> bytes:
@@ -311,7 +319,7 @@ def _entry(name: str, found: Envelope) -> bytes:
     moment, _, _ = found.order.partition(" ")
     # Nearly every name is its message's id.
     named = "" if name == f"{found.id}.md" else found.id
-    return thread_digest(found.thread) + int(moment).to_bytes(_MOMENT_BYTES) + _bytes(named)
+    return thread_digest(found.thread) + int(moment).to_bytes(_MOMENT_BYTES) + named.encode("utf-8", "surrogatepass")
 
 
 class ThreadIndex:
@@ -375,20 +383,12 @@ class ThreadIndex:
 
 
 def thread_digest(thread_id: str) -> bytes:
-    return hashlib.sha256(_bytes(thread_id)).digest()[:_DIGEST_BYTES]
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(thread_id.encode("utf-8", "surrogatepass")).digest()[:_DIGEST_BYTES]
 
 
 def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
     why, fix = f"{what}: {fault.strerror or fault}", "check the disk and the folder; the watcher tries again by itself"
     return MailboxUnavailable("mailbox_unavailable", f"the mailbox cannot be used: {why}", fix)
-
-
-def _signature(found: os.stat_result) -> _Signature:
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _message_in(path: Path) -> Message | None:

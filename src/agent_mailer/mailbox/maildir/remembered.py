@@ -17,6 +17,7 @@ from zlib import crc32
 
 import msgspec
 
+from agent_mailer.beneath import opened
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.lying import SETTLED_NS
 
@@ -53,16 +54,25 @@ class Remembered:
                     self._read += len(entries)
                     self._known.setdefault(device, {}).update((entry[0], entry) for entry in entries)
 
-    def find(self, name: str, found: os.stat_result) -> bytes | None:
-        """What was found in the file when it was what it is. Each is asked for once."""
-        entry = self._known.get(found.st_dev, _NONE).pop(found.st_ino, None)
-        if entry is None:
-            return None
-        _, changed, size, named, value = entry
-        if changed != found.st_ctime_ns or size != found.st_size or named != name:
-            return None
-        self._met += 1
-        return value
+    def of(self, folder: Path, names: Iterable[str]) -> list[tuple[str, int, bytes]]:
+        """Of names in a folder those whose file is what it was, with its inode and what was found in it.
+
+        Each is asked for once.
+        """
+        same: list[tuple[str, int, bytes]] = []
+        if not self._known:
+            return same
+        with suppress(OSError), opened(folder) as fd:
+            for name in names:
+                try:
+                    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except OSError:
+                    continue
+                entry = self._known.get(found.st_dev, _NONE).pop(found.st_ino, None)
+                if entry is not None and entry[1:4] == (found.st_ctime_ns, found.st_size, name):
+                    same.append((name, found.st_ino, entry[4]))
+        self._met += len(same)
+        return same
 
     def is_begun_anew(self) -> bool:
         """To be asked once all is read: what it held is known better now. Where most of it was of no use it is gone."""
