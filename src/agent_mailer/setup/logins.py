@@ -33,6 +33,8 @@ class _Entry(msgspec.Struct, omit_defaults=True):
     username: str = ""
     api_key: str = ""
     key_id: str = ""
+    team: str = ""
+    """The folder of the team whose own broker it is; then it counts only where that broker is named."""
 
     def at(self, url: str) -> Login:
         return Login(url, self.username, self.token, self.api_key, self.key_id)
@@ -60,8 +62,8 @@ def find_login(home: Path, broker_url: str = "") -> Login:
         raise ConfigFault("no_login", f"{path} does not exist: nobody has logged in", fix)
     logins = found.logins()
     wanted = (broker_url or found.default_broker_url).rstrip("/")
-    if not wanted and len(logins) == 1:
-        wanted = next(iter(logins))
+    if not wanted and len(open_to_all := [url for url, entry in logins.items() if not entry.team]) == 1:
+        wanted = open_to_all[0]
     entry = logins.get(wanted)
     if entry is None:
         known = ", ".join(printable(url, 100) for url in logins) or "none"
@@ -71,21 +73,28 @@ def find_login(home: Path, broker_url: str = "") -> Login:
 
 
 def all_logins(home: Path) -> list[Login]:
-    """The login at the default broker first. Raises ConfigFault for a file that holds none."""
+    """The login at the default broker first; none at a broker of a team's own.
+
+    Raises ConfigFault for a file that holds none.
+    """
     found = _read(credentials_file(home), "amp login BROKER-URL") or _File()
     default = found.default_broker_url.rstrip("/")
-    logins = [entry.at(url) for url, entry in found.logins().items()]
+    logins = [entry.at(url) for url, entry in found.logins().items() if not entry.team]
     return sorted(logins, key=lambda login: login.broker_url != default)
 
 
-def keep_login(home: Path, login: Login, disk: Disk) -> None:
-    """Remember it, and its broker as the default; what else is in the file stays. Raises ConfigFault, OSError."""
+def keep_login(home: Path, login: Login, disk: Disk, team: str = "") -> None:
+    """Remember it, and its broker as the default if it is not that of one `team`; what else is in the file stays.
+
+    Raises ConfigFault, OSError.
+    """
     path = credentials_file(home)
     shape = _shape(path)
     url = login.broker_url.rstrip("/")
     entries = {known: entry for known, entry in _entries(shape).items() if known.rstrip("/") != url}
-    entries[url] = _raw(_Entry(login.token, login.username, login.api_key, login.key_id))
-    _write(path, {**shape, "credentials": _raw(entries), "default_broker_url": _raw(url)}, disk)
+    entries[url] = _raw(_Entry(login.token, login.username, login.api_key, login.key_id, team))
+    default = {} if team else {"default_broker_url": _raw(url)}
+    _write(path, {**shape, "credentials": _raw(entries), **default}, disk)
 
 
 def forget_login(home: Path, login: Login, disk: Disk) -> None:
@@ -95,7 +104,8 @@ def forget_login(home: Path, login: Login, disk: Disk) -> None:
     entries = {known: entry for known, entry in _entries(shape).items() if known.rstrip("/") != login.broker_url}
     default = msgspec.json.decode(shape.get("default_broker_url", msgspec.Raw(b'""')), type=str)
     if default.rstrip("/") == login.broker_url:
-        default = next(iter(entries), "")
+        left = {url: msgspec.json.decode(entry, type=_Entry) for url, entry in entries.items()}
+        default = next((url for url, entry in left.items() if not entry.team), "")
     _write(path, {**shape, "credentials": _raw(entries), "default_broker_url": _raw(default)}, disk)
 
 

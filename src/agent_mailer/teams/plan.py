@@ -19,6 +19,7 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 from agent_mailer.names import one_of, printable
 from agent_mailer.runtimes.port import PermissionMode
+from agent_mailer.teams.embedded import EMBEDDED, url_of
 
 FILE = "team.yaml"
 LARGEST = 1024 * 1024
@@ -61,6 +62,8 @@ class Team(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
     broker_url: str = LOCAL
     project: Path | None = None
+    embedded: bool = False
+    """The broker is the team's own."""
 
     @property
     def local(self) -> bool:
@@ -119,10 +122,13 @@ def read_team(directory: Path) -> Team:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ConfigFault("bad_team", f"{path} is no YAML: {printable(str(error), 200)}", f"edit {path}") from None
     try:
-        return _team_of(raw)
+        team = _team_of(raw)
     except (MailerError, msgspec.ValidationError) as fault:
         why = fault.message if isinstance(fault, MailerError) else str(fault)
         raise ConfigFault("bad_team", f"{path}: {why}", f"edit {path}") from None
+    if team.broker_url == EMBEDDED:
+        return msgspec.structs.replace(team, broker_url=url_of(directory), embedded=True)
+    return team
 
 
 def template(name: str) -> tuple[Member, ...]:
@@ -167,7 +173,7 @@ def written(team: Team) -> bytes:
     Dumper.add_representer(str, text)
     shape: dict[str, object] = {
         "team": team.name,
-        "broker_url": team.broker_url,
+        "broker_url": EMBEDDED if team.embedded else team.broker_url,
         "runtime": _WATCH,
         "agent_runtime": team.runtime.value,
         "permission_mode": team.mode.value,

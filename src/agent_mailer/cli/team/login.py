@@ -27,7 +27,10 @@ MOST_PASSWORD = 4096
 
 Broker = Annotated[str, typer.Argument(metavar="[BROKER]", help="The broker's URL.", show_default=False)]
 BrokerUrl = Annotated[
-    str, typer.Option("--broker-url", metavar="URL", help="The broker's URL; else $AMP_BROKER_URL.", show_default=False)
+    str,
+    typer.Option(
+        "--broker-url", "--broker", metavar="URL", help="The broker's URL; else $AMP_BROKER_URL.", show_default=False
+    ),
 ]
 Username = Annotated[
     str, typer.Option("--username", metavar="NAME", help="Your name there; else $AMP_USERNAME.", show_default=False)
@@ -113,8 +116,11 @@ async def _standing(known: Login) -> str:
     return "logged in"
 
 
-def log_in(broker_url: str, username: str, password: str) -> Login:
-    """By what was given, the environment, and what a person types; kept. Raises UsageFault, RefusedFault, …"""
+def log_in(broker_url: str, username: str, password: str, *, team: str = "") -> Login:
+    """By what was given, the environment, and what a person types; kept, as one of that `team` alone if that is named.
+
+    Raises UsageFault, RefusedFault, …
+    """
     from agent_mailer.cli.terminal.questions import a_url, ask
     from agent_mailer.disk import Disk
     from agent_mailer.mailbox.amp.account import AccountClient
@@ -146,7 +152,7 @@ def log_in(broker_url: str, username: str, password: str) -> Login:
 
     with at_broker("amp login"):
         made = asyncio.run(enter())
-    keep_login(Path.home(), made, Disk())
+    keep_login(Path.home(), made, Disk(), team)
     return made
 
 

@@ -129,6 +129,9 @@ def init(
     template: Template = None,
 ) -> None:
     """Make a team for the project in this folder; start nothing. Without a mode its agents may change files."""
+    from agent_mailer.teams.embedded import end
+    from agent_mailer.teams.running import watchers
+
     made = _make(
         _name(named(name, team)),
         directory,
@@ -138,6 +141,8 @@ def init(
         template,
         command=command,
     )
+    if made.team.embedded and not watchers(made.places):
+        end(made.directory)
     say(f"\nNext: amp start {'' if directory is None else f'--dir {made.directory} '}{made.team.name}")
 
 
@@ -164,12 +169,14 @@ def _make(
     if (where / FILE).exists():
         plan = read_team(where)
         _refuse_other(plan, mail, runtime, template, said, where)
-        login = None if plan.local else mail.login(plan.broker_url)
+        login = None if plan.local else own_broker(where) if plan.embedded else mail.login(plan.broker_url)
+        if login is not None and plan.embedded:
+            plan = msgspec.structs.replace(plan, broker_url=login.broker_url)
         wanted: PermissionMode | None = plan.mode
     else:
         _refuse_team_as_project(name)
-        login = mail.choose()
-        plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command)
+        login = own_broker(where) if mail.embedded else mail.choose()
+        plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
         wanted = said or (None if fenced else PermissionMode.ACCEPT_EDITS)
     say(f"{plan.name} in {where}: {_where_mail_is(plan)}")
     for line in make(plan, where, login, Disk(), mode=wanted, unfenced=_ask_for_mode):
@@ -180,7 +187,14 @@ def _make(
 
 
 def _new(
-    name: str, where: Path, login: Login | None, runtime: RuntimeKind, template: str | None, command: str | None
+    name: str,
+    where: Path,
+    login: Login | None,
+    runtime: RuntimeKind,
+    template: str | None,
+    command: str | None,
+    *,
+    embedded: bool,
 ) -> Team:
     from agent_mailer.names import split_words
     from agent_mailer.teams.plan import LOCAL, Team, team_name
@@ -197,7 +211,7 @@ def _new(
         for one in members_of(template or "four-roles")
     )
     url = login.broker_url if login is not None else LOCAL
-    return Team(called, runtime, PermissionMode.ACCEPT_EDITS, members, url, project)
+    return Team(called, runtime, PermissionMode.ACCEPT_EDITS, members, url, project, embedded)
 
 
 def _refuse_other(
@@ -209,7 +223,9 @@ def _refuse_other(
         "--permission-mode": mode is not None and mode is not plan.mode,
         "--template": template is not None,
         "--local": mail.local and not plan.local,
-        "--broker-url": bool(mail.broker_url) and mail.broker_url.rstrip("/") != plan.broker_url.rstrip("/"),
+        "--broker-url": bool(mail.broker_url)
+        and not (mail.embedded and plan.embedded)
+        and (plan.embedded or mail.broker_url.rstrip("/") != plan.broker_url.rstrip("/")),
     }
     if wrong := [flag for flag, differs in said.items() if differs]:
         fix = f"change {where / 'team.yaml'}, then: amp up --dir {where}"
@@ -233,6 +249,17 @@ class _Mail(msgspec.Struct, frozen=True):
     broker_url: str
     username: str
     password: str
+
+    @property
+    def embedded(self) -> bool:
+        """A broker of the team's own. Raises UsageFault for what does not go with it."""
+        from agent_mailer.teams.embedded import EMBEDDED
+
+        if self.broker_url != EMBEDDED:
+            return False
+        if self.local or self.username or self.password:
+            raise UsageFault("two_mailboxes", "a broker of the team's own needs no user, and no folder", "")
+        return True
 
     def login(self, url: str) -> Login:
         """At that broker: as it is kept, or anew where a name or password was given."""
@@ -272,7 +299,29 @@ class _Mail(msgspec.Struct, frozen=True):
 
 
 def _where_mail_is(plan: Team) -> str:
-    return "its mail is in that folder, no broker is needed" if plan.local else f"its mail is at {plan.broker_url}"
+    if plan.local:
+        return "its mail is in that folder, no broker is needed"
+    return f"its mail is at {plan.broker_url}{', a broker of its own' if plan.embedded else ''}"
+
+
+def own_broker(where: Path) -> Login:
+    """The login at the team's own broker, which runs then. Raises MailerError."""
+    from agent_mailer.cli.broker.database import require_extra
+    from agent_mailer.disk import Disk
+    from agent_mailer.setup.logins import find_login
+    from agent_mailer.teams.embedded import begin, person_of
+
+    require_extra()
+    url = begin(where, Disk()).url
+    person = person_of(where, Disk())
+    try:
+        kept = find_login(Path.home(), url)
+        if kept.username == person.username:
+            return kept
+    except ConfigFault as fault:
+        if fault.code != "no_login":
+            raise
+    return log_in(url, person.username, person.password, team=str(where))
 
 
 def _ask_for_mode(why: str) -> PermissionMode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Team_, found, where_from
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
-from agent_mailer.errors import BusyFault, MailerError, UsageFault
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.teams.running import Where
@@ -55,10 +56,15 @@ def stop(
 
     if now and hand_over:
         raise UsageFault("two_choices", "--now ends turns, --hand-over leaves them", "give one of them")
+    from agent_mailer.teams.embedded import end
+
     one = found(name, team, directory)
     told = False
     for line in stop_all(one.team.name, one.directory, one.places, now=now, hand_over=hand_over):
         say(line)
+        told = True
+    if one.team.embedded and end(one.directory):
+        say("its broker has ended")
         told = True
     if not told:
         say(f"{one.team.name} does not run")
@@ -99,6 +105,8 @@ def rm(
     stay.
     """
     from agent_mailer.disk import Disk
+    from agent_mailer.setup.logins import find_login, forget_login
+    from agent_mailer.teams.embedded import end
     from agent_mailer.teams.running import watchers
 
     one = found(name, team, directory)
@@ -108,14 +116,18 @@ def rm(
     if project is not None and project.is_relative_to(one.directory):
         fix = "move the project out, or delete what you want by hand"
         raise UsageFault("project_inside", f"the project {project} lies in {one.directory}", fix)
-    mail = " and its mail" if one.team.local else ""
+    mail = " and its mail" if one.team.local or one.team.embedded else ""
     if not yes:
         if not sys.stdin.isatty():
             raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", "amp rm --yes")
         typer.confirm(f"Delete {one.directory}: what its agents know{mail}?", abort=True)
+    if one.team.embedded:
+        end(one.directory)
+        with suppress(ConfigFault):
+            forget_login(Path.home(), find_login(Path.home(), one.team.broker_url), Disk())
     Disk().remove_tree(one.directory)
     say(f"deleted {one.directory}")
-    if not one.team.local:
+    if not (one.team.local or one.team.embedded):
         note(f"its agents and their mail are still at {one.team.broker_url}")
 
 
@@ -129,6 +141,8 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
 
     terminal = sys.stdout.isatty()
     where = where_possible(one.directory, chosen, terminal=terminal)
+    if one.team.embedded:
+        _begin_broker(one, where)
     for line in start_all(one.team.name, one.directory, one.places, where):
         say(line)
     remember_last(one.team.name, one.directory, os.environ, Path.home(), Disk(), SystemClock().now())
@@ -136,6 +150,22 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     say("What it does: amp status --watch. To stop it: amp stop")
     if where is Where.TMUX and attach and terminal:
         _attach(one)
+
+
+def _begin_broker(one: Found, where: Where) -> None:
+    """The team's own broker, if it does not run. Raises UsageFault where nobody would start it anew, MailerError."""
+    from agent_mailer.cli.broker.database import require_extra
+    from agent_mailer.disk import Disk
+    from agent_mailer.teams.embedded import EMBEDDED, begin
+    from agent_mailer.teams.running import Where
+
+    if where is Where.SYSTEMD:
+        what = f"broker_url {EMBEDDED} lives with a team that is started by hand, and services outlive that"
+        fix = "amp start --detach; or a broker of its own as a service: docs/operating-a-broker.md"
+        raise UsageFault("broker_embedded", what, fix)
+    require_extra()
+    broker = begin(one.directory, Disk())
+    say(f"its broker is at {broker.url} (pid {broker.pid})")
 
 
 def _attach(one: Found) -> None:

@@ -1,0 +1,169 @@
+"""A broker of the team's own (`--broker embedded`): data in the team's folder, begun and ended with the team.
+
+Who it is, is asked of the lock of its data, never remembered. Its port is chosen once, and kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import re
+import secrets
+import shlex
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.errors import ConfigFault, MailerError, UnavailableFault
+from agent_mailer.names import printable
+from agent_mailer.process.commands import CommandApart, run_command, start_apart
+from agent_mailer.process.handle import identify, send, wait_gone
+from agent_mailer.service.install import own_program
+
+EMBEDDED = "embedded"
+"""What `broker_url` in `team.yaml` is then."""
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0
+LOOK_EVERY = 0.02
+_FOLDER, _PERSON, _PORT = "broker", "person.json", "port"
+_OTHERS = ("AGENT_MAILER_DATABASE_URL", "DATABASE_URL", "AGENT_MAILER_UPLOAD_DIR", "AGENT_MAILER_SECRET_KEY")
+"""Variables that are about another broker."""
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Its only user. The password is a secret."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Person({self.username!r})"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """A broker that runs."""
+
+    url: str
+    pid: int
+
+
+def folder_of(directory: Path) -> Path:
+    """Its data."""
+    return directory / _FOLDER
+
+
+def url_of(directory: Path) -> str:
+    """Where it answers while it runs; `embedded` before it has ever run."""
+    port = _port(directory)
+    return f"http://127.0.0.1:{port}" if port else EMBEDDED
+
+
+def standing(directory: Path) -> Standing | None:
+    """None where it does not run."""
+    from agent_mailer.broker.data import find_data, who_serves
+
+    serving = who_serves(find_data(folder_of(directory), None, {}))
+    return Standing(serving.url, serving.pid) if serving is not None else None
+
+
+def begin(directory: Path, disk: Disk) -> Standing:
+    """The running broker, started where it does not run. Raises MailerError with its last words, ConfigFault."""
+    found = standing(directory)
+    if found is not None:
+        return found
+    disk.make_directory(folder_of(directory))
+    program = own_program(os.environ.get("PATH", os.defpath))
+    errors = directory / "logs" / "broker.err"
+    disk.make_directory(errors.parent)
+    disk.replace(errors, b"", sync=Sync.NONE)
+    words = (str(program), "broker", "serve", "--port", str(_port(directory)), "--data", str(folder_of(directory)))
+    command = start_apart(words, env=_environment(), cwd=directory, errors=errors)
+    found = _until_it_serves(directory, command, errors)
+    disk.replace(folder_of(directory) / _PORT, found.url.rpartition(":")[2].encode() + b"\n", sync=Sync.NONE)
+    return found
+
+
+def end(directory: Path) -> bool:
+    """End it with a word; False where it did not run. Raises UnavailableFault where it does not end."""
+    found = standing(directory)
+    process = identify(found.pid) if found is not None else None
+    if found is None or process is None:
+        return False
+    send(process, signal.SIGTERM)
+    if not asyncio.run(wait_gone([process], STOP_SECONDS)):
+        raise UnavailableFault("not_stopped", f"the broker (pid {found.pid}) does not end", f"kill -9 {found.pid}")
+    return True
+
+
+def person_of(directory: Path, disk: Disk) -> Person:
+    """Its user; made where it has none. Raises MailerError."""
+    path = folder_of(directory) / _PERSON
+    if path.exists():
+        try:
+            return msgspec.json.decode(read_regular(path), type=Person)
+        except (msgspec.MsgspecError, UnicodeDecodeError, OSError):
+            fix = f"agent-mailer broker user list --data {shlex.quote(str(folder_of(directory)))}, and write it anew"
+            raise ConfigFault("bad_person", f"{path} does not say who its user is", fix) from None
+    name = re.sub(r"[^a-z0-9-]", "-", _who().lower())[:30].strip("-")
+    person = Person(name if len(name) >= 3 else f"user-{name}".strip("-"), secrets.token_urlsafe(24))
+    # First in the file: whom a crash leaves without a user there is given one again.
+    disk.replace(path, msgspec.json.encode(person) + b"\n", sync=Sync.FULL)
+    path.chmod(0o600)
+    program = own_program(os.environ.get("PATH", os.defpath))
+    words = (str(program), "broker", "user", "add", person.username, "--data", str(folder_of(directory)))
+    done = run_command(words, env={**_environment(), "AGENT_MAILER_PASSWORD": person.password}, cwd=directory)
+    if done.status:
+        disk.remove(path)
+        raise MailerError("no_user", f"its broker takes no user: {printable(done.output, 400)}", shlex.join(words))
+    return person
+
+
+def _until_it_serves(directory: Path, command: CommandApart, errors: Path) -> Standing:
+    until = time.monotonic() + READY_SECONDS
+    while True:
+        found = standing(directory)
+        if found is not None and _listens(found.url):
+            return found
+        if command.status() is not None:
+            said = errors.read_text("utf-8", "replace").strip().splitlines()
+            words = printable(" ".join(said[-3:]), 400) or "it said nothing"
+            fix = f"end what has its port; or rm {shlex.quote(str(folder_of(directory) / _PORT))}, and: amp up"
+            raise MailerError("no_broker", f"the team's broker ended: {words}", fix)
+        if time.monotonic() > until:
+            raise UnavailableFault("no_broker", "the team's broker does not answer", f"cat {errors}")
+        time.sleep(LOOK_EVERY)
+
+
+def _listens(url: str) -> bool:
+    """Whether it answers, not only holds its data."""
+    from urllib.error import URLError
+    from urllib.request import ProxyHandler, build_opener
+
+    with suppress(URLError, OSError), build_opener(ProxyHandler({})).open(f"{url}/health", timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def _port(directory: Path) -> int:
+    """0 = it has none yet."""
+    with suppress(OSError, ValueError):
+        number = int(read_regular(folder_of(directory) / _PORT, 16))
+        return number if 0 < number < 65536 else 0
+    return 0
+
+
+def _who() -> str:
+    with suppress(OSError, KeyError):
+        return getpass.getuser()
+    return "user"
+
+
+def _environment() -> Mapping[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _OTHERS}
