@@ -151,7 +151,7 @@ def test_results_are_found_whatever_became_of_the_log(desk: Desk) -> None:
     ("words", "code"),
     [
         (["--watch"], "no_terminal"),
-        (["--watch", "--all"], "no_terminal"),
+        (["--watch", "--all", "-C", "."], "two_choices"),
         (["--watch", "--json"], "two_choices"),
         (["--all", "-C", "."], "two_choices"),
     ],

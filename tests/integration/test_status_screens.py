@@ -190,7 +190,8 @@ def test_all_workdirs_on_one_screen(tmp_path: Path, width: int) -> None:
     for desk in (one, two):
         remember(desk.workdir)
     with terminal([COMMAND, "status", "--all", "--watch"], tmp_path, width=width, height=80) as window:
-        _all(window, width)
+        board = window.until("planner", "2 need you", "no watcher runs")
+        assert all(cells(line) <= width for line in board.splitlines())
         window.press("C-c")
         assert window.until_ended() == 0
     with terminal([COMMAND, "status", "--all"], tmp_path, width=width, height=80) as window:

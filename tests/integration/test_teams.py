@@ -359,7 +359,7 @@ def test_in_tmux(amp: Amp, teams: Path, project: Path) -> None:
     tmux("kill-session", "-t", "amp-shop")
     with terminal(["env", "-u", "TMUX", AMP, "start"], project) as screen:
         # The first window is the board.
-        screen.until("shop_coder", "shop_reviewer", "2 healthy")
+        screen.until("shop_coder", "shop_reviewer", "nothing needs you")
         names = tmux("list-windows", "-t", "=amp-shop:", "-F", "#{window_name}").split()
         assert names == ["team", "shop_coder", "shop_reviewer"]
         assert len(watchers(places(teams))) == 2

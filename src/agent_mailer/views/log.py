@@ -74,6 +74,10 @@ class LogReader:
                     found.append(parse(raw))
         return found[::-1]
 
+    def new(self, wanted: Wanted = _not_blank) -> Iterator[LineView]:
+        """What was appended since the last look; waits for nothing."""
+        return (parse(raw) for raw in self._more() if wanted(raw))
+
     async def follow(self, wanted: Wanted = _not_blank) -> AsyncIterator[LineView]:
         """Lines as they are appended, for ever. Waits for file events; where there are none it looks now and then."""
         from agent_mailer.file_events import FileEvents

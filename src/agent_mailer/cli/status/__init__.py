@@ -21,7 +21,7 @@ def status(
         bool, typer.Option("--all", help="Every workdir of yours, a line each; those that need a person first.")
     ] = False,
     live: Annotated[
-        bool, typer.Option("--watch", help="Show it live until Ctrl-C. Needs a terminal.", show_default=False)
+        bool, typer.Option("--watch", help="Show it live until Ctrl-C; with --all the board.", show_default=False)
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -60,6 +60,13 @@ def status(
 def _show_live(workdir: Workdir, *, every: bool, as_json: bool) -> None:
     import sys
 
+    if every:
+        from agent_mailer.cli.status.live import watch_all
+
+        if workdir is not None:
+            raise UsageFault("two_choices", "--all means every workdir, --workdir one", "leave one of them out")
+        watch_all(as_json=as_json)
+        return
     if as_json:
         raise UsageFault(
             "two_choices", "--watch is for people, --json for programs", "agent-mailer logs --follow --json"
@@ -68,9 +75,6 @@ def _show_live(workdir: Workdir, *, every: bool, as_json: bool) -> None:
         raise UsageFault(
             "no_terminal", "--watch needs a terminal", "agent-mailer status, or agent-mailer logs --follow"
         )
-    from agent_mailer.cli.status.live import watch_all, watch_one
+    from agent_mailer.cli.status.live import watch_one
 
-    if every:
-        watch_all()
-    else:
-        watch_one(configured(workdir).workdir)
+    watch_one(configured(workdir).workdir)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from agent_mailer.cli.status.many import table
+from agent_mailer.cli.status.board import gist, lines, moved_text, need_text
 from agent_mailer.cli.status.one import screen, stamp
-from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.printing import json_text, say
 from agent_mailer.cli.terminal.screen import Ink, is_dumb, paint, plain, width
 from agent_mailer.errors import MailerError
-from agent_mailer.views.local import everywhere, look, look_at_mailbox, look_without_asking, place_at
+from agent_mailer.installed import command_for
+from agent_mailer.views.board import Board
+from agent_mailer.views.local import look, look_at_mailbox, look_without_asking, place_at
 from agent_mailer.views.pulse import Pulses
 from agent_mailer.views.values import status as view
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 BROKER_EVERY = 15.0
+MAIL_SHOWN = 12
 
 Draw = Callable[[], tuple[object, list[str]]]
 """The screen's lines, and what must differ for them to be worth printing again where nothing can be drawn over."""
@@ -44,16 +49,57 @@ def watch_one(workdir: Path) -> None:
     _show(draw)
 
 
-def watch_all(workdirs: Sequence[Path] | None = None) -> None:
-    """These; None = every workdir of this user."""
-    pulses = Pulses()
+def watch_all(workdirs: Sequence[Path] | None = None, *, as_json: bool = False) -> None:
+    """The board of these; None = of every workdir of this user. With keys where the extra `tui` is there; lines of what
+    is new where there is no terminal, or with `as_json` the whole as a line whenever it has changed.
+    """
+    board = Board(workdirs)
+    if as_json:
+        _show_changes(lambda: _json_lines(board))
+    elif not sys.stdout.isatty() or is_dumb():
+        _show_changes(lambda: _news(board))
+    elif find_spec("textual") is not None:
+        from agent_mailer.cli.status.keys import show
 
-    def draw() -> tuple[object, list[str]]:
-        every = everywhere(pulses, workdirs)
-        gists = tuple(_gist(one) if isinstance(one, view.StatusView) else one for one in every.workdirs)
-        return gists, table(every)
+        show(board)
+    else:
+        _show(lambda: (None, lines(board.look(), MAIL_SHOWN)), f"with keys: {command_for('tui')}")
 
-    _show(draw)
+
+def _show_changes(tell: Callable[[], NoReturn]) -> None:
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    with suppress(KeyboardInterrupt):
+        tell()
+
+
+def _json_lines(board: Board) -> NoReturn:
+    before: object = None
+    while True:
+        found = board.look()
+        if (now := gist(found)) != before:
+            say(json_text(found))
+            sys.stdout.flush()
+            before = now
+        time.sleep(EVERY)
+
+
+def _news(board: Board) -> NoReturn:
+    """The board, and then a line for each mail and for each thing that comes to need a person."""
+    found = board.look()
+    say("\n".join([*lines(found, MAIL_SHOWN), ""]))
+    mail, needs = {one.message_id for one in found.mail}, set(found.needs)
+    while True:
+        sys.stdout.flush()
+        time.sleep(EVERY)
+        found = board.look()
+        for one in found.mail:
+            if one.message_id not in mail:
+                say(moved_text(one))
+        for need in found.needs:
+            if need not in needs:
+                say(f"NEEDS YOU  {need_text(need)}")
+        mail, needs = {one.message_id for one in found.mail}, set(found.needs)
 
 
 class _Broker:
@@ -79,14 +125,14 @@ class _Broker:
             self._known = look_at_mailbox(place, ours)
 
 
-def _show(draw: Draw) -> None:
+def _show(draw: Draw, more: str = "") -> None:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     with suppress(KeyboardInterrupt):
         if is_dumb():
             _print_changes(draw)
         else:
-            _redraw(draw)
+            _redraw(draw, more)
 
 
 def _leave(number: int, _frame: object) -> None:
@@ -105,22 +151,22 @@ def _print_changes(draw: Draw) -> None:
         time.sleep(EVERY)
 
 
-def _redraw(draw: Draw) -> None:
+def _redraw(draw: Draw, more: str) -> None:
     from rich.console import Console
     from rich.live import Live
 
     console = Console(highlight=False)
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(_Page(draw()[1]), refresh=True)
+            live.update(_Page(draw()[1], more), refresh=True)
             time.sleep(EVERY)
 
 
 class _Page:
     """Lines cut to the height of the terminal; the last row tells how to leave."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
-        self._lines = lines
+    def __init__(self, lines: Sequence[str], more: str) -> None:
+        self._lines, self._more = lines, more
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
@@ -129,12 +175,12 @@ class _Page:
         shown = list(self._lines[:room])
         if len(self._lines) > room:
             shown[-1] = f"{len(self._lines) - room + 1} more lines: make the window higher"
-        for line in (*shown, "", _foot()):
+        for line in (*shown, "", _foot(self._more)):
             yield Text.from_ansi(plain(line), no_wrap=True, overflow="crop", end="\n")
 
 
-def _foot() -> str:
-    return paint(f"{stamp(time.time())}  Ctrl-C ends this", Ink.FAINT)
+def _foot(more: str = "") -> str:
+    return paint(f"{stamp(time.time())}  Ctrl-C ends this{f'; {more}' if more else ''}", Ink.FAINT)
 
 
 def _gist(found: view.StatusView) -> object:

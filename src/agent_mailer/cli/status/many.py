@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agent_mailer.cli.terminal.printing import dollars, duration
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import columns
@@ -37,7 +39,7 @@ def table(every: AllView) -> list[str]:
     if not every.workdirs:
         return ["no workdirs yet: agent-mailer init"]
     room = width()
-    lines = columns([_row(view) for view in every.workdirs], HEAD).split("\n")
+    lines = agents(every.workdirs)
     sick = [view for view in every.workdirs if not view.healthy]
     for view in sick[:EXPLAINED]:
         lines += ["", paint(printable(view.workdir, 4096), Ink.BOLD)]
@@ -49,6 +51,12 @@ def table(every: AllView) -> list[str]:
     return [*lines, "", _sum(every, len(sick))]
 
 
+def agents(views: Sequence[StatusView | FaultView], *, folders: bool = True) -> list[str]:
+    """A line each under a head; without their `folders` in a narrow place."""
+    last = None if folders else -1
+    return columns([cells_of(view)[:last] for view in views], HEAD[:last]).split("\n")
+
+
 def _sum(every: AllView, sick: int) -> str:
     count = len(every.workdirs)
     asking = sum(len(view.blocked) for view in every.workdirs if isinstance(view, StatusView))
@@ -58,7 +66,8 @@ def _sum(every: AllView, sick: int) -> str:
     return paint(f"{count} healthy{questions}", Ink.GREEN)
 
 
-def _row(view: StatusView | FaultView) -> tuple[str, ...]:
+def cells_of(view: StatusView | FaultView) -> tuple[str, ...]:
+    """Of the columns of HEAD."""
     workdir = printable(view.workdir, 4096)
     if isinstance(view, FaultView):
         return (workdir.rpartition("/")[2], paint("unreadable", Ink.RED), "", "", "", "", workdir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ def status(
     team: Team_ = "",
     directory: Dir = None,
     live: Annotated[
-        bool, typer.Option("--watch", help="Show it live until Ctrl-C. Needs a terminal.", show_default=False)
+        bool, typer.Option("--watch", help="The board: show it live until Ctrl-C.", show_default=False)
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -35,9 +34,7 @@ def status(
     if live:
         from agent_mailer.cli.status.live import watch_all
 
-        if as_json or not sys.stdout.isatty():
-            raise UsageFault("no_terminal", "--watch needs a terminal", "amp status")
-        watch_all(workdirs)
+        watch_all(workdirs, as_json=as_json)
         return
     from agent_mailer.cli.status.many import table
     from agent_mailer.views.local import everywhere

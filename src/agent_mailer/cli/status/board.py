@@ -1,0 +1,79 @@
+"""The board in lines, for a terminal of any width; and what is new on it, for where nothing can be drawn over."""
+
+from __future__ import annotations
+
+import time
+
+from agent_mailer.cli.status.many import agents
+from agent_mailer.cli.terminal.printing import dollars
+from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
+from agent_mailer.clock import from_iso
+from agent_mailer.names import printable
+from agent_mailer.views.values.board import BoardView, MovedView, NeedView
+from agent_mailer.views.values.status import StatusView
+
+WIDE = 140
+"""From so many columns on there is room for where each agent's folder is."""
+
+NEEDS_SHOWN = 8
+
+
+def head(board: BoardView) -> str:
+    """The whole on one line."""
+    working = sum(1 for view in board.workdirs if isinstance(view, StatusView) and view.running)
+    parts = [f"{len(board.workdirs)} agents", f"{working} at work"]
+    if board.turns:
+        parts.append(f"{board.turns} turns today")
+    parts += [dollars(board.cost_usd)] if board.cost_usd else []
+    calm = paint(", ".join(parts), Ink.BOLD)
+    if not board.needs:
+        return f"{calm}, nothing needs you"
+    asks = "1 needs you" if len(board.needs) == 1 else f"{len(board.needs)} need you"
+    return f"{calm}, {paint(asks, Ink.RED)}"
+
+
+def lines(board: BoardView, mail: int = 12) -> list[str]:
+    """All of it; of the mail the newest so many."""
+    room = width()
+    if not board.workdirs:
+        return ["no workdirs yet: agent-mailer init"]
+    shown = [head(board), "", *agents(board.workdirs, folders=room is None or room >= WIDE)]
+    if board.needs:
+        shown += ["", paint("NEEDS YOU", Ink.BOLD)]
+        for need in board.needs[:NEEDS_SHOWN]:
+            text = need_text(need)
+            shown += list(wrapped(text, room)) if room is not None else [text]
+        if len(board.needs) > NEEDS_SHOWN:
+            shown.append(f"and {len(board.needs) - NEEDS_SHOWN} more (agent-mailer status --all)")
+    if board.mail and mail:
+        shown += ["", paint("MAIL", Ink.BOLD), *(moved_text(one) for one in board.mail[-mail:])]
+    return shown
+
+
+def need_text(need: NeedView) -> str:
+    mend = f" ({printable(need.fix, 4096)})" if need.fix else ""
+    return f"{printable(need.agent, 60)}: {printable(need.text, 300)}{mend}"
+
+
+def moved_text(one: MovedView) -> str:
+    thread = f"  {printable(one.thread, 60)}" if one.thread else ""
+    return f"{_clock(one.at)}  {printable(one.sender, 60)} → {printable(one.to, 60)}{thread}"
+
+
+def _clock(at: str) -> str:
+    """The time of the day here; what is none as it is."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(from_iso(at)))
+    except ValueError:
+        return printable(at, 24)
+
+
+def gist(board: BoardView) -> object:
+    """What a change is worth telling of: not the seconds that pass."""
+    states = tuple(
+        (view.workdir, view.watcher.pid, tuple((turn.turn_id, turn.tool) for turn in view.running), view.pause)
+        if isinstance(view, StatusView)
+        else (view.workdir,)
+        for view in board.workdirs
+    )
+    return states, board.needs, board.mail[-1:] and board.mail[-1].message_id, board.turns

@@ -1,0 +1,230 @@
+"""The board with keys, by Textual (extra `tui`): what needs a person is chosen and answered where it is seen.
+
+A key does what a command does, by that command, whose words it shows.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable, Footer, Input, Static
+from textual.worker import get_current_worker
+
+from agent_mailer.cli.status.board import head, moved_text, need_text
+from agent_mailer.cli.status.many import HEAD, cells_of
+from agent_mailer.cli.terminal.screen import plain
+from agent_mailer.names import printable
+from agent_mailer.process.commands import run_command, run_in_terminal
+from agent_mailer.service.install import own_program
+from agent_mailer.views.board import Board
+from agent_mailer.views.values.board import BoardView, Need, NeedView
+from agent_mailer.views.values.status import FaultView, StatusView
+
+EVERY = 1.0
+WIDE = 140
+
+
+def show(board: Board) -> None:
+    """Until q or Ctrl-C."""
+    try:
+        _Screen(board).run()
+    finally:
+        board.close()
+
+
+class _Screen(App[None]):
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #head { height: 1; }
+    #agents { height: auto; max-height: 50%; }
+    #needs { height: auto; max-height: 35%; margin-top: 1; }
+    #mail { height: 1fr; margin-top: 1; color: $text-muted; }
+    #said { height: auto; max-height: 3; }
+    #answer { display: none; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "allow", "allow"),
+        Binding("d", "deny", "deny"),
+        Binding("r", "answer", "answer"),
+        Binding("p", "pause", "pause/resume"),
+        Binding("t", "transcript", "transcript"),
+        Binding("q,ctrl+c", "quit", "leave"),
+        Binding("escape", "nothing", "back", show=False),
+    ]
+
+    def __init__(self, board: Board) -> None:
+        super().__init__()
+        self._board = board
+        self._shown: BoardView | None = None
+        self._answering: NeedView | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static("…", id="head")
+        yield DataTable(id="agents", cursor_type="row", zebra_stripes=False)
+        yield Static("", id="needs")
+        yield Static("", id="mail")
+        yield Static("", id="said")
+        yield Input(id="answer", placeholder="the answer; Enter sends it, Escape leaves it")
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.theme = "textual-ansi" if "textual-ansi" in self.available_themes else self.theme
+        self._look()
+        self.set_interval(EVERY, self._look)
+
+    @work(thread=True, exclusive=True, group="look")
+    def _look(self) -> None:
+        """Beside the screen: a disk that is slow keeps no key waiting."""
+        found = self._board.look()
+        if not get_current_worker().is_cancelled:
+            self.call_from_thread(self._draw, found)
+
+    def _draw(self, board: BoardView) -> None:
+        before, self._shown = self._shown, board
+        self._put("head", [head(board)])
+        table = self.query_one(DataTable)
+        last = None if self.size.width >= WIDE else -1
+        at = table.cursor_row
+        rows = [cells_of(view)[:last] for view in board.workdirs]
+        if before is None or len(table.columns) != len(HEAD[:last]) or len(rows) != table.row_count:
+            table.clear(columns=True)
+            table.add_columns(*HEAD[:last])
+            for row in rows:
+                table.add_row(*map(_of, row))
+            table.move_cursor(row=at)
+        else:
+            for number, row in enumerate(rows):
+                for column, cell in enumerate(row):
+                    if str(table.get_cell_at((number, column))) != str(_of(cell)):  # type: ignore[arg-type]
+                        table.update_cell_at((number, column), _of(cell), update_width=True)  # type: ignore[arg-type]
+        self._put("needs", ["NEEDS YOU", *map(_need_text, board.needs)] if board.needs else [])
+        self._put("mail", ["MAIL", *map(moved_text, reversed(board.mail[-60:]))] if board.mail else [])
+
+    def _put(self, name: str, lines: Sequence[str]) -> None:
+        """Changed only where it differs: an idle board draws nothing."""
+        place, text = self.query_one(f"#{name}", Static), "\n".join(lines)
+        if getattr(place, "told", None) != text:
+            place.told = text  # type: ignore[attr-defined]
+            place.update(_of(text))
+
+    def _chosen(self) -> StatusView | FaultView | None:
+        row = self.query_one(DataTable).cursor_row
+        views = self._shown.workdirs if self._shown is not None else ()
+        return views[row] if 0 <= row < len(views) else None
+
+    def _need(self, what: Need) -> NeedView | None:
+        """Of the chosen agent, else the first of all."""
+        if self._shown is None:
+            return None
+        chosen = self._chosen()
+        found = [need for need in self._shown.needs if need.what is what]
+        own = [need for need in found if chosen is not None and need.workdir == chosen.workdir]
+        return next(iter(own or found), None)
+
+    def action_allow(self) -> None:
+        self._decide("approve")
+
+    def action_deny(self) -> None:
+        self._decide("deny")
+
+    def _decide(self, verb: str) -> None:
+        need = self._need(Need.PERMISSION)
+        if need is None:
+            self._say("nobody asks for anything")
+        else:
+            # It is shown whole before: what is allowed is read first, in the terminal and not in a line of ours.
+            self._beside(
+                ("approvals", "show", need.question, "-C", need.workdir), (verb, need.question, "-C", need.workdir)
+            )
+
+    def action_answer(self) -> None:
+        self._answering = self._need(Need.QUESTION)
+        if self._answering is None:
+            self._say("no question waits")
+            return
+        self._say(f"{self._answering.agent} {self._answering.text}")
+        field = self.query_one(Input)
+        field.display = True
+        field.focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        need, text = self._answering, event.value.strip()
+        self.action_nothing()
+        if need is not None and text:
+            to = ("--to", need.agent, "--thread", need.thread, "--body", text)
+            self._run("send", "-C", need.workdir, *to)
+
+    def action_nothing(self) -> None:
+        field = self.query_one(Input)
+        field.value, field.display, self._answering = "", False, None
+        self.query_one(DataTable).focus()
+
+    def action_pause(self) -> None:
+        view = self._chosen()
+        if isinstance(view, StatusView):
+            self._run("resume" if view.pause is not None else "pause", "-C", view.workdir)
+
+    def action_transcript(self) -> None:
+        view = self._chosen()
+        turn = self._turn_of(view)
+        if view is None or not turn:
+            self._say("it has had no turn yet")
+        else:
+            self._beside(("turns", "thread", turn, "-C", view.workdir))
+
+    def _turn_of(self, view: StatusView | FaultView | None) -> str:
+        """The thread that it works at, else at which it worked last."""
+        if not isinstance(view, StatusView):
+            return ""
+        if view.running:
+            return view.running[0].thread
+        moved = [one for one in (self._shown.mail if self._shown is not None else ()) if one.thread]
+        own = [one for one in moved if view.mailbox.address in (one.sender, one.to)]
+        return own[-1].thread if own else ""
+
+    @work(thread=True, exclusive=True, group="run")
+    def _run(self, *words: str) -> None:
+        done = run_command((_program(), *words), env=os.environ, cwd=Path.home())
+        said = " ".join(done.output.split())
+        shown = f"agent-mailer {shlex.join(words)}: {printable(said, 300) or 'done'}"
+        self.call_from_thread(self._say, shown)
+
+    def _beside(self, *commands: Sequence[str]) -> None:
+        """On the terminal itself, with Enter after each: to go on, or by Ctrl-C not to."""
+        with self.suspend():
+            for number, words in enumerate(commands):
+                run_in_terminal((_program(), *words))
+                last = number == len(commands) - 1
+                ends = "Enter goes back" if last else f"Enter: {commands[number + 1][0]}; Ctrl-C: leave it"
+                try:
+                    input(f"\n{ends} ")
+                except (KeyboardInterrupt, EOFError):
+                    break
+        self.refresh()
+
+    def _say(self, text: str) -> None:
+        self._put("said", [text])
+
+
+def _need_text(need: NeedView) -> str:
+    """With the key that ends it, where one does; else with the command."""
+    keys = {Need.QUESTION: "r", Need.PERMISSION: "a, d", Need.PAUSE: "p"}.get(need.what)
+    return f"{need_text(msgspec.structs.replace(need, fix=''))} ({keys})" if keys else need_text(need)
+
+
+def _program() -> str:
+    return str(own_program(os.environ.get("PATH", os.defpath)))
+
+
+def _of(text: str) -> Text:
+    return Text.from_ansi(plain(text, sys.__stdout__))
