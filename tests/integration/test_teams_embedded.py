@@ -17,8 +17,8 @@ from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.cli.team.own_broker import end, standing
 from agent_mailer.process.handle import send
-from agent_mailer.teams.embedded import end, standing
 from agent_mailer.teams.running import watchers
 
 pytestmark = LONG

@@ -13,7 +13,7 @@ import secrets
 import shlex
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class Standing(msgspec.Struct, frozen=True):
     pid: int
 
 
+Look = Callable[[Path], Standing | None]
+"""Asks the lock of the data in a team's folder who serves it; None = nobody."""
+
+
 def folder_of(directory: Path) -> Path:
     """Its data."""
     return directory / _FOLDER
@@ -65,17 +69,9 @@ def url_of(directory: Path) -> str:
     return f"http://127.0.0.1:{port}" if port else EMBEDDED
 
 
-def standing(directory: Path) -> Standing | None:
-    """None where it does not run."""
-    from agent_mailer.broker.data import find_data, who_serves
-
-    serving = who_serves(find_data(folder_of(directory), None, {}))
-    return Standing(serving.url, serving.pid) if serving is not None else None
-
-
-def begin(directory: Path, disk: Disk) -> Standing:
+def begin(directory: Path, disk: Disk, look: Look) -> Standing:
     """The running broker, started where it does not run. Raises MailerError with its last words, ConfigFault."""
-    found = standing(directory)
+    found = look(directory)
     if found is not None:
         return found
     disk.make_directory(folder_of(directory))
@@ -85,14 +81,13 @@ def begin(directory: Path, disk: Disk) -> Standing:
     disk.replace(errors, b"", sync=Sync.NONE)
     words = (str(program), "broker", "serve", "--port", str(_port(directory)), "--data", str(folder_of(directory)))
     command = start_apart(words, env=_environment(), cwd=directory, errors=errors)
-    found = _until_it_serves(directory, command, errors)
+    found = _until_it_serves(directory, command, errors, look)
     disk.replace(folder_of(directory) / _PORT, found.url.rpartition(":")[2].encode() + b"\n", sync=Sync.NONE)
     return found
 
 
-def end(directory: Path) -> bool:
+def end(found: Standing | None) -> bool:
     """End it with a word; False where it did not run. Raises UnavailableFault where it does not end."""
-    found = standing(directory)
     process = identify(found.pid) if found is not None else None
     if found is None or process is None:
         return False
@@ -125,10 +120,10 @@ def person_of(directory: Path, disk: Disk) -> Person:
     return person
 
 
-def _until_it_serves(directory: Path, command: CommandApart, errors: Path) -> Standing:
+def _until_it_serves(directory: Path, command: CommandApart, errors: Path, look: Look) -> Standing:
     until = time.monotonic() + READY_SECONDS
     while True:
-        found = standing(directory)
+        found = look(directory)
         if found is not None and _listens(found.url):
             return found
         if command.status() is not None:

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from agent_mailer.cli.options import Json
-from agent_mailer.cli.team.options import Dir, Found, Name, Team_, found
+from agent_mailer.cli.team.options import Dir, Name, Team_, found
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, json_text, say
 from agent_mailer.errors import ExitCode, UsageFault
@@ -45,17 +45,10 @@ def status(
     else:
         say("\n".join(table(view)))
         if one.team.embedded:
-            say(_broker_line(one))
+            from agent_mailer.cli.team.own_broker import line_of
+
+            say(line_of(one.directory))
     raise typer.Exit(ExitCode.OK if view.healthy else ExitCode.FAILED)
-
-
-def _broker_line(one: Found) -> str:
-    from agent_mailer.teams.embedded import folder_of, standing
-
-    broker = standing(one.directory)
-    if broker is None:
-        return f"its broker does not run (amp start --dir {one.directory})"
-    return f"its broker runs at {broker.url} (pid {broker.pid}; its data: {folder_of(one.directory)})"
 
 
 @list_app.command("list", cls=FastCommand)

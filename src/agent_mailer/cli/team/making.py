@@ -129,7 +129,7 @@ def init(
     template: Template = None,
 ) -> None:
     """Make a team for the project in this folder; start nothing. Without a mode its agents may change files."""
-    from agent_mailer.teams.embedded import end
+    from agent_mailer.cli.team.own_broker import end
     from agent_mailer.teams.running import watchers
 
     made = _make(
@@ -158,6 +158,7 @@ def _make(
     fenced: bool = False,
 ) -> Found:
     """`fenced`: without a mode its agents may do everything where a sandbox is proved."""
+    from agent_mailer.cli.team.own_broker import log_in_there
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
     from agent_mailer.teams.making import make, workplaces
@@ -169,13 +170,13 @@ def _make(
     if (where / FILE).exists():
         plan = read_team(where)
         _refuse_other(plan, mail, runtime, template, said, where)
-        login = None if plan.local else own_broker(where) if plan.embedded else mail.login(plan.broker_url)
+        login = None if plan.local else log_in_there(where) if plan.embedded else mail.login(plan.broker_url)
         if login is not None and plan.embedded:
             plan = msgspec.structs.replace(plan, broker_url=login.broker_url)
         wanted: PermissionMode | None = plan.mode
     else:
         _refuse_team_as_project(name)
-        login = own_broker(where) if mail.embedded else mail.choose()
+        login = log_in_there(where) if mail.embedded else mail.choose()
         plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
         wanted = said or (None if fenced else PermissionMode.ACCEPT_EDITS)
     say(f"{plan.name} in {where}: {_where_mail_is(plan)}")
@@ -302,26 +303,6 @@ def _where_mail_is(plan: Team) -> str:
     if plan.local:
         return "its mail is in that folder, no broker is needed"
     return f"its mail is at {plan.broker_url}{', a broker of its own' if plan.embedded else ''}"
-
-
-def own_broker(where: Path) -> Login:
-    """The login at the team's own broker, which runs then. Raises MailerError."""
-    from agent_mailer.cli.broker.database import require_extra
-    from agent_mailer.disk import Disk
-    from agent_mailer.setup.logins import find_login
-    from agent_mailer.teams.embedded import begin, person_of
-
-    require_extra()
-    url = begin(where, Disk()).url
-    person = person_of(where, Disk())
-    try:
-        kept = find_login(Path.home(), url)
-        if kept.username == person.username:
-            return kept
-    except ConfigFault as fault:
-        if fault.code != "no_login":
-            raise
-    return log_in(url, person.username, person.password, team=str(where))
 
 
 def _ask_for_mode(why: str) -> PermissionMode:

@@ -56,7 +56,7 @@ def stop(
 
     if now and hand_over:
         raise UsageFault("two_choices", "--now ends turns, --hand-over leaves them", "give one of them")
-    from agent_mailer.teams.embedded import end
+    from agent_mailer.cli.team.own_broker import end
 
     one = found(name, team, directory)
     told = False
@@ -104,9 +104,9 @@ def rm(
     """Delete a stopped team's folder with its agents' state, notes and folder mail. The project and what is at a broker
     stay.
     """
+    from agent_mailer.cli.team.own_broker import end
     from agent_mailer.disk import Disk
     from agent_mailer.setup.logins import find_login, forget_login
-    from agent_mailer.teams.embedded import end
     from agent_mailer.teams.running import watchers
 
     one = found(name, team, directory)
@@ -154,17 +154,15 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
 
 def _begin_broker(one: Found, where: Where) -> None:
     """The team's own broker, if it does not run. Raises UsageFault where nobody would start it anew, MailerError."""
-    from agent_mailer.cli.broker.database import require_extra
-    from agent_mailer.disk import Disk
-    from agent_mailer.teams.embedded import EMBEDDED, begin
+    from agent_mailer.cli.team.own_broker import begin
+    from agent_mailer.teams.embedded import EMBEDDED
     from agent_mailer.teams.running import Where
 
     if where is Where.SYSTEMD:
         what = f"broker_url {EMBEDDED} lives with a team that is started by hand, and services outlive that"
         fix = "amp start --detach; or a broker of its own as a service: docs/operating-a-broker.md"
         raise UsageFault("broker_embedded", what, fix)
-    require_extra()
-    broker = begin(one.directory, Disk())
+    broker = begin(one.directory)
     say(f"its broker is at {broker.url} (pid {broker.pid})")
 
 

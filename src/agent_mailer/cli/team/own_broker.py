@@ -1,0 +1,59 @@
+"""The broker of a team's own: who it is now, begun, ended, and its user logged in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_mailer.disk import Disk
+from agent_mailer.errors import ConfigFault
+from agent_mailer.teams import embedded
+
+if TYPE_CHECKING:
+    from agent_mailer.setup.logins import Login
+
+
+def standing(directory: Path) -> embedded.Standing | None:
+    """None where it does not run. Raises ConfigFault where the broker's packages are missing."""
+    from agent_mailer.cli.broker.database import require_extra
+
+    require_extra()
+    from agent_mailer.broker.data import find_data, who_serves
+
+    serving = who_serves(find_data(embedded.folder_of(directory), None, {}))
+    return embedded.Standing(serving.url, serving.pid) if serving is not None else None
+
+
+def begin(directory: Path) -> embedded.Standing:
+    """The running broker, started where it does not run. Raises MailerError."""
+    return embedded.begin(directory, Disk(), standing)
+
+
+def end(directory: Path) -> bool:
+    """End it with a word; False where it did not run. Raises UnavailableFault where it does not end."""
+    return embedded.end(standing(directory))
+
+
+def log_in_there(directory: Path) -> Login:
+    """The login at the team's own broker, which runs then. Raises MailerError."""
+    from agent_mailer.cli.team.login import log_in
+    from agent_mailer.setup.logins import find_login
+
+    url = begin(directory).url
+    person = embedded.person_of(directory, Disk())
+    try:
+        kept = find_login(Path.home(), url)
+        if kept.username == person.username:
+            return kept
+    except ConfigFault as fault:
+        if fault.code != "no_login":
+            raise
+    return log_in(url, person.username, person.password, team=str(directory))
+
+
+def line_of(directory: Path) -> str:
+    """For a person."""
+    broker = standing(directory)
+    if broker is None:
+        return f"its broker does not run (amp start --dir {directory})"
+    return f"its broker runs at {broker.url} (pid {broker.pid}; its data: {embedded.folder_of(directory)})"
