@@ -309,6 +309,18 @@ def _start_services(wanted: Mapping[str, Workplace]) -> None:
             pass
 
 
+def remove_services(places: Mapping[str, Workplace]) -> None:
+    """The user's services of these workdirs, if any. Raises MailerError."""
+    units = Units(units_folder(os.environ), Disk())
+    found = [instance for place in places.values() if (instance := units.of(place.workdir)) is not None]
+    if found:
+        manager = UserManager(os.environ)
+        manager.do("disable", "--now", *(instance.unit for instance in found))
+        for instance in found:
+            units.remove(instance.name)
+        manager.reload()
+
+
 def where_now(team: str, directory: Path, places: Mapping[str, Workplace]) -> Where | None:
     """Where it runs, as far as that can be seen; None = it does not."""
     running = watchers(places)

@@ -107,7 +107,7 @@ def rm(
     from agent_mailer.cli.team.own_broker import end
     from agent_mailer.disk import Disk
     from agent_mailer.setup.logins import find_login, forget_login
-    from agent_mailer.teams.running import watchers
+    from agent_mailer.teams.running import remove_services, watchers
 
     one = found(name, team, directory)
     if running := watchers(one.places):
@@ -121,6 +121,7 @@ def rm(
         if not sys.stdin.isatty():
             raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", "amp rm --yes")
         typer.confirm(f"Delete {one.directory}: what its agents know{mail}?", abort=True)
+    remove_services(one.places)
     if one.team.embedded:
         end(one.directory)
         with suppress(ConfigFault):
