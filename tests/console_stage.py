@@ -234,7 +234,11 @@ def pages_of(scene: Scene) -> dict[str, str]:
     message = scene.call("GET", f"/admin/messages/thread/{cart}")[-1]["id"]
     [team] = scene.call("GET", "/admin/teams")
     [channel] = scene.call("GET", "/admin/channels")
+    [asking] = [one for one in scene.call("GET", "/admin/agents") if one["address"].startswith("shop-coder@")]
     return {
+        "needs": "/console/needs",
+        "agents": "/console/agents",
+        "agent": f"/console/agent?id={asking['agent_id'] if 'agent_id' in asking else asking['id']}",
         "threads": "/console/threads",
         "thread": f"/console/thread?id={cart}",
         "compose": "/console/compose",

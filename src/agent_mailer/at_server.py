@@ -125,10 +125,10 @@ def _leases_of(place: ReservingPlace) -> Path:
 
 def equip(room: Room, place: ReservingPlace, mailbox: Mailbox) -> None:
     """Give a watcher what its server, or whoever works on the same files, has for it. Raises ConfigFault."""
-    from agent_mailer.mailbox.amp.adapter import AmpMailbox
+    if place.config.mailbox_kind is MailboxKind.AMP:
+        from agent_mailer.mailbox.amp.adapter import AmpMailbox
 
-    if isinstance(mailbox, AmpMailbox):
-        room.remote = mailbox.remote
+        room.remote = mailbox.remote if isinstance(mailbox, AmpMailbox) else None
     if place.config.reserves:
         room.reserving = reserving_of(place, mailbox.address)
 

@@ -22,7 +22,8 @@ from agent_mailer.disk import SystemCalls
 T = TypeVar("T")
 
 _VARIABLE = (
-    (re.compile(r"(?<=/workdirs/)[^/]+|(?<=/approvals/)[^/]+"), "ID"),
+    (re.compile(r"(?<=/workdirs/)[^/]+|(?<=/approvals/)[^/]+|(?<=/state/agent-mailer/remote/)[^/]+"), "ID"),
+    (re.compile(r"(?<=/requests/)\d+$"), "N"),
     (re.compile(r"\bq-[0-9a-f]{12}\b"), "QUESTION"),
     (re.compile(r"(?<=/)(coder|planner)\d+@"), r"\1@"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "ID"),

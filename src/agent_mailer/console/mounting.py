@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI, Response
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.console import live, session, static_files
 from agent_mailer.console.mail import searching, threads, writing
+from agent_mailer.console.operating import routes as operating
 from agent_mailer.console.places import channels, keys, stats, teams, users
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import Page
@@ -23,7 +24,7 @@ async def former_address() -> Response:
 
 @_first.get("/console")
 async def first_page() -> Response:
-    return leads_to("/console/threads")
+    return leads_to("/console/needs")
 
 
 @_last.get("/{rest:path}")
@@ -40,6 +41,7 @@ def mount(app: FastAPI) -> None:
         live.router,
         _first,
         session.router,
+        operating.router,
         threads.router,
         writing.router,
         searching.router,

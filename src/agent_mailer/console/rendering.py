@@ -53,6 +53,8 @@ class Place(msgspec.Struct, frozen=True):
 
 
 PLACES = (
+    Place("needs", "Needs you", "/console/needs", bottom=True),
+    Place("agents", "Agents", "/console/agents", bottom=True),
     Place("threads", "Threads", "/console/threads", bottom=True),
     Place("compose", "Compose", "/console/compose", bottom=True),
     Place("search", "Search", "/console/search"),
@@ -66,7 +68,7 @@ PLACES = (
     Place("audit", "Audit", "/console/audit"),
     Place("users", "Users", "/console/users", superadmin=True),
 )
-"""Pages in the order in which they are offered; "Needs you" and "Agents" come first."""
+"""Pages in the order in which they are offered."""
 
 _HEADING = re.compile(r"(</?h)([1-6])>")
 _env = jinja2.Environment(

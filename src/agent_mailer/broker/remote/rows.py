@@ -116,6 +116,11 @@ _LATEST = (
     .order_by(_q.number.desc())
     .limit(bindparam("most"))
 )
+_RECENT = (
+    select(_q.agent_id, *_COLUMNS)
+    .where(_q.user_id == bindparam("user"), _q.asked_at > bindparam("since"))
+    .order_by(_q.number)
+)
 _ALL = (
     select(
         *(agents.c.id, agents.c.name, agents.c.address, agents.c.tags, agents.c.inbox_unread),
@@ -246,6 +251,15 @@ def requests_of(connection: Connection, user_id: str, agent_id: str, most: int) 
     if owner is None or owner[0] != user_id:
         raise Fault(404, "Agent not found")
     return [_request(row) for row in connection.execute(_LATEST, {"agent": agent_id, "user": user_id, "most": most})]
+
+
+def recent_requests(connection: Connection, user_id: str, since: float) -> dict[str, list[RemoteRequest]]:
+    """By agent what the user has asked since that moment (seconds since 1970), the oldest first."""
+    moment = datetime.fromtimestamp(since, UTC).isoformat(timespec="microseconds")
+    found: dict[str, list[RemoteRequest]] = {}
+    for row in connection.execute(_RECENT, {"user": user_id, "since": moment}):
+        found.setdefault(row[0], []).append(_request(row[1:]))
+    return found
 
 
 def watched_agents(connection: Connection, user_id: str) -> list[WatchedAgent]:

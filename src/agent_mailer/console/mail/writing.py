@@ -121,7 +121,7 @@ async def send(request: Request, person: AsPerson) -> Response:
     draft = draft_of(form)
     if text_of(form, "write") == "on":
         return await show(request, person, draft)
-    again = await _sent_before(request, person, draft)
+    again = await was_sent(request, person, draft)
     if again:
         return leads_to("/console/thread", id=again, done="sent", sent=draft.name)
     try:
@@ -133,7 +133,7 @@ async def send(request: Request, person: AsPerson) -> Response:
     return leads_to("/console/thread", id=sent.messages[0].thread_id, done="sent", sent=draft.name)
 
 
-async def _sent_before(request: Request, person: PersonCaller, draft: Draft) -> str:
+async def was_sent(request: Request, person: PersonCaller, draft: Draft) -> str:
     """The thread into which the same form has gone already: pictures would be stored anew, as others."""
     names = {"operator": operator_id(person.user_id), "key": f"console:{draft.key}"}
     row = await store_of(request).read(lambda c: c.execute(_BY_KEY, names).first())

@@ -1,0 +1,1 @@
+"""What agents do now, what of it needs a person, and what a person asks of their watchers."""

@@ -1,0 +1,151 @@
+"""The pages "Needs you" and "Agents", and their forms: what is asked of a watcher is shown until it has answered."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import get_args
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import Connection
+
+from agent_mailer.broker.agents import admin
+from agent_mailer.broker.callers import AsPerson, store_of
+from agent_mailer.broker.protocol import CLOCK, Fault
+from agent_mailer.broker.remote.routes import DEFAULT_SECONDS, WantedForm, ask_of
+from agent_mailer.broker.remote.rows import Wanted, recent_requests, requests_of
+from agent_mailer.broker.remote.watched import Watched, watched_by
+from agent_mailer.broker.streams import streams_of
+from agent_mailer.broker.users.rows import keys_of
+from agent_mailer.console.mail import writing
+from agent_mailer.console.operating.needs import needs_of
+from agent_mailer.console.operating.rows import Said, said_in, tags_of, turns_of_agent
+from agent_mailer.console.rendering import leads_to, page
+from agent_mailer.console.routing import Page, form_of, own_address, text_of
+from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.views.values.needs import NeedKind, NeedView
+
+router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
+
+SHOWN_SECONDS = 120.0
+"""So long a request that was answered is still told of where it was asked."""
+_KEY = re.compile(r"[0-9a-f]{32}")
+_THENS = get_args(WantedForm.model_fields["then"].annotation)
+
+
+@router.get("/needs")
+async def needs(request: Request, person: AsPerson) -> Response:
+    """The first page."""
+    streams, now = streams_of(request), CLOCK.now().timestamp()
+
+    def work(connection: Connection) -> dict[str, object]:
+        agents = watched_by(connection, streams, person.user_id)
+        found = needs_of(agents, now)
+        said = said_in(connection, person.user_id, found)
+        # Whoever has been answered is about to go on.
+        waiting = [need for need in found if need.kind is not NeedKind.QUESTION or not _is_answered(need, said)]
+        asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
+        return {"needs": waiting, "said": said, "asked": asked, "agents": agents}
+
+    values = await store_of(request).read(work)
+    return await page(request, person, "needs.html", here="needs", at=now, stamp=_stamp, **values)
+
+
+def _is_answered(need: NeedView, said: dict[str, Said]) -> bool:
+    return need.id in said and said[need.id].answered
+
+
+@router.post("/needs/answer")
+async def answer(request: Request, person: AsPerson) -> Response:
+    """By mail in the question's thread; of two people who answer one question the second is told."""
+    form = await form_of(request)
+    streams, now = streams_of(request), CLOCK.now().timestamp()
+    asked = text_of(form, "need")
+
+    def work(connection: Connection) -> bool:
+        found = [need for need in needs_of(watched_by(connection, streams, person.user_id), now) if need.id == asked]
+        said = said_in(connection, person.user_id, found)
+        return not found or any(one.answered for one in said.values())
+
+    if await store_of(request).read(work) and not await writing.was_sent(request, person, writing.draft_of(form)):
+        raise Fault(409, "Somebody has answered this meanwhile, or the agent goes on; your text was not sent")
+    sent = await writing.send(request, person)
+    return leads_to("/console/needs", done="answered") if sent.status_code == 303 else sent
+
+
+@router.post("/ask")
+async def ask(request: Request, person: AsPerson) -> Response:
+    """Ask something of a watcher, or with `agent` more than once of several."""
+    form = await form_of(request)
+    verb, then, key = text_of(form, "verb"), text_of(form, "then") or "retry", text_of(form, "key")
+    if verb not in tuple(RemoteVerb) or then not in _THENS:
+        raise Fault(422, "There is no such thing to ask")
+    targets = tuple(str(one) for one in form.getlist("target"))
+    agents = [str(one) for one in form.getlist("agent")]
+    for agent_id in agents:
+        shown = f"console:{key}" if _KEY.fullmatch(key) else None
+        reason = " ".join(text_of(form, "reason").split())[:500]
+        wanted = Wanted(RemoteVerb(verb), DEFAULT_SECONDS, targets, reason, then, shown)
+        await ask_of(request, person, agent_id, wanted)
+    return leads_to(own_address(text_of(form, "back")), done="asked")
+
+
+@router.get("/agents")
+async def agents(request: Request, person: AsPerson) -> Response:
+    """Trouble first, then what works."""
+    streams, now = streams_of(request), CLOCK.now().timestamp()
+
+    def work(connection: Connection) -> dict[str, object]:
+        found = watched_by(connection, streams, person.user_id)
+        troubled = {need.agent_id for need in needs_of(found, now)}
+        found.sort(key=lambda one: (one.agent_id not in troubled, one.report is None, one.address))
+        return {"agents": found, "asked": recent_requests(connection, person.user_id, now - SHOWN_SECONDS)}
+
+    values = await store_of(request).read(work)
+    return await page(request, person, "agents.html", here="agents", at=now, stamp=_stamp, **values)
+
+
+@router.get("/agent")
+async def agent(request: Request, person: AsPerson, id: str) -> Response:
+    streams, now = streams_of(request), CLOCK.now().timestamp()
+
+    def work(connection: Connection) -> dict[str, object]:
+        one = _named(watched_by(connection, streams, person.user_id), id)
+        found = needs_of([one], now)
+        return {
+            "agent": one,
+            "needs": found,
+            "said": said_in(connection, person.user_id, found),
+            "requests": requests_of(connection, person.user_id, id, 20),
+            "asked": recent_requests(connection, person.user_id, now - SHOWN_SECONDS),
+            "turns": turns_of_agent(connection, person.user_id, id),
+            "tags": tags_of(connection, person.user_id, id),
+            "keys": [key for key in keys_of(connection, person.user_id) if key.agent_id in (None, id)],
+        }
+
+    values = await store_of(request).read(work)
+    return await page(request, person, "agent.html", here="agents", at=now, stamp=_stamp, **values)
+
+
+@router.post("/agent/tags")
+async def tags(request: Request, person: AsPerson) -> Response:
+    form = await form_of(request)
+    agent_id = text_of(form, "agent")
+    wanted = list(dict.fromkeys(word.strip() for word in text_of(form, "tags").split(",") if word.strip()))
+    await admin.tag(request, person, agent_id, admin.TagsForm(tags=wanted))
+    return leads_to("/console/agent", id=agent_id, done="saved")
+
+
+def _named(found: list[Watched], agent_id: str) -> Watched:
+    """Raises Fault 404."""
+    for one in found:
+        if one.agent_id == agent_id:
+            return one
+    raise Fault(404, "Agent not found")
+
+
+def _stamp(moment: float | None) -> str:
+    """A moment of a report as pages write one; empty for none."""
+    if not moment:
+        return ""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

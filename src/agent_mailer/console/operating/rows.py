@@ -1,0 +1,95 @@
+"""What the pages about agents read beside the reports: what was last said in a thread, turns, and requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Select, bindparam, func, select
+
+from agent_mailer.broker.tables import agents as agent_rows
+from agent_mailer.broker.tables import messages, receipts
+from agent_mailer.views.values.needs import NeedView
+
+MOST_THREADS = 100
+EXCERPT = 400
+TURNS = 25
+
+_m, _r = messages.c, receipts.c
+_LAST: Select[Any] = (
+    select(
+        *(_m.thread_id, _m.id, _m.from_agent_id, _m.to_agent_id, _m.subject, func.substr(_m.body, 1, EXCERPT)),
+        _m.created_at,
+    )
+    .where(_m.user_id == bindparam("user"), _m.thread_id.in_(bindparam("threads", expanding=True)))
+    .order_by(_m.created_at.desc(), _m.id)
+    .limit(20 * MOST_THREADS)
+)
+_TURNS: Select[Any] = (
+    select(_r.turn_id, _m.id, _m.thread_id, _m.subject, _m.from_agent, _r.stage, _r.outcome, _r.created_at)
+    .join(messages, _m.id == _r.message_id)
+    .where(_m.user_id == bindparam("user"), _m.to_agent_id == bindparam("agent"), _r.stage != "claimed")
+    .order_by(_r.id.desc())
+    .limit(4 * TURNS)
+)
+_TAGS = select(agent_rows.c.tags).where(
+    agent_rows.c.id == bindparam("agent"), agent_rows.c.user_id == bindparam("user")
+)
+
+
+class Said(msgspec.Struct, frozen=True):
+    """The last message of an agent's in a thread, and whether somebody has written to the agent there since."""
+
+    message_id: str
+    subject: str
+    excerpt: str
+    answered: bool
+
+
+class TurnRow(msgspec.Struct, frozen=True):
+    """A turn as its receipts tell of it; without an outcome it has begun, and nobody has told its end."""
+
+    turn_id: str
+    message_id: str
+    thread_id: str
+    subject: str
+    sender: str
+    outcome: str
+    at: str
+
+
+def said_in(connection: Connection, user_id: str, needs: Iterable[NeedView]) -> dict[str, Said]:
+    """By need: what its agent has said last in its thread, where it has."""
+    wanted = [need for need in needs if need.thread][:MOST_THREADS]
+    if not wanted:
+        return {}
+    names = {"user": user_id, "threads": sorted({need.thread for need in wanted})}
+    found: dict[str, list[Sequence[Any]]] = {}
+    for row in connection.execute(_LAST, names):
+        found.setdefault(row[0], []).append(row)
+    said: dict[str, Said] = {}
+    for need in wanted:
+        answered = False
+        for _, message_id, sender, recipient, subject, excerpt, _ in found.get(need.thread, ()):
+            if sender == need.agent_id:
+                said[need.id] = Said(message_id, subject, excerpt, answered)
+                break
+            answered = answered or recipient == need.agent_id
+    return said
+
+
+def turns_of_agent(connection: Connection, user_id: str, agent_id: str) -> list[TurnRow]:
+    """The newest first, as far as they were reported to the senders."""
+    found: dict[tuple[str, str], TurnRow] = {}
+    for turn_id, message_id, thread, subject, sender, stage, outcome, at in connection.execute(
+        _TURNS, {"user": user_id, "agent": agent_id}
+    ):
+        ended = (outcome or "") if stage == "settled" else ""
+        found.setdefault((turn_id, message_id), TurnRow(turn_id, message_id, thread, subject, sender, ended, at))
+    return list(found.values())[:TURNS]
+
+
+def tags_of(connection: Connection, user_id: str, agent_id: str) -> list[str]:
+    row = connection.execute(_TAGS, {"user": user_id, "agent": agent_id}).first()
+    return list(row[0]) if row is not None else []

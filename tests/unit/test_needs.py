@@ -1,0 +1,93 @@
+"""What needs a person, by what watchers report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent_mailer.broker.remote.watched import Watched, Watcher
+from agent_mailer.console.operating.needs import SILENT_AFTER, needs_of
+from agent_mailer.remote.port import Counted, Question, Report, Resting, Stuck, Trouble, Working
+from agent_mailer.views.values.needs import NeedKind
+
+NOW = 1_800_000_000.0
+REPORTED = "2027-01-15T08:00:00.000000+00:00"
+HERE = Watcher("a host", REPORTED)
+
+
+def watched(name: str = "a", *, there: bool = True, unread: int = 0, **said: Any) -> Watched:
+    report = Report("1", said.pop("remote", "operate"), **said)
+    lost = not there and not report.ended
+    holder = HERE if there else None
+    return Watched(name, name, f"{name}@x", unread, holder, lost, report.standing, REPORTED, 0, report)
+
+
+def kinds(*agents: Watched, now: float = NOW) -> list[NeedKind]:
+    return [need.kind for need in needs_of(agents, now)]
+
+
+def test_who_works_or_rests_in_peace_needs_nobody() -> None:
+    quiet = watched(working=(Working("t", "m", "th", 1.0, "Bash"),), waiting=3, oldest=1.0)
+    unknown = msgspec.structs.replace(watched("b"), report=None, standing=None)
+    assert kinds(quiet, watched("c"), unknown) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "verb", "may"),
+    [
+        ({"signed_out": 5.0, "runtime": "claude"}, NeedKind.SIGNED_OUT, "resume", True),
+        ({"pause": Resting("signed_out", 5.0)}, NeedKind.SIGNED_OUT, "resume", True),
+        ({"trouble": Trouble("disk", 5.0)}, NeedKind.TROUBLE, "", False),
+        ({"pause": Resting("unavailable", 5.0, 9.0)}, NeedKind.OUTAGE, "resume", True),
+        ({"pause": Resting("budget", 5.0, 9.0), "remote": "none"}, NeedKind.BUDGET, "resume", False),
+        ({"pause": Resting("limited", 5.0, 9.0)}, NeedKind.LIMITED, "resume", True),
+        ({"pause": Resting("by_hand", 5.0), "remote": "novel"}, NeedKind.PAUSED, "resume", False),
+        ({"questions": (Question("t1", "th", "m", 5.0),)}, NeedKind.QUESTION, "", False),
+        ({"questions": (Question("q-1", "th", "m", 5.0, tool="Bash"),)}, NeedKind.APPROVAL, "approve", False),
+        (
+            {"questions": (Question("q-1", "th", "m", 5.0, tool="Bash"),), "remote": "all"},
+            NeedKind.APPROVAL,
+            "approve",
+            True,
+        ),
+        ({"working": (Working("t", "m", "th", 5.0, settles=True, waits=True),)}, NeedKind.ANSWER_WAITS, "", False),
+    ],
+)
+def test_each_has_the_one_act_that_ends_it(said: dict[str, Any], kind: NeedKind, verb: str, *, may: bool) -> None:
+    [need] = needs_of([watched(**said)], NOW)
+    assert (need.kind, need.since, need.verb, need.may) == (kind, 5.0, verb, may)
+    assert need.command or kind is NeedKind.QUESTION
+
+
+def test_what_is_stuck_or_held_for_one_reason_is_one_row_of_its_oldest() -> None:
+    stuck = (Stuck("given-up", "m2", 7.0, "th2", "m2"), Stuck("given-up", "m1", 6.0, "th1", "m1"))
+    agent = watched(
+        stuck=(*stuck, Stuck("unreadable", "f", 3.0)),
+        stuck_counts=(Counted("given-up", 70), Counted("unreadable", 1)),
+        held=(Stuck("who", "m3", 4.0, "th3", "m3"),),
+        held_counts=(Counted("who", 1),),
+    )
+    found = {(need.kind, need.why): need for need in needs_of([agent], NOW)}
+    given_up = found[NeedKind.STUCK, "given-up"]
+    assert (given_up.many, given_up.since, given_up.thread) == (70, 6.0, "th1")
+    assert (given_up.targets, given_up.may) == (("given-up m2", "given-up m1"), True)
+    assert (found[NeedKind.HELD, "who"].targets, found[NeedKind.HELD, "who"].may) == (("m3",), False)
+    assert len(found) == 3
+
+
+def test_who_is_lost_comes_first_and_can_be_asked_nothing() -> None:
+    paused = watched("b", pause=Resting("by_hand", 1.0))
+    gone = watched("a", there=False, pause=Resting("by_hand", 1.0), stuck_counts=(Counted("given-up", 1),))
+    found = needs_of([paused, gone], NOW)
+    assert [need.kind for need in found] == [NeedKind.LOST, NeedKind.STUCK, NeedKind.PAUSED]
+    assert not found[1].may
+
+
+def test_who_was_stopped_is_missed_when_mail_waits() -> None:
+    stopped = watched(there=False, ended="stopped", unread=2)
+    since = needs_of([stopped], NOW + 1e9)[0].since
+    assert kinds(stopped, now=since + SILENT_AFTER - 1) == []
+    assert kinds(stopped, now=since + SILENT_AFTER) == [NeedKind.SILENT]
+    assert kinds(msgspec.structs.replace(stopped, unread=0), now=NOW + 1e9) == []
