@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
+from agent_mailer.broker.agents.rows import operator_id
 from agent_mailer.broker.audit import Act, Who, note
 from agent_mailer.broker.leases import Fence, last_epochs
 from agent_mailer.broker.protocol import CLOCK, Fault, now_text
@@ -128,7 +129,7 @@ _ALL = (
         select(func.count()).where(_q.agent_id == agents.c.id, *_WAITS).correlate(agents).scalar_subquery(),
     )
     .select_from(agents.outerjoin(reports, _r.agent_id == agents.c.id))
-    .where(agents.c.user_id == bindparam("user"), agents.c.status == "active")
+    .where(agents.c.user_id == bindparam("user"), agents.c.status == "active", agents.c.id != bindparam("operator"))
     .order_by(agents.c.created_at, agents.c.id)
 )
 _NEWEST = select(_r.agent_id, _r.asked_seq).where(_r.agent_id.in_(bindparam("ids", expanding=True)))
@@ -263,9 +264,10 @@ def recent_requests(connection: Connection, user_id: str, since: float) -> dict[
 
 
 def watched_agents(connection: Connection, user_id: str) -> list[WatchedAgent]:
-    """All of the user's that are not deleted, the oldest first."""
+    """All of the user's that are not deleted, the oldest first; the person is none."""
     found = []
-    for row in connection.execute(_ALL, {"user": user_id, "now": now_ms()}):
+    names = {"user": user_id, "now": now_ms(), "operator": operator_id(user_id)}
+    for row in connection.execute(_ALL, names):
         report = None if row[5] is None else msgspec.json.decode(row[5], type=Report)
         found.append(WatchedAgent(*row[:3], tuple(row[3]), row[4], report, row[6], row[7]))
     return found

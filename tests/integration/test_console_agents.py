@@ -1,0 +1,160 @@
+"""The pages "Needs you" and "Agents": what watchers report, answered and asked in place, without a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import unescape
+from typing import Any
+
+import msgspec
+import pytest
+from tests.broker_desk import BrokerDesk, Person
+from tests.console_stage import Scene, Visitor, running_console
+from tests.strict_html import check
+
+from agent_mailer.remote.port import Counted, Question, Report, Resting, Stuck, Working
+
+HOSTILE = "<img src=x onerror=alert(1)>'\""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_console(tmp_path_factory.mktemp("console")) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def alice(desk: BrokerDesk) -> Person:
+    return desk.person("alice")
+
+
+@pytest.fixture(scope="module")
+def scene(desk: BrokerDesk, alice: Person) -> Scene:
+    scene = Scene(desk, alice)
+    for name in ("coder", "planner", "idle"):
+        scene.agent(name)
+    return scene
+
+
+@pytest.fixture(scope="module")
+def visitor(desk: BrokerDesk, scene: Scene) -> Visitor:
+    visitor = Visitor(desk)
+    visitor.sign_in("alice")
+    return visitor
+
+
+def report(scene: Scene, name: str, **said: Any) -> None:
+    content = msgspec.json.encode(Report("1.2.3", said.pop("remote", "operate"), **said))
+    path = f"/agents/{scene.agents[name]['id']}/report"
+    scene.desk.call("PUT", path, content=content, headers=scene.person.header)
+
+
+def asked(scene: Scene, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = scene.call("GET", f"/agents/{scene.agents[name]['id']}/requests", as_agent=True)
+    return found
+
+
+@contextmanager
+def watching(scene: Scene, name: str) -> Iterator[None]:
+    """Somebody holds the agent, and does nothing."""
+    path = f"/messages/inbox/{scene.agents[name]['address']}/stream?agent_id={scene.agents[name]['id']}"
+    headers = {**scene.person.header, "X-Agent-Mailer-Watcher": "w", "X-Agent-Mailer-Watcher-Name": "my host"}
+    with scene.desk.http.stream("GET", path, headers=headers) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        yield
+
+
+def forms(text: str, action: str) -> list[dict[str, list[str]]]:
+    """What the forms of a page that lead there would send, as they are."""
+    found = []
+    for form in re.findall(rf'<form method="post" action="{re.escape(action)}".*?</form>', text, re.DOTALL):
+        fields: dict[str, list[str]] = {}
+        for name, value in re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form):
+            fields.setdefault(name, []).append(unescape(value))
+        found.append(fields)
+    return found
+
+
+def test_a_question_is_answered_in_place_once(visitor: Visitor, scene: Scene) -> None:
+    task = scene.send("planner", "coder", "The cart", "build it")
+    asked_by = scene.send("coder", "planner", "The cart", f"Postgres or SQLite? {HOSTILE}", parent_id=task["id"])
+    question = Question("t1", task["thread_id"], task["id"], 1_700_000_000.0, scene.agents["planner"]["address"])
+    report(scene, "coder", questions=(question,))
+    page = visitor.get("/console/needs")
+    check(page.text)
+    assert "Postgres or SQLite? &lt;img src=x" in page.text
+    [form] = forms(page.text, "/console/needs/answer")
+    assert form["parent"] == [asked_by["id"]]
+    sent = {**form, "body": "Postgres."}
+    for _ in range(2):
+        answer = visitor.post("/console/needs/answer", None, **sent)  # type: ignore[arg-type]
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console/needs?done=answered")
+    inbox = scene.call("GET", f"/messages/thread/{task['thread_id']}", as_agent=True)
+    assert [one["body"] for one in inbox].count("Postgres.") == 1
+    assert "Postgres or SQLite" not in visitor.get("/console/needs").text
+    # Somebody else's page still has the form.
+    late = visitor.post("/console/needs/answer", None, **{**sent, "key": "f" * 32, "body": "SQLite."})  # type: ignore[arg-type]
+    assert late.status_code == 409
+    assert "your text was not sent" in late.text
+
+
+def test_what_is_stuck_is_run_again_from_the_page_and_what_came_of_it_is_shown(visitor: Visitor, scene: Scene) -> None:
+    stuck = Stuck("given-up", f"m-1 {HOSTILE}", 1_700_000_000.0)
+    report(scene, "planner", stuck=(stuck,), stuck_counts=(Counted("given-up", 1),), held_counts=(Counted("who", 2),))
+    with watching(scene, "planner"):
+        page = visitor.get("/console/needs")
+    check(page.text)
+    [again] = [form for form in forms(page.text, "/console/ask") if form["verb"] == ["retry"]]
+    assert again["target"] == [f"given-up m-1 {HOSTILE}"]
+    for _ in range(2):
+        assert visitor.post("/console/ask", None, **again).status_code == 303
+    [waiting] = asked(scene, "planner")
+    assert (waiting["verb"], waiting["targets"], waiting["person"]) == ("retry", again["target"], "alice")
+    with watching(scene, "planner"):
+        assert '<span class="chip busy">asked</span>' in visitor.get("/console/needs").text
+    path = f"/agents/{scene.agents['planner']['id']}/requests/{waiting['number']}"
+    scene.call("PUT", path, {"became": "refused", "lines": ["nothing of it is stuck"]}, as_agent=True)
+    with watching(scene, "planner"):
+        told = visitor.get("/console/needs").text
+    assert "nothing of it is stuck" in told
+    # What may not be asked from afar has its command, and the key that would allow it.
+    assert "agent-mailer held list --guard who" in told
+
+
+def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: Visitor, scene: Scene) -> None:
+    working = Working("t-9", "m", "th", 1_700_000_000.0, "Bash", 1_700_000_001.0)
+    report(scene, "idle", working=(working,), remote="all")
+    with watching(scene, "idle"):
+        page = visitor.get("/console/agents").text
+        check(page)
+        assert "Bash" in page
+        one = visitor.get("/console/agent", id=scene.agents["idle"]["id"]).text
+        check(one)
+        assert "my host" in one
+        wanted = {form["verb"][0]: form for form in forms(one, "/console/ask")}
+        assert wanted.keys() == {"pause", "stop"}
+        visitor.post("/console/ask", None, **{**wanted["stop"], "then": "drop"})  # type: ignore[arg-type]
+        visitor.post("/console/ask", None, **wanted["pause"])
+        found = [(one["verb"], one.get("targets", []), one.get("then", "retry")) for one in asked(scene, "idle")]
+        assert found == [("stop", ["t-9"], "drop"), ("pause", [], "retry")]
+        report(scene, "idle", pause=Resting("by_hand", 1_700_000_000.0))
+        assert "Let it go on" in visitor.get("/console/needs").text
+    visitor.post("/console/agent/tags", None, agent=scene.agents["idle"]["id"], tags=f"night, {HOSTILE}")
+    assert 'value="night, &lt;img' in visitor.get("/console/agent", id=scene.agents["idle"]["id"]).text
+
+
+def test_another_users_agents_are_nobody_elses(desk: BrokerDesk, scene: Scene, visitor: Visitor) -> None:
+    desk.person("mallory")
+    other = Visitor(desk)
+    other.sign_in("mallory")
+    agent_id = scene.agents["coder"]["id"]
+    assert scene.agents["coder"]["address"] not in other.get("/console/needs").text + other.get("/console/agents").text
+    assert other.get("/console/agent", id=agent_id).status_code == 404
+    assert other.post("/console/ask", None, agent=agent_id, verb="pause").status_code == 404
+    assert (
+        visitor.post("/console/ask", {"Sec-Fetch-Site": "cross-site"}, agent=agent_id, verb="pause").status_code == 403
+    )
+    assert asked(scene, "coder") == []
