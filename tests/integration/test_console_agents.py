@@ -91,7 +91,8 @@ def test_a_question_is_answered_in_place_once(visitor: Visitor, scene: Scene) ->
     sent = {**form, "body": "Postgres."}
     for _ in range(2):
         answer = visitor.post("/console/needs/answer", None, **sent)  # type: ignore[arg-type]
-        assert (answer.status_code, answer.headers["location"]) == (303, "/console/needs?done=answered")
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith("/console/needs?done=answered")
     inbox = scene.call("GET", f"/messages/thread/{task['thread_id']}", as_agent=True)
     assert [one["body"] for one in inbox].count("Postgres.") == 1
     assert "Postgres or SQLite" not in visitor.get("/console/needs").text

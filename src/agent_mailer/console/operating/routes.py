@@ -70,7 +70,7 @@ async def answer(request: Request, person: AsPerson) -> Response:
     if await store_of(request).read(work) and not await writing.was_sent(request, person, writing.draft_of(form)):
         raise Fault(409, "Somebody has answered this meanwhile, or the agent goes on; your text was not sent")
     sent = await writing.send(request, person)
-    return leads_to("/console/needs", done="answered") if sent.status_code == 303 else sent
+    return leads_to("/console/needs", done="answered", done_id=asked) if sent.status_code == 303 else sent
 
 
 @router.post("/ask")
