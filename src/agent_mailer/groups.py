@@ -1,11 +1,11 @@
-"""Addresses that name several at once: `broadcast` is everybody whom one can write to. Pure.
+"""Addresses that name several at once: `broadcast` is everybody whom one can write to, `tag:` who has that tag. Pure.
 
 Each gets a message of his own, so that it reaches him once, and what counts mail counts each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agent_mailer.errors import UsageFault
@@ -13,7 +13,9 @@ from agent_mailer.names import printable
 
 BROADCAST: Final = "broadcast"
 
-_KINDS: Final = ("cap:", "tag:", "label:")
+TAG: Final = "tag:"
+
+_KINDS: Final = (TAG, "cap:", "label:")
 """Before the name of a group, as other programs write it."""
 
 
@@ -21,26 +23,27 @@ def names_group(address: str) -> bool:
     return address == BROADCAST or address.startswith(_KINDS)
 
 
-def spread(to: Sequence[str], contacts: Collection[str], me: str) -> tuple[str, ...]:
-    """`to` with all `contacts` but `me` where it says `broadcast`, each once. Who is called so is meant himself.
+def spread(to: Sequence[str], contacts: Mapping[str, Sequence[str]], me: str) -> tuple[str, ...]:
+    """`to` with the members in the place of a group, each once and never `me`; `contacts`: whom one can write to, each
+    with his tags. Who is called so is meant himself.
 
-    Raises UsageFault for a group of another kind, and where nobody is there to be written to.
+    Raises UsageFault for a group that nobody is in.
     """
     found = dict[str, None]()
     for address in to:
         if address in contacts or not names_group(address):
             found[address] = None
             continue
-        if address != BROADCAST:
+        members = [one for one, tags in contacts.items() if one != me and _is_in(tags, address)]
+        if not members:
             raise UsageFault(
                 "unknown_group",
-                f"{printable(address, 80)} names a group, and here is none but {BROADCAST}",
+                f"{printable(address, 80)} names a group, and nobody whom you can write to is in it",
                 "name its members: agent-mailer mail contacts",
             )
-        others = [one for one in contacts if one != me]
-        if not others:
-            raise UsageFault(
-                "nobody", f"{BROADCAST} reaches nobody: there are no contacts", "agent-mailer mail contacts"
-            )
-        found.update(dict.fromkeys(others))
+        found.update(dict.fromkeys(members))
     return tuple(found)
+
+
+def _is_in(tags: Sequence[str], group: str) -> bool:
+    return group == BROADCAST or (group.startswith(TAG) and group.removeprefix(TAG) in tags)

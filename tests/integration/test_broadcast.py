@@ -22,7 +22,7 @@ def test_a_person_writes_to_everybody_once_and_to_no_group_that_nobody_knows(tmp
     for group in ("cap:review", "tag:", "label:a b"):
         status, said = send("--to", f"coder,{group}")
         assert status != 0, group
-        assert "names a group, and here is none but broadcast" in said
+        assert "names a group, and nobody whom you can write to is in it" in said
     assert len(desk.inbox("coder")) == 1
 
 
@@ -50,5 +50,16 @@ def test_at_a_broker_it_reaches_each_agent_that_the_sender_may_write_to(tmp_path
                 "GET", f"/messages/inbox/{agent['address']}", params={"agent_id": agent["id"]}, headers=ann.header
             )
             assert [one["body"] for one in listed] == ["all hands"]
-        done = type_in(tmp_path, "send", "--to", "tag:rust", "--body", "x", env=shown)
-        assert (done.status, "names a group" in done.err) == (2, True)
+        tags = {"tags": ["rust", "写作"]}
+        broker.call("PUT", f"/admin/agents/{agents[0]['id']}/tags", json=tags, headers=ann.login)
+        for tag, status in (("rust", 0), ("写作", 0), ("go", 2), ("", 2)):
+            done = type_in(tmp_path, "send", "--to", f"tag:{tag}", "--body", tag or "x", env=shown)
+            assert (done.status, "names a group" in done.err) == (status, status == 2), done
+        waiting = [
+            broker.call("GET", f"/messages/inbox/{one['address']}", params={"agent_id": one["id"]}, headers=ann.header)
+            for one in agents
+        ]
+        assert [sorted(row["body"] for row in rows) for rows in waiting] == [
+            ["all hands", "rust", "写作"],
+            ["all hands"],
+        ]

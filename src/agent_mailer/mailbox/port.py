@@ -125,9 +125,10 @@ class Listing(msgspec.Struct, frozen=True):
     more: bool = False
 
 
-class Contact(msgspec.Struct, frozen=True):
+class Contact(msgspec.Struct, frozen=True, omit_defaults=True):
     address: str
     note: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class Action(StrEnum):

@@ -45,7 +45,7 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, 
     With a dedupe key: what was sent under it before is not sent again, and other content under it is an error.
     """
     if any(map(names_group, draft.to)):
-        contacts = [one.address for one in await mail.mailbox.contacts()]
+        contacts = {one.address: one.tags for one in await mail.mailbox.contacts()}
         draft = msgspec.structs.replace(draft, to=spread(draft.to, contacts, mail.mailbox.address))
     draft, routes = await mail.routed(draft, origin)
     lost = await mail.not_carried(draft)

@@ -267,7 +267,7 @@ class AgentMail:
             raise UsageFault("no_recipient", "there is no recipient", "name at least one address")
         mail = self._folder.mail()
         contacts = [contact.address for contact in mail.contacts]
-        to = spread(to, contacts, "")
+        to = spread(to, {one.address: one.tags for one in mail.contacts}, "")
         origins = (mail.message, *mail.batch)
         # Whoever writes from elsewhere is not the one who is called so here.
         answered = {origin.reply_to for origin in origins}

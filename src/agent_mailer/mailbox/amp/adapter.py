@@ -20,7 +20,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.errors import ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp import compose, wire
 from agent_mailer.mailbox.amp.answers import decode, unavailable
-from agent_mailer.mailbox.amp.client import LINKS, MEMORIES, AgentInfo, Credentials, agents_in
+from agent_mailer.mailbox.amp.client import LINKS, MEMORIES, AgentInfo, Credentials, agents_in, tags_in
 from agent_mailer.mailbox.amp.delivery import UNDER_WAY_SECONDS, Sender
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, OF_THE_KEY, Link
@@ -245,10 +245,10 @@ class AmpMailbox:
                 answer = await self._link.ask(lambda transport, _: transport.ask("GET", "/agents"))
             if not answer.ok:
                 raise unavailable(answer)
-            agents = agents_in(answer)
+            agents, tags = agents_in(answer), tags_in(answer)
             self._team = next((one.team_id or "" for one in agents if one.id == me), "")
             found = tuple(
-                Contact(one.address, _note(one))
+                Contact(one.address, _note(one), tags.get(one.id, ()))
                 for one in agents
                 if one.id != me and one.address not in ("", self._address) and one.status != "deleted"
             )

@@ -184,6 +184,21 @@ def agents_in(answer: Answer) -> list[AgentInfo]:
     return found
 
 
+class _Tagged(msgspec.Struct):
+    id: str
+    tags: tuple[str, ...] = ()
+
+
+def tags_in(answer: Answer) -> dict[str, tuple[str, ...]]:
+    """The tags of a list's agents, by id; none where they are of another shape. Raises as `agents_in`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for raw in decode(answer, list[msgspec.Raw]):
+        with suppress(*NO_JSON):
+            one = msgspec.json.decode(raw, type=_Tagged)
+            found[one.id] = one.tags
+    return found
+
+
 def _agent_path(agent_id: str) -> str:
     try:
         return path_of("agents", agent_id)
