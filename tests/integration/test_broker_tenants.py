@@ -23,6 +23,8 @@ from tests.openapi_walk import Operation, operations, sample
 pytestmark = pytest.mark.usefixtures("each_database")
 MARK = "bobs-own-words"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
+NO_REQUEST = "7340051"
+"""What is asked of a watcher is numbered; nothing is asked here, and of whom it would be the agent's id says."""
 VOLATILE = {"last_seen", "last_used_at"}
 WRITES_OF_HIS_OWN = (
     *("api_keys", "agents", "messages", "teams", "files", "users", "receipts", "approval_links"),
@@ -64,6 +66,7 @@ class Tenant(NamedTuple):
             "trashed_id": self.trashed_id,
             "memory_id": self.memory_id,
             "token": self.token,
+            "number": NO_REQUEST,
         }
 
 
