@@ -344,7 +344,6 @@ class Mailbox(Protocol):
 MOST_VISITED: Final = 64
 MAX_WAITING: Final = 100_000
 """So many waiting messages an adapter looks through; what is beyond moves up as they are taken."""
-
 URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
 
 
