@@ -46,6 +46,15 @@ def whole_characters(data: bytes) -> bytes:
     return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
 
 
+HOOK = "hook--"
+"""How the address of a hook begins, and nobody else's: what it sends comes from outside."""
+
+
+def is_hook(address: str) -> bool:
+    """Whether mail of that sender came through a hook: nobody of ours wrote it."""
+    return address.casefold().startswith(HOOK)
+
+
 def new_turn_id(now: float) -> str:
     """Sorts by `now`, seconds since the epoch."""
     return f"{turn_id_at(now)}-{os.urandom(4).hex()}"

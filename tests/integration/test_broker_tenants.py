@@ -28,7 +28,7 @@ NO_REQUEST = "7340051"
 VOLATILE = {"last_seen", "last_used_at"}
 WRITES_OF_HIS_OWN = (
     *("api_keys", "agents", "messages", "teams", "files", "users", "receipts", "approval_links"),
-    *("threads", "trashed_messages", "team_memories", "file_reservations"),
+    *("threads", "trashed_messages", "team_memories", "file_reservations", "hooks"),
 )
 
 
@@ -47,6 +47,9 @@ class Tenant(NamedTuple):
     trashed_id: str
     memory_id: str
     token: str
+    hook_id: str
+    delivery: str
+    hook_name: str
 
     def names(self) -> dict[str, str]:
         """Path and query parameters and fields of bodies -> this tenant's value."""
@@ -67,6 +70,9 @@ class Tenant(NamedTuple):
             "memory_id": self.memory_id,
             "token": self.token,
             "number": NO_REQUEST,
+            "hook_id": self.hook_id,
+            "delivery": self.delivery,
+            "name": self.hook_name,
         }
 
 

@@ -83,6 +83,7 @@ def refusals(*statuses: int) -> Responses:
         404: "Unknown, or of another user",
         409: "In conflict with what is stored",
         413: "Too large",
+        415: "No JSON",
         421: "For another host",
         422: "A part of the request is missing or wrong",
         429: "Too many attempts, or too much at once",

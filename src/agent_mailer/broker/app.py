@@ -24,6 +24,10 @@ from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.edge import Edge
 from agent_mailer.broker.engines import is_file
+from agent_mailer.broker.hooks.admin import router as hooks_admin_router
+from agent_mailer.broker.hooks.routes import router as hooks_router
+from agent_mailer.broker.hooks.sweep import sweep_on
+from agent_mailer.broker.hooks.taking import Limits
 from agent_mailer.broker.memories.routes import by_key as memories_by_key
 from agent_mailer.broker.memories.routes import router as memories_router
 from agent_mailer.broker.messages import files, receipts
@@ -81,15 +85,22 @@ def create_app(settings: Settings) -> FastAPI:
         peers = None if is_file(settings.database) else Peers(settings.database, settings.secret)
         app.state.streams = streams = Streams(store, directory, settings, peers)
         await directory.open()
-        keeper = None
+        keeper: asyncio.Task[None] | None = None
+        sweeper: asyncio.Task[None] | None = None
+        app.state.hooks_lock = lock = asyncio.Lock()
+        limits = Limits(settings.max_body_bytes, settings.quota)
         if settings.keep != Keep():
             keeper = asyncio.create_task(retention.keep_on(store, settings.uploads, settings.keep))
         try:
             if peers is not None:
                 await peers.open(streams)
             await streams.open()
+            sweeper = asyncio.create_task(sweep_on(store, streams, lock, limits))
             yield
         finally:
+            if sweeper is not None:
+                sweeper.cancel()
+                await asyncio.gather(sweeper, return_exceptions=True)
             if keeper is not None:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
@@ -154,6 +165,8 @@ def create_app(settings: Settings) -> FastAPI:
         admin.router,
         memories_router,
         memories_by_key,
+        hooks_router,
+        hooks_admin_router,
         channels_router,
         admin_channels_router,
         owner.superadmin_router,

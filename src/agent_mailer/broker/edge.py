@@ -22,6 +22,7 @@ from agent_mailer.broker.data import Settings, is_number
 from agent_mailer.broker.listening import LASTING, Events
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.names import printable
+from agent_mailer.outside.signature import LARGEST as LARGEST_EVENT
 
 log = logging.getLogger("agent_mailer.broker")
 
@@ -34,6 +35,8 @@ FROM_STRANGERS = 65_536
 """Bytes of a request that are looked at before it is known whose it is."""
 OPEN = frozenset(("/users/login", "/users/register", "/users/logout"))
 """What a stranger may ask for with a body."""
+HOOKS = "/hooks/"
+"""What a stranger may call who has a secret for it: the route looks."""
 _NUL = re.compile(rb"%00|\x00")
 _PORT = re.compile(r":\d*$")
 _GUARDS = (
@@ -62,6 +65,9 @@ class Edge:
         most = self._most_of_a_file if scope["path"] == UPLOAD else self._most
         if scope["path"] in OPEN:
             most = FROM_STRANGERS
+        by_hook = scope["path"].startswith(HOOKS)
+        if by_hook:
+            most = LARGEST_EVENT
 
         started = False
 
@@ -84,7 +90,8 @@ class Edge:
         if "\0" in scope["path"] or _NUL.search(scope["query_string"]):
             await refuse(422, "The address of a request holds no NUL")(scope, receive, noted)
             return
-        if (_declared(scope) > FROM_STRANGERS or _header(scope, b"transfer-encoding")) and scope["path"] not in OPEN:
+        is_open = by_hook or scope["path"] in OPEN
+        if (_declared(scope) > FROM_STRANGERS or _header(scope, b"transfer-encoding")) and not is_open:
             try:
                 await either_caller(Request(scope))
             except Fault as fault:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import Alone, Trouble, do_alone, error_words, is_file, trouble_of
+from agent_mailer.broker.hooks import tables as _of_hooks  # noqa: F401 - among the tables of `metadata`
 from agent_mailer.broker.leases import IS_SERVING
 from agent_mailer.broker.tables import metadata
 from agent_mailer.broker.watch_tables import processes

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 from agent_mailer.broker.protocol import LOCAL_PART, Fault, age_seconds, now_text
 from agent_mailer.broker.tables import agents, api_keys, former_addresses, teams
 from agent_mailer.broker.users.rows import add_key, new_id, own_key_name
+from agent_mailer.names import HOOK, is_hook
 
 OPERATOR = "operator"
 OPERATORS_LOCAL_PART = "human-operator"
@@ -116,11 +117,15 @@ def check_address(address: str, username: str, domain: str) -> str:
     return address
 
 
-def require_free_address(connection: Connection, user_id: str, address: str, except_id: str | None = None) -> None:
+def require_free_address(
+    connection: Connection, user_id: str, address: str, except_id: str | None = None, *, of_hook: bool = False
+) -> None:
     """Raises Fault 409 where it is another's, was another's, or a person would take it for another's."""
     shape = _shape(address)
     if shape == _shape(f"{OPERATORS_LOCAL_PART}{address[address.index('@') :]}"):
         raise Fault(409, f"Address '{address}' is kept for the human operator")
+    if is_hook(address) and not of_hook:
+        raise Fault(409, f"Address '{address}' is kept for a hook: those begin with {HOOK}")
     former = select(former_addresses.c.agent_id).where(former_addresses.c.address == address)
     holder = connection.execute(select(_c.id).where(_c.address == address)).scalar()
     holder = holder or connection.execute(former).scalar()
@@ -145,11 +150,11 @@ def require_team(connection: Connection, user_id: str, team_id: str) -> None:
         raise Fault(400, "Team not found")
 
 
-def check_new(connection: Connection, user_id: str, new: NewAgent) -> None:
+def check_new(connection: Connection, user_id: str, new: NewAgent, *, of_hook: bool = False) -> None:
     """Raises Fault 400 (team), 409 (address)."""
     if new.team_id is not None:
         require_team(connection, user_id, new.team_id)
-    require_free_address(connection, user_id, new.address)
+    require_free_address(connection, user_id, new.address, of_hook=of_hook)
 
 
 def insert_agent(connection: Connection, user_id: str, new: NewAgent, agent_id: str | None = None) -> Agent:

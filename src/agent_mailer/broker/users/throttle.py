@@ -35,8 +35,8 @@ class Throttle:
         self._most = wanted.amount
         self._window_ms = wanted.get_expiry() * 1000
 
-    async def check(self, username: str, host: str, *, known: bool) -> None:
-        """Raises Fault 429 with Retry-After (seconds) where too many passwords were wrong.
+    async def check(self, username: str, host: str, *, known: bool, what: str = "passwords") -> None:
+        """Raises Fault 429 with Retry-After (seconds) where too many of `what` were wrong.
 
         `known`: this user has logged in from that host before. What was tried elsewhere does not lock them out there.
         """
@@ -45,7 +45,7 @@ class Throttle:
         left = await self._store.read(lambda c: self._left_ms(c, wanted))
         if left > 0:
             seconds = max(1, math.ceil(left / 1000))
-            words = f"Too many wrong passwords; try again in {seconds} seconds"
+            words = f"Too many wrong {what}; try again in {seconds} seconds"
             raise Fault(429, words, headers={"Retry-After": str(seconds)})
 
     async def failed(self, username: str, host: str, *, known: bool) -> None:

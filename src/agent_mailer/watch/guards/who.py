@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from agent_mailer.mailbox.port import Envelope, Kind
-from agent_mailer.names import printable
+from agent_mailer.names import is_hook, printable
 
 KIND = "kind:"
 _WILD = frozenset("*?[")
@@ -33,8 +33,8 @@ class WhoPolicy(msgspec.Struct, frozen=True):
     """People of whom a broker says that they are it."""
 
     def is_person(self, address: str) -> bool:
-        """The agent itself never is one."""
-        if address in ("", self.address) or address in self.agents:
+        """The agent itself never is one, nor is a hook."""
+        if address in ("", self.address) or address in self.agents or is_hook(address):
             return False
         return any(_fits(one, address, self) for one in self.people)
 
@@ -45,8 +45,9 @@ class WhoPolicy(msgspec.Struct, frozen=True):
         return sender in self.vouched if vouched else hidden and self.is_person(sender)
 
     def may_answer_own(self, sender: str, *, vouched: bool) -> bool:
-        """The same to what is asked of a sender about his own message: no agent that is known here."""
-        return vouched and sender not in ("", self.address) and sender not in self.agents
+        """The same to what is asked of a sender about his own message: no agent that is known here, and no hook."""
+        own = sender in ("", self.address) or sender in self.agents
+        return vouched and not own and not is_hook(sender)
 
     def why_held(self, envelope: Envelope) -> str:
         """Why this mail is not worked on; empty where it is.

@@ -1,0 +1,1 @@
+"""Hooks: how programs of elsewhere write to agents, once for each thing."""

@@ -1,0 +1,304 @@
+"""What becomes of a delivery: decided, sent and written down in one transaction, once for each id."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, insert, select, update
+
+from agent_mailer.broker.data import Quota
+from agent_mailer.broker.hooks.rows import Standing, recipients
+from agent_mailer.broker.hooks.tables import hook_deliveries, hook_items, hooks
+from agent_mailer.broker.messages.sending import NewMessage, Submission, send_all
+from agent_mailer.broker.protocol import CLOCK, Fault, now_text
+from agent_mailer.broker.tables import agents
+from agent_mailer.broker.users.rows import new_id
+from agent_mailer.outside.event import Event, Ignored, State, body_of, subject_of
+
+FIRST_WAIT_MS, LONGEST_WAIT_MS = 60_000, 6 * 3600_000
+MOST_TRIES = 12
+
+
+class Outcome(StrEnum):
+    SENT = "sent"
+    COUNTED = "counted"
+    """It is open already, and was told."""
+    RESOLVED = "resolved"
+    IGNORED = "ignored"
+    FAILED = "failed"
+    """It is kept, and tried again."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """`longest`: bytes of a mail's body."""
+
+    longest: int
+    quota: Quota = Quota()
+
+
+class Taken(msgspec.Struct, frozen=True, rename="camel"):
+    """`reason`: why it became no mail. `occurrence_count`: how often what it is about was told since it began."""
+
+    delivery: str
+    outcome: Outcome
+    reason: str = ""
+    message_ids: tuple[str, ...] = ()
+    occurrence_count: int = 0
+    replayed: bool = False
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What came. `digest`: by which the same is known again; `once`: the same digest is the same delivery, whatever its
+    id.
+    """
+
+    hook_id: str
+    path: str
+    id: str
+    digest: str
+    once: bool
+    event: Event | Ignored
+    limits: Limits
+
+
+class Result(msgspec.Struct, frozen=True):
+    """`arrivals`: the inboxes that have something new."""
+
+    taken: Taken
+    arrivals: tuple[tuple[str, int], ...] = ()
+
+
+class _Hook(msgspec.Struct, frozen=True):
+    id: str
+    user_id: str
+    standing: str
+    sender_id: str
+    sender: str
+    agent_id: str | None
+    team_id: str | None
+    callback: str
+
+
+_h, _d, _i = hooks.c, hook_deliveries.c, hook_items.c
+# Whoever else takes something by this hook waits: each sees what was written down before.
+_LOCKED = (
+    select(
+        *(_h.id, _h.user_id, _h.standing, _h.sender_id, agents.c.address, _h.agent_id, _h.team_id, _h.callback),
+    )
+    .join(agents, agents.c.id == _h.sender_id)
+    .with_for_update(of=hooks)
+)
+
+
+def take_all(connection: Connection, deliveries: Sequence[Delivery]) -> list[Result | Fault]:
+    """Each of them, in order."""
+    results: list[Result | Fault] = []
+    for delivery in deliveries:
+        try:
+            results.append(_take(connection, delivery))
+        except Fault as fault:
+            results.append(fault)
+    return results
+
+
+def _take(connection: Connection, delivery: Delivery) -> Result:
+    """Raises Fault 401 (gone meanwhile), 409 (its id came with something else)."""
+    hook = _locked(connection, delivery.hook_id)
+    earlier = connection.execute(
+        select(_d.id, _d.delivery_id, _d.digest, _d.outcome, _d.reason, _d.message_ids, _d.occurrences)
+        .where(_d.hook_id == hook.id)
+        .where((_d.digest == delivery.digest) if delivery.once else (_d.delivery_id == delivery.id))
+    ).first()
+    if earlier is None and delivery.once:
+        same = select(_d.digest).where(_d.hook_id == hook.id, _d.delivery_id == delivery.id)
+        if connection.execute(same).first() is not None:
+            raise Fault(409, "This delivery id came with another body before")
+    if earlier is not None:
+        if earlier.digest != delivery.digest:
+            raise Fault(409, "This delivery id came with another body before")
+        # Whoever sends it again wants it tried again.
+        if earlier.outcome == Outcome.FAILED and (again := retry(connection, earlier.id, delivery.limits)) is not None:
+            return again
+        found = (earlier.delivery_id, Outcome(earlier.outcome), earlier.reason, tuple(earlier.message_ids))
+        return Result(Taken(*found, earlier.occurrences, replayed=True))
+    result = _place(connection, hook, delivery)
+    _write(connection, hook, delivery, result.taken)
+    return result
+
+
+def retry(connection: Connection, row_id: str, limits: Limits) -> Result | None:
+    """What failed, once more; None where it has come to its end meanwhile."""
+    kept = connection.execute(select(_d.hook_id).where(_d.id == row_id, _d.held.is_not(None))).first()
+    if kept is None:
+        return None
+    try:
+        hook = _locked(connection, kept.hook_id)
+    except Fault:
+        connection.execute(update(hook_deliveries).where(_d.id == row_id).values(due_ms=None))
+        return None
+    row = connection.execute(
+        select(_d.delivery_id, _d.digest, _d.held, _d.tries).where(_d.id == row_id, _d.held.is_not(None))
+    ).first()
+    if row is None:
+        return None
+    held = msgspec.json.decode(row.held, type=_Held)
+    again = Delivery(hook.id, held.path, row.delivery_id, row.digest, once=False, event=held.event, limits=limits)
+    result = _place(connection, hook, again)
+    connection.execute(
+        update(hook_deliveries).where(_d.id == row_id).values(**_values(hook, again, result.taken, row.tries + 1))
+    )
+    return result
+
+
+class _Held(msgspec.Struct, frozen=True):
+    path: str
+    event: Event
+
+
+def _locked(connection: Connection, hook_id: str) -> _Hook:
+    row = connection.execute(_LOCKED.where(_h.id == hook_id)).first()
+    if row is None or row[2] == Standing.DELETED:
+        raise Fault(401, "The signature is missing or wrong")
+    return _Hook(*row)
+
+
+def _place(connection: Connection, hook: _Hook, delivery: Delivery) -> Result:
+    event = delivery.event
+    if isinstance(event, Ignored):
+        return _ignored(delivery, event.reason.value)
+    if hook.standing == Standing.DISABLED:
+        return _ignored(delivery, "hook_disabled")
+    thread = _thread(hook, event, delivery.id)
+    if event.state is State.NEWS:
+        return _send(connection, hook, delivery, event, thread)
+    where = (_i.hook_id == hook.id, _i.origin == event.origin, _i.item == event.key)
+    item = connection.execute(select(_i.is_open, _i.occurrences, _i.thread_id, _i.moment_ms).where(*where)).first()
+    late = item is not None and _is_before(event.at_ms, item.moment_ms)
+    if event.state is State.RESOLVED:
+        if late:
+            return _ignored(delivery, "came_late")
+        if item is None or not item.is_open:
+            # So that the beginning, where it comes after its end, is known for what it is.
+            _note(connection, hook, event, is_open=False, occurrences=0, thread=thread)
+            return _ignored(delivery, "nothing_open")
+        result = _send(connection, hook, delivery, event, item.thread_id)
+        if result.taken.outcome is Outcome.FAILED:
+            return result
+        _note(connection, hook, event, is_open=False, occurrences=item.occurrences, thread=item.thread_id)
+        taken = msgspec.structs.replace(result.taken, outcome=Outcome.RESOLVED, occurrence_count=item.occurrences)
+        return msgspec.structs.replace(result, taken=taken)
+    if item is not None and item.is_open:
+        many = item.occurrences + 1
+        connection.execute(update(hook_items).where(*where).values(occurrences=many, last_at=now_text()))
+        if not late and event.at_ms is not None:
+            connection.execute(update(hook_items).where(*where).values(moment_ms=event.at_ms))
+        return Result(Taken(delivery.id, Outcome.COUNTED, "open_already", (), many))
+    if late:
+        return _ignored(delivery, "resolved_already")
+    result = _send(connection, hook, delivery, event, thread)
+    if result.taken.outcome is Outcome.FAILED:
+        return result
+    _note(connection, hook, event, is_open=True, occurrences=1, thread=thread)
+    taken = msgspec.structs.replace(result.taken, occurrence_count=1)
+    return msgspec.structs.replace(result, taken=taken)
+
+
+def _is_before(moment: int | None, other: int | None) -> bool:
+    return moment is not None and other is not None and moment < other
+
+
+def _thread(hook: _Hook, event: Event, delivery_id: str) -> str:
+    """What is news of one thing has one thread; what was resolved begins another when it comes again."""
+    about = ("news", event.origin, event.key) if event.state is State.NEWS and event.key else ("one", delivery_id)
+    return str(uuid.uuid5(uuid.UUID(hook.sender_id), "\0".join(("hook", *about))))
+
+
+def _note(connection: Connection, hook: _Hook, event: Event, *, is_open: bool, occurrences: int, thread: str) -> None:
+    names = {"hook_id": hook.id, "origin": event.origin, "item": event.key}
+    now = now_text()
+    values = {"is_open": is_open, "occurrences": occurrences, "thread_id": thread, "last_at": now}
+    values |= {"moment_ms": event.at_ms} if event.at_ms is not None else {}
+    begun = {"first_at": now} if is_open else {}
+    changed = update(hook_items).where(*(hook_items.c[name] == value for name, value in names.items()))
+    if not connection.execute(changed.values(**values, **begun)).rowcount:
+        connection.execute(insert(hook_items).values(**names, user_id=hook.user_id, **values, first_at=now))
+
+
+def _send(connection: Connection, hook: _Hook, delivery: Delivery, event: Event, thread: str) -> Result:
+    to = recipients(connection, hook.user_id, hook.agent_id, hook.team_id)
+    if not to:
+        return _failed(delivery, "agent_gone" if hook.agent_id is not None else "team_empty")
+    body = body_of(event, delivery.path)
+    if len(body.encode()) > delivery.limits.longest:
+        return _failed(delivery, "too_large")
+    new = NewMessage(
+        from_agent=hook.sender,
+        to=to,
+        subject=subject_of(event),
+        body=body,
+        thread_id=thread,
+        labels=("hook",),
+    )
+    # The key outlives what is written down of the delivery.
+    key = f"hook:{delivery.digest}"
+    submission = Submission(
+        new,
+        hook.user_id,
+        hook.sender_id,
+        bound=True,
+        key=key,
+        longest=delivery.limits.longest,
+        quota=delivery.limits.quota,
+    )
+    sent = send_all(connection, [submission])[0]
+    if isinstance(sent, Fault):
+        return _failed(delivery, "quota" if sent.status == 429 else "refused")
+    ids = tuple(message.id for message in sent.messages)
+    return Result(Taken(delivery.id, Outcome.SENT, "", ids), sent.arrivals)
+
+
+def _ignored(delivery: Delivery, reason: str) -> Result:
+    return Result(Taken(delivery.id, Outcome.IGNORED, reason))
+
+
+def _failed(delivery: Delivery, reason: str) -> Result:
+    return Result(Taken(delivery.id, Outcome.FAILED, reason))
+
+
+def _write(connection: Connection, hook: _Hook, delivery: Delivery, taken: Taken) -> None:
+    names = {"id": new_id(), "hook_id": hook.id, "user_id": hook.user_id, "delivery_id": delivery.id}
+    event = delivery.event
+    about = {"event": event.name, "origin": "", "item": ""}
+    if isinstance(event, Event):
+        about |= {"origin": event.origin, "item": event.key}
+    told = {"digest": delivery.digest, "at": now_text(), **about}
+    connection.execute(insert(hook_deliveries).values(**names, **told, **_values(hook, delivery, taken, 0)))
+
+
+def _values(hook: _Hook, delivery: Delivery, taken: Taken, tries: int) -> dict[str, Any]:
+    held, due = None, None
+    if taken.outcome is Outcome.FAILED and isinstance(delivery.event, Event):
+        held = msgspec.json.encode(_Held(delivery.path, delivery.event)).decode()
+        wait = min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2**tries)
+        due = in_ms(wait) if tries < MOST_TRIES else None
+    elif taken.message_ids and hook.callback:
+        due, tries = in_ms(0), 0
+    return {
+        "outcome": taken.outcome.value,
+        "reason": taken.reason,
+        "occurrences": taken.occurrence_count,
+        "message_ids": list(taken.message_ids),
+        "held": held,
+        "tries": tries,
+        "due_ms": due,
+    }
+
+
+def in_ms(wait: int) -> int:
+    """So many milliseconds from now, as milliseconds since 1970."""
+    return int((CLOCK.now() + timedelta(milliseconds=wait)).timestamp() * 1000)
