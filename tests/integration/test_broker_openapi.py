@@ -79,7 +79,11 @@ def real_names(place: Place) -> dict[str, str]:
         note = {"title": "t", "content": "c"}
         memory = client.post(f"/admin/teams/{team['id']}/memories", json=note).raise_for_status().json()
         channel = client.post("/channels", json={"agent_id": one["id"]}).raise_for_status().json()
+        hook = client.post("/admin/hooks", json={"name": f"h{secrets.token_hex(4)}", "to": one["address"]})
+        made = hook.raise_for_status().json()["hook"]
     return {
+        "path.hook_id": made["id"],
+        "path.hook_name": made["path"].rpartition("/")[2],
         "path.token": channel["join_token"],
         "path.memory_id": memory["id"],
         "path.agent_id": one["id"],

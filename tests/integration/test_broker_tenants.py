@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -19,6 +20,8 @@ from sqlalchemy import create_engine, text
 from tests.broker_process import Account, BrokerProcess, broker, join, register
 from tests.databases import database_of
 from tests.openapi_walk import Operation, operations, sample
+
+from agent_mailer.outside.signature import HEADER, sign
 
 pytestmark = pytest.mark.usefixtures("each_database")
 MARK = "bobs-own-words"
@@ -72,7 +75,7 @@ class Tenant(NamedTuple):
             "number": NO_REQUEST,
             "hook_id": self.hook_id,
             "delivery": self.delivery,
-            "name": self.hook_name,
+            "hook_name": self.hook_name,
         }
 
 
@@ -127,6 +130,7 @@ class Street:
         ask.post("/approvals/links", json=link, headers=agents).raise_for_status()
         mine = {"project": mark, "patterns": [mark], "seconds": 3600}
         ask.post(f"/agents/{one['id']}/reservations", json=mine, headers=agents).raise_for_status()
+        hook, delivery = _hook_that_failed(ask, people, mark)
         operator = ask.get("/admin/human-operator", headers=people).raise_for_status().json()
         me = ask.get("/users/me", headers=people).raise_for_status().json()
         ask.close()
@@ -143,6 +147,9 @@ class Street:
             away,
             memory.json()["id"],
             token,
+            hook["id"],
+            delivery,
+            hook["path"].rpartition("/")[2],
         )
 
     def rows_of(self, tenant: Tenant) -> str:
@@ -159,6 +166,18 @@ class Street:
                 found += [(table, {name: row[name] for name in row if name not in VOLATILE}) for row in rows]
         engine.dispose()
         return json.dumps(found)
+
+
+def _hook_that_failed(ask: httpx.Client, people: dict[str, str], mark: str) -> tuple[dict[str, Any], str]:
+    """A hook to a team without agents, and what came by it."""
+    team = ask.post("/admin/teams", json={"name": f"{mark}-empty"}, headers=people).raise_for_status().json()["id"]
+    form = {"name": mark, "team_id": team}
+    made = ask.post("/admin/hooks", json=form, headers=people).raise_for_status().json()
+    body = json.dumps({"title": mark}).encode()
+    headers = {HEADER: sign(made["secret"], body, int(time.time())), "Content-Type": "application/json"}
+    assert ask.post(made["hook"]["path"], content=body, headers=headers).json()["outcome"] == "failed"
+    came = ask.get(f"/admin/hooks/{made['hook']['id']}/deliveries", headers=people).raise_for_status().json()
+    return made["hook"], came[0]["id"]
 
 
 @pytest.fixture(scope="module")

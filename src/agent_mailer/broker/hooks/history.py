@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 
 from agent_mailer.broker.hooks.rows import find_hook
 from agent_mailer.broker.hooks.tables import hook_deliveries, hook_items
@@ -82,6 +82,12 @@ def due(connection: Connection, now_ms: int, most: int) -> list[str]:
     """The rows of what failed and is to be tried again by then, the longest first."""
     wanted = select(_d.id).where(_d.due_ms <= now_ms, _d.held.is_not(None)).order_by(_d.due_ms).limit(most)
     return list(connection.execute(wanted).scalars())
+
+
+def make_due(connection: Connection, user_id: str, row_ids: Sequence[str]) -> None:
+    """Have what failed tried again at the broker's next look, as if for the first time."""
+    failed = (_d.id.in_(row_ids), _d.user_id == user_id, _d.held.is_not(None))
+    connection.execute(update(hook_deliveries).where(*failed).values(due_ms=0, tries=0))
 
 
 def forget(connection: Connection, before: str) -> None:

@@ -39,13 +39,13 @@ _DOCUMENTED = {
 
 
 @router.post(
-    "/{name}",
+    "/{hook_name}",
     summary="Tell agents what happened elsewhere",
     openapi_extra=_DOCUMENTED,
     responses={200: described(Taken), **refusals(400, 401, 409, 413, 415, 422, 429, 503)},
     response_class=Response,
 )
-async def call(request: Request, name: str) -> Response:
+async def call(request: Request, hook_name: str) -> Response:
     """Signed with the hook's secret; at most 262,144 bytes of JSON. What becomes no mail is answered with its reason.
 
     The same delivery id is the same delivery: it is answered as the first time.
@@ -53,7 +53,7 @@ async def call(request: Request, name: str) -> Response:
     body = await request.body()
     if len(body) > LARGEST:
         raise Fault(413, f"The request is larger than {LARGEST} bytes")
-    hook = await _known(request, name, body)
+    hook = await _known(request, hook_name, body)
     if not is_json(request):
         raise Fault(415, "Send application/json (at GitHub: the webhook's content type)")
     try:

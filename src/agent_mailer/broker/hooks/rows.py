@@ -46,7 +46,6 @@ class Hook(msgspec.Struct, frozen=True):
     to: str
     team_id: str | None
     rules: Rules
-    callback: str
     version: int
     created_at: str
 
@@ -59,7 +58,6 @@ class NewHook(msgspec.Struct, frozen=True):
     to: str = ""
     team_id: str | None = None
     rules: Rules = Rules()
-    callback: str = ""
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -76,7 +74,7 @@ _h, _to, _from = hooks.c, agents.alias("hook_to"), agents.alias("hook_from")
 _HOOK = (
     select(
         *(_h.id, _h.name, users.c.username, _h.kind, _h.standing, _from.c.address),
-        *(_to.c.address, _h.team_id, _h.rules, _h.callback, _h.version, _h.created_at),
+        *(_to.c.address, _h.team_id, _h.rules, _h.version, _h.created_at),
     )
     .join(users, users.c.id == _h.user_id)
     .join(_from, _from.c.id == _h.sender_id)
@@ -150,7 +148,6 @@ def add_hook(connection: Connection, user_id: str, username: str, domain: str, n
         "agent_id": agent_id,
         "team_id": new.team_id,
         "rules": msgspec.to_builtins(new.rules),
-        "callback": new.callback,
         "created_at": now_text(),
     }
     if before is not None:
@@ -210,7 +207,7 @@ def _rules(stored: object) -> Rules:
 
 
 def _hook(row: Sequence[Any]) -> Hook:
-    identity, name, username, kind, standing, address, to, team_id, rules, callback, version, created_at = row
+    identity, name, username, kind, standing, address, to, team_id, rules, version, created_at = row
     path = f"/hooks/{path_name(name, username)}"
     who = (address, to or "", team_id, _rules(rules))
-    return Hook(identity, name, path, Source(kind), Standing(standing), *who, callback, version, created_at)
+    return Hook(identity, name, path, Source(kind), Standing(standing), *who, version, created_at)

@@ -22,7 +22,6 @@ hooks = Table(
     Column("agent_id", Text, ForeignKey("agents.id")),
     Column("team_id", Text, ForeignKey("teams.id", ondelete="SET NULL")),
     Column("rules", JSON, nullable=False),
-    Column("callback", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     UniqueConstraint("user_id", "name"),
 )
@@ -43,12 +42,12 @@ hook_deliveries = Table(
     # What failed, to be tried again; else NULL.
     Column("held", Text),
     Column("tries", Integer, nullable=False),
-    # When something of it is to be tried again, milliseconds since 1970: what failed, or else its callback.
+    # When what failed is to be tried again, milliseconds since 1970.
     Column("due_ms", BigInteger),
     UniqueConstraint("hook_id", "delivery_id"),
-    Index(None, "hook_id", "at"),
-    Index(None, "hook_id", "digest"),
-    Index(None, "due_ms"),
+    Index("ix_hook_deliveries_hook_id_at", "hook_id", "at"),
+    Index("ix_hook_deliveries_hook_id_digest", "hook_id", "digest"),
+    Index("ix_hook_deliveries_due_ms", "due_ms"),
 )
 
 # What is told once until it is resolved.

@@ -81,14 +81,13 @@ class _Hook(msgspec.Struct, frozen=True):
     sender: str
     agent_id: str | None
     team_id: str | None
-    callback: str
 
 
 _h, _d, _i = hooks.c, hook_deliveries.c, hook_items.c
 # Whoever else takes something by this hook waits: each sees what was written down before.
 _LOCKED = (
     select(
-        *(_h.id, _h.user_id, _h.standing, _h.sender_id, agents.c.address, _h.agent_id, _h.team_id, _h.callback),
+        *(_h.id, _h.user_id, _h.standing, _h.sender_id, agents.c.address, _h.agent_id, _h.team_id),
     )
     .join(agents, agents.c.id == _h.sender_id)
     .with_for_update(of=hooks)
@@ -150,7 +149,7 @@ def retry(connection: Connection, row_id: str, limits: Limits) -> Result | None:
     again = Delivery(hook.id, held.path, row.delivery_id, row.digest, once=False, event=held.event, limits=limits)
     result = _place(connection, hook, again)
     connection.execute(
-        update(hook_deliveries).where(_d.id == row_id).values(**_values(hook, again, result.taken, row.tries + 1))
+        update(hook_deliveries).where(_d.id == row_id).values(**_values(again, result.taken, row.tries + 1))
     )
     return result
 
@@ -277,17 +276,15 @@ def _write(connection: Connection, hook: _Hook, delivery: Delivery, taken: Taken
     if isinstance(event, Event):
         about |= {"origin": event.origin, "item": event.key}
     told = {"digest": delivery.digest, "at": now_text(), **about}
-    connection.execute(insert(hook_deliveries).values(**names, **told, **_values(hook, delivery, taken, 0)))
+    connection.execute(insert(hook_deliveries).values(**names, **told, **_values(delivery, taken, 0)))
 
 
-def _values(hook: _Hook, delivery: Delivery, taken: Taken, tries: int) -> dict[str, Any]:
+def _values(delivery: Delivery, taken: Taken, tries: int) -> dict[str, Any]:
     held, due = None, None
     if taken.outcome is Outcome.FAILED and isinstance(delivery.event, Event):
         held = msgspec.json.encode(_Held(delivery.path, delivery.event)).decode()
         wait = min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2**tries)
         due = in_ms(wait) if tries < MOST_TRIES else None
-    elif taken.message_ids and hook.callback:
-        due, tries = in_ms(0), 0
     return {
         "outcome": taken.outcome.value,
         "reason": taken.reason,

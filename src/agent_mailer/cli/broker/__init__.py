@@ -15,6 +15,7 @@ class _Broker(LazyGroup):
         "invite": ("agent_mailer.cli.broker.user:invite_app", "Invite codes for new users."),
         "key": ("agent_mailer.cli.broker.key", "API keys of agents: add, list, revoke."),
         "agents": ("agent_mailer.cli.broker.agents", "What agents do now, as their watchers report it."),
+        "hook": ("agent_mailer.cli.broker.hook", "Hooks, by which other programs write to agents."),
         "backup": ("agent_mailer.cli.broker.upkeep:backup_app", "Copy all that it keeps, while it serves."),
         "restore": ("agent_mailer.cli.broker.upkeep:restore_app", "Fill an empty database from a backup."),
         "import": ("agent_mailer.cli.broker.importing:app", "Take over what the protocol's public broker keeps."),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
-down_revision = "0015"
+revision = "0018"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 
@@ -24,7 +24,6 @@ def upgrade() -> None:
         sa.Column("agent_id", sa.Text()),
         sa.Column("team_id", sa.Text()),
         sa.Column("rules", sa.JSON(), nullable=False),
-        sa.Column("callback", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_hooks"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_hooks_user_id_users"),
