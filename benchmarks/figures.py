@@ -23,6 +23,7 @@ from benchmarks import (
     broker_scale,
     broker_turns,
     commands,
+    console,
     durability,
     floor,
     growth,
@@ -252,4 +253,5 @@ FIGURES = {
     "broker-wakes": broker_scale.wakes,
     "broker-processes": broker_scale.processes,
     "broker-million": broker_scale.million,
+    "console": console.console,
 }

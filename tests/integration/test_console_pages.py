@@ -65,7 +65,7 @@ def test_every_page_is_strict_html_in_both_languages(visitor: Visitor, scene: Sc
             assert page.places[0][1]["lang"].startswith(language)
             part = visitor.http.get(path, headers={"HX-Request": "true"}).text
             assert '<div id="live">' in part
-            assert "<nav" not in part
+            assert 'class="top"' not in part
     visitor.post("/console/view", None, language="en")
 
 

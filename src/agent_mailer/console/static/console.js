@@ -19,6 +19,7 @@ function localTimes(root) {
 
 // Drafts: of each user and form, in this browser, until the broker has taken the mail.
 const draftName = (name) => `agent-mailer:${page.dataset.user}:${name}`;
+for (const sent of all("[data-sent]")) localStorage.removeItem(draftName(sent.dataset.sent));
 for (const form of all("form[data-draft]")) {
   const name = draftName(form.dataset.draft);
   const fields = all("textarea, input[name=to]:not([type=hidden]), input[name=subject]:not([type=hidden])", form);
@@ -42,7 +43,6 @@ for (const form of all("form[data-draft]")) {
     event.preventDefault();
   });
 }
-for (const sent of all("[data-sent]")) localStorage.removeItem(draftName(sent.dataset.sent));
 
 // Keys. A row's own are pressed for the row that has the focus, else for the page.
 const rows = () => all("[data-row]");
@@ -93,6 +93,8 @@ async function refresh() {
     const part = new DOMParser().parseFromString(await answer.text(), "text/html");
     const before = live.textContent.trim(), title = one("title", part), fresh = one("#live", part);
     if (title) document.title = title.textContent;
+    const nav = one("nav.main", part);
+    if (nav) await htmx.swap({ target: one("nav.main"), text: nav.innerHTML, swap: "innerMorph" });
     localTimes(fresh);
     const open = new Set(all("details[open][id], details[open]", live).map((detail) => all("details", live).indexOf(detail)));
     await htmx.swap({ target: live, text: fresh.innerHTML, swap: "innerMorph" });

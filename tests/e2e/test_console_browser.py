@@ -1,0 +1,398 @@
+"""The console in a real Chromium, by roles and names: at both widths, by keys, live, without script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.broker_desk import PASSWORD, BrokerDesk
+from tests.broker_process import BrokerProcess, join
+from tests.console_stage import (
+    NARROW,
+    WIDE,
+    Scene,
+    filled,
+    pages_of,
+    running_browser,
+    running_console,
+    tab,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Dialog, Page
+
+pytestmark = pytest.mark.long
+SECONDS = 10_000
+"""Milliseconds in which what is awaited comes, on a machine that does much else."""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_console(tmp_path_factory.mktemp("console")) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def scene(desk: BrokerDesk) -> Scene:
+    # Before the browser: what makes the first user has an event loop of its own.
+    scene = filled(desk, desk.person("alice"))
+    desk.person("bob")
+    return scene
+
+
+@pytest.fixture(scope="module")
+def browser(scene: Scene) -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, desk: BrokerDesk) -> Iterator[Page]:
+    context, page = tab(browser, desk, name="alice")
+    yield page
+    context.close()
+
+
+def watched(page: Page) -> list[str]:
+    """What a page does that it must not: asks another host, runs into its own policy, opens a box."""
+    bad: list[str] = []
+    page.on("request", lambda asked: None if asked.url.startswith("http://127.0.0.1:") else bad.append(asked.url))
+    page.on("console", lambda said: bad.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: bad.append(str(error)))
+
+    def opened(box: Dialog) -> None:
+        bad.append(box.message)
+        box.dismiss()
+
+    page.on("dialog", opened)
+    return bad
+
+
+@pytest.mark.parametrize(("size", "theme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide", "narrow"])
+def test_every_page_is_accessible_and_never_wider_than_the_window(
+    browser: Browser, desk: BrokerDesk, scene: Scene, size: tuple[int, int], theme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    context, page = tab(browser, desk, size, name="alice", color_scheme=theme)
+    bad = watched(page)
+    found = []
+    for name, path in {**pages_of(scene), "login": "/console/login"}.items():
+        page.goto(path)
+        result = Axe().run(page).response
+        found += [(name, one["id"], one["nodes"][0]["html"][:200]) for one in result["violations"]]
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        if wide > size[0]:
+            found.append((name, "wide", str(wide)))
+    assert found == []
+    assert [said for said in bad if "404" not in said] == []
+    context.close()
+
+
+# Table A of what the console of before could do: the page, and what is pressed, read or filled in on it. `{}`: as in
+# `pages_of`.
+TABLE_A = [
+    ("sign in", "login", "button", "Sign in"),
+    ("register, with an invite code", "login", "group", None),
+    ("who I am", "threads", "banner", None),
+    ("language", "threads menu", "button", "中文"),
+    ("light and dark", "threads menu", "button", "Dark"),
+    ("log out", "threads menu", "button", "Sign out"),
+    ("banner of acting as another", "users", "button", "Act as bob"),
+    ("mail of one agent", "threads", "combobox", "Agent"),
+    ("mail of a team's agents", "threads", "combobox", "Team"),
+    ("presence, unread of each agent", "stats", "region", "By agent"),
+    ("pages of a list", "many", "link", "Older"),
+    ("unread marked", "threads unread", "link", re.compile("1 unread")),
+    ("open a message", "threads", "link", re.compile("Many 50")),
+    ("mark unread", "thread more", "button", "Mark as unread"),
+    ("reply", "thread", "textbox", "Your reply"),
+    ("reply to any message", "thread", "link", "Reply"),
+    ("forward a message", "thread", "link", "Forward"),
+    ("message to the trash", "thread more", "button", "Move this message to the trash"),
+    ("copy as Markdown", "message", "button", "Copy as Markdown"),
+    ("save to a team", "message", "button", "Save to the team"),
+    ("thread: archive", "thread", "button", "Archive"),
+    ("thread: trash", "thread", "button", "Trash"),
+    ("archive: unarchive", "archive", "button", re.compile("^Unarchive")),
+    ("trash: restore", "trash", "button", re.compile("^Restore")),
+    ("trash: empty", "trash", "group", None),
+    ("search", "search", "searchbox", "Search for"),
+    ("search: snippet", "search", "mark", None),
+    ("compose: to, with completion", "compose", "combobox", "To"),
+    ("compose: subject", "compose", "textbox", "Subject"),
+    ("compose: body", "compose", "textbox", "Text"),
+    ("compose: pictures", "compose", "button", "Pictures"),
+    ("compose: a memory of the team", "compose memories", "button", "Shop: How we release"),
+    ("forward: message or thread", "forward", "radio", "the whole thread"),
+    ("figures of each agent", "stats", "columnheader", "Forwarded"),
+    ("chart", "stats", "img", "Mail of the last 14 days"),
+    ("teams: list", "teams", "link", "Shop"),
+    ("teams: create", "teams", "button", "Make the team"),
+    ("teams: edit", "team name", "button", "Save"),
+    ("teams: delete", "team", "group", None),
+    ("teams: add a member", "team", "button", "Add member"),
+    ("teams: remove a member", "team", "button", "Remove planner"),
+    ("memories: add", "team", "textbox", "Title"),
+    ("memories: edit", "team", "link", "Edit How we release"),
+    ("memories: its address", "team", "link", "Its address"),
+    ("channels: list", "channels", "link", re.compile("Agree on the names")),
+    ("channels: continue", "channel", "button", "Continue, 10 more turns"),
+    ("channels: close", "channel close", "button", "Close the channel"),
+    ("keys: create", "keys", "button", "Make a key"),
+    ("keys: deactivate", "keys", "button", "Stop laptop"),
+    ("keys: delete", "keys", "group", None),
+    ("password", "account", "button", "Change the password"),
+    ("invite codes", "users", "button", "Make an invite code"),
+    ("users", "users", "region", "Users"),
+    ("log in as", "users", "button", "Act as bob"),
+    ("setting: invite required", "users", "checkbox", "Whoever registers needs an invite code"),
+]
+OPENED = {
+    "threads menu": ("threads", "Menu of alice"),
+    "thread more": ("thread", "More with the message of"),
+    "compose memories": ("compose", "Put in a memory of a team"),
+    "team name": ("team", "Name and purpose of the team"),
+    "channel close": ("channel", "Close…"),
+}
+"""What is folded: the page, and the words that unfold it."""
+
+
+def test_what_people_had_before_they_find_again(page: Page, scene: Scene) -> None:
+    agent = scene.agent("many")
+    for number in range(51):
+        scene.send("me", "many", f"Many {number}", "x")
+    scene.call("PATCH", f"/admin/messages/{message_to_me(scene)}/read")
+    known = {**pages_of(scene), "login": "/console/login", "many": f"/console/threads?agent={agent['id']}"}
+    known["threads unread"] = "/console/threads?only=unread"
+    missing = []
+    at = ""
+    for function, place, role, name in TABLE_A:
+        if place != at:
+            base, words = OPENED.get(place, (place, ""))
+            page.goto(known[base])
+            if words:
+                folded = page.locator("summary").filter(has_text=words)
+                folded = folded if folded.count() else page.get_by_label(words)
+                folded.last.click()
+            at = place
+        found = page.get_by_role(role, name=name) if name else page.get_by_role(role)  # type: ignore[arg-type]
+        if not any(found.nth(index).is_visible() for index in range(found.count())):
+            missing.append((function, place, role, str(name)))
+    assert missing == []
+
+
+def message_to_me(scene: Scene) -> str:
+    """The one in the thread that the pages show."""
+    thread = pages_of(scene)["thread"].partition("id=")[2]
+    found = scene.call("GET", f"/admin/messages/thread/{thread}")
+    return str(next(one["id"] for one in found if one["to_agent"] == scene.operator))
+
+
+def test_a_question_is_answered_by_keys_alone(page: Page, scene: Scene) -> None:
+    asked = scene.send("docs-bot", "me", "By keys?", "Which one?")
+    page.goto("/console/threads")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="By keys?", level=1).wait_for()
+    page.keyboard.press("r")
+    page.keyboard.type("The second. e j # ?")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("status").filter(has_text="Sent.").wait_for()
+    bodies = [one["body"] for one in scene.call("GET", f"/admin/messages/thread/{asked['thread_id']}")]
+    assert bodies == ["Which one?", "The second. e j # ?"]
+    assert page.get_by_role("textbox", name="Your reply").input_value() == ""
+    page.locator("body").click(position={"x": 5, "y": 400})
+    page.keyboard.press("?")
+    page.get_by_role("dialog", name="Keyboard").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog", name="Keyboard").wait_for(state="hidden")
+    page.keyboard.press("e")
+    page.get_by_role("status").filter(has_text="Archived.").wait_for()
+    page.keyboard.press("z")
+    page.get_by_role("status").filter(has_text="Taken out of the archive.").wait_for()
+    page.keyboard.press("/")
+    assert page.get_by_role("searchbox", name="Search mail").evaluate("field => field === document.activeElement")
+
+
+def test_looking_marks_the_operators_own_mail_as_read(page: Page, scene: Scene) -> None:
+    sent = scene.send("docs-bot", "me", "Seen", "now")
+    page.goto(f"/console/thread?id={sent['thread_id']}")
+    article = page.get_by_role("article", name=re.compile("docs-bot"))
+    article.wait_for()
+    article.get_by_text("unread", exact=True).wait_for(state="detached", timeout=SECONDS)
+    assert scene.call("GET", f"/messages/{sent['id']}", as_agent=True)["is_read"] is True
+
+
+def test_a_page_stays_true_and_takes_nothing_from_who_types(page: Page, scene: Scene) -> None:
+    begun = scene.send("me", "planner", "Live", "first")
+    page.goto(f"/console/thread?id={begun['thread_id']}")
+    page.get_by_text("live", exact=True).wait_for()
+    field = page.get_by_role("textbox", name="Your reply")
+    field.fill("half a sen")
+    field.evaluate("field => field.setSelectionRange(4, 6)")
+    scene.send("planner", "me", "Re: Live", "second, as it comes", parent_id=begun["id"])
+    page.get_by_text("second, as it comes").wait_for(timeout=SECONDS)
+    state = field.evaluate("f => [f.value, f.selectionStart, f.selectionEnd, f === document.activeElement]")
+    assert state == ["half a sen", 4, 6, True]
+    scene.turn(begun, "planner", "done", "all of it")
+    page.get_by_text("all of it").wait_for(timeout=SECONDS)
+    page.goto("/console/threads")
+    row = page.get_by_role("link", name=re.compile("Live"))
+    row.focus()
+    scene.send("docs-bot", "me", "Newer than that", "x")
+    page.get_by_role("link", name=re.compile("Newer than that")).wait_for(timeout=SECONDS)
+    assert "Live" in page.evaluate("document.activeElement.innerText")
+    assert re.match(r"\(\d+\) Threads", page.title())
+
+
+def test_a_draft_is_there_again_and_goes_when_it_is_sent(page: Page, scene: Scene) -> None:
+    begun = scene.send("me", "reviewer", "Drafted", "first")
+    page.goto(f"/console/thread?id={begun['thread_id']}")
+    page.get_by_role("textbox", name="Your reply").fill("kept over a click elsewhere")
+    page.goto("/console/teams")
+    page.goto(f"/console/thread?id={begun['thread_id']}")
+    field = page.get_by_role("textbox", name="Your reply")
+    assert field.input_value() == "kept over a click elsewhere"
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("status").filter(has_text="Sent.").wait_for()
+    page.goto(f"/console/thread?id={begun['thread_id']}")
+    assert page.get_by_role("textbox", name="Your reply").input_value() == ""
+
+
+def test_a_session_that_ends_elsewhere_leaves_what_is_being_typed(
+    browser: Browser, desk: BrokerDesk, scene: Scene
+) -> None:
+    context, page = tab(browser, desk, name="alice")
+    begun = scene.send("me", "reviewer", "Ends", "first")
+    page.goto(f"/console/thread?id={begun['thread_id']}")
+    page.get_by_text("live", exact=True).wait_for()
+    page.get_by_role("textbox", name="Your reply").fill("in the middle of")
+    # The same session in another window signs out.
+    other = context.new_page()
+    other.goto("/console/threads")
+    cookies = context.cookies()
+    other.get_by_label("Menu of alice").click()
+    other.get_by_role("button", name="Sign out").click()
+    other.get_by_role("heading", name="Sign in").wait_for()
+    context.add_cookies(cookies)  # type: ignore[arg-type]
+    scene.send("reviewer", "me", "Re: Ends", "news", parent_id=begun["id"])
+    page.get_by_text("You are signed out.").wait_for(timeout=SECONDS)
+    assert page.get_by_role("textbox", name="Your reply").input_value() == "in the middle of"
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("textbox", name="Name", exact=True).fill("alice")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    assert page.get_by_role("textbox", name="Text").input_value() == "in the middle of"
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("status").filter(has_text="Sent.").wait_for()
+    bodies = [one["body"] for one in scene.call("GET", f"/admin/messages/thread/{begun['thread_id']}")]
+    assert bodies == ["first", "news", "in the middle of"]
+    context.close()
+
+
+def test_without_script_all_of_it_works_as_forms(browser: Browser, desk: BrokerDesk, scene: Scene) -> None:
+    context, page = tab(browser, desk, NARROW, name="alice", java_script_enabled=False)
+    page.get_by_role("link", name="Compose").first.click()
+    page.get_by_role("combobox", name="To").fill("planner")
+    page.get_by_role("textbox", name="Subject").fill("Without script")
+    page.get_by_role("textbox", name="Text").fill("**plain**")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("status").filter(has_text="Sent.").wait_for()
+    page.get_by_role("button", name="Archive").click()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("link", name=re.compile("Without script")).click()
+    page.get_by_role("textbox", name="Your reply").fill("again")
+    page.get_by_role("button", name="Send").click()
+    assert page.get_by_role("article").count() == 2
+    page.get_by_role("link", name="More", exact=True).click()
+    page.get_by_role("navigation", name="All pages").get_by_role("link", name="Trash").click()
+    page.locator("summary").filter(has_text="Empty the trash").click()
+    page.get_by_role("button", name="Delete for ever").click()
+    page.get_by_role("status").filter(has_text="The trash is empty.").wait_for()
+    context.close()
+
+
+def test_hostile_mail_neither_runs_nor_leads_away(page: Page, scene: Scene) -> None:
+    bad = watched(page)
+    bodies = (
+        "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>",
+        "<meta http-equiv=refresh content='0;url=http://evil.example/'>",
+        "<form action=/console/logout method=post><button>Sign out</button></form>",
+        "<div hx-get=/console/logout hx-trigger=load data-once data-live=/x id=live data-key=e>x</div>",
+        "[go](/console/logout) [run](javascript:alert(3)) ![see](http://evil.example/y.png)",
+        "<style>body{display:none}</style><base href=http://evil.example/><iframe src=http://evil.example></iframe>",
+        "# Skip to content\n\n<h1>Sign in</h1><input name=password>",
+        "x" * 200 + "\u202eabc\u0000".replace("\u0000", ""),
+    )
+    begun = scene.send("planner", "me", "<img src=x onerror=alert(4)>", bodies[0])
+    for body in bodies[1:]:
+        scene.send("planner", "me", "'\"><script>alert(5)</script>", body, thread_id=begun["thread_id"])
+    page.goto(f"/console/thread?id={begun['thread_id']}")
+    page.get_by_role("article").nth(len(bodies) - 1).wait_for()
+    page.get_by_text("live", exact=True).wait_for()
+    articles = page.get_by_role("list", name="Messages")
+    assert articles.get_by_role("button", name=re.compile("Sign out")).count() == 0
+    assert articles.get_by_role("heading", level=1).count() == 0
+    assert articles.locator(".text input, .text img, .text form, .text [id], .text [hx-get], .text style").count() == 0
+    page.goto("/console/threads")
+    page.get_by_role("link", name=re.compile("onerror")).wait_for()
+    page.goto("/console/search?q=skip")
+    assert bad == []
+    assert page.get_by_role("navigation", name="Main").is_visible()
+
+
+def test_a_broker_that_restarts_under_the_page_heals_it(browser: Browser, tmp_path: Path) -> None:
+    process = BrokerProcess(tmp_path / "data")
+    try:
+        process.start()
+        join(process.url, "dora", process.invite)
+        context = browser.new_context(base_url=process.url, locale="en-GB")
+        page = context.new_page()
+        page.goto("/console/login")
+        page.get_by_role("textbox", name="Name", exact=True).fill("dora")
+        page.get_by_label("Password", exact=True).fill("correct horse")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_text("live", exact=True).wait_for()
+        page.evaluate("window.sameDocument = true")
+        process.kill()
+        page.get_by_text("Not live since").wait_for(timeout=SECONDS)
+        process.start()
+        page.get_by_text("Not live since").wait_for(state="hidden", timeout=3 * SECONDS)
+        page.get_by_text("live", exact=True).wait_for()
+        assert page.evaluate("window.sameDocument")
+        context.close()
+    finally:
+        process.end()
+
+
+def test_two_people_at_two_browsers_have_each_their_own(browser: Browser, desk: BrokerDesk, scene: Scene) -> None:
+    windows = [tab(browser, desk, name=name) for name in ("alice", "bob")]
+    (_, hers), (_, his) = windows
+    his.goto("/console/threads")
+    his.get_by_text("live", exact=True).wait_for()
+    scene.send("planner", "me", "Hers alone", "x")
+    hers.get_by_role("link", name=re.compile("Hers alone")).wait_for(timeout=SECONDS)
+    assert his.get_by_role("link", name=re.compile("Hers alone")).count() == 0
+    assert his.get_by_text("No mail yet").is_visible()
+    for context, _ in windows:
+        context.close()
+
+
+def test_the_first_page_is_few_requests_and_small(browser: Browser, desk: BrokerDesk, scene: Scene) -> None:
+    context, page = tab(browser, desk, name="alice")
+    fresh = browser.new_context(base_url=desk.url, storage_state=context.storage_state())
+    page = fresh.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("/console/threads")
+    page.get_by_text("live", exact=True).wait_for()
+    kinds = {url for url in asked if "/live" not in url}
+    assert len(kinds) <= 5, kinds
+    fresh.close()
+    context.close()
