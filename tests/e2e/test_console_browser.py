@@ -374,8 +374,9 @@ def test_a_broker_that_restarts_under_the_page_heals_it(browser: Browser, tmp_pa
 def test_two_people_at_two_browsers_have_each_their_own(browser: Browser, desk: BrokerDesk, scene: Scene) -> None:
     windows = [tab(browser, desk, name=name) for name in ("alice", "bob")]
     (_, hers), (_, his) = windows
-    his.goto("/console/threads")
-    his.get_by_text("live", exact=True).wait_for()
+    for page in (hers, his):
+        page.goto("/console/threads")
+        page.get_by_text("live", exact=True).wait_for()
     scene.send("planner", "me", "Hers alone", "x")
     hers.get_by_role("link", name=re.compile("Hers alone")).wait_for(timeout=SECONDS)
     assert his.get_by_role("link", name=re.compile("Hers alone")).count() == 0
