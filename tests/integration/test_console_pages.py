@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from sqlalchemy import create_engine, event
 from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import PIXEL, Scene, Visitor, filled, pages_of, running_console
+from tests.databases import ON_A_FILE
 from tests.strict_html import check
 
 from agent_mailer.console.charts import Bar, bars
-from agent_mailer.console.mail.finding import Asked, read
+from agent_mailer.console.mail.finding import Asked, find, read
 from agent_mailer.console.words_zh import ZH
 
 TEMPLATES = Path(__file__).parents[2] / "src" / "agent_mailer" / "console" / "templates"
@@ -33,7 +36,7 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
     with running_console(tmp_path_factory.mktemp("console")) as desk:
         yield desk
 
@@ -267,6 +270,26 @@ def test_the_search_finds_what_is_asked(visitor: Visitor, scene: Scene, query: s
     page = visitor.get(f"/console/search?q={quote(query)}").text
     check(page)
     assert set(re.findall(r'class="subject"><bdi>([^<]*)</bdi>', page)) == subjects
+
+
+@ON_A_FILE
+def test_a_search_asks_the_index_of_words_once(desk: BrokerDesk, scene: Scene) -> None:
+    """Begun with the messages it asked the index for each of them: minutes, with the mail of a month."""
+    engine = create_engine(f"sqlite:///{desk.database}")
+    plans: list[str] = []
+
+    def note(_c: object, cursor: Any, statement: str, parameters: Any, _context: object, _many: bool) -> None:
+        if "message_words" in statement:
+            asked = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            plans.append("\n".join(row[3] for row in asked if row[3].startswith(("SCAN", "SEARCH"))))
+
+    event.listen(engine, "before_cursor_execute", note)
+    with engine.connect() as connection:
+        found, total = find(connection, scene.person.id, "", read("from:planner cart"), 0, 5)
+    engine.dispose()
+    assert (len(found), total) == (1, 1)
+    assert len(plans) == 2
+    assert all(plan.startswith("SCAN message_words VIRTUAL TABLE") and "SEARCH m " in plan for plan in plans), plans
 
 
 def test_what_is_asked_of_the_search_is_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -10,14 +11,17 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.datastructures import FormData, UploadFile
 
 from agent_mailer.broker.callers import PersonCaller, own_page, person_caller
+from agent_mailer.broker.engines import error_words
 from agent_mailer.broker.logs import REQUEST
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.console.rendering import leads_to, page_for
+from agent_mailer.console.rendering import leads_to, page_for, shell_of
+
+log = logging.getLogger("agent_mailer.broker")
 
 MOST_FIELDS = 400
 KEPT_FIELDS = ("to", "subject", "body", "parent", "action", "scope", "key", "priority")
@@ -38,13 +42,18 @@ class Page(APIRoute):
                 return await refused(request, fault)
             except (RequestValidationError, ValidationError) as error:
                 return await refused(request, Fault(422, _first_issue(error)))
-            except (SQLAlchemyError, NoConnection):
+            except (SQLAlchemyError, NoConnection) as error:
+                log.error("%s %r failed: %s", request.method, request.url.path, _told(error))  # noqa: TRY400 - one line
                 return await refused(request, Fault(503, "The database cannot take it now; try again"))
             finally:
                 # What was uploaded.
                 await request.close()
 
         return shown
+
+
+def _told(error: SQLAlchemyError) -> str:
+    return error_words(error) if isinstance(error, DBAPIError) else type(error).__name__
 
 
 def _first_issue(error: RequestValidationError | ValidationError) -> str:
@@ -70,12 +79,10 @@ async def refused(request: Request, fault: Fault) -> Response:
             request, "login.html", 401, ended=True, kept=kept, to="/console", failed="", name="", invite=None
         )
     try:
-        shell: PersonCaller | None = await person_of(request)
+        shell = await shell_of(request, await person_of(request))
     except (Fault, SQLAlchemyError):
         shell = None
-    answer = page_for(
-        request, "refused.html", fault.status, fault=fault, request_id=REQUEST.get(), signed_in=shell is not None
-    )
+    answer = page_for(request, "refused.html", fault.status, shell=shell, fault=fault, request_id=REQUEST.get())
     answer.headers.update(fault.headers or {})
     return answer
 

@@ -77,25 +77,30 @@ def find(
     """At most `most`, the newest first, and how many there are, up to `MOST_FOUND`."""
     wanted = wanted_by(f"{asked.words} {asked.subject}")
     names: dict[str, object] = {"user": user_id}
-    only = ["m.user_id = :user", "m.thread_id <> ''", *_only(asked, names, operator)]
+    those = _OF_USER
     if wanted:
+        # In this order: a database that began with the messages would ask the index of words anew for each of them.
         matching, names["asked"] = asked_of(connection, user_id, wanted)
-        only.append(f"s.number IN ({matching})")
-    where = " AND ".join(only)
+        those = _OF_WORDS.format(matching=matching)
+    where = " AND ".join([those, *_only(asked, names, operator)])
     total = connection.execute(text(_TOTAL.format(where=where)), {**names, "limit": MOST_FOUND}).scalar_one()
-    rows = connection.execute(text(_HITS.format(where=where)), {**names, "most": most, "skip": skip}).all()
+    hits = _HITS.format(where=where, number="found.number" if wanted else "s.number")
+    rows = connection.execute(text(hits), {**names, "most": most, "skip": skip}).all()
     return [_hit(row, wanted) for row in rows], int(total)
 
 
-_TOTAL = (
-    "SELECT count(*) FROM (SELECT 1 FROM searchable AS s JOIN messages AS m ON m.id = s.message_id WHERE {where}"
-    " LIMIT :limit) AS found"
+_OF_WORDS = (
+    "FROM ({matching}) AS found CROSS JOIN searchable AS s CROSS JOIN messages AS m"
+    " WHERE s.number = found.number AND m.id = s.message_id AND m.user_id = :user AND m.thread_id <> ''"
 )
+_OF_USER = (
+    "FROM messages AS m JOIN searchable AS s ON s.message_id = m.id WHERE m.user_id = :user AND m.thread_id <> ''"
+)
+_TOTAL = "SELECT count(*) FROM (SELECT 1 {where} LIMIT :limit) AS counted"
 _HITS = (
-    "SELECT m.id, m.thread_id, m.subject, m.body, m.from_agent, m.to_agent, m.created_at, t.shelf"
-    " FROM searchable AS s JOIN messages AS m ON m.id = s.message_id"
-    " LEFT JOIN threads AS t ON t.user_id = m.user_id AND t.thread_id = m.thread_id"
-    " WHERE {where} ORDER BY s.number DESC LIMIT :most OFFSET :skip"
+    "SELECT m.id, m.thread_id, m.subject, m.body, m.from_agent, m.to_agent, m.created_at,"
+    " (SELECT t.shelf FROM threads AS t WHERE t.user_id = m.user_id AND t.thread_id = m.thread_id)"
+    " {where} ORDER BY {number} DESC LIMIT :most OFFSET :skip"
 )
 _ENDS = "(m.from_agent_id IN ({0}) OR m.to_agent_id IN ({0}))"
 _OF_TEAM = (

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import Connection, Select, bindparam, func, select
+from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, select
 
 from agent_mailer.broker.agents import admin
 from agent_mailer.broker.agents.rows import operator_id
@@ -25,10 +25,11 @@ DAYS = 14
 _m, _t, _r = messages.c, threads.c, receipts.c
 # By the threads' own index first: of old mail nothing is read.
 _RECENT = select(_t.thread_id).where(_t.user_id == bindparam("user"), _t.last_activity >= bindparam("since"))
+_DAY = func.substr(_m.created_at, literal_column("1"), literal_column("10"))
 _BY_DAY: Select[Any] = (
-    select(func.substr(_m.created_at, 1, 10), _m.from_agent_id == bindparam("operator"), func.count())
+    select(_DAY, func.count(), func.sum(case((_m.from_agent_id == bindparam("operator"), 1), else_=0)))
     .where(_m.user_id == bindparam("user"), _m.thread_id.in_(_RECENT), _m.created_at >= bindparam("since"))
-    .group_by(func.substr(_m.created_at, 1, 10), _m.from_agent_id == bindparam("operator"))
+    .group_by(_DAY)
 )
 _ENDS: Select[Any] = (
     select(_r.outcome, func.count())
@@ -53,8 +54,8 @@ async def stats(request: Request, person: AsPerson) -> Response:
     by_day, ends = await store_of(request).read(work)
     agents = await admin.stats(request, person)
     own, others = Counter[str](), Counter[str]()
-    for day, by_operator, many in by_day:
-        (own if by_operator else others)[day] += many
+    for day, many, by_operator in by_day:
+        own[day], others[day] = int(by_operator), many - int(by_operator)
     shown = [Bar(day[8:] if day[8:] != "01" else day[5:], others[day], own[day]) for day in days]
     title = view_of(request).text("Mail of the last {n} days", n=DAYS)
     return await page(
