@@ -186,3 +186,16 @@ def test_a_session_that_ends_in_the_middle_of_a_reply_loses_no_word(desk: Broker
     assert visitor.post("/console/send", **written).headers["Location"] == sent.headers["Location"]
     thread = scene.call("GET", f"/admin/messages/thread/{asked['thread_id']}")
     assert [message["body"] for message in thread] == ["?", written["body"]]
+
+
+def test_a_page_that_is_old_before_its_stream_begins_is_told_at_once(desk: BrokerDesk, visitor: Visitor) -> None:
+    made_at = re.search(r'data-made-at="(\d+)"', visitor.get("/console/threads").text)
+    assert made_at
+    with visitor.http.stream("GET", "/console/live", params={"made_at": made_at[1]}) as stream:
+        said = stream.iter_lines()
+        assert next(said) == "event: hello"
+        visitor.post("/console/view", None, language="en")
+        visitor.post("/console/teams/make", None, name="Changed meanwhile")
+        assert "event: changed" in said
+    with visitor.http.stream("GET", "/console/live", params={"made_at": made_at[1]}) as stream:
+        assert [line for line, _ in zip(stream.iter_lines(), range(4), strict=False)][3] == "event: changed"

@@ -10,11 +10,12 @@ from typing import cast
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_mailer.broker.callers import ASKED_BY, directory_of, settings_of
+from agent_mailer.broker.callers import ASKED_BY, settings_of
 from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.listening import LASTING, SEND_SECONDS
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.streams import Streams, streams_of
+from agent_mailer.broker.streams import Streams
+from agent_mailer.console.rendering import MADE_AT
 from agent_mailer.console.routing import Page, person_of
 
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
@@ -42,12 +43,20 @@ class Live:
         self._owners: dict[str, str] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._directory: Directory | None = None
+        self.number = time.time_ns()
+        """Grows with each change, whosever: a page that was made at another number may be old already."""
 
-    def begin(self, user_id: str, streams: Streams, directory: Directory) -> OpenPage:
-        """Raises Fault 429."""
-        streams.hear(self)
-        self._directory = directory
+    def listen(self, streams: Streams, directory: Directory) -> None:
+        """Before the first page is made. A second time does nothing."""
+        if self._directory is None:
+            self._directory = directory
+            streams.hear(self)
+
+    def begin(self, user_id: str, made_at: str) -> OpenPage:
+        """`made_at`: the number at which the page was made. Raises Fault 429."""
         opened = OpenPage(self, user_id)
+        if made_at != str(self.number):
+            opened.woken.set()
         of_user = self._open.setdefault(user_id, set())
         if len(of_user) >= MOST_OF_A_USER:
             raise Fault(429, "Too many pages are open", headers={"Retry-After": "30"})
@@ -63,11 +72,13 @@ class Live:
 
     def changed(self, user_id: str) -> None:
         """Something that a page of this user may show."""
+        self.number += 1
         for opened in self._open.get(user_id, ()):
             opened.woken.set()
 
     def arrived(self, arrivals: Iterable[tuple[str, int]]) -> None:
         """Mail for these agents (id, number)."""
+        self.number += 1
         if not self._open or self._directory is None:
             return
         for agent_id, _ in arrivals:
@@ -155,10 +166,10 @@ class _Lasting(Response):
 
 
 @router.get("/live")
-async def stream(request: Request) -> Response:
-    """Events: hello, then `changed` whenever the page should look again."""
+async def stream(request: Request, made_at: str = "") -> Response:
+    """Events: hello, then `changed` whenever the page should look again: at once, if something has happened since."""
     person = await person_of(request)
-    opened = live_of(request.app).begin(person.user_id, streams_of(request), directory_of(request))
+    opened = live_of(request.app).begin(person.user_id, made_at)
     opened.heartbeat_seconds = settings_of(request).heartbeat_seconds
     return _Lasting(opened)
 
@@ -175,6 +186,11 @@ class Noticing:
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            state = scope["app"].state
+            self._pages.listen(state.streams, state.directory)
+            # Before anything is read for it.
+            scope[MADE_AT] = self._pages.number
         await self._app(scope, receive, send)
         if scope["type"] == "http" and scope["method"] != "GET" and ASKED_BY in scope:
             self._pages.changed(scope[ASKED_BY])

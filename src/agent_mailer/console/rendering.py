@@ -37,6 +37,8 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Vary": "HX-Request, Accept-Encoding, Accept-Language, Cookie",
 }
+MADE_AT = "agent_mailer.made_at"
+"""In the scope of a request: how many changes there had been when it came."""
 SHORTEST_PACKED = 1024
 """Bytes from which a page is worth packing."""
 _UNREAD = select(agents.c.inbox_unread).where(agents.c.id == bindparam("operator"))
@@ -123,6 +125,7 @@ def page_for(request: Request, template: str, status: int = 200, /, **values: ob
         "path": _own_address(request),
         "version": __version__,
         "now": now_text(),
+        "made_at": request.scope[MADE_AT],
         "done": request.query_params.get("done", ""),
         "done_id": request.query_params.get("done_id", ""),
     }

@@ -110,7 +110,7 @@ function tell() {
 function trouble() { if (!lost) lost = new Date(); if (foot) foot.textContent = ""; tell(); }
 function healed() { lost = null; bar.hidden = true; if (foot) foot.textContent = foot.dataset.liveWords; }
 function follow() {
-  source = new EventSource("/console/live");
+  source = new EventSource(`/console/live?made_at=${page.dataset.madeAt}`);
   source.addEventListener("hello", () => { clearInterval(poll); poll = null; if (lost) refresh(); else healed(); });
   source.addEventListener("changed", refresh);
   source.onerror = () => {
