@@ -27,6 +27,7 @@ def test_a_fleet_of_its_own_settles_all_and_leaves_nothing(tmp_path: Path, monke
     assert [one for one in tmp_path.iterdir() if "simulate" in one.name] == []
 
 
+@LONG
 def test_a_broker_that_runs_is_asked_only_when_told(tmp_path: Path) -> None:
     with running_broker(tmp_path) as desk:
         ann = desk.person("ann")

@@ -34,6 +34,7 @@ WORKS = f"""cat >/dev/null; echo '{{"type":"tool_start","id":"1","name":"Bash","
 exec sleep 300"""
 
 
+@LONG
 def test_an_agent_is_watched_paused_and_its_turn_stopped_from_afar(desk: RemoteDesk) -> None:
     desk.shell(WORKS)
     with desk.watching() as watcher:

@@ -277,6 +277,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
         yield desk
 
 
+@LONG
 def test_a_team_at_a_broker(amp: Amp, teams: Path, broker: BrokerDesk, home: Path) -> None:
     refused = amp("login", broker.url, "ann", "--password", "-", stdin="wrong\n")
     assert refused.status == 77, refused

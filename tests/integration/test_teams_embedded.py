@@ -52,6 +52,7 @@ def logins(home: Path) -> dict[str, dict[str, str]]:
     return found
 
 
+@LONG
 def test_it_begins_and_ends_with_the_team(team: Path, home: Path) -> None:
     made = amp(team, "init", "--broker", "embedded", *SOLO)
     assert (made.status, "a broker of its own" in made.out) == (0, True), made
@@ -89,6 +90,7 @@ def test_it_begins_and_ends_with_the_team(team: Path, home: Path) -> None:
     assert (team.exists(), logins(home)) == (False, {})
 
 
+@LONG
 def test_a_port_that_another_has_is_told_and_another_is_taken_over(team: Path) -> None:
     assert amp(team, "init", "--broker-url", "embedded", *SOLO).status == 0
     port = int((team / "broker" / "port").read_text())
