@@ -108,6 +108,8 @@ class Scene:
         self.workdir = folder / NAME
         self.evidence = Evidence()
         self._watcher: RunningCommand | None = None
+        self._struck: list[RunningCommand] = []
+        """Watchers that have ended; what holds them is let go at the end, since turns of theirs go on below it."""
         self._let_go = {ExitCode.BUSY, ExitCode.UNAVAILABLE}
         self.restart_broker = self._stage.restart if isinstance(self._stage, _BrokerStage) else None
         """Kills the broker and starts it again; None without one."""
@@ -146,6 +148,7 @@ class Scene:
         if self._watcher is not None and (status := self._watcher.status()) is not None:
             if status not in self._let_go:
                 raise DrillFailed("watcher_ended", f"a watcher ended with {status} that nobody had stopped")
+            self._struck.append(self._watcher)
             self._watcher = None
         if self._watcher is None:
             self._watcher = self._stage.start(NAME, "watch", "--no-interactive", "--workdir", str(self.workdir))
@@ -155,6 +158,7 @@ class Scene:
         watcher, self._watcher = self._watcher, None
         if watcher is None or (identity := identify(watcher.pid)) is None:
             return
+        self._struck.append(watcher)
         send(identity, number)
         self._until(lambda: watcher.status() is not None, f"the watcher ended after {number.name}")
 
@@ -175,13 +179,14 @@ class Scene:
         # A watcher that starts just then says that there is no room, and ends.
         self._let_go.add(ExitCode.FAILED)
         before = len(self._lines())
+        met = [record.envelope.id for record in self._open_turns()]
         filler = self.folder / "filler"
         with filler.open("wb") as stream, suppress(OSError):
             while True:
                 os.write(stream.fileno(), _ZEROS)
         time.sleep(seconds)
         filler.unlink()
-        met = [record.envelope.id for record in self._open_turns()]
+        met += [record.envelope.id for record in self._open_turns()]
         met += [words[1] for line in self._lines()[max(0, before - 1) :] if (words := line.split())[0] == "start"]
         self.evidence.killed_in.update(met)
         return True
@@ -207,6 +212,8 @@ class Scene:
         """End everything, whatever happened; may be called again."""
         if self._watcher is not None:
             self._watcher.stop(5.0)
+        while self._struck:
+            self._struck.pop().stop(0.0)
         self._stage.close()
         for turn in self._turns():
             asyncio.run(sweep(turn.name, grace=0.0))
