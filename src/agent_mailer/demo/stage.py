@@ -17,7 +17,14 @@ import msgspec
 
 from agent_mailer.demo.story import HOW_TO, HOW_TO_BROKER, NAMES, TASK_BODY, TASK_SUBJECT, scripts
 from agent_mailer.errors import MailerError
-from agent_mailer.process.commands import Finished, RunningCommand, run_command, start_command
+from agent_mailer.process.commands import (
+    CommandApart,
+    Finished,
+    RunningCommand,
+    run_command,
+    start_apart,
+    start_command,
+)
 from agent_mailer.state.folder import STATE_DIRECTORY
 
 STOP_SECONDS = 5.0
@@ -135,6 +142,10 @@ class Stage(ABC):
     def start(self, name: str, *words: str) -> RunningCommand:
         """Start a command that its caller ends; its output is in `output(name)`."""
         return start_command([*self._program, *words], env=self._env, cwd=self.folder, output=self.output(name))
+
+    def start_apart(self, name: str, *words: str) -> CommandApart:
+        """As `start`, but what it has started goes on when it ends; its complaints are in `output(name)`."""
+        return start_apart([*self._program, *words], env=self._env, cwd=self.folder, errors=self.output(name))
 
     def run(self, *words: str, **env: str) -> str:
         """Run a command to its end; returns its output. Raises DemoFailed."""

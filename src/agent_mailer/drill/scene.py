@@ -17,7 +17,7 @@ import msgspec
 from agent_mailer.demo.stage import BrokerStage, FolderStage, Stage
 from agent_mailer.drill.verdict import Evidence, Sent, reply_to
 from agent_mailer.errors import ExitCode, MailerError
-from agent_mailer.process.commands import RunningCommand
+from agent_mailer.process.commands import CommandApart
 from agent_mailer.process.handle import ProcessIdentity, identify, send
 from agent_mailer.process.tree import members, sweep
 from agent_mailer.state.folder import STATE_DIRECTORY
@@ -107,9 +107,7 @@ class Scene:
         self.folder = folder
         self.workdir = folder / NAME
         self.evidence = Evidence()
-        self._watcher: RunningCommand | None = None
-        self._struck: list[RunningCommand] = []
-        """Watchers that have ended; what holds them is let go at the end, since turns of theirs go on below it."""
+        self._watcher: CommandApart | None = None
         self._let_go = {ExitCode.BUSY, ExitCode.UNAVAILABLE}
         self.restart_broker = self._stage.restart if isinstance(self._stage, _BrokerStage) else None
         """Kills the broker and starts it again; None without one."""
@@ -148,17 +146,15 @@ class Scene:
         if self._watcher is not None and (status := self._watcher.status()) is not None:
             if status not in self._let_go:
                 raise DrillFailed("watcher_ended", f"a watcher ended with {status} that nobody had stopped")
-            self._struck.append(self._watcher)
             self._watcher = None
         if self._watcher is None:
-            self._watcher = self._stage.start(NAME, "watch", "--no-interactive", "--workdir", str(self.workdir))
+            self._watcher = self._stage.start_apart(NAME, "watch", "--no-interactive", "--workdir", str(self.workdir))
 
     def strike_watcher(self, number: signal.Signals) -> None:
         """Send the signal, and see the watcher end."""
         watcher, self._watcher = self._watcher, None
         if watcher is None or (identity := identify(watcher.pid)) is None:
             return
-        self._struck.append(watcher)
         send(identity, number)
         self._until(lambda: watcher.status() is not None, f"the watcher ended after {number.name}")
 
@@ -211,9 +207,7 @@ class Scene:
     def close(self) -> None:
         """End everything, whatever happened; may be called again."""
         if self._watcher is not None:
-            self._watcher.stop(5.0)
-        while self._struck:
-            self._struck.pop().stop(0.0)
+            self.strike_watcher(signal.SIGTERM)
         self._stage.close()
         for turn in self._turns():
             asyncio.run(sweep(turn.name, grace=0.0))

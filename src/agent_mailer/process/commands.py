@@ -185,6 +185,10 @@ class CommandApart:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def status(self) -> int | None:
         """Its exit status, 128 + n after signal n; None while it runs."""
         status = self._process.poll()
