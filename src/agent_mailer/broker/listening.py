@@ -22,7 +22,7 @@ SEND_SECONDS = 30.0
 """A stream whose client takes nothing for so long is ended."""
 LASTING = "agent_mailer.lasting"
 """In the scope of a request: the Events that are to be sent, once the request is dealt with."""
-_HEAD: Message = {
+STREAM_HEAD: Message = {
     "type": "http.response.start",
     "status": 200,
     "headers": [
@@ -96,7 +96,7 @@ class Events:
         gone = asyncio.create_task(_end_with_client(receive, stream))
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await send(_HEAD)
+                await send(STREAM_HEAD)
             # In one piece: whoever has read the number of the first event has read of the mail before it, too.
             await _tell(send, self._hello() + (_mail(self._unread) if self._unread else b""))
             await self._tell_on(send)

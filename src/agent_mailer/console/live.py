@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_mailer.broker.callers import ASKED_BY, settings_of
 from agent_mailer.broker.directory import Directory
-from agent_mailer.broker.listening import LASTING, SEND_SECONDS
+from agent_mailer.broker.listening import LASTING, SEND_SECONDS, STREAM_HEAD
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import Streams
 from agent_mailer.console.rendering import MADE_AT
@@ -23,16 +23,6 @@ router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 EVERY = 1.0
 """Seconds between two words to one page."""
 MOST_OF_A_USER = 200
-_HEAD: Message = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-store"),
-        (b"connection", b"keep-alive"),
-        (b"x-accel-buffering", b"no"),
-    ],
-}
 
 
 class Live:
@@ -120,7 +110,7 @@ class OpenPage:
     async def go_on(self, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(self._end_with_client(receive))
         try:
-            await self._send(send, _HEAD)
+            await self._send(send, STREAM_HEAD)
             await self._tell(send, b"event: hello\ndata: 1\n\n")
             while not self.over:
                 timer = asyncio.get_running_loop().call_later(self.heartbeat_seconds, self.woken.set)

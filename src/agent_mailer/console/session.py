@@ -17,11 +17,10 @@ from agent_mailer.broker.callers import (
 )
 from agent_mailer.broker.documents import is_https
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.tables import users
 from agent_mailer.broker.users.login import Use, issue_token, read_token
 from agent_mailer.broker.users.routes import Credentials, Registration, register, signed_in
-from agent_mailer.broker.users.rows import end_token, find_login, invite_required
-from agent_mailer.broker.users.standing import Standing
+from agent_mailer.broker.users.rows import end_token, invite_required
+from agent_mailer.broker.users.superadmin import acted_as
 from agent_mailer.console.rendering import leads_to, page_for
 from agent_mailer.console.routing import KEPT_FIELDS, Page, form_of, own_address, person_of, text_of
 from agent_mailer.console.words import VIEW_COOKIE, Language, Theme, View, view_of
@@ -98,12 +97,7 @@ async def act_as(request: Request) -> Response:
     if not person.is_superadmin or person.impersonated_by:
         raise Fault(403, "Superadmin required")
     user_id = text_of(await form_of(request), "user_id")
-    known = await store_of(request).read(lambda c: find_login(c, users.c.id == user_id))
-    if known is None:
-        raise Fault(404, "User not found")
-    if known.user.standing != Standing.ACTIVE:
-        raise Fault(409, "This account is disabled")
-    await write_noted(request, person, Act.LOGGED_IN_AS, lambda _: None, user_id)
+    known = await acted_as(request, person, user_id)
     token = issue_token(
         settings_of(request).secret,
         user_id,

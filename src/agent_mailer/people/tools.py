@@ -21,7 +21,7 @@ from agent_mailer.people import Person, new_key
 from agent_mailer.people.port import Search
 from agent_mailer.turn_tools.commands import TURN_DIR
 from agent_mailer.turn_tools.mcp_toolbox import Answer, Tool, answer_of, tool_of
-from agent_mailer.turn_tools.mcp_tools import framed_message, framed_thread, page, shown_contacts
+from agent_mailer.turn_tools.mcp_tools import framed_message, framed_thread, shown_contacts
 
 if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Message
@@ -220,12 +220,7 @@ class SessionTools:
 
     def call(self, name: str, arguments: Mapping[str, object]) -> Answer:
         """Run a tool that there is. Raises nothing: whatever goes wrong is told to the agent."""
-
-        def run(given: SessionCall) -> str:
-            body, rest = page(given.run(self._session), 0)
-            return f"{body}\n{rest}" if rest else body
-
-        return answer_of(name, _CALLS[name][1], arguments, run)
+        return answer_of(name, _CALLS[name][1], arguments, lambda given: given.run(self._session))
 
 
 def require_no_turn(environ: Mapping[str, str] = os.environ) -> None:

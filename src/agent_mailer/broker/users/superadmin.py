@@ -14,6 +14,7 @@ from agent_mailer.broker.users.login import issue_token
 from agent_mailer.broker.users.routes import LoginAnswer, UserAnswer, user_answer
 from agent_mailer.broker.users.rows import (
     Invite,
+    Login,
     User,
     add_invite,
     all_invites,
@@ -110,15 +111,21 @@ async def delete(request: Request, person: AsSuperadmin, user_id: str) -> Standi
     return await _changed(request, person, user_id, Standing.DELETED)
 
 
-@router.post("/login-as/{user_id}", responses=refusals(404, 409))
-async def login_as(request: Request, person: AsSuperadmin, user_id: str) -> LoginAnswer:
-    """A token of that user; it says who asked for it."""
+async def acted_as(request: Request, person: PersonCaller, user_id: str) -> Login:
+    """The login of the user as whom a superadmin wants to act; that is written down. Raises Fault (404, 409)."""
     known = await store_of(request).read(lambda c: find_login(c, users.c.id == user_id))
     if known is None:
         raise Fault(404, "User not found")
     if known.user.standing != Standing.ACTIVE:
         raise Fault(409, "This account is disabled")
     await write_noted(request, person, Act.LOGGED_IN_AS, lambda _: None, user_id)
+    return known
+
+
+@router.post("/login-as/{user_id}", responses=refusals(404, 409))
+async def login_as(request: Request, person: AsSuperadmin, user_id: str) -> LoginAnswer:
+    """A token of that user; it says who asked for it."""
+    known = await acted_as(request, person, user_id)
     mine = settings_of(request)
     token = issue_token(mine.secret, user_id, known.token_version, mine.token_seconds, impersonated_by=person.user_id)
     return LoginAnswer(token=token, user=user_answer(known.user))

@@ -78,7 +78,7 @@ document.addEventListener("click", (event) => {
 });
 
 // What a page would ask to be pressed as soon as it is looked at.
-for (const form of all("form[data-once]")) if (!document.hidden) fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { "HX-Request": "true" } }).then((answer) => { if (answer.ok) { form.hidden = true; if (live) refresh(); } });
+for (const form of all("form[data-once]")) if (!document.hidden) fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { "HX-Request": "true" } }).then((answer) => { if (answer.ok) form.hidden = true; });
 
 // Live: the server says that something changed, at most once a second; the page asks for its part, and morphs it.
 const live = one("[data-live]"), bar = one("#offline"), foot = one("[data-live-state]");
