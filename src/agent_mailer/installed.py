@@ -55,4 +55,4 @@ def _installer(*, editable: bool) -> Sequence[str]:
         return ("pipx", "install", "--force", *flag)
     if (environment / "uv-receipt.toml").is_file():
         return ("uv", "tool", "install", "--force", *flag)
-    return (shlex.quote(sys.executable), "-m", "pip", "install", *(("--upgrade",) if not editable else ()), *flag)
+    return (shlex.quote(sys.executable), "-m", "pip", "install", *(flag or ("--upgrade",)))

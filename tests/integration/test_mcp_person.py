@@ -104,6 +104,27 @@ def test_a_dedupe_key_sends_once(project: Path) -> None:
     assert len(list((project.parent / ".agent-mail" / "agents" / "coder" / "inbox" / "new").iterdir())) == 1
 
 
+def test_a_long_mail_is_read_whole_page_by_page(project: Path) -> None:
+    words = [f"line {number}" for number in range(6000)]
+    sent = type_in(project.parent, "send", "--as", "coder", "--to", "user", "--body-file", "-", stdin="\n".join(words))
+    assert sent.status == 0, sent
+
+    async def talk(session: mcp.ClientSession) -> None:
+        _, listed = await said(session, "inbox")
+        theirs, text, offset = listed.split()[2], "", "0"
+        while offset:
+            _, page = await said(session, "read", id=theirs, offset=int(offset))
+            _, _, rest = page.partition(": mail begins\n")
+            body, _, after = rest.rpartition("\n=== ")
+            assert ": mail ends" in after
+            text += body
+            _, _, offset = after.partition("read on with offset ")
+            offset = offset.rstrip("]")
+        assert text.removesuffix("\n").endswith("\n".join(words))
+
+    spoken(project, talk)
+
+
 def test_without_a_mailbox_the_server_is_there_and_says_so(tmp_path: Path) -> None:
     async def talk(session: mcp.ClientSession) -> None:
         well, text = await said(session, "inbox")

@@ -8,8 +8,10 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -42,17 +44,38 @@ def demo(
 ) -> None:
     """Watch two agents work: one task is sent, handed on, done, and answered."""
     stage = _stage(folder, broker=broker)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    kept = True
     try:
-        _play(stage)
-        kept = keep
+        with staged(stage, keep=keep):
+            _play(stage)
     except MailerError as fault:
         say()
         raise MailerError(
             fault.code, f"the demo did not come to its end: {fault.message}", f"look into {stage.folder}/*.log"
         ) from None
+    if keep:
+        say(f"Kept: {stage.folder} ({stage.mail_is})\n")
+    say(_within_reach(stage.how_to).rstrip("\n"))
+
+
+class Staged(Protocol):
+    """What is played in a scratch folder, with programs of its own."""
+
+    def close(self) -> None:
+        """End every program."""
+
+    def remove(self) -> None:
+        """Remove the folder."""
+
+
+@contextmanager
+def staged(stage: Staged, *, keep: bool) -> Iterator[None]:
+    """Ends what was started, however it is left, also by a signal. The folder stays after a fault, or to `keep` it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    kept = True
+    try:
+        yield
+        kept = keep
     except (KeyboardInterrupt, SystemExit):
         kept = keep
         raise
@@ -63,9 +86,6 @@ def demo(
         stage.close()
         if not kept:
             stage.remove()
-    if keep:
-        say(f"Kept: {stage.folder} ({stage.mail_is})\n")
-    say(_within_reach(stage.how_to).rstrip("\n"))
 
 
 def _stage(folder: Path | None, *, broker: bool) -> Stage:
@@ -126,7 +146,7 @@ def _answer(status: int, output: str) -> str:
 
     from agent_mailer.clock import from_iso, iso
 
-    shape = _json_of(output)
+    shape = json_of(output)
     answer = shape.get("answer") if isinstance(shape, dict) else None
     if status or not isinstance(answer, dict):
         raise MailerError("no_answer", f"no answer came: agent-mailer send ended with status {status}")
@@ -139,7 +159,7 @@ def _answer(status: int, output: str) -> str:
     return "\n".join(f"{name}: {value}" for name, value in head) + f"\n\n{answer['body']}"
 
 
-def _json_of(output: str) -> object:
+def json_of(output: str) -> object:
     """The JSON at the end; lines on what happened on the way stand before it."""
     import msgspec
 

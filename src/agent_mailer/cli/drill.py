@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from agent_mailer.cli.demo import json_of, staged
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import json_out, note, say
+from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.screen import Ink, paint
 from agent_mailer.errors import ExitCode, MailerError, UsageFault
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from agent_mailer.drill.scene import Scene
     from agent_mailer.drill.verdict import Verdict
 
@@ -76,31 +75,24 @@ def drill(
         require_extra()
     scratch = _scratch(folder)
     chosen = seed if seed is not None else random.SystemRandom().randrange(10**6)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     where = f"{_file_system(scratch)}, Linux {platform.release()}"
     if not as_json:
         say(f"{rounds} kills in {scratch} ({where}), seed {chosen}\n")
     scene = Scene(scratch, broker=broker, witness=small_disk)
-    kept = True
+    case = ""
     try:
-        verdict = _play(scene, rounds, random.Random(chosen), small_disk=small_disk is not None, quiet=as_json)
-        kept = keep or not verdict.held
+        with staged(scene, keep=keep):
+            verdict = _play(scene, rounds, random.Random(chosen), small_disk=small_disk is not None, quiet=as_json)
+            scene.close()
+            case = "" if verdict.held else str(_pack(scratch))
     except MailerError as fault:
         raise MailerError(
             fault.code, f"the drill did not come to its end: {fault.message}", f"look into {scratch}"
         ) from None
-    finally:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        scene.close()
-        if not kept:
-            scene.remove()
-    case = "" if verdict.held else str(_pack(scratch))
     filled = None if small_disk or broker else _on_a_small_disk(scratch.parent, chosen)
     if as_json:
-        kills = dict(scene.evidence.kills)
-        json_out({**_shape(verdict), "by_victim": kills, "seed": chosen, "where": where, "case": case})
+        told = {"by_victim": dict(scene.evidence.kills), "seed": chosen, "where": where, "case": case}
+        json_out({**_shape(verdict), **told, "small_disk": filled and filled.sentence})
     else:
         _tell(verdict, case, kept=scratch if keep else None)
         if filled is not None:
@@ -119,9 +111,8 @@ def _play(scene: Scene, rounds: int, chance: random.Random, *, small_disk: bool,
     done = 0
     while done < rounds:
         if not victims:
-            absent = {Victim.BROKER} if scene.restart_broker is None else set()
-            absent |= set() if small_disk else {Victim.DISK}
-            every = [victim for victim in Victim if victim not in absent]
+            there = {Victim.BROKER: scene.restart_broker is not None, Victim.DISK: small_disk}
+            every = [victim for victim in Victim if there.get(victim, True)]
             victims = chance.sample(every, len(every))
         for thread in THREADS:
             if scene.waiting < MOST_WAITING and (not scene.waiting or chance.random() < 0.5):
@@ -151,8 +142,8 @@ def _strike(scene: Scene, victim: Victim, chance: random.Random) -> bool:
         return True
     time.sleep(chance.uniform(0.0, 0.6))  # the kill is to fall anywhere, not on something observable
     if victim is Victim.DISK:
-        return scene.fill_disk(chance.uniform(0.5, 1.5))
-    if victim is Victim.BROKER:
+        scene.fill_disk(chance.uniform(0.5, 1.5))
+    elif victim is Victim.BROKER:
         assert scene.restart_broker is not None
         scene.restart_broker()
     else:
@@ -167,8 +158,6 @@ class _Filled(NamedTuple):
 
 def _on_a_small_disk(beside: Path, seed: int) -> _Filled:
     """The drill once more, briefly, on a disk in memory that gets full: in a mount namespace, where one can be had."""
-    import msgspec
-
     from agent_mailer.process.commands import run_command
 
     with tempfile.TemporaryDirectory(prefix="agent-mailer-drill-disk-", dir=beside) as mount:
@@ -185,10 +174,9 @@ def _on_a_small_disk(beside: Path, seed: int) -> _Filled:
             return _Filled(held=True, sentence=_NO_SMALL_DISK)
         finally:
             witness.unlink(missing_ok=True)
-    begin = "{" + chr(10)
-    if begin not in done.output:
+    told = json_of(done.output)
+    if not isinstance(told, dict):
         return _Filled(held=False, sentence=f"On a small disk that got full: {done.output.strip()}")
-    told = msgspec.json.decode(done.output[done.output.index(begin) :], type=dict[str, object])
     said = told.get("sentence") or told.get("error")
     return _Filled(told.get("held") is True, f"On a small disk that got full: {said}")
 
@@ -241,9 +229,3 @@ def _file_system(folder: Path) -> str:
         mounts.append((point.encode().decode("unicode_escape"), kind))
     above = [(point, kind) for point, kind in mounts if folder.is_relative_to(point)]
     return max(above, key=lambda mount: len(mount[0]), default=("", "unknown"))[1]
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    del frame
-    note("stopping")
-    sys.exit(128 + number)

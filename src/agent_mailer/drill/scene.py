@@ -170,7 +170,7 @@ class Scene:
             time.sleep(POLL)
         return False
 
-    def fill_disk(self, seconds: float) -> bool:
+    def fill_disk(self, seconds: float) -> None:
         """Leave no room on the disk for that long, over a watcher with mail; every turn meanwhile may have failed."""
         # A watcher that starts just then says that there is no room, and ends.
         self._let_go.add(ExitCode.FAILED)
@@ -183,9 +183,7 @@ class Scene:
         time.sleep(seconds)
         filler.unlink()
         met += [record.envelope.id for record in self._open_turns()]
-        met += [words[1] for line in self._lines()[max(0, before - 1) :] if (words := line.split())[0] == "start"]
-        self.evidence.killed_in.update(met)
-        return True
+        self.evidence.killed_in.update([*met, *_begun(self._lines()[before:])])
 
     def finish(self) -> None:
         """Wait until every message is settled and its answer has arrived, then stop the watcher and take stock."""
@@ -199,15 +197,14 @@ class Scene:
             self.watch()
             time.sleep(POLL)
         self.strike_watcher(signal.SIGTERM)
-        self.evidence.runs = [words[1] for line in self._lines() if (words := line.split())[0] == "start"]
+        self.evidence.runs = _begun(self._lines())
         self.evidence.answers = self._answers()
         for turn in self._turns():
             self.evidence.left += [f"process {left.pid} of turn {turn.name}" for left in members(turn.name, None)]
 
     def close(self) -> None:
         """End everything, whatever happened; may be called again."""
-        if self._watcher is not None:
-            self.strike_watcher(signal.SIGTERM)
+        self.strike_watcher(signal.SIGKILL)
         self._stage.close()
         for turn in self._turns():
             asyncio.run(sweep(turn.name, grace=0.0))
@@ -241,3 +238,8 @@ class Scene:
             if time.monotonic() > end:
                 raise DrillFailed("drill_stuck", f"not within {PATIENCE:.0f} s: {name}")
             time.sleep(POLL)
+
+
+def _begun(lines: Sequence[str]) -> list[str]:
+    """The messages whose agent began, by the witness's lines."""
+    return [words[1] for line in lines if (words := line.split())[0] == "start"]
