@@ -79,6 +79,9 @@ async def _list(
         single: list[object] = []
         if wanted.shelf is Shelf.TRASH and not after:
             single = list(trashed(connection, person.user_id, Mark(), MOST_SHOWN))
+        if wanted.shelf is not Shelf.OPEN:
+            # There nothing is filtered.
+            return rows, [], [], single
         return rows, agents_of(connection, person.user_id), team_names(connection, person.user_id), single
 
     rows, known, teams, single = await store_of(request).read(work)
@@ -96,7 +99,6 @@ async def _list(
         teams=teams,
         wanted=wanted,
         after=after,
-        operator=operator,
     )
 
 
@@ -114,18 +116,17 @@ async def thread(request: Request, person: AsPerson, id: str, all: str = "", sen
 
     def work(
         connection: Connection,
-    ) -> tuple[Shelf, dict[str, list[Turn]], list[Agent], list[tuple[str, str]], set[str]]:
+    ) -> tuple[Shelf, dict[str, list[Turn]], list[Agent], set[str]]:
         shelf = find_thread(connection, person.user_id, id).shelf
         gone = {one.message_id for one in trashed(connection, person.user_id, Mark(), MOST_SHOWN)}
         return (
             shelf,
             turns_of(connection, person.user_id, id),
             agents_of(connection, person.user_id),
-            team_names(connection, person.user_id),
             gone,
         )
 
-    shelf, turns, known, teams, gone = await store.read(work)
+    shelf, turns, known, gone = await store.read(work)
     own = next((one.address for one in known if one.id == operator), "")
     shown = [_shown(message, turns.get(message.id, []), own, gone) for message in found]
     return await page(
@@ -139,7 +140,6 @@ async def thread(request: Request, person: AsPerson, id: str, all: str = "", sen
         shown=shown,
         hidden=hidden,
         unread=[one.message.id for one in shown if one.to_operator and not one.message.is_read],
-        teams=teams,
         own=own,
         reply_to=_answers_to(found, own),
         folded_from=FOLDED_FROM,
