@@ -72,15 +72,13 @@ class Agent(msgspec.Struct, frozen=True):
     id: str
     name: str
     address: str
-    role: str
     team_id: str | None
-    tags: list[str]
 
 
 _m, _t, _r = messages.c, threads.c, receipts.c
 _OF_THREADS = (_m.user_id == bindparam("user"), _m.thread_id.in_(bindparam("ids", expanding=True)))
 _COUNTS = (
-    select(_m.thread_id, _m.from_agent, _m.to_agent, func.count(), func.min(_m.created_at), func.max(_m.created_at))
+    select(_m.thread_id, _m.from_agent, _m.to_agent, func.count())
     .where(*_OF_THREADS)
     .group_by(_m.thread_id, _m.from_agent, _m.to_agent)
     .order_by(func.min(_m.created_at))
@@ -96,7 +94,7 @@ _ENDS = {
     "from": select(_m.from_agent).order_by(_m.created_at.desc(), _m.ordinal.desc(), _m.id.desc()),
 }
 _LAST_STEPS = (
-    select(_m.thread_id, _r.id, _r.stage, _r.outcome)
+    select(_m.thread_id, _r.stage, _r.outcome)
     .join(messages, _m.id == _r.message_id)
     .where(*_OF_THREADS)
     .order_by(_r.id)
@@ -108,7 +106,7 @@ _STEPS = (
     .order_by(_r.id)
 )
 _AGENTS = (
-    select(agents.c.id, agents.c.name, agents.c.address, agents.c.role, agents.c.team_id, agents.c.tags)
+    select(agents.c.id, agents.c.name, agents.c.address, agents.c.team_id)
     .where(agents.c.user_id == bindparam("user"), agents.c.status == "active")
     .order_by(agents.c.address)
 )
@@ -163,12 +161,12 @@ def _rows(connection: Connection, user_id: str, operator: str, found: Sequence[S
     names = {"user": user_id, "operator": operator, "ids": [row[0] for row in found]}
     people: dict[str, dict[str, None]] = {}
     many: Counter[str] = Counter()
-    for thread, sender, to, count, _, _ in connection.execute(_COUNTS, names):
+    for thread, sender, to, count in connection.execute(_COUNTS, names):
         many[thread] += count
         people.setdefault(thread, {}).update(dict.fromkeys((sender, to)))
     unread = {row[0]: row[1] for row in connection.execute(_UNREAD_OF, names)}
     states: dict[str, str] = {}
-    for thread, _, stage, outcome in connection.execute(_LAST_STEPS, names):
+    for thread, stage, outcome in connection.execute(_LAST_STEPS, names):
         states[thread] = (outcome or "") if stage == "settled" else "working"
     return [
         ThreadRow(

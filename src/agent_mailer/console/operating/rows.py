@@ -18,10 +18,7 @@ TURNS = 25
 
 _m, _r = messages.c, receipts.c
 _LAST: Select[Any] = (
-    select(
-        *(_m.thread_id, _m.id, _m.from_agent_id, _m.to_agent_id, _m.subject, func.substr(_m.body, 1, EXCERPT)),
-        _m.created_at,
-    )
+    select(_m.thread_id, _m.id, _m.from_agent_id, _m.to_agent_id, _m.subject, func.substr(_m.body, 1, EXCERPT))
     .where(_m.user_id == bindparam("user"), _m.thread_id.in_(bindparam("threads", expanding=True)))
     .order_by(_m.created_at.desc(), _m.id)
     .limit(20 * MOST_THREADS)
@@ -71,7 +68,7 @@ def said_in(connection: Connection, user_id: str, needs: Iterable[NeedView]) -> 
     said: dict[str, Said] = {}
     for need in wanted:
         answered = False
-        for _, message_id, sender, recipient, subject, excerpt, _ in found.get(need.thread, ()):
+        for _, message_id, sender, recipient, subject, excerpt in found.get(need.thread, ()):
             if sender == need.agent_id:
                 said[need.id] = Said(message_id, subject, excerpt, answered)
                 break
