@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 from starlette.datastructures import FormData, UploadFile
 
 from agent_mailer.broker.agents.rows import operator_id
@@ -23,7 +23,7 @@ from agent_mailer.broker.operator import operator_of
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import streams_of
 from agent_mailer.broker.tables import messages
-from agent_mailer.console.mail.rows import agents_of, team_names
+from agent_mailer.console.mail.rows import Agent, agents_of, team_names
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, text_of
 
@@ -86,11 +86,16 @@ async def show(
     status: int = 200,
 ) -> Response:
     """The page to write on. `failed`: why the last try did not leave."""
-    known, teams = await store_of(request).read(lambda c: (agents_of(c, person.user_id), team_names(c, person.user_id)))
-    memories = []
-    for team_id, team in teams:
-        found = await store_of(request).read(lambda c, team_id=team_id: memories_of(c, person.user_id, team_id))  # type: ignore[misc]
-        memories += [(team, memory.title, memory.content) for memory in found]
+
+    def work(connection: Connection) -> tuple[list[Agent], list[tuple[str, str, str]]]:
+        memories = [
+            (team, memory.title, memory.content)
+            for team_id, team in team_names(connection, person.user_id)
+            for memory in memories_of(connection, person.user_id, team_id)
+        ]
+        return agents_of(connection, person.user_id), memories
+
+    known, memories = await store_of(request).read(work)
     return await page(
         request,
         person,
