@@ -15,6 +15,7 @@ from agent_mailer.disk import Sync, of_the_moment, read_regular
 from agent_mailer.names import path_name
 from agent_mailer.remote.port import Answered, Asked
 from agent_mailer.state.folder import GARBLED, StateFolder
+from agent_mailer.state.workdirs import user_state
 
 LARGEST = 16 * 1024 * 1024
 
@@ -92,6 +93,4 @@ class RemoteBook:
 
     @property
     def _path(self) -> Path:
-        from platformdirs import user_state_path
-
-        return user_state_path("agent-mailer") / "remote" / f"{path_name(os.path.realpath(self._state.workdir))}.json"
+        return user_state() / "remote" / f"{path_name(os.path.realpath(self._state.workdir))}.json"
