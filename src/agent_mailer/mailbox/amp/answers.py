@@ -113,6 +113,11 @@ def is_stale(answer: Answer) -> bool:
     return answer.status == 409 and reason_of(answer) == "stale"
 
 
+def may_pass(answer: Answer) -> bool:
+    """It is no result, and the same request may have one later."""
+    return answer.status >= 500 or answer.status in (408, 429) or is_stale(answer)
+
+
 def _in_words(raw: bytes) -> str:
     try:
         return printable(msgspec.json.decode(raw, type=str), 300)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.mailbox.amp.answers import Answer, is_stale
+from agent_mailer.mailbox.amp.answers import Answer, may_pass
 from agent_mailer.mailbox.amp.link import Link
 from agent_mailer.mailbox.amp.transport import path_of
 from agent_mailer.mailbox.port import MailboxUnavailable, Progress
@@ -82,7 +82,7 @@ class Reporter:
         for pause in (*self._pauses, None):
             with suppress(MailboxUnavailable):
                 answer = await post_receipt(self._link, message_id, body)
-                if answer.status < 500 and answer.status not in (408, 429) and not is_stale(answer):
+                if not may_pass(answer):
                     return
             if pause is None:
                 return

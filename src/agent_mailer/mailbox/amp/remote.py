@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.mailbox.amp.answers import Answer, decode, is_stale, unavailable
+from agent_mailer.mailbox.amp.answers import Answer, decode, may_pass, unavailable
 from agent_mailer.mailbox.amp.client import REPORTS
 from agent_mailer.mailbox.amp.link import Link
 from agent_mailer.mailbox.amp.transport import path_of
@@ -92,7 +92,7 @@ class AmpRemote:
                     "PUT", path_of("agents", agent_id, "requests", number), content=body, headers=self._link.fence
                 )
             )
-        if answer.status >= 500 or answer.status in (408, 429) or is_stale(answer):
+        if may_pass(answer):
             raise unavailable(answer)
 
     async def close(self, seconds: float) -> None:
@@ -135,7 +135,7 @@ class AmpRemote:
                 if decode(answer, _Kept).asked:
                     self._asked.set()
         # What it refuses for good it would refuse again.
-        return answer.status < 500 and answer.status not in (408, 429) and not is_stale(answer)
+        return not may_pass(answer)
 
     async def _knows(self) -> bool:
         info = await self._link.broker()
