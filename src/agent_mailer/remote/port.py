@@ -16,6 +16,9 @@ from msgspec import Meta
 MOST_LISTED: Final = 50
 """So many of a kind are named in a report; the counts are of all."""
 
+LONGEST_WORD: Final = 64
+"""Characters."""
+
 LONGEST_NAME: Final = 1024
 """Characters. What has a longer id is counted, and not named."""
 
@@ -27,7 +30,7 @@ LONGEST_REASON: Final = 500
 MOST_LINES: Final = 50
 LONGEST_LINE: Final = 1000
 
-Word = Annotated[str, Meta(max_length=64)]
+Word = Annotated[str, Meta(max_length=LONGEST_WORD)]
 Name = Annotated[str, Meta(max_length=LONGEST_NAME)]
 Moment = Annotated[float, Meta(ge=0, le=1e11)]
 Number = Annotated[int, Meta(ge=0, le=2**53)]

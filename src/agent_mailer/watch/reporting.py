@@ -16,6 +16,7 @@ from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import printable, turn_began
 from agent_mailer.remote.port import (
     LONGEST_NAME,
+    LONGEST_WORD,
     MOST_LISTED,
     Counted,
     Ended,
@@ -43,7 +44,6 @@ EVERY = 1.0
 N = TypeVar("N", Question, Stuck)
 Pump = Callable[[Callable[[], Awaitable[None]], Callable[[], bool]], Coroutine[None, None, None]]
 
-LONGEST_WORD = 64
 STOPPED = "stopped"
 
 
