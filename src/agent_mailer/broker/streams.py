@@ -297,7 +297,7 @@ class Streams:
             for some in _cut(agents):
                 self.wake(await self._store.read(partial(_newest, some)))
             for some in _cut(sorted(self._watching)):
-                self.wake_watchers(await self._store.read(partial(_newest_requests, some)))
+                self.wake_watchers(await self._store.read(partial(newest_requests, agent_ids=some)))
 
     async def _end_revoked(self) -> None:
         keys = sorted({stream.key_id for stream in self._all()})
@@ -322,10 +322,6 @@ def _found(statement: Select[Any], ids: Sequence[str], connection: Connection) -
 
 def _newest(agents: Sequence[str], connection: Connection) -> list[tuple[str, int]]:
     return [(row[0], row[1]) for row in connection.execute(_INBOXES, {"ids": agents})]
-
-
-def _newest_requests(agent_ids: Sequence[str], connection: Connection) -> list[tuple[str, int]]:
-    return newest_requests(connection, agent_ids)
 
 
 def _give_back(connection: Connection, given: Sequence[tuple[str, set[tuple[str, int]]]]) -> list[None]:
