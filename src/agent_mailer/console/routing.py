@@ -90,8 +90,12 @@ async def refused(request: Request, fault: Fault) -> Response:
 async def _kept(request: Request) -> Mapping[str, str]:
     if request.method != "POST":
         return {}
-    form = await form_of(request)
-    return {name: value for name in KEPT_FIELDS if (value := text_of(form, name))}
+    return kept_of(await form_of(request))
+
+
+def kept_of(form: FormData, prefix: str = "") -> Mapping[str, str]:
+    """What of a form is not lost, by field; there its name has the prefix."""
+    return {field: value for field in KEPT_FIELDS if (value := text_of(form, prefix + field))}
 
 
 async def form_of(request: Request) -> FormData:

@@ -22,7 +22,7 @@ from agent_mailer.broker.users.routes import Credentials, Registration, register
 from agent_mailer.broker.users.rows import end_token, invite_required
 from agent_mailer.broker.users.superadmin import acted_as
 from agent_mailer.console.rendering import leads_to, page_for
-from agent_mailer.console.routing import KEPT_FIELDS, Page, form_of, own_address, person_of, text_of
+from agent_mailer.console.routing import Page, form_of, kept_of, own_address, person_of, text_of
 from agent_mailer.console.words import VIEW_COOKIE, Language, Theme, View, view_of
 
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
@@ -39,10 +39,7 @@ async def login_page(request: Request, next: str = "/console") -> Response:
 async def _form(
     request: Request, to: str, *, failed: Fault | None = None, name: str = "", status: int = 200
 ) -> Response:
-    kept = {}
-    if request.method == "POST":
-        form = await form_of(request)
-        kept = {field: value for field in KEPT_FIELDS if (value := text_of(form, f"kept.{field}"))}
+    kept = kept_of(await form_of(request), "kept.") if request.method == "POST" else {}
     invite = await store_of(request).read(invite_required)
     words = failed.detail if failed is not None else ""
     answer = page_for(
@@ -69,8 +66,8 @@ async def login(request: Request) -> Response:
         return await _form(request, to, failed=fault, name=name, status=fault.status)
     except ValidationError:
         return await _form(request, to, failed=Fault(422, "A name and a password are needed"), name=name, status=422)
-    kept = {field: value for field in KEPT_FIELDS if (value := text_of(form, f"kept.{field}"))}
-    answer = page_for(request, "carry_on.html", kept=kept, signed_in=True) if kept else leads_to(to)
+    kept = kept_of(form, "kept.")
+    answer = page_for(request, "carry_on.html", kept=kept) if kept else leads_to(to)
     settings = settings_of(request)
     seconds = min(settings.cookie_seconds, settings.token_seconds)
     token = issue_token(settings.secret, found.user.id, found.token_version, seconds, use=Use.PAGES)
