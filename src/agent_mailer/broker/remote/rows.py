@@ -72,7 +72,6 @@ class WatchedAgent(msgspec.Struct, frozen=True):
     agent_id: str
     name: str
     address: str
-    tags: tuple[str, ...]
     unread: int
     report: Report | None
     reported_at: str | None
@@ -124,7 +123,7 @@ _RECENT = (
 )
 _ALL = (
     select(
-        *(agents.c.id, agents.c.name, agents.c.address, agents.c.tags, agents.c.inbox_unread),
+        *(agents.c.id, agents.c.name, agents.c.address, agents.c.inbox_unread),
         *(_r.report, _r.reported_at),
         select(func.count()).where(_q.agent_id == agents.c.id, *_WAITS).correlate(agents).scalar_subquery(),
     )
@@ -268,8 +267,9 @@ def watched_agents(connection: Connection, user_id: str) -> list[WatchedAgent]:
     found = []
     names = {"user": user_id, "now": now_ms(), "operator": operator_id(user_id)}
     for row in connection.execute(_ALL, names):
-        report = None if row[5] is None else msgspec.json.decode(row[5], type=Report)
-        found.append(WatchedAgent(*row[:3], tuple(row[3]), row[4], report, row[6], row[7]))
+        agent_id, name, address, unread, text, reported_at, waits = row
+        report = None if text is None else msgspec.json.decode(text, type=Report)
+        found.append(WatchedAgent(agent_id, name, address, unread, report, reported_at, waits))
     return found
 
 
