@@ -145,9 +145,8 @@ def keep_report(connection: Connection, agent: tuple[str, str], report: Report, 
     Raises Fault 409 where the agent has been held anew since `fence`. A watcher that has had more requests than we know
     of tells of a database that was put back: numbers go on from there.
     """
-    agent_id, address = agent
-    if fence is not None:
-        fence.require_last(agent_id, address, last_epochs(connection, [(agent_id, fence)]))
+    agent_id, _ = agent
+    _require_last(connection, agent, fence)
     known = _seq(connection, agent_id)
     row = {"text": msgspec.json.encode(report).decode(), "moment": now_text(), "number": max(known, report.seen)}
     connection.execute(_KEEP, {"agent": agent_id, **row})
@@ -155,12 +154,24 @@ def keep_report(connection: Connection, agent: tuple[str, str], report: Report, 
     return int(newest or 0)
 
 
+def _require_last(connection: Connection, agent: tuple[str, str], fence: Fence | None) -> None:
+    """Raises Fault 409 where the agent (id, address) has been held anew since `fence`."""
+    agent_id, address = agent
+    if fence is not None:
+        fence.require_last(agent_id, address, last_epochs(connection, [(agent_id, fence)]))
+
+
 def _seq(connection: Connection, agent_id: str) -> int:
     """The number of the last request; from now on nobody else gives one until the transaction ends."""
     known = connection.execute(_SEQ, {"agent": agent_id}).scalar()
     if known is None:
-        connection.execute(_BEGIN, {"agent_id": agent_id, "report": None, "reported_at": None, "asked_seq": 0})
+        _begin(connection, agent_id)
     return int(known or 0)
+
+
+def _begin(connection: Connection, agent_id: str) -> None:
+    """The row of an agent that has not reported, nor was asked anything."""
+    connection.execute(_BEGIN, {"agent_id": agent_id, "report": None, "reported_at": None, "asked_seq": 0})
 
 
 def ask(
@@ -169,10 +180,7 @@ def ask(
     """The request, and whether it is new. Raises Fault before any write: 404 (unknown, or of another user), 409 (the
     agent is deleted; the key was used for something else), 429.
     """
-    owner = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
-    if owner is None or owner[0] != user_id:
-        raise Fault(404, "Agent not found")
-    if owner[1] == "deleted":
+    if _status_of(connection, user_id, agent_id) == "deleted":
         raise Fault(409, f"Agent '{agent_id}' is deleted: nobody watches it")
     known = connection.execute(_SEQ, {"agent": agent_id}).scalar()
     if wanted.key is not None:
@@ -186,7 +194,7 @@ def ask(
     if int(connection.execute(_COUNT, {"agent": agent_id, "now": now}).scalar_one()) >= MOST_WAITING:
         raise Fault(429, f"{MOST_WAITING} requests to this agent wait, and there may be no more")
     if known is None:
-        connection.execute(_BEGIN, {"agent_id": agent_id, "report": None, "reported_at": None, "asked_seq": 0})
+        _begin(connection, agent_id)
     number = int(known or 0) + 1
     connection.execute(_NUMBER, {"agent": agent_id, "number": number})
     connection.execute(_FORGET, {"agent": agent_id, "before": number - KEPT})
@@ -210,13 +218,15 @@ def ask(
     note(
         connection, who, Act.REMOTE_ASKED, f"{agent_id} {number} {wanted.verb.value} {' '.join(wanted.targets)}".strip()
     )
-    return _request([new[column] for column in _FIELDS]), True
+    return _request([new[column.name] for column in _COLUMNS]), True
 
 
-_FIELDS = (
-    *("number", "verb", "targets", "reason", "stopped_then", "person", "asked_at", "ends_ms"),
-    *("state", "lines", "answered_at"),
-)
+def _status_of(connection: Connection, user_id: str, agent_id: str) -> str:
+    """The user's own agent's. Raises Fault 404."""
+    owner = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
+    if owner is None or owner[0] != user_id:
+        raise Fault(404, "Agent not found")
+    return str(owner[1])
 
 
 def _content(wanted: Wanted) -> tuple[RemoteVerb, tuple[str, ...], str, str]:
@@ -235,9 +245,8 @@ def waiting_for(connection: Connection, agent_id: str) -> list[Asked]:
 
 def answer(connection: Connection, agent: tuple[str, str], told: Answered, fence: Fence | None, who: Who) -> None:
     """What the watcher says came of it, once; its word counts over the clock's. Raises Fault 404, 409."""
-    agent_id, address = agent
-    if fence is not None:
-        fence.require_last(agent_id, address, last_epochs(connection, [(agent_id, fence)]))
+    agent_id, _ = agent
+    _require_last(connection, agent, fence)
     if connection.execute(_IS_KNOWN, {"agent": agent_id, "which": told.number}).first() is None:
         raise Fault(404, "Request not found")
     row = {"became": told.became.value, "said": list(told.lines), "moment": now_text()}
@@ -247,17 +256,14 @@ def answer(connection: Connection, agent: tuple[str, str], told: Answered, fence
 
 def requests_of(connection: Connection, user_id: str, agent_id: str, most: int) -> list[RemoteRequest]:
     """To that agent, the newest first. Raises Fault 404."""
-    owner = connection.execute(_OF_AGENT, {"agent": agent_id}).first()
-    if owner is None or owner[0] != user_id:
-        raise Fault(404, "Agent not found")
+    _status_of(connection, user_id, agent_id)
     return [_request(row) for row in connection.execute(_LATEST, {"agent": agent_id, "user": user_id, "most": most})]
 
 
 def recent_requests(connection: Connection, user_id: str, since: float) -> dict[str, list[RemoteRequest]]:
     """By agent what the user has asked since that moment (seconds since 1970), the oldest first."""
-    moment = datetime.fromtimestamp(since, UTC).isoformat(timespec="microseconds")
     found: dict[str, list[RemoteRequest]] = {}
-    for row in connection.execute(_RECENT, {"user": user_id, "since": moment}):
+    for row in connection.execute(_RECENT, {"user": user_id, "since": _text(since)}):
         found.setdefault(row[0], []).append(_request(row[1:]))
     return found
 
@@ -278,13 +284,17 @@ def newest_requests(connection: Connection, agent_ids: Sequence[str]) -> list[tu
     return [(row[0], row[1]) for row in connection.execute(_NEWEST, {"ids": agent_ids})]
 
 
+def _text(moment: float) -> str:
+    """Seconds since 1970, as rows hold a moment."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
+
+
 def _request(row: Sequence[Any]) -> RemoteRequest:
     number, verb, targets, reason, then, person, asked_at, ends_ms, state, lines, answered_at = row
     became = RequestState(state)
     if became is RequestState.WAITING and ends_ms <= now_ms():
         became = RequestState.EXPIRED
-    ends_at = datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="microseconds")
     told = (tuple(lines), answered_at)
     return RemoteRequest(
-        number, RemoteVerb(verb), tuple(targets), reason, then, person, asked_at, ends_at, became, *told
+        number, RemoteVerb(verb), tuple(targets), reason, then, person, asked_at, _text(ends_ms / 1000), became, *told
     )
