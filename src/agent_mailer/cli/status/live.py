@@ -55,9 +55,9 @@ def watch_all(workdirs: Sequence[Path] | None = None, *, as_json: bool = False) 
     """
     board = Board(workdirs)
     if as_json:
-        _show_changes(lambda: _json_lines(board))
+        _until_left(lambda: _json_lines(board))
     elif not sys.stdout.isatty() or is_dumb():
-        _show_changes(lambda: _news(board))
+        _until_left(lambda: _news(board))
     elif find_spec("textual") is not None:
         from agent_mailer.cli.status.keys import show
 
@@ -66,7 +66,7 @@ def watch_all(workdirs: Sequence[Path] | None = None, *, as_json: bool = False) 
         _show(lambda: (None, lines(board.look(), MAIL_SHOWN)), f"with keys: {command_for('tui')}")
 
 
-def _show_changes(tell: Callable[[], NoReturn]) -> None:
+def _until_left(tell: Callable[[], NoReturn]) -> None:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     with suppress(KeyboardInterrupt):
@@ -126,13 +126,7 @@ class _Broker:
 
 
 def _show(draw: Draw, more: str = "") -> None:
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, _leave)
-    with suppress(KeyboardInterrupt):
-        if is_dumb():
-            _print_changes(draw)
-        else:
-            _redraw(draw, more)
+    _until_left(lambda: _print_changes(draw) if is_dumb() else _redraw(draw, more))
 
 
 def _leave(number: int, _frame: object) -> None:
@@ -140,7 +134,7 @@ def _leave(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _print_changes(draw: Draw) -> None:
+def _print_changes(draw: Draw) -> NoReturn:
     """For a terminal that can only be written to: the whole again, when more than a time has changed."""
     before: object = None
     while True:
@@ -151,7 +145,7 @@ def _print_changes(draw: Draw) -> None:
         time.sleep(EVERY)
 
 
-def _redraw(draw: Draw, more: str) -> None:
+def _redraw(draw: Draw, more: str) -> NoReturn:
     from rich.console import Console
     from rich.live import Live
 
