@@ -12,10 +12,14 @@ from agent_mailer.names import printable
 from agent_mailer.views.values.board import BoardView, MovedView, NeedView
 from agent_mailer.views.values.status import StatusView
 
+EVERY = 1.0
+"""Seconds between two looks."""
+
 WIDE = 140
 """From so many columns on there is room for where each agent's folder is."""
 
 NEEDS_SHOWN = 8
+MAIL_SHOWN = 12
 
 
 def head(board: BoardView) -> str:
@@ -32,8 +36,8 @@ def head(board: BoardView) -> str:
     return f"{calm}, {paint(asks, Ink.RED)}"
 
 
-def lines(board: BoardView, mail: int = 12) -> list[str]:
-    """All of it; of the mail the newest so many."""
+def lines(board: BoardView) -> list[str]:
+    """All of it; of the mail the newest."""
     room = width()
     if not board.workdirs:
         return ["no workdirs yet: agent-mailer init"]
@@ -45,8 +49,8 @@ def lines(board: BoardView, mail: int = 12) -> list[str]:
             shown += list(wrapped(text, room)) if room is not None else [text]
         if len(board.needs) > NEEDS_SHOWN:
             shown.append(f"and {len(board.needs) - NEEDS_SHOWN} more (agent-mailer status --all)")
-    if board.mail and mail:
-        shown += ["", paint("MAIL", Ink.BOLD), *(moved_text(one) for one in board.mail[-mail:])]
+    if board.mail:
+        shown += ["", paint("MAIL", Ink.BOLD), *(moved_text(one) for one in board.mail[-MAIL_SHOWN:])]
     return shown
 
 

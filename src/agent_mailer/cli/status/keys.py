@@ -20,7 +20,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Input, Static
 from textual.worker import get_current_worker
 
-from agent_mailer.cli.status.board import head, moved_text, need_text
+from agent_mailer.cli.status.board import EVERY, WIDE, head, moved_text, need_text
 from agent_mailer.cli.status.many import HEAD, cells_of
 from agent_mailer.cli.terminal.screen import plain
 from agent_mailer.names import printable
@@ -29,9 +29,6 @@ from agent_mailer.service.install import own_program
 from agent_mailer.views.board import Board
 from agent_mailer.views.values.board import BoardView, Need, NeedView
 from agent_mailer.views.values.status import FaultView, StatusView
-
-EVERY = 1.0
-WIDE = 140
 
 
 def show(board: Board) -> None:

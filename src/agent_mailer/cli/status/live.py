@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from agent_mailer.cli.status.board import gist, lines, moved_text, need_text
+from agent_mailer.cli.status.board import EVERY, gist, lines, moved_text, need_text
 from agent_mailer.cli.status.one import screen, stamp
 from agent_mailer.cli.terminal.printing import json_text, say
 from agent_mailer.cli.terminal.screen import Ink, is_dumb, paint, plain, width
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
     from agent_mailer.assemble import Workplace
 
-EVERY = 1.0
 BROKER_EVERY = 15.0
-MAIL_SHOWN = 12
 
 Draw = Callable[[], tuple[object, list[str]]]
 """The screen's lines, and what must differ for them to be worth printing again where nothing can be drawn over."""
@@ -63,7 +61,7 @@ def watch_all(workdirs: Sequence[Path] | None = None, *, as_json: bool = False) 
 
         show(board)
     else:
-        _show(lambda: (None, lines(board.look(), MAIL_SHOWN)), f"with keys: {command_for('tui')}")
+        _show(lambda: (None, lines(board.look())), f"with keys: {command_for('tui')}")
 
 
 def _until_left(tell: Callable[[], NoReturn]) -> None:
@@ -87,7 +85,7 @@ def _json_lines(board: Board) -> NoReturn:
 def _news(board: Board) -> NoReturn:
     """The board, and then a line for each mail and for each thing that comes to need a person."""
     found = board.look()
-    say("\n".join([*lines(found, MAIL_SHOWN), ""]))
+    say("\n".join([*lines(found), ""]))
     mail, needs = {one.message_id for one in found.mail}, set(found.needs)
     while True:
         sys.stdout.flush()
