@@ -75,11 +75,10 @@ def begin(directory: Path, disk: Disk, look: Look) -> Standing:
     if found is not None:
         return found
     disk.make_directory(folder_of(directory))
-    program = own_program(os.environ.get("PATH", os.defpath))
+    words = _broker(directory, "serve", "--port", str(_port(directory)))
     errors = directory / "logs" / "broker.err"
     disk.make_directory(errors.parent)
     disk.replace(errors, b"", sync=Sync.NONE)
-    words = (str(program), "broker", "serve", "--port", str(_port(directory)), "--data", str(folder_of(directory)))
     command = start_apart(words, env=_environment(), cwd=directory, errors=errors)
     found = _until_it_serves(directory, command, errors, look)
     disk.replace(folder_of(directory) / _PORT, found.url.rpartition(":")[2].encode() + b"\n", sync=Sync.NONE)
@@ -111,8 +110,7 @@ def person_of(directory: Path, disk: Disk) -> Person:
     # First in the file: whom a crash leaves without a user there is given one again.
     disk.replace(path, msgspec.json.encode(person) + b"\n", sync=Sync.FULL)
     path.chmod(0o600)
-    program = own_program(os.environ.get("PATH", os.defpath))
-    words = (str(program), "broker", "user", "add", person.username, "--data", str(folder_of(directory)))
+    words = _broker(directory, "user", "add", person.username)
     done = run_command(words, env={**_environment(), "AGENT_MAILER_PASSWORD": person.password}, cwd=directory)
     if done.status:
         disk.remove(path)
@@ -158,6 +156,12 @@ def _who() -> str:
     with suppress(OSError, KeyError):
         return getpass.getuser()
     return "user"
+
+
+def _broker(directory: Path, *words: str) -> tuple[str, ...]:
+    """A command about its data. Raises ConfigFault."""
+    program = own_program(os.environ.get("PATH", os.defpath))
+    return (str(program), "broker", *words, "--data", str(folder_of(directory)))
 
 
 def _environment() -> Mapping[str, str]:
