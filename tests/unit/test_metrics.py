@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+from tests.unit.test_status_health import WELL
 
 from agent_mailer.views.metrics import as_text, families
 from agent_mailer.views.values.history import SpentView
@@ -19,31 +20,18 @@ from agent_mailer.views.values.status import (
     Problem,
     ProblemView,
     QueuedView,
-    StatusView,
     StuckCountView,
     WatcherView,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 ODD = 'a "b"\\\nc'
-IDLE = StatusView(
+IDLE = msgspec.structs.replace(
+    WELL,
     workdir="/srv/coder",
-    agent="coder",
-    runtime="claude",
-    healthy=True,
-    problems=(),
     watcher=WatcherView(running=True, version="1.0"),
     mailbox=MailboxView("maildir", "coder"),
-    running=(),
-    retries=(),
-    blocked=(),
-    dead_letters=0,
-    pause=None,
-    trouble=None,
-    results=(),
     today=SpentView(3, 12.5, 100, 20, 0.25),
-    next_wake=None,
-    last_events=(),
 )
 STOPPED = msgspec.structs.replace(
     IDLE,
