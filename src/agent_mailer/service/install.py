@@ -165,6 +165,16 @@ def install(manager: UserManager, units: Units, instance: Instance, *, start: bo
         yield f"started   {instance.unit}: {manager.state(instance.unit).text}"
 
 
+def uninstall(manager: UserManager, units: Units, instances: Sequence[Instance]) -> Iterator[str]:
+    """Stop them and take them out; yields a line for each step that is done. Raises MailerError, OSError."""
+    manager.do("disable", "--now", *(instance.unit for instance in instances))
+    for instance in instances:
+        lines = units.remove(instance.name)
+        yield f"stopped   {instance.unit}"
+        yield from lines
+    manager.reload()
+
+
 def examined_as_service(place: Workplace) -> Report:
     """What `doctor` says in the surroundings of the workdir's service, and what is wrong with the service itself.
 

@@ -25,7 +25,7 @@ from agent_mailer.process.commands import CommandApart, run_command, start_apart
 from agent_mailer.process.environment import find_tool
 from agent_mailer.process.handle import ProcessIdentity, send, wait_gone
 from agent_mailer.service.folder import Units, units_folder
-from agent_mailer.service.install import install, own_program, plan
+from agent_mailer.service.install import install, own_program, plan, uninstall
 from agent_mailer.service.manager import UserManager
 from agent_mailer.state.lock import holder_of
 from agent_mailer.teams.making import workplaces
@@ -314,11 +314,8 @@ def remove_services(places: Mapping[str, Workplace]) -> None:
     units = Units(units_folder(os.environ), Disk())
     found = [instance for place in places.values() if (instance := units.of(place.workdir)) is not None]
     if found:
-        manager = UserManager(os.environ)
-        manager.do("disable", "--now", *(instance.unit for instance in found))
-        for instance in found:
-            units.remove(instance.name)
-        manager.reload()
+        for _ in uninstall(UserManager(os.environ), units, found):
+            pass
 
 
 def where_now(team: str, directory: Path, places: Mapping[str, Workplace]) -> Where | None:

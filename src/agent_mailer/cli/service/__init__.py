@@ -90,16 +90,14 @@ def gone(workdir: Workdir = None) -> None:
 @app.command("uninstall", cls=FastCommand)
 def uninstall(names: Names = None, workdir: Workdir = None, every: All = False) -> None:
     """Stop services and remove them; the workdir and its mail stay. Running turns get their grace, as with `stop`."""
+    from agent_mailer.service.install import uninstall as take_out
     from agent_mailer.service.manager import UserManager
 
     units = _units()
     manager = UserManager(os.environ)
     chosen = _chosen(units, names, workdir, every=every)
-    manager.do("disable", "--now", *(instance.unit for instance in chosen))
     with told_when_done() as done:
-        for instance in chosen:
-            done += [f"stopped   {instance.unit}", *units.remove(instance.name)]
-        manager.reload()
+        done += take_out(manager, units, chosen)
 
 
 @app.command("start", cls=FastCommand)
