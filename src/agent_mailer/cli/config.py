@@ -90,7 +90,6 @@ def set_key(
     file.set(key, typed)
     with place.trust.changing():
         file.save()
-        place.disk.system.chmod(place.folder.config, 0o600)
         if key in widening():
             place.trust.follow(trusted, "config set", (key,))
     say(f"{key}: {shown(key, before)} -> {shown(key, typed)}")
@@ -150,7 +149,6 @@ def unset(
     file.unset(key)
     with place.trust.changing():
         file.save()
-        place.disk.system.chmod(place.folder.config, 0o600)
         if key in widening():
             place.trust.follow(trusted, "config unset", (key,))
     check_file(place.folder.config)

@@ -93,12 +93,16 @@ class ConfigFile:
             self._document = tomlkit.parse("".join(line for line in lines if line.rstrip() != f"# {DOCS[head]}"))
 
     def save(self) -> bool:
-        """Publish by rename, 0600 in a 0700 folder; False if nothing changed. Raises OSError, ConfigFault."""
+        """Publish by rename in a 0700 folder, False if nothing changed; it is 0600 in any case.
+
+        Raises OSError, ConfigFault.
+        """
         data = tomlkit.dumps(self._document).encode()
-        if data == self._before:
-            return False
-        publish(self.path, data, self._before, self._disk)
-        return True
+        changed = data != self._before
+        if changed:
+            publish(self.path, data, self._before, self._disk)
+        self._disk.system.chmod(self.path, 0o600)
+        return changed
 
 
 def publish(path: Path, data: bytes, expected: bytes, disk: Disk) -> None:

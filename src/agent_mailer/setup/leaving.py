@@ -89,7 +89,6 @@ def move(place: Workplace, target: Path, environ: Mapping[str, str]) -> list[str
     with moved.trust.changing():
         if inside:
             file.save()
-            moved.disk.system.chmod(moved.folder.config, 0o600)
         moved.trust.follow(trusted, "agent move", tuple(inside))
     remember(target)
     return lines
@@ -118,7 +117,6 @@ def rename(place: Workplace, address: str, environ: Mapping[str, str]) -> list[s
         file.set("address", address)
         with place.trust.changing():
             file.save()
-            place.disk.system.chmod(place.folder.config, 0o600)
     lines = [f"address   {before} -> {address}"]
     if went:
         lines.append(f"moved     its mailbox, with all mail in it, to {root / 'agents' / address}")

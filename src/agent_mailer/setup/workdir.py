@@ -72,7 +72,6 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
         _forget_another(place, lines)
     with place.trust.changing():
         saved = "wrote    " if file.save() else "unchanged"
-        place.disk.system.chmod(place.folder.config, 0o600)
         if not in_a_turn(os.environ):
             # What another workdir of this name was trusted with says nothing of this one.
             place.trust.give(place.trust.reload().there, "init") if anew else place.trust.follow(
