@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of, look, user_named
+from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, OnlyUser, data_of, look, users_asked_for
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say
@@ -24,9 +22,7 @@ app = single()
 
 @app.command("agents", cls=FastCommand)
 def agents(
-    user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="Only this user's.", show_default=False)
-    ] = None,
+    user: OnlyUser = None,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
@@ -34,10 +30,9 @@ def agents(
     """What agents do, as their watchers reported last. Whether one still watches, the broker itself knows."""
     data = data_of(folder, database)
     from agent_mailer.broker.remote.rows import watched_agents
-    from agent_mailer.broker.users.rows import all_users
 
     def work(connection: Connection) -> list[WatchedAgent]:
-        owners = all_users(connection) if user is None else [user_named(connection, user)]
+        owners = users_asked_for(connection, user)
         return [agent for owner in owners for agent in watched_agents(connection, owner.id)]
 
     found = look(data, work)

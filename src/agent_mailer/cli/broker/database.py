@@ -34,6 +34,7 @@ DatabaseUrl = Annotated[
     str | None,
     typer.Option("--database", metavar="URL", help="An SQLAlchemy URL. Default: broker.db in the data folder."),
 ]
+OnlyUser = Annotated[str | None, typer.Option("--user", metavar="NAME", help="Only this user's.", show_default=False)]
 
 _EXTRA = (
     *("fastapi", "sqlalchemy", "alembic", "argon2", "bcrypt", "uvicorn"),
@@ -132,6 +133,13 @@ def broker_url(data: Data) -> str:
 
     serving = who_serves(data)
     return DEFAULT_URL if serving is None else serving.url
+
+
+def users_asked_for(connection: Connection, name: str | None) -> list[User]:
+    """The one of `OnlyUser`, or everybody. Raises UsageFault."""
+    from agent_mailer.broker.users.rows import all_users
+
+    return all_users(connection) if name is None else [user_named(connection, name)]
 
 
 def user_named(connection: Connection, name: str) -> User:

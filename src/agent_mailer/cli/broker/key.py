@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
+from agent_mailer.cli.broker.database import (
+    DatabaseUrl,
+    DataFolder,
+    OnlyUser,
+    broker_url,
+    change,
+    data_of,
+    look,
+    user_named,
+    users_asked_for,
+)
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -59,9 +69,7 @@ def add(
 
 @app.command("list", cls=FastCommand)
 def listed(
-    user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="Only this user's.", show_default=False)
-    ] = None,
+    user: OnlyUser = None,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
@@ -109,9 +117,9 @@ def revoke(
 
 
 def _keys(connection: Connection, name: str | None) -> list[tuple[str, Key]]:
-    from agent_mailer.broker.users.rows import all_users, keys_of
+    from agent_mailer.broker.users.rows import keys_of
 
-    users = all_users(connection) if name is None else [user_named(connection, name)]
+    users = users_asked_for(connection, name)
     return [(user.username, key) for user in users for key in keys_of(connection, user.id)]
 
 
