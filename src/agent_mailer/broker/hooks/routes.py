@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from agent_mailer.broker.answers import answer, described, header, refusals
 from agent_mailer.broker.callers import settings_of, store_of
 from agent_mailer.broker.hooks.rows import Called, called, secret_of
-from agent_mailer.broker.hooks.taking import Delivery, Limits, Taken, take_all
+from agent_mailer.broker.hooks.taking import WRONG, Delivery, Limits, Taken, take_all
 from agent_mailer.broker.messages.forms import idempotency_key, is_json
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.streams import streams_of
@@ -23,7 +23,6 @@ from agent_mailer.outside.signature import GITHUB_HEADER, HEADER, LARGEST, WINDO
 
 router = APIRouter(prefix="/hooks", tags=["hooks"])
 
-WRONG = "The signature is missing or wrong"
 _NOBODYS = Called("00000000-0000-0000-0000-000000000000", 0, Source.GENERIC, Rules(), "")
 _HEADERS = (
     header(HEADER, "Of a generic hook: t=SECONDS,v1=HMAC-SHA256 over SECONDS.BODY", r"^t=[0-9]+,v1=[0-9a-f]{64}$"),

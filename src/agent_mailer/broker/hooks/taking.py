@@ -22,6 +22,8 @@ from agent_mailer.outside.event import Event, Ignored, State, body_of, subject_o
 
 FIRST_WAIT_MS, LONGEST_WAIT_MS = 60_000, 6 * 3600_000
 MOST_TRIES = 12
+WRONG = "The signature is missing or wrong"
+"""The same whether there is such a hook or not."""
 
 
 class Outcome(StrEnum):
@@ -162,7 +164,7 @@ class _Held(msgspec.Struct, frozen=True):
 def _locked(connection: Connection, hook_id: str) -> _Hook:
     row = connection.execute(_LOCKED.where(_h.id == hook_id)).first()
     if row is None or row[2] == Standing.DELETED:
-        raise Fault(401, "The signature is missing or wrong")
+        raise Fault(401, WRONG)
     return _Hook(*row)
 
 
