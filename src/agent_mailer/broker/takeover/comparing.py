@@ -10,14 +10,12 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Select, bindpar
 
 from agent_mailer.broker.tables import agents, metadata, threads, trashed_messages
 from agent_mailer.broker.takeover.source import KEYS, SHAPE, Old, Source, key_of, portions
-from agent_mailer.broker.takeover.translating import Loss
-from agent_mailer.broker.threads.rows import Shelf
+from agent_mailer.broker.takeover.translating import SHELVES, Loss
 
 _JSON = frozenset((("users", "filter_tags"), ("agents", "tags"), ("messages", "attachments")))
 _FLAGS = frozenset((("users", "is_superadmin"), ("api_keys", "is_active"), ("messages", "is_read")))
 _ELSEWHERE = frozenset((("files", "stored_path"),))
 """What is not the same by design."""
-_SHELVES = {"archived_threads": Shelf.ARCHIVE, "trashed_threads": Shelf.TRASH}
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -33,13 +31,13 @@ class Compared(msgspec.Struct, frozen=True):
     differing: list[str]
 
 
-def compare(connection: Connection, source: Source, losses: Sequence[Loss], *, settings: bool) -> list[Compared]:
-    """Table by table, and the inboxes at the end. `settings`: they were taken over, too."""
+def compare(connection: Connection, source: Source, losses: Sequence[Loss]) -> list[Compared]:
+    """Table by table, without the settings, and the inboxes at the end."""
     left = {(loss.table, loss.key) for loss in losses if not loss.column}
     changed = {(loss.table, loss.key, loss.column) for loss in losses if loss.column}
     found = []
     for name in SHAPE:
-        if name == "system_settings" and not settings:
+        if name == "system_settings":
             continue
         there = same = 0
         differing: list[str] = []
@@ -72,9 +70,9 @@ def _read_back(name: str, rows: Sequence[Old]) -> tuple[Select[Any], list[Any]]:
     key = KEYS.get(name, ("id",))
     wanted: list[Any] = [tuple(row[part] for part in key) if len(key) > 1 else row[key[0]] for row in rows]
     asked: BindParameter[Any] = bindparam("keys", expanding=True)
-    if name in _SHELVES:
+    if name in SHELVES:
         since = func.min(threads.c.shelved_at).label(SHAPE[name][1])
-        where = (threads.c.thread_id.in_(asked), threads.c.shelf == _SHELVES[name])
+        where = (threads.c.thread_id.in_(asked), threads.c.shelf == SHELVES[name])
         return select(threads.c.thread_id, since).where(*where).group_by(threads.c.thread_id), wanted
     if name == "trashed_messages":
         return select(trashed_messages).where(trashed_messages.c.message_id.in_(asked)), wanted

@@ -19,7 +19,7 @@ from agent_mailer.broker.tables import messages, metadata, sent_counts, threads,
 from agent_mailer.broker.takeover.comparing import Compared, compare
 from agent_mailer.broker.takeover.pictures import put_pictures, remove
 from agent_mailer.broker.takeover.source import SHAPE, Source, opened, portions
-from agent_mailer.broker.takeover.translating import Loss, Rules, Translator
+from agent_mailer.broker.takeover.translating import SHELVES, Loss, Rules, Translator
 from agent_mailer.broker.threads.rows import Shelf
 from agent_mailer.broker.upkeep.derived import derive
 from agent_mailer.broker.users.rows import set_invite_required
@@ -27,8 +27,7 @@ from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.names import printable
 
 MOST_TOLD = 10
-_SHELVES = (("archived_threads", "archived_at", Shelf.ARCHIVE), ("trashed_threads", "trashed_at", Shelf.TRASH))
-_HARMLESS = ("archived_threads", "trashed_threads", "trashed_messages")
+_HARMLESS = (*SHELVES, "trashed_messages")
 """Rows of these that name what there is not say nothing."""
 _APART = ("system_settings", *_HARMLESS)
 """Tables that are no tables of ours."""
@@ -107,7 +106,7 @@ async def _in_one_transaction(data: Data, source: Source, wanted: Wanted, put: l
 def _take(connection: Connection, data: Data, source: Source, wanted: Wanted, put: list[Path]) -> Taken:
     remove(put)
     empty = _require_no_conflict(connection, source)
-    shelves, trashed = _put_away(source), dict(_pairs(source, "trashed_messages", "trashed_at"))
+    shelves, trashed = _put_away(source), dict(_pairs(source, "trashed_messages"))
     translator = Translator(Rules(empty, wanted.bound_keys, shelves, trashed))
     for name in SHAPE:
         if name not in _APART:
@@ -121,7 +120,7 @@ def _take(connection: Connection, data: Data, source: Source, wanted: Wanted, pu
     lost = [loss for loss in translator.losses if not loss.column and loss.table not in _HARMLESS]
     if lost and not wanted.leave_out:
         raise _broken(source, lost)
-    compared = compare(connection, source, translator.losses, settings=False)
+    compared = compare(connection, source, translator.losses)
     if differing := [words for one in compared for words in one.differing]:
         raise MailerError(
             "differs",
@@ -159,18 +158,16 @@ def _require_no_conflict(connection: Connection, source: Source) -> bool:
     return not known
 
 
-def _pairs(source: Source, name: str, moment: str) -> Iterator[tuple[str, str]]:
+def _pairs(source: Source, name: str) -> Iterator[tuple[str, str]]:
+    """What is put away, and since when."""
+    what, since = SHAPE[name]
     for row in source.rows(name):
-        yield row[SHAPE[name][0]], row[moment]
+        yield row[what], row[since]
 
 
 def _put_away(source: Source) -> dict[str, tuple[Shelf, str]]:
     """What is in the trash is nowhere else."""
-    return {
-        thread_id: (shelf, since)
-        for name, moment, shelf in _SHELVES
-        for thread_id, since in _pairs(source, name, moment)
-    }
+    return {thread_id: (shelf, since) for name, shelf in SHELVES.items() for thread_id, since in _pairs(source, name)}
 
 
 def _insert(connection: Connection, source: Source, name: str, translator: Translator) -> None:
@@ -214,8 +211,8 @@ def _note_idle(
 ) -> None:
     """Rows that say where something is that there is not."""
     with_mail = {thread for _, thread in translator.shelved}
-    for name, moment, shelf in _SHELVES:
-        for thread_id, _ in _pairs(source, name, moment):
+    for name, shelf in SHELVES.items():
+        for thread_id, _ in _pairs(source, name):
             if thread_id not in with_mail:
                 translator.note_lost(name, thread_id, "there is no mail in that thread")
             elif shelves[thread_id][0] is not shelf:

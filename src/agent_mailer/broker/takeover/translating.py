@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from agent_mailer.broker.channels.rows import Status
+from agent_mailer.broker.messages.files import EXTENSIONS
 from agent_mailer.broker.takeover.source import Old, key_of
 from agent_mailer.broker.threads.rows import Shelf
 from agent_mailer.broker.users.login import is_old
@@ -17,7 +18,8 @@ from agent_mailer.broker.users.login import is_old
 New = dict[str, Any]
 """A row of a table of ours."""
 ACTIONS = ("send", "reply", "forward")
-EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp"}
+SHELVES = {"archived_threads": Shelf.ARCHIVE, "trashed_threads": Shelf.TRASH}
+"""By the tables of threads that are put away: which are what here."""
 _OF_AGENT = "agent:"
 """How a key is named that was made for one agent; its id follows."""
 _IN_A_PATH = re.compile(r"[0-9a-zA-Z-]{1,64}")
@@ -99,7 +101,7 @@ class Translator:
                     raise Broken(f"{name} is no text")
             return self._how[table](old)
         except Broken as broken:
-            self.losses.append(Loss(table, key_of(table, old), str(broken)))
+            self.note_lost(table, key_of(table, old), str(broken))
             if table == "messages":
                 self._left_out.add(old["id"])
             return None
