@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
 
 from agent_mailer.broker.engines import now_ms
 from agent_mailer.broker.protocol import Fault
@@ -72,8 +72,7 @@ def take(connection: Connection, owner: Owner, project: str, patterns: Sequence[
         held = [msgspec.structs.asdict(_shown(row, now)) for row in way[:100]]
         raise Fault(409, words, extra={"reason": "reserved", "held": held})
     new = [pattern for pattern in dict.fromkeys(patterns) if all(row.pattern != pattern for row in mine)]
-    theirs = select(_c.id).where(_c.user_id == owner.user_id, _c.ends_ms > now)
-    if len(connection.execute(theirs).all()) + len(new) > MOST_STANDING:
+    if _count(connection, and_(_c.user_id == owner.user_id, _c.ends_ms > now)) + len(new) > MOST_STANDING:
         raise Fault(409, f"A user has at most {MOST_STANDING} reservations", extra={"reason": "too_many"})
     connection.execute(delete(file_reservations).where(_c.user_id == owner.user_id, _c.ends_ms <= now))
     ends = now + seconds * 1000
@@ -93,16 +92,20 @@ def renew(connection: Connection, owner: Owner, seconds: int) -> int:
     lasting = and_(_own(owner), _c.ends_ms > now)
     ends = now + seconds * 1000
     connection.execute(update(file_reservations).where(lasting, _c.ends_ms < ends).values(ends_ms=ends))
-    return len(connection.execute(select(_c.id).where(lasting)).all())
+    return _count(connection, lasting)
 
 
 def release(connection: Connection, owner: Owner, project: str, patterns: Sequence[str]) -> int:
     """Those, or all that the owner has in the project; how many. Twice is as once."""
     now = _alone(connection, owner.user_id)
     wanted = and_(_own(owner), _c.project == project, *([_c.pattern.in_(patterns)] if patterns else []))
-    many = len(connection.execute(select(_c.id).where(wanted, _c.ends_ms > now)).all())
+    many = _count(connection, and_(wanted, _c.ends_ms > now))
     connection.execute(delete(file_reservations).where(wanted))
     return many
+
+
+def _count(connection: Connection, those: ColumnElement[bool]) -> int:
+    return connection.execute(select(func.count()).select_from(file_reservations).where(those)).scalar_one()
 
 
 def _alone(connection: Connection, user_id: str) -> int:
