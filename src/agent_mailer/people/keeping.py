@@ -106,7 +106,7 @@ class LookedThrough:
             if not isinstance(message, Message):
                 message = await self._mail.sent_copy(head.envelope.id) or head
             text = f"{message.subject}\n{message.body}"
-            if not wanted.issubset(_those_in(text, wanted)):
+            if not _has_all(text, wanted):
                 continue
             if len(found) == limit:
                 return found, True
@@ -143,9 +143,9 @@ def wanted_words(text: str) -> frozenset[str]:
     return found
 
 
-def _those_in(text: str, wanted: Iterable[str]) -> set[str]:
+def _has_all(text: str, wanted: Iterable[str]) -> bool:
     words = set(_WORDS.findall(text.casefold()))
-    return {one for one in wanted if (any(w.startswith(one[:-1]) for w in words) if one[-1] == "*" else one in words)}
+    return all(any(w.startswith(one[:-1]) for w in words) if one[-1] == "*" else one in words for one in wanted)
 
 
 def snippet(body: str, wanted: Iterable[str]) -> str:
