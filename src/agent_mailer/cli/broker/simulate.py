@@ -8,7 +8,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -165,8 +165,7 @@ def _beside() -> Path:
     return Path(sys.executable).parent / "agent-mailer"
 
 
-def _first_words(path: Path, status: object) -> str:
-    assert callable(status)
+def _first_words(path: Path, status: Callable[[], object]) -> str:
     end = time.monotonic() + START_SECONDS
     while "Ctrl-C" not in (said := path.read_text("utf-8", "replace")):
         if status() is not None or time.monotonic() > end:
