@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, column, func, inspect, select, table, text
+from sqlalchemy import Connection, bindparam, column, inspect, select, table, text
 from sqlalchemy.exc import OperationalError
 
 from agent_mailer.broker.data import driver_url
@@ -153,11 +153,6 @@ class Source:
         own = table(name, *(column(each) for each in self._there[name]))
         which = own.c[KEYS.get(name, ("id",))[0]].in_(bindparam("keys", expanding=True))
         return [dict(row) for row in self._connection.execute(select(own).where(which), {"keys": keys}).mappings()]
-
-    def count(self, name: str) -> int:
-        if name not in self._there:
-            return 0
-        return int(self._connection.execute(select(func.count()).select_from(table(name))).scalar_one())
 
     def inboxes(self) -> dict[str, tuple[int, int]]:
         """What that broker shows in the inbox of each address: all, and unread."""
