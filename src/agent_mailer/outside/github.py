@@ -235,8 +235,6 @@ _MAKERS: dict[str, Callable[[_Said], Event | Ignored]] = {
     "push": _push,
     "ping": _ping,
 }
-KNOWN = tuple(_MAKERS)
-"""Events that can become mail."""
 
 
 def _facts(said: _Said, url: str) -> tuple[tuple[str, str], ...]:

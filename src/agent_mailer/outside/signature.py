@@ -34,11 +34,6 @@ def sign(secret: str, body: bytes, at: int) -> str:
     return f"t={at},v1={_digest(secret, b'%d.' % at + body)}"
 
 
-def sign_as_github(secret: str, body: bytes) -> str:
-    """The value of `GITHUB_HEADER`."""
-    return f"sha256={_digest(secret, body)}"
-
-
 def check(secret: str, given: str, body: bytes, now: float) -> Verdict:
     """Whether `given`, the value of `HEADER`, is right and of now (seconds since 1970)."""
     found = _OURS.fullmatch(given)
