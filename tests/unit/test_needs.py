@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_mailer.broker.remote.watched import Watched, Watcher
 from agent_mailer.console.operating.needs import SILENT_AFTER, needs_of
 from agent_mailer.remote.port import Counted, Question, Report, Resting, Stuck, Trouble, Working
+from agent_mailer.remote.watched import Watched, Watcher
 from agent_mailer.views.values.needs import NeedKind
 
 NOW = 1_800_000_000.0

@@ -14,8 +14,7 @@ from agent_mailer.broker.directory import AgentCaller, AgentRow
 from agent_mailer.broker.messages.forms import KEY_HEADER, idempotency_key
 from agent_mailer.broker.protocol import NO_NUL, Fault
 from agent_mailer.broker.remote import rows
-from agent_mailer.broker.remote.rows import RemoteRequest, Wanted
-from agent_mailer.broker.remote.watched import Watched, watched_by
+from agent_mailer.broker.remote.watched import watched_by
 from agent_mailer.broker.streams import fence_of, streams_of
 from agent_mailer.broker.watchers import EPOCH_HEADER
 from agent_mailer.remote.port import (
@@ -31,6 +30,7 @@ from agent_mailer.remote.port import (
     Report,
     wrong_with,
 )
+from agent_mailer.remote.watched import RemoteRequest, Wanted, Watched
 
 router = APIRouter()
 T = TypeVar("T")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -16,7 +15,8 @@ from agent_mailer.broker.leases import Fence, last_epochs
 from agent_mailer.broker.protocol import CLOCK, Fault, now_text
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.watch_tables import remote_requests, reports
-from agent_mailer.remote.port import Answered, Asked, Became, RemoteVerb, Report
+from agent_mailer.remote.port import Answered, Asked, RemoteVerb, Report
+from agent_mailer.remote.watched import RemoteRequest, RequestState, Wanted
 
 MOST_WAITING = 100
 """Requests to one agent that wait at a time."""
@@ -26,42 +26,6 @@ KEPT = 500
 
 _r = reports.c
 _q = remote_requests.c
-
-
-class RequestState(StrEnum):
-    """What came of a request; the last three as its watcher told, or its time has run out before that."""
-
-    WAITING = "waiting"
-    DONE = Became.DONE.value
-    REFUSED = Became.REFUSED.value
-    EXPIRED = Became.EXPIRED.value
-
-
-class RemoteRequest(msgspec.Struct, frozen=True):
-    """What somebody asks of a watcher, until `ends_at`, and what came of it: `lines` are the watcher's, for people."""
-
-    number: int
-    verb: RemoteVerb
-    targets: tuple[str, ...]
-    reason: str
-    then: str
-    person: str
-    asked_at: str
-    ends_at: str
-    state: RequestState
-    lines: tuple[str, ...]
-    answered_at: str | None
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """What is to be asked of an agent's watcher, for `seconds`; the same `key` asks once."""
-
-    verb: RemoteVerb
-    seconds: int
-    targets: tuple[str, ...] = ()
-    reason: str = ""
-    then: str = "retry"
-    key: str | None = None
 
 
 class WatchedAgent(msgspec.Struct, frozen=True):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import msgspec
 from sqlalchemy import Connection
 
 from agent_mailer.broker.leases import Lease
 from agent_mailer.broker.remote.rows import WatchedAgent, watched_agents
-from agent_mailer.remote.port import Report, Standing
+from agent_mailer.remote.watched import Watched, Watcher
 
 
 class Holders(Protocol):
@@ -18,31 +17,6 @@ class Holders(Protocol):
 
     def holders(self, connection: Connection, agent_ids: Sequence[str]) -> Mapping[str, Lease]:
         """Of these agents those that are held now."""
-
-
-class Watcher(msgspec.Struct, frozen=True):
-    """Who holds the agent, and since when."""
-
-    name: str
-    since: str
-
-
-class Watched(msgspec.Struct, frozen=True):
-    """An agent, whether somebody watches it now, and what its watcher reported last: of before, where nobody does.
-
-    `standing` is the report in a word; `lost`: the watcher is away and has not said that it leaves.
-    """
-
-    agent_id: str
-    name: str
-    address: str
-    unread: int
-    watcher: Watcher | None
-    lost: bool
-    standing: Standing | None
-    reported_at: str | None
-    requests_waiting: int
-    report: Report | None
 
 
 def watched_by(connection: Connection, holders: Holders, user_id: str) -> list[Watched]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from agent_mailer.broker.remote.watched import Watched
 from agent_mailer.remote.port import (
     Question,
     RemoteAccess,
@@ -15,6 +14,7 @@ from agent_mailer.remote.port import (
     Stuck,
     may_be_asked,
 )
+from agent_mailer.remote.watched import Watched
 from agent_mailer.views.values.needs import NeedKind, NeedView
 
 SILENT_AFTER = 600.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import get_args
 
 from fastapi import APIRouter, Request, Response
@@ -13,22 +12,30 @@ from agent_mailer.broker.agents import admin
 from agent_mailer.broker.callers import AsPerson, store_of
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.remote.routes import DEFAULT_SECONDS, WantedForm, ask_of
-from agent_mailer.broker.remote.rows import Wanted, recent_requests, requests_of
-from agent_mailer.broker.remote.watched import Watched, watched_by
+from agent_mailer.broker.remote.rows import recent_requests, requests_of
+from agent_mailer.broker.remote.watched import watched_by
 from agent_mailer.broker.streams import streams_of
 from agent_mailer.broker.users.rows import keys_of
 from agent_mailer.console.mail import writing
 from agent_mailer.console.operating.needs import needs_of
-from agent_mailer.console.operating.rows import Said, said_in, tags_of, turns_of_agent
+from agent_mailer.console.operating.pages import (
+    SHOWN_SECONDS,
+    AgentPage,
+    AgentsPage,
+    NeedsPage,
+    Said,
+    trouble_first,
+    values_of,
+)
+from agent_mailer.console.operating.rows import said_in, tags_of, turns_of_agent
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, own_address, text_of
 from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.remote.watched import Wanted, Watched
 from agent_mailer.views.values.needs import NeedKind, NeedView
 
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
-SHOWN_SECONDS = 120.0
-"""So long a request that was answered is still told of where it was asked."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 _THENS = get_args(WantedForm.model_fields["then"].annotation)
 
@@ -38,17 +45,17 @@ async def needs(request: Request, person: AsPerson) -> Response:
     """The first page."""
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
-    def work(connection: Connection) -> dict[str, object]:
+    def work(connection: Connection) -> NeedsPage:
         agents = watched_by(connection, streams, person.user_id)
         found = needs_of(agents, now)
         said = said_in(connection, person.user_id, found)
         # Whoever has been answered is about to go on.
         waiting = [need for need in found if need.kind is not NeedKind.QUESTION or not _is_answered(need, said)]
         asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
-        return {"needs": waiting, "said": said, "asked": asked, "agents": agents}
+        return NeedsPage(agents, waiting, said, asked)
 
-    values = await store_of(request).read(work)
-    return await page(request, person, "needs.html", here="needs", at=now, stamp=_stamp, **values)
+    shown = await store_of(request).read(work)
+    return await page(request, person, "needs.html", here="needs", **values_of(shown, now))
 
 
 def _is_answered(need: NeedView, said: dict[str, Said]) -> bool:
@@ -95,14 +102,13 @@ async def agents(request: Request, person: AsPerson) -> Response:
     """Trouble first, then what works."""
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
-    def work(connection: Connection) -> dict[str, object]:
+    def work(connection: Connection) -> AgentsPage:
         found = watched_by(connection, streams, person.user_id)
-        troubled = {need.agent_id for need in needs_of(found, now)}
-        found.sort(key=lambda one: (one.agent_id not in troubled, one.report is None, one.address))
-        return {"agents": found, "asked": recent_requests(connection, person.user_id, now - SHOWN_SECONDS)}
+        asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
+        return AgentsPage(trouble_first(found, needs_of(found, now)), asked)
 
-    values = await store_of(request).read(work)
-    return await page(request, person, "agents.html", here="agents", at=now, stamp=_stamp, **values)
+    shown = await store_of(request).read(work)
+    return await page(request, person, "agents.html", here="agents", **values_of(shown, now))
 
 
 @router.get("/agent")
@@ -112,19 +118,22 @@ async def agent(request: Request, person: AsPerson, id: str) -> Response:
     def work(connection: Connection) -> dict[str, object]:
         one = _named(watched_by(connection, streams, person.user_id), id)
         found = needs_of([one], now)
+        shown = AgentPage(
+            one,
+            found,
+            said_in(connection, person.user_id, found),
+            recent_requests(connection, person.user_id, now - SHOWN_SECONDS),
+            requests_of(connection, person.user_id, id, 20),
+            turns_of_agent(connection, person.user_id, id),
+        )
         return {
-            "agent": one,
-            "needs": found,
-            "said": said_in(connection, person.user_id, found),
-            "requests": requests_of(connection, person.user_id, id, 20),
-            "asked": recent_requests(connection, person.user_id, now - SHOWN_SECONDS),
-            "turns": turns_of_agent(connection, person.user_id, id),
+            **values_of(shown, now),
             "tags": tags_of(connection, person.user_id, id),
             "keys": [key for key in keys_of(connection, person.user_id) if key.agent_id in (None, id)],
         }
 
     values = await store_of(request).read(work)
-    return await page(request, person, "agent.html", here="agents", at=now, stamp=_stamp, **values)
+    return await page(request, person, "agent.html", here="agents", **values)
 
 
 @router.post("/agent/tags")
@@ -142,10 +151,3 @@ def _named(found: list[Watched], agent_id: str) -> Watched:
         if one.agent_id == agent_id:
             return one
     raise Fault(404, "Agent not found")
-
-
-def _stamp(moment: float | None) -> str:
-    """A moment of a report as pages write one; empty for none."""
-    if not moment:
-        return ""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, Select, bindparam, func, select
 
 from agent_mailer.broker.tables import agents as agent_rows
 from agent_mailer.broker.tables import messages, receipts
+from agent_mailer.console.operating.pages import Said, TurnRow
 from agent_mailer.views.values.needs import NeedView
 
 MOST_THREADS = 100
@@ -33,27 +33,6 @@ _TURNS: Select[Any] = (
 _TAGS = select(agent_rows.c.tags).where(
     agent_rows.c.id == bindparam("agent"), agent_rows.c.user_id == bindparam("user")
 )
-
-
-class Said(msgspec.Struct, frozen=True):
-    """The last message of an agent's in a thread, and whether somebody has written to the agent there since."""
-
-    message_id: str
-    subject: str
-    excerpt: str
-    answered: bool
-
-
-class TurnRow(msgspec.Struct, frozen=True):
-    """A turn as its receipts tell of it; without an outcome it has begun, and nobody has told its end."""
-
-    turn_id: str
-    message_id: str
-    thread_id: str
-    subject: str
-    sender: str
-    outcome: str
-    at: str
 
 
 def said_in(connection: Connection, user_id: str, needs: Iterable[NeedView]) -> dict[str, Said]:
