@@ -27,6 +27,7 @@ from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.listing import read_envelope, scan
 from agent_mailer.mailbox.port import Automatic, Envelope
 from agent_mailer.names import printable
+from agent_mailer.progress import Step, Tell, counted, untold
 from agent_mailer.state import State
 from agent_mailer.state.records import RetryEntry
 from agent_mailer.state.takeover import read_inflight
@@ -87,7 +88,7 @@ class RepairReport(msgspec.Struct, frozen=True):
     left: tuple[Left, ...]
 
 
-def repair_workdir(place: Workplace) -> RepairReport:
+def repair_workdir(place: Workplace, tell: Tell = untold) -> RepairReport:
     """Take the lock, and mend what can be mended.
 
     Raises BusyFault while a watcher runs, ConfigFault where there is no state folder or a newer one.
@@ -105,7 +106,7 @@ def repair_workdir(place: Workplace) -> RepairReport:
         message = f"{fault.message}; a running watcher repairs what it finds by itself"
         raise BusyFault(fault.code, message, fault.fix) from None
     _keep_out_of_git(place, mended, left)
-    work = Repair(place.state, place.clock.now())
+    work = Repair(place.state, place.clock.now(), tell)
     try:
         work.run(_mail_folders(place, left))
     finally:
@@ -131,8 +132,9 @@ def _keep_out_of_git(place: Workplace, mended: list[Mended], left: list[Left]) -
 class Repair:
     """One run over one workdir. `mended` and `left` grow in the order in which things were looked at."""
 
-    def __init__(self, state: State, now: float) -> None:
+    def __init__(self, state: State, now: float, tell: Tell = untold) -> None:
         self.mended: list[Mended] = []
+        self._tell = tell
         self.left: list[Left] = []
         self._state = state
         self._now = now
@@ -236,7 +238,8 @@ class Repair:
                 if self._is_nobodys(envelope.id, set()):
                     state.retries.put(RetryEntry(envelope, starts=1))
                     self._say(state.turns.path(row.turn_id), f"is gone; {printable(envelope.id)} is to be done again")
-        for turn_id in state.turns.ids():
+        turn_ids = state.turns.ids()
+        for turn_id in counted(turn_ids, "looks at turns", self._tell, len(turn_ids)):
             if state.turns.load(turn_id) is not None:
                 continue
             if state.turns.is_settled(turn_id):
@@ -282,6 +285,7 @@ class Repair:
 
     def _step(self, path: Path, work: Callable[[], object]) -> None:
         """One thing that fails leaves the others to be done. A newer format is nobody's to touch."""
+        self._tell(Step(f"looks at {printable(path.name)}"))
         try:
             work()
         except ConfigFault:

@@ -15,6 +15,7 @@ from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find
 from agent_mailer.checks.mailbox import mailbox_checks
 from agent_mailer.checks.workdir import check_approve, check_config, check_folder, check_identity, check_trust
 from agent_mailer.errors import ExitCode, MailerError
+from agent_mailer.progress import Step, Tell, untold
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -29,15 +30,15 @@ class Report(msgspec.Struct, frozen=True):
     checks: tuple[CheckResult, ...]
 
 
-def verified(place: Workplace) -> Report:
+def verified(place: Workplace, tell: Tell = untold) -> Report:
     """What a watcher needs; ends as its first failure says."""
-    results = verify_checks(place)
+    results = verify_checks(place, tell)
     return _report(place, results, first_failure(results))
 
 
-def examined(place: Workplace, results: Sequence[CheckResult] | None = None) -> Report:
+def examined(place: Workplace, results: Sequence[CheckResult] | None = None, tell: Tell = untold) -> Report:
     """Everything, or the `results` of somebody who has looked; ends with 1 if a check failed."""
-    results = doctor_checks(place) if results is None else results
+    results = doctor_checks(place, tell) if results is None else results
     return _report(place, results, ExitCode.FAILED if first_failure(results) else ExitCode.OK)
 
 
@@ -46,7 +47,7 @@ def _report(place: Workplace, results: Sequence[CheckResult], exit_code: int) ->
     return Report(str(place.workdir), not bad, exit_code, tuple(results))
 
 
-def verify_checks(place: Workplace) -> list[CheckResult]:
+def verify_checks(place: Workplace, tell: Tell = untold) -> list[CheckResult]:
     """What a watcher needs, as far as it can be looked at, in the order in which one needs the other."""
     results = [
         check_folder(place.folder),
@@ -62,19 +63,24 @@ def verify_checks(place: Workplace) -> list[CheckResult]:
     if config.reserves:
         results.append(_check_reserve(place))
     if place.handle or config.broker_url:
+        tell(Step("looks at the mailbox"))
         results += mailbox_checks(place)
     if config.runtime is not None:
+        tell(Step(f"looks for {config.runtime.value}"))
         results.append(check_runtime(config.runtime.value, lambda: program_of(place)))
     return results
 
 
-def doctor_checks(place: Workplace) -> list[CheckResult]:
+def doctor_checks(place: Workplace, tell: Tell = untold) -> list[CheckResult]:
     """As `verify_checks`; then the state, the machine, the mail tools, and the agent program's own word."""
-    results = verify_checks(place)
+    results = verify_checks(place, tell)
     if os.path.isdir(place.folder.path):  # noqa: PTH112 - a folder that may not be entered is no error here
+        tell(Step("looks at the state"))
         results += _state_checks(place)
     if _loads(place):
-        results += _place_checks(place) + _agent_checks(place)
+        tell(Step("looks at the machine"))
+        results += _place_checks(place)
+        results += _agent_checks(place, tell)
     return results
 
 
@@ -157,7 +163,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     ]
 
 
-def _agent_checks(place: Workplace) -> list[CheckResult]:
+def _agent_checks(place: Workplace, tell: Tell) -> list[CheckResult]:
     """Only where the program is found: `verify` says so where it is not."""
     from agent_mailer.checks.agent import check_environment, check_probes, check_tools, no_scratch
     from agent_mailer.checks.machine import check_turn_memory
@@ -170,6 +176,7 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
         runtime = place.runtime()
     except (MailerError, OSError):
         return [passed]
+    tell(Step("asks the agent program"))
     results = [
         passed,
         *check_probes(runtime, program),
@@ -181,9 +188,11 @@ def _agent_checks(place: Workplace) -> list[CheckResult]:
             place.clock.now(),
         ),
     ]
+    tell(Step("tries every door of the sandbox"))
     results += check_sandbox(place, runtime, program.launch)
     if (size := place.config.turn_memory) != "":
         results.append(check_turn_memory(size, place.policy().turn_memory, program.launch.env))
+    tell(Step("tries the mail tools"))
     try:
         with tempfile.TemporaryDirectory(prefix="agent-mailer-check-") as scratch:
             launch = program.launch

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.options import Json, Workdir, workplace
+from agent_mailer.cli.options import Json, Quiet, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.screen import Ink, pad, paint
 from agent_mailer.cli.terminal.tables import hanging
 from agent_mailer.errors import ExitCode, UsageFault
@@ -37,6 +38,7 @@ def doctor(
         ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also each check that is well.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Check everything: what verify checks, the state, the machine, the mail tools, the agent program's own word.
@@ -51,15 +53,21 @@ def doctor(
     if repair:
         from agent_mailer.checks.repair import repair_workdir
 
-        _show_repaired(repair_workdir(place), as_json=as_json)
+        with shown("mends the state", quiet=quiet or as_json) as tell:
+            mended = repair_workdir(place, tell)
+        _show_repaired(mended, as_json=as_json)
     elif as_service:
         from agent_mailer.service.install import examined_as_service
 
-        show(examined_as_service(place), as_json=as_json, brief=not verbose)
+        with shown("asks in the service's surroundings", quiet=quiet or as_json):
+            report = examined_as_service(place)
+        show(report, as_json=as_json, brief=not verbose)
     else:
         from agent_mailer.checks.verify import examined
 
-        show(examined(place), as_json=as_json, brief=not verbose)
+        with shown("looks at the configuration", quiet=quiet or as_json) as tell:
+            report = examined(place, tell=tell)
+        show(report, as_json=as_json, brief=not verbose)
 
 
 def _show_repaired(report: RepairReport, *, as_json: bool) -> None:
@@ -82,14 +90,17 @@ verify_app = single()
 
 
 @verify_app.command("verify", cls=FastCommand)
-def verify(workdir: Workdir = None, as_json: Json = False) -> None:
+def verify(workdir: Workdir = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Check what a watcher needs: configuration, identity, mailbox, agent program. Starts nothing.
 
     Exits 0 if nothing failed, else as the first failure says: 78 configuration, 69 not to be had, 77 refused.
     """
     from agent_mailer.checks.verify import verified
 
-    show(verified(workplace(workdir)), as_json=as_json)
+    place = workplace(workdir)
+    with shown("looks at the configuration", quiet=quiet or as_json) as tell:
+        report = verified(place, tell)
+    show(report, as_json=as_json)
 
 
 def show(report: Report, *, as_json: bool, brief: bool = False) -> None:

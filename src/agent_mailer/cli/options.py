@@ -24,6 +24,7 @@ Workdir = Annotated[
     typer.Option("--workdir", "-C", help="The agent's folder. Default: the current one.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts; errors too.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No line about how far it is, on a terminal either.")]
 SHOWN = 100
 """Rows of a list that may be long, unless more are asked for."""
 

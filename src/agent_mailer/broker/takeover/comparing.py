@@ -11,6 +11,7 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Select, bindpar
 from agent_mailer.broker.tables import agents, metadata, threads, trashed_messages
 from agent_mailer.broker.takeover.source import KEYS, SHAPE, Old, Source, key_of, portions
 from agent_mailer.broker.takeover.translating import SHELVES, Loss
+from agent_mailer.progress import Tell, counted, untold
 
 _JSON = frozenset((("users", "filter_tags"), ("agents", "tags"), ("messages", "attachments")))
 _FLAGS = frozenset((("users", "is_superadmin"), ("api_keys", "is_active"), ("messages", "is_read")))
@@ -31,7 +32,7 @@ class Compared(msgspec.Struct, frozen=True):
     differing: list[str]
 
 
-def compare(connection: Connection, source: Source, losses: Sequence[Loss]) -> list[Compared]:
+def compare(connection: Connection, source: Source, losses: Sequence[Loss], tell: Tell = untold) -> list[Compared]:
     """Table by table, without the settings, and the inboxes at the end."""
     left = {(loss.table, loss.key) for loss in losses if not loss.column}
     changed = {(loss.table, loss.key, loss.column) for loss in losses if loss.column}
@@ -41,7 +42,7 @@ def compare(connection: Connection, source: Source, losses: Sequence[Loss]) -> l
             continue
         there = same = 0
         differing: list[str] = []
-        for some in portions(source.rows(name)):
+        for some in portions(counted(source.rows(name), f"compares {name}", tell)):
             there += len(some)
             kept = [row for row in some if (name, key_of(name, row)) not in left]
             here = _here(connection, name, kept)

@@ -25,6 +25,7 @@ from agent_mailer.broker.upkeep.derived import derive
 from agent_mailer.broker.users.rows import set_invite_required
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.names import printable
+from agent_mailer.progress import Step, Tell, counted, untold
 
 MOST_TOLD = 10
 _HARMLESS = (*SHELVES, "trashed_messages")
@@ -64,7 +65,7 @@ class _LookedOnly(Exception):
         self.taken = taken
 
 
-def take_over(data: Data, wanted: Wanted) -> Taken:
+def take_over(data: Data, wanted: Wanted, tell: Tell = untold) -> Taken:
     """Bring all that is at `wanted.place` into the database at `data`, which is of this version, and may be served.
 
     Raises ConfigFault (it is no such database, knows more than this program, names what there is not, was taken over
@@ -81,7 +82,7 @@ def take_over(data: Data, wanted: Wanted) -> Taken:
             )
         put: list[Path] = []
         try:
-            return asyncio.run(_in_one_transaction(data, source, wanted, put))
+            return asyncio.run(_in_one_transaction(data, source, wanted, put, tell))
         except _LookedOnly as looked:
             remove(put)
             return looked.taken
@@ -90,10 +91,10 @@ def take_over(data: Data, wanted: Wanted) -> Taken:
             raise
 
 
-async def _in_one_transaction(data: Data, source: Source, wanted: Wanted, put: list[Path]) -> Taken:
+async def _in_one_transaction(data: Data, source: Source, wanted: Wanted, put: list[Path], tell: Tell) -> Taken:
     database = Executor(data.database, writes=True, stores=False)
     try:
-        return await database.run(lambda connection: _take(connection, data, source, wanted, put))
+        return await database.run(lambda connection: _take(connection, data, source, wanted, put, tell))
     except IntegrityError as error:
         words = (str(error.orig).splitlines() or ["?"])[0]
         raise ConfigFault(
@@ -103,14 +104,15 @@ async def _in_one_transaction(data: Data, source: Source, wanted: Wanted, put: l
         await database.close()
 
 
-def _take(connection: Connection, data: Data, source: Source, wanted: Wanted, put: list[Path]) -> Taken:
+def _take(connection: Connection, data: Data, source: Source, wanted: Wanted, put: list[Path], tell: Tell) -> Taken:
     remove(put)
     empty = _require_no_conflict(connection, source)
     shelves, trashed = _put_away(source), dict(_pairs(source, "trashed_messages"))
     translator = Translator(Rules(empty, wanted.bound_keys, shelves, trashed))
     for name in SHAPE:
         if name not in _APART:
-            _insert(connection, source, name, translator)
+            _insert(connection, source, name, translator, tell)
+    tell(Step("puts together what follows from the messages"))
     _finish(connection, translator)
     _note_idle(source, translator, shelves, trashed)
     if empty:
@@ -120,7 +122,7 @@ def _take(connection: Connection, data: Data, source: Source, wanted: Wanted, pu
     lost = [loss for loss in translator.losses if not loss.column and loss.table not in _HARMLESS]
     if lost and not wanted.leave_out:
         raise _broken(source, lost)
-    compared = compare(connection, source, translator.losses)
+    compared = compare(connection, source, translator.losses, tell)
     if differing := [words for one in compared for words in one.differing]:
         raise MailerError(
             "differs",
@@ -128,6 +130,7 @@ def _take(connection: Connection, data: Data, source: Source, wanted: Wanted, pu
             " nothing was changed",
             "was it written to meanwhile? stop that broker, and try again",
         )
+    tell(Step("copies pictures"))
     missing = put_pictures(connection, source, _uploads(wanted), data.uploads, put)
     many = sum(one.there for one in compared if one.table == "users")
     note(connection, at_the_command_line(), Act.IMPORTED, f"{many} users from {source.name}")
@@ -170,9 +173,9 @@ def _put_away(source: Source) -> dict[str, tuple[Shelf, str]]:
     return {thread_id: (shelf, since) for name, shelf in SHELVES.items() for thread_id, since in _pairs(source, name)}
 
 
-def _insert(connection: Connection, source: Source, name: str, translator: Translator) -> None:
+def _insert(connection: Connection, source: Source, name: str, translator: Translator, tell: Tell) -> None:
     statement = insert(metadata.tables[name])
-    for some in portions(source.rows(name)):
+    for some in portions(counted(source.rows(name), f"takes over {name}", tell)):
         made = [row for row in (translator.row(name, old) for old in some) if row is not None]
         if not made:
             continue

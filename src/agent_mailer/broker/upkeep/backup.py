@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 
 from agent_mailer.broker.data import Data
 from agent_mailer.broker.engines import snapshot
@@ -15,6 +15,7 @@ from agent_mailer.broker.upkeep import archive
 from agent_mailer.broker.upkeep.derived import reflected
 from agent_mailer.broker.watch_tables import leases, processes
 from agent_mailer.errors import ConfigFault
+from agent_mailer.progress import Tell, counted, untold
 
 NOT_KEPT = frozenset((processes.name, leases.name, "alembic_version"))
 """Who serves and watches just now; and what stands in the head."""
@@ -29,7 +30,7 @@ class BackedUp(msgspec.Struct, frozen=True):
     size: int
 
 
-def back_up(data: Data, path: Path) -> BackedUp:
+def back_up(data: Data, path: Path, tell: Tell = untold) -> BackedUp:
     """Copy all that the broker keeps, uploads too, to a new file. Of a database of any version, as it is.
 
     Raises ConfigFault (no database of ours), UsageFault (there is something of that name), MailerError, and as the
@@ -47,9 +48,11 @@ def back_up(data: Data, path: Path) -> BackedUp:
         columns = {str(table.name): [str(column.name) for column in table.columns] for table in tables}
         with archive.writing(path, archive.Head(schema=schema, made_at=now_text(), tables=columns)) as writer:
             for table in tables:
-                for row in connection.execute(select(table)):
+                total = int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+                for row in counted(connection.execute(select(table)), f"copies {table.name}", tell, total):
                     writer.row(str(table.name), tuple(row))
-            for stored_path in connection.execute(select(found.tables[files.name].c.stored_path)).scalars():
+            stored = connection.execute(select(found.tables[files.name].c.stored_path)).scalars().all()
+            for stored_path in counted(stored, "copies uploads", tell, len(stored)):
                 try:
                     writer.upload(stored_path, (data.uploads / stored_path).read_bytes())
                 except FileNotFoundError:

@@ -13,6 +13,7 @@ from agent_mailer.broker.engines import snapshot
 from agent_mailer.broker.migrate import require_head
 from agent_mailer.broker.tables import files
 from agent_mailer.broker.upkeep.derived import unfound, unlisted, wrong_counts, wrong_threads
+from agent_mailer.progress import Step, Tell, untold
 
 MOST = 20
 """Findings of one kind that are told."""
@@ -37,7 +38,7 @@ _REPAIR = "agent-mailer broker check --repair"
 _RESTORE = "put a backup back into another place: agent-mailer broker restore FILE --data DIR"
 
 
-def check(data: Data) -> Checked:
+def check(data: Data, tell: Tell = untold) -> Checked:
     """Raises ConfigFault (no database of ours, of another version), and as the database does."""
     with snapshot(data.database) as connection:
         require_head(connection, data.database)
@@ -45,6 +46,7 @@ def check(data: Data) -> Checked:
         findings: list[Finding] = []
         if connection.dialect.name == "sqlite":
             looked_at += ["the file, page by page", "what rows name"]
+            tell(Step("reads the file, page by page"))
             findings += _of_file(connection)
             if findings:
                 # Of a file with torn pages nothing else can be said.
@@ -56,14 +58,18 @@ def check(data: Data) -> Checked:
             "the words",
             "the uploads",
         ]
+        tell(Step("counts the inboxes"))
         if many := wrong_counts(connection):
             findings.append(Finding("wrong_totals", f"the totals of {many} inboxes are not what is in them", _REPAIR))
+        tell(Step("goes over the threads"))
         if many := wrong_threads(connection):
             findings.append(Finding("wrong_waiting", f"of {many} threads it is not known what waits in them", _REPAIR))
         if many := unlisted(connection):
             findings.append(Finding("unlisted_threads", f"{many} threads are in no list", _REPAIR))
+        tell(Step("looks for the words of messages"))
         if unfound(connection):
             findings.append(Finding("unfound", "there is mail that no search finds", _REPAIR))
+        tell(Step("looks at the uploads"))
         findings += _of_uploads(connection, data.uploads)
     return Checked(looked_at, findings)
 

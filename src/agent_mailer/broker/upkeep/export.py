@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Select, Table, select
 from agent_mailer.broker.data import Data
 from agent_mailer.broker.tables import agents, files, messages, metadata, users
 from agent_mailer.broker.upkeep.archive import new_file
+from agent_mailer.progress import Tell, counted, untold
 
 SECRETS = frozenset(("password_hash", "token_version", "key_hash", "api_key_suffix", "token_hash", "request_hash"))
 _OF_THE_BROKER = frozenset(("known_hosts", "usage", "searchable", "sent_counts"))
@@ -27,7 +28,7 @@ class Exported(msgspec.Struct, frozen=True):
     missing: list[str]
 
 
-def export(connection: Connection, data: Data, user_id: str, path: Path) -> Exported:
+def export(connection: Connection, data: Data, user_id: str, path: Path, tell: Tell = untold) -> Exported:
     """Write it as a new file: `NAME.jsonl` a table, `files/` the pictures. Raises as `archive.new_file`."""
     encode = msgspec.json.Encoder().encode
     rows: dict[str, int] = {}
@@ -41,12 +42,11 @@ def export(connection: Connection, data: Data, user_id: str, path: Path) -> Expo
             names = [column.name for column in whose.selected_columns]
             with made.open(f"{table.name}.jsonl", "w", force_zip64=True) as stream:
                 rows[table.name] = 0
-                for row in connection.execute(whose):
+                for row in counted(connection.execute(whose), f"writes {table.name}", tell):
                     stream.write(encode(dict(zip(names, row, strict=True))) + b"\n")
                     rows[table.name] += 1
-        for file_id, stored_path in connection.execute(
-            select(files.c.id, files.c.stored_path).where(files.c.user_id == user_id)
-        ):
+        pictures = connection.execute(select(files.c.id, files.c.stored_path).where(files.c.user_id == user_id)).all()
+        for file_id, stored_path in counted(pictures, "writes uploads", tell, len(pictures)):
             try:
                 made.write(data.uploads / stored_path, f"files/{file_id}{PurePosixPath(stored_path).suffix}")
                 put += 1

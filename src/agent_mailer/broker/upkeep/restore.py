@@ -24,6 +24,7 @@ from agent_mailer.broker.upkeep.archive import Head, Row, Upload
 from agent_mailer.broker.upkeep.derived import WORDS, note_missing_words, reflected
 from agent_mailer.broker.watch_tables import processes
 from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.progress import Step, Tell, counted, untold
 
 AT_ONCE = 500
 """Rows that are written in one statement."""
@@ -39,7 +40,7 @@ class Restored(msgspec.Struct, frozen=True):
     schema: str
 
 
-def restore(data: Data, path: Path) -> Restored:
+def restore(data: Data, path: Path, tell: Tell = untold) -> Restored:
     """Fill the database at `data` from the backup at `path`, and bring it to this version; put the uploads back.
 
     Raises ConfigFault (no whole backup, a newer program's, there is something in the database), BusyFault (it is
@@ -51,15 +52,15 @@ def restore(data: Data, path: Path) -> Restored:
         make_folders(data)
         check_place(data.database)
         with _all_or_none() as put:
-            rows = asyncio.run(_in_one_transaction(data, backup, put))
+            rows = asyncio.run(_in_one_transaction(data, backup, put, tell))
             head = backup.head
             return Restored(rows, len(put), head.made_at, head.program, head.schema)
 
 
-async def _in_one_transaction(data: Data, backup: archive.Reader, put: list[Path]) -> int:
+async def _in_one_transaction(data: Data, backup: archive.Reader, put: list[Path], tell: Tell) -> int:
     database = Executor(data.database, writes=True, stores=False)
     try:
-        return await database.run(lambda connection: _fill(connection, data, backup, put))
+        return await database.run(lambda connection: _fill(connection, data, backup, put, tell))
     except IntegrityError as error:
         words = (str(error.orig).splitlines() or ["?"])[0]
         raise ConfigFault("no_backup", f"the backup contradicts itself: {words}; nothing was changed") from None
@@ -67,7 +68,7 @@ async def _in_one_transaction(data: Data, backup: archive.Reader, put: list[Path
         await database.close()
 
 
-def _fill(connection: Connection, data: Data, backup: archive.Reader, put: list[Path]) -> int:
+def _fill(connection: Connection, data: Data, backup: archive.Reader, put: list[Path], tell: Tell) -> int:
     name = named(data.database)
     do_alone(connection, Alone.MIGRATING)
     _clear(connection, name, served_by_many=not is_file(data.database))
@@ -78,11 +79,12 @@ def _fill(connection: Connection, data: Data, backup: archive.Reader, put: list[
         parts = backup.parts()
         for table_name, those in groupby(parts, key=lambda part: part.table if isinstance(part, Row) else ""):
             if not table_name:
-                for part in those:
+                for part in counted(those, "puts back uploads", tell):
                     if isinstance(part, Upload):
                         put.append(_put(data.uploads / part.path, part.data))
                 continue
             columns = backup.head.tables[table_name]
+            those = counted(those, f"puts back {table_name}", tell)
             while some := [
                 dict(zip(columns, part.values, strict=True)) for part in islice(those, AT_ONCE) if isinstance(part, Row)
             ]:
@@ -90,6 +92,7 @@ def _fill(connection: Connection, data: Data, backup: archive.Reader, put: list[
                 rows += len(some)
     if backup.head.schema != HEAD:
         upgrade(connection, name)
+    tell(Step("notes the words of messages"))
     note_missing_words(connection)
     note(connection, at_the_command_line(), Act.RESTORED, f"as of {backup.head.made_at}")
     return rows

@@ -38,6 +38,7 @@ from agent_mailer.broker.database import Store
 from agent_mailer.broker.protocol import CLOCK
 from agent_mailer.broker.tables import NOT_ERASED, audit_log, files, messages
 from agent_mailer.broker.threads.rows import erase_read
+from agent_mailer.progress import Step, Tell, untold
 
 log = logging.getLogger("agent_mailer.broker")
 EVERY = 3600.0
@@ -77,12 +78,12 @@ async def keep_on(store: Store, uploads: Path, keep: Keep) -> None:
         await asyncio.sleep(EVERY)
 
 
-async def prune(store: Store, uploads: Path, keep: Keep, *, look_only: bool = False) -> Pruned:
+async def prune(store: Store, uploads: Path, keep: Keep, *, look_only: bool = False, tell: Tell = untold) -> Pruned:
     """Take what is older, and then the oldest until the rest is small enough. `look_only`: say what would go."""
     audit = await _audit(store, _before(keep.audit_days), look_only=look_only) if keep.audit_days else 0
     if not keep.days and not keep.bytes:
         return Pruned(audit=audit)
-    many = size = 0
+    many = size = seen = 0
     before = _before(keep.days)
     too_much = await store.read(_bodies) - keep.bytes if keep.bytes else 0
     done = ("", "")
@@ -92,12 +93,16 @@ async def prune(store: Store, uploads: Path, keep: Keep, *, look_only: bool = Fa
             if moment < before or size < too_much:
                 chosen.append(message_id)
                 many, size = many + 1, size + its_size
+        seen += len(some)
+        tell(Step("looks for old mail", seen))
         if not look_only:
             for start in range(0, len(chosen), AT_ONCE):
+                tell(Step("deletes old mail", many - len(chosen) + start))
                 await store.write(partial(_take, chosen[start : start + AT_ONCE]))
         if len(chosen) < len(some):
             break
         done = (some[-1][1], some[-1][0])
+    tell(Step("looks for old uploads"))
     uploaded = await _uploads(store, uploads, before, look_only=look_only) if keep.days else 0
     return Pruned(many, size, uploaded, audit)
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of, work_with
-from agent_mailer.cli.options import Json
+from agent_mailer.cli.options import Json, Quiet
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.names import printable
 
@@ -44,6 +45,7 @@ def bring_in(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do it, compare it, and keep nothing of it.")] = False,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Take over all that the protocol's public broker keeps: users, agents, keys, teams, mail, memories, channels.
@@ -68,7 +70,8 @@ def bring_in(
     work_with(data, ready)
     wanted = Wanted(source, uploads and uploads.absolute(), leave_out, dry_run, not free_keys)
     try:
-        taken = take_over(data, wanted)
+        with shown("takes over what that broker keeps", quiet=quiet or as_json) as tell:
+            taken = take_over(data, wanted, tell)
     except SQLAlchemyError as error:
         raise database_fault(data.database, error) from None
     if as_json:

@@ -18,9 +18,10 @@ from agent_mailer.cli.broker.database import (
     user_named,
     work_with,
 )
-from agent_mailer.cli.options import Json
+from agent_mailer.cli.options import Json, Quiet
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, note, say
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import printable
@@ -38,7 +39,13 @@ backup_app, restore_app, check_app, stats_app, export_app, audit_app, prune_app 
 
 
 @backup_app.command("backup", cls=FastCommand)
-def backup(file: NewFile, folder: DataFolder = None, database: DatabaseUrl = None, as_json: Json = False) -> None:
+def backup(
+    file: NewFile,
+    folder: DataFolder = None,
+    database: DatabaseUrl = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Copy all that the broker keeps, uploads too, as it is at one moment, while it serves or not.
 
     The file fits both databases: what SQLite held goes on in PostgreSQL, and the other way round. What signs logins is
@@ -48,7 +55,8 @@ def backup(file: NewFile, folder: DataFolder = None, database: DatabaseUrl = Non
     require_file(data)
     from agent_mailer.broker.upkeep.backup import back_up
 
-    made = _of_database(data, lambda: back_up(data, _absolute(file)))
+    with shown("copies what the broker keeps", quiet=quiet or as_json) as tell:
+        made = _of_database(data, lambda: back_up(data, _absolute(file), tell))
     if as_json:
         json_out(made)
         return
@@ -63,6 +71,7 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Of `broker backup`.", show_default=False)],
     folder: DataFolder = None,
     database: DatabaseUrl = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Fill an empty database from a backup, of this version or an earlier one, wholly or not at all.
@@ -73,7 +82,8 @@ def restore(
     from agent_mailer.broker.upkeep.restore import restore as put_back
 
     os.umask(0o077)
-    made = _of_database(data, lambda: put_back(data, _absolute(file)))
+    with shown("reads the backup", quiet=quiet or as_json) as tell:
+        made = _of_database(data, lambda: put_back(data, _absolute(file), tell))
     if as_json:
         json_out(made)
         return
@@ -89,6 +99,7 @@ def check(
     ] = False,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Look whether all that is kept is whole, while the broker serves or not. Exit 1: something is wrong."""
@@ -97,9 +108,10 @@ def check(
     from agent_mailer.broker.upkeep.check import check as look_over
     from agent_mailer.broker.upkeep.derived import derive
 
-    if repair:
-        change(data, derive)
-    found = _of_database(data, lambda: look_over(data))
+    with shown("counts anew" if repair else "looks over what the broker keeps", quiet=quiet or as_json) as tell:
+        if repair:
+            change(data, derive)
+        found = _of_database(data, lambda: look_over(data, tell))
     if as_json:
         json_out(found)
     elif found.findings:
@@ -156,6 +168,7 @@ def export(
     file: NewFile,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write all that the broker keeps of one user as a zip of JSON lines and pictures, for that user.
@@ -166,7 +179,8 @@ def export(
     from agent_mailer.broker.upkeep.export import export as take_out
 
     path = _absolute(file)
-    made = _snapshot(data, lambda c: take_out(c, data, user_named(c, name).id, path))
+    with shown("writes what the broker keeps", quiet=quiet or as_json) as tell:
+        made = _snapshot(data, lambda c: take_out(c, data, user_named(c, name).id, path, tell))
     if as_json:
         json_out(made)
         return
@@ -205,6 +219,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Delete old mail for good, now; `broker serve` does the same each hour, by the same options.
@@ -218,7 +233,8 @@ def prune(
     from agent_mailer.broker.upkeep.retention import prune as take
 
     keep = Keep(keep_days, keep_bytes, keep_audit_days)
-    gone = work_with(data, lambda store: take(store, data.uploads, keep, look_only=dry_run))
+    with shown("looks for old mail", quiet=quiet or as_json) as tell:
+        gone = work_with(data, lambda store: take(store, data.uploads, keep, look_only=dry_run, tell=tell))
     if as_json:
         json_out(gone)
         return

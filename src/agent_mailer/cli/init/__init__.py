@@ -13,6 +13,7 @@ from agent_mailer.cli.init.wizard import ask_what_is_missing, on_terminal
 from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text, told_when_done
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable, shown_url, split_words
 
@@ -259,7 +260,9 @@ def _set_up(
         show, said = say if asking else done.append, wishes.replace_protocol
         chosen = [change for change in documents.replacements if _wanted(change, said, show, asking=asking)]
         done += set_up(place, values, documents, chosen)
-        if line := settle_sandbox(place, {**flags, **values}, wishes.sandbox):
+        with shown("tries the sandbox"):
+            line = settle_sandbox(place, {**flags, **values}, wishes.sandbox)
+        if line:
             done.append(line)
     fault = refusal(place, {})
     if fault is not None:

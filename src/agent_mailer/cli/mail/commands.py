@@ -37,9 +37,10 @@ from agent_mailer.cli.mail.options import (
 from agent_mailer.cli.mail.registering import register
 from agent_mailer.cli.mail.reserving import release, reservations, reserve
 from agent_mailer.cli.mail.send import send
-from agent_mailer.cli.options import Json, MaildirRoot, Workdir, configured
+from agent_mailer.cli.options import Json, MaildirRoot, Quiet, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import split_addresses
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 SHOWN = 100
 """As many lines as anybody looks at; that there are more is said."""
+
+READS = "reads the mailbox"
 
 app = group("mail", "Read and write mail: as the agent during its turn, elsewhere as a person.")
 
@@ -72,6 +75,7 @@ def inbox(
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """List the mail that waits; during a turn the mail that it is for."""
@@ -97,7 +101,8 @@ def inbox(
             limit=limit + 1 if limit else 0,
             offset=offset,
         )
-        found = person_at(whose, workdir, maildir_root).inbox(search, read_too=every)
+        with shown(READS, quiet=quiet or as_json):
+            found = person_at(whose, workdir, maildir_root).inbox(search, read_too=every)
         more = bool(limit) and len(found) > limit
         found = found[1:] if more else found
     if as_json:
@@ -118,6 +123,7 @@ def read(
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Print a message; outside a turn it then counts as read."""
@@ -126,10 +132,13 @@ def read(
         raise UsageFault("two_choices", "--unread is all that was not read, ID one message", "give one of them")
     if turn is None and unread:
         person = person_at(whose, workdir, maildir_root)
-        messages = [person.read(message.envelope.id) for message, _ in person.inbox(read_too=False)]
+        with shown(READS, quiet=quiet or as_json):
+            messages = [person.read(message.envelope.id) for message, _ in person.inbox(read_too=False)]
         _show_unread(messages, as_json=as_json)
     elif turn is None:
-        show(person_at(whose, workdir, maildir_root).read(_required(message_id)), as_json=as_json)
+        with shown(READS, quiet=quiet or as_json):
+            found = person_at(whose, workdir, maildir_root).read(_required(message_id))
+        show(found, as_json=as_json)
     elif message_id is None and not as_json and len(turn.messages()) > 1:
         _show_all(turn.messages())
     else:
@@ -145,11 +154,16 @@ def thread(
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Print a whole thread, oldest message first."""
     turn = _turn(whose)
-    messages = turn.thread() if turn is not None else person_at(whose, workdir, maildir_root).thread(_required(name))
+    if turn is not None:
+        messages = turn.thread()
+    else:
+        with shown(READS, quiet=quiet or as_json):
+            messages = person_at(whose, workdir, maildir_root).thread(_required(name))
     if as_json:
         steps.told({"messages": [whole(message) for message in messages]}, *steps.about(messages))
         return

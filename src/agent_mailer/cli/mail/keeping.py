@@ -9,8 +9,9 @@ import typer
 
 from agent_mailer.cli.mail import steps
 from agent_mailer.cli.mail.options import As, mail_at, not_in_turn
-from agent_mailer.cli.options import Json, MaildirRoot, Workdir
+from agent_mailer.cli.options import Json, MaildirRoot, Quiet, Workdir
 from agent_mailer.cli.terminal.printing import local_time, note, say
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.names import printable
 
@@ -35,6 +36,7 @@ def search(
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Find mail by its words, the newest last; at a broker that of all your agents, archived or not."""
@@ -43,7 +45,8 @@ def search(
 
     not_in_turn("mail search")
     keeping = _keeping(whose, workdir, maildir_root)
-    found, more = run(keeping, keeping.search(" ".join(words), limit))
+    with shown("reads the mailbox", quiet=quiet or as_json):
+        found, more = run(keeping, keeping.search(" ".join(words), limit))
     if as_json:
         listed = [
             {

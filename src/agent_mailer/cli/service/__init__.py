@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.options import Json, Workdir, workplace
+from agent_mailer.cli.options import Json, Quiet, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import note, say, tell_error, told_when_done
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def install(
         ),
     ] = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Install and enable it, and start nothing.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Install this workdir's agent, and start it; again, to mend or change what is installed.
 
@@ -62,7 +64,7 @@ def install(
     instance = service_install.plan(place, units, name=name, more=more, allow_sudo=allow_sudo)
     if not no_start:
         service_install.require_nobody_else(place, manager, instance)
-    with told_when_done() as done:
+    with told_when_done() as done, shown("installs the service", quiet=quiet):
         done.append(f"found     {', '.join(map(str, (instance.program, *instance.needs)))}")
         done.append(f"PATH      {service_install.shown_path(instance)}, then the system's")
         for line in service_install.install(manager, units, instance, start=not no_start):
