@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.proved import Collects, Proved
 from tests.running import Running
 from tests.sizes import asked_for, give_time
 from tests.spent import Spent
@@ -24,8 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    config.pluginmanager.register(Collects())
     if hasattr(config, "workerinput"):
         return  # with xdist the controller tells
+    if config.option.proof is not None:
+        config.pluginmanager.register(Proved(config.option.proof))
     if os.environ.get("CI"):
         config.pluginmanager.register(Running(config))
     if config.option.checks_took is not None:
@@ -34,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--checks-took", type=float, metavar="SECONDS", help="tell at the end what the quick set took")
+    parser.addoption("--proof", type=Path, metavar="FILE", help="add to FILE what the harnesses did, as JSON")
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,5 +1,8 @@
 """Writes what docs/reference can take from the code; `--check` says whether it is up to date.
 
+`--proof build/proof.json` takes what a run of `./run test --all` did into docs/proof.json, and that into the page on
+how it was proved.
+
 A page keeps its own words; a block of it between `<!-- written by tools/reference.py: NAME -->` and `<!-- end -->` is
 written here.
 """
@@ -18,6 +21,10 @@ from typing import get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.proved import Proof
+
 from agent_mailer.config import leaves
 from agent_mailer.views.values.history import (
     ApprovalView,
@@ -34,7 +41,10 @@ from agent_mailer.views.values.history import (
 )
 from agent_mailer.views.values.status import AllView, StatusView
 
-PAGES = Path(__file__).resolve().parents[1] / "docs" / "reference"
+PROJECT = Path(__file__).resolve().parents[1]
+DOCS = PROJECT / "docs"
+PROOF = DOCS / "proof.json"
+PAGES = (*sorted((DOCS / "reference").glob("*.md")), DOCS / "how-it-was-proved.md")
 BLOCK = re.compile(r"(<!-- written by tools/reference\.py: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
@@ -62,7 +72,19 @@ def history() -> str:
     return "\n\n".join(_value(view) for view in views)
 
 
-BLOCKS: Mapping[str, Callable[[], str]] = {"keys": keys, "status": status, "history": history}
+def proof() -> str:
+    """What the harnesses did in the last long run that was taken."""
+    run = msgspec.json.decode(PROOF.read_bytes(), type=Proof)
+    rows = [
+        f"| {harness} | {', '.join(f'{number:,} {what}' for what, number in sorted(numbers.items()))} |"
+        for harness, numbers in sorted(run.counts.items())
+    ]
+    table = "\n".join(["| harness | did, in this run |", "|---|---|", *rows])
+    tests = f"{run.passed:,} tests passed, {run.failed or 'none'} failed, in {run.seconds // 60} minutes"
+    return f"{run.day}, commit `{run.commit}`, {run.system}: {tests}.\n\n{table}"
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {"keys": keys, "status": status, "history": history, "proof": proof}
 
 
 def _value(view: type[msgspec.Struct]) -> str:
@@ -126,8 +148,10 @@ def written(text: str) -> str:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--proof"]:
+        PROOF.write_bytes(Path(sys.argv[2]).read_bytes())
     stale = []
-    for page in sorted(PAGES.glob("*.md")):
+    for page in PAGES:
         text = page.read_text("utf-8")
         if (fresh := written(text)) != text:
             stale.append(page.name)

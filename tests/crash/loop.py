@@ -24,6 +24,7 @@ from tests.containers import Container
 from tests.crash.children import Children
 from tests.crash.killed_agent import HOPELESS, PARTS
 from tests.desk import Desk, until
+from tests.proved import Harness, proved
 from tests.typed import COMMAND
 
 from agent_mailer.errors import ExitCode
@@ -314,6 +315,7 @@ class KillLoop:
         for side in (self.coder, self.recipient):
             for turn in side.turns():
                 assert members(turn.name, None) == [], "no process left behind"
+        proved(Harness.KILL_LOOPS, kills=load.kills.total(), messages=len(ids), answers=len(answers))
 
     def report(self) -> str:
         kills = ", ".join(f"{victim} {count}" for victim, count in sorted(self.load.kills.items()))

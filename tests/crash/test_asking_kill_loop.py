@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from tests.desk import CLI, Desk, until
 from tests.pages import PROJECT
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 from agent_mailer.process.tree import members
@@ -178,6 +179,7 @@ class AskingLoop:
             else:
                 assert said == "done"
                 assert acts[message] == 1
+        proved(Harness.KILL_LOOPS, kills=self.kills.total(), messages=len(self.sent), answers=len(answers))
 
     def report(self) -> str:
         said = Counter(message.body.strip().partition(":")[0] for message in self.desk.inbox())

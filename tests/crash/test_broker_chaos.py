@@ -17,6 +17,7 @@ from tests.broker_process import BrokerProcess, join, register
 from tests.crash.history import Kind, Told, faults
 from tests.crash.mail_clients import Clients
 from tests.databases import Postgres, postgres
+from tests.proved import Harness, proved
 from tests.sizes import LONG, SOAK
 
 SEED = int(os.environ.get("KILL_LOOP_SEED", "20261121"))
@@ -163,3 +164,4 @@ def test_every_accepted_message_is_there_once_and_in_order(
     assert len(accepted) == SENDERS * count
     assert sum(act.kind is Kind.SETTLE for act in clients.acts) > 10
     assert clients.statuses <= {200, 201, 409, 503}, "a client sees nothing else"
+    proved(Harness.BROKER, messages=len(accepted), acts_of_clients=len(clients.acts))

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from tests.broker_process import Account, BrokerProcess, join, register
 from tests.desk import until
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 SENDERS = 4
@@ -53,6 +54,7 @@ def test_a_killed_broker_loses_no_accepted_message_and_delivers_none_twice(tmp_p
     with sqlite3.connect(tmp_path / "data" / "broker.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
+    proved(Harness.BROKER, kills=rounds, messages=len(accepted))
 
 
 async def _storm(

@@ -20,6 +20,7 @@ from tests.clocks import FakeClock
 from tests.crash.faults import Kind, Lasting, QuickFaultySystem
 from tests.crash.scenarios import Expected, Scenario, content, new_desk, played, recover, verify
 from tests.desk import Desk
+from tests.proved import Harness, proved
 from tests.sizes import SOAK, sizes
 
 from agent_mailer import events
@@ -133,10 +134,13 @@ def test_a_fault_now_and_then_is_survived(story: Story, stride: int) -> None:
     assert not writes.fired
     print(f"\n{story.scenario.name}: {whole.calls} calls")
     faults: list[tuple[Kind, Lasting]] = []
+    failed = 0
     for call in range(chance.randrange(stride), whole.calls, stride):
         faults = faults or chance.sample(FAULTS, len(FAULTS))
         kind, lasting = faults.pop()
-        story.play(1 + (call * writes.calls // whole.calls if kind is Kind.SHORT else call), kind, lasting)
+        at = 1 + (call * writes.calls // whole.calls if kind is Kind.SHORT else call)
+        failed += story.play(at, kind, lasting).fired
+    proved(Harness.CALLS_FAIL, calls_that_failed=failed)
 
 
 @SOAK
@@ -148,4 +152,5 @@ def test_every_call_fails(story: Story, kind: Kind, lasting: Lasting) -> None:
         if not story.play(at, kind, lasting).fired:
             print(f"\n{story.scenario.name}: {kind.name} {lasting.value} at each of {at - 1} calls")
             assert at > 15, "a story makes more calls than this"
+            proved(Harness.CALLS_FAIL, calls_that_failed=at - 1)
             return

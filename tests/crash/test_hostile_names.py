@@ -23,6 +23,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import SOON, Desk
+from tests.proved import Harness, proved
 from tests.sizes import LONG, sizes
 
 from agent_mailer.disk import SystemCalls
@@ -271,6 +272,7 @@ def one_life(base: Path, name: str, kind: str, at: int, what: str) -> None:
     state = desk.place().state
     kept = [*state.dead_letters.all(), *state.unsent.all(), *state.stuck.all()]
     assert desk.inbox() or kept, f"{what}: lost"
+    proved(Harness.HOSTILE_NAMES, names_that_became_something_else=1)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tests.crash.scenarios import (
 )
 from tests.crash.turns import ANSWER, ASKING, BATCH, DEAD, LIMITED, ROUTED, STAGED, Case, Rig, end_turns
 from tests.desk import Desk
+from tests.proved import Harness, proved
 from tests.sizes import LONG, sizes
 from tests.typed import type_in
 
@@ -275,6 +276,7 @@ def _die_at_each(
             raise
         shutil.rmtree(desk.base)
     assert 2 * reached >= len(deaths)
+    proved(Harness.KILL_POINTS, kills=reached)
 
 
 def _dead_at(earlier: Point | None, make: Callable[[], Rig]) -> Rig:
@@ -325,4 +327,5 @@ def _die_in_turn(name: str, deaths: list[Point], make: Callable[[], Rig], fewest
             raise
         shutil.rmtree(rig.desk.base)
     assert reached >= max(1, fewest * len(deaths)), "the points are there"
+    proved(Harness.KILL_POINTS, kills=reached)
     print(f"\n{name}: killed at {reached} of {len(deaths)} points")

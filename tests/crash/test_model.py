@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.crash.world import MAX_STARTS, OUTCOMES, THREADS, WAIT, Ending, Meanwhile, Run, World
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 from agent_mailer.mailbox.port import Automatic, Message, Priority
@@ -445,3 +446,4 @@ def test_whatever_happens_every_message_comes_to_its_one_end(
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Life, settings=profile)
+    proved(Harness.MODEL, lives=examples)

@@ -30,6 +30,7 @@ from tests.crash.scenarios import (
     verify,
 )
 from tests.desk import Desk
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 from agent_mailer import events
@@ -99,6 +100,7 @@ def test_the_power_fails_at_any_moment(
         tried += 1
     print(f"\n{scenario.name}: {tried} states of {len(stage.system.operations)} operations")
     assert tried >= min(most, FEWEST_STATES), "a story has more states than this"
+    proved(Harness.POWER, states_of_the_disk=tried)
 
 
 def _assert_recovers(desk: Desk, scenario: Scenario, expected: list[Expected], marks: set[str], why: str) -> None:

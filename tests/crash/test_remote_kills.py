@@ -22,6 +22,7 @@ from tests.crash.children import Children, nursery
 from tests.crash.loop import SEED
 from tests.crash.points import Point, points
 from tests.desk import PATIENCE, until
+from tests.proved import Harness, proved
 from tests.sizes import LONG, SOAK
 
 STRIDES = [pytest.param(12, id="long", marks=LONG), pytest.param(1, id="soak", marks=SOAK)]
@@ -140,6 +141,7 @@ def test_a_watcher_killed_at_any_point_of_a_request_has_done_it_once(
         desk.kill_watch()
         assert desk.ran() == runs, f"{point}: it was done {desk.ran() - runs + 1} times"
     assert met >= len(chosen[:: max(1, stride)]) / 2
+    proved(Harness.KILL_POINTS, kills=met)
 
 
 def _lives(pid: int) -> bool:
@@ -168,6 +170,7 @@ def test_watcher_and_broker_killed_at_random_do_what_was_asked_once(desk: AskedD
         desk.settle(runs)
         assert desk.ran() == runs
     desk.end_watch()
+    proved(Harness.KILL_LOOPS, kills=rounds, requests=runs)
 
 
 @LONG

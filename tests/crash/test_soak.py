@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.soak import LEAST_MESSAGES, LEAST_SAMPLES, soak, table
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 
@@ -18,3 +19,5 @@ def test_nothing_grows(tmp_path: Path, minutes: float) -> None:
     assert report.samples >= LEAST_SAMPLES
     assert report.watchers_killed
     assert report.agents_killed
+    kills = report.watchers_killed + report.agents_killed
+    proved(Harness.SOAK, messages=report.messages, turns=report.turns, kills=kills)

@@ -18,6 +18,7 @@ from tests.crash.children import Children, nursery
 from tests.crash.points import Act, Moment, Point, points
 from tests.crash.turns import ANSWER, STAGED, Case, Rig, end_turns
 from tests.desk import PATIENCE, Desk, until
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 from agent_mailer.events import EventName
@@ -86,6 +87,7 @@ def _one(children: Children, base: Path, case: Case, point: Point, earlier: Poin
             assert _at_work(rig.desk) == [], f"{why}: it has ended what it began"
         rig.recover()
         rig.check(why, most_runs=2 if point.act is Act.STOP else None)
+        proved(Harness.STOPS, stops=1)
     except BaseException as error:
         error.add_note(why)
         end_turns(rig.desk)

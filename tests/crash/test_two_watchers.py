@@ -15,6 +15,7 @@ from tests.broker_process import broker
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
 from tests.desk import CLI, Desk, until
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 from agent_mailer.events import EventName
@@ -135,6 +136,7 @@ def _race(children: Children, desk: Desk, workdirs: list[Path], round_: int, nam
     os.kill(winner, end)
     assert children.wait(winner).status == (0 if end is signal.SIGTERM else -end), errors[1 - loser].read_text()
     assert (desk.base / "witness").read_text().splitlines().count(sent) == 1, f"{why}: one run"
+    proved(Harness.TWO_WATCHERS, races=1)
 
 
 def _settled(workdir: Path, sent: str) -> bool:
