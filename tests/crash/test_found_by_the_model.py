@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.crash.world import World
+from tests.sizes import LONG
 
 from agent_mailer.mailbox.port import Automatic
 
 
+@LONG
 def test_a_notice_that_the_watcher_dies_over_is_settled_and_nobody_loses_it(tmp_path: Path) -> None:
     """It was taken before it counted as settled: between the two it was nobody's."""
     reached = True

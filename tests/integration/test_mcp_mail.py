@@ -13,6 +13,7 @@ import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk
 from tests.fake_mcp_mail import FakeServer, running
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.disk import Disk
@@ -398,7 +399,9 @@ def test_one_watcher_has_a_name(town: Town) -> None:
     asyncio.run(scenario())
 
 
-def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> None:
+@pytest.fixture
+def work(town: Town, tmp_path: Path) -> Path:
+    """The workdir of coder-1, as a person sets it up."""
     folder = tmp_path / "work"
     folder.mkdir()
     init = ("--runtime", "command", "--command", "cat", "--permission-mode", "plan", "--sandbox", "off")
@@ -407,15 +410,28 @@ def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> Non
     )
     assert made.status == 0, made.err
     assert "registered coder-1" in made.out
+    return folder
+
+
+@LONG  # each send under a key waits for what may still be on its way
+def test_a_person_sends_once_under_a_key(work: Path) -> None:
     words = ("mail", "send", "--to", "coder-1", "--subject", "Hi", "--body", "do", "--dedupe-key", "k")
-    sent = type_in(folder, *words, "--json")
+    sent = type_in(work, *words, "--json")
     assert sent.status == 0, sent.err
-    assert sent.json["next"][0]["command"].startswith("agent-mailer mail thread ")
-    again = type_in(folder, *words, "--json")
+    again = type_in(work, *words, "--json")
     assert (again.json["already"], again.json["id"]) == (True, sent.json["id"])
-    other = type_in(folder, *words[:-3], "another text", "--dedupe-key", "k")
+    other = type_in(work, *words[:-3], "another text", "--dedupe-key", "k")
     assert other.status == 1
     assert "dedupe" in other.err
+    inbox = type_in(work, "mail", "inbox", "--as", "coder-1", "--json")
+    assert [one["subject"] for one in inbox.json["messages"]] == ["Hi"]
+
+
+def test_a_person_sends_reads_and_is_answered(town: Town, work: Path) -> None:
+    folder = work
+    sent = type_in(folder, "mail", "send", "--to", "coder-1", "--subject", "Hi", "--body", "do", "--json")
+    assert sent.status == 0, sent.err
+    assert sent.json["next"][0]["command"].startswith("agent-mailer mail thread ")
     inbox = type_in(folder, "mail", "inbox", "--as", "coder-1", "--json")
     assert [one["subject"] for one in inbox.json["messages"]] == ["Hi"]
     town.write("the-user", subject="one", body_md="first")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.sizes import thinned
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
@@ -107,17 +108,19 @@ def test_keys_and_homes_do_not_reach_a_test(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("test", "arguments", "ran"),
-    [
-        (OF_EACH_SIZE, [], ["quick"]),
-        (OF_EACH_SIZE, ["test_it.py"], ["quick"]),
-        (OF_EACH_SIZE, ["-m", "long"], ["long"]),
-        (OF_EACH_SIZE, ["-m", "soak"], ["soak"]),
-        (OF_EACH_SIZE, ["-k", "long"], ["long"]),
-        (OF_EACH_SIZE, ["test_it.py::test_soak"], ["soak"]),
-        (OF_EACH_SIZE, ["test_it.py::test_soak", "test_it.py::test_long"], ["long", "soak"]),
-        (ONLY_LONG, [], ["of_many[1]", "of_many[2]"]),
-        (ONLY_LONG, ["test_it.py::test_of_many[2]"], ["of_many[2]"]),
-    ],
+    thinned(
+        [
+            (OF_EACH_SIZE, [], ["quick"]),
+            (OF_EACH_SIZE, ["test_it.py"], ["quick"]),
+            (OF_EACH_SIZE, ["-m", "long"], ["long"]),
+            (OF_EACH_SIZE, ["test_it.py::test_soak", "test_it.py::test_long"], ["long", "soak"]),
+            (OF_EACH_SIZE, ["-m", "soak"], ["soak"]),
+            (OF_EACH_SIZE, ["-k", "long"], ["long"]),
+            (ONLY_LONG, [], ["of_many[1]", "of_many[2]"]),
+            (ONLY_LONG, ["test_it.py::test_of_many[2]"], ["of_many[2]"]),
+            (OF_EACH_SIZE, ["test_it.py::test_soak"], ["soak"]),
+        ]
+    ),
 )
 def test_longer_tests_run_where_they_are_asked_for(
     tmp_path: Path, test: str, arguments: list[str], ran: list[str]

@@ -17,6 +17,7 @@ from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
 from tests.fake_mcp_mail import running
 from tests.plain_broker import running_plain_broker
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.approvals.hook import Dialect, run
@@ -181,6 +182,7 @@ def test_a_killed_watchers_turn_keeps_its_files_until_its_end(desks: TwoDesks) -
             until(lambda: desks.held() == [], "everything given back")
 
 
+@LONG  # it waits until what was reserved has run out
 def test_what_a_killed_holder_had_is_free_once_it_has_run_out(desks: TwoDesks) -> None:
     desks.first.send("first")
     with desks.first.watching() as watcher:
