@@ -111,7 +111,8 @@ def filled(desk: BrokerDesk, person: Person) -> Scene:
     """A team of agents in the middle of their work."""
     scene = Scene(desk, person)
     for name in AGENTS:
-        scene.agent(name, role=name.rpartition("-")[2])
+        made = scene.agent(name, role=name.rpartition("-")[2])
+        scene.call("PUT", f"/admin/agents/{made['id']}/tags", {"tags": ["night"] if "infra" in name else ["day"]})
     team = scene.call("POST", "/admin/teams", {"name": "Shop", "description": "The shop and all around it"})
     for name in AGENTS[:4]:
         scene.call("POST", f"/admin/teams/{team['id']}/agents", {"agent_id": scene.agents[name]["id"]})
@@ -238,7 +239,10 @@ def pages_of(scene: Scene) -> dict[str, str]:
     return {
         "needs": "/console/needs",
         "agents": "/console/agents",
-        "agent": f"/console/agent?id={asking['agent_id'] if 'agent_id' in asking else asking['id']}",
+        "agent": f"/console/agent?id={asking['id']}",
+        "agent settings": f"/console/agent/settings?id={asking['id']}",
+        "new agent": "/console/agents/new",
+        "deleted agents": "/console/agents/deleted",
         "threads": "/console/threads",
         "thread": f"/console/thread?id={cart}",
         "compose": "/console/compose",

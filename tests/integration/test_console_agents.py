@@ -143,8 +143,6 @@ def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: 
         assert found == [("stop", ["t-9"], "drop"), ("pause", [], "retry")]
         report(scene, "idle", pause=Resting("by_hand", 1_700_000_000.0))
         assert "Let it go on" in visitor.get("/console/needs").text
-    visitor.post("/console/agent/tags", None, agent=scene.agents["idle"]["id"], tags=f"night, {HOSTILE}")
-    assert 'value="night, &lt;img' in visitor.get("/console/agent", id=scene.agents["idle"]["id"]).text
 
 
 def test_another_users_agents_are_nobody_elses(desk: BrokerDesk, scene: Scene, visitor: Visitor) -> None:

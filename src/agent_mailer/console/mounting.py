@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI, Response
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.console import live, session, static_files
 from agent_mailer.console.mail import searching, threads, writing
+from agent_mailer.console.operating import managing
 from agent_mailer.console.operating import routes as operating
 from agent_mailer.console.places import channels, keys, stats, teams, users
 from agent_mailer.console.rendering import leads_to
@@ -41,6 +42,7 @@ def mount(app: FastAPI) -> None:
         live.router,
         _first,
         session.router,
+        managing.router,
         operating.router,
         threads.router,
         writing.router,

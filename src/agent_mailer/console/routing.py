@@ -24,8 +24,13 @@ from agent_mailer.console.rendering import leads_to, page_for, shell_of
 log = logging.getLogger("agent_mailer.broker")
 
 MOST_FIELDS = 400
-KEPT_FIELDS = ("to", "subject", "body", "parent", "action", "scope", "key", "priority")
-"""What is not lost where a session has ended in the middle of a form."""
+WRITTEN = ("body", "name", "title", "text", "role", "description", "system_prompt", "tags")
+"""What people write into forms: it is not lost where a session has ended in the middle of one."""
+_OF_MAIL = ("to", "subject", "parent", "action", "scope", "key", "priority")
+_OF_OTHERS = ("form", "agent", "team", "memory", "address_local", "kind")
+KEPT_FIELDS = (*WRITTEN, *_OF_MAIL, *_OF_OTHERS)
+"""What is kept with that; `form` is where the form leads."""
+_MAIL = ("/console/send", "/console/needs/answer")
 
 
 class Page(APIRoute):
@@ -41,7 +46,7 @@ class Page(APIRoute):
             except Fault as fault:
                 return await refused(request, fault)
             except (RequestValidationError, ValidationError) as error:
-                return await refused(request, Fault(422, _first_issue(error)))
+                return await refused(request, Fault(422, first_issue(error)))
             except (SQLAlchemyError, NoConnection) as error:
                 log.error("%s %r failed: %s", request.method, request.url.path, _told(error))  # noqa: TRY400 - one line
                 return await refused(request, Fault(503, "The database cannot take it now; try again"))
@@ -56,7 +61,7 @@ def _told(error: SQLAlchemyError) -> str:
     return error_words(error) if isinstance(error, DBAPIError) else type(error).__name__
 
 
-def _first_issue(error: RequestValidationError | ValidationError) -> str:
+def first_issue(error: RequestValidationError | ValidationError) -> str:
     for issue in error.errors()[:1]:
         place = ".".join(str(part) for part in issue["loc"] if part not in ("body", "query"))
         return f"{place}: {issue['msg']}"[:300] if place else str(issue["msg"])[:300]
@@ -90,7 +95,10 @@ async def refused(request: Request, fault: Fault) -> Response:
 async def _kept(request: Request) -> Mapping[str, str]:
     if request.method != "POST":
         return {}
-    return kept_of(await form_of(request))
+    kept = kept_of(await form_of(request))
+    if not any(field in kept for field in WRITTEN):
+        return {}
+    return kept if request.url.path in _MAIL else {**kept, "form": request.url.path}
 
 
 def kept_of(form: FormData, prefix: str = "") -> Mapping[str, str]:

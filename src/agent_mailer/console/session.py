@@ -22,7 +22,7 @@ from agent_mailer.broker.users.routes import Credentials, Registration, register
 from agent_mailer.broker.users.rows import end_token, invite_required
 from agent_mailer.broker.users.superadmin import acted_as
 from agent_mailer.console.rendering import leads_to, page_for
-from agent_mailer.console.routing import Page, form_of, kept_of, own_address, person_of, text_of
+from agent_mailer.console.routing import WRITTEN, Page, form_of, kept_of, own_address, person_of, text_of
 from agent_mailer.console.words import VIEW_COOKIE, Language, Theme, View, view_of
 
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
@@ -67,7 +67,8 @@ async def login(request: Request) -> Response:
     except ValidationError:
         return await _form(request, to, failed=Fault(422, "A name and a password are needed"), name=name, status=422)
     kept = kept_of(form, "kept.")
-    answer = page_for(request, "carry_on.html", kept=kept) if kept else leads_to(to)
+    leads = own_address(kept["form"]) if "form" in kept else ""
+    answer = page_for(request, "carry_on.html", kept=kept, leads=leads, written=WRITTEN) if kept else leads_to(to)
     settings = settings_of(request)
     seconds = min(settings.cookie_seconds, settings.token_seconds)
     token = issue_token(settings.secret, found.user.id, found.token_version, seconds, use=Use.PAGES)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from agent_mailer.console.words_zh_agents import AGENTS
+from agent_mailer.console.words_zh_managing import MANAGING
 
 ZH: dict[str, str] = {
     **AGENTS,
+    **MANAGING,
     "Skip to content": "跳到正文",
     "Acting as another user": "以其他用户的身份操作",
     "You, {who}, act as {user}. All that you do here is recorded.": "{who}，您正以 {user} 的身份操作，一切都会被记录。",

@@ -53,6 +53,7 @@ class OwnAgentForm(BaseModel):
 class OwnAgentChange(BaseModel):
     """What is left out stays. An empty `team_id` takes the agent out of its team."""
 
+    name: Name | None = None
     role: Label | None = None
     description: Description | None = None
     system_prompt: Prompt | None = None
@@ -114,15 +115,68 @@ def _answer(agent: Agent, directory: Directory) -> OwnAgentAnswer:
     return OwnAgentAnswer.model_validate(_fields(agent, directory))
 
 
+async def make_own(request: Request, person: PersonCaller, form: OwnAgentForm, namespace: str) -> NewOwnAgentAnswer:
+    """An agent with an API key that acts for it only, and an address in `namespace`. Raises Fault 400, 409."""
+    local = strict_local_part(form.address_local if form.address_local is not None else form.name)
+    raw_key = new_raw_key()
+    new = NewAgent(
+        name=form.name,
+        address=f"{local}@{namespace}.{settings_of(request).domain}",
+        role=form.role,
+        description=form.description,
+        system_prompt=form.system_prompt,
+        tags=form.tags,
+        team_id=form.team_id or None,
+        raw_key=raw_key,
+    )
+    agent = await write_noted(request, person, Act.AGENT_ADDED, lambda c: add_agent(c, person.user_id, new))
+    directory_of(request).forget()
+    return NewOwnAgentAnswer.model_validate({**_fields(agent, directory_of(request)), "api_key_plaintext": raw_key})
+
+
+async def change_own(request: Request, person: PersonCaller, agent_id: str, form: OwnAgentChange) -> Agent:
+    """Raises Fault 400, 404."""
+    changes = form.model_dump(exclude_none=True)
+    if changes.get("team_id") == "":
+        changes["team_id"] = None
+    agent = await write_noted(
+        request, person, Act.AGENT_CHANGED, lambda c: change_agent(c, person.user_id, agent_id, changes)
+    )
+    directory_of(request).forget()
+    return agent
+
+
+async def delete_own(request: Request, person: PersonCaller, agent_id: str) -> bool:
+    """Its mail stays; its keys end at once. True if it was deleted before. Raises Fault 404, 409."""
+    before = await write_noted(
+        request, person, Act.AGENT_DELETED, lambda c: delete_agent(c, person.user_id, agent_id), agent_id
+    )
+    directory_of(request).forget()
+    return before
+
+
+async def replace_own_key(request: Request, person: PersonCaller, agent_id: str) -> str:
+    """The new key; the one that the agent was made with ends at once. Raises Fault 404, 409."""
+    raw_key = new_raw_key()
+    await write_noted(
+        request, person, Act.KEY_REPLACED, lambda c: replace_key(c, person.user_id, agent_id, raw_key), agent_id
+    )
+    directory_of(request).forget()
+    return raw_key
+
+
+def identity_text(request: Request, agent: Agent) -> str:
+    """AGENT.md, which is SOUL.md, too."""
+    return agent_md(identity_of(agent, base_url(request)), security=True)
+
+
 def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], str | None]) -> None:  # noqa: ANN401
     """The routes for `caller`, what makes a PersonCaller; its agents get addresses in `namespace` (None: the user's
     name) and, where that is one of its own, only those in it are shown."""
 
-    def domain_of(person: PersonCaller, domain: str) -> str:
-        return f"@{namespace(person) or person.username}.{domain}"
-
     def shown(person: PersonCaller, domain: str) -> str:
-        return domain_of(person, domain) if namespace(person) else ""
+        own = namespace(person)
+        return f"@{own}.{domain}" if own else ""
 
     @router.get("")
     async def listed(
@@ -142,21 +196,7 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
     @router.post("", status_code=201, responses=refusals(400, 409))
     async def make(request: Request, form: OwnAgentForm, person: PersonCaller = caller) -> NewOwnAgentAnswer:
         """Make an agent with an API key that acts for it only."""
-        local = strict_local_part(form.address_local if form.address_local is not None else form.name)
-        raw_key = new_raw_key()
-        new = NewAgent(
-            name=form.name,
-            address=local + domain_of(person, settings_of(request).domain),
-            role=form.role,
-            description=form.description,
-            system_prompt=form.system_prompt,
-            tags=form.tags,
-            team_id=form.team_id or None,
-            raw_key=raw_key,
-        )
-        agent = await write_noted(request, person, Act.AGENT_ADDED, lambda c: add_agent(c, person.user_id, new))
-        directory_of(request).forget()
-        return NewOwnAgentAnswer.model_validate({**_fields(agent, directory_of(request)), "api_key_plaintext": raw_key})
+        return await make_own(request, person, form, namespace(person) or person.username)
 
     async def own(request: Request, person: PersonCaller, agent_id: str) -> Agent:
         agent = await store_of(request).read(lambda c: find_agent(c, person.user_id, agent_id))
@@ -173,34 +213,19 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
         request: Request, agent_id: str, form: OwnAgentChange, person: PersonCaller = caller
     ) -> OwnAgentAnswer:
         await own(request, person, agent_id)
-        changes = form.model_dump(exclude_none=True)
-        if changes.get("team_id") == "":
-            changes["team_id"] = None
-        agent = await write_noted(
-            request, person, Act.AGENT_CHANGED, lambda c: change_agent(c, person.user_id, agent_id, changes)
-        )
-        directory_of(request).forget()
-        return _answer(agent, directory_of(request))
+        return _answer(await change_own(request, person, agent_id, form), directory_of(request))
 
     @router.delete("/{agent_id}", response_model_exclude_defaults=True, responses=refusals(404, 409))
     async def delete(request: Request, agent_id: str, person: PersonCaller = caller) -> Deleted:
         """Its mail stays; its keys end at once."""
         await own(request, person, agent_id)
-        before = await write_noted(
-            request, person, Act.AGENT_DELETED, lambda c: delete_agent(c, person.user_id, agent_id), agent_id
-        )
-        directory_of(request).forget()
-        return Deleted(ok=True, agent_id=agent_id, already_deleted=before)
+        return Deleted(ok=True, agent_id=agent_id, already_deleted=await delete_own(request, person, agent_id))
 
     @router.post("/{agent_id}/regenerate-key", responses=refusals(404, 409))
     async def regenerate_key(request: Request, agent_id: str, person: PersonCaller = caller) -> NewKey:
         """The key before this one ends at once."""
         await own(request, person, agent_id)
-        raw_key = new_raw_key()
-        await write_noted(
-            request, person, Act.KEY_REPLACED, lambda c: replace_key(c, person.user_id, agent_id, raw_key), agent_id
-        )
-        directory_of(request).forget()
+        raw_key = await replace_own_key(request, person, agent_id)
         return NewKey(agent_id=agent_id, api_key_masked=_masked(raw_key[-6:]), api_key_plaintext=raw_key)
 
     @router.get("/{agent_id}/export", responses=refusals(400, 404))
@@ -214,9 +239,7 @@ def _routes(router: APIRouter, caller: Any, namespace: Callable[[PersonCaller], 
         filename = {"agent_md": "AGENT.md", "soul_md": "SOUL.md"}.get(form)
         if filename is None:
             raise Fault(400, "format must be 'agent_md' or 'soul_md'")
-        agent = await own(request, person, agent_id)
-        identity = identity_of(agent, base_url(request))
-        return Exported(filename=filename, content=agent_md(identity, security=True))
+        return Exported(filename=filename, content=identity_text(request, await own(request, person, agent_id)))
 
 
 router = APIRouter(prefix="/users/me/agents", tags=["own agents"], responses=refusals(401))

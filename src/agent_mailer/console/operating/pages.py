@@ -10,6 +10,9 @@ import msgspec
 from agent_mailer.remote.watched import RemoteRequest, Watched
 from agent_mailer.views.values.needs import NeedView
 
+A_PAGE = 50
+"""Rows of a list that are shown at once."""
+
 SHOWN_SECONDS = 120.0
 """So long a request that was answered is still told of where it was asked."""
 
@@ -36,19 +39,38 @@ class TurnRow(msgspec.Struct, frozen=True):
 
 
 class NeedsPage(msgspec.Struct, frozen=True):
-    """The first page. `said` is by need, `asked` by agent: what was asked lately."""
+    """The first page. `said` is by need, `asked` by agent: what was asked lately. `first`: how many needs come before
+    those that are shown; `well_since`: the moment (ISO 8601) from which on nothing has needed anybody, where that is
+    known.
+    """
 
     agents: Sequence[Watched]
     needs: Sequence[NeedView]
     said: Mapping[str, Said]
     asked: Mapping[str, Sequence[RemoteRequest]]
+    first: int = 0
+    well_since: str = ""
+
+
+class ByTags(msgspec.Struct, frozen=True):
+    """Which agents a person wants to see: those with any of the `wanted` tags, of all that there are; `hidden` have
+    none of them.
+    """
+
+    tags: Sequence[str]
+    wanted: Sequence[str]
+    hidden: int
 
 
 class AgentsPage(msgspec.Struct, frozen=True):
-    """All agents, in the order in which they are shown."""
+    """All agents, in the order in which they are shown, and how many of them come before the first that is. `by_tags`
+    where a list of agents is kept.
+    """
 
     agents: Sequence[Watched]
     asked: Mapping[str, Sequence[RemoteRequest]]
+    first: int = 0
+    by_tags: ByTags | None = None
 
 
 class AgentPage(msgspec.Struct, frozen=True):
@@ -64,7 +86,12 @@ class AgentPage(msgspec.Struct, frozen=True):
 
 def values_of(shown: NeedsPage | AgentsPage | AgentPage, now: float) -> dict[str, object]:
     """By the names that the templates have for it. `now` in seconds since the epoch."""
-    return {**msgspec.structs.asdict(shown), "at": now, "stamp": stamp}
+    return {**msgspec.structs.asdict(shown), "at": now, "stamp": stamp, "a_page": A_PAGE}
+
+
+def first_of(page: int, many: int) -> int:
+    """How many come before those of that page, the first being 1; of the last where there is no such page."""
+    return max(0, min(page - 1, (many - 1) // A_PAGE)) * A_PAGE
 
 
 def trouble_first(agents: Sequence[Watched], needs: Sequence[NeedView]) -> list[Watched]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import get_args
+from typing import Annotated, get_args
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
-from agent_mailer.broker.agents import admin
 from agent_mailer.broker.callers import AsPerson, store_of
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.remote.routes import DEFAULT_SECONDS, WantedForm, ask_of
@@ -19,15 +18,18 @@ from agent_mailer.broker.users.rows import keys_of
 from agent_mailer.console.mail import writing
 from agent_mailer.console.operating.needs import needs_of
 from agent_mailer.console.operating.pages import (
+    A_PAGE,
     SHOWN_SECONDS,
     AgentPage,
     AgentsPage,
+    ByTags,
     NeedsPage,
     Said,
+    first_of,
     trouble_first,
     values_of,
 )
-from agent_mailer.console.operating.rows import said_in, tags_of, turns_of_agent
+from agent_mailer.console.operating.rows import said_in, tags_by_agent, turns_of_agent
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, own_address, text_of
 from agent_mailer.remote.port import RemoteVerb
@@ -37,22 +39,24 @@ from agent_mailer.views.values.needs import NeedKind, NeedView
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
 _KEY = re.compile(r"[0-9a-f]{32}")
+_PageNumber = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]
 _THENS = get_args(WantedForm.model_fields["then"].annotation)
 
 
 @router.get("/needs")
-async def needs(request: Request, person: AsPerson) -> Response:
-    """The first page."""
+async def needs(request: Request, person: AsPerson, number: _PageNumber = 1) -> Response:
+    """The first page. What was asked is read for the needs that are shown."""
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
     def work(connection: Connection) -> NeedsPage:
         agents = watched_by(connection, streams, person.user_id)
         found = needs_of(agents, now)
-        said = said_in(connection, person.user_id, found)
+        first = first_of(number, len(found))
+        said = said_in(connection, person.user_id, found[first : first + A_PAGE])
         # Whoever has been answered is about to go on.
         waiting = [need for need in found if need.kind is not NeedKind.QUESTION or not _is_answered(need, said)]
         asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
-        return NeedsPage(agents, waiting, said, asked)
+        return NeedsPage(agents, waiting, said, asked, first)
 
     shown = await store_of(request).read(work)
     return await page(request, person, "needs.html", here="needs", **values_of(shown, now))
@@ -98,14 +102,19 @@ async def ask(request: Request, person: AsPerson) -> Response:
 
 
 @router.get("/agents")
-async def agents(request: Request, person: AsPerson) -> Response:
-    """Trouble first, then what works."""
+async def agents(request: Request, person: AsPerson, number: _PageNumber = 1) -> Response:
+    """Trouble first, then what works; of agents with the tags that the person wants to see."""
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
     def work(connection: Connection) -> AgentsPage:
         found = watched_by(connection, streams, person.user_id)
+        tags, wanted = tags_by_agent(connection, person.user_id)
+        kept = [one for one in found if not wanted or wanted & set(tags.get(one.agent_id, ()))]
+        known = ByTags(
+            sorted({tag for some in tags.values() for tag in some} | wanted), sorted(wanted), len(found) - len(kept)
+        )
         asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
-        return AgentsPage(trouble_first(found, needs_of(found, now)), asked)
+        return AgentsPage(trouble_first(kept, needs_of(kept, now)), asked, first_of(number, len(kept)), known)
 
     shown = await store_of(request).read(work)
     return await page(request, person, "agents.html", here="agents", **values_of(shown, now))
@@ -128,21 +137,12 @@ async def agent(request: Request, person: AsPerson, id: str) -> Response:
         )
         return {
             **values_of(shown, now),
-            "tags": tags_of(connection, person.user_id, id),
+            "tags": tags_by_agent(connection, person.user_id)[0].get(id, []),
             "keys": [key for key in keys_of(connection, person.user_id) if key.agent_id in (None, id)],
         }
 
     values = await store_of(request).read(work)
     return await page(request, person, "agent.html", here="agents", **values)
-
-
-@router.post("/agent/tags")
-async def tags(request: Request, person: AsPerson) -> Response:
-    form = await form_of(request)
-    agent_id = text_of(form, "agent")
-    wanted = list(dict.fromkeys(word.strip() for word in text_of(form, "tags").split(",") if word.strip()))
-    await admin.tag(request, person, agent_id, admin.TagsForm(tags=wanted))
-    return leads_to("/console/agent", id=agent_id, done="saved")
 
 
 def _named(found: list[Watched], agent_id: str) -> Watched:

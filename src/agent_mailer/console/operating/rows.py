@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, select
 
 from agent_mailer.broker.tables import agents as agent_rows
-from agent_mailer.broker.tables import messages, receipts
+from agent_mailer.broker.tables import messages, receipts, users
 from agent_mailer.console.operating.pages import Said, TurnRow
 from agent_mailer.views.values.needs import NeedView
 
@@ -30,9 +30,10 @@ _TURNS: Select[Any] = (
     .order_by(_r.id.desc())
     .limit(4 * TURNS)
 )
-_TAGS = select(agent_rows.c.tags).where(
-    agent_rows.c.id == bindparam("agent"), agent_rows.c.user_id == bindparam("user")
+_TAGS = select(agent_rows.c.id, agent_rows.c.tags).where(
+    agent_rows.c.user_id == bindparam("user"), agent_rows.c.status == "active"
 )
+_WANTED_TAGS = select(users.c.filter_tags).where(users.c.id == bindparam("user"))
 
 
 def said_in(connection: Connection, user_id: str, needs: Iterable[NeedView]) -> dict[str, Said]:
@@ -66,6 +67,7 @@ def turns_of_agent(connection: Connection, user_id: str, agent_id: str) -> list[
     return list(found.values())[:TURNS]
 
 
-def tags_of(connection: Connection, user_id: str, agent_id: str) -> list[str]:
-    row = connection.execute(_TAGS, {"user": user_id, "agent": agent_id}).first()
-    return list(row[0]) if row is not None else []
+def tags_by_agent(connection: Connection, user_id: str) -> tuple[dict[str, list[str]], set[str]]:
+    """Of each agent that is not deleted and has any; and those that the user wants to see agents of."""
+    found = {agent_id: list(tags) for agent_id, tags in connection.execute(_TAGS, {"user": user_id}) if tags}
+    return found, set(connection.execute(_WANTED_TAGS, {"user": user_id}).scalar() or ())

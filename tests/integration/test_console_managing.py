@@ -1,0 +1,190 @@
+"""The console's pages on which agents are made, changed, given another key and deleted, without a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import unescape
+
+import httpx
+import pytest
+from tests.broker_desk import BrokerDesk, Person
+from tests.console_stage import Scene, Visitor, running_console
+from tests.strict_html import check
+
+HOSTILE = "<img src=x onerror=alert(1)>'\" &"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    with running_console(tmp_path_factory.mktemp("console")) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def alice(desk: BrokerDesk) -> Person:
+    return desk.person("alice")
+
+
+@pytest.fixture(scope="module")
+def scene(desk: BrokerDesk, alice: Person) -> Scene:
+    scene = Scene(desk, alice)
+    scene.agent("planner")
+    return scene
+
+
+@pytest.fixture(scope="module")
+def visitor(desk: BrokerDesk, scene: Scene) -> Visitor:
+    visitor = Visitor(desk)
+    visitor.sign_in("alice")
+    return visitor
+
+
+def secret_in(page: str) -> str:
+    found = re.search(r'<code id="secret">([^<]+)</code>', page)
+    assert found
+    return found[1]
+
+
+def agent_in(page: str) -> str:
+    found = re.search(r'name="agent" value="([^"]+)"', page)
+    assert found
+    return found[1]
+
+
+def by_key(desk: BrokerDesk, agent_id: str, key: str) -> int:
+    return desk.http.get(f"/agents/{agent_id}", headers={"X-API-Key": key}).status_code
+
+
+def test_an_agent_is_made_changed_given_another_key_and_deleted(
+    desk: BrokerDesk, visitor: Visitor, scene: Scene
+) -> None:
+    fields = {
+        "role": f"role {HOSTILE}",
+        "description": f"{HOSTILE} \u202e",
+        "system_prompt": f"a\n{HOSTILE}",
+        "tags": "night, 'a\"",
+    }
+    made = visitor.post("/console/agents/make", None, name=HOSTILE, address_local="made.here", **fields)
+    check(made.text)
+    assert made.headers["Cache-Control"] == "no-store"
+    key, agent_id = secret_in(made.text), agent_in(made.text)
+    assert by_key(desk, agent_id, key) == 200
+    settings = visitor.get("/console/agent/settings", id=agent_id)
+    check(settings.text)
+    assert key not in settings.text
+
+    changed = visitor.post("/console/agent/change", None, agent=agent_id, name="Made", **{**fields, "role": "coder"})
+    assert changed.status_code == 303
+    known = desk.http.get(f"/agents/{agent_id}", headers={"X-API-Key": key}).json()
+    assert (known["name"], known["role"], known["tags"]) == ("Made", "coder", ["night", "'a\""])
+    assert known["system_prompt"] == fields["system_prompt"]
+    check(visitor.get("/console/agent", id=agent_id).text)
+    file = visitor.get("/console/agent/file", id=agent_id, name="AGENT.md")
+    assert file.headers["Content-Disposition"] == 'attachment; filename="AGENT.md"'
+    assert fields["system_prompt"] in file.text
+    assert visitor.get("/console/agent/file", id=agent_id, name="../config.toml").status_code == 404
+
+    other = secret_in(visitor.post("/console/agent/key", None, agent=agent_id).text)
+    assert (by_key(desk, agent_id, key), by_key(desk, agent_id, other)) == (401, 200)
+
+    sent = scene.send("planner", known["address"], "Before", "it goes")
+    assert visitor.post("/console/agent/delete", None, agent=agent_id).status_code == 303
+    assert by_key(desk, agent_id, other) == 401
+    gone = visitor.get("/console/agents/deleted").text
+    check(gone)
+    assert known["address"] in gone
+    assert known["address"] not in visitor.get("/console/agents").text
+    assert "it goes" in visitor.get("/console/thread", id=sent["thread_id"]).text
+    late = visitor.post("/console/send", None, to=known["address"], subject="s", body="after", key="k" * 20)
+    assert late.status_code == 303
+    assert "Make a new key" not in visitor.get("/console/agent/settings", id=agent_id).text
+    assert visitor.post("/console/agents/make", None, name="x", address_local="made.here").status_code == 409
+    acts = {act for [act] in desk.sql("SELECT act FROM audit_log WHERE about = :id", id=agent_id)}
+    assert {"agent_added", "agent_changed", "key_replaced", "agent_deleted"} <= acts
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("name", "", "name: "),
+        ("name", "x" * 65, "name: "),
+        ("address_local", "a'\"<b>", "local part of an address"),
+        ("address_local", "planner", "already taken"),
+        ("address_local", "human-operator", "kept for the human operator"),
+        ("team", "no-such-team", "Team not found"),
+        ("tags", "a\0b", "tags"),
+        ("role", "two\nlines", "role: "),
+    ],
+)
+def test_what_cannot_be_made_stays_on_the_page_with_the_reason(
+    visitor: Visitor, field: str, value: str, why: str
+) -> None:
+    written = {"name": "kept", "system_prompt": f"kept words {HOSTILE}", field: value}
+    answer = visitor.post("/console/agents/make", None, **written)
+    assert 400 <= answer.status_code < 500
+    assert why in unescape(answer.text)
+    assert "kept words &lt;img src=x onerror=alert(1)&gt;" in answer.text
+    check(answer.text.replace("\0", ""))
+
+
+def test_a_session_that_ends_in_the_middle_of_such_a_form_loses_no_word(
+    desk: BrokerDesk, visitor: Visitor, scene: Scene
+) -> None:
+    other = Visitor(desk)
+    other.sign_in("alice")
+    copy = httpx.Cookies(other.http.cookies)
+    other.post("/console/logout")
+    other.http.cookies = copy
+    agent_id = scene.agents["planner"]["id"]
+    written = {"agent": agent_id, "name": "Planner", "system_prompt": f"\nlong {HOSTILE}", "role": "plans"}
+    refused = other.post("/console/agent/change", None, **written)
+    assert refused.status_code == 401
+    kept = {name: unescape(value) for name, value in re.findall(r'name="(kept\.\w+)" value="([^"]*)"', refused.text)}
+    there = other.sign_in("alice", **kept)
+    check(there.text)
+    assert 'action="/console/agent/change"' in there.text
+    areas = re.findall(r'<textarea name="(\w+)"[^>]*>\n(.*?)</textarea>', there.text, re.DOTALL)
+    hidden = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', there.text)
+    again = {name: unescape(value) for name, value in areas + hidden}
+    assert again == written
+    assert other.post("/console/agent/change", None, **again).status_code == 303
+    assert "long &lt;img" in visitor.get("/console/agent/settings", id=agent_id).text
+    # Nobody leads it elsewhere.
+    for place in ("https://evil.example/", "/files/x", "//evil.example"):
+        led = other.sign_in("alice", **{**kept, "kept.form": place})
+        assert 'action="/console"' in led.text
+
+
+def test_the_list_is_cut_to_tags_and_to_pages(desk: BrokerDesk, alice: Person, visitor: Visitor, scene: Scene) -> None:
+    for number in range(60):
+        scene.agent(f"many{number:02}")
+    first, second = visitor.get("/console/agents").text, visitor.get("/console/agents", page="2").text
+    shown = [set(re.findall(r'href="/console/agent\?id=([^"]+)"', text)) for text in (first, second)]
+    assert len(shown[0]) == 50
+    assert len(shown[0] | shown[1]) >= 61
+    assert visitor.get("/console/agents", page="99").text.count("data-row") == second.count("data-row")
+    assert visitor.get("/console/agents", page="0").status_code == 422
+    tag = "o'\"<b>"
+    scene.call("PUT", f"/admin/agents/{scene.agents['many07']['id']}/tags", {"tags": [tag]})
+    assert visitor.post("/console/agents/filter", None, tag=[tag]).status_code == 303
+    cut = visitor.get("/console/agents").text
+    check(cut)
+    assert re.findall(r'href="/console/agent\?id=([^"]+)"', cut) == [scene.agents["many07"]["id"]]
+    visitor.post("/console/agents/filter", None)
+    assert visitor.get("/console/agents").text.count("data-row") == 50
+
+
+def test_another_users_agents_are_nobody_elses_to_change(desk: BrokerDesk, scene: Scene) -> None:
+    desk.person("mallory")
+    other = Visitor(desk)
+    other.sign_in("mallory")
+    agent_id = scene.agents["planner"]["id"]
+    for path in ("/console/agent/settings", "/console/agent/file"):
+        assert other.get(path, id=agent_id, name="AGENT.md").status_code == 404
+    for what in ("change", "key", "delete"):
+        assert other.post(f"/console/agent/{what}", None, agent=agent_id, name="mine").status_code == 404
+    operator = scene.call("GET", "/admin/human-operator")
+    mine = Visitor(desk)
+    mine.sign_in("alice")
+    assert mine.post("/console/agent/delete", None, agent=operator["agent_id"]).status_code == 409
