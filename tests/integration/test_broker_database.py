@@ -169,6 +169,45 @@ def test_mail_that_there_is_counts_in_its_inbox_and_has_its_threads(tmp_path: Pa
     assert sql(path, "SELECT * FROM threads") == [("u", "t", moment, "open", None)]
 
 
+VERSIONS = [f"{number:04d}" for number in range(1, int(HEAD) + 1)]
+
+
+@pytest.mark.parametrize("version", [pytest.param(version, marks=LONG) for version in VERSIONS])
+def test_a_database_of_each_version_keeps_what_it_has(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "broker.db"
+    at_version(path, version)
+    moment = "2026-11-21T08:15:00.000000+00:00"
+    then = {
+        "users": "id, username, password_hash, is_superadmin, created_at, filter_tags, token_version",
+        "agents": "id, name, address, role, description, system_prompt, created_at, tags, user_id, status, inbox_seq",
+        "messages": "id, thread_id, user_id, from_agent_id, from_agent, to_agent_id, to_agent, action, subject, body,"
+        " attachments, is_read, created_at, seq, hops, automatic, priority, labels, ordinal",
+        "receipts": "id, message_id, stage, turn_id, detail, final, watcher, created_at",
+    }
+    ann = f"'u', 'ann', 'x', 0, '{moment}', '[]', 3"
+    agents = [f"'{name}', '{name}', '{name}@ann', 'r', 'd', 's', '{moment}', '[]', 'u', 'active', 9" for name in "ab"]
+    mail = [
+        f"'m{n}', 't{n % 2}', 'u', 'b', 'b@ann', 'a', 'a@ann', 'send', 'Grüße {n}', 'body {n}', '[]', {n < 2},"
+        f" '{moment}', {n}, 0, 'no', 'normal', '[]', 0"
+        for n in range(5)
+    ]
+    rows = {"users": [ann], "agents": agents, "messages": mail}
+    rows["receipts"] = [f"7, 'm1', 'settled', 'turn', '', 1, 'w', '{moment}'"]
+    for table, values in rows.items():
+        sql(path, *(f"INSERT INTO {table} ({then[table]}) VALUES ({one})" for one in values))
+    look = {table: f"SELECT {columns} FROM {table} ORDER BY id" for table, columns in then.items()}
+    before = {table: sql(path, statement) for table, statement in look.items()}
+    bring(path)
+    assert {table: sql(path, statement) for table, statement in look.items()} == before
+    assert [len(found) for found in before.values()] == [1, 2, 5, 1]
+    assert sql(path, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+    assert sql(path, "PRAGMA foreign_key_check") == []
+    bring(tmp_path / "new.db")
+    names = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_autoindex%' ORDER BY type, name"
+    assert sql(path, names) == sql(tmp_path / "new.db", names)
+
+
 def test_a_migration_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     sql(
