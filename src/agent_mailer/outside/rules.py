@@ -9,6 +9,8 @@ import msgspec
 
 from agent_mailer.outside.event import Event, Ignored, Reason
 
+HOOK_NAME = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
+BAD_NAME = "A hook's name has 1 to 40 lower-case letters, digits and hyphens, none at its ends"
 MOST = 50
 LONGEST = 200
 

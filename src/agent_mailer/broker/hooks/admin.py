@@ -16,10 +16,11 @@ from agent_mailer.broker.hooks import rows
 from agent_mailer.broker.hooks.history import Came, Item, deliveries_of, failed_delivery, items_of
 from agent_mailer.broker.hooks.routes import limits_of
 from agent_mailer.broker.hooks.rows import Hook, NewHook, Standing
-from agent_mailer.broker.hooks.taking import Outcome, Taken, retry
+from agent_mailer.broker.hooks.taking import retry
 from agent_mailer.broker.protocol import ONE_LINE, Fault, Reference
 from agent_mailer.broker.streams import streams_of
 from agent_mailer.outside.event import Source
+from agent_mailer.outside.items import Outcome, Taken
 from agent_mailer.outside.rules import LONGEST, MOST, Rules
 
 router = APIRouter(prefix="/admin/hooks", tags=["hooks"])

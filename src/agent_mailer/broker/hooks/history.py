@@ -10,8 +10,8 @@ from sqlalchemy import Connection, delete, select, update
 
 from agent_mailer.broker.hooks.rows import find_hook
 from agent_mailer.broker.hooks.tables import hook_deliveries, hook_items
-from agent_mailer.broker.hooks.taking import Outcome
 from agent_mailer.broker.protocol import Fault
+from agent_mailer.outside.items import Outcome
 
 _d, _i = hook_deliveries.c, hook_items.c
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import cast
 
 from fastapi import APIRouter, Request, Response
@@ -11,15 +10,17 @@ from fastapi import APIRouter, Request, Response
 from agent_mailer.broker.answers import answer, described, header, refusals
 from agent_mailer.broker.callers import settings_of, store_of
 from agent_mailer.broker.hooks.rows import Called, called, secret_of
-from agent_mailer.broker.hooks.taking import WRONG, Delivery, Limits, Taken, take_all
+from agent_mailer.broker.hooks.taking import Delivery, Limits, take_all
 from agent_mailer.broker.messages.forms import idempotency_key, is_json
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.streams import streams_of
 from agent_mailer.broker.users.throttle import Throttle
-from agent_mailer.outside import generic, github
-from agent_mailer.outside.event import BadEvent, Event, Ignored, Source
+from agent_mailer.outside import github
+from agent_mailer.outside.calls import NOT_JSON, STALE, WRONG, Header, read_call, verdict_of
+from agent_mailer.outside.event import BadEvent, Source
+from agent_mailer.outside.items import Taken
 from agent_mailer.outside.rules import Rules
-from agent_mailer.outside.signature import GITHUB_HEADER, HEADER, LARGEST, WINDOW, Verdict, check, check_github
+from agent_mailer.outside.signature import GITHUB_HEADER, HEADER, LARGEST, Verdict
 
 router = APIRouter(prefix="/hooks", tags=["hooks"])
 
@@ -54,7 +55,7 @@ async def call(request: Request, hook_name: str) -> Response:
         raise Fault(413, f"The request is larger than {LARGEST} bytes")
     hook = await _known(request, hook_name, body)
     if not is_json(request):
-        raise Fault(415, "Send application/json (at GitHub: the webhook's content type)")
+        raise Fault(415, NOT_JSON)
     try:
         delivery = _delivery(request, hook, body)
     except BadEvent as error:
@@ -79,16 +80,11 @@ async def _known(request: Request, name: str, body: bytes) -> Called:
     found = await store_of(request).read(lambda c: called(c, name))
     hook = found or _NOBODYS
     secret = secret_of(settings_of(request).secret, hook.id, hook.version)
-    if hook.kind is Source.GITHUB:
-        verdict = check_github(secret, request.headers.get(GITHUB_HEADER, ""), body)
-    else:
-        verdict = check(secret, request.headers.get(HEADER, ""), body, CLOCK.now().timestamp())
+    verdict = verdict_of(hook.kind, secret, _header(request), body, CLOCK.now().timestamp())
     if found is not None and verdict is Verdict.GOOD:
         return found
     if found is not None and verdict is Verdict.STALE:
-        raise Fault(
-            401, f"The signature is of another time: its moment may be {WINDOW} seconds from the broker's clock"
-        )
+        raise Fault(401, STALE)
     throttle = cast(Throttle, request.app.state.throttle)
     who = (f"hook {name}", f"hook {request.client.host if request.client else ''}")
     await throttle.check(*who, known=True, what="signatures")
@@ -97,24 +93,11 @@ async def _known(request: Request, name: str, body: bytes) -> Called:
 
 
 def _delivery(request: Request, hook: Called, body: bytes) -> Delivery:
-    """Raises BadEvent, Fault 400, RequestValidationError."""
-    event: Event | Ignored
-    if hook.kind is Source.GITHUB:
-        delivery_id = request.headers.get(github.DELIVERY_HEADER, "")
-        name = request.headers.get(github.EVENT_HEADER, "")
-        if not (0 < len(delivery_id) <= 200 and delivery_id.isascii() and delivery_id.isprintable()):
-            raise BadEvent(f"{github.DELIVERY_HEADER} is missing, or no id")
-        if not name or len(name) > 100 or not name.isprintable():
-            raise BadEvent(f"{github.EVENT_HEADER} is missing, or no event")
-        event = github.read(name, body)
-        # Neither the id nor the event's name is signed: what was sent once is that body.
-        digest, once = hashlib.sha256(body).hexdigest(), True
-    else:
-        delivery_id = (
-            idempotency_key(request) or hashlib.sha256(request.headers.get(HEADER, "").encode() + body).hexdigest()
-        )
-        event = generic.read(body, hook.path)
-        digest, once = hashlib.sha256(delivery_id.encode() + b"\0" + body).hexdigest(), False
-    if isinstance(event, Event):
-        event = hook.rules.wanted(event)
-    return Delivery(hook.id, hook.path, delivery_id, digest, once, event, limits_of(request))
+    """Raises BadEvent, RequestValidationError."""
+    key = None if hook.kind is Source.GITHUB else idempotency_key(request)
+    call = read_call(hook.kind, _header(request), body, hook.path, hook.rules, key)
+    return Delivery(hook.id, hook.path, call.id, call.digest, call.once, call.event, limits_of(request))
+
+
+def _header(request: Request) -> Header:
+    return lambda name: request.headers.get(name, "")

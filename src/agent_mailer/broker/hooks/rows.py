@@ -19,10 +19,9 @@ from agent_mailer.broker.tables import agents, teams, users
 from agent_mailer.broker.users.rows import new_id
 from agent_mailer.names import HOOK
 from agent_mailer.outside.event import Source
-from agent_mailer.outside.rules import Rules, bad_pattern
+from agent_mailer.outside.rules import BAD_NAME, HOOK_NAME, Rules, bad_pattern
 
 ROLE = "hook"
-NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 MOST = 200
 """Hooks of one user."""
 
@@ -126,8 +125,8 @@ def add_hook(connection: Connection, user_id: str, username: str, domain: str, n
 
     Raises Fault 400 (name, rules, nobody or both to get it), 404 (no such agent), 409 (taken, too many).
     """
-    if not re.fullmatch(NAME, new.name):
-        raise Fault(400, "A hook's name has 1 to 40 lower-case letters, digits and hyphens, none at its ends")
+    if not re.fullmatch(HOOK_NAME, new.name):
+        raise Fault(400, BAD_NAME)
     if words := bad_pattern((*new.rules.events, *new.rules.actions, *new.rules.branches, *new.rules.labels)):
         raise Fault(400, words)
     if bool(new.to) == (new.team_id is not None):

@@ -14,14 +14,12 @@ from agent_mailer.broker.hooks.history import due, forget
 from agent_mailer.broker.hooks.taking import Limits, in_ms, retry
 from agent_mailer.broker.protocol import CLOCK
 from agent_mailer.broker.streams import Streams
+from agent_mailer.outside.items import KEPT_DAYS, LOOK_EVERY
 
 log = logging.getLogger("agent_mailer.broker")
-EVERY = 30.0
-"""Seconds between two looks."""
 AT_ONCE = 100
 FORGET_EVERY = 120
 """Looks between two times that what is over is forgotten."""
-KEPT_DAYS = 90
 
 
 async def sweep_on(store: Store, streams: Streams, lock: asyncio.Lock, limits: Limits) -> None:
@@ -36,7 +34,7 @@ async def sweep_on(store: Store, streams: Streams, lock: asyncio.Lock, limits: L
         except SQLAlchemyError as error:
             log.warning("what came by hooks could not be looked at: %s", str(error).splitlines()[0])
         looks += 1
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(LOOK_EVERY)
 
 
 async def sweep(store: Store, streams: Streams, lock: asyncio.Lock, limits: Limits) -> int:

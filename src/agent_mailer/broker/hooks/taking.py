@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
-from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -18,22 +17,9 @@ from agent_mailer.broker.messages.sending import NewMessage, Submission, send_al
 from agent_mailer.broker.protocol import CLOCK, Fault, now_text
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.users.rows import new_id
+from agent_mailer.outside.calls import OTHER_BODY, WRONG
 from agent_mailer.outside.event import Event, Ignored, State, body_of, subject_of
-
-FIRST_WAIT_MS, LONGEST_WAIT_MS = 60_000, 6 * 3600_000
-MOST_TRIES = 12
-WRONG = "The signature is missing or wrong"
-"""The same whether there is such a hook or not."""
-
-
-class Outcome(StrEnum):
-    SENT = "sent"
-    COUNTED = "counted"
-    """It is open already, and was told."""
-    RESOLVED = "resolved"
-    IGNORED = "ignored"
-    FAILED = "failed"
-    """It is kept, and tried again."""
+from agent_mailer.outside.items import Item, NotSent, Outcome, Taken, ToSend, decide, thread_words, wait_ms
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -41,17 +27,6 @@ class Limits(msgspec.Struct, frozen=True):
 
     longest: int
     quota: Quota = Quota()
-
-
-class Taken(msgspec.Struct, frozen=True, rename="camel"):
-    """`reason`: why it became no mail. `occurrence_count`: how often what it is about was told since it began."""
-
-    delivery: str
-    outcome: Outcome
-    reason: str = ""
-    message_ids: tuple[str, ...] = ()
-    occurrence_count: int = 0
-    replayed: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -118,10 +93,10 @@ def _take(connection: Connection, delivery: Delivery) -> Result:
     if earlier is None and delivery.once:
         same = select(_d.digest).where(_d.hook_id == hook.id, _d.delivery_id == delivery.id)
         if connection.execute(same).first() is not None:
-            raise Fault(409, "This delivery id came with another body before")
+            raise Fault(409, OTHER_BODY)
     if earlier is not None:
         if earlier.digest != delivery.digest:
-            raise Fault(409, "This delivery id came with another body before")
+            raise Fault(409, OTHER_BODY)
         # Whoever sends it again wants it tried again.
         if earlier.outcome == Outcome.FAILED and (again := retry(connection, earlier.id, delivery.limits)) is not None:
             return again
@@ -170,61 +145,39 @@ def _locked(connection: Connection, hook_id: str) -> _Hook:
 
 def _place(connection: Connection, hook: _Hook, delivery: Delivery) -> Result:
     event = delivery.event
-    if isinstance(event, Ignored):
-        return _ignored(delivery, event.reason.value)
-    if hook.standing == Standing.DISABLED:
-        return _ignored(delivery, "hook_disabled")
-    thread = _thread(hook, event, delivery.id)
-    if event.state is State.NEWS:
-        return _send(connection, hook, delivery, event, thread)
-    where = (_i.hook_id == hook.id, _i.origin == event.origin, _i.item == event.key)
-    item = connection.execute(select(_i.is_open, _i.occurrences, _i.thread_id, _i.moment_ms).where(*where)).first()
-    late = item is not None and _is_before(event.at_ms, item.moment_ms)
-    if event.state is State.RESOLVED:
-        if late:
-            return _ignored(delivery, "came_late")
-        if item is None or not item.is_open:
-            # So that the beginning, where it comes after its end, is known for what it is.
-            _note(connection, hook, event, is_open=False, occurrences=0, thread=thread)
-            return _ignored(delivery, "nothing_open")
-        result = _send(connection, hook, delivery, event, item.thread_id)
+    if isinstance(event, Event) and hook.standing == Standing.DISABLED:
+        return Result(Taken(delivery.id, Outcome.IGNORED, "hook_disabled"))
+    thread, item = "", None
+    if isinstance(event, Event):
+        thread = str(uuid.uuid5(uuid.UUID(hook.sender_id), "\0".join(thread_words(event, delivery.id))))
+        item = None if event.state is State.NEWS else _item(connection, hook, event)
+    plan = decide(event, item, thread)
+    if isinstance(plan, ToSend) and isinstance(event, Event):
+        result = _send(connection, hook, delivery, event, plan.thread)
         if result.taken.outcome is Outcome.FAILED:
             return result
-        _note(connection, hook, event, is_open=False, occurrences=item.occurrences, thread=item.thread_id)
-        taken = msgspec.structs.replace(result.taken, outcome=Outcome.RESOLVED, occurrence_count=item.occurrences)
-        return msgspec.structs.replace(result, taken=taken)
-    if item is not None and item.is_open:
-        many = item.occurrences + 1
-        connection.execute(update(hook_items).where(*where).values(occurrences=many, last_at=now_text()))
-        if not late and event.at_ms is not None:
-            connection.execute(update(hook_items).where(*where).values(moment_ms=event.at_ms))
-        return Result(Taken(delivery.id, Outcome.COUNTED, "open_already", (), many))
-    if late:
-        return _ignored(delivery, "resolved_already")
-    result = _send(connection, hook, delivery, event, thread)
-    if result.taken.outcome is Outcome.FAILED:
-        return result
-    _note(connection, hook, event, is_open=True, occurrences=1, thread=thread)
-    taken = msgspec.structs.replace(result.taken, occurrence_count=1)
-    return msgspec.structs.replace(result, taken=taken)
+        taken = msgspec.structs.replace(result.taken, outcome=plan.outcome, occurrence_count=plan.occurrences)
+        result = msgspec.structs.replace(result, taken=taken)
+    else:
+        reason = plan.reason if isinstance(plan, NotSent) else ""
+        result = Result(Taken(delivery.id, plan.outcome, reason, (), plan.occurrences))
+    if plan.after is not None and isinstance(event, Event):
+        _note(connection, hook, event, plan.after)
+    return result
 
 
-def _is_before(moment: int | None, other: int | None) -> bool:
-    return moment is not None and other is not None and moment < other
+def _item(connection: Connection, hook: _Hook, event: Event) -> Item | None:
+    where = (_i.hook_id == hook.id, _i.origin == event.origin, _i.item == event.key)
+    row = connection.execute(select(_i.is_open, _i.occurrences, _i.thread_id, _i.moment_ms).where(*where)).first()
+    return None if row is None else Item(*row)
 
 
-def _thread(hook: _Hook, event: Event, delivery_id: str) -> str:
-    """What is news of one thing has one thread; what was resolved begins another when it comes again."""
-    about = ("news", event.origin, event.key) if event.state is State.NEWS and event.key else ("one", delivery_id)
-    return str(uuid.uuid5(uuid.UUID(hook.sender_id), "\0".join(("hook", *about))))
-
-
-def _note(connection: Connection, hook: _Hook, event: Event, *, is_open: bool, occurrences: int, thread: str) -> None:
+def _note(connection: Connection, hook: _Hook, event: Event, after: Item) -> None:
     names = {"hook_id": hook.id, "origin": event.origin, "item": event.key}
     now = now_text()
-    values = {"is_open": is_open, "occurrences": occurrences, "thread_id": thread, "last_at": now}
-    values |= {"moment_ms": event.at_ms} if event.at_ms is not None else {}
-    begun = {"first_at": now} if is_open else {}
+    values = {"is_open": after.is_open, "occurrences": after.occurrences, "thread_id": after.thread}
+    values |= {"moment_ms": after.moment_ms, "last_at": now}
+    begun = {"first_at": now} if after.begins else {}
     changed = update(hook_items).where(*(hook_items.c[name] == value for name, value in names.items()))
     if not connection.execute(changed.values(**values, **begun)).rowcount:
         connection.execute(insert(hook_items).values(**names, user_id=hook.user_id, **values, first_at=now))
@@ -263,10 +216,6 @@ def _send(connection: Connection, hook: _Hook, delivery: Delivery, event: Event,
     return Result(Taken(delivery.id, Outcome.SENT, "", ids), sent.arrivals)
 
 
-def _ignored(delivery: Delivery, reason: str) -> Result:
-    return Result(Taken(delivery.id, Outcome.IGNORED, reason))
-
-
 def _failed(delivery: Delivery, reason: str) -> Result:
     return Result(Taken(delivery.id, Outcome.FAILED, reason))
 
@@ -285,8 +234,7 @@ def _values(delivery: Delivery, taken: Taken, tries: int) -> dict[str, Any]:
     held, due = None, None
     if taken.outcome is Outcome.FAILED and isinstance(delivery.event, Event):
         held = msgspec.json.encode(_Held(delivery.path, delivery.event)).decode()
-        wait = min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2**tries)
-        due = in_ms(wait) if tries < MOST_TRIES else None
+        due = None if (wait := wait_ms(tries)) is None else in_ms(wait)
     return {
         "outcome": taken.outcome.value,
         "reason": taken.reason,

@@ -142,7 +142,7 @@ def deliveries(
     """What came by a hook, and what became of it; the newest first."""
     data = data_of(folder, database)
     from agent_mailer.broker.hooks.history import deliveries_of
-    from agent_mailer.broker.hooks.taking import Outcome
+    from agent_mailer.outside.items import Outcome
 
     wanted = None if outcome is None else Outcome(one_of(outcome, list(Outcome), "--outcome"))
 
@@ -181,7 +181,7 @@ def retry(
     """Have what failed tried again, now."""
     data = data_of(folder, database)
     from agent_mailer.broker.hooks.history import deliveries_of, make_due
-    from agent_mailer.broker.hooks.taking import Outcome
+    from agent_mailer.outside.items import Outcome
 
     def work(connection: Connection) -> int:
         owner, chosen = _chosen(connection, hook)
