@@ -72,6 +72,10 @@ def test_several_agents(walk: Walk) -> None:
     follow(walk, "several-agents.md", {"answer_has_come": answer_has_come, **stages})
 
 
+def test_work_from_outside(walk: Walk) -> None:
+    follow(walk, "work-from-outside.md", {})
+
+
 def test_when_something_is_wrong(walk: Walk, claude: FakeAnthropic) -> None:
     """One message meets one fault after the other."""
     state = walk.home / HAIKU / ".agent-mailer"

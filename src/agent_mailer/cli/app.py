@@ -53,6 +53,7 @@ class _Program(LazyGroup):
         "fetch": ("agent_mailer.cli.mail.commands:fetch_app", "A message, without claiming it."),
         "pause": ("agent_mailer.cli.pause", "Start no new turns."),
         "resume": ("agent_mailer.cli.pause:resume_app", "Start turns again."),
+        "hook": ("agent_mailer.cli.hook", "Let GitHub and other programs write to your agents."),
         "broker": ("agent_mailer.cli.broker", "A broker for agents on different machines."),
         "service": ("agent_mailer.cli.service", "Run the agent as a systemd user service."),
         "team": ("agent_mailer.cli.team", "Several agents as one thing; also as the program amp."),
@@ -78,7 +79,7 @@ class _Program(LazyGroup):
         "Mail": ("send", "inbox", "mail", "fetch", "schedules"),
         "What needs you": ("approvals", "approve", "deny", "held", "stuck", "dead-letter"),
         "What was done": ("turns", "sessions", "memory", "cost", "limits", "metrics"),
-        "Beside it": ("team", "broker", "mcp"),
+        "Beside it": ("team", "broker", "hook", "mcp"),
     }
 
 

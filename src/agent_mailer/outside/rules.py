@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -9,7 +10,7 @@ import msgspec
 
 from agent_mailer.outside.event import Event, Ignored, Reason
 
-HOOK_NAME = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
+_HOOK_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 BAD_NAME = "A hook's name has 1 to 40 lower-case letters, digits and hyphens, none at its ends"
 MOST = 50
 LONGEST = 200
@@ -34,6 +35,10 @@ class Rules(msgspec.Struct, frozen=True):
         if event.labels is not None and not _fits(self.labels, event.labels):
             return Ignored(Reason.LABEL_NOT_WANTED, event.name)
         return event
+
+
+def is_hook_name(text: str) -> bool:
+    return _HOOK_NAME.fullmatch(text) is not None
 
 
 def bad_pattern(patterns: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -19,7 +18,7 @@ from agent_mailer.broker.tables import agents, teams, users
 from agent_mailer.broker.users.rows import new_id
 from agent_mailer.names import HOOK
 from agent_mailer.outside.event import Source
-from agent_mailer.outside.rules import BAD_NAME, HOOK_NAME, Rules, bad_pattern
+from agent_mailer.outside.rules import BAD_NAME, Rules, bad_pattern, is_hook_name
 
 ROLE = "hook"
 MOST = 200
@@ -125,7 +124,7 @@ def add_hook(connection: Connection, user_id: str, username: str, domain: str, n
 
     Raises Fault 400 (name, rules, nobody or both to get it), 404 (no such agent), 409 (taken, too many).
     """
-    if not re.fullmatch(HOOK_NAME, new.name):
+    if not is_hook_name(new.name):
         raise Fault(400, BAD_NAME)
     if words := bad_pattern((*new.rules.events, *new.rules.actions, *new.rules.branches, *new.rules.labels)):
         raise Fault(400, words)

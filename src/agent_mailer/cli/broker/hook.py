@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, broker_url, change, data_of, look, user_named
+from agent_mailer.cli.hook import Actions, Branches, Events, Labels
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
@@ -28,10 +29,6 @@ LIST = "agent-mailer broker hook list"
 app = group("hook", "Hooks, by which other programs write to agents. Works on the broker's database.")
 
 Which = Annotated[str, typer.Argument(help="Its path's last part, NAME.USER, or its id.", show_default=False)]
-Events = Annotated[list[str] | None, typer.Option("--event", help="Only this event; again for more. A pattern.")]
-Actions = Annotated[list[str] | None, typer.Option("--action", help="Only this action of it.")]
-Branches = Annotated[list[str] | None, typer.Option("--branch", help="Only this branch, where there is one.")]
-Labels = Annotated[list[str] | None, typer.Option("--label", help="Only with this label, where there can be one.")]
 
 
 @app.command("add", cls=FastCommand)
