@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent_mailer.config import MailboxKind, RuntimeKind
 from agent_mailer.errors import ConfigFault
+from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.state.workdirs import user_state
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.amp.client import Credentials
     from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
     from agent_mailer.mailbox.port import Mailbox
+    from agent_mailer.mailbox.relay.adapter import RelayMailbox
     from agent_mailer.reservations.port import Reservations
     from agent_mailer.state.folder import StateFolder
     from agent_mailer.trust.workdir import Trust
@@ -51,6 +53,8 @@ def mailbox_of(place: Place) -> Mailbox:
     """Raises ConfigFault where the configuration names none."""
     if place.config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
         return mcp_agent_mail(place, place.config.address)
+    if place.config.mailbox_kind is MailboxKind.RELAY:
+        return relay(place, place.config.address)
     return _amp(place)
 
 
@@ -72,6 +76,35 @@ def mcp_agent_mail(place: Place, name: str, program: str = "") -> McpAgentMailbo
     return McpAgentMailbox(account, folder, place.disk, rhythm=rhythm, clock=place.clock)
 
 
+def relay(place: Place, name: str) -> RelayMailbox:
+    """That of `name` at an Agent Relay server, which is this workdir's agent or a person. Raises ConfigFault."""
+    from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
+    from agent_mailer.mailbox.relay.session import Account
+    from agent_mailer.names import whole_digest
+    from agent_mailer.policies import approve_of
+
+    config, is_agent = place.config, name == place.config.address
+    asked, mode = approve_of(config), config.permission_mode
+    guarded = asked.refused or bool(asked.rules)
+    account = Account(
+        url=config.broker_url,
+        name=name,
+        token=config.api_key,
+        caps=config.relay.caps if is_agent else (),
+        tags=config.relay.tags if is_agent else (),
+        label=config.relay.label if is_agent else "",
+        channels=config.relay.channels if is_agent else (),
+        machine=platform.node(),
+        cwd=str(place.project_dir() or place.workdir),
+        approval="read-only" if mode is PermissionMode.PLAN else "guarded" if guarded else "open",
+        program=(config.runtime or RuntimeKind.COMMAND).value if is_agent else "agent-mailer",
+    )
+    seen = f"{whole_digest(chr(0).join((config.broker_url, name)))[:32]}.json"
+    path = place.folder.path / "relay.json" if is_agent else user_state() / "relay" / seen
+    rhythm = Rhythm(float(config.poll_interval_idle), float(config.poll_interval_active))
+    return RelayMailbox(account, path, place.disk, rhythm=rhythm, clock=place.clock)
+
+
 def project_of(place: Place) -> str:
     """Under which path an mcp_agent_mail server keeps the agents that may write to each other. Raises ConfigFault."""
     from agent_mailer.config import expand
@@ -86,6 +119,10 @@ def person_of(place: Place) -> str:
         from agent_mailer.mailbox.mcp_agent_mail.identity import USER
 
         return USER
+    if place.config.mailbox_kind is MailboxKind.RELAY:
+        from agent_mailer.mailbox.relay.session import USER as RELAY_USER
+
+        return RELAY_USER
     return "user" if place.config.mailbox_kind is MailboxKind.MAILDIR else "operator"
 
 
@@ -100,7 +137,7 @@ def reservations_of(place: ReservingPlace, address: str) -> Reservations:
 
     project = os.path.realpath(project_of(place))
     here = Leases(_leases_of(place), place.disk, place.clock, project=project, address=address)
-    return here if kind is MailboxKind.MAILDIR else _at_broker(place, here, project, address)
+    return _at_broker(place, here, project, address) if kind is MailboxKind.AMP else here
 
 
 def _at_broker(place: Place, here: Reservations, project: str, address: str) -> Reservations:

@@ -29,6 +29,7 @@ from agent_mailer.config_tables import (
     Limits,
     McpAgentMailKeys,
     Notify,
+    RelayKeys,
     Retry,
     SandboxKeys,
     ScheduleKeys,
@@ -58,6 +59,7 @@ class MailboxKind(StrEnum):
     MAILDIR = "maildir"
     AMP = "amp"
     MCP_AGENT_MAIL = "mcp_agent_mail"
+    RELAY = "relay"
 
 
 class GlobalNote(StrEnum):
@@ -99,7 +101,7 @@ class Config(msgspec.Struct, frozen=True):
         MailboxKind | None,
         RESTART,
         STOPS,
-        "maildir, amp or mcp_agent_mail; default: amp when broker_url is set, else maildir",
+        "maildir, amp, mcp_agent_mail or relay; default: amp when broker_url is set, else maildir",
     ] = None
     maildir_root: Annotated[
         str,
@@ -110,6 +112,9 @@ class Config(msgspec.Struct, frozen=True):
     mcp_agent_mail: Annotated[
         McpAgentMailKeys, "project: whose mail it is at an mcp_agent_mail server, an absolute path"
     ] = McpAgentMailKeys()
+    relay: Annotated[
+        RelayKeys, "caps, tags, label, channels, profile, approval: as what the agent is shown at an Agent Relay server"
+    ] = RelayKeys()
     runtime: Annotated[
         RuntimeKind | None, RESTART, STOPS, "the agent program: claude, codex, infiniti or command; must be chosen"
     ] = None

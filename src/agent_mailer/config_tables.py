@@ -61,6 +61,27 @@ class McpAgentMailKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class RelayKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[relay]`: as what an agent is shown at an Agent Relay server, whose own variables are the defaults."""
+
+    caps: Annotated[
+        tuple[str, ...], RESTART, "what the agent can do, for mail to `cap:`; default: $AGENT_RELAY_CAPS, or chat"
+    ] = ()
+    tags: Annotated[tuple[str, ...], RESTART, "for mail to `tag:`; default: $AGENT_RELAY_TAGS"] = ()
+    label: Annotated[str, RESTART, "for mail to `label:`; default: $AGENT_RELAY_LABEL"] = ""
+    channels: Annotated[
+        tuple[str, ...], RESTART, "channels whose mail it gets; default: $AGENT_RELAY_CHANNELS, or all"
+    ] = ()
+    profile: Annotated[str, RESTART, STOPS, "a profile of the relay's file of them; default: $AGENT_RELAY_PROFILE"] = ""
+    approval: Annotated[
+        str,
+        Meta(pattern=r"^(open|guarded|read-only)?\Z"),
+        RESTART,
+        STOPS,
+        "open, guarded (a person is asked) or read-only (permission_mode plan); default: $AGENT_RELAY_APPROVAL",
+    ] = ""
+
+
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"pass_": "pass"}):
     """`[env]`: names the agent may see beyond the basics, and values set for it."""
 

@@ -15,7 +15,19 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves, leaves_of
+from agent_mailer.config import (
+    DOCS,
+    ENV_PREFIX,
+    HINTS,
+    SECRET_KEYS,
+    Config,
+    Loaded,
+    MailboxKind,
+    Source,
+    keys,
+    leaves,
+    leaves_of,
+)
 from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys, size_in_bytes
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
@@ -67,6 +79,10 @@ def load(
         table: dict[str, object] = msgspec.to_builtins(values.get("sandbox", SandboxKeys()))
         take([("sandbox", {**table, "kind": kind.value})], Source.ENVIRONMENT)
     take(((k, v) for k, v in flags.items() if v is not None), Source.FLAG)
+    if values.get("mailbox") is MailboxKind.RELAY:
+        from agent_mailer.config_relay import with_defaults
+
+        take(with_defaults(values, environ).items(), Source.ENVIRONMENT)
     config = Config(**values)  # type: ignore[arg-type]
     return Loaded(config, sources, tuple(k for k in raw if k not in keys()))
 
@@ -104,7 +120,11 @@ def read_file(path: Path) -> dict[str, object]:
 
 
 def _in_our_words(raw: dict[str, object]) -> dict[str, object]:
-    """With `[capabilities.mail] adapter, endpoint`, as other programs write it, read as the keys that say the same."""
+    """With `[capabilities.mail] adapter, endpoint`, and `[relay] url, token`, read as the keys that say the same."""
+    if "relay" in raw:
+        from agent_mailer.config_relay import in_our_words
+
+        raw = in_our_words(raw)
     capabilities = raw.get("capabilities")
     mail = capabilities.get("mail") if isinstance(capabilities, dict) else None
     if not isinstance(mail, dict):

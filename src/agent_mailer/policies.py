@@ -142,7 +142,7 @@ def _who(config: Config, where: Where) -> WhoPolicy:
     """Whose mail is worked on, and who is a person: never an agent, whatever `people` says."""
     at_broker = config.mailbox_kind is MailboxKind.AMP
     # The names that each of them has for the person there.
-    at_server = config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL
+    at_server = config.mailbox_kind in (MailboxKind.MCP_AGENT_MAIL, MailboxKind.RELAY)
     person = f"human-operator@{where.own.partition('@')[2]}" if at_broker else "the-user" if at_server else "user"
     people = (*config.people, person, *([config.notify.address] if config.notify.address else []))
     # Where the operator's answers by mail count, no agent may pass for him.
@@ -162,6 +162,8 @@ def missing_in(config: Config, handle: str) -> list[tuple[str, str]]:
         found += _lacking(config, "broker_url", "api_key", "agent_id", "address")
     elif config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
         found += _lacking(config, "broker_url", "address")
+    elif config.mailbox_kind is MailboxKind.RELAY:
+        found += _lacking(config, "address")
     elif not handle:
         found.append(("address", "--address"))
     if config.runtime is None:

@@ -16,6 +16,7 @@ from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.checks.machine import flock_holder
 from agent_mailer.clock import iso
 from agent_mailer.disk import read_regular
+from agent_mailer.config import MailboxKind
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.listing import is_message_name
@@ -38,6 +39,10 @@ def mailbox_checks(place: Workplace) -> list[CheckResult]:
         if not (config.broker_url and config.api_key and config.agent_id):
             return []  # the configuration's check names them
         return check_broker(shown_url(config.broker_url), config.address, lambda: see_broker(place))
+    if place.config.mailbox_kind is MailboxKind.RELAY:
+        from agent_mailer.checks.relay import relay_checks
+
+        return relay_checks(place)
     if not place.in_folder:
         from agent_mailer.checks.server import server_checks
 

@@ -74,7 +74,7 @@ def keeping_at(place: Workplace, whose: str | None) -> Keeping:
         return LookedThrough(mail_in(place, whose), "a folder mailbox")
     from agent_mailer.people.server import mail_at
 
-    return LookedThrough(mail_at(place, whose), "an mcp_agent_mail server")
+    return LookedThrough(mail_at(place, whose), f"a server of kind {place.config.mailbox_kind}")
 
 
 def new_key(dedupe: str | None = None) -> str:

@@ -1,20 +1,23 @@
-"""A person's mail at an mcp_agent_mail server: under a name of its own there, or as the workdir's agent."""
+"""A person's mail at a server that lists it: of mcp_agent_mail, or Agent Relay. Under a name of its own there, or as the
+workdir's agent.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from agent_mailer.at_server import mcp_agent_mail
+from agent_mailer.at_server import mcp_agent_mail, person_of, relay
+from agent_mailer.config import MailboxKind
 from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UnavailableFault, UsageFault
-from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
-from agent_mailer.mailbox.mcp_agent_mail.identity import USER
-from agent_mailer.mailbox.mcp_agent_mail.rpc import ToolRefused
 from agent_mailer.mailbox.port import (
+    Delivered,
     Delivery,
     Draft,
+    Envelope,
+    Mailbox,
     MailboxRefused,
     MailboxUnavailable,
     Message,
@@ -46,23 +49,46 @@ LOOK_EVERY: Final = 2.0
 """Seconds between two looks for an answer: each costs the server a little."""
 
 
+class Listed(Mailbox, Protocol):
+    """What such a server can do for a person beside the port."""
+
+    async def everything(self) -> list[tuple[Envelope, str, bool]]: ...
+
+    async def find(self, item: Outgoing) -> Delivered | None: ...
+
+    async def is_same(self, there: Delivered, item: Outgoing) -> bool: ...
+
+
 def mail_at(place: Workplace, whose: str | None) -> ServerMail:
-    """That of `the-user`, or of `whose`. Raises ConfigFault."""
+    """That of the person there, or of `whose`. Raises ConfigFault."""
+    name = whose or person_of(place)
+    is_agent = name == place.config.address
+    if place.config.mailbox_kind is MailboxKind.RELAY:
+        at_relay = relay(place, name)
+        return ServerMail(place, name, at_relay, None if is_agent else at_relay.register)
     if not place.config.broker_url:
         fix = "agent-mailer config set broker_url http://127.0.0.1:8765"
         raise ConfigFault("incomplete", "mail at an mcp_agent_mail server needs broker_url", fix)
-    return ServerMail(place, whose or USER)
+    return ServerMail(place, name, mcp_agent_mail(place, name, "" if is_agent else "agent-mailer"))
 
 
-class ServerMail(AtServer[McpAgentMailbox]):
-    """Implements `agent_mailer.people.port.PersonalMail`."""
+class ServerMail(AtServer[Listed]):
+    """Implements `agent_mailer.people.port.PersonalMail`. `arrive` makes a person known there, where that is needed."""
 
-    def __init__(self, place: Workplace, name: str) -> None:
+    def __init__(
+        self,
+        place: Workplace,
+        name: str,
+        mailbox: Listed,
+        arrive: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._address = name
         self._url = place.config.broker_url
         self._is_watched = name == place.config.address
-        self.mailbox = mcp_agent_mail(place, name, "" if self._is_watched else "agent-mailer")
+        self.mailbox = mailbox
+        self._arrive = arrive
         self._odd: tuple[Unreadable, ...] = ()
+        self._once = set[str]()
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -72,6 +98,7 @@ class ServerMail(AtServer[McpAgentMailbox]):
     async def listed(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
         if search.context:
             raise UsageFault("no_context", "mail at this server has no context", "leave out --context")
+        await self._be_known()
         self._odd = (await self.mailbox.pending(1)).unreadable
         found = [
             Found(Message(envelope, subject=subject), new)
@@ -92,18 +119,21 @@ class ServerMail(AtServer[McpAgentMailbox]):
         return ["labels"] if draft.labels else []
 
     async def require_known(self, recipients: Sequence[str]) -> None:
+        await self._be_known()
         known = {contact.address for contact in await self.mailbox.contacts()} | {self._address}
         folded = {name.casefold() for name in known}
         # Another project's agents are the server's to find.
         unknown = [name for name in recipients if name.casefold() not in folded and not name.startswith("project:")]
         if unknown:
-            raise unknown_recipients(unknown, "in this project at the server", known)
+            raise unknown_recipients(unknown, "at the server", known)
 
     async def as_first_sent(self, items: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        self._once.update(item.id for item in items)
         return items
 
     async def deliver(self, item: Outgoing) -> Delivery:
-        if (there := await self.mailbox.find(item)) is not None:
+        # What has no dedupe key was never sent before.
+        if item.id in self._once and (there := await self.mailbox.find(item)) is not None:
             if not await self.mailbox.is_same(there, item):
                 raise dedupe_conflict(there.id, f"agent-mailer mail thread {printable(there.thread or item.thread)}")
             return there
@@ -124,6 +154,11 @@ class ServerMail(AtServer[McpAgentMailbox]):
         for bad in listing.unreadable:
             await self.mailbox.reject(bad)
             yield bad
+
+    async def _be_known(self) -> None:
+        if self._arrive is not None:
+            arrive, self._arrive = self._arrive, None
+            await arrive()
 
     async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
         del recipients, dead_letters
@@ -174,9 +209,9 @@ def in_words() -> Iterator[None]:
     """Raises RefusedFault (77), UnavailableFault (69) or MailerError (1) for what the server says no to."""
     try:
         yield
-    except ToolRefused as fault:
-        raise MailerError(fault.code, fault.message, fault.fix or "agent-mailer verify") from None
     except MailboxRefused as fault:
         raise RefusedFault(fault.code, fault.message, fault.fix) from None
     except MailboxUnavailable as fault:
+        if fault.code == "mailbox_refused":
+            raise MailerError(fault.code, fault.message, fault.fix or "agent-mailer verify") from None
         raise UnavailableFault(fault.code, fault.message, fault.fix) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.config import MailboxKind
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.mailbox.amp.account import AccountClient, NewAgent
 from agent_mailer.mailbox.amp.answers import RequestRefused
@@ -84,7 +85,7 @@ class NameMade(msgspec.Struct, frozen=True):
 
 
 def register_name(place: Workplace, name: str) -> NameMade:
-    """In the folder mailbox, or at the mcp_agent_mail server, now or before.
+    """In the folder mailbox, or at the server, now or before.
 
     Raises ConfigFault, UsageFault, RefusedFault, UnavailableFault, MailerError.
     """
@@ -101,12 +102,35 @@ def register_name(place: Workplace, name: str) -> NameMade:
     from agent_mailer.names import shown_url
     from agent_mailer.people.server import in_words
 
+    if place.config.mailbox_kind is MailboxKind.RELAY:
+        return _at_relay(place, name)
     mailbox = mcp_agent_mail(place, name)
     there = mailbox.registered
     with in_words():
         me = asyncio.run(mailbox.register())
     url = printable(shown_url(place.config.broker_url), 100)
     return NameMade(me.name, f"{url}, project {printable(me.slug)}", new=there is None)
+
+
+def _at_relay(place: Workplace, name: str) -> NameMade:
+    """One that is there is left as it is: to register it again would end the watcher that has it."""
+    from agent_mailer.at_server import relay
+    from agent_mailer.mailbox.relay.session import require_name
+    from agent_mailer.names import shown_url
+    from agent_mailer.people.server import in_words
+
+    require_name(name)
+    mailbox = relay(place, name)
+
+    async def look() -> bool:
+        if await mailbox.registered() is not None:
+            return False
+        await mailbox.register()
+        return True
+
+    with in_words():
+        made = asyncio.run(look())
+    return NameMade(name, printable(shown_url(place.config.broker_url), 100), new=made)
 
 
 def register(place: Workplace, wishes: Wishes, *, by_login: bool) -> Registration:

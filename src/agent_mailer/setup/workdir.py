@@ -11,7 +11,7 @@ import msgspec
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.checks.git import in_a_submodule, taken_back, tracked
-from agent_mailer.config import GitCare, expand
+from agent_mailer.config import GitCare, MailboxKind, expand
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
 from agent_mailer.git_tree import Part, keep_out
@@ -44,9 +44,7 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     if place.in_folder:
         require_handle(place.handle)
     elif not place.at_broker:
-        from agent_mailer.mailbox.mcp_agent_mail.identity import require_name
-
-        require_name(place.config.address)
+        _require_name(place)
     if place.folder.path.exists():
         place.folder.check()
     lines: list[str] = []
@@ -88,6 +86,15 @@ def _forget_another(place: Workplace, lines: list[str]) -> None:
     if book.exists():
         place.disk.remove_tree(book)
         lines.append("forgot    what an earlier agent of this folder has asked, and was allowed for good")
+
+
+def _require_name(place: Workplace) -> None:
+    """Raises ConfigFault for what its server would take for no name."""
+    if place.config.mailbox_kind is MailboxKind.RELAY:
+        from agent_mailer.mailbox.relay.session import require_name
+    else:
+        from agent_mailer.mailbox.mcp_agent_mail.identity import require_name
+    require_name(place.config.address)
 
 
 def require_handle(address: str) -> None:

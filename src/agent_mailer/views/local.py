@@ -43,7 +43,7 @@ def look_at_mailbox(place: Workplace, ours: set[str]) -> MailboxView:
     """A broker that does not answer soon is not waited for."""
     from agent_mailer.config import MailboxKind
 
-    if place.config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
+    if place.config.mailbox_kind in (MailboxKind.MCP_AGENT_MAIL, MailboxKind.RELAY):
         return _at_server(place, ours)
     return _at_broker(place, ours) if place.config.mailbox_kind is MailboxKind.AMP else _in_folder(place, ours)
 
@@ -168,12 +168,16 @@ def _at_server(place: Workplace, ours: set[str]) -> MailboxView:
     """Where the name was never registered, nobody is asked: a look registers none."""
     import asyncio
 
-    from agent_mailer.at_server import mcp_agent_mail
+    from agent_mailer.at_server import mcp_agent_mail, relay
+    from agent_mailer.config import MailboxKind
 
     config = place.config
     kind = config.mailbox_kind.value
 
     async def ask() -> list[Envelope]:
+        if config.mailbox_kind is MailboxKind.RELAY:
+            async with asyncio.timeout(BROKER_SECONDS):
+                return [envelope for envelope, _, new in await relay(place, config.address).everything() if new]
         mailbox = mcp_agent_mail(place, config.address)
         if mailbox.registered is None:
             raise MailerError("not_registered", f"{config.address} is not registered there yet", "agent-mailer watch")

@@ -44,8 +44,8 @@ def init(
         typer.Option(
             "--mailbox",
             metavar="KIND",
-            help="Where its mail is: maildir (a folder), amp (a broker) or mcp_agent_mail.",
-            autocompletion=any_of("maildir", "amp", "mcp_agent_mail"),
+            help="Where its mail is: maildir (a folder), amp (a broker), mcp_agent_mail or relay.",
+            autocompletion=any_of("maildir", "amp", "mcp_agent_mail", "relay"),
         ),
     ] = None,
     broker_url: Annotated[

@@ -1,0 +1,113 @@
+"""What configures an agent at an Agent Relay server beside our own keys: the relay's variables, and its profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from agent_mailer.config_tables import RelayKeys
+from agent_mailer.disk import read_regular
+from agent_mailer.errors import ConfigFault
+from agent_mailer.names import printable
+from agent_mailer.runtimes.port import PermissionMode
+
+DEFAULT_URL: Final = "http://127.0.0.1:4850"
+MOST_BYTES: Final = 1024 * 1024
+
+_VARIABLE: Final = "AGENT_RELAY_"
+_LISTS: Final = ("caps", "tags", "channels")
+_READ_ONLY, _GUARDED = "read-only", "guarded"
+
+
+class _Profile(msgspec.Struct):
+    """One of the relay's file: what is not ours is passed over."""
+
+    label: str = ""
+    tags: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    approval: str = ""
+
+
+def in_our_words(raw: Mapping[str, object]) -> dict[str, object]:
+    """The file's `[relay] url, token`, read as the keys that say the same where those are not set."""
+    table = raw.get("relay")
+    if not isinstance(table, dict):
+        return dict(raw)
+    said = {"broker_url": table.get("url"), "api_key": table.get("token")}
+    found = {key: value for key, value in said.items() if isinstance(value, str) and not raw.get(key)}
+    rest = {key: value for key, value in table.items() if key not in ("url", "token")}
+    return {**raw, "relay": rest, **found}
+
+
+def with_defaults(values: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, object]:
+    """The values that the relay's variables and a profile give, where ours say nothing. Raises ConfigFault."""
+    keys = values.get("relay")
+    keys = keys if isinstance(keys, RelayKeys) else RelayKeys()
+    told: dict[str, str] = {}
+    for name in ("url", "token", "caps", "tags", "label", "channels", "profile", "approval"):
+        if text := environ.get(_VARIABLE + name.upper(), "").strip():
+            told[name] = text
+    name = keys.profile or told.get("profile", "")
+    profile = _profile(name, environ) if name else _Profile()
+    from_profile = {
+        "caps": profile.capabilities,
+        "tags": profile.tags,
+        "label": profile.label,
+        "channels": profile.channels,
+        "approval": profile.approval,
+    }
+    table: dict[str, Any] = {"profile": name}
+    for key, default in from_profile.items():
+        said = told.get(key, "")
+        given = tuple(one.strip() for one in said.split(",") if one.strip()) if key in _LISTS else said
+        table[key] = getattr(keys, key) or given or default
+    table["caps"] = table["caps"] or ("chat",)
+    table["channels"] = () if table["channels"] == ("all",) else table["channels"]
+    if table["approval"] not in ("", "open", _GUARDED, _READ_ONLY):
+        where = f"{_VARIABLE}APPROVAL" if "approval" in told else f"the profile {printable(name, 60)}"
+        raise ConfigFault("bad_value", f"{where}: approval is open, guarded or read-only", "agent-mailer config edit")
+    found: dict[str, object] = {"relay": table}
+    if not values.get("broker_url"):
+        found["broker_url"] = told.get("url", DEFAULT_URL)
+    if not values.get("api_key") and "token" in told:
+        found["api_key"] = told["token"]
+    if (mode := _mode(table["approval"], values)) is not None:
+        found["permission_mode"] = mode
+    return found
+
+
+def _mode(approval: str, values: Mapping[str, object]) -> str | None:
+    """The permission mode that an approval means, where none is set. Raises ConfigFault for one that is wider."""
+    if approval not in (_GUARDED, _READ_ONLY):
+        return None
+    meant = PermissionMode.PLAN if approval == _READ_ONLY else PermissionMode.ACCEPT_EDITS
+    chosen = values.get("permission_mode")
+    if not chosen:
+        return meant.value
+    wider = chosen != PermissionMode.PLAN if approval == _READ_ONLY else chosen == PermissionMode.BYPASS_PERMISSIONS
+    if wider:
+        raise ConfigFault(
+            "approval_and_mode",
+            f"the relay's approval is {approval}, and permission_mode {chosen} allows more than that",
+            f"agent-mailer config set permission_mode {meant.value}",
+        )
+    return None
+
+
+def _profile(name: str, environ: Mapping[str, str]) -> _Profile:
+    told = environ.get(f"{_VARIABLE}PROFILES_FILE") or "~/.config/agent-relay/profiles.json"
+    try:
+        path = Path(told).expanduser()
+        found = msgspec.json.decode(read_regular(path, MOST_BYTES, follow=True), type=dict[str, msgspec.Raw])
+        if name not in found:
+            raise ConfigFault("no_profile", f"{path} has no profile {printable(name, 60)!r}", f"edit {path}")
+        return msgspec.json.decode(found[name], type=_Profile)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise ConfigFault("bad_profile", f"{told}: {printable(str(error), 200)}", f"edit {told}") from None
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigFault("bad_profile", f"the relay's profiles, {told}: {why}", f"ls -l {told}") from None
