@@ -15,19 +15,7 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.config import (
-    DOCS,
-    ENV_PREFIX,
-    HINTS,
-    SECRET_KEYS,
-    Config,
-    Loaded,
-    MailboxKind,
-    Source,
-    keys,
-    leaves,
-    leaves_of,
-)
+from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves, leaves_of
 from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys, size_in_bytes
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
@@ -79,7 +67,7 @@ def load(
         table: dict[str, object] = msgspec.to_builtins(values.get("sandbox", SandboxKeys()))
         take([("sandbox", {**table, "kind": kind.value})], Source.ENVIRONMENT)
     take(((k, v) for k, v in flags.items() if v is not None), Source.FLAG)
-    if values.get("mailbox") is MailboxKind.RELAY:
+    if values.get("mailbox") == "relay":
         from agent_mailer.config_relay import with_defaults
 
         take(with_defaults(values, environ).items(), Source.ENVIRONMENT)

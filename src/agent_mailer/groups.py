@@ -1,4 +1,5 @@
-"""Addresses that name several at once: `broadcast` is everybody whom one can write to, `tag:` who has that tag. Pure.
+"""Addresses that name several at once: `broadcast` is everybody whom one can write to, `tag:` who has that tag, `cap:`
+who can do that, `label:` who is labelled so. Pure.
 
 Each gets a message of his own, so that it reaches him once, and what counts mail counts each.
 """
@@ -25,7 +26,7 @@ def names_group(address: str) -> bool:
 
 def spread(to: Sequence[str], contacts: Mapping[str, Sequence[str]], me: str) -> tuple[str, ...]:
     """`to` with the members in the place of a group, each once and never `me`; `contacts`: whom one can write to, each
-    with his tags. Who is called so is meant himself.
+    with his tags, what he can and his label among them as `cap:` and `label:`. Who is called so is meant himself.
 
     Raises UsageFault for a group that nobody is in.
     """
@@ -46,4 +47,4 @@ def spread(to: Sequence[str], contacts: Mapping[str, Sequence[str]], me: str) ->
 
 
 def _is_in(tags: Sequence[str], group: str) -> bool:
-    return group == BROADCAST or (group.startswith(TAG) and group.removeprefix(TAG) in tags)
+    return group == BROADCAST or group in tags or (group.startswith(TAG) and group.removeprefix(TAG) in tags)

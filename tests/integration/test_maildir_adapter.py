@@ -315,7 +315,8 @@ def test_contacts_are_the_roster_the_mailboxes_and_the_person(root: Path) -> Non
 
 
 def test_the_idle_watcher_pulls_in_nothing_heavy(root: Path) -> None:
-    others = ("agent_mailer.mailbox.http", "agent_mailer.mailbox.mcp_agent_mail", "agent_mailer.mailbox.amp")
+    adapters = ("http", "mcp_agent_mail", "relay", "amp")
+    others = tuple(f"agent_mailer.mailbox.{name}" for name in adapters)
     heavy = ("httpx", "rich", "typer", "tenacity", "tomlkit", "pytest", *others)
     code = (
         "import asyncio, sys; from pathlib import Path; from agent_mailer.disk import Disk;"

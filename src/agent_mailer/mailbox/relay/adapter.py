@@ -258,10 +258,12 @@ class RelayMailbox:
         return await self.find(item) is not None
 
     async def find(self, item: Outgoing) -> Delivered | None:
-        """The item as it has arrived, once no request of ours can be under way any more."""
+        """The item as it has arrived; that it has not is said once no request of ours can be under way any more."""
         since = self._tried.get(item.id, self._began)
-        await asyncio.sleep(max(0.0, since + self._under_way - self._clock.monotonic()))
         row = await self._row_of(item)
+        if row is None and (rest := since + self._under_way - self._clock.monotonic()) > 0:
+            await asyncio.sleep(rest)
+            row = await self._row_of(item)
         return _delivered(row, item) if row is not None else None
 
     async def is_same(self, there: Delivered, item: Outgoing) -> bool:

@@ -321,7 +321,9 @@ def _first(table: Mapping[str, object], *names: str) -> object:
 
 def _text(table: Mapping[str, object], *names: str) -> str:
     value = _first(table, *names)
-    return value if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def _number(value: object) -> int:

@@ -1,0 +1,579 @@
+"""What is Agent Relay's own: claims and leases, sessions, tasks, pairs, doubtful sends, and servers that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+from tests.fake_relay import FakeServer, running
+from tests.sizes import LONG
+from tests.typed import type_in
+
+from agent_mailer.disk import Disk
+from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
+from agent_mailer.mailbox.port import (
+    Action,
+    Delivered,
+    Draft,
+    Gone,
+    MailboxUnavailable,
+    Message,
+    Outgoing,
+    Presence,
+    Priority,
+    Progress,
+    Refused,
+    Stage,
+    Unknown,
+)
+from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
+from agent_mailer.mailbox.relay.session import Account
+from agent_mailer.testing.mailbox_scene import only, waiting
+
+pytestmark = LONG
+
+
+class Town:
+    """A server, and whoever lives there."""
+
+    def __init__(self, url: str, fake: FakeServer, base: Path) -> None:
+        self.url, self.fake, self.base = url, fake, base
+
+    def box(
+        self, name: str = "coder", *, token: str = "", rhythm: Rhythm | None = None, **more: object
+    ) -> RelayMailbox:
+        account = Account(self.url, name, token, **{"caps": ("review",), "tags": ("back",), **more})  # type: ignore[arg-type]
+        rhythm = rhythm or Rhythm(0.2, 0.1)
+        return RelayMailbox(account, self.base / f"{name}.json", Disk(), rhythm=rhythm, under_way=0.0)
+
+    def write(self, to: str, body: str = "work", **more: object) -> int:
+        with self.fake.base:
+            return self.fake.write("other", to, body=body, **more)
+
+    def row(self, number: int) -> dict[str, object]:
+        return dict(self.fake.base.execute("select * from messages where id = ?", (number,)).fetchone())
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    with running(tmp_path / "base") as (url, fake):
+        yield Town(url, fake, tmp_path)
+
+
+def draft(key: str, body: str = "work", to: str = "coder", priority: Priority | None = None) -> Draft:
+    return Draft(key, Action.SEND, 1_790_000_000.0, to=(to,), subject="s", body=body, priority=priority)
+
+
+def item(box: RelayMailbox, key: str, to: str = "coder") -> Outgoing:
+    return only(box.compose(draft(key, to=to), None, "turn-1"))
+
+
+def answer_to(box: RelayMailbox, message: Message) -> Outgoing:
+    return only(box.compose(Draft("a", Action.REPLY, 1_790_000_001.0, body="42"), message, "turn-1"))
+
+
+async def seen_by(what: Callable[[], object], why: str) -> None:
+    end = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end, why
+        await asyncio.sleep(0.01)
+
+
+def test_mail_to_a_group_is_taken_by_one_and_seen_by_no_other_after_that(town: Town) -> None:
+    async def scenario() -> None:
+        one, two = town.box("one"), town.box("two")
+        await one.open()
+        await two.open()
+        try:
+            number = town.write("cap:review", claimable=True)
+            (envelope,), (other,) = await waiting(one), await waiting(two)
+            taken = await asyncio.gather(one.claim(envelope), two.claim(other))
+            assert [isinstance(message, Message) for message in taken].count(True) == 1
+            first, second = (one, two) if isinstance(taken[0], Message) else (two, one)
+            assert await waiting(second) == ()
+            assert isinstance(await first.claim(envelope, again=True), Message)
+            await first.done(envelope)
+            with town.fake.base as base:
+                base.execute("update messages set claim_expires_at = 1 where id = ?", (number,))
+            assert await waiting(second) == ()
+            everybody = town.write("cap:review")
+            assert [(await waiting(box))[0].locator for box in (one, two)] == [str(everybody)] * 2
+        finally:
+            await one.close()
+            await two.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("renews", [True, False])
+def test_a_claim_is_renewed_and_where_it_cannot_be_its_answer_is_looked_at_first(town: Town, renews: bool) -> None:
+    async def scenario() -> None:
+        town.fake.lease, town.fake.renews = 1.0, renews
+        one, two = town.box("one"), town.box("two")
+        await one.open()
+        await two.open()
+        try:
+            number = town.write("cap:review", claimable=True)
+            (envelope,) = await waiting(one)
+            message = await one.claim(envelope)
+            assert isinstance(message, Message)
+            first = town.row(number)["claim_expires_at"]
+            if renews:
+                await seen_by(lambda: town.row(number)["claim_expires_at"] != first, "no renewal")
+                assert await waiting(two) == ()
+                assert isinstance(await one.deliver(answer_to(one, message)), Delivered)
+                return
+            await seen_by(lambda: town.fake.calls.count(f"POST /messages/{number}/claim") > 1, "no renewal is tried")
+            with town.fake.base as base:
+                base.execute("update messages set claim_expires_at = 1 where id = ?", (number,))
+            (late,) = await waiting(two)
+            assert isinstance(await two.claim(late), Message)
+            refused = await one.deliver(answer_to(one, message))
+            assert isinstance(refused, Refused)
+            assert "two" in refused.why
+        finally:
+            await one.close()
+            await two.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_claim_that_ran_out_and_that_nobody_took_is_taken_again_before_the_answer(town: Town) -> None:
+    async def scenario() -> None:
+        town.fake.renews = False
+        box = town.box()
+        await box.open()
+        try:
+            number = town.write("tag:back", claimable=True)
+            (envelope,) = await waiting(box)
+            message = await box.claim(envelope)
+            assert isinstance(message, Message)
+            with town.fake.base as base:
+                base.execute("update messages set claim_expires_at = 1 where id = ?", (number,))
+            assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
+            assert town.row(number)["claimed_by"] == "coder"
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_newer_registration_of_the_name_ends_the_older_watcher(town: Town) -> None:
+    async def scenario() -> None:
+        old, new = town.box(), town.box()
+        await old.open()
+        try:
+            await new.open()
+            town.write("coder")
+            (envelope,) = await waiting(old)
+            with pytest.raises(BusyFault) as caught:
+                await old.claim(envelope)
+            assert "coder" in caught.value.message
+            with pytest.raises(BusyFault):
+                await asyncio.wait_for(old.wait(), 20)
+            assert isinstance(await new.claim(envelope), Message)
+        finally:
+            await old.close()
+            await new.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_was_pruned_registers_again_and_loses_no_mail(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            with town.fake.base as base:
+                base.execute("delete from agents")
+            town.write("coder")
+            (envelope,) = await waiting(box)
+            assert isinstance(await box.claim(envelope), Message)
+            assert await box.registered() is not None
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_others_see_whether_it_works_and_when_it_is_gone(town: Town) -> None:
+    def status() -> object:
+        return town.fake.base.execute("select status from agents where id = 'coder'").fetchone()[0]
+
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            town.write("coder")
+            (envelope,) = await waiting(box)
+            await box.claim(envelope)
+            box.report(envelope, Progress("t", Stage.STARTED))
+            await seen_by(lambda: status() == "busy", "it is not shown as busy")
+            await box.done(envelope, Progress("t", Stage.SETTLED, "done", final=True))
+            await seen_by(lambda: status() == "idle", "it is not shown as idle")
+            box.announce(Presence.PAUSED, "limited")
+            await seen_by(lambda: status() == "busy", "a pause is not shown")
+        finally:
+            await box.close()
+        assert status() == "offline"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("done", "done"), ("failed", "failed")])
+def test_a_task_is_one_message_a_key_and_gets_its_answer_and_its_end(town: Town, outcome: str, status: str) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            number = town.fake.task("cap:review", "5xx rate above 8%", "prod-api:5xx-rate")
+            assert town.fake.task("cap:review", "5xx rate above 9%", "prod-api:5xx-rate") == number
+            (envelope,) = await waiting(box)
+            assert envelope.priority is Priority.URGENT
+            message = await box.claim(envelope)
+            assert isinstance(message, Message)
+            assert "dedupe key prod-api:5xx-rate" in message.labels
+            # The integration is no agent, and may be refused as a recipient.
+            town.fake.fault = lambda call: (404, b"{}") if call == "POST /messages/" else None
+            assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
+            await box.done(envelope, Progress("t", Stage.SETTLED, outcome, final=True))
+            task = town.fake.base.execute("select * from tasks").fetchone()
+            assert (task["status"], task["result"]) == (status, "42")
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
+    async def scenario() -> None:
+        with town.fake.base as base:
+            base.execute("insert into pairs (asker, target, status) values ('other', 'coder', 'pending')")
+        town.write("coder", kind="pair.invite", payload={"pairId": "1"})
+        box = town.box()
+        await box.open()
+        try:
+            assert await waiting(box) == ()
+            await seen_by(
+                lambda: town.fake.base.execute("select status from pairs").fetchone()[0] == "rejected", "not declined"
+            )
+            told = [row["body"] for row in town.fake.base.execute("select body from messages where target = 'other'")]
+            assert len(told) == 1
+            assert "works by mail" in told[0]
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_event_wakes_and_one_about_agents_does_not(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box(rhythm=Rhythm(600, 600))
+        await box.open()
+        try:
+            await seen_by(lambda: box.capabilities.pushes, "no stream")
+            await box.pending(10)
+            await asyncio.wait_for(box.wait(), 20)
+            wait = asyncio.create_task(box.wait())
+            await asyncio.sleep(0)
+            await town.box("somebody").register()
+            await town.box("coder").version()
+            await asyncio.sleep(0.05)
+            assert not wait.done()
+            town.write("coder")
+            await asyncio.wait_for(wait, 20)
+            assert len(await waiting(box)) == 1
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_without_events_is_looked_at_in_its_rhythm(town: Town) -> None:
+    async def scenario() -> None:
+        town.fake.streams = False
+        box = town.box()
+        await box.open()
+        try:
+            await box.pending(10)
+            town.write("coder")
+            await asyncio.wait_for(box.wait(), 20)
+            await asyncio.wait_for(box.wait(), 20)
+            assert len(await waiting(box)) == 1
+            assert not box.capabilities.pushes
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_heeds_no_mark_gives_nothing_twice(town: Town) -> None:
+    async def scenario() -> None:
+        town.fake.marks_read = False
+        box = town.box()
+        await box.open()
+        try:
+            for number in range(5):
+                town.write("coder", str(number))
+            for envelope in await waiting(box):
+                await box.claim(envelope)
+                await box.done(envelope)
+            assert await waiting(box) == ()
+        finally:
+            await box.close()
+        assert await waiting(town.box()) == ()
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_vanishes_between_list_and_read_is_gone(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            town.write("coder")
+            town.write("cap:review", claimable=True)
+            both = await waiting(box)
+            with town.fake.base as base:
+                base.execute("delete from messages")
+            for envelope in both:
+                assert isinstance(await box.claim(envelope), Gone)
+                await box.done(envelope)
+            assert await waiting(box) == ()
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_began_anew_has_other_messages_under_the_same_numbers(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        town.write("coder", "old")
+        (old,) = await waiting(box)
+        await box.claim(old)
+        with town.fake.base as base:
+            base.execute("delete from messages")
+            base.execute("delete from sqlite_sequence where name = 'messages'")
+        town.write("coder", "new", created_at=1_790_000_000_000)
+        (new,) = await waiting(town.box())
+        assert (new.locator, new.id != old.id) == (old.locator, True)
+        assert isinstance(await box.claim(old, again=True), Gone)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("apart", [-7200.0, 7200.0])
+def test_a_servers_clock_that_is_apart_shortens_no_claim(town: Town, apart: float) -> None:
+    async def scenario() -> None:
+        town.fake.clock_ahead = apart
+        box = town.box()
+        await box.open()
+        try:
+            number = town.write("cap:review", claimable=True)
+            (envelope,) = await waiting(box)
+            message = await box.claim(envelope)
+            assert isinstance(message, Message)
+            assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
+            assert town.fake.calls.count(f"POST /messages/{number}/claim") == 1
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("knows_keys", [True, False])
+def test_a_send_whose_answer_is_lost_is_in_doubt_and_found_again(town: Town, knows_keys: bool) -> None:
+    async def scenario() -> None:
+        town.fake.knows_keys = knows_keys
+        await town.box().register()
+        sender = town.box("other")
+        one = item(sender, "one")
+        town.fake.after = lambda call: (502, b"<html>bad gateway</html>") if call == "POST /messages" else None
+        assert isinstance(await sender.deliver(one), Unknown)
+        town.fake.after = lambda _: None
+        found = await town.box("other").find(one)
+        (envelope,) = await waiting(town.box())
+        assert found is not None
+        assert (found.id, found.thread) == (envelope.id, envelope.thread)
+        assert not await sender.look(item(sender, "two"))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ["two words", "", "broadcast", "cap:review", "a" * 200, "tab\there"])
+def test_a_name_that_could_get_no_mail_is_refused_before_it_is_registered(town: Town, name: str) -> None:
+    with pytest.raises(ConfigFault) as caught:
+        asyncio.run(town.box(name).register())
+    assert caught.value.fix.startswith("agent-mailer config set address ")
+    assert "POST /agents" not in town.fake.calls
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, b"<html>login</html>"),
+        (200, b'{"messages": {}}'),
+        (200, b"[" * 100_000),
+        (500, b"Internal Server Error"),
+        (404, b"Not Found"),
+        (409, b"Conflict"),
+    ],
+)
+def test_what_is_no_such_server_is_told_and_nothing_is_lost(town: Town, answer: tuple[int, bytes]) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        town.write("coder")
+        town.fake.fault = lambda call: answer if call == "GET /messages" else None
+        with pytest.raises(MailboxUnavailable):
+            await box.pending(10)
+        town.fake.fault = lambda _: None
+        assert len(await waiting(box)) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "7", "from_agent": "other", "to_target": "coder", "type": "message", "body": "b", "created_at": 1},
+        {"id": 7, "from": "other", "to": "coder", "body": "b", "createdAt": "2026-01-02T00:00:00Z", "payload": "{}"},
+        {"id": 7, "from": "other", "to": "coder", "body": "b", "readBy": "[]", "meta": "{", "new": {"field": 1}},
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"messages": rows}])
+def test_spellings_that_the_readme_leaves_open_are_read(
+    town: Town, row: dict[str, object], wrap: Callable[[list[object]], object]
+) -> None:
+    def answer(call: str) -> tuple[int, bytes] | None:
+        if call == "GET /messages/7":
+            return 200, json.dumps({"message": row}).encode()
+        return (200, json.dumps(wrap([row, "no row"])).encode()) if call == "GET /messages" else None
+
+    async def scenario() -> None:
+        town.fake.fault = answer
+        box = town.box()
+        listing = await box.pending(10)
+        assert [(one.sender, one.locator) for one in listing.envelopes] == [("other", "7")]
+        assert len(listing.unreadable) == 1
+        message = await box.read(listing.envelopes[0])
+        assert isinstance(message, Message)
+        assert message.body == "b"
+
+    asyncio.run(scenario())
+
+
+def test_somebody_elses_token_is_refused_and_no_token_is_told(town: Town) -> None:
+    town.fake.token = "the-right-one"  # noqa: S105 - of the fake
+
+    async def scenario() -> None:
+        wrong = town.box(token="the-wrong-one")  # noqa: S106 - a dummy
+        with pytest.raises(RefusedFault) as caught:
+            await wrong.open()
+        assert "wrong" not in caught.value.message
+        right = town.box(token="the-right-one")  # noqa: S106 - a dummy
+        await right.open()
+        await right.close()
+
+    asyncio.run(scenario())
+    assert "right" not in repr(Account(town.url, "coder", "the-right-one"))
+
+
+def init(town: Town, tmp_path: Path, *more: str) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    words = ("--runtime", "command", "--command", "cat", "--sandbox", "off", "--address", "coder", *more)
+    made = type_in(folder, "init", "--mailbox", "relay", "--broker-url", town.url, *words)
+    assert made.status == 0, made.err
+    assert "registered coder" in made.out
+    return folder
+
+
+def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> None:
+    folder = init(town, tmp_path, "--permission-mode", "plan")
+    sent = type_in(folder, "mail", "send", "--to", "coder", "--subject", "Hi", "--body", "do", "--json")
+    assert sent.status == 0, sent.err
+    inbox = type_in(folder, "mail", "inbox", "--as", "coder", "--json")
+    assert [one["subject"] for one in inbox.json["messages"]] == ["Hi"]
+    town.write("the-user", "first", subject="one")
+    read = type_in(folder, "mail", "read", "--unread", "--json")
+    assert [one["body"] for one in read.json["messages"]] == ["first"]
+    assert type_in(folder, "mail", "read", "--unread", "--json").json["messages"] == []
+    thread = type_in(folder, "mail", "thread", sent.json["thread"], "--json")
+    assert [one["body"] for one in thread.json["messages"]] == ["do"]
+    group = type_in(folder, "mail", "send", "--to", "cap:chat", "--subject", "all", "--body", "b", "--json")
+    assert group.status == 0, group.err
+    stranger = type_in(folder, "mail", "send", "--to", "nobody", "--subject", "s", "--body", "b")
+    assert stranger.status == 2
+    assert "coder" in stranger.err
+    checks = {one["name"]: one for one in type_in(folder, "verify", "--json").json["checks"]}
+    assert checks["server"]["result"] == "ok"
+    assert "not seen with the real server" in checks["server"]["text"]
+    town.fake.version = "0.10.2"
+    checks = {one["name"]: one for one in type_in(folder, "doctor", "--json").json["checks"]}
+    assert checks["server"]["result"] == "warning"
+    status = type_in(folder, "status", "--json")
+    assert (status.json["mailbox"]["kind"], status.json["mailbox"]["waiting"]) == ("relay", 2)
+    assert town.fake.base.execute("select epoch from agents where id = 'coder'").fetchone()[0] == 1
+
+
+def test_what_a_person_sends_under_a_dedupe_key_leaves_once(town: Town, tmp_path: Path) -> None:
+    town.fake.knows_keys = False
+    folder = init(town, tmp_path, "--permission-mode", "plan")
+    words = ("mail", "send", "--to", "coder", "--subject", "Hi", "--body", "do", "--dedupe-key", "k")
+    sent = type_in(folder, *words, "--json")
+    again = type_in(folder, *words, "--json")
+    assert (again.json["already"], again.json["id"]) == (True, sent.json["id"])
+    other = type_in(folder, *words[:-3], "another text", "--dedupe-key", "k")
+    assert other.status == 1
+    assert "dedupe" in other.err
+
+
+def test_the_relays_own_variables_and_profiles_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles = tmp_path / "profiles.json"
+    profiles.write_text('{"tester": {"label": "the tester", "tags": ["api"], "approval": "read-only", "meta": {}}}')
+    for name, value in {
+        "URL": "http://127.0.0.1:4",
+        "TOKEN": "t",
+        "CAPS": "chat, review",
+        "PROFILE": "tester",
+        "PROFILES_FILE": str(profiles),
+    }.items():
+        monkeypatch.setenv(f"AGENT_RELAY_{name}", value)
+    desk = Desk(tmp_path / "desk")
+    desk.settings.pop("maildir_root")
+    desk.settings.pop("permission_mode", None)
+    desk.configure(address="coder", mailbox="relay", relay={"label": "mine"})
+    config = desk.place().config
+    assert (config.broker_url, config.api_key) == ("http://127.0.0.1:4", "t")
+    relay = config.relay
+    assert (relay.caps, relay.tags, relay.label) == (("chat", "review"), ("api",), "mine")
+    assert config.permission_mode == "plan"
+    desk.configure(relay={"url": "http://127.0.0.1:5", "token": "own"}, permission_mode="acceptEdits")
+    with pytest.raises(ConfigFault) as caught:
+        _ = desk.place().config
+    assert "permission_mode" in caught.value.fix
+    monkeypatch.setenv("AGENT_RELAY_APPROVAL", "guarded")
+    assert (desk.place().config.broker_url, desk.place().config.api_key) == ("http://127.0.0.1:5", "own")
+    monkeypatch.setenv("AGENT_RELAY_PROFILE", "nobody")
+    with pytest.raises(ConfigFault):
+        _ = desk.place().config
+
+
+def test_a_server_that_is_down_is_told_by_every_command(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.settings.pop("maildir_root")
+    desk.configure(address="coder", mailbox="relay", broker_url="http://127.0.0.1:1")
+    for words in (("mail", "inbox"), ("mail", "send", "--to", "a", "--subject", "s", "--body", "b"), ("verify",)):
+        typed = type_in(desk.workdir, *words)
+        assert typed.status == 69, typed.err
+        assert "127.0.0.1:1" in typed.err + typed.out
+        assert "Traceback" not in typed.err
+    assert type_in(desk.workdir, "status").status in (0, 1)
