@@ -315,7 +315,14 @@ class _Handler(BaseHTTPRequestHandler):
             query = dict(parse_qsl(parts.query))
             self._give(*self.fake.answer(self.command, parts.path.removeprefix("/api"), query, body))
 
-    do_GET = do_POST = do_PATCH = do_DELETE = _do
+    def do_GET(self) -> None:
+        self._do()
+
+    def do_POST(self) -> None:
+        self._do()
+
+    def do_PATCH(self) -> None:
+        self._do()
 
     def _stream(self) -> None:
         events: queue.Queue[bytes | None] = queue.Queue()

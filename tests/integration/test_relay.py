@@ -471,14 +471,14 @@ def test_spellings_that_the_readme_leaves_open_are_read(
 
 
 def test_somebody_elses_token_is_refused_and_no_token_is_told(town: Town) -> None:
-    town.fake.token = "the-right-one"  # noqa: S105 - of the fake
+    town.fake.token = "the-right-one"
 
     async def scenario() -> None:
-        wrong = town.box(token="the-wrong-one")  # noqa: S106 - a dummy
+        wrong = town.box(token="the-wrong-one")
         with pytest.raises(RefusedFault) as caught:
             await wrong.open()
         assert "wrong" not in caught.value.message
-        right = town.box(token="the-right-one")  # noqa: S106 - a dummy
+        right = town.box(token="the-right-one")
         await right.open()
         await right.close()
 

@@ -15,8 +15,8 @@ import msgspec
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.checks.machine import flock_holder
 from agent_mailer.clock import iso
-from agent_mailer.disk import read_regular
 from agent_mailer.config import MailboxKind
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.listing import is_message_name
