@@ -1,4 +1,4 @@
-"""A person's mail at an mcp_agent_mail or Agent Relay server: under a name of its own there, or as the workdir's agent."""
+"""A person's mail at an mcp_agent_mail or Agent Relay server: under a name of its own, or as the workdir's agent."""
 
 from __future__ import annotations
 
