@@ -50,7 +50,8 @@ def install(home: Path) -> str:
     """Returns the PATH of who has installed agent-mailer in that home: Python and node may lie anywhere."""
     programs = home / ".local" / "bin"
     programs.mkdir(parents=True)
-    (programs / "agent-mailer").symlink_to(COMMAND)
+    for name in ("agent-mailer", "amp"):
+        (programs / name).symlink_to(Path(COMMAND).with_name(name))
     found = [shutil.which("node"), shutil.which("python3", path=f"{sys.base_prefix}/bin")]
     elsewhere = [str(Path(program).parent) for program in found if program]
     return ":".join(dict.fromkeys([str(programs), *elsewhere, "/usr/local/bin", "/usr/bin", "/bin"]))

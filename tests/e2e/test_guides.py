@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,17 +18,23 @@ from pathlib import Path
 import pytest
 from tests.desk import until
 from tests.e2e.fake_anthropic import Answer, Failure, FakeAnthropic, Text, usage_limit
+from tests.e2e.fake_openai import closed_port
 from tests.e2e.newcomer import (
+    DOCS,
+    DONE,
     HAIKU,
+    READ,
     answer_has_come,
     claude_with_its_provider,
     follow,
     log_in_to_claude,
     newcomer,
+    reply,
     set_up,
     write_to_it,
 )
-from tests.e2e.walker import Stage, Walk
+from tests.e2e.walker import Block, Stage, Walk, blocks
+from tests.pages import PROJECT
 from tests.sizes import LONG
 
 pytestmark = LONG
@@ -148,6 +158,108 @@ def test_notices(walk: Walk) -> None:
     desktop, _, mail = kept.read_text().partition("To: ")
     assert desktop.startswith("--app-name=agent-mailer|coder|coder can tell you")
     assert "Subject: coder: test\n\ncoder can tell you" in mail
+
+
+NOTES = """\
+cat >/dev/null
+sed -i 's/^## Facts$/&\\n- Rain falls in threes./' .agent-mailer/memory/global.md
+echo noted
+"""
+
+
+def test_memory_and_prompts(walk: Walk) -> None:
+    def an_agent_has_noted_something(walk: Walk) -> None:
+        script = walk.home / "notes.sh"
+        script.write_text(NOTES)
+        set_up(walk, "--runtime", "command", "--command", f"sh {script}")
+        walk.behind_the_scenes("config", "set", "permission_mode", "acceptEdits", cwd=HAIKU)
+        write_to_it(walk)
+        walk.behind_the_scenes("watch", "--once", cwd=HAIKU)
+
+    follow(walk, "memory-and-prompts.md", {"an_agent_has_noted_something": an_agent_has_noted_something})
+    assert "Rain" not in (walk.home / HAIKU / ".agent-mailer/memory/global.md").read_text()
+
+
+def test_approvals(walk: Walk) -> None:
+    done = walk.home / "done"
+
+    def an_agent_is_set_up(walk: Walk) -> None:
+        plan = {"acts": ["git push origin main"], "done": str(done), "use": ["agent-mailer", "approvals", "use"]}
+        (walk.home / "plan.json").write_text(json.dumps(plan))
+        program = f"{sys.executable} -m tests.asking_agent {walk.home}/plan.json"
+        set_up(walk, "--runtime", "command", "--command", program)
+        with (walk.home / HAIKU / ".agent-mailer/config.toml").open("a") as config:
+            config.write(f'[env.set]\nPYTHONPATH = "{PROJECT}"\n')
+        for words in (
+            ("trust", "--yes"),
+            ("set", "permission_mode", "acceptEdits"),
+            ("set", "command_output", "jsonl"),
+        ):
+            walk.behind_the_scenes("config", *words, cwd=HAIKU)
+
+    def the_agent_asks(walk: Walk) -> None:
+        write_to_it(walk)
+        # It ends with 1: the mail waits for an answer.
+        walk.terminal("watcher").type(f"cd ~/{HAIKU}\nagent-mailer watch --once\n")
+
+    follow(walk, "approvals.md", {"an_agent_is_set_up": an_agent_is_set_up, "the_agent_asks": the_agent_asks})
+    walk.behind_the_scenes("watch", "--once", cwd=HAIKU)
+    assert done.read_text() == "git push origin main\n"
+
+
+def test_teams(home: Path, tmp_path: Path) -> None:
+    """With the sandbox that this machine has: without one it would ask."""
+    with newcomer(home, tmp_path, sandbox="") as walk, claude_with_its_provider(walk) as claude:
+        _a_team_reports(walk, claude)
+
+
+def _a_team_reports(walk: Walk, claude: FakeAnthropic) -> None:
+    def a_project_and_a_login(walk: Walk) -> None:
+        (walk.home / "shop").mkdir()
+        log_in_to_claude(claude.url, walk)
+        claude.says(READ, reply("It sorted the lines before the last one was read. Fixed, with a test."), DONE)
+
+    try:
+        follow(walk, "teams.md", {"a_project_and_a_login": a_project_and_a_login})
+    finally:
+        # Where the walk ended early they would go on.
+        walk.behind_the_scenes("team", "stop", "--now", cwd="shop")
+
+
+def test_operating_a_broker(walk: Walk) -> None:
+    def at_a_smaller_size(walk: Walk) -> None:
+        walk.same = {"--agents 200 --seconds 30": "--agents 10 --seconds 1"}
+
+    follow(walk, "operating-a-broker.md", {"at_a_smaller_size": at_a_smaller_size})
+
+
+def test_how_it_was_proved(walk: Walk) -> None:
+    walk.same = {"--rounds 25": "--rounds 3", "25 kills, 19 messages": "3 kills, … messages"}
+    follow(walk, "how-it-was-proved.md", {})
+
+
+def test_the_console(walk: Walk) -> None:
+    port = closed_port()
+    walk.same = {"broker serve": f"broker serve --port {port}"}
+    follow(walk, "console.md", {})
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/console") as page:
+        assert b"agent-mailer" in page.read()
+
+
+def test_each_command_of_the_documents_is_typed() -> None:
+    """A page with commands is followed by a test, or says of each block why it is not typed."""
+    followed = {
+        name
+        for file in Path(__file__).parent.glob("test_*.py")
+        for name in re.findall(r'follow\(walk, "([^"]+)"', file.read_text("utf-8"))
+    }
+    pages = [DOCS.parent / "README.md", *DOCS.glob("*.md"), *DOCS.glob("reference/*.md")]
+    typed = {page for page in pages if any(_is_typed(block) for block in blocks(page.read_text("utf-8")))}
+    assert {os.path.relpath(page, DOCS) for page in typed} == followed
+
+
+def _is_typed(block: Block) -> bool:
+    return block.language == "sh" and block.note("skip") is None
 
 
 @contextmanager
