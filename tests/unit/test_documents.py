@@ -156,6 +156,34 @@ def test_settings_in_the_documents_are_taken(name: str, tmp_path: Path) -> None:
         assert not load(path, {}, {}).unknown, text
 
 
+NOTHING_TO_SHOW = {
+    "README",
+    "architecture",
+    "compared",
+    "container",  # no engine here, on which it could be seen
+    "live-sessions",
+    "permission-modes",
+    "public-threads",
+    "releasing",
+    "threat-model",
+    "what-was-seen",
+}
+"""Pages about what is so, not about what one types; some have tables of what was seen."""
+LOOKED_UP = {"approvals", "broker", "notices", "reasons", "runtimes", "service"}
+"""References whose guide shows what one sees, and that lead to it."""
+
+
+@pytest.mark.parametrize("name", [*DOCS, *REFERENCE])
+def test_a_page_begins_with_what_it_is_for_and_shows_what_one_sees(name: str) -> None:
+    text = page(name)
+    title, _, rest = text.partition("\n\n")
+    assert title.startswith("# ")
+    assert re.match(r"[\w*`.]", rest), f"it begins with {rest[:20]!r}"
+    known = NOTHING_TO_SHOW if name in DOCS else LOOKED_UP
+    shown = [one for one in re.findall(r"^```(\w*)\n.*?^```$", text, re.MULTILINE | re.DOTALL) if one != "sh"]
+    assert Path(name).stem in known or shown or "![" in text
+
+
 def test_every_document_is_in_the_index() -> None:
     listed = {link.partition("#")[0] for link in _links(DOCUMENTS["docs/README.md"])}
     assert {name.removeprefix("docs/") for name in (*DOCS, *REFERENCE)} - {"README.md"} <= listed
