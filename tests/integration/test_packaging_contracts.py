@@ -21,6 +21,7 @@ ROOMS = (
         "cli",
         "confine",
         "console",
+        "desk",
         "demo",
         "drill",
         "mailbox",

@@ -14,15 +14,14 @@ import typer
 
 from agent_mailer.cli.completion import some_question
 from agent_mailer.cli.options import Json, Workdir, configured, workplace
-from agent_mailer.cli.requests import TURN_DIR, ask, require_person
 from agent_mailer.cli.terminal.commands import FastCommand, group, single
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
+from agent_mailer.desk.asking import TURN_DIR, require_person
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import pick, printable, running_on
 
 if TYPE_CHECKING:
-    from agent_mailer.assemble import Workplace
     from agent_mailer.state.approvals import Answer, Approval, Approvals, Verdict
     from agent_mailer.views.values.history import ApprovalView, StandingView
 
@@ -185,7 +184,8 @@ def _answer(
     change: Path | None = None,
 ) -> None:
     from agent_mailer.approvals.calls import Call, shown
-    from agent_mailer.state.approvals import Answer, By, Verdict
+    from agent_mailer.desk.answering import answer, wake
+    from agent_mailer.state.approvals import Verdict
 
     require_person()
     place = configured(workdir)
@@ -194,22 +194,15 @@ def _answer(
     if found is None:
         raise _unknown(code)
     changed = _changed(found, change) if change is not None else ""
-    now = place.clock.now()
-    known = book.answer_to(found.id)
-    if known is None and found.over:
-        raise MailerError("over", "its message is done with; nothing was changed", f"{LIST} --all")
-    if known is None and found.expires_at <= now:
-        why = f"nobody has answered it until {local_time(found.expires_at)}: the agent goes on without it"
-        raise MailerError("expired", why, f"{LIST} --all")
-    given = Answer(verdict, now, By.COMMAND, reason=reason, always=always, changed=changed)
-    counts = known or book.answer(found, given)
-    if counts != given:
-        _told_before(book, found, counts, given)
+    given = answer(place, found, verdict, reason=reason, always=always, changed=changed)
+    if not given.first:
+        _told_before(book, found, given.counts, given.given)
         return
-    allowed = "allowed for good" if always else "allowed instead, once" if given.changed else "allowed, once"
-    runs = Call(found.call.tool, given.changed or found.call.input)
+    allowed = "allowed for good" if always else "allowed instead, once" if changed else "allowed, once"
+    runs = Call(found.call.tool, changed or found.call.input)
     say(f"{allowed if verdict is Verdict.ALLOW else 'denied'}: {shown(runs, 200)}")
-    _wake(place, found.id)
+    if why := wake(place, found.id):
+        note(why)
 
 
 def _told_before(book: Approvals, found: Approval, counts: Answer, given: Answer) -> None:
@@ -230,15 +223,6 @@ def _told_before(book: Approvals, found: Approval, counts: Answer, given: Answer
         note(f"{said}{spent}; nothing was changed")
         return
     raise MailerError("answered", f"{said}{spent}; nothing was changed", f"agent-mailer approvals show {found.id}")
-
-
-def _wake(place: Workplace, question: str) -> None:
-    from agent_mailer.state.requests import Request, Verb
-
-    try:
-        ask(place, Request(Verb.ANSWERED, (question,)))
-    except MailerError as fault:
-        note(f"the answer counts; it is carried out at the next look ({fault.message})")
 
 
 def _unknown(code: str) -> MailerError:

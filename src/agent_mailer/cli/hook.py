@@ -106,7 +106,7 @@ def secret(
     maildir_root: MaildirRoot = None,
 ) -> None:
     """Print what callers sign with. A running listener needs no restart."""
-    from agent_mailer.cli.requests import require_person
+    from agent_mailer.desk.asking import require_person
 
     require_person()
     found = _hook(_place(workdir, maildir_root), hook)
@@ -240,7 +240,7 @@ def _listen(
     wanted: tuple[list[str] | None, ...],
     place: Workplace,
 ) -> None:
-    from agent_mailer.cli.requests import require_person
+    from agent_mailer.desk.asking import require_person
     from agent_mailer.hooks.book import Book
     from agent_mailer.hooks.listening import Hook, Listener
     from agent_mailer.hooks.taking import Taking

@@ -90,6 +90,8 @@ class Shell(msgspec.Struct, frozen=True):
     unread: int
     acting_for: str = ""
     """The name of the superadmin who acts as this user."""
+    own: bool = False
+    """Of the agents of this machine's user, without a broker: what only a broker has is not offered."""
 
 
 async def shell_of(request: Request, person: PersonCaller) -> Shell:
@@ -204,5 +206,10 @@ def _link(path: str, **query: Any) -> str:  # noqa: ANN401 - what a template has
     return f"{path}?{urlencode(kept)}" if kept else path
 
 
-_env.filters.update(moment=_moment, age=_age, body=_safe_body, visible=_visible, who=_shortened)
+def _as_is(text: str) -> str:
+    """Text of a stranger with its lines, and what cannot be seen as its number: a person says yes to all of it."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else _number(sign) for sign in text)
+
+
+_env.filters.update(moment=_moment, age=_age, as_is=_as_is, body=_safe_body, visible=_visible, who=_shortened)
 _env.globals.update(asset=address_of, link=_link, fresh_key=lambda: secrets.token_hex(16))

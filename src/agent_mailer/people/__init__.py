@@ -142,9 +142,11 @@ class Person:
     def contacts(self) -> Sequence[Contact]:
         return self._run(self._mail.mailbox.contacts())
 
-    def send(self, draft: Draft) -> Sent:
-        """Deliver it to every recipient; what went out under its dedupe key before is not sent again."""
-        return self._run(sending.send(self._mail, draft, tell=self._tell))
+    def send(self, draft: Draft, origin: Message | None = None) -> Sent:
+        """Deliver it to every recipient; what went out under its dedupe key before is not sent again. `origin`: what it
+        answers, or forwards.
+        """
+        return self._run(sending.send(self._mail, draft, origin, self._tell))
 
     def wait_for_answer(self, sent: Sent, seconds: float, look: Look = lambda *_: None) -> Waited:
         """Wait at most `seconds`; the answer counts as read. `look`: where a message stands, as far as can be seen."""

@@ -86,7 +86,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one turn: how it ended, what left from it, where its files are, and what the agent said and did."""
-    from agent_mailer.cli.turns.story import output_lines
+    from agent_mailer.views.output import output_lines
     from agent_mailer.views.turns import whole_turn
 
     place = configured(workdir)
@@ -119,7 +119,7 @@ def stop(
     """Stop a turn: its processes end, it counts as interrupted, and costs its message no attempt."""
     import asyncio
 
-    from agent_mailer.cli.requests import ask, watched
+    from agent_mailer.desk.asking import ask, watched
     from agent_mailer.names import pick
     from agent_mailer.process.tree import sweep
     from agent_mailer.state.records import AfterStop

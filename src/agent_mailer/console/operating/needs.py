@@ -29,20 +29,24 @@ _PAUSES = {
 }
 
 
-def needs_of(agents: Iterable[Watched], now: float) -> list[NeedView]:
+def needs_of(agents: Iterable[Watched], now: float, silent_after: float = SILENT_AFTER) -> list[NeedView]:
     """The most urgent kind first, of a kind the oldest first."""
+    known = [(agent, agent.report) for agent in agents if agent.report is not None]
+    return in_order([need for agent, report in known for need in _needs(agent, report, now, silent_after)])
+
+
+def in_order(needs: Iterable[NeedView]) -> list[NeedView]:
     order = {kind: place for place, kind in enumerate(NeedKind)}
-    found = [need for agent in agents if agent.report is not None for need in _needs(agent, agent.report, now)]
-    return sorted(found, key=lambda need: (order[need.kind], need.since, need.id))
+    return sorted(needs, key=lambda need: (order[need.kind], need.since, need.id))
 
 
-def _needs(agent: Watched, report: Report, now: float) -> Iterator[NeedView]:
+def _needs(agent: Watched, report: Report, now: float, silent_after: float) -> Iterator[NeedView]:
     if agent.lost:
         since = _seconds(agent.reported_at)
         yield _need(agent, NeedKind.LOST, since, command="agent-mailer watch", many=max(1, agent.unread))
     elif report.ended:
         since = _seconds(agent.reported_at)
-        if agent.unread and now - since >= SILENT_AFTER:
+        if agent.unread and now - since >= silent_after:
             yield _need(agent, NeedKind.SILENT, since, command="agent-mailer watch", many=agent.unread)
     else:
         yield from _stopped(agent, report)

@@ -41,7 +41,7 @@ class TurnRow(msgspec.Struct, frozen=True):
 class NeedsPage(msgspec.Struct, frozen=True):
     """The first page. `said` is by need, `asked` by agent: what was asked lately. `first`: how many needs come before
     those that are shown; `well_since`: the moment (ISO 8601) from which on nothing has needed anybody, where that is
-    known.
+    known. `acts`: what would be done, word for word, by the need that asks for a yes.
     """
 
     agents: Sequence[Watched]
@@ -50,6 +50,7 @@ class NeedsPage(msgspec.Struct, frozen=True):
     asked: Mapping[str, Sequence[RemoteRequest]]
     first: int = 0
     well_since: str = ""
+    acts: Mapping[str, str] = {}
 
 
 class ByTags(msgspec.Struct, frozen=True):
@@ -82,6 +83,7 @@ class AgentPage(msgspec.Struct, frozen=True):
     asked: Mapping[str, Sequence[RemoteRequest]]
     requests: Sequence[RemoteRequest]
     turns: Sequence[TurnRow]
+    acts: Mapping[str, str] = {}
 
 
 def values_of(shown: NeedsPage | AgentsPage | AgentPage, now: float) -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""The pages of `agent-mailer console`: the agents of this machine's user, without a broker."""

@@ -1,0 +1,130 @@
+"""What the pages of this machine are fed by: values to show, and what may be asked for. The room `desk` gives it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from agent_mailer.console.mail.rows import Agent, ThreadRow, Turn
+from agent_mailer.console.operating.pages import AgentPage, AgentsPage, NeedsPage
+from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.remote.watched import Watched
+from agent_mailer.views.values.history import NoteView, SessionView, WholeTurnView
+from agent_mailer.views.values.status import ScheduleView
+
+
+class OwnAgentPage(msgspec.Struct, frozen=True):
+    """One agent, and what its workdir alone knows of it: sessions and notes, the newest first."""
+
+    shown: AgentPage
+    workdir: str
+    sandbox: str
+    sessions: Sequence[SessionView]
+    notes: Sequence[NoteView]
+    schedules: Sequence[ScheduleView]
+
+
+class OwnMessage(msgspec.Struct, frozen=True):
+    """A message, by the names that the pages of a thread have for what it holds; `is_read` counts where it is ours."""
+
+    id: str
+    thread_id: str
+    from_agent: str
+    to_agent: str
+    subject: str
+    body: str
+    created_at: str
+    is_read: bool
+    priority: str
+    kind: str
+    labels: Sequence[str]
+    automatic: str
+
+
+class OwnShown(msgspec.Struct, frozen=True):
+    """A message on the page of its thread, with the turns that it caused."""
+
+    message: OwnMessage
+    turns: Sequence[Turn]
+    to_operator: bool
+    trashed: bool = False
+    pictures: Sequence[tuple[str, str]] = ()
+    parts: Sequence[str] = ()
+
+
+class ThreadsPage(msgspec.Struct, frozen=True):
+    """Threads, the one with the newest mail first, and whom they can be filtered by."""
+
+    rows: Sequence[ThreadRow]
+    agents: Sequence[Agent]
+
+
+class TurnPage(msgspec.Struct, frozen=True):
+    """A turn, and the end of what its program has printed."""
+
+    agent: Watched
+    turn: WholeTurnView
+    subject: str
+    lines: Sequence[str]
+    hidden: int
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """What the person writes. `parent`: what is answered or forwarded; under `key` it leaves once."""
+
+    to: Sequence[str]
+    subject: str
+    body: str
+    action: str
+    parent: str = ""
+    thread: str = ""
+    priority: str = "normal"
+    key: str = ""
+
+
+class Agents(Protocol):
+    """Every call looks anew, and may take a while. Raises MailerError and OSError."""
+
+    def needs(self) -> NeedsPage: ...
+
+    def agents(self) -> AgentsPage: ...
+
+    def agent(self, agent_id: str) -> OwnAgentPage | None:
+        """None where there is no agent of that id."""
+
+    def turn(self, agent_id: str, turn_id: str) -> TurnPage | None:
+        """None where there is no such turn."""
+
+    def ask(self, agent_id: str, verb: RemoteVerb, targets: Sequence[str], reason: str, then: str) -> None:
+        """As a command at a terminal does; what came of it is on the pages from then on."""
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yields when something may have changed, at most once a second, and every 15 seconds in any case."""
+
+
+class Mail(Protocol):
+    """The mail of the folder mailboxes, as the person sees it: looking takes nothing from an agent. Every call may take
+    a while. Raises MailerError and OSError.
+    """
+
+    def unread(self) -> int:
+        """How much waits for the person."""
+
+    def threads(self, *, unread: bool, mine: bool, agent: str) -> ThreadsPage:
+        """Those that are so; `agent`: its id, empty = everybody's."""
+
+    def thread(self, thread: str) -> Sequence[OwnShown]:
+        """Oldest first; empty where there is none."""
+
+    def message(self, message_id: str) -> OwnMessage | None: ...
+
+    def addresses(self) -> Sequence[Agent]:
+        """Whom the person can write to."""
+
+    def send(self, letter: Letter) -> str:
+        """Its thread."""
+
+    def read(self, message_ids: Sequence[str]) -> None:
+        """They count as read, those of them that are the person's own."""

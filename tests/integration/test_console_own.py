@@ -1,0 +1,133 @@
+"""The console of one machine, asked as a browser without script does: who gets in, and what its forms do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk
+from tests.own_console import OwnConsole, own_console
+from tests.typed import type_in
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture(scope="module")
+def console(desk: Desk) -> Iterator[OwnConsole]:
+    with own_console(desk.workdir) as console:
+        console.http.cookies.set("agent_mailer_own", "nothing")
+        assert console.get("/console/needs").status_code == 401
+        entered = console.enter()
+        assert (entered.status_code, entered.headers["location"]) == (303, f"{console.url}/console/needs")
+        yield console
+
+
+def test_the_link_opens_once_and_nobody_comes_without_it(console: OwnConsole) -> None:
+    assert console.get("/console/needs").status_code == 200
+    again = console.enter()
+    assert (again.status_code, "set-cookie" in again.headers) == (403, False)
+    assert console.http.get(console.link[:-1]).status_code == 403
+    for name, value in list(console.http.cookies.items()):
+        if name.startswith("agent_mailer_own_"):
+            del console.http.cookies[name]
+            assert console.get("/console/needs").status_code == 401
+            assert console.get("/console/live").status_code == 401
+            console.http.cookies.set(name, value[:-1])
+            assert console.get("/console/needs").status_code == 401
+            console.http.cookies.clear()
+            console.http.cookies.set(name, value)
+    assert console.get("/console/needs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "agent-mailer.localhost.evil.example"]
+)
+def test_a_foreign_host_is_refused(console: OwnConsole, host: str) -> None:
+    port = console.url.rpartition(":")[2]
+    for path in ("/console/needs", "/console/static/x/console.css"):
+        answer = console.http.get(path, headers={"Host": host.format(port=port)})
+        assert (answer.status_code, "Needs you" in answer.text) == (421, False)
+
+
+def test_no_page_of_elsewhere_changes_anything(console: OwnConsole, desk: Desk) -> None:
+    form: dict[str, str] = {"agent": str(desk.workdir), "verb": "pause", "back": "/console/agents"}
+    for site in ("cross-site", "same-site", "none"):
+        assert console.post("/console/ask", site=site, **form).status_code == 403
+    told = {"Origin": "http://127.0.0.1:1"}
+    assert console.http.post("/console/ask", data=form, headers=told).status_code == 403
+    assert desk.place().state.pause.read() is None
+
+
+def test_what_is_asked_is_done_as_a_command_does_it(console: OwnConsole, desk: Desk) -> None:
+    agent = str(desk.workdir)
+    asked = console.post("/console/ask", agent=agent, verb="pause", back="/console/agents", reason="lunch")
+    assert (asked.status_code, asked.headers["location"]) == (303, "/console/agents?done=did")
+    pause = desk.place().state.pause.read()
+    assert pause is not None
+    assert pause.reason == "by_hand"
+    assert ">Resume<" in console.get("/console/agents").text
+    assert ">Resume<" in console.get("/console/agent", id=agent).text
+    console.post("/console/ask", agent=agent, verb="resume", back="/console/needs")
+    assert desk.place().state.pause.read() is None
+    refused = console.post("/console/ask", agent=agent, verb="approve", target="q-none", back="/console/needs")
+    assert refused.status_code == 303
+    assert "there is no such question" in console.get("/console/agent", id=agent).text
+    assert console.post("/console/ask", agent=agent, verb="burn").status_code == 422
+    assert console.get("/console/agent", id=str(desk.base)).status_code == 404
+
+
+def test_who_only_has_mail_that_nobody_takes_needs_somebody(console: OwnConsole, desk: Desk) -> None:
+    assert "nobody watches" not in console.get("/console/needs").text
+    desk.send("are you there?")
+    assert "1 message waits, and nobody watches." in console.get("/console/needs").text
+
+
+def test_no_console_opens_within_a_turn(tmp_path: Path) -> None:
+    said = type_in(tmp_path, "console", env={"AGENT_MAILER_TURN_DIR": str(tmp_path)})
+    assert said.status == 2
+    assert "for a person to decide" in said.err
+
+
+def test_the_person_writes_once_and_looking_takes_no_mail_from_an_agent(console: OwnConsole, desk: Desk) -> None:
+    before = len(desk.inbox("planner"))
+    form = {"to": "planner", "subject": "Plan", "body": "**Please**", "action": "send", "key": "0123456789abcdef"}
+    sent = console.post("/console/send", **form)
+    again = console.post("/console/send", **form)
+    assert (sent.status_code, sent.headers["location"]) == (303, again.headers["location"])
+    [*_, letter] = desk.inbox("planner")
+    assert (letter.subject, letter.body.strip(), letter.envelope.sender) == ("Plan", "**Please**", "user")
+    thread = letter.envelope.thread
+    assert "Plan" in console.get("/console/threads", only="mine").text
+    shown = console.get("/console/thread", id=thread).text
+    assert "<strong>Please</strong>" in shown
+    assert "Archive" not in shown
+    console.get("/console/compose", reply=letter.envelope.id)
+    assert len(desk.inbox("planner")) == before + 1
+
+
+def test_what_came_to_the_person_counts_as_read_when_he_says_so(console: OwnConsole, desk: Desk) -> None:
+    sent = desk.send("Postgres or SQLite?", sender="coder", to="user", subject="Which?", thread="th-which")
+    assert "(1)" in console.get("/console/threads", only="unread").text
+    shown = console.get("/console/thread", id="th-which").text
+    assert "Mark 1 message as read" in shown
+    assert [one.envelope.id for one in desk.inbox()] == [sent]
+    reply = {"to": "coder", "subject": "Re: Which?", "body": "Postgres", "action": "reply", "parent": sent}
+    assert console.post("/console/send", key="fedcba9876543210", **reply).status_code == 303
+    [*_, answer] = desk.inbox("coder")
+    assert (answer.body.strip(), answer.refs, answer.envelope.thread) == ("Postgres", (sent,), "th-which")
+    console.post("/console/thread/read", unread=sent, back="/console/threads")
+    assert desk.inbox() == []
+    assert "Nothing here" in console.get("/console/threads", only="unread").text
+
+
+def test_what_did_not_leave_is_still_on_the_page(console: OwnConsole) -> None:
+    form = {"to": "nobody-here", "subject": "x", "body": "my long text", "action": "send", "key": "00112233445566"}
+    refused = console.post("/console/send", **form)
+    assert refused.status_code == 422
+    assert "nobody is called nobody-here" in refused.text
+    assert "my long text" in refused.text
+    assert console.get("/console/thread", id="../../etc").status_code == 404
