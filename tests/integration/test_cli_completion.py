@@ -40,7 +40,7 @@ def offered(cwd: Path, line: str) -> list[str]:
     }
     done = type_in(cwd, env=env)
     assert (done.status, done.err) == (0, ""), done
-    return done.out.split()
+    return [line for line in done.out.splitlines() if line]
 
 
 def test_commands_options_and_what_the_workdir_holds_are_offered(desk: Desk) -> None:
@@ -54,9 +54,21 @@ def test_commands_options_and_what_the_workdir_holds_are_offered(desk: Desk) -> 
         "agent-mailer turns thread gr": ["green", "grey"],
         "agent-mailer turns list --thread gree": ["green"],
         "agent-mailer turns show 2": turns,
-        "agent-mailer turns show nothing": [],
-        "agent-mailer sessions show gr": [],
-        "agent-mailer nonsense x": [],
+        "agent-mailer turns show nothing": ["<TURN>", " "],
+        "agent-mailer sessions show gr": ["<THREAD>", " "],
+        "agent-mailer nonsense x": ["<COMMAND>", " "],
+        "agent-mailer doctor x": ["<OPTION>", " "],
+        "agent-mailer turns list --limit ": ["<N>", " "],
+        "agent-mailer send co": ["coder"],
+        "agent-mailer send coder co": ["<TEXT>", " "],
+        "agent-mailer inbox --from pl": ["planner"],
+        "agent-mailer inbox --kind q": ["question"],
+        "agent-mailer config set permission_mode p": ["plan"],
+        "agent-mailer config set max_retries ": ["<VALUE>", " "],
+        "agent-mailer help turns st": ["stop"],
+        "agent-mailer help mod": ["modes"],
+        "agent-mailer send --body-file re": [],
+        "agent-mailer status -C no": [],
     }.items():
         assert sorted(offered(desk.workdir, line)) == sorted(wanted), line
     (letter,) = type_in(desk.workdir, "dead-letter", "list", "--json").json["dead_letters"]
@@ -65,12 +77,13 @@ def test_commands_options_and_what_the_workdir_holds_are_offered(desk: Desk) -> 
 
 
 def test_a_folder_that_is_none_or_is_broken_offers_nothing_and_says_nothing(desk: Desk) -> None:
-    assert offered(desk.base, "agent-mailer turns show ") == []
+    nothing = ["<TURN>", " "]  # readline takes no file instead of two words that begin differently
+    assert offered(desk.base, "agent-mailer turns show ") == nothing
     (desk.state / "dead_letter.jsonl").write_text("nonsense\n")
     (desk.state / "sessions.json").write_text("[")
     before = sorted(path.name for path in desk.state.iterdir())
-    assert offered(desk.workdir, "agent-mailer dead-letter retry ") == []
-    assert offered(desk.workdir, "agent-mailer sessions show ") == []
+    assert offered(desk.workdir, "agent-mailer dead-letter retry ") == ["<ID>", " "]
+    assert offered(desk.workdir, "agent-mailer sessions show ") == ["<THREAD>", " "]
     assert sorted(path.name for path in desk.state.iterdir()) == before
 
 
@@ -85,6 +98,15 @@ def test_zsh_and_fish_are_answered_too(desk: Desk, shell: str, more: dict[str, s
         assert words in done.out
 
 
+def test_where_nothing_is_known_zsh_and_fish_take_no_file(desk: Desk) -> None:
+    for words, file in (("turns show x", False), ("status -C x", True)):
+        line = {"_TYPER_COMPLETE_ARGS": f"agent-mailer {words}"}
+        zsh = type_in(desk.workdir, env={"_AGENT_MAILER_COMPLETE": "complete_zsh", **line})
+        assert zsh.out.strip() == ("_files" if file else "_message 'TURN'")
+        fish = {"_AGENT_MAILER_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "is-args", **line}
+        assert type_in(desk.workdir, env=fish).status == (1 if file else 0)
+
+
 @LONG
 def test_tab_in_a_real_bash_completes(desk: Desk) -> None:
     here = {"PATH": f"{Path(COMMAND).parent}:/usr/bin:/bin", "PS1": "ready> "}
@@ -95,6 +117,14 @@ def test_tab_in_a_real_bash_completes(desk: Desk) -> None:
         screen.until("agent-mailer turns thread")
         screen.type("gree\t", enter=False)
         screen.until("agent-mailer turns thread green")
+        (desk.workdir / "xfile").touch()
+        screen.press("C-u")
+        screen.type("agent-mailer turns show x\t\t", enter=False)
+        screen.until("<TURN>")
+        assert "xfile" not in screen.screen()
+        screen.press("C-u")
+        screen.type("agent-mailer send coder --body-file x\t", enter=False)
+        screen.until("agent-mailer send coder --body-file xfile")
 
 
 def test_the_installed_completion_is_bash_s_own(tmp_path: Path, home: Path) -> None:

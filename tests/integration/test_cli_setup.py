@@ -147,6 +147,18 @@ def test_init_joins_a_root_that_is_there(tmp_path: Path, agent: Path) -> None:
     assert not (other / ".agent-mail").exists()
 
 
+def test_another_address_for_an_agent_would_leave_a_deaf_mailbox(agent: Path) -> None:
+    before = config_of(agent).read_bytes()
+    refused = type_in(agent, "init", "--address", "poet", "--no-interactive")
+    assert refused.status == 2
+    assert "never read what is sent to coder" in refused.err
+    assert "fix: agent-mailer agent rename poet; or, where another agent reads the mail of coder" in refused.err
+    assert config_of(agent).read_bytes() == before
+    assert not (agent / ".agent-mail" / "agents" / "poet").exists()
+    assert type_in(agent, "agent", "rename", "poet").status == 0
+    assert type_in(agent, "init", "--address", "poet", "--no-interactive").status == 0
+
+
 @pytest.mark.parametrize("root", ["mail", "some/where/mail", "../beside"])
 def test_init_makes_a_root_of_any_name(workdir: Path, root: str) -> None:
     done = type_in(workdir, "init", *FLAGS, "--maildir-root", root)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_mailer.cli.terminal import tables
 from agent_mailer.cli.terminal.screen import Part, Row, cells, laid_out, side_by_side, wrapped
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z", "M")) | st.just(" "), max_size=80)
@@ -40,6 +41,22 @@ def test_a_row_is_wrapped_beside_its_name_and_cut_where_it_may_be(monkeypatch: p
     ]
     assert laid_out(rows, None)[0] == "name  one two three four five six"
     assert laid_out([Row("a long name indeed", (Part("value"),))], 22) == ["a long name indeed", "  value"]
+
+
+@pytest.mark.parametrize(
+    ("room", "lines"),
+    [
+        (45, ["failed  one two three four five six seven", "        eight nine"]),
+        (30, ["failed", "  one two three four five six", "  seven eight nine"]),
+        (None, ["failed  one two three four five six seven eight nine"]),
+    ],
+)
+def test_a_text_hangs_behind_its_head_or_begins_below_it(
+    monkeypatch: pytest.MonkeyPatch, room: int | None, lines: list[str]
+) -> None:
+    monkeypatch.setattr(tables, "width", lambda: room)
+    told = tables.hanging("failed  ", "one two three four five six seven eight nine")
+    assert told.split("\n") == lines
 
 
 def test_wide_characters_take_two_columns() -> None:

@@ -141,10 +141,21 @@ def _play(program: typer.Typer) -> NoReturn:
     open_what_is_closed()
     prepare_streams()
     try:
-        status = _status_of(program)
+        status = _answer_shell(program) if any(name in os.environ for name in _SHELL_ASKS) else _status_of(program)
     finally:
         last_words()
     leave(status)
+
+
+_SHELL_ASKS = ("_AGENT_MAILER_COMPLETE", "_AMP_COMPLETE")
+
+
+def _answer_shell(program: typer.Typer) -> int:
+    """A shell asks after TAB; or for the script by which it asks."""
+    from agent_mailer.cli.offers import answer, asked_by
+
+    shell = asked_by(os.environ)
+    return answer(lambda: _status_of(program), shell) if shell else _status_of(program)
 
 
 def _status_of(program: typer.Typer) -> int:

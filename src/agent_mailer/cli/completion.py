@@ -1,6 +1,7 @@
 """What the shell offers after TAB, out of a workdir's state: turns, threads, dead letters. Never an error, never slow.
 
-The workdir is the current one, or what `-C` on the line being completed says.
+The workdir is the current one, or what `-C` on the line being completed says. What an option or argument offers stands
+beside it, or in `offers.py` where the same name is in many commands.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def some_key(incomplete: str) -> list[str]:
 
 
 def some_address(ctx: typer.Context, incomplete: str) -> list[str]:
-    """To whom one can write from here."""
+    """To whom one can write from here; of the words of `send` the first one alone."""
+    if ctx.params.get("words"):
+        return []
 
     def addresses(place: Workplace) -> Iterable[str]:
         from agent_mailer.people import person_at
@@ -94,6 +97,142 @@ def some_stuck(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def some_held(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, lambda place: reversed(list(place.state.held.waiting)))
+
+
+def some_held_sender(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _offer(
+        ctx, incomplete, lambda place: (one.envelope.sender for one in place.state.held.all() if one.envelope)
+    )
+
+
+def some_mail(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What lies in a person's folder, the newest first; at a broker nobody is asked."""
+
+    def ids(place: Workplace) -> Iterable[str]:
+        return _newest(place, ctx.params.get("whose"))
+
+    return _offer(ctx, incomplete, ids)
+
+
+def some_mail_of_the_agent(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _offer(ctx, incomplete, lambda place: _newest(place, place.handle))
+
+
+def some_sent(ctx: typer.Context, incomplete: str) -> list[str]:
+    def ids(place: Workplace) -> Iterable[str]:
+        from agent_mailer.people import person_at
+
+        if not place.in_folder:
+            return ()
+        person = person_at(place, ctx.params.get("whose"), lambda _: None)
+        return (message.envelope.id for message in reversed(person.sent(MOST)))
+
+    return _offer(ctx, incomplete, ids)
+
+
+def some_change(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Of the agent's notes."""
+
+    def ids(place: Workplace) -> Iterable[str]:
+        from agent_mailer.views.kept import note_changes
+
+        return (change.id for change in reversed(note_changes(place)))
+
+    return _offer(ctx, incomplete, ids)
+
+
+def some_approval(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _offer(ctx, incomplete, lambda place: (one.id for one in reversed(place.state.approvals.all())))
+
+
+def some_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _offer(ctx, incomplete, lambda place: (one.name for one in place.config.schedule))
+
+
+def some_limit(ctx: typer.Context, incomplete: str) -> list[str]:
+    def names(place: Workplace) -> Iterable[str]:
+        from agent_mailer.views.kept import limits
+
+        return (one.name for one in limits(place))
+
+    return _offer(ctx, incomplete, names)
+
+
+def some_value(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Of the key before it, where that has but a few."""
+    from agent_mailer.config import leaves
+
+    key = str(ctx.params.get("key"))
+    found = (value for leaf in leaves() if leaf.name == key for value in _few(leaf.hint))
+    return [value for value in found if value.startswith(incomplete)] if not ctx.params.get("value") else []
+
+
+def some_service(ctx: typer.Context, incomplete: str) -> list[str]:
+    del ctx
+    found: list[str] = []
+    with suppress(Exception):
+        import os
+
+        from agent_mailer.disk import Disk
+        from agent_mailer.service.folder import Units, units_folder
+
+        found = [one.name for one in Units(units_folder(os.environ), Disk()).all() if one.name.startswith(incomplete)]
+    return found
+
+
+def some_team(ctx: typer.Context, incomplete: str) -> list[str]:
+    del ctx
+    found: list[str] = []
+    with suppress(Exception):
+        import os
+
+        from agent_mailer.teams.place import all_teams
+
+        names = (path.name for path in all_teams(os.environ, Path.home()))
+        found = [name for name in names if name.startswith(incomplete)]
+    return found
+
+
+def some_role(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Of the team that is meant."""
+    found: list[str] = []
+    with suppress(Exception):
+        from agent_mailer.cli.team.options import found as team_meant
+
+        directory = ctx.params.get("directory")
+        meant = team_meant("", ctx.params.get("team") or "", Path(directory) if directory else None)
+        found = [name for name in meant.places if name.startswith(incomplete)]
+    return found
+
+
+def some_topic(ctx: typer.Context, incomplete: str) -> list[str]:
+    """A command, one of a group's where that stands before it; or a topic of `help`."""
+    from agent_mailer.cli.help import words_after
+
+    words = words_after(ctx, ctx.params.get("words") or ())
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def _few(hint: object) -> Iterable[str]:
+    """The values of a type that has but a few."""
+    from enum import Enum
+    from typing import get_args
+
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return [str(one.value) for one in hint]
+    if hint is bool:
+        return ("true", "false")
+    return [value for inner in get_args(hint) for value in _few(inner)]
+
+
+def _newest(place: Workplace, whose: str | None) -> Iterable[str]:
+    from agent_mailer.people import person_at
+    from agent_mailer.people.port import Search
+
+    if not place.in_folder:
+        return ()
+    found = person_at(place, whose, lambda _: None).inbox(Search(limit=MOST), read_too=True)
+    return (message.envelope.id for message, _ in reversed(found))
 
 
 def some_question(ctx: typer.Context, incomplete: str) -> list[str]:

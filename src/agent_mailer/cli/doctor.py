@@ -10,8 +10,8 @@ from agent_mailer.cli.options import Json, Quiet, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.progress import shown
-from agent_mailer.cli.terminal.screen import Ink, pad, paint
-from agent_mailer.cli.terminal.tables import hanging
+from agent_mailer.cli.terminal.screen import Ink, pad, paint, width
+from agent_mailer.cli.terminal.tables import READABLE, hanging
 from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import printable
 
@@ -120,12 +120,16 @@ def show(report: Report, *, as_json: bool, brief: bool = False) -> None:
         found = sorted((one for one in found if one.result in order), key=lambda one: order.index(one.result))
     told = [one for one in report.checks if brief and one.result is Level.OK and one.name.startswith("sandbox")]
 
+    room = width()
+    indent = 23 if room is None or room - 23 >= READABLE else 2
+
     def line(result: CheckResult) -> None:
-        seen = f"  [{printable(result.looked_at)}]" if result.looked_at not in result.text else ""
+        looked_at = printable(result.looked_at).removeprefix("[").removesuffix("]")
+        seen = f"  [{looked_at}]" if result.looked_at not in result.text else ""
         level = pad(paint(result.result.value, inks[result.result]), 8)
         say(hanging(f"{level} {result.name:<13} ", f"{printable(result.text, 600)}{seen}"))
         if result.fix:
-            say(f"{'':<8} {'':<13} fix: {printable(result.fix, 600)}")
+            say(f"{' ' * indent}fix: {printable(result.fix, 600)}")
 
     for result in found:
         line(result)

@@ -13,6 +13,8 @@ from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typer._click import Context
 
 app = single()
@@ -121,6 +123,22 @@ def _help_of(ctx: Context, words: list[str]) -> str:
             raise UsageFault("usage", f"there is no command or topic {printable(word)!r}{meant}", "agent-mailer help")
         ctx = typer.Context(found, info_name=name, parent=ctx)
     return ctx.get_help()
+
+
+def words_after(ctx: Context, words: Sequence[str]) -> list[str]:
+    """What can stand behind `words` of `help`: commands of that group; topics, too, where nothing stands there yet."""
+    from typer.core import TyperGroup
+
+    parent = ctx.parent
+    assert parent is not None
+    at = parent
+    for word in words:
+        inner = at.command.get_command(at, word) if isinstance(at.command, TyperGroup) else None
+        if inner is None:
+            return []
+        at = typer.Context(inner, info_name=word, parent=at)
+    known = at.command.list_commands(at) if isinstance(at.command, TyperGroup) else []
+    return known if words else [*known, *TOPICS]
 
 
 def _tell(line: str, paragraphs: tuple[str, ...], commands: tuple[str, ...]) -> None:

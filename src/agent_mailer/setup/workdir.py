@@ -51,6 +51,8 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     trusted, anew = place.trust.verdict, place.trust.begins_anew()
     file = ConfigFile(place.folder.config, place.disk)
     root = _root(place) if place.in_folder else None
+    if root is not None:
+        _require_no_deaf_mailbox(root, file.get("address"), place.handle)
     wanted = {**_required(place), **values}
     if root is not None and file.get("maildir_root") is None:
         # Found once and for all: what appears around it later makes no other mailbox of it.
@@ -105,6 +107,18 @@ def require_handle(address: str) -> None:
             f"{printable(address)!r} cannot name a folder mailbox: use a-z, 0-9, _ and -, not beginning with -",
             "give --address HANDLE",
         )
+
+
+def _require_no_deaf_mailbox(root: Path, before: object, address: str) -> None:
+    """Raises UsageFault where the mailbox of another address would be left, in which mail goes on landing."""
+    if not isinstance(before, str) or before == address or before not in mailboxes(root):
+        return
+    raise UsageFault(
+        "another_address",
+        f"its address is {before}: as {address} it would never read what is sent to {before}; nothing was changed",
+        f"agent-mailer agent rename {address}; or, where another agent reads the mail of {before}: "
+        f"agent-mailer config set address {address}",
+    )
 
 
 def _required(place: Workplace) -> dict[str, object]:

@@ -68,6 +68,13 @@ def _hasten(params: list[Parameter]) -> None:
             plain._runtime_param = _Direct(plain, descriptor.annotation)
 
 
+def _offer(ctx: Context, params: list[Parameter]) -> None:
+    """A shell asks what can stand there."""
+    from agent_mailer.cli.offers import prepare
+
+    prepare(ctx, params)
+
+
 def required_arguments(params: list[Parameter]) -> list[str]:
     """Their names, as a person reads them."""
     return [(one.name or "").upper() for one in params if one.param_type_name == "argument" and one.required]
@@ -93,6 +100,8 @@ class FastCommand(TyperCommand):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         _hasten(self.get_params(ctx))
+        if ctx.resilient_parsing:
+            _offer(ctx, self.get_params(ctx))
         return super().parse_args(ctx, args)
 
 
@@ -105,6 +114,8 @@ class FastGroup(TyperGroup):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         _hasten(self.get_params(ctx))
+        if ctx.resilient_parsing:
+            _offer(ctx, self.get_params(ctx))
         return super().parse_args(ctx, args)
 
 

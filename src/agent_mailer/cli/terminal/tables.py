@@ -11,7 +11,7 @@ LEAST_CUT = 10
 """No column is cut to less."""
 
 READABLE = 30
-"""In less the terminal may as well wrap by itself."""
+"""With less room than this beside its head a text begins on the next line."""
 
 
 def columns(
@@ -62,10 +62,12 @@ def choices(pairs: Iterable[tuple[str, str]]) -> str:
 
 def hanging(head: str, text: str) -> str:
     """`text` behind `head`, wrapped between words to fit the terminal, its lines one under the other."""
-    room = (width() or 0) - cells(head)
-    if room < READABLE:
+    room = width()
+    if room is None:
         return head + text
-    first, *rest = wrapped(text, room, whole=True)
+    if room - cells(head) < READABLE:
+        return "\n".join([head.rstrip(), paragraph(text)])
+    first, *rest = wrapped(text, room - cells(head), whole=True)
     return "\n".join([head + first, *(" " * cells(head) + line for line in rest)])
 
 
