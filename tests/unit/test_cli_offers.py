@@ -15,7 +15,7 @@ TEXTS = {
     *("subject", "body", "text", "reason", "role", "description", "blocked", "grep", "labels", "label", "dedupe_key"),
     *("address", "agent_name", "agent_id", "api_key", "broker_url", "database", "at", "host", "host_name", "domain"),
     *("user", "username", "password", "broker", "invite", "key", "hook", "delivery", "event", "action", "branch", "to"),
-    *("agent", "trusted_proxy", "older_than", "value", "words", "name"),
+    *("repository", "api", "agent", "trusted_proxy", "older_than", "value", "words", "name"),
 }
 """What only the person knows, or only a broker that TAB does not ask."""
 

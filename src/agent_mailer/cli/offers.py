@@ -50,6 +50,8 @@ def _template(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 _MODES = _of("plan", "acceptEdits", "bypassPermissions")
+_HOOK_KINDS = _of("generic", "github")
+_HOOK_ENDS = _of("sent", "counted", "resolved", "ignored", "failed")
 _RUNTIMES = _of("claude", "codex", "infiniti", "command")
 
 BY_NAME: Mapping[str, Offers] = {
@@ -86,8 +88,10 @@ BY_NAME: Mapping[str, Offers] = {
     "init adapter_file": _of("claude", "codex", "cursor", "openclaw", "dreamfactory", "infiniti"),
     "init command_output": _of("text", "jsonl"),
     "init auto_reply": _of("if-silent", "never", "always"),
-    "broker hook kind": _of("generic", "github"),
-    "broker hook outcome": _of("sent", "counted", "resolved", "ignored", "failed"),
+    "hook kind": _HOOK_KINDS,
+    "broker hook kind": _HOOK_KINDS,
+    "hook outcome": _HOOK_ENDS,
+    "broker hook outcome": _HOOK_ENDS,
     "help words": some.some_topic,
 }
 """By the name of a parameter, alone or behind that of the command or group it is in; the longest name counts."""
