@@ -205,14 +205,6 @@ def some_role(ctx: typer.Context, incomplete: str) -> list[str]:
     return found
 
 
-def some_topic(ctx: typer.Context, incomplete: str) -> list[str]:
-    """A command, one of a group's where that stands before it; or a topic of `help`."""
-    from agent_mailer.cli.help import words_after
-
-    words = words_after(ctx, ctx.params.get("words") or ())
-    return [word for word in words if word.startswith(incomplete)]
-
-
 def _few(hint: object) -> Iterable[str]:
     """The values of a type that has but a few."""
     from enum import Enum

@@ -13,8 +13,6 @@ from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from typer._click import Context
 
 app = single()
@@ -80,12 +78,29 @@ TOPICS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 """A topic -> its line, its paragraphs, and commands to try. What is longer is in docs/."""
 
 
+def _some_word(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What can stand there: commands of the group that stands before it; topics, too, where nothing does."""
+    from typer.core import TyperGroup
+
+    at, words = ctx.parent, ctx.params.get("words") or ()
+    for word in words:
+        inner = at.command.get_command(at, word) if at is not None and isinstance(at.command, TyperGroup) else None
+        at = typer.Context(inner, info_name=word, parent=at) if inner is not None else None
+    known = at.command.list_commands(at) if at is not None and isinstance(at.command, TyperGroup) else []
+    return [word for word in (known if words else [*known, *TOPICS]) if word.startswith(incomplete)]
+
+
 @app.command("help", cls=FastCommand)
 def show(
     ctx: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND|TOPIC]", help="A command, as `config set`, or a topic.", show_default=False),
+        typer.Argument(
+            metavar="[COMMAND|TOPIC]",
+            help="A command, as `config set`, or a topic.",
+            show_default=False,
+            autocompletion=_some_word,
+        ),
     ] = None,
 ) -> None:
     """Explain a command, or a word: agents, modes, threads, outcomes, exit."""
@@ -123,22 +138,6 @@ def _help_of(ctx: Context, words: list[str]) -> str:
             raise UsageFault("usage", f"there is no command or topic {printable(word)!r}{meant}", "agent-mailer help")
         ctx = typer.Context(found, info_name=name, parent=ctx)
     return ctx.get_help()
-
-
-def words_after(ctx: Context, words: Sequence[str]) -> list[str]:
-    """What can stand behind `words` of `help`: commands of that group; topics, too, where nothing stands there yet."""
-    from typer.core import TyperGroup
-
-    parent = ctx.parent
-    assert parent is not None
-    at = parent
-    for word in words:
-        inner = at.command.get_command(at, word) if isinstance(at.command, TyperGroup) else None
-        if inner is None:
-            return []
-        at = typer.Context(inner, info_name=word, parent=at)
-    known = at.command.list_commands(at) if isinstance(at.command, TyperGroup) else []
-    return known if words else [*known, *TOPICS]
 
 
 def _tell(line: str, paragraphs: tuple[str, ...], commands: tuple[str, ...]) -> None:

@@ -92,7 +92,6 @@ BY_NAME: Mapping[str, Offers] = {
     "broker hook kind": _HOOK_KINDS,
     "hook outcome": _HOOK_ENDS,
     "broker hook outcome": _HOOK_ENDS,
-    "help words": some.some_topic,
 }
 """By the name of a parameter, alone or behind that of the command or group it is in; the longest name counts."""
 
