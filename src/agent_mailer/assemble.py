@@ -186,9 +186,9 @@ class Workplace:
         if not is_handle(wanted):
             why = f"{wanted!r} is no handle of a folder mailbox (a-z, 0-9, _ and -, not starting with -)"
             raise ConfigFault("bad_handle", why, "agent-mailer config set address HANDLE")
-        return MaildirMailbox(
-            self.disk, self.maildir_root(), wanted, clock=self.clock, rescan_seconds=self.config.poll_interval_idle
-        )
+        root, every = self.maildir_root(), self.config.poll_interval_idle
+        groups = self.config.groups if wanted == self.handle else ()
+        return MaildirMailbox(self.disk, root, wanted, clock=self.clock, rescan_seconds=every, groups=groups)
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""

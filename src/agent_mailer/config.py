@@ -218,6 +218,11 @@ class Config(msgspec.Struct, frozen=True):
         TO_DEFAULT,
         "addresses and globs of persons, beside `user` in a folder, the operator and notify.address",
     ] = ()
+    groups: Annotated[
+        tuple[str, ...],
+        RESTART,
+        "groups whose mail the agent gets in a folder or at a relay, as tag:rust, cap:review, label:the tester",
+    ] = ()
     reserve: Annotated[
         tuple[str, ...],
         RESTART,

@@ -54,9 +54,9 @@ def with_defaults(values: Mapping[str, object], environ: Mapping[str, str]) -> d
     name = keys.profile or told.get("profile", "")
     profile = _profile(name, environ) if name else _Profile()
     from_profile = {
-        "caps": profile.capabilities,
-        "tags": profile.tags,
-        "label": profile.label,
+        "caps": profile.capabilities or _named(values, "cap:"),
+        "tags": profile.tags or _named(values, "tag:"),
+        "label": profile.label or next(iter(_named(values, "label:")), ""),
         "channels": profile.channels,
         "approval": profile.approval,
     }
@@ -78,6 +78,12 @@ def with_defaults(values: Mapping[str, object], environ: Mapping[str, str]) -> d
     if (mode := _mode(table["approval"], values)) is not None:
         found["permission_mode"] = mode
     return found
+
+
+def _named(values: Mapping[str, object], kind: str) -> tuple[str, ...]:
+    """Of the groups of that kind that the agent is in anywhere."""
+    groups = values.get("groups", ())
+    return tuple(one.removeprefix(kind) for one in groups if one.startswith(kind)) if isinstance(groups, tuple) else ()
 
 
 def _mode(approval: str, values: Mapping[str, object]) -> str | None:

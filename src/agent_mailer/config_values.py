@@ -20,6 +20,7 @@ from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKe
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.groups import KINDS
 from agent_mailer.names import printable
 
 LARGEST = 1024 * 1024
@@ -234,6 +235,9 @@ def _require_sound(key: str, value: object) -> None:
 
             if why := bad_pattern(value):
                 raise ValueError(why)
+        case "groups", tuple():
+            if wrong := [one for one in value if not one.startswith(KINDS) or not one.partition(":")[2].strip()]:
+                raise ValueError(f"a group is tag:NAME, cap:NAME or label:NAME, not {printable(wrong[0], 60)!r}")
         case "approve.tools", tuple():
             if value:
                 _require_rules(value)

@@ -1,7 +1,8 @@
 """Addresses that name several at once: `broadcast` is everybody whom one can write to, `tag:` who has that tag, `cap:`
 who can do that, `label:` who is labelled so. Pure.
 
-Each gets a message of his own, so that it reaches him once, and what counts mail counts each.
+Each gets a message of his own, so that it reaches him once, and what counts mail counts each. `one-of:` before a group
+is mail that the first of them takes, and no other: the message's label says so.
 """
 
 from __future__ import annotations
@@ -16,12 +17,38 @@ BROADCAST: Final = "broadcast"
 
 TAG: Final = "tag:"
 
-_KINDS: Final = (TAG, "cap:", "label:")
+ONE_OF: Final = "one-of:"
+"""Before a group, in an address and in the label of what only one may take."""
+
+KINDS: Final = (TAG, "cap:", "label:")
 """Before the name of a group, as other programs write it."""
 
 
 def names_group(address: str) -> bool:
-    return address == BROADCAST or address.startswith(_KINDS)
+    return address == BROADCAST or address.startswith((*KINDS, ONE_OF))
+
+
+def taken_by_one(labels: Sequence[str]) -> str:
+    """The group of which one takes the message that has these labels; empty where it is everybody's own."""
+    return next((label.removeprefix(ONE_OF) for label in labels if label.startswith(ONE_OF)), "")
+
+
+def for_one(to: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...]]:
+    """`to` with the group itself, and the label that says that one of it takes the message.
+
+    Raises UsageFault where others are named beside, or it is no group.
+    """
+    meant = [address for address in to if address.startswith(ONE_OF)]
+    if not meant:
+        return to, ()
+    group = meant[0].removeprefix(ONE_OF)
+    if len(to) > 1 or group.startswith(ONE_OF) or not names_group(group):
+        raise UsageFault(
+            "bad_group",
+            f"{printable(meant[0], 80)} is for one of a group, and for nobody else",
+            "name one group: one-of:cap:review",
+        )
+    return (group,), (meant[0],)
 
 
 def spread(to: Sequence[str], contacts: Mapping[str, Sequence[str]], me: str) -> tuple[str, ...]:
@@ -35,6 +62,8 @@ def spread(to: Sequence[str], contacts: Mapping[str, Sequence[str]], me: str) ->
         if address in contacts or not names_group(address):
             found[address] = None
             continue
+        if address.startswith(ONE_OF):
+            raise UsageFault("bad_group", "only a message of its own can be for one of a group", "agent-mailer send")
         members = [one for one, tags in contacts.items() if one != me and _is_in(tags, address)]
         if not members:
             raise UsageFault(

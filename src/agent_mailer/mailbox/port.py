@@ -215,10 +215,11 @@ Delivery = Delivered | Refused | Unknown
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """Somebody else took the message, or it was withdrawn. `name_taken`: it is listed, and can never be claimed;
-    `unreadable`: it is listed, and no message any more."""
+    """It was taken or withdrawn. `elsewhere`: it is another's for good, though it was ours, too; `name_taken`: it is
+    listed, and can never be claimed; `unreadable`: it is listed, and no message any more."""
 
     why: str
+    elsewhere: bool = False
     name_taken: bool = False
     unreadable: Unreadable | None = None
 
@@ -305,8 +306,7 @@ class Mailbox(Protocol):
         self, draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()
     ) -> Sequence[Outgoing] | Refused:
         """The final form of `draft`, one item a recipient. Pure: the same arguments give the same ids and bytes.
-        `routes` are the ways that were found to addresses of other places; any other such address is Refused.
-        """
+        `routes` are the ways that were found to addresses of other places; any other such address is Refused."""
 
     async def deliver(self, item: Outgoing) -> Delivery:
         """Deliver once: an item that is already there is Delivered."""
@@ -343,7 +343,7 @@ class Mailbox(Protocol):
 
 MOST_VISITED: Final = 64
 MAX_WAITING: Final = 100_000
-"""So many waiting messages an adapter looks through; what is beyond moves up as they are taken."""
+"""An adapter looks through so many; what is beyond moves up as they are taken."""
 URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
 
 

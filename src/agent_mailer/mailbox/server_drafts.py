@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from agent_mailer.groups import taken_by_one
 from agent_mailer.mailbox.port import Action, Draft, Message, Refused
 from agent_mailer.names import printable
 
@@ -14,7 +15,12 @@ _LONGEST_ADDRESS: Final = 320
 
 
 def recipients(me: str, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
-    """Each once, as it was named; of a reply that names nobody whoever is answered."""
+    """Each once, as it was named; of a reply that names nobody whoever is answered.
+
+    Mail that one of a group takes is refused: whoever can carry it asks without its label.
+    """
+    if taken_by_one(draft.labels):
+        return Refused("the server has no way for mail that one of a group takes: name one of them")
     wanted = draft.to
     if not wanted and draft.action is Action.REPLY and origin is not None:
         envelope = origin.envelope

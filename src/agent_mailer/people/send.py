@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
-from agent_mailer.groups import names_group, spread
+from agent_mailer.groups import for_one, names_group, spread
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
     Automatic,
@@ -46,7 +46,9 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, 
     """
     if any(map(names_group, draft.to)):
         contacts = {one.address: one.tags for one in await mail.mailbox.contacts()}
-        draft = msgspec.structs.replace(draft, to=spread(draft.to, contacts, mail.mailbox.address))
+        to, of_one = for_one(draft.to) if origin is None else (draft.to, ())
+        members = spread(to, contacts, mail.mailbox.address)
+        draft = msgspec.structs.replace(draft, to=members, labels=(*draft.labels, *of_one))
     draft, routes = await mail.routed(draft, origin)
     lost = await mail.not_carried(draft)
     if "labels" in lost:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from agent_mailer.at_server import mcp_agent_mail, person_of, relay
 from agent_mailer.config import MailboxKind
 from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UnavailableFault, UsageFault
+from agent_mailer.groups import ONE_OF, names_group
 from agent_mailer.mailbox.port import (
     Delivered,
     Delivery,
@@ -114,7 +115,7 @@ class ServerMail(AtServer[Listed]):
         return await self.picked(typed, await self.listed(read_too=True))
 
     async def not_carried(self, draft: Draft) -> Sequence[str]:
-        return ["labels"] if draft.labels else []
+        return ["labels"] if any(not one.startswith(ONE_OF) for one in draft.labels) else []
 
     async def require_known(self, recipients: Sequence[str]) -> None:
         await self._be_known()
@@ -122,6 +123,7 @@ class ServerMail(AtServer[Listed]):
         folded = {name.casefold() for name in known}
         # Another project's agents are the server's to find.
         unknown = [name for name in recipients if name.casefold() not in folded and not name.startswith("project:")]
+        unknown = [name for name in unknown if not names_group(name)]
         if unknown:
             raise unknown_recipients(unknown, "at the server", known)
 

@@ -9,7 +9,7 @@ from agent_mailer.beneath import is_there
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.groups import spread
+from agent_mailer.groups import for_one, spread
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.turn_tools import anchor_turn
@@ -151,6 +151,7 @@ class AgentMail:
         cannot carry.
         """
         _require_text(body)
+        to, of_one = for_one(to)
         recipients, facts = self._known(to), self._folder.facts()
         if (refs or context) and not facts.carries_context:
             raise UsageFault(
@@ -168,7 +169,7 @@ class AgentMail:
             thread=thread,
             kind=kind,
             priority=priority,
-            labels=labels,
+            labels=(*labels, *of_one),
             refs=refs,
             context=context,
         )

@@ -122,8 +122,11 @@ async def take(room: Room, record: TurnRecord) -> Message | None:
         record.batch = ()
         raise
     if isinstance(message, Gone):
-        if not ours:
-            if message.name_taken or message.unreadable is not None:
+        if not ours or message.elsewhere:
+            if message.elsewhere:
+                room.state.retries.remove(record.envelope.id)
+                room.log.emit(EventName.MESSAGE_GONE, message_id=record.envelope.id, why=message.why)
+            elif message.name_taken or message.unreadable is not None:
                 if message.unreadable is not None:
                     await room.stuck.unreadable(message.unreadable)
                 else:

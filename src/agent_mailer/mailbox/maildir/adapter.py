@@ -93,12 +93,14 @@ class MaildirMailbox:
         *,
         clock: Clock | None = None,
         rescan_seconds: float = RESCAN_SECONDS,
+        groups: Sequence[str] = (),
     ) -> None:
         layout.check_handle(handle)
         self._disk = disk
         self._root = root
         self._handle = handle
         self._rescan_seconds = rescan_seconds
+        self._groups = groups
         self._paths = layout.Paths(root, handle)
         self._clock = clock or SystemClock()
         self._consumer = Consumer(disk, self._clock, handle, self._paths)
@@ -152,6 +154,7 @@ class MaildirMailbox:
         with disk_faults(self._paths.home):
             layout.make_mailbox(self._disk, self._root, self._handle, own=True)
             self._take_lock()
+        amq.show_groups(self._disk, self._paths, self._groups)
         try:
             self._events = FileEvents([self._paths.new], names=True, rescan_seconds=self._rescan_seconds)
             self._all_events = FileEvents((), names=True)
@@ -241,7 +244,10 @@ class MaildirMailbox:
             raise MailboxUnavailable(fault.code, fault.message, fault.fix) from fault
         with disk_faults(self._root / "agents"):
             handles = {layout.USER, *filter(layout.is_handle, listed), *layout.mailboxes(self._root)} - {self._handle}
-        return [Contact(handle, "the person here" if handle == layout.USER else "") for handle in sorted(handles)]
+        notes = {layout.USER: "the person here"}
+        return [
+            Contact(one, notes.get(one, ""), amq.groups_of(layout.Paths(self._root, one))) for one in sorted(handles)
+        ]
 
     async def way_back(self, envelope: Envelope) -> Route | NoWay | None:
         if not envelope.reply_to and layout.has_mailbox(self._root, envelope.sender):

@@ -1,4 +1,5 @@
-"""What AMQ's own tools are told of us: who is at work, which folders are ours, and where an agent's `amq` belongs.
+"""What others are told of us, AMQ's own tools first: who is at work, which folders are ours, where an agent's `amq`
+belongs; and of which groups an agent is.
 
 All of it is advisory, and written only where something happens anyway: nothing here raises for a disk that refuses.
 """
@@ -9,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -100,6 +101,25 @@ def without_half_a_pin(environment: Mapping[str, str]) -> dict[str, str]:
     if all(name in environment for name in PIN):
         return dict(environment)
     return {name: value for name, value in environment.items() if name not in PIN}
+
+
+def show_groups(disk: Disk, paths: Paths, groups: Sequence[str]) -> None:
+    """Of which groups the handle is, for who writes to them: written where that has changed."""
+    if tuple(groups) == groups_of(paths):
+        return
+    with suppress(OSError):
+        disk.make_directory(paths.own)
+        disk.replace(paths.groups, (json.dumps({"groups": list(groups)}) + "\n").encode(), sync=Sync.NONE)
+
+
+def groups_of(paths: Paths) -> tuple[str, ...]:
+    """As `tag:NAME`, `cap:NAME`, `label:NAME`; what cannot be read is none."""
+    try:
+        said = json.loads(read_regular(paths.groups, _MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ()
+    found = said.get("groups") if isinstance(said, dict) else None
+    return tuple(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
 
 
 def _is_session(root: Path) -> bool:

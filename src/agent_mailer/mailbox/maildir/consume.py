@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.groups import ONE_OF
 from agent_mailer.mailbox.maildir.delivery import (
     Stage,
     dead_letter,
@@ -23,7 +24,7 @@ from agent_mailer.mailbox.maildir.delivery import (
     temporary_name,
 )
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, parse_message
-from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.mailbox.maildir.layout import MAX_HANDLE, Paths
 from agent_mailer.mailbox.maildir.listing import from_locator, unavailable, unreadable
 from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
 from agent_mailer.names import path_name, printable
@@ -66,6 +67,8 @@ class Consumer:
                 if taken is _Taken.MOVED:
                     self._put_back(source, target)
                 return Gone("another message has taken its name")
+            if any(label.startswith(ONE_OF) for label in parsed.labels) and (other := self._taken_by_another(parsed)):
+                return Gone(f"{printable(other, 100)} has taken it", elsewhere=True)
             if not silent:
                 self._write_receipt(envelope.id, envelope.thread, envelope.sender, Stage.DRAINED, "")
             return parsed
@@ -141,6 +144,19 @@ class Consumer:
                     self._disk.remove(source)
             with suppress(FileNotFoundError):
                 self._disk.sync_directory(self._paths.new)
+
+    def _taken_by_another(self, message: Message) -> str:
+        """Of mail that one of a group takes: who has it, if it is not ours now. Its copies have one id."""
+        name = path_name(message.envelope.id)
+        temporary = self._paths.taken / temporary_name(f"{name}-{self._handle}")
+        self._disk.make_directory(self._paths.taken, sync=Sync.FULL)
+        self._disk.create(temporary, f"{self._handle}\n".encode(), sync=Sync.CONTENT)
+        try:
+            publish(self._disk, temporary, self._paths.taken / name)
+        except FileExistsError:
+            owner = read_regular(self._paths.taken / name, MAX_HANDLE + 1).decode("utf-8", "replace").strip()
+            return "" if owner == self._handle else owner or "somebody"
+        return ""
 
     def _take(self, source: Path, target: Path, envelope: Envelope, *, again: bool) -> _Taken | Gone:
         """Make `target` ours. Raises OSError."""

@@ -83,6 +83,8 @@ class Paths:
         self.receipts = self.home / "receipts"
         self.own = self.home / f"extensions/{LAYER}"
         self.aside = self.own / "aside"
+        self.taken = root / f"extensions/{LAYER}/taken"
+        self.groups = self.own / "groups.json"
         self.known = self.own / "known.jsonl"
         self.lock = self.own / "watcher.lock"
         self.pid_file = self.own / "watcher.pid"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,8 @@ import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk
-from agent_mailer.errors import ConfigFault, RefusedFault
+from agent_mailer.errors import ConfigFault, RefusedFault, UsageFault
+from agent_mailer.groups import spread
 from agent_mailer.mailbox.http import Lost, TooLarge
 from agent_mailer.mailbox.port import (
     Capabilities,
@@ -228,8 +230,9 @@ class RelayMailbox:
             return Refused("this was composed for another kind of mailbox")
         if payload.claimed is not None and (other := await self._claims.whose(payload.claimed)):
             return Refused(f"our claim has run out, and {printable(other, 100)} has the message now: it answers")
-        # Who was answered was there; a name that nobody has ever had gets no mail.
-        if payload.reply_to is None and await self._server.agent(item.recipient) is None:
+        # Who was answered was there; a name that nobody has ever had gets no mail. A group is the server's to find.
+        is_one = payload.reply_to is None and not payload.is_claimable
+        if is_one and await self._server.agent(item.recipient) is None:
             return Refused(f"the server knows no {printable(item.recipient, 100)}")
         self._tried[item.id] = self._clock.monotonic()
         try:
@@ -324,6 +327,7 @@ class RelayMailbox:
             "body": payload.body,
             "idempotencyKey": item.id,
             "payload": reader.payload_of(payload.marks),
+            **({"claimable": True} if payload.is_claimable else {}),
             **({} if payload.reply_to is None else {"replyTo": payload.reply_to}),
         }
         row = await self._server.send(body)
@@ -340,11 +344,19 @@ class RelayMailbox:
         if found is not None:
             return found
         since = max(0, await self._server.newest() - LOOKED_BACK)
+        whose = item.recipient if not payload.is_claimable else await self._one_of(item.recipient)
         try:
-            rows, _ = await self._server.rows(item.recipient, unread=False, since=since)
+            rows, _ = await self._server.rows(whose, unread=False, since=since)
         except (CallRefused, TooLarge):
             return None
         return next((row for row in rows if row.key == item.id and row.sender == self._name), None)
+
+    async def _one_of(self, group: str) -> str:
+        """Somebody who sees what is sent to the group."""
+        contacts = {one.address: one.tags for one in await self.contacts()}
+        with suppress(UsageFault):
+            return spread((group,), contacts, self._name)[0]
+        return self._name
 
 
 def _delivered(row: Row, item: Outgoing) -> Delivered:

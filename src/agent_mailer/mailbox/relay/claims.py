@@ -44,7 +44,7 @@ class Claims:
         if row is None:
             return Gone("the server has no such message any more")
         if row.claimed_by not in (None, "", self._session.name):
-            return Gone(f"{printable(row.claimed_by or '', 100)} has claimed it")
+            return Gone(f"{printable(row.claimed_by or '', 100)} has claimed it", elsewhere=True)
         if refused and row.claimed_by != self._session.name:
             return Gone(f"it could not be claimed: {refused}")
         self._note(row)

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.groups import taken_by_one
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
     Action,
@@ -36,6 +37,7 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
     reply_to: int | None = None
     claimed: int | None = None
     task: str = ""
+    is_claimable: bool = False
 
 
 def payload_of(item: Outgoing) -> Payload:
@@ -49,7 +51,8 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
         return Refused(f"there is no message to {draft.action.value}")
     if draft.refs or draft.context:
         return Refused("mail at this server has no place for refs and context: put them into the text")
-    to = recipients(me, draft, origin)
+    group = taken_by_one(draft.labels)
+    to = (group,) if group else recipients(me, draft, origin)
     if isinstance(to, Refused):
         return to
     body = storable(_passed_on(draft, origin) if draft.action is Action.FORWARD else draft.body)
@@ -74,6 +77,7 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
         reply_to=number_of(locator) if locator else None,
         claimed=number_of(locator) if "!" in locator and draft.action is Action.REPLY else None,
         task=task_of(locator) if draft.action is Action.REPLY else "",
+        is_claimable=bool(group),
     )
     data = msgspec.json.encode(payload).decode()
     items = []
