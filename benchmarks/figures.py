@@ -29,6 +29,7 @@ from benchmarks import (
     growth,
     guards,
     mcp,
+    relay,
     sandbox,
     status,
     turns,
@@ -253,5 +254,6 @@ FIGURES = {
     "broker-wakes": broker_scale.wakes,
     "broker-processes": broker_scale.processes,
     "broker-million": broker_scale.million,
+    "relay-idle": relay.idle_watcher,
     "console": console.console,
 }

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import msgspec
 from tests.broker_desk import running_broker
 from tests.desk import Desk, outcomes
 from tests.typed import type_in
+
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Gone, Message
 
 
 def test_a_person_writes_to_everybody_once_and_to_no_group_that_nobody_knows(tmp_path: Path) -> None:
@@ -24,6 +29,38 @@ def test_a_person_writes_to_everybody_once_and_to_no_group_that_nobody_knows(tmp
         assert status != 0, group
         assert "names a group, and nobody whom you can write to is in it" in said
     assert len(desk.inbox("coder")) == 1
+
+
+def test_agents_of_a_group_get_its_mail_and_of_one_of_them_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        boxes = [MaildirMailbox(desk.disk, desk.root, name, groups=["cap:review"]) for name in ("coder", "planner")]
+        for box in boxes:
+            await box.open()
+        try:
+            for group in ("cap:review", "one-of:cap:review"):
+                done = type_in(desk.base, "send", "--to", group, "--body", group, env={"AM_ROOT": str(desk.root)})
+                assert done.status == 0, done.err
+            claims = [[await box.claim(one) for one in (await box.pending(9)).envelopes] for box in boxes]
+            assert [[isinstance(one, Message) for one in claimed] for claimed in claims] == [
+                [True, True],
+                [True, False],
+            ]
+            gone = claims[1][1]
+            assert isinstance(gone, Gone)
+            assert (gone.elsewhere, "coder" in gone.why) == (True, True)
+            for box in boxes:
+                assert (await box.pending(9)).envelopes == ()
+            mine = claims[0][1]
+            assert isinstance(mine, Message)
+            assert await boxes[0].claim(mine.envelope, again=True) == mine
+            theirs = msgspec.structs.replace(mine.envelope)
+            assert isinstance(await boxes[1].claim(theirs, again=True), Gone)
+        finally:
+            for box in boxes:
+                await box.close()
+
+    desk = Desk(tmp_path)
+    asyncio.run(scenario())
 
 
 def test_an_agent_writes_to_everybody_and_is_told_of_a_group_that_is_none(tmp_path: Path) -> None:
@@ -50,8 +87,13 @@ def test_at_a_broker_it_reaches_each_agent_that_the_sender_may_write_to(tmp_path
                 "GET", f"/messages/inbox/{agent['address']}", params={"agent_id": agent["id"]}, headers=ann.header
             )
             assert [one["body"] for one in listed] == ["all hands"]
-        tags = {"tags": ["rust", "写作"]}
+        tags = {"tags": ["rust", "写作", "cap:review"]}
         broker.call("PUT", f"/admin/agents/{agents[0]['id']}/tags", json=tags, headers=ann.login)
+        done = type_in(tmp_path, "send", "--to", "cap:review", "--body", "look at it", env=shown)
+        assert done.status == 0, done
+        done = type_in(tmp_path, "send", "--to", "one-of:cap:review", "--body", "x", env=shown)
+        assert done.status == 2
+        assert "one of a group" in done.err
         for tag, status in (("rust", 0), ("写作", 0), ("go", 2), ("", 2)):
             done = type_in(tmp_path, "send", "--to", f"tag:{tag}", "--body", tag or "x", env=shown)
             assert (done.status, "names a group" in done.err) == (status, status == 2), done
@@ -60,6 +102,6 @@ def test_at_a_broker_it_reaches_each_agent_that_the_sender_may_write_to(tmp_path
             for one in agents
         ]
         assert [sorted(row["body"] for row in rows) for rows in waiting] == [
-            ["all hands", "rust", "写作"],
+            ["all hands", "look at it", "rust", "写作"],
             ["all hands"],
         ]

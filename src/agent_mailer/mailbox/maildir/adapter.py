@@ -25,9 +25,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from agent_mailer.arriving import STILL_SECONDS, Arriving
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
 from agent_mailer.lying import until_at_rest
@@ -154,7 +156,8 @@ class MaildirMailbox:
         with disk_faults(self._paths.home):
             layout.make_mailbox(self._disk, self._root, self._handle, own=True)
             self._take_lock()
-        amq.show_groups(self._disk, self._paths, self._groups)
+        if _groups_of(self._paths) != tuple(self._groups):
+            amq.show_groups(self._disk, self._paths, self._groups)
         try:
             self._events = FileEvents([self._paths.new], names=True, rescan_seconds=self._rescan_seconds)
             self._all_events = FileEvents((), names=True)
@@ -245,9 +248,7 @@ class MaildirMailbox:
         with disk_faults(self._root / "agents"):
             handles = {layout.USER, *filter(layout.is_handle, listed), *layout.mailboxes(self._root)} - {self._handle}
         notes = {layout.USER: "the person here"}
-        return [
-            Contact(one, notes.get(one, ""), amq.groups_of(layout.Paths(self._root, one))) for one in sorted(handles)
-        ]
+        return [Contact(one, notes.get(one, ""), _groups_of(layout.Paths(self._root, one))) for one in sorted(handles)]
 
     async def way_back(self, envelope: Envelope) -> Route | NoWay | None:
         if not envelope.reply_to and layout.has_mailbox(self._root, envelope.sender):
@@ -375,3 +376,15 @@ class MaildirMailbox:
         except OSError:
             return ()
         return tuple((one.st_dev, one.st_ino) for one in found)
+
+
+class _Groups(msgspec.Struct):
+    groups: tuple[str, ...] = ()
+
+
+def _groups_of(paths: layout.Paths) -> tuple[str, ...]:
+    """As `tag:NAME`, `cap:NAME`, `label:NAME`; what cannot be read is none."""
+    try:
+        return msgspec.json.decode(read_regular(paths.groups, layout.MAX_HANDLE * 100), type=_Groups).groups
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return ()

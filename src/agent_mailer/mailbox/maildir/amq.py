@@ -104,22 +104,10 @@ def without_half_a_pin(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def show_groups(disk: Disk, paths: Paths, groups: Sequence[str]) -> None:
-    """Of which groups the handle is, for who writes to them: written where that has changed."""
-    if tuple(groups) == groups_of(paths):
-        return
+    """Of which groups the handle is, for who writes to them: beside what AMQ knows."""
     with suppress(OSError):
         disk.make_directory(paths.own)
         disk.replace(paths.groups, (json.dumps({"groups": list(groups)}) + "\n").encode(), sync=Sync.NONE)
-
-
-def groups_of(paths: Paths) -> tuple[str, ...]:
-    """As `tag:NAME`, `cap:NAME`, `label:NAME`; what cannot be read is none."""
-    try:
-        said = json.loads(read_regular(paths.groups, _MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return ()
-    found = said.get("groups") if isinstance(said, dict) else None
-    return tuple(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
 
 
 def _is_session(root: Path) -> bool:
