@@ -143,6 +143,28 @@ def test_a_claim_is_renewed_and_where_it_cannot_be_its_answer_is_looked_at_first
     asyncio.run(scenario())
 
 
+def test_a_refusal_that_names_somebody_called_like_a_session_ends_no_watcher(town: Town) -> None:
+    async def scenario() -> None:
+        one, two = town.box("session-epoch"), town.box("two")
+        await one.open()
+        await two.open()
+        try:
+            town.write("cap:review", claimable=True)
+            (envelope,), (other,) = await waiting(one), await waiting(two)
+            assert isinstance(await one.claim(envelope), Message)
+            gone = await two.claim(other)
+            assert isinstance(gone, Gone)
+            assert gone.elsewhere
+            town.write("two")
+            (own,) = await waiting(two)
+            assert isinstance(await two.claim(own), Message)
+        finally:
+            await one.close()
+            await two.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_claim_that_ran_out_and_that_nobody_took_is_taken_again_before_the_answer(town: Town) -> None:
     async def scenario() -> None:
         town.fake.renews = False
@@ -506,6 +528,12 @@ def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> Non
     read = type_in(folder, "mail", "read", "--unread", "--json")
     assert [one["body"] for one in read.json["messages"]] == ["first"]
     assert type_in(folder, "mail", "read", "--unread", "--json").json["messages"] == []
+    town.write("the-user", "third", subject="three")
+    drained = type_in(folder, "mail", "drain", "--json")
+    assert "third" in drained.out, drained.err
+    kept = type_in(folder, "mail", "reserve", "src/**")
+    assert kept.status == 0, kept.err
+    assert "src/**" in type_in(folder, "mail", "reservations").out
     thread = type_in(folder, "mail", "thread", sent.json["thread"], "--json")
     assert [one["body"] for one in thread.json["messages"]] == ["do"]
     group = type_in(folder, "mail", "send", "--to", "cap:chat", "--subject", "all", "--body", "b", "--json")

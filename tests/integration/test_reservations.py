@@ -112,6 +112,22 @@ def test_all_or_none_is_had_and_what_has_run_out_is_free(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
+def test_all_of_a_project_is_kept_from_others_and_no_shorter_by_a_clock_that_is_ahead(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        here, ahead = FakeClock(), FakeClock()
+        ahead.moment = here.moment + 7200
+        one, other = leases(tmp_path, "one", ahead), leases(tmp_path, "other", here)
+        assert await one.take("t1", ["**"], 60.0) == []
+        (way,) = await other.take("t2", ["docs/a.md"], 60.0)
+        assert (way.owner.address, way.pattern) == ("one", "**")
+        here.moment += 61
+        assert await other.take("t2", ["docs/a.md"], 60.0) != []
+        here.moment += 7200
+        assert await other.take("t2", ["docs/a.md"], 60.0) == []
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'[{"owner":1}]', b"[" * 100_000])
 def test_a_damaged_file_keeps_nobody_from_anything(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "reservations.json").write_bytes(content)

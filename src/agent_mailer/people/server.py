@@ -145,6 +145,7 @@ class ServerMail(AtServer[Listed]):
         return outcome
 
     async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:
+        await self._be_known()
         listing = await self.mailbox.pending(limit or 100_000)
         for envelope in listing.envelopes:
             message = await self.mailbox.claim(envelope)

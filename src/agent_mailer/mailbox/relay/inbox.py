@@ -92,7 +92,8 @@ class Inbox:
         number = number_of(envelope.locator)
         if number is None:
             return Gone("it is no message of this server")
-        await self._session.beat()
+        if self.is_ours:
+            await self._session.beat()
         if "!" in envelope.locator:
             row = await self._claims.take(number)
             if isinstance(row, Gone):
