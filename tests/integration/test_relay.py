@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -593,6 +594,14 @@ def test_the_relays_own_variables_and_profiles_are_defaults(tmp_path: Path, monk
     monkeypatch.setenv("AGENT_RELAY_PROFILE", "nobody")
     with pytest.raises(ConfigFault):
         _ = desk.place().config
+
+
+def test_a_server_that_does_not_answer_holds_up_no_look(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        desk = Desk(tmp_path)
+        desk.settings.pop("maildir_root")
+        desk.configure(address="coder", mailbox="relay", broker_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "no answer within" in type_in(desk.workdir, "status").out
 
 
 def test_a_server_that_is_down_is_told_by_every_command(tmp_path: Path) -> None:
