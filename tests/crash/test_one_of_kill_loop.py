@@ -27,7 +27,7 @@ from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Action, Draft, Refused
 from agent_mailer.mailbox.relay.reader import row_in
 
-ROUNDS = (pytest.param(12, id="long", marks=LONG), pytest.param(300, id="soak", marks=SOAK))
+ROUNDS = (pytest.param(6, id="long", marks=LONG), pytest.param(300, id="soak", marks=SOAK))
 WORKS = 'cat >/dev/null; printf "%s\\n" "$AGENT_MAILER_MESSAGE_ID" >>"$0"'
 
 

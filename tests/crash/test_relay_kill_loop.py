@@ -17,7 +17,7 @@ from tests.crash.relay_mail import PLANNER, RelayDesk
 from tests.fake_relay import FakeProcess
 from tests.sizes import LONG, SOAK
 
-ROUNDS = (pytest.param(10, id="long", marks=LONG), pytest.param(100, id="soak", marks=SOAK))
+ROUNDS = (pytest.param(6, id="long", marks=LONG), pytest.param(100, id="soak", marks=SOAK))
 VICTIMS = (Victim.WATCHER, Victim.AGENT, Victim.RECIPIENT, Victim.BROKER, Victim.WATCHER, Victim.HANDED_OVER)
 
 

@@ -248,6 +248,26 @@ def test_others_see_whether_it_works_and_when_it_is_gone(town: Town) -> None:
     asyncio.run(scenario())
 
 
+def test_mail_for_a_name_that_the_server_does_not_know_is_refused_but_an_answer_is_not(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            town.write("coder")
+            (envelope,) = await waiting(box)
+            message = await box.claim(envelope)
+            assert isinstance(message, Message)
+            passed_on = Draft("f", Action.FORWARD, 1_790_000_002.0, to=("nobody",), body="for you")
+            assert isinstance(await box.deliver(only(box.compose(passed_on, message, "t"))), Refused)
+            assert isinstance(await box.deliver(item(box, "s", to="nobody")), Refused)
+            assert await town.box("other").registered() is None
+            assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(("outcome", "status"), [("done", "done"), ("failed", "failed")])
 def test_a_task_is_one_message_a_key_and_gets_its_answer_and_its_end(town: Town, outcome: str, status: str) -> None:
     async def scenario() -> None:

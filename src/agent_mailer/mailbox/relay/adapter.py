@@ -231,7 +231,7 @@ class RelayMailbox:
         if payload.claimed is not None and (other := await self._claims.whose(payload.claimed)):
             return Refused(f"our claim has run out, and {printable(other, 100)} has the message now: it answers")
         # Who was answered was there; a name that nobody has ever had gets no mail. A group is the server's to find.
-        is_one = payload.reply_to is None and not payload.is_claimable
+        is_one = not payload.is_answer and not payload.is_claimable
         if is_one and await self._server.agent(item.recipient) is None:
             return Refused(f"the server knows no {printable(item.recipient, 100)}")
         self._tried[item.id] = self._clock.monotonic()

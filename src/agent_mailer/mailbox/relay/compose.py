@@ -28,7 +28,7 @@ MAX_SUBJECT: Final = 200
 
 class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an item carries. `claimed`: the number of the message that it answers, where that had to be claimed; `task`:
-    what that is about.
+    what that is about; `is_claimable`: one of a group takes it; `is_answer`: its recipient has written to us.
     """
 
     subject: str
@@ -38,6 +38,7 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
     claimed: int | None = None
     task: str = ""
     is_claimable: bool = False
+    is_answer: bool = False
 
 
 def payload_of(item: Outgoing) -> Payload:
@@ -78,6 +79,7 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
         claimed=number_of(locator) if "!" in locator and draft.action is Action.REPLY else None,
         task=task_of(locator) if draft.action is Action.REPLY else "",
         is_claimable=bool(group),
+        is_answer=draft.action is Action.REPLY,
     )
     data = msgspec.json.encode(payload).decode()
     items = []
