@@ -146,13 +146,14 @@ async def _open(there: Tenant, known: list[dict[str, Any]] | dict[str, Any], coo
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=process.url, trust_env=False, cookies=cookies, limits=limits) as client:
 
-        async def page(*, counted: bool) -> None:
+        async def page(*, counted: bool = False, own: str = "") -> None:
+            """`own`: what makes its address another than that of the other pages."""
             async with client.stream("GET", "/console/live", timeout=None) as stream:
                 async for said in stream.aiter_lines():
                     if said == "event: changed":
                         if counted:
                             told.append(time.perf_counter())
-                        await client.get("/console/threads", headers={"HX-Request": "true"}, timeout=60)
+                        await client.get(f"/console/threads{own}", headers={"HX-Request": "true"}, timeout=60)
 
         async def send() -> None:
             form = {"agent_id": agent["id"], "from_agent": agent["address"], "to_agent": agent["address"], "body": "b"}
@@ -162,6 +163,16 @@ async def _open(there: Tenant, known: list[dict[str, Any]] | dict[str, Any], coo
             before, began = cpu_seconds(process.pid), time.perf_counter()
             await asyncio.sleep(work)
             return (cpu_seconds(process.pid) - before) / (time.perf_counter() - began)
+
+        async def shown(bare: float, addresses: list[str]) -> float:
+            """What pages at these addresses cost beyond `bare`."""
+            open_pages = [asyncio.create_task(page(own=address)) for address in addresses]
+            await asyncio.sleep(1.0)
+            cost = await share(SECONDS) - bare
+            for task in open_pages:
+                task.cancel()
+            await asyncio.gather(*open_pages, return_exceptions=True)
+            return cost
 
         first = asyncio.create_task(page(counted=True))
         await asyncio.sleep(1.0)
@@ -178,7 +189,7 @@ async def _open(there: Tenant, known: list[dict[str, Any]] | dict[str, Any], coo
         words = f"{statistics.median(waits) * 1e3:.0f} ms, p95 {late * 1e3:.0f} ms"
         row("console: from a send to the word at an open page", words, "within 300 ms", met=late < 0.3)
         alone = await share(SECONDS)
-        others = [asyncio.create_task(page(counted=False)) for _ in range(OPEN_PAGES - 1)]
+        others = [asyncio.create_task(page()) for _ in range(OPEN_PAGES - 1)]
         await asyncio.sleep(2.0)
         idle = await share(SECONDS) - alone
         row(f"console: {OPEN_PAGES} open pages, idle", f"{idle:.2%} of a core more", "0.5 %", met=idle < 0.005)
@@ -194,11 +205,10 @@ async def _open(there: Tenant, known: list[dict[str, Any]] | dict[str, Any], coo
         first.cancel()
         sending = asyncio.create_task(keep_sending())
         bare = await share(SECONDS)
-        others = [asyncio.create_task(page(counted=False)) for _ in range(OPEN_PAGES)]
-        await asyncio.sleep(1.0)
-        busy = await share(SECONDS) - bare
-        words = f"{busy:.1%} of a core more than the sends alone ({bare:.1%})"
+        each = await shown(bare, [f"?agent=&own={number}" for number in range(OPEN_PAGES)])
+        busy = await shown(bare, [""] * OPEN_PAGES)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        words = f"{busy / each:.2f} x that of pages with an address each ({busy:.1%} / {each:.1%} of a core more than"
+        words += f" the sends alone, {bare:.1%})"
         row(f"console: {OPEN_PAGES} open pages at {CHANGES_A_SECOND} changes a second", words, "15 %", met=busy < 0.15)
-        for task in (*others, sending):
-            task.cancel()
-        await asyncio.gather(*others, sending, return_exceptions=True)

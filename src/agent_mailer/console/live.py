@@ -1,4 +1,6 @@
-"""What makes open pages draw themselves anew: one stream a page, told at most once a second that something changed."""
+"""What makes open pages draw themselves anew: one stream a page, told at most once a second that something changed, all
+pages of a user at the same moment: they draw the same, and it is drawn once.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,48 @@ from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.listening import LASTING, SEND_SECONDS, STREAM_HEAD
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import Streams
+from agent_mailer.console.drawing import DRAWINGS, Drawings
 from agent_mailer.console.rendering import MADE_AT
 from agent_mailer.console.routing import Page, person_of
 
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
 EVERY = 1.0
-"""Seconds between two words to one page."""
+"""Seconds between two words to the pages of one user."""
 MOST_OF_A_USER = 200
+
+
+class OfUser:
+    """The open pages of one user, and what of theirs was drawn since they were told last."""
+
+    def __init__(self) -> None:
+        self.pages: set[OpenPage] = set()
+        self.drawn = Drawings(EVERY)
+        self._told = -EVERY
+        self._later: asyncio.TimerHandle | None = None
+
+    def changed(self) -> None:
+        """Now, or as soon as a second has passed since the last word."""
+        if self._later is None:
+            loop = asyncio.get_running_loop()
+            self._later = loop.call_at(max(loop.time(), self._told + EVERY), self._tell)
+
+    def _tell(self) -> None:
+        self._later, self._told = None, asyncio.get_running_loop().time()
+        self.drawn.forget()
+        for opened in self.pages:
+            opened.woken.set()
+
+    def close(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
 
 
 class Live:
     """The pages that are open at this process, by user; it hears what arrives at agents, and what users did."""
 
     def __init__(self) -> None:
-        self._open: dict[str, set[OpenPage]] = {}
+        self._open: dict[str, OfUser] = {}
         self._owners: dict[str, str] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._directory: Directory | None = None
@@ -47,24 +76,32 @@ class Live:
         opened = OpenPage(self, user_id)
         if made_at != str(self.number):
             opened.woken.set()
-        of_user = self._open.setdefault(user_id, set())
-        if len(of_user) >= MOST_OF_A_USER:
+        of_user = self._open.setdefault(user_id, OfUser())
+        if len(of_user.pages) >= MOST_OF_A_USER:
             raise Fault(429, "Too many pages are open", headers={"Retry-After": "30"})
-        of_user.add(opened)
+        of_user.pages.add(opened)
         return opened
 
     def end(self, opened: OpenPage) -> None:
         """Forget it; a second time does nothing."""
-        of_user = self._open.get(opened.user_id, set())
-        of_user.discard(opened)
-        if not of_user:
-            self._open.pop(opened.user_id, None)
+        of_user = self._open.get(opened.user_id)
+        if of_user is None:
+            return
+        of_user.pages.discard(opened)
+        if not of_user.pages:
+            of_user.close()
+            del self._open[opened.user_id]
+
+    def drawings(self, user_id: str) -> Drawings | None:
+        """What pages of that user have drawn since they were told; None where no page is told of anything."""
+        of_user = self._open.get(user_id)
+        return None if of_user is None else of_user.drawn
 
     def changed(self, user_id: str) -> None:
         """Something that a page of this user may show."""
         self.number += 1
-        for opened in self._open.get(user_id, ()):
-            opened.woken.set()
+        if user_id in self._open:
+            self._open[user_id].changed()
 
     def arrived(self, arrivals: Iterable[tuple[str, int]]) -> None:
         """Mail for these agents (id, number)."""
@@ -88,7 +125,8 @@ class Live:
     def close(self) -> None:
         """The broker stops."""
         for of_user in list(self._open.values()):
-            for opened in list(of_user):
+            of_user.close()
+            for opened in list(of_user.pages):
                 opened.over = True
                 opened.woken.set()
 
@@ -124,7 +162,6 @@ class OpenPage:
                     await self._tell(send, b": ping\n\n")
                     continue
                 await self._tell(send, b"event: changed\ndata: 1\n\n")
-                await asyncio.sleep(EVERY)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             pass  # it takes nothing any more
@@ -181,6 +218,7 @@ class Noticing:
             self._pages.listen(state.streams, state.directory)
             # Before anything is read for it.
             scope[MADE_AT] = self._pages.number
+            scope[DRAWINGS] = self._pages.drawings
         await self._app(scope, receive, send)
         if scope["type"] == "http" and scope["method"] != "GET" and ASKED_BY in scope:
             self._pages.changed(scope[ASKED_BY])

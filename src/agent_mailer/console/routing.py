@@ -19,6 +19,7 @@ from agent_mailer.broker.callers import PersonCaller, own_page, person_caller
 from agent_mailer.broker.engines import error_words
 from agent_mailer.broker.logs import REQUEST
 from agent_mailer.broker.protocol import Fault
+from agent_mailer.console.drawing import drawn_once
 from agent_mailer.console.rendering import leads_to, page_for, shell_of
 
 log = logging.getLogger("agent_mailer.broker")
@@ -42,6 +43,8 @@ class Page(APIRoute):
         async def shown(request: Request) -> Response:
             try:
                 own_page(request)
+                if request.method == "GET" and "hx-request" in request.headers:
+                    return await drawn_once(request, usual)
                 return await usual(request)
             except Fault as fault:
                 return await refused(request, fault)
