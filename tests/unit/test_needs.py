@@ -7,10 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent_mailer.broker.remote.rows import well_since
 from agent_mailer.console.operating.needs import SILENT_AFTER, needs_of
+from agent_mailer.console.operating.pages import LIMITS
+from agent_mailer.console.operating.pages import well_since as all_well_since
 from agent_mailer.remote.port import Counted, Question, Report, Resting, Stuck, Trouble, Working
 from agent_mailer.remote.watched import Watched, Watcher
 from agent_mailer.views.values.needs import NeedKind
+from agent_mailer.watch.guards.budgets import BudgetPolicy
+from agent_mailer.watch.guards.raising import HOURLY
 
 NOW = 1_800_000_000.0
 REPORTED = "2027-01-15T08:00:00.000000+00:00"
@@ -91,3 +96,48 @@ def test_who_was_stopped_is_missed_when_mail_waits() -> None:
     assert kinds(stopped, now=since + SILENT_AFTER - 1) == []
     assert kinds(stopped, now=since + SILENT_AFTER) == [NeedKind.SILENT]
     assert kinds(msgspec.structs.replace(stopped, unread=0), now=NOW + 1e9) == []
+
+
+def test_the_page_offers_every_limit_that_a_watcher_raises() -> None:
+    assert set(LIMITS) == {HOURLY, *BudgetPolicy().names()}
+
+
+EARLY, LATE = "2027-01-15T08:00:00.000000+00:00", "2027-01-15T09:00:00.000000+00:00"
+WELL, ASKS = (
+    Report("1", "operate", since=5.0),
+    Report("1", "operate", since=5.0, stuck_counts=(Counted("given-up", 1),)),
+)
+
+
+@pytest.mark.parametrize(
+    ("report", "before", "well", "expected"),
+    [
+        (ASKS, WELL, EARLY, None),
+        (WELL, None, None, LATE),
+        (WELL, ASKS, None, LATE),
+        (WELL, WELL, EARLY, EARLY),
+        # Of one that has gone without a word nobody knows how long nobody watched.
+        (msgspec.structs.replace(WELL, since=9.0), WELL, EARLY, LATE),
+        # It was stopped, for longer than mail may wait.
+        (msgspec.structs.replace(WELL, since=9.0), msgspec.structs.replace(WELL, ended="stopped"), EARLY, LATE),
+        (msgspec.structs.replace(WELL, ended="stopped"), WELL, EARLY, EARLY),
+    ],
+)
+def test_since_when_all_is_well_is_known_by_what_was_reported(
+    report: Report, before: Report | None, well: str | None, expected: str | None
+) -> None:
+    assert well_since(report, before, EARLY, well, LATE) == expected
+
+
+def test_who_was_stopped_for_a_moment_needed_nobody() -> None:
+    stopped, anew = msgspec.structs.replace(WELL, ended="stopped"), msgspec.structs.replace(WELL, since=9.0)
+    assert well_since(anew, stopped, LATE, EARLY, "2027-01-15T09:05:00.000000+00:00") == EARLY
+
+
+def test_all_is_well_since_the_last_that_needed_somebody_did() -> None:
+    agents = [msgspec.structs.replace(watched(name), well_since=at) for name, at in (("a", LATE), ("b", EARLY))]
+    unreported = msgspec.structs.replace(watched("c"), report=None, standing=None)
+    assert all_well_since([*agents, unreported], []) == LATE
+    assert all_well_since([*agents, watched("d")], []) == ""
+    asks = watched("e", pause=Resting("by_hand", 5.0))
+    assert all_well_since(agents, needs_of([asks], NOW)) == ""

@@ -61,6 +61,8 @@ reports = Table(
     Column("report", Text),
     Column("reported_at", Text),
     Column("asked_seq", BigInteger, nullable=False),
+    # Since when its reports ask for nobody; none while they do.
+    Column("well_since", Text),
 )
 
 # What people have asked of an agent's watcher, in order; `state` is a value of `remote.rows.RequestState`.

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 MANAGING: dict[str, str] = {
+    "All is well since": "一切正常，自",
+    "What it would do is not known here: read it there before you say yes.": (
+        "这里不知道它要做什么：请先在那里看清楚再同意。"
+    ),
+    "Raise a limit for today": "提高今天的上限",
+    "Raise it": "提高",
+    "Limit": "上限",
+    "New value": "新值",
+    "Limits are raised in its workdir:": "上限在它的工作目录中提高：",
     "New agent": "新建智能体",
     "Address, before {ending}": "地址（{ending} 之前的部分）",
     "Without one it is the name in lower case.": "留空则用名称的小写形式。",

@@ -223,6 +223,13 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
             return Standing.ASKS
         return Standing.QUEUED if self.waiting else Standing.IDLE
 
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether anything waits for a person."""
+        stopped = self.trouble is not None or self.signed_out is not None or self.pause is not None
+        waits = any(turn.waits for turn in self.working)
+        return stopped or waits or bool(self.questions or self.stuck_counts or self.held_counts)
+
 
 _OF_PAUSES: Mapping[str, Standing] = {
     "limited": Standing.LIMITED,

@@ -19,7 +19,8 @@ class Watcher(msgspec.Struct, frozen=True):
 class Watched(msgspec.Struct, frozen=True):
     """An agent, whether somebody watches it now, and what its watcher reported last: of before, where nobody does.
 
-    `standing` is the report in a word; `lost`: the watcher is away and has not said that it leaves.
+    `standing` is the report in a word; `lost`: the watcher is away and has not said that it leaves; `well_since`: from
+    when on (ISO 8601) its reports ask for nobody, None where they do or nobody knows.
     """
 
     agent_id: str
@@ -32,6 +33,7 @@ class Watched(msgspec.Struct, frozen=True):
     reported_at: str | None
     requests_waiting: int
     report: Report | None
+    well_since: str | None = None
 
 
 class RequestState(StrEnum):

@@ -24,7 +24,7 @@ class OffersLinks(Protocol):
 
     async def offer_link(self, token: str, seconds: int, shown: Mapping[str, str]) -> str:
         """The URL at which whoever has it answers, once, for `seconds`; empty where there is none. The page shows the
-        fields act, said, folder, host and for_mail_of. Raises MailboxUnavailable.
+        fields act, said, folder, host and for_mail_of; `question` is its id. Raises MailboxUnavailable.
         """
 
 
@@ -46,6 +46,7 @@ class LinkMaker:
                 "folder": printable(asked.folder, LONGEST_SAID),
                 "host": printable(platform.node()),
                 "for_mail_of": prompt_word(asked.sender, "sender"),
+                "question": asked.id,
             }
             try:
                 async with asyncio.timeout(PATIENCE):

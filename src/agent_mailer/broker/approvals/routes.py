@@ -27,7 +27,9 @@ Line = Annotated[str, Field(max_length=65_536, pattern=ONE_LINE)]
 
 
 class LinkForm(BaseModel):
-    """`token_sha256`: hex; the token itself the broker sees when somebody uses it. `seconds`: for which it is open."""
+    """`token_sha256`: hex; the token itself the broker sees when somebody uses it. `seconds`: for which it is open.
+    `question`: its id, as the report has it.
+    """
 
     agent_id: Reference
     token_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -37,6 +39,7 @@ class LinkForm(BaseModel):
     folder: Line = ""
     host: Line = ""
     for_mail_of: Line = ""
+    question: Line = ""
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -57,7 +60,7 @@ async def offer_link(request: Request, caller: AsAgent, form: LinkForm) -> Respo
     agent = await own_agent(request, caller, form.agent_id)
     if agent.status == "deleted":
         raise Fault(403, f"Agent '{agent.id}' is deleted")
-    shown = Shown(form.act, form.said, form.folder, form.host, form.for_mail_of)
+    shown = Shown(form.act, form.said, form.folder, form.host, form.for_mail_of, form.question)
     link = OpenLink(caller.user_id, agent.id, agent.address, shown, now_ms() + form.seconds * 1000)
     await store_of(request).write(lambda c: offer(c, link, form.token_sha256))
     return answer(Offered(APPROVE))

@@ -22,13 +22,16 @@ KEPT_MS = 7 * 86_400_000
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What the page says of a question; all of it is untrusted. `for_mail_of`: whose mail it is about."""
+    """What the page says of a question; all of it is untrusted. `for_mail_of`: whose mail it is about. `question`: its
+    id, as the watcher's report has it.
+    """
 
     act: str
     said: str = ""
     folder: str = ""
     host: str = ""
     for_mail_of: str = ""
+    question: str = ""
 
 
 class OpenLink(msgspec.Struct, frozen=True):
@@ -54,6 +57,9 @@ _OPEN = (
 )
 _OPEN_LOCKED = _OPEN.with_for_update(of=approval_links)
 _KNOWN = select(_l.agent_id).where(_l.token_hash == bindparam("hash"))
+_OF_USER = select(_l.agent_id, _l.shown).where(
+    _l.user_id == bindparam("user"), _l.verdict.is_(None), _l.ends_ms > bindparam("now")
+)
 _COUNT = select(func.count()).where(
     _l.agent_id == bindparam("agent"), _l.verdict.is_(None), _l.ends_ms > bindparam("now")
 )
@@ -89,6 +95,16 @@ def find_open(connection: Connection, token_hash: str) -> OpenLink | None:
     """None for one that was used, is over, or never was: they are not told apart."""
     row = connection.execute(_OPEN, {"hash": token_hash, "now": now_ms()}).first()
     return None if row is None else _link(row)
+
+
+def open_questions(connection: Connection, user_id: str) -> dict[tuple[str, str], Shown]:
+    """By agent and question what is asked of the user, where its watcher has told it with a link that still waits."""
+    found: dict[tuple[str, str], Shown] = {}
+    for agent_id, shown in connection.execute(_OF_USER, {"user": user_id, "now": now_ms()}):
+        asked = msgspec.convert(shown, Shown)
+        if asked.question:
+            found[agent_id, asked.question] = asked
+    return found
 
 
 def use(connection: Connection, token: str, sender: tuple[str, str], verdict: str, reason: str) -> Sent | None:

@@ -24,13 +24,16 @@ MOST_WAITING = 100
 KEPT = 500
 """So many of an agent's last requests stay, to be looked at."""
 
+SHORT_AWAY = 600.0
+"""Seconds for which a watcher may be stopped, and nobody has to know."""
+
 _r = reports.c
 _q = remote_requests.c
 
 
 class WatchedAgent(msgspec.Struct, frozen=True):
     """An agent and what its watcher reported last; without any report nothing is known of it. `waits`: how many
-    requests its watcher has not answered.
+    requests its watcher has not answered; `well_since`: from when on its reports ask for nobody.
     """
 
     agent_id: str
@@ -40,19 +43,26 @@ class WatchedAgent(msgspec.Struct, frozen=True):
     report: Report | None
     reported_at: str | None
     waits: int
+    well_since: str | None
 
 
 _COLUMNS = (
     *(_q.number, _q.verb, _q.targets, _q.reason, _q.stopped_then, _q.person, _q.asked_at, _q.ends_ms),
     *(_q.state, _q.lines, _q.answered_at),
 )
+_BEFORE = select(_r.report, _r.reported_at, _r.well_since).where(_r.agent_id == bindparam("agent"))
 _SEQ = select(_r.asked_seq).where(_r.agent_id == bindparam("agent")).with_for_update()
 _BEGIN = insert(reports)
 _NUMBER = update(reports).where(_r.agent_id == bindparam("agent")).values(asked_seq=bindparam("number"))
 _KEEP = (
     update(reports)
     .where(_r.agent_id == bindparam("agent"))
-    .values(report=bindparam("text"), reported_at=bindparam("moment"), asked_seq=bindparam("number"))
+    .values(
+        report=bindparam("text"),
+        reported_at=bindparam("moment"),
+        asked_seq=bindparam("number"),
+        well_since=bindparam("well"),
+    )
 )
 _BY_KEY = select(*_COLUMNS).where(_q.agent_id == bindparam("agent"), _q.idempotency_key == bindparam("key"))
 _WAITS = (
@@ -88,7 +98,7 @@ _RECENT = (
 _ALL = (
     select(
         *(agents.c.id, agents.c.name, agents.c.address, agents.c.inbox_unread),
-        *(_r.report, _r.reported_at),
+        *(_r.report, _r.reported_at, _r.well_since),
         select(func.count()).where(_q.agent_id == agents.c.id, *_WAITS).correlate(agents).scalar_subquery(),
     )
     .select_from(agents.outerjoin(reports, _r.agent_id == agents.c.id))
@@ -112,10 +122,30 @@ def keep_report(connection: Connection, agent: tuple[str, str], report: Report, 
     agent_id, _ = agent
     _require_last(connection, agent, fence)
     known = _seq(connection, agent_id)
-    row = {"text": msgspec.json.encode(report).decode(), "moment": now_text(), "number": max(known, report.seen)}
+    now = now_text()
+    text, reported_at, well = connection.execute(_BEFORE, {"agent": agent_id}).one()
+    before = None if text is None else msgspec.json.decode(text, type=Report)
+    row = {"text": msgspec.json.encode(report).decode(), "moment": now, "number": max(known, report.seen)}
+    row["well"] = well_since(report, before, reported_at or now, well, now)
     connection.execute(_KEEP, {"agent": agent_id, **row})
     newest = connection.execute(_NEWEST_WAITING, {"agent": agent_id, "now": now_ms()}).scalar()
     return int(newest or 0)
+
+
+def well_since(report: Report, before: Report | None, reported_at: str, well: str | None, now: str) -> str | None:
+    """From when on nobody was needed, once that report has come; `well` is that of before, moments are ISO 8601. Pure.
+
+    Of a watcher that began anew nobody knows how long it was missing: it counts from now, but where the one before said
+    that it leaves, and that was not long ago.
+    """
+    if report.needs_somebody:
+        return None
+    if before is None or before.needs_somebody or well is None:
+        return now
+    if report.since == before.since:
+        return well
+    away = (datetime.fromisoformat(now) - datetime.fromisoformat(reported_at)).total_seconds()
+    return well if before.ended and away < SHORT_AWAY else now
 
 
 def _require_last(connection: Connection, agent: tuple[str, str], fence: Fence | None) -> None:
@@ -237,9 +267,9 @@ def watched_agents(connection: Connection, user_id: str) -> list[WatchedAgent]:
     found = []
     names = {"user": user_id, "now": now_ms(), "operator": operator_id(user_id)}
     for row in connection.execute(_ALL, names):
-        agent_id, name, address, unread, text, reported_at, waits = row
+        agent_id, name, address, unread, text, reported_at, well, waits = row
         report = None if text is None else msgspec.json.decode(text, type=Report)
-        found.append(WatchedAgent(agent_id, name, address, unread, report, reported_at, waits))
+        found.append(WatchedAgent(agent_id, name, address, unread, report, reported_at, waits, well))
     return found
 
 

@@ -39,4 +39,5 @@ def _watched(agent: WatchedAgent, lease: Lease | None) -> Watched:
         agent.reported_at,
         agent.waits,
         report,
+        agent.well_since,
     )

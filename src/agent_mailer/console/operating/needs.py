@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
@@ -101,7 +102,7 @@ def _asked(agent: Watched, report: Report, question: Question) -> NeedView:
         verb=RemoteVerb.APPROVE.value,
         targets=(question.id,),
         may=_asks(report, RemoteVerb.APPROVE),
-        command="agent-mailer approvals list",
+        command=f"agent-mailer approvals show {shlex.quote(question.id)}",
         mail=mail,
     )
 

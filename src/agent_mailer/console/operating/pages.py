@@ -13,6 +13,16 @@ from agent_mailer.views.values.needs import NeedView
 A_PAGE = 50
 """Rows of a list that are shown at once."""
 
+LIMITS = (
+    "turns_per_hour",
+    *(
+        f"{unit}_per_{whose}"
+        for whose in ("day", "thread", "sender")
+        for unit in ("turns", "minutes", "tokens", "dollars")
+    ),
+)
+"""What a person can raise for today."""
+
 SHOWN_SECONDS = 120.0
 """So long a request that was answered is still told of where it was asked."""
 
@@ -88,12 +98,20 @@ class AgentPage(msgspec.Struct, frozen=True):
 
 def values_of(shown: NeedsPage | AgentsPage | AgentPage, now: float) -> dict[str, object]:
     """By the names that the templates have for it. `now` in seconds since the epoch."""
-    return {**msgspec.structs.asdict(shown), "at": now, "stamp": stamp, "a_page": A_PAGE}
+    return {**msgspec.structs.asdict(shown), "at": now, "stamp": stamp, "a_page": A_PAGE, "limits": LIMITS}
 
 
 def first_of(page: int, many: int) -> int:
     """How many come before those of that page, the first being 1; of the last where there is no such page."""
     return max(0, min(page - 1, (many - 1) // A_PAGE)) * A_PAGE
+
+
+def well_since(agents: Sequence[Watched], needs: Sequence[NeedView]) -> str:
+    """From when on nobody has been needed; empty where somebody is, or nobody knows."""
+    reported = [one for one in agents if one.report is not None]
+    if needs or any(one.well_since is None for one in reported):
+        return ""
+    return max((one.well_since or "" for one in reported), default="")
 
 
 def trouble_first(agents: Sequence[Watched], needs: Sequence[NeedView]) -> list[Watched]:

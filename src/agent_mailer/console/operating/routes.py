@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
-from agent_mailer.broker.callers import AsPerson, store_of
+from agent_mailer.broker.callers import AsPerson, PersonCaller, store_of
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.remote.routes import DEFAULT_SECONDS, WantedForm, ask_of
 from agent_mailer.broker.remote.rows import recent_requests, requests_of
@@ -28,18 +28,23 @@ from agent_mailer.console.operating.pages import (
     first_of,
     trouble_first,
     values_of,
+    well_since,
 )
-from agent_mailer.console.operating.rows import said_in, tags_by_agent, turns_of_agent
+from agent_mailer.console.operating.rows import acts_in, said_in, tags_by_agent, turns_of_agent
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, own_address, text_of
 from agent_mailer.remote.port import RemoteVerb
-from agent_mailer.remote.watched import Wanted, Watched
+from agent_mailer.remote.watched import RemoteRequest, RequestState, Wanted, Watched
 from agent_mailer.views.values.needs import NeedKind, NeedView
 
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _PageNumber = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]
+_ANSWERS = (RemoteVerb.APPROVE, RemoteVerb.DENY)
+_COUNTS = (RequestState.WAITING, RequestState.DONE)
+MOST_LOOKED_AT = 100
+"""Of an agent's last requests, for an answer that was given already."""
 _THENS = get_args(WantedForm.model_fields["then"].annotation)
 
 
@@ -52,11 +57,13 @@ async def needs(request: Request, person: AsPerson, number: _PageNumber = 1) -> 
         agents = watched_by(connection, streams, person.user_id)
         found = needs_of(agents, now)
         first = first_of(number, len(found))
-        said = said_in(connection, person.user_id, found[first : first + A_PAGE])
+        shown = found[first : first + A_PAGE]
+        said = said_in(connection, person.user_id, shown)
         # Whoever has been answered is about to go on.
         waiting = [need for need in found if need.kind is not NeedKind.QUESTION or not _is_answered(need, said)]
         asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
-        return NeedsPage(agents, waiting, said, asked, first)
+        acts = acts_in(connection, person.user_id, shown)
+        return NeedsPage(agents, waiting, said, asked, first, well_since(agents, waiting), acts)
 
     shown = await store_of(request).read(work)
     return await page(request, person, "needs.html", here="needs", **values_of(shown, now))
@@ -92,13 +99,32 @@ async def ask(request: Request, person: AsPerson) -> Response:
     if verb not in tuple(RemoteVerb) or then not in _THENS:
         raise Fault(422, "There is no such thing to ask")
     targets = tuple(str(one) for one in form.getlist("target"))
+    if verb == RemoteVerb.RAISE:
+        targets = (f"{text_of(form, 'limit').strip()}={text_of(form, 'value').strip()}",)
     agents = [str(one) for one in form.getlist("agent")]
+    if verb in _ANSWERS:
+        await _first(request, person, RemoteVerb(verb), agents, targets)
     for agent_id in agents:
         shown = f"console:{key}" if _KEY.fullmatch(key) else None
         reason = " ".join(text_of(form, "reason").split())[:500]
         wanted = Wanted(RemoteVerb(verb), DEFAULT_SECONDS, targets, reason, then, shown)
         await ask_of(request, person, agent_id, wanted)
     return leads_to(own_address(text_of(form, "back")), done="asked")
+
+
+async def _first(
+    request: Request, person: PersonCaller, verb: RemoteVerb, agents: list[str], targets: tuple[str, ...]
+) -> None:
+    """Of two people who answer one question otherwise the second is told. Raises Fault 409."""
+
+    def before(connection: Connection) -> list[RemoteRequest]:
+        asked = [one for name in agents for one in requests_of(connection, person.user_id, name, MOST_LOOKED_AT)]
+        return [one for one in asked if one.verb in _ANSWERS and one.targets == targets and one.state in _COUNTS]
+
+    for one in await store_of(request).read(before):
+        if one.verb is not verb:
+            word = "allowed" if one.verb is RemoteVerb.APPROVE else "denied"
+            raise Fault(409, f"{one.person} has {word} this meanwhile; your answer was not taken")
 
 
 @router.get("/agents")
@@ -134,6 +160,7 @@ async def agent(request: Request, person: AsPerson, id: str) -> Response:
             recent_requests(connection, person.user_id, now - SHOWN_SECONDS),
             requests_of(connection, person.user_id, id, 20),
             turns_of_agent(connection, person.user_id, id),
+            acts_in(connection, person.user_id, found),
         )
         return {
             **values_of(shown, now),

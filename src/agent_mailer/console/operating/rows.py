@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select
 
+from agent_mailer.broker.approvals.rows import open_questions
 from agent_mailer.broker.tables import agents as agent_rows
 from agent_mailer.broker.tables import messages, receipts, users
 from agent_mailer.console.operating.pages import Said, TurnRow
-from agent_mailer.views.values.needs import NeedView
+from agent_mailer.views.values.needs import NeedKind, NeedView
 
 MOST_THREADS = 100
 EXCERPT = 400
@@ -54,6 +55,14 @@ def said_in(connection: Connection, user_id: str, needs: Iterable[NeedView]) -> 
                 break
             answered = answered or recipient == need.agent_id
     return said
+
+
+def acts_in(connection: Connection, user_id: str, needs: Iterable[NeedView]) -> dict[str, str]:
+    """By need: what would be done, as its watcher has told whoever it asks for a yes."""
+    wanted = [need for need in needs if need.kind is NeedKind.APPROVAL]
+    told = open_questions(connection, user_id) if wanted else {}
+    found = {need.id: told.get((need.agent_id, need.targets[0])) for need in wanted}
+    return {need_id: shown.act for need_id, shown in found.items() if shown is not None}
 
 
 def turns_of_agent(connection: Connection, user_id: str, agent_id: str) -> list[TurnRow]:
