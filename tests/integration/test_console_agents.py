@@ -136,7 +136,7 @@ def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: 
         check(one)
         assert "my host" in one
         wanted = {form["verb"][0]: form for form in forms(one, "/console/ask")}
-        assert wanted.keys() == {"pause", "stop"}
+        assert wanted.keys() == {"pause", "stop", "raise"}
         visitor.post("/console/ask", None, **{**wanted["stop"], "then": "drop"})  # type: ignore[arg-type]
         visitor.post("/console/ask", None, **wanted["pause"])
         found = [(one["verb"], one.get("targets", []), one.get("then", "retry")) for one in asked(scene, "idle")]
