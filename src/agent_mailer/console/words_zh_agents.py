@@ -40,7 +40,6 @@ AGENTS: dict[str, str] = {
     "Its turns": "它的回合",
     "End": "结果",
     "acts for it alone": "仅代表它",
-    "What it would do": "它要做的事",
     "Tags": "标签",
     "Tags, with commas between": "标签，以逗号分隔",
     "Pause all…": "全部暂停…",
