@@ -167,6 +167,7 @@ def filled(desk: BrokerDesk, person: Person) -> Scene:
     scene.send(
         "docs-bot", "me", "Which style for the API pages?", "Should examples be in curl or in Python?", kind="question"
     )
+    scene.call("POST", "/admin/hooks", {"name": "alarms", "to": scene.agents["infra-runner"]["address"]})
     kept = scene.send("reviewer", "planner", "Licences of our dependencies", "All are MIT, BSD or Apache 2.0.")
     scene.call("POST", f"/admin/threads/{kept['thread_id']}/archive")
     away = scene.send("docs-bot", "planner", "Spelling", "Colour or color?")
@@ -255,6 +256,8 @@ def pages_of(scene: Scene) -> dict[str, str]:
         "team": f"/console/team?id={team['id']}",
         "channels": "/console/channels",
         "channel": f"/console/channel?token={channel['join_token']}",
+        "hooks": "/console/hooks",
+        "hook": f"/console/hook?id={scene.call('GET', '/admin/hooks')[0]['id']}",
         "stats": "/console/stats",
         "keys": "/console/keys",
         "account": "/console/account",

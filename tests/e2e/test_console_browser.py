@@ -164,6 +164,14 @@ TABLE_A = [
     ("log in as", "users", "button", "Act as bob"),
     ("setting: invite required", "users", "checkbox", "Whoever registers needs an invite code"),
 ]
+TABLE_A += [
+    ("hooks: create", "hooks", "button", "Make the hook"),
+    ("hooks: another secret", "hooks secret", "button", "Make a new secret alarms"),
+    ("hooks: disable", "hooks", "button", "Disable alarms"),
+    ("hooks: what came", "hook", "heading", "What came"),
+    ("schedules: the command", "agent", "code", "agent-mailer schedules list"),
+]
+"""What the console of before had not."""
 LEFT_OUT = {
     "refresh every so many seconds": "a page is told by its stream when something changes, and polls without one",
     "new key and download its file": "a file never holds a key: the key is shown once, and `init` asks for it",
@@ -172,6 +180,7 @@ LEFT_OUT = {
 }
 """What of table A is not here, and why or where it is instead."""
 OPENED = {
+    "hooks secret": ("hooks", "New secret…"),
     "agents tags": ("agents", "Tags"),
     "agent key": ("agent settings", "New key…"),
     "agent delete": ("agent settings", "Delete the agent…"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from html import unescape
 
 import httpx
+import msgspec
 import pytest
 from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import Scene, Visitor, running_console
 from tests.strict_html import check
+
+from agent_mailer.outside.signature import HEADER, sign
 
 HOSTILE = "<img src=x onerror=alert(1)>'\" &"
 
@@ -173,6 +177,66 @@ def test_the_list_is_cut_to_tags_and_to_pages(desk: BrokerDesk, alice: Person, v
     assert re.findall(r'href="/console/agent\?id=([^"]+)"', cut) == [scene.agents["many07"]["id"]]
     visitor.post("/console/agents/filter", None)
     assert visitor.get("/console/agents").text.count("data-row") == 50
+
+
+def test_a_hook_is_made_takes_what_is_signed_gets_another_secret_and_goes(
+    desk: BrokerDesk, visitor: Visitor, scene: Scene
+) -> None:
+    to = scene.agents["planner"]["address"]
+    for field, value, why in (
+        ("name", "A'\"<b>", "A hook's name has"),
+        ("to", "nobody@x", "There is no agent"),
+        ("to", "team:'\"<b>", "Team not found"),
+        ("kind", "<b>", "kind"),
+        ("events", "x" * 900, "events"),
+    ):
+        refused = visitor.post("/console/hooks/make", None, **{"name": "alarms", "to": to, field: value})
+        check(refused.text)
+        assert refused.status_code in (400, 404, 422)
+        assert why in unescape(refused.text)
+    made = visitor.post("/console/hooks/make", None, name="alarms", to=to, events="down, up")
+    check(made.text)
+    first = secret_in(made.text)
+    [hook] = scene.call("GET", "/admin/hooks")
+    assert (hook["to"], hook["rules"]["events"]) == (to, ["down", "up"])
+    assert first not in visitor.get("/console/hooks").text
+    second = secret_in(visitor.post("/console/hooks/roll", None, hook=hook["id"]).text)
+    event = msgspec.json.encode({"type": "down", "title": HOSTILE, "dedupeKey": HOSTILE})
+    answers = [called(desk, hook["path"], secret, event) for secret in (first, second)]
+    assert [answer.is_success for answer in answers] == [False, True], answers[1].text
+    page = visitor.get("/console/hook", id=hook["id"]).text
+    check(page)
+    assert ">down<" in page
+    for what, standing in (("disable", "disabled"), ("enable", "active")):
+        assert visitor.post(f"/console/hooks/{what}", None, hook=hook["id"]).status_code == 303
+        assert scene.call("GET", "/admin/hooks")[0]["standing"] == standing
+    desk.person("eve")
+    other = Visitor(desk)
+    other.sign_in("eve")
+    for what in ("roll", "disable", "delete"):
+        assert other.post(f"/console/hooks/{what}", None, hook=hook["id"]).status_code == 404
+    assert other.get("/console/hook", id=hook["id"]).status_code == 404
+    assert visitor.post("/console/hooks/delete", None, hook=hook["id"]).status_code == 303
+    assert visitor.get("/console/hook", id=hook["id"]).status_code == 404
+
+
+def called(desk: BrokerDesk, path: str, secret: str, body: bytes) -> httpx.Response:
+    """By a program that signs with that secret."""
+    headers = {HEADER: sign(secret, body, int(time.time())), "Content-Type": "application/json"}
+    return desk.http.post(path, content=body, headers=headers)
+
+
+@pytest.mark.long
+def test_a_thread_shows_what_of_it_is_in_the_trash_however_much_is_there(visitor: Visitor, scene: Scene) -> None:
+    first = scene.send("me", "planner", "Old", "the oldest in the trash")
+    scene.call("POST", f"/admin/messages/{first['id']}/trash")
+    for number in range(201):
+        one = scene.send("me", "planner", f"Newer {number}", "x")
+        scene.call("POST", f"/admin/messages/{one['id']}/trash")
+    assert "Delete this message for ever" in visitor.get("/console/thread", id=first["thread_id"]).text
+    assert visitor.post("/console/trash/empty", None).status_code == 303
+    assert "Newer" not in visitor.get("/console/trash").text
+    assert scene.call("GET", "/admin/trash/messages") == []
 
 
 def test_another_users_agents_are_nobody_elses_to_change(desk: BrokerDesk, scene: Scene) -> None:

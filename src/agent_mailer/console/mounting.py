@@ -9,7 +9,7 @@ from agent_mailer.console import live, session, static_files
 from agent_mailer.console.mail import searching, threads, writing
 from agent_mailer.console.operating import managing
 from agent_mailer.console.operating import routes as operating
-from agent_mailer.console.places import channels, keys, stats, teams, users
+from agent_mailer.console.places import channels, hooks, keys, stats, teams, users
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import Page
 
@@ -49,6 +49,7 @@ def mount(app: FastAPI) -> None:
         searching.router,
         teams.router,
         channels.router,
+        hooks.router,
         stats.router,
         keys.router,
         users.router,

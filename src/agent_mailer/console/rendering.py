@@ -64,6 +64,7 @@ PLACES = (
     Place("trash", "Trash", "/console/trash"),
     Place("teams", "Teams", "/console/teams"),
     Place("channels", "Channels", "/console/channels"),
+    Place("hooks", "Hooks", "/console/hooks"),
     Place("stats", "Statistics", "/console/stats"),
     Place("keys", "Keys", "/console/keys"),
     Place("account", "Account", "/console/account"),

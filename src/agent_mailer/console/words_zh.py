@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from agent_mailer.console.words_zh_agents import AGENTS
+from agent_mailer.console.words_zh_hooks import HOOKS
 from agent_mailer.console.words_zh_managing import MANAGING
 
 ZH: dict[str, str] = {
     **AGENTS,
+    **HOOKS,
     **MANAGING,
     "Skip to content": "跳到正文",
     "Acting as another user": "以其他用户的身份操作",

@@ -59,6 +59,12 @@ _LISTED = (
     .order_by(_x.trashed_at.desc(), _x.message_id.desc())
     .limit(bindparam("most"))
 )
+_OF_THREAD = (
+    select(_m.id)
+    .join(trashed_messages, _x.message_id == _m.id)
+    .where(_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"), NOT_ERASED)
+    .order_by(_m.created_at, _m.ordinal, _m.id)
+)
 _WHOLE = select(_x.trashed_at, *MESSAGE_COLUMNS).join(messages, _m.id == _x.message_id).where(*_OWN)
 
 
@@ -66,6 +72,12 @@ def trashed(connection: Connection, user_id: str, after: Mark, most: int) -> lis
     """At most `most` of them, what was put there last first."""
     names = {"user": user_id, "moment": after.moment, "id": after.id, "most": most}
     return [Trashed(*row) for row in connection.execute(_LISTED, names)]
+
+
+def trashed_of(connection: Connection, user_id: str, thread_id: str) -> list[str]:
+    """The ids of a thread's messages that are in the trash by themselves, oldest first."""
+    found = connection.execute(_OF_THREAD, {"user": user_id, "thread": thread_id})
+    return list(found.scalars())
 
 
 def find_trashed(connection: Connection, user_id: str, message_id: str) -> TrashedWhole:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import Connection
@@ -15,7 +17,7 @@ from agent_mailer.broker.operator import unread as unread_one
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.threads import routes
 from agent_mailer.broker.threads.rows import Mark, Shelf, find_thread
-from agent_mailer.broker.threads.trash import trashed
+from agent_mailer.broker.threads.trash import trashed, trashed_of
 from agent_mailer.console.mail.rows import (
     Agent,
     ThreadFilter,
@@ -106,29 +108,29 @@ async def _list(
 async def thread(request: Request, person: AsPerson, id: str, all: str = "", sent: str = "") -> Response:
     """Looking marks nothing: the page's own form does, and for the operator's mail alone."""
     store, operator = store_of(request), operator_id(person.user_id)
-    ids = await inbox.thread(store, person.user_id, id, None)
-    if ids is None:
+    gone = await store.read(lambda c: trashed_of(c, person.user_id, id))
+    ids = await inbox.thread(store, person.user_id, id, None) or []
+    if not ids and not gone:
         raise Fault(404, "Thread not found")
     hidden = 0 if all else max(0, len(ids) - MOST_SHOWN)
     found: list[Message] = []
-    async for portion in inbox.by_id(store, person.user_id, ids[hidden:]):
+    async for portion in inbox.by_id(store, person.user_id, [*ids[hidden:], *gone[-MOST_SHOWN:]]):
         found += portion
+    found.sort(key=lambda one: one.created_at)
 
     def work(
         connection: Connection,
-    ) -> tuple[Shelf, dict[str, list[Turn]], list[Agent], set[str]]:
+    ) -> tuple[Shelf, dict[str, list[Turn]], list[Agent]]:
         shelf = find_thread(connection, person.user_id, id).shelf
-        gone = {one.message_id for one in trashed(connection, person.user_id, Mark(), MOST_SHOWN)}
         return (
             shelf,
             turns_of(connection, person.user_id, id),
             agents_of(connection, person.user_id),
-            gone,
         )
 
-    shelf, turns, known, gone = await store.read(work)
+    shelf, turns, known = await store.read(work)
     own = next((one.address for one in known if one.id == operator), "")
-    shown = [_shown(message, turns.get(message.id, []), own, gone) for message in found]
+    shown = [_shown(message, turns.get(message.id, []), own, set(gone)) for message in found]
     return await page(
         request,
         person,
@@ -139,9 +141,9 @@ async def thread(request: Request, person: AsPerson, id: str, all: str = "", sen
         subject=next((one.subject for one in found if one.subject.strip()), ""),
         shown=shown,
         hidden=hidden,
-        unread=[one.message.id for one in shown if one.to_operator and not one.message.is_read],
+        unread=[one.message.id for one in shown if one.to_operator and not one.message.is_read and not one.trashed],
         own=own,
-        reply_to=_answers_to(found, own),
+        reply_to=_answers_to([one.message for one in shown if not one.trashed], own),
         folded_from=FOLDED_FROM,
         sent=sent,
     )
@@ -219,18 +221,14 @@ _WHOLE = {
 @router.post("/trash/empty")
 async def empty(request: Request, person: AsPerson) -> Response:
     """What is in it now, for good; what cannot be (it was answered) stays."""
-    store = store_of(request)
-    threads = await store.read(
-        lambda c: threads_of(
-            c, person.user_id, operator_id(person.user_id), ThreadFilter(Shelf.TRASH), Mark(), MOST_SHOWN
-        )
-    )
-    single = await store.read(lambda c: trashed(c, person.user_id, Mark(), MOST_SHOWN))
-    for one in single:
-        try:
-            await routes.purge_one(request, one.message_id, person)
-        except Fault:
-            continue
-    for row in threads:
-        await routes.purge(request, row.id, person)
+    store, after = store_of(request), Mark()
+    while single := await store.read(lambda c, after=after: trashed(c, person.user_id, after, MOST_SHOWN)):  # type: ignore[misc]
+        after = Mark(single[-1].trashed_at, single[-1].message_id)
+        for one in single:
+            with suppress(Fault):
+                await routes.purge_one(request, one.message_id, person)
+    wanted, operator = ThreadFilter(Shelf.TRASH), operator_id(person.user_id)
+    while rows := await store.read(lambda c: threads_of(c, person.user_id, operator, wanted, Mark(), MOST_SHOWN)):
+        for row in rows:
+            await routes.purge(request, row.id, person)
     return leads_to("/console/trash", done="emptied")
