@@ -169,7 +169,7 @@ TABLE_A += [
     ("hooks: another secret", "hooks secret", "button", "Make a new secret alarms"),
     ("hooks: disable", "hooks", "button", "Disable alarms"),
     ("hooks: what came", "hook", "heading", "What came"),
-    ("schedules: the command", "agent", "code", "agent-mailer schedules list"),
+    ("schedules: the command", "agent", "heading", "Schedules"),
 ]
 """What the console of before had not."""
 LEFT_OUT = {
