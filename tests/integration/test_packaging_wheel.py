@@ -29,6 +29,16 @@ sys.stdout.write(shipped_template())
 """
 
 
+SHOW_PLUGIN = """
+import sys, agent_mailer
+from pathlib import Path
+from agent_mailer.live.shipped import Target, files_of
+print(agent_mailer.__file__)
+for data in files_of(Target.CLAUDE, Path("/bin/agent-mailer"), "1").values():
+    sys.stdout.write(data.decode())
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of this tree, built without network: hatchling is in the dev group."""
@@ -56,6 +66,11 @@ def test_the_wheel_holds_the_program_and_its_templates_only(wheel: Path) -> None
     assert {f"{name}.md" for name in TEMPLATES} <= shipped
     assert "agent_mailer/py.typed" in names
     assert "agent_mailer/packaging/agent-mailer@.service" in names
+    plugins = PROJECT / "packaging" / "plugins"
+    carried = {path.relative_to(plugins).as_posix() for path in plugins.rglob("*") if path.is_file()}
+    assert carried == {
+        name.removeprefix("agent_mailer/packaging/plugins/") for name in names if "/packaging/plugins/" in name
+    }
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name and ".data/" not in name} == {
         "agent_mailer"
     }
@@ -85,6 +100,12 @@ def test_the_unit_is_found_in_the_installed_wheel(installed: Path, tmp_path: Pat
     where, text = show(SHOW_UNIT, tmp_path, PYTHONPATH=str(installed))
     assert where.is_relative_to(installed)
     assert text == (PROJECT / "packaging" / "agent-mailer@.service").read_text()
+
+
+def test_a_plugin_is_found_in_the_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    where, text = show(SHOW_PLUGIN, tmp_path, PYTHONPATH=str(installed))
+    assert where.is_relative_to(installed)
+    assert "/bin/agent-mailer" in text
 
 
 def test_a_template_is_found_in_the_editable_install(tmp_path: Path) -> None:

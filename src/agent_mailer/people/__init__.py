@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from agent_mailer.errors import MailerError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.clock import Clock
     from agent_mailer.mailbox.port import Contact, Kind, Message
-    from agent_mailer.people.arrivals import Arrived, Drained, Fate
+    from agent_mailer.people.arrivals import Arrived, Choice, Drained, Fate
     from agent_mailer.people.keeping import Keeping
     from agent_mailer.people.port import Found, Look, PersonalMail, Sent, Standing, Tell, Told, Waited
 
@@ -90,6 +90,10 @@ class Person:
         self._clock = clock
         self._tell = tell
 
+    @property
+    def address(self) -> str:
+        return self._mail.mailbox.address
+
     def inbox(self, search: Search = EVERYTHING, *, read_too: bool) -> Sequence[Found]:
         """What waits and, if asked for, what was read, oldest first; bodies may be missing."""
         found = self._run(self._mail.listed(search, read_too=read_too))
@@ -161,6 +165,12 @@ class Person:
         from agent_mailer.people import arrivals
 
         return self._run(arrivals.watch(self._mail, search, arrived, seconds=seconds, follow=follow), waits=True)
+
+    def await_news(self, choose: Choice, over: Callable[[], Awaitable[object]]) -> Sequence[str]:
+        """Wait for mail that `choose` chooses, until `over` has ended; see `arrivals.await_news`."""
+        from agent_mailer.people import arrivals
+
+        return self._run(arrivals.await_news(self._mail, choose, over), waits=True)
 
     def drain(self, drained: Drained, limit: int = 0) -> None:
         """Take what waits; see `arrivals.drain`."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent_mailer.people.send import patiently
 
 if TYPE_CHECKING:
+    import asyncio
+
     from agent_mailer.mailbox.port import Message, Unreadable
     from agent_mailer.people.port import PersonalMail, Search, Sent, Tell
 
@@ -32,6 +34,8 @@ Arrived = Callable[["Message", Arrival], None]
 Drained = Callable[["Message | Unreadable"], None]
 
 _LONG = 3600.0
+_LEAST, _MOST, _POLLED = 0.01, 15.0, 5.0
+"""Seconds between two looks of who waits for news; rests under `_POLLED` are those of a mailbox that is polled."""
 
 
 async def watch(mail: PersonalMail, search: Search, arrived: Arrived, *, seconds: float | None, follow: bool) -> bool:
@@ -43,7 +47,7 @@ async def watch(mail: PersonalMail, search: Search, arrived: Arrived, *, seconds
     mail.require_unwatched()
     end = None if seconds is None else time.monotonic() + seconds
     told, arrival, came = frozenset[str](), Arrival.EXISTING, False
-    with mail.listening(None) as rest:
+    async with mail.listening(None) as rest:
         while True:
             waiting = [found.message for found in await mail.listed(search, read_too=False)]
             for message in waiting:
@@ -55,6 +59,48 @@ async def watch(mail: PersonalMail, search: Search, arrived: Arrived, *, seconds
             if (came and not follow) or left <= 0:
                 return came
             await rest(left)
+
+
+Choice = Callable[[Sequence[str]], Sequence[str]]
+"""Which of the messages that wait are news, by id."""
+
+
+async def await_news(mail: PersonalMail, choose: Choice, over: Callable[[], Awaitable[object]]) -> Sequence[str]:
+    """Wait for mail of which `choose` chooses some, and say which; nothing, once `over` has come to an end.
+
+    It takes nothing, and may last for days: where the mailbox has no way of telling, it is asked ever more seldom.
+    Raises BusyFault where a watcher takes this mail.
+    """
+    import asyncio
+
+    mail.require_unwatched()
+    ending = asyncio.ensure_future(over())
+    pause = _LEAST
+    try:
+        async with mail.listening(None) as rest:
+            while True:
+                waiting = [found.message.envelope.id for found in await mail.listed(read_too=False)]
+                if news := choose(waiting):
+                    return news
+                asked = time.monotonic()
+                resting = asyncio.ensure_future(rest(_LONG))
+                await asyncio.wait({ending, resting}, return_when=asyncio.FIRST_COMPLETED)
+                if not resting.done():
+                    resting.cancel()
+                    return ()
+                resting.result()
+                pause = min(2 * pause, _MOST) if time.monotonic() - asked < _POLLED else _LEAST
+                if await _ended(ending, pause):
+                    return ()
+    finally:
+        ending.cancel()
+
+
+async def _ended(ending: asyncio.Future[object], seconds: float) -> bool:
+    import asyncio
+
+    await asyncio.wait({ending}, timeout=seconds)
+    return ending.done()
 
 
 async def drain(mail: PersonalMail, limit: int, drained: Drained) -> None:
@@ -78,5 +124,5 @@ async def wait_for_fate(mail: PersonalMail, sent: Sent, wanted: Fate, seconds: f
             return wanted
         return Fate.DLQ if unreadable and wanted is Fate.DRAINED else None
 
-    with mail.listening(sent) as rest:
+    async with mail.listening(sent) as rest:
         return await patiently(look_once, rest, seconds, tell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence, Set
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -219,9 +219,12 @@ class BrokerMail(AtServer[AmpMailbox]):
             "not_listed", "a broker lists the mail that came, not what was sent", "agent-mailer mail thread THREAD"
         )
 
-    @contextmanager
-    def listening(self, sent: Sent | None) -> Iterator[Rest]:
-        del sent
+    @asynccontextmanager
+    async def listening(self, sent: Sent | None) -> AsyncIterator[Rest]:
+        if sent is None and await self._box.is_ours():
+            async with self._box.told() as told:
+                yield told
+            return
 
         async def rest(longest: float) -> None:
             pause = LOOK_EVERY if await self._box.is_ours() else LOOK_SELDOM

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from shlex import quote
@@ -169,8 +169,8 @@ class FolderMail:
         found = self._first_sent(first.id, recipients)
         return found[0].envelope.created if found is not None else 0.0
 
-    @contextmanager
-    def listening(self, sent: Sent | None) -> Iterator[Rest]:
+    @asynccontextmanager
+    async def listening(self, sent: Sent | None) -> AsyncIterator[Rest]:
         from agent_mailer.file_events import FileEvents  # whoever waits for nothing does without
 
         self._make()

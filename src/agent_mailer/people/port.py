@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -241,8 +241,8 @@ class PersonalMail(Protocol):
         thread came later. `begins`: no thread was named, and it was not sent before.
         """
 
-    def listening(self, sent: Sent | None) -> AbstractContextManager[Rest]:
-        """While a person waits for an answer to `sent`, or for any mail."""
+    def listening(self, sent: Sent | None) -> AbstractAsyncContextManager[Rest]:
+        """While a person waits for an answer to `sent`, or for any mail. It takes nothing from a watcher."""
 
     async def receipts(self, sent: Sent, taken: Set[str]) -> Sequence[Receipt]:
         """How far it is; nobody in `taken` needs to be asked whether they took it."""

@@ -103,7 +103,7 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
             return Waited(no_answer, None, frozenset(taken), reports)
         return None
 
-    with mail.listening(sent) as rest:
+    async with mail.listening(sent) as rest:
         waited = await patiently(look_once, rest, seconds, tell)
     return waited or Waited(Ending.TIMEOUT, None, frozenset(taken), reports)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_mailer.at_server import mcp_agent_mail, person_of, relay
@@ -179,8 +179,8 @@ class ServerMail(AtServer[Listed]):
             "not_listed", "this server lists the mail that came, not what was sent", "agent-mailer mail thread THREAD"
         )
 
-    @contextmanager
-    def listening(self, sent: Sent | None) -> Iterator[Rest]:
+    @asynccontextmanager
+    async def listening(self, sent: Sent | None) -> AsyncIterator[Rest]:
         del sent
 
         async def rest(longest: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import msgspec
@@ -11,6 +13,7 @@ from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.amp import wire
 from agent_mailer.mailbox.amp.answers import Answer, credentials_refused, decode, detail_of, unavailable
 from agent_mailer.mailbox.amp.client import AgentInfo, BrokerClient, BrokerInfo, Credentials
+from agent_mailer.mailbox.amp.stream import Source, Stream
 from agent_mailer.mailbox.amp.transport import path_of
 from agent_mailer.mailbox.port import Envelope
 
@@ -19,6 +22,9 @@ STRETCH = 1000
 SEARCHED_PAGES = 100
 LISTED_PAGES = 10
 """Of a broker that lists with bodies only: the newest thousand are enough for a person."""
+
+FIRST_WORD_SECONDS, LOOK_ANYWAY, LOOK_WITHOUT = 5.0, 600.0, 2.0
+"""For the stream's first word; between two looks beside a stream that works, and beside one that is lost."""
 
 T = TypeVar("T")
 
@@ -117,6 +123,34 @@ class BrokerInbox:
                 return []
             answer = await client.transport.ask("GET", path_of("messages", message_id, "receipts"))
             return decode(answer, list[Step]) if answer.ok else []
+
+    @asynccontextmanager
+    async def told(self) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+        """A wait that ends with an arrival, after that many seconds at the latest. It holds nothing: a watcher may
+        come, be and go beside it. Only where the broker is ours.
+        """
+        awake = asyncio.Event()
+        async with self._client() as client:
+            info = await self._broker(client)
+            path = path_of("messages", "inbox", self._address) + "/stream"
+            source = Source(path, self._credentials.agent_id, "", "", info.heartbeat_seconds)
+
+            async def where() -> Source:
+                return source
+
+            stream = Stream(lambda: client.transport, where, awake.set)
+
+            async def rest(longest: float) -> None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(longest, LOOK_ANYWAY if stream.healthy else LOOK_WITHOUT)):
+                        await awake.wait()
+                awake.clear()
+
+            try:
+                await stream.start(FIRST_WORD_SECONDS)
+                yield rest
+            finally:
+                await stream.close()
 
     def _client(self) -> BrokerClient:
         return BrokerClient(self._credentials.broker_url, self._credentials.api_key)

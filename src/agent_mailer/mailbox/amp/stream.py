@@ -28,7 +28,7 @@ LONGEST_LINE: Final = 256 * 1024
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where to listen, and as whom."""
+    """Where to listen, and as whom. Without a `watcher` the stream holds nothing, and disturbs none that does."""
 
     path: str
     agent_id: str
@@ -121,8 +121,9 @@ class Stream:
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if self._last_id:
             headers["Last-Event-ID"] = self._last_id
-        headers["X-Agent-Mailer-Watcher"] = source.watcher
-        headers["X-Agent-Mailer-Watcher-Name"] = source.watcher_name
+        if source.watcher:
+            headers["X-Agent-Mailer-Watcher"] = source.watcher
+            headers["X-Agent-Mailer-Watcher-Name"] = source.watcher_name
         silence = source.heartbeat_seconds * HEARTBEATS_MISSED
         where = transport.where("GET", source.path)
         query = {"agent_id": source.agent_id}

@@ -1,0 +1,206 @@
+"""What a hook of a live session does: it waits for mail beside the session, says a line, or takes its leave.
+
+Claude has the wait in the hook itself, which runs beside the idle session; its end with `RUNG` begins a turn. At the
+end of its time claude ends a hook without a word and without a turn (seen with 2.1.332), so the plugin gives it a week,
+and every turn's end puts up a new one. Codex has no such hook: there a process beside it puts a message into the
+thread's queue, which its app server takes up; without an app server (`codex exec`, `--no-daemon`) nobody would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent_mailer.errors import MailerError, UnavailableFault
+from agent_mailer.file_events import FileEvents
+from agent_mailer.live.heard import Heard, Moment, Program, somebody_sits_there
+from agent_mailer.live.sessions import LiveSession, LiveSessions
+from agent_mailer.live.telling import after_prompt, after_ring, due, due_to_ring, is_ring, line, may_ring, ring, untold
+from agent_mailer.process.commands import run_briefly, start_apart
+from agent_mailer.process.handle import ProcessIdentity, identify, wait_gone
+from agent_mailer.processes import command_line, read_stat
+from agent_mailer.turn_tools.folder import ISOLATED
+
+if TYPE_CHECKING:
+    from agent_mailer.people import Person
+
+RUNG = 10
+"""The exit status that means a ring; of all others none may begin a turn, not even that of a wrong word."""
+
+AGAIN_AFTER, AGAIN_AT_MOST = 30.0, 600.0
+"""Seconds until a mailbox that could not be reached is asked again."""
+QUEUE_SECONDS = 30.0
+PROBE_SECONDS = 0.5
+"""So long who would listen waits for who only looks whether somebody does."""
+_NEAR = 5
+
+FindPerson = Callable[[], "Person"]
+
+
+class Doorbell:
+    """`person`: whose mail it is, asked for anew each time. `say` gives the program a line, `wake` the ring."""
+
+    def __init__(
+        self,
+        sessions: LiveSessions,
+        person: FindPerson,
+        environ: Mapping[str, str],
+        say: Callable[[str], None],
+        wake: Callable[[str], None],
+    ) -> None:
+        self._sessions = sessions
+        self._person = person
+        self._environ = environ
+        self._say = say
+        self._wake = wake
+
+    def hear(self, program: Program, heard: Heard, caller: int) -> int:
+        """Do what belongs to that moment; `caller` is the process that has called the hook. Returns an exit status."""
+        if not somebody_sits_there(program, self._environ):
+            return 0
+        session = LiveSession(program, heard.session, _process_of(program, self._environ, caller))
+        if heard.moment is Moment.ENDS:
+            self._sessions.end(session)
+            return 0
+        if session.process is None:
+            return self._tell(session, heard.prompt) if heard.moment is Moment.PROMPT else 0
+        if heard.moment is Moment.PROMPT:
+            status = self._tell(session, heard.prompt)
+            if program is Program.CODEX:
+                self._listen_apart(session)
+            return status
+        self._sessions.forget_old()
+        return self.listen(self._sessions.begun(session, self._waiting))
+
+    def listen(self, session: LiveSession) -> int:
+        """Wait until there is news for a session, and ring; of a session that has ended, or has a listener, nothing."""
+        lock = self._sessions.lock(session)
+        if not lock.acquire(PROBE_SECONDS):
+            return 0
+        try:
+            while news := self._news(session):
+                if not self._ring(session, news):
+                    return 0
+                if session.program is Program.CLAUDE:
+                    return RUNG
+            return 0
+        finally:
+            lock.release()
+
+    def _tell(self, session: LiveSession, prompt: str) -> int:
+        known = self._sessions.known(session)
+        if known is not None and not untold(known) and self._sessions.is_listened_for(session):
+            # Whatever comes rings: no prompt has to wait for a look into a mailbox that may be far away.
+            if known.rings and not is_ring(prompt):
+                self._sessions.keep(msgspec.structs.replace(session, known=after_prompt(known, known.told, (), prompt)))
+            return 0
+        person = self._person()
+        waiting = [found.message.envelope.id for found in person.inbox(read_too=False)]
+        known = self._sessions.begun(session, lambda: waiting).known
+        news = () if is_ring(prompt) else due(waiting, known, self._sessions.told_elsewhere(session))
+        if news:
+            self._say(line(news, person.address))
+        self._sessions.keep(msgspec.structs.replace(session, known=after_prompt(known, waiting, news, prompt)))
+        return 0
+
+    def _waiting(self) -> Sequence[str]:
+        return [found.message.envelope.id for found in self._person().inbox(read_too=False)]
+
+    def _news(self, session: LiveSession) -> Sequence[str]:
+        """What the session is to be told; nothing once it has ended, or has been woken often enough."""
+        pause = AGAIN_AFTER
+        while True:
+            try:
+                return self._person().await_news(
+                    lambda waiting: self._due(session, waiting), lambda: self._over(session)
+                )
+            except UnavailableFault:
+                if asyncio.run(self._over(session, pause)):
+                    return ()
+                pause = min(2 * pause, AGAIN_AT_MOST)
+
+    def _due(self, session: LiveSession, waiting: Sequence[str]) -> Sequence[str]:
+        known = self._sessions.known(session)
+        if known is None:
+            return ()
+        return due_to_ring(waiting, known, self._sessions.told_elsewhere(session))
+
+    async def _over(self, session: LiveSession, seconds: float | None = None) -> bool:
+        """Wait until the session has ended or may be woken no more, at most `seconds`; whether that is so."""
+        events = FileEvents([self._sessions.folder], removals=True)
+        process = session.process
+        gone = asyncio.ensure_future(wait_gone([process] if process else [], seconds))
+        try:
+            while not gone.done():
+                known = self._sessions.known(session)
+                if known is None or not may_ring(known):
+                    return True
+                changed = asyncio.ensure_future(events.wait())
+                await asyncio.wait({gone, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            return gone.result()
+        finally:
+            gone.cancel()
+            events.close()
+
+    def _ring(self, session: LiveSession, news: Sequence[str]) -> bool:
+        """Whether it could be: what was not told stays news."""
+        person = self._person()
+        text = ring(news, person.address)
+        if session.program is Program.CODEX and not self._queue(session, text):
+            return False
+        known = self._sessions.known(session)
+        if known is None:
+            return False
+        whole = msgspec.structs.replace(session, known=after_ring(known, self._waiting(), news))
+        self._sessions.keep(whole)
+        if session.program is Program.CLAUDE:
+            self._wake(text)
+        return True
+
+    def _queue(self, session: LiveSession, text: str) -> bool:
+        assert session.process is not None
+        program = next(iter(command_line(session.process.pid)), "")
+        argv = (program if os.access(program, os.X_OK) else "codex", "queue", "--thread", session.session)
+        with suppress(OSError):
+            words = (*argv, "--message", text)
+            return run_briefly(words, env=self._environ, cwd=Path.cwd(), seconds=QUEUE_SECONDS).status == 0
+        return False
+
+    def _listen_apart(self, session: LiveSession) -> None:
+        if self._sessions.is_listened_for(session):
+            return
+        # Isolated: the folder of the project is not one to take modules from.
+        argv = (sys.executable, ISOLATED, "-m", "agent_mailer.cli.app", "plugin", "listen", session.program.value)
+        with suppress(OSError):
+            start_apart((*argv, session.session), env=self._environ, cwd=Path.cwd(), errors=Path(os.devnull))
+
+
+def _process_of(program: Program, environ: Mapping[str, str], caller: int) -> ProcessIdentity | None:
+    """The program that has the session; None where nothing could ring it."""
+    if program is Program.CLAUDE:
+        pid = environ.get("CLAUDE_PID", "")
+        return identify(int(pid)) if pid.isdecimal() and len(pid) < 10 else None
+    for _ in range(_NEAR):
+        stat = read_stat(caller)
+        if stat is None:
+            return None
+        if "app-server" in command_line(caller)[1:]:
+            return identify(caller)
+        caller = stat.parent
+    return None
+
+
+def quietly(work: Callable[[], int]) -> int:
+    """Its status, and 0 for whatever goes wrong: a session works on without a doorbell, and a hook's word wakes it."""
+    try:
+        return work()
+    except (MailerError, OSError):
+        return 0

@@ -1,0 +1,142 @@
+"""`plugin`: what it puts into the user's folders, what it leaves alone, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.typed import COMMAND, type_in
+
+from agent_mailer import __version__
+from agent_mailer.disk import Disk
+from agent_mailer.errors import UsageFault
+from agent_mailer.live.placing import Place
+from agent_mailer.live.shipped import Target, files_of
+from agent_mailer.live.telling import MARK
+
+ODD = Path('/srv/odd "place"/it\'s/agent-mailer')
+
+
+@pytest.mark.parametrize("target", Target)
+def test_a_plugins_files_are_filled_in_whatever_the_program_is_called(target: Target) -> None:
+    files = files_of(target, ODD, "1.2.3")
+    for name, data in files.items():
+        assert b"@" not in data.replace(b"mailer@agent-mailer", b""), name
+        if name.endswith(".json"):
+            json.loads(data)
+    skill = next(data for name, data in files.items() if name.endswith("SKILL.md"))
+    assert skill.startswith(b"---\nname: ")
+    if target is Target.SKILL:
+        return
+    manifest = json.loads(files[f"mailer/.{target.value}-plugin/plugin.json"])
+    assert (manifest["name"], manifest["version"]) == ("mailer", "1.2.3")
+    server = json.loads(files["mailer/.mcp.json"])["mcpServers"]["mail"]
+    assert (server["command"], server["args"]) == (str(ODD), ["mcp", "--person"])
+    hooks = json.loads(files["mailer/hooks/hooks.json"])["hooks"]
+    assert all('/hooks/hook.sh"' in hook["command"] for entries in hooks.values() for hook in entries[0]["hooks"])
+    script = files["mailer/hooks/hook.sh"].decode()
+    assert f"""| '/srv/odd "place"/it'"'"'s/agent-mailer' plugin hook {target.value}\n""" in script
+    assert f"*'{MARK}'*" in script
+
+
+def test_the_skill_comes_and_goes_and_nothing_else_does(home: Path, tmp_path: Path) -> None:
+    other = home / ".agents" / "skills" / "mine" / "SKILL.md"
+    other.parent.mkdir(parents=True)
+    other.write_text("mine")
+    assert "not installed" in type_in(tmp_path, "plugin", "status").out
+    assert type_in(tmp_path, "plugin", "status", "skill").status == 1
+    for _ in range(2):
+        assert type_in(tmp_path, "plugin", "install", "skill").status == 0
+    ours = other.parents[1] / "agent-mailer"
+    assert "agent-mailer inbox" in (ours / "SKILL.md").read_text()
+    assert type_in(tmp_path, "plugin", "status", "skill").status == 0
+    (ours / "SKILL.md").write_text("changed")
+    assert "not as it was put there" in type_in(tmp_path, "plugin", "status", "skill").out
+    (ours / "note").write_text("mine, too")
+    done = type_in(tmp_path, "plugin", "uninstall", "skill")
+    assert "kept      note there" in done.out
+    assert sorted(path.name for path in ours.iterdir()) == ["note"]
+    assert other.read_text() == "mine"
+    assert "nothing   of skill" in type_in(tmp_path, "plugin", "uninstall", "skill").out
+    refused = type_in(tmp_path, "plugin", "install", "skill")
+    assert (refused.status, "not from this command" in refused.err) == (2, True)
+
+
+def test_nothing_is_put_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for inside in ("a/b", "c"):
+        place = Place(tmp_path / "base", inside, Disk())
+        link = tmp_path / "base" / inside.partition("/")[0]
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(elsewhere)
+        with pytest.raises(UsageFault, match="is a link"):
+            place.put({"x/y": b"z"}, "1")
+    place = Place(tmp_path / "base", "d", Disk())
+    place.put({"x/y": b"z"}, "1")
+    (place.folder / "x" / "y").unlink()
+    (place.folder / "x").rmdir()
+    (place.folder / "x").symlink_to(elsewhere)
+    with pytest.raises(UsageFault, match="is a link"):
+        place.take_away()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_another_version_had_besides_goes_with_it(tmp_path: Path) -> None:
+    place = Place(tmp_path, "ours", Disk())
+    place.put({"old/deep/file": b"1", "both": b"1"}, "1")
+    assert not place.holds({"both": b"2"})
+    place.put({"both": b"2"}, "2")
+    assert place.holds({"both": b"2"})
+    assert sorted(path.name for path in place.folder.iterdir()) == ["both", "installed.json"]
+    (place.folder / "installed.json").write_text(json.dumps({"version": "2", "files": ["../../victim"]}))
+    (tmp_path.parent / "victim").touch()
+    assert list(place.take_away()) == []
+    assert (tmp_path.parent / "victim").exists()
+
+
+def test_a_program_that_is_missing_or_too_old_is_told_and_nothing_is_written(home: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    env = {"PATH": f"{programs}:{Path(COMMAND).parent}:/usr/bin:/bin"}
+    missing = type_in(tmp_path, "plugin", "install", "claude", env=env)
+    assert (missing.status, "claude is not in PATH" in missing.err) == (69, True)
+    old = programs / "claude"
+    old.write_text("#!/bin/sh\necho '2.0.14 (Claude Code)'\n")
+    old.chmod(0o755)
+    done = type_in(tmp_path, "plugin", "install", "claude", env=env)
+    assert (done.status, "claude is 2.0.14; the plugin needs 2.1.332" in done.err) == (78, True)
+    assert "claude update" in done.err
+    assert not (home / ".local" / "share" / "agent-mailer").exists()
+    assert type_in(tmp_path, "plugin", "install", "vim", env=env).status == 2
+    in_turn = type_in(tmp_path, "plugin", "install", "skill", env={**env, "AGENT_MAILER_TURN_DIR": str(tmp_path)})
+    assert (in_turn.status, os.path.exists(home / ".agents")) == (78, False)
+
+
+def test_the_version_is_that_of_the_program() -> None:
+    assert json.loads(files_of(Target.CODEX, ODD, __version__)["mailer/.codex-plugin/plugin.json"])["version"]
+
+
+@pytest.mark.parametrize(("status", "ends"), [(10, 2), (2, 0), (0, 0), (127, 0)])
+def test_only_a_ring_begins_a_turn_whatever_else_goes_wrong(tmp_path: Path, status: int, ends: int) -> None:
+    program = tmp_path / "it's a program"
+    program.write_text(f"#!/bin/sh\ncat > {tmp_path}/heard\nexit {status}\n")
+    program.chmod(0o755)
+    script = tmp_path / "hook.sh"
+    script.write_bytes(files_of(Target.CLAUDE, program, "1")["mailer/hooks/hook.sh"])
+    attended = {"CLAUDE_CODE_ENTRYPOINT": "cli", "PATH": os.environ["PATH"]}
+
+    def call(word: str, said: str, **env: str) -> int:
+        argv = ["sh", str(script), *word.split()]
+        return subprocess.run(argv, env=attended | env, input=said.encode(), check=False).returncode
+
+    assert call("", "said") == ends
+    assert (tmp_path / "heard").read_text() == "said\n"
+    (tmp_path / "heard").unlink()
+    assert call("", "said", CLAUDE_CODE_ENTRYPOINT="sdk-cli") == 0
+    assert call("", "said", AGENT_MAILER_TURN_DIR="/t") == 0
+    assert call("prompt", f"x {MARK} y") == 0
+    assert not (tmp_path / "heard").exists()
