@@ -311,14 +311,15 @@ def _kill_at(
 
 
 def _die_in_turn(name: str, deaths: list[Point], make: Callable[[], Rig], fewest: float = 0.5) -> None:
-    """A rig for each; more than `fewest` of the points are met."""
-    reached = 0
-    for point in deaths:
+    """A rig for each; more than `fewest` of the points are met, and where that is not 0 each call by its name."""
+    met: list[Point] = []
+
+    def die_at(point: Point) -> bool:
         why = f"{name}: {point}"
         rig = make()
         try:
             # The agent has a speed of its own: now and then a life is shorter than the one that was traced.
-            reached += rig.watch(point) == KILLED
+            reached = rig.watch(point) == KILLED
             rig.recover()
             rig.check(why)
         except BaseException as error:
@@ -326,6 +327,25 @@ def _die_in_turn(name: str, deaths: list[Point], make: Callable[[], Rig], fewest
             end_turns(rig.desk)
             raise
         shutil.rmtree(rig.desk.base)
-    assert reached >= max(1, fewest * len(deaths)), "the points are there"
-    proved(Harness.KILL_POINTS, kills=reached)
-    print(f"\n{name}: killed at {reached} of {len(deaths)} points")
+        if reached:
+            met.append(point)
+        return reached
+
+    for point in deaths:
+        die_at(point)
+    assert len(met) >= max(1, fewest * len(deaths)), "the points are there"
+    print(f"\n{name}: killed at {len(met)} of {len(deaths)} points")
+    if fewest:
+        names = {point.of for point in met}
+        missed = [point for point in deaths if point.of not in names]
+        never = {point.of for point in missed if not any(die_at(point) for _ in range(TRIES))}
+        assert not never - {point.of for point in met}, f"{name}: nobody was ever killed at {sorted(never)}"
+
+
+@pytest.mark.long
+def test_a_point_that_no_life_comes_to_is_told(tmp_path: Path, children: Children) -> None:
+    """What the harness says of a point is to be believed: one that is never met is no proof."""
+    names = Rig(children, tmp_path / "trace", ANSWER).trace()
+    [done, *_] = [point for point in points(names) if point.of == "rename cur/ID.md"]
+    with pytest.raises(AssertionError, match=r"replace TURN/never\.json"):
+        _kill_at(children, tmp_path, ANSWER, [done, Point("replace TURN/never.json")])

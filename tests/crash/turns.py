@@ -21,6 +21,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.process.tree import members
 from agent_mailer.state.approvals import Answer, By, Verdict
 from agent_mailer.state.turns import TurnStore, shares
+from agent_mailer.state.workdirs import user_state
 
 _BEGIN = r"""
 cat >/dev/null
@@ -125,8 +126,8 @@ class Rig:
         self.words = base / "stderr"
         self.codes: set[str] = set()
         """Every code under which a person was ever asked."""
-        # An earlier desk at the same path may have asked, too.
-        rmtree(self.desk.place().state.approvals.folder, ignore_errors=True)
+        # An earlier desk at the same path may have asked, too; and each life is to begin as the first of its user did.
+        rmtree(user_state(), ignore_errors=True)
 
     def argv(self, *more: str) -> tuple[str, ...]:
         return ("watch", "--no-interactive", "--workdir", str(self.desk.workdir), *more)
