@@ -32,6 +32,7 @@ from benchmarks import (
     mcp,
     relay,
     sandbox,
+    screens,
     status,
     turns,
 )
@@ -243,6 +244,8 @@ FIGURES = {
     "sandbox-programs": sandbox.around_a_program,
     "status": status.history,
     "status-all": status.everywhere,
+    "alone": screens.alone,
+    "live-line": screens.live_line,
     "watchers": status.forty,
     "durability": durability.durability,
     "links": beneath.links,

@@ -51,7 +51,7 @@ def history() -> None:
         full, empty = Desk(base / "full"), Desk(base / "empty")
         _live_through(full)
         took, floor = alternating(9, lambda: _status(full.workdir), lambda: _status(empty.workdir))
-        cpu = _cpu_of(lambda: _status(full.workdir))
+        cpu = cpu_of(lambda: _status(full.workdir))
     row(
         f"status after {BIG:,} messages",
         f"{took * 1e3:.0f} ms ({cpu * 1e3:.0f} CPU; new: {floor * 1e3:.0f})",
@@ -66,9 +66,9 @@ def everywhere() -> None:
         for n in range(WORKDIRS):
             desk = Desk(base / f"d{n}")
             desk.send(thread="waits")
-            _remember(desk)
+            remember(desk)
         took = median_of(9, lambda: _status(base, "--all"))
-        cpu = _cpu_of(lambda: _status(base, "--all"))
+        cpu = cpu_of(lambda: _status(base, "--all"))
     row(
         f"status --all, {WORKDIRS} workdirs",
         f"{took * 1e3:.0f} ms ({cpu * 1e3:.0f} CPU)",
@@ -112,10 +112,10 @@ def forty() -> None:
 
 def _status(workdir: Path, *words: str) -> None:
     where = [] if words else ["--workdir", str(workdir)]
-    quiet([*_installed(), "status", *where, *words], ends=1)  # no watcher runs there
+    quiet([*installed(), "status", *where, *words], ends=1)  # no watcher runs there
 
 
-def _cpu_of(work: Callable[[], None]) -> float:
+def cpu_of(work: Callable[[], None]) -> float:
     """Seconds of CPU, of the processes that `work` starts: what else the machine does is not in it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     work()
@@ -123,12 +123,12 @@ def _cpu_of(work: Callable[[], None]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _installed() -> list[str]:
+def installed() -> list[str]:
     command = Path(sys.executable).parent / "agent-mailer"
     return [str(command)] if command.exists() else CLI
 
 
-def _remember(desk: Desk) -> None:
+def remember(desk: Desk) -> None:
     from agent_mailer.state.workdirs import remember
 
     remember(desk.workdir)

@@ -222,8 +222,7 @@ class Desk:
         return subprocess.Popen(
             [*CLI, "watch", "--no-interactive", "--workdir", str(self.workdir), *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            **popen,
+            **{"stdout": subprocess.DEVNULL, **popen},
         )
 
     def end_turns(self) -> None:

@@ -152,7 +152,7 @@ def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
     if typed not in names and (word := _WORD.fullmatch(typed)):
         typed = next((name for name in names if _digest(name) == word[1]), typed)
     if typed not in names:
-        typed = typed.removesuffix("…").removesuffix("...")
+        typed = typed.removesuffix("…").removesuffix("...").removeprefix("…").removeprefix("...")
     if typed in names:
         return typed
     found = [name for name in names if name.startswith(typed)] or [name for name in names if name.endswith(typed)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
-from tests.e2e.test_screens_watch import compare
+from tests.e2e.kept_screens import compare
 from tests.sizes import LONG
 from tests.terminal import terminal
 from tests.typed import COMMAND
@@ -75,14 +75,45 @@ def test_two_hundred_agents_leave_what_needs_somebody_on_the_screen(desk: Desk, 
         (("config", "set", "permision_mode", "plan"), 2, "did you mean permission_mode"),
         (("help", "thread"), 2, "did you mean threads?"),
         (("turns", "show", "nothing"), 1, "agent-mailer turns list"),
+        (("mail", "read", "nothing"), 1, "agent-mailer mail inbox --all"),
+        (("mail", "thread", "nothing"), 1, "there is no thread and no message 'nothing'"),
+        (("init", "--address", "poet"), 2, "agent-mailer agent rename poet"),
     ],
 )
-def test_a_mistake_ends_in_what_helps(desk: Desk, words: tuple[str, ...], status: int, helps: str) -> None:
-    with terminal([COMMAND, *words], desk.workdir, home_of(desk), width=80) as screen:
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_mistake_ends_in_what_helps(desk: Desk, words: tuple[str, ...], status: int, helps: str, width: int) -> None:
+    with terminal([COMMAND, *words], desk.workdir, home_of(desk), width=width) as screen:
         assert screen.until_ended() == status
-        shown = " ".join(screen.screen().split())
+        shown = " ".join(screen.everything().split())
     assert shown.startswith("error:")
     assert helps in shown
+
+
+def test_a_mistake_with_the_agent_ends_in_what_helps(desk: Desk) -> None:
+    """The wrong folder, no program, a key with a typing error, no mode, a terminal that is closed."""
+    elsewhere = desk.base / "elsewhere"
+    elsewhere.mkdir()
+
+    def look(*words: str, cwd: Path = desk.workdir) -> str:
+        with terminal([COMMAND, *words], cwd, home_of(desk), width=40) as screen:
+            screen.until_ended()
+            return " ".join(screen.everything().split())
+
+    assert "agent-mailer turns list -C ~/coder (coder)" in look("turns", "list", cwd=elsewhere)
+    config = desk.state / "config.toml"
+    before = config.read_text()
+    desk.configure(command=["no-such-program"])
+    assert "fix: install no-such-program" in look("verify")
+    config.write_text(f"permision_mode = 'plan'\n{before}")
+    assert "did you mean permission_mode?" in look("watch", "--once", "--no-interactive")
+    assert "permission_mode (--permission-mode)" in look("watch", "--no-interactive", cwd=elsewhere)
+    config.write_text(before)
+    with terminal([COMMAND, "watch", "--no-interactive"], desk.workdir, home_of(desk)) as screen:
+        screen.until("Ctrl-C stops")
+        watcher = holder_of(desk.state / ".lock")
+        assert watcher is not None
+    # Whoever closes the terminal ends what watched in it; what comes next can watch at once.
+    until(lambda: holder_of(desk.state / ".lock") is None, "the watcher ends with its terminal")
 
 
 def test_watch_twice_without_colours_and_into_a_pipe(desk: Desk) -> None:

@@ -67,5 +67,18 @@ def test_an_example_is_understood(path: str) -> None:
         command.make_context(path, words, parent=context)
 
 
+@pytest.mark.parametrize("path", ["", *KNOWN])
+def test_every_help_ends_with_examples(path: str) -> None:
+    command = get_command(app)
+    context = typer.Context(command, info_name="agent-mailer")
+    for word in path.split():
+        assert isinstance(command, TyperGroup)
+        found = command.get_command(context, word)
+        assert found is not None
+        command = found
+        context = typer.Context(command, info_name=word, parent=context)
+    assert "\nExamples:\n  agent-mailer " in command.get_help(context)
+
+
 def test_topics_are_no_commands() -> None:
     assert not TOPICS.keys() & _Program.table.keys()

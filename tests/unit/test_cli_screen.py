@@ -72,6 +72,16 @@ def test_a_table_fits_the_terminal_and_ids_still_name_what_they_name(monkeypatch
     assert all(line.rstrip().endswith("…") for line in lines[1:])
 
 
+def test_a_table_that_tells_ids_by_their_ends_shows_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    sit_before(monkeypatch)
+    ids = [f"2026-11-28T08-14-01.000Z_pid1000_0000000{number}" for number in range(3)]
+    shown = columns([(one, "why " * 30) for one in ids], ("message", "detail"), endings=("message",))
+    seen = [line.split()[0] for line in shown.splitlines()[1:]]
+    assert all(name.startswith("…") for name in seen)
+    assert [pick(name, ids, "message", "") for name in seen] == ids
+    assert max(map(cells, shown.splitlines())) <= 60
+
+
 def test_where_no_table_fits_each_row_is_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     sit_before(monkeypatch)
     monkeypatch.setenv("COLUMNS", "30")

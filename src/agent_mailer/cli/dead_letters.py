@@ -67,10 +67,10 @@ def list_letters(reason: Reason = None, limit: Limit = None, workdir: Workdir = 
             for letter in letters
         ]
         head = ("message", "from", "given up at", "outcome", "last error")
-        say(columns(rows, head, ids=("message",), whole=("given up at", "outcome")))
+        say(columns(rows, head, endings=("message",), whole=("given up at", "outcome")))
         if left:
             note("\nand more, which are older: --limit 0")
-        note("\nlook: agent-mailer dead-letter show ID; have it tried again: agent-mailer dead-letter retry ID")
+        note("\nlook:       agent-mailer dead-letter show ID\ntry again:  agent-mailer dead-letter retry ID")
 
 
 @app.command("show", cls=FastCommand)

@@ -66,10 +66,10 @@ def list_held(
     else:
         rows = [(printable(v.message_id, 64), v.guard, printable(v.sender, 40), local_time(v.at), v.why) for v in shown]
         head = ("message", "guard", "from", "since", "why")
-        say(columns(rows, head, ids=("message",), whole=("guard", "since")))
+        say(columns(rows, head, endings=("message",), whole=("guard", "since")))
         if len(views) > len(shown):
             note(f"\nand {len(views) - len(shown)} more, which are older: --limit 0, --from, --guard")
-        note("\nwork on it: agent-mailer held release MESSAGE; want it no more: agent-mailer held drop MESSAGE")
+        note("\nwork on it:       agent-mailer held release MESSAGE\nwant it no more:  agent-mailer held drop MESSAGE")
 
 
 @app.command("show", cls=FastCommand)

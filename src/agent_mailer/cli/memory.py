@@ -114,7 +114,7 @@ def log(thread: Thread = None, workdir: Workdir = None, as_json: Json = False) -
             for one in found
         ]
         names = ("change", "at", "note", "how", "bytes", "for")
-        say(columns(rows, names, ids=("change",), whole=("at", "how", "bytes")))
+        say(columns(rows, names, endings=("change",), whole=("at", "how", "bytes")))
 
 
 @app.command("diff", cls=FastCommand)

@@ -105,6 +105,11 @@ def _needs(every: AllView) -> Iterator[Row]:
                 questions.append(
                     Row(_name(one), (Part(reply, Ink.BOLD), Part(f"asks: {running_on(asked.question, 200)}", cut=True)))
                 )
+            if one.held:
+                many = ", ".join(f"{count.count} {printable(count.guard, 40)}" for count in one.held)
+                questions.append(
+                    Row(_name(one), (Part(f"agent-mailer held list{there}", Ink.BOLD), Part(f"held: {many}")))
+                )
             if one.asked:
                 tools = ", ".join(dict.fromkeys(printable(ask.tool, 40) for ask in one.asked[:3]))
                 questions.append(

@@ -73,10 +73,10 @@ def list_stuck(
             for v in views
         ]
         head = ("key", "reason", "from", "since", "why")
-        say(columns(rows, head, ids=("key",), whole=("reason", "since")))
+        say(columns(rows, head, endings=("key",), whole=("reason", "since")))
         if total > len(views):
             note(f"\nand {total - len(views)} more, which are older: --limit 0, --reason")
-        note("\nlook: agent-mailer stuck show KEY; take it up again: agent-mailer stuck retry KEY")
+        note("\nlook:       agent-mailer stuck show KEY\ntry again:  agent-mailer stuck retry KEY")
 
 
 @app.command("show", cls=FastCommand)
@@ -166,7 +166,7 @@ def tell_letter(letter: DeadLetterView) -> None:
             for attempt in letter.history
         ]
         head = ("ended", "turn", "outcome", "detail")
-        say("\n" + columns(rows, head, ids=("turn",), whole=("ended", "outcome")))
+        say("\n" + columns(rows, head, endings=("turn",), whole=("ended", "outcome")))
     note(f"\nits text: agent-mailer fetch {printable(letter.message_id, 128)}")
     if letter.turn_id:
         note(f"what the agent did: agent-mailer turns show {printable(letter.turn_id, 64)}")

@@ -215,7 +215,7 @@ def _of_message(record: LogRecord) -> Happening | None:
         case EventName.MESSAGE_STUCK:
             kind = _text(fields, "kind")
             return Happening(
-                record.ts, f"STUCK  {kind}", Tone.BAD, f"agent-mailer stuck show {_text(fields, 'key')}", why
+                record.ts, f"STUCK  {kind}", Tone.BAD, f"agent-mailer stuck show {_ending(_text(fields, 'key'))}", why
             )
         case EventName.MESSAGE_HELD:
             guard = _text(fields, "guard")
@@ -236,6 +236,8 @@ def _of_message(record: LogRecord) -> Happening | None:
                 record.ts, f"waits to send to {_text(fields, 'to')}", Tone.ODD, "tried again by itself", why
             )
         case EventName.MESSAGE_UNREADABLE:
+            if "cannot be put away" not in why:
+                return _NOTHING  # that it is stuck was told
             return Happening(
                 record.ts, "UNREADABLE", Tone.BAD, "agent-mailer stuck list", f"{_text(fields, 'file')}: {why}"
             )

@@ -196,7 +196,7 @@ def receipts(
         )
         for one in found
     ]
-    say(columns(rows, ("id", "to", "stage", "date", "detail"), ids=("id",), whole=("stage", "date")))
+    say(columns(rows, ("id", "to", "stage", "date", "detail"), endings=("id",), whole=("stage", "date")))
 
 
 def sent(
@@ -226,4 +226,4 @@ def sent(
         )
         for message in found
     ]
-    say(columns(rows, ("date", "to", "id", "subject"), ids=("id",), whole=("date",)))
+    say(columns(rows, ("date", "to", "id", "subject"), endings=("id",), whole=("date",)))

@@ -306,7 +306,7 @@ def _listing(found: Sequence[tuple[Message, bool]]) -> str:
         )
         for message, new in found
     ]
-    return columns(rows, ("", "date", "from", "kind", "id", "subject"), ids=("id",), whole=("", "date", "kind"))
+    return columns(rows, ("", "date", "from", "kind", "id", "subject"), endings=("id",), whole=("", "date", "kind"))
 
 
 def _turn(whose: str | None) -> AgentMail | None:

@@ -148,7 +148,7 @@ def _put_or_list(keeping: Keeping, what: str | None, shelf: Shelf, *, as_json: b
         )
         for one in found
     ]
-    say(columns(rows, ("since", "what", "id", "subject"), ids=("id",), whole=("since", "what")))
+    say(columns(rows, ("since", "what", "id", "subject"), endings=("id",), whole=("since", "what")))
 
 
 def _as_json(away: Away) -> dict[str, object]:

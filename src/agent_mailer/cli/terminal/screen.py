@@ -77,6 +77,20 @@ def fit(text: str, room: int) -> str:
     return (kept.rstrip() + dots)[:room]
 
 
+def fit_end(text: str, room: int) -> str:
+    """The end of `text` in at most `room` columns: cut, it begins with an ellipsis, and has lost its paint."""
+    if cells(text) <= room:
+        return text
+    dots = "…" if _beyond_ascii(sys.stdout) else "..."
+    kept, used = "", cells(dots)
+    for character in reversed(_PAINT.sub("", text)):
+        used += _cells_of(character)
+        if used > room:
+            break
+        kept = character + kept
+    return (dots + kept)[-room:]
+
+
 def pad(text: str, room: int) -> str:
     """`text` with blanks behind it up to `room` columns."""
     return text + " " * (room - cells(text))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
-from agent_mailer.cli.terminal.screen import GAP, Ink, cells, fit, pad, paint, width, wrapped
+from agent_mailer.cli.terminal.screen import GAP, Ink, cells, fit, fit_end, pad, paint, width, wrapped
 
-LEAST_CUT = 10
+LEAST_CUT = 8
 """No column is cut to less."""
 
 READABLE = 30
@@ -15,13 +16,19 @@ READABLE = 30
 
 
 def columns(
-    rows: Iterable[Sequence[str]], head: Sequence[str], *, ids: Collection[str] = (), whole: Collection[str] = ()
+    rows: Iterable[Sequence[str]],
+    head: Sequence[str],
+    *,
+    ids: Collection[str] = (),
+    endings: Collection[str] = (),
+    whole: Collection[str] = (),
 ) -> str:
     """Rows under a head, each column as wide as it needs; cells hold no line ends.
 
     On a terminal that is too narrow empty columns go, and the widest are cut: those named in `ids` only as far as their
-    cells still differ, so that what is left of an id names it; those in `whole` never. Where even that does not fit,
-    each row becomes a few lines. What goes elsewhere than to a terminal is never cut.
+    cells still differ, so that what is left of an id names it; those in `endings` the same from their front: they tell
+    apart by how they end; those in `whole` never. Where even that does not fit, each row becomes a few lines. What goes
+    elsewhere than to a terminal is never cut.
     """
     table = [tuple(head), *(tuple(row) for row in rows)]
     widths = _widths(table)
@@ -30,12 +37,14 @@ def columns(
         used = [index for index in range(len(head)) if any(row[index] for row in table[1:])]
         table = [tuple(row[index] for index in used) for row in table]
         head, widths = table[0], _widths(table)
-        least = [_least(name, [row[i] for row in table[1:]], widths[i], ids, whole) for i, name in enumerate(head)]
+        named = _Named(ids, endings, whole)
+        least = [_least(name, [row[i] for row in table[1:]], widths[i], named) for i, name in enumerate(head)]
         gaps = len(GAP) * (len(head) - 1)
         if sum(least) + gaps > room:
-            return _records(table[1:], head)
+            return _records(table[1:], head, room, (*ids, *endings))
         widths = _shrunk(widths, least, room - gaps)
-    lines = [_line(row, widths) for row in table]
+    cut = [fit_end if name in endings else fit for name in head]
+    lines = [_line(row, widths, cut) for row in table]
     return "\n".join([paint(lines[0], Ink.BOLD), *lines[1:]])
 
 
@@ -81,14 +90,26 @@ def _widths(table: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(cells, column)) for column in zip(*table, strict=True)]
 
 
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    return GAP.join(pad(fit(cell, room), room) for cell, room in zip(row, widths, strict=True)).rstrip()
+def _line(row: Sequence[str], widths: Sequence[int], cut: Sequence[Callable[[str, int], str]]) -> str:
+    return GAP.join(pad(fitted(cell, room), room) for cell, room, fitted in zip(row, widths, cut, strict=True)).rstrip()
 
 
-def _least(name: str, column: Sequence[str], needed: int, ids: Collection[str], whole: Collection[str]) -> int:
-    if name in whole:
+class _Named(NamedTuple):
+    ids: Collection[str]
+    endings: Collection[str]
+    whole: Collection[str]
+
+
+def _least(name: str, column: Sequence[str], needed: int, named: _Named) -> int:
+    if name in named.whole:
         return needed
-    return min(needed, max(LEAST_CUT, cells(name), _telling(column) if name in ids else 0))
+    told = 0
+    if name in named.ids:
+        told = _telling(column)
+    elif name in named.endings:
+        # One more than eight: by so much events and notices name an id.
+        told = max(_telling([cell[::-1] for cell in column]), LEAST_CUT + 1)
+    return min(needed, max(LEAST_CUT, cells(name), told))
 
 
 def _telling(column: Sequence[str]) -> int:
@@ -109,5 +130,9 @@ def _shrunk(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]
     return found
 
 
-def _records(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
-    return "\n\n".join(fields(zip(head, row, strict=True)) for row in rows)
+def _records(rows: Iterable[Sequence[str]], head: Sequence[str], room: int, ids: Collection[str]) -> str:
+    left = max(LEAST_CUT, room - max(map(cells, head)) - len(GAP))
+    return "\n\n".join(
+        fields((name, cell if name in ids else fit(cell, left)) for name, cell in zip(head, row, strict=True))
+        for row in rows
+    )

@@ -73,7 +73,7 @@ def list_turns(
             for turn in turns
         ]
         head = ("turn", "claimed", "state", "took", "cost", "from", "thread", "subject")
-        say(columns(rows, head, ids=("turn",), whole=("claimed", "state", "took", "cost")))
+        say(columns(rows, head, endings=("turn",), whole=("claimed", "state", "took", "cost")))
 
 
 @app.command("show", cls=FastCommand)
@@ -104,7 +104,7 @@ def show(
         note("no output of this turn is kept")
 
 
-@app.command("stop")
+@app.command("stop", cls=FastCommand)
 def stop(
     turn_id: Annotated[
         str,
