@@ -16,7 +16,8 @@ class OwnConsole:
     """What the command has printed, and a visitor; `link` opens the pages once."""
 
     def __init__(self, printed: str) -> None:
-        self.named, self.link = re.findall(r"http://\S+", printed)
+        links: list[str] = re.findall(r"http://\S+", printed)
+        self.named, self.link = links
         self.url = self.link.partition("/console/")[0]
         self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 

@@ -13,7 +13,9 @@ from tests.typed import type_in
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("own"))
+    desk = Desk(tmp_path_factory.mktemp("own"))
+    desk.configure(limits={"tokens_per_day": 3})
+    return desk
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +133,17 @@ def test_what_did_not_leave_is_still_on_the_page(console: OwnConsole) -> None:
     assert "nobody is called nobody-here" in refused.text
     assert "my long text" in refused.text
     assert console.get("/console/thread", id="../../etc").status_code == 404
+
+
+def test_a_limit_is_raised_for_today_and_a_note_is_read(console: OwnConsole, desk: Desk) -> None:
+    agent = str(desk.workdir)
+    (desk.state / "memory").mkdir(exist_ok=True)
+    (desk.state / "memory" / "global.md").write_text("remember <b>this</b>\u202e")
+    shown = console.get("/console/agent", id=agent).text
+    assert "remember &lt;b&gt;this&lt;/b&gt;‹U+202E›" in shown
+    console.post("/console/ask", agent=agent, verb="raise", limit="tokens_per_day", value="7", back="/console/agents")
+    assert "raised until" in console.get("/console/agent", id=agent).text
+    console.post(
+        "/console/ask", agent=agent, verb="raise", limit="tokens_per_day", value="many", back="/console/agents"
+    )
+    assert "is no limit" in console.get("/console/agent", id=agent).text

@@ -134,4 +134,12 @@ AGENTS: dict[str, str] = {
     "{n} line before is left out: agent-mailer turns show": "之前还有 {n} 行：agent-mailer turns show",
     "{n} lines before are left out: agent-mailer turns show": "之前还有 {n} 行：agent-mailer turns show",
     "No output of this turn is kept.": "这一轮没有保留输出。",
+    "The most urgent first": "最紧急的在前",
+    "Limits": "限额",
+    "Limit": "限额",
+    "Is": "当前值",
+    "Taken today": "今日已用",
+    "Raise {name} until the day ends": "将 {name} 提高到今日结束",
+    "Raise until the day ends": "提高到今日结束",
+    "raised until": "已提高至",
 }

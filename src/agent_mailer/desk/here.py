@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,13 @@ from agent_mailer.desk.changes import changes
 from agent_mailer.desk.doing import do
 from agent_mailer.desk.looking import Looking, asked
 from agent_mailer.desk.reported import Looked, problems_beside, unreadable
+from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.names import is_turn_id
 from agent_mailer.people.about import subjects
 from agent_mailer.remote.watched import RemoteRequest, RequestState, Watched
 from agent_mailer.state.requests import Answer
-from agent_mailer.views.kept import notes, sessions
+from agent_mailer.views.kept import limits, notes, sessions
 from agent_mailer.views.local import place_at
 from agent_mailer.views.output import output_lines
 from agent_mailer.views.turns import newest_turns, whole_turn
@@ -41,12 +43,15 @@ from agent_mailer.views.values.needs import NeedKind, NeedView
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.remote.port import RemoteVerb
-    from agent_mailer.views.values.history import TurnView
+    from agent_mailer.views.values.history import NoteView, TurnView
     from agent_mailer.views.values.status import FaultView
 
 REQUESTS_KEPT = 500
 TURNS = 25
 SESSIONS = 25
+NOTES = 50
+NOTE_SHOWN = 20_000
+"""Bytes."""
 LINES = 400
 """Of what a turn has printed: the last."""
 PERSON = "here"
@@ -81,13 +86,13 @@ class AgentsHere:
             found = self.looking.one(place.workdir)
         [agent], needs = self._told([found])
         if not isinstance(found, Looked):
-            return OwnAgentPage(AgentPage(agent, needs, {}, self._lately(), (), ()), agent_id, "", (), (), ())
+            return OwnAgentPage(AgentPage(agent, needs, {}, self._lately(), (), ()), agent_id, "", (), (), (), ())
         said, acts = self._said([found])
         requests = [one for who, one in self._requests if who == agent_id]
         shown = AgentPage(agent, needs, said, self._lately(), requests[:-21:-1], _turns(place), acts=acts)
         newest = list(sessions(place.state, SESSIONS).values())[::-1]
         return OwnAgentPage(
-            shown, agent_id, found.view.sandbox, newest, notes(place.folder.memory), found.view.schedules
+            shown, agent_id, found.view.sandbox, newest, _notes(place), limits(place), found.view.schedules
         )
 
     def turn(self, agent_id: str, turn_id: str) -> TurnPage | None:
@@ -179,6 +184,16 @@ class AgentsHere:
                     beside = f"{whole.beside}\n" if whole.beside else ""
                     acts[f"{NeedKind.APPROVAL.value}:{view.workdir}:{question}"] = f"{beside}{whole.act}"
         return said, acts
+
+
+def _notes(place: Workplace) -> list[tuple[NoteView, str]]:
+    found = []
+    for note in notes(place.folder.memory)[:NOTES]:
+        with suppress(OSError):
+            # A link is never followed: the agent may write in this folder.
+            data = read_regular(place.folder.memory / f"{note.name}.md", NOTE_SHOWN)
+            found.append((note, data.decode("utf-8", "replace")))
+    return found
 
 
 def _turns(place: Workplace) -> list[TurnRow]:

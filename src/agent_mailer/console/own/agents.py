@@ -61,6 +61,8 @@ async def ask(request: Request) -> Response:
     if verb not in tuple(RemoteVerb) or then not in _THENS:
         raise Fault(422, "There is no such thing to ask")
     targets = [str(one) for one in form.getlist("target")]
+    if limit := text_of(form, "limit"):
+        targets.append(f"{limit}={text_of(form, 'value').strip()}")
     for agent_id in map(str, form.getlist("agent")):
         await looked(agents_of(request).ask, agent_id, RemoteVerb(verb), targets, text_of(form, "reason"), then)
     return leads_to(own_address(text_of(form, "back")), done="did")

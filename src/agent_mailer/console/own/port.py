@@ -11,18 +11,20 @@ from agent_mailer.console.mail.rows import Agent, ThreadRow, Turn
 from agent_mailer.console.operating.pages import AgentPage, AgentsPage, NeedsPage
 from agent_mailer.remote.port import RemoteVerb
 from agent_mailer.remote.watched import Watched
-from agent_mailer.views.values.history import NoteView, SessionView, WholeTurnView
+from agent_mailer.views.values.history import LimitView, NoteView, SessionView, WholeTurnView
 from agent_mailer.views.values.status import ScheduleView
 
 
 class OwnAgentPage(msgspec.Struct, frozen=True):
-    """One agent, and what its workdir alone knows of it: sessions and notes, the newest first."""
+    """One agent, and what its workdir alone knows of it: sessions, the newest first, and notes."""
 
     shown: AgentPage
     workdir: str
     sandbox: str
     sessions: Sequence[SessionView]
-    notes: Sequence[NoteView]
+    notes: Sequence[tuple[NoteView, str]]
+    """Each with the beginning of its text."""
+    limits: Sequence[LimitView]
     schedules: Sequence[ScheduleView]
 
 
