@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,3 +148,20 @@ def test_a_limit_is_raised_for_today_and_a_note_is_read(console: OwnConsole, des
         "/console/ask", agent=agent, verb="raise", limit="tokens_per_day", value="many", back="/console/agents"
     )
     assert "is no limit" in console.get("/console/agent", id=agent).text
+
+
+def test_a_question_is_answered_in_place_once(console: OwnConsole, desk: Desk) -> None:
+    desk.shell("agent-mailer mail finish --blocked 'Tabs or blanks?'")
+    desk.send("indent it", subject="Indent", thread="th-indent")
+    desk.once()
+    shown = console.get("/console/needs").text
+    assert "Tabs or blanks?" in shown
+    [row] = [row for row in shown.split('<li class="need"') if "th-indent" in row]
+    [need] = re.findall(r'name="need" value="([^"]*)"', row)
+    form = {"need": need, "to": "coder", "key": "aabbccddeeff0011", "subject": "Re: Indent", "body": "Blanks"}
+    first = console.post("/console/needs/answer", action="reply", **form)
+    again = console.post("/console/needs/answer", action="reply", **form)
+    assert (first.status_code, again.status_code) == (303, 303)
+    other = console.post("/console/needs/answer", action="reply", **{**form, "key": "1100ffeeddccbbaa", "body": "Tabs"})
+    assert other.status_code == 409
+    assert [one.body.strip() for one in desk.inbox("coder") if one.envelope.thread == "th-indent"] == ["Blanks"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,7 @@ from agent_mailer.console.session import change_view
 
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 1
+ANSWERS_KEPT = 200
 
 _around = APIRouter(include_in_schema=False, route_class=OwnPage)
 
@@ -51,6 +53,7 @@ class Served:
         door = Door(number)
         self.links = tuple(f"http://{name}:{number}{ENTER}?key={door.key}" for name in (OWN_NAME, LOOPBACK))
         self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        self.app.state.answers = deque[tuple[str, str, str]](maxlen=ANSWERS_KEPT)
         self.app.state.agents, self.app.state.mail = feeding, post
         self.app.state.pages = self._pages = live.Pages(door, feeding.changes)
         for router in (static_files.router, live.router, _around, agents.router, mail.router, _last):

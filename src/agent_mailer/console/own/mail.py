@@ -12,7 +12,7 @@ from agent_mailer.broker.protocol import Fault
 from agent_mailer.console.mail.rows import ThreadFilter
 from agent_mailer.console.mail.threads import A_PAGE, FOLDED_FROM, MOST_SHOWN
 from agent_mailer.console.mail.writing import Draft, draft_of
-from agent_mailer.console.own.pages import OwnPage, agents_of, looked, mail_of, own_page
+from agent_mailer.console.own.pages import OwnPage, agents_of, answers_of, looked, mail_of, own_page
 from agent_mailer.console.own.port import Letter, OwnMessage, OwnShown
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import form_of, own_address, text_of
@@ -134,13 +134,17 @@ async def send(request: Request) -> Response:
 async def answer(request: Request) -> Response:
     """By mail in the question's thread; of two answers the second is told."""
     form = await form_of(request)
-    asked, draft = text_of(form, "need"), draft_of(form)
+    asked, draft, sent = text_of(form, "need"), draft_of(form), answers_of(request)
+    if (asked, draft.key, draft.body) in sent:
+        # The same form once more.
+        return leads_to("/console/needs", done="answered", done_id=asked)
     found = await looked(agents_of(request).needs)
     need = next((one for one in found.needs if one.id == asked), None)
     if need is None:
         raise Fault(409, "Somebody has answered this meanwhile, or the agent goes on; your text was not sent")
     letter = _letter(Draft(to=need.address, subject=draft.subject, body=draft.body, key=draft.key), need.thread)
     await looked(mail_of(request).send, letter)
+    sent.append((asked, draft.key, draft.body))
     return leads_to("/console/needs", done="answered", done_id=asked)
 
 

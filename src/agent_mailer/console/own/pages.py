@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -64,6 +65,11 @@ def agents_of(request: Request) -> Agents:
 
 def mail_of(request: Request) -> Mail:
     return cast(Mail, request.app.state.mail)
+
+
+def answers_of(request: Request) -> deque[tuple[str, str, str]]:
+    """The last answers to questions: the need, the form's key, the text."""
+    return cast("deque[tuple[str, str, str]]", request.app.state.answers)
 
 
 async def looked(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
