@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
+from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, Source, expand
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import USER, find_root, is_handle
-from agent_mailer.runtimes.port import CommandOutput, Reach, ToolServer
+from agent_mailer.runtimes.port import Reach, ToolServer
 from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
 from agent_mailer.trust.workdir import Trust
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.prompts import PromptRoom
-    from agent_mailer.runtimes.port import PermissionMode, Runtime
+    from agent_mailer.runtimes.acp.shelf import Shelf
+    from agent_mailer.runtimes.port import Runtime
     from agent_mailer.state import State
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.watch.room import Room
@@ -192,29 +193,20 @@ class Workplace:
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""
+        from agent_mailer.agents import Around, runtime_of
         from agent_mailer.runtimes.programs import build_env
 
-        config = self.config
-        env = build_env(self.surroundings(), config.env.pass_, config.env.set)
+        env = build_env(self.surroundings(), self.config.env.pass_, self.config.env.set)
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
-        env, keeps = self._for_amq(env), config.keep_transcripts > 0
-        match config.runtime:
-            case RuntimeKind.COMMAND:
-                from agent_mailer.runtimes.command import CommandRuntime
+        around = Around(self.workdir, self._for_amq(env), self._reach(), self.trust.verdict.counts.templates)
+        return runtime_of(self.config, around)
 
-                return CommandRuntime(config.command, config.command_output, env, keeps_output=keeps)
-            case RuntimeKind.INFINITI:
-                from agent_mailer.runtimes.command import INFINITI, CommandRuntime
+    def shelf(self) -> Shelf:
+        """The agents that are described for this workdir."""
+        from agent_mailer.agents import shelf_of
 
-                command = (config.infiniti_command, "cli")
-                return CommandRuntime(command, CommandOutput.TEXT, env, INFINITI, keeps_output=keeps)
-            case RuntimeKind.CLAUDE:
-                return self._claude(env)
-            case RuntimeKind.CODEX:
-                return self._codex(env)
-            case None:
-                raise ConfigFault("no_runtime", "no agent program is chosen", "agent-mailer config set runtime claude")
+        return shelf_of(self.trust.verdict.counts.templates)
 
     def _for_amq(self, env: Mapping[str, str]) -> dict[str, str]:
         """So that an `amq` of the agent's works in this very mailbox; a part of its context alone would stop it."""
@@ -225,53 +217,11 @@ class Workplace:
                 return {**env, **pin(self.maildir_root(), self.handle)}
         return without_half_a_pin(env)
 
-    def _claude(self, env: Mapping[str, str]) -> Runtime:
-        from agent_mailer.policies import approve_of
-        from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
-
-        config, mode = self.config, self._permission_mode()
-        options = ClaudeOptions(
-            mode,
-            model=config.model,
-            tools=config.tools,
-            extra_args=config.extra_args,
-            max_budget_usd=config.max_budget_usd,
-            config_home=self._config_home(),
-            reach=self._reach(),
-            asks=approve_of(config).asks,
-        )
-        return ClaudeRuntime(config.claude_command, options, env)
-
-    def _codex(self, env: Mapping[str, str]) -> Runtime:
-        from agent_mailer.policies import approve_of
-        from agent_mailer.runtimes.codex.adapter import CodexRuntime
-
-        config = self.config
-        return CodexRuntime(
-            config.codex_command,
-            env,
-            mode=self._permission_mode(),
-            model=config.model,
-            extra_args=config.extra_args,
-            home=self._config_home(),
-            reach=self._reach(),
-            asks=approve_of(config).asks,
-        )
-
     def _reach(self) -> Reach:
         from agent_mailer.fencing import reach_of
 
         root = self.maildir_root if self.in_folder else (lambda: None)
         return reach_of(self.config, self.folder.config, self.workdir, self.project_dir(), root)
-
-    def _permission_mode(self) -> PermissionMode:
-        mode = self.config.permission_mode
-        if mode is None:
-            raise ConfigFault("incomplete", "permission_mode is missing", "agent-mailer config set permission_mode ...")
-        return mode
-
-    def _config_home(self) -> Path | None:
-        return expand(self.config.config_home, self.workdir) if self.config.config_home else None
 
     def surroundings(self) -> dict[str, str]:
         """Our environment, without the places in it that the agent writes in."""

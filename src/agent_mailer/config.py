@@ -53,6 +53,7 @@ class RuntimeKind(StrEnum):
     CODEX = "codex"
     COMMAND = "command"
     INFINITI = "infiniti"
+    ACP = "acp"
 
 
 class MailboxKind(StrEnum):
@@ -116,17 +117,23 @@ class Config(msgspec.Struct, frozen=True):
         RelayKeys, "caps, tags, label, channels, profile, approval: as what the agent is shown at an Agent Relay server"
     ] = RelayKeys()
     runtime: Annotated[
-        RuntimeKind | None, RESTART, STOPS, "the agent program: claude, codex, infiniti or command; must be chosen"
+        RuntimeKind | None,
+        RESTART,
+        STOPS,
+        "the agent program: claude, codex, infiniti, acp (with `agent`) or command; must be chosen",
     ] = None
+    agent: Annotated[
+        str, RESTART, STOPS, 'with runtime = "acp": which agent, by the name of its description, as opencode'
+    ] = ""
     permission_mode: Annotated[
         PermissionMode | None, TURN, STOPS, "acceptEdits, bypassPermissions or plan; never guessed"
     ] = None
     claude_command: Annotated[str, TURN, TO_DEFAULT, "the claude program, by name or path"] = "claude"
     codex_command: Annotated[str, TURN, TO_DEFAULT, "the codex program, by name or path"] = "codex"
     infiniti_command: Annotated[str, TURN, TO_DEFAULT, "the infiniti program, by name or path"] = "infiniti-agent"
-    model: Annotated[str, TURN, "the model for claude and codex; empty = theirs, which moves with their versions"] = ""
+    model: Annotated[str, TURN, "the model of the agent program; empty = its own, which moves with its versions"] = ""
     extra_args: Annotated[
-        tuple[str, ...], TURN, TO_DEFAULT, "further arguments for claude and codex, a list of words"
+        tuple[str, ...], TURN, TO_DEFAULT, "further arguments of the agent program, a list of words"
     ] = ()
     tools: Annotated[
         tuple[str, ...],

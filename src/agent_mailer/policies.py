@@ -170,6 +170,8 @@ def missing_in(config: Config, handle: str) -> list[tuple[str, str]]:
         found.append(("runtime", "--runtime"))
     if config.runtime is RuntimeKind.COMMAND and not config.command:
         found.append(("command", "--command"))
+    if config.runtime is RuntimeKind.ACP and not config.agent:
+        found.append(("agent", "--agent"))
     if config.permission_mode is None:
         found.append(("permission_mode", "--permission-mode"))
     return found

@@ -72,11 +72,14 @@ def find_program(
 
 def check_runtime(looked_at: object, find: Callable[[], Program]) -> CheckResult:
     """The program is there, can be executed, and takes these settings."""
-    return guarded("runtime", looked_at, lambda: ok("runtime", named_program(find().launch.argv), "found"))
+    return guarded("runtime", looked_at, lambda: ok("runtime", named_program(find().launch), "found"))
 
 
-def named_program(argv: Sequence[str]) -> str:
-    """The program, also where a shell only hands its arguments on to it."""
+def named_program(launch: Launch) -> str:
+    """The program, also where something else starts it, or a shell hands its arguments on to it."""
+    argv = launch.argv
+    if launch.program:
+        return launch.program
     return argv[4] if argv[1:2] == ("-c",) and len(argv) > 4 and '"$@"' in argv[2] else argv[0]
 
 

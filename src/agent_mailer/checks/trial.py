@@ -42,6 +42,7 @@ BODY = f"This is a trial of the mail and of nothing else. Answer with the one wo
 
 TAKEN_OVER = (
     "runtime",
+    "agent",
     "permission_mode",
     "claude_command",
     "codex_command",

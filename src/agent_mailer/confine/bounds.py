@@ -113,14 +113,15 @@ def bounds_of(
     sockets = tuple(_named_sockets(env))
     for folder in dict.fromkeys(filter(None, (places.home, places.account))):
         rules.add_all((folder / name for name in SECRETS), Access.HIDE)
-        opened = (*places.read, *places.write, *((home.path,) if home is not None else ()))
+        opened = (*places.read, *places.write, *(home.folders if home is not None else ()))
         logins = (folder / name for name in LOGINS)
         rules.add_all((path for path in logins if not any(map(path.is_relative_to, opened))), Access.HIDE)
         if sockets:
             rules.add_all((folder / ".ssh" / name for name in _KNOWN_HOSTS), Access.READ)
     rules.add(places.cache, Access.WRITE)
     if home is not None:
-        rules.add(_real(home.path), Access.WRITE)
+        for folder in home.folders:
+            rules.add(_real(folder), Access.WRITE)
         for path in (home.path / name for name in home.settings):
             rules.add(_real(path), Access.READ, firm=False)
         rules.add_all((home.path / name for name in home.kept), Access.READ, firm=False)
@@ -130,7 +131,7 @@ def bounds_of(
         for path in _git_elsewhere(root, roots.working) if places.may_write else ():
             rules.add(path, Access.WRITE)
     ours = [_real(path) for path in (places.state, *places.hidden)]
-    for path in (*places.read, *places.write, *((home.path,) if home is not None else ())):
+    for path in (*places.read, *places.write, *(home.folders if home is not None else ())):
         _require_open(roots.settled(path), ours)
     # Commits work, what git obeys stays: it is obeyed outside, when a person works there.
     for path in (kept.path for top in written_trees(places) for kept in kept_in(top)):

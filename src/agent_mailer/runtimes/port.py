@@ -93,13 +93,15 @@ class TurnRequest(msgspec.Struct, frozen=True):
 class Launch(msgspec.Struct, frozen=True):
     """A process to start: argv with an absolute program, its whole environment, its folder.
 
-    `session_id` is set where the adapter has chosen the id of a new session itself.
+    `session_id` is set where the adapter has chosen the id of a new session itself, `program` where argv starts it
+    through another one.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
     session_id: str | None = None
+    program: str = ""
 
 
 class SessionStarted(msgspec.Struct, frozen=True):
@@ -255,7 +257,7 @@ class ProgramHome(msgspec.Struct, frozen=True):
     `settings`: what in it is a person's to change, since it works on beyond the turn; `kept`: the same, where it is
     there; `hidden`: what opens a person's other programs; `fresh`: folders of files that every running program of the
     kind executes, of which a turn has its own. `temporary`: the variable with which the program is told where its
-    temporary files go, where TMPDIR is not enough.
+    temporary files go, where TMPDIR is not enough. `more`: further folders of it that it must write.
     """
 
     path: Path
@@ -264,6 +266,11 @@ class ProgramHome(msgspec.Struct, frozen=True):
     kept: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
+    more: tuple[Path, ...] = ()
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.path, *self.more)
 
 
 class RuntimeTraits(msgspec.Struct, frozen=True):

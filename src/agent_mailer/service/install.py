@@ -110,8 +110,8 @@ def plan(
     more = tuple(known.more if known else ()) if more is None else tuple(more)
     path = place.surroundings().get("PATH", os.defpath)
     program = own_program(path)
-    agent = Path(named_program(program_of(place).launch.argv))
-    node = place.config.runtime in (RuntimeKind.CLAUDE, RuntimeKind.CODEX)
+    agent = Path(named_program(program_of(place).launch))
+    node = place.config.runtime in (RuntimeKind.CLAUDE, RuntimeKind.CODEX, RuntimeKind.ACP)
     needs = needed_programs(agent, path, node=node)
     # A program that was named by its path needs no PATH, and its folder may be one that the agent writes in.
     searched = needs if _found_by_name(place) else needs[1:]
@@ -233,6 +233,8 @@ def _found_by_name(place: Workplace) -> bool:
             word = config.codex_command
         case RuntimeKind.INFINITI:
             word = config.infiniti_command
+        case RuntimeKind.ACP:
+            word = place.shelf().find(config.agent).descriptor.argv[0]
         case _:
             word = config.command[0] if config.command else ""
     return "/" not in word

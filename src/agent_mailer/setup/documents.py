@@ -55,6 +55,7 @@ class Adapter(msgspec.Struct, frozen=True):
 ADAPTERS: dict[str, Adapter] = {
     "claude": Adapter("CLAUDE.md", imports=True),
     "codex": Adapter("AGENTS.md"),
+    "acp": Adapter("AGENTS.md"),
     "cursor": Adapter(".cursorrules"),
     "openclaw": Adapter("CLAW.md"),
     "dreamfactory": Adapter("DREAMER.md", "SOUL.md"),

@@ -21,6 +21,9 @@ from agent_mailer.errors import ConfigFault
 T = TypeVar("T")
 
 TEMPLATES = "templates/"
+AGENTS = "agents"
+"""In the folder of templates: descriptions of agent programs, which say what is started."""
+_MOST_AGENTS = 100
 BODIES = "body of "
 """Before a file, as the configuration names it, whose text a schedule sends."""
 
@@ -136,6 +139,11 @@ def templates_in(folder: Path) -> dict[str, bytes]:
             text = read_template(folder / f"{kind}.md")
             if text is not None:
                 found[f"{kind}.md"] = text
+    for path in sorted((folder / AGENTS).glob("*.toml"))[:_MOST_AGENTS]:
+        with suppress(OSError):
+            text = read_template(path)
+            if text is not None:
+                found[f"{AGENTS}/{path.name}"] = text
     return found
 
 

@@ -94,9 +94,12 @@ def init(
         str | None,
         typer.Option(
             "--runtime",
-            help="What does the work: claude, codex, infiniti, command.",
-            autocompletion=any_of("claude", "codex", "infiniti", "command"),
+            help="What does the work: claude, codex, infiniti, acp (any agent that is described), command.",
+            autocompletion=any_of("claude", "codex", "infiniti", "acp", "command"),
         ),
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option("--agent", help="With --runtime acp: which agent, as opencode, kimi or vibe.")
     ] = None,
     command: Annotated[
         str | None, typer.Option("--command", help="With --runtime command: the command line, quoted as one word.")
@@ -165,6 +168,7 @@ def init(
         "api_key": read_key(api_key),
         "agent_id": agent_id,
         "runtime": runtime,
+        "agent": agent,
         "command": split_words(command, "--command") if command is not None else None,
         "command_output": command_output,
         "claude_command": claude_command,

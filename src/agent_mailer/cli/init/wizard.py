@@ -106,6 +106,7 @@ def _ask_for_runtime(place: Workplace, answers: dict[str, object]) -> None:
         ("claude", seen[RuntimeKind.CLAUDE].text),
         ("codex", seen[RuntimeKind.CODEX].text),
         ("infiniti", "Infiniti (infiniti-agent)"),
+        ("acp", "another agent that is described: opencode, kimi, vibe"),
         ("command", "any program: it gets the prompt on standard input"),
     ]
     say(choices(rows))

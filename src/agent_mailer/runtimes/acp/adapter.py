@@ -1,0 +1,219 @@
+"""Any agent that is described, as a runtime: what is started, with which environment, and how its end is judged."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from string import Template
+
+import msgspec
+
+from agent_mailer.errors import ConfigFault
+from agent_mailer.names import printable
+from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome
+from agent_mailer.runtimes.acp.descriptor import Descriptor, Mode
+from agent_mailer.runtimes.acp.orders import Orders
+from agent_mailer.runtimes.acp.shelf import Known
+from agent_mailer.runtimes.own_lines import events_of
+from agent_mailer.runtimes.port import (
+    Event,
+    Evidence,
+    Finding,
+    Launch,
+    PermissionMode,
+    Probe,
+    ProgramHome,
+    Reach,
+    RuntimeMissing,
+    RuntimeTraits,
+    TurnRequest,
+)
+from agent_mailer.runtimes.programs import (
+    find_program,
+    how_it_crashed,
+    last_words,
+    turn_variables,
+    with_interpreter,
+)
+
+ISOLATED = "-P"
+"""So that the bridge takes no module from the folder it starts in."""
+BRIDGE = "agent_mailer.runtimes.acp.bridge"
+_KEY = "agent"
+_VERSION = re.compile(r"(?<![0-9.])v?([0-9]+(?:\.[0-9]+)+)")
+
+
+class AgentOptions(msgspec.Struct, frozen=True):
+    """What the user has chosen. `reach.kept` is never changed where the agent asks before it does."""
+
+    mode: PermissionMode
+    model: str = ""
+    extra_args: tuple[str, ...] = ()
+    reach: Reach = Reach()
+
+
+class AgentRuntime:
+    """`base_env` is what `build_env` made. Raises ConfigFault for a mode that the agent does not have."""
+
+    def __init__(self, known: Known, options: AgentOptions, base_env: Mapping[str, str]) -> None:
+        self._known = known
+        self._options = options
+        self._mode = _mode(known, options.mode)
+        # What a user sets with [env] wins.
+        self._env = {**known.descriptor.env, **self._mode.env, **base_env}
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self._known.descriptor
+
+    @property
+    def title(self) -> str:
+        return self.descriptor.title or self._known.name
+
+    @property
+    def traits(self) -> RuntimeTraits:
+        return RuntimeTraits(
+            name=f"acp-{self._known.name}",
+            has_events=True,
+            resumes=self.descriptor.resume != "never",
+            account=self._account(),
+            home=self._home(),
+            remote=True,
+        )
+
+    def command(self, request: TurnRequest) -> Launch:
+        """Raises RuntimeMissing."""
+        env = self._env | turn_variables(request)
+        return self._bridged(request, env)
+
+    def _bridged(self, request: TurnRequest, env: Mapping[str, str]) -> Launch:
+        descriptor, mode, reach = self.descriptor, self._mode, self._options.reach
+        roots = [request.workdir, *([] if request.project_dir is None else [request.project_dir])]
+        orders = Orders(
+            argv=tuple(self._words(request)),
+            title=self.title,
+            workdir=str(request.workdir),
+            turn_dir=str(request.turn_dir),
+            server=request.tools.argv,
+            server_env=request.tools.env,
+            session=request.session_id,
+            session_mode=mode.session_mode,
+            allow_kinds=mode.allow_kinds,
+            roots=tuple(map(str, roots)),
+            kept=tuple(map(str, reach.kept)),
+            named=descriptor.named,
+            mail=descriptor.mail,
+            asks=request.asking is not None,
+            usage=descriptor.usage,
+            errors=descriptor.errors,
+            answers=descriptor.answers,
+            silent_for=descriptor.silent_for,
+            leaves_in=descriptor.leaves_in,
+            # Python sets it by itself where the locale is none.
+            drop=() if "LC_CTYPE" in env else ("LC_CTYPE",),
+        )
+        argv = (sys.executable, ISOLATED, "-m", BRIDGE, msgspec.json.encode(orders).decode())
+        return Launch(argv=argv, env=env, cwd=request.workdir, program=orders.argv[0])
+
+    def _words(self, request: TurnRequest) -> Iterator[str]:
+        descriptor, options = self.descriptor, self._options
+        yield str(self._find(request.workdir))
+        yield from descriptor.argv[1:]
+        yield from self._mode.args
+        if options.model:
+            yield from (Template(word).safe_substitute(model=options.model) for word in descriptor.model)
+        yield from options.extra_args
+
+    def _find(self, workdir: Path) -> Path:
+        """Raises RuntimeMissing that names how the agent is installed."""
+        try:
+            found = find_program(self.descriptor.argv[0], workdir, self._env, _KEY)
+        except RuntimeMissing as missing:
+            if missing.code != "runtime_missing" or not self.descriptor.install:
+                raise
+            raise RuntimeMissing(missing.code, missing.message, self.descriptor.install) from missing
+        return with_interpreter(found, workdir, self._env)
+
+    def parse(self, line: bytes) -> Sequence[Event]:
+        return events_of(line)
+
+    def probes(self, workdir: Path) -> Sequence[Probe]:
+        """Raises RuntimeMissing."""
+        program = str(self._find(workdir))
+        asked = [Probe("version", (program, *self.descriptor.version), self._env, workdir)]
+        if self.descriptor.node:
+            asked.append(Probe("version", ("node", "--version"), self._env, workdir))
+        return asked
+
+    def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
+        found = _VERSION.search(output)
+        if probe.argv == ("node", "--version"):
+            return self._node(found, output)
+        if status or found is None:
+            said = printable(output.strip(), 200) or f"exit status {status}"
+            return Finding(
+                ok=False, text=f"{self.title} does not tell its version: {said}", fix=self.descriptor.install
+            )
+        return Finding(ok=True, text=f"{self.title} {found[1]}")
+
+    def _node(self, found: re.Match[str] | None, output: str) -> Finding:
+        least = self.descriptor.node
+        if found is None:
+            said = printable(output.strip(), 200)
+            return Finding(ok=False, text=f"node does not tell its version: {said}", fix="node --version")
+        if int(found[1].partition(".")[0]) >= least:
+            return Finding(ok=True, text=f"Node {found[1]}")
+        text = (
+            f"Node {found[1]}: the current {self.title} needs Node {least} or newer; npm installs an old version "
+            "without a word, or one that does not start"
+        )
+        return Finding(ok=False, text=text, fix=f"install Node {least}, then: {self.descriptor.install}")
+
+    def kept_sessions(self) -> frozenset[str] | None:
+        return None
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        result = evidence.observation.result
+        if result is not None:
+            return Judgement(result.outcome, result.detail, result.text, result.retry_at)
+        if evidence.exit.status is None:
+            return Judgement(Outcome.CRASHED, how_it_crashed(evidence.exit))
+        words = last_words(evidence.stderr)
+        if evidence.exit.status in NOT_EXECUTED:
+            return Judgement(Outcome.UNAVAILABLE, words or f"{self.title} cannot be executed")
+        text = f"{self.title} ended with status {evidence.exit.status} and no answer"
+        return Judgement(Outcome.FAILED, printable(f"{text}: {words}" if words else text, 300))
+
+    def _home(self) -> ProgramHome | None:
+        folders = [_in_home(name, self._env) for name in self.descriptor.home]
+        return ProgramHome(folders[0], more=tuple(folders[1:])) if folders else None
+
+    def _account(self) -> str:
+        """The same for all who share a limit: one agent, one home, the same keys."""
+        parts = [self._known.name, self._env.get("HOME", "")]
+        parts += [f"{name}={self._env.get(name, '')}" for name in self.descriptor.keys]
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _mode(known: Known, mode: PermissionMode) -> Mode:
+    found = known.descriptor.modes.of(mode)
+    if found is None:
+        raise ConfigFault(
+            "no_such_mode",
+            f"{known.name} has no permission_mode {mode.value}: {known.where} describes none",
+            "agent-mailer config set permission_mode ...",
+        )
+    return found
+
+
+_XDG = {".config": "XDG_CONFIG_HOME", ".local/share": "XDG_DATA_HOME", ".local/state": "XDG_STATE_HOME"}
+
+
+def _in_home(name: str, env: Mapping[str, str]) -> Path:
+    for folder, variable in _XDG.items():
+        if env.get(variable) and Path(name).is_relative_to(folder):
+            return Path(env[variable]) / Path(name).relative_to(folder)
+    return Path(env.get("HOME", "~")) / name

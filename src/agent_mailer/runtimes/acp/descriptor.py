@@ -1,0 +1,187 @@
+"""What is known of one agent program, as data: how it is called, what its words mean. One TOML file an agent."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from agent_mailer.errors import ConfigFault
+from agent_mailer.names import printable
+from agent_mailer.outcomes import Outcome
+from agent_mailer.runtimes.port import PermissionMode
+
+LARGEST = 64 * 1024
+NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
+ANY_KIND = "*"
+
+
+class Speaks(StrEnum):
+    """`acp`: the Agent Client Protocol, by our bridge. `lines`: JSON lines on its output, which `lines` explains."""
+
+    ACP = "acp"
+    LINES = "lines"
+
+
+class UsageOf(StrEnum):
+    """What the counts that an agent gives are about."""
+
+    PROMPT = "prompt"
+    SESSION = "session"
+    LAST = "last"
+    """The last request to its model alone: less than the turn took."""
+    NONE = "none"
+
+
+class MailBy(StrEnum):
+    """How the agent reaches its mail: our tools, or the commands where it does not offer these to its model."""
+
+    MCP = "mcp"
+    COMMANDS = "commands"
+
+
+class Mode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One permission mode in the agent's own words.
+
+    `session_mode` is an id that the agent offers, `args` and `env` what is added to its start. `allow_kinds`: kinds of
+    tools that are allowed where it asks; `*` = all.
+    """
+
+    session_mode: str = ""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    allow_kinds: tuple[str, ...] = ()
+
+
+class Modes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    plan: Mode | None = None
+    acceptEdits: Mode | None = None  # noqa: N815 - the words of the configuration
+    bypassPermissions: Mode | None = None  # noqa: N815
+
+    def of(self, mode: PermissionMode) -> Mode | None:
+        match mode:
+            case PermissionMode.PLAN:
+                return self.plan
+            case PermissionMode.ACCEPT_EDITS:
+                return self.acceptEdits
+            case PermissionMode.BYPASS_PERMISSIONS:
+                return self.bypassPermissions
+
+
+class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The one field that the agent fills from its own registry, as a path in its permission request
+    (`toolCall._meta.toolName`) or in what it announced the tool with (`announced.title`); and what stands there, whole,
+    for our mail tools: a regular expression.
+    """
+
+    field: str
+    mail: str = r"mcp__agent_mailer__[a-z_]+"
+
+
+class Meaning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An error by its code, or by a regular expression of its text, from its beginning; and what it means."""
+
+    outcome: Literal["limited", "signed_out", "unavailable", "session_lost", "failed"]
+    code: int | None = None
+    text: str = ""
+
+    @property
+    def as_outcome(self) -> Outcome:
+        return Outcome(self.outcome)
+
+
+class Lines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of its lines says what; `kind` is the path of the word that tells lines apart. Each of the others is a
+    mapping of paths to what has to stand there, and paths of what is taken from the line.
+    """
+
+    kind: str = "type"
+    session: dict[str, str] = {}
+    """`when`: the kind; `id`, `model`: paths."""
+    text: dict[str, str] = {}
+    """`when`; `text`: its path; `if.PATH`: a word that has to stand there."""
+    tool: dict[str, str] = {}
+    """`when`; `id`, `name`."""
+    tool_end: dict[str, str] = {}
+    """`when`; `id`."""
+    result: dict[str, str] = {}
+    """`when`; `failed`: a path and the value by which it has failed, as `status=error`; `text`, `error`, `input`,
+    `output`: paths of its words and counts.
+    """
+    blocks: str = ""
+    """The path of a list, each entry of which is looked at as a line of its own with the kind of its line."""
+
+
+class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`argv` are the program and its words. `keys`: variables that hold its logins, by which an account is known."""
+
+    argv: tuple[str, ...]
+    title: str = ""
+    speaks: Speaks = Speaks.ACP
+    install: str = ""
+    """The command that installs it."""
+    version: tuple[str, ...] = ("--version",)
+    """Its words to tell its version."""
+    node: int = 0
+    """The oldest major version of Node that its current version runs on; 0 = it needs none."""
+    env: dict[str, str] = {}
+    """What a turn sets; what the user sets in `[env]` wins."""
+    keys: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    """Words that choose a model, with $model."""
+    resume_args: tuple[str, ...] = ()
+    """Words that resume a session, with $session; of those that speak by lines."""
+    modes: Modes = Modes()
+    named: Named | None = None
+    """None = it is not told which tool asks: none of those that do is a mail tool."""
+    mail: MailBy = MailBy.MCP
+    resume: Literal["auto", "never"] = "auto"
+    usage: UsageOf = UsageOf.NONE
+    errors: tuple[Meaning, ...] = ()
+    answers: tuple[Meaning, ...] = ()
+    """Words of a provider that an agent gives as its own answer."""
+    exits: dict[str, Literal["limited", "signed_out", "unavailable", "session_lost", "failed"]] = {}
+    """Exit statuses of one that speaks by lines, and what they mean where there is no result."""
+    silent_for: int = 300
+    """Seconds without a word after which the turn is ended as an outage, while no tool runs."""
+    leaves_in: float = 2.0
+    """Seconds it is given to leave once its input is closed."""
+    home: tuple[str, ...] = ()
+    """Folders that it must write, relative to the home folder."""
+    lines: Lines | None = None
+
+
+def read(data: bytes, where: str) -> Descriptor:
+    """Raises ConfigFault that says what is wrong with it and where it lies."""
+    fix = f"$EDITOR {where}"
+    if len(data) > LARGEST:
+        raise ConfigFault("bad_descriptor", f"{where} has more than {LARGEST} bytes", fix)
+    try:
+        found = msgspec.convert(tomllib.loads(data.decode("utf-8")), Descriptor)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
+        raise ConfigFault("bad_descriptor", f"{where} does not describe an agent: {error}", fix) from error
+    if why := _fault(found):
+        raise ConfigFault("bad_descriptor", f"{where} does not describe an agent: {why}", fix)
+    return found
+
+
+def _fault(found: Descriptor) -> str:
+    if not found.argv or not found.argv[0]:
+        return "argv names no program"
+    if found.speaks is Speaks.LINES and found.lines is None:
+        return "it speaks by lines, and there is no [lines] that says what they mean"
+    patterns = [
+        *([] if found.named is None else [found.named.mail]),
+        *(one.text for one in (*found.errors, *found.answers)),
+    ]
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return f"{printable(pattern, 100)!r} is no regular expression: {error}"
+    if any(one.code is None and not one.text for one in (*found.errors, *found.answers)):
+        return "an error is known by its code or its text, and one has neither"
+    return ""

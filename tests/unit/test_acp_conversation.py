@@ -1,0 +1,341 @@
+"""What is said to an agent of the Agent Client Protocol, and what of its words counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent_mailer.outcomes import Outcome
+from agent_mailer.runtimes.acp import wire
+from agent_mailer.runtimes.acp.conversation import Conversation, Decide, Say, Send
+from agent_mailer.runtimes.acp.descriptor import MailBy, Named, UsageOf
+from agent_mailer.runtimes.acp.orders import Ended, Orders
+from agent_mailer.runtimes.acp.permission import permit
+
+RECORDED = Path(__file__).parents[1] / "fixtures" / "acp"
+ORDERS = Orders(
+    argv=("/bin/agent",),
+    title="Agent",
+    workdir="/srv/agent",
+    turn_dir="/srv/agent/.agent-mailer/turns/1",
+    server=("/usr/bin/python3", "-m", "tools"),
+    server_env={"A": "b"},
+    usage=UsageOf.PROMPT,
+    roots=("/srv/agent",),
+    kept=("/srv/agent/.agent-mailer",),
+    named=Named("announced.title", "agent_mailer_[a-z_]+"),
+)
+
+
+class Talk:
+    """A conversation of which each step is kept."""
+
+    def __init__(self, **orders: Any) -> None:
+        self.of = Conversation(msgspec.structs.replace(ORDERS, **orders), "Do it.")
+        self.sent: list[dict[str, Any]] = []
+        self.said: list[dict[str, Any]] = []
+        self.decide: list[Decide] = []
+        self.clock = 0.0
+        self.of.begin()
+        self.take()
+
+    def take(self) -> None:
+        steps, self.of.steps = self.of.steps, []
+        for step in steps:
+            match step:
+                case Send(line=line):
+                    self.sent.append(json.loads(line))
+                case Say(fields=fields):
+                    self.said.append(dict(fields))
+                case Decide():
+                    self.decide.append(step)
+
+    def hear(self, **fields: Any) -> None:
+        message = wire.read(json.dumps(fields).encode())
+        assert message is not None
+        self.clock += 10
+        self.of.hear(message, self.clock)
+        self.take()
+
+    def answer(self, **result: Any) -> None:
+        self.hear(id=self.sent[-1]["id"], result=result)
+
+    def refuse(self, code: int, message: str = "no", **data: Any) -> None:
+        self.hear(id=self.sent[-1]["id"], error={"code": code, "message": message, "data": data})
+
+    def update(self, what: str, /, **fields: Any) -> None:
+        self.hear(method="session/update", params={"update": {"sessionUpdate": what, **fields}})
+
+    def initialized(self, **able: Any) -> None:
+        self.answer(protocolVersion=1, agentCapabilities=able)
+
+    def prompted(self) -> None:
+        self.initialized()
+        self.answer(sessionId="ses_1")
+
+    @property
+    def methods(self) -> list[str]:
+        return [message["method"] for message in self.sent if "method" in message]
+
+    @property
+    def ended(self) -> Ended:
+        assert self.of.ended is not None
+        return self.of.ended
+
+
+def test_it_offers_neither_files_nor_terminals_and_asks_for_typed_failures() -> None:
+    talk = Talk()
+    able = talk.sent[0]["params"]["clientCapabilities"]
+    assert able["fs"] == {"readTextFile": False, "writeTextFile": False}
+    assert able["terminal"] is False
+    assert able["_meta"]["jetbrains"]["air"]["capabilities"] == ["sessionFailure"]
+    talk.prompted()
+    assert talk.methods == ["initialize", "session/new", "session/prompt"]
+    server = talk.sent[1]["params"]["mcpServers"][0]
+    assert server == {
+        "name": "agent_mailer",
+        "command": "/usr/bin/python3",
+        "args": ["-m", "tools"],
+        "env": [{"name": "A", "value": "b"}],
+    }
+    text = talk.sent[2]["params"]["prompt"][0]["text"]
+    assert text.startswith("Do it.\n")
+    assert "finish" in text
+    for method in ("fs/read_text_file", "terminal/create", "craft/drainMidTurnQueue"):
+        talk.hear(id="theirs", method=method, params={})
+        assert talk.sent[-1]["error"]["code"] == -32601
+
+
+def test_where_the_tools_are_not_offered_to_the_model_commands_are_named() -> None:
+    talk = Talk(mail=MailBy.COMMANDS)
+    talk.prompted()
+    assert talk.sent[1]["params"]["mcpServers"] == []
+    assert "agent-mailer mail" in talk.sent[2]["params"]["prompt"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("able", "method"),
+    [
+        ({"loadSession": True, "sessionCapabilities": {"resume": {}}}, "session/resume"),
+        ({"loadSession": True}, "session/load"),
+    ],
+)
+def test_a_session_is_taken_up_again(able: dict[str, Any], method: str) -> None:
+    talk = Talk(session="ses_0")
+    talk.initialized(**able)
+    assert (talk.sent[-1]["method"], talk.sent[-1]["params"]["sessionId"]) == (method, "ses_0")
+    # What the session holds from before comes again, and counts for nothing.
+    talk.update("agent_message_chunk", content={"type": "text", "text": "old"})
+    talk.update("tool_call", toolCallId="t0", title="old")
+    talk.answer()
+    assert [line["id"] for line in talk.said] == ["ses_0"]
+    talk.answer(stopReason="end_turn")
+    assert talk.ended.text == ""
+
+
+@pytest.mark.parametrize("code", [-32002, -32603, -32602, -32001])
+def test_an_unknown_session_is_lost_whatever_the_code(code: int) -> None:
+    talk = Talk(session="ses_0")
+    talk.initialized(loadSession=True)
+    talk.refuse(code)
+    assert talk.of.judged is not None
+    assert talk.of.judged.outcome is Outcome.SESSION_LOST
+
+
+def test_a_lost_login_is_none_of_these() -> None:
+    talk = Talk(session="ses_0")
+    talk.initialized(loadSession=True)
+    talk.refuse(-32000)
+    assert talk.of.judged is not None
+    assert talk.of.judged.outcome is Outcome.SIGNED_OUT
+    keeps_none = Talk(session="ses_0")
+    keeps_none.initialized()
+    assert keeps_none.of.judged is not None
+    assert keeps_none.of.judged.outcome is Outcome.SESSION_LOST
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_version_of_the_protocol_is_refused(version: object) -> None:
+    talk = Talk()
+    talk.answer(protocolVersion=version)
+    assert talk.of.judged is not None
+    assert talk.of.judged.outcome is Outcome.UNAVAILABLE
+
+
+def test_the_mode_is_set_as_the_agent_offers_it_or_nothing_runs() -> None:
+    modes = {"currentModeId": "auto", "availableModes": [{"id": "auto"}, {"id": "plan"}]}
+    talk = Talk(session_mode="plan")
+    talk.initialized()
+    talk.answer(sessionId="ses_1", modes=modes)
+    assert (talk.sent[-1]["method"], talk.sent[-1]["params"]["modeId"]) == ("session/set_mode", "plan")
+    talk.answer()
+    assert talk.methods[-1] == "session/prompt"
+
+    options = [{"id": "mode", "category": "mode", "currentValue": "build", "options": [{"value": "plan"}]}]
+    chosen = Talk(session_mode="plan")
+    chosen.initialized()
+    chosen.answer(sessionId="ses_1", configOptions=options)
+    assert chosen.sent[-1]["method"] == "session/set_config_option"
+    assert chosen.sent[-1]["params"] == {"sessionId": "ses_1", "configId": "mode", "value": "plan"}
+
+    for result in ({}, {"modes": {"availableModes": [{"id": "yolo"}]}}):
+        none = Talk(session_mode="plan")
+        none.initialized()
+        none.answer(sessionId="ses_1", **result)
+        assert none.of.judged is not None
+        assert none.of.judged.outcome is Outcome.UNAVAILABLE
+        assert "session/prompt" not in none.methods
+    refused = Talk(session_mode="plan")
+    refused.initialized()
+    refused.answer(sessionId="ses_1", modes=modes)
+    refused.refuse(-32602, "no such mode")
+    assert refused.of.judged is not None
+    assert "session/prompt" not in refused.methods
+
+
+def test_only_what_comes_after_the_last_tool_is_the_answer() -> None:
+    talk = Talk()
+    talk.prompted()
+    talk.update("agent_message_chunk", content={"type": "text", "text": "I look."})
+    talk.update("tool_call", toolCallId="t1", title="bash", status="pending")
+    assert talk.of.in_a_tool
+    talk.update("tool_call_update", toolCallId="t1", status="completed")
+    assert not talk.of.in_a_tool
+    talk.update("agent_message_chunk", content={"type": "text", "text": "It is "})
+    talk.update("agent_message_chunk", content={"type": "text", "text": "42."})
+    talk.answer(stopReason="end_turn", usage={"inputTokens": 7, "outputTokens": 3})
+    assert (talk.ended.text, talk.ended.before, talk.ended.tokens) == ("It is 42.", "I look.", 10)
+    kinds = [line["type"] for line in talk.said]
+    assert kinds[0] == "session"
+    assert [kind for kind in kinds if kind.startswith("tool")] == ["tool_start", "tool_end"]
+    assert talk.said[-1] == {"type": "usage", "input_tokens": 7, "output_tokens": 3}
+
+
+def test_a_typed_failure_beside_an_answer_is_a_failure() -> None:
+    talk = Talk()
+    talk.prompted()
+    failure = {"category": "limit", "title": "Usage limit reached"}
+    talk.answer(stopReason="end_turn", _meta={"jetbrains": {"air": {"sessionFailure": failure}}})
+    assert talk.ended.failure is not None
+    assert (talk.ended.failure.kind, talk.ended.failure.text) == ("limit", "Usage limit reached")
+
+
+def _asks(talk: Talk, **call: Any) -> Decide:
+    options = [
+        {"optionId": "always", "kind": "allow_always"},
+        {"optionId": "once", "kind": "allow_once"},
+        {"optionId": "reject", "kind": "reject_once"},
+    ]
+    talk.hear(id=7, method="session/request_permission", params={"toolCall": call, "options": options})
+    return talk.decide[-1]
+
+
+def test_which_tool_asks_says_the_announcement_by_its_whole_text() -> None:
+    talk = Talk()
+    talk.prompted()
+    talk.update("tool_call", toolCallId="t1", title="agent_mailer_reply", kind="other")
+    decide = _asks(talk, toolCallId="t1", title="{}", rawInput={})
+    permission = permit(ORDERS, decide.params)
+    assert (permission.allowed, permission.option) == (True, "once")
+    # The title of what asks is the very command, which a mail can write.
+    talk.update("tool_call", toolCallId="t2", title="bash", kind="execute")
+    for title in ("agent_mailer_reply", "agent_mailer_reply; rm -rf ~"):
+        command = _asks(talk, toolCallId="t2", title=title, rawInput={"command": title})
+        assert (permit(ORDERS, command.params).allowed, permit(ORDERS, command.params).option) == (False, "reject")
+    talk.update("tool_call", toolCallId="t3", title="agent_mailer_reply x", kind="other")
+    assert not permit(ORDERS, _asks(talk, toolCallId="t3").params).allowed
+
+
+def test_nothing_is_allowed_for_good() -> None:
+    params = {"toolCall": {}, "announced": {"title": "agent_mailer_reply"}}
+    always = {**params, "options": [{"optionId": "always", "kind": "allow_always"}]}
+    assert permit(ORDERS, always).option is None
+    talk = Talk()
+    talk.prompted()
+    talk.hear(id=7, method="session/request_permission", params={})
+    talk.of.decided(talk.decide[-1], None, "x", allowed=False)
+    talk.take()
+    assert talk.sent[-1] == {"jsonrpc": "2.0", "id": 7, "result": {"outcome": {"outcome": "cancelled"}}}
+
+
+def test_edits_are_allowed_where_they_lie_in_the_folders_it_works_in(tmp_path: Path) -> None:
+    orders = msgspec.structs.replace(
+        ORDERS,
+        workdir=str(tmp_path),
+        roots=(str(tmp_path),),
+        kept=(f"{tmp_path}/.agent-mailer",),
+        allow_kinds=("edit",),
+    )
+    (tmp_path / "out").symlink_to("/etc")
+
+    def allowed(*paths: str, kind: str = "edit") -> bool:
+        call = {"kind": kind, "locations": [{"path": path} for path in paths]}
+        return permit(orders, {"toolCall": call, "options": [{"optionId": "y", "kind": "allow_once"}]}).allowed
+
+    assert allowed("a.txt")
+    assert allowed(f"{tmp_path}/deep/a.txt")
+    assert not allowed()
+    assert not allowed("a.txt", "/etc/passwd")
+    assert not allowed("out/passwd")
+    assert not allowed("../a.txt")
+    assert not allowed(".agent-mailer/config.toml")
+    assert not allowed("a.txt", kind="execute")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"null", b"[1]", b'{"id":true}', b'{"id":"x","result":{}}', b"[" * 100_000, b"\xff"]
+)
+def test_what_is_no_message_is_passed_over(line: bytes) -> None:
+    assert wire.read(line) is None
+
+
+def test_odd_updates_do_no_harm() -> None:
+    talk = Talk()
+    talk.prompted()
+    odd: tuple[Any, ...] = (
+        None,
+        [],
+        "x",
+        {"sessionUpdate": 3},
+        {"sessionUpdate": "tool_call"},
+        {"sessionUpdate": "tool_call_update"},
+    )
+    for update in odd:
+        talk.hear(method="session/update", params={"update": update})
+    talk.hear(method="session/update")
+    talk.hear(id=99, result={})
+    assert not talk.of.over
+
+
+def test_an_allowed_command_of_opencode_as_recorded() -> None:
+    """What opencode 1.18.33 said on one shell command, in its order."""
+    talk = Talk()
+    for line in (RECORDED / "opencode-shell.jsonl").read_bytes().splitlines():
+        message = wire.read(line)
+        assert message is not None
+        talk.of.hear(message, 0.0)
+        talk.take()
+    (decide,) = talk.decide
+    permission = permit(ORDERS, decide.params)
+    assert (permission.tool, permission.allowed, permission.option) == ("bash", False, "reject")
+    assert (talk.ended.stop, talk.ended.text, talk.ended.tokens) == ("end_turn", "Did it.", 120)
+
+
+def test_where_mail_goes_by_commands_such_a_command_is_allowed_and_nothing_beside_it() -> None:
+    orders = msgspec.structs.replace(ORDERS, mail=MailBy.COMMANDS, named=None)
+
+    def allowed(command: str, orders: Orders = orders) -> bool:
+        call = {"kind": "execute", "rawInput": {"command": command}}
+        return permit(orders, {"toolCall": call, "options": [{"optionId": "y", "kind": "allow_once"}]}).allowed
+
+    assert allowed("agent-mailer mail finish")
+    assert allowed('agent-mailer mail reply --body "All of it is done."')
+    for more in ("; id", "&& id", "| id", "$(id)", "`id`", "> ~/.bashrc", "\nid"):
+        assert not allowed(f"agent-mailer mail finish {more}"), more
+    assert not allowed("agent-mailer approve x")
+    assert not allowed("agent-mailer mailx")
+    assert not allowed("agent-mailer mail finish", ORDERS)
