@@ -27,7 +27,7 @@ ORDERS = Orders(
     usage=UsageOf.PROMPT,
     roots=("/srv/agent",),
     kept=("/srv/agent/.agent-mailer",),
-    named=Named("announced.title", "agent_mailer_[a-z_]+"),
+    named=Named("announced.title", mail="agent_mailer_[a-z_]+"),
 )
 
 
@@ -339,3 +339,47 @@ def test_where_mail_goes_by_commands_such_a_command_is_allowed_and_nothing_besid
     assert not allowed("agent-mailer approve x")
     assert not allowed("agent-mailer mailx")
     assert not allowed("agent-mailer mail finish", ORDERS)
+
+
+def test_a_reply_of_gemini_as_recorded() -> None:
+    """What gemini 0.61.0 said on one mail tool: its id begins with the name, its title is for people."""
+    orders = msgspec.structs.replace(
+        ORDERS, named=Named("toolCall.toolCallId", "([A-Za-z0-9_-]+?)__.*", "mcp_agent_mailer_[a-z_]+")
+    )
+    talk = Talk()
+    for line in (RECORDED / "gemini-reply.jsonl").read_bytes().splitlines():
+        message = wire.read(line)
+        assert message is not None
+        talk.of.hear(message, 0.0)
+        talk.take()
+    (decide,) = talk.decide
+    permission = permit(orders, decide.params)
+    assert (permission.tool, permission.option) == ("mcp_agent_mailer_reply", "proceed_once")
+    assert (talk.ended.stop, talk.ended.text, talk.ended.tokens) == ("end_turn", "Sent.", 240)
+
+
+def test_words_before_a_tool_that_was_not_announced_are_no_answer() -> None:
+    talk = Talk()
+    talk.prompted()
+    talk.update("agent_message_chunk", content={"type": "text", "text": "I send it."})
+    talk.update("tool_call_update", toolCallId="t1", status="completed")
+    talk.answer(stopReason="end_turn")
+    assert (talk.ended.text, talk.ended.before) == ("", "I send it.")
+
+
+def test_a_shell_command_is_no_mail_tool_whatever_it_is_called() -> None:
+    call = {"toolCallId": "t1", "kind": "execute", "title": "agent_mailer_reply"}
+    params = {"toolCall": call, "announced": call, "options": [{"optionId": "y", "kind": "allow_once"}]}
+    assert not permit(ORDERS, params).allowed
+
+
+def test_tokens_that_are_told_beside_words_are_added_up() -> None:
+    """As qwen does: of each request, on a chunk without text."""
+    talk = Talk(usage=UsageOf.REQUESTS)
+    talk.prompted()
+    for _ in range(2):
+        usage = {"inputTokens": 10, "outputTokens": 2}
+        talk.update("agent_message_chunk", content={"type": "text", "text": ""}, _meta={"usage": usage})
+    talk.answer(stopReason="end_turn")
+    assert talk.ended.tokens == 24
+    assert talk.said[-1] == {"type": "usage", "input_tokens": 20, "output_tokens": 4}

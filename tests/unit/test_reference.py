@@ -149,7 +149,7 @@ def test_the_lines_of_a_typed_command_are_understood() -> None:
         assert runtime.parse(line.encode()), line
     said = {msgspec.json.decode(line)["type"] for line in lines}
     handled = set(
-        re.findall(r'^    "([a-z_]+)": _', (SOURCE / "runtimes" / "command.py").read_text("utf-8"), re.MULTILINE)
+        re.findall(r'^    "([a-z_]+)": _', (SOURCE / "runtimes" / "own_lines.py").read_text("utf-8"), re.MULTILINE)
     )
     assert said == handled
     tail = page(RUNTIMES).partition("`outcome` is ")[2].partition(";")[0]

@@ -29,7 +29,7 @@ class Say(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A tool, by the end of the name that the agent offers it under, and what it is told."""
+    """A tool, by the end of the name that the agent offers it under (of several, as `a|b`), and what it is told."""
 
     tool: str
     arguments: Mapping[str, object] = {}
@@ -154,8 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
             case Say(text=text):
                 self._answer(wire, text, None, streams=streams)
             case Call():
-                name = next((name for name in wire.tools(body) if name.endswith(step.tool)), "")
-                call = (name or step.tool, dict(step.arguments))
+                ends = tuple(step.tool.split("|"))
+                name = next((name for name in wire.tools(body) if name.lower().endswith(ends)), ends[0])
+                call = (name, dict(step.arguments))
                 self._answer(wire, "", call, streams=streams)
 
     def _answer(

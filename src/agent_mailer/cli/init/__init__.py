@@ -99,7 +99,7 @@ def init(
         ),
     ] = None,
     agent: Annotated[
-        str | None, typer.Option("--agent", help="With --runtime acp: which agent, as opencode, kimi or vibe.")
+        str | None, typer.Option("--agent", help="With --runtime acp: which agent; see agent-mailer runtime list.")
     ] = None,
     command: Annotated[
         str | None, typer.Option("--command", help="With --runtime command: the command line, quoted as one word.")

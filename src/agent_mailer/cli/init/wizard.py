@@ -106,13 +106,16 @@ def _ask_for_runtime(place: Workplace, answers: dict[str, object]) -> None:
         ("claude", seen[RuntimeKind.CLAUDE].text),
         ("codex", seen[RuntimeKind.CODEX].text),
         ("infiniti", "Infiniti (infiniti-agent)"),
-        ("acp", "another agent that is described: opencode, kimi, vibe"),
+        ("acp", "another agent that is described: opencode, gemini, kimi and more"),
         ("command", "any program: it gets the prompt on standard input"),
     ]
     say(choices(rows))
     ready = [kind.value for kind, program in seen.items() if program.ready]
     found = [kind.value for kind, program in seen.items() if program.found]
     answers["runtime"] = ask("Runtime", next(iter([*ready, *found]), "command"), a_value_of("runtime"))
+    if answers["runtime"] == RuntimeKind.ACP and not place.config.agent:
+        names = place.shelf().names()
+        answers["agent"] = ask("Which", "opencode", lambda text: one_of(text, names, "agent"))
 
 
 def _ask_for_mode(place: Workplace, answers: dict[str, object]) -> None:

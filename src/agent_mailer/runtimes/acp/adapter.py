@@ -87,6 +87,8 @@ class AgentRuntime:
     def command(self, request: TurnRequest) -> Launch:
         """Raises RuntimeMissing."""
         env = self._env | turn_variables(request)
+        if request.session_id is not None:
+            env["AGENT_MAILER_SESSION_ID"] = request.session_id
         return self._bridged(request, env)
 
     def _bridged(self, request: TurnRequest, env: Mapping[str, str]) -> Launch:

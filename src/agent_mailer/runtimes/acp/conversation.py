@@ -76,6 +76,7 @@ class Conversation:
         self._shown_at = 0.0
         self._now = 0.0
         self._tokens: int | None = None
+        self._sum = (0, 0)
 
     @property
     def over(self) -> bool:
@@ -244,6 +245,8 @@ class Conversation:
     def _update(self, update: Fields) -> None:
         match update.get("sessionUpdate"):
             case "agent_message_chunk":
+                if self._orders.usage is UsageOf.REQUESTS:
+                    self._add(wire.as_fields(wire.at(update, "_meta.usage")))
                 text = wire.text_at(update, "content.text")
                 room = FINAL_TEXT_LIMIT - len(self._text)
                 self._text += text[: max(0, room)]
@@ -267,17 +270,24 @@ class Conversation:
         name = wire.text_at(update, "toolCallId")
         if not name:
             return
-        if self._text.strip():
-            self._before = self._text
-        self._text = ""
+        self._begin_anew()
         self._remember(name, update)
         if name not in self._open and update.get("status") not in ("completed", "failed"):
             self._open.add(name)
             shown = wire.text_at(update, "title") or wire.text_at(update, "kind") or "a tool"
             self.steps.append(Say({"type": "tool_start", "id": name[:_NAME], "name": printable(shown, 80)}))
 
+    def _begin_anew(self) -> None:
+        """What was said before a tool is no answer."""
+        if self._text.strip():
+            self._before = self._text
+        self._text = ""
+
     def _tool_goes_on(self, update: Fields) -> None:
         name = wire.text_at(update, "toolCallId")
+        if name not in self._announced:
+            # One that it asked about is not announced by every agent.
+            self._begin_anew()
         self._remember(name, update)
         if update.get("status") in ("completed", "failed"):
             if name in self._open:
@@ -295,12 +305,20 @@ class Conversation:
             oldest = next(iter(self._tools))
             del self._tools[oldest], self._announced[oldest]
 
+    def _add(self, usage: Fields) -> None:
+        """One more request of this turn."""
+        taken, given = (_first(usage, *names) for names in _COUNTS)
+        if taken is None and given is None:
+            return
+        self._sum = (self._sum[0] + (taken or 0), self._sum[1] + (given or 0))
+        self._tokens = sum(self._sum)
+        self.steps.append(Say({"type": "usage", "input_tokens": self._sum[0], "output_tokens": self._sum[1]}))
+
     def _count(self, result: Fields) -> None:
-        """Tokens, where the agent counts them and its descriptor says what of."""
+        """Tokens, where the agent counts them at the end and its descriptor says what of."""
         usage = wire.as_fields(result.get("usage")) or wire.as_fields(wire.at(result, "_meta.quota.token_count"))
-        taken = _first(usage, "inputTokens", "input_tokens")
-        given = _first(usage, "outputTokens", "output_tokens")
-        if self._orders.usage is UsageOf.NONE or (taken is None and given is None):
+        taken, given = (_first(usage, *names) for names in _COUNTS)
+        if self._orders.usage in (UsageOf.NONE, UsageOf.REQUESTS) or (taken is None and given is None):
             return
         line: dict[str, object] = {"type": "usage", "input_tokens": taken or 0, "output_tokens": given or 0}
         if self._orders.usage is UsageOf.SESSION:
@@ -309,6 +327,7 @@ class Conversation:
         self.steps.append(Say(line))
 
 
+_COUNTS = (("inputTokens", "input_tokens"), ("outputTokens", "output_tokens"))
 _HEAVY = frozenset({"content", "rawOutput", "sessionUpdate"})
 
 

@@ -19,13 +19,6 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 ANY_KIND = "*"
 
 
-class Speaks(StrEnum):
-    """`acp`: the Agent Client Protocol, by our bridge. `lines`: JSON lines on its output, which `lines` explains."""
-
-    ACP = "acp"
-    LINES = "lines"
-
-
 class UsageOf(StrEnum):
     """What the counts that an agent gives are about."""
 
@@ -33,6 +26,8 @@ class UsageOf(StrEnum):
     SESSION = "session"
     LAST = "last"
     """The last request to its model alone: less than the turn took."""
+    REQUESTS = "requests"
+    """Each request to its model, told beside its words."""
     NONE = "none"
 
 
@@ -74,10 +69,11 @@ class Modes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one field that the agent fills from its own registry, as a path in its permission request
     (`toolCall._meta.toolName`) or in what it announced the tool with (`announced.title`); and what stands there, whole,
-    for our mail tools: a regular expression.
+    for our mail tools: a regular expression. `name` is one whose group is the tool's name, where more stands there.
     """
 
     field: str
+    name: str = ""
     mail: str = r"mcp__agent_mailer__[a-z_]+"
 
 
@@ -93,26 +89,18 @@ class Meaning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Outcome(self.outcome)
 
 
-class Lines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which of its lines says what; `kind` is the path of the word that tells lines apart. Each of the others is a
-    mapping of paths to what has to stand there, and paths of what is taken from the line.
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How it is pointed at a model server of our own: words that are added, variables, and files below its home.
+    `$URL` stands for the server's address.
     """
 
-    kind: str = "type"
-    session: dict[str, str] = {}
-    """`when`: the kind; `id`, `model`: paths."""
-    text: dict[str, str] = {}
-    """`when`; `text`: its path; `if.PATH`: a word that has to stand there."""
-    tool: dict[str, str] = {}
-    """`when`; `id`, `name`."""
-    tool_end: dict[str, str] = {}
-    """`when`; `id`."""
-    result: dict[str, str] = {}
-    """`when`; `failed`: a path and the value by which it has failed, as `status=error`; `text`, `error`, `input`,
-    `output`: paths of its words and counts.
-    """
-    blocks: str = ""
-    """The path of a list, each entry of which is looked at as a line of its own with the kind of its line."""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+    @property
+    def known(self) -> bool:
+        return bool(self.env or self.files)
 
 
 class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +108,6 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     argv: tuple[str, ...]
     title: str = ""
-    speaks: Speaks = Speaks.ACP
     install: str = ""
     """The command that installs it."""
     version: tuple[str, ...] = ("--version",)
@@ -132,8 +119,6 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
     """Words that choose a model, with $model."""
-    resume_args: tuple[str, ...] = ()
-    """Words that resume a session, with $session; of those that speak by lines."""
     modes: Modes = Modes()
     named: Named | None = None
     """None = it is not told which tool asks: none of those that do is a mail tool."""
@@ -143,15 +128,13 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     errors: tuple[Meaning, ...] = ()
     answers: tuple[Meaning, ...] = ()
     """Words of a provider that an agent gives as its own answer."""
-    exits: dict[str, Literal["limited", "signed_out", "unavailable", "session_lost", "failed"]] = {}
-    """Exit statuses of one that speaks by lines, and what they mean where there is no result."""
     silent_for: int = 300
     """Seconds without a word after which the turn is ended as an outage, while no tool runs."""
     leaves_in: float = 2.0
     """Seconds it is given to leave once its input is closed."""
     home: tuple[str, ...] = ()
     """Folders that it must write, relative to the home folder."""
-    lines: Lines | None = None
+    check: Check = Check()
 
 
 def read(data: bytes, where: str) -> Descriptor:
@@ -171,10 +154,8 @@ def read(data: bytes, where: str) -> Descriptor:
 def _fault(found: Descriptor) -> str:
     if not found.argv or not found.argv[0]:
         return "argv names no program"
-    if found.speaks is Speaks.LINES and found.lines is None:
-        return "it speaks by lines, and there is no [lines] that says what they mean"
     patterns = [
-        *([] if found.named is None else [found.named.mail]),
+        *([] if found.named is None else [found.named.mail, found.named.name]),
         *(one.text for one in (*found.errors, *found.answers)),
     ]
     for pattern in patterns:
@@ -182,6 +163,8 @@ def _fault(found: Descriptor) -> str:
             re.compile(pattern)
         except re.error as error:
             return f"{printable(pattern, 100)!r} is no regular expression: {error}"
+    if found.named is not None and found.named.name and re.compile(found.named.name).groups != 1:
+        return "named.name has to have one group: the tool's name"
     if any(one.code is None and not one.text for one in (*found.errors, *found.answers)):
         return "an error is known by its code or its text, and one has neither"
     return ""

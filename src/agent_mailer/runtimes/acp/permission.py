@@ -21,7 +21,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
 from agent_mailer.names import printable
 from agent_mailer.runtimes.acp import wire
-from agent_mailer.runtimes.acp.descriptor import ANY_KIND, MailBy
+from agent_mailer.runtimes.acp.descriptor import ANY_KIND, MailBy, Named
 from agent_mailer.runtimes.acp.orders import Orders
 from agent_mailer.runtimes.acp.wire import Fields
 
@@ -41,7 +41,7 @@ class Permission(msgspec.Struct, frozen=True):
 
 def permit(orders: Orders, params: Fields) -> Permission:
     """Whatever goes wrong here, the answer is no. That a person's yes is used up is durable before it is said."""
-    tool = printable(wire.text_at(params, orders.named.field), 200) if orders.named is not None else ""
+    tool = _tool(orders.named, params)
     try:
         allowed = _may(orders, params, tool)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, MailerError):
@@ -50,8 +50,22 @@ def permit(orders: Orders, params: Fields) -> Permission:
     return Permission(tool or "a tool without a name", allowed and option is not None, option)
 
 
+def _tool(named: Named | None, params: Fields) -> str:
+    """Empty where the agent does not tell, or not in the form that is known of it."""
+    said = "" if named is None else wire.text_at(params, named.field)
+    if named is not None and named.name:
+        found = re.fullmatch(named.name, said)
+        said = found[1] if found else ""
+    return printable(said, 200)
+
+
+def _is_command(params: Fields) -> bool:
+    """Of a shell's the whole text may be what a mail says."""
+    return wire.text_at(params, "toolCall.kind") == "execute"
+
+
 def _may(orders: Orders, params: Fields, tool: str) -> bool:
-    if tool and orders.named is not None and re.fullmatch(orders.named.mail, tool):
+    if tool and orders.named is not None and re.fullmatch(orders.named.mail, tool) and not _is_command(params):
         return True
     if orders.mail is MailBy.COMMANDS and _MAIL_COMMAND.fullmatch(wire.text_at(params, "toolCall.rawInput.command")):
         return True

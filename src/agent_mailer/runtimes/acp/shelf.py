@@ -44,7 +44,7 @@ class Shelf(msgspec.Struct, frozen=True):
         raise ConfigFault(
             "no_agent",
             f"no agent is described by the name {printable(name, 60)!r}; there are: {there}",
-            "agent-mailer config set agent NAME",
+            "agent-mailer runtime list",
         )
 
     def _places(self, name: str) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,114 @@
+"""Descriptions of agents: those that are shipped can be used, a bad one says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.errors import ConfigFault
+from agent_mailer.outcomes import Outcome
+from agent_mailer.runtimes.acp.adapter import AgentOptions, AgentRuntime
+from agent_mailer.runtimes.acp.descriptor import read
+from agent_mailer.runtimes.acp.shelf import Shelf
+from agent_mailer.runtimes.port import PermissionMode, Probe, RuntimeMissing
+from agent_mailer.testing.runtime_suite import RuntimeSuite
+
+SHIPPED = ("gemini", "kimi", "opencode", "qwen", "vibe")
+LEAST = 'argv = ["sh", "-c", "true"]\n[modes.plan]\n'
+
+
+def shelf(user: Path, **own: str) -> Shelf:
+    return Shelf({f"agents/{name}.toml": text.encode() for name, text in own.items()}, user)
+
+
+def agent(tmp_path: Path, text: str = LEAST, **env: str) -> AgentRuntime:
+    known = shelf(tmp_path, some=text).find("some")
+    return AgentRuntime(known, AgentOptions(PermissionMode.PLAN), {"PATH": "/usr/bin:/bin", "HOME": "/home/u", **env})
+
+
+class TestAgentSuite(RuntimeSuite):
+    @pytest.fixture
+    def runtime(self, tmp_path: Path) -> AgentRuntime:
+        return agent(tmp_path)
+
+
+def test_the_shipped_ones_have_every_mode_and_a_check(tmp_path: Path) -> None:
+    empty = shelf(tmp_path)
+    assert tuple(empty.names()) == SHIPPED
+    for name in SHIPPED:
+        known = empty.find(name)
+        for mode in PermissionMode:
+            assert AgentRuntime(known, AgentOptions(mode), {"HOME": "/home/u"}).traits.home is not None
+        assert known.descriptor.check.known
+        plan = known.descriptor.modes.plan
+        assert plan is not None
+        assert not {"execute", "edit", "delete", "move", "*"} & set(plan.allow_kinds)
+
+
+def test_the_workdirs_own_comes_first_then_the_users(tmp_path: Path) -> None:
+    (tmp_path / "opencode.toml").write_text(LEAST)
+    assert shelf(tmp_path).find("opencode").where == str(tmp_path / "opencode.toml")
+    own = shelf(tmp_path, opencode=LEAST.replace("true", "false")).find("opencode")
+    assert own.descriptor.argv[2] == "false"
+    for name in ("no-such", "../opencode", "", "Opencode"):
+        with pytest.raises(ConfigFault, match="no agent is described"):
+            shelf(tmp_path).find(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "argv"),
+        ("argv = []", "names no program"),
+        ('argv = ["x"]\nunheard_of = 1', "unheard_of"),
+        ("argv = [", "TOML|Invalid"),
+        ('argv = ["x"]\n[named]\nfield = "a"\nmail = "("', "no regular expression"),
+        ('argv = ["x"]\n[named]\nfield = "a"\nname = "abc"', "one group"),
+        ('argv = ["x"]\n[[errors]]\noutcome = "failed"', "neither"),
+        ('argv = ["x"]\n[[errors]]\ncode = 1\noutcome = "done"', "done"),
+        ("x" * 70_000, "more than"),
+    ],
+)
+def test_a_bad_one_says_what_is_wrong(text: str, why: str) -> None:
+    with pytest.raises(ConfigFault, match=why) as caught:
+        read(text.encode(), "/srv/x.toml")
+    assert "/srv/x.toml" in caught.value.message + caught.value.fix
+
+
+def test_a_mode_that_is_not_described_is_refused(tmp_path: Path) -> None:
+    known = shelf(tmp_path, some=LEAST).find("some")
+    with pytest.raises(ConfigFault, match="no permission_mode"):
+        AgentRuntime(known, AgentOptions(PermissionMode.BYPASS_PERMISSIONS), {})
+
+
+def test_a_program_that_is_not_there_says_how_it_is_installed(tmp_path: Path) -> None:
+    text = LEAST.replace('"sh"', '"no-such-agent"').replace("[modes", 'install = "npm install --global it"\n[modes')
+    with pytest.raises(RuntimeMissing) as caught:
+        agent(tmp_path, text).probes(tmp_path)
+    assert caught.value.fix == "npm install --global it"
+
+
+def test_a_node_that_is_too_old_is_told_and_the_agents_own_version(tmp_path: Path) -> None:
+    runtime = agent(tmp_path, LEAST.replace("[modes", "node = 22\n[modes"))
+    asked = runtime.probes(tmp_path)
+    assert [probe.argv[-1] for probe in asked] == ["--version", "--version"]
+    assert runtime.read_probe(asked[0], 0, "some v1.2.3 (abc)\n").text == "some 1.2.3"
+    assert not runtime.read_probe(asked[0], 1, "SyntaxError: createZstdDecompress").ok
+    old = runtime.read_probe(asked[1], 0, "v20.20.2\n")
+    assert not old.ok
+    assert "Node 22" in old.text
+    assert runtime.read_probe(asked[1], 0, "v22.1.0\n").ok
+    assert isinstance(asked[0], Probe)
+
+
+def test_an_account_is_known_by_its_keys(tmp_path: Path) -> None:
+    text = LEAST.replace("[modes", 'keys = ["K"]\n[modes')
+    accounts = {agent(tmp_path, text, **env).traits.account for env in ({"K": "a"}, {"K": "b"}, {"K": "a", "X": "y"})}
+    assert len(accounts) == 2
+    assert not any(account == "a" for account in accounts)
+
+
+def test_a_final_result_is_one_of_ours(tmp_path: Path) -> None:
+    (event,) = agent(tmp_path).parse(b'{"type":"result","outcome":"signed_out","detail":"x"}')
+    assert getattr(event, "outcome", None) is Outcome.SIGNED_OUT
