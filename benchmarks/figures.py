@@ -19,6 +19,7 @@ from agent_mailer.events import EventName
 from benchmarks import (
     approvals,
     beneath,
+    bridge,
     broker,
     broker_scale,
     broker_turns,
@@ -238,6 +239,7 @@ FIGURES = {
     "tools": mcp.tools,
     "doorbell": live.doorbell,
     "turn-start": turns.start,
+    "bridge": bridge.bridge,
     "turn-memory": turns.memory,
     "turn-end": turns.ending,
     "sandbox": sandbox.around_true,
