@@ -19,6 +19,7 @@ from agent_mailer.runtimes.codex.adapter import CodexRuntime
 from agent_mailer.runtimes.codex.failures import classify, classify_retry, classify_stderr, reset_time
 from agent_mailer.runtimes.codex.lines import events_of
 from agent_mailer.runtimes.port import (
+    FINAL_TEXT_LIMIT,
     Doomed,
     Event,
     Evidence,
@@ -35,7 +36,6 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
     Usage,
 )
-from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
 THREAD = "01a1fd5a-81da-7f82-9a79-729482fbef98"

@@ -9,6 +9,7 @@ from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import Exit, Judgement, Outcome
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import (
+    FINAL_TEXT_LIMIT,
     CommandOutput,
     Event,
     Evidence,
@@ -23,7 +24,7 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
     Usage,
 )
-from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT, build_env
+from agent_mailer.runtimes.programs import build_env
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
 ENV = {"PATH": "/usr/bin:/bin", "HOME": "/home/somebody"}

@@ -13,6 +13,7 @@ from agent_mailer.process.holder import HOLDER
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.own_lines import events_of
 from agent_mailer.runtimes.port import (
+    FINAL_TEXT_LIMIT,
     CommandOutput,
     Event,
     Evidence,
@@ -23,7 +24,6 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
 )
 from agent_mailer.runtimes.programs import (
-    FINAL_TEXT_LIMIT,
     find_program,
     how_it_crashed,
     last_words,

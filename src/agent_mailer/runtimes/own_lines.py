@@ -11,8 +11,17 @@ from agent_mailer.approvals.calls import call_of
 from agent_mailer.clock import from_iso
 from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.runtimes.port import Event, Progress, Result, SessionStarted, ToolEnded, ToolStarted, Usage
-from agent_mailer.runtimes.programs import PROGRESS_LIMIT, Fields, amount_in, text_in, typed_line
+from agent_mailer.runtimes.port import (
+    PROGRESS_LIMIT,
+    Event,
+    Progress,
+    Result,
+    SessionStarted,
+    ToolEnded,
+    ToolStarted,
+    Usage,
+)
+from agent_mailer.runtimes.programs import Fields, amount_in, text_in, typed_line
 
 _DETAIL_LIMIT = 300
 _TOOL_ID_LIMIT = 200

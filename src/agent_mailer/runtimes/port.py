@@ -15,6 +15,11 @@ from agent_mailer.errors import UnavailableFault
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 
+FINAL_TEXT_LIMIT: Final = 256 * 1024
+"""Bytes of an agent's final words."""
+PROGRESS_LIMIT: Final = 1000
+"""Characters of a line that is for people."""
+
 
 class PermissionMode(StrEnum):
     """What the agent may do unasked. Never guessed: the user chooses."""

@@ -18,8 +18,6 @@ from agent_mailer.outcomes import Exit
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.port import RuntimeMissing, TurnRequest
 
-FINAL_TEXT_LIMIT = 256 * 1024
-PROGRESS_LIMIT = 1000
 _STDERR_LOOK = 8 * 1024
 _DETAIL_LIMIT = 300
 _MOST = 1e18

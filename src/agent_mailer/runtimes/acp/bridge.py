@@ -22,7 +22,6 @@ from agent_mailer.process.talking import Talking
 from agent_mailer.runtimes.acp import wire
 from agent_mailer.runtimes.acp.conversation import Conversation, Decide, Say, Send
 from agent_mailer.runtimes.acp.orders import Orders, Verdict
-from agent_mailer.runtimes.acp.permission import permit
 from agent_mailer.runtimes.acp.staged import staged_in
 from agent_mailer.runtimes.acp.verdict import judge
 from agent_mailer.turn_tools import anchor_turn
@@ -93,6 +92,9 @@ class Bridge:
                     case Say(fields=fields):
                         _print(fields)
                     case Decide(params=params):
+                        # Most turns ask for nothing, and each would pay for what knows of it.
+                        from agent_mailer.runtimes.acp.permission import permit
+
                         permission = permit(self._orders, params)
                         talk.decided(step, permission.option, permission.tool, allowed=permission.allowed)
 

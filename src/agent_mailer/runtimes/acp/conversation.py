@@ -16,7 +16,7 @@ from agent_mailer.runtimes.acp import wire
 from agent_mailer.runtimes.acp.descriptor import MailBy, UsageOf
 from agent_mailer.runtimes.acp.orders import Ended, Failure, Orders, Verdict
 from agent_mailer.runtimes.acp.wire import Answer, Fields, Message, Notice, Refusal, Request
-from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT, PROGRESS_LIMIT
+from agent_mailer.runtimes.port import FINAL_TEXT_LIMIT, PROGRESS_LIMIT
 
 SERVER = "agent_mailer"
 _MOST_TOOLS = 2000

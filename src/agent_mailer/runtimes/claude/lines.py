@@ -15,6 +15,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.claude.failures import OLD_LIMIT, Failure, as_seconds, meaning_of, old_limit
 from agent_mailer.runtimes.claude.fence import TOOLS, Fence, too_much
 from agent_mailer.runtimes.port import (
+    PROGRESS_LIMIT,
     Asks,
     Doomed,
     Event,
@@ -27,7 +28,6 @@ from agent_mailer.runtimes.port import (
     Usage,
 )
 from agent_mailer.runtimes.programs import (
-    PROGRESS_LIMIT,
     Fields,
     amount_in,
     text_in,

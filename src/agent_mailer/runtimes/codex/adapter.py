@@ -22,6 +22,7 @@ from agent_mailer.runtimes.codex.program import find_codex, version_of
 from agent_mailer.runtimes.port import (
     ASKS,
     FENCE,
+    FINAL_TEXT_LIMIT,
     LOGIN,
     Event,
     Evidence,
@@ -37,7 +38,7 @@ from agent_mailer.runtimes.port import (
     ToolServer,
     TurnRequest,
 )
-from agent_mailer.runtimes.programs import FINAL_TEXT_LIMIT, how_it_crashed, last_words, turn_variables
+from agent_mailer.runtimes.programs import how_it_crashed, last_words, turn_variables
 
 TESTED = (0, 170, 0)
 """The oldest version to be used: the ones before lost the sandbox of threads that a thread starts."""

@@ -17,6 +17,7 @@ from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.codex.failures import classify, classify_retry, is_thread_id
 from agent_mailer.runtimes.port import (
+    PROGRESS_LIMIT,
     Doomed,
     Event,
     Progress,
@@ -27,7 +28,6 @@ from agent_mailer.runtimes.port import (
     Trouble,
     Usage,
 )
-from agent_mailer.runtimes.programs import PROGRESS_LIMIT
 
 _NAME_LIMIT = 200
 _RETRY = re.compile(r"Reconnecting\.\.\. (?P<which>waiting for network|\d+/\d+)(?: \((?P<why>.*)\))?", re.DOTALL)
