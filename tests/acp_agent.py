@@ -8,6 +8,7 @@ The script maps each method that the client may call to steps, each with one key
     {"mail": [WORDS]}    `agent-mailer mail WORDS`       {"touch": FILE}     make FILE
     {"await": FILE}      until FILE is there             {"leave": STATUS}   end at once
     {"daemon": FILE}     leave a process of its own session, its environment cleared; its pid into FILE
+    {"model": true}      as an agent does: its model is asked at $MODEL_URL, and what it calls is run
     {"hang": true}       nothing more, not even at the end of its input
 
 A method without steps is refused with -32601. What the client says is appended to SCRIPT.json.heard.
@@ -15,16 +16,20 @@ A method without steps is refused with -32601. What the client says is appended 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 SESSION = "ses_1"
+MAIL = (sys.executable, "-P", "-m", "agent_mailer.cli.app", "mail")
 
 
 def say(fields: dict[str, Any]) -> None:
@@ -56,6 +61,59 @@ class Agent:
             for step in steps or ():
                 self.perform(step, message)
 
+    def work(self, call: dict[str, Any]) -> None:
+        """One prompt of an agent with a shell and the mail tools."""
+        told = [*self.remembered(), {"role": "user", "content": call["params"]["prompt"][0]["text"]}]
+        names = ("bash", "agent_mailer_reply")
+        tools = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in names]
+        while True:
+            body = json.dumps({"model": "m", "messages": told, "tools": tools}).encode()
+            ask = urllib.request.Request(os.environ["MODEL_URL"] + "/v1/chat/completions", body)
+            try:
+                with urllib.request.urlopen(ask) as response:
+                    message = json.load(response)["choices"][0]["message"]
+            except urllib.error.HTTPError as error:
+                said = json.load(error)["error"]["message"]
+                data = {"statusCode": error.code, "message": said}
+                say({"id": call["id"], "error": {"code": -32603, "message": "Internal error", "data": data}})
+                return
+            except (OSError, http.client.HTTPException) as error:
+                say({"id": call["id"], "error": {"code": -32603, "message": f"fetch failed: {error}"}})
+                return
+            told.append(message)
+            if not message.get("tool_calls"):
+                break
+            self.use(**message["tool_calls"][0]["function"])
+        if not Path("session").exists():
+            Path("session").write_text(json.dumps(told))
+        text = {"type": "text", "text": message["content"]}
+        update = {"sessionUpdate": "agent_message_chunk", "content": text}
+        say({"method": "session/update", "params": {"sessionId": SESSION, "update": update}})
+        usage = {"inputTokens": 100, "outputTokens": 20}
+        say({"id": call["id"], "result": {"stopReason": "end_turn", "usage": usage}})
+
+    def remembered(self) -> list[dict[str, Any]]:
+        """Of the session that was loaded."""
+        loaded = "session/load" in self.heard.read_text().splitlines()[-2]
+        found: list[dict[str, Any]] = json.loads(Path("session").read_text()) if loaded else []
+        return found
+
+    def use(self, name: str, arguments: str) -> None:
+        kind = "execute" if name == "bash" else "other"
+        given = json.loads(arguments)
+        update = {"sessionUpdate": "tool_call", "toolCallId": "t1", "title": name, "kind": kind}
+        say({"method": "session/update", "params": {"sessionId": SESSION, "update": update}})
+        options = [{"optionId": name, "kind": name} for name in ("allow_always", "allow_once", "reject_once")]
+        params = {"toolCall": {"toolCallId": "t1", "rawInput": given}, "options": options}
+        say({"id": "mine", "method": "session/request_permission", "params": params})
+        answer = self.listen()
+        assert answer is not None
+        if answer["result"]["outcome"]["optionId"] == "allow_once":
+            words = ["/bin/sh", "-c", given["command"]] if name == "bash" else [*MAIL, "reply", "--body", given["body"]]
+            subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
+        done = {"sessionUpdate": "tool_call_update", "toolCallId": "t1", "status": "completed"}
+        say({"method": "session/update", "params": {"sessionId": SESSION, "update": done}})
+
     def perform(self, step: dict[str, Any], call: dict[str, Any]) -> None:
         ((kind, value),) = step.items()
         match kind:
@@ -74,8 +132,7 @@ class Agent:
                     if message.get("method") == "session/cancel":
                         say({"id": call["id"], "result": {"stopReason": "cancelled"}})
             case "mail":
-                words = [sys.executable, "-P", "-m", "agent_mailer.cli.app", "mail", *value]
-                subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
+                subprocess.run([*MAIL, *value], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
             case "touch":
                 Path(value).touch()
             case "await":
@@ -86,6 +143,8 @@ class Agent:
                 subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True, env={"PATH": os.defpath})
                 while not Path(value).exists():
                     time.sleep(0.01)
+            case "model":
+                self.work(call)
             case "hang":
                 signal.pause()
             case "leave":

@@ -83,16 +83,25 @@ class Bench:
         prompt: str = "Do what the mail says.",
         stop_at: Path | None = None,
         away: bool = False,
+        lingers: bool = False,
     ) -> Tried:
         """One turn with this script. `stop_at`: a file whose appearance ends the turn; it holds a process's id. `away`:
-        nobody listens where the model should be. Raises MailerError, OSError.
+        nobody listens where the model should be. `lingers`: what is left of it is looked for.
+        Raises MailerError, OSError.
         """
         with ModelServer(steps) as server:
             runtime = self.runtime(mode, "http://127.0.0.1:9" if away else server.url)
-            return asyncio.run(self._turn(runtime, server, session, prompt, stop_at))
+            return asyncio.run(self._turn(runtime, server, session, prompt, stop_at, lingers=lingers))
 
     async def _turn(
-        self, runtime: AgentRuntime, server: ModelServer, session: str | None, prompt: str, stop_at: Path | None
+        self,
+        runtime: AgentRuntime,
+        server: ModelServer,
+        session: str | None,
+        prompt: str,
+        stop_at: Path | None,
+        *,
+        lingers: bool,
     ) -> Tried:
         self._count += 1
         turn_id = f"{SCRATCH_TURN[:-2]}{self._count:02d}"
@@ -120,9 +129,10 @@ class Bench:
         supervised = gated.release()
         ended = await self._until_ended(supervised, stop_at)
         seconds = time.monotonic() - begun
-        if ended and stop_at is None:
+        left = []
+        if ended and lingers:
             await asyncio.sleep(_LEFT_AFTER)
-        left = [one for one in members(turn_id, supervised.holder) if one != supervised.holder] if ended else []
+            left = [one for one in members(turn_id, supervised.holder) if one != supervised.holder]
         await end_tree(turn_id, supervised.holder)
         seen = Observation()
         for line in (folder.path / STDOUT_FILE).read_bytes().splitlines():

@@ -55,7 +55,7 @@ def points(bench: Bench, descriptor: Descriptor, version: str, tell: Callable[[s
         PermissionMode.ACCEPT_EDITS,
     )
     tell("a first turn")
-    first = bench.turn(bypass, [Say("The answer.")], prompt=MARK)
+    first = bench.turn(bypass, [Say("The answer.")], prompt=MARK, lingers=True)
     yield _point(1, "starts, and speaks version 1", first.done, f"{version}, {_how(first)}")
     if not first.done:
         return

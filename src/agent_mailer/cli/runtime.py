@@ -72,13 +72,16 @@ def show(name: Name, workdir: Workdir = None, as_json: Json = False) -> None:
         ("usage", view.usage),
     ]
     say(columns(rows, ("", ""), ids=(), whole=("",)))
-    note(f"\n{measured}" if measured else f"\nnot tried here yet: agent-mailer runtime check {name}")
+    if measured:
+        say(f"\n{measured}")
+    else:
+        note(f"\nnot tried here yet: agent-mailer runtime check {name}")
 
 
 @app.command("check", cls=FastCommand)
 def check(
     name: Name,
-    patience: Annotated[int, typer.Option("--patience", metavar="SECONDS", help="For each turn.")] = 60,
+    patience: Annotated[int, typer.Option("--patience", metavar="SECONDS", help="For each turn.")] = 120,
     workdir: Workdir = None,
     as_json: Json = False,
 ) -> None:

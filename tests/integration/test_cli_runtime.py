@@ -1,0 +1,97 @@
+"""`agent-mailer runtime`: what is described, and a try of one with a model server of our own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from tests import acp_agent
+from tests.typed import type_in
+
+DESCRIPTOR = """\
+argv = [{argv}]
+title = "Scripted"
+version = ["--version"]
+usage = "last"
+silent_for = 2
+[modes.plan]
+allow_kinds = ["read"]
+[modes.bypassPermissions]
+allow_kinds = ["*"]
+[named]
+field = "announced.title"
+mail = "agent_mailer_[a-z_]+"
+[check.env]
+MODEL_URL = "$URL"
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With an agent that asks a model, called `mine`, described in the user's folder."""
+    script = tmp_path / "script.json"
+    prompt = [{"model": True}]
+    able = {"loadSession": True}
+    script.write_text(
+        json.dumps(
+            {
+                "initialize": [{"answer": {"protocolVersion": 1, "agentCapabilities": able}}],
+                "session/new": [{"answer": {"sessionId": acp_agent.SESSION}}],
+                "session/load": [{"answer": {}}],
+                "session/prompt": prompt,
+            }
+        )
+    )
+    program = tmp_path / "mine"
+    program.write_text(
+        f"""#!/bin/sh\n[ "$1" != --version ] || {{ echo mine 1.2.3; exit; }}\n"""
+        f"""exec {sys.executable} {acp_agent.__file__} {script}\n"""
+    )
+    program.chmod(0o755)
+    folder = tmp_path / "config" / "agent-mailer" / "agents"
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text(DESCRIPTOR.format(argv=json.dumps(str(program))))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def test_what_is_described_is_listed_with_what_is_missing(home: Path) -> None:
+    listed = {one["name"]: one for one in type_in(home, "runtime", "list", "--json").json["agents"]}
+    assert {"gemini", "kimi", "mine", "opencode", "qwen", "vibe"} <= set(listed)
+    assert listed["mine"]["version"] == "Scripted 1.2.3"
+    missing = type_in(home, "runtime", "show", "vibe", env={"PATH": "/nowhere"})
+    assert "uv tool install mistral-vibe" in missing.out
+    unknown = type_in(home, "runtime", "show", "nobody")
+    assert (unknown.status, "runtime list" in unknown.err) == (78, True)
+
+
+@pytest.mark.long
+def test_an_agent_is_tried_and_what_was_found_is_kept_for_the_user(home: Path) -> None:
+    done = type_in(home, "runtime", "check", "mine", "--patience", "20", "--json", env=dict(os.environ))
+    points = {(one["number"], one["what"]): one for one in done.json["points"]}
+    bad = {what: one["found"] for (_, what), one in points.items() if one["how"] == "bad"}
+    assert done.status == 0, bad
+    assert {number for number, _ in points} == set(range(1, 11))
+    failures = {what: one["found"] for (number, what), one in points.items() if number == 6}
+    assert len(failures) == 9
+    assert failures["provider: 401"].startswith("signed_out")
+    assert failures["provider: quota"].startswith("limited")
+    assert failures["provider: silence"].startswith("unavailable")
+    assert "did not run" in points[3, "a shell command in mode plan"]["found"]
+    shown = type_in(home, "runtime", "show", "mine")
+    assert "provider: 401" in shown.out
+    assert (home / "config" / "agent-mailer" / "measured" / "mine.txt").is_file()
+
+
+@pytest.mark.long
+def test_an_agent_that_is_no_good_is_told_so(home: Path) -> None:
+    script = home / "script.json"
+    steps = json.loads(script.read_text())
+    steps["session/prompt"] = [{"answer": {"stopReason": "end_turn"}}]
+    script.write_text(json.dumps(steps))
+    done = type_in(home, "runtime", "check", "mine")
+    assert done.status == 1
+    assert "unavailable" in done.out
