@@ -11,6 +11,9 @@ import pytest
 from tests import acp_agent
 from tests.typed import type_in
 
+from agent_mailer.checks import Level
+from agent_mailer.checks.workdir import check_templates
+
 DESCRIPTOR = """\
 argv = [{argv}]
 title = "Scripted"
@@ -66,6 +69,13 @@ def test_what_is_described_is_listed_with_what_is_missing(home: Path) -> None:
     assert "uv tool install mistral-vibe" in missing.out
     unknown = type_in(home, "runtime", "show", "nobody")
     assert (unknown.status, "runtime list" in unknown.err) == (78, True)
+
+
+def test_a_workdirs_own_description_is_no_bad_template(home: Path) -> None:
+    folder = home / "templates"
+    (folder / "agents").mkdir(parents=True)
+    (folder / "agents" / "mine.toml").write_text(DESCRIPTOR.format(argv='"mine"'))
+    assert [one.result for one in check_templates(folder)] == [Level.OK]
 
 
 @pytest.mark.long

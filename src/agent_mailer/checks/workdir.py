@@ -14,6 +14,7 @@ from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, re
 from agent_mailer.names import printable
 from agent_mailer.prompts import PromptKind, template_fault
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.trust.standing import AGENTS
 from agent_mailer.trust.workdir import Trust
 
 
@@ -148,6 +149,9 @@ def check_templates(folder: Path) -> list[CheckResult]:
 def _template(path: Path) -> CheckResult | None:
     known = {f"{kind}.md": kind for kind in PromptKind}
     kind = known.get(path.name)
+    if path.name == AGENTS and path.is_dir():
+        # Descriptions of agents, which are read when one of them is meant.
+        return None
     if kind is None:
         if path.name.startswith(".") or path.name.endswith("~"):
             return None
