@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -125,6 +126,7 @@ def _send_on(hook: HookDesk, name: str, over: list[bool]) -> list[Taken]:
             try:
                 answer = hook.post(body, signed(hook.secret, body) | {"Idempotency-Key": key})
             except httpx.TransportError:
+                time.sleep(0.05)  # it is being started again
                 continue
             break
         assert answer.status_code == 200, answer.text

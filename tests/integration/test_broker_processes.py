@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import secrets
@@ -21,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from tests.broker_process import Account, BrokerProcess, join, register
 from tests.databases import AS_OF_0008, Postgres, postgres
 from tests.desk import until
+from tests.hook_desk import signed
 from tests.integration.test_broker_streams import Listener
 from tests.sizes import LONG
 
@@ -130,6 +132,33 @@ def test_a_link_acts_once_whichever_process_is_asked_and_wakes_the_watcher_at_th
     with pair.client(1) as client:
         bodies = [one["body"] for one in client.get(path, params={"agent_id": pair.coder["id"]}).json()]
     assert len(bodies) == len(set(bodies)) == 5
+
+
+def test_one_delivery_that_comes_at_both_at_once_is_one_mail(pair: Pair) -> None:
+    form = {"name": "ci", "to": pair.coder["address"]}
+    with pair.client(0) as client:
+        made = client.post("/admin/hooks", json=form, headers=pair.ann.as_person).json()
+
+    def deliver(number: int, name: str, said: dict[str, str]) -> Any:
+        body = json.dumps(said).encode()
+        headers = signed(made["secret"], body) | {"Idempotency-Key": name}
+        url = f"{pair.processes[number % 2].url}{made['hook']['path']}"
+        answer = httpx.post(url, content=body, headers=headers, trust_env=False, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(5):
+            same = list(pool.map(lambda at: deliver(at, f"same-{n}", {"title": f"one {n}"}), range(8)))  # noqa: B023
+            assert [one["replayed"] for one in same].count(False) == 1
+            assert len({one["messageIds"][0] for one in same}) == 1
+        alarm = {"title": "alarm", "dedupeKey": "db"}
+        counts = [one["occurrenceCount"] for one in pool.map(lambda at: deliver(at, f"alarm-{at}", alarm), range(16))]
+    assert sorted(counts) == list(range(1, 17)), "each is counted once, whichever process has it"
+    with pair.client(1) as client:
+        path = f"/messages/inbox/{pair.coder['address']}"
+        subjects = [one["subject"] for one in client.get(path, params={"agent_id": pair.coder["id"]}).json()]
+    assert sorted(subjects) == ["alarm", *(f"one {n}" for n in range(5))]
 
 
 def test_a_token_of_one_counts_at_the_other_until_it_is_logged_out(pair: Pair) -> None:

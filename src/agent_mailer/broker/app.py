@@ -25,6 +25,7 @@ from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.edge import Edge
 from agent_mailer.broker.engines import is_file
 from agent_mailer.broker.hooks.admin import router as hooks_admin_router
+from agent_mailer.broker.hooks.posting import post_on
 from agent_mailer.broker.hooks.routes import router as hooks_router
 from agent_mailer.broker.hooks.sweep import sweep_on
 from agent_mailer.broker.hooks.taking import Limits
@@ -86,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.streams = streams = Streams(store, directory, settings, peers)
         await directory.open()
         keeper: asyncio.Task[None] | None = None
-        sweeper: asyncio.Task[None] | None = None
+        sweepers: list[asyncio.Task[None]] = []
         app.state.hooks_lock = lock = asyncio.Lock()
         limits = Limits(settings.max_body_bytes, settings.quota)
         if settings.keep != Keep():
@@ -95,12 +96,13 @@ def create_app(settings: Settings) -> FastAPI:
             if peers is not None:
                 await peers.open(streams)
             await streams.open()
-            sweeper = asyncio.create_task(sweep_on(store, streams, lock, limits))
+            sweepers.append(asyncio.create_task(sweep_on(store, streams, lock, limits)))
+            sweepers.append(asyncio.create_task(post_on(store, settings.secret)))
             yield
         finally:
-            if sweeper is not None:
+            for sweeper in sweepers:
                 sweeper.cancel()
-                await asyncio.gather(sweeper, return_exceptions=True)
+            await asyncio.gather(*sweepers, return_exceptions=True)
             if keeper is not None:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)

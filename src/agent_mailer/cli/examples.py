@@ -118,6 +118,10 @@ _OF: dict[str, tuple[str, ...]] = {
     "hook missed": ("hook missed octo/hello 512345678",),
     "hook retry": ("hook retry", "hook retry github --delivery 72d3162e"),
     "broker serve": ("broker serve", "broker serve --port 9800"),
+    "broker hook add": (
+        "broker hook add ci --user alice --to coder@alice.amp.localhost --kind github --branch main",
+        "broker hook add alarms --user alice --team ops --callback https://ops.example.org/results",
+    ),
     "broker user add": ("broker user add alice",),
     "broker user list": ("broker user list",),
     "broker user password": ("broker user password alice",),

@@ -13,12 +13,14 @@ from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.audit import Act
 from agent_mailer.broker.callers import AsPerson, directory_of, settings_of, store_of, write_noted
 from agent_mailer.broker.hooks import rows
+from agent_mailer.broker.hooks.callbacks import Callback, callbacks_of
 from agent_mailer.broker.hooks.history import Came, Item, deliveries_of, failed_delivery, items_of
 from agent_mailer.broker.hooks.routes import limits_of
 from agent_mailer.broker.hooks.rows import Hook, NewHook, Standing
 from agent_mailer.broker.hooks.taking import retry
 from agent_mailer.broker.protocol import ONE_LINE, Fault, Reference
 from agent_mailer.broker.streams import streams_of
+from agent_mailer.outside.callbacks import LONGEST_URL
 from agent_mailer.outside.event import Source
 from agent_mailer.outside.items import Outcome, Taken
 from agent_mailer.outside.rules import LONGEST, MOST, Rules
@@ -29,7 +31,9 @@ Patterns = Annotated[list[Annotated[str, Field(min_length=1, max_length=LONGEST)
 
 
 class HookForm(BaseModel):
-    """`to`: an agent's address; or else `team_id`. Patterns are as in a shell; an empty list wants all."""
+    """`to`: an agent's address; or else `team_id`. Patterns are as in a shell; an empty list wants all. `callback`: an
+    https URL to which answers are told back.
+    """
 
     name: Annotated[str, Field(max_length=40, pattern=ONE_LINE)]
     kind: Source = Source.GENERIC
@@ -39,6 +43,7 @@ class HookForm(BaseModel):
     actions: Patterns = []
     branches: Patterns = []
     labels: Patterns = []
+    callback: Annotated[str, Field(max_length=LONGEST_URL, pattern=ONE_LINE)] = ""
 
 
 class WithSecret(msgspec.Struct, frozen=True):
@@ -58,7 +63,7 @@ class WithSecret(msgspec.Struct, frozen=True):
 async def make(request: Request, person: AsPerson, form: HookForm) -> Response:
     """Its secret is shown here, and when it gets another."""
     rules = Rules(tuple(form.events), tuple(form.actions), tuple(form.branches), tuple(form.labels))
-    new = NewHook(form.name, form.kind, form.to, form.team_id, rules)
+    new = NewHook(form.name, form.kind, form.to, form.team_id, rules, form.callback)
     settings = settings_of(request)
     made = await write_noted(
         request,
@@ -165,6 +170,19 @@ async def items(
 ) -> Response:
     """What was told last first."""
     return answer(await store_of(request).read(lambda c: items_of(c, person.user_id, hook_id, limit)))
+
+
+@router.get(
+    "/{hook_id}/callbacks",
+    summary="What was told back by a hook",
+    responses={200: described(list[Callback]), **refusals(401, 404, 422, 503)},
+    response_class=Response,
+)
+async def callbacks(
+    request: Request, person: AsPerson, hook_id: str, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> Response:
+    """The newest first."""
+    return answer(await store_of(request).read(lambda c: callbacks_of(c, person.user_id, hook_id, limit)))
 
 
 @router.post(

@@ -17,6 +17,7 @@ from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, teams, users
 from agent_mailer.broker.users.rows import new_id
 from agent_mailer.names import HOOK
+from agent_mailer.outside.callbacks import BadTarget, target_of
 from agent_mailer.outside.event import Source
 from agent_mailer.outside.rules import BAD_NAME, Rules, bad_pattern, is_hook_name
 
@@ -33,7 +34,9 @@ class Standing(StrEnum):
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """`path`: where it is called. `to`: an agent's address, or empty; `team_id`: whose agents all get it."""
+    """`path`: where it is called. `to`: an agent's address, or empty; `team_id`: whose agents all get it. `callback`:
+    where answers are told back, or empty; `callback_hosts`: which an operator listed.
+    """
 
     id: str
     name: str
@@ -46,6 +49,8 @@ class Hook(msgspec.Struct, frozen=True):
     rules: Rules
     version: int
     created_at: str
+    callback: str
+    callback_hosts: list[str]
 
 
 class NewHook(msgspec.Struct, frozen=True):
@@ -56,6 +61,8 @@ class NewHook(msgspec.Struct, frozen=True):
     to: str = ""
     team_id: str | None = None
     rules: Rules = Rules()
+    callback: str = ""
+    callback_hosts: tuple[str, ...] = ()
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -72,7 +79,7 @@ _h, _to, _from = hooks.c, agents.alias("hook_to"), agents.alias("hook_from")
 _HOOK = (
     select(
         *(_h.id, _h.name, users.c.username, _h.kind, _h.standing, _from.c.address),
-        *(_to.c.address, _h.team_id, _h.rules, _h.version, _h.created_at),
+        *(_to.c.address, _h.team_id, _h.rules, _h.version, _h.created_at, _h.callback, _h.callback_hosts),
     )
     .join(users, users.c.id == _h.user_id)
     .join(_from, _from.c.id == _h.sender_id)
@@ -128,6 +135,11 @@ def add_hook(connection: Connection, user_id: str, username: str, domain: str, n
         raise Fault(400, BAD_NAME)
     if words := bad_pattern((*new.rules.events, *new.rules.actions, *new.rules.branches, *new.rules.labels)):
         raise Fault(400, words)
+    if new.callback:
+        try:
+            target_of(new.callback, new.callback_hosts)
+        except BadTarget as error:
+            raise Fault(400, str(error)) from None
     if bool(new.to) == (new.team_id is not None):
         raise Fault(400, "A hook's mail goes to one agent, or to one team")
     agent_id = _agent_at(connection, user_id, new.to) if new.to else None
@@ -147,10 +159,15 @@ def add_hook(connection: Connection, user_id: str, username: str, domain: str, n
         "team_id": new.team_id,
         "rules": msgspec.to_builtins(new.rules),
         "created_at": now_text(),
+        "callback": new.callback or None,
+        "callback_hosts": list(new.callback_hosts),
     }
     if before is not None:
         connection.execute(update(agents).where(agents.c.id == before.sender_id).values(status="active"))
-        connection.execute(update(hooks).where(_h.id == before.id).values(**fields, version=before.version + 1))
+        # What came under the name before is told back to nobody.
+        newest = select(agents.c.inbox_seq).where(agents.c.id == before.sender_id).scalar_subquery()
+        anew = {**fields, "version": before.version + 1, "callback_seq": newest}
+        connection.execute(update(hooks).where(_h.id == before.id).values(**anew))
         return find_hook(connection, user_id, before.id)
     address = f"{HOOK}{new.name}@{username}.{domain}"
     sender = NewAgent(f"Hook {new.name}", address, ROLE, "What comes from outside", system_prompt="")
@@ -205,7 +222,7 @@ def _rules(stored: object) -> Rules:
 
 
 def _hook(row: Sequence[Any]) -> Hook:
-    identity, name, username, kind, standing, address, to, team_id, rules, version, created_at = row
+    identity, name, username, kind, standing, address, to, team_id, rules, *others, callback, hosts = row
     path = f"/hooks/{path_name(name, username)}"
     who = (address, to or "", team_id, _rules(rules))
-    return Hook(identity, name, path, Source(kind), Standing(standing), *who, version, created_at)
+    return Hook(identity, name, path, Source(kind), Standing(standing), *who, *others, callback or "", hosts)

@@ -23,6 +23,10 @@ hooks = Table(
     Column("team_id", Text, ForeignKey("teams.id", ondelete="SET NULL")),
     Column("rules", JSON, nullable=False),
     Column("created_at", Text, nullable=False),
+    # Where answers are told back, NULL for nowhere; hosts that may be private ones; up to which number of its inbox.
+    Column("callback", Text),
+    Column("callback_hosts", JSON, nullable=False, server_default="[]"),
+    Column("callback_seq", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("user_id", "name"),
 )
 
@@ -65,4 +69,19 @@ hook_items = Table(
     Column("last_at", Text, nullable=False),
     # By its sender's clock, milliseconds since 1970: what is older came late.
     Column("moment_ms", BigInteger),
+)
+
+# What is told back, once for each message; `state` is a value of `hooks.callbacks.State`.
+hook_callbacks = Table(
+    "hook_callbacks",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("hook_id", Text, ForeignKey("hooks.id"), nullable=False),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("at", "body", "state", "why")),
+    Column("tries", Integer, nullable=False),
+    # When it is to be posted, milliseconds since 1970; NULL: it is over.
+    Column("due_ms", BigInteger),
+    Index("ix_hook_callbacks_due_ms", "due_ms"),
+    Index("ix_hook_callbacks_hook_id_at", "hook_id", "at"),
 )

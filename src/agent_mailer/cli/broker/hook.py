@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from agent_mailer.broker.data import Data
+    from agent_mailer.broker.hooks.callbacks import Callback
     from agent_mailer.broker.hooks.history import Came
     from agent_mailer.broker.hooks.rows import Hook
     from agent_mailer.broker.users.rows import User
@@ -46,6 +47,13 @@ def add(
     action: Actions = None,
     branch: Branches = None,
     label: Labels = None,
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where answers are told back.", show_default=False)
+    ] = None,
+    callback_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="A host that may be a private one, and without TLS. Again for more."),
+    ] = None,
     folder: DataFolder = None,
     database: DatabaseUrl = None,
     as_json: Json = False,
@@ -54,9 +62,14 @@ def add(
     data = data_of(folder, database)
     from agent_mailer.broker.audit import Act
     from agent_mailer.broker.hooks.rows import NewHook, add_hook
+    from agent_mailer.outside.callbacks import is_host
     from agent_mailer.outside.event import Source
     from agent_mailer.outside.rules import Rules
 
+    if bad := next((one for one in callback_host or () if not is_host(one)), None):
+        raise UsageFault(
+            "bad_host", f"{printable(bad, 80)!r} is no HOST or HOST:PORT", "--callback-host ci.example.org"
+        )
     source = Source(one_of(kind, list(Source), "--kind"))
     rules = Rules(tuple(event or ()), tuple(action or ()), tuple(branch or ()), tuple(label or ()))
     secret = _secret(data)
@@ -64,7 +77,7 @@ def add(
     def work(connection: Connection) -> Hook:
         owner = user_named(connection, user)
         team_id = None if team is None else _team(connection, owner, team)
-        new = NewHook(name, source, to or "", team_id, rules)
+        new = NewHook(name, source, to or "", team_id, rules, callback or "", tuple(callback_host or ()))
         return add_hook(connection, owner.id, owner.username, _domain(connection, owner), new)
 
     _tell(data, change(data, work, Act.HOOK_ADDED), secret, as_json=as_json)
@@ -164,6 +177,31 @@ def deliveries(
     ]
     head = ("DELIVERY", "CAME (UTC)", "EVENT", "OUTCOME", "REASON", "ABOUT")
     say(columns(rows, head, whole=("DELIVERY",)) if rows else "Nothing came by it.")
+
+
+@app.command("callbacks", cls=FastCommand)
+def callbacks(
+    hook: Which,
+    limit: Annotated[int, typer.Option(min=1, help="The newest N.")] = 100,
+    folder: DataFolder = None,
+    database: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """What was told back by a hook, and what was not taken; the newest first."""
+    data = data_of(folder, database)
+    from agent_mailer.broker.hooks.callbacks import callbacks_of
+
+    def work(connection: Connection) -> list[Callback]:
+        owner, chosen = _chosen(connection, hook)
+        return callbacks_of(connection, owner.id, chosen.id, limit)
+
+    found = look(data, work)
+    if as_json:
+        json_out(found)
+        return
+    rows = [(one.message_id[:8], one.at[:19], one.state.value, str(one.tries), printable(one.why, 80)) for one in found]
+    head = ("ANSWER", "CAME (UTC)", "", "TRIES", "WHY")
+    say(columns(rows, head, whole=("ANSWER",)) if rows else "Nothing was told back by it.")
 
 
 @app.command("retry", cls=FastCommand)

@@ -1,0 +1,164 @@
+"""What an agent answers to a hook's mail is told back: once taken never again, tried again until then, nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.broker_desk import BrokerDesk, Person
+from tests.desk import until
+from tests.integration.test_broker_hooks import Hook
+from tests.typed import type_in
+
+from agent_mailer.outside.signature import HEADER
+
+pytestmark = pytest.mark.usefixtures("each_database")
+
+
+class Came(NamedTuple):
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Caller:
+    """Who is called back. `answers`: the next statuses; 200 where there are none."""
+
+    def __init__(self) -> None:
+        self.came: list[Came] = []
+        self.answers: list[int] = []
+        caller = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                caller.came.append(Came(self.path, dict(self.headers), body))
+                self.send_response(caller.answers.pop(0) if caller.answers else 200)
+                self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self.server.server_address[1]}"
+        self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def caller() -> Iterator[Caller]:
+    found = Caller()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def hook(desk: BrokerDesk, alice: Person, caller: Caller, tmp_path: Path) -> Hook:
+    """Made as an operator makes one that tells back to a private host."""
+    found = Hook.__new__(Hook)
+    found.desk, found.person = desk, alice
+    name = f"h{abs(hash(caller)) % 10**8}"
+    found.agent = desk.agent(alice, f"agent-{name}")
+    secret = {"AGENT_MAILER_SECRET_KEY": desk.settings.secret}
+    words = ("--user", alice.name, "--to", found.agent["address"], "--database", desk.settings.database, "--json")
+    url = ("--callback", f"http://{caller.host}/told?x=1", "--callback-host", caller.host)
+    made = type_in(tmp_path, "broker", "hook", "add", name, *words, *url, env=secret).json
+    found.secret, found.made = made["secret"], made["hook"]
+    found.id, found.path = found.made["id"], found.made["path"]
+    return found
+
+
+def answered(hook: Hook, message: str, body: str) -> Any:
+    form = {"agent_id": hook.agent["id"], "from_agent": hook.agent["address"], "to_agent": hook.made["address"]}
+    form |= {"action": "reply", "parent_id": message, "body": body}
+    return hook.desk.call("POST", "/messages/send", json=form, headers=hook.person.header)
+
+
+def states(hook: Hook) -> list[tuple[str, int]]:
+    return [(one["state"], one["tries"]) for one in hook.admin("GET", "/callbacks")]
+
+
+def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
+    alarm: Any = {"title": "db is down", "dedupeKey": "db", "source": "monitor"}
+    sent = hook.tell("d1", **alarm)["messageIds"]
+    hook.tell("d2", **alarm)
+    caller.answers = [302, 500]
+    answer = answered(hook, sent[0], "It is ünder repair")
+    for tries in (1, 2):
+        until(lambda tries=tries: states(hook) == [("waits", tries)], "a refusal")  # type: ignore[misc]
+        desk.sql("UPDATE hook_callbacks SET due_ms = 0 WHERE hook_id = :id", id=hook.id)
+    until(lambda: states(hook) == [("posted", 3)], "an answer that was taken")
+    assert {one.path for one in caller.came} == {"/told?x=1"}, "no redirect is followed"
+    last = caller.came[-1]
+    assert {one.body for one in caller.came} == {last.body}
+    assert json.loads(last.body) == {
+        "type": "result",
+        "hook": hook.path.rpartition("/")[2],
+        "delivery": "d1",
+        "source": "monitor",
+        "dedupeKey": "db",
+        "status": "open",
+        "occurrenceCount": 2,
+        "messageIds": sent,
+        "threadId": answer["thread_id"],
+        "resultId": answer["id"],
+        "sender": hook.agent["address"],
+        "subject": answer["subject"],
+        "result": "It is ünder repair",
+        "at": answer["created_at"],
+    }
+    found = re.fullmatch(r"t=(\d+),v1=([0-9a-f]{64})", last.headers[HEADER])
+    assert found
+    digest = hmac.new(hook.secret.encode(), f"{found[1]}.".encode() + last.body, hashlib.sha256).hexdigest()
+    assert (digest, last.headers["Idempotency-Key"], last.headers["Host"]) == (found[2], answer["id"], caller.host)
+    hook.tell("d3", **alarm, status="resolved")
+    second = answered(hook, sent[0], "done")
+    until(lambda: len(caller.came) == 4, "the second answer")
+    assert json.loads(caller.came[-1].body)["status"] == "resolved"
+    until(lambda: states(hook)[0] == ("posted", 1), "its end")
+    # Marked unread it comes to the inbox again, and is not told twice.
+    desk.call("PATCH", f"/messages/{second['id']}/unread", headers=hook.person.header)
+    third = answered(hook, sent[0], "and more")
+    until(lambda: len(caller.came) == 5, "the third answer")
+    assert json.loads(caller.came[-1].body)["resultId"] == third["id"]
+
+
+def test_no_callback_reaches_into_the_network_of_the_broker(
+    hook: Hook, desk: BrokerDesk, caller: Caller, alice: Person
+) -> None:
+    form = {"name": "inward", "to": hook.agent["address"], "callback": f"http://{caller.host}/x"}
+    assert "by https" in desk.call("POST", "/admin/hooks", 400, json=form, headers=alice.login)["detail"]
+    # A person at the broker lists nothing: only an operator does, at its database.
+    form |= {"callback": f"https://{caller.host}/x", "callback_hosts": [caller.host]}
+    made = desk.call("POST", "/admin/hooks", 201, json=form, headers=alice.login)["hook"]
+    assert made["callback_hosts"] == []
+    for url in (f"https://localhost:{caller.host.rpartition(':')[2]}/x", form["callback"]):
+        desk.sql("UPDATE hooks SET callback = :url, callback_hosts = '[]' WHERE id = :id", url=url, id=hook.id)
+        sent = hook.tell(url, title="x")["messageIds"]
+        answer = answered(hook, sent[0], "secret")
+        until(
+            lambda: any(
+                one["message_id"] == answer["id"] and "no public address" in one["why"]  # noqa: B023
+                for one in hook.admin("GET", "/callbacks")
+            ),
+            "a refusal",
+        )
+    assert caller.came == []
+    hook.admin("DELETE")
+    desk.call("GET", f"/admin/hooks/{hook.id}/callbacks", 404, headers=alice.login)
+    desk.call("DELETE", f"/admin/hooks/{made['id']}", headers=alice.login)
