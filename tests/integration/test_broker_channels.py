@@ -188,3 +188,29 @@ def test_a_bad_form_is_422(talk: Talk, desk: BrokerDesk, alice: Person, body: An
     talk.person(0, "/close", 422, reason="a\nb")
     talk.get(0, "/messages", 422, since_seq=-1)
     desk.call("GET", f"/channels/{talk.token}", 422, headers=alice.header)
+
+
+def test_a_persons_channels_come_in_pages(desk: BrokerDesk, alice: Person, bob: Person) -> None:
+    one, two = (desk.agent(alice, f"pages-{n}-{alice.name}") for n in range(2))
+    hers = desk.agent(bob, "pages-bob")
+    opened = []
+    for n in range(5):
+        form = {"agent_id": (one, hers)[n % 2]["id"]}
+        headers = (alice, bob)[n % 2].header
+        opened.append(desk.call("POST", "/channels", json=form, headers=headers)["join_token"])
+    for token in opened:
+        desk.call("POST", f"/channels/{token}/join", json={"agent_id": two["id"]}, headers=alice.header)
+    whole = [one["join_token"] for one in desk.call("GET", "/admin/channels", headers=alice.login)]
+    assert whole[:5] == opened[::-1], "each once, though two of her agents are in it"
+    found, after = [], None
+    while True:
+        asked = {"limit": 2} | ({"after": after} if after else {})
+        page = desk.call("GET", "/admin/channels", params=asked, headers=alice.login)
+        found += [one["join_token"] for one in page["channels"]]
+        after = page["next"]
+        if after is None:
+            break
+        assert len(page["channels"]) == 2
+    assert found == whole
+    assert {one["join_token"] for one in desk.call("GET", "/admin/channels", headers=bob.login)} >= {*opened[1::2]}
+    desk.call("GET", "/admin/channels?after=x", 400, headers=alice.login)

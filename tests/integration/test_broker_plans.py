@@ -94,8 +94,10 @@ def _fill_beside(
         "INSERT INTO channels (id, join_token, creator_agent, initial_prompt, status, max_turns, turn_count,"
         " ttl_expires_at, created_at) SELECT 'channel-' || n, 'token-' || n, 'a', '', 'open', 10, 1, '9', :moment"
         f" FROM ({numbers}) AS numbers",
-        "INSERT INTO channel_members (channel_id, agent_id, agent_address, role, joined_at) SELECT 'channel-' || n,"
-        f" CASE WHEN {few} THEN CAST(:coder AS text) ELSE CAST(:archive AS text) END, 'a', 'creator', :moment"
+        "INSERT INTO channel_members (channel_id, agent_id, agent_address, role, joined_at, user_id, opened_at)"
+        " SELECT 'channel-' || n,"
+        f" CASE WHEN {few} THEN CAST(:coder AS text) ELSE CAST(:archive AS text) END, 'a', 'creator', :moment,"
+        " :user, :moment"
         f" FROM ({numbers}) AS numbers",
         "INSERT INTO channel_messages (id, channel_id, seq, from_agent, body, created_at)"
         f" SELECT 'said-' || n, 'channel-' || n, 1, 'a', 'b', :moment FROM ({numbers}) AS numbers",
@@ -199,6 +201,8 @@ def use(desk: BrokerDesk, alice: Person) -> None:
     desk.call("POST", "/channels/token-4/join", json={"agent_id": coder["id"]}, headers=key)
     desk.call("POST", "/channels/token-3/close", json={"agent_id": coder["id"]}, headers=key)
     desk.call("GET", "/admin/channels/token-4", headers=login)
+    page = desk.call("GET", "/admin/channels?limit=5", headers=login)
+    desk.call("GET", "/admin/channels", params={"limit": 5, "after": page["next"]}, headers=login)
     memory = {"title": "m", "content": "c"}
     memories = "/admin/teams/team-500/memories"
     for path in (memories, f"{memories}/upsert"):
@@ -210,3 +214,28 @@ def use(desk: BrokerDesk, alice: Person) -> None:
     desk.call("DELETE", f"{memories}/memory-555", headers=login)
     with desk.http.stream("GET", f"/messages/inbox/{coder['address']}/stream?agent_id={coder['id']}", headers=key):
         pass
+
+
+def test_without_its_index_a_page_of_channels_reads_them_all(desk: BrokerDesk, alice: Person) -> None:
+    """What the test above would see, were the index not there."""
+    seen: dict[str, Any] = {}
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, _context: object, _many: bool) -> None:
+        if "channel_members.opened_at" in statement:
+            seen[statement] = parameters
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        desk.call("GET", "/admin/channels?limit=5", headers=alice.login)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    [(statement, parameters)] = seen.items()
+    engine = create_engine(desk.settings.database)
+    with engine.connect() as connection:
+        assert not _READS_ALL.search(plan(connection, statement, parameters))
+        connection.execute(text("DROP INDEX ix_channel_members_place"))
+        how = plan(connection, statement, parameters)
+        connection.rollback()
+        assert _READS_ALL.search(how), how
+        assert not _READS_ALL.search(plan(connection, statement, parameters)), "it is there again"
+    engine.dispose()

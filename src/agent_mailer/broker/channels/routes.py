@@ -20,6 +20,7 @@ from agent_mailer.broker.messages.wire import body_html
 from agent_mailer.broker.operator import operator_of
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Reference
 from agent_mailer.broker.streams import streams_of
+from agent_mailer.broker.threads.routes import After, Limit, mark_of
 
 router = APIRouter(prefix="/channels", tags=["channels"])
 admin_router = APIRouter(prefix="/admin/channels", tags=["channels"])
@@ -38,6 +39,13 @@ def _short(text: str) -> str:
 Text = Annotated[str, Field(max_length=LONGEST_BODY, pattern=NO_NUL), AfterValidator(_short)]
 Reason = Annotated[str, Field(max_length=200, pattern=ONE_LINE)]
 Since = Annotated[int, Query(ge=0, le=LARGEST_NUMBER, description="Only what was said after that number")]
+
+
+class ChannelPage(msgspec.Struct, frozen=True):
+    """`next`: the `after` of the page that follows; null where there is none."""
+
+    channels: list[Channel]
+    next: str | None
 
 
 class OpenForm(BaseModel):
@@ -244,12 +252,17 @@ async def _tell(request: Request, owner: rows.Owner, channel: Channel) -> None:
 @admin_router.get(
     "",
     summary="The channels of a person's agents",
-    responses={200: described(list[Channel]), **refusals(401, 503)},
+    responses={200: described(list[Channel] | ChannelPage), **refusals(400, 401, 422, 503)},
     response_class=Response,
 )
-async def admin_listed(request: Request, person: AsPerson) -> Response:
-    """The newest first, at most 500."""
-    return answer(await store_of(request).read(lambda c: rows.channels_of(c, person.user_id)))
+async def admin_listed(request: Request, person: AsPerson, limit: Limit = None, after: After = None) -> Response:
+    """The newest first: the newest 500, or where `limit` or `after` is given a page, with what leads to the next."""
+    if limit is None and after is None:
+        return answer(await store_of(request).read(lambda c: rows.channels_of(c, person.user_id)))
+    begin, most = mark_of(after), limit or rows.MOST_LISTED
+    found = await store_of(request).read(lambda c: rows.channels_of(c, person.user_id, begin, most + 1))
+    last = found[most - 1] if len(found) > most else None
+    return answer(ChannelPage(found[:most], f"{last.created_at} {last.id}" if last is not None else None))
 
 
 @admin_router.get(

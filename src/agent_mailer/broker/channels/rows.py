@@ -12,16 +12,18 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, literal, select, tuple_, update
 
 from agent_mailer.broker.protocol import CLOCK, Fault, now_text
 from agent_mailer.broker.tables import agents, channel_members, channel_messages, channels, users
+from agent_mailer.broker.threads.rows import Mark
 from agent_mailer.broker.users.rows import new_id
 
 TURNS, MINUTES = 10, 30
 """Before a person has to say that they go on; and what they get then."""
 MOST_MEMBERS = 2
 MOST_LISTED = 500
+NEWEST = Mark()
 _TOKEN_SIGNS = string.ascii_letters + string.digits
 _TOKEN_LENGTH = 22
 
@@ -121,10 +123,12 @@ def channel_of_owner(connection: Connection, token: str, user_id: str, *, to_cha
     return channel
 
 
-def channels_of(connection: Connection, user_id: str) -> list[Channel]:
-    """Those in which an agent of that user is, the newest first; at most `MOST_LISTED`."""
-    joined = select(_p.channel_id).join(agents, agents.c.id == _p.agent_id).where(agents.c.user_id == user_id)
-    wanted = _CHANNEL.where(_c.id.in_(joined)).order_by(_c.created_at.desc(), _c.id.desc()).limit(MOST_LISTED)
+def channels_of(connection: Connection, user_id: str, begin: Mark = NEWEST, most: int = MOST_LISTED) -> list[Channel]:
+    """Those in which an agent of that user is, the newest first, after `begin`; at most so many."""
+    before = tuple_(_p.opened_at, _p.channel_id) < tuple_(literal(begin.moment), literal(begin.id))
+    joined = select(_p.channel_id, _p.opened_at).where(_p.user_id == user_id, before).distinct()
+    page = joined.order_by(_p.opened_at.desc(), _p.channel_id.desc()).limit(most).subquery()
+    wanted = _CHANNEL.join(page, page.c.channel_id == _c.id).order_by(page.c.opened_at.desc(), page.c.channel_id.desc())
     return [_channel(connection, row) for row in connection.execute(wanted).all()]
 
 
@@ -218,7 +222,11 @@ def _is_member(connection: Connection, channel_id: str, agent_id: str) -> bool:
 
 def _add_member(connection: Connection, channel_id: str, agent_id: str, address: str, role: str) -> None:
     values = {"channel_id": channel_id, "agent_id": agent_id, "agent_address": address, "role": role}
-    connection.execute(insert(channel_members).values(**values, joined_at=now_text()))
+    places = {
+        "user_id": select(agents.c.user_id).where(agents.c.id == agent_id).scalar_subquery(),
+        "opened_at": select(_c.created_at).where(_c.id == channel_id).scalar_subquery(),
+    }
+    connection.execute(insert(channel_members).values(**values, **places, joined_at=now_text()))
 
 
 def _in_minutes(minutes: int) -> str:

@@ -75,7 +75,8 @@ class Translator:
         self._teams: dict[str, str] = {}
         self._addresses: dict[str, _Owned] = {}
         self._owners: dict[str, str] = {}
-        self._channels: set[str] = set()
+        self._channels: dict[str, str] = {}
+        """When each was opened."""
         self._seqs: Counter[str] = Counter()
         self._later_parents: list[tuple[str, str]] = []
         self._left_out: set[str] = set()
@@ -226,13 +227,14 @@ class Translator:
     def _channel(self, old: Old) -> New:
         if old["status"] not in {*Status}:
             raise Broken(f"its status {old['status']!r} is none that there is")
-        self._channels.add(old["id"])
+        self._channels[old["id"]] = old["created_at"]
         return dict(old)
 
     def _member(self, old: Old) -> New:
         if old["channel_id"] not in self._channels or old["agent_id"] not in self._owners:
             raise Broken("its channel or its agent is not there")
-        return dict(old)
+        places = {"user_id": self._owners[old["agent_id"]], "opened_at": self._channels[old["channel_id"]]}
+        return {**old, **places}
 
     def _said(self, old: Old) -> New:
         if old["channel_id"] not in self._channels:
