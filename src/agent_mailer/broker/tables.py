@@ -341,7 +341,7 @@ channel_members = Table(
     Column("agent_id", Text, ForeignKey("agents.id"), primary_key=True, index=True),
     *(Column(name, Text, nullable=False) for name in ("agent_address", "role", "joined_at")),
     # Whose the agent is, and when the channel was opened: a person's channels are found in their order.
-    *(Column(name, Text, nullable=False, server_default="") for name in ("user_id", "opened_at")),
+    *(Column(name, Text) for name in ("user_id", "opened_at")),
     Index("ix_channel_members_place", "user_id", "opened_at", "channel_id"),
 )
 channel_messages = Table(

@@ -222,7 +222,9 @@ def _rules(stored: object) -> Rules:
 
 
 def _hook(row: Sequence[Any]) -> Hook:
-    identity, name, username, kind, standing, address, to, team_id, rules, *others, callback, hosts = row
+    identity, name, username, kind, standing, address, to, team_id, rules, version, created_at, callback, hosts = row
     path = f"/hooks/{path_name(name, username)}"
     who = (address, to or "", team_id, _rules(rules))
-    return Hook(identity, name, path, Source(kind), Standing(standing), *who, *others, callback or "", hosts)
+    return Hook(
+        identity, name, path, Source(kind), Standing(standing), *who, version, created_at, callback or "", hosts
+    )

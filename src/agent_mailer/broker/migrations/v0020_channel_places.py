@@ -19,6 +19,6 @@ UPDATE channel_members SET
 
 def upgrade() -> None:
     for name in ("user_id", "opened_at"):
-        op.add_column("channel_members", sa.Column(name, sa.Text(), nullable=False, server_default=""))
+        op.add_column("channel_members", sa.Column(name, sa.Text()))
     op.execute(FILL)
     op.create_index("ix_channel_members_place", "channel_members", ["user_id", "opened_at", "channel_id"])
