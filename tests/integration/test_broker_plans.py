@@ -233,8 +233,11 @@ def test_without_its_index_a_page_of_channels_reads_them_all(desk: BrokerDesk, a
     engine = create_engine(desk.settings.database)
     with engine.connect() as connection:
         assert not _READS_ALL.search(plan(connection, statement, parameters))
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")  # a file's driver begins nothing before a change of the schema
         connection.execute(text("DROP INDEX ix_channel_members_place"))
-        how = plan(connection, statement, parameters)
+        # Another text, or a file's driver answers with the plan that it has made before.
+        how = plan(connection, f"{statement} ", parameters)
         connection.rollback()
         assert _READS_ALL.search(how), how
         assert not _READS_ALL.search(plan(connection, statement, parameters)), "it is there again"
