@@ -59,6 +59,7 @@ def test_mail_wakes_an_idle_session_which_reads_and_answers_it(tmp_path: Path, f
         until(lambda: len(fake.asked) > before, "the second ring")
         assert second in fake.texts(before)[-1]
         # A headless run has no app server, and starts no listener of its own.
+        home.until_somebody_listens()
         listeners = home.listeners()
         fake.script(Say("fine"))
         done = home.types(str(codex_binary()), "exec", "--skip-git-repo-check", "hello")
