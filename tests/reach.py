@@ -1,0 +1,103 @@
+"""Which statements of some modules were run, by any process of a test run, whatever ended it.
+
+`follow` writes each statement's line to a file at once, so that a process that is killed has told. Every interpreter
+that begins with the environment of `asked` follows, and those that it forks.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+VARIABLE = "REACH"
+SOURCE = Path(__file__).parents[1] / "src" / "agent_mailer"
+
+
+def follow(target: Path, modules: Sequence[Path]) -> None:
+    """From now on, in this process and those that it forks: lines of `modules` that begin to run, each once."""
+    names = {str(path): str(path) for path in modules}
+    seen: set[tuple[str, int]] = set()
+
+    def on_line(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            place = (frame.f_code.co_filename, frame.f_lineno)
+            if place not in seen:
+                seen.add(place)
+                # Opened anew each time: who forks a command closes what it had open.
+                with open(target, "ab", buffering=0) as stream:
+                    stream.write(f"{place[0]}:{place[1]}\n".encode())
+        return on_line
+
+    def on_call(frame: FrameType, event: str, _: Any) -> Any:
+        return on_line if frame.f_code.co_filename in names else None
+
+    threading.settrace(on_call)
+    sys.settrace(on_call)
+
+
+def follow_if_asked() -> None:
+    """`REACH` is the file, and after a colon each of the modules."""
+    if said := os.environ.get(VARIABLE):
+        target, *modules = said.split(":")
+        follow(Path(target), [Path(module) for module in modules])
+
+
+def asked(target: Path, modules: Sequence[Path], site: Path) -> dict[str, str]:
+    """The environment of a process that is to follow. `site`: a folder to be made."""
+    site.mkdir()
+    project = Path(__file__).parents[1]
+    begin = f"import sys\nsys.path.append({str(project)!r})\nfrom tests.reach import follow_if_asked\nsys.path.pop()\n"
+    (site / "sitecustomize.py").write_text(f"{begin}follow_if_asked()\n")
+    return {VARIABLE: ":".join(map(str, (target, *modules))), "PYTHONPATH": str(site)}
+
+
+def reached(target: Path) -> dict[Path, set[int]]:
+    found: dict[Path, set[int]] = {}
+    for line in target.read_text().splitlines() if target.exists() else ():
+        name, _, number = line.rpartition(":")
+        found.setdefault(Path(name), set()).add(int(number))
+    return found
+
+
+def missed(module: Path, lines: set[int]) -> list[str]:
+    """The statements in functions of `module` of which no line was run, as `function: text`, in their order."""
+    text = module.read_text()
+    rows = text.splitlines()
+    return [
+        f"{name}: {rows[first - 1].strip()}"
+        for name, first, last in _statements(ast.parse(text))
+        if lines.isdisjoint(range(first, last + 1))
+    ]
+
+
+def not_reached(target: Path, modules: Sequence[Path], known: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """What nobody reached and no reason is known for; and what is known as out of reach, and was reached or is gone."""
+    lines = reached(target)
+    found = [f"{path.relative_to(SOURCE)} {one}" for path in modules for one in missed(path, lines.get(path, set()))]
+    return [one for one in found if one not in known], [one for one in known if one not in found]
+
+
+def _statements(tree: ast.AST, name: str = "", *, inside: bool = False) -> Iterator[tuple[str, int, int]]:
+    """Function, first and last line of each statement that leaves a trace when it is run."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            of_class = isinstance(node, ast.ClassDef)
+            yield from _statements(node, f"{name}.{node.name}".lstrip("."), inside=not of_class)
+        elif isinstance(node, ast.stmt):
+            if inside and not isinstance(node, (ast.Try, ast.Pass, ast.Nonlocal, ast.Global)) and not _is_text(node):
+                body: list[ast.stmt] = getattr(node, "body", [])
+                last = max(node.lineno, body[0].lineno - 1) if body else (node.end_lineno or node.lineno)
+                yield name, node.lineno, last
+            yield from _statements(node, name, inside=inside)
+        elif isinstance(node, (ast.ExceptHandler, ast.match_case)):
+            yield from _statements(node, name, inside=inside)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
