@@ -1,4 +1,4 @@
-"""Every branch of recovery is run by some test that kills, stops or damages; one that is not, and not listed, is red."""
+"""Each branch of recovery is run by a test that kills, stops or damages; one neither run nor listed is red."""
 
 from __future__ import annotations
 
