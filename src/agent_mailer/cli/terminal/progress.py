@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from agent_mailer.cli.terminal.printing import duration
-from agent_mailer.cli.terminal.screen import fit, is_dumb, plain
+from agent_mailer.cli.terminal.screen import Ink, cells, fit, is_dumb, paint, plain
 from agent_mailer.progress import Step, Tell, untold
-
-if TYPE_CHECKING:
-    from rich.live import Live
-    from rich.text import Text
 
 AFTER = 1.0
 """Seconds; what is over by then never shows a line."""
+
+LEAST = 10
+"""Columns of the narrowest terminal; some say that they have none."""
 
 A_SECOND = 4
 """Times that the line is drawn anew."""
@@ -52,48 +51,48 @@ def line_of(step: Step, seconds: float) -> str:
 
 
 class _Line:
+    """Drawn by a thread of its own, over itself, as the live lines of `watch` are."""
+
     def __init__(self, step: Step) -> None:
         self._step = step
         self._since = time.monotonic()
-        self._live: Live | None = None
-        self._ended = False
-        self._lock = threading.Lock()
-        self._timer = threading.Timer(AFTER, self._begin)
-        self._timer.daemon = True
+        self._over = threading.Event()
+        self._drawn = ""
+        self._thread = threading.Thread(target=self._draw, name="progress", daemon=True)
         with suppress(RuntimeError):  # where no thread is to be had, nothing is drawn
-            self._timer.start()
+            self._thread.start()
 
     def tell(self, step: Step) -> None:
         self._step = step
 
     def end(self) -> None:
         """Take it away again."""
-        self._timer.cancel()
-        with self._lock:
-            self._ended = True
-            if self._live is not None:
-                self._live.stop()
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join(AFTER)
+        self._put("")
 
-    def _begin(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        console, stream = Console(file=sys.stderr, highlight=False), sys.stderr
-
-        def drawn() -> Text:
-            from rich.text import Text
-
+    def _draw(self) -> None:
+        rest = AFTER
+        while not self._over.wait(rest):
+            rest = 1 / A_SECOND
             words = line_of(self._step, time.monotonic() - self._since)
-            return Text(plain(fit(words, console.width - 1), stream), no_wrap=True, style="cyan")
+            self._put(plain(fit(words, _room() - 1), sys.stderr))
 
-        with self._lock:
-            if not self._ended:
-                # What is noted meanwhile on stderr stands above the line; what rich puts there hides stdout's encoding.
-                self._live = Live(
-                    get_renderable=drawn,
-                    console=console,
-                    refresh_per_second=A_SECOND,
-                    transient=True,
-                    redirect_stdout=False,
-                )
-                self._live.start()
+    def _put(self, line: str) -> None:
+        """In the place of what was drawn before; a terminal that was made narrower since has broken that."""
+        if line == self._drawn:
+            return
+        rows = -(-cells(self._drawn) // _room()) if self._drawn else 1
+        before = "\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J"
+        self._drawn = line
+        with suppress(OSError, ValueError):
+            sys.stderr.write(before + paint(line, Ink.CYAN, sys.stderr))
+            sys.stderr.flush()
+
+
+def _room() -> int:
+    try:
+        return max(os.get_terminal_size(sys.stderr.fileno()).columns, LEAST)
+    except (OSError, ValueError):
+        return LEAST
