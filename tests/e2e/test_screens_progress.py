@@ -56,7 +56,7 @@ def test_a_line_says_what_is_done_until_it_is(desk: Desk, slow: Path) -> None:
         screen.until("asks the agent program,")
         beside(slow, "go").touch()
         screen.until_ended()
-        shown = screen.everything()
+        shown = screen.screen()
     assert "asks the agent program" not in shown
     assert "failed" in shown
 
@@ -104,7 +104,7 @@ def test_none_is_drawn(desk: Desk, slow: Path, words: tuple[str, ...], env: dict
         program.send_signal(signal.SIGKILL)
         program.wait()
     assert b"asks" not in shown
-    assert b"\x1b[J" not in shown
+    assert b"\x1b[K" not in shown
     assert b"runtime" in shown
 
 

@@ -84,7 +84,8 @@ class _Line:
         if line == self._drawn:
             return
         rows = -(-cells(self._drawn) // _room()) if self._drawn else 1
-        before = "\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J"
+        # On its first row tmux takes what is cleared to the end of the screen for something to scroll back to.
+        before = f"\r\x1b[{rows - 1}A\x1b[J" if rows > 1 else "\r\x1b[K"
         self._drawn = line
         with suppress(OSError, ValueError):
             sys.stderr.write(before + paint(line, Ink.CYAN, sys.stderr))
