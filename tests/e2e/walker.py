@@ -129,6 +129,9 @@ class Paper:
                 self._at = self.text.rfind("\n", 0, max(0, self.text.rfind("\n", 0, self._at))) + 1
         elif control.endswith("J"):
             self.text = self.text[: self._at]
+        elif control.endswith("K"):
+            end = self.text.find("\n", self._at)
+            self.text = self.text[: self._at] + (self.text[end:] if end >= 0 else "")
 
 
 class Terminal:
