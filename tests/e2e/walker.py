@@ -124,6 +124,9 @@ class Paper:
             self._write("\n")
         elif control == "\r":
             self._at = self.text.rfind("\n", 0, self._at) + 1
+            # What is typed is not echoed, nor is the Enter that would end the line of the prompt.
+            if prompt := re.compile(r"<<walk [^>]*>>").match(self.text, self._at):
+                self._at = prompt.end()
         elif control.endswith("A"):
             for _ in range(int(control[2:-1] or 1)):
                 self._at = self.text.rfind("\n", 0, max(0, self.text.rfind("\n", 0, self._at))) + 1
