@@ -14,6 +14,7 @@ from agent_mailer import __version__
 from agent_mailer.disk import Disk
 from agent_mailer.errors import UsageFault
 from agent_mailer.live.placing import Place
+from agent_mailer.live.plugins import OLDEST
 from agent_mailer.live.shipped import Target, files_of
 from agent_mailer.live.telling import MARK
 
@@ -108,7 +109,10 @@ def test_a_program_that_is_missing_or_too_old_is_told_and_nothing_is_written(hom
     old.write_text("#!/bin/sh\necho '2.0.14 (Claude Code)'\n")
     old.chmod(0o755)
     done = type_in(tmp_path, "plugin", "install", "claude", env=env)
-    assert (done.status, "claude is 2.0.14; the plugin needs 2.1.332" in done.err) == (78, True)
+    assert (
+        done.status,
+        f"claude is 2.0.14; the plugin needs {'.'.join(map(str, OLDEST[Target.CLAUDE]))}" in done.err,
+    ) == (78, True)
     assert "claude update" in done.err
     assert not (home / ".local" / "share" / "agent-mailer").exists()
     assert type_in(tmp_path, "plugin", "install", "vim", env=env).status == 2

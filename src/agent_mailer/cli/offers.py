@@ -88,6 +88,8 @@ BY_NAME: Mapping[str, Offers] = {
     "init adapter_file": _of("claude", "codex", "cursor", "openclaw", "dreamfactory", "infiniti"),
     "init command_output": _of("text", "jsonl"),
     "init auto_reply": _of("if-silent", "never", "always"),
+    "plugin which": _of("claude", "codex", "skill"),
+    "plugin program": _of("claude", "codex"),
     "hook kind": _HOOK_KINDS,
     "broker hook kind": _HOOK_KINDS,
     "hook outcome": _HOOK_ENDS,
