@@ -125,6 +125,7 @@ def test_init_again_says_that_nothing_changed(desk: Desk) -> None:
     again = at(desk, "init", "--no-interactive")
     assert again.out.startswith(f"unchanged {desk.state / 'config.toml'}\n")
     assert "changed   " not in again.out
+    assert "found" not in again.out
     assert (desk.state / "config.toml").read_bytes() == before
 
 

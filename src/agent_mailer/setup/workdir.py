@@ -64,7 +64,7 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
             if before is not None:
                 lines.append(f"changed   {key}: {shown(key, before)} -> {shown(key, value)}")
     if root is not None:
-        _make_mailbox(place, root, lines)
+        _make_mailbox(place, root, lines, anew=anew)
     lines += write_documents(documents, chosen, place.disk)
     place.disk.make_directory(place.folder.path, sync=Sync.FULL)
     _prepare(place)
@@ -137,7 +137,7 @@ def _written(root: Path, workdir: Path) -> str:
     return os.path.relpath(root, workdir) if workdir.is_relative_to(base.parent) else str(root)
 
 
-def _make_mailbox(place: Workplace, root: Path, lines: list[str]) -> None:
+def _make_mailbox(place: Workplace, root: Path, lines: list[str], *, anew: bool) -> None:
     if not (root / "agents").is_dir():
         make_root(place.disk, root, [place.handle], place.clock)
         lines.append(f"made      the mailbox root {root}, with mailboxes for {place.handle} and user")
@@ -146,7 +146,7 @@ def _make_mailbox(place: Workplace, root: Path, lines: list[str]) -> None:
     add_handle(place.disk, root, place.handle, place.clock)
     if place.handle not in known:
         lines.append(f"added     a mailbox for {place.handle} in {root}")
-    else:
+    elif anew:
         lines.append(f"found     the mailbox of {place.handle} in {root}")
     base, others = base_of(root), [other.name for other in siblings(root)]
     if base is not None:
