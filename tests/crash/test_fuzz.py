@@ -348,7 +348,7 @@ def test_a_reader_without_its_guard_is_found(tmp_path: Path, door: str, module: 
     (copy / module).write_text(re.sub(guard, lambda _: without, text, count=1))
     assert (copy / module).read_text() != text
     begun = time.monotonic()
-    env = {**os.environ, "PYTHONPATH": str(copy.parent), "FUZZ_EXAMPLES": "1500"}
+    env = {**os.environ, "PYTHONPATH": str(copy.parent), "FUZZ_EXAMPLES": "20000"}
     test = f"{Path(__file__)}::test_what_comes_from_outside_is_read_or_told_as_what_it_is"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "soak", "-k", f"soak and {door}-", test],
