@@ -59,8 +59,9 @@ def shown(desk: Desk, env: dict[str, str], *words: str, width: int, height: int 
 @pytest.mark.parametrize("name", SCREENS)
 def test_it_shows_what_is_kept(full: tuple[Desk, dict[str, str], str], name: str) -> None:
     desk, env, question = full
-    ids = sorted(path.name for path in (desk.state / "turns").iterdir())
-    meant = {"TURN": ids[0], "QUESTION": question}
+    turns = desk.place().state.turns
+    first = min(filter(None, map(turns.load, turns.ids())), key=lambda record: record.claimed_at)
+    meant = {"TURN": first.turn_id, "QUESTION": question}
     words = [meant.get(word, word) for word in SCREENS[name]]
     remember_in(env, desk.workdir)
     for width in (40, 80, 120):

@@ -55,7 +55,9 @@ def newest_turns(state: State, limit: int, thread: str | None, outcome: str | No
         if (thread is None or record.envelope.thread == thread)
         and (outcome is None or (record.settlement is not None and record.settlement.outcome == outcome))
     )
-    return tuple(_turn(state, record) for record in islice(matching, limit))[::-1]
+    # Ids tell seconds only.
+    found = sorted(islice(matching, limit), key=lambda record: record.claimed_at)
+    return tuple(_turn(state, record) for record in found)
 
 
 def whole_turn(state: State, typed: str) -> WholeTurnView:
