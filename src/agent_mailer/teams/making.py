@@ -29,7 +29,9 @@ from agent_mailer.setup.registering import Registration, register
 from agent_mailer.setup.sandbox import settle_sandbox
 from agent_mailer.setup.workdir import set_up
 from agent_mailer.teams.place import START, STOP
-from agent_mailer.teams.plan import FILE, Member, Team, leaves_of, written
+from agent_mailer.teams.plan import FILE, Member, Team, body_of, leaves_of, written
+from agent_mailer.trust.standing import BODIES
+from agent_mailer.trust.workdir import in_a_turn
 
 AGENTS = "agents"
 BEGIN, END = "<!-- team: begin -->", "<!-- team: end -->"
@@ -68,7 +70,8 @@ def make(
         yield f"wrote {directory / FILE}"
     told = {member.role: _address(made[member.name], member) for member in team.members}
     for member in team.members:
-        changed = _set_up(team, member, directory, made[member.name], mode)
+        changed = _write_texts(workdir_of(directory, member), member, disk)
+        changed |= _set_up(team, member, directory, made[member.name], mode)
         changed |= _tell_the_agent(workdir_of(directory, member), member, told, disk)
         yield f"{member.role}: {'set up' if changed else 'as it was'} in {workdir_of(directory, member)}"
     _write_scripts(directory, disk)
@@ -144,7 +147,28 @@ def _set_up(team: Team, member: Member, directory: Path, made: Registration | No
     leaves = dict(leaf for key, value in values.items() for leaf in leaves_of(key, value))
     set_up(place, leaves, documents, documents.replacements)
     settle_sandbox(place, {}, None)
+    _trust_texts(workdir_of(directory, member), member)
     return _bytes(place.folder.config) != before
+
+
+def _write_texts(workdir: Path, member: Member, disk: Disk) -> bool:
+    """What its schedules send, before the configuration names it. Whether anything was written."""
+    changed = False
+    for name, text in member.texts.items():
+        path = workdir / body_of(name)
+        if _bytes(path) != text.encode():
+            disk.make_directory(path.parent)
+            disk.replace(path, text.encode(), sync=Sync.NONE)
+            changed = True
+    return changed
+
+
+def _trust_texts(workdir: Path, member: Member) -> None:
+    """The person who has the team made stands behind what its file says."""
+    if member.texts and not in_a_turn(os.environ):
+        trust = Workplace(workdir).trust
+        with trust.changing():
+            trust.follow(trust.verdict, FILE, tuple(f"{BODIES}{body_of(name)}" for name in member.texts))
 
 
 def _carried(

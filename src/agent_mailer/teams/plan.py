@@ -42,7 +42,8 @@ RUNTIMES = (RuntimeKind.CLAUDE, RuntimeKind.CODEX, RuntimeKind.COMMAND, RuntimeK
 
 class Member(msgspec.Struct, frozen=True):
     """An agent of a team. `name` is its folder, and stands before the @ of its address; `runtime` None = the team's;
-    `values` are keys of its configuration, tables as mappings.
+    `values` are keys of its configuration, tables as mappings; `texts` what its schedules send, by their names, where
+    the team's file has it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Member(msgspec.Struct, frozen=True):
     system_prompt: str = ""
     runtime: RuntimeKind | None = None
     values: Mapping[str, object] = {}
+    texts: Mapping[str, str] = {}
 
 
 class Team(msgspec.Struct, frozen=True):
@@ -192,7 +194,26 @@ def _shape_of(member: Member) -> dict[str, object]:
         "system_prompt": member.system_prompt,
         "runtime": member.runtime.value if member.runtime is not None else "",
     }
-    return {key: value for key, value in own.items() if value} | dict(member.values)
+    values = dict(member.values)
+    if member.texts:
+        values["schedule"] = [_with_its_text(one, member.texts) for one in _tables(values["schedule"])]
+    return {key: value for key, value in own.items() if value} | values
+
+
+def _with_its_text(schedule: Mapping[str, object], texts: Mapping[str, str]) -> dict[str, object]:
+    text = texts.get(str(schedule["name"]))
+    if text is None:
+        return dict(schedule)
+    return {key: value for key, value in schedule.items() if key != "body"} | {"text": text}
+
+
+def body_of(name: str) -> str:
+    """Where in the workdir the text of a schedule lies that stands in the team's file."""
+    return f"schedules/{name}.md"
+
+
+def _tables(value: object) -> list[dict[str, object]]:
+    return msgspec.convert(value, list[dict[str, object]])
 
 
 class _Head(msgspec.Struct, rename={"name": "team"}):
@@ -242,12 +263,17 @@ def _member_of(raw: Mapping[str, object], prefix: str) -> Member:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
         raise UsageFault("bad_name", f"{printable(name, 60)!r} cannot name an agent (a-z, 0-9, - and _)", "")
     values = {str(key): value for key, value in raw.items() if key not in _OWN}
+    texts = {}
+    if "schedule" in values:
+        tables = _tables(values["schedule"])
+        texts = {str(one.get("name")): msgspec.convert(one.pop("text"), str) for one in tables if "text" in one}
+        values["schedule"] = [{"body": body_of(str(one.get("name"))), **one} for one in tables]
     for key, value in values.items():
         if key in _DECIDED:
             raise UsageFault("decided", f"agent {name}: {key} is decided by the team, not for one of its agents", "")
         for leaf, inner in leaves_of(key, value):
             check_value(leaf, inner)
-    return Member(name, own.role, own.description, own.system_prompt, own.runtime, values)
+    return Member(name, own.role, own.description, own.system_prompt, own.runtime, values, texts)
 
 
 def leaves_of(key: str, value: object) -> list[tuple[str, object]]:
