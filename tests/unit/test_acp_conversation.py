@@ -272,14 +272,17 @@ def test_edits_are_allowed_where_they_lie_in_the_folders_it_works_in(tmp_path: P
     )
     (tmp_path / "out").symlink_to("/etc")
 
-    def allowed(*paths: str, kind: str = "edit") -> bool:
-        call = {"kind": kind, "locations": [{"path": path} for path in paths]}
+    def allowed(*paths: object, kind: str = "edit", change: str = "a.txt") -> bool:
+        content = [{"type": "diff", "path": change}, {"type": "content"}]
+        call = {"kind": kind, "locations": [{"path": path} for path in paths], "content": content}
         return permit(orders, {"toolCall": call, "options": [{"optionId": "y", "kind": "allow_once"}]}).allowed
 
     assert allowed("a.txt")
     assert allowed(f"{tmp_path}/deep/a.txt")
     assert not allowed()
     assert not allowed("a.txt", "/etc/passwd")
+    assert not allowed("a.txt", change="/etc/passwd")
+    assert not allowed(None), "a place without a path is not the workdir"
     assert not allowed("out/passwd")
     assert not allowed("../a.txt")
     assert not allowed(".agent-mailer/config.toml")
@@ -291,6 +294,19 @@ def test_edits_are_allowed_where_they_lie_in_the_folders_it_works_in(tmp_path: P
 )
 def test_what_is_no_message_is_passed_over(line: bytes) -> None:
     assert wire.read(line) is None
+
+
+def test_a_turn_that_is_to_end_allows_nothing_any_more() -> None:
+    """As the protocol wants it: what waits for a word when the prompt is cancelled is called off."""
+    talk = Talk()
+    talk.prompted()
+    talk.of.cancel()
+    talk.take()
+    options = [{"optionId": "once", "kind": "allow_once"}]
+    call = {"toolCallId": "t1", "title": "agent_mailer_send"}
+    talk.hear(id=7, method="session/request_permission", params={"toolCall": call, "options": options})
+    assert talk.decide == []
+    assert talk.sent[-1] == {"jsonrpc": "2.0", "id": 7, "result": {"outcome": {"outcome": "cancelled"}}}
 
 
 def test_odd_updates_do_no_harm() -> None:

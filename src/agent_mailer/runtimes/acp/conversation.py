@@ -67,6 +67,7 @@ class Conversation:
         self.judged: Verdict | None = None
         self.ended: Ended | None = None
         self.prompted = False
+        self._ends = False
         self._session = ""
         self._text = self._before = ""
         self._tools: dict[str, Fields] = {}
@@ -98,7 +99,8 @@ class Conversation:
         self._ask("initialize", params, self._initialized)
 
     def cancel(self) -> None:
-        """The turn is to end."""
+        """The turn is to end: from now on nothing is allowed, and no person's yes is used up."""
+        self._ends = True
         if self.prompted and not self.over:
             self.steps.append(Send(wire.notice("session/cancel", {"sessionId": self._session})))
 
@@ -233,6 +235,9 @@ class Conversation:
             # Files and terminals were not offered, and nothing else is.
             text = f"agent-mailer does not offer {printable(request.method, 80)}"
             self.steps.append(Send(wire.refusal(request.id, wire.NOT_OFFERED, text)))
+            return
+        if self._ends or self.over:
+            self.steps.append(Send(wire.answer(request.id, {"outcome": {"outcome": "cancelled"}})))
             return
         given = wire.as_fields(request.params.get("toolCall"))
         name = wire.text_at(given, "toolCallId")

@@ -108,11 +108,14 @@ def _mode_allows(orders: Orders, said: Fields) -> bool:
         return False
     if kind not in _CHANGING:
         return True
-    paths = [wire.text_at(one, "path") for one in wire.all_in(said, "locations")]
-    return bool(paths) and all(_lies_within(orders, path) for path in paths)
+    places = wire.all_in(said, "locations")
+    changes = [one for one in wire.all_in(said, "content") if one.get("type") == "diff"]
+    return bool(places) and all(_lies_within(orders, wire.text_at(one, "path")) for one in (*places, *changes))
 
 
 def _lies_within(orders: Orders, path: str) -> bool:
+    if not path:
+        return False
     real = os.path.realpath(os.path.join(orders.workdir, path))  # noqa: PTH118 - it may be no path at all
     return _below(real, orders.roots) and not _below(real, orders.kept)
 
