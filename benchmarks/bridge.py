@@ -19,6 +19,7 @@ from tests.desk import until
 
 from agent_mailer.runtimes.acp.adapter import BRIDGE
 from agent_mailer.runtimes.acp.orders import Orders
+from agent_mailer.turn_tools import ISOLATED
 from benchmarks.measuring import resident_mib, row
 
 TURNS = 15
@@ -66,7 +67,7 @@ def _bridged(agent: Sequence[str], base: Path) -> list[str]:
     turn = base / ".agent-mailer" / "turns" / "t1"
     (turn / "outbox").mkdir(parents=True)
     orders = Orders(argv=tuple(agent), title="agent", workdir=str(base), turn_dir=str(turn))
-    return [sys.executable, "-P", "-m", BRIDGE, msgspec.json.encode(orders).decode()]
+    return [sys.executable, ISOLATED, "-m", BRIDGE, msgspec.json.encode(orders).decode()]
 
 
 def _seconds(argv: Sequence[str], said: bytes) -> float:

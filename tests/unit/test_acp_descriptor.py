@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ class TestAgentSuite(RuntimeSuite):
     @pytest.fixture
     def runtime(self, tmp_path: Path) -> AgentRuntime:
         return agent(tmp_path)
+
+
+def test_a_projects_modules_are_none_of_the_bridges(tmp_path: Path) -> None:
+    """PYTHONPATH in [env] is for the agent: what lies there an agent may have written."""
+    (tmp_path / "select.py").write_text("raise SystemExit(7)\n")
+    (tmp_path / "msgspec.py").write_text("raise SystemExit(7)\n")
+    launch = agent(tmp_path, PYTHONPATH=str(tmp_path)).command(RuntimeSuite().request_for(tmp_path))
+    assert launch.env["PYTHONPATH"] == str(tmp_path)
+    done = subprocess.run(launch.argv, env=launch.env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"ended before it was told anything" in done.stdout
 
 
 def test_the_shipped_ones_have_every_mode_and_a_check(tmp_path: Path) -> None:

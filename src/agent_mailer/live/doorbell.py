@@ -26,7 +26,7 @@ from agent_mailer.live.telling import after_prompt, after_ring, due, due_to_ring
 from agent_mailer.process.commands import run_briefly, start_apart
 from agent_mailer.process.handle import ProcessIdentity, identify, wait_gone
 from agent_mailer.processes import command_line, read_stat
-from agent_mailer.turn_tools.folder import ISOLATED
+from agent_mailer.turn_tools import ISOLATED
 
 if TYPE_CHECKING:
     from agent_mailer.people import Person

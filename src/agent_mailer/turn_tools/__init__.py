@@ -1,8 +1,13 @@
 """What the agent uses during a turn, over the turn's folder only: no key, no network, no watcher needed."""
 
+import site
 from pathlib import Path
 
 from agent_mailer.beneath import anchor
+
+# What is started in the workdir takes no module that an agent has put there, where its HOME is, or where its variables
+# say. An installation in the user's own site needs that one.
+ISOLATED = "-EP" if site.ENABLE_USER_SITE and __file__.startswith(site.getusersitepackages()) else "-I"
 
 
 def anchor_turn(directory: Path) -> None:

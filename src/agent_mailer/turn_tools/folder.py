@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import site
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Contact, Draft, Envelope, Message
 from agent_mailer.names import prompt_word, turn_began
+from agent_mailer.turn_tools import ISOLATED
 
 OUTBOX = "outbox"
 SEALED = "outbox.sealed"
@@ -47,10 +47,6 @@ MOST_BYTES = 64 * 1024 * 1024
 
 _GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _YEAR_10000 = 253_402_300_800.0
-
-# The server starts in the workdir: no module that the agent has put there, or where its HOME is, may become ours.
-# An installation in the user's own site needs that one.
-ISOLATED = "-EP" if site.ENABLE_USER_SITE and __file__.startswith(site.getusersitepackages()) else "-I"
 
 
 class TurnOver(MailerError):

@@ -23,7 +23,8 @@ from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
 from agent_mailer.runtimes.port import ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import DOCUMENTS, ISOLATED, OUTBOX, TEAM, TURN_TMP, Facts, TurnFolder
+from agent_mailer.turn_tools import ISOLATED
+from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TEAM, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.asking import approvals_of, as_words, asking_of, goes_on_by_itself
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import choose_session

@@ -26,7 +26,7 @@ from agent_mailer.names import printable, prompt_word
 from agent_mailer.state.approvals import Approval, Approvals, shown_code
 from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
-from agent_mailer.turn_tools.folder import ISOLATED
+from agent_mailer.turn_tools import ISOLATED
 from agent_mailer.watch.apprising import tell_urls
 from agent_mailer.watch.linking import LinkMaker
 from agent_mailer.watch.occasions import MANY

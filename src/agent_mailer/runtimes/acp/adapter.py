@@ -38,9 +38,8 @@ from agent_mailer.runtimes.programs import (
     turn_variables,
     with_interpreter,
 )
+from agent_mailer.turn_tools import ISOLATED
 
-ISOLATED = "-P"
-"""So that the bridge takes no module from the folder it starts in."""
 BRIDGE = "agent_mailer.runtimes.acp.bridge"
 _KEY = "agent"
 _VERSION = re.compile(r"(?<![0-9.])v?([0-9]+(?:\.[0-9]+)+)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from enum import StrEnum
 from typing import Literal
 
@@ -139,6 +138,9 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read(data: bytes, where: str) -> Descriptor:
     """Raises ConfigFault that says what is wrong with it and where it lies."""
+    # The bridge of each turn loads this module for its types.
+    import tomllib
+
     fix = f"$EDITOR {where}"
     if len(data) > LARGEST:
         raise ConfigFault("bad_descriptor", f"{where} has more than {LARGEST} bytes", fix)
