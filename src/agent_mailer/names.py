@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from agent_mailer.errors import MailerError, UsageFault
 
@@ -106,6 +106,12 @@ def text_digest(sender: str, subject: str, body: str) -> str:
 
 def whole_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a path leads to something below where it starts from."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def one_line(text: str) -> str:

@@ -79,6 +79,12 @@ def test_the_workdirs_own_comes_first_then_the_users(tmp_path: Path) -> None:
         ('argv = ["x"]\n[named]\nfield = "a"\nname = "abc"', "one group"),
         ('argv = ["x"]\n[[errors]]\noutcome = "failed"', "neither"),
         ('argv = ["x"]\n[[errors]]\ncode = 1\noutcome = "done"', "done"),
+        ('argv = ["x"]\nsilent_for = 0', "silent_for"),
+        ('argv = ["x"]\nsilent_for = 3000000000', "silent_for"),
+        ('argv = ["x"]\nleaves_in = inf', "leaves_in"),
+        ('argv = ["x"]\n[check.files]\n"../.bashrc" = "x"', "leads out"),
+        ('argv = ["x"]\nhome = ["/etc"]', "leads out"),
+        ('argv = ["x"]\nhome = ["."]', "leads out"),
         ("x" * 70_000, "more than"),
     ],
 )

@@ -15,6 +15,7 @@ import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import UsageFault
+from agent_mailer.names import stays_inside
 
 LIST = "installed.json"
 MOST_BYTES = 1024 * 1024
@@ -39,7 +40,7 @@ class Place:
         """None where nothing of ours lies there."""
         with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
             found = msgspec.json.decode(read_regular(self.folder / LIST, MOST_BYTES), type=Installed)
-            if all(_stays_inside(name) for name in found.files):
+            if all(stays_inside(name) for name in found.files):
                 return found
         return None
 
@@ -117,8 +118,3 @@ def _is_link(path: Path) -> bool:
         return stat.S_ISLNK(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.names import printable
+from agent_mailer.names import printable, stays_inside
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.port import PermissionMode
 
@@ -127,9 +127,9 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     errors: tuple[Meaning, ...] = ()
     answers: tuple[Meaning, ...] = ()
     """Words of a provider that an agent gives as its own answer."""
-    silent_for: int = 300
+    silent_for: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 300
     """Seconds without a word after which the turn is ended as an outage, while no tool runs."""
-    leaves_in: float = 2.0
+    leaves_in: Annotated[float, msgspec.Meta(ge=0, le=60)] = 2.0
     """Seconds it is given to leave once its input is closed."""
     home: tuple[str, ...] = ()
     """Folders that it must write, relative to the home folder."""
@@ -169,4 +169,7 @@ def _fault(found: Descriptor) -> str:
         return "named.name has to have one group: the tool's name"
     if any(one.code is None and not one.text for one in (*found.errors, *found.answers)):
         return "an error is known by its code or its text, and one has neither"
+    for name in (*found.home, *found.check.files):
+        if not stays_inside(name):
+            return f"{printable(name, 100)!r} leads out of the home folder, or is all of it"
     return ""
