@@ -120,6 +120,16 @@ def test_a_node_that_is_too_old_is_told_and_the_agents_own_version(tmp_path: Pat
     assert isinstance(asked[0], Probe)
 
 
+def test_what_keeps_the_agent_to_its_mode_is_not_taken_away(tmp_path: Path) -> None:
+    """opencode's permissions stand in the variable in which a user would give it a model."""
+    known, given = shelf(tmp_path).find("opencode"), {"OPENCODE_CONFIG_CONTENT": '{"model":"x/y"}'}
+    with pytest.raises(ConfigFault, match=r"OPENCODE_CONFIG_CONTENT.*acceptEdits") as caught:
+        AgentRuntime(known, AgentOptions(PermissionMode.ACCEPT_EDITS), given)
+    assert caught.value.fix == "agent-mailer config edit"
+    # Where everything is allowed there is nothing to take away.
+    AgentRuntime(known, AgentOptions(PermissionMode.BYPASS_PERMISSIONS), given)
+
+
 def test_an_account_is_known_by_its_keys(tmp_path: Path) -> None:
     text = LEAST.replace("[modes", 'keys = ["K"]\n[modes')
     accounts = {agent(tmp_path, text, **env).traits.account for env in ({"K": "a"}, {"K": "b"}, {"K": "a", "X": "y"})}

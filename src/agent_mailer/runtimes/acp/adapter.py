@@ -14,7 +14,7 @@ import msgspec
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome
-from agent_mailer.runtimes.acp.descriptor import Descriptor, Mode
+from agent_mailer.runtimes.acp.descriptor import ANY_KIND, Descriptor, Mode
 from agent_mailer.runtimes.acp.orders import Orders
 from agent_mailer.runtimes.acp.shelf import Known
 from agent_mailer.runtimes.own_lines import events_of
@@ -55,12 +55,15 @@ class AgentOptions(msgspec.Struct, frozen=True):
 
 
 class AgentRuntime:
-    """`base_env` is what `build_env` made. Raises ConfigFault for a mode that the agent does not have."""
+    """`base_env` is what `build_env` made. Raises ConfigFault for a mode that the agent does not have, or that a
+    variable of the user's would take away.
+    """
 
     def __init__(self, known: Known, options: AgentOptions, base_env: Mapping[str, str]) -> None:
         self._known = known
         self._options = options
         self._mode = _mode(known, options.mode)
+        _require_its_variables(known, self._mode, options.mode, base_env)
         # What a user sets with [env] wins.
         self._env = {**known.descriptor.env, **self._mode.env, **base_env}
 
@@ -208,6 +211,18 @@ def _mode(known: Known, mode: PermissionMode) -> Mode:
             "agent-mailer config set permission_mode ...",
         )
     return found
+
+
+def _require_its_variables(known: Known, mode: Mode, name: PermissionMode, given: Mapping[str, str]) -> None:
+    """Raises ConfigFault."""
+    taken = [variable for variable, value in mode.env.items() if given.get(variable, value) != value]
+    if taken and ANY_KIND not in mode.allow_kinds:
+        raise ConfigFault(
+            "mode_taken_away",
+            f"[env] has {', '.join(sorted(taken))}, by which {known.name} is kept to permission_mode {name.value}: "
+            "its settings belong into its own file",
+            "agent-mailer config edit",
+        )
 
 
 _XDG = {".config": "XDG_CONFIG_HOME", ".local/share": "XDG_DATA_HOME", ".local/state": "XDG_STATE_HOME"}
