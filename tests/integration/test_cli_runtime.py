@@ -71,6 +71,17 @@ def test_what_is_described_is_listed_with_what_is_missing(home: Path) -> None:
     assert (unknown.status, "runtime list" in unknown.err) == (78, True)
 
 
+def test_one_bad_description_hides_no_other(home: Path) -> None:
+    bad = home / "config" / "agent-mailer" / "agents" / "odd.toml"
+    bad.write_text("argv = 3\n")
+    listed = type_in(home, "runtime", "list")
+    assert (listed.status, "Scripted 1.2.3" in listed.out, "odd" in listed.out) == (0, True, True)
+    found = {one["name"]: one for one in type_in(home, "runtime", "list", "--json").json["agents"]}["odd"]
+    assert (found["where"], "argv" in found["problem"], str(bad) in found["fix"]) == ("", True, True)
+    shown = type_in(home, "runtime", "show", "odd")
+    assert (shown.status, str(bad) in shown.err) == (78, True)
+
+
 def test_a_workdirs_own_description_is_no_bad_template(home: Path) -> None:
     folder = home / "templates"
     (folder / "agents").mkdir(parents=True)

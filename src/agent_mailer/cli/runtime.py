@@ -17,7 +17,7 @@ from agent_mailer.cli.options import Json, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, note, say
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.errors import ExitCode, MailerError, UsageFault
+from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.runtimes.acp.shelf import Known, Shelf
@@ -44,7 +44,8 @@ class AgentView(msgspec.Struct, frozen=True):
 @app.command("list", cls=FastCommand)
 def list_(workdir: Workdir = None, as_json: Json = False) -> None:
     """List every agent that is described, and whether it is here."""
-    views = [_view(shelf, name) for shelf in [_shelf(workdir)] for name in shelf.names()]
+    shelf = _shelf(workdir)
+    views = [_view_of_any(shelf, name) for name in shelf.names()]
     if as_json:
         json_out({"agents": views})
         return
@@ -128,6 +129,14 @@ def _shelf(workdir: Path | None) -> Shelf:
 def _path() -> str:
     """As a turn has it: first this installation."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def _view_of_any(shelf: Shelf, name: str) -> AgentView:
+    """Also of one that is badly described: it hides no other."""
+    try:
+        return _view(shelf, name)
+    except ConfigFault as fault:
+        return AgentView(name, name, "", "", fault.message, fault.fix, "", resumes=False, modes=())
 
 
 def _view(shelf: Shelf, name: str) -> AgentView:
