@@ -15,6 +15,8 @@ from tests.desk import PATIENCE, until
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
+from agent_mailer.live.telling import MOST_RINGS
+
 ATTENDED = {"CLAUDE_CODE_ENTRYPOINT": "cli", "CLAUDE_CODE_SESSION_ATTENDED": "1"}
 SESSION = "0a1b2c3d-0000-4000-8000-000000000001"
 OTHER = "0a1b2c3d-0000-4000-8000-000000000002"
@@ -123,6 +125,17 @@ def test_a_session_that_was_not_rung_is_told_with_the_next_prompt_and_once(proje
         assert ours in news(told)
         assert "Leak" not in told.out
         assert hook(project, held.pid, "UserPromptSubmit", prompt="and?") == (0, "", "")
+
+
+def test_it_rings_no_more_after_so_many_times_though_mail_waits_already(project: Path, home: Path) -> None:
+    with session() as held:
+        assert hook(project, held.pid, "UserPromptSubmit", prompt="hello") == (0, "", "")
+        file = home / ".local" / "state" / "agent-mailer" / "live" / f"claude-{SESSION}.json"
+        known = json.loads(file.read_text())
+        file.write_text(json.dumps({**known, "known": {**known["known"], "rings": MOST_RINGS}}))
+        ours = send(project, "came while the session worked")
+        assert hook(project, held.pid, "Stop") == (0, "", "")
+        assert ours in news(hook(project, held.pid, "UserPromptSubmit", prompt="and?"))
 
 
 @LONG

@@ -50,6 +50,7 @@ def test_two_sessions_that_answer_each_other_come_to_an_end_until_a_person_types
         # Both programs call a ring a prompt; it is none of the person's.
         known = after_prompt(known, [str(number)], (), f"<system-reminder>{ring([str(number)], 'user')}")
     assert not may_ring(known)
+    assert due_to_ring(["new"], known, frozenset()) == (), "it waits for the person's next prompt"
     assert may_ring(after_prompt(known, [], (), "go on"))
 
 

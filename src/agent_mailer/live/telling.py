@@ -35,7 +35,9 @@ def due(waiting: Sequence[str], known: Known, elsewhere: Set[str]) -> tuple[str,
 
 
 def due_to_ring(waiting: Sequence[str], known: Known, elsewhere: Set[str]) -> tuple[str, ...]:
-    """What of the news has come while the session was there."""
+    """What of the news has come while the session was there; nothing where it was woken often enough."""
+    if not may_ring(known):
+        return ()
     return tuple(one for one in due(waiting, known, elsewhere) if one not in known.before)
 
 
