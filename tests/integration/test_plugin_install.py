@@ -14,7 +14,7 @@ from agent_mailer import __version__
 from agent_mailer.disk import Disk
 from agent_mailer.errors import UsageFault
 from agent_mailer.live.placing import Place
-from agent_mailer.live.plugins import OLDEST
+from agent_mailer.live.plugins import OLDEST, Plugins
 from agent_mailer.live.shipped import Target, files_of
 from agent_mailer.live.telling import MARK
 
@@ -64,6 +64,13 @@ def test_the_skill_comes_and_goes_and_nothing_else_does(home: Path, tmp_path: Pa
     assert "nothing   of skill" in type_in(tmp_path, "plugin", "uninstall", "skill").out
     refused = type_in(tmp_path, "plugin", "install", "skill")
     assert (refused.status, "not from this command" in refused.err) == (2, True)
+
+
+def test_the_home_is_found_without_a_variable(home: Path, tmp_path: Path) -> None:
+    """As under a service manager, which sets none."""
+    plugins = Plugins(ODD, "1.2.3", tmp_path / "data", {}, Disk())
+    assert plugins.standing(Target.SKILL) == (False, "not installed: agent-mailer plugin install skill")
+    assert list(plugins.install(Target.SKILL)) == [f"wrote     {home / '.agents/skills/agent-mailer'}"]
 
 
 def test_nothing_is_put_through_a_link(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class Plugins:
 
     def _place(self, target: Target) -> Place:
         if target is Target.SKILL:
-            return Place(Path(self._environ["HOME"]), ".agents/skills/agent-mailer", self._disk)
+            return Place(Path.home(), ".agents/skills/agent-mailer", self._disk)
         return Place(self._data.parent, f"{self._data.name}/plugins/{target.value}", self._disk)
 
     def _command(self, target: Target) -> str | None:
@@ -177,7 +177,7 @@ class Plugins:
         shown = printable(" ".join((Path(argv[0]).name, *argv[1:])))
         try:
             # In the home: what a project's settings say is not asked for.
-            done = run_briefly(argv, env=self._environ, cwd=Path(self._environ["HOME"]), seconds=SECONDS)
+            done = run_briefly(argv, env=self._environ, cwd=Path.home(), seconds=SECONDS)
         except OSError as error:
             raise UnavailableFault("not_started", f"{shown}: {error.strerror or error}", shown) from None
         if done.status != 0:
