@@ -190,6 +190,18 @@ def test_it_leaves_at_once_where_nobody_sits_or_there_is_no_mail(
     assert done == (0, "", "")
 
 
+def test_a_headless_run_of_codex_is_told_nothing(project: Path, home: Path) -> None:
+    """As `codex exec` has called it; its own name is all that tells it from a session without an app server."""
+    send(project, "waits")
+    call = called("UserPromptSubmit", prompt="hello").decode()
+    run = f"subprocess.run([{COMMAND!r}, 'plugin', 'hook', 'codex'], input={call!r}, text=True)"
+    (project / "exec").write_text(f"import subprocess\n{run}\n")
+    words = ["codex", "exec", "hello"]
+    done = subprocess.run(words, executable=sys.executable, cwd=project, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert not (home / ".local" / "state" / "agent-mailer" / "live").exists()
+
+
 @LONG
 def test_of_codex_without_an_app_server_it_says_a_line_and_starts_nothing(project: Path, home: Path) -> None:
     ours = send(project, "waits")

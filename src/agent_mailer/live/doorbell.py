@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,7 +63,7 @@ class Doorbell:
 
     def hear(self, program: Program, heard: Heard, caller: int) -> int:
         """Do what belongs to that moment; `caller` is the process that has called the hook. Returns an exit status."""
-        if not somebody_sits_there(program, self._environ):
+        if not somebody_sits_there(program, self._environ) or (program is Program.CODEX and _is_headless(caller)):
             return 0
         session = LiveSession(program, heard.session, _process_of(program, self._environ, caller))
         if heard.moment is Moment.ENDS:
@@ -188,14 +188,26 @@ def _process_of(program: Program, environ: Mapping[str, str], caller: int) -> Pr
     if program is Program.CLAUDE:
         pid = environ.get("CLAUDE_PID", "")
         return identify(int(pid)) if pid.isdecimal() and len(pid) < 10 else None
+    found = next((pid for pid, words in _callers(caller) if "app-server" in words[1:]), None)
+    return None if found is None else identify(found)
+
+
+def _is_headless(caller: int) -> bool:
+    """Whether `codex exec` has called the hook: nothing else tells it from a session without an app server."""
+    return any(
+        "codex" in [PurePath(word).name for word in words[:2]] and not {"exec", "review"}.isdisjoint(words[1:])
+        for _, words in _callers(caller)
+    )
+
+
+def _callers(caller: int) -> Iterator[tuple[int, Sequence[str]]]:
+    """The nearest processes above the hook, and their words."""
     for _ in range(_NEAR):
         stat = read_stat(caller)
         if stat is None:
-            return None
-        if "app-server" in command_line(caller)[1:]:
-            return identify(caller)
+            return
+        yield caller, command_line(caller)
         caller = stat.parent
-    return None
 
 
 def quietly(work: Callable[[], int]) -> int:
