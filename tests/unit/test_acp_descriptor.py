@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.outcomes import Outcome
+from agent_mailer.outcomes import Exit, Outcome
 from agent_mailer.runtimes.acp.adapter import AgentOptions, AgentRuntime
 from agent_mailer.runtimes.acp.descriptor import read
 from agent_mailer.runtimes.acp.shelf import Shelf
-from agent_mailer.runtimes.port import PermissionMode, Probe, RuntimeMissing
+from agent_mailer.runtimes.port import Evidence, Observation, PermissionMode, Probe, Result, RuntimeMissing
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
 SHIPPED = ("gemini", "kimi", "opencode", "qwen", "vibe")
@@ -135,6 +135,17 @@ def test_an_account_is_known_by_its_keys(tmp_path: Path) -> None:
     accounts = {agent(tmp_path, text, **env).traits.account for env in ({"K": "a"}, {"K": "b"}, {"K": "a", "X": "y"})}
     assert len(accounts) == 2
     assert not any(account == "a" for account in accounts)
+
+
+def test_a_key_in_a_providers_error_comes_into_no_log_and_no_mail(tmp_path: Path) -> None:
+    text = LEAST.replace("[modes", 'keys = ["K", "SHORT", "NONE"]\n[modes')
+    runtime = agent(tmp_path, text, K="sk-0123456789", SHORT="a")
+    said = Observation()
+    said.add(Result(Outcome.SIGNED_OUT, "a text", "Incorrect API key provided: sk-0123456789."))
+    (tmp_path / "err").write_text("fatal: no access with sk-0123456789\n")
+    for seen, words in ((said, "provided: [K]."), (Observation(), "no answer: fatal: no access with [K]")):
+        judged = runtime.judge(Evidence(seen, Exit(status=1), tmp_path / "out", tmp_path / "err", None))
+        assert judged.detail.endswith(words)
 
 
 def test_a_final_result_is_one_of_ours(tmp_path: Path) -> None:

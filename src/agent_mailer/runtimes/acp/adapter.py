@@ -42,6 +42,8 @@ from agent_mailer.turn_tools import ISOLATED
 
 BRIDGE = "agent_mailer.runtimes.acp.bridge"
 _KEY = "agent"
+_LEAST_KEY = 8
+"""Characters of what can be a key; a shorter value may be a word."""
 _VERSION = re.compile(r"(?<![0-9.])v?([0-9]+(?:\.[0-9]+)+)")
 
 
@@ -180,6 +182,17 @@ class AgentRuntime:
         return None
 
     def judge(self, evidence: Evidence) -> Judgement:
+        judged = self._judged(evidence)
+        return msgspec.structs.replace(judged, detail=self._without_keys(judged.detail))
+
+    def _without_keys(self, text: str) -> str:
+        """A provider's error may repeat the key that it refuses, and the detail goes into logs and notices."""
+        for name in self.descriptor.keys:
+            if len(value := self._env.get(name, "")) >= _LEAST_KEY:
+                text = text.replace(value, f"[{name}]")
+        return text
+
+    def _judged(self, evidence: Evidence) -> Judgement:
         result = evidence.observation.result
         if result is not None:
             return Judgement(result.outcome, result.detail, result.text, result.retry_at)
