@@ -91,22 +91,19 @@ class Talking:
         elif not self._dropping:
             self._rest += rest
 
-    @property
-    def status(self) -> int | None:
-        """Its exit status, 128 + n after signal n; None while it runs."""
-        status = self._process.poll()
-        return None if status is None else shell_status(status)
-
     def end(self, grace: float) -> int:
-        """Close its input, give it so many seconds, ask it, end it; returns its exit status."""
+        """Close its input, give it so many seconds, ask it, end it; returns its exit status, 128 + n after signal n."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with suppress(OSError):
-            assert self._process.stdin is not None
             self._process.stdin.close()
         if not self._leaves_within(grace):
             self._process.send_signal(signal.SIGTERM)
             if not self._leaves_within(_ASKED):
                 self._process.kill()
-        return shell_status(self._process.wait())
+        status = shell_status(self._process.wait())
+        self._process.stdout.close()
+        return status
 
     def _leaves_within(self, seconds: float) -> bool:
         """What it says meanwhile is read, so that no full pipe keeps it, and counts for nothing."""
