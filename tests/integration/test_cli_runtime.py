@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tests import acp_agent
-from tests.typed import type_in
+from tests.desk import PATIENCE, until
+from tests.typed import COMMAND, type_in
 
 from agent_mailer.checks import Level
 from agent_mailer.checks.workdir import check_templates
+from agent_mailer.processes import command_line
 
 DESCRIPTOR = """\
 argv = [{argv}]
@@ -105,6 +109,34 @@ def test_an_agent_is_tried_and_what_was_found_is_kept_for_the_user(home: Path) -
     shown = type_in(home, "runtime", "show", "mine")
     assert "provider: 401" in shown.out
     assert (home / "config" / "agent-mailer" / "measured" / "mine.txt").is_file()
+
+
+@pytest.mark.long
+def test_a_try_that_is_broken_off_leaves_no_agent_behind(home: Path) -> None:
+    script, there = home / "script.json", home / "there"
+    steps = json.loads(script.read_text())
+    steps["session/prompt"] = [{"touch": str(there)}, {"hang": True}]
+    script.write_text(json.dumps(steps))
+    file = home / "config" / "agent-mailer" / "agents" / "mine.toml"
+    file.write_text(file.read_text().replace("silent_for = 2", "silent_for = 60"))
+    check = subprocess.Popen([COMMAND, "runtime", "check", "mine"], cwd=home, stderr=subprocess.DEVNULL)
+    try:
+        until(there.exists, "the agent's prompt")
+        assert _agents(script)
+        check.send_signal(signal.SIGINT)
+        check.wait(PATIENCE)
+        assert _agents(script) == []
+    finally:
+        check.kill()
+        check.wait()
+        for pid in _agents(script):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _agents(script: Path) -> list[int]:
+    """Processes that follow it."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [pid for pid in pids if str(script) in command_line(pid)]
 
 
 @pytest.mark.long

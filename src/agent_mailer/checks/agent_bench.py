@@ -127,13 +127,16 @@ class Bench:
         begun = time.monotonic()
         gated = start_behind_gate(launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=folder.path, turn_id=turn_id)
         supervised = gated.release()
-        ended = await self._until_ended(supervised, stop_at)
-        seconds = time.monotonic() - begun
         left = []
-        if ended and lingers:
-            await asyncio.sleep(_LEFT_AFTER)
-            left = [one for one in members(turn_id, supervised.holder) if one != supervised.holder]
-        await end_tree(turn_id, supervised.holder)
+        try:
+            ended = await self._until_ended(supervised, stop_at)
+            seconds = time.monotonic() - begun
+            if ended and lingers:
+                await asyncio.sleep(_LEFT_AFTER)
+                left = [one for one in members(turn_id, supervised.holder) if one != supervised.holder]
+        finally:
+            # The holder outlives whoever started it, and so a person who breaks off.
+            await end_tree(turn_id, supervised.holder)
         seen = Observation()
         for line in (folder.path / STDOUT_FILE).read_bytes().splitlines():
             for event in runtime.parse(line):
