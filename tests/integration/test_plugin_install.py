@@ -127,6 +127,20 @@ def test_a_program_that_is_missing_or_too_old_is_told_and_nothing_is_written(hom
     assert (in_turn.status, os.path.exists(home / ".agents")) == (78, False)
 
 
+def test_a_program_that_fails_hides_nothing_of_the_others(home: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "claude"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncase "$*" in --version) echo 9.9.9 ;; *--json) echo "[]" ;; esac\n')
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{Path(COMMAND).parent}:/usr/bin:/bin"}
+    assert type_in(tmp_path, "plugin", "install", "claude", env=env).status == 0
+    program.write_text("#!/bin/sh\necho its settings are broken\nexit 3\n")
+    done = type_in(tmp_path, "plugin", "status", env=env)
+    assert [line.split()[0] for line in done.out.splitlines()] == ["claude", "codex", "skill"]
+    assert "its settings are broken" in done.out
+    assert type_in(tmp_path, "plugin", "status", "claude", env=env).status == 1
+
+
 def test_the_version_is_that_of_the_program() -> None:
     assert json.loads(files_of(Target.CODEX, ODD, __version__)["mailer/.codex-plugin/plugin.json"])["version"]
 

@@ -103,7 +103,13 @@ class Plugins:
             yield f"kept      {', '.join(printable(one) for one in left)} there: not from this command"
 
     def standing(self, target: Target) -> tuple[bool, str]:
-        """Whether it is in order, and in words. Raises MailerError, OSError."""
+        """Whether it is in order, and in words. Raises ConfigFault, OSError."""
+        try:
+            return self._standing(target)
+        except UnavailableFault as fault:
+            return False, fault.message
+
+    def _standing(self, target: Target) -> tuple[bool, str]:
         again = f"agent-mailer plugin install {target.value}"
         place = self._place(target)
         installed = place.installed()
