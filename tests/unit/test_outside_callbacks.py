@@ -44,6 +44,10 @@ def test_a_public_address_is_taken(address: str) -> None:
         "https://x.example/ a",
         "https://x.example/\n",
         "https://[::1/",
+        # What the system's look-up of names would end with in an error of its own.
+        f"https://{'a' * 64}.example/",
+        "https://a..example/",
+        "https://.example/",
         "file:///etc/passwd",
         "https://" + "x" * 3000,
     ],

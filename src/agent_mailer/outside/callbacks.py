@@ -67,6 +67,8 @@ def target_of(url: str, hosts: Sequence[str]) -> Target:
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
+        # As whoever looks it up does: no name has an empty label, or one of more than 63 characters.
+        host.encode("idna")
     except ValueError as error:
         raise BadTarget(f"{printable(url, 80)} is no URL: {error}") from None
     if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.fragment:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.hooks.callbacks import Post, ended, forget, gather, has_news
 from agent_mailer.broker.protocol import CLOCK
-from agent_mailer.outside.callbacks import SECONDS, BadTarget, Target, reachable, target_of
+from agent_mailer.outside.callbacks import SECONDS, Target, reachable, target_of
 from agent_mailer.outside.calls import KEY_HEADER
 from agent_mailer.outside.items import KEPT_DAYS
 from agent_mailer.outside.signature import HEADER, sign
@@ -63,7 +63,8 @@ async def _post(post: Post, verify: ssl.SSLContext) -> str:
         async with asyncio.timeout(SECONDS):
             address = reachable(target, await _addresses(target))
             return await _send(post, target, address, verify)
-    except (BadTarget, httpx.HTTPError, TimeoutError, OSError) as error:
+    except (ValueError, httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
+        # Nothing that one URL does ends the work for all; BadTarget is a ValueError, and so is what no look-up takes.
         return str(error) or type(error).__name__
 
 
