@@ -22,6 +22,8 @@ SECONDS = 15.0
 """In which whoever is called back has answered."""
 MOST_HOSTS = 20
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+_GIVEN_OUT = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that the public internet has (RFC 4291, IANA): the rest is somebody's own, or nobody's."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -103,6 +105,8 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if found in _TRANSLATED:
             return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
+        if found not in _GIVEN_OUT:
+            return False
     return found.is_global and not found.is_multicast
 
 
