@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from sqlalchemy import create_engine
 from tests.broker_desk import BrokerDesk, Person
 from tests.desk import until
 from tests.integration.test_broker_hooks import Hook
 from tests.typed import type_in
 
+from agent_mailer.broker.hooks.callbacks import has_news
 from agent_mailer.outside.signature import HEADER
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -74,13 +76,18 @@ def hook(desk: BrokerDesk, alice: Person, caller: Caller, tmp_path: Path) -> Hoo
     found.desk, found.person = desk, alice
     name = f"h{abs(hash(caller)) % 10**8}"
     found.agent = desk.agent(alice, f"agent-{name}")
-    secret = {"AGENT_MAILER_SECRET_KEY": desk.settings.secret}
-    words = ("--user", alice.name, "--to", found.agent["address"], "--database", desk.settings.database, "--json")
-    url = ("--callback", f"http://{caller.host}/told?x=1", "--callback-host", caller.host)
-    made = type_in(tmp_path, "broker", "hook", "add", name, *words, *url, env=secret).json
-    found.secret, found.made = made["secret"], made["hook"]
-    found.id, found.path = found.made["id"], found.made["path"]
+    add(found, name, caller, tmp_path)
     return found
+
+
+def add(hook: Hook, name: str, caller: Caller, where: Path, path: str = "/told?x=1") -> None:
+    settings = hook.desk.settings
+    words = ("--user", hook.person.name, "--to", hook.agent["address"], "--database", settings.database, "--json")
+    url = ("--callback", f"http://{caller.host}{path}", "--callback-host", caller.host)
+    secret = {"AGENT_MAILER_SECRET_KEY": settings.secret}
+    made = type_in(where, "broker", "hook", "add", name, *words, *url, env=secret).json
+    hook.secret, hook.made = made["secret"], made["hook"]
+    hook.id, hook.path = hook.made["id"], hook.made["path"]
 
 
 def answered(hook: Hook, message: str, body: str) -> Any:
@@ -162,3 +169,45 @@ def test_no_callback_reaches_into_the_network_of_the_broker(
     hook.admin("DELETE")
     desk.call("GET", f"/admin/hooks/{hook.id}/callbacks", 404, headers=alice.login)
     desk.call("DELETE", f"/admin/hooks/{made['id']}", headers=alice.login)
+
+
+def test_what_a_deleted_hook_had_to_tell_is_told_to_nobody_under_its_name(
+    hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path
+) -> None:
+    caller.answers = [500]
+    answered(hook, hook.tell("d1", title="x")["messageIds"][0], "for the first alone")
+    until(lambda: states(hook) == [("waits", 1)], "a refusal")
+    desk.sql("UPDATE hook_callbacks SET due_ms = 0 WHERE hook_id = :id AND due_ms IS NOT NULL", id=hook.id)
+    hook.admin("DELETE")
+    before = hook.id
+    add(hook, hook.made["name"], caller, tmp_path, "/another")
+    assert hook.id == before, "a name that comes again"
+    caller.came.clear()
+    answered(hook, hook.tell("d2", title="y")["messageIds"][0], "for the second")
+    until(lambda: ("posted", 1) in states(hook), "the second's answer")
+    assert [(one.path, json.loads(one.body)["result"]) for one in caller.came] == [("/another", "for the second")]
+    assert sorted(states(hook)) == [("failed", 1), ("posted", 1)]
+
+
+def test_nothing_is_looked_for_where_nothing_can_be_told(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
+    """Else a broker writes every two seconds, for ever."""
+    engine = create_engine(desk.settings.database)
+    try:
+
+        def is_asked() -> bool:
+            with engine.connect() as connection:
+                return has_news(connection)
+
+        caller.answers = [500]
+        answered(hook, hook.tell("d1", title="x")["messageIds"][0], "y")
+        until(lambda: states(hook) == [("waits", 1)], "a refusal")
+        hook.admin("POST", "/disable")
+        desk.sql("UPDATE hook_callbacks SET due_ms = 0 WHERE hook_id = :id", id=hook.id)
+        assert not is_asked(), "a hook that is disabled"
+        # What came while it was, and was deleted before it is enabled.
+        desk.sql("UPDATE agents SET inbox_seq = inbox_seq + 5 WHERE address = :own", own=hook.made["address"])
+        hook.admin("POST", "/enable")
+        until(lambda: states(hook) == [("posted", 2)], "what waited")
+        until(lambda: not is_asked(), "an end of looking")
+    finally:
+        engine.dispose()

@@ -7,12 +7,10 @@ killed leaves it to whoever looks next.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from agent_mailer.broker.hooks.rows import Standing, find_hook, path_name, secret_of
+from agent_mailer.broker.hooks.rows import Standing, State, find_hook, path_name, secret_of
 from agent_mailer.broker.hooks.tables import hook_callbacks, hook_deliveries, hook_items, hooks
 from agent_mailer.broker.hooks.taking import in_ms
 from agent_mailer.broker.protocol import now_text
@@ -25,13 +23,6 @@ LEASE_MS = 60_000
 """More than a post may take."""
 KEY = "hook:"
 """How the key of a hook's mail begins; its digest follows."""
-
-
-class State(StrEnum):
-    WAITS = "waits"
-    POSTED = "posted"
-    FAILED = "failed"
-    """Given up."""
 
 
 class Callback(msgspec.Struct, frozen=True):
@@ -64,10 +55,16 @@ _NEW = (
     .where(_h.callback.is_not(None), _h.standing == Standing.ACTIVE, agents.c.inbox_seq > _h.callback_seq)
 )
 
+_DUE = (
+    select(_b.message_id)
+    .join(hooks, _h.id == _b.hook_id)
+    .where(_h.standing == Standing.ACTIVE, _h.callback.is_not(None))
+)
+
 
 def has_news(connection: Connection) -> bool:
     """Whether there is anything to do."""
-    waits = select(_b.message_id).where(_b.due_ms <= in_ms(0)).limit(1)
+    waits = _DUE.where(_b.due_ms <= in_ms(0)).limit(1)
     return connection.execute(_NEW.limit(1)).first() is not None or connection.execute(waits).first() is not None
 
 
@@ -76,9 +73,8 @@ def gather(connection: Connection, key: str) -> list[Post]:
     for hook in connection.execute(_NEW.limit(AT_ONCE).with_for_update(of=hooks)).all():
         _queue(connection, hook.id, hook.user_id, path_name(hook.name, hook.username), hook.sender_id)
     wanted = (
-        select(_b.message_id, _b.body, _h.callback, _h.callback_hosts, _h.id, _h.version, _b.tries)
-        .join(hooks, _h.id == _b.hook_id)
-        .where(_b.due_ms <= in_ms(0), _h.standing == Standing.ACTIVE, _h.callback.is_not(None))
+        _DUE.add_columns(_b.body, _h.callback, _h.callback_hosts, _h.id, _h.version, _b.tries)
+        .where(_b.due_ms <= in_ms(0))
         .order_by(_b.due_ms)
         .limit(AT_ONCE)
     )
@@ -99,7 +95,9 @@ def ended(connection: Connection, post: Post, why: str) -> None:
         (State.POSTED, None) if not why else (State.FAILED, None) if wait is None else (State.WAITS, in_ms(wait))
     )
     values = {"state": state.value, "why": why[:300], "tries": post.tries + 1, "due_ms": due}
-    connection.execute(update(hook_callbacks).where(_b.message_id == post.message_id).values(**values))
+    # What was given up meanwhile, with its hook, stays so.
+    still = (_b.message_id == post.message_id, _b.due_ms.is_not(None))
+    connection.execute(update(hook_callbacks).where(*still).values(**values))
 
 
 def callbacks_of(connection: Connection, user_id: str, hook_id: str, most: int) -> list[Callback]:
@@ -118,13 +116,15 @@ def forget(connection: Connection, before: str) -> None:
 def _queue(connection: Connection, hook_id: str, user_id: str, path: str, sender_id: str) -> None:
     # Another process may have been here while we waited for the row.
     seq = connection.execute(select(_h.callback_seq).where(_h.id == hook_id)).scalar_one()
+    newest = connection.execute(select(agents.c.inbox_seq).where(agents.c.id == sender_id)).scalar_one()
     new = (
         select(_m.id, _m.seq, _m.thread_id, _m.from_agent, _m.subject, _m.body, _m.created_at, _m.parent_id)
         .where(_m.to_agent_id == sender_id, _m.seq > seq)
         .order_by(_m.seq)
         .limit(AT_ONCE)
     )
-    for row in connection.execute(new).all():
+    rows = connection.execute(new).all()
+    for row in rows:
         seq = row.seq
         # What was marked unread comes a second time.
         if connection.execute(select(_b.message_id).where(_b.message_id == row.id)).first() is not None:
@@ -134,6 +134,9 @@ def _queue(connection: Connection, hook_id: str, user_id: str, path: str, sender
         values = {"message_id": row.id, "hook_id": hook_id, "user_id": user_id, "at": now_text()}
         waits = {"state": State.WAITS.value, "why": "", "tries": 0, "due_ms": 0}
         connection.execute(insert(hook_callbacks).values(**values, **waits, body=msgspec.json.encode(result).decode()))
+    if len(rows) < AT_ONCE:
+        # The last of them may be deleted since: it is passed over, or it would be looked for again and again.
+        seq = max(seq, newest)
     connection.execute(update(hooks).where(_h.id == hook_id).values(callback_seq=seq))
 
 

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, insert, select, update
 
 from agent_mailer.broker.agents.rows import NewAgent, check_new, insert_agent, require_team
-from agent_mailer.broker.hooks.tables import hooks
+from agent_mailer.broker.hooks.tables import hook_callbacks, hooks
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents, teams, users
 from agent_mailer.broker.users.rows import new_id
@@ -31,6 +31,15 @@ class Standing(StrEnum):
     DISABLED = "disabled"
     """Its calls are answered, and become no mail."""
     DELETED = "deleted"
+
+
+class State(StrEnum):
+    """Of what is told back."""
+
+    WAITS = "waits"
+    POSTED = "posted"
+    FAILED = "failed"
+    """Given up."""
 
 
 class Hook(msgspec.Struct, frozen=True):
@@ -185,6 +194,10 @@ def set_standing(connection: Connection, user_id: str, hook_id: str, standing: S
     if standing is Standing.DELETED:
         sender = select(_h.sender_id).where(_h.id == hook_id).scalar_subquery()
         connection.execute(update(agents).where(agents.c.id == sender).values(status="deleted"))
+        # Another hook may get the name, and tell back to somebody else.
+        over = {"state": State.FAILED.value, "why": "the hook was deleted", "due_ms": None}
+        waits = (hook_callbacks.c.hook_id == hook_id, hook_callbacks.c.due_ms.is_not(None))
+        connection.execute(update(hook_callbacks).where(*waits).values(**over))
         return hook
     return find_hook(connection, user_id, hook_id)
 

@@ -71,7 +71,7 @@ hook_items = Table(
     Column("moment_ms", BigInteger),
 )
 
-# What is told back, once for each message; `state` is a value of `hooks.callbacks.State`.
+# What is told back, once for each message; `state` is a value of `hooks.rows.State`.
 hook_callbacks = Table(
     "hook_callbacks",
     metadata,
