@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from agent_mailer.mailbox.relay import reader
@@ -18,13 +19,31 @@ def test_a_message_is_read_in_camel_and_in_snake_case() -> None:
 
 @pytest.mark.parametrize(
     ("payload", "task"),
-    [('{"taskId":5}', "5"), ('{"task":{"id":5}}', "5"), ('"{\\"task_id\\":\\"t-5\\"}"', "t-5"), ("[]", ""), ("{}", "")],
+    [
+        ('{"taskId":5}', "5"),
+        ('{"task":{"id":5}}', "5"),
+        ('"{\\"task_id\\":\\"t-5\\"}"', "t-5"),
+        ('{"taskId":"a!b:c-d"}', "a!b:c-d"),
+        ("[]", ""),
+        ("{}", ""),
+    ],
 )
 def test_a_task_is_found_wherever_its_message_names_it(payload: str, task: str) -> None:
     row = reader.row_in(f'{{"id":1,"from":"a","to":"b","body":"x","payload":{payload}}}'.encode())
     assert row.task == task
     assert reader.task_of(row.locator) == task
     assert reader.number_of(row.locator) == 1
+    # What a sender calls its task has nobody claim what is his alone.
+    assert not reader.is_claimable(row.locator)
+    assert reader.is_claimable(msgspec.structs.replace(row, is_claimable=True).locator)
+
+
+@pytest.mark.parametrize(("told", "hops"), [(-5, 0), (3, 3), (10**30, reader.MOST_HOPS)])
+def test_no_number_of_hops_undoes_what_counts_them(told: int, hops: int) -> None:
+    row = reader.row_in(
+        f'{{"id":1,"from":"a","to":"b","body":"x","meta":{{"agentMailer":{{"hops":{told}}}}}}}'.encode()
+    )
+    assert row.marks.hops == hops
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ from agent_mailer.mailbox.port import (
     kind_of,
     subject_of,
 )
-from agent_mailer.mailbox.relay.reader import Marks, number_of, task_of
+from agent_mailer.mailbox.relay.reader import MOST_HOPS, Marks, is_claimable, number_of, task_of
 from agent_mailer.mailbox.server_drafts import beyond, recipients, storable
 
-MOST_HOPS: Final = 9999
 MAX_SUBJECT: Final = 200
 
 
@@ -76,7 +75,7 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
             parent=answered.envelope.id if answered is not None else "",
         ),
         reply_to=number_of(locator) if locator else None,
-        claimed=number_of(locator) if "!" in locator and draft.action is Action.REPLY else None,
+        claimed=number_of(locator) if is_claimable(locator) and draft.action is Action.REPLY else None,
         task=task_of(locator) if draft.action is Action.REPLY else "",
         is_claimable=bool(group),
         is_answer=draft.action is Action.REPLY,

@@ -20,7 +20,7 @@ from agent_mailer.mailbox.port import (
 )
 from agent_mailer.mailbox.relay import reader
 from agent_mailer.mailbox.relay.claims import Claims
-from agent_mailer.mailbox.relay.reader import Row, envelope_of, message_of, number_of, task_of
+from agent_mailer.mailbox.relay.reader import Row, envelope_of, is_claimable, message_of, number_of, task_of
 from agent_mailer.mailbox.relay.seen import Seen
 from agent_mailer.mailbox.relay.server import CallRefused, Server
 from agent_mailer.mailbox.relay.session import Session
@@ -94,7 +94,7 @@ class Inbox:
             return Gone("it is no message of this server")
         if self.is_ours:
             await self._session.beat()
-        if "!" in envelope.locator:
+        if is_claimable(envelope.locator):
             row = await self._claims.take(number)
             if isinstance(row, Gone):
                 return row

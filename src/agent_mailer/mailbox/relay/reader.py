@@ -22,6 +22,8 @@ MARKS: Final = "agentMailer"
 STATUS_STARTED, STATUS_DONE, STATUS_FAILED = "in_progress", "done", "failed"
 """Of a task. The README names `resolved` for an event; a server that knows others refuses these, which is survived."""
 
+MOST_HOPS: Final = 9999
+
 KNOWN_VERSIONS: Final = ("0.4.",)
 
 _NO_JSON = (msgspec.DecodeError, RecursionError, ValueError, OverflowError)
@@ -101,6 +103,11 @@ def number_of(name: str) -> int | None:
     """The server's number in an id or locator of ours; None where it is none."""
     digits = name.partition("-")[0].partition("!")[0].partition(":")[0]
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 15 else None
+
+
+def is_claimable(locator: str) -> bool:
+    """Whether it has to be claimed; the task's name behind it is its sender's, and may hold anything."""
+    return locator.partition(":")[0].endswith("!")
 
 
 def task_of(locator: str) -> str:
@@ -281,9 +288,10 @@ def _card(one: object) -> Card:
 
 def _marks(found: object) -> Marks:
     try:
-        return msgspec.convert(found, Marks)
+        marks = msgspec.convert(found, Marks)
     except msgspec.ValidationError:
         return Marks()
+    return msgspec.structs.replace(marks, hops=min(MOST_HOPS, max(0, marks.hops)))
 
 
 def _decoded(body: bytes) -> object:
