@@ -293,6 +293,39 @@ def test_a_task_is_one_message_a_key_and_gets_its_answer_and_its_end(town: Town,
     asyncio.run(scenario())
 
 
+def test_mail_of_ones_own_is_claimed_at_no_server_whatever_its_task_is_called(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            number = town.write("coder", payload={"taskId": "db!1"})
+            town.fake.fault = lambda call: (409, b"{}") if call == f"POST /messages/{number}/claim" else None
+            (envelope,) = await waiting(box)
+            assert isinstance(await box.claim(envelope), Message)
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_has_left_counts_as_such_also_where_its_task_could_not_be_told(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            number = town.write("coder", payload={"taskId": "7"})
+            message = await box.claim(only(await waiting(box)))
+            assert isinstance(message, Message)
+            town.fake.fault = lambda call: (502, b"{}") if call.startswith("PATCH /tasks/") else None
+            assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
+            answers = town.fake.base.execute("select * from messages where reply_to = ?", (number,)).fetchall()
+            assert len(answers) == 1
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
     async def scenario() -> None:
         with town.fake.base as base:

@@ -254,7 +254,9 @@ class RelayMailbox:
             self._tried[item.id] = self._clock.monotonic()
         self._tried.pop(item.id, None)
         if payload.task:
-            await self._inbox.tell_task(payload.task, reader.STATUS_STARTED, payload.body)
+            # The answer has left, and is to leave once: what the task has of it is beside that.
+            with suppress(MailboxUnavailable):
+                await self._inbox.tell_task(payload.task, reader.STATUS_STARTED, payload.body)
         return _delivered(row, item)
 
     async def look(self, item: Outgoing) -> bool:
