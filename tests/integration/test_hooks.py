@@ -20,6 +20,8 @@ from tests.hook_desk import JSON, HookDesk, signed, signed_as_github
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.errors import ConfigFault, UnavailableFault
+from agent_mailer.hooks.book import Book
 from agent_mailer.outside.signature import HEADER, LARGEST, WINDOW
 
 REPO: Any = {"repository": {"full_name": "o/r"}, "sender": {"login": "mona"}}
@@ -116,6 +118,21 @@ def test_a_listener_says_what_is_wrong_before_it_listens(hook: HookDesk, tmp_pat
     assert (said.status, "A hook's name" in said.err) == (2, True)
     said = type_in(tmp_path, "hook", "deliveries", env=hook.env)
     assert "no mailbox root" in said.err
+
+
+def test_a_book_that_is_busy_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_mailer.hooks.book.PATIENCE", 0.01)
+    path = tmp_path / "deliveries.db"
+    first = Book(path)
+    with first.change(), pytest.raises(UnavailableFault, match="locked") as busy:
+        Book(path)
+    first.close()
+    assert "mv" not in busy.value.fix
+    path.write_bytes(b"no database" * 100)
+    for beside in ("-wal", "-shm"):
+        path.with_name(path.name + beside).unlink(missing_ok=True)
+    with pytest.raises(ConfigFault, match="not a database"):
+        Book(path)
 
 
 @LONG

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, UnavailableFault
 from agent_mailer.outside.event import Event
 from agent_mailer.outside.items import Item, Outcome
 
@@ -78,11 +78,16 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Book:
-    """Raises ConfigFault for a file that is no such book, sqlite3.Error where the disk or another process fails us."""
+    """Raises ConfigFault for a file that is no such book, UnavailableFault where the disk or another process fails us;
+    later that is sqlite3.Error.
+    """
 
     def __init__(self, path: Path) -> None:
-        # Threads take turns, by a lock of their own.
-        self._db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            # Threads take turns, by a lock of their own.
+            self._db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise _unavailable(path, error) from None
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
@@ -92,6 +97,9 @@ class Book:
                     for statement in _TABLES.split(";"):
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {VERSION}")
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise _unavailable(path, error) from None
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise ConfigFault("bad_book", f"{path}: {error}", f"mv {path} {path}.old") from None
@@ -161,3 +169,8 @@ class Book:
     def _rows(self, wanted: str, *values: object) -> Iterator[Row]:
         for digest, delivery, at, event, origin, item, outcome, *rest in self._db.execute(wanted, values):
             yield Row(digest, delivery, at, event, origin, item, Outcome(outcome), *rest)
+
+
+def _unavailable(path: Path, error: sqlite3.Error) -> UnavailableFault:
+    """The book is sound: whoever moved it away would have all that it knows come a second time."""
+    return UnavailableFault("book_busy", f"{path}: {error}", "try again; whether its listener runs: agent-mailer hook list")
