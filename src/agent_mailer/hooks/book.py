@@ -173,4 +173,4 @@ class Book:
 
 def _unavailable(path: Path, error: sqlite3.Error) -> UnavailableFault:
     """The book is sound: whoever moved it away would have all that it knows come a second time."""
-    return UnavailableFault("book_busy", f"{path}: {error}", "try again; whether its listener runs: agent-mailer hook list")
+    return UnavailableFault("book_busy", f"{path}: {error}", "try again; does its listener run? agent-mailer hook list")
