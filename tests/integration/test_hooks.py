@@ -20,8 +20,15 @@ from tests.hook_desk import JSON, HookDesk, signed, signed_as_github
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.clock import SystemClock
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UnavailableFault
 from agent_mailer.hooks.book import Book
+from agent_mailer.hooks.listening import MOST, Hook, Listener
+from agent_mailer.hooks.taking import Taking
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.outside.event import Source
+from agent_mailer.outside.rules import Rules
 from agent_mailer.outside.signature import HEADER, LARGEST, WINDOW
 
 REPO: Any = {"repository": {"full_name": "o/r"}, "sender": {"login": "mona"}}
@@ -133,6 +140,51 @@ def test_a_book_that_is_busy_is_not_called_broken(tmp_path: Path, monkeypatch: p
         path.with_name(path.name + beside).unlink(missing_ok=True)
     with pytest.raises(ConfigFault, match="not a database"):
         Book(path)
+
+
+@LONG
+def test_callers_that_send_byte_after_byte_keep_nobody_out_and_hold_up_no_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_mailer.hooks.listening.SECONDS", 1.0)
+    book = Book(tmp_path / "deliveries.db")
+    found = Hook("ci", Source.GENERIC, Rules(), lambda: "secret")
+    mailbox = MaildirMailbox(Disk(), tmp_path, "hook--ci")
+    taking = Taking("ci", mailbox, ("coder",), book, SystemClock(), lambda _: None)
+    listener = Listener(("::1", 0), found, taking, SystemClock())
+    port = int(listener.server_address[1])
+    thread = threading.Thread(target=listener.run)
+    thread.start()
+    over = threading.Event()
+
+    def drip(slow: socket.socket) -> None:
+        with slow:
+            slow.sendall(b"POST /hooks/ci HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
+            while not over.wait(0.2):
+                try:
+                    slow.sendall(b"x")
+                except OSError:
+                    return
+
+    try:
+        with ThreadPoolExecutor(MOST + 4) as pool:
+            try:
+                for _ in range(MOST + 4):
+                    pool.submit(drip, socket.create_connection(("::1", port)))
+                # Else they would have every place, each for as long as it liked.
+                health = httpx.get(f"http://[::1]:{port}/health", trust_env=False, timeout=20)
+                assert health.json() == {"status": "ok"}
+                for _ in range(MOST):
+                    pool.submit(drip, socket.create_connection(("::1", port)))
+                listener.stop()
+                thread.join(20)
+                assert not thread.is_alive()
+            finally:
+                over.set()
+                listener.stop()
+    finally:
+        thread.join(20)
+        book.close()
 
 
 @LONG

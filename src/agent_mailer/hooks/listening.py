@@ -7,11 +7,14 @@ what it has to say. TLS is the business of a proxy in front.
 from __future__ import annotations
 
 import logging
+import socket
+import socketserver
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
 
 import msgspec
 
@@ -27,7 +30,7 @@ from agent_mailer.outside.signature import LARGEST, Verdict
 
 log = logging.getLogger("agent_mailer.hooks")
 SECONDS = 10.0
-"""In which a caller has sent what it sends."""
+"""In which a caller has sent what it sends, however slowly; so long whoever is being answered may take at the end."""
 MOST = 32
 """Callers at once."""
 FORGET_EVERY = 120
@@ -85,7 +88,41 @@ class Listener(ThreadingHTTPServer):
         self.hook, self.taking, self.clock = hook, taking, clock
         self._callers = threading.BoundedSemaphore(MOST)
         self._stopping = threading.Event()
+        self._reading: dict[socket.socket, float] = {}
+        """Until when each caller has sent what it sends."""
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Without asking what this machine is called, which can take as long as a resolver that does not answer."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def service_actions(self) -> None:
+        """Whoever sends byte after byte has no place for longer than others."""
+        self._cut_late()
+
+    def is_reading(self, connection: socket.socket) -> None:
+        self._reading[connection] = self.clock.monotonic() + SECONDS
+
+    def has_read(self, connection: socket.socket) -> None:
+        self._reading.pop(connection, None)
+
+    def _has_place(self, end: float) -> bool:
+        """Once one of the callers has gone; False where none has by then."""
+        while not self._callers.acquire(timeout=0.1):
+            self._cut_late()
+            if self.clock.monotonic() >= end:
+                return False
+        return True
+
+    def _cut_late(self) -> None:
+        now = self.clock.monotonic()
+        for connection, until in list(self._reading.items()):
+            if until < now:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def run(self) -> None:
         """Until `stop`; what was begun before is seen through first."""
@@ -98,8 +135,9 @@ class Listener(ThreadingHTTPServer):
             self._stopping.set()
             sweeper.join()
             # Who is being answered has the answer; a delivery that is cut off was not told to be taken.
+            end = self.clock.monotonic() + SECONDS
             for _ in range(MOST):
-                self._callers.acquire(timeout=SECONDS)
+                self._has_place(end)
             self.server_close()
 
     def stop(self) -> None:
@@ -108,7 +146,7 @@ class Listener(ThreadingHTTPServer):
         self.shutdown()
 
     def process_request(self, request: object, client_address: object) -> None:
-        if not self._callers.acquire(timeout=SECONDS):
+        if not self._has_place(self.clock.monotonic() + SECONDS):
             self.shutdown_request(request)  # type: ignore[arg-type]
             return
         super().process_request(request, client_address)  # type: ignore[arg-type]
@@ -120,9 +158,10 @@ class Listener(ThreadingHTTPServer):
             self._callers.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A caller that goes away is nothing to tell; anything else is a fault of ours, with its trace in the log."""
+        """A caller that goes away is nothing to tell; anything else is a fault of ours."""
         del request, client_address
-        log.info("a caller's connection ended badly", exc_info=True)
+        if not isinstance(error := sys.exception(), OSError):
+            log.warning("a call could not be answered: %s: %s", type(error).__name__, error)
 
     def _sweep_on(self) -> None:
         looks = 0
@@ -147,7 +186,14 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = SECONDS
     error_message_format = '{"detail":"%(message)s"}'
     error_content_type = "application/json"
-    known: ClassVar[frozenset[str]] = frozenset(("/health",))
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.is_reading(self.connection)
+
+    def finish(self) -> None:
+        self.server.has_read(self.connection)
+        super().finish()
 
     def do_GET(self) -> None:
         if self.path == "/health":
@@ -157,12 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        if not (length.isascii() and length.isdecimal() and len(length) < 20):
             self._say(_told(411, "Content-Length is missing"))
         elif int(length) > LARGEST:
             self._say(_told(413, f"The request is larger than {LARGEST} bytes"))
         else:
             body = self.rfile.read(int(length))
+            self.server.has_read(self.connection)
             if len(body) < int(length):
                 return
             if self.path != self.server.hook.path:
