@@ -264,7 +264,7 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
         url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        env = {"GITHUB_TOKEN": "t0ken", "GITHUB_API_URL": url}
+        env = {"GITHUB_TOKEN": "t0ken\n", "GITHUB_API_URL": url}
         try:
             said = type_in(tmp_path, "hook", "missed", "octo/hello", "7", env=env)
             none = type_in(tmp_path, "hook", "missed", "octo/hello", "8", env=env)
@@ -278,6 +278,11 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
     assert (without.status, "GITHUB_TOKEN" in without.err) == (2, True)
     plain = type_in(tmp_path, "hook", "missed", "o/r", "7", env={**env, "GITHUB_API_URL": "http://x.example"})
     assert (plain.status, "https alone" in plain.err) == (2, True)
+    broken = type_in(tmp_path, "hook", "missed", "o/r", "7", env={**env, "GITHUB_API_URL": "http://[::1"})
+    assert (broken.status, "is no URL" in broken.err) == (2, True)
+    for odd in ("t0ken\x01x", "t0kén"):
+        bad = type_in(tmp_path, "hook", "missed", "o/r", "7", env={**env, "GITHUB_TOKEN": odd})
+        assert (bad.status, "characters that none has" in bad.err, "t0k" in bad.err) == (2, True, False)
 
 
 def _attempt(number: int, guid: str, status: int) -> dict[str, object]:

@@ -47,7 +47,13 @@ class GitHub:
             raise UsageFault(
                 "bad_repository", f"{printable(where, 80)!r} is no OWNER/REPO", "agent-mailer hook missed -h"
             )
-        base = httpx.URL(api.rstrip("/"))
+        token = token.strip()
+        if not token.isascii() or not token.isprintable():
+            raise UsageFault("bad_token", "the token holds characters that none has", "GITHUB_TOKEN=$(gh auth token)")
+        try:
+            base = httpx.URL(api.rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise UsageFault("bad_api", f"{printable(api, 80)} is no URL: {error}", "--api https://HOST") from None
         if base.scheme != "https" and base.host not in ("127.0.0.1", "::1", "localhost"):
             raise UsageFault("bad_api", f"{printable(api, 80)}: a token goes out by https alone", "--api https://HOST")
         of = f"repos/{where}" if "/" in where else f"orgs/{where}"
