@@ -1,4 +1,4 @@
-"""Addresses that name several at once: `broadcast` is everybody whom one can write to, `tag:` who has that tag, `cap:`
+"""Addresses that name several at once: `broadcast` is everybody whom one can write to but hooks, `tag:` who has that tag, `cap:`
 who can do that, `label:` who is labelled so. Pure.
 
 Each gets a message of his own, so that it reaches him once, and what counts mail counts each. `one-of:` before a group
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agent_mailer.errors import UsageFault
-from agent_mailer.names import printable
+from agent_mailer.names import HOOK, printable
 
 BROADCAST: Final = "broadcast"
 
@@ -64,7 +64,7 @@ def spread(to: Sequence[str], contacts: Mapping[str, Sequence[str]], me: str) ->
             continue
         if address.startswith(ONE_OF):
             raise UsageFault("bad_group", "only a message of its own can be for one of a group", "agent-mailer send")
-        members = [one for one, tags in contacts.items() if one != me and _is_in(tags, address)]
+        members = [one for one, tags in contacts.items() if one != me and _is_in(one, tags, address)]
         if not members:
             raise UsageFault(
                 "unknown_group",
@@ -75,5 +75,8 @@ def spread(to: Sequence[str], contacts: Mapping[str, Sequence[str]], me: str) ->
     return tuple(found)
 
 
-def _is_in(tags: Sequence[str], group: str) -> bool:
-    return group == BROADCAST or group in tags or (group.startswith(TAG) and group.removeprefix(TAG) in tags)
+def _is_in(address: str, tags: Sequence[str], group: str) -> bool:
+    if group == BROADCAST:
+        # Behind it is a program that reads no mail.
+        return not address.startswith(HOOK)
+    return group in tags or (group.startswith(TAG) and group.removeprefix(TAG) in tags)

@@ -11,6 +11,7 @@ CONTACTS = {
     "ann": ("rust", "cap:review"),
     "bob": ("tag:rust", "label:test writer"),
     "tag:odd": (),
+    "hook--ci": (),
     "me": ("rust", "cap:review"),
 }
 
