@@ -27,6 +27,7 @@ from agent_mailer.hooks.book import Book
 from agent_mailer.hooks.listening import MOST, Hook, Listener
 from agent_mailer.hooks.taking import Taking
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.outside.calls import read_call
 from agent_mailer.outside.event import Source
 from agent_mailer.outside.rules import Rules
 from agent_mailer.outside.signature import HEADER, LARGEST, WINDOW
@@ -125,6 +126,19 @@ def test_a_listener_says_what_is_wrong_before_it_listens(hook: HookDesk, tmp_pat
     assert (said.status, "A hook's name" in said.err) == (2, True)
     said = type_in(tmp_path, "hook", "deliveries", env=hook.env)
     assert "no mailbox root" in said.err
+
+
+def test_who_reads_along_and_is_gone_has_no_delivery_fail(hook: HookDesk, tmp_path: Path) -> None:
+    def gone(_: str) -> None:
+        raise BrokenPipeError
+
+    book = Book(tmp_path / "deliveries.db")
+    mailbox = MaildirMailbox(Disk(), hook.desk.root, "hook--generic")
+    call = read_call(Source.GENERIC, lambda _: "", b'{"title": "nobody reads along"}', "generic", Rules(), "gone")
+    try:
+        assert Taking("generic", mailbox, ("coder",), book, SystemClock(), gone).take(call).outcome == "sent"
+    finally:
+        book.close()
 
 
 def test_a_book_that_is_busy_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

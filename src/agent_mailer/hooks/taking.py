@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -158,7 +159,9 @@ class Taking:
     def _told(self, row: Row) -> Taken:
         given = (row.message_id,) if row.message_id else ()
         about = printable(f"{row.event} {row.origin} {row.item}".strip(), 120)
-        self._tell(f"{printable(row.delivery, 60)}: {about}: {row.outcome} {row.reason or row.message_id}".rstrip())
+        # Whoever reads along may be gone: what was taken is taken all the same.
+        with suppress(OSError):
+            self._tell(f"{printable(row.delivery, 60)}: {about}: {row.outcome} {row.reason or row.message_id}".rstrip())
         return Taken(row.delivery, row.outcome, row.reason, given, row.occurrences)
 
 
