@@ -314,7 +314,8 @@ def test_an_answer_that_has_left_counts_as_such_also_where_its_task_could_not_be
         await box.open()
         try:
             number = town.write("coder", payload={"taskId": "7"})
-            message = await box.claim(only(await waiting(box)))
+            (envelope,) = await waiting(box)
+            message = await box.claim(envelope)
             assert isinstance(message, Message)
             town.fake.fault = lambda call: (502, b"{}") if call.startswith("PATCH /tasks/") else None
             assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
