@@ -1,5 +1,5 @@
-"""Addresses that name several at once: `broadcast` is everybody whom one can write to but hooks, `tag:` who has that tag, `cap:`
-who can do that, `label:` who is labelled so. Pure.
+"""Addresses that name several at once: `broadcast` is everybody whom one can write to but hooks, `tag:` who has that
+tag, `cap:` who can do that, `label:` who is labelled so. Pure.
 
 Each gets a message of his own, so that it reaches him once, and what counts mail counts each. `one-of:` before a group
 is mail that the first of them takes, and no other: the message's label says so.
