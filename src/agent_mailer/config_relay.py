@@ -38,7 +38,7 @@ def in_our_words(raw: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(table, dict):
         return dict(raw)
     said = {"broker_url": table.get("url"), "api_key": table.get("token")}
-    found = {key: value for key, value in said.items() if isinstance(value, str) and not raw.get(key)}
+    found = {key: value for key, value in said.items() if value is not None and not raw.get(key)}
     rest = {key: value for key, value in table.items() if key not in ("url", "token")}
     return {**raw, "relay": rest, **found}
 

@@ -648,6 +648,13 @@ def test_the_relays_own_variables_and_profiles_are_defaults(tmp_path: Path, monk
     monkeypatch.setenv("AGENT_RELAY_PROFILE", "nobody")
     with pytest.raises(ConfigFault):
         _ = desk.place().config
+    monkeypatch.delenv("AGENT_RELAY_PROFILE")
+    desk.configure(relay={"url": 5, "token": "own"})
+    with pytest.raises(ConfigFault, match="broker_url"):
+        _ = desk.place().config
+    desk.configure(relay={"url": "http://127.0.0.1:5", "token": ["own"]})
+    with pytest.raises(ConfigFault, match="api_key"):
+        _ = desk.place().config
 
 
 def test_a_server_that_does_not_answer_holds_up_no_look(tmp_path: Path) -> None:
