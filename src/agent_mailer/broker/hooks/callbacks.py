@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from agent_mailer.broker.hooks.rows import Standing, State, find_hook, path_name, secret_of
 from agent_mailer.broker.hooks.tables import hook_callbacks, hook_deliveries, hook_items, hooks
-from agent_mailer.broker.hooks.taking import in_ms
+from agent_mailer.broker.hooks.taking import KEY, in_ms
 from agent_mailer.broker.protocol import now_text
 from agent_mailer.broker.tables import agents, messages, users
 from agent_mailer.outside.callbacks import LONGEST_RESULT, Result
@@ -21,8 +21,6 @@ from agent_mailer.outside.items import wait_ms
 AT_ONCE = 50
 LEASE_MS = 60_000
 """More than a post may take."""
-KEY = "hook:"
-"""How the key of a hook's mail begins; its digest follows."""
 
 
 class Callback(msgspec.Struct, frozen=True):

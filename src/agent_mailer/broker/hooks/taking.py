@@ -21,6 +21,9 @@ from agent_mailer.outside.calls import OTHER_BODY, WRONG
 from agent_mailer.outside.event import Event, Ignored, State, body_of, subject_of
 from agent_mailer.outside.items import Item, NotSent, Outcome, Taken, ToSend, decide, thread_words, wait_ms
 
+KEY = "hook:"
+"""How the key of a hook's mail begins; its digest follows."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """`longest`: bytes of a mail's body."""
@@ -199,7 +202,7 @@ def _send(connection: Connection, hook: _Hook, delivery: Delivery, event: Event,
         labels=("hook",),
     )
     # The key outlives what is written down of the delivery.
-    key = f"hook:{delivery.digest}"
+    key = f"{KEY}{delivery.digest}"
     submission = Submission(
         new,
         hook.user_id,
