@@ -24,6 +24,7 @@ def test_a_message_is_read_in_camel_and_in_snake_case() -> None:
         ('{"task":{"id":5}}', "5"),
         ('"{\\"task_id\\":\\"t-5\\"}"', "t-5"),
         ('{"taskId":"a!b:c-d"}', "a!b:c-d"),
+        ('{"taskId":".."}', ""),
         ("[]", ""),
         ("{}", ""),
     ],

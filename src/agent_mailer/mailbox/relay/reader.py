@@ -241,6 +241,7 @@ def _row(one: object) -> Row:
     task = inner if isinstance(inner, dict) else payload
     kind = _text(table, "kind", "type")
     told_task = _text(task, "taskId", "task_id") or (_text(task, "id") if task is inner else "")
+    told_task = told_task or _text(meta, "taskId", "task_id") or _text(table, "taskId")
     pair = _text(payload, "pairId", "pair_id") or _text(meta, "pairId", "pair_id") or _text(table, "pairId")
     return Row(
         number,
@@ -258,12 +259,15 @@ def _row(one: object) -> Row:
         marks=_marks(payload.get(MARKS) or meta.get(MARKS)),
         moment=str(moment if moment is not None else ""),
         created=_moment(moment) or 0.0,
-        task=(told_task or _text(meta, "taskId", "task_id") or _text(table, "taskId"))[:100],
-        pair=pair or ("?" if kind.startswith("pair") else ""),
+        task=told_task[:100] if told_task not in _UPWARDS else "",
+        pair=(pair if pair not in _UPWARDS else "?") or ("?" if kind.startswith("pair") else ""),
         severity=_text(task, "severity"),
         dedupe_key=_text(task, "dedupeKey", "dedupe_key"),
     )
 
+
+_UPWARDS = (".", "..")
+"""What their sender may not have a call of ours end in: in a URL they are no names."""
 
 _CLAIMED = ("claimedAt", "claimed_at")
 _EXPIRES = ("claimExpiresAt", "claim_expires_at")
