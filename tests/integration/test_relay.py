@@ -327,6 +327,25 @@ def test_an_answer_that_has_left_counts_as_such_also_where_its_task_could_not_be
     asyncio.run(scenario())
 
 
+def test_what_has_arrived_is_found_also_where_all_of_it_would_be_too_large(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        box, other = town.box(), town.box("other")
+        await box.open()
+        try:
+            for _ in range(120):
+                town.write("coder")
+            sent = item(other, "k1")
+            assert isinstance(await other.deliver(sent), Delivered)
+            monkeypatch.setattr(other._server.peer, "_most_bytes", 30_000)
+            assert await other.look(sent)
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
     async def scenario() -> None:
         with town.fake.base as base:

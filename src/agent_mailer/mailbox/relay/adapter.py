@@ -58,8 +58,8 @@ from agent_mailer.names import printable
 UNDER_WAY_SECONDS: Final = 5.0
 """So long a request may still be carried out by a server that nobody waits for any more."""
 
-LOOKED_BACK: Final = 5000
-"""So many of the newest messages of the server are looked through for one of ours."""
+LOOKED_BACK: Final = (5000, 500, 50)
+"""So many of the newest messages of the server are looked through for one of ours; fewer where they are too large."""
 
 
 class Rhythm(msgspec.Struct, frozen=True):
@@ -345,13 +345,16 @@ class RelayMailbox:
         found = next((row for row in rows if row.key == item.id and row.sender == self._name), None)
         if found is not None:
             return found
-        since = max(0, await self._server.newest() - LOOKED_BACK)
+        newest = await self._server.newest()
         whose = item.recipient if not payload.is_claimable else await self._one_of(item.recipient)
-        try:
-            rows, _ = await self._server.rows(whose, unread=False, since=since)
-        except (CallRefused, TooLarge):
-            return None
-        return next((row for row in rows if row.key == item.id and row.sender == self._name), None)
+        for back in LOOKED_BACK:
+            with suppress(TooLarge):
+                try:
+                    rows, _ = await self._server.rows(whose, unread=False, since=max(0, newest - back))
+                except CallRefused:
+                    return None
+                return next((row for row in rows if row.key == item.id and row.sender == self._name), None)
+        return None
 
     async def _one_of(self, group: str) -> str:
         """Somebody who sees what is sent to the group."""
