@@ -200,6 +200,10 @@ def test_a_hook_is_made_takes_what_is_signed_gets_another_secret_and_goes(
     [hook] = scene.call("GET", "/admin/hooks")
     assert (hook["to"], hook["rules"]["events"]) == (to, ["down", "up"])
     assert first not in visitor.get("/console/hooks").text
+    # Nobody watches a hook, and nobody should.
+    visitor.post("/console/agents/filter", None)
+    shown = "".join(visitor.get("/console/agents", page=page).text for page in ("1", "2", "3"))
+    assert ("planner" in shown, "hook--alarms" in shown) == (True, False)
     second = secret_in(visitor.post("/console/hooks/roll", None, hook=hook["id"]).text)
     event = msgspec.json.encode({"type": "down", "title": HOSTILE, "dedupeKey": HOSTILE})
     answers = [called(desk, hook["path"], secret, event) for secret in (first, second)]

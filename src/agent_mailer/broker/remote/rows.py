@@ -15,6 +15,7 @@ from agent_mailer.broker.leases import Fence, last_epochs
 from agent_mailer.broker.protocol import CLOCK, Fault, now_text
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.watch_tables import remote_requests, reports
+from agent_mailer.names import HOOK
 from agent_mailer.remote.port import Answered, Asked, RemoteVerb, Report
 from agent_mailer.remote.watched import RemoteRequest, RequestState, Wanted
 
@@ -103,6 +104,7 @@ _ALL = (
     )
     .select_from(agents.outerjoin(reports, _r.agent_id == agents.c.id))
     .where(agents.c.user_id == bindparam("user"), agents.c.status == "active", agents.c.id != bindparam("operator"))
+    .where(~agents.c.address.startswith(HOOK, autoescape=True))
     .order_by(agents.c.created_at, agents.c.id)
 )
 _NEWEST = select(_r.agent_id, _r.asked_seq).where(_r.agent_id.in_(bindparam("ids", expanding=True)))
@@ -263,7 +265,7 @@ def recent_requests(connection: Connection, user_id: str, since: float) -> dict[
 
 
 def watched_agents(connection: Connection, user_id: str) -> list[WatchedAgent]:
-    """All of the user's that are not deleted, the oldest first; the person is none."""
+    """All of the user's that are not deleted, the oldest first; the person is none, nor a hook: nobody watches it."""
     found = []
     names = {"user": user_id, "now": now_ms(), "operator": operator_id(user_id)}
     for row in connection.execute(_ALL, names):
