@@ -154,6 +154,11 @@ def test_a_session_that_ends_in_the_middle_of_such_a_form_loses_no_word(
     assert again == written
     assert other.post("/console/agent/change", None, **again).status_code == 303
     assert "long &lt;img" in visitor.get("/console/agent/settings", id=agent_id).text
+    # Of a hook the events, too: without them it would take all.
+    other.post("/console/logout")
+    other.http.cookies = copy
+    hook = other.post("/console/hooks/make", None, name="deploys", to="x@y", events="down, up")
+    assert '<input type="hidden" name="kept.events" value="down, up">' in hook.text
     # Nobody leads it elsewhere.
     for place in ("https://evil.example/", "/files/x", "//evil.example"):
         led = other.sign_in("alice", **{**kept, "kept.form": place})

@@ -28,7 +28,7 @@ MOST_FIELDS = 400
 WRITTEN = ("body", "name", "title", "text", "role", "description", "system_prompt", "tags")
 """What people write into forms: it is not lost where a session has ended in the middle of one."""
 _OF_MAIL = ("to", "subject", "parent", "action", "scope", "key", "priority")
-_OF_OTHERS = ("form", "agent", "team", "memory", "address_local", "kind")
+_OF_OTHERS = ("form", "agent", "team", "memory", "address_local", "kind", "events")
 KEPT_FIELDS = (*WRITTEN, *_OF_MAIL, *_OF_OTHERS)
 """What is kept with that; `form` is where the form leads."""
 _MAIL = ("/console/send", "/console/needs/answer")
