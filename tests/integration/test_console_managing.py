@@ -243,6 +243,7 @@ def test_a_thread_shows_what_of_it_is_in_the_trash_however_much_is_there(visitor
         one = scene.send("me", "planner", f"Newer {number}", "x")
         scene.call("POST", f"/admin/messages/{one['id']}/trash")
     assert "Delete this message for ever" in visitor.get("/console/thread", id=first["thread_id"]).text
+    assert "Everything in the trash is deleted for ever." in visitor.get("/console/trash").text
     assert visitor.post("/console/trash/empty", None).status_code == 303
     assert "Newer" not in visitor.get("/console/trash").text
     assert scene.call("GET", "/admin/trash/messages") == []

@@ -66,6 +66,8 @@ MANAGING: dict[str, str] = {
     "Show all": "全部显示",
     "None has these tags": "没有带这些标签的",
     "All others are hidden.": "其他的都被隐藏。",
+    "What you wrote was not taken. Here it is, to copy:": "您写的内容未被采用。内容在此，可以复制：",
+    "Everything in the trash is deleted for ever.": "回收站中的所有内容将被永久删除。",
     "Pages": "分页",
     "Before": "上一页",
     "After": "下一页",

@@ -96,6 +96,7 @@ async def _list(
         title=title,
         rows=rows[:A_PAGE],
         single=single,
+        most_single=MOST_SHOWN,
         older=f"{last.last_activity} {last.id}" if last is not None else "",
         agents=known,
         teams=teams,
