@@ -236,6 +236,11 @@ def test_memories_channels_and_teams_change_by_their_forms(visitor: Visitor, sce
     visitor.post("/console/teams/add", None, team=team, agent=agent)
     visitor.post("/console/memories/make", None, team=team, title="Notes", text="one")
     visitor.post("/console/memories/append", None, team=team, title="Notes", text="two")
+    # What cannot be is lost to nobody.
+    refused = visitor.post("/console/memories/make", None, team=team, title="Notes", text="a long <b>text</b>")
+    assert refused.status_code == 409
+    check(refused.text)
+    assert "a long &lt;b&gt;text&lt;/b&gt;</textarea>" in refused.text
     page = "".join(check(visitor.get("/console/team", id=team).text).texts)
     assert "joiner" in page
     assert "one" in page

@@ -77,7 +77,7 @@ async def person_of(request: Request) -> PersonCaller:
 
 
 async def refused(request: Request, fault: Fault) -> Response:
-    """401 leads to the sign-in and back again, with what was written."""
+    """401 leads to the sign-in and back again, with what was written; else the page has it."""
     if fault.status == 401:
         if request.method == "GET" and "hx-request" not in request.headers:
             query = f"?{request.url.query}" if request.url.query else ""
@@ -90,7 +90,10 @@ async def refused(request: Request, fault: Fault) -> Response:
         shell = await shell_of(request, await person_of(request))
     except (Fault, SQLAlchemyError):
         shell = None
-    answer = page_for(request, "refused.html", fault.status, shell=shell, fault=fault, request_id=REQUEST.get())
+    # What another page has posted is not shown as this person's.
+    written = written_of(await _kept(request)) if fault.status != 403 else {}
+    known = {"fault": fault, "request_id": REQUEST.get(), "written": written}
+    answer = page_for(request, "refused.html", fault.status, shell=shell, **known)
     answer.headers.update(fault.headers or {})
     return answer
 
@@ -107,6 +110,11 @@ async def _kept(request: Request) -> Mapping[str, str]:
 def kept_of(form: FormData, prefix: str = "") -> Mapping[str, str]:
     """What of a form is not lost, by field; there its name has the prefix."""
     return {field: value for field in KEPT_FIELDS if (value := text_of(form, prefix + field))}
+
+
+def written_of(kept: Mapping[str, str]) -> Mapping[str, str]:
+    """Of that what a person has written, which the page of a refusal shows."""
+    return {field: kept[field] for field in WRITTEN if field in kept}
 
 
 async def form_of(request: Request) -> FormData:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, cast
 
 from fastapi import Request, Response
@@ -13,11 +14,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from agent_mailer.broker.callers import PersonCaller
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.console.own.port import Agents, Mail
 from agent_mailer.console.rendering import Place, Shell, page_for
+from agent_mailer.console.routing import form_of, kept_of, written_of
 from agent_mailer.errors import MailerError
 
 P = ParamSpec("P")
@@ -41,18 +44,19 @@ class OwnPage(APIRoute):
             try:
                 return await usual(request)
             except Fault as fault:
-                return _refused(request, fault)
+                return await _refused(request, fault)
             except (RequestValidationError, ValidationError):
-                return _refused(request, Fault(422, "The form is not as it must be"))
+                return await _refused(request, Fault(422, "The form is not as it must be"))
             except MailerError as fault:
-                return _refused(request, Fault(409, f"{fault.message}; {fault.fix}" if fault.fix else fault.message))
+                words = f"{fault.message}; {fault.fix}" if fault.fix else fault.message
+                return await _refused(request, Fault(409, words))
             except OSError as error:
-                return _refused(request, Fault(503, f"{error.filename or 'A file'}: {error.strerror or error}"))
+                return await _refused(request, Fault(503, f"{error.filename or 'A file'}: {error.strerror or error}"))
             except Exception as error:
                 if os.environ.get("AGENT_MAILER_DEBUG"):
                     raise
                 words = f"a fault of this program ({type(error).__name__}); with AGENT_MAILER_DEBUG=1 it tells where"
-                return _refused(request, Fault(500, words))
+                return await _refused(request, Fault(500, words))
             finally:
                 await request.close()
 
@@ -94,5 +98,10 @@ def _user() -> str:
         return "user"
 
 
-def _refused(request: Request, fault: Fault) -> Response:
-    return _page(request, 0, "refused.html", fault.status, fault=fault, request_id="")
+async def _refused(request: Request, fault: Fault) -> Response:
+    """What was written is on it."""
+    written: Mapping[str, str] = {}
+    if request.method == "POST":
+        with suppress(HTTPException):
+            written = written_of(kept_of(await form_of(request)))
+    return _page(request, 0, "refused.html", fault.status, fault=fault, request_id="", written=written)
