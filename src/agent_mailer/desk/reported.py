@@ -123,7 +123,7 @@ def report_of(looked: Looked) -> Report:
         held=tuple(Stuck(one.guard, one.message_id, one.at, one.thread, one.message_id) for one in looked.held),
         held_counts=tuple(Counted(one.guard, one.count) for one in view.held),
         last=looked.last,
-        today=Spent("", today.turns, today.seconds, today.input_tokens, today.output_tokens, today.cost_usd),
+        today=Spent(iso(now)[:10], today.turns, today.seconds, today.input_tokens, today.output_tokens, today.cost_usd),
         ended="" if view.watcher.running or looked.died else STOPPED,
     )
 

@@ -97,8 +97,11 @@ class AgentPage(msgspec.Struct, frozen=True):
 
 
 def values_of(shown: NeedsPage | AgentsPage | AgentPage, now: float) -> dict[str, object]:
-    """By the names that the templates have for it. `now` in seconds since the epoch."""
-    return {**msgspec.structs.asdict(shown), "at": now, "stamp": stamp, "a_page": A_PAGE, "limits": LIMITS}
+    """By the names that the templates have for it. `now` in seconds since the epoch; `day` is today (UTC): what was
+    reported on another one was spent then.
+    """
+    shared = {"at": now, "day": stamp(now)[:10], "stamp": stamp, "a_page": A_PAGE, "limits": LIMITS}
+    return {**msgspec.structs.asdict(shown), **shared}
 
 
 def first_of(page: int, many: int) -> int:
