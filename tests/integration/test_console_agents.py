@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from html import unescape
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import Scene, Visitor, running_console
 from tests.strict_html import check
 
-from agent_mailer.remote.port import Counted, Question, Report, Resting, Stuck, Working
+from agent_mailer.remote.port import Counted, Question, Report, Resting, Spent, Stuck, Working
 
 HOSTILE = "<img src=x onerror=alert(1)>'\""
 
@@ -100,6 +101,37 @@ def test_a_question_is_answered_in_place_once(visitor: Visitor, scene: Scene) ->
     late = visitor.post("/console/needs/answer", None, **{**sent, "key": "f" * 32, "body": "SQLite."})  # type: ignore[arg-type]
     assert late.status_code == 409
     assert "your text was not sent" in late.text
+    assert "SQLite.</textarea>" in late.text
+    assert "Postgres or SQLite" not in visitor.get("/console/agent", id=scene.agents["coder"]["id"]).text
+
+
+def test_a_page_of_needs_begins_after_those_that_were_answered(visitor: Visitor, scene: Scene) -> None:
+    scene.agent("asker")
+    old, task = (scene.send("planner", "asker", subject, "do it") for subject in ("First", "Second"))
+    scene.send("asker", "planner", "First", "answered?", parent_id=old["id"])
+    scene.send("me", "asker", "First", "yes", thread_id=old["thread_id"])
+    scene.send("asker", "planner", "Second", "Which of them?", parent_id=task["id"])
+    first = Question("t0", old["thread_id"], old["id"], 1.0)
+    others = [Question(f"t{number}", task["thread_id"], task["id"], 1.0 + number) for number in range(1, 50)]
+    report(scene, "asker", questions=(first, *others))
+    report(scene, "planner", questions=(Question("t50", task["thread_id"], task["id"], 51.0),))
+    page = visitor.get("/console/needs").text
+    shown = page.count('<li class="need"'), page.count("Which of them?"), page.count(">lost<")
+    assert (shown[0], shown[1] + shown[2]) == (50, 50)
+    assert "It asks something in its thread." not in page
+    for name in ("asker", "planner", "coder"):
+        report(scene, name)
+
+
+def test_what_was_spent_on_another_day_is_not_of_today(visitor: Visitor, scene: Scene) -> None:
+    today = datetime.now(UTC).date().isoformat()
+    report(scene, "coder", today=Spent("2020-01-01", 40, cost_usd=9.5))
+    report(scene, "planner", today=Spent(today, 2, cost_usd=1.25))
+    shown = [visitor.get(f"/console/{place}").text for place in ("agents", "needs")]
+    assert ["$9.50" in page or "$10.75" in page for page in shown] == [False, False]
+    assert "2 · $1.25" in shown[0]
+    assert "2 turns today · $1.25" in shown[1]
+    assert "40 turns" not in visitor.get("/console/agent", id=scene.agents["coder"]["id"]).text
 
 
 def test_what_is_stuck_is_run_again_from_the_page_and_what_came_of_it_is_shown(visitor: Visitor, scene: Scene) -> None:

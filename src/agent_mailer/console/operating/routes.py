@@ -50,17 +50,17 @@ _THENS = get_args(WantedForm.model_fields["then"].annotation)
 
 @router.get("/needs")
 async def needs(request: Request, person: AsPerson, number: _PageNumber = 1) -> Response:
-    """The first page. What was asked is read for the needs that are shown."""
+    """The first page: it counts what nobody has answered."""
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
     def work(connection: Connection) -> NeedsPage:
         agents = watched_by(connection, streams, person.user_id)
         found = needs_of(agents, now)
-        first = first_of(number, len(found))
-        shown = found[first : first + A_PAGE]
-        said = said_in(connection, person.user_id, shown)
-        # Whoever has been answered is about to go on.
-        waiting = [need for need in found if need.kind is not NeedKind.QUESTION or not _is_answered(need, said)]
+        said = said_in(connection, person.user_id, _questions(found))
+        waiting = _unanswered(found, said)
+        first = first_of(number, len(waiting))
+        shown = waiting[first : first + A_PAGE]
+        said |= said_in(connection, person.user_id, [need for need in _questions(shown) if need.id not in said])
         asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
         acts = acts_in(connection, person.user_id, shown)
         return NeedsPage(agents, waiting, said, asked, first, well_since(agents, waiting), acts)
@@ -69,8 +69,13 @@ async def needs(request: Request, person: AsPerson, number: _PageNumber = 1) -> 
     return await page(request, person, "needs.html", here="needs", **values_of(shown, now))
 
 
-def _is_answered(need: NeedView, said: dict[str, Said]) -> bool:
-    return need.id in said and said[need.id].answered
+def _questions(needs: list[NeedView]) -> list[NeedView]:
+    return [need for need in needs if need.kind is NeedKind.QUESTION]
+
+
+def _unanswered(needs: list[NeedView], said: dict[str, Said]) -> list[NeedView]:
+    """Whoever has been answered is about to go on."""
+    return [need for need in needs if need.id not in said or not said[need.id].answered]
 
 
 @router.post("/needs/answer")
@@ -153,10 +158,12 @@ async def agent(request: Request, person: AsPerson, id: str) -> Response:
     def work(connection: Connection) -> dict[str, object]:
         one = _named(watched_by(connection, streams, person.user_id), id)
         found = needs_of([one], now)
+        said = said_in(connection, person.user_id, _questions(found))
+        found = _unanswered(found, said)
         shown = AgentPage(
             one,
             found,
-            said_in(connection, person.user_id, found),
+            said,
             recent_requests(connection, person.user_id, now - SHOWN_SECONDS),
             requests_of(connection, person.user_id, id, 20),
             turns_of_agent(connection, person.user_id, id),
