@@ -95,13 +95,12 @@ def _died(place: Workplace, view: StatusView) -> bool:
     """Whether a watcher has ended without a word: turns are open, or the mailbox says that it is still there."""
     if view.running:
         return True
-    if not place.in_folder:
+    if not place.in_folder or view.mailbox.problem is not None:
         return False
-    from agent_mailer.people import agent_of
-    from agent_mailer.people.folder import GONE
+    from agent_mailer.people.folder import GONE, standing_of
 
     with suppress(MailerError, OSError):
-        return any(one.status == GONE for one in agent_of(place).who() if one.address == place.handle)
+        return standing_of(place.maildir_root(), place.handle).status == GONE
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from agent_mailer.clock import iso
 from agent_mailer.console.mail.rows import Agent, ThreadRow, Turn
 from agent_mailer.console.own.port import Letter, OwnMessage, OwnShown, ThreadsPage
 from agent_mailer.desk.addresses import Address, addresses_of, roots_of
+from agent_mailer.desk.changes import IN_ANY_CASE
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft, Priority
 from agent_mailer.names import printable
@@ -39,9 +41,15 @@ class MailHere:
         self._looking = looking
         self._lock = threading.Lock()
         self._overseen = Overseen()
+        self._roots: tuple[Path, ...] = ()
+        self._roots_at = -IN_ANY_CASE
 
     def unread(self) -> int:
-        return sum(waiting(root) for root in roots_of(self._looking.places()))
+        """Every page asks this: which mailboxes there are is looked at as seldom as `changes` does."""
+        now = time.monotonic()
+        if now - self._roots_at >= IN_ANY_CASE:
+            self._roots, self._roots_at = tuple(roots_of(self._looking.places())), now
+        return sum(waiting(root) for root in self._roots)
 
     def threads(self, *, unread: bool, mine: bool, agent: str) -> ThreadsPage:
         places = list(self._looking.places())

@@ -77,6 +77,15 @@ def mail_in(place: Workplace, handle: str | None) -> FolderMail:
     return FolderMail(mailbox)
 
 
+def standing_of(root: Path, handle: str) -> Standing:
+    """Who died could not say so: then the file says `active` and nobody is there."""
+    paths = layout.Paths(root, handle)
+    said, watcher = amq.seen(paths), amq.watcher_of(paths)
+    status, at, note = (said.status, said.at, said.note) if said is not None else ("", None, "")
+    gone = watcher is None and paths.lock.exists() and status in (Presence.ACTIVE, Presence.PAUSED)
+    return Standing(handle, GONE if gone else status, at, "" if gone else note, watched=watcher is not None)
+
+
 class FolderMail:
     """Implements `agent_mailer.people.port.PersonalMail`."""
 
@@ -228,16 +237,7 @@ class FolderMail:
 
     async def who(self) -> Sequence[Standing]:
         contacts = await self.mailbox.contacts()
-        return [self._standing(one) for one in sorted([self.mailbox.address, *(c.address for c in contacts)])]
-
-    def _standing(self, handle: str) -> Standing:
-        """Who died could not say so: then the file says `active` and nobody is there."""
-        paths = layout.Paths(self._root, handle)
-        said, watcher = amq.seen(paths), amq.watcher_of(paths)
-        status, at, note = (said.status, said.at, said.note) if said is not None else ("", None, "")
-        if watcher is None and paths.lock.exists() and status in (Presence.ACTIVE, Presence.PAUSED):
-            status, note = GONE, ""
-        return Standing(handle, status, at, note, watched=watcher is not None)
+        return [standing_of(self._root, one) for one in sorted([self.mailbox.address, *(c.address for c in contacts)])]
 
     async def sent(self, newest: int) -> Sequence[Message]:
         names = dict(reversed([(name, moment) for moment, name in _dated(self._paths.sent)]))
