@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from agent_mailer.console.own.gate import Door
 from agent_mailer.console.rendering import HEADERS
+from agent_mailer.errors import MailerError
 
 HEARTBEAT = 15.0
 Changes = Callable[[], AsyncIterator[None]]
@@ -20,8 +22,9 @@ router = APIRouter(prefix="/console", include_in_schema=False)
 class Pages:
     """The pages that are open. While there are none nothing is watched."""
 
-    def __init__(self, door: Door, changes: Changes) -> None:
+    def __init__(self, door: Door, changes: Changes, heartbeat: float = HEARTBEAT) -> None:
         self._door = door
+        self._heartbeat = heartbeat
         self._changes = changes
         self._open: set[asyncio.Event] = set()
         self._following: asyncio.Task[None] | None = None
@@ -49,7 +52,7 @@ class Pages:
             yield b"event: hello\ndata: 1\n\n"
             while not self._over:
                 try:
-                    await asyncio.wait_for(woken.wait(), HEARTBEAT)
+                    await asyncio.wait_for(woken.wait(), self._heartbeat)
                 except TimeoutError:
                     yield b": ping\n\n"
                     continue
@@ -62,7 +65,12 @@ class Pages:
                 self._following = None
 
     async def _follow(self) -> None:
-        async for _ in self._changes():
+        """Where nothing can be watched the pages look again now and then, as they do without a stream."""
+        while True:
+            with suppress(MailerError, OSError):
+                async for _ in self._changes():
+                    self.changed()
+            await asyncio.sleep(self._heartbeat)
             self.changed()
 
 
