@@ -174,7 +174,9 @@ def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: 
         found = [(one["verb"], one.get("targets", []), one.get("then", "retry")) for one in asked(scene, "idle")]
         assert found == [("stop", ["t-9"], "drop"), ("pause", [], "retry")]
         report(scene, "idle", pause=Resting("by_hand", 1_700_000_000.0))
-        assert "Let it go on" in visitor.get("/console/needs").text
+        shown = visitor.get("/console/needs").text
+        assert "Let it go on" in shown
+        assert "It waits (by hand) until" in shown
 
 
 def test_another_users_agents_are_nobody_elses(desk: BrokerDesk, scene: Scene, visitor: Visitor) -> None:

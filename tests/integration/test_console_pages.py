@@ -19,7 +19,12 @@ from tests.strict_html import check
 from agent_mailer.console.charts import Bar, bars
 from agent_mailer.console.mail.finding import Asked, find, read
 from agent_mailer.console.words_zh import ZH
+from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.state.held import Guard
+from agent_mailer.state.records import PauseReason
+from agent_mailer.state.stuck import StuckKind
 
+NAMED = (PauseReason, StuckKind, Guard, RemoteVerb)
 TEMPLATES = Path(__file__).parents[2] / "src" / "agent_mailer" / "console" / "templates"
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -80,6 +85,9 @@ def test_every_text_of_the_pages_is_there_in_chinese() -> None:
         ):
             missing |= {text for text in found.groups() if text and text not in ZH}
     assert missing == set()
+    # And what watchers name by a word of theirs.
+    named = [one.value.replace("_", " ").replace("-", " ") for kind in NAMED for one in kind]
+    assert [word for word in named if word not in ZH] == []
     blanks = re.compile(r"\{\w+\}")
     assert [
         english for english, chinese in ZH.items() if set(blanks.findall(english)) != set(blanks.findall(chinese))

@@ -212,5 +212,11 @@ def _as_is(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in "\n\t" else _number(sign) for sign in text)
 
 
+def _words(value: str) -> str:
+    """A value of a closed set as people read it."""
+    return value.replace("_", " ").replace("-", " ")
+
+
 _env.filters.update(moment=_moment, age=_age, as_is=_as_is, body=_safe_body, visible=_visible, who=_shortened)
+_env.filters["words"] = _words
 _env.globals.update(asset=address_of, link=_link, fresh_key=lambda: secrets.token_hex(16))
