@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent_mailer.clock import iso
 from agent_mailer.console.mail.rows import Agent, ThreadRow, Turn
-from agent_mailer.console.own.port import Letter, OwnMessage, OwnShown, ThreadsPage
+from agent_mailer.console.own.port import Letter, OwnMessage, OwnShown, ThreadsPage, mark_of
 from agent_mailer.desk.addresses import Address, addresses_of, roots_of
 from agent_mailer.desk.changes import IN_ANY_CASE
 from agent_mailer.errors import MailerError, UsageFault
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Message
     from agent_mailer.people import Person
 
-SHOWN_THREADS = 500
 SNIPPET = 160
 TURNS_READ = 300
 """So many of an agent's newest turns are looked at for those of a thread."""
@@ -51,7 +50,7 @@ class MailHere:
             self._roots, self._roots_at = tuple(roots_of(self._looking.places())), now
         return sum(waiting(root) for root in self._roots)
 
-    def threads(self, *, unread: bool, mine: bool, agent: str) -> ThreadsPage:
+    def threads(self, *, unread: bool, mine: bool, agent: str, after: str, most: int) -> ThreadsPage:
         places = list(self._looking.places())
         addresses = addresses_of(places)
         wanted = next((one for one in addresses.values() if one.workdir == agent), None) if agent else None
@@ -60,9 +59,14 @@ class MailHere:
             threads.setdefault(seen.message.envelope.thread, []).append((root, seen))
         states = _states(places)
         rows: list[ThreadRow] = []
-        for thread, found in threads.items():
-            if len(rows) == SHOWN_THREADS:
+        marks = {
+            thread: mark_of(iso(found[0][1].message.envelope.created), thread) for thread, found in threads.items()
+        }
+        for thread, found in sorted(threads.items(), key=lambda one: marks[one[0]], reverse=True):
+            if len(rows) == most:
                 break
+            if after and marks[thread] >= after:
+                continue
             new = sum(one.new for _, one in found)
             if (
                 (unread and not new)
@@ -76,7 +80,9 @@ class MailHere:
     def thread(self, thread: str) -> list[OwnShown]:
         places = list(self._looking.places())
         found = [seen for _, seen in self._newest(places) if seen.message.envelope.thread == thread]
-        turns = _turns_of(places, thread)
+        # Only who has got mail of it has had turns for it.
+        takers = {handle for one in found for handle in one.message.envelope.to}
+        turns = _turns_of([place for place in places if place.in_folder and place.handle in takers], thread)
         return [
             OwnShown(_message(one), turns.get(one.message.envelope.id, ()), PERSON in one.message.envelope.to)
             for one in sorted(found, key=lambda one: one.message.envelope.created)

@@ -13,7 +13,7 @@ from agent_mailer.console.mail.rows import ThreadFilter
 from agent_mailer.console.mail.threads import A_PAGE, FOLDED_FROM, MOST_SHOWN
 from agent_mailer.console.mail.writing import Draft, draft_of
 from agent_mailer.console.own.pages import OwnPage, agents_of, answers_of, looked, mail_of, own_page
-from agent_mailer.console.own.port import Letter, OwnMessage, OwnShown
+from agent_mailer.console.own.port import Letter, OwnMessage, OwnShown, mark_of
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import form_of, own_address, text_of
 from agent_mailer.errors import MailerError
@@ -30,8 +30,9 @@ _PRIORITIES = ("normal", "urgent", "low")
 @router.get("/threads")
 async def threads(request: Request, only: str = "", agent: str = "", after: str = "") -> Response:
     wanted = ThreadFilter(unread=only == "unread", mine=only == "mine", agent=agent)
-    shown = await looked(mail_of(request).threads, unread=wanted.unread, mine=wanted.mine, agent=agent)
-    rows = [row for row in shown.rows if not after or f"{row.last_activity} {row.id}" < after]
+    asked = {"unread": wanted.unread, "mine": wanted.mine}
+    shown = await looked(mail_of(request).threads, **asked, agent=agent, after=after, most=A_PAGE + 1)
+    rows = shown.rows
     last = rows[A_PAGE - 1] if len(rows) > A_PAGE else None
     return await own_page(
         request,
@@ -40,7 +41,7 @@ async def threads(request: Request, only: str = "", agent: str = "", after: str 
         title="Threads",
         rows=rows[:A_PAGE],
         single=(),
-        older=f"{last.last_activity} {last.id}" if last is not None else "",
+        older=mark_of(last.last_activity, last.id) if last is not None else "",
         agents=shown.agents,
         teams=(),
         wanted=wanted,

@@ -63,6 +63,11 @@ class ThreadsPage(msgspec.Struct, frozen=True):
     agents: Sequence[Agent]
 
 
+def mark_of(last_activity: str, thread: str) -> str:
+    """Where a thread stands in the list."""
+    return f"{last_activity} {thread}"
+
+
 class TurnPage(msgspec.Struct, frozen=True):
     """A turn, and the end of what its program has printed."""
 
@@ -114,8 +119,10 @@ class Mail(Protocol):
     def unread(self) -> int:
         """How much waits for the person."""
 
-    def threads(self, *, unread: bool, mine: bool, agent: str) -> ThreadsPage:
-        """Those that are so; `agent`: its id, empty = everybody's."""
+    def threads(self, *, unread: bool, mine: bool, agent: str, after: str, most: int) -> ThreadsPage:
+        """At most `most` of those that are so; `agent`: its id, empty = everybody's; `after`: the mark of the last that
+        was shown, empty = from the newest on.
+        """
 
     def thread(self, thread: str) -> Sequence[OwnShown]:
         """Oldest first; empty where there is none."""
