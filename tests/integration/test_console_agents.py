@@ -167,6 +167,7 @@ def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: 
         one = visitor.get("/console/agent", id=scene.agents["idle"]["id"]).text
         check(one)
         assert "my host" in one
+        assert "It has had no turn yet" in one
         wanted = {form["verb"][0]: form for form in forms(one, "/console/ask")}
         assert wanted.keys() == {"pause", "stop", "raise"}
         visitor.post("/console/ask", None, **{**wanted["stop"], "then": "drop"})  # type: ignore[arg-type]
