@@ -114,7 +114,8 @@ def test_the_person_writes_once_and_looking_takes_no_mail_from_an_agent(console:
 
 def test_what_came_to_the_person_counts_as_read_when_he_says_so(console: OwnConsole, desk: Desk) -> None:
     sent = desk.send("Postgres or SQLite?", sender="coder", to="user", subject="Which?", thread="th-which")
-    assert "(1)" in console.get("/console/threads", only="unread").text
+    for path in ("/console/threads", "/console/nothing"):
+        assert "<title>(1) " in console.get(path, only="unread").text
     shown = console.get("/console/thread", id="th-which").text
     assert "Mark 1 message as read" in shown
     assert [one.envelope.id for one in desk.inbox()] == [sent]

@@ -104,4 +104,7 @@ async def _refused(request: Request, fault: Fault) -> Response:
     if request.method == "POST":
         with suppress(HTTPException):
             written = written_of(kept_of(await form_of(request)))
-    return _page(request, 0, "refused.html", fault.status, fault=fault, request_id="", written=written)
+    waiting = 0
+    with suppress(MailerError, OSError):
+        waiting = await looked(mail_of(request).unread)
+    return _page(request, waiting, "refused.html", fault.status, fault=fault, request_id="", written=written)
