@@ -71,6 +71,7 @@ MANAGING: dict[str, str] = {
     "It has had no turn yet, as far as is known here.": "就此处所知，它还没有过轮次。",
     "Nothing has been said in it yet.": "其中还没有人说话。",
     "None has been made yet.": "还没有生成过。",
+    "Its mail is not on this machine: answer it where its mail is.": "它的邮件不在这台机器上：请在其邮箱所在处回答。",
     "Pages": "分页",
     "Before": "上一页",
     "After": "下一页",

@@ -4,6 +4,7 @@ else with the name of its folder behind it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +18,9 @@ from agent_mailer.people.overseen import recipients_of
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
+
+
+_BETWEEN = re.compile(r"[,;\s]")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -61,4 +65,5 @@ def _shown(root: Path, handle: str, ours: Mapping[tuple[Path, str], str], many: 
     workdir = ours.get((root, handle))
     where = Path(workdir) if workdir is not None else root.parent
     twins = [path for (_, name), path in ours.items() if name == handle and Path(path).name == where.name]
-    return f"{handle}@{where.name if len(twins) < 2 else where}"
+    # Where several addresses stand in one field, these signs stand between them.
+    return f"{handle}@{_BETWEEN.sub('_', where.name if len(twins) < 2 else str(where))}"

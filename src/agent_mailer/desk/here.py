@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.clock import iso
+from agent_mailer.config import MailboxKind
 from agent_mailer.console.operating.needs import in_order, needs_of
 from agent_mailer.console.operating.pages import (
     SHOWN_SECONDS,
@@ -178,7 +179,8 @@ class AgentsHere:
             for blocked in view.blocked:
                 subject = subjects(place_at(Path(view.workdir)), [blocked.message_id]).get(blocked.message_id, "")
                 name = f"{NeedKind.QUESTION.value}:{view.workdir}:{blocked.turn_id}"
-                said[name] = Said(blocked.message_id, subject, blocked.question, answered=False)
+                elsewhere = view.mailbox.kind != MailboxKind.MAILDIR
+                said[name] = Said(blocked.message_id, subject, blocked.question, answered=False, elsewhere=elsewhere)
             if view.asked:
                 for question, whole in asked(place_at(Path(view.workdir))).items():
                     beside = f"{whole.beside}\n" if whole.beside else ""

@@ -28,12 +28,15 @@ SHOWN_SECONDS = 120.0
 
 
 class Said(msgspec.Struct, frozen=True):
-    """The last message of an agent's in a thread, and whether somebody has written to the agent there since."""
+    """The last message of an agent's in a thread, and whether somebody has written to the agent there since;
+    `elsewhere`: its mail is not to be had from these pages.
+    """
 
     message_id: str
     subject: str
     excerpt: str
     answered: bool
+    elsewhere: bool = False
 
 
 class TurnRow(msgspec.Struct, frozen=True):

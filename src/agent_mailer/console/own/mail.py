@@ -128,6 +128,8 @@ async def send(request: Request) -> Response:
     except MailerError as fault:
         failed = f"{fault.message}; {fault.fix}" if fault.fix else fault.message
         return await _show(request, draft, failed=failed, status=422)
+    except Fault as fault:
+        return await _show(request, draft, failed=fault.detail, status=fault.status)
     return leads_to("/console/thread", id=thread_id, done="sent", sent=draft.name)
 
 
@@ -143,18 +145,27 @@ async def answer(request: Request) -> Response:
     need = next((one for one in found.needs if one.id == asked), None)
     if need is None:
         raise Fault(409, "Somebody has answered this meanwhile, or the agent goes on; your text was not sent")
-    letter = _letter(Draft(to=need.address, subject=draft.subject, body=draft.body, key=draft.key), need.thread)
+    known = await looked(mail_of(request).addresses)
+    # By its workdir: agents of several mailboxes may have the same name.
+    to = next((one.address for one in known if one.id == need.agent_id), "")
+    if not to:
+        raise Fault(409, "Its mail is not on this machine: answer it where its mail is.")
+    letter = Letter((to,), draft.subject, draft.body, "send", thread=need.thread, key=_key(draft))
     await looked(mail_of(request).send, letter)
     sent.append((asked, draft.key, draft.body))
     return leads_to("/console/needs", done="answered", done_id=asked)
 
 
-def _letter(draft: Draft, thread_id: str = "") -> Letter:
+def _letter(draft: Draft) -> Letter:
     """Raises Fault for what no form of ours holds."""
     to = tuple(word for word in _BETWEEN.split(draft.to) if word)
     if not to:
         raise Fault(422, "To whom? Give an address of an agent")
     if draft.action not in _ACTIONS or draft.priority not in _PRIORITIES:
         raise Fault(422, "The form is not as it must be")
-    key = draft.key if _KEY.fullmatch(draft.key) else ""
-    return Letter(to, draft.subject, draft.body, draft.action, draft.parent, thread_id, draft.priority, key)
+    key = _key(draft)
+    return Letter(to, draft.subject, draft.body, draft.action, draft.parent, priority=draft.priority, key=key)
+
+
+def _key(draft: Draft) -> str:
+    return draft.key if _KEY.fullmatch(draft.key) else ""
