@@ -81,7 +81,7 @@ def gather(connection: Connection, key: str) -> list[Post]:
         put_off = update(hook_callbacks).where(_b.message_id == row.message_id, _b.due_ms <= in_ms(0))
         if connection.execute(put_off.values(due_ms=in_ms(LEASE_MS))).rowcount:
             secret = secret_of(key, row.id, row.version)
-            hosts = tuple(row.callback_hosts)
+            hosts = tuple(row.callback_hosts or ())
             found.append(Post(row.message_id, row.body.encode(), row.callback, hosts, secret, row.tries))
     return found
 

@@ -239,5 +239,5 @@ def _hook(row: Sequence[Any]) -> Hook:
     path = f"/hooks/{path_name(name, username)}"
     who = (address, to or "", team_id, _rules(rules))
     return Hook(
-        identity, name, path, Source(kind), Standing(standing), *who, version, created_at, callback or "", hosts
+        identity, name, path, Source(kind), Standing(standing), *who, version, created_at, callback or "", hosts or []
     )

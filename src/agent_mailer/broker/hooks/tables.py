@@ -25,7 +25,7 @@ hooks = Table(
     Column("created_at", Text, nullable=False),
     # Where answers are told back, NULL for nowhere; hosts that may be private ones; up to which number of its inbox.
     Column("callback", Text),
-    Column("callback_hosts", JSON, nullable=False, server_default="[]"),
+    Column("callback_hosts", JSON),
     Column("callback_seq", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("user_id", "name"),
 )

@@ -13,7 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("hooks", sa.Column("callback", sa.Text()))
-    op.add_column("hooks", sa.Column("callback_hosts", sa.JSON(), nullable=False, server_default="[]"))
+    op.add_column("hooks", sa.Column("callback_hosts", sa.JSON()))
     op.add_column("hooks", sa.Column("callback_seq", sa.BigInteger(), nullable=False, server_default="0"))
     op.create_table(
         "hook_callbacks",
