@@ -17,6 +17,7 @@ from sqlalchemy import create_engine
 from tests.broker_desk import BrokerDesk, Person
 from tests.desk import until
 from tests.integration.test_broker_hooks import Hook
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.broker.hooks.callbacks import has_news
@@ -100,6 +101,7 @@ def states(hook: Hook) -> list[tuple[str, int]]:
     return [(one["state"], one["tries"]) for one in hook.admin("GET", "/callbacks")]
 
 
+@LONG
 def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
     alarm: Any = {"title": "db is down", "dedupeKey": "db", "source": "monitor"}
     sent = hook.tell("d1", **alarm)["messageIds"]
@@ -171,6 +173,7 @@ def test_no_callback_reaches_into_the_network_of_the_broker(
     desk.call("DELETE", f"/admin/hooks/{made['id']}", headers=alice.login)
 
 
+@LONG
 def test_what_a_deleted_hook_had_to_tell_is_told_to_nobody_under_its_name(
     hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path
 ) -> None:
@@ -189,6 +192,7 @@ def test_what_a_deleted_hook_had_to_tell_is_told_to_nobody_under_its_name(
     assert sorted(states(hook)) == [("failed", 1), ("posted", 1)]
 
 
+@LONG
 def test_nothing_is_looked_for_where_nothing_can_be_told(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
     """Else a broker writes every two seconds, for ever."""
     engine = create_engine(desk.settings.database)
