@@ -17,7 +17,7 @@ from tests.crash.mcp_mail import PLANNER, McpMailDesk
 from tests.fake_mcp_mail import FakeProcess
 from tests.sizes import sizes
 
-ROUNDS = sizes(quick=3, long=15, soak=100)
+ROUNDS = sizes(quick=2, long=15, soak=100)
 VICTIMS = (Victim.WATCHER, Victim.AGENT, Victim.RECIPIENT, Victim.BROKER, Victim.WATCHER, Victim.HANDED_OVER)
 
 

@@ -176,6 +176,7 @@ def reasons(desk: Desk) -> list[str]:
     return [waits["why"] for waits in status(desk)["settling"] if waits["why"]]
 
 
+@LONG
 def test_a_broker_that_takes_no_mail_and_answers_otherwise(moods: Moods, at_broker: AmpDesk) -> None:
     desk, moody = at_broker, moods[2]
     go = gated(desk)

@@ -147,6 +147,7 @@ def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: B
     assert json.loads(caller.came[-1].body)["resultId"] == third["id"]
 
 
+@LONG
 def test_no_callback_reaches_into_the_network_of_the_broker(
     hook: Hook, desk: BrokerDesk, caller: Caller, alice: Person
 ) -> None:

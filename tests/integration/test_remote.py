@@ -74,6 +74,7 @@ def test_an_agent_is_watched_paused_and_its_turn_stopped_from_afar(desk: RemoteD
     assert (desk.report().ended, desk.seen()["lost"], desk.seen()["watcher"]) == ("stopped", False, None)
 
 
+@LONG
 def test_what_gives_power_is_refused_but_where_a_person_has_said_all(desk: RemoteDesk) -> None:
     desk.configure(deny_from=[desk.planner["address"]])
     with desk.watching():

@@ -134,6 +134,7 @@ def test_a_damaged_file_keeps_nobody_from_anything(tmp_path: Path, content: byte
     assert asyncio.run(leases(tmp_path, "one").take("t", ["src"], 60.0)) == []
 
 
+@LONG
 def test_two_agents_of_one_project_work_one_after_the_other_and_it_costs_no_attempt(desks: TwoDesks) -> None:
     desks.first.send("first")
     with desks.first.watching():
