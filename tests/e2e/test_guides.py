@@ -228,7 +228,7 @@ def _a_team_reports(walk: Walk, claude: FakeAnthropic) -> None:
 
 def test_operating_a_broker(walk: Walk) -> None:
     def for_a_moment(walk: Walk) -> None:
-        walk.same = {"--seconds 30": "--seconds 1"}
+        walk.same = {"--seconds 5": "--seconds 1"}
         walk.same |= dict.fromkeys(re.findall(r"^\d.* ms$", page("docs/operating-a-broker.md"), re.MULTILINE), "…")
 
     follow(walk, "operating-a-broker.md", {"for_a_moment": for_a_moment})
