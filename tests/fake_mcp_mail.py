@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,8 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import httpx
-from tests.desk import until
+from tests.fake_process import FakeProcess
 
 _TABLES = """
 create table if not exists projects (id integer primary key, slug text unique, human_key text);
@@ -392,42 +389,9 @@ def running(database: Path, signals: Path | None = None) -> Iterator[tuple[str, 
         fake.base.close()
 
 
-class FakeProcess:
-    """The same in a process of its own, over a database that stays: it can be killed, and started again."""
-
-    def __init__(self, database: Path) -> None:
-        self._database = database
-        self._process: subprocess.Popen[str] | None = None
-        self._port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/api"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fake_mcp_mail", str(self._port), str(self._database)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
-        assert self._process.stdout is not None
-        self._port = int(self._process.stdout.readline())
-        until(self._answers, "the server's first answer")
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{self._port}/", trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-            self._process = None
+def in_process(database: Path) -> FakeProcess:
+    """The same in a process of its own."""
+    return FakeProcess("tests.fake_mcp_mail", database, root="/api", lives="/")
 
 
 if __name__ == "__main__":

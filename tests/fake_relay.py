@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import queue
 import re
-import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -21,8 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import httpx
-from tests.desk import until
+from tests.fake_process import FakeProcess
 
 _TABLES = """
 create table if not exists agents (id text primary key, label text, machine text, tags text, capabilities text,
@@ -372,42 +369,9 @@ def running(database: Path) -> Iterator[tuple[str, FakeServer]]:
         fake.base.close()
 
 
-class FakeProcess:
-    """The same in a process of its own, over a database that stays: it can be killed, and started again."""
-
-    def __init__(self, database: Path) -> None:
-        self._database = database
-        self._process: subprocess.Popen[str] | None = None
-        self._port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fake_relay", str(self._port), str(self._database)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
-        assert self._process.stdout is not None
-        self._port = int(self._process.stdout.readline())
-        until(self._answers, "the server's first answer")
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/api/stats", trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-            self._process = None
+def in_process(database: Path) -> FakeProcess:
+    """The same in a process of its own."""
+    return FakeProcess("tests.fake_relay", database, root="", lives="/api/stats")
 
 
 if __name__ == "__main__":

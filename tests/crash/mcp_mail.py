@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 from tests.desk import PATIENCE, Desk
-from tests.fake_mcp_mail import FakeProcess
+from tests.fake_process import FakeProcess
 
 from agent_mailer.at_server import mcp_agent_mail
 from agent_mailer.mailbox.mcp_agent_mail.wire import Row, identifier

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 from tests.desk import PATIENCE, Desk
-from tests.fake_relay import FakeProcess
+from tests.fake_process import FakeProcess
 
 from agent_mailer.mailbox.port import Priority
 from agent_mailer.mailbox.relay.reader import row_in

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 import pytest
 from tests.broker_process import BrokerProcess
 from tests.crash.broker_mail import BrokerMailDesk
-from tests.crash.children import nursery
-from tests.crash.loop import MANY, SEED, KillLoop, Victim
+from tests.crash.loop import MANY, SEED, Victim
+from tests.crash.server_storm import storm
 from tests.sizes import sizes
 
 ROUNDS = sizes(quick=2, long=25, soak=200)
@@ -32,32 +31,15 @@ def test_everybody_and_the_broker_are_killed(tmp_path: Path, rounds: int) -> Non
 def _storm(base: Path, rounds: int, parallel: int, victims: tuple[Victim, ...]) -> None:
     chance = random.Random(SEED + 2)
     process = BrokerProcess(base / "data")
-
-    def kill_broker() -> None:
-        process.kill()
-        time.sleep(chance.uniform(0.0, 0.3))
-        process.start()
-
     try:
         process.start()
         desk = BrokerMailDesk(base, process)
-        with nursery() as children:
-            loop = KillLoop(
-                desk,
-                children,
-                chance,
-                parallel=parallel,
-                sender=desk.planner["address"],
-                recipient={"address": desk.planner["address"], "agent_id": desk.planner["id"]},
-                kill_broker=kill_broker,
-            )
-            try:
-                loop.run(rounds, victims)
-                loop.check()
-            finally:
-                print(f"\n{loop.report()}")
-                loop.end()
-                desk.close()
+        recipient = {"address": desk.planner["address"], "agent_id": desk.planner["id"]}
+        try:
+            sender = desk.planner["address"]
+            storm(desk, process, chance, rounds, victims, recipient=recipient, sender=sender, parallel=parallel)
+        finally:
+            desk.close()
         assert "Traceback" not in process.said()
     finally:
         process.end()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from agent_mailer.groups import taken_by_one
-from agent_mailer.mailbox.port import Action, Draft, Message, Refused
+from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft, Message, Refused
 from agent_mailer.names import printable
 
 MAX_BODY_BYTES: Final = 1_048_576
@@ -48,3 +49,17 @@ def beyond(body: str) -> Refused | None:
 def storable(text: str) -> str:
     """What a server's database can hold: no NUL, no half of a surrogate pair."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def key_of(me: str, draft: Draft, turn_id: str, recipient: str) -> str:
+    """Hex of the item's idempotency: the same for the same draft of a turn, and for a person's dedupe key whenever."""
+    once = draft.key.startswith(DEDUPE_KEY)
+    parts = (me, "" if once else turn_id, draft.key, recipient)
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def passed_on(draft: Draft, origin: Message | None) -> str:
+    """The body of a forward where the server has no place for what is passed on."""
+    assert origin is not None
+    note = f"{draft.body}\n\n" if draft.body else ""
+    return f"{note}---------- forwarded from {origin.envelope.sender} ----------\n\n{origin.body}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
@@ -10,7 +9,6 @@ import msgspec
 
 from agent_mailer.mailbox.mcp_agent_mail.wire import MOST_HOPS, Marks, topic_of
 from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
     Action,
     Draft,
     Message,
@@ -20,7 +18,7 @@ from agent_mailer.mailbox.port import (
     kind_of,
     subject_of,
 )
-from agent_mailer.mailbox.server_drafts import beyond, recipients, storable
+from agent_mailer.mailbox.server_drafts import beyond, key_of, passed_on, recipients, storable
 from agent_mailer.names import printable
 
 MAX_SUBJECT: Final = 200
@@ -50,7 +48,7 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
     to = recipients(me, draft, origin)
     if isinstance(to, Refused):
         return to
-    body = storable(_passed_on(draft, origin) if draft.action is Action.FORWARD else draft.body)
+    body = storable(passed_on(draft, origin) if draft.action is Action.FORWARD else draft.body)
     if (too_large := beyond(body)) is not None:
         return too_large
     thread = _thread(me, draft, origin, turn_id)
@@ -65,26 +63,14 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
     importance = (draft.priority or Priority.NORMAL).value
     items = []
     for recipient in to:
-        key = _key(me, draft, turn_id, recipient)
+        key = key_of(me, draft, turn_id, recipient)
         subject = storable(subject_of(draft, origin))[:MAX_SUBJECT]
         payload = Payload(topic_of(key, marks), subject, body, importance)
         items.append(Outgoing(f"am-{key[:24]}", recipient, thread, msgspec.json.encode(payload).decode()))
     return tuple(items)
 
 
-def _passed_on(draft: Draft, origin: Message | None) -> str:
-    assert origin is not None
-    note = f"{draft.body}\n\n" if draft.body else ""
-    return f"{note}---------- forwarded from {origin.envelope.sender} ----------\n\n{origin.body}"
-
-
 def _thread(me: str, draft: Draft, origin: Message | None, turn_id: str) -> str:
     if draft.action is not Action.SEND and origin is not None:
         return origin.envelope.thread
-    return draft.thread or f"am-{_key(me, draft, turn_id, '')[:24]}"
-
-
-def _key(me: str, draft: Draft, turn_id: str, recipient: str) -> str:
-    once = draft.key.startswith(DEDUPE_KEY)
-    parts = (me, "" if once else turn_id, draft.key, recipient)
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    return draft.thread or f"am-{key_of(me, draft, turn_id, '')[:24]}"

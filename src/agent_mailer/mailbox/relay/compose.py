@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 import msgspec
 
 from agent_mailer.groups import taken_by_one
 from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
     Action,
     Draft,
     Message,
@@ -20,7 +18,7 @@ from agent_mailer.mailbox.port import (
     subject_of,
 )
 from agent_mailer.mailbox.relay.reader import MOST_HOPS, Marks, is_claimable, number_of, task_of
-from agent_mailer.mailbox.server_drafts import beyond, recipients, storable
+from agent_mailer.mailbox.server_drafts import beyond, key_of, passed_on, recipients, storable
 
 MAX_SUBJECT: Final = 200
 
@@ -55,12 +53,12 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
     to = (group,) if group else recipients(me, draft, origin)
     if isinstance(to, Refused):
         return to
-    body = storable(_passed_on(draft, origin) if draft.action is Action.FORWARD else draft.body)
+    body = storable(passed_on(draft, origin) if draft.action is Action.FORWARD else draft.body)
     if (too_large := beyond(body)) is not None:
         return too_large
     answered = origin if draft.action is not Action.SEND else None
     thread = answered.envelope.thread if answered is not None else draft.thread
-    fresh = f"am-{_key(me, draft, turn_id, '')[:24]}"
+    fresh = f"am-{key_of(me, draft, turn_id, '')[:24]}"
     named = thread if thread and not thread.isdigit() else fresh if not thread and len(to) > 1 else ""
     locator = answered.envelope.locator if answered is not None else thread if thread.isdigit() else ""
     payload = Payload(
@@ -83,18 +81,6 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
     data = msgspec.json.encode(payload).decode()
     items = []
     for recipient in to:
-        name = f"am-{_key(me, draft, turn_id, recipient)[:24]}"
+        name = f"am-{key_of(me, draft, turn_id, recipient)[:24]}"
         items.append(Outgoing(name, recipient, thread or named or name, data))
     return tuple(items)
-
-
-def _passed_on(draft: Draft, origin: Message | None) -> str:
-    assert origin is not None
-    note = f"{draft.body}\n\n" if draft.body else ""
-    return f"{note}---------- forwarded from {origin.envelope.sender} ----------\n\n{origin.body}"
-
-
-def _key(me: str, draft: Draft, turn_id: str, recipient: str) -> str:
-    once = draft.key.startswith(DEDUPE_KEY)
-    parts = (me, "" if once else turn_id, draft.key, recipient)
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
