@@ -44,10 +44,13 @@ class FileLock:
         return False
 
     def write(self, text: bytes) -> None:
-        """Who holds it, in place of what the file said. The lock must be held. Raises OSError."""
+        """Who holds it, in place of what the file said. The lock must be held. Raises OSError.
+
+        Whoever reads meanwhile finds the one or the other, where the text has grown, and never nobody.
+        """
         assert self._fd is not None
-        os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
 
     @property
     def stands(self) -> bool:

@@ -26,11 +26,13 @@ NAMED_WITHIN = 1.0
 _LOOK_AGAIN = 0.01
 
 
-class LockHolder(msgspec.Struct, frozen=True):
+class LockHolder(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the holder writes into the lock file once it has it."""
 
     process: ProcessIdentity
     version: str
+    leaving: bool = False
+    """It was told to end, and takes up no mail any more."""
 
 
 class WorkdirLock:
@@ -44,10 +46,18 @@ class WorkdirLock:
         """Raises BusyFault naming the holder, or ConfigFault where the file system has no flock."""
         if not self._lock.acquire():
             raise BusyFault("workdir_busy", *_busy_words(self._path))
+        self._name_us(leaving=False)
+
+    def leaving(self) -> None:
+        """Others are told that we end: who wants the workdir watched waits for that, or has our turns handed over."""
+        if self.still_ours():
+            self._name_us(leaving=True)
+
+    def _name_us(self, *, leaving: bool) -> None:
         identity = identify(os.getpid())
         assert identity is not None
         with suppress(OSError):  # only names us to others; the lock itself is held
-            self._lock.write(msgspec.json.encode(LockHolder(identity, __version__)) + b"\n")
+            self._lock.write(msgspec.json.encode(LockHolder(identity, __version__, leaving)) + b"\n")
 
     def still_ours(self) -> bool:
         """Whether the path still names the file we hold; a removed or replaced one guards nothing."""

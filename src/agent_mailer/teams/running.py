@@ -23,18 +23,21 @@ from agent_mailer.errors import BusyFault, MailerError, UnavailableFault
 from agent_mailer.names import printable
 from agent_mailer.process.commands import CommandApart, run_command, start_apart
 from agent_mailer.process.environment import find_tool
-from agent_mailer.process.handle import ProcessIdentity, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, is_alive, send, wait_gone
 from agent_mailer.service.folder import Units, units_folder
 from agent_mailer.service.install import install, own_program, plan, uninstall
 from agent_mailer.service.manager import UserManager
-from agent_mailer.state.lock import holder_of
+from agent_mailer.state.lock import LockHolder, holder_of
 from agent_mailer.teams.making import workplaces
 from agent_mailer.teams.plan import read_team
-from agent_mailer.views.pulse import Ping
+from agent_mailer.views.pulse import Ping, ping
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 900.0
 """A stop waits for turns, as long as `stop_grace` gives them."""
+
+ENDS_BY_ITSELF = 2.0
+"""A watcher without turns that was told to end has ended by then."""
 
 LOOK_EVERY = 0.02
 MARK = "@amp_dir"
@@ -71,8 +74,12 @@ class Ended(msgspec.Struct, frozen=True):
 
 def watchers(places: Mapping[str, Workplace]) -> dict[str, ProcessIdentity]:
     """Who watches now, by the agent's name."""
+    return {name: holder.process for name, holder in _holders(places).items()}
+
+
+def _holders(places: Mapping[str, Workplace]) -> dict[str, LockHolder]:
     found = {name: holder_of(place.folder.path / ".lock") for name, place in places.items()}
-    return {name: holder.process for name, holder in found.items() if holder is not None}
+    return {name: holder for name, holder in found.items() if holder is not None}
 
 
 def seen(directory: Path) -> TeamView:
@@ -185,6 +192,9 @@ def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Wh
     """Start those that do not run yet; yields a line for each that watches. Raises MailerError where one does not."""
     require_no_stranger(places, f"amp-{team}")
     running = watchers(places)
+    if ending := _told_to_end(places, running):
+        yield from _take_over(ending)
+        running = {name: process for name, process in running.items() if name not in ending}
     wanted = {name: place for name, place in places.items() if name not in running}
     program = str(own_program(os.environ.get("PATH", os.defpath)))
     words = [program, "watch", "--no-interactive"]
@@ -213,6 +223,32 @@ def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Wh
     yield from _until_ready(wanted, ended)
     for name in running:
         yield f"{name} watches already"
+
+
+def _told_to_end(places: Mapping[str, Workplace], running: Mapping[str, ProcessIdentity]) -> dict[str, ProcessIdentity]:
+    """Those of `running` that end, or have ended since. A signal that is on its way is heeded before a ping is."""
+    asked = {name: found for name in running if (found := ping(places[name])) is not None}
+    while asked:
+        for name, one in list(asked.items()):
+            if one.poll() is not None or not is_alive(running[name]):
+                asked.pop(name).end()
+        if asked:
+            time.sleep(LOOK_EVERY)
+    holders = _holders(places)
+    stay = {name for name, holder in holders.items() if not holder.leaving and holder.process == running.get(name)}
+    return {name: process for name, process in running.items() if name not in stay}
+
+
+def _take_over(ending: Mapping[str, ProcessIdentity]) -> Iterator[str]:
+    """Wait until they have ended; what turns they still give time are handed over. Raises UnavailableFault."""
+    if not asyncio.run(wait_gone(list(ending.values()), ENDS_BY_ITSELF)):
+        for process in ending.values():
+            send(process, signal.SIGUSR1)
+        if not asyncio.run(wait_gone(list(ending.values()), READY_SECONDS)):
+            pid = next(process.pid for process in ending.values() if is_alive(process))
+            raise UnavailableFault("not_stopped", f"a watcher (pid {pid}) was told to end, and does not", f"kill {pid}")
+    for name in ending:
+        yield f"{name} was about to end, and is started anew"
 
 
 def _until_ready(wanted: Mapping[str, Workplace], ended: Callable[[], list[Ended]]) -> Iterator[str]:

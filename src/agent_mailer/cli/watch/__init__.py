@@ -161,7 +161,7 @@ async def _run(
     await _prove(place, room)
     settings = Settings(room, ConfigFiles(place, verdict))
     watcher = Watcher(room, once=once, settings=settings)
-    _obey_signals(watcher)
+    _obey_signals(watcher, lock)
     place.log.emit(
         EventName.WATCH_STARTED,
         version=__version__,
@@ -239,7 +239,7 @@ def _report(place: Workplace, notifier: Notifier) -> Task[None]:
     return asyncio.create_task(notifier.keep_beating())
 
 
-def _obey_signals(watcher: Watcher) -> None:
+def _obey_signals(watcher: Watcher, lock: WorkdirLock) -> None:
     """TERM, INT and HUP stop after a grace, asked twice at once; USR1 hands over. What we are left, we reap.
 
     Who started us may want HUP and INT ignored: nohup does, and a shell for what it puts into the background.
@@ -254,13 +254,18 @@ def _obey_signals(watcher: Watcher) -> None:
     def stop() -> None:
         nonlocal asked
         asked += 1
+        lock.leaving()
         watcher.stop(None if asked == 1 else 0.0)
+
+    def hand_over() -> None:
+        lock.leaving()
+        watcher.hand_over()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGUSR1, watcher.hand_over)
+    loop.add_signal_handler(signal.SIGUSR1, hand_over)
     if inherit_orphans():
         loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
 
