@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.fake_process import FakeProcess
+from tests.fake_process import FakeDatabase, FakeProcess
 
 _TABLES = """
 create table if not exists projects (id integer primary key, slug text unique, human_key text);
@@ -53,14 +53,11 @@ class No(Exception):
     """A tool's refusal, in the server's words."""
 
 
-class FakeServer:
+class FakeServer(FakeDatabase):
     """The answers. `fault` may give another body for a method and tool, or None; `signals` is the folder of signals."""
 
     def __init__(self, database: Path, signals: Path | None = None) -> None:
-        self._lock = threading.Lock()
-        self.base = sqlite3.connect(database, check_same_thread=False, timeout=30)
-        self.base.row_factory = sqlite3.Row
-        self.base.executescript(_TABLES)
+        super().__init__(database, _TABLES)
         self.signals = signals
         self.calls: list[str] = []
         self.fault: Callable[[str], tuple[int, bytes] | None] = lambda _: None
@@ -90,7 +87,7 @@ class FakeServer:
             try:
                 if extra := set(given) - set(TOOLS[tool].split()):
                     raise No(f"1 validation error for call[{tool}]: {extra}")
-                with self.base:
+                with self._base:
                     made = getattr(self, f"_{tool}")(**given)
             except No as no:
                 text = f"Error calling tool '{tool}': {no}"
@@ -113,7 +110,7 @@ class FakeServer:
         name, given = unquote(rest), dict(parse_qsl(query))
         if kind == "agents":
             project = self._project(name)
-            rows = self.base.execute("select * from agents where project = ? and not retired", (project["id"],))
+            rows = self._base.execute("select * from agents where project = ? and not retired", (project["id"],))
             agents = [{"name": row["name"], "program": row["program"], "task_description": ""} for row in rows]
             return {"project": {"slug": name}, "agents": agents, "retired_agents": []}
         if kind == "file_reservations":
@@ -133,7 +130,7 @@ class FakeServer:
         raise No("Unknown resource")
 
     def _visible(self, project: sqlite3.Row, me: str, what: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
-        return self.base.execute(
+        return self._base.execute(
             f"select m.* from messages m where project = ? and {what} and (sender = ? or exists"
             " (select 1 from recipients r where r.message = m.id and r.agent = ?)) order by created_ts",
             (project["id"], *values, me, me),
@@ -145,14 +142,14 @@ class FakeServer:
         return {**told, "ack_required": bool(row["ack_required"]), "attachments": [], "from": row["sender"], **more}
 
     def _project(self, key: str) -> sqlite3.Row:
-        row = self.base.execute("select * from projects where human_key = ? or slug = ?", (key, key)).fetchone()
+        row = self._base.execute("select * from projects where human_key = ? or slug = ?", (key, key)).fetchone()
         if row is None:
             raise No(f"Project '{key}' not found. Use ensure_project to create a new project, or check spelling.")
         found: sqlite3.Row = row
         return found
 
     def _agent(self, project: sqlite3.Row, name: str, token: str, word: str = "registration_token") -> sqlite3.Row:
-        row = self.base.execute(
+        row = self._base.execute(
             "select * from agents where project = ? and lower(name) = lower(?)", (project["id"], name)
         ).fetchone()
         if row is None:
@@ -168,8 +165,8 @@ class FakeServer:
         if not human_key.startswith("/"):
             raise No("human_key must be absolute")
         slug = re.sub(r"[^a-z0-9]+", "-", human_key.lower()).strip("-")
-        self.base.execute("insert or ignore into projects (slug, human_key) values (?, ?)", (slug, human_key))
-        row = self.base.execute("select * from projects where slug = ?", (slug,)).fetchone()
+        self._base.execute("insert or ignore into projects (slug, human_key) values (?, ?)", (slug, human_key))
+        row = self._base.execute("select * from projects where slug = ?", (slug,)).fetchone()
         return {**dict(row), "created_at": _now()}
 
     def _register_agent(
@@ -178,7 +175,7 @@ class FakeServer:
         project = self._project(project_key)
         if not re.search(r"[._-]", name) and not re.fullmatch(r"(Blue|Red)(Lake|Stone)", name):
             name = f"Misty{secrets.token_hex(3)}"
-        row = self.base.execute(
+        row = self._base.execute(
             "select * from agents where project = ? and lower(name) = lower(?)", (project["id"], name)
         ).fetchone()
         if row is not None:
@@ -186,24 +183,24 @@ class FakeServer:
                 raise No(f"register_agent for an existing identity requires registration_token for agent '{name}'.")
             row = self._agent(project, name, more["registration_token"])
         else:
-            self.base.execute(
+            self._base.execute(
                 "insert into agents (project, name, token, policy, program) values (?, ?, ?, 'auto', ?)",
                 (project["id"], name, secrets.token_urlsafe(32), program),
             )
-            row = self.base.execute("select * from agents where id = last_insert_rowid()").fetchone()
+            row = self._base.execute("select * from agents where id = last_insert_rowid()").fetchone()
         told = {"name": row["name"], "model": model, "program": program, "registration_token": row["token"]}
         return {**told, **({"retired_at": _now()} if row["retired"] else {})}
 
     def _unretire_agent(self, project_key: str, agent_name: str, registration_token: str) -> dict[str, Any]:
         agent = self._agent(self._project(project_key), agent_name, registration_token)
-        self.base.execute("update agents set retired = 0 where id = ?", (agent["id"],))
+        self._base.execute("update agents set retired = 0 where id = ?", (agent["id"],))
         return {"name": agent["name"]}
 
     def _set_contact_policy(
         self, project_key: str, agent_name: str, policy: str, registration_token: str
     ) -> dict[str, Any]:
         agent = self._agent(self._project(project_key), agent_name, registration_token)
-        self.base.execute("update agents set policy = ? where id = ?", (policy, agent["id"]))
+        self._base.execute("update agents set policy = ? where id = ?", (policy, agent["id"]))
         return {"agent": agent["name"], "policy": policy}
 
     def _send_message(self, project_key: str, sender_name: str, to: list[str], **more: Any) -> dict[str, Any]:
@@ -212,7 +209,7 @@ class FakeServer:
         if not isinstance(to, list):
             raise No("1 validation error for call[send_message]")
         for name in to:
-            row = self.base.execute(
+            row = self._base.execute(
                 "select * from agents where project = ? and lower(name) = lower(?)", (project["id"], name)
             ).fetchone()
             if row is None:
@@ -223,7 +220,7 @@ class FakeServer:
             if row["policy"] == "block_all":
                 raise No("Recipient is not accepting messages.")
         number = self.write(project["id"], sender["name"], to, **more)
-        row = self.base.execute("select * from messages where id = ?", (number,)).fetchone()
+        row = self._base.execute("select * from messages where id = ?", (number,)).fetchone()
         payload = self._told(row, bodies=True, to=to, cc=[], bcc=[])
         return {"deliveries": [{"project": project["human_key"], "payload": payload}], "count": 1}
 
@@ -241,12 +238,12 @@ class FakeServer:
             "body_md": more.get("body_md", ""),
         }
         marks = ", ".join("?" for _ in values)
-        self.base.execute(f"insert into messages ({', '.join(values)}) values ({marks})", tuple(values.values()))
-        number = int(self.base.execute("select last_insert_rowid()").fetchone()[0])
+        self._base.execute(f"insert into messages ({', '.join(values)}) values ({marks})", tuple(values.values()))
+        number = int(self._base.execute("select last_insert_rowid()").fetchone()[0])
         for name in to:
-            self.base.execute("insert into recipients (message, agent, kind) values (?, ?, 'to')", (number, name))
+            self._base.execute("insert into recipients (message, agent, kind) values (?, ?, 'to')", (number, name))
             if self.signals is not None:
-                slug = self.base.execute("select slug from projects where id = ?", (project,)).fetchone()[0]
+                slug = self._base.execute("select slug from projects where id = ?", (project,)).fetchone()[0]
                 folder = self.signals / "projects" / slug / "agents"
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"{name}.signal").write_text(json.dumps({"message": {"id": number}}))
@@ -258,7 +255,7 @@ class FakeServer:
         if self.signals is not None:
             (self.signals / "projects" / project["slug"] / "agents" / f"{me['name']}.signal").unlink(missing_ok=True)
         since = more.get("since_ts") or "0001"
-        rows = self.base.execute(
+        rows = self._base.execute(
             "select m.*, r.kind from messages m join recipients r on r.message = m.id where project = ? and"
             " r.agent = ? and created_ts > ? order by created_ts desc limit ?",
             (project["id"], me["name"], since, min(1000, more.get("limit", 20))),
@@ -276,7 +273,7 @@ class FakeServer:
         self, project_key: str, agent_name: str, message_id: int, registration_token: str, column: str = "read_ts"
     ) -> dict[str, Any]:
         me = self._agent(self._project(project_key), agent_name, registration_token)
-        changed = self.base.execute(
+        changed = self._base.execute(
             f"update recipients set {column} = ? where message = ? and agent = ?", (_now(), message_id, me["name"])
         )
         if not changed.rowcount:
@@ -287,7 +284,7 @@ class FakeServer:
         return self._mark_message_read(**given, column="ack_ts")
 
     def _reservations(self, project: sqlite3.Row) -> list[dict[str, Any]]:
-        rows = self.base.execute(
+        rows = self._base.execute(
             "select * from reservations where project = ? and released_ts is null and expires_ts > ?",
             (project["id"], _now()),
         )
@@ -308,14 +305,14 @@ class FakeServer:
             mine = [one for one in held if one["agent"] == me["name"] and one["path_pattern"] == path]
             if mine:
                 number = mine[0]["id"]
-                self.base.execute("update reservations set expires_ts = ? where id = ?", (until_, number))
+                self._base.execute("update reservations set expires_ts = ? where id = ?", (until_, number))
             else:
-                self.base.execute(
+                self._base.execute(
                     "insert into reservations (project, agent, path_pattern, exclusive, reason, expires_ts)"
                     " values (?, ?, ?, ?, ?, ?)",
                     (project["id"], me["name"], path, int(more.get("exclusive", True)), more.get("reason", ""), until_),
                 )
-                number = self.base.execute("select last_insert_rowid()").fetchone()[0]
+                number = self._base.execute("select last_insert_rowid()").fetchone()[0]
             granted.append({"id": number, "path_pattern": path, "expires_ts": until_})
         return {"granted": granted, "conflicts": conflicts}
 
@@ -326,7 +323,7 @@ class FakeServer:
             one["id"] for one in self._reservations(project) if one["agent"] == me["name"]
         ]
         for number in numbers:
-            self.base.execute("update reservations set released_ts = ? where id = ?", (_now(), number))
+            self._base.execute("update reservations set released_ts = ? where id = ?", (_now(), number))
         return {"released": len(numbers), "released_at": _now()}
 
     def _renew_file_reservations(self, project_key: str, agent_name: str, **more: Any) -> Any:
@@ -335,7 +332,7 @@ class FakeServer:
         until_ = (datetime.now(UTC) + timedelta(seconds=more.get("extend_seconds", 1800))).isoformat()
         numbers = more.get("file_reservation_ids") or []
         for number in numbers:
-            self.base.execute("update reservations set expires_ts = ? where id = ?", (until_, number))
+            self._base.execute("update reservations set expires_ts = ? where id = ?", (until_, number))
         return {"renewed": len(numbers), "file_reservations": []}
 
 
@@ -386,7 +383,7 @@ def running(database: Path, signals: Path | None = None) -> Iterator[tuple[str, 
         server.shutdown()
         server.server_close()
         thread.join()
-        fake.base.close()
+        fake.close()
 
 
 def in_process(database: Path) -> FakeProcess:

@@ -1,14 +1,41 @@
-"""A fake server in a process of its own, over a database that stays: it can be killed, and started again."""
+"""What fake servers share: a database that stays, and a process of its own that can be killed, and started again."""
 
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 from tests.desk import until
+
+
+class FakeDatabase:
+    """Used by the threads that answer calls, and by a test: one at a time."""
+
+    def __init__(self, database: Path, tables: str) -> None:
+        self._lock = threading.RLock()
+        self._base = sqlite3.connect(database, check_same_thread=False, timeout=30)
+        self._base.row_factory = sqlite3.Row
+        self._base.executescript(tables)
+
+    @contextmanager
+    def held(self) -> Iterator[sqlite3.Connection]:
+        """It in one transaction, while no call is answered."""
+        with self._lock, self._base:
+            yield self._base
+
+    def asked(self, statement: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._base.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        self._base.close()
 
 
 class FakeProcess:

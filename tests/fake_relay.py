@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.fake_process import FakeProcess
+from tests.fake_process import FakeDatabase, FakeProcess
 
 _TABLES = """
 create table if not exists agents (id text primary key, label text, machine text, tags text, capabilities text,
@@ -39,7 +39,7 @@ class No(Exception):
     """A refusal: a status, and words."""
 
 
-class FakeServer:
+class FakeServer(FakeDatabase):
     """The answers. `fault` may give another one for `METHOD /path`, before it is done, `after` once it is.
 
     `lease` are the seconds of a claim; `renews`: who has it may claim it again; `knows_keys`: the same key gives the
@@ -47,10 +47,7 @@ class FakeServer:
     """
 
     def __init__(self, database: Path) -> None:
-        self._lock = threading.RLock()
-        self.base = sqlite3.connect(database, check_same_thread=False, timeout=30)
-        self.base.row_factory = sqlite3.Row
-        self.base.executescript(_TABLES)
+        super().__init__(database, _TABLES)
         self.calls: list[str] = []
         self.fault: Callable[[str], tuple[int, bytes] | None] = lambda _: None
         self.after: Callable[[str], tuple[int, bytes] | None] = lambda _: None
@@ -65,7 +62,7 @@ class FakeServer:
             if (other := self.fault(f"{method} {path}")) is not None:
                 return other
             try:
-                with self.base:
+                with self._base:
                     status, found = self._route(method, path.strip("/").split("/"), query, body)
             except No as no:
                 status, found = no.args[0], {"error": no.args[1]}
@@ -80,7 +77,7 @@ class FakeServer:
             case "POST", ["agents"]:
                 return 200, self._register(body)
             case "GET", ["agents"]:
-                return 200, [self._card(row) for row in self.base.execute("select * from agents order by id")]
+                return 200, [self._card(row) for row in self._base.execute("select * from agents order by id")]
             case "GET", ["agents", name]:
                 return 200, self._card(self._agent(name))
             case "POST", ["agents", name, "heartbeat"]:
@@ -88,14 +85,14 @@ class FakeServer:
                 return 200, {"ok": True}
             case "PATCH", ["agents", name, "status"]:
                 self._require_session(self._agent(name), body)
-                self.base.execute("update agents set status = ? where id = ?", (body["status"], name))
+                self._base.execute("update agents set status = ? where id = ?", (body["status"], name))
                 return 200, {"ok": True}
             case "POST", ["messages"]:
                 return 201, self._send(body)
             case "GET", ["messages"]:
                 return 200, self._listed(query)
             case "GET", ["messages", "cursor"]:
-                return 200, {"cursor": self.base.execute("select max(id) from messages").fetchone()[0] or 0}
+                return 200, {"cursor": self._base.execute("select max(id) from messages").fetchone()[0] or 0}
             case "GET", ["messages", number]:
                 return 200, self._told(self._message(number))
             case "GET", ["messages", number, "thread"]:
@@ -105,18 +102,18 @@ class FakeServer:
             case "PATCH", ["messages", number]:
                 return 200, self._read(self._message(number), body)
             case "PATCH", ["tasks", number, "status"]:
-                done = self.base.execute(
+                done = self._base.execute(
                     "update tasks set status = ?, result = coalesce(?, result) where id = ?",
                     (body["status"], body.get("result"), number),
                 )
                 return (200, {"ok": True}) if done.rowcount else (404, {"error": "Task not found"})
             case "GET", ["pairs"]:
-                rows = self.base.execute(
+                rows = self._base.execute(
                     "select * from pairs where target = ? and status = ?", (query["agent"], query["status"])
                 )
                 return 200, [{"id": str(row["id"]), "from": row["asker"], "status": row["status"]} for row in rows]
             case "POST", ["pairs", number, "reject"]:
-                self.base.execute("update pairs set status = 'rejected' where id = ?", (number,))
+                self._base.execute("update pairs set status = 'rejected' where id = ?", (number,))
                 return 200, {"ok": True}
         raise No(404, "Not found")
 
@@ -136,7 +133,7 @@ class FakeServer:
         marks = ", ".join("?" for _ in values)
         sets = ", ".join(f"{name} = excluded.{name}" for name in values if name != "id")
         again = "epoch = agents.epoch + (agents.instance != excluded.instance)"
-        self.base.execute(
+        self._base.execute(
             f"insert into agents ({names}, epoch) values ({marks}, 1) on conflict (id) do update set {again}, {sets}",
             tuple(values.values()),
         )
@@ -148,7 +145,7 @@ class FakeServer:
         return {"id": row["id"], "label": row["label"], "status": row["status"], "epoch": row["epoch"], **lists}
 
     def _agent(self, name: str) -> sqlite3.Row:
-        row = self.base.execute("select * from agents where id = ?", (name,)).fetchone()
+        row = self._base.execute("select * from agents where id = ?", (name,)).fetchone()
         if row is None:
             raise No(404, "Agent not found")
         found: sqlite3.Row = row
@@ -163,7 +160,7 @@ class FakeServer:
             raise No(400, "from, to and body are required")
         key = body.get("idempotencyKey")
         if key and self.knows_keys:
-            row = self.base.execute("select * from messages where key = ?", (key,)).fetchone()
+            row = self._base.execute("select * from messages where key = ?", (key,)).fetchone()
             if row is not None:
                 return self._told(row)
         number = self.write(body["from"], body["to"], **{name: value for name, value in body.items() if name != "to"})
@@ -185,18 +182,18 @@ class FakeServer:
             "created_at": more.get("created_at") or self._now(),
         }
         marks = ", ".join("?" for _ in values)
-        made = self.base.execute(f"insert into messages ({', '.join(values)}) values ({marks})", tuple(values.values()))
+        made = self._base.execute(f"insert into messages ({', '.join(values)}) values ({marks})", tuple(values.values()))
         self.tell("message.new", {"id": made.lastrowid})
         return int(made.lastrowid or 0)
 
     def task(self, target: str, body: str, key: str, severity: str = "critical") -> int:
         """What an integration posts: one task a key, and one claimable message."""
-        with self._lock, self.base:
-            row = self.base.execute("select * from tasks where dedupe_key = ? and status != 'done'", (key,)).fetchone()
+        with self._lock, self._base:
+            row = self._base.execute("select * from tasks where dedupe_key = ? and status != 'done'", (key,)).fetchone()
             if row is not None:
-                self.base.execute("update tasks set occurrences = occurrences + 1 where id = ?", (row["id"],))
+                self._base.execute("update tasks set occurrences = occurrences + 1 where id = ?", (row["id"],))
                 return int(row["id"])
-            made = self.base.execute(
+            made = self._base.execute(
                 "insert into tasks (source, dedupe_key, status) values ('ops-monitor', ?, 'open')", (key,)
             )
             payload = {"taskId": made.lastrowid, "severity": severity, "dedupeKey": key}
@@ -204,12 +201,12 @@ class FakeServer:
             return int(made.lastrowid or 0)
 
     def _message(self, number: str) -> sqlite3.Row:
-        row = self.base.execute("select * from messages where id = ?", (number,)).fetchone()
+        row = self._base.execute("select * from messages where id = ?", (number,)).fetchone()
         if row is None:
             raise No(404, "Message not found")
         if row["claimed_by"] and row["claim_expires_at"] <= self._now():
             # What the reaper does.
-            self.base.execute(
+            self._base.execute(
                 "update messages set claimed_by = null, claimed_at = null, claim_expires_at = null where id = ?",
                 (number,),
             )
@@ -219,14 +216,14 @@ class FakeServer:
 
     def _listed(self, query: dict[str, str]) -> list[Any]:
         me = query["for"]
-        agent = self.base.execute("select * from agents where id = ?", (me,)).fetchone()
+        agent = self._base.execute("select * from agents where id = ?", (me,)).fetchone()
         names = {me, "broadcast"}
         if agent is not None:
             names |= {f"tag:{one}" for one in json.loads(agent["tags"])}
             names |= {f"cap:{one}" for one in json.loads(agent["capabilities"])}
             names |= {f"label:{agent['label']}"}
         marks = ", ".join("?" for _ in names)
-        rows = self.base.execute(
+        rows = self._base.execute(
             f"select id from messages where target in ({marks}) and id > ? order by id", (*names, query.get("since", 0))
         ).fetchall()
         found = [self._message(str(row["id"])) for row in rows]
@@ -241,7 +238,7 @@ class FakeServer:
         while numbers:
             number = numbers.pop(0)
             found.append(number)
-            replies = self.base.execute("select id from messages where reply_to = ?", (number,))
+            replies = self._base.execute("select id from messages where reply_to = ?", (number,))
             numbers += [one["id"] for one in replies]
         return [self._told(self._message(str(number))) for number in sorted(found)]
 
@@ -251,7 +248,7 @@ class FakeServer:
         if row["claimed_by"] and not (row["claimed_by"] == me and self.renews):
             return 409, {"error": f"Message already claimed by {row['claimed_by']}"}
         now = self._now()
-        self.base.execute(
+        self._base.execute(
             "update messages set claimed_by = ?, claimed_at = ?, claim_expires_at = ? where id = ?",
             (me, now, now + int(self.lease * 1000), row["id"]),
         )
@@ -261,7 +258,7 @@ class FakeServer:
     def _read(self, row: sqlite3.Row, body: Any) -> Any:
         if self.marks_read:
             readers = {*json.loads(row["read_by"]), body["readBy"]}
-            self.base.execute("update messages set read_by = ? where id = ?", (json.dumps(sorted(readers)), row["id"]))
+            self._base.execute("update messages set read_by = ? where id = ?", (json.dumps(sorted(readers)), row["id"]))
         return {"ok": True}
 
     def _told(self, row: sqlite3.Row) -> dict[str, Any]:
@@ -366,7 +363,7 @@ def running(database: Path) -> Iterator[tuple[str, FakeServer]]:
             listener.put(None)
         server.server_close()
         thread.join()
-        fake.base.close()
+        fake.close()
 
 
 def in_process(database: Path) -> FakeProcess:

@@ -50,7 +50,7 @@ class Town:
         return McpAgentMailbox(account, self.base / folder, Disk(), **given)  # type: ignore[arg-type]
 
     def write(self, to: str, **more: object) -> int:
-        with self.fake.base as base:
+        with self.fake.held() as base:
             project = base.execute("select id from projects").fetchone()[0]
             return self.fake.write(project, "other-1", [to], **more)
 
@@ -100,7 +100,8 @@ def test_a_name_that_the_server_replaces_is_told_and_the_other_can_be_taken(town
         with pytest.raises(ConfigFault) as caught:
             await town.box("BackendHarmony").register()
         given = caught.value.fix.rpartition(" ")[2]
-        town.fake.base.execute("update agents set name = 'BlueLake' where name = ?", (given,))
+        with town.fake.held() as base:
+            base.execute("update agents set name = 'BlueLake' where name = ?", (given,))
         for file in (town.base / "names").glob("*.json"):
             assert given in file.read_text()
 
@@ -120,10 +121,10 @@ def test_two_paths_that_the_server_takes_for_one_project_are_not_mixed(town: Tow
 def test_who_was_retired_is_called_back(town: Town) -> None:
     async def scenario() -> None:
         await town.box().register()
-        with town.fake.base as base:
+        with town.fake.held() as base:
             base.execute("update agents set retired = 1")
         await town.box().register()
-        assert town.fake.base.execute("select retired from agents").fetchone()[0] == 0
+        assert town.fake.asked("select retired from agents")[0][0] == 0
 
     asyncio.run(scenario())
 
@@ -181,7 +182,7 @@ def test_a_contact_request_is_no_task_and_an_ack_is_given_where_it_is_asked_for(
         await box.claim(envelope)
         await box.done(envelope)
         await box.done(envelope)
-        found = town.fake.base.execute("select message from recipients where ack_ts is not null").fetchall()
+        found = town.fake.asked("select message from recipients where ack_ts is not null")
         assert [row[0] for row in found] == [number]
 
     asyncio.run(scenario())
@@ -193,7 +194,7 @@ def test_a_message_that_vanishes_between_list_and_read_is_gone(town: Town) -> No
         await box.register()
         number = town.write("coder-1", subject="soon gone")
         (envelope,) = await waiting(box)
-        with town.fake.base as base:
+        with town.fake.held() as base:
             base.execute("delete from messages where id = ?", (number,))
         assert isinstance(await box.claim(envelope), Gone)
         assert await waiting(box) == ()
@@ -209,7 +210,7 @@ def test_a_server_that_began_anew_has_other_messages_under_the_same_numbers(town
         town.write("coder-1", subject="old")
         (old,) = await waiting(box)
         await box.claim(old)
-        with town.fake.base as base:
+        with town.fake.held() as base:
             base.execute("delete from messages")
             base.execute("delete from recipients")
             base.execute("delete from sqlite_sequence where name = 'messages'")
@@ -304,7 +305,7 @@ def test_whom_nobody_can_write_to_is_refused(town: Town) -> None:
         await town.box().register()
         sender = town.box("other-1")
         assert isinstance(await sender.deliver(item(sender, "a", to="nobody-1")), Refused)
-        with town.fake.base as base:
+        with town.fake.held() as base:
             base.execute("update agents set policy = 'block_all' where name = 'coder-1'")
         assert isinstance(await sender.deliver(item(sender, "b")), Refused)
         assert isinstance(sender.compose(draft("c", to="two words"), None, "t"), Refused)
@@ -374,7 +375,7 @@ def test_no_token_is_in_what_is_told(town: Town) -> None:
     async def scenario() -> None:
         box = town.box()
         me = await box.register()
-        with town.fake.base as base:
+        with town.fake.held() as base:
             base.execute("update agents set token = 'another'")
         for call in (box.thread("x"), box.pending(1), box.deliver(item(box, "k"))):
             with pytest.raises(MailboxRefused) as caught:

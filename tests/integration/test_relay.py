@@ -53,11 +53,11 @@ class Town:
         return RelayMailbox(account, self.base / f"{name}.json", Disk(), rhythm=rhythm, under_way=0.0)
 
     def write(self, to: str, body: str = "work", **more: object) -> int:
-        with self.fake.base:
+        with self.fake.held():
             return self.fake.write("other", to, body=body, **more)
 
     def row(self, number: int) -> dict[str, object]:
-        return dict(self.fake.base.execute("select * from messages where id = ?", (number,)).fetchone())
+        return dict(self.fake.asked("select * from messages where id = ?", (number,))[0])
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_mail_to_a_group_is_taken_by_one_and_seen_by_no_other_after_that(town: T
             assert await waiting(second) == ()
             assert isinstance(await first.claim(envelope, again=True), Message)
             await first.done(envelope)
-            with town.fake.base as base:
+            with town.fake.held() as base:
                 base.execute("update messages set claim_expires_at = 1 where id = ?", (number,))
             assert await waiting(second) == ()
             everybody = town.write("cap:review")
@@ -130,7 +130,7 @@ def test_a_claim_is_renewed_and_where_it_cannot_be_its_answer_is_looked_at_first
                 assert isinstance(await one.deliver(answer_to(one, message)), Delivered)
                 return
             await seen_by(lambda: town.fake.calls.count(f"POST /messages/{number}/claim") > 1, "no renewal is tried")
-            with town.fake.base as base:
+            with town.fake.held() as base:
                 base.execute("update messages set claim_expires_at = 1 where id = ?", (number,))
             (late,) = await waiting(two)
             assert isinstance(await two.claim(late), Message)
@@ -176,7 +176,7 @@ def test_a_claim_that_ran_out_and_that_nobody_took_is_taken_again_before_the_ans
             (envelope,) = await waiting(box)
             message = await box.claim(envelope)
             assert isinstance(message, Message)
-            with town.fake.base as base:
+            with town.fake.held() as base:
                 base.execute("update messages set claim_expires_at = 1 where id = ?", (number,))
             assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
             assert town.row(number)["claimed_by"] == "coder"
@@ -212,7 +212,7 @@ def test_who_was_pruned_registers_again_and_loses_no_mail(town: Town) -> None:
         box = town.box()
         await box.open()
         try:
-            with town.fake.base as base:
+            with town.fake.held() as base:
                 base.execute("delete from agents")
             town.write("coder")
             (envelope,) = await waiting(box)
@@ -226,7 +226,7 @@ def test_who_was_pruned_registers_again_and_loses_no_mail(town: Town) -> None:
 
 def test_others_see_whether_it_works_and_when_it_is_gone(town: Town) -> None:
     def status() -> object:
-        return town.fake.base.execute("select status from agents where id = 'coder'").fetchone()[0]
+        return town.fake.asked("select status from agents where id = 'coder'")[0][0]
 
     async def scenario() -> None:
         box = town.box()
@@ -285,7 +285,7 @@ def test_a_task_is_one_message_a_key_and_gets_its_answer_and_its_end(town: Town,
             town.fake.fault = lambda call: (404, b"{}") if call == "POST /messages/" else None
             assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
             await box.done(envelope, Progress("t", Stage.SETTLED, outcome, final=True))
-            task = town.fake.base.execute("select * from tasks").fetchone()
+            task = town.fake.asked("select * from tasks")[0]
             assert (task["status"], task["result"]) == (status, "42")
         finally:
             await box.close()
@@ -319,7 +319,7 @@ def test_an_answer_that_has_left_counts_as_such_also_where_its_task_could_not_be
             assert isinstance(message, Message)
             town.fake.fault = lambda call: (502, b"{}") if call.startswith("PATCH /tasks/") else None
             assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
-            answers = town.fake.base.execute("select * from messages where reply_to = ?", (number,)).fetchall()
+            answers = town.fake.asked("select * from messages where reply_to = ?", (number,))
             assert len(answers) == 1
         finally:
             await box.close()
@@ -348,7 +348,7 @@ def test_what_has_arrived_is_found_also_where_all_of_it_would_be_too_large(
 
 def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
     async def scenario() -> None:
-        with town.fake.base as base:
+        with town.fake.held() as base:
             base.execute("insert into pairs (asker, target, status) values ('other', 'coder', 'pending')")
         town.write("coder", kind="pair.invite", payload={"pairId": "1"})
         box = town.box()
@@ -356,9 +356,9 @@ def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
         try:
             assert await waiting(box) == ()
             await seen_by(
-                lambda: town.fake.base.execute("select status from pairs").fetchone()[0] == "rejected", "not declined"
+                lambda: town.fake.asked("select status from pairs")[0][0] == "rejected", "not declined"
             )
-            told = [row["body"] for row in town.fake.base.execute("select body from messages where target = 'other'")]
+            told = [row["body"] for row in town.fake.asked("select body from messages where target = 'other'")]
             assert len(told) == 1
             assert "works by mail" in told[0]
         finally:
@@ -435,7 +435,7 @@ def test_a_message_that_vanishes_between_list_and_read_is_gone(town: Town) -> No
             town.write("coder")
             town.write("cap:review", claimable=True)
             both = await waiting(box)
-            with town.fake.base as base:
+            with town.fake.held() as base:
                 base.execute("delete from messages")
             for envelope in both:
                 assert isinstance(await box.claim(envelope), Gone)
@@ -454,7 +454,7 @@ def test_a_server_that_began_anew_has_other_messages_under_the_same_numbers(town
         town.write("coder", "old")
         (old,) = await waiting(box)
         await box.claim(old)
-        with town.fake.base as base:
+        with town.fake.held() as base:
             base.execute("delete from messages")
             base.execute("delete from sqlite_sequence where name = 'messages'")
         town.write("coder", "new", created_at=1_790_000_000_000)
@@ -623,7 +623,7 @@ def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> Non
     assert checks["server"]["result"] == "warning"
     status = type_in(folder, "status", "--json")
     assert (status.json["mailbox"]["kind"], status.json["mailbox"]["waiting"]) == ("relay", 2)
-    assert town.fake.base.execute("select epoch from agents where id = 'coder'").fetchone()[0] == 1
+    assert town.fake.asked("select epoch from agents where id = 'coder'")[0][0] == 1
 
 
 def test_what_a_person_sends_under_a_dedupe_key_leaves_once(town: Town, tmp_path: Path) -> None:

@@ -377,4 +377,4 @@ def test_at_a_server_what_it_grants_in_spite_of_others_is_given_back(tmp_path: P
             assert await other.take("t2", ["src/**"], 60.0) == []
 
         asyncio.run(scenario())
-        assert fake.base.execute("select count(*) from reservations where released_ts is null").fetchone()[0] == 1
+        assert fake.asked("select count(*) from reservations where released_ts is null")[0][0] == 1
