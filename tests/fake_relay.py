@@ -182,7 +182,9 @@ class FakeServer(FakeDatabase):
             "created_at": more.get("created_at") or self._now(),
         }
         marks = ", ".join("?" for _ in values)
-        made = self._base.execute(f"insert into messages ({', '.join(values)}) values ({marks})", tuple(values.values()))
+        made = self._base.execute(
+            f"insert into messages ({', '.join(values)}) values ({marks})", tuple(values.values())
+        )
         self.tell("message.new", {"id": made.lastrowid})
         return int(made.lastrowid or 0)
 

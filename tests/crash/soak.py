@@ -185,7 +185,7 @@ def soak(base: Path, minutes: float, seed: int = 20261121, tell: Callable[[str],
     samples: list[Sample] = []
     began = time.monotonic()
     over = began + minutes * 60
-    rest = max(2.0, min(60.0, minutes * 60 / 24))
+    rest = max(0.8, min(60.0, minutes * 60 / 24))
     try:
         # A busy machine gets through less in that time: it goes on until there is enough to judge by.
         while time.monotonic() < over or _too_little(steady, troubled, report, samples):

@@ -42,7 +42,7 @@ DURABLE = ("fsync", "replace", "rename")
 
 STRIDES = sizes(quick=191, long=61, soak=1)
 STRIDES_DURABLE = sizes(quick=16, long=2, soak=1)
-STRIDES_REQUESTS = sizes(quick=13, long=1)
+STRIDES_REQUESTS = sizes(quick=23, long=1)
 STRIDES_TWICE = sizes(quick=397, long=127, soak=1)
 Desks = Callable[[Path], Desk]
 TRIES = 5
@@ -185,7 +185,7 @@ def test_every_durable_write_over_what_is_stuck(tmp_path: Path, children: Childr
     _die_at_each(children, deaths, make, judge)
 
 
-@pytest.mark.parametrize("stride", sizes(quick=29, long=3, soak=1))
+@pytest.mark.parametrize("stride", sizes(quick=53, long=3, soak=1))
 def test_every_durable_write_over_a_schedule(tmp_path: Path, children: Children, stride: int) -> None:
     """It leaves once, is worked on once and answered once."""
 

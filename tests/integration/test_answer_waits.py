@@ -203,6 +203,7 @@ def test_a_broker_that_takes_no_mail_and_answers_otherwise(moods: Moods, at_brok
     assert sorted(one["body"].strip() for one in desk.answers()) == ["done", "done"]
 
 
+@LONG
 def test_a_broker_that_is_gone_and_comes_back(moods: Moods, at_broker: AmpDesk) -> None:
     desk, moody = at_broker, moods[2]
     go = gated(desk)

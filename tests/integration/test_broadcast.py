@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from tests.broker_desk import running_broker
 from tests.desk import Desk, outcomes
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
@@ -75,6 +76,7 @@ def test_an_agent_writes_to_everybody_and_is_told_of_a_group_that_is_none(tmp_pa
     assert "cap:x names a group" in (tmp_path / "said").read_text()
 
 
+@LONG
 def test_at_a_broker_it_reaches_each_agent_that_the_sender_may_write_to(tmp_path: Path) -> None:
     with running_broker(tmp_path) as broker:
         ann = broker.person("ann")

@@ -334,6 +334,7 @@ def test_a_password_is_not_guessed_at(tmp_path: Path) -> None:
     assert good.status == 0, good
 
 
+@LONG
 def test_its_page_says_the_first_steps_and_no_code(served: BrokerProcess) -> None:
     with httpx.Client(base_url=served.url, trust_env=False) as client:
         page = client.get("/")
@@ -360,6 +361,7 @@ def test_requests_are_logged_only_when_asked_for(tmp_path: Path) -> None:
             assert ("GET /health" in process.said()) is logged, process.said()
 
 
+@LONG
 def test_a_client_that_vanishes_does_not_keep_its_stream(tmp_path: Path) -> None:
     """The listening socket gives every connection the limit for unacknowledged bytes."""
     with broker(tmp_path / "data") as process:

@@ -101,12 +101,12 @@ def real_names(place: Place) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("one_in", sizes(quick=60, long=1))
+@pytest.mark.parametrize("one_in", sizes(quick=120, long=1))
 def test_no_request_makes_the_broker_fail(place: Place, tmp_path: Path, one_in: int) -> None:
     run_schemathesis(place, tmp_path, "--phases=coverage", paths(place, one_in))
 
 
-@pytest.mark.parametrize("one_in", sizes(quick=40, long=1))
+@pytest.mark.parametrize("one_in", sizes(quick=80, long=1))
 def test_nor_does_one_about_what_is_there(place: Place, tmp_path: Path, one_in: int) -> None:
     named = "".join(f"{name!r} = {value!r}\n" for name, value in real_names(place).items())
     (tmp_path / "schemathesis.toml").write_text(f"[parameters]\n{named}")

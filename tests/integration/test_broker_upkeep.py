@@ -300,6 +300,7 @@ def _with_head(**fields: Any) -> Any:
     return lambda lines: [json.dumps({**json.loads(lines[0]), **fields}).encode(), *lines[1:]]
 
 
+@LONG
 def test_what_is_no_whole_backup_changes_nothing(served: Filled, tmp_path: Path) -> None:
     good = tmp_path / "backup"
     assert command(place_of(served), "backup", good).status == 0

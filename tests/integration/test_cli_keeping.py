@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 
@@ -46,6 +47,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield Scene(desk, ann, bob, desk.agent(ann, "coder"), desk.agent(ann, "tester"), home)
 
 
+@LONG
 def test_at_a_broker_mail_is_found_put_away_and_brought_back(scene: Scene) -> None:
     send, coder, tester = scene.broker.send, scene.coder, scene.tester
     first = send(scene.ann, coder, tester["address"], subject="release", body="notes of\x1b[31m the parser")

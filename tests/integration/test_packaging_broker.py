@@ -130,6 +130,7 @@ def _checkout(tmp_path: Path) -> Path:
     return checkout
 
 
+@LONG
 def test_run_sh_serves_with_what_stands_in_the_file_beside_it(tmp_path: Path) -> None:
     checkout = _checkout(tmp_path)
     assert (TOP / "run.sh").stat().st_mode & stat.S_IXUSR

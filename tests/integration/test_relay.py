@@ -355,9 +355,7 @@ def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
         await box.open()
         try:
             assert await waiting(box) == ()
-            await seen_by(
-                lambda: town.fake.asked("select status from pairs")[0][0] == "rejected", "not declined"
-            )
+            await seen_by(lambda: town.fake.asked("select status from pairs")[0][0] == "rejected", "not declined")
             told = [row["body"] for row in town.fake.asked("select body from messages where target = 'other'")]
             assert len(told) == 1
             assert "works by mail" in told[0]
