@@ -78,6 +78,20 @@ def test_usage(desk: Desk, words: tuple[str, ...], wrong: str, fix: str) -> None
     assert fix in shown
 
 
+def test_no_word_is_broken_at_the_edge_and_the_command_stays_one_line(desk: Desk) -> None:
+    words = ("status", "--workdir", "no such folder", "--json-of-everything-that-there-is")
+    _, whole = look(desk.workdir, *words, env={"NO_COLOR": "1"})
+    message, fix = whole.split("\n")
+    with terminal([COMMAND, *words], desk.workdir, {"NO_COLOR": "1"}, width=44) as screen:
+        screen.until_ended()
+        narrow, unwrapped = screen.screen(), screen.everything()
+    assert max(map(len, narrow.split("\n"))) <= 44
+    assert unwrapped.rstrip("\n").endswith(fix)
+    *lines, last = unwrapped.rstrip("\n").split("\n")
+    assert (" ".join(lines), last) == (message, fix)
+    assert len(lines) > 1
+
+
 def test_configuration(tmp_path: Path) -> None:
     status, shown = look(tmp_path, "watch", "--no-interactive")
     assert status == 78

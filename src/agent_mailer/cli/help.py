@@ -144,7 +144,7 @@ def _tell(line: str, paragraphs: tuple[str, ...], commands: tuple[str, ...]) -> 
     room = width()
     say(paint(line[0].upper() + line[1:], Ink.BOLD))
     for text in paragraphs:
-        say("\n".join(["", *(wrapped(text, room) if room is not None else [text])]))
+        say("\n".join(["", *wrapped(text, room)]))
     say()
     for command in commands:
         say(f"  {command}")

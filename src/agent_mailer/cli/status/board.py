@@ -46,7 +46,7 @@ def lines(board: BoardView) -> list[str]:
         shown += ["", paint("NEEDS YOU", Ink.BOLD)]
         for need in board.needs[:NEEDS_SHOWN]:
             text = need_text(need)
-            shown += list(wrapped(text, room)) if room is not None else [text]
+            shown += wrapped(text, room)
         if len(board.needs) > NEEDS_SHOWN:
             shown.append(f"and {len(board.needs) - NEEDS_SHOWN} more (agent-mailer status --all)")
     if board.mail:

@@ -45,7 +45,7 @@ def table(every: AllView) -> list[str]:
         lines += ["", paint(printable(view.workdir, 4096), Ink.BOLD)]
         for problem in view.problems:
             text = f"{printable(problem.text, 300)}" + (f" ({printable(problem.fix, 4096)})" if problem.fix else "")
-            lines += [f"  {line}" for line in (wrapped(text, room - 2) if room is not None else [text])]
+            lines += [f"  {line}" for line in wrapped(text, room and room - 2)]
     if len(sick) > EXPLAINED:
         lines += ["", f"and {len(sick) - EXPLAINED} more (agent-mailer status -C WORKDIR)"]
     return [*lines, "", _sum(every, len(sick))]

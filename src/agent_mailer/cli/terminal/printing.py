@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from agent_mailer.cli.terminal.screen import Ink, paint, plain
+from agent_mailer.cli.terminal.screen import Ink, paint, plain, width, wrapped
 from agent_mailer.names import printable
 
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e\n]")
@@ -76,8 +76,10 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 def tell_error(message: str, fix: str) -> None:
-    """What is wrong, and the command that mends it, on stderr."""
-    note(f"{paint('error:', Ink.RED, sys.stderr)} {message}")
+    """What is wrong, and the command that mends it, on stderr; the command in one line, for whoever copies it."""
+    room = width(sys.stderr)
+    lines = [part for line in f"error: {message}".split("\n") for part in wrapped(line, room, whole=True)]
+    note("\n".join(lines).replace("error:", paint("error:", Ink.RED, sys.stderr), 1))
     if fix:
         note(f"  {paint('fix:', Ink.BOLD, sys.stderr)} {fix}")
 

@@ -36,11 +36,12 @@ def prepare_streams() -> None:
             stream.reconfigure(errors=errors)
 
 
-def width() -> int | None:
-    """Columns of the terminal that stdout is; None where it is none: what goes into a file is never cut."""
-    if not _is_terminal(sys.stdout):
+def width(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal that `stream` (stdout) is; None where it is none: what goes into a file is never cut."""
+    if not _is_terminal(stream or sys.stdout):
         return None
-    return max(shutil.get_terminal_size().columns, NARROWEST)
+    size = shutil.get_terminal_size() if stream is None else os.get_terminal_size(stream.fileno())
+    return max(size.columns, NARROWEST)
 
 
 def is_dumb() -> bool:
@@ -160,8 +161,14 @@ def laid_out(rows: list[Row], room: int | None) -> list[str]:
     return lines
 
 
-def wrapped(text: str, room: int, *, whole: bool = False) -> Iterator[str]:
-    """`text` broken between words into lines of at most `room` columns; a longer word is broken, or stays `whole`."""
+def wrapped(text: str, room: int | None, *, whole: bool = False) -> Iterator[str]:
+    """`text` broken between words into lines of at most `room` columns; a longer word is broken, or stays `whole`.
+
+    Without a `room`, which a file has not: as it is.
+    """
+    if room is None:
+        yield text
+        return
     line = ""
     for word in text.split(" "):
         joined = f"{line} {word}" if line else word
@@ -185,9 +192,7 @@ def side_by_side(cells_of: list[list[str]]) -> list[str]:
 
 
 def _lines_of(part: Part, room: int | None) -> Iterator[str]:
-    if room is None:
-        yield part.text
-    elif part.cut:
+    if part.cut and room is not None:
         yield fit(part.text, room)
     else:
         yield from wrapped(part.text, room)
