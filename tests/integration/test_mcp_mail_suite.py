@@ -34,18 +34,18 @@ class McpHarness:
     def arrive_again(self, item: Outgoing) -> None:
         """As a sender does whose look has failed: the same words once more, under the server's next number."""
         number = int(item.id.partition("-")[0])
-        with self.fake.base as base:
+        with self.fake.held() as base:
             row = dict(base.execute("select * from messages where id = ?", (number,)).fetchone())
             del row["id"], row["created_ts"]
             self.fake.write(row.pop("project"), row.pop("sender"), [self.alice], **row)
 
     def arrive_unreadable(self, name: str) -> None:
-        with self.fake.base as base:
+        with self.fake.held() as base:
             project = base.execute("select id from projects").fetchone()[0]
             self.fake.write(project, None, [self.alice], subject=name)
 
     def steal(self, envelope: Envelope) -> None:
-        with self.fake.base as base:
+        with self.fake.held() as base:
             base.execute("delete from messages where id = ?", (envelope.locator.rstrip("!"),))
 
     def _mailbox(self, name: str) -> McpAgentMailbox:

@@ -38,16 +38,16 @@ class RelayHarness:
     def arrive_again(self, item: Outgoing) -> None:
         """The same words once more in the thread, under the server's next number."""
         number = int(item.id.partition("-")[0])
-        with self.fake.base as base:
+        with self.fake.held() as base:
             row = dict(base.execute("select * from messages where id = ?", (number,)).fetchone())
             self.fake.write(row["sender"], row["target"], body=row["body"], subject=row["subject"], replyTo=number)
 
     def arrive_unreadable(self, name: str) -> None:
-        with self.fake.base:
+        with self.fake.held():
             self.fake.write(None, self.alice, subject=name)
 
     def steal(self, envelope: Envelope) -> None:
-        with self.fake.base as base:
+        with self.fake.held() as base:
             base.execute("delete from messages where id = ?", (envelope.locator,))
 
     def _mailbox(self, name: str) -> RelayMailbox:
