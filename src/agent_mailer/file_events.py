@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asyncinotify import Inotify, Mask, Watch
 
 RESCAN_SECONDS = 60.0
+GOES_WITH_IT = 0.2
 BLIND_SECONDS = 2.0
 MOST_RENAMED = 10_000
 MOST_TOUCHED = 10_000
@@ -146,6 +147,8 @@ class FileEvents:
         if mask & _lost():
             for path in [path for path, entry in self._watched.items() if entry[1] is watch]:
                 self._forget(path)
+            # What the folder lay in may go with it, a moment later, and nothing tells of that.
+            self.wake_after(GOES_WITH_IT)
             return
         if self._names and name is not None:
             for path, known in self._touched.items():

@@ -41,11 +41,13 @@ class WorkdirLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = FileLock(path)
+        self._folder: tuple[int, int] | None = None
 
     def acquire(self) -> None:
         """Raises BusyFault naming the holder, or ConfigFault where the file system has no flock."""
         if not self._lock.acquire():
             raise BusyFault("workdir_busy", *_busy_words(self._path))
+        self._folder = _identity_of(self._path.parent)
         self._name_us(leaving=False)
 
     def leaving(self) -> None:
@@ -64,12 +66,18 @@ class WorkdirLock:
         return self._lock.stands
 
     def guard(self) -> None:
-        """Raises BusyFault where another file lies in our lock's place, ConfigFault where the workdir has vanished."""
+        """Raises BusyFault where another file lies in our lock's place, ConfigFault where the workdir has vanished, or
+        another was made in its place.
+        """
         if self.still_ours():
             return
         folder = self._path.parent
         if not is_folder(folder):
             raise ConfigFault("workdir_gone", f"{folder} has vanished", "put the folder back, then start")
+        if self._folder is not None and self._folder != _identity_of(folder):
+            raise ConfigFault(
+                "workdir_gone", f"{folder} is another folder than the one we watch", "agent-mailer status"
+            )
         raise BusyFault("lock_replaced", f"{self._path} is no longer the file we hold", "agent-mailer status")
 
     def release(self) -> None:
@@ -86,6 +94,13 @@ def holder_of(path: Path) -> LockHolder | None:
         holder = msgspec.json.decode(read_regular(path, LARGEST), type=LockHolder)
         if is_alive(holder.process):
             return holder
+    return None
+
+
+def _identity_of(folder: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = os.lstat(folder)
+        return found.st_dev, found.st_ino
     return None
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -249,11 +249,14 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def workplaces(team: Team, directory: Path) -> dict[str, Workplace]:
-    """Each agent's workplace by name. Raises MailerError where one is not set up."""
-    found = {}
-    for member in team.members:
-        workdir = workdir_of(directory, member)
-        if not (workdir / ".agent-mailer" / "config.toml").exists():
-            raise MailerError("not_set_up", f"{member.name} is not set up in {workdir}", f"amp up --dir {directory}")
-        found[member.name] = Workplace(workdir)
-    return found
+    """The workplace of each agent that is set up, by name."""
+    places = {member.name: workdir_of(directory, member) for member in team.members}
+    return {name: Workplace(path) for name, path in places.items() if (path / ".agent-mailer/config.toml").exists()}
+
+
+def require_set_up(directory: Path, members: Iterable[Member], places: Mapping[str, Workplace]) -> None:
+    """Raises MailerError for an agent that is not set up, or no longer."""
+    for member in members:
+        if member.name not in places:
+            what = f"{member.name} is not set up in {workdir_of(directory, member)}"
+            raise MailerError("not_set_up", what, f"amp up --dir {directory}")

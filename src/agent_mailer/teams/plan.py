@@ -1,7 +1,7 @@
 """A team as `team.yaml` says it: who belongs to it, where its mail is, what does the work.
 
 The file has the keys that the existing launcher writes, and is read: what a person changes in it holds from the next
-`up`, `start` or `restart`. Any further key of an agent is one of its configuration.
+`up`. Any further key of an agent is one of its configuration.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def team_name(text: str) -> str:
     return name
 
 
-def read_team(directory: Path) -> Team:
-    """What `team.yaml` in that folder says. Raises ConfigFault naming the line, or the key."""
-    path = directory / FILE
+def read_team(directory: Path, path: Path | None = None) -> Team:
+    """What `team.yaml` in that folder says, or `path` of it. Raises ConfigFault naming the line, or the key."""
+    path = path or directory / FILE
     import yaml
 
     try:
@@ -131,6 +131,12 @@ def read_team(directory: Path) -> Team:
     if team.broker_url == EMBEDDED:
         return msgspec.structs.replace(team, broker_url=url_of(directory), embedded=True)
     return team
+
+
+def without(before: Team, after: Team) -> Team:
+    """Who was in the team, and is no more."""
+    stay = {member.name for member in after.members}
+    return msgspec.structs.replace(before, members=tuple(one for one in before.members if one.name not in stay))
 
 
 def template(name: str) -> tuple[Member, ...]:

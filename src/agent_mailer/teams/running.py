@@ -28,15 +28,15 @@ from agent_mailer.service.folder import Units, units_folder
 from agent_mailer.service.install import install, own_program, plan, uninstall
 from agent_mailer.service.manager import UserManager
 from agent_mailer.state.lock import LockHolder, holder_of
+from agent_mailer.teams.kept import changing, standing
 from agent_mailer.teams.making import workplaces
-from agent_mailer.teams.plan import read_team
 from agent_mailer.views.pulse import Ping, ping
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 900.0
 """A stop waits for turns, as long as `stop_grace` gives them."""
 
-ENDS_BY_ITSELF = 2.0
+ENDS_BY_ITSELF = 1.0
 """A watcher without turns that was told to end has ended by then."""
 
 LOOK_EVERY = 0.02
@@ -86,7 +86,7 @@ def seen(directory: Path) -> TeamView:
     """The team in that folder, as far as it can be read."""
     view = TeamView(directory.name, str(directory))
     try:
-        team = read_team(directory)
+        team = standing(directory).team
         view = TeamView(team.name, str(directory), team.broker_url or "folder", len(team.members))
         return msgspec.structs.replace(view, watched=len(watchers(workplaces(team, directory))))
     except MailerError as fault:
@@ -311,11 +311,21 @@ def stop(
         raise UnavailableFault(
             "not_stopped", f"the watcher of {name} does not end", f"agent-mailer status -C {places[name].workdir}"
         )
-    with suppress(UnavailableFault):
+    with suppress(UnavailableFault), changing(directory, Disk()):
         session = Session(team, directory)
-        if session.exists() and session.is_ours():
+        # Another may have started it again meanwhile.
+        if session.exists() and session.is_ours() and not watchers(places):
             session.kill()
             yield f"closed the tmux session {session.name}"
+
+
+def dismiss(directory: Path, places: Mapping[str, Workplace]) -> Iterator[str]:
+    """The watchers of agents that are in the team no more are told to end; their folders stay. Raises MailerError."""
+    running = watchers(places)
+    remove_services(places)
+    for name, process in running.items():
+        send(process, signal.SIGTERM)
+        yield f"{name} is in the team no more: its watcher ends, {directory / 'agents' / name} stays"
 
 
 def _start_apart(place: Workplace, words: Sequence[str], directory: Path) -> CommandApart:

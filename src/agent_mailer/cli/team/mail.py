@@ -11,6 +11,7 @@ from agent_mailer.cli.options import Json
 from agent_mailer.cli.team.options import Dir, Found, Team_, found
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.errors import UsageFault
+from agent_mailer.teams.making import require_set_up
 from agent_mailer.teams.plan import Member
 
 send_app, ask_app = single(), single()
@@ -62,6 +63,7 @@ def _send(
     body = " ".join(text)
     if not body.strip():
         raise UsageFault("no_text", "there is no text", "amp ask 'what is to be done'")
+    require_set_up(one.directory, [member], one.places)
     place = one.places[member.name]
     send_mail(
         to=[place.handle],

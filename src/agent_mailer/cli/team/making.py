@@ -78,7 +78,14 @@ def of_one_program(
     runtime = RuntimeKind.CODEX if ctx.info_name == "codex" else RuntimeKind.CLAUDE
     chosen = _name(named(name, team), f"-{ctx.info_name}")
     made = _make(
-        chosen, directory, _Mail(local, broker_url, username, password), runtime, permission_mode, template, fenced=True
+        chosen,
+        directory,
+        _Mail(local, broker_url, username, password),
+        runtime,
+        permission_mode,
+        template,
+        fenced=True,
+        by_folder=not (name or team or directory),
     )
     start_and_show(made, where, attach=not no_attach)
 
@@ -110,6 +117,7 @@ def up(
         permission_mode,
         template,
         command=command,
+        by_folder=not (name or team or directory),
     )
     start_and_show(made, where, attach=not no_attach)
 
@@ -140,6 +148,7 @@ def init(
         permission_mode,
         template,
         command=command,
+        by_folder=not (name or team or directory),
     )
     if made.team.embedded and not watchers(made.places):
         end(made.directory)
@@ -156,19 +165,25 @@ def _make(
     *,
     command: str | None = None,
     fenced: bool = False,
+    by_folder: bool = False,
 ) -> Found:
-    """`fenced`: without a mode its agents may do everything where a sandbox is proved."""
+    """`fenced`: without a mode its agents may do everything where a sandbox is proved. `by_folder`: nobody named it."""
     from agent_mailer.cli.team.own_broker import log_in_there
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
+    from agent_mailer.teams.kept import changing, keep, standing
     from agent_mailer.teams.making import make, workplaces
     from agent_mailer.teams.place import new_directory, remember_last
-    from agent_mailer.teams.plan import FILE, read_team
+    from agent_mailer.teams.plan import FILE, read_team, without
+    from agent_mailer.teams.running import dismiss
 
     where = new_directory(name, directory, os.environ, Path.home())
     said = PermissionMode(one_of(mode, [one.value for one in PermissionMode], "--permission-mode")) if mode else None
+    before = None
     if (where / FILE).exists():
-        plan = read_team(where)
+        plan, before = read_team(where), standing(where).team
+        if by_folder:
+            _refuse_namesake(plan, where)
         _refuse_other(plan, mail, runtime, template, said, where)
         login = None if plan.local else log_in_there(where) if plan.embedded else mail.login(plan.broker_url)
         if login is not None and plan.embedded:
@@ -180,10 +195,14 @@ def _make(
         plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
         wanted = said or (None if fenced else PermissionMode.ACCEPT_EDITS)
     say(f"{plan.name} in {where}: {_where_mail_is(plan)}")
-    for line in make(plan, where, login, Disk(), mode=wanted, unfenced=_ask_for_mode):
-        say(line)
+    with changing(where, Disk()):
+        for line in make(plan, where, login, Disk(), mode=wanted, unfenced=_ask_for_mode):
+            say(line)
+        keep(where, Disk())
+        plan = standing(where).team
+        for line in dismiss(where, workplaces(without(before, plan), where)) if before is not None else ():
+            say(line)
     remember_last(plan.name, where, os.environ, Path.home(), Disk(), SystemClock().now())
-    plan = read_team(where)
     return Found(where, plan, workplaces(plan, where))
 
 
@@ -231,6 +250,16 @@ def _refuse_other(
     if wrong := [flag for flag, differs in said.items() if differs]:
         fix = f"change {where / 'team.yaml'}, then: amp up --dir {where}"
         raise UsageFault("there_already", f"the team in {where} is there, and says otherwise: {', '.join(wrong)}", fix)
+
+
+def _refuse_namesake(plan: Team, where: Path) -> None:
+    """The team that the current folder's name leads to works on another folder of that name. Raises UsageFault."""
+    here = Path.cwd()
+    if plan.project is None or here.is_relative_to(where):
+        return
+    if Path(os.path.realpath(plan.project)) != Path(os.path.realpath(here)):
+        fix = f"amp up NAME with another name for a new one; or: amp up {plan.name}"
+        raise UsageFault("another_project", f"the team {plan.name} in {where} works on {plan.project}, not here", fix)
 
 
 def _refuse_team_as_project(name: str) -> None:

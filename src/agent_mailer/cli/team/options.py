@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from agent_mailer.cli.terminal.printing import note
 from agent_mailer.errors import UsageFault
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Found(msgspec.Struct, frozen=True):
     directory: Path
     team: Team
     places: dict[str, Workplace]
+    """Of those agents that are set up."""
 
 
 def named(name: str, team: str) -> str:
@@ -52,14 +54,25 @@ def named(name: str, team: str) -> str:
 
 
 def found(name: str, team: str, directory: Path | None) -> Found:
-    """The team meant, with its agents' folders. Raises ConfigFault, MailerError."""
+    """The team meant, as it was last taken over, with its agents' folders. Raises ConfigFault, MailerError."""
+    from agent_mailer.teams.kept import standing
     from agent_mailer.teams.making import workplaces
     from agent_mailer.teams.place import directory_meant
-    from agent_mailer.teams.plan import read_team
+    from agent_mailer.teams.plan import FILE
 
     where = directory_meant(named(name, team), directory, os.environ, Path.home())
-    plan = read_team(where)
-    return Found(where, plan, workplaces(plan, where))
+    now = standing(where)
+    if now.fault is not None:
+        note(
+            f"warning: {now.fault.message}\n"
+            f"what was last taken over of it counts until you mend it ({now.fault.fix}; amp up)"
+        )
+    elif now.changed:
+        note(f"{where / FILE} was changed since it was last taken over: amp up --dir {where}")
+    one = Found(where, now.team, workplaces(now.team, where))
+    if gone := [member.name for member in now.team.members if member.name not in one.places]:
+        note(f"warning: not set up, or no longer there: {', '.join(gone)} (amp up --dir {where})")
+    return one
 
 
 def where_from(detach: bool, systemd: bool) -> Where | None:

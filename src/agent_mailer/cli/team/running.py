@@ -107,6 +107,7 @@ def rm(
     from agent_mailer.cli.team.own_broker import end
     from agent_mailer.disk import Disk
     from agent_mailer.setup.logins import find_login, forget_login
+    from agent_mailer.teams.kept import changing
     from agent_mailer.teams.running import remove_services, watchers
 
     one = found(name, team, directory)
@@ -121,12 +122,13 @@ def rm(
         if not sys.stdin.isatty():
             raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", "amp rm --yes")
         typer.confirm(f"Delete {one.directory}: what its agents know{mail}?", abort=True)
-    remove_services(one.places)
-    if one.team.embedded:
-        end(one.directory)
-        with suppress(ConfigFault):
-            forget_login(Path.home(), find_login(Path.home(), one.team.broker_url), Disk())
-    Disk().remove_tree(one.directory)
+    with changing(one.directory, Disk()):
+        remove_services(one.places)
+        if one.team.embedded:
+            end(one.directory)
+            with suppress(ConfigFault):
+                forget_login(Path.home(), find_login(Path.home(), one.team.broker_url), Disk())
+        Disk().remove_tree(one.directory)
     say(f"deleted {one.directory}")
     if not (one.team.local or one.team.embedded):
         note(f"its agents and their mail are still at {one.team.broker_url}")
@@ -136,16 +138,20 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     """Start it, remember it as the last one, and show its session where it has one and somebody looks."""
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
+    from agent_mailer.teams.kept import changing
+    from agent_mailer.teams.making import require_set_up
     from agent_mailer.teams.place import remember_last
     from agent_mailer.teams.running import Where, where_possible
     from agent_mailer.teams.running import start as start_all
 
     terminal = sys.stdout.isatty()
     where = where_possible(one.directory, chosen, terminal=terminal)
-    if one.team.embedded:
-        _begin_broker(one, where)
-    for line in start_all(one.team.name, one.directory, one.places, where):
-        say(line)
+    require_set_up(one.directory, one.team.members, one.places)
+    with changing(one.directory, Disk()):
+        if one.team.embedded:
+            _begin_broker(one, where)
+        for line in start_all(one.team.name, one.directory, one.places, where):
+            say(line)
     remember_last(one.team.name, one.directory, os.environ, Path.home(), Disk(), SystemClock().now())
     say(f"\n{one.team.name} runs ({where}). Give it a task: amp ask TASK")
     say("What it does: amp status --watch. To stop it: amp stop")
