@@ -114,7 +114,7 @@ def _values(
     if made is not None:
         values |= made.values
     elif team.local:
-        values["maildir_root"] = str(directory / FOLDER)
+        values["maildir_root"] = str(team.root or directory / FOLDER)
     else:
         values["broker_url"] = team.broker_url
     values |= {"runtime": (member.runtime or team.runtime).value, "permission_mode": mode.value}

@@ -30,7 +30,16 @@ LOCAL = ""
 
 _WATCH = "agent-mailer watch"
 _HEAD = "# A team of agents. Change it, then: amp up (a running team takes it over without losing a turn).\n"
-_LAUNCHERS = ("team", "broker_url", "runtime", "agent_runtime", "permission_mode", "project_dir", "agents")
+_LAUNCHERS = (
+    "team",
+    "broker_url",
+    "runtime",
+    "agent_runtime",
+    "permission_mode",
+    "project_dir",
+    "maildir_root",
+    "agents",
+)
 _OWN = ("name", "role", "description", "system_prompt", "runtime")
 _DECIDED = frozenset(
     {"agent_id", "agent_name", "address", "api_key", "broker_url", "mailbox", "maildir_root", "project_dir", "runtime"}
@@ -66,10 +75,17 @@ class Team(msgspec.Struct, frozen=True):
     project: Path | None = None
     embedded: bool = False
     """The broker is the team's own."""
+    root: Path | None = None
+    """Of a folder mailbox that is not the team's own."""
 
     @property
     def local(self) -> bool:
         return self.broker_url == LOCAL
+
+    @property
+    def keeps_mail(self) -> bool:
+        """It lies in the team's own folder."""
+        return self.embedded or (self.local and self.root is None)
 
     def member(self, word: str) -> Member:
         """By role or name. Raises UsageFault."""
@@ -186,6 +202,7 @@ def written(team: Team) -> bytes:
         "agent_runtime": team.runtime.value,
         "permission_mode": team.mode.value,
         **({"project_dir": str(team.project)} if team.project is not None else {}),
+        **({"maildir_root": str(team.root)} if team.root is not None else {}),
         "agents": [_shape_of(member) for member in team.members],
     }
     body = yaml.dump(shape, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
@@ -229,6 +246,7 @@ class _Head(msgspec.Struct, rename={"name": "team"}):
     agent_runtime: RuntimeKind = RuntimeKind.CLAUDE
     permission_mode: PermissionMode = PermissionMode.ACCEPT_EDITS
     project_dir: str | None = None
+    maildir_root: str | None = None
 
 
 def _team_of(raw: object) -> Team:
@@ -251,7 +269,11 @@ def _team_of(raw: object) -> Team:
         if twice := {word for word in words if words.count(word) > 1}:
             raise ConfigFault("bad_team", f"two agents have the {what} {min(twice)}", "")
     project = Path(head.project_dir).expanduser() if head.project_dir else None
-    return Team(head.name, head.agent_runtime, head.permission_mode, members, head.broker_url or LOCAL, project)
+    root = Path(head.maildir_root).expanduser() if head.maildir_root else None
+    if root is not None and (head.broker_url or not root.is_absolute()):
+        raise ConfigFault("bad_team", "maildir_root is the whole path of a folder, and needs no broker_url", "")
+    url = head.broker_url or LOCAL
+    return Team(head.name, head.agent_runtime, head.permission_mode, members, url, project, root=root)
 
 
 class _Own(msgspec.Struct):

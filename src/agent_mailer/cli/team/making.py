@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from agent_mailer.cli.team.login import BrokerUrl, Password, Username, log_in
+from agent_mailer.cli.team.login import BrokerUrl, Password, Username
+from agent_mailer.cli.team.mailboxes import Mail, where_mail_is
 from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Team_, named, where_from
 from agent_mailer.cli.team.running import NoAttach, start_and_show
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.config import RuntimeKind
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of
 from agent_mailer.runtimes.port import PermissionMode
 
@@ -28,6 +29,12 @@ claude_app, codex_app, up_app, init_app = single(), single(), single(), single()
 
 Local = Annotated[
     bool, typer.Option("--local", help="Mail in the team's folder; no broker is needed.", show_default=False)
+]
+Amq = Annotated[
+    bool,
+    typer.Option(
+        "--amq", help="Mail in the tree that `amq coop init` made here; `amq coop exec` joins.", show_default=False
+    ),
 ]
 Mode = Annotated[
     str | None,
@@ -59,6 +66,7 @@ def of_one_program(
     team: Team_ = "",
     directory: Dir = None,
     local: Local = False,
+    amq: Amq = False,
     broker_url: BrokerUrl = "",
     username: Username = "",
     password: Password = "",
@@ -80,7 +88,7 @@ def of_one_program(
     made = _make(
         chosen,
         directory,
-        _Mail(local, broker_url, username, password),
+        Mail(local, amq, broker_url, username, password),
         runtime,
         permission_mode,
         template,
@@ -96,6 +104,7 @@ def up(
     team: Team_ = "",
     directory: Dir = None,
     local: Local = False,
+    amq: Amq = False,
     broker_url: BrokerUrl = "",
     username: Username = "",
     password: Password = "",
@@ -112,7 +121,7 @@ def up(
     made = _make(
         _name(named(name, team)),
         directory,
-        _Mail(local, broker_url, username, password),
+        Mail(local, amq, broker_url, username, password),
         _runtime(runtime),
         permission_mode,
         template,
@@ -128,6 +137,7 @@ def init(
     team: Team_ = "",
     directory: Dir = None,
     local: Local = False,
+    amq: Amq = False,
     broker_url: BrokerUrl = "",
     username: Username = "",
     password: Password = "",
@@ -143,7 +153,7 @@ def init(
     made = _make(
         _name(named(name, team)),
         directory,
-        _Mail(local, broker_url, username, password),
+        Mail(local, amq, broker_url, username, password),
         _runtime(runtime),
         permission_mode,
         template,
@@ -158,7 +168,7 @@ def init(
 def _make(
     name: str,
     directory: Path | None,
-    mail: _Mail,
+    mail: Mail,
     runtime: RuntimeKind | None,
     mode: str | None,
     template: str | None,
@@ -193,8 +203,9 @@ def _make(
         _refuse_team_as_project(name)
         login = log_in_there(where) if mail.embedded else mail.choose()
         plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
+        plan = msgspec.structs.replace(plan, root=mail.tree())
         wanted = said or (None if fenced else PermissionMode.ACCEPT_EDITS)
-    say(f"{plan.name} in {where}: {_where_mail_is(plan)}")
+    say(f"{plan.name} in {where}: {where_mail_is(plan)}")
     with changing(where, Disk()):
         for line in make(plan, where, login, Disk(), mode=wanted, unfenced=_ask_for_mode):
             say(line)
@@ -235,14 +246,15 @@ def _new(
 
 
 def _refuse_other(
-    plan: Team, mail: _Mail, runtime: RuntimeKind | None, template: str | None, mode: PermissionMode | None, where: Path
+    plan: Team, mail: Mail, runtime: RuntimeKind | None, template: str | None, mode: PermissionMode | None, where: Path
 ) -> None:
     """What the team's file says counts. Raises UsageFault for flags that say otherwise."""
     said = {
         "--runtime": runtime is not None and runtime is not plan.runtime,
         "--permission-mode": mode is not None and mode is not plan.mode,
         "--template": template is not None,
-        "--local": mail.local and not plan.local,
+        "--local": mail.local and (not plan.local or plan.root is not None),
+        "--amq": mail.amq and plan.root is None,
         "--broker-url": bool(mail.broker_url)
         and not (mail.embedded and plan.embedded)
         and (plan.embedded or mail.broker_url.rstrip("/") != plan.broker_url.rstrip("/")),
@@ -270,68 +282,6 @@ def _refuse_team_as_project(name: str) -> None:
     if any((folder / FILE).is_file() and (folder / "agents").is_dir() for folder in (here, *here.parents)):
         fix = f"cd to the project, then: amp up {name}"
         raise UsageFault("in_a_team", f"{here} is in a team's folder: a new team is made from its project's", fix)
-
-
-class _Mail(msgspec.Struct, frozen=True):
-    """What was said of where the team's mail is to be."""
-
-    local: bool
-    broker_url: str
-    username: str
-    password: str
-
-    @property
-    def embedded(self) -> bool:
-        """A broker of the team's own. Raises UsageFault for what does not go with it."""
-        from agent_mailer.teams.embedded import EMBEDDED
-
-        if self.broker_url != EMBEDDED:
-            return False
-        if self.local or self.username or self.password:
-            raise UsageFault("two_mailboxes", "a broker of the team's own needs no user, and no folder", "")
-        return True
-
-    def login(self, url: str) -> Login:
-        """At that broker: as it is kept, or anew where a name or password was given."""
-        from agent_mailer.setup.logins import find_login
-
-        if not (self.username or self.password):
-            try:
-                return find_login(Path.home(), url)
-            except ConfigFault as fault:
-                if fault.code != "no_login" or not url:
-                    raise
-        return log_in(url, self.username, self.password)
-
-    def choose(self) -> Login | None:
-        """Of a new team; None = a folder. A login that is kept counts; a person may be asked. Raises UsageFault."""
-        from agent_mailer.setup.logins import all_logins
-
-        given = self.broker_url or self.username or self.password
-        if self.local:
-            if given:
-                raise UsageFault("two_mailboxes", "--local needs no broker", "give --local, or a broker")
-            return None
-        url = self.broker_url or os.environ.get("AMP_BROKER_URL", "")
-        if given or url or all_logins(Path.home()):
-            return self.login(url)
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            return None
-        from agent_mailer.cli.terminal.questions import ask
-        from agent_mailer.cli.terminal.tables import choices
-
-        say("Where is the team's mail to be?")
-        say(
-            choices((("folder", "files on this machine; nothing else is needed"), ("broker", "an Agent Mailer broker")))
-        )
-        chosen = ask("Mailbox", "folder", lambda text: one_of(text, ("folder", "broker"), "Mailbox"))
-        return log_in("", "", "") if chosen == "broker" else None
-
-
-def _where_mail_is(plan: Team) -> str:
-    if plan.local:
-        return "its mail is in that folder, no broker is needed"
-    return f"its mail is at {plan.broker_url}{', a broker of its own' if plan.embedded else ''}"
 
 
 def _ask_for_mode(why: str) -> PermissionMode:

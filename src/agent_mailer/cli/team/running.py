@@ -117,7 +117,7 @@ def rm(
     if project is not None and project.is_relative_to(one.directory):
         fix = "move the project out, or delete what you want by hand"
         raise UsageFault("project_inside", f"the project {project} lies in {one.directory}", fix)
-    mail = " and its mail" if one.team.local or one.team.embedded else ""
+    mail = " and its mail" if one.team.keeps_mail else ""
     if not yes:
         if not sys.stdin.isatty():
             raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", "amp rm --yes")
@@ -130,8 +130,8 @@ def rm(
                 forget_login(Path.home(), find_login(Path.home(), one.team.broker_url), Disk())
         Disk().remove_tree(one.directory)
     say(f"deleted {one.directory}")
-    if not (one.team.local or one.team.embedded):
-        note(f"its agents and their mail are still at {one.team.broker_url}")
+    if not one.team.keeps_mail:
+        note(f"its agents and their mail are still at {one.team.root or one.team.broker_url}")
 
 
 def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
