@@ -1,0 +1,56 @@
+"""A handful of the mutants that `./run mutate` tries, by unit tests alone: red where one lives and is not listed, and
+where a listed one dies. Both are planted, too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.mutation.__main__ import try_all
+from tests.mutation.bench import Bench
+from tests.mutation.points import Mutant, is_python, mutants
+from tests.mutation.scope import SOURCE, Stage
+from tests.mutation.verdict import judge, listed
+
+PROJECT = Path(__file__).parents[2]
+HANDFUL = {"watch/rules.py": 8}
+"""By lot, and as many of those that are listed."""
+SEED = int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6)
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with Bench(PROJECT, tmp_path_factory.mktemp("bench")) as one:
+        yield one
+
+
+@pytest.mark.parametrize("module", HANDFUL)
+def test_of_some_mutants_none_lives_that_is_not_listed_and_no_listed_one_dies(module: str, bench: Bench) -> None:
+    source = (PROJECT / SOURCE / module).read_text()
+    known = listed()
+    every = {one.name: one for one in mutants(source)}
+    lot = random.Random(SEED)
+    fresh = [one for one in lot.sample([*every.values()], 2 * HANDFUL[module]) if one.name not in known.get(module, {})]
+    stale = [every[name] for name in known.get(module, {}) if name in every]
+    chosen = [*fresh[: HANDFUL[module]], *lot.sample(stale, min(len(stale), HANDFUL[module] // 2))]
+    lives = Mutant("planted: 1 => 1", 1, f"{source}\n# the same\n")
+    dies = Mutant("planted: 1 => 2", 1, f"{source}\n1 / 0\n")
+    told = {**known, module: {**known.get(module, {}), dies.name: "it is said to live"}}
+    fates = {
+        fate.name: fate
+        for fate in try_all(bench, module, source, [*filter(is_python, chosen), lives, dies], [Stage.UNIT])
+    }
+    # The types are looked at where somebody needs to know: that takes long.
+    live = [one for one in fresh if one.name in fates and fates[one.name].stage is None]
+    fates |= {fate.name: fate for fate in try_all(bench, module, source, live, [Stage.TYPES])}
+    verdict = judge(fates.values(), told, {module: [*every, dies.name]})
+    assert verdict.gone == (), f"seed {SEED}"
+    assert [one for one in verdict.unlisted if lives.name not in one] == [], f"seed {SEED}"
+    assert [one for one in verdict.died if dies.name not in one] == [], f"seed {SEED}"
+    assert len(verdict.unlisted) == len(verdict.died) == 1, "what is planted is found"

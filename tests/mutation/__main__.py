@@ -1,0 +1,155 @@
+"""`./run mutate`: changes one thing of the program after the other, and looks whether anything notices."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from tests.mutation.bench import MOST_FIRST, Bench
+from tests.mutation.points import Mutant, is_python, mutants
+from tests.mutation.scope import NAMED, SOURCE, Stage, rest, scope_of
+from tests.mutation.server import Said
+from tests.mutation.verdict import Fate, judge, listed, rates
+
+PROJECT = Path(__file__).parents[2]
+RESULTS = PROJECT / "build" / "mutants"
+FASTEST_FIRST = (Stage.TYPES, Stage.UNIT, Stage.INTEGRATION, Stage.CRASH)
+
+
+def try_all(
+    bench: Bench, module: str, source: str, chosen: Sequence[Mutant], stages: Sequence[Stage]
+) -> Iterator[Fate]:
+    """Each stage with the mutants that those before have let live. Raises RuntimeError where one is red unchanged."""
+    scope = scope_of(module)
+    assert scope is not None, f"tests/mutation/scope.py names no tests of {module}"
+    ways = [(stage, scope.tests(stage)) for stage in stages if stage is Stage.TYPES or scope.tests(stage)]
+    left = list(chosen)
+    for stage, tests in ways:
+        if not left:
+            return
+        bench.write(module, source)
+        like = bench.prepare(module, tests) if tests else None
+        if like is None and (said := bench.types_refuse()):
+            raise RuntimeError(f"mypy refuses what was not changed:\n{said}")
+        survivors = []
+        recent: deque[str] = deque(maxlen=MOST_FIRST)
+        for mutant in left:
+            bench.write(module, mutant.text)
+            killer = _refused(bench) if like is None else _killer(bench, tests, recent, like)
+            if killer:
+                yield Fate(module, mutant.name, mutant.line, stage, killer)
+            elif stage is ways[-1][0]:
+                yield Fate(module, mutant.name, mutant.line)
+            else:
+                survivors.append(mutant)
+        bench.write(module, source)
+        left = survivors
+
+
+def _refused(bench: Bench) -> str:
+    return bench.types_refuse().partition("\n")[0]
+
+
+def _killer(bench: Bench, tests: Sequence[str], recent: deque[str], like: Said) -> str:
+    """The test that fails now, or that there was no end. What fails once in two is no proof, and is tried again."""
+    said = bench.run(tests, first=recent, like=like)
+    if said.code == 0:
+        return ""
+    killer = bench.killer()
+    if said.code is None or not killer:
+        return "no end" if said.code is None else "nothing can be imported"
+    if "/unit/" not in killer and bench.run(tests, only=(killer,), like=like).code == 0:
+        return "" if bench.run(tests, like=like).code == 0 else killer
+    if killer in recent:
+        recent.remove(killer)
+    recent.appendleft(killer)
+    return killer
+
+
+def main(words: Sequence[str]) -> int:
+    asked = _asked(words)
+    lot = random.Random(asked.seed)
+    modules = asked.modules or (rest(PROJECT) if asked.sample and asked.rest else list(NAMED))
+    if unknown := [name for name in modules if not (PROJECT / SOURCE / name).is_file() or scope_of(name) is None]:
+        print(f"no module with tests in tests/mutation/scope.py: {', '.join(unknown)} (as watch/rules.py)")
+        return 2
+    stages = [stage for stage in FASTEST_FIRST if stage in asked.stages]
+    sources = {module: (PROJECT / SOURCE / module).read_text(encoding="utf-8") for module in modules}
+    every = {module: mutants(source) for module, source in sources.items()}
+    chosen = [(module, mutant) for module, those in every.items() for mutant in those]
+    if asked.left:
+        lived = {(one.module, one.name) for module in modules for one in _results(module) if one.stage is None}
+        chosen = [(module, mutant) for module, mutant in chosen if (module, mutant.name) in lived]
+    if asked.sample:
+        chosen = lot.sample(chosen, min(asked.sample, len(chosen)))
+    print(f"{len(chosen)} of {sum(map(len, every.values()))} mutants, seed {asked.seed}", flush=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    fates: list[Fate] = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, Bench(PROJECT, Path(folder).resolve()) as bench:
+        for module in modules:
+            those = [mutant for name, mutant in chosen if name == module and is_python(mutant)]
+            begun = time.monotonic()
+            for fate in try_all(bench, module, sources[module], those, stages) if those else ():
+                fates.append(fate)
+                if len(fates) % 100 == 0:
+                    print(f"{module}: {len(fates)} are told", flush=True)
+                if fate.stage is None:
+                    print(f"lives: {module}:{fate.line} {fate.name}", flush=True)
+            if those:
+                print(f"{module}: {len(those)} in {time.monotonic() - begun:.0f} s", flush=True)
+                _keep(module, [fate for fate in fates if fate.module == module])
+    print(rates(fates))
+    verdict = judge(fates, listed(), {module: [one.name for one in those] for module, those in every.items()})
+    for what, told in (
+        ("lives, and tests/survivors.toml does not say why", verdict.unlisted),
+        ("is listed in tests/survivors.toml, and dies", verdict.died),
+        ("is listed in tests/survivors.toml, and is no mutant any more", verdict.gone),
+    ):
+        for one in told:
+            print(f"{what}: {one}")
+    return int(verdict.is_red)
+
+
+def _asked(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./run mutate", description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="as watch/rules.py; else all that are to be whole")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many of their mutants, by lot")
+    parser.add_argument("--rest", action="store_true", help="with --sample: of the modules that are not to be whole")
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
+    parser.add_argument("--left", action="store_true", help="those that lived the last time")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        type=Stage,
+        choices=[*Stage],
+        default=[Stage.TYPES, Stage.UNIT, Stage.INTEGRATION],
+        help="what looks at them; the crash harness takes minutes a mutant: with --left",
+    )
+    return parser.parse_args(words)
+
+
+def _file(module: str) -> Path:
+    return RESULTS / (module.replace("/", ".") + ".json")
+
+
+def _results(module: str) -> list[Fate]:
+    """What is known of it from earlier calls, each mutant by its last."""
+    path = _file(module)
+    return msgspec.json.decode(path.read_bytes(), type=list[Fate]) if path.exists() else []
+
+
+def _keep(module: str, fates: Sequence[Fate]) -> None:
+    known = {one.name: one for one in _results(module)} | {one.name: one for one in fates}
+    _file(module).write_bytes(msgspec.json.format(msgspec.json.encode([*known.values()]), indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""A copy of the tree in which one module after the other is changed, and tests are run on it.
+
+It has an environment of its own, whose Python takes the program from the copy and everything else from ours: whatever
+a test starts, with whatever environment, runs what was changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+
+import grimp
+import msgspec
+from tests.mutation.scope import SOURCE
+from tests.mutation.server import Ask, Said
+
+COPIED = (
+    "src",
+    "tests",
+    "templates",
+    "packaging",
+    "docs",
+    "examples",
+    "pyproject.toml",
+    "constraints.txt",
+    "README.md",
+)
+MOST_FIRST = 12
+"""So many of the tests that have killed lately are tried before the others."""
+
+
+class Bench:
+    """One at a time has the copy; it is gone at the end. `folder`: where it may be made."""
+
+    def __init__(self, project: Path, folder: Path) -> None:
+        self.tree = folder / "tree"
+        self._folder = folder
+        self._output = folder / "output"
+        self._scratch = folder / "scratch"
+        self._numbers = count(1)
+        self._server: subprocess.Popen[bytes] | None = None
+        self._daemon = folder / "types.json"
+        self._types_known = False
+        ignored = shutil.ignore_patterns("__pycache__", ".git", "*.pyc", "survivors.toml")
+        self.tree.mkdir()
+        for name in COPIED:
+            if (project / name).is_dir():
+                shutil.copytree(project / name, self.tree / name, ignore=ignored, symlinks=True)
+            elif (project / name).exists():
+                shutil.copy2(project / name, self.tree / name)
+        self.python = self._environment()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_server()
+        if self._types_known:
+            self._dmypy("stop")
+
+    def _environment(self) -> Path:
+        """Ours, but for the program: of our site-packages the path alone is added, and no `.pth` file in it is read."""
+        home = self.tree / ".venv"
+        venv.create(home, symlinks=True)
+        lib = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+        (lib / "mutated.pth").write_text(f"{self.tree / 'src'}\n{sysconfig.get_path('purelib')}\n")
+        for name in ("agent-mailer", "amp"):
+            ours = Path(sys.executable).parent / name
+            if ours.exists():
+                rest = ours.read_text().partition("\n")[2]
+                (home / "bin" / name).write_text(f"#!{home / 'bin' / 'python'}\n{rest}")
+                (home / "bin" / name).chmod(0o755)
+        return home / "bin" / "python"
+
+    def prepare(self, module: str, tests: Sequence[str]) -> Said:
+        """A server for tests of `module`, which has all loaded but what the module reaches. What they take unchanged.
+
+        Raises RuntimeError where a test fails without any change.
+        """
+        self._end_server()
+        listed = self._folder / "modules"
+        said = self.run(tests, modules=str(listed))
+        if said.code != 0:
+            raise RuntimeError(f"tests of {module} fail without any change:\n{self.output()[-3000:]}")
+        changed = "agent_mailer." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        touched = {changed, *_graph().find_downstream_modules(changed)}
+        names = [name for name in listed.read_text().splitlines() if not _is_touched(name, touched)]
+        self._ask(Ask((), "", "", preload=tuple(names)))
+        return self.run(tests)
+
+    def write(self, module: str, text: str) -> None:
+        path = self.tree / SOURCE / module
+        path.write_text(text)
+        # Compiled files are told apart by size and second.
+        moment = 1_000_000_000 + next(self._numbers)
+        os.utime(path, (moment, moment))
+
+    def run(
+        self,
+        tests: Sequence[str],
+        *,
+        first: Sequence[str] = (),
+        only: Sequence[str] = (),
+        like: Said | None = None,
+        modules: str = "",
+    ) -> Said:
+        """`like`: what they took unchanged; several times that is the limit."""
+        seconds, cpu = (60 + 8 * like.seconds, int(10 + 5 * like.cpu)) if like else (1800.0, 1800)
+        scratch = self._scratch / str(next(self._numbers))
+        self._scratch.mkdir(exist_ok=True)
+        ask = Ask(
+            tuple(tests), str(self._output), str(scratch), tuple(first)[:MOST_FIRST], tuple(only), seconds, cpu, modules
+        )
+        try:
+            return self._ask(ask)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def output(self) -> str:
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
+
+    def killer(self) -> str:
+        """The test that failed last, as pytest names it."""
+        for line in reversed(self.output().splitlines()):
+            word, _, rest = line.partition(" ")
+            if word in ("FAILED", "ERROR") and rest.startswith("tests/"):
+                return rest.partition(" - ")[0]
+        return ""
+
+    def types_refuse(self) -> str:
+        """What mypy has against the tree as it is; empty where nothing."""
+        if not self._types_known:
+            self._types_known = True
+            self._dmypy("start", "--", "--cache-dir", str(self._folder / "mypy"))
+        return self._dmypy("check", "src")
+
+    def _dmypy(self, *words: str) -> str:
+        argv = [str(self.python), "-m", "mypy.dmypy", "--status-file", str(self._daemon), *words]
+        done = subprocess.run(argv, cwd=self.tree, capture_output=True, text=True, check=False)
+        return (done.stdout + done.stderr) if done.returncode else ""
+
+    def _ask(self, ask: Ask) -> Said:
+        if self._server is None:
+            env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+            env["TMPDIR"] = str(self._folder)
+            self._server = subprocess.Popen(
+                [str(self.python), "-m", "tests.mutation.server"],
+                cwd=self.tree,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=env,
+            )
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(msgspec.json.encode(ask) + b"\n")
+        self._server.stdin.flush()
+        answer = self._server.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that runs the tests has ended with {self._server.wait()}")
+        return msgspec.json.decode(answer, type=Said)
+
+    def _end_server(self) -> None:
+        if self._server is not None:
+            self._server.communicate()
+            self._server = None
+
+
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph("agent_mailer")
+
+
+def _is_touched(name: str, touched: set[str]) -> bool:
+    """Whether it may hold something of a changed module, or begins anew with each run."""
+    parts = name.split(".")
+    if parts[0] in ("tests", "conftest", "__main__", "sitecustomize", "usercustomize"):
+        return True
+    return any(".".join(parts[:end]) in touched for end in range(1, len(parts) + 1))

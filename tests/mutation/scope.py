@@ -1,0 +1,145 @@
+"""Which tests look at which module, and which modules are to be killed whole.
+
+`./run mutate` tries a mutant by the tests of the first row that names its module, stage by stage, until one fails.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+SOURCE = Path("src/agent_mailer")
+
+
+class Stage(StrEnum):
+    """In the order of what they cost."""
+
+    UNIT = "unit"
+    TYPES = "types"
+    INTEGRATION = "integration"
+    CRASH = "crash"
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Tests by the names of their files, without `test_`."""
+
+    unit: tuple[str, ...]
+    integration: tuple[str, ...]
+    crash: tuple[str, ...] = ()
+
+    def tests(self, stage: Stage) -> tuple[str, ...]:
+        named = {Stage.UNIT: self.unit, Stage.INTEGRATION: self.integration, Stage.CRASH: self.crash}
+        return tuple(f"tests/{stage}/test_{name}.py" for name in named.get(stage, ()))
+
+
+_CRASH = ("model", "every_call_fails", "kill_points", "power_loss", "kill_loop")
+_ENGINE = ("engine_turn", "engine_recovery")
+_GUARDS = ("guards_loops", "guards_held", "guards_budgets", "guards_calm", "guards_alarm")
+_APPROVALS = ("approvals", "approvals_by_force", "approval_commands", "approvals_by_mail")
+
+NAMED: dict[str, Scope] = {
+    "watch/rules.py": Scope(
+        (
+            "watch_retry",
+            "watch_schedule",
+            "watch_session_choice",
+            "watch_pausing",
+            "process_clocks",
+            "watch_rules",
+        ),
+        (),
+    ),
+    "watch/deciding.py": Scope(
+        ("watch_deciding",),
+        (),
+    ),
+    "watch/backlog.py": Scope(
+        ("watch_backlog",),
+        (*_ENGINE, "stuck", "guards_held", "dry_run", "routes", "approvals_by_mail", "bad_state"),
+        _CRASH,
+    ),
+    "watch/settling.py": Scope((), (*_ENGINE, "batch_low", "stuck", "notices", "approvals"), _CRASH),
+    "watch/recovery.py": Scope(
+        (), ("engine_recovery", "forged_records", "bad_state", "stop_in_time", "degraded"), _CRASH
+    ),
+    "watch/guards/rounds.py": Scope(("guards_bounds", "watch_rules"), _GUARDS),
+    "watch/guards/budgets.py": Scope(("guards_bounds", "watch_rules"), _GUARDS),
+    "watch/guards/calm.py": Scope(("guards_bounds", "watch_rules"), _GUARDS),
+    "watch/guards/who.py": Scope(("guards_bounds", "approval_answers"), _GUARDS),
+    "watch/guards/gate.py": Scope((), _GUARDS),
+    "watch/guards/holding.py": Scope((), _GUARDS),
+    "watch/guards/raising.py": Scope((), _GUARDS),
+    "watch/guards/alarm.py": Scope((), _GUARDS),
+    "approvals/calls.py": Scope(("approval_calls",), _APPROVALS),
+    "approvals/turn.py": Scope(("approval_calls",), _APPROVALS),
+    "approvals/hook.py": Scope(("approval_calls",), _APPROVALS),
+    "approvals/edits.py": Scope(("approval_calls",), ("reservations", *_APPROVALS)),
+}
+"""Of these each mutant that nothing kills stands in tests/survivors.toml."""
+
+REST: dict[str, Scope] = {
+    "watch/": Scope(
+        ("watch_deciding", "watch_judging", "watch_notices", "watch_pausing", "process_clocks"),
+        (
+            *_ENGINE,
+            "stuck",
+            "notices",
+            "turn_stopped",
+            "batch_low",
+            "reservations",
+            "stop_in_time",
+            "approvals_by_mail",
+        ),
+        _CRASH,
+    ),
+    "state/": Scope(
+        (
+            "state_entries",
+            "state_folder",
+            "state_lists",
+            "state_reading",
+            "state_stuck",
+            "state_turns",
+            "state_workdirs",
+        ),
+        (*_ENGINE, "bad_state", "forged_records", "guards_held", "approvals", "schedules", "stuck"),
+        _CRASH,
+    ),
+    "disk.py": Scope(("disk", "beneath", "state_folder"), ("half_written", "every_write", *_ENGINE), _CRASH),
+    "mailbox/maildir/": Scope(
+        ("maildir_compose", "maildir_format", "maildir_layout", "maildir_routes"),
+        (
+            "maildir_adapter",
+            "maildir_consume",
+            "maildir_delivery",
+            "maildir_file_events",
+            "maildir_suite",
+            "half_written",
+        ),
+        _CRASH,
+    ),
+    "mailbox/amp/": Scope(
+        ("amp_compose", "amp_listing", "amp_wire"),
+        ("amp_answers", "amp_stream", "amp_wires", "amp_unreadable", "amp_again", "amp_suite", "amp_watch"),
+    ),
+    "mailbox/mcp_agent_mail/": Scope((), ("mcp_mail", "mcp_mail_suite")),
+    "mailbox/relay/": Scope(("relay_reader",), ("relay", "relay_suite")),
+    "mailbox/reservations/": Scope(("reservation_patterns",), ("reservations",)),
+    "mailbox/": Scope(("maildir_compose", "amp_compose"), ("mcp_mail", "relay", "amp_suite")),
+    "confine/": Scope(("confine_bounds",), ("confined", "confined_start")),
+}
+"""By what a module's path begins with; `./run mutate --sample N` draws from these."""
+
+
+def scope_of(module: str) -> Scope | None:
+    if module in NAMED:
+        return NAMED[module]
+    return next((scope for begin, scope in REST.items() if module.startswith(begin)), None)
+
+
+def rest(project: Path) -> list[str]:
+    """The modules of `REST`, by their paths below the package."""
+    found = (str(path.relative_to(project / SOURCE)) for path in sorted((project / SOURCE).rglob("*.py")))
+    return [module for module in found if module not in NAMED and scope_of(module) is not None]

@@ -1,0 +1,131 @@
+"""Runs tests in children that are forked from one process: what they all import is imported once.
+
+It reads an `Ask` a line and answers with a `Said`. It stands in the copy of the tree that is mutated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import select
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+MEMORY = 6 * 2**30
+"""Bytes of address space of a child: a loop that fills the memory ends."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """`first`: node ids that are tried before the others; `seconds` of wall, `cpu` of a processor, for it and what it
+    starts; `output`, `scratch`: of this run alone. With `modules` it says there what it has imported in the end.
+    """
+
+    tests: tuple[str, ...]
+    output: str
+    scratch: str
+    first: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    seconds: float = 600.0
+    cpu: int = 600
+    modules: str = ""
+    preload: tuple[str, ...] = ()
+
+
+class Said(msgspec.Struct, frozen=True):
+    """`code` of pytest, None where the time was over; `seconds` of wall, `cpu` of it and what it waited for."""
+
+    code: int | None
+    seconds: float
+    cpu: float
+
+
+class _First:
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._rank = {name: number for number, name in enumerate(names)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._rank.get(item.nodeid, len(self._rank)))
+
+
+def serve() -> None:
+    for line in sys.stdin.buffer:
+        ask = msgspec.json.decode(line, type=Ask)
+        for name in ask.preload:
+            with suppress(Exception):
+                importlib.import_module(name)
+        said = _run(ask) if ask.tests else Said(0, 0.0, 0.0)
+        sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _run(ask: Ask) -> Said:
+    begun = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _be_a_run(ask)
+    descriptor = os.pidfd_open(child)
+    try:
+        over = not select.select([descriptor], [], [], ask.seconds)[0]
+    finally:
+        os.close(descriptor)
+    if over:
+        os.killpg(child, signal.SIGKILL)
+    _, status, used = os.wait4(child, 0)
+    end_those_of(ask.scratch)
+    code = os.waitstatus_to_exitcode(status)
+    return Said(None if over or code < 0 else code, time.monotonic() - begun, used.ru_utime + used.ru_stime)
+
+
+def _be_a_run(ask: Ask) -> None:
+    code: int = pytest.ExitCode.INTERNAL_ERROR
+    try:
+        os.setpgid(0, 0)
+        output = os.open(ask.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (ask.cpu, ask.cpu))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={ask.scratch}"]
+        options += [
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+            "-m",
+            "not long and not soak",
+            *(ask.only or ask.tests),
+        ]
+        code = pytest.main(options, plugins=[_First(ask.first)])
+        if ask.modules:
+            Path(ask.modules).write_text("\n".join(sys.modules))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def end_those_of(scratch: str) -> None:
+    """Every process that stands in that folder's files: a test that was cut off could not end what it had started."""
+    wanted = scratch.encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            told: Any = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+            if wanted in told:
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    serve()

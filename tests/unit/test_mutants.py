@@ -1,0 +1,131 @@
+"""What `./run mutate` changes in a module, and when it is red."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.mutation.points import is_python, mutants
+from tests.mutation.scope import NAMED, SOURCE, Stage, rest, scope_of
+from tests.mutation.verdict import Fate, as_toml, judge, listed, rates
+
+PROJECT = Path(__file__).parents[2]
+
+MODULE = '''
+"""What it is for."""
+
+from elsewhere import call
+
+MOST = 6
+
+
+class Struct(frozen=True):
+    """Its words."""
+
+    size: int = 3
+
+    def first(self, limit: float | None = None) -> str:
+        assert limit != 5
+        if self.size:
+            call(self, keyword=limit)
+        if (
+            self.size > 4
+            and not limit
+        ):
+            raise ValueError("too much")
+        return "some" if limit else "none"
+'''
+
+
+def names(source: str) -> list[str]:
+    return [one.name for one in mutants(source)]
+
+
+def test_each_kind_of_decision_is_changed_once_and_no_declaration() -> None:
+    assert names(MODULE) == [
+        "module: MOST = 6 => MOST = None",
+        "module: MOST = 6 => MOST = 7",
+        "Struct: size: int = 3 => size: int = None",
+        "Struct: size: int = 3 => size: int = 4",
+        "Struct.first: if self.size: => if not (self.size):",
+        "Struct.first: call(self, keyword=limit) => pass",
+        "Struct.first: call(self, keyword=limit) => call(None, keyword=limit)",
+        "Struct.first: call(self, keyword=limit) => call(self, keyword=None)",
+        "Struct.first: call(self, keyword=limit) => call(self, )",
+        "Struct.first: self.size > 4 => self.size > 4 or not limit",
+        "Struct.first: self.size > 4 => self.size >= 4",
+        "Struct.first: self.size > 4 => self.size > 5",
+        "Struct.first: and not limit => and limit",
+        'Struct.first: raise ValueError("too much") => pass',
+        'Struct.first: raise ValueError("too much") => raise ValueError(None)',
+        'Struct.first: raise ValueError("too much") => raise ValueError("XXtoo muchXX")',
+        'Struct.first: return "some" if limit else "none" => return None',
+        'Struct.first: return "some" if limit else "none" => return "some" if (limit) and False else "none"',
+        'Struct.first: return "some" if limit else "none" => return "some" if (limit) or True else "none"',
+        'Struct.first: return "some" if limit else "none" => return "XXsomeXX" if limit else "none"',
+        'Struct.first: return "some" if limit else "none" => return "some" if limit else "XXnoneXX"',
+    ]
+
+
+def test_a_mutant_is_the_whole_module_with_one_place_changed() -> None:
+    for one in mutants(MODULE):
+        assert is_python(one)
+        rows = [row for row in one.text.splitlines() if row not in MODULE.splitlines()]
+        assert len(rows) <= 1, one.name
+        assert MODULE.splitlines()[: one.line - 1] == one.text.splitlines()[: one.line - 1]
+
+
+def test_the_same_change_in_two_places_has_two_names_whatever_stands_above() -> None:
+    twice = "def f(a):\n    if a:\n        go(a)\n    go(a)\n"
+    assert names(twice) == names("import os\n\n\n" + twice)
+    assert "f: go(a) => pass" in names(twice)
+    assert "f: go(a) => pass #2" in names(twice)
+
+
+LIVES = Fate("watch/rules.py", "f: 1 => 2", 3)
+DIES = Fate("watch/rules.py", "f: 2 => 3", 4, Stage.UNIT, "tests/unit/test_x.py::test_y")
+THERE = {"watch/rules.py": [LIVES.name, DIES.name]}
+
+
+def test_a_survivor_that_is_not_listed_is_red_and_so_is_one_without_a_reason() -> None:
+    assert judge([LIVES, DIES], {}, THERE).unlisted == ("watch/rules.py:3 f: 1 => 2",)
+    assert judge([LIVES, DIES], {"watch/rules.py": {LIVES.name: " "}}, THERE).is_red
+    assert not judge([LIVES, DIES], {"watch/rules.py": {LIVES.name: "the same"}}, THERE).is_red
+
+
+def test_a_listed_one_that_dies_is_red_and_so_is_one_that_is_gone() -> None:
+    known = {"watch/rules.py": {LIVES.name: "the same", DIES.name: "once the same", "f: 3 => 4": "the line is gone"}}
+    verdict = judge([LIVES, DIES], known, THERE)
+    assert verdict.died == ("watch/rules.py:4 f: 2 => 3 (unit: tests/unit/test_x.py::test_y)",)
+    assert verdict.gone == ("watch/rules.py f: 3 => 4",)
+    assert verdict.is_red
+    # Of a module that was not looked at nothing is known.
+    assert not judge([], known, {}).is_red
+
+
+def test_the_rate_of_the_tests_leaves_out_what_no_test_had_to_find() -> None:
+    refused = Fate("watch/rules.py", "f: 3 => 4", 5, Stage.TYPES, "error: ...")
+    assert rates([LIVES, DIES, refused]).splitlines()[1].split() == [
+        *("watch/rules.py", "3", "1", "1", "1"),
+        *("66.7", "%", "50.0", "%"),
+    ]
+
+
+def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    reasons = {"watch/rules.py": {'f: return "a\\n" => return None #2': "nobody reads it", "f: 1 => 2": 'it is "so"'}}
+    (tmp_path / "survivors.toml").write_text(as_toml(reasons))
+    assert listed(tmp_path / "survivors.toml") == reasons
+
+
+def test_every_listed_survivor_has_a_reason_and_a_module_that_is_to_be_killed_whole() -> None:
+    for module, reasons in listed().items():
+        assert module in NAMED
+        assert [name for name, reason in reasons.items() if len(reason.split()) < 2] == []
+
+
+def test_each_module_and_its_tests_are_there() -> None:
+    for module in (*NAMED, *rest(PROJECT)):
+        scope = scope_of(module)
+        assert scope is not None
+        files = [name for stage in Stage for name in scope.tests(stage)]
+        assert files, module
+        assert [name for name in (str(SOURCE / module), *files) if not (PROJECT / name).is_file()] == []

@@ -1,0 +1,186 @@
+"""What nobody has configured, and the small rules of the watcher: each at its border."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent_mailer.clock import iso
+from agent_mailer.config import Config
+from agent_mailer.mailbox.port import Automatic, Envelope, Kind
+from agent_mailer.outcomes import Outcome
+from agent_mailer.policies import Where, policy_of
+from agent_mailer.prompts import PromptKind
+from agent_mailer.state.notices import Channel
+from agent_mailer.state.records import Attempt, Provisional, RetryEntry, SessionEntry
+from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.rules import (
+    MOST_FETCHES,
+    MOST_PUT_BACK,
+    ApprovePolicy,
+    Candidate,
+    NotifyPolicy,
+    SessionChoice,
+    WatchPolicy,
+    cannot_be_fetched,
+    choose_session,
+    decide_retry,
+    fetch_again,
+    make_plan,
+    wants_answer,
+)
+
+NOW = 2_000_000_000.0
+W = Path("/w")
+POLICY = WatchPolicy(W, trouble_first=1.0, trouble_longest=20.0, undeliverable_after=3600.0)
+MAIL = Envelope("m", "t", "user", 0.0, "1", "m.md")
+
+
+def mail(name: str, **changes: object) -> Envelope:
+    return msgspec.structs.replace(MAIL, id=name, thread=name, **changes)
+
+
+def test_a_rule_that_nobody_gave_is_what_an_empty_configuration_gives() -> None:
+    where = Where(W, None, handle="", own="", surroundings={}, out_of_git=(), agents=tuple)
+    assert policy_of(Config(), where) == WatchPolicy(W, who=WhoPolicy(people=("user",)))
+
+
+def test_what_no_key_changes_has_these_values() -> None:
+    policy = WatchPolicy(W)
+    waits = (policy.finish_grace, policy.trouble_first, policy.trouble_longest, policy.undeliverable_after)
+    assert waits == (5.0, 1.0, 120.0, 86400.0)
+    assert (policy.notify.again_after, policy.retry_first, policy.approve.expires) == (5.0, 10.0, 259200.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "channels"),
+    [
+        (NotifyPolicy(), ()),
+        (NotifyPolicy(command=("say",)), (Channel.COMMAND,)),
+        (NotifyPolicy(address="ann"), (Channel.MAIL,)),
+        (NotifyPolicy(urls=("json://x",)), (Channel.APPRISE,)),
+        (NotifyPolicy(("say",), "ann", ("json://x",)), (Channel.COMMAND, Channel.MAIL, Channel.APPRISE)),
+    ],
+)
+def test_who_is_told_by_what_there_is(policy: NotifyPolicy, channels: tuple[Channel, ...]) -> None:
+    assert policy.channels == channels
+
+
+@pytest.mark.parametrize(
+    ("policy", "asks"),
+    [
+        (ApprovePolicy(), False),
+        (ApprovePolicy(expires=1.0, forbidden="x", tells_codes=True, mail_hidden=True, asks_sender=True), False),
+        (ApprovePolicy(rules=("Bash",)), True),
+        (ApprovePolicy(refused=True), True),
+        (ApprovePolicy(edits=True), True),
+    ],
+)
+def test_a_person_is_asked_where_one_thing_asks_for_it(policy: ApprovePolicy, asks: bool) -> None:
+    assert policy.asks is asks
+
+
+@pytest.mark.parametrize(
+    ("automatic", "kind", "wants"),
+    [
+        (Automatic.NO, None, True),
+        (Automatic.NO, Kind.TODO, True),
+        (Automatic.NO, Kind.QUESTION, True),
+        (Automatic.NO, Kind.STATUS, False),
+        (Automatic.NO, Kind.ANSWER, False),
+        (Automatic.NO, Kind.REVIEW_RESPONSE, False),
+        (Automatic.NO, Kind.DECISION, False),
+        (Automatic.AUTO_REPLY, Kind.TODO, False),
+        (Automatic.NOTICE, None, False),
+    ],
+)
+def test_who_waits_for_an_answer(automatic: Automatic, kind: Kind | None, wants: bool) -> None:
+    assert wants_answer(mail("m", automatic=automatic, kind=kind)) is wants
+
+
+# What is listed and gives nothing.
+
+
+def test_what_gave_nothing_is_fetched_again_after_a_wait_that_grows_and_was_never_ours() -> None:
+    entry, waits = None, []
+    for number in range(1, 8):
+        entry = fetch_again(entry, MAIL, NOW + number, POLICY, answered=True)
+        waits.append(entry.not_before - NOW - number)
+        assert entry == RetryEntry(
+            MAIL, fetches=number, fetching_since=NOW + 1, not_before=entry.not_before, listed_only=True
+        )
+    assert waits == [1, 2, 4, 8, 16, 20, 20]
+
+
+def test_a_mailbox_that_failed_once_may_have_given_it() -> None:
+    entry = fetch_again(None, MAIL, NOW, POLICY, answered=False)
+    assert not entry.listed_only
+    assert not fetch_again(entry, MAIL, NOW, POLICY, answered=True).listed_only
+
+
+def test_what_is_known_of_it_stays_and_its_failures_are_counted_from_the_first_in_a_row() -> None:
+    known = RetryEntry(MAIL, 2, 3, fetching_since=5.0, revision=7)
+    entry = fetch_again(known, MAIL, NOW, POLICY, answered=True)
+    assert entry == msgspec.structs.replace(known, fetches=1, fetching_since=NOW, not_before=NOW + 1)
+    # The clock was set back since.
+    assert fetch_again(entry, MAIL, NOW - 9, POLICY, answered=True).fetching_since == NOW - 9
+
+
+@pytest.mark.parametrize(
+    ("fetches", "since", "answered", "stuck"),
+    [
+        (6, NOW, True, True),
+        (7, NOW - 9, True, True),
+        (5, NOW - 9999, True, False),
+        (6, NOW - 3600, False, True),
+        (6, NOW - 3599, False, False),
+        (99, NOW - 3599, False, False),
+        (5, NOW - 3600, False, False),
+    ],
+)
+def test_it_waits_for_a_person_after_six_answers_or_a_day_of_failures(
+    fetches: int, since: float, answered: bool, stuck: bool
+) -> None:
+    entry = RetryEntry(MAIL, fetches=fetches, fetching_since=since)
+    assert cannot_be_fetched(entry, NOW, POLICY, answered=answered) is stuck
+    assert (MOST_FETCHES, MOST_PUT_BACK) == (6, 5)
+
+
+# Retries, plans, sessions: what the tables beside this do not tell.
+
+
+def test_a_second_failed_attempt_is_one_of_several_and_a_good_end_waits_for_nothing() -> None:
+    policy = WatchPolicy(W, max_retries=1)
+    given_up = decide_retry(Outcome.FAILED, attempts=1, starts=2, now=NOW, policy=policy, jitter=0.5)
+    assert given_up.why == "2 failed attempts"
+    done = decide_retry(Outcome.DONE, attempts=1, starts=2, now=NOW, policy=policy, jitter=0.5)
+    assert (done.not_before, done.why) == (0.0, "")
+
+
+def test_a_thread_that_waits_or_is_busy_keeps_no_other_waiting_nor_do_two_of_one_age() -> None:
+    waits = Candidate(mail("a"), RetryEntry(mail("a"), not_before=NOW + 9))
+    plan = make_plan([Candidate(mail("x")), waits, Candidate(mail("b")), Candidate(mail("c"))], {"x"}, NOW)
+    assert [one.envelope.id for one in plan.ready] == ["b", "c"]
+    assert plan.next_due == NOW + 9
+    assert Candidate(mail("b")).not_before == 0.0
+
+
+def choose(entry: SessionEntry | None, again: RetryEntry | None = None, days: int = 7) -> SessionChoice:
+    policy = WatchPolicy(W, session_max_age_days=days)
+    return choose_session(entry, again, runtime="claude", resumes=True, now=NOW, policy=policy)
+
+
+def test_a_session_is_as_old_as_it_may_be_and_one_without_a_date_is_new() -> None:
+    week = SessionEntry("s", 1, "", iso(NOW - 7 * 86400), "claude")
+    assert choose(week).prompt is PromptKind.RESUMED
+    assert choose(msgspec.structs.replace(week, last_used_at=""), days=0).prompt is PromptKind.RESUMED
+    assert choose(None).why_lost == ""
+
+
+def test_the_last_two_of_a_long_history_tell_of_the_same_fault() -> None:
+    outcomes = (Outcome.FAILED, Outcome.LIMITED, Outcome.CRASHED, Outcome.CRASHED)
+    history = tuple(Attempt("turn-1", outcome, "", 0.0) for outcome in outcomes)
+    again = RetryEntry(MAIL, history=history, provisional=Provisional("own", "claude", Outcome.CRASHED))
+    assert choose(None, again) == SessionChoice(None, PromptKind.RERUN)
