@@ -33,7 +33,7 @@ def idle_watcher() -> None:
         desk.configure(mailbox="relay", broker_url=url)
         with desk.watching() as watcher:
             until(lambda: fake.listeners, "the stream")
-            with fake.base:
+            with fake.held():
                 fake.write("user", "coder", body="work")
             until(lambda: desk.log(EventName.TURN_SETTLED), "one turn")
             time.sleep(5)
