@@ -202,6 +202,65 @@ def test_one_of_ten_gets_it(room: Room) -> None:
     assert statuses == [200] + [409] * 9
 
 
+class Members:
+    """Of a group, and who writes to it: each gets a copy, as our client sends them."""
+
+    def __init__(self, room: Room, many: int) -> None:
+        self.room = room
+        self.agents = [room.desk.own_agent(room.alice, f"member{number}-{many}") for number in range(many)]
+        self.keys = [{"X-API-Key": one["api_key_plaintext"]} for one in self.agents]
+
+    def send(self, one_of: str, sender: dict[str, Any] | None = None) -> list[str]:
+        form = {"labels": ["one-of:cap:work"], "one_of": one_of}
+        sender = sender or self.room.sender
+        return [self.room.desk.send(self.room.alice, sender, to["address"], **form)["id"] for to in self.agents]
+
+    def claim(self, number: int, name: str) -> httpx.Response:
+        headers = {**self.keys[number], "X-Agent-Mailer-Watcher": f"w{number}"}
+        return self.room.desk.http.post(f"/messages/{name}/claim", headers=headers)
+
+    def listed(self, number: int) -> list[str]:
+        agent = self.agents[number]
+        query = {"agent_id": agent["id"], "heads": "true"}
+        path = f"/messages/inbox/{agent['address']}"
+        found = self.room.desk.call("GET", path, params=query, headers=self.keys[number])
+        return [one["id"] for one in found["messages"]]
+
+
+def test_of_the_copies_of_a_groups_mail_one_is_taken(room: Room) -> None:
+    group = Members(room, 2)
+    first, second = group.send("s")
+    assert group.claim(1, second).json()["claimed"] == "now"
+    for _ in range(2):
+        refused = group.claim(0, first)
+        assert (refused.status_code, refused.json()["reason"]) == (409, "taken")
+        assert group.agents[1]["address"] in refused.json()["detail"]
+    assert group.listed(0) == []
+    assert group.claim(1, second).json()["claimed"] == "before"
+    late, _ = group.send("s")
+    assert group.claim(0, late).json()["reason"] == "taken", "a copy that comes late"
+    again, _ = group.send("s", sender=group.agents[1])
+    assert group.claim(0, again).status_code == 200, "what another sender calls so is another"
+    form = {"agent_id": room.sender["id"], "from_agent": room.sender["address"], "to_agent": group.agents[0]["address"]}
+    refused = room.desk.http.post("/messages/send", json={**form, "one_of": "t"}, headers=room.alice.header)
+    assert (refused.status_code, "one-of:GROUP" in refused.json()["detail"]) == (400, True)
+
+
+def test_members_who_claim_at_once_take_each_once(room: Room) -> None:
+    group = Members(room, 3)
+    sends = [group.send(f"race{number}") for number in range(4)]
+    gate = threading.Barrier(3)
+
+    def claim_all(number: int) -> list[int]:
+        order = sends[number:] + sends[:number]
+        gate.wait()
+        return [group.claim(number, copies[number]).status_code for copies in order]
+
+    with ThreadPoolExecutor(3) as crowd:
+        statuses = sorted(status for found in crowd.map(claim_all, range(3)) for status in found)
+    assert statuses == [200] * 4 + [409] * 8
+
+
 def test_who_may_claim(room: Room) -> None:
     name = room.message()
     assert room.claim("none", 404)["detail"] == "Message not found"

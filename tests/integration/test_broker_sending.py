@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import create_engine, event
 from tests.broker_desk import BrokerDesk, running_broker
 
-from agent_mailer.broker.messages.sending import NewMessage, Sent, Submission, send_all
+from agent_mailer.broker.messages.sending import Sent, send_all
+from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.messages.wire import LONGEST_MARKDOWN, body_html
 from agent_mailer.broker.protocol import Fault
 

@@ -33,6 +33,7 @@ EXTENSIONS = (
     "team-memories",
     "watcher-reports",
     "file-reservations",
+    "group-mail",
 )
 
 

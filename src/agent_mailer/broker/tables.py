@@ -201,6 +201,18 @@ trashed_messages = Table(
 NOT_TRASHED = ~exists().where(trashed_messages.c.message_id == messages.c.id).correlate(messages)
 """Not in the trash by itself."""
 
+# Copies of what one of a group takes: those with the same `one_of` of one sender are one message. They stay as ids do.
+group_messages = Table(
+    "group_messages",
+    metadata,
+    Column("message_id", Text, ForeignKey("messages.id"), primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False),
+    Column("from_agent_id", Text, ForeignKey("agents.id"), nullable=False),
+    Column("one_of", Text, nullable=False),
+    Column("taken", Boolean, nullable=False),
+    Index(None, "from_agent_id", "one_of"),
+)
+
 # How much an agent has sent, by what a message was; kept by whoever sends.
 sent_counts = Table(
     "sent_counts",

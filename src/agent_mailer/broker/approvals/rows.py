@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
-from agent_mailer.broker.messages.sending import NewMessage, Sent, Submission, send_all
+from agent_mailer.broker.messages.sending import Sent, send_all
+from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.watch_tables import approval_links

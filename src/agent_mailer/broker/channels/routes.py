@@ -15,7 +15,8 @@ from agent_mailer.broker.callers import AsAgent, AsPerson, PersonCaller, own_age
 from agent_mailer.broker.channels import rows
 from agent_mailer.broker.channels.rows import Channel, Said
 from agent_mailer.broker.directory import AgentRow
-from agent_mailer.broker.messages.sending import NewMessage, Submission, send_all
+from agent_mailer.broker.messages.sending import send_all
+from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.messages.wire import body_html
 from agent_mailer.broker.operator import operator_of
 from agent_mailer.broker.protocol import NO_NUL, ONE_LINE, Fault, Reference

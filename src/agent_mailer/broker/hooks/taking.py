@@ -13,7 +13,8 @@ from sqlalchemy import Connection, insert, select, update
 from agent_mailer.broker.data import Quota
 from agent_mailer.broker.hooks.rows import Standing, recipients
 from agent_mailer.broker.hooks.tables import hook_deliveries, hook_items, hooks
-from agent_mailer.broker.messages.sending import NewMessage, Submission, send_all
+from agent_mailer.broker.messages.sending import send_all
+from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.protocol import CLOCK, Fault, now_text
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.users.rows import new_id

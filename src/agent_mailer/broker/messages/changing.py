@@ -1,7 +1,8 @@
 """Changes of mail that is stored: all that wait for the writer are made together, and everybody locks in one order.
 
-Messages come first, then who holds their agents, then the inboxes that count them, then the threads in which something
-waits; each kind by its ids. So processes that change the same mail at once wait for each other, and none gives way.
+Messages come first, then the copies of what one of a group takes, then who holds their agents, then the inboxes that
+count them, then the threads in which something waits; each kind by its ids. So processes that change the same mail at
+once wait for each other, and none gives way.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from sqlalchemy import Connection, bindparam, false, select, update
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.leases import Epochs, Fence, last_epochs
+from agent_mailer.broker.messages.groups import Taken
 from agent_mailer.broker.messages.waiting import Place, note_changed
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, message_of
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import NOT_ERASED, agents, messages
+from agent_mailer.groups import taken_by_one
 
 T = TypeVar("T")
 
@@ -80,8 +83,9 @@ class Change(msgspec.Struct, frozen=True):
 class Changes:
     """What comes of the changes of one transaction, beside the messages."""
 
-    def __init__(self, connection: Connection, epochs: Epochs) -> None:
+    def __init__(self, connection: Connection, epochs: Epochs, taken: Taken) -> None:
         self.connection = connection
+        self.taken = taken
         self._epochs = epochs
         self._unread: Counter[str] = Counter()
         self._taken: dict[Place, set[int]] = {}
@@ -156,8 +160,10 @@ def change_all(connection: Connection, wanted: Sequence[Change]) -> list[Any]:
     """Each change whole or, with its Fault, not at all: 404 (unknown, or of another user), 403 (not the caller's)."""
     ids = sorted({change.message_id for change in wanted})
     found = {row[0]: (row[1], _locked(row)) for row in connection.execute(_LOCKED, {"ids": ids})}
+    # Who labels nothing so never had copies: nearly all mail needs no look.
+    taken = Taken(connection, [name for name, (_, locked) in found.items() if taken_by_one(locked.message.labels)])
     held = [(found[one.message_id][1].agent_id, one.fence) for one in wanted if one.message_id in found]
-    changes = Changes(connection, last_epochs(connection, held))
+    changes = Changes(connection, last_epochs(connection, held), taken)
     results: list[Any] = []
     for change in wanted:
         user_id, locked = found.get(change.message_id, ("", None))

@@ -71,6 +71,7 @@ class OperatorForm(BaseModel):
     priority: Priority = "normal"
     kind: Kind | None = None
     labels: Annotated[list[Word], Field(max_length=20)] = []
+    one_of: Annotated[str, Field(min_length=1, max_length=64, pattern=ONE_LINE)] | None = None
     visited: Annotated[list[Annotated[str, Field(max_length=1000, pattern=NO_NUL)]], Field(max_length=64)] = []
 
 

@@ -25,7 +25,7 @@ from agent_mailer.broker.messages.forms import (
     is_json,
 )
 from agent_mailer.broker.messages.routes import FAILED, deliver, submission_of
-from agent_mailer.broker.messages.sending import Submission
+from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.numbers import ROUTE
 from agent_mailer.broker.protocol import Fault
 
@@ -54,6 +54,7 @@ class _Form(msgspec.Struct, forbid_unknown_fields=True):
     priority: Priority = "normal"
     kind: Kind | None = None
     labels: Annotated[list[Annotated[str, Meta(max_length=100, pattern=r"^[\x20-\x7e]*$")]], Meta(max_length=20)] = []
+    one_of: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x20-\x7e]*$")] | None = None
     visited: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=64)] = []
 
 

@@ -72,6 +72,8 @@ async def claim(
     """Nobody else gets it while the claim lasts. The header X-Agent-Mailer-Watcher says who claims.
 
     X-Agent-Mailer-Epoch says by which stream they hold the agent: one that another has followed claims nothing more.
+    Of the copies of mail that one of a group takes (`one_of`) the first that is claimed is worked on; of the others a
+    claim is refused (409, `reason` `taken`), and they are read then.
     """
     watcher = watcher_of(request)
     if watcher is None:
@@ -81,17 +83,23 @@ async def claim(
     since = claims_since(settings_of(request).claim_seconds)
     streams = streams_of(request)
 
-    def make(changes: Changes, locked: Locked) -> Claimed:
+    def make(changes: Changes, locked: Locked) -> Claimed | str:
         _require_alive(locked)
         lease = streams.holder(changes.connection, locked.agent_id)
         if lease is not None and lease.watcher != watcher:
             raise watched(locked.message.to_agent, lease)
         changes.require_last(locked, fence)
+        if owner := changes.taken.by_another(locked.message.id):
+            # It is nobody's work here any more: no look lists it again.
+            mark_read(changes, locked)
+            return owner
         require_free(locked, watcher, since)
         return claim_message(changes, locked, watcher, form.turn_id, silent=form.silent, started=form.started)
 
     store = store_of(request)
     claimed = await changed(store, caller, message_id, make, fence)
+    if isinstance(claimed, str):
+        raise Fault(409, f"{claimed} has taken this message of a group", extra={"reason": "taken"})
     if form.thread:
         claimed.thread = await short_thread(store, caller.user_id, claimed.message, caller.agent_id)
     await rendered((claimed.message,))

@@ -22,12 +22,14 @@ from agent_mailer.broker.messages.forms import (
     read_form,
 )
 from agent_mailer.broker.messages.rows import mark_read, mark_unread
-from agent_mailer.broker.messages.sending import NewMessage, Submission, check_size, send_all
+from agent_mailer.broker.messages.sending import check_size, send_all
+from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.messages.waiting import heads as heads_of
 from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.streams import fence_of, streams_of
 from agent_mailer.broker.watchers import EPOCH_HEADER
+from agent_mailer.groups import taken_by_one
 
 router = APIRouter(prefix="/messages", tags=["messages"])
 
@@ -89,6 +91,9 @@ class Sending(Protocol):
     def labels(self) -> Sequence[str]: ...
 
     @property
+    def one_of(self) -> str | None: ...
+
+    @property
     def visited(self) -> Sequence[str]: ...
 
 
@@ -132,12 +137,14 @@ async def send(request: Request, caller: AsAgent, html: Html = True) -> Response
 
 
 def submission_of(request: Request, form: Sending, *, sender: tuple[str, str, str], bound: bool) -> Submission:
-    """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 413."""
+    """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 400, 413."""
     settings = settings_of(request)
     longest = settings.max_body_bytes
     check_size(len(form.body.encode()), longest)
     if form.attachments and len(encode(form.attachments)) > MOST_ATTACHMENT_BYTES:
         raise Fault(413, f"Attachments too large. Maximum: {MOST_ATTACHMENT_BYTES} bytes of JSON")
+    if form.one_of and not taken_by_one(form.labels):
+        raise Fault(400, "one_of is only allowed with the label one-of:GROUP")
     user_id, agent_id, address = sender
     new = NewMessage(
         from_agent=address,
@@ -155,6 +162,7 @@ def submission_of(request: Request, form: Sending, *, sender: tuple[str, str, st
         kind=form.kind,
         labels=tuple(form.labels),
         visited=tuple(form.visited),
+        one_of=form.one_of or "",
     )
     return Submission(
         new, user_id, agent_id, bound, idempotency_key(request), longest, settings.quota, fence_of(request)

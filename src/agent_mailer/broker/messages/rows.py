@@ -96,6 +96,7 @@ def claim_message(
 ) -> Claimed:
     """Note the claim; `turn_id` may be empty. `silent`: no receipt tells of it; `started`: one more of the turn."""
     message, before, waited = locked.message, locked.claimed_by == watcher, locked.message.claimed_at is None
+    changes.taken.take(message.id)
     message.claimed_at = now_text()
     locked.claimed_by = watcher
     changes.connection.execute(_CLAIM, {"message": message.id, "watcher": watcher, "moment": message.claimed_at})

@@ -2,72 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
-from agent_mailer.broker.data import Quota
 from agent_mailer.broker.fixed import rows_of, write_each
-from agent_mailer.broker.leases import Fence, last_epochs
+from agent_mailer.broker.leases import last_epochs
+from agent_mailer.broker.messages.groups import copies_of, note_copies
 from agent_mailer.broker.messages.noting import note_stored
 from agent_mailer.broker.messages.rows import takes_part
+from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.messages.waiting import note_arrivals
 from agent_mailer.broker.messages.wire import MESSAGE_COLUMNS, Message, forwarded, message_of
 from agent_mailer.broker.protocol import Fault, now_after, now_text
 from agent_mailer.broker.tables import NOT_ERASED, NOT_TRASHED, agents, former_addresses, messages
 from agent_mailer.broker.users.quotas import Spent, count_alone, require_left, spend, spent_by
-
-
-class NewMessage(msgspec.Struct, frozen=True):
-    """What is to be sent, as the request says it."""
-
-    from_agent: str
-    to: tuple[str, ...]
-    action: str = "send"
-    subject: str = ""
-    body: str = ""
-    attachments: tuple[Any, ...] = ()
-    parent_id: str | None = None
-    forward_scope: str | None = None
-    thread_id: str | None = None
-    hops: int = 0
-    automatic: str = "no"
-    priority: str = "normal"
-    kind: str | None = None
-    labels: tuple[str, ...] = ()
-    visited: tuple[str, ...] = ()
-
-
-_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(NewMessage)}
-
-
-class Submission(msgspec.Struct, frozen=True):
-    """A new message, who sends it, under which idempotency key, and by which hold of the agent (`fence`).
-
-    `bound`: the sender reads only threads in which it takes part. `longest` is the most bytes a body may come to.
-    """
-
-    new: NewMessage
-    user_id: str
-    agent_id: str
-    bound: bool
-    key: str | None
-    longest: int
-    quota: Quota = Quota()
-    fence: Fence | None = None
-
-    def request_hash(self) -> str:
-        """The same for the same request, also in a later version that knows of more fields."""
-        said = ((name, getattr(self.new, name)) for name in _DEFAULTS)
-        told = {name: value for name, value in said if value != _DEFAULTS[name]}
-        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -152,6 +106,8 @@ class _Batch:
         self.rows: list[_Row] = []
         self.arrived: list[tuple[str, str, str, int]] = []
         self.counted: Counter[str] = Counter()
+        self.copies: list[_Row] = []
+        """Of `rows` those that one of a group takes."""
         self.newly: dict[str, Spent] = {}
         """What users whose sending is counted send now."""
         self.begun: dict[_Place, set[str]] = {}
@@ -184,6 +140,7 @@ class _Batch:
             counts = [{"agent": one, "newest": self.newest[one], "many": many} for one, many in counted_on]
             write_each(self.connection, _COUNT_ON, counts)
             write_each(self.connection, _STORE, self.rows)
+            note_copies(self.connection, self.copies)
             note_stored(self.connection, self.rows)
             note_arrivals(self.connection, self.arrived)
             spend(self.connection, self.newly)
@@ -211,7 +168,7 @@ class _Batch:
     def _find_threads(self) -> tuple[set[_Place], set[_Place]]:
         """The threads whose names follow from keys, and those of them that there are: nearly always none."""
         derived = {
-            (submission.user_id, _named(submission, "thread"))
+            (submission.user_id, submission.named("thread"))
             for submission in self.submissions
             if submission.key is not None and submission.new.thread_id is None and submission.new.action == "send"
         }
@@ -243,6 +200,7 @@ class _Batch:
             self.arrived.append((agent_id, message.thread_id, message.priority, message.cursor))
             place = (submission.user_id, message.thread_id)
             self.begun.setdefault(place, set()).update((submission.agent_id, agent_id))
+        self.copies += copies_of(submission, made)
         self.counted.update(to)
         return Sent(made, arrivals=tuple((agent_id, self.newest[agent_id]) for agent_id in to))
 
@@ -307,7 +265,7 @@ class _Batch:
                 raise Fault(403, f"This API key's agent takes no part in the thread '{named}'")
             return named
         if submission.key is not None:
-            derived = _named(submission, "thread")
+            derived = submission.named("thread")
             # Its name follows from what others may know: whoever began it before us would read what we write.
             if not self._holds_others(submission, derived):
                 return derived
@@ -336,7 +294,7 @@ class _Batch:
             self.newest[agent_id] += 1
             made.append(
                 Message(
-                    id=str(uuid.uuid4()) if submission.key is None else _named(submission, str(ordinal)),
+                    id=str(uuid.uuid4()) if submission.key is None else submission.named(str(ordinal)),
                     thread_id=thread_id,
                     from_agent=new.from_agent,
                     to_agent=address,
@@ -364,19 +322,6 @@ def check_size(size: int, longest: int) -> None:
     """Raises Fault 413."""
     if size > longest:
         raise Fault(413, f"Message body too large: {size} bytes. Maximum: {longest} bytes")
-
-
-def _named(submission: Submission, what: str) -> str:
-    """The id that follows from the sender and its key."""
-    return str(uuid.uuid5(_namespace(submission.agent_id), f"{what}:{submission.key}"))
-
-
-@lru_cache(maxsize=1024)
-def _namespace(agent_id: str) -> uuid.UUID:
-    try:
-        return uuid.UUID(agent_id)
-    except ValueError:
-        return uuid.uuid5(uuid.NAMESPACE_URL, agent_id)
 
 
 def _row(submission: Submission, message: Message, to_agent_id: str, ordinal: int, digest: str | None) -> _Row:

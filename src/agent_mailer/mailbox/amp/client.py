@@ -29,6 +29,7 @@ EXTENSIONS = frozenset(
 
 
 WITH_THREAD = "claim-thread"
+GROUP_MAIL = "group-mail"
 """The extension by which a claim brings the message's thread, and tells that the turn has started."""
 
 LINKS = "approval-links"

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.groups import taken_by_one
 from agent_mailer.mailbox.port import (
     DEDUPE_KEY,
     MOST_VISITED,
@@ -48,6 +49,8 @@ class Request(msgspec.Struct, frozen=True):
     kind: str | None = None
     labels: tuple[str, ...] = ()
     visited: tuple[str, ...] = ()
+    one_of: str | msgspec.UnsetType = msgspec.UNSET
+    """The same in each copy of what one of a group takes."""
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -84,6 +87,7 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
     """One item a recipient, each with an id of its own; a fresh thread is shared by all of them."""
     if draft.action is not Action.SEND and origin is None:
         return Refused(f"there is no message to {draft.action.value}")
+    group = taken_by_one(draft.labels)
     to = _recipients(author, draft, origin)
     if isinstance(to, Refused):
         return to
@@ -114,6 +118,7 @@ def compose(author: Author, draft: Draft, origin: Message | None, turn_id: str) 
             kind=kind.value if kind else None,
             labels=_labels(draft),
             visited=(*origin.envelope.visited, origin.envelope.sender)[-MOST_VISITED:] if origin else (),
+            one_of=_key(author, draft, turn_id, group) if group else msgspec.UNSET,
         )
         key = _key(author, draft, turn_id, recipient)
         payload = Payload(key, draft.created, msgspec.Raw(msgspec.json.encode(request)))
@@ -133,7 +138,8 @@ def _digest(*parts: str) -> str:
 
 
 def _recipients(author: Author, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
-    named = recipients(author.address, draft, origin)
+    # How many take it is for the broker to say.
+    named = recipients(author.address, msgspec.structs.replace(draft, labels=()), origin)
     if isinstance(named, Refused):
         return named
     # A bare name means a neighbour: same user, same domain.

@@ -19,6 +19,7 @@ from agent_mailer.mailbox.amp.answers import (
     is_stale,
     unavailable,
 )
+from agent_mailer.mailbox.amp.client import GROUP_MAIL
 from agent_mailer.mailbox.amp.compose import Payload, Request, payload_of
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
@@ -56,8 +57,11 @@ class Sender:
     async def deliver(self, item: Outgoing) -> Delivery:
         try:
             payload = payload_of(item)
+            of_group = payload.decoded().one_of
         except (msgspec.DecodeError, RecursionError):
             return Refused("this was composed for another kind of mailbox")
+        if of_group and GROUP_MAIL not in (await self._link.broker()).extensions:
+            return Refused("this broker has no way for mail that one of a group takes: name one of them")
         doubt, recognised = "", False
         try:
             async for attempt in quick_tries():

@@ -173,6 +173,8 @@ class Inbox:
                     raise held_by(answer)
                 if is_stale(answer):
                     raise self._link.puzzled(answer)
+                if reason == "taken":
+                    return Gone(detail_of(answer) or "another of the group has taken it", elsewhere=True)
                 if again and reason == "read":
                     return await self.read(envelope)
                 return Gone(detail_of(answer) or "somebody else took it")
