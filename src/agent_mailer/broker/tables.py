@@ -210,7 +210,7 @@ group_messages = Table(
     Column("from_agent_id", Text, ForeignKey("agents.id"), nullable=False),
     Column("one_of", Text, nullable=False),
     Column("taken", Boolean, nullable=False),
-    Index(None, "from_agent_id", "one_of"),
+    Index("ix_group_messages_from_agent_id_one_of", "from_agent_id", "one_of"),
 )
 
 # How much an agent has sent, by what a message was; kept by whoever sends.
