@@ -107,3 +107,42 @@ def test_without_a_terminal_it_is_lines(desk: Desk) -> None:
                 until(lambda: "NEEDS YOU  coder: asks user" in process.stdout.readline(), "what is new")  # type: ignore[union-attr]
             finally:
                 process.terminate()
+
+
+PUSH = r"""say() { printf '%s\n' "$1"; }; cat >/dev/null
+told=$(grep -o '"id":"q-[0-9a-f]*"' "$AGENT_MAILER_APPROVALS" 2>/dev/null | cut -d'"' -f4)
+[ "$told" ] || { say '{"type":"result","outcome":"asked","tool":"Bash","input":{"command":"git push"}}'; exit 0; }
+grep -q '"word":"allow"' "$AGENT_MAILER_APPROVALS" || { say '{"type":"result","text":"not pushed"}'; exit 0; }
+echo pushed >>"$AGENT_MAILER_WORKDIR/../acts"
+say '{"type":"result","text":"pushed"}'"""
+
+
+@LONG
+@pytest.mark.parametrize(("key", "verb", "ends"), [("a", "approve", "pushed"), ("d", "deny", "not pushed")])
+def test_what_an_agent_asks_for_is_read_whole_then_allowed_or_denied_by_a_key(
+    desk: Desk, key: str, verb: str, ends: str
+) -> None:
+    desk.shell(PUSH)
+    desk.configure(command_output="jsonl")
+    with desk.watching(), terminal([COMMAND, "status", "--all", "--watch"], desk.base, width=120, height=30) as window:
+        window.until("nothing needs you")
+        window.press(key)
+        window.until("nobody asks for anything")
+        desk.send("please")
+        window.until("1 needs you", "(a, d)")
+        window.press(key)
+        # It is read whole before it is decided, and may be left as it is.
+        window.until("git push", f"Enter: {verb}; Ctrl-C: leave it")
+        window.press("C-c")
+        window.until("1 needs you", "(a, d)")
+        assert not desk.answered()
+        window.press(key)
+        window.until("git push", f"Enter: {verb}; Ctrl-C: leave it")
+        window.press("Enter")
+        window.until("Enter goes back")
+        window.press("Enter")
+        window.until("nothing needs you")
+        until(lambda: desk.answered() == [ends], "its end")
+        window.press("q")
+        assert window.until_ended() == 0
+    assert (desk.base / "acts").exists() == (key == "a")

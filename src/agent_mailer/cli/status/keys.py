@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -88,6 +90,8 @@ class _Screen(App[None]):
 
     def _draw(self, board: BoardView) -> None:
         before, self._shown = self._shown, board
+        if before is not None and before.needs != board.needs:
+            self._say("")
         self._put("head", [head(board)])
         table = self.query_one(DataTable)
         last = None if self.size.width >= WIDE else -1
@@ -136,13 +140,12 @@ class _Screen(App[None]):
 
     def _decide(self, verb: str) -> None:
         need = self._need(Need.PERMISSION)
-        if need is None:
+        code = _code_of(need) if need is not None else ""
+        if need is None or not code:
             self._say("nobody asks for anything")
         else:
             # It is shown whole before: what is allowed is read first, in the terminal and not in a line of ours.
-            self._beside(
-                ("approvals", "show", need.question, "-C", need.workdir), (verb, need.question, "-C", need.workdir)
-            )
+            self._beside(("approvals", "show", code, "-C", need.workdir), (verb, code, "-C", need.workdir))
 
     def action_answer(self) -> None:
         self._answering = self._need(Need.QUESTION)
@@ -198,7 +201,7 @@ class _Screen(App[None]):
 
     def _beside(self, *commands: Sequence[str]) -> None:
         """On the terminal itself, with Enter after each: to go on, or by Ctrl-C not to."""
-        with self.suspend():
+        with self.suspend(), _ctrl_c_here():
             for number, words in enumerate(commands):
                 run_in_terminal((_program(), *words))
                 last = number == len(commands) - 1
@@ -211,6 +214,25 @@ class _Screen(App[None]):
 
     def _say(self, text: str) -> None:
         self._put("said", [text])
+
+
+@contextmanager
+def _ctrl_c_here() -> Iterator[None]:
+    """Ctrl-C is for what stands on the terminal; the loop, which would take it for its own end, does not hear of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _code_of(need: NeedView) -> str:
+    """What answers it; empty where it waits no more. No view of an agent has it, only a person's own look."""
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.views.kept import approvals
+
+    found = [view for view in approvals(Workplace(Path(need.workdir)).state) if view.question == need.question]
+    return found[0].code if found else ""
 
 
 def _need_text(need: NeedView) -> str:
