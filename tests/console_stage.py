@@ -244,6 +244,7 @@ def pages_of(scene: Scene) -> dict[str, str]:
         "agent settings": f"/console/agent/settings?id={asking['id']}",
         "new agent": "/console/agents/new",
         "deleted agents": "/console/agents/deleted",
+        "schedules": "/console/schedules",
         "threads": "/console/threads",
         "thread": f"/console/thread?id={cart}",
         "compose": "/console/compose",

@@ -170,6 +170,7 @@ TABLE_A += [
     ("hooks: disable", "hooks", "button", "Disable alarms"),
     ("hooks: what came", "hook", "heading", "What came"),
     ("schedules: the command", "agent", "heading", "Schedules"),
+    ("schedules: what leaves next, what was sent last", "schedules", "region", "Schedules"),
 ]
 """What the console of before had not."""
 LEFT_OUT = {

@@ -15,7 +15,7 @@ from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import Scene, Visitor, running_console
 from tests.strict_html import check
 
-from agent_mailer.remote.port import Counted, Question, Report, Resting, Spent, Stuck, Working
+from agent_mailer.remote.port import Counted, Question, Report, Resting, Scheduled, Spent, Stuck, Working
 
 HOSTILE = "<img src=x onerror=alert(1)>'\""
 
@@ -178,6 +178,24 @@ def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: 
         shown = visitor.get("/console/needs").text
         assert "Let it go on" in shown
         assert "It waits (by hand) until" in shown
+
+
+def test_what_leaves_by_the_clock_is_shown_and_what_does_not_needs_somebody(visitor: Visitor, scene: Scene) -> None:
+    scene.agent("clock")
+    sent = scene.send("planner", "clock", "What broke last night?", "look")
+    nightly = Scheduled("nightly", "0 3 * * * UTC", 1_700_000_000.0, sent=sent["id"], sent_at=1_699_900_000.0)
+    broken = Scheduled(f"weekly{HOSTILE}", "0 3 * * 1 UTC", 1_700_500_000.0, due=1_699_999_000.0, why="body_changed")
+    report(scene, "clock", schedules=(nightly, broken), pause=Resting("by_hand", 1.0))
+    for path in ("/console/schedules", f"/console/agent?id={scene.agents['clock']['id']}"):
+        page = visitor.get(path).text
+        check(page)
+        table = page[page.index("<table", page.index("Schedules</h")) :]
+        assert table.index("weekly&lt;img") < table.index("body changed") < table.index(">nightly<")
+        assert "2023-11-14 22:13" in table
+        assert f'/console/message?id={sent["id"]}"><time datetime="2023-11-13T18:26:40' in table
+    assert "does not leave: body changed" in visitor.get("/console/needs").text
+    report(scene, "clock", schedules=(nightly,))
+    assert "does not leave" not in visitor.get("/console/needs").text
 
 
 def test_another_users_agents_are_nobody_elses(desk: BrokerDesk, scene: Scene, visitor: Visitor) -> None:

@@ -13,6 +13,7 @@ from tests.desk import until
 from tests.integration.test_amp_watch import Overheard
 from tests.remote_desk import RemoteDesk
 from tests.sizes import LONG
+from tests.typed import type_in
 
 from agent_mailer.events import EventName
 from agent_mailer.remote.port import Standing
@@ -164,3 +165,28 @@ def _heartbeats(desk: RemoteDesk, count: int) -> None:
             count -= line.startswith(": ping")
             if count <= 0:
                 return
+
+
+@LONG
+def test_what_leaves_by_the_clock_is_reported_and_what_does_not(desk: RemoteDesk) -> None:
+    desk.shell("cat >/dev/null")
+    (desk.workdir / "look.md").write_text("look at it")
+    hourly = {"name": "hourly", "cron": "0 * * * *", "subject": "The hour", "body": "look.md"}
+    desk.configure(schedule=[hourly])
+    with desk.watching():
+        until(lambda: desk.report().schedules, "the schedule in the report")
+        [told] = desk.report().schedules
+        assert (told.name, told.when, told.sent, told.why) == ("hourly", "0 * * * * UTC", "", "")
+        assert told.next_at is not None
+        assert told.next_at % 3600 == 0
+        assert "The hour" not in str(desk.seen())
+        assert type_in(desk.workdir, "schedules", "run", "hourly").status == 0
+        until(lambda: desk.report().schedules[0].sent, "what was sent")
+        [told] = desk.report().schedules
+        thread = desk.broker.call("GET", f"/messages/{told.sent}", headers=desk.person.header)
+        assert thread["subject"] == "The hour"
+        assert told.sent_at is not None
+        (desk.workdir / "look.md").write_text("look at something else")
+        desk.mail()
+        until(lambda: desk.report().schedules[0].why, "the word for what keeps it")
+        assert desk.report().schedules[0].why == "body_changed"

@@ -59,6 +59,7 @@ PLACES = (
     Place("agents", "Agents", "/console/agents", bottom=True),
     Place("threads", "Threads", "/console/threads", bottom=True),
     Place("compose", "Compose", "/console/compose", bottom=True),
+    Place("schedules", "Schedules", "/console/schedules"),
     Place("search", "Search", "/console/search"),
     Place("archive", "Archive", "/console/archive"),
     Place("trash", "Trash", "/console/trash"),

@@ -87,14 +87,12 @@ class AgentsHere:
             found = self.looking.one(place.workdir)
         [agent], needs = self._told([found])
         if not isinstance(found, Looked):
-            return OwnAgentPage(AgentPage(agent, needs, {}, self._lately(), (), ()), agent_id, "", (), (), (), ())
+            return OwnAgentPage(AgentPage(agent, needs, {}, self._lately(), (), ()), agent_id, "", (), (), ())
         said, acts = self._said([found])
         requests = [one for who, one in self._requests if who == agent_id]
         shown = AgentPage(agent, needs, said, self._lately(), requests[:-21:-1], _turns(place), acts=acts)
         newest = list(sessions(place.state, SESSIONS).values())[::-1]
-        return OwnAgentPage(
-            shown, agent_id, found.view.sandbox, newest, _notes(place), limits(place), found.view.schedules
-        )
+        return OwnAgentPage(shown, agent_id, found.view.sandbox, newest, _notes(place), limits(place))
 
     def turn(self, agent_id: str, turn_id: str) -> TurnPage | None:
         place = self.looking.place(agent_id)

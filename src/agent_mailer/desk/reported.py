@@ -19,6 +19,7 @@ from agent_mailer.remote.port import (
     RemoteAccess,
     Report,
     Resting,
+    Scheduled,
     Spent,
     Stuck,
     Trouble,
@@ -27,7 +28,7 @@ from agent_mailer.remote.port import (
 from agent_mailer.remote.watched import Watched, Watcher
 from agent_mailer.views.values.history import HeldView, StuckView
 from agent_mailer.views.values.needs import NeedKind, NeedView
-from agent_mailer.views.values.status import FaultView, Problem, StatusView
+from agent_mailer.views.values.status import FaultView, Problem, ScheduleView, StatusView
 
 STOPPED = "stopped"
 _BESIDE = frozenset(
@@ -122,10 +123,16 @@ def report_of(looked: Looked) -> Report:
         stuck_counts=tuple(Counted(one.reason, one.count) for one in view.stuck),
         held=tuple(Stuck(one.guard, one.message_id, one.at, one.thread, one.message_id) for one in looked.held),
         held_counts=tuple(Counted(one.guard, one.count) for one in view.held),
+        schedules=tuple(map(_scheduled, view.schedules)),
         last=looked.last,
         today=Spent(iso(now)[:10], today.turns, today.seconds, today.input_tokens, today.output_tokens, today.cost_usd),
         ended="" if view.watcher.running or looked.died else STOPPED,
     )
+
+
+def _scheduled(one: ScheduleView) -> Scheduled:
+    when = f"{one.cron} {one.zone}"
+    return Scheduled(one.name, when, one.next_at, one.sending, one.last_message, one.sent_at, one.why)
 
 
 def unreadable(view: FaultView) -> Watched:

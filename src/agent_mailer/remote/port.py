@@ -149,6 +149,21 @@ class Stuck(msgspec.Struct, frozen=True, omit_defaults=True):
     message_id: Name = ""
 
 
+class Scheduled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is sent by the clock: `when` is its cron line and zone, `next_at` None where no instant comes any more, `due`
+    the instant that is to leave now. `sent` is the message that left last, `sent_at` when; `why` is a word for what keeps
+    it from leaving.
+    """
+
+    name: Word
+    when: Name
+    next_at: Moment | None = None
+    due: Moment | None = None
+    sent: Name = ""
+    sent_at: Moment | None = None
+    why: Word = ""
+
+
 class Counted(msgspec.Struct, frozen=True):
     word: Word
     many: Number
@@ -179,7 +194,8 @@ class Spent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """A workdir as its watcher knows it. `waiting` counts what is not begun, the oldest is of `oldest`; `retries` run
-    again by themselves; `stuck` and `held` name the newest, their counts are of all. `seen` is the number of the last
+    again by themselves; `stuck` and `held` name the newest, their counts are of all; of `schedules` those that do not leave,
+    then those that leave next. `seen` is the number of the last
     request that the watcher has had. `ended`: how the watcher left, empty while it watches.
     """
 
@@ -200,6 +216,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     stuck_counts: tuple[Counted, ...] = ()
     held: tuple[Stuck, ...] = ()
     held_counts: tuple[Counted, ...] = ()
+    schedules: tuple[Scheduled, ...] = ()
     last: Ended | None = None
     today: Spent = Spent()
     seen: Number = 0
@@ -228,7 +245,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether anything waits for a person."""
         stopped = self.trouble is not None or self.signed_out is not None or self.pause is not None
         waits = any(turn.waits for turn in self.working)
-        return stopped or waits or bool(self.questions or self.stuck_counts or self.held_counts)
+        withheld = any(one.why for one in self.schedules)
+        return stopped or waits or withheld or bool(self.questions or self.stuck_counts or self.held_counts)
 
 
 _OF_PAUSES: Mapping[str, Standing] = {

@@ -45,7 +45,7 @@ class Known(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `due` is the instant that is being sent, `at` the moment at which that was begun; 0 = none. `skipped` are instants
     that a person does not want. `sent` are the last messages, the newest last; `why` the mailbox refused
-    the last.
+    the last. `sent_at`: when the newest of `sent` left; 0 = not known.
     """
 
     line: str
@@ -55,6 +55,7 @@ class Known(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: tuple[float, ...] = ()
     sent: tuple[str, ...] = ()
     why: str = ""
+    sent_at: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -145,6 +145,7 @@ class Sending:
             at=0.0,
             skipped=tuple(one for one in known.skipped if one > last),
             sent=(*known.sent, *sent),
+            sent_at=self._clock.now() if sent else known.sent_at,
             # What a text lacks shows as long as it lacks it: mended, nothing keeps the next from leaving.
             why=printable(why, 600) if isinstance(outcome, Withheld) and outcome.code == REFUSED else "",
         )

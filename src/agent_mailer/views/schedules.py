@@ -44,4 +44,5 @@ def _shown(schedule: Schedule, known: Known | None, now: float) -> ScheduleView:
         due,
         known.sent[-1] if known is not None and known.sent else "",
         body.why if isinstance(body, Withheld) else (known.why if known is not None else ""),
+        known.sent_at or None if known is not None else None,
     )

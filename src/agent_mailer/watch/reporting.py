@@ -24,11 +24,13 @@ from agent_mailer.remote.port import (
     Remote,
     Report,
     Resting,
+    Scheduled,
     Spent,
     Stuck,
     Trouble,
     Working,
 )
+from agent_mailer.schedules.told import Told
 from agent_mailer.state import State
 from agent_mailer.state.records import Pause
 from agent_mailer.state.stuck import StuckKind, split_key
@@ -64,6 +66,7 @@ class Reporting:
         self._since = room.clock.now()
         self._changed = asyncio.Event()
         self._last: Report | None = None
+        self._told = Told()
         room.log.listen(lambda _: self.touch())
         room.troubles.listen(self.touch)
 
@@ -77,13 +80,18 @@ class Reporting:
             await self._changed.wait()
             self._changed.clear()
             with suppress(OSError, MailboxUnavailable):
-                self._tell(report_of(self._room, self._since))
+                self._tell(report_of(self._room, self._since, self._schedules()))
             await asyncio.sleep(EVERY)
 
     def leave(self) -> None:
         """The watcher was stopped: nobody has to look for it."""
         with suppress(OSError):
-            self._tell(report_of(self._room, self._since, STOPPED))
+            self._tell(report_of(self._room, self._since, self._schedules(), STOPPED))
+
+    def _schedules(self) -> tuple[Scheduled, ...]:
+        """Raises OSError."""
+        room = self._room
+        return self._told.of(room.policy.schedules, room.state.schedules.all, room.clock.now())
 
     def _tell(self, report: Report) -> None:
         if report != self._last:
@@ -91,7 +99,7 @@ class Reporting:
             self._remote.tell(report)
 
 
-def report_of(room: Room, since: float, ended: str = "") -> Report:
+def report_of(room: Room, since: float, schedules: tuple[Scheduled, ...], ended: str = "") -> Report:
     """As it is now. Raises OSError."""
     state, now = room.state, room.clock.now()
     pause, trouble, signed_out = room.state.pause.read(), room.troubles.oldest, state.login.read()
@@ -120,6 +128,7 @@ def report_of(room: Room, since: float, ended: str = "") -> Report:
         stuck_counts=tuple(Counted(kind.value, stuck_counts[kind]) for kind in StuckKind if stuck_counts[kind]),
         held=_named(_held(state)),
         held_counts=tuple(Counted(guard.value, many) for guard, many in state.held.counts().items()),
+        schedules=schedules,
         last=_last(state),
         today=Spent(
             datetime.fromtimestamp(now, UTC).date().isoformat(),

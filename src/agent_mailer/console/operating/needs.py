@@ -62,6 +62,10 @@ def _needs(agent: Watched, report: Report, now: float, silent_after: float) -> I
         yield _together(agent, report, NeedKind.STUCK, counted.word, counted.many)
     for counted in report.held_counts:
         yield _together(agent, report, NeedKind.HELD, counted.word, counted.many)
+    for one in report.schedules:
+        if one.why:
+            since, command = one.due or 0.0, "agent-mailer schedules list"
+            yield _need(agent, NeedKind.SCHEDULE, since, one.name, why=one.why, tool=one.name, command=command)
 
 
 def _stopped(agent: Watched, report: Report) -> Iterator[NeedView]:

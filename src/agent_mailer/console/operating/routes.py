@@ -16,6 +16,7 @@ from agent_mailer.broker.remote.watched import watched_by
 from agent_mailer.broker.streams import streams_of
 from agent_mailer.broker.users.rows import keys_of
 from agent_mailer.console.mail import writing
+from agent_mailer.console.operating.clock import schedule_rows
 from agent_mailer.console.operating.needs import needs_of
 from agent_mailer.console.operating.pages import (
     A_PAGE,
@@ -26,6 +27,7 @@ from agent_mailer.console.operating.pages import (
     NeedsPage,
     Said,
     first_of,
+    stamp,
     trouble_first,
     values_of,
     well_since,
@@ -151,6 +153,15 @@ async def agents(request: Request, person: AsPerson, number: _PageNumber = 1) ->
     return await page(request, person, "agents.html", here="agents", **values_of(shown, now))
 
 
+@router.get("/schedules")
+async def schedules(request: Request, person: AsPerson, number: _PageNumber = 1) -> Response:
+    """What all agents are sent by the clock."""
+    streams, now = streams_of(request), CLOCK.now().timestamp()
+    rows = schedule_rows(await store_of(request).read(lambda c: watched_by(c, streams, person.user_id)))
+    shown = {"rows": rows, "first": first_of(number, len(rows)), "a_page": A_PAGE, "at": now, "stamp": stamp}
+    return await page(request, person, "schedules.html", here="schedules", **shown)
+
+
 @router.get("/agent")
 async def agent(request: Request, person: AsPerson, id: str) -> Response:
     streams, now = streams_of(request), CLOCK.now().timestamp()
@@ -171,6 +182,7 @@ async def agent(request: Request, person: AsPerson, id: str) -> Response:
         )
         return {
             **values_of(shown, now),
+            "schedules": schedule_rows([one]),
             "tags": tags_by_agent(connection, person.user_id)[0].get(id, []),
             "keys": [key for key in keys_of(connection, person.user_id) if key.agent_id in (None, id)],
         }

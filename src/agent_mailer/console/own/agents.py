@@ -8,7 +8,8 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.console.operating.pages import first_of, stamp, values_of
+from agent_mailer.console.operating.clock import schedule_rows
+from agent_mailer.console.operating.pages import A_PAGE, first_of, stamp, values_of
 from agent_mailer.console.own.pages import OwnPage, agents_of, looked, own_page
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import form_of, own_address, text_of
@@ -35,12 +36,20 @@ async def agents(request: Request, page: int = 1) -> Response:
     return await own_page(request, "agents.html", here="agents", **values_of(shown, time.time()))
 
 
+@router.get("/schedules")
+async def schedules(request: Request, page: int = 1) -> Response:
+    """What all agents are sent by the clock."""
+    rows = schedule_rows((await looked(agents_of(request).agents)).agents)
+    shown = {"rows": rows, "first": first_of(page, len(rows)), "a_page": A_PAGE, "at": time.time(), "stamp": stamp}
+    return await own_page(request, "schedules.html", here="schedules", **shown)
+
+
 @router.get("/agent")
 async def agent(request: Request, id: str) -> Response:
     found = await looked(agents_of(request).agent, id)
     if found is None:
         raise Fault(404, "Agent not found")
-    own = {"own": found, "keys": (), "tags": ()}
+    own = {"own": found, "keys": (), "tags": (), "schedules": schedule_rows([found.shown.agent])}
     return await own_page(request, "own_agent.html", here="agents", **own, **values_of(found.shown, time.time()))
 
 

@@ -5,6 +5,7 @@ away or deleted here: the folders are other programs', too.
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
@@ -90,6 +91,17 @@ async def read(request: Request) -> Response:
     if "hx-request" in request.headers:
         return Response(status_code=204)
     return leads_to(own_address(text_of(form, "back")), done="read")
+
+
+@router.get("/message")
+async def message(request: Request, id: str) -> Response:
+    """On the page of its thread."""
+    found = await looked(mail_of(request).message, id)
+    if found is None:
+        raise Fault(404, "Message not found")
+    leads = leads_to("/console/thread", id=found.thread_id)
+    leads.headers["Location"] += f"#m-{quote(found.id)}"
+    return leads
 
 
 @router.get("/compose")

@@ -12,7 +12,6 @@ from agent_mailer.console.operating.pages import AgentPage, AgentsPage, NeedsPag
 from agent_mailer.remote.port import RemoteVerb
 from agent_mailer.remote.watched import Watched
 from agent_mailer.views.values.history import LimitView, NoteView, SessionView, WholeTurnView
-from agent_mailer.views.values.status import ScheduleView
 
 
 class OwnAgentPage(msgspec.Struct, frozen=True):
@@ -25,7 +24,6 @@ class OwnAgentPage(msgspec.Struct, frozen=True):
     notes: Sequence[tuple[NoteView, str]]
     """Each with the beginning of its text."""
     limits: Sequence[LimitView]
-    schedules: Sequence[ScheduleView]
 
 
 class OwnMessage(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ class NeedKind(StrEnum):
     ANSWER_WAITS = "answer_waits"
     STUCK = "stuck"
     HELD = "held"
+    SCHEDULE = "schedule"
     SILENT = "silent"
     LIMITED = "limited"
     PAUSED = "paused"
@@ -29,7 +30,7 @@ class NeedView(View, frozen=True):
     """`since` and `until` are seconds since the epoch, 0 where nobody knows; `why` is a word of the watcher's, `many`
     how much it is about. `verb` with `targets` is what can be asked of the watcher to end it, and `may`: it does so
     where it is asked from afar; else `command`, typed in the agent's workdir, ends it. `thread`, `message_id`: of the
-    mail that it is about.
+    mail that it is about; `tool`: what the agent asks to use, or the schedule that does not send.
     """
 
     ABOUT = "id"
