@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from agent_mailer.console.words_zh_agents import AGENTS
-from agent_mailer.console.words_zh_clock import CLOCK
 from agent_mailer.console.words_zh_hooks import HOOKS
 from agent_mailer.console.words_zh_managing import MANAGING
 
 ZH: dict[str, str] = {
     **AGENTS,
-    **CLOCK,
     **HOOKS,
     **MANAGING,
     "Skip to content": "跳到正文",

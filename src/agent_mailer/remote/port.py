@@ -150,9 +150,9 @@ class Stuck(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Scheduled(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is sent by the clock: `when` is its cron line and zone, `next_at` None where no instant comes any more, `due`
-    the instant that is to leave now. `sent` is the message that left last, `sent_at` when; `why` is a word for what keeps
-    it from leaving.
+    """What is sent by the clock: `when` is its cron line and zone, `next_at` None where no instant comes any more,
+    `due` the instant that is to leave now. `sent` is the message that left last, `sent_at` when; `why` is a word for
+    what keeps it from leaving.
     """
 
     name: Word
@@ -194,9 +194,9 @@ class Spent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """A workdir as its watcher knows it. `waiting` counts what is not begun, the oldest is of `oldest`; `retries` run
-    again by themselves; `stuck` and `held` name the newest, their counts are of all; of `schedules` those that do not leave,
-    then those that leave next. `seen` is the number of the last
-    request that the watcher has had. `ended`: how the watcher left, empty while it watches.
+    again by themselves; `stuck` and `held` name the newest, their counts are of all; of `schedules` those that do not
+    leave, then those that leave next. `seen` is the number of the last request that the watcher has had. `ended`: how
+    the watcher left, empty while it watches.
     """
 
     version: Word

@@ -85,6 +85,12 @@ _ANSWER = (
     .values(state=bindparam("became"), lines=bindparam("said"), answered_at=bindparam("moment"))
 )
 _IS_KNOWN = select(_q.state).where(_q.agent_id == bindparam("agent"), _q.number == bindparam("which"))
+_ANSWERS = (RemoteVerb.APPROVE, RemoteVerb.DENY)
+_ANSWERED = (
+    select(*_COLUMNS)
+    .where(_q.agent_id == bindparam("agent"), _q.verb.in_([one.value for one in _ANSWERS]))
+    .order_by(_q.number)
+)
 _LATEST = (
     select(*_COLUMNS)
     .where(_q.agent_id == bindparam("agent"), _q.user_id == bindparam("user"))
@@ -174,7 +180,7 @@ def ask(
     connection: Connection, user_id: str, agent_id: str, wanted: Wanted, person: str, who: Who
 ) -> tuple[RemoteRequest, bool]:
     """The request, and whether it is new. Raises Fault before any write: 404 (unknown, or of another user), 409 (the
-    agent is deleted; the key was used for something else), 429.
+    agent is deleted; the key was used for something else; another has answered the question), 429.
     """
     if _status_of(connection, user_id, agent_id) == "deleted":
         raise Fault(409, f"Agent '{agent_id}' is deleted: nobody watches it")
@@ -186,6 +192,8 @@ def ask(
             if (before.verb, before.targets, before.reason, before.then) != _content(wanted):
                 raise Fault(409, "This Idempotency-Key was used for another request")
             return before, False
+    if wanted.verb in _ANSWERS:
+        _require_first(connection, agent_id, wanted)
     now = now_ms()
     if int(connection.execute(_COUNT, {"agent": agent_id, "now": now}).scalar_one()) >= MOST_WAITING:
         raise Fault(429, f"{MOST_WAITING} requests to this agent wait, and there may be no more")
@@ -215,6 +223,17 @@ def ask(
         connection, who, Act.REMOTE_ASKED, f"{agent_id} {number} {wanted.verb.value} {' '.join(wanted.targets)}".strip()
     )
     return _request([new[column.name] for column in _COLUMNS]), True
+
+
+def _require_first(connection: Connection, agent_id: str, wanted: Wanted) -> None:
+    """Raises Fault 409 where somebody has answered that question, and it counts. Under the lock of the agent's row: of
+    two in the same instant the second is told.
+    """
+    for row in connection.execute(_ANSWERED, {"agent": agent_id}):
+        given = _request(row)
+        if given.targets == wanted.targets and given.state in (RequestState.WAITING, RequestState.DONE):
+            word = "allowed" if given.verb is RemoteVerb.APPROVE else "denied"
+            raise Fault(409, f"{given.person} has {word} this meanwhile; your answer was not taken")
 
 
 def _status_of(connection: Connection, user_id: str, agent_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.files import Uploaded, upload
 from agent_mailer.broker.messages.forms import OperatorForm
 from agent_mailer.broker.messages.routes import submission_of
-from agent_mailer.broker.messages.sending import Sent, send_all
+from agent_mailer.broker.messages.sending import Sent, Submission, send_all
 from agent_mailer.broker.messages.wire import Message
 from agent_mailer.broker.operator import operator_of
 from agent_mailer.broker.protocol import Fault
@@ -122,6 +123,20 @@ def draft_of(form: FormData) -> Draft:
 @router.post("/send")
 async def send(request: Request, person: AsPerson) -> Response:
     """The same form a second time sends nothing a second time, and leads to the same thread."""
+
+    async def store(submission: Submission) -> Sent:
+        return await store_of(request).write_each(send_all, submission)
+
+    return await send_by(request, person, store)
+
+
+async def send_by(
+    request: Request,
+    person: PersonCaller,
+    store: Callable[[Submission], Awaitable[Sent]],
+    raised: Sequence[int] = (401, 403),
+) -> Response:
+    """What the form holds, stored by `store`. Raises Fault of the statuses `raised`; of others the page tells."""
     form = await form_of(request)
     draft = draft_of(form)
     if text_of(form, "write") == "on":
@@ -130,9 +145,9 @@ async def send(request: Request, person: AsPerson) -> Response:
     if again:
         return leads_to("/console/thread", id=again, done="sent", sent=draft.name)
     try:
-        sent = await _sent(request, person, draft, form)
+        sent = await _sent(request, person, draft, form, store)
     except Fault as fault:
-        if fault.status in (401, 403):
+        if fault.status in raised:
             raise
         return await show(request, person, draft, failed=fault.detail, status=fault.status)
     return leads_to("/console/thread", id=sent.messages[0].thread_id, done="sent", sent=draft.name)
@@ -145,7 +160,13 @@ async def was_sent(request: Request, person: PersonCaller, draft: Draft) -> str:
     return str(row[0]) if row is not None and (row[1], row[2]) == (draft.subject, draft.body) else ""
 
 
-async def _sent(request: Request, person: PersonCaller, draft: Draft, form: FormData) -> Sent:
+async def _sent(
+    request: Request,
+    person: PersonCaller,
+    draft: Draft,
+    form: FormData,
+    store: Callable[[Submission], Awaitable[Sent]],
+) -> Sent:
     to = [word for word in _BETWEEN.split(draft.to) if word]
     if not to:
         raise Fault(422, "To whom? Give an address of an agent")
@@ -176,7 +197,7 @@ async def _sent(request: Request, person: PersonCaller, draft: Draft, form: Form
         bound=False,
     )
     key = f"console:{draft.key}" if _KEY.fullmatch(draft.key) else None
-    sent: Sent = await store_of(request).write_each(send_all, msgspec.structs.replace(submission, key=key))
+    sent = await store(msgspec.structs.replace(submission, key=key))
     streams_of(request).arrived(sent.arrivals)
     return sent
 

@@ -1,4 +1,4 @@
-"""What agents are sent by the clock, as pages show it: what leaves when next, what was sent last, what is wrong. Pure."""
+"""What agents are sent by the clock, for pages: what leaves when next, what was sent last, what is wrong. Pure."""
 
 from __future__ import annotations
 

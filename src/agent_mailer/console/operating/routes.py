@@ -8,7 +8,8 @@ from typing import Annotated, get_args
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
-from agent_mailer.broker.callers import AsPerson, PersonCaller, store_of
+from agent_mailer.broker.callers import AsPerson, store_of
+from agent_mailer.broker.messages.sending import Sent, Submission, send_all
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.remote.routes import DEFAULT_SECONDS, WantedForm, ask_of
 from agent_mailer.broker.remote.rows import recent_requests, requests_of
@@ -16,6 +17,7 @@ from agent_mailer.broker.remote.watched import watched_by
 from agent_mailer.broker.streams import streams_of
 from agent_mailer.broker.users.rows import keys_of
 from agent_mailer.console.mail import writing
+from agent_mailer.console.operating.answering import TOO_LATE, Answer, answer_all
 from agent_mailer.console.operating.clock import schedule_rows
 from agent_mailer.console.operating.needs import needs_of
 from agent_mailer.console.operating.pages import (
@@ -36,17 +38,13 @@ from agent_mailer.console.operating.rows import acts_in, said_in, tags_by_agent,
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, own_address, text_of
 from agent_mailer.remote.port import RemoteVerb
-from agent_mailer.remote.watched import RemoteRequest, RequestState, Wanted, Watched
+from agent_mailer.remote.watched import Wanted, Watched
 from agent_mailer.views.values.needs import NeedKind, NeedView
 
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _PageNumber = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]
-_ANSWERS = (RemoteVerb.APPROVE, RemoteVerb.DENY)
-_COUNTS = (RequestState.WAITING, RequestState.DONE)
-MOST_LOOKED_AT = 100
-"""Of an agent's last requests, for an answer that was given already."""
 _THENS = get_args(WantedForm.model_fields["then"].annotation)
 
 
@@ -87,20 +85,25 @@ async def answer(request: Request, person: AsPerson) -> Response:
     streams, now = streams_of(request), CLOCK.now().timestamp()
     asked = text_of(form, "need")
 
-    def work(connection: Connection) -> bool:
-        found = [need for need in needs_of(watched_by(connection, streams, person.user_id), now) if need.id == asked]
-        said = said_in(connection, person.user_id, found)
-        return not found or any(one.answered for one in said.values())
+    def work(connection: Connection) -> list[NeedView]:
+        return [need for need in needs_of(watched_by(connection, streams, person.user_id), now) if need.id == asked]
 
-    if await store_of(request).read(work) and not await writing.was_sent(request, person, writing.draft_of(form)):
-        raise Fault(409, "Somebody has answered this meanwhile, or the agent goes on; your text was not sent")
-    sent = await writing.send(request, person)
+    found = await store_of(request).read(work)
+    if not found and not await writing.was_sent(request, person, writing.draft_of(form)):
+        raise Fault(409, TOO_LATE)
+
+    async def store(submission: Submission) -> Sent:
+        if not found:
+            return await store_of(request).write_each(send_all, submission)
+        return await store_of(request).write_each(answer_all, Answer(found[0], submission))
+
+    sent = await writing.send_by(request, person, store, raised=(401, 403, 409))
     return leads_to("/console/needs", done="answered", done_id=asked) if sent.status_code == 303 else sent
 
 
 @router.post("/ask")
 async def ask(request: Request, person: AsPerson) -> Response:
-    """Ask something of a watcher, or with `agent` more than once of several."""
+    """Ask something of a watcher, or with `agent` more than once of several; of two answers the second is told."""
     form = await form_of(request)
     verb, then, key = text_of(form, "verb"), text_of(form, "then") or "retry", text_of(form, "key")
     if verb not in tuple(RemoteVerb) or then not in _THENS:
@@ -109,29 +112,12 @@ async def ask(request: Request, person: AsPerson) -> Response:
     if verb == RemoteVerb.RAISE:
         targets = (f"{text_of(form, 'limit').strip()}={text_of(form, 'value').strip()}",)
     agents = [str(one) for one in form.getlist("agent")]
-    if verb in _ANSWERS:
-        await _first(request, person, RemoteVerb(verb), agents, targets)
     for agent_id in agents:
         shown = f"console:{key}" if _KEY.fullmatch(key) else None
         reason = " ".join(text_of(form, "reason").split())[:500]
         wanted = Wanted(RemoteVerb(verb), DEFAULT_SECONDS, targets, reason, then, shown)
         await ask_of(request, person, agent_id, wanted)
     return leads_to(own_address(text_of(form, "back")), done="asked")
-
-
-async def _first(
-    request: Request, person: PersonCaller, verb: RemoteVerb, agents: list[str], targets: tuple[str, ...]
-) -> None:
-    """Of two people who answer one question otherwise the second is told. Raises Fault 409."""
-
-    def before(connection: Connection) -> list[RemoteRequest]:
-        asked = [one for name in agents for one in requests_of(connection, person.user_id, name, MOST_LOOKED_AT)]
-        return [one for one in asked if one.verb in _ANSWERS and one.targets == targets and one.state in _COUNTS]
-
-    for one in await store_of(request).read(before):
-        if one.verb is not verb:
-            word = "allowed" if one.verb is RemoteVerb.APPROVE else "denied"
-            raise Fault(409, f"{one.person} has {word} this meanwhile; your answer was not taken")
 
 
 @router.get("/agents")

@@ -220,7 +220,8 @@ class AskedView(Part, frozen=True):
 
 class ScheduleView(View, frozen=True):
     """Mail that a person sends by the clock: `next_at` is None where no instant comes any more, `sending` is the one
-    that is due, `last_message` the last that left, at `sent_at`. `why`: it would not leave now, or the last time it did not.
+    that is due, `last_message` the last that left, at `sent_at`. `why`: it would not leave now,
+    or did not the last time.
     """
 
     ABOUT = "name"
