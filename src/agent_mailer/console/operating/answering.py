@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, bindparam, select
 
-from agent_mailer.broker.messages.sending import Sent, Submission, send_all
+from agent_mailer.broker.messages.sending import Sent, send_all
+from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.tables import agents, messages
 from agent_mailer.console.operating.rows import said_in

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
 from agent_mailer.broker.callers import AsPerson, store_of
-from agent_mailer.broker.messages.sending import Sent, Submission, send_all
+from agent_mailer.broker.messages.sending import Sent, send_all
+from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.remote.routes import DEFAULT_SECONDS, WantedForm, ask_of
 from agent_mailer.broker.remote.rows import recent_requests, requests_of
