@@ -15,6 +15,8 @@ from tests.sizes import LONG
 from tests.terminal import terminal
 from tests.typed import COMMAND
 
+from agent_mailer.state.lock import holder_of
+
 pytestmark = LONG
 
 SLOW = """#!/bin/sh
@@ -59,6 +61,20 @@ def test_a_line_says_what_is_done_until_it_is(desk: Desk, slow: Path) -> None:
         shown = screen.screen()
     assert "asks the agent program" not in shown
     assert "failed" in shown
+
+
+def test_what_a_watcher_is_to_do_is_waited_for_in_sight(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with desk.watching() as watcher:
+        until(lambda: holder_of(desk.state / ".lock"), "the watcher")
+        watcher.send_signal(signal.SIGSTOP)
+        with terminal([COMMAND, "sessions", "prune", "--older-than", "14d"], desk.workdir, width=60) as screen:
+            screen.until("has it carried out, ")
+            watcher.send_signal(signal.SIGCONT)
+            assert screen.until_ended() == 0
+            shown = screen.screen()
+    assert "carried out" not in shown
+    assert shown.strip()
 
 
 def test_ctrl_c_gives_the_terminal_back_as_it_was(desk: Desk) -> None:

@@ -381,6 +381,12 @@ def test_requests_are_answered_in_order(folder: StateFolder, clock: FakeClock) -
     assert not box.withdraw(names[1])
 
 
+def test_a_request_reaches_a_watcher_that_has_only_begun(folder: StateFolder) -> None:
+    folder.requests.rmdir()
+    name = RequestBox(folder).submit(Request(Verb.PAUSE))
+    assert [found for found, _ in RequestBox(folder).waiting()] == [name]
+
+
 @pytest.mark.parametrize(
     "garbage", [b"", b"{", b"[]", b"[" * 100_000, b'{"verb": "explode"}', b'{"verb": "pause", "targets": 5}', b"\xff"]
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.desk.asking import ask, order
 from agent_mailer.errors import ExitCode
 
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 
 def ask_and_tell(place: Workplace, request: Request) -> None:
     """Have `request` applied and print its answer; leaves with status 1 where nothing was done."""
-    _tell(ask(place, request))
+    with shown("has it carried out"):
+        answer = ask(place, request)
+    _tell(answer)
 
 
 def order_and_tell(place: Workplace, ordered: Order) -> None:
     """The same of what only a person may order. Raises UsageFault inside a turn: a hint to the agent, no wall."""
-    _tell(order(place, ordered))
+    with shown("has it carried out"):
+        answer = order(place, ordered)
+    _tell(answer)
 
 
 def _tell(answer: Answer) -> None:

@@ -66,6 +66,8 @@ class RequestBox:
         name = f"{self._folder.clock.now():017.6f}-{secrets.token_hex(4)}"
         path = self._folder.requests / f"{name}.json"
         sync = Sync.NONE if request.verb is Verb.PING else Sync.FULL
+        # A watcher that holds the workdir's lock may not have come so far yet.
+        self._folder.disk.make_directory(path.parent, sync=sync)
         self._folder.disk.replace(path, msgspec.json.encode(request), sync=sync)
         return name
 
