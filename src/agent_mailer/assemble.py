@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import Config, GitCare, Loaded, MailboxKind, Source, expand
+from agent_mailer.config import Config, Delivery, GitCare, Loaded, MailboxKind, Source, expand
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from agent_mailer.runtimes.port import Runtime
     from agent_mailer.state import State
     from agent_mailer.state.lock import WorkdirLock
+    from agent_mailer.state.records import Sitter
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
 
@@ -317,11 +318,22 @@ class Workplace:
             clock=self.clock,
             guard=lock.guard,
         )
+        room.live_runtime = lambda sitter: self._live(sitter, room.policy)
+        if self.config.delivery is Delivery.LIVE_FIRST:
+            from agent_mailer.state.presence import Presence
+            from agent_mailer.watch.offering import Offers
+
+            room.offers = Offers(room, Presence(self.workdir, self.disk))
         if self.at_broker or self.config.reserves:
             from agent_mailer.at_server import equip
 
             equip(room, self, mailbox)
         return room
+
+    def _live(self, sitter: Sitter, policy: WatchPolicy) -> Runtime:
+        from agent_mailer.runtimes.live.adapter import LiveRuntime
+
+        return LiveRuntime(sitter.who, sitter.process, policy.live_time)
 
     def share_pause(self, runtime: Runtime) -> None:
         """Join the pause of the runtime's account, where it names one."""

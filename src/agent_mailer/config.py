@@ -70,6 +70,13 @@ class GlobalNote(StrEnum):
     READ = "read"
 
 
+class Delivery(StrEnum):
+    """Who works on mail first: the agent's own turns, or a live session that a person sits at."""
+
+    HEADLESS = "headless"
+    LIVE_FIRST = "live-first"
+
+
 class GitCare(StrEnum):
     KEEP_OUT = "keep-out"
     LEAVE = "leave"
@@ -159,6 +166,15 @@ class Config(msgspec.Struct, frozen=True):
     project_dir: Annotated[
         str, TURN, TO_DEFAULT, "the folder the agent works on, where that is not the workdir; named in the prompt"
     ] = ""
+    delivery: Annotated[
+        Delivery,
+        RESTART,
+        "headless or live-first: whether mail is offered to your live session before a turn of its own",
+    ] = Delivery.HEADLESS
+    live_wait: Annotated[Seconds, LIVE, "seconds that mail waits for a live session that was told of it"] = 60
+    live_time: Annotated[Seconds, LIVE, "seconds a live session may have a mail that it took, within turn_timeout"] = (
+        1800
+    )
     git: Annotated[
         GitCare, RESTART, "keep-out or leave: whether state and mail are kept out of the git tree that they lie in"
     ] = GitCare.KEEP_OUT

@@ -36,6 +36,7 @@ class EventName(StrEnum):
     MESSAGE_SET_ASIDE = "message_set_aside"
     MESSAGE_STUCK = "message_stuck"
     MESSAGE_HELD = "message_held"
+    MESSAGE_OFFERED = "message_offered"
     MESSAGE_RELEASED = "message_released"
     MESSAGE_GONE = "message_gone"
     MESSAGE_SKIPPED = "message_skipped"

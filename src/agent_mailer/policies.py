@@ -78,6 +78,8 @@ def policy_of(config: Config, where: Where) -> WatchPolicy:
         schedules=schedules_of(config, where.workdir, where.bodies),
         approve=approve_of(config),
         remote=config.remote,
+        live_wait=float(config.live_wait),
+        live_time=float(min(config.live_time, config.turn_timeout)),
     )
 
 

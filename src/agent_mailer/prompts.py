@@ -201,8 +201,11 @@ def _rerun_values(record: TurnRecord) -> dict[str, str]:
     if dropped:
         plural = "s" if dropped > 1 else ""
         sent_note += f" {dropped} staged message{plural} did not leave: send anew what is still right."
+    ended = _HOW_IT_ENDED.get(last, "did not finish") if last else "did not finish"
+    if rerun is not None and rerun.history and rerun.history[-1].live:
+        ended = "was a person's own session, which had this mail and did not finish it: part may be done"
     return {
-        "how_it_ended": _HOW_IT_ENDED.get(last, "did not finish") if last else "did not finish",
+        "how_it_ended": ended,
         "start": str(record.starts),
         "session_note": (
             "You are in the session of that turn: this prompt comes again, your work up to there is in it."

@@ -39,6 +39,7 @@ class _Program(LazyGroup):
         "mail": ("agent_mailer.cli.mail.commands", "Read and answer mail: the agent's, or yours."),
         "mcp": ("agent_mailer.cli.mcp", "The agent's mail tools during its turn, over MCP."),
         "plugin": ("agent_mailer.cli.plugin", "Mail in your own sessions of Claude Code and Codex."),
+        "take": ("agent_mailer.cli.take", "A mail of the agent's, in your own session."),
         "turns": ("agent_mailer.cli.turns", "The runs of the agent."),
         "sessions": ("agent_mailer.cli.sessions", "The agent's session of each thread."),
         "memory": ("agent_mailer.cli.memory", "The agent's notes."),
@@ -83,7 +84,7 @@ class _Program(LazyGroup):
         "Mail": ("send", "inbox", "mail", "fetch", "schedules"),
         "What needs you": ("approvals", "approve", "deny", "held", "stuck", "dead-letter"),
         "What was done": ("turns", "sessions", "memory", "cost", "limits", "metrics"),
-        "Beside it": ("team", "broker", "hook", "plugin", "mcp"),
+        "Beside it": ("team", "broker", "hook", "plugin", "take", "mcp"),
     }
 
 

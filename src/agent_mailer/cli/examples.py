@@ -55,6 +55,7 @@ _OF: dict[str, tuple[str, ...]] = {
         "mcp --person",
         "mcp",
     ),
+    "take": ("take msg_1a2b", 'take msg_1a2b --reply "42 km"', "take msg_1a2b --release"),
     "plugin install": ("plugin install claude", "plugin install codex"),
     "plugin uninstall": ("plugin uninstall claude",),
     "plugin status": ("plugin status",),

@@ -42,6 +42,8 @@ def mcp(
         return
     if turn_dir is not None:
         raise UsageFault("two_choices", "a turn's folder is an agent's, --person is a person", "give one of them")
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.live.taking import Taking, agents_folder, sitter_of
     from agent_mailer.people.tools import Session, SessionTools, require_no_turn
 
     require_no_turn()
@@ -51,6 +53,7 @@ def mcp(
             Session(
                 lambda: person_at(whose, workdir, maildir_root),
                 lambda paths, seconds: reserve_for(workdir, whose, paths, seconds),
+                lambda: Taking(Workplace(agents_folder(workdir)), sitter_of(os.environ, os.getpid())),
             )
         )
     )

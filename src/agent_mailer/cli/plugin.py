@@ -129,9 +129,13 @@ def _sessions() -> LiveSessions:
 
 def _doorbell(sessions: LiveSessions) -> Doorbell:
     from agent_mailer.cli.mail.options import person_at
+    from agent_mailer.disk import Disk
     from agent_mailer.live.doorbell import Doorbell
+    from agent_mailer.live.taking import agents_folder
+    from agent_mailer.state.presence import Presence
 
-    return Doorbell(sessions, lambda: person_at(None, None, None), os.environ, _say_to_program, note)
+    presence = Presence(agents_folder(), Disk())
+    return Doorbell(sessions, lambda: person_at(None, None, None), os.environ, _say_to_program, note, presence)
 
 
 def _say_to_program(text: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -22,14 +23,27 @@ from agent_mailer.errors import MailerError, UnavailableFault
 from agent_mailer.file_events import FileEvents
 from agent_mailer.live.heard import Heard, Moment, Program, somebody_sits_there
 from agent_mailer.live.sessions import LiveSession, LiveSessions
-from agent_mailer.live.telling import after_prompt, after_ring, due, due_to_ring, is_ring, line, may_ring, ring, untold
+from agent_mailer.live.telling import (
+    after_prompt,
+    after_ring,
+    due,
+    due_to_ring,
+    is_ring,
+    line,
+    may_ring,
+    offered,
+    ring,
+    untold,
+)
 from agent_mailer.process.commands import run_briefly, start_apart
 from agent_mailer.process.handle import ProcessIdentity, identify, wait_gone
 from agent_mailer.processes import command_line, read_stat
+from agent_mailer.state.records import Sitter
 from agent_mailer.turn_tools import ISOLATED
 
 if TYPE_CHECKING:
     from agent_mailer.people import Person
+    from agent_mailer.state.presence import Presence
 
 RUNG = 10
 """The exit status that means a ring; of all others none may begin a turn, not even that of a wrong word."""
@@ -45,7 +59,9 @@ FindPerson = Callable[[], "Person"]
 
 
 class Doorbell:
-    """`person`: whose mail it is, asked for anew each time. `say` gives the program a line, `wake` the ring."""
+    """`person`: whose mail it is, asked for anew each time. `say` gives the program a line, `wake` the ring; `presence`
+    is where a session says that it is there for the agent of its folder.
+    """
 
     def __init__(
         self,
@@ -54,12 +70,14 @@ class Doorbell:
         environ: Mapping[str, str],
         say: Callable[[str], None],
         wake: Callable[[str], None],
+        presence: Presence,
     ) -> None:
         self._sessions = sessions
         self._person = person
         self._environ = environ
         self._say = say
         self._wake = wake
+        self._presence = presence
 
     def hear(self, program: Program, heard: Heard, caller: int) -> int:
         """Do what belongs to that moment; `caller` is the process that has called the hook. Returns an exit status."""
@@ -84,14 +102,21 @@ class Doorbell:
         lock = self._sessions.lock(session)
         if not lock.acquire(PROBE_SECONDS):
             return 0
+        seat = None
         try:
-            while news := self._news(session):
-                if not self._ring(session, news):
+            if session.process is not None:
+                name = f"{session.program.value}-{session.session[:8]}"
+                seat = self._presence.sit(Sitter(name, session.process))
+            while True:
+                news = self._news(session)
+                offers = self._offered(session)
+                if not ((news or offers) and self._ring(session, news, offers)):
                     return 0
                 if session.program is Program.CLAUDE:
                     return RUNG
-            return 0
         finally:
+            if seat is not None:
+                self._presence.leave(seat)
             lock.release()
 
     def _tell(self, session: LiveSession, prompt: str) -> int:
@@ -107,7 +132,9 @@ class Doorbell:
         news = () if is_ring(prompt) else due(waiting, known, self._sessions.told_elsewhere(session))
         if news:
             self._say(line(news, person.address))
-        self._sessions.keep(msgspec.structs.replace(session, known=after_prompt(known, waiting, news, prompt)))
+        self._sessions.keep(
+            msgspec.structs.replace(session, known=after_prompt(known, [*waiting, *self._on_offer()], news, prompt))
+        )
         return 0
 
     def _waiting(self) -> Sequence[str]:
@@ -132,15 +159,27 @@ class Doorbell:
             return ()
         return due_to_ring(waiting, known, self._sessions.told_elsewhere(session))
 
+    def _offered(self, session: LiveSession) -> Sequence[str]:
+        """What waits for the agent, and this session may take; not what another was told of that lives."""
+        known, now = self._sessions.known(session), time.time()
+        mine = [one for one in self._presence.offers() if now < one.until]
+        here = [one.message for one in mine if session.process in [sitter.process for sitter in one.sitters]]
+        if known is None or not here:
+            return ()
+        return due_to_ring(here, known, self._sessions.told_elsewhere(session))
+
     async def _over(self, session: LiveSession, seconds: float | None = None) -> bool:
-        """Wait until the session has ended or may be woken no more, at most `seconds`; whether that is so."""
-        events = FileEvents([self._sessions.folder], removals=True)
+        """Wait until the session has ended, may be woken no more or is offered something, at most `seconds`; whether
+        that is so.
+        """
+        folders = [folder for folder in (self._sessions.folder, self._presence.folder) if folder.is_dir()]
+        events = FileEvents(folders, removals=True)
         process = session.process
         gone = asyncio.ensure_future(wait_gone([process] if process else [], seconds))
         try:
             while not gone.done():
                 known = self._sessions.known(session)
-                if known is None or not may_ring(known):
+                if known is None or not may_ring(known) or self._offered(session):
                     return True
                 changed = asyncio.ensure_future(events.wait())
                 await asyncio.wait({gone, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,20 +189,26 @@ class Doorbell:
             gone.cancel()
             events.close()
 
-    def _ring(self, session: LiveSession, news: Sequence[str]) -> bool:
+    def _ring(self, session: LiveSession, news: Sequence[str], offers: Sequence[str]) -> bool:
         """Whether it could be: what was not told stays news."""
         person = self._person()
-        text = ring(news, person.address)
+        texts = ([ring(news, person.address)] if news else []) + ([offered(offers, "the agent")] if offers else [])
+        text = "\n".join(texts)
         if session.program is Program.CODEX and not self._queue(session, text):
             return False
         known = self._sessions.known(session)
         if known is None:
             return False
-        whole = msgspec.structs.replace(session, known=after_ring(known, self._waiting(), news))
+        whole = msgspec.structs.replace(
+            session, known=after_ring(known, [*self._waiting(), *self._on_offer()], [*news, *offers])
+        )
         self._sessions.keep(whole)
         if session.program is Program.CLAUDE:
             self._wake(text)
         return True
+
+    def _on_offer(self) -> Sequence[str]:
+        return [one.message for one in self._presence.offers()]
 
     def _queue(self, session: LiveSession, text: str) -> bool:
         assert session.process is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -43,12 +43,28 @@ Subject = Annotated[str, Meta(description="The subject.")]
 KindOf = Annotated[Kind | UnsetType, Meta(description="What it is for, if one of these fits.")]
 
 
+class Taking(Protocol):
+    """How a session works on mail of the agent beside it. Every method raises MailerError and OSError."""
+
+    def take(self, message: str) -> Message: ...
+
+    def answer(self, message: str, body: str, subject: str = "") -> str: ...
+
+    def release(self, message: str, why: str = "") -> str: ...
+
+
 class Session:
     """What the tools work on. `person` is asked anew for each call: the mailbox may come, go and move meanwhile."""
 
-    def __init__(self, person: Callable[[], Person], reserve: Callable[[Sequence[str], float], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        person: Callable[[], Person],
+        reserve: Callable[[Sequence[str], float], Sequence[str]],
+        taking: Callable[[], Taking],
+    ) -> None:
         self.person = person
         self.reserve = reserve
+        self.taking = taking
 
 
 class SessionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -186,6 +202,42 @@ class Reserve(SessionCall, frozen=True):
         return f"reserved for {self.seconds} s: {', '.join(printable(one) for one in found)}"
 
 
+class Take(SessionCall, frozen=True):
+    """Have a mail that waits for the agent of this folder (the doorbell names it) to yourself, and read it. Nobody else
+    works on it until you end it by `answer` or `release`, your session ends, or its time is up.
+    """
+
+    id: Id
+    offset: Offset = 0
+
+    def run(self, session: Session) -> str:
+        taken = session.taking().take(self.id)
+        return f"{framed_message(taken, self.offset)}\nYours now. End it by answer or release."
+
+
+class AnswerTaken(SessionCall, frozen=True):
+    """Answer a mail that you have taken, in the agent's name, and be done with it. Without `body` it is done without an
+    answer.
+    """
+
+    id: Id
+    body: Annotated[str, Meta(description="The text, whole (Markdown is fine).")] = ""
+    subject: Annotated[str, Meta(description="Left out, it is that of the mail.")] = ""
+
+    def run(self, session: Session) -> str:
+        return session.taking().answer(self.id, self.body, self.subject)
+
+
+class Release(SessionCall, frozen=True):
+    """Give a mail back that you have taken: the agent works on it without you, and is told that part may be done."""
+
+    id: Id
+    why: Annotated[str, Meta(description="What keeps you from it.")] = ""
+
+    def run(self, session: Session) -> str:
+        return session.taking().release(self.id, self.why)
+
+
 _LOOKS = {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True, "openWorldHint": False}
 _MARKS = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": True, "openWorldHint": False}
 _SENDS = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": False, "openWorldHint": True}
@@ -199,6 +251,9 @@ _CALLS: dict[str, tuple[str, type[SessionCall], Mapping[str, bool]]] = {
     "contacts": ("List the contacts", Contacts, _LOOKS),
     "wait": ("Wait for mail", Wait, _LOOKS),
     "reserve": ("Reserve files", Reserve, _MARKS),
+    "take": ("Take a mail of the agent's", Take, _MARKS),
+    "answer": ("Answer a taken mail", AnswerTaken, _SENDS),
+    "release": ("Give a taken mail back", Release, _MARKS),
 }
 TOOLS = tuple(tool_of(name, title, call, hints) for name, (title, call, hints) in _CALLS.items())
 

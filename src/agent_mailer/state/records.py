@@ -26,13 +26,21 @@ class Phase(StrEnum):
     SETTLING = "settling"
 
 
+class Sitter(msgspec.Struct, frozen=True):
+    """A live session: what people know it by, and the process with which it ends."""
+
+    who: str
+    process: ProcessIdentity
+
+
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of a message's history."""
+    """One line of a message's history. `live`: a live session had it."""
 
     turn_id: str
     outcome: Outcome
     detail: str
     at: float
+    live: bool = False
 
 
 class Provisional(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -279,7 +287,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     runs, sends again; `digest` is that of the message's text, `content` of all that tells it from another under its id
     (an earlier version wrote none). `route` is the way of an answer as it was found
     before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `batch`: the younger
-    messages that the turn was handed with its own. `counted`: for guards.
+    messages that the turn was handed with its own. `counted`: for guards. `live`: the session that has taken it.
     """
 
     turn_id: str
@@ -304,6 +312,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     no_way: str = ""
     batch: tuple[Batched, ...] = ()
     counted: Counted | None = None
+    live: Sitter | None = None
 
 
 def is_sound(record: TurnRecord) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 from agent_mailer.beneath import is_there, names_in, status
 from agent_mailer.disk import TEMPORARY_PREFIX, Sync, read_regular
 from agent_mailer.state.folder import GARBLED, StateFolder
-from agent_mailer.state.records import AfterStop
+from agent_mailer.state.records import AfterStop, Sitter
 
 ANSWER_SUFFIX = ".answer"
 KEEP_ANSWER_SECONDS = 300
@@ -32,6 +32,8 @@ class Verb(StrEnum):
     """Names an order that a person has left in the user's state folder."""
     ANSWERED = "answered"
     """Names a question that a person has answered, in the user's state folder."""
+    TAKE = "take"
+    """A live session, `by`, wants to work on a message that waits."""
     PING = "ping"
     """Asks whether the loop turns and could start a turn. Nothing relies on it: no write of it is synced."""
 
@@ -46,6 +48,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
     reason: str = ""
     then: AfterStop = AfterStop.RETRY
+    by: Sitter | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -10,6 +10,10 @@ from agent_mailer.beneath import anchor
 ISOLATED = "-EP" if site.ENABLE_USER_SITE and __file__.startswith(site.getusersitepackages()) else "-I"
 
 
+FINISHED, RELEASED = "finish", "released"
+"""In the outbox: the word that ends a turn, and that of a live session which gives its message back."""
+
+
 def anchor_turn(directory: Path) -> None:
     """From now on nothing below the workdir of this turn's folder is reached through a link. A process of the agent's
     has no other word of where that is.

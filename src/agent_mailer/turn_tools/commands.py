@@ -7,14 +7,15 @@ from pathlib import Path
 
 from agent_mailer.beneath import is_there
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.disk import Disk, read_regular
+from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.groups import for_one, spread
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
 from agent_mailer.names import printable, prompt_word
-from agent_mailer.turn_tools import anchor_turn
+from agent_mailer.turn_tools import RELEASED, anchor_turn
 from agent_mailer.turn_tools.folder import (
     MAX_NOTE_BYTES,
+    OUTBOX,
     TEAM,
     FinishKind,
     FinishNote,
@@ -191,6 +192,12 @@ class AgentMail:
         finished = FinishNote(kind, question, reply_wanted)
         self._folder.finish(finished)
         return finished
+
+    def release(self, why: str) -> None:
+        """Give the message of a live turn back, durably: the agent's own turn works on it. Raises TurnOver, OSError."""
+        self._folder.message()  # a turn that is over says so
+        path = self._folder.path / OUTBOX / RELEASED
+        self._folder.disk.replace(path, why.encode("utf-8", "replace"), sync=Sync.FULL)
 
     def read_memory(self, scope: NoteScope) -> str:
         """The agent's note: as this turn wrote it, else as it was when the turn began. Empty where there is none.

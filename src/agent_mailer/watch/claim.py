@@ -43,7 +43,7 @@ async def open_turn(
         turn_id=turn_id,
         envelope=envelope,
         phase=Phase.CLAIMED,
-        runtime=room.program.traits.name,
+        runtime=room.program_of(candidate.taker).traits.name,
         claimed_at=room.clock.now(),
         attempt=(retry.attempts if retry else 0) + 1,
         starts=(retry.starts if retry else 0) + 1,
@@ -53,6 +53,7 @@ async def open_turn(
         no_way=way.why if isinstance(way, NoWay) else "",
         batch=others,
         counted=counted,
+        live=candidate.taker,
     )
     try:
         state.turns.create(record)

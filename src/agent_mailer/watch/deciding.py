@@ -104,7 +104,8 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     elif end.shared and decision.step is Step.GIVE_UP:
         # Whose fault it was, a turn of its own shows.
         decision = RetryDecision(Step.RETRY, decision.attempts, end.now)
-    attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now)
+    live = record.live is not None and record.process is not None
+    attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now, live)
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
     items = tuple(item for draft in drafts for item in _items(draft, end, compose))

@@ -61,7 +61,7 @@ class Ear:
 
     def apply_waiting(self) -> bool:
         """Whether there may be open turns now. Raises OSError where the disk refuses."""
-        opened = apply_waiting(self._room.state, self._room.mailbox)
+        opened = apply_waiting(self._room.state, self._room.mailbox, takes=self._room.offers is not None)
         self.asked = False
         return (self.errands is not None and self.errands.attend()) or opened
 

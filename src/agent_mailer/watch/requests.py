@@ -24,14 +24,16 @@ MOST_AT_ONCE = 1000
 LINES = 50
 
 
-def apply_waiting(state: State, mailbox: Mailbox | None = None) -> bool:
+def apply_waiting(state: State, mailbox: Mailbox | None = None, *, takes: bool = False) -> bool:
     """Apply every waiting request but pings, oldest first; whether there may be open turns now. Raises OSError.
 
-    `mailbox` is where mail that was put away can be put back; without it that is answered so.
+    `mailbox` is where mail that was put away can be put back; without it that is answered so. `takes`: a live session's
+    wish is left to the look that follows.
     """
     opened = False
+    left = (Verb.PING, Verb.TAKE) if takes else (Verb.PING,)
     for name, request in state.requests.waiting():
-        if request is not None and request.verb is Verb.PING:
+        if request is not None and request.verb in left:
             continue
         if request is None:
             state.log.emit(EventName.REQUEST_REFUSED, request=name, why="not a request")
@@ -196,7 +198,14 @@ def _ping(state: State, request: Request) -> Answer:
     return Answer(ok=False, lines=("no watcher",))
 
 
+def _take(state: State, request: Request) -> Answer:
+    """Where a command applies it nobody watches, and a watcher that gives nothing to sessions does not, either."""
+    del state, request
+    return Answer(ok=False, lines=('no watcher with delivery = "live-first" runs here: nobody can give it to you',))
+
+
 _VERBS = {
+    Verb.TAKE: _take,
     Verb.SESSIONS_INVALIDATE: _invalidate_sessions,
     Verb.SESSIONS_PRUNE: _prune_sessions,
     Verb.TURNS_STOP: _stop_turn,

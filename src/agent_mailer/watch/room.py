@@ -20,7 +20,7 @@ from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
-from agent_mailer.state.records import Pause, TurnProgress
+from agent_mailer.state.records import Pause, Sitter, TurnProgress
 from agent_mailer.watch.guards.alarm import is_wished, listen
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
@@ -33,6 +33,7 @@ from agent_mailer.watch.trouble import Troubles
 if TYPE_CHECKING:
     from agent_mailer.confine.confinement import Confinement
     from agent_mailer.remote.port import Remote
+    from agent_mailer.watch.offering import Offers
     from agent_mailer.watch.reserving import Reserving
 
 STOP_PATIENCE = 15.0
@@ -62,8 +63,11 @@ class Stage(Enum):
 class Work:
     """A turn that a task of this process sees through."""
 
-    def __init__(self, envelope: Envelope, stage: Stage, message_ids: Collection[str]) -> None:
+    def __init__(
+        self, envelope: Envelope, stage: Stage, message_ids: Collection[str], live: Sitter | None = None
+    ) -> None:
         self.envelope = envelope
+        self.live = live
         self.stage = stage
         self.message_ids = message_ids
         """All that the turn was handed."""
@@ -79,7 +83,8 @@ class Work:
 
     @property
     def holds_place(self) -> bool:
-        return self.stage in (Stage.CLAIMING, Stage.RUNNING)
+        """A session's work takes nothing from the agent's own turns."""
+        return self.live is None and self.stage in (Stage.CLAIMING, Stage.RUNNING)
 
 
 class Room:
@@ -90,6 +95,9 @@ class Room:
     reserving: Reserving | None = None
     remote: Remote | None = None
     """The way to whoever operates the agent from elsewhere."""
+    offers: Offers | None = None
+    """To live sessions, where they come first."""
+    live_runtime: Callable[[Sitter], Runtime]
 
     def __init__(
         self,
@@ -156,6 +164,10 @@ class Room:
             for folder, fault in whys:
                 self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
         self._git_told = told
+
+    def program_of(self, live: Sitter | None) -> Program:
+        """That of turns which start now, or of one that a live session has."""
+        return self.program if live is None else Program(self.live_runtime(live))
 
     @property
     def runtime(self) -> Runtime:

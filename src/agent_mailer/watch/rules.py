@@ -16,7 +16,7 @@ from agent_mailer.prompts import PromptKind
 from agent_mailer.remote.port import RemoteAccess
 from agent_mailer.schedules.due import Schedule
 from agent_mailer.state.notices import Channel
-from agent_mailer.state.records import Pause, RetryEntry, SessionEntry
+from agent_mailer.state.records import Pause, RetryEntry, SessionEntry, Sitter
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.rounds import GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
@@ -105,6 +105,9 @@ class WatchPolicy(msgspec.Struct, frozen=True):
     schedules: tuple[Schedule, ...] = ()
     approve: ApprovePolicy = ApprovePolicy()
     remote: RemoteAccess = RemoteAccess.OPERATE
+    live_wait: float = 60.0
+    """How long a message waits for a live session that was told of it, and `live_time`: for one that has taken it."""
+    live_time: float = 1800.0
     undeliverable_after: float = 86400.0
     """An item still not taken after this long, while other calls succeed, is refused for good."""
 
@@ -192,10 +195,11 @@ def cannot_be_fetched(entry: RetryEntry, now: float, policy: WatchPolicy, *, ans
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A message that is still to be done: listed by the mailbox, or ours already (`retry`)."""
+    """A message that is still to be done: listed by the mailbox, or ours already (`retry`). `taker` wants to do it."""
 
     envelope: Envelope
     retry: RetryEntry | None = None
+    taker: Sitter | None = None
 
     @property
     def not_before(self) -> float:

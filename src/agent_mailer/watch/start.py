@@ -21,7 +21,7 @@ from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
 from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import words_of
-from agent_mailer.runtimes.port import ToolServer, TurnRequest
+from agent_mailer.runtimes.port import Launch, ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools import ISOLATED
 from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TEAM, TURN_TMP, Facts, TurnFolder
@@ -51,6 +51,8 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
 
     Raises RuntimeMissing, OSError and WeLeave: then nothing ran.
     """
+    if record.live is not None:
+        return await _begin_live(room, record, messages)
     state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
     program, folder = room.program, state.turns.folder(record.turn_id)
     directory = folder.path
@@ -105,6 +107,36 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     if approvals is not None:
         write_approvals(state.folder.disk, directory, approvals)
 
+    return await _begin(room, record, launch)
+
+
+async def _begin_live(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
+    """Of a turn that a live session has taken: the mail, and who stands in for it. Nothing is asked of any program."""
+    policy, folder = room.policy, room.state.turns.folder(record.turn_id)
+    words = words_of(record, policy.project_dir)
+    request = TurnRequest(
+        turn_id=record.turn_id,
+        turn_dir=folder.path,
+        workdir=policy.workdir,
+        project_dir=policy.project_dir,
+        message_id=words.message,
+        thread_id=words.thread,
+        sender=words.sender,
+        attempt=record.attempt,
+        session_id=None,
+        tools=ToolServer(*folder.server(policy.workdir)),
+    )
+    await _prepare(room, record, messages, folder)
+    room.state.folder.disk.overwrite(folder.path / PROMPT_FILE, b"")
+    supervised = await _begin(room, record, room.program_of(record.live).runtime.command(request))
+    if room.offers is not None:
+        room.offers.started(record)
+    return supervised
+
+
+async def _begin(room: Room, record: TurnRecord, launch: Launch) -> Supervised:
+    """Behind the gate. Raises OSError: then nothing ran."""
+    state, policy, directory = room.state, room.policy, room.state.turns.path(record.turn_id)
     behind_gate = partial(
         start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
     )
@@ -121,15 +153,15 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     room.log.emit(
         EventName.TURN_STARTED,
         turn_id=record.turn_id,
-        message_id=envelope.id,
-        thread=envelope.thread,
+        message_id=record.envelope.id,
+        thread=record.envelope.thread,
         runtime=record.runtime,
         pid=gated.identity.pid,
-        resumes=choice.session_id,
+        resumes=record.resume,
     )
     if begun.unlimited:
         room.log.emit(EventName.TURN_UNLIMITED, turn_id=record.turn_id, why=begun.unlimited)
-    for started in (envelope, *(one.envelope for one in record.batch)):
+    for started in (record.envelope, *(one.envelope for one in record.batch)):
         room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
     return supervised
 

@@ -100,7 +100,7 @@ async def _run(
     if refused:
         return await _end(room, record, message, Judgement(Outcome.FAILED, refused), Observation())
     # The turn's own until its end: the configuration may name another one meanwhile.
-    program = room.program
+    program = room.program_of(record.live)
     if room.reserving is not None:
         await room.reserving.begin(room, turn_id)
     try:
@@ -117,7 +117,7 @@ async def _run(
 
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
-    program = room.program
+    program = room.program_of(record.live)
     if room.reserving is not None:
         room.reserving.tend(room, record.turn_id, adopted=True)
     return await _see_through(room, record, supervised, await origin_of(room, record), program, adopted=True)
@@ -273,7 +273,7 @@ async def _gather(
         judgement=judgement,
         observation=observation,
         sealed=sealed,
-        resumes=room.program.traits.resumes,
+        resumes=room.program_of(record.live).traits.resumes,
         session=session,
         pause=pause,
         stop=stop,

@@ -187,7 +187,9 @@ class Watcher:
             found = await self._from_mailbox(self._look())
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
-            ready = [candidate for candidate in plan.ready if self._is_due_once(candidate)]
+            ready, taken = [candidate for candidate in plan.ready if self._is_due_once(candidate)], list[Candidate]()
+            if room.offers is not None and not self._once:
+                ready, taken = room.offers.sift(found.candidates, ready, pause, now)
             keeps, passing = room.gate.past(pause, ready)
             urgent = sum(candidate.envelope.id in plan.urgent for candidate in passing)
             slots = may_start(keeps, now, self._at_work(), room.policy.max_parallel_turns, urgent)
@@ -195,19 +197,19 @@ class Watcher:
             if ready and slots and keeps is not None and not room.state.pause.may_probe(keeps):
                 return self._give_up_or(PROBE_PATIENCE)
             others = found.candidates if pause is None and room.policy.batch_low else ()
-            admitted = room.gate.admit(passing[:slots], now)
+            admitted = room.gate.admit([*taken, *passing[:slots]], now)
             if admitted.stops:
                 await room.held.hold(admitted.stops)
             if admitted.go:
                 room.keep_out_of_git()
             pause = room.gate.pause(pause, now, admitted.pause)
             for candidate in admitted.go:
-                batch = batch_of(candidate, others, room.policy) if others else ()
+                batch = batch_of(candidate, others, room.policy) if others and candidate.taker is None else ()
                 batch = room.gate.beside(candidate.envelope, batch, now) if batch else ()
                 ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
                 turn_id = new_turn_id(now)
-                work = Work(candidate.envelope, Stage.CLAIMING, ids)
+                work = Work(candidate.envelope, Stage.CLAIMING, ids, candidate.taker)
                 self._spawn(turn_id, work, self._turn(candidate, turn_id, batch))
         except (MailboxUnavailable, OSError) as fault:
             return self._give_up_or(self._in_trouble(fault))
@@ -252,7 +254,7 @@ class Watcher:
         for open_work in await recover(self._room):
             record = open_work.record
             stage = Stage.RUNNING if record.settlement is None else Stage.SETTLING
-            work = Work(record.envelope, stage, ids_of(record))
+            work = Work(record.envelope, stage, ids_of(record), record.live)
             self._spawn(record.turn_id, work, self._finish(open_work))
         self._look_for_open = False
 
@@ -285,9 +287,8 @@ class Watcher:
         return sum(work.holds_place for work in self._room.work.values())
 
     def _is_due_once(self, candidate: Candidate) -> bool:
-        reserving, message_id = self._room.reserving, candidate.envelope.id
-        may = reserving is None or reserving.may_try(message_id)
-        return may and (not self._once or message_id not in self._attempted)
+        reserving, one = self._room.reserving, candidate.envelope.id
+        return (reserving is None or reserving.may_try(one)) and (not self._once or one not in self._attempted)
 
     async def _turn(self, candidate: Candidate, turn_id: str, batch: Sequence[Envelope]) -> None:
         def claimed() -> None:
@@ -318,8 +319,7 @@ class Watcher:
         self.failed = True
 
     def _note(self, outcome: Outcome | None) -> None:
-        if outcome is not None and not outcome.settles:
-            self.failed = True
+        self.failed |= outcome is not None and not outcome.settles
 
     def _spawn(self, turn_id: str, work: Work, story: Coroutine[None, None, None]) -> None:
         self._room.work[turn_id] = work

@@ -1,0 +1,213 @@
+"""Mail that a live session may have first: offered to those that are there, held for a while, given to who takes it.
+
+The watcher is the only one who claims. A session asks; what it gets is a turn like others, whose process stands in for
+it. What is held is held for a bounded time, and no longer than a session lives that was told of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent_mailer.events import EventName
+from agent_mailer.names import printable
+from agent_mailer.process.handle import is_alive, wait_gone
+from agent_mailer.state.presence import Offer, Presence
+from agent_mailer.state.records import Pause, Phase, Sitter, TurnRecord
+from agent_mailer.state.requests import Answer, Request, Verb
+from agent_mailer.turn_tools import RELEASED
+from agent_mailer.turn_tools.folder import OUTBOX
+from agent_mailer.watch.rules import Candidate
+
+if TYPE_CHECKING:
+    from agent_mailer.watch.room import Room
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """`headless` need wait for no session. `offers` stand, `due` is when the next of them ends."""
+
+    headless: tuple[Candidate, ...]
+    offers: tuple[Offer, ...]
+    due: float | None = None
+
+
+def choose(
+    ready: Sequence[Candidate],
+    offers: Mapping[str, Offer],
+    sitters: Sequence[Sitter],
+    lives: Callable[[Sitter], bool],
+    now: float,
+    wait: float,
+) -> Choice:
+    """What of `ready` is offered to `sitters`, once, and held until its time is up or they are gone. Pure."""
+    headless: list[Candidate] = []
+    stand: list[Offer] = []
+    due: float | None = None
+    for candidate in ready:
+        known = offers.get(candidate.envelope.id)
+        if known is None and sitters and is_new(candidate):
+            known = Offer(candidate.envelope.id, now + wait, tuple(sitters))
+        if known is None:
+            headless.append(candidate)
+            continue
+        stand.append(known)
+        # A clock that was set back must not make it wait for longer.
+        if now < known.until <= now + wait and any(map(lives, known.sitters)):
+            due = known.until if due is None else min(due, known.until)
+        else:
+            headless.append(candidate)
+    return Choice(tuple(headless), tuple(stand), due)
+
+
+def is_new(candidate: Candidate) -> bool:
+    """Nothing has been tried yet: a rerun is not offered again."""
+    return candidate.retry is None or not candidate.retry.history
+
+
+def was_live(candidate: Candidate) -> bool:
+    """A session had it already, and did not bring it to an end."""
+    return candidate.retry is not None and any(attempt.live for attempt in candidate.retry.history)
+
+
+def wanted(
+    request: Request, candidates: Sequence[Candidate], ready: Sequence[Candidate], pause: Pause | None
+) -> Candidate | str:
+    """What a session that asks is given, or why nothing. Pure."""
+    typed = request.targets[0] if request.targets else ""
+    found = [one for one in candidates if one.envelope.id == typed]
+    found = found or [one for one in candidates if typed and one.envelope.id.startswith(typed)]
+    if len(found) != 1 or request.by is None:
+        many = "more than one mail that waits begins so" if found else "no such mail waits here"
+        return f"{printable(typed, 100)}: {many}"
+    [candidate] = found
+    shown = printable(candidate.envelope.id)
+    if was_live(candidate):
+        return f"{shown}: a live session had it before; the agent's own turn works on it now"
+    if pause is not None:
+        return f"{shown}: the agent is paused ({pause.reason.value}); nothing is started"
+    if candidate.envelope.id not in map(attrgetter("envelope.id"), ready):
+        return f"{shown}: an older mail of its thread comes first, or it is not due yet"
+    return msgspec.structs.replace(candidate, taker=request.by)
+
+
+class Offers:
+    """What stands between a watcher and the sessions of its workdir."""
+
+    def __init__(self, room: Room, presence: Presence) -> None:
+        self._room = room
+        self._presence = presence
+        self._open = {offer.message: offer for offer in presence.offers()}
+        self._later: asyncio.TimerHandle | None = None
+        self._gone: asyncio.Task[None] | None = None
+
+    def sift(
+        self, candidates: Sequence[Candidate], ready: list[Candidate], pause: Pause | None, now: float
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """What of `ready` may start without a session, and what sessions have asked for. Raises OSError."""
+        taken = self._taken(candidates, ready, pause)
+        ids = {candidate.envelope.id for candidate in taken}
+        ready = [candidate for candidate in ready if candidate.envelope.id not in ids]
+        new = any(one.envelope.id not in self._open and is_new(one) for one in ready)
+        sitters = self._presence.there() if new and pause is None else ()
+        wait = self._room.policy.live_wait
+        choice = choose(ready, self._open, sitters, _lives, now, wait)
+        waiting = {candidate.envelope.id for candidate in candidates} - ids
+        offers = {one: offer for one, offer in self._open.items() if one in waiting}
+        offers |= {offer.message: offer for offer in choice.offers}
+        if offers != self._open:
+            self._tell(offers, now)
+            self._open = offers
+        self._look_again(choice, now)
+        return list(choice.headless), taken
+
+    def started(self, record: TurnRecord) -> None:
+        """Tell the session. One that has not waited so long gives it back. Raises nothing."""
+        told = False
+        requests = self._room.state.requests
+        with suppress(OSError):
+            for name, request in requests.waiting():
+                if request is not None and _is_for(request, record):
+                    requests.answer(name, Answer(ok=True, lines=(record.turn_id,)))
+                    told = True
+            if not told:
+                folder = self._room.state.turns.path(record.turn_id)
+                self._room.state.folder.disk.overwrite(folder / OUTBOX / RELEASED, b"nobody waits for it")
+
+    def _taken(
+        self, candidates: Sequence[Candidate], ready: Sequence[Candidate], pause: Pause | None
+    ) -> list[Candidate]:
+        requests, found = self._room.state.requests, list[Candidate]()
+        for name, request in requests.waiting():
+            if request is None or request.verb is not Verb.TAKE:
+                continue
+            at_work = self._at_work(request)
+            if isinstance(at_work, Answer):
+                requests.answer(name, at_work)
+            elif at_work is None:
+                left = [one for one in ready if one.envelope.id not in map(attrgetter("envelope.id"), found)]
+                given = wanted(request, candidates, left, pause)
+                if isinstance(given, Candidate) and given.taker is not None and not _lives(given.taker):
+                    given = "the session that has asked is gone"
+                if isinstance(given, Candidate):
+                    found.append(given)
+                else:
+                    requests.answer(name, Answer(ok=False, lines=(given,)))
+        return found
+
+    def _at_work(self, request: Request) -> Answer | bool | None:
+        """What is said of what is in work; True where it is being started for who asks, None where it is not."""
+        typed = request.targets[0] if request.targets else ""
+        for turn_id, work in self._room.work.items():
+            if not typed or not any(one.startswith(typed) for one in work.message_ids):
+                continue
+            if work.live is None:
+                return Answer(ok=False, lines=(f"{printable(typed)}: the agent's own turn {turn_id} works on it",))
+            if work.live != request.by:
+                return Answer(ok=False, lines=(f"{printable(typed)}: {work.live.who} has taken it",))
+            record = self._room.state.turns.load(turn_id)
+            if record is None or record.phase is Phase.SETTLING:
+                return Answer(ok=False, lines=(f"{printable(typed)}: it is over",))
+            return Answer(ok=True, lines=(turn_id,)) if record.phase is Phase.RUNNING else True
+        return None
+
+    def _tell(self, offers: Mapping[str, Offer], now: float) -> None:
+        open_now = [offer for offer in offers.values() if now < offer.until]
+        if open_now or self._presence.folder.is_dir():
+            self._presence.offer(list(offers.values()))
+        for one, offer in offers.items():
+            if one not in self._open:
+                names = " ".join(sitter.who for sitter in offer.sitters)
+                self._room.log.emit(EventName.MESSAGE_OFFERED, message_id=one, to=names)
+
+    def _look_again(self, choice: Choice, now: float) -> None:
+        """When the next offer ends, or all those have gone to whom it was made."""
+        if self._later is not None:
+            self._later.cancel()
+        if self._gone is not None:
+            self._gone.cancel()
+        self._later = self._gone = None
+        if choice.due is None:
+            return
+        seconds = max(0.0, choice.due - now)
+        self._later = asyncio.get_running_loop().call_later(seconds + 0.01, self._room.wake)
+        held = [sitter for offer in choice.offers if now < offer.until for sitter in offer.sitters]
+        self._gone = asyncio.create_task(self._until_gone(held, seconds))
+
+    async def _until_gone(self, sitters: Sequence[Sitter], seconds: float) -> None:
+        with suppress(OSError):
+            if await wait_gone(list(dict.fromkeys(sitter.process for sitter in sitters)), seconds):
+                self._room.wake()
+
+
+def _is_for(request: Request, record: TurnRecord) -> bool:
+    wants = request.verb is Verb.TAKE and request.by == record.live
+    return wants and any(record.envelope.id.startswith(one) for one in request.targets[:1])
+
+
+def _lives(sitter: Sitter) -> bool:
+    return is_alive(sitter.process)

@@ -1,0 +1,181 @@
+"""One address, two ways: a live session that is there gets an agent's mail first, and exactly one of both answers it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, until
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.errors import MailerError
+from agent_mailer.events import EventName
+from agent_mailer.live.taking import Taking
+from agent_mailer.process.handle import identify
+from agent_mailer.state.presence import Presence
+from agent_mailer.state.records import Sitter, TurnRecord
+
+LONG_WAIT = 3600
+
+
+class Seat:
+    """A session: a process of its own, that holds its seat by a lock as the doorbell's listener does."""
+
+    def __init__(self, desk: Desk, who: str = "claude-1") -> None:
+        script = (
+            "import os, sys; from pathlib import Path; from agent_mailer.disk import Disk\n"
+            "from agent_mailer.state.presence import Presence; from agent_mailer.state.records import Sitter\n"
+            "from agent_mailer.process.handle import identify\n"
+            "lock = Presence(Path(sys.argv[1]), Disk()).sit(Sitter(sys.argv[2], identify(os.getpid())))\n"
+            "print('here', flush=True); sys.stdin.read()"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script, str(desk.workdir), who], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"here\n"
+        identity = identify(self.process.pid)
+        assert identity is not None
+        self.sitter = Sitter(who, identity)
+        self.taking = Taking(Workplace(desk.workdir), self.sitter)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextmanager
+def seat(desk: Desk, who: str = "claude-1") -> Iterator[Seat]:
+    found = Seat(desk, who)
+    try:
+        yield found
+    finally:
+        found.kill()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path)
+    desk.shell_that_tells("echo by itself")
+    desk.configure(delivery="live-first", live_wait=LONG_WAIT)
+    return desk
+
+
+def is_offered(desk: Desk, message: str) -> bool:
+    return message in [one.message for one in Presence(desk.workdir, desk.disk).offers()]
+
+
+def record_of(desk: Desk, number: int = -1) -> TurnRecord:
+    turns = desk.place().state.turns
+    record = turns.load(turns.ids()[number])
+    assert record is not None
+    return record
+
+
+def test_who_sits_there_is_told_takes_the_mail_and_answers_it_in_the_agents_name(desk: Desk) -> None:
+    with seat(desk) as mine, seat(desk, "claude-2") as other, desk.watching():
+        sent = desk.send("How far?")
+        until(lambda: is_offered(desk, sent), "the mail is offered")
+        assert mine.taking.take(sent[:-2]).body.strip() == "How far?"
+        with pytest.raises(MailerError, match="claude-1 has taken it"):
+            other.taking.take(sent)
+        with pytest.raises(MailerError, match="has not taken it"):
+            other.taking.answer(sent, "7 km")
+        # Asked again, as after a lost answer, it is the same turn.
+        assert mine.taking.take(sent).envelope.id == sent
+        record = record_of(desk)
+        assert (record.runtime, record.live) == ("live", mine.sitter)
+        assert record.process is not None
+        assert record.process.pid != mine.sitter.process.pid
+        assert mine.taking.answer(sent, "42 km") == f"answered: {sent}"
+        until(lambda: desk.answered(), "the answer arrives")
+        [answer] = desk.inbox()
+        assert (answer.body.strip(), answer.envelope.sender) == ("42 km", "coder")
+        settlement = record_of(desk).settlement
+        assert settlement is not None
+        assert settlement.detail == "by the live session claude-1"
+        with pytest.raises(MailerError, match="no such mail waits"):
+            other.taking.take(sent)
+    assert desk.marks() == []
+
+
+def test_nobody_there_or_nobody_takes_it_and_the_agent_does(desk: Desk) -> None:
+    with desk.watching():
+        first = desk.send("nobody is there")
+        until(lambda: len(desk.answered()) == 1, "the agent's own turn")
+        with seat(desk) as mine:
+            second = desk.send("it dies before it takes it")
+            until(lambda: is_offered(desk, second), "the mail is offered")
+            assert len(desk.answered()) == 1
+            mine.kill()
+            until(lambda: len(desk.answered()) == 2, "the end of the session wakes the watcher")
+        desk.configure(live_wait=1)
+        with seat(desk):
+            third = desk.send("nobody takes it")
+            until(lambda: len(desk.answered()) == 3, "the time is up")
+    assert [mark["message"] for mark in desk.marks()] == [first, second, third]
+    assert desk.answered() == ["by itself"] * 3
+
+
+@pytest.mark.parametrize("end", ["release", "death", "expiry", "stand-in"])
+def test_what_a_session_does_not_finish_the_agent_does_and_is_told_so(desk: Desk, end: str) -> None:
+    desk.shell(f'cat >"{desk.base}/prompt"; echo by itself')
+    desk.configure(live_time=1 if end == "expiry" else 1800)
+    with seat(desk) as mine, desk.watching():
+        sent = desk.send("half done")
+        until(lambda: is_offered(desk, sent), "the mail is offered")
+        mine.taking.take(sent)
+        live = record_of(desk)
+        match end:
+            case "release":
+                assert mine.taking.release(sent, "no time") == f"given back: {sent}"
+            case "death":
+                mine.kill()
+            case "stand-in":
+                assert live.process is not None
+                os.kill(live.process.pid, 9)
+            case _:
+                pass
+        until(lambda: desk.answered(), "the agent's own turn")
+        if end != "death":
+            with pytest.raises(MailerError):
+                mine.taking.answer(sent, "too late")
+    assert desk.answered() == ["by itself"]
+    prompt = (desk.base / "prompt").read_text()
+    assert "a person's own session, which had this mail and did not finish it: part may be done" in prompt
+    assert "Find out what is already done" in prompt
+
+
+def test_a_killed_watcher_is_followed_by_one_that_goes_on_with_the_session(desk: Desk) -> None:
+    with seat(desk) as mine:
+        with desk.watching() as watcher:
+            sent = desk.send("How far?")
+            until(lambda: is_offered(desk, sent), "the mail is offered")
+            watcher.kill()
+            watcher.wait()
+        with desk.watching() as watcher:
+            until(lambda: desk.log(EventName.WATCH_STARTED)[1:], "the second watcher")
+            mine.taking.take(sent)
+            watcher.kill()
+            watcher.wait()
+            with desk.watching():
+                assert mine.taking.answer(sent, "42 km") == f"answered: {sent}"
+                until(lambda: desk.answered(), "the answer")
+    assert desk.answered() == ["42 km"]
+    assert desk.marks() == []
+
+
+def test_without_such_a_watcher_nothing_is_given(desk: Desk) -> None:
+    sent = desk.send("How far?")
+    with seat(desk) as mine:
+        with pytest.raises(MailerError, match="no watcher with delivery"):
+            mine.taking.take(sent)
+        desk.configure(delivery="headless")
+        with desk.watching(), pytest.raises(MailerError, match="no watcher with delivery|no such mail"):
+            until(lambda: desk.answered(), "the agent's own turn")
+            mine.taking.take(sent)
