@@ -323,7 +323,13 @@ class Workplace:
             from agent_mailer.state.presence import Presence
             from agent_mailer.watch.offering import Offers
 
-            room.offers = Offers(room, Presence(self.workdir, self.disk))
+            room.offers = Offers(
+                self.state,
+                Presence(self.workdir, self.disk),
+                lambda: room.policy,
+                room.work,
+                lambda: room.wake(),
+            )
         if self.at_broker or self.config.reserves:
             from agent_mailer.at_server import equip
 

@@ -176,6 +176,7 @@ def test_without_such_a_watcher_nothing_is_given(desk: Desk) -> None:
         with pytest.raises(MailerError, match="no watcher with delivery"):
             mine.taking.take(sent)
         desk.configure(delivery="headless")
-        with desk.watching(), pytest.raises(MailerError, match="no watcher with delivery|no such mail"):
+        with desk.watching():
             until(lambda: desk.answered(), "the agent's own turn")
-            mine.taking.take(sent)
+            with pytest.raises(MailerError, match="no watcher with delivery"):
+                mine.taking.take(sent)

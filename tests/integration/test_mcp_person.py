@@ -12,7 +12,20 @@ import pytest
 from mcp.client.stdio import StdioServerParameters
 from tests.typed import COMMAND, type_in
 
-NAMES = ["contacts", "forward", "inbox", "read", "reply", "reserve", "send", "thread", "wait"]
+NAMES = [
+    "answer",
+    "contacts",
+    "forward",
+    "inbox",
+    "read",
+    "release",
+    "reply",
+    "reserve",
+    "send",
+    "take",
+    "thread",
+    "wait",
+]
 
 
 @pytest.fixture

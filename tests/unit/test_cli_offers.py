@@ -16,7 +16,7 @@ TEXTS = {
     *("address", "agent_name", "agent_id", "api_key", "broker_url", "database", "at", "host", "host_name", "domain"),
     *("user", "username", "password", "broker", "invite", "key", "hook", "delivery", "event", "action", "branch", "to"),
     *("repository", "api", "agent", "trusted_proxy", "older_than", "value", "words", "name"),
-    *("session", "callback", "callback_host"),
+    *("session", "callback", "callback_host", "reply"),
 }
 """What only the person knows, or only a broker that TAB does not ask."""
 

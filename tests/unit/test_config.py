@@ -24,6 +24,8 @@ AT_LEAST_ONE = [
     "session_max_age_days",
     "session_max_turns",
     "turn_timeout",
+    "live_wait",
+    "live_time",
 ]
 CHOICES = {
     "runtime": "claude",

@@ -76,6 +76,7 @@ BY_NAME: Mapping[str, Offers] = {
     "mail thread name": some.some_thread,
     "mail receipts message_id": some.some_sent,
     "fetch message_id": some.some_mail_of_the_agent,
+    "take message": some.some_mail_of_the_agent,
     "wait_for": _of("drained", "dlq"),
     "schedules name": some.some_schedule,
     "limits limit": some.some_limit,

@@ -249,10 +249,8 @@ def _of_message(record: LogRecord) -> Happening | None:
             return _of(record, "no turn", Tone.ASIDE, f"{key}: {why}")
         case EventName.MESSAGE_REVIVED:
             return _of(record, "again", Tone.NEWS, f"{key}, which was given up")
-        case EventName.MESSAGE_OFFERED:
-            return _of(record, "offered", Tone.ASIDE, f"{key}: to {_text(fields, 'to')}")
-        case EventName.MESSAGE_RELEASED:
-            return _of(record, _text(fields, "how"), Tone.NEWS, key)
+        case EventName.MESSAGE_RELEASED | EventName.MESSAGE_OFFERED:
+            return _of(record, _text(fields, "how") or "offered", Tone.NEWS, key)
         case EventName.TAKEN_OVER:
             return _of(record, "taken over", Tone.NEWS, f"{key}: {why}")
         case EventName.MESSAGE_DONE | EventName.SESSION_BOUND | EventName.SESSION_DROPPED:

@@ -7,25 +7,23 @@ it. What is held is held for a bounded time, and no longer than a session lives 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from agent_mailer.events import EventName
 from agent_mailer.names import printable
 from agent_mailer.process.handle import is_alive, wait_gone
+from agent_mailer.state import State
 from agent_mailer.state.presence import Offer, Presence
 from agent_mailer.state.records import Pause, Phase, Sitter, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.turn_tools import RELEASED
 from agent_mailer.turn_tools.folder import OUTBOX
-from agent_mailer.watch.rules import Candidate
-
-if TYPE_CHECKING:
-    from agent_mailer.watch.room import Room
+from agent_mailer.watch.rules import Candidate, WatchPolicy
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -95,12 +93,29 @@ def wanted(
     return msgspec.structs.replace(candidate, taker=request.by)
 
 
-class Offers:
-    """What stands between a watcher and the sessions of its workdir."""
+class AtWork(Protocol):
+    """A turn that this watcher has in hand: `live` is the session that has taken it."""
 
-    def __init__(self, room: Room, presence: Presence) -> None:
-        self._room = room
+    live: Sitter | None
+    message_ids: Collection[str]
+
+
+class Offers:
+    """What stands between a watcher and the sessions of its workdir. `work`: by turn id; `wake` has the loop look."""
+
+    def __init__(
+        self,
+        state: State,
+        presence: Presence,
+        policy: Callable[[], WatchPolicy],
+        work: Mapping[str, AtWork],
+        wake: Callable[[], None],
+    ) -> None:
+        self._state = state
         self._presence = presence
+        self._policy = policy
+        self._work = work
+        self._wake = wake
         self._open = {offer.message: offer for offer in presence.offers()}
         self._later: asyncio.TimerHandle | None = None
         self._gone: asyncio.Task[None] | None = None
@@ -114,7 +129,7 @@ class Offers:
         ready = [candidate for candidate in ready if candidate.envelope.id not in ids]
         new = any(one.envelope.id not in self._open and is_new(one) for one in ready)
         sitters = self._presence.there() if new and pause is None else ()
-        wait = self._room.policy.live_wait
+        wait = self._policy().live_wait
         choice = choose(ready, self._open, sitters, _lives, now, wait)
         waiting = {candidate.envelope.id for candidate in candidates} - ids
         offers = {one: offer for one, offer in self._open.items() if one in waiting}
@@ -128,20 +143,20 @@ class Offers:
     def started(self, record: TurnRecord) -> None:
         """Tell the session. One that has not waited so long gives it back. Raises nothing."""
         told = False
-        requests = self._room.state.requests
+        requests = self._state.requests
         with suppress(OSError):
             for name, request in requests.waiting():
                 if request is not None and _is_for(request, record):
                     requests.answer(name, Answer(ok=True, lines=(record.turn_id,)))
                     told = True
             if not told:
-                folder = self._room.state.turns.path(record.turn_id)
-                self._room.state.folder.disk.overwrite(folder / OUTBOX / RELEASED, b"nobody waits for it")
+                folder = self._state.turns.path(record.turn_id)
+                self._state.folder.disk.overwrite(folder / OUTBOX / RELEASED, b"nobody waits for it")
 
     def _taken(
         self, candidates: Sequence[Candidate], ready: Sequence[Candidate], pause: Pause | None
     ) -> list[Candidate]:
-        requests, found = self._room.state.requests, list[Candidate]()
+        requests, found = self._state.requests, list[Candidate]()
         for name, request in requests.waiting():
             if request is None or request.verb is not Verb.TAKE:
                 continue
@@ -162,14 +177,14 @@ class Offers:
     def _at_work(self, request: Request) -> Answer | bool | None:
         """What is said of what is in work; True where it is being started for who asks, None where it is not."""
         typed = request.targets[0] if request.targets else ""
-        for turn_id, work in self._room.work.items():
+        for turn_id, work in self._work.items():
             if not typed or not any(one.startswith(typed) for one in work.message_ids):
                 continue
             if work.live is None:
                 return Answer(ok=False, lines=(f"{printable(typed)}: the agent's own turn {turn_id} works on it",))
             if work.live != request.by:
                 return Answer(ok=False, lines=(f"{printable(typed)}: {work.live.who} has taken it",))
-            record = self._room.state.turns.load(turn_id)
+            record = self._state.turns.load(turn_id)
             if record is None or record.phase is Phase.SETTLING:
                 return Answer(ok=False, lines=(f"{printable(typed)}: it is over",))
             return Answer(ok=True, lines=(turn_id,)) if record.phase is Phase.RUNNING else True
@@ -182,7 +197,7 @@ class Offers:
         for one, offer in offers.items():
             if one not in self._open:
                 names = " ".join(sitter.who for sitter in offer.sitters)
-                self._room.log.emit(EventName.MESSAGE_OFFERED, message_id=one, to=names)
+                self._state.log.emit(EventName.MESSAGE_OFFERED, message_id=one, to=names)
 
     def _look_again(self, choice: Choice, now: float) -> None:
         """When the next offer ends, or all those have gone to whom it was made."""
@@ -194,14 +209,14 @@ class Offers:
         if choice.due is None:
             return
         seconds = max(0.0, choice.due - now)
-        self._later = asyncio.get_running_loop().call_later(seconds + 0.01, self._room.wake)
+        self._later = asyncio.get_running_loop().call_later(seconds + 0.01, self._wake)
         held = [sitter for offer in choice.offers if now < offer.until for sitter in offer.sitters]
         self._gone = asyncio.create_task(self._until_gone(held, seconds))
 
     async def _until_gone(self, sitters: Sequence[Sitter], seconds: float) -> None:
         with suppress(OSError):
             if await wait_gone(list(dict.fromkeys(sitter.process for sitter in sitters)), seconds):
-                self._room.wake()
+                self._wake()
 
 
 def _is_for(request: Request, record: TurnRecord) -> bool:

@@ -107,7 +107,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     if approvals is not None:
         write_approvals(state.folder.disk, directory, approvals)
 
-    return await _begin(room, record, launch)
+    return await _begin(room, record, launch, directory)
 
 
 async def _begin_live(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
@@ -128,15 +128,15 @@ async def _begin_live(room: Room, record: TurnRecord, messages: Sequence[Message
     )
     await _prepare(room, record, messages, folder)
     room.state.folder.disk.overwrite(folder.path / PROMPT_FILE, b"")
-    supervised = await _begin(room, record, room.program_of(record.live).runtime.command(request))
+    supervised = await _begin(room, record, room.program_of(record.live).runtime.command(request), folder.path)
     if room.offers is not None:
         room.offers.started(record)
     return supervised
 
 
-async def _begin(room: Room, record: TurnRecord, launch: Launch) -> Supervised:
+async def _begin(room: Room, record: TurnRecord, launch: Launch, directory: Path) -> Supervised:
     """Behind the gate. Raises OSError: then nothing ran."""
-    state, policy, directory = room.state, room.policy, room.state.turns.path(record.turn_id)
+    state, policy = room.state, room.policy
     behind_gate = partial(
         start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
     )
