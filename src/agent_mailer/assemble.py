@@ -328,7 +328,7 @@ class Workplace:
                 Presence(self.workdir, self.disk),
                 lambda: room.policy,
                 room.work,
-                lambda: room.wake(),
+                room.look_at_once,
             )
         if self.at_broker or self.config.reserves:
             from agent_mailer.at_server import equip

@@ -37,13 +37,14 @@ async def open_turn(
     others = await _with_ways(room, () if isinstance(way, NoWay) else batch)
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
     counted = room.gate.counted(envelope, retry)
+    runtime = room.program_of(candidate.taker).traits.name
     room.guard()
     session = state.sessions.get(envelope.thread)
     record = TurnRecord(
         turn_id=turn_id,
         envelope=envelope,
         phase=Phase.CLAIMED,
-        runtime=room.program_of(candidate.taker).traits.name,
+        runtime=runtime,
         claimed_at=room.clock.now(),
         attempt=(retry.attempts if retry else 0) + 1,
         starts=(retry.starts if retry else 0) + 1,

@@ -165,6 +165,9 @@ class Room:
                 self.log.emit(EventName.GIT_TROUBLE, folder=str(folder), why=fault.message, fix=fault.fix)
         self._git_told = told
 
+    def look_at_once(self) -> None:
+        self.wake()
+
     def program_of(self, live: Sitter | None) -> Program:
         """That of turns which start now, or of one that a live session has."""
         return self.program if live is None else Program(self.live_runtime(live))

@@ -51,8 +51,41 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
 
     Raises RuntimeMissing, OSError and WeLeave: then nothing ran.
     """
-    if record.live is not None:
-        return await _begin_live(room, record, messages)
+    state, policy = room.state, room.policy
+    launch, directory = await (_prepared if record.live is None else _prepared_live)(room, record, messages)
+    behind_gate = partial(
+        start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
+    )
+    if policy.turn_memory:
+        begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
+    else:
+        begun = Start(behind_gate())
+    with begun.gated as gated:
+        record.process = gated.identity
+        record.phase = Phase.RUNNING
+        record.started_at = room.clock.now()
+        state.turns.save(record)
+        supervised = gated.release()
+    room.log.emit(
+        EventName.TURN_STARTED,
+        turn_id=record.turn_id,
+        message_id=record.envelope.id,
+        thread=record.envelope.thread,
+        runtime=record.runtime,
+        pid=gated.identity.pid,
+        resumes=record.resume,
+    )
+    if begun.unlimited:
+        room.log.emit(EventName.TURN_UNLIMITED, turn_id=record.turn_id, why=begun.unlimited)
+    for started in (record.envelope, *(one.envelope for one in record.batch)):
+        room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
+    if record.live is not None and room.offers is not None:
+        room.offers.started(record)
+    return supervised
+
+
+async def _prepared(room: Room, record: TurnRecord, messages: Sequence[Message]) -> tuple[Launch, Path]:
+    """What is to run, and the turn's folder with all that it finds there. Raises as `start`."""
     state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
     program, folder = room.program, state.turns.folder(record.turn_id)
     directory = folder.path
@@ -107,10 +140,10 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     if approvals is not None:
         write_approvals(state.folder.disk, directory, approvals)
 
-    return await _begin(room, record, launch, directory)
+    return launch, directory
 
 
-async def _begin_live(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
+async def _prepared_live(room: Room, record: TurnRecord, messages: Sequence[Message]) -> tuple[Launch, Path]:
     """Of a turn that a live session has taken: the mail, and who stands in for it. Nothing is asked of any program."""
     policy, folder = room.policy, room.state.turns.folder(record.turn_id)
     words = words_of(record, policy.project_dir)
@@ -128,42 +161,7 @@ async def _begin_live(room: Room, record: TurnRecord, messages: Sequence[Message
     )
     await _prepare(room, record, messages, folder)
     room.state.folder.disk.overwrite(folder.path / PROMPT_FILE, b"")
-    supervised = await _begin(room, record, room.program_of(record.live).runtime.command(request), folder.path)
-    if room.offers is not None:
-        room.offers.started(record)
-    return supervised
-
-
-async def _begin(room: Room, record: TurnRecord, launch: Launch, directory: Path) -> Supervised:
-    """Behind the gate. Raises OSError: then nothing ran."""
-    state, policy = room.state, room.policy
-    behind_gate = partial(
-        start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
-    )
-    if policy.turn_memory:
-        begun = await start_limited(behind_gate, policy.turn_memory, launch.env, record.turn_id)
-    else:
-        begun = Start(behind_gate())
-    with begun.gated as gated:
-        record.process = gated.identity
-        record.phase = Phase.RUNNING
-        record.started_at = room.clock.now()
-        state.turns.save(record)
-        supervised = gated.release()
-    room.log.emit(
-        EventName.TURN_STARTED,
-        turn_id=record.turn_id,
-        message_id=record.envelope.id,
-        thread=record.envelope.thread,
-        runtime=record.runtime,
-        pid=gated.identity.pid,
-        resumes=record.resume,
-    )
-    if begun.unlimited:
-        room.log.emit(EventName.TURN_UNLIMITED, turn_id=record.turn_id, why=begun.unlimited)
-    for started in (record.envelope, *(one.envelope for one in record.batch)):
-        room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
-    return supervised
+    return room.program_of(record.live).runtime.command(request), folder.path
 
 
 async def _unless_we_leave(room: Room, trial: Coroutine[None, None, None]) -> None:

@@ -1,1 +1,1 @@
-"""How does a session that a person sits at work on a message? `adapter` is its runtime, `stand_in` its turn's process."""
+"""How does a session that a person sits at do a turn? `adapter` is its runtime, `stand_in` the turn's process."""
