@@ -1,4 +1,4 @@
-"""One address, two ways: a live session that is there gets an agent's mail first, and exactly one of them answers it."""
+"""One address, two ways: a live session that is there gets the mail first, and exactly one of both answers it."""
 
 from __future__ import annotations
 
