@@ -149,6 +149,39 @@ def test_signing_out_ends_the_session_also_for_a_copy_of_its_cookie(desk: Broker
         assert thief.get("/console/threads").status_code == 303
 
 
+@pytest.mark.parametrize("how", ["password", "disabled", "signed out"])
+def test_acting_as_another_ends_with_the_superadmins_own_logins(desk: BrokerDesk, how: str) -> None:
+    name = f"root-{how.replace(' ', '-')}"
+    root, carol = desk.person(name), desk.person(f"of-{name}")
+    desk.sql("UPDATE users SET is_superadmin = :yes WHERE id = :id", yes=True, id=root.id)
+    desk.app.state.directory.forget()
+    visitor = Visitor(desk)
+    visitor.sign_in(name)
+    assert visitor.post("/console/act-as", None, user_id=carol.id).status_code == 303
+    copy = Visitor(desk)
+    copy.http.cookies.update(visitor.http.cookies)
+    token = desk.call("POST", f"/superadmin/login-as/{carol.id}", headers=root.login)["token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert f"act as {carol.name}." in copy.get("/console/threads").text
+    assert desk.call("GET", "/users/me", headers=bearer)["username"] == carol.name
+    if how == "password":
+        form = {"current_password": PASSWORD, "new_password": "another horse battery"}
+        desk.call("PUT", "/users/me/password", headers=root.login, json=form)
+    elif how == "disabled":
+        # As another process of the broker, or its command, does it.
+        desk.sql("UPDATE users SET standing = 'disabled' WHERE id = :id", id=root.id)
+        desk.app.state.directory.forget()
+    else:
+        assert visitor.post("/console/logout", None).status_code == 303
+    for one in (visitor, copy):
+        answer = one.get("/console/threads")
+        assert (answer.status_code, answer.headers["Location"][:14]) == (303, "/console/login")
+    # A program's login of its own ends with neither window.
+    desk.call("GET", "/users/me", 200 if how == "signed out" else 401, headers=bearer)
+    # Hers is another.
+    assert desk.call("GET", "/users/me", headers=carol.login)["username"] == carol.name
+
+
 def test_wrong_passwords_are_throttled_and_the_page_says_when(desk: BrokerDesk) -> None:
     desk.person("guessed")
     visitor = Visitor(desk)

@@ -161,6 +161,11 @@ async def _person(request: Request) -> PersonCaller:
         raise Fault(401, "User not found")
     if user.token_version != claims.version:
         raise Fault(401, "Invalid or expired token")
+    if claims.impersonated_by:
+        # It ends with the superadmin's own logins: a new password, an account that is disabled, a right that is gone.
+        by = await directory.user(claims.impersonated_by)
+        if by is None or not by.is_superadmin or by.token_version != claims.their_version:
+            raise Fault(401, "Invalid or expired token")
     request.scope[ASKED_BY] = user.id
     return PersonCaller(user.id, user.username, user.is_superadmin, claims.impersonated_by)
 

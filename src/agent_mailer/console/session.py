@@ -95,14 +95,14 @@ async def act_as(request: Request) -> Response:
     if not person.is_superadmin or person.impersonated_by:
         raise Fault(403, "Superadmin required")
     user_id = text_of(await form_of(request), "user_id")
-    known = await acted_as(request, person, user_id)
+    known, by = await acted_as(request, person, user_id)
     token = issue_token(
         settings_of(request).secret,
         user_id,
         known.token_version,
         ACTING_SECONDS,
         use=Use.PAGES,
-        impersonated_by=person.user_id,
+        impersonated_by=by,
     )
     answer = leads_to("/console")
     _give(request, answer, ACTING_COOKIE, token, ACTING_SECONDS)

@@ -80,7 +80,7 @@ def _fits(stored: str, password: str) -> bool:
 
 class Claims(msgspec.Struct, frozen=True):
     """`token_id` is empty in tokens of an earlier version; `expires` in seconds since 1970. `impersonated_by`: the user
-    whose login-as gave it.
+    whose login-as gave it, at the version `their_version`, or 0.
     """
 
     user_id: str
@@ -88,6 +88,7 @@ class Claims(msgspec.Struct, frozen=True):
     token_id: str
     expires: int
     impersonated_by: str = ""
+    their_version: int = 0
 
 
 class Use(StrEnum):
@@ -106,9 +107,9 @@ def issue_token(
     seconds: int,
     *,
     use: Use = Use.HEADER,
-    impersonated_by: str | None = None,
+    impersonated_by: tuple[str, int] | None = None,
 ) -> str:
-    """A token good for `seconds`."""
+    """A token good for `seconds`. `impersonated_by`: the user who asks for it in another's name, and their version."""
     now = int(time.time())
     payload: dict[str, object] = {
         "user_id": user_id,
@@ -119,7 +120,7 @@ def issue_token(
         "use": use.value,
     }
     if impersonated_by is not None:
-        payload["impersonated_by"] = impersonated_by
+        payload["impersonated_by"], payload["their_version"] = impersonated_by
     return jwt.encode(payload, _key(secret), algorithm=_ALGORITHM)
 
 
@@ -140,7 +141,8 @@ def read_token(secret: str, token: str, use: Use = Use.HEADER) -> Claims | None:
         return None
     if payload.get("use", Use.HEADER) != use:
         return None
-    return Claims(user_id, version, token_id, int(payload["exp"]), str(payload.get("impersonated_by") or ""))
+    by, theirs = str(payload.get("impersonated_by") or ""), payload.get("their_version", 0)
+    return Claims(user_id, version, token_id, int(payload["exp"]), by, theirs if isinstance(theirs, int) else 0)
 
 
 def _key(secret: str) -> bytes:

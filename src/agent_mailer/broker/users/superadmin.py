@@ -111,21 +111,26 @@ async def delete(request: Request, person: AsSuperadmin, user_id: str) -> Standi
     return await _changed(request, person, user_id, Standing.DELETED)
 
 
-async def acted_as(request: Request, person: PersonCaller, user_id: str) -> Login:
-    """The login of the user as whom a superadmin wants to act; that is written down. Raises Fault (404, 409)."""
+async def acted_as(request: Request, person: PersonCaller, user_id: str) -> tuple[Login, tuple[str, int]]:
+    """The login of the user as whom a superadmin wants to act, and who that is, at which version; it is written down.
+    Raises Fault (401, 404, 409).
+    """
+    mine = await directory_of(request).user(person.user_id)
+    if mine is None:
+        raise Fault(401, "User not found")
     known = await store_of(request).read(lambda c: find_login(c, users.c.id == user_id))
     if known is None:
         raise Fault(404, "User not found")
     if known.user.standing != Standing.ACTIVE:
         raise Fault(409, "This account is disabled")
     await write_noted(request, person, Act.LOGGED_IN_AS, lambda _: None, user_id)
-    return known
+    return known, (mine.id, mine.token_version)
 
 
 @router.post("/login-as/{user_id}", responses=refusals(404, 409))
 async def login_as(request: Request, person: AsSuperadmin, user_id: str) -> LoginAnswer:
     """A token of that user; it says who asked for it."""
-    known = await acted_as(request, person, user_id)
+    known, by = await acted_as(request, person, user_id)
     mine = settings_of(request)
-    token = issue_token(mine.secret, user_id, known.token_version, mine.token_seconds, impersonated_by=person.user_id)
+    token = issue_token(mine.secret, user_id, known.token_version, mine.token_seconds, impersonated_by=by)
     return LoginAnswer(token=token, user=user_answer(known.user))
