@@ -149,6 +149,7 @@ def test_signing_out_ends_the_session_also_for_a_copy_of_its_cookie(desk: Broker
         assert thief.get("/console/threads").status_code == 303
 
 
+@pytest.mark.usefixtures("alice")
 @pytest.mark.parametrize("how", ["password", "disabled", "signed out"])
 def test_acting_as_another_ends_with_the_superadmins_own_logins(desk: BrokerDesk, how: str) -> None:
     name = f"root-{how.replace(' ', '-')}"
