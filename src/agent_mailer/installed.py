@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,6 +31,9 @@ def newer_command(*extras: str) -> str:
 
 def _source() -> tuple[str, bool]:
     """A folder, a file, `NAME @ URL`, or the name where it came from an index; and whether the folder itself is run."""
+    # A watcher that never names the command is to be a megabyte and a half smaller.
+    from importlib import metadata
+
     try:
         kept = metadata.distribution(NAME).read_text("direct_url.json")
     except metadata.PackageNotFoundError:

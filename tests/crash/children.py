@@ -238,7 +238,7 @@ def _load(names: Sequence[str]) -> None:
 if __name__ == "__main__":
     _load(
         (
-            "agent_mailer.cli.watch",
+            "agent_mailer.cli.watch.command",
             "agent_mailer.checks",
             "agent_mailer.mailbox.amp.adapter",
             "agent_mailer.mailbox.maildir.adapter",

@@ -17,7 +17,7 @@ from tests.desk import Desk, outcomes, until
 from tests.e2e.clis import srt_binary
 from tests.sizes import LONG
 
-from agent_mailer.checks.verify import program_of
+from agent_mailer.checks.agent import program_of
 from agent_mailer.confine import enter_landlock
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.events import EventName

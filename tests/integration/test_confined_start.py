@@ -14,7 +14,7 @@ from tests.desk import CLI, Desk, outcomes
 from tests.integration.test_confined import runs_here
 from tests.sizes import LONG
 
-from agent_mailer.checks.verify import program_of
+from agent_mailer.checks.agent import program_of
 from agent_mailer.events import EventName
 
 LIAR = """#!/bin/sh

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,6 +17,9 @@ from agent_mailer.errors import ExitCode
 from agent_mailer.mailbox.port import Contact, Envelope, Message
 from agent_mailer.runtimes.port import LOGIN, Finding, Launch, Probe, Runtime, ToolServer, TurnRequest
 from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
 
 PROBE_SECONDS = 20.0
 TOOL_SECONDS = 20.0
@@ -246,3 +250,19 @@ def _broken(name: str, shown: str, status: int | None, output: str) -> CheckResu
     how = f"no end within {TOOL_SECONDS:.0f} seconds" if status is None else f"exit status {status}"
     last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it said nothing")
     return failed(name, shown, f"does not work: {how}: {last}", "reinstall agent-mailer", ExitCode.UNAVAILABLE)
+
+
+def program_of(place: Workplace) -> Program:
+    """The agent program as a turn of this workdir would start it. Raises RuntimeMissing or ConfigFault."""
+    turn_dir = place.folder.turns / SCRATCH_TURN
+    runtime = place.runtime()
+    confinement = place.confinement(runtime)
+    return find_program(
+        runtime,
+        place.workdir,
+        place.project_dir(),
+        place.tools,
+        turn_dir,
+        confined=confinement is not None,
+        own_sandbox=confinement is None or confinement.leaves_own_sandbox,
+    )

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.checks.agent import first_complaint
-from agent_mailer.checks.verify import program_of
+from agent_mailer.checks.agent import first_complaint, program_of
 from agent_mailer.config import Config, expand
 from agent_mailer.errors import ConfigFault, ExitCode, MailerError
 from agent_mailer.events import EventName, LogRecord

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.checks import CheckResult, Level, first_failure, guarded, ok
-from agent_mailer.checks.agent import SCRATCH_TURN, Program, check_runtime, find_program
+from agent_mailer.checks.agent import check_runtime, program_of
 from agent_mailer.checks.mailbox import mailbox_checks
 from agent_mailer.checks.workdir import check_approve, check_config, check_folder, check_identity, check_trust
 from agent_mailer.errors import ExitCode, MailerError
@@ -82,22 +82,6 @@ def doctor_checks(place: Workplace, tell: Tell = untold) -> list[CheckResult]:
         results += _place_checks(place)
         results += _agent_checks(place, tell)
     return results
-
-
-def program_of(place: Workplace) -> Program:
-    """The agent program as a turn of this workdir would start it. Raises RuntimeMissing or ConfigFault."""
-    turn_dir = place.folder.turns / SCRATCH_TURN
-    runtime = place.runtime()
-    confinement = place.confinement(runtime)
-    return find_program(
-        runtime,
-        place.workdir,
-        place.project_dir(),
-        place.tools,
-        turn_dir,
-        confined=confinement is not None,
-        own_sandbox=confinement is None or confinement.leaves_own_sandbox,
-    )
 
 
 def _check_reserve(place: Workplace) -> CheckResult:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, NoReturn, Protocol, cast
+from typing import Annotated, ClassVar, NoReturn
 
 import typer
 
 from agent_mailer import __version__
+from agent_mailer.cli.ending import status_of
 from agent_mailer.cli.home import settle_home
 from agent_mailer.cli.terminal.commands import LazyGroup, group
-from agent_mailer.cli.terminal.printing import json_text, tell_error
 from agent_mailer.cli.terminal.screen import prepare_streams
 from agent_mailer.cli.terminal.streams import last_words, leave, open_what_is_closed
-from agent_mailer.errors import ExitCode, MailerError, UsageFault
-from agent_mailer.names import printable
 
 
 class _Program(LazyGroup):
@@ -30,7 +27,7 @@ class _Program(LazyGroup):
         "test-runtime": ("agent_mailer.cli.test", "One tiny real turn of the agent program."),
         "test-claude": ("agent_mailer.cli.test:claude_app", "The same with Claude Code."),
         "test-notify": ("agent_mailer.cli.test:notify_app", "One notice to the operator, now."),
-        "watch": ("agent_mailer.cli.watch", "Run the agent on its mail, unattended."),
+        "watch": ("agent_mailer.cli.watch.command", "Run the agent on its mail, unattended."),
         "status": ("agent_mailer.cli.status", "What the agent is doing, and what waits."),
         "console": ("agent_mailer.cli.console", "Your agents in a browser, without a broker."),
         "logs": ("agent_mailer.cli.logs", "What happened."),
@@ -114,21 +111,6 @@ def _root(
         show()
 
 
-class _Where(Protocol):
-    command_path: str
-
-
-class _UsageError(Protocol):
-    """What typer raises for a command line that it does not understand."""
-
-    exit_code: int
-    ctx: _Where | None
-
-    def show(self) -> None: ...
-
-    def format_message(self) -> str: ...
-
-
 def main() -> NoReturn:
     """Run a command. A user never sees a traceback; a bug leaves one where AGENT_MAILER_DEBUG is set."""
     _play(app)
@@ -163,64 +145,13 @@ def _answer_shell(program: typer.Typer) -> int:
 
 
 def _status_of(program: typer.Typer) -> int:
-    try:
-        status = program(standalone_mode=False)
-    except MailerError as fault:
-        if fault.code in ("not_configured", "no_maildir_root", "incomplete"):
-            from agent_mailer.cli.elsewhere import naming_agents
+    def played() -> object:
+        try:
+            return program(standalone_mode=False)
+        except typer.Abort:
+            raise KeyboardInterrupt from None
 
-            fault = naming_agents(fault, sys.argv[1:], os.environ)
-        _tell(fault)
-        return fault.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        sys.stderr.write("\n")
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
-    except OSError as error:
-        _tell(MailerError("system", f"{error.filename or 'the system'}: {error.strerror or error}", ""))
-        return ExitCode.FAILED
-    except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            return _tell_usage(cast(_UsageError, error))
-        if isinstance(error, UnicodeEncodeError):
-            # Half a character, as the system hands us words that are no UTF-8: it can be in no message and no file.
-            _tell(UsageFault("not_text", f"this is not UTF-8 text: {printable(error.object, 100)}", "give UTF-8"))
-            return ExitCode.USAGE
-        if os.environ.get("AGENT_MAILER_DEBUG"):
-            raise
-        _tell(
-            MailerError(
-                "fault",
-                f"this is a fault of agent-mailer itself: {type(error).__name__}: {error}",
-                "run it again with AGENT_MAILER_DEBUG=1 and report what it prints",
-            )
-        )
-        return ExitCode.FAILED
-    return status if isinstance(status, int) else ExitCode.OK
-
-
-def _tell(fault: MailerError) -> None:
-    if _wants_json():
-        body = {"error": {"code": fault.code, "message": fault.message, "fix": fault.fix}}
-        sys.stdout.write(json_text(body) + "\n")
-        return
-    tell_error(fault.message, fault.fix)
-
-
-def _tell_usage(error: _UsageError) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()  # the name of a group alone: its commands
-    else:
-        words = error.ctx.command_path if error.ctx is not None else "agent-mailer"
-        _tell(UsageFault("usage", error.format_message(), f"{words} --help"))
-    return error.exit_code
-
-
-def _wants_json() -> bool:
-    return "--json" in sys.argv[1:]
+    return status_of(played)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import msgspec
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.checks import CheckResult, Level, failed, first_failure, ok
-from agent_mailer.checks.agent import named_program
-from agent_mailer.checks.verify import Report, examined, program_of
+from agent_mailer.checks.agent import named_program, program_of
+from agent_mailer.checks.verify import Report, examined
 from agent_mailer.config import RuntimeKind
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from agent_mailer.assemble import Workplace
-from agent_mailer.checks.verify import program_of
+from agent_mailer.checks.agent import program_of
 from agent_mailer.config_values import kind_of_environment
 from agent_mailer.confine.kinds import BY_ITSELF
 from agent_mailer.confine.port import Kind
