@@ -9,12 +9,9 @@ from pathlib import Path
 from tests.clocks import FakeClock
 from tests.guard_desk import Company
 
-from agent_mailer.state.records import Pause, PauseReason
-from agent_mailer.watch.guards.alarm import AlarmPolicy, Heard, Silence, listen
 from agent_mailer.watch.watcher import Watcher
 
 DONE = "cat >/dev/null; echo done"
-BOTH = AlarmPolicy(100, 50)
 
 
 def told(company: Company) -> int:
@@ -71,19 +68,3 @@ def test_the_mail_of_quiet_hours_has_waited_for_nobody_when_they_end(tmp_path: P
 
     assert asyncio.run(night()) == [(), (), (), ("mail_waits",)], "it has waited since the morning"
     lock.release()
-
-
-def test_what_is_silence() -> None:
-    assert listen(BOTH, [], 0.0, None, 1000.0) == Heard()
-    assert listen(BOTH, [960.0], 0.0, None, 1000.0) == Heard((), 1010.0)
-    assert listen(BOTH, [900.0], 0.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0), (Silence.NO_TURN, 900.0))
-    assert listen(BOTH, [900.0], 990.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0),)
-    assert listen(BOTH, [9e9], 0.0, None, 1000.0) == Heard((), 1050.0), "a sender's clock that is ahead"
-    assert listen(BOTH, [0.0], 0.0, None, 1000.0, rested=990.0) == Heard((), 1040.0)
-    assert listen(AlarmPolicy(), [0.0], 0.0, None, 1000.0) == Heard()
-
-
-def test_what_somebody_wanted_is_none() -> None:
-    for reason in PauseReason:
-        heard = listen(BOTH, [0.0], 0.0, Pause(reason, 0.0), 1000.0)
-        assert (heard == Heard()) == (reason in (PauseReason.BY_HAND, PauseReason.QUIET_HOURS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -15,13 +14,9 @@ from tests.guard_desk import Company
 from tests.sizes import LONG
 from tests.typed import type_in
 
-from agent_mailer.mailbox.port import Envelope
-from agent_mailer.outcomes import Outcome
-from agent_mailer.process.handle import ProcessIdentity
-from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.held import Guard
-from agent_mailer.state.records import PauseReason, Phase, Settlement, TurnRecord
-from agent_mailer.watch.guards.budgets import BudgetPolicy, Ledger, Spent, midnight
+from agent_mailer.state.records import PauseReason
+from agent_mailer.watch.guards.budgets import midnight
 
 COSTS = """cat >/dev/null
 echo '{"type":"usage","input_tokens":600,"output_tokens":400,"cost_usd":1.0}'
@@ -252,56 +247,3 @@ def test_killed_again_and_again_a_shared_day_is_no_longer(tmp_path: Path) -> Non
 
 
 # The ledger
-
-
-def record(number: int, at: float, *, cost: float | None = None, killed: bool = False, thread: str = "t") -> TurnRecord:
-    envelope = Envelope(f"m{number}", thread, "user", at, "o", "l")
-    made = TurnRecord(f"turn{number}", envelope, Phase.RUNNING, "command", at, process=ProcessIdentity(1, 1, "b"))
-    if cost is not None or killed:
-        usage = Usage(100, 0, cost) if cost is not None else None
-        outcome = Outcome.INTERRUPTED if killed else Outcome.DONE
-        made.settlement = Settlement(outcome, "", at, 60.0, finished=True, usage=usage)
-    return made
-
-
-def over(ledger: Ledger, policy: BudgetPolicy, now: float) -> str:
-    found = ledger.over(now, Envelope("new", "t", "user", now, "o", "l"), lambda key: getattr(policy, key), Spent())
-    return found.key if found is not None else ""
-
-
-def test_what_is_under_way_and_what_was_killed_counts(tmp_path: Path) -> None:
-    del tmp_path
-    policy = BudgetPolicy(dollars_per_day=10)
-    ledger = Ledger(policy)
-    ledger.note(record(1, NOON, cost=4.0))
-    assert over(ledger, policy, NOON) == ""
-    ledger.note(record(2, NOON))
-    assert over(ledger, policy, NOON) == "dollars_per_day", "4 taken, 4 under way, 4 for the next"
-    ledger.note(record(2, NOON, killed=True))
-    assert ledger.today(NOON).dollars == 8.0
-    ledger.note(record(2, NOON, cost=1.0))
-    assert ledger.today(NOON).dollars == 5.0
-    ledger.note(record(2, NOON, cost=1.0))
-    assert ledger.today(NOON).dollars == 5.0
-
-
-def test_what_a_turn_cannot_go_beyond_is_reserved(tmp_path: Path) -> None:
-    del tmp_path
-    policy = BudgetPolicy(dollars_per_day=10, reserve=11)
-    assert over(Ledger(policy), policy, NOON) == "dollars_per_day"
-    policy = BudgetPolicy(dollars_per_day=10, reserve=6)
-    ledger = Ledger(policy)
-    assert over(ledger, policy, NOON) == ""
-    ledger.note(record(1, NOON))
-    assert over(ledger, policy, NOON) == "dollars_per_day"
-
-
-def test_a_day_is_local_and_no_clock_that_goes_back_gives_another(tmp_path: Path) -> None:
-    del tmp_path
-    policy = BudgetPolicy(turns_per_day=1)
-    ledger = Ledger(policy)
-    ledger.note(record(1, NOON, cost=1.0))
-    assert over(ledger, policy, midnight(NOON, 1) - 1) == "turns_per_day"
-    assert over(ledger, policy, NOON - 86400) == "turns_per_day", "set back over midnight"
-    assert over(ledger, policy, midnight(NOON, 1)) == ""
-    assert time.localtime(midnight(NOON)).tm_hour == 0

@@ -12,7 +12,7 @@ from tests.guard_desk import Company
 from tests.typed import type_in
 
 from agent_mailer.state.records import Pause, PauseReason
-from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours, quiet_until, wanted_pause
+from agent_mailer.watch.guards.calm import parse_hours
 from agent_mailer.watch.watcher import Watcher
 
 DONE = "cat >/dev/null; echo done"
@@ -100,21 +100,6 @@ def test_a_probe_that_is_due_in_quiet_hours_waits_for_their_end(tmp_path: Path) 
     assert (company.turns("coder"), company.place("coder", clock).state.pause.read()) == (1, None)
 
 
-@pytest.mark.parametrize(
-    ("hours", "now", "until"),
-    [
-        ("22:00-07:00", at(22), at(7, day=11)),
-        ("22:00-07:00", at(6, 59), at(7)),
-        ("22:00-07:00", at(7), None),
-        ("22:00-24:00, 00:00-07:00", at(23), at(7, day=11)),
-        ("12:00-13:00", at(12, 30), at(13)),
-        ("", at(12), None),
-    ],
-)
-def test_when_the_quiet_ends(hours: str, now: float, until: float | None) -> None:
-    assert quiet_until(parse_hours(hours), now) == until
-
-
 @pytest.mark.parametrize("hours", ["25:00-07:00", "7-8", "22:00-22:00", "00:00-24:00", "00:00-12:00,12:00-24:00", "x"])
 def test_hours_that_are_none_or_leave_none_are_refused(tmp_path: Path, hours: str) -> None:
     with pytest.raises(ValueError, match="no"):
@@ -122,17 +107,3 @@ def test_hours_that_are_none_or_leave_none_are_refused(tmp_path: Path, hours: st
     company = Company(tmp_path, {"coder": DONE}, guards={"quiet_hours": hours})
     seen = type_in(tmp_path / company.names[0], "status")
     assert (seen.status, "guards" in seen.err) == (78, True)
-
-
-def test_each_want_of_the_machine(tmp_path: Path) -> None:
-    for policy, word in (
-        (CalmPolicy(max_load=1e-9), "load"),
-        (CalmPolicy(min_memory=2**60), "memory"),
-        (CalmPolicy(min_disk=2**60), "disk"),
-    ):
-        pause = wanted_pause(policy, tmp_path, at(12))
-        if word == "load" and pause is None:
-            continue  # a machine that does nothing at all
-        assert pause is not None
-        assert (pause.reason, word in pause.detail, pause.until) == (PauseReason.MACHINE, True, at(12) + 60)
-    assert wanted_pause(CalmPolicy(max_load=1e6, min_memory=1, min_disk=1), tmp_path, at(12)) is None

@@ -6,7 +6,6 @@ import random
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 from tests.amq_tree import write
 from tests.broker_desk import running_broker
@@ -30,8 +29,6 @@ from agent_mailer.watch.guards.rounds import (
     GuardPolicy,
     Round,
     Rounds,
-    begins_anew,
-    ring_of,
 )
 
 
@@ -371,75 +368,6 @@ def mail(sender: str = "b", thread: str = "t", created: float = 1000.0, visited:
     return Envelope("m", thread, sender, created, "o", "l", visited=tuple(visited.split()), hops=hops, answers=True)
 
 
-def test_depth_is_how_often_we_stand_in_the_chain() -> None:
-    rounds = Rounds("a", GuardPolicy())
-    assert rounds.depth_of(mail(visited="user b c")) == 0
-    assert rounds.depth_of(mail(visited="user a b a b")) == 2
-
-
-def test_what_answers_nothing_is_no_round() -> None:
-    """Somebody's questions, and a robot's reports, all in the one thread that two share."""
-    rounds = Rounds("a", GuardPolicy(pair_rounds=3))
-    for number in range(50):
-        asked = msgspec.structs.replace(mail(created=1000.0 + 10 * number), answers=False)
-        depth = rounds.depth_of(asked)
-        assert (depth, rounds.judge(asked, depth, asked.created)) == (0, None)
-        rounds.note(Round(asked.created + 1, "t", "b", depth))
-
-
-def test_without_a_chain_the_thread_tells() -> None:
-    """What was written before we began the earlier one answers nothing of ours."""
-    rounds = Rounds("a", GuardPolicy(pair_rounds=3, ring_rounds=0))
-    for number in range(20):
-        batch = mail(created=900.0 + number)
-        assert rounds.depth_of(batch) == 0
-        rounds.note(Round(1000.0 + number, "t", "b", 0))
-    moment = 2000.0
-    for number in range(3):
-        answer = mail(created=moment)
-        depth = rounds.depth_of(answer)
-        assert depth == number + 1
-        assert rounds.judge(answer, depth, moment) is None
-        rounds.note(Round(moment + 1, "t", "b", depth))
-        moment += 10
-    verdict = rounds.judge(mail(created=moment), rounds.depth_of(mail(created=moment)), moment)
-    assert verdict is not None
-    assert verdict.guard is Guard.PAIR
-    renamed = mail("c", created=moment)
-    assert rounds.depth_of(renamed) == 4, "another name in the same thread"
-
-
-def test_a_window_ends_and_a_clock_that_was_set_back_ends_none() -> None:
-    rounds = Rounds("a", GuardPolicy(pair_rounds=3, ring_rounds=0))
-    for depth in (1, 2, 3):
-        rounds.note(Round(1000.0 + depth, "t", "b", depth))
-    four = mail(visited="a a a a")
-    assert rounds.judge(four, 4, 1010.0) is not None
-    assert rounds.judge(four, 4, 1010.0 - DAY) is not None
-    assert rounds.judge(four, 4, 1700.0) is None
-
-
-def test_a_ring_is_who_had_it_since_it_was_ours() -> None:
-    assert ring_of(mail("b"), "a") == ("b",)
-    assert ring_of(mail("b", visited="user x"), "a") == ("b",), "it never was ours"
-    assert ring_of(mail("b", visited="user a b a"), "a") == ("b",)
-    assert ring_of(mail("b", visited="user a b a c d"), "a") == ("b", "c", "d")
-
-
-def test_two_rings_are_counted_apart_and_all_of_them_together() -> None:
-    rounds, chain, stopped = Rounds("a", GuardPolicy()), "user", list[Guard]()
-    for depth in range(1, 20):
-        chain += " a" if depth % 2 else " a c"
-        one = mail("b", visited=chain)
-        verdict = rounds.judge(one, depth, 1000.0 + depth)
-        if verdict is not None:
-            stopped.append(verdict.guard)
-            break
-        rounds.note(Round(1000.0 + depth, "t", "b", depth, ring=ring_of(one, "a")))
-        chain += " b"
-    assert (depth, stopped) == (13, [Guard.RING])
-
-
 def test_a_thread_of_a_hundred_thousand_costs_no_memory() -> None:
     """Persons' mail, robots' mail, and rounds with the guards off."""
     rounds, off = Rounds("a", GuardPolicy()), Rounds("a", GuardPolicy(0, 0, 0, 0, 0, 0))
@@ -450,23 +378,6 @@ def test_a_thread_of_a_hundred_thousand_costs_no_memory() -> None:
     assert rounds.judge(mail(created=100_000.0, visited="user a"), 1, 100_000.0) is None
     assert off.judge(mail(created=100_000.0), 100_000, 100_000.0) is None
     assert len(off._all) <= DAY + TIDIED_AFTER
-
-
-def test_hops_and_what_lay_long() -> None:
-    rounds = Rounds("a", GuardPolicy())
-    assert rounds.judge(mail(hops=64), 0, 1000.0) is None
-    verdict = rounds.judge(mail(hops=65), 0, 1000.0)
-    assert verdict is not None
-    assert verdict.guard is Guard.HOPS
-    assert begins_anew(mail(hops=65), 1000.0 + DAY)
-    assert not begins_anew(mail(hops=65), 1000.0 + 3600)
-
-
-def test_off_is_off() -> None:
-    rounds = Rounds("a", GuardPolicy(0, 0, 0, 0, 0, 0))
-    for depth in range(1, 500):
-        assert rounds.judge(mail(visited="a " * 60, hops=depth * 10), depth, 1000.0) is None
-        rounds.note(Round(1000.0, f"t{depth}", "b", depth, double=True))
 
 
 def test_names_without_number_cost_no_memory() -> None:

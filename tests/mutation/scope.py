@@ -64,14 +64,14 @@ NAMED: dict[str, Scope] = {
     "watch/recovery.py": Scope(
         (), ("engine_recovery", "forged_records", "bad_state", "stop_in_time", "degraded"), _CRASH
     ),
-    "watch/guards/rounds.py": Scope(("guards_bounds", "watch_rules"), _GUARDS),
-    "watch/guards/budgets.py": Scope(("guards_bounds", "watch_rules"), _GUARDS),
-    "watch/guards/calm.py": Scope(("guards_bounds", "watch_rules"), _GUARDS),
+    "watch/guards/rounds.py": Scope(("guards_decisions", "guards_bounds", "watch_rules"), _GUARDS),
+    "watch/guards/budgets.py": Scope(("guards_decisions", "guards_bounds"), _GUARDS),
+    "watch/guards/calm.py": Scope(("guards_decisions", "guards_bounds"), _GUARDS),
     "watch/guards/who.py": Scope(("guards_bounds", "approval_answers"), _GUARDS),
     "watch/guards/gate.py": Scope((), _GUARDS),
     "watch/guards/holding.py": Scope((), _GUARDS),
     "watch/guards/raising.py": Scope((), _GUARDS),
-    "watch/guards/alarm.py": Scope((), _GUARDS),
+    "watch/guards/alarm.py": Scope(("guards_decisions",), _GUARDS),
     "approvals/calls.py": Scope(("approval_calls",), _APPROVALS),
     "approvals/turn.py": Scope(("approval_calls",), _APPROVALS),
     "approvals/hook.py": Scope(("approval_calls",), _APPROVALS),

@@ -155,6 +155,20 @@ def test_what_another_client_has_tried_counts(state: State) -> None:
     assert seen(state, mail()) == Look((Candidate(mail(), RetryEntry(mail(), attempts=2, starts=2)),), ())
 
 
+@pytest.mark.parametrize("kind", ["listed only", "settled", "in work", "stuck", "held"])
+def test_a_retry_that_does_not_run_keeps_no_other_from_it(state: State, kind: str) -> None:
+    state.retries.put(RetryEntry(mail("first"), 1, 1, listed_only=kind == "listed only", revision=1))
+    state.retries.put(RetryEntry(mail("second"), 1, 1, revision=1))
+    if kind == "settled":
+        state.processed.add("first")
+    elif kind == "stuck":
+        state.stuck.add(StuckKind.NO_WAY_BACK, "first", mail("first"), "no such place")
+    elif kind == "held":
+        hold(state, mail("first"))
+    found = seen(state, open_ids={"first"} if kind == "in work" else (), more=True)
+    assert [one.envelope.id for one in found.candidates] == ["second"]
+
+
 # What a guard holds.
 
 
