@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -76,6 +77,8 @@ def _killer(bench: Bench, tests: Sequence[str], recent: deque[str], like: Said) 
 
 def main(words: Sequence[str]) -> int:
     asked = _asked(words)
+    # What was begun is ended, and what is known is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     lot = random.Random(asked.seed)
     modules = asked.modules or (rest(PROJECT) if asked.sample and asked.rest else list(NAMED))
     if unknown := [name for name in modules if not (PROJECT / SOURCE / name).is_file() or scope_of(name) is None]:
@@ -97,15 +100,17 @@ def main(words: Sequence[str]) -> int:
         for module in modules:
             those = [mutant for name, mutant in chosen if name == module and is_python(mutant)]
             begun = time.monotonic()
-            for fate in try_all(bench, module, sources[module], those, stages) if those else ():
-                fates.append(fate)
-                if len(fates) % 100 == 0:
-                    print(f"{module}: {len(fates)} are told", flush=True)
-                if fate.stage is None:
-                    print(f"lives: {module}:{fate.line} {fate.name}", flush=True)
+            try:
+                for fate in try_all(bench, module, sources[module], those, stages) if those else ():
+                    fates.append(fate)
+                    if len(fates) % 100 == 0:
+                        print(f"{module}: {len(fates)} are told", flush=True)
+                    if fate.stage is None:
+                        print(f"lives: {module}:{fate.line} {fate.name}", flush=True)
+            finally:
+                _keep(module, [fate for fate in fates if fate.module == module])
             if those:
                 print(f"{module}: {len(those)} in {time.monotonic() - begun:.0f} s", flush=True)
-                _keep(module, [fate for fate in fates if fate.module == module])
     print(rates(fates))
     verdict = judge(fates, listed(), {module: [one.name for one in those] for module, those in every.items()})
     for what, told in (

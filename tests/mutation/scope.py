@@ -52,7 +52,7 @@ NAMED: dict[str, Scope] = {
         (),
     ),
     "watch/deciding.py": Scope(
-        ("watch_deciding",),
+        ("watch_deciding", "watch_settlement"),
         (),
     ),
     "watch/backlog.py": Scope(
