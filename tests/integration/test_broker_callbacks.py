@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, insert
 from tests.broker_desk import BrokerDesk, Person
 from tests.desk import until
 from tests.integration.test_broker_hooks import Hook
 from tests.sizes import LONG
 from tests.typed import type_in
 
-from agent_mailer.broker.hooks.callbacks import has_news
+from agent_mailer.broker.hooks.callbacks import AT_ONCE, gather, has_news
+from agent_mailer.broker.hooks.tables import hook_callbacks
 from agent_mailer.outside.signature import HEADER
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -216,3 +217,28 @@ def test_nothing_is_looked_for_where_nothing_can_be_told(hook: Hook, desk: Broke
         until(lambda: not is_asked(), "an end of looking")
     finally:
         engine.dispose()
+
+
+@LONG
+def test_nobodys_answers_wait_behind_all_of_anothers(
+    hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path
+) -> None:
+    other = Hook.__new__(Hook)
+    other.desk, other.person = desk, desk.person(f"other{hook.made['name']}")
+    other.agent = desk.agent(other.person, "agent")
+    add(other, "single", caller, tmp_path)
+    row = {"at": "2026-01-01", "body": "{}", "state": "waits", "why": "", "tries": 0}
+    many = [
+        {**row, "message_id": f"m{n}", "hook_id": hook.id, "user_id": hook.person.id, "due_ms": 0} for n in range(99)
+    ]
+    one = {**row, "message_id": "single", "hook_id": other.id, "user_id": other.person.id, "due_ms": 1}
+    engine = create_engine(desk.settings.database)
+    try:
+        with engine.connect() as connection:
+            connection.execute(insert(hook_callbacks), [*many, one])
+            found = [post.message_id for post in gather(connection, desk.settings.secret)]
+            connection.rollback()
+    finally:
+        engine.dispose()
+    assert len(found) == AT_ONCE
+    assert "single" in found[:2]

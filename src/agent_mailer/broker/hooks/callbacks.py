@@ -8,7 +8,7 @@ killed leaves it to whoever looks next.
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from agent_mailer.broker.hooks.rows import Standing, State, find_hook, path_name, secret_of
 from agent_mailer.broker.hooks.tables import hook_callbacks, hook_deliveries, hook_items, hooks
@@ -73,7 +73,8 @@ def gather(connection: Connection, key: str) -> list[Post]:
     wanted = (
         _DUE.add_columns(_b.body, _h.callback, _h.callback_hosts, _h.id, _h.version, _b.tries)
         .where(_b.due_ms <= in_ms(0))
-        .order_by(_b.due_ms)
+        # Each user's in turn: one whose receiver is slow keeps nobody else waiting behind all of his.
+        .order_by(func.row_number().over(partition_by=_b.user_id, order_by=(_b.due_ms, _b.message_id)), _b.due_ms)
         .limit(AT_ONCE)
     )
     found: list[Post] = []
