@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk
 from tests.own_console import OwnConsole, own_console
+from tests.strict_html import check
 from tests.typed import type_in
 
 
@@ -179,3 +182,49 @@ def test_a_question_is_answered_in_place_once(console: OwnConsole, desk: Desk) -
     other = console.post("/console/needs/answer", action="reply", **{**form, "key": "1100ffeeddccbbaa", "body": "Tabs"})
     assert other.status_code == 409
     assert [one.body.strip() for one in desk.inbox("coder") if one.envelope.thread == "th-indent"] == ["Blanks"]
+
+
+def test_the_search_finds_what_is_asked(console: OwnConsole, desk: Desk) -> None:
+    for number, (subject, body) in enumerate((("The attic", "is empty"), ("The cellar", "<b>full</b> of jars"))):
+        form = {"to": "coder", "subject": subject, "body": body, "action": "send", "key": f"{number}" * 32}
+        assert console.post("/console/send", **form).status_code == 303
+
+    def found(query: str) -> list[str]:
+        page = console.get("/console/search", q=query).text
+        check(page)
+        return re.findall(r'class="subject"><bdi>([^<]*)</bdi>', page)
+
+    today = datetime.now(UTC).date()
+    for query, subjects in (
+        ("jars full", ["The cellar"]),
+        ("subject:attic", ["The attic"]),
+        ("from:user to:coder empty", ["The attic"]),
+        ("from:nobody empty", []),
+        ("cella*", ["The cellar"]),
+        (f"jars before:{today}", []),
+        (f"jars after:{today}", ["The cellar"]),
+        ("team:Shop jars", []),
+        ("zz%_!\\'", []),
+    ):
+        assert found(query) == subjects, query
+    page = console.get("/console/search", q="full").text
+    assert "&lt;b&gt;<mark>full</mark>&lt;/b&gt;" in page
+    [leads] = re.findall(r'href="(/console/thread\?id=[^"#]*)#', page)
+    assert "of jars" in console.get(leads).text
+
+
+def test_of_two_answers_in_the_same_instant_one_is_sent(console: OwnConsole, desk: Desk) -> None:
+    desk.shell("agent-mailer mail finish --blocked 'Which colour?'")
+    desk.send("paint it", subject="Paint", thread="th-paint")
+    desk.once()
+    [row] = [row for row in console.get("/console/needs").text.split('<li class="need"') if "th-paint" in row]
+    [need] = re.findall(r'name="need" value="([^"]*)"', row)
+    form = {"need": need, "to": "coder", "subject": "Re: Paint", "action": "reply"}
+    with ThreadPoolExecutor(2) as both:
+        said = [{**form, "key": word * 4, "body": word} for word in ("red-", "blue")]
+        found = list(both.map(lambda one: console.post("/console/needs/answer", **one), said))
+    assert sorted(one.status_code for one in found) == [303, 409]
+    [late] = [word["body"] for word, one in zip(said, found, strict=True) if one.status_code == 409]
+    assert [one.body.strip() for one in desk.inbox("coder") if one.envelope.thread == "th-paint"] == [
+        "blue" if late == "red-" else "red-"
+    ]

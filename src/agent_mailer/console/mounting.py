@@ -10,6 +10,7 @@ from agent_mailer.console.mail import searching, threads, writing
 from agent_mailer.console.operating import managing
 from agent_mailer.console.operating import routes as operating
 from agent_mailer.console.places import channels, hooks, keys, stats, teams, users
+from agent_mailer.console.places.counting import Counting
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import Page
 
@@ -36,6 +37,7 @@ async def nothing() -> Response:
 def mount(app: FastAPI) -> None:
     """Let the broker serve the pages. Before its first request."""
     app.state.console = pages = live.Live()
+    app.state.counting = Counting()
     app.add_middleware(live.Noticing, pages=pages)
     for router in (
         static_files.router,

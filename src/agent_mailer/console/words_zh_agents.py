@@ -182,4 +182,6 @@ AGENTS: dict[str, str] = {
     "Nothing is sent by the clock": "没有按时发出的邮件",
     "A schedule is a table of an agent's configuration:": "定时任务是智能体配置中的一个表：",
     "What its schedule {name} sends does not leave: {why}.": "它的定时任务 {name} 的邮件发不出去：{why}。",
+    "a label of the mail": "邮件的标签",
+    "Of the newest mail none is as you asked.": "最新的邮件中没有符合的。",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,13 +84,30 @@ class MailHere:
         takers = {handle for one in found for handle in one.message.envelope.to}
         turns = _turns_of([place for place in places if place.in_folder and place.handle in takers], thread)
         return [
-            OwnShown(_message(one), turns.get(one.message.envelope.id, ()), PERSON in one.message.envelope.to)
+            OwnShown(
+                _message(one),
+                turns.get(one.message.envelope.id, ()),
+                PERSON in one.message.envelope.to,
+                # What a mail of a folder names; nothing is attached to one.
+                parts=whole(one).refs,
+            )
             for one in sorted(found, key=lambda one: one.message.envelope.created)
         ]
 
     def message(self, message_id: str) -> OwnMessage | None:
         found = self._find(message_id)
         return _message(found[1]) if found is not None else None
+
+    def search(
+        self, head: Callable[[OwnMessage], bool], text: Callable[[OwnMessage], bool], most: int
+    ) -> list[OwnMessage]:
+        found: list[OwnMessage] = []
+        for _, seen in self._newest(list(self._looking.places())):
+            if head(_shown(seen, seen.message)) and text(shown := _message(seen)):
+                found.append(shown)
+                if len(found) == most:
+                    break
+        return found
 
     def addresses(self) -> list[Agent]:
         return [_agent(shown, one) for shown, one in sorted(addresses_of(self._looking.places()).items())]
@@ -199,7 +216,10 @@ def _row(thread: str, found: Sequence[Seen], new: int, state: str) -> ThreadRow:
 
 
 def _message(seen: Seen) -> OwnMessage:
-    message: Message = whole(seen)
+    return _shown(seen, whole(seen))
+
+
+def _shown(seen: Seen, message: Message) -> OwnMessage:
     envelope = message.envelope
     return OwnMessage(
         envelope.id,

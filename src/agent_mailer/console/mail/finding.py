@@ -138,10 +138,10 @@ def _literal(value: str) -> str:
 
 def _hit(row: Sequence[Any], wanted: Wanted) -> Hit:
     name, thread, subject, body, sender, to, moment, shelf = row
-    return Hit(name, thread, subject, _marked(snippet(body, wanted), wanted), sender, to, moment, shelf or "open")
+    return Hit(name, thread, subject, marked(snippet(body, wanted), wanted), sender, to, moment, shelf or "open")
 
 
-def _marked(shown: str, wanted: Wanted) -> Markup:
+def marked(shown: str, wanted: Wanted) -> Markup:
     """The words of the search, marked."""
     beginnings = sorted({*wanted.words, *wanted.beginnings}, key=len, reverse=True)
     if not beginnings:

@@ -6,11 +6,11 @@ Every query names the user. What is unread is what waits for the operator: marks
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, exists, false, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, false, func, or_, select, tuple_, union
 
 from agent_mailer.broker.tables import (
     IN_INBOX,
@@ -18,6 +18,7 @@ from agent_mailer.broker.tables import (
     agents,
     messages,
     receipts,
+    sent_counts,
     teams,
     threads,
 )
@@ -26,6 +27,8 @@ from agent_mailer.broker.threads.rows import Mark, Shelf
 SNIPPET = 160
 """Characters of the last message."""
 MOST_PEOPLE = 6
+LITTLE = 1_000
+"""Messages."""
 
 
 class ThreadFilter(msgspec.Struct, frozen=True):
@@ -127,7 +130,7 @@ def threads_of(
         select(_t.thread_id, _t.last_activity, _t.shelved_at, *ends)
         .where(_t.user_id == bindparam("user"), _t.shelf == bindparam("shelf"))
         .where(tuple_(_t.last_activity, _t.thread_id) < tuple_(bindparam("moment"), bindparam("id")))
-        .where(exists().where(*of_it).correlate(threads), *_only(wanted))
+        .where(exists().where(*of_it).correlate(threads), *_only(connection, wanted, names))
         .order_by(_t.last_activity.desc(), _t.thread_id.desc())
         .limit(bindparam("most"))
     )
@@ -135,24 +138,37 @@ def threads_of(
     return _rows(connection, user_id, operator, found)
 
 
-def _only(wanted: ThreadFilter) -> list[ColumnElement[bool]]:
+def _only(connection: Connection, wanted: ThreadFilter, names: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     only: list[ColumnElement[bool]] = []
-
-    def has(*those: ColumnElement[bool]) -> None:
-        only.append(_t.thread_id.in_(select(_m.thread_id).where(_m.user_id == bindparam("user"), *those)))
-
     if wanted.unread:
-        has(_m.to_agent_id == bindparam("operator"), _m.is_read == false(), IN_INBOX)
-    if wanted.mine:
-        has(or_(_m.to_agent_id == bindparam("operator"), _m.from_agent_id == bindparam("operator")))
-    if wanted.agent:
-        has(or_(_m.to_agent_id == bindparam("agent"), _m.from_agent_id == bindparam("agent")))
-    if wanted.team:
-        of_team = select(agents.c.id).where(
-            agents.c.team_id == bindparam("team"), agents.c.user_id == bindparam("user")
-        )
-        has(or_(_m.to_agent_id.in_(of_team), _m.from_agent_id.in_(of_team)))
+        unread = select(_m.thread_id).where(_m.user_id == bindparam("user"), _m.to_agent_id == bindparam("operator"))
+        only.append(_t.thread_id.in_(unread.where(_m.is_read == false(), IN_INBOX)))
+    of_team = select(agents.c.id).where(agents.c.team_id == bindparam("team"), agents.c.user_id == bindparam("user"))
+    for asked, them in (
+        (wanted.mine, agents.c.id == bindparam("operator")),
+        (wanted.agent, agents.c.id == bindparam("agent")),
+        (wanted.team, agents.c.id.in_(of_team)),
+    ):
+        if asked:
+            only.append(_with(connection, them, names))
     return only
+
+
+def _with(connection: Connection, them: ColumnElement[bool], names: Mapping[str, Any]) -> ColumnElement[bool]:
+    """Threads in which these agents take part. Who has little mail is asked for it; of who has much the newest threads
+    are soon found, so each thread in turn is asked for them.
+    """
+    ids = [
+        row[0]
+        for row in connection.execute(select(agents.c.id).where(agents.c.user_id == bindparam("user"), them), names)
+    ]
+    got = connection.execute(select(func.sum(agents.c.inbox_total)).where(agents.c.id.in_(ids))).scalar() or 0
+    sent = connection.execute(select(func.sum(sent_counts.c.many)).where(sent_counts.c.agent_id.in_(ids))).scalar() or 0
+    if got + sent <= LITTLE:
+        ends = (_m.to_agent_id.in_(ids), _m.from_agent_id.in_(ids))
+        return _t.thread_id.in_(union(*(select(_m.thread_id).where(end) for end in ends)))
+    takes_part = or_(_m.to_agent_id.in_(ids), _m.from_agent_id.in_(ids))
+    return exists().where(_m.user_id == _t.user_id, _m.thread_id == _t.thread_id, takes_part)
 
 
 def _rows(connection: Connection, user_id: str, operator: str, found: Sequence[Sequence[Any]]) -> list[ThreadRow]:

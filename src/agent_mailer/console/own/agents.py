@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
@@ -72,6 +73,8 @@ async def ask(request: Request) -> Response:
     targets = [str(one) for one in form.getlist("target")]
     if limit := text_of(form, "limit"):
         targets.append(f"{limit}={text_of(form, 'value').strip()}")
-    for agent_id in map(str, form.getlist("agent")):
-        await looked(agents_of(request).ask, agent_id, RemoteVerb(verb), targets, text_of(form, "reason"), then)
+    said = (RemoteVerb(verb), targets, text_of(form, "reason"), then)
+    # Side by side: a watcher may be long in answering.
+    agents = dict.fromkeys(map(str, form.getlist("agent")))
+    await asyncio.gather(*(looked(agents_of(request).ask, agent_id, *said) for agent_id in agents))
     return leads_to(own_address(text_of(form, "back")), done="did")

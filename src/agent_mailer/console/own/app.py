@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections import deque
@@ -14,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Response
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.serving import bind
 from agent_mailer.console import static_files
-from agent_mailer.console.own import agents, live, mail
+from agent_mailer.console.own import agents, live, mail, searching
 from agent_mailer.console.own.gate import ENTER, OWN_NAME, Door, Gate
 from agent_mailer.console.own.pages import OwnPage
 from agent_mailer.console.own.port import Agents, Mail
@@ -53,10 +54,11 @@ class Served:
         door = Door(number)
         self.links = tuple(f"http://{name}:{number}{ENTER}?key={door.key}" for name in (OWN_NAME, LOOPBACK))
         self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        self.app.state.answering = asyncio.Lock()
         self.app.state.answers = deque[tuple[str, str, str]](maxlen=ANSWERS_KEPT)
         self.app.state.agents, self.app.state.mail = feeding, post
         self.app.state.pages = self._pages = live.Pages(door, feeding.changes)
-        for router in (static_files.router, live.router, _around, agents.router, mail.router, _last):
+        for router in (static_files.router, live.router, _around, agents.router, mail.router, searching.router, _last):
             self.app.include_router(router)
         self.app.add_middleware(Gate, door=door)
 

@@ -4,7 +4,9 @@ away or deleted here: the folders are other programs', too.
 
 from __future__ import annotations
 
+import asyncio
 import re
+from typing import cast
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
@@ -149,7 +151,13 @@ async def send(request: Request) -> Response:
 async def answer(request: Request) -> Response:
     """By mail in the question's thread; of two answers the second is told."""
     form = await form_of(request)
-    asked, draft, sent = text_of(form, "need"), draft_of(form), answers_of(request)
+    # Two in the same instant: the second sees that the first has gone.
+    async with cast(asyncio.Lock, request.app.state.answering):
+        return await _answer(request, text_of(form, "need"), draft_of(form))
+
+
+async def _answer(request: Request, asked: str, draft: Draft) -> Response:
+    sent = answers_of(request)
     if (asked, draft.key, draft.body) in sent:
         # The same form once more.
         return leads_to("/console/needs", done="answered", done_id=asked)

@@ -31,6 +31,7 @@ PLACES = (
     Place("agents", "Agents", "/console/agents", bottom=True),
     Place("threads", "Threads", "/console/threads", bottom=True),
     Place("compose", "Compose", "/console/compose", bottom=True),
+    Place("search", "Search", "/console/search"),
     Place("schedules", "Schedules", "/console/schedules"),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -126,6 +126,11 @@ class Mail(Protocol):
         """Oldest first; empty where there is none."""
 
     def message(self, message_id: str) -> OwnMessage | None: ...
+
+    def search(
+        self, head: Callable[[OwnMessage], bool], text: Callable[[OwnMessage], bool], most: int
+    ) -> Sequence[OwnMessage]:
+        """At most `most` of those of which both are true, the newest first; `head` is asked without the text."""
 
     def addresses(self) -> Sequence[Agent]:
         """Whom the person can write to."""
