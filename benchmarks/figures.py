@@ -35,6 +35,7 @@ from benchmarks import (
     sandbox,
     screens,
     status,
+    teams,
     turns,
 )
 from benchmarks.measuring import (
@@ -249,6 +250,7 @@ FIGURES = {
     "alone": screens.alone,
     "live-line": screens.live_line,
     "watchers": status.forty,
+    "team": teams.team,
     "durability": durability.durability,
     "links": beneath.links,
     "broker-latency": broker.latency,
