@@ -11,7 +11,7 @@ from agent_mailer.names import is_turn_id, printable, prompt_word, running_on
 from agent_mailer.schedules.sending import run_now, skip_once
 from agent_mailer.state import State
 from agent_mailer.state.lifts import OrderVerb
-from agent_mailer.state.records import AfterStop, Pause, PauseReason, StopAsked
+from agent_mailer.state.records import AfterStop, Pause, PauseReason, Phase, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind, split_key
 from agent_mailer.watch.answering import tell_answered
@@ -199,8 +199,14 @@ def _ping(state: State, request: Request) -> Answer:
 
 
 def _take(state: State, request: Request) -> Answer:
-    """Where a command applies it nobody watches, and a watcher that gives nothing to sessions does not, either."""
-    del state, request
+    """Where a command applies it nobody watches, and a watcher that gives nothing to sessions does not, either. What a
+    killed one had begun to give is the session's.
+    """
+    for record in map(state.turns.load, state.turns.open_ids()):
+        if record is None or record.live is None or record.live != request.by or record.phase is not Phase.RUNNING:
+            continue
+        if record.envelope.id.startswith(request.targets):
+            return Answer(ok=True, lines=(record.turn_id,))
     return Answer(ok=False, lines=('no watcher with delivery = "live-first" runs here: nobody can give it to you',))
 
 
