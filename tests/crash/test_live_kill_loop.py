@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from tests.crash.loop import SEED
 from tests.desk import Desk, until
+from tests.proved import Harness, proved
 from tests.sizes import LONG, SOAK
 
 from agent_mailer.errors import ExitCode
@@ -185,6 +186,7 @@ class Loop:
         by_session = {body.split()[-1] for body in self.desk.answered() if body.startswith("live ")}
         assert self.promised <= by_session
         assert set(self.sent) <= set((self.desk.state / "processed.txt").read_text().split())
+        proved(Harness.KILL_LOOPS, kills=len(self.sent), messages=len(self.sent))
 
 
 @pytest.mark.parametrize(

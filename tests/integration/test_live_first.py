@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mcp
 import pytest
 from tests.desk import Desk, until
 from tests.integration.test_doorbell import environ, listening, session
+from tests.integration.test_mcp_person import said, spoken
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
@@ -106,6 +110,7 @@ def test_who_sits_there_is_told_takes_the_mail_and_answers_it_in_the_agents_name
     assert desk.marks() == []
 
 
+@LONG
 def test_nobody_there_or_nobody_takes_it_and_the_agent_does(desk: Desk) -> None:
     with desk.watching():
         first = desk.send("nobody is there")
@@ -124,6 +129,7 @@ def test_nobody_there_or_nobody_takes_it_and_the_agent_does(desk: Desk) -> None:
     assert desk.answered() == ["by itself"] * 3
 
 
+@LONG
 @pytest.mark.parametrize("end", ["release", "death", "expiry", "stand-in"])
 def test_what_a_session_does_not_finish_the_agent_does_and_is_told_so(desk: Desk, end: str) -> None:
     desk.shell(f'cat >"{desk.base}/prompt"; echo by itself')
@@ -153,6 +159,7 @@ def test_what_a_session_does_not_finish_the_agent_does_and_is_told_so(desk: Desk
     assert "Find out what is already done" in prompt
 
 
+@LONG
 def test_a_killed_watcher_is_followed_by_one_that_goes_on_with_the_session(desk: Desk) -> None:
     with seat(desk) as mine:
         with desk.watching() as watcher:
@@ -172,6 +179,7 @@ def test_a_killed_watcher_is_followed_by_one_that_goes_on_with_the_session(desk:
     assert desk.marks() == []
 
 
+@LONG
 def test_without_such_a_watcher_nothing_is_given(desk: Desk) -> None:
     sent = desk.send("How far?")
     with seat(desk) as mine:
@@ -184,6 +192,7 @@ def test_without_such_a_watcher_nothing_is_given(desk: Desk) -> None:
                 mine.taking.take(sent)
 
 
+@LONG
 def test_the_doorbell_is_the_seat_it_rings_for_the_agents_mail_and_the_command_takes_it(desk: Desk) -> None:
     with session() as held, desk.watching():
         mine = environ(held.pid)
@@ -207,3 +216,34 @@ def test_the_doorbell_is_the_seat_it_rings_for_the_agents_mail_and_the_command_t
     assert desk.marks() == []
     shown = type_in(desk.workdir, "turns", "show", record_of(desk).turn_id)
     assert "by the live session claude-" in shown.out
+
+
+@LONG
+def test_the_tools_take_answer_and_give_back_and_the_turn_ends_with_their_server(desk: Desk) -> None:
+    async def until_offered(message: str) -> None:
+        while not is_offered(desk, message):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def talk(session: mcp.ClientSession) -> None:
+        first, second, third = (desk_sends(desk, text) for text in ("one", "two", "three"))
+        for message in (await first, await second, await third):
+            await until_offered(message)
+            taken = await said(session, "take", id=message)
+            assert (taken[0], "was written by the sender" in taken[1]) == (True, True), taken
+            if not done:
+                assert await said(session, "answer", id=message, body="by hand") == (True, f"answered: {message}")
+                assert (await said(session, "answer", id=message, body="again"))[0] is False
+            elif len(done) == 1:
+                assert await said(session, "release", id=message) == (True, f"given back: {message}")
+            done.append(message)
+
+    done: list[str] = []
+    with seat(desk), desk.watching():
+        spoken(desk.workdir, talk)
+        until(lambda: len(desk.answered()) == 3, "the agent has done the other two")
+    assert sorted(desk.answered()) == ["by hand", "by itself", "by itself"]
+    assert [mark["message"] for mark in desk.marks()] == done[1:]
+
+
+async def desk_sends(desk: Desk, text: str) -> str:
+    return await asyncio.to_thread(desk.send, text, thread=text)
