@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.e2e.clis import claude_binary
 from tests.e2e.fake_anthropic import FakeAnthropic, Text, Tool
 from tests.e2e.live_home import YEAR, at_claude, claude_home
 from tests.sizes import LONG
-from tests.typed import COMMAND
+from tests.typed import COMMAND, type_in
 
 pytestmark = LONG
 
@@ -110,3 +111,28 @@ def test_a_plugin_comes_and_goes_and_the_persons_settings_stay(tmp_path: Path, f
     refused = home.types(COMMAND, "plugin", "install", "claude")
     assert (refused.status, f"has a marketplace agent-mailer from {other}" in refused.err) == (2, True)
     assert not folder.exists()
+
+
+def test_a_session_beside_an_agent_is_rung_for_its_mail_takes_it_and_answers_in_its_name(
+    tmp_path: Path, fake: FakeAnthropic
+) -> None:
+    home = claude_home(tmp_path, fake)
+    home.plugin("install", "claude")
+    for key, value in (("delivery", "live-first"), ("live_wait", "600")):
+        assert type_in(home.project, "config", "set", key, value).status == 0
+    watcher = subprocess.Popen([COMMAND, "watch", "--no-interactive"], cwd=home.project, stderr=subprocess.DEVNULL)
+    try:
+        with at_claude(home) as screen:
+            fake.says(mail("take", id=YEAR), mail("answer", id=YEAR, body="42 km"), Text("it has its answer"))
+            sent = type_in(home.project, "send", "coder", "How far is it?", "--as", "planner").out.split()[0]
+            screen.until("it has its answer")
+            woken, *_, last = fake.requests
+            assert sent in woken.prompts[-1]
+            assert "How far" not in woken.prompts[-1]
+            assert "How far is it?" in last.tool_results[0]
+            assert "answered: " in last.tool_results[1]
+        answered = home.project / ".agent-mail" / "agents" / "planner" / "inbox" / "new"
+        assert ["42 km" in path.read_text() for path in answered.glob("*.md")] == [True]
+    finally:
+        watcher.terminate()
+        watcher.wait()

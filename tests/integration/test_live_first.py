@@ -12,7 +12,9 @@ from pathlib import Path
 
 import mcp
 import pytest
+from tests.broker_desk import running_broker
 from tests.desk import Desk, until
+from tests.integration.test_amp_watch import AmpDesk
 from tests.integration.test_doorbell import environ, listening, session
 from tests.integration.test_mcp_person import said, spoken
 from tests.sizes import LONG
@@ -247,3 +249,27 @@ def test_the_tools_take_answer_and_give_back_and_the_turn_ends_with_their_server
 
 async def desk_sends(desk: Desk, text: str) -> str:
     return await asyncio.to_thread(desk.send, text, thread=text)
+
+
+@LONG
+def test_at_our_broker_it_is_the_same_and_the_receipt_says_by_whom(tmp_path: Path) -> None:
+    with running_broker(tmp_path) as broker:
+        desk = AmpDesk(tmp_path / "here", broker, broker.person("ann"))
+        desk.shell_that_tells("echo by itself")
+        desk.configure(delivery="live-first", live_wait=LONG_WAIT)
+        with session() as held, desk.watching(), listening(desk.workdir, held.pid) as bell:
+            until(lambda: Presence(desk.workdir, desk.disk).there(), "the listener has its seat")
+            sent = desk.mail("How far?")["id"]
+            status, said_by_bell = bell.ended()
+            assert (status, sent in said_by_bell) == (10, True)
+            # What is held for a session is claimed by nobody.
+            assert [one["id"] for one in desk.unread()] == [sent]
+            mine = environ(held.pid)
+            taken = type_in(desk.workdir, "take", sent, env=mine)
+            assert (taken.status, "How far?" in taken.out) == (0, True), taken
+            assert type_in(desk.workdir, "take", sent, "--reply", "42 km", env=mine).out == f"answered: {sent}\n"
+            until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+        assert [one["body"] for one in desk.answers()] == ["42 km"]
+        assert desk.marks() == []
+        receipts = broker.call("GET", f"/messages/{sent}/receipts", headers=desk.person.header)
+        assert "by the live session claude-" in str(receipts)
