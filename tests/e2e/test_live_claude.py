@@ -120,6 +120,7 @@ def test_a_session_beside_an_agent_is_rung_for_its_mail_takes_it_and_answers_in_
     home.plugin("install", "claude")
     for key, value in (("delivery", "live-first"), ("live_wait", "600")):
         assert type_in(home.project, "config", "set", key, value).status == 0
+    assert type_in(home.project, "mail", "register", "--as", "planner").status == 0
     watcher = subprocess.Popen([COMMAND, "watch", "--no-interactive"], cwd=home.project, stderr=subprocess.DEVNULL)
     try:
         with at_claude(home) as screen:
