@@ -78,9 +78,10 @@ def is_offered(desk: Desk, message: str) -> bool:
     return message in [one.message for one in Presence(desk.workdir, desk.disk).offers()]
 
 
-def record_of(desk: Desk, number: int = -1) -> TurnRecord:
+def record_of(desk: Desk) -> TurnRecord:
     turns = desk.place().state.turns
-    record = turns.load(turns.ids()[number])
+    [turn_id] = turns.ids()
+    record = turns.load(turn_id)
     assert record is not None
     return record
 
@@ -90,6 +91,7 @@ def test_who_sits_there_is_told_takes_the_mail_and_answers_it_in_the_agents_name
         sent = desk.send("How far?")
         until(lambda: is_offered(desk, sent), "the mail is offered")
         assert mine.taking.take(sent[:-2]).body.strip() == "How far?"
+        assert "in the live session claude-1" in type_in(desk.workdir, "status").out
         with pytest.raises(MailerError, match="claude-1 has taken it"):
             other.taking.take(sent)
         with pytest.raises(MailerError, match="has not taken it"):
@@ -156,6 +158,11 @@ def test_what_a_session_does_not_finish_the_agent_does_and_is_told_so(desk: Desk
             with pytest.raises(MailerError):
                 mine.taking.answer(sent, "too late")
     assert desk.answered() == ["by itself"]
+    turns = desk.place().state.turns
+    [ended] = [one.settlement for one in map(turns.load, turns.ids()) if one is not None and one.live is not None]
+    assert ended is not None
+    reasons = {"release": "gave it back: no time", "expiry": "did not answer in time", "death": "ended before it had"}
+    assert reasons.get(end, "what stood in for the live session claude-1 was ended") in ended.detail
     prompt = (desk.base / "prompt").read_text()
     assert "a person's own session, which had this mail and did not finish it: part may be done" in prompt
     assert "Find out what is already done" in prompt
@@ -273,3 +280,21 @@ def test_at_our_broker_it_is_the_same_and_the_receipt_says_by_whom(tmp_path: Pat
         assert desk.marks() == []
         receipts = broker.call("GET", f"/messages/{sent}/receipts", headers=desk.person.header)
         assert "by the live session claude-" in str(receipts)
+
+
+@LONG
+def test_who_runs_through_once_waits_for_nobody_and_nothing_in_the_users_state_keeps_mail_back(desk: Desk) -> None:
+    presence = Presence(desk.workdir, desk.disk)
+    with seat(desk):
+        first = desk.send("once")
+        desk.once()
+        assert [mark["message"] for mark in desk.marks()] == [first]
+    # What lies there in the place of seats and offers.
+    (presence.folder / "offers.json").unlink(missing_ok=True)
+    (presence.folder / "offers.json").mkdir()
+    (presence.folder / "link.lock").symlink_to(desk.base / "elsewhere")
+    (presence.folder / "odd.lock").mkdir()
+    with seat(desk), desk.watching():
+        second = desk.send("nobody can be told")
+        until(lambda: len(desk.answered()) == 2, "the agent's own turn")
+    assert [mark["message"] for mark in desk.marks()] == [first, second]

@@ -78,7 +78,7 @@ class Taking:
         answer = ask(self._place, Request(Verb.TAKE, (message,), by=self._sitter))
         told = answer.lines[0] if answer.lines else ""
         if not answer.ok:
-            raise UsageFault("not_taken", told, "leave it: whoever has it answers it")
+            raise UsageFault("not_taken", told, "agent-mailer status")
         return self._place.state.turns.folder(told).message()
 
     def answer(self, message: str, body: str, subject: str = "") -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.errors import MailerError
 from agent_mailer.locks import FileLock
 from agent_mailer.names import whole_digest
 from agent_mailer.state.records import Sitter
@@ -56,11 +57,11 @@ class Presence:
     def there(self) -> tuple[Sitter, ...]:
         """Who holds a lock now. What nobody holds any more is taken away. Raises nothing."""
         found: list[Sitter] = []
-        with suppress(OSError):
+        with suppress(OSError, MailerError):
             for name in sorted(name for name in os.listdir(self.folder) if name.endswith(".lock"))[:MOST_SITTERS]:
                 path = self.folder / name
                 lock = FileLock(path)
-                with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+                with suppress(OSError, MailerError, msgspec.DecodeError, UnicodeDecodeError):
                     if lock.acquire():
                         self.leave(lock)
                     else:

@@ -19,7 +19,7 @@ from agent_mailer.names import printable
 from agent_mailer.process.handle import is_alive, wait_gone
 from agent_mailer.state import State
 from agent_mailer.state.presence import Offer, Presence
-from agent_mailer.state.records import Pause, Phase, Sitter, TurnRecord
+from agent_mailer.state.records import Pause, Phase, Sitter, TurnProgress, TurnRecord
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.turn_tools import RELEASED
 from agent_mailer.turn_tools.folder import OUTBOX
@@ -121,21 +121,33 @@ class Offers:
         self._gone: asyncio.Task[None] | None = None
 
     def sift(
-        self, candidates: Sequence[Candidate], ready: list[Candidate], pause: Pause | None, now: float
+        self,
+        candidates: Sequence[Candidate],
+        ready: list[Candidate],
+        pause: Pause | None,
+        now: float,
+        *,
+        holds: bool = True,
     ) -> tuple[list[Candidate], list[Candidate]]:
-        """What of `ready` may start without a session, and what sessions have asked for. Raises OSError."""
+        """What of `ready` may start without a session, and what sessions have asked for. Raises OSError.
+
+        Not `holds`: whoever runs through once waits for nobody.
+        """
         taken = self._taken(candidates, ready, pause)
         ids = {candidate.envelope.id for candidate in taken}
         ready = [candidate for candidate in ready if candidate.envelope.id not in ids]
         new = any(one.envelope.id not in self._open and is_new(one) for one in ready)
-        sitters = self._presence.there() if new and pause is None else ()
-        wait = self._policy().live_wait
-        choice = choose(ready, self._open, sitters, _lives, now, wait)
+        sitters = self._presence.there() if new and pause is None and holds else ()
+        choice = choose(ready, self._open, sitters, _lives, now, self._policy().live_wait if holds else 0.0)
         waiting = {candidate.envelope.id for candidate in candidates} - ids
         offers = {one: offer for one, offer in self._open.items() if one in waiting}
         offers |= {offer.message: offer for offer in choice.offers}
         if offers != self._open:
-            self._tell(offers, now)
+            try:
+                self._tell(offers, now)
+            except OSError:
+                # Who cannot be told is not waited for.
+                return ready, taken
             self._open = offers
         self._look_again(choice, now)
         return list(choice.headless), taken
@@ -149,6 +161,9 @@ class Offers:
                 if request is not None and _is_for(request, record):
                     requests.answer(name, Answer(ok=True, lines=(record.turn_id,)))
                     told = True
+            if told and record.live is not None:
+                doing = f"in the live session {record.live.who}"
+                self._state.turns.note_progress(record.turn_id, TurnProgress(self._state.folder.clock.now(), doing))
             if not told:
                 folder = self._state.turns.path(record.turn_id)
                 self._state.folder.disk.overwrite(folder / OUTBOX / RELEASED, b"nobody waits for it")

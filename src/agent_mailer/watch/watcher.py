@@ -188,8 +188,8 @@ class Watcher:
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready, taken = [candidate for candidate in plan.ready if self._is_due_once(candidate)], list[Candidate]()
-            if room.offers is not None and not self._once:
-                ready, taken = room.offers.sift(found.candidates, ready, pause, now)
+            if room.offers is not None:
+                ready, taken = room.offers.sift(found.candidates, ready, pause, now, holds=not self._once)
             keeps, passing = room.gate.past(pause, ready)
             urgent = sum(candidate.envelope.id in plan.urgent for candidate in passing)
             slots = may_start(keeps, now, self._at_work(), room.policy.max_parallel_turns, urgent)

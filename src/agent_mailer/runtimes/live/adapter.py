@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.beneath import is_there
+from agent_mailer.disk import read_regular
+from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Event, Evidence, Finding, Launch, Probe, RuntimeTraits, TurnRequest
@@ -20,6 +23,7 @@ from agent_mailer.turn_tools import FINISHED, ISOLATED, RELEASED
 
 NAME = "live"
 OUTBOX, SEALED = "outbox", "outbox.sealed"
+MOST_REASON = 1000
 GONE, EXPIRED, GIVEN_BACK = 3, 4, 5
 """Exit statuses of the stand-in; 0 is an answer."""
 
@@ -65,8 +69,9 @@ class LiveRuntime:
         if word_in(evidence.stdout.parent) == FINISHED:
             return Judgement(Outcome.DONE, f"by the live session {self._who}")
         status = evidence.exit.status
+        reason = _reason_in(evidence.stdout.parent) if status == GIVEN_BACK else ""
         why = {
-            GIVEN_BACK: f"the live session {self._who} gave it back",
+            GIVEN_BACK: f"the live session {self._who} gave it back{reason}",
             GONE: f"the live session {self._who} ended before it had answered",
             EXPIRED: f"the live session {self._who} did not answer in time",
         }.get(status if status is not None else -1, f"what stood in for the live session {self._who} was ended")
@@ -78,4 +83,11 @@ def word_in(turn_dir: Path) -> str:
     for word in (FINISHED, RELEASED):
         if any(is_there(turn_dir / box / word) for box in (OUTBOX, SEALED)):
             return word
+    return ""
+
+
+def _reason_in(turn_dir: Path) -> str:
+    with suppress(OSError):
+        said = read_regular(turn_dir / OUTBOX / RELEASED, MOST_REASON).decode("utf-8", "replace")
+        return f": {printable(said)}" if said.strip() else ""
     return ""
