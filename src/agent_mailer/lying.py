@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 AT_ONCE: Final = 100
 """Files that are read between two moments of others: some milliseconds."""
 
@@ -27,6 +29,23 @@ MOST_KEPT: Final = 512 * 1024
 
 T = TypeVar("T")
 _Looks = tuple[int, int, int, int, int]
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One name in a folder."""
+
+    path: str
+    name: str
+    found: os.stat_result
+
+
+def lies(folder: Path, name: str) -> Listed | None:
+    """What has that name now. Raises OSError."""
+    path = f"{folder}/{name}"  # a Path a file costs more than all the rest
+    try:
+        return Listed(path, name, os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
 
 
 class Lying(ABC):

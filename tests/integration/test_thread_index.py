@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -26,13 +26,16 @@ from tests.sizes import sizes
 
 from agent_mailer import lying
 from agent_mailer.disk import SystemCalls, read_regular
-from agent_mailer.mailbox.maildir import listing, remembered
+from agent_mailer.mailbox.maildir import adapter, listing, remembered
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.mailbox.port import MailboxUnavailable, Priority, oldest_of_each
 
 THREADS = ("one", "two", "three")
 BOXES = ("coder", "user", "planner")
 FOLDERS = ("inbox/new", "inbox/cur", "outbox/sent")
+MOST_WAITING = 8
+QUESTIONS = ((MOST_WAITING, 10), (4, 10), (3, 2), (2, 3))
+"""How many are asked for, and which of those that wait are left out: each so-manieth."""
 
 
 @contextmanager
@@ -42,6 +45,7 @@ def everything_watched() -> Iterator[None]:
         patch.setattr(listing, "WATCHED", 0)
         for module in (lying, listing):
             patch.setattr(module, "AT_ONCE", 3)
+        patch.setattr(adapter, "MAX_WAITING", MOST_WAITING)
         for module in (listing, remembered):
             patch.setattr(module, "WORTH_A_LINE", 2)
         # Longer than a tick of any kernel, shorter than a step here.
@@ -50,12 +54,12 @@ def everything_watched() -> Iterator[None]:
         yield
 
 
-def a_message(number: int, thread: str, minute: int = 0) -> tuple[str, str]:
+def a_message(number: int, thread: str, minute: int = 0, priority: Priority = Priority.NORMAL) -> tuple[str, str]:
     """Name and content; `number` tells it from others."""
     name = f"2026-11-20T10-{minute:02d}-00.000Z_pid1_{number:08x}"
     head = (
         f'{{"schema": 1, "id": "{name}", "from": "user", "to": ["coder"], "thread": "{thread}",'
-        f' "subject": "s", "created": "2026-11-20T10:{minute:02d}:00Z"}}'
+        f' "subject": "s", "created": "2026-11-20T10:{minute:02d}:00Z", "priority": "{priority}"}}'
     )
     return f"{name}.md", f"---json\n{head}\n---\nbody\n"
 
@@ -90,9 +94,9 @@ class Root:
     def files(self) -> list[Path]:
         return [path for box in BOXES for leaf in FOLDERS for path in sorted(self.folder(box, leaf).glob("*.md"))]
 
-    def text(self, thread: str, minute: int = 0) -> tuple[str, str]:
+    def text(self, thread: str, minute: int = 0, priority: Priority = Priority.NORMAL) -> tuple[str, str]:
         self.count += 1
-        return a_message(self.count, thread, minute)
+        return a_message(self.count, thread, minute, priority)
 
     def compare(self) -> None:
         """With a mailbox that nobody has ever looked into."""
@@ -101,8 +105,13 @@ class Root:
         async def both() -> None:
             for thread in THREADS:
                 assert ids(await self.mailbox.thread(thread)) == ids(await fresh.thread(thread)), thread
-            mine, wanted = await self.mailbox.pending(1000), await fresh.pending(1000)
-            assert mine == wanted
+            wait = (await fresh.pending(1000)).envelopes
+            for limit, every in QUESTIONS:
+                # Another one each time: what was left out before is not, and so on.
+                beside = {one.id for number, one in enumerate(wait, self.count) if number % every == 0}
+                mine, wanted = await self.mailbox.pending(limit, beside), await fresh.pending(limit, beside)
+                assert mine == wanted
+                assert mine.envelopes == oldest_of_each(wait, limit, beside)
 
         self.loop.run_until_complete(both())
 
@@ -141,10 +150,12 @@ class Changes(RuleBasedStateMachine):
         leaf=st.sampled_from(FOLDERS),
         thread=st.sampled_from(THREADS),
         minute=st.integers(0, 59),
-        how=st.sampled_from(["renamed", "written", "no message"]),
+        how=st.sampled_from(["renamed", "written", "no message", "under another name"]),
+        priority=st.sampled_from(Priority),
     )
-    def arrives(self, box: str, leaf: str, thread: str, minute: int, how: str) -> None:
-        name, text = self.root.text(thread, minute)
+    def arrives(self, box: str, leaf: str, thread: str, minute: int, how: str, priority: Priority) -> None:
+        name, text = self.root.text(thread, minute, priority)
+        name = name if how != "under another name" else f"{59 - minute:02d}-{self.root.count}.md"
         target = self.root.folder(box, leaf) / name
         text = text if how != "no message" else "nothing of the kind"
         if how == "renamed":
@@ -200,11 +211,24 @@ class Changes(RuleBasedStateMachine):
         shutil.copytree(home.with_name("was"), home, ignore=shutil.ignore_patterns("*.md"))
         shutil.rmtree(home.with_name("was"))
 
-    @rule(count=st.integers(1, 12))
-    def a_burst(self, count: int) -> None:
+    @rule(count=st.integers(1, 12), leaf=st.sampled_from(["inbox/cur", "inbox/new"]))
+    def a_burst(self, count: int, leaf: str) -> None:
         for n in range(count):
             name, text = self.root.text(THREADS[n % 3], n)
-            (self.root.folder("coder", "inbox/cur") / name).write_text(text)
+            (self.root.folder("coder", leaf) / name).write_text(text)
+
+    @rule(count=st.integers(1, 12))
+    def some_that_wait_are_taken_by_another(self, count: int) -> None:
+        for path in sorted(self.root.folder("coder", "inbox/new").glob("*.md"))[:count]:
+            path.rename(self.root.folder("coder", "inbox/cur") / path.name)
+
+    @rule(which=st.integers(0, 1000))
+    def gets_the_id_of_another(self, which: int) -> None:
+        new = self.root.folder("coder", "inbox/new")
+        if waiting := sorted(new.glob("*.md")):
+            path = waiting[which % len(waiting)]
+            self.root.count += 1
+            (new / f"{which % 60:02d}-{self.root.count}.md").write_bytes(path.read_bytes())
 
     @rule()
     def the_watcher_ends_or_begins(self) -> None:
@@ -241,11 +265,13 @@ class Changes(RuleBasedStateMachine):
     @rule()
     def a_watch_is_lost(self) -> None:
         """As when the file system is unmounted: the kernel takes it away."""
-        events = self.root.mailbox._all_events
-        if events is None:
-            return
-        for _, watch in list(events._watched.values())[:2]:
-            events._kernel._inotify.rm_watch(watch)  # type: ignore[union-attr]
+        for events in (self.root.mailbox._all_events, self.root.mailbox._events):
+            if events is None:
+                return
+            for _, watch in list(events._watched.values())[:2]:
+                # Both may have one for the same folder.
+                with suppress(OSError):
+                    events._kernel._inotify.rm_watch(watch)  # type: ignore[union-attr]
 
     @rule(which=st.integers(0, 1000))
     def the_watcher_claims(self, which: int) -> None:

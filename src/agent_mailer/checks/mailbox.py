@@ -19,7 +19,7 @@ from agent_mailer.config import MailboxKind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir import layout
-from agent_mailer.mailbox.maildir.listing import is_message_name
+from agent_mailer.mailbox.maildir.format import is_message_name
 from agent_mailer.mailbox.maildir.routes import session_of, siblings
 from agent_mailer.names import printable, shown_url
 from agent_mailer.process.handle import identify, is_alive

@@ -24,7 +24,8 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError
 from agent_mailer.events import EventName
 from agent_mailer.git_tree import keep_out
 from agent_mailer.mailbox.maildir import layout
-from agent_mailer.mailbox.maildir.listing import read_envelope, scan
+from agent_mailer.mailbox.maildir.dated import scan
+from agent_mailer.mailbox.maildir.listing import read_envelope
 from agent_mailer.mailbox.port import Automatic, Envelope
 from agent_mailer.names import printable
 from agent_mailer.progress import Step, Tell, counted, untold

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from agent_mailer.config import MailboxKind
 from agent_mailer.errors import MailerError
+from agent_mailer.lying import Listed
+from agent_mailer.mailbox.maildir.format import is_message_name
 from agent_mailer.mailbox.maildir.layout import Paths, check_handle
-from agent_mailer.mailbox.maildir.listing import Listed, is_message_name, read_head
+from agent_mailer.mailbox.maildir.listing import read_head
 from agent_mailer.mailbox.port import Message
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from agent_mailer.arriving import Writer, writer_of
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, MailerError, UsageFault
+from agent_mailer.lying import Listed
 from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
-from agent_mailer.mailbox.maildir.dated import StatCache, dated_names, stamp
+from agent_mailer.mailbox.maildir.dated import MAX_INDEXED, StatCache, dated_names, stamp
 from agent_mailer.mailbox.maildir.delivery import Stage, read_receipt
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message
-from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, Listed, read_head, to_locator
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message, to_locator
+from agent_mailer.mailbox.maildir.listing import read_head
 from agent_mailer.mailbox.maildir.routes import places
 from agent_mailer.mailbox.port import (
     Action,

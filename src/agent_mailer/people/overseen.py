@@ -11,10 +11,11 @@ import msgspec
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
-from agent_mailer.mailbox.maildir.dated import StatCache, dated_names
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message
+from agent_mailer.lying import lies
+from agent_mailer.mailbox.maildir.dated import MAX_INDEXED, StatCache, dated_names
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, is_message_name, parse_message
 from agent_mailer.mailbox.maildir.layout import USER, Paths, is_handle, mailboxes, message_folders, roster
-from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, is_message_name, lies, read_head
+from agent_mailer.mailbox.maildir.listing import read_head
 from agent_mailer.mailbox.port import Message
 
 PERSON = USER

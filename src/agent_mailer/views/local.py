@@ -73,7 +73,7 @@ def _in_folder(place: Workplace, ours: set[str]) -> MailboxView:
 
 def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> MailboxView:
     from agent_mailer.mailbox.maildir.dated import read_names
-    from agent_mailer.mailbox.maildir.listing import is_message_name
+    from agent_mailer.mailbox.maildir.format import is_message_name
     from agent_mailer.mailbox.port import Envelope
 
     names = sorted(name for name in os.listdir(folder) if is_message_name(name))
@@ -93,7 +93,9 @@ def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> Mail
 
 def _taken_by_others(place: Workplace, folder: Path, ours: set[str]) -> int:
     """How many messages in `cur` this watcher never had: another reader took them, or a mail program moved them."""
-    from agent_mailer.mailbox.maildir.listing import Listed, is_message_name, read_envelope
+    from agent_mailer.lying import Listed
+    from agent_mailer.mailbox.maildir.format import is_message_name
+    from agent_mailer.mailbox.maildir.listing import read_envelope
     from agent_mailer.mailbox.port import Envelope
 
     known = place.state.processed

@@ -32,15 +32,11 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
-from agent_mailer.lying import until_at_rest
+from agent_mailer.lying import Listed, until_at_rest
 from agent_mailer.mailbox.maildir import amq, compose, delivery, layout, routes, shelf
 from agent_mailer.mailbox.maildir.consume import Consumer, disk_faults
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
-from agent_mailer.mailbox.maildir.listing import (
-    Listed,
-    ThreadIndex,
-    Waiting,
-)
+from agent_mailer.mailbox.maildir.listing import ThreadIndex, Waiting
 from agent_mailer.mailbox.maildir.remembered import Remembered
 from agent_mailer.mailbox.port import (
     MAX_WAITING,
@@ -60,7 +56,6 @@ from agent_mailer.mailbox.port import (
     Refused,
     Route,
     Unreadable,
-    oldest_of_each,
 )
 from agent_mailer.outcomes import Outcome
 
@@ -107,8 +102,6 @@ class MaildirMailbox:
         self._clock = clock or SystemClock()
         self._consumer = Consumer(disk, self._clock, handle, self._paths)
         self._waiting = Waiting(self._paths.new, MAX_WAITING)
-        self._listed: tuple[int, int, frozenset[str], Listing] | None = None
-        """What was answered last: after how many changes, and to which question."""
         self._looking: asyncio.Lock | None = None
         self._looked = False
         self._arriving = Arriving(root / "meta" / "config.json", self._clock.monotonic)
@@ -195,15 +188,7 @@ class MaildirMailbox:
                 await self._look()
             self._events.wake_after(seconds)
         self._looked = True
-        asked = (self._waiting.changes, limit, frozenset(beside))
-        if self._listed is None or self._listed[:3] != asked:
-            waiting = list(self._waiting)
-            envelopes = [found for found in waiting if isinstance(found, Envelope)]
-            some = len(envelopes) < len(waiting)
-            bad = tuple(found for found in waiting if isinstance(found, Unreadable)) if some else ()
-            chosen = oldest_of_each(envelopes, limit, beside)
-            self._listed = (*asked, Listing(chosen, bad, more=len(envelopes) > limit))
-        return self._listed[3]
+        return self._waiting.first(limit, beside)
 
     async def _look(self) -> None:
         """Where much has to be read others go on meanwhile."""

@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from agent_mailer.mailbox.maildir.format import Malformed
-from agent_mailer.mailbox.maildir.listing import is_message_name, lies, read_envelope
+from agent_mailer.lying import Listed, lies
+from agent_mailer.mailbox.maildir.format import Malformed, is_message_name
+from agent_mailer.mailbox.maildir.listing import read_envelope
 from agent_mailer.mailbox.port import Envelope
 
 _STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z")
 _LAST_STAMP: Final = "9999"
 
+MAX_INDEXED: Final = 20_000
 _T = TypeVar("_T")
 _Signature = tuple[int, int, int]
 
@@ -45,6 +47,17 @@ def dated_names(folder: Path) -> list[tuple[str, str]]:
                 moment = said[0] if said else stamp(entry.stat(follow_symlinks=False).st_mtime)
                 found.append((moment, entry.name))
     return sorted(found)
+
+
+def scan(folder: Path) -> Iterator[Listed]:
+    """Every message name in `folder`, sorted by name. Raises OSError if the folder cannot be read."""
+    with os.scandir(folder) as entries:
+        names = sorted((entry for entry in entries if is_message_name(entry.name)), key=lambda entry: entry.name)
+    for entry in names:
+        try:
+            yield Listed(entry.path, entry.name, entry.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            continue
 
 
 def read_names(folder: Path, names: Iterable[str]) -> Iterator[Envelope | Malformed]:

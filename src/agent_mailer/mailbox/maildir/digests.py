@@ -10,7 +10,8 @@ from typing import Final
 
 from agent_mailer.beneath import open_file
 from agent_mailer.disk import read_regular
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, TOO_LARGE, Malformed, to_locator
+from agent_mailer.mailbox.port import Unreadable
 
 _END_BYTES: Final = 64 * 1024
 
@@ -41,3 +42,17 @@ def place_digest(path: Path) -> str:
 
 def bytes_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def unreadable(path: Path, why: Malformed) -> Unreadable:
+    """A file that is no message, as the port tells of it."""
+    return Unreadable(
+        to_locator(path.name),
+        f"{why.reason.value}: {why.why}",
+        why.why == TOO_LARGE,
+        why.id,
+        why.thread,
+        why.sender,
+        file_digest(path),
+        why.reply_to,
+    )

@@ -9,6 +9,7 @@ body
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,6 +25,7 @@ MAX_DEPTH: Final = 400
 CONTEXT_KEY: Final = "agent_mailer"
 PROJECT_MARK: Final = ":"
 
+_RAW_NAME: Final = "bytes:"
 START: Final = "---json\n"
 CLOSE: Final = "---\n"
 _CREATED = re.compile(
@@ -369,3 +371,26 @@ def _unparsable(why: str) -> _Fault:
 
 _PRIORITIES = frozenset(Priority)
 _KINDS = frozenset(Kind)
+
+
+def is_message_name(name: str) -> bool:
+    """Whether AMQ takes a file of this name for a message."""
+    return name.endswith(".md") and name[0] != "." and "/" not in name and "\\" not in name and "\0" not in name
+
+
+def to_locator(name: str) -> str:
+    """A file name as text that any file can hold; `from_locator` gives the name back."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return _RAW_NAME + os.fsencode(name).hex()
+    return name
+
+
+def from_locator(locator: str) -> str:
+    """The file name; raises ValueError for what is none, so that no path is ever built of it."""
+    raw = locator.startswith(_RAW_NAME) and not locator.endswith(".md")
+    name = os.fsdecode(bytes.fromhex(locator.removeprefix(_RAW_NAME))) if raw else locator
+    if not is_message_name(name):
+        raise ValueError(f"no message file: {locator!r}")
+    return name

@@ -12,90 +12,42 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import msgspec
-
 from agent_mailer.disk import read_regular
-from agent_mailer.lying import AT_ONCE, Lying, Read, until_at_rest
-from agent_mailer.mailbox.maildir.digests import file_digest
+from agent_mailer.lying import AT_ONCE, Listed, Lying, Read, lies, until_at_rest
+from agent_mailer.mailbox.maildir.digests import unreadable
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
-    TOO_LARGE,
     Malformed,
     Reason,
+    is_message_name,
     parse_envelope,
     parse_head,
     parse_message,
+    to_locator,
     too_large,
 )
 from agent_mailer.mailbox.maildir.layout import message_folders
 from agent_mailer.mailbox.maildir.remembered import WORTH_A_LINE, Remembered
-from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, Unreadable
+from agent_mailer.mailbox.port import URGENCY, Envelope, Listing, MailboxUnavailable, Message, Unreadable
+from agent_mailer.ordered import Ordered, Place, insert, take_out
 
 if TYPE_CHECKING:
     import asyncio
 
     from agent_mailer.file_events import FileEvents
 
-MAX_INDEXED: Final = 20_000
 MAX_THREAD_MESSAGES: Final = 200
-
 _HEAD_BYTES: Final = 16 * 1024
-_RAW_NAME: Final = "bytes:"
 _SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN))
 
 WATCHED: Final = 500
 """A folder with fewer names is listed each time: that costs less than to hear of all that others do there."""
-
 _INODE_BYTES, _DIGEST_BYTES, _MOMENT_BYTES = 8, 12, 12
-
 _T = TypeVar("_T")
 _Signature = tuple[int, int, int, int]
-
-
-def is_message_name(name: str) -> bool:
-    """Whether AMQ takes a file of this name for a message."""
-    return name.endswith(".md") and name[0] != "." and "/" not in name and "\\" not in name and "\0" not in name
-
-
-def to_locator(name: str) -> str:
-    """A file name as text that any file can hold; `from_locator` gives the name back."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return _RAW_NAME + os.fsencode(name).hex()
-    return name
-
-
-def from_locator(locator: str) -> str:
-    """The file name; raises ValueError for what is none, so that no path is ever built of it."""
-    raw = locator.startswith(_RAW_NAME) and not locator.endswith(".md")
-    name = os.fsdecode(bytes.fromhex(locator.removeprefix(_RAW_NAME))) if raw else locator
-    if not is_message_name(name):
-        raise ValueError(f"no message file: {locator!r}")
-    return name
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """One name in a folder of messages."""
-
-    path: str
-    name: str
-    found: os.stat_result
-
-
-def scan(folder: Path) -> Iterator[Listed]:
-    """Every message name in `folder`, sorted by name. Raises OSError if the folder cannot be read."""
-    with os.scandir(folder) as entries:
-        names = sorted((entry for entry in entries if is_message_name(entry.name)), key=lambda entry: entry.name)
-    for entry in names:
-        try:
-            yield Listed(entry.path, entry.name, entry.stat(follow_symlinks=False))
-        except FileNotFoundError:
-            continue
 
 
 def read_envelope(item: Listed) -> Envelope | Malformed | None:
@@ -130,29 +82,6 @@ def _read_beginning(item: Listed, parse: Callable[[bytes, str], _T | Malformed])
     return parsed
 
 
-def lies(folder: Path, name: str) -> Listed | None:
-    """What has that name now. Raises OSError."""
-    path = f"{folder}/{name}"  # a Path a file costs more than all the rest
-    try:
-        return Listed(path, name, os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return None
-
-
-def unreadable(path: Path, why: Malformed) -> Unreadable:
-    """A file that is no message, as the port tells of it."""
-    return Unreadable(
-        to_locator(path.name),
-        f"{why.reason.value}: {why.why}",
-        why.why == TOO_LARGE,
-        why.id,
-        why.thread,
-        why.sender,
-        file_digest(path),
-        why.reply_to,
-    )
-
-
 class Waiting:
     """What waits in one folder: the first `most` names that are whole."""
 
@@ -160,15 +89,37 @@ class Waiting:
         self._folder = folder
         self._most = most
         self._known: dict[str, tuple[_Signature, Envelope | Unreadable]] = {}
+        self._sorted: list[str] = []
+        self._behind: list[str] = []
+        """Those after the first `most`, sorted: nobody has looked at them."""
         self._not_whole: set[str] = set()
         self._complete = False
-        """Whether what is known is all there was at the last look."""
-        self.changes = 0
+        """Whether the last look came to its end."""
+        self._changes = 0
         """Grows whenever it is another than before."""
+        self._unreadable: dict[str, Unreadable] = {}
+        self._order = Ordered(len(URGENCY))
+        """Of the messages, but for those that are `_beside`."""
+        self._beside: frozenset[str] = frozenset()
+        self._renamed: dict[str, set[str]] = {}
+        """By id the names of those that are not called by it."""
+        self._listed: tuple[int, int, frozenset[str], Listing] | None = None
+        """What was answered last: after how many changes, and to which question."""
 
-    def __iter__(self) -> Iterator[Envelope | Unreadable]:
-        """By their names, nearly in their order: to sort them costs little."""
-        return map(itemgetter(1), map(self._known.__getitem__, sorted(self._known)))
+    def first(self, limit: int, beside: Collection[str]) -> Listing:
+        """As `pending` of the port says, as of the last look."""
+        asked = (self._changes, limit, frozenset(beside))
+        if self._listed is None or self._listed[:3] != asked:
+            for message_id in self._beside ^ asked[2]:
+                for name in (f"{message_id}.md", *self._renamed.get(message_id, ())):
+                    if isinstance(one := self._found(name), Envelope) and one.id == message_id:
+                        (self._order.add if message_id in self._beside else self._order.remove)(_place(name, one))
+            self._beside = asked[2]
+            bad = tuple(self._unreadable[name] for name in sorted(self._unreadable))
+            more = len(self._known) - len(bad) > limit or bool(self._behind)
+            found = tuple(one for name in self._order.first(limit) if isinstance(one := self._found(name), Envelope))
+            self._listed = (*asked, Listing(found, bad, more=more))
+        return self._listed[3]
 
     def look(self, touched: Collection[str] | None, is_whole: Callable[[Listed], bool]) -> Iterator[None]:
         """`touched`: what may be another than at the last look; None: nobody knows. Raises OSError, MailboxUnavailable.
@@ -179,31 +130,51 @@ class Waiting:
         complete, self._complete = self._complete, False
         if touched is None or not complete:
             yield from self._list(is_whole)
-            return
-        for name in [*filter(is_message_name, touched), *self._not_whole]:
-            item = lies(self._folder, name)
-            if item is None:
-                self._not_whole.discard(name)
-                self._drop(name)
-            else:
-                self._take(item, is_whole, again=True)
-        # Beyond that others would have to move up.
-        self._complete = len(self._known) < self._most
+        else:
+            for name in [*filter(is_message_name, touched), *self._not_whole]:
+                self._look_again(name, is_whole)
+            yield from self._fill(is_whole)
+        self._complete = True
 
     def _list(self, is_whole: Callable[[Listed], bool]) -> Iterator[None]:
         self._not_whole.clear()
+        self._behind = []
+        names = sorted(filter(is_message_name, os.listdir(self._folder)))
         seen: set[str] = set()
-        for item in scan(self._folder):
-            if len(seen) >= self._most:
-                break
-            changes = self.changes
-            if self._take(item, is_whole):
+        looked_at = 0
+        while looked_at < len(names) and len(seen) < self._most:
+            item, changes = lies(self._folder, names[looked_at]), self._changes
+            looked_at += 1
+            if item is not None and self._take(item, is_whole):
                 seen.add(item.name)
-            if self.changes != changes and self.changes % AT_ONCE == 0:
+            if self._changes != changes and self._changes % AT_ONCE == 0:
                 yield
         for name in self._known.keys() - seen:
             self._drop(name)
-        self._complete = len(seen) < self._most
+        self._behind = names[looked_at:]
+
+    def _look_again(self, name: str, is_whole: Callable[[Listed], bool]) -> None:
+        item = lies(self._folder, name)
+        self._not_whole.discard(name)
+        if self._behind and name >= self._behind[0]:
+            take_out(self._behind, name)
+            if item is not None:
+                insert(self._behind, name)
+        elif item is None:
+            self._drop(name)
+        else:
+            self._take(item, is_whole, again=True)
+
+    def _fill(self, is_whole: Callable[[Listed], bool]) -> Iterator[None]:
+        """Others move up, or have to move back."""
+        while len(self._sorted) > self._most:
+            self._behind.insert(0, self._sorted[-1])
+            self._drop(self._sorted[-1])
+        while self._behind and len(self._sorted) < self._most:
+            if (item := lies(self._folder, self._behind.pop(0))) is not None:
+                self._take(item, is_whole)
+            if self._changes % AT_ONCE == 0:
+                yield
 
     def _take(self, item: Listed, is_whole: Callable[[Listed], bool], *, again: bool = False) -> bool:
         """Whether it waits, and is no longer being written. `again`: its times tell less than what was heard of it."""
@@ -217,20 +188,49 @@ class Waiting:
             self._drop(item.name)
             self._not_whole.add(item.name)
             return False
-        self._not_whole.discard(item.name)
         read = read_envelope(item)
         if read is None:
             self._drop(item.name)
             return False
         entry = (signature, unreadable(Path(item.path), read) if isinstance(read, Malformed) else read)
         if entry != known:
-            self._known[item.name] = entry
-            self.changes += 1
+            self._drop(item.name)
+            self._put(item.name, entry)
         return True
 
+    def _found(self, name: str) -> Envelope | Unreadable | None:
+        return self._known[name][1] if name in self._known else None
+
+    def _put(self, name: str, entry: tuple[_Signature, Envelope | Unreadable]) -> None:
+        self._known[name] = entry
+        insert(self._sorted, name)
+        self._changes += 1
+        if isinstance(one := entry[1], Unreadable):
+            self._unreadable[name] = one
+            return
+        if name != f"{one.id}.md":
+            self._renamed.setdefault(one.id, set()).add(name)
+        if one.id not in self._beside:
+            self._order.add(_place(name, one))
+
     def _drop(self, name: str) -> None:
-        if self._known.pop(name, None) is not None:
-            self.changes += 1
+        if (known := self._known.pop(name, None)) is None:
+            return
+        take_out(self._sorted, name)
+        self._changes += 1
+        if isinstance(one := known[1], Unreadable):
+            del self._unreadable[name]
+            return
+        if name != f"{one.id}.md":
+            self._renamed[one.id].remove(name)
+            if not self._renamed[one.id]:
+                del self._renamed[one.id]
+        if one.id not in self._beside:
+            self._order.remove(_place(name, one))
+
+
+def _place(name: str, one: Envelope) -> Place:
+    return Place(one.order, name, one.thread, URGENCY[one.priority])
 
 
 class _Folder(Lying):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.mailbox.maildir.dated import MAX_INDEXED
 from agent_mailer.mailbox.maildir.delivery import (
     MAX_DLQ_HEADER_BYTES,
     holds,
@@ -18,9 +19,15 @@ from agent_mailer.mailbox.maildir.delivery import (
     temporary_name,
 )
 from agent_mailer.mailbox.maildir.digests import bytes_digest, file_digest, place_digest
-from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, parse_message, under_other_id
+from agent_mailer.mailbox.maildir.format import (
+    MAX_MESSAGE_BYTES,
+    Malformed,
+    from_locator,
+    parse_message,
+    under_other_id,
+)
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.maildir.listing import MAX_INDEXED, from_locator, unavailable
+from agent_mailer.mailbox.maildir.listing import unavailable
 from agent_mailer.mailbox.port import Refused, content_digest
 from agent_mailer.names import path_name, text_digest
 
