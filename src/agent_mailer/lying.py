@@ -39,7 +39,7 @@ class Listed(msgspec.Struct, frozen=True):
     found: os.stat_result
 
 
-def lies(folder: Path, name: str) -> Listed | None:
+def lies(folder: Path | str, name: str) -> Listed | None:
     """What has that name now. Raises OSError."""
     path = f"{folder}/{name}"  # a Path a file costs more than all the rest
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from itertools import islice
@@ -16,7 +15,7 @@ from agent_mailer.arriving import Writer, writer_of
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
 from agent_mailer.errors import BusyFault, MailerError, UsageFault
-from agent_mailer.lying import Listed
+from agent_mailer.lying import lies
 from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
 from agent_mailer.mailbox.maildir.dated import MAX_INDEXED, StatCache, dated_names, stamp
@@ -346,13 +345,12 @@ class FolderMail:
     def _head(self, path: str) -> Message | Malformed | None:
         """What the file is, without a body; read once while it stays what it was. None if it has gone."""
         with disk_faults(path):
-            try:
-                found = os.stat(path, follow_symlinks=False)
-            except FileNotFoundError:
+            folder, _, name = path.rpartition("/")
+            if (item := lies(folder, name)) is None:
                 return None
-            known = self._heads.get(path, found)
-            if known is None and (known := read_head(Listed(path, path.rpartition("/")[2], found))) is not None:
-                self._heads.put(path, found, known)
+            known = self._heads.get(path, item.found)
+            if known is None and (known := read_head(item)) is not None:
+                self._heads.put(path, item.found, known)
             return known
 
     def _folder(self, *, new: bool) -> Path:
