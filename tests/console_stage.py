@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import msgspec
 import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk, Person
 
+from agent_mailer import __version__
 from agent_mailer.console.mounting import mount
+from agent_mailer.remote.port import Report, Scheduled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -168,6 +172,13 @@ def filled(desk: BrokerDesk, person: Person) -> Scene:
         "docs-bot", "me", "Which style for the API pages?", "Should examples be in curl or in Python?", kind="question"
     )
     scene.call("POST", "/admin/hooks", {"name": "alarms", "to": scene.agents["infra-runner"]["address"]})
+    nightly = Scheduled(
+        "nightly", "0 3 * * 1-5 UTC", time.time() + 40_000, sent=review["id"], sent_at=time.time() - 40_000
+    )
+    weekly = Scheduled("licences", "30 6 * * 1 Europe/Berlin", time.time() + 200_000)
+    told = Report(__version__, "operate", "claude", schedules=(nightly, weekly), ended="stopped")
+    path = f"/agents/{scene.agents['reviewer']['id']}/report"
+    scene.call("PUT", path, msgspec.to_builtins(told), as_agent=True)
     kept = scene.send("reviewer", "planner", "Licences of our dependencies", "All are MIT, BSD or Apache 2.0.")
     scene.call("POST", f"/admin/threads/{kept['thread_id']}/archive")
     away = scene.send("docs-bot", "planner", "Spelling", "Colour or color?")

@@ -174,6 +174,12 @@ def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: 
         visitor.post("/console/ask", None, **wanted["pause"])
         found = [(one["verb"], one.get("targets", []), one.get("then", "retry")) for one in asked(scene, "idle")]
         assert found == [("stop", ["t-9"], "drop"), ("pause", [], "retry")]
+        # All that are watched, and no other.
+        [everybody] = [form for form in forms(page, "/console/ask") if "whom" in form]
+        for _ in range(2):
+            assert visitor.post("/console/ask", None, **everybody).status_code == 303
+        assert [one["verb"] for one in asked(scene, "idle")] == ["stop", "pause", "pause"]
+        assert asked(scene, "coder") == []
         report(scene, "idle", pause=Resting("by_hand", 1_700_000_000.0))
         shown = visitor.get("/console/needs").text
         assert "Let it go on" in shown

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Annotated, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
-from agent_mailer.broker.callers import AsPerson, store_of
+from agent_mailer.broker.callers import AsPerson, PersonCaller, store_of
 from agent_mailer.broker.messages.sending import Sent, send_all
 from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.protocol import CLOCK, Fault
@@ -45,6 +46,8 @@ from agent_mailer.views.values.needs import NeedKind, NeedView
 router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
 _KEY = re.compile(r"[0-9a-f]{32}")
+AT_ONCE = 100
+"""So many agents are asked side by side."""
 _PageNumber = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]
 _THENS = get_args(WantedForm.model_fields["then"].annotation)
 
@@ -112,13 +115,29 @@ async def ask(request: Request, person: AsPerson) -> Response:
     targets = tuple(str(one) for one in form.getlist("target"))
     if verb == RemoteVerb.RAISE:
         targets = (f"{text_of(form, 'limit').strip()}={text_of(form, 'value').strip()}",)
-    agents = [str(one) for one in form.getlist("agent")]
-    for agent_id in agents:
-        shown = f"console:{key}" if _KEY.fullmatch(key) else None
-        reason = " ".join(text_of(form, "reason").split())[:500]
-        wanted = Wanted(RemoteVerb(verb), DEFAULT_SECONDS, targets, reason, then, shown)
-        await ask_of(request, person, agent_id, wanted)
+    agents = [str(one) for one in form.getlist("agent")] or await _meant(request, person, text_of(form, "whom"))
+    shown = f"console:{key}" if _KEY.fullmatch(key) else None
+    reason = " ".join(text_of(form, "reason").split())[:500]
+    wanted = Wanted(RemoteVerb(verb), DEFAULT_SECONDS, targets, reason, then, shown)
+    # Side by side they are stored together.
+    for first in range(0, len(agents), AT_ONCE):
+        portion = agents[first : first + AT_ONCE]
+        await asyncio.gather(*(ask_of(request, person, agent_id, wanted) for agent_id in portion))
     return leads_to(own_address(text_of(form, "back")), done="asked")
+
+
+async def _meant(request: Request, person: PersonCaller, whom: str) -> list[str]:
+    """Agents that are watched now: all, or of those with the tags that the list is cut to. More than a form holds."""
+    if whom not in ("watched", "shown"):
+        return []
+
+    def work(connection: Connection) -> list[str]:
+        found = watched_by(connection, streams_of(request), person.user_id)
+        tags, wanted = tags_by_agent(connection, person.user_id)
+        kept = [one for one in found if whom == "watched" or not wanted or wanted & set(tags.get(one.agent_id, ()))]
+        return [one.agent_id for one in kept if one.watcher is not None]
+
+    return await store_of(request).read(work)
 
 
 @router.get("/agents")

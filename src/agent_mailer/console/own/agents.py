@@ -76,5 +76,8 @@ async def ask(request: Request) -> Response:
     said = (RemoteVerb(verb), targets, text_of(form, "reason"), then)
     # Side by side: a watcher may be long in answering.
     agents = dict.fromkeys(map(str, form.getlist("agent")))
+    if text_of(form, "whom") == "watched":
+        shown = await looked(agents_of(request).agents)
+        agents = dict.fromkeys(one.agent_id for one in shown.agents if one.watcher is not None)
     await asyncio.gather(*(looked(agents_of(request).ask, agent_id, *said) for agent_id in agents))
     return leads_to(own_address(text_of(form, "back")), done="did")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Annotated, cast
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
 from agent_mailer.broker.agents import admin
 from agent_mailer.broker.agents.rows import operator_id
 from agent_mailer.broker.callers import AsPerson, store_of
 from agent_mailer.console.charts import Bar, bars
+from agent_mailer.console.operating.pages import A_PAGE, first_of
 from agent_mailer.console.places.counting import Counting, Figures
 from agent_mailer.console.rendering import page
 from agent_mailer.console.routing import Page
@@ -23,7 +24,9 @@ DAYS = 14
 
 
 @router.get("/stats")
-async def stats(request: Request, person: AsPerson) -> Response:
+async def stats(
+    request: Request, person: AsPerson, number: Annotated[int, Query(alias="page", ge=1, le=1_000_000)] = 1
+) -> Response:
     """Days are those of UTC."""
     today = datetime.now(UTC).date()
     days = [(today - timedelta(days=back)).isoformat() for back in reversed(range(DAYS))]
@@ -48,4 +51,6 @@ async def stats(request: Request, person: AsPerson) -> Response:
         title=title,
         ends=found.outcomes(days[0]),
         agents=agents,
+        first=first_of(number, len(agents)),
+        a_page=A_PAGE,
     )
