@@ -175,7 +175,7 @@ def filled(desk: BrokerDesk, person: Person) -> Scene:
     nightly = Scheduled(
         "nightly", "0 3 * * 1-5 UTC", time.time() + 40_000, sent=review["id"], sent_at=time.time() - 40_000
     )
-    weekly = Scheduled("licences", "30 6 * * 1 Europe/Berlin", time.time() + 200_000)
+    weekly = Scheduled("licences", "30 6 * * 1 Europe/Berlin", now + 200_000)
     told = Report(__version__, "operate", "claude", schedules=(nightly, weekly), ended="stopped")
     path = f"/agents/{scene.agents['reviewer']['id']}/report"
     scene.call("PUT", path, msgspec.to_builtins(told), as_agent=True)
