@@ -172,9 +172,8 @@ def filled(desk: BrokerDesk, person: Person) -> Scene:
         "docs-bot", "me", "Which style for the API pages?", "Should examples be in curl or in Python?", kind="question"
     )
     scene.call("POST", "/admin/hooks", {"name": "alarms", "to": scene.agents["infra-runner"]["address"]})
-    nightly = Scheduled(
-        "nightly", "0 3 * * 1-5 UTC", time.time() + 40_000, sent=review["id"], sent_at=time.time() - 40_000
-    )
+    now = time.time()
+    nightly = Scheduled("nightly", "0 3 * * 1-5 UTC", now + 40_000, sent=review["id"], sent_at=now - 40_000)
     weekly = Scheduled("licences", "30 6 * * 1 Europe/Berlin", now + 200_000)
     told = Report(__version__, "operate", "claude", schedules=(nightly, weekly), ended="stopped")
     path = f"/agents/{scene.agents['reviewer']['id']}/report"
