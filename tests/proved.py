@@ -32,6 +32,7 @@ class Harness(StrEnum):
     HOSTILE_NAMES = "hostile names"
     BROKER = "broker under fire"
     MODEL = "a model"
+    SCHEDULES = "schedules"
     SOAK = "soak"
 
 

@@ -23,6 +23,7 @@ import tomlkit
 from tests.containers import Container
 from tests.crash.children import Children
 from tests.crash.killed_agent import HOPELESS, PARTS
+from tests.crash.replay import Line, replay, swapped, swaps
 from tests.desk import Desk, until
 from tests.proved import Harness, proved
 from tests.typed import COMMAND
@@ -38,6 +39,8 @@ MANY = 100
 """Rounds of a loop that is long enough for turns side by side as well."""
 RUNS_OF_THE_HOPELESS = 4
 MOST_WAITING = 5
+SWAPS = 20
+"""So many times two lines of the log change places, and the replay has to tell."""
 AGENT = Path(__file__).with_name("killed_agent.py")
 
 _RECEIVES = """cat >/dev/null
@@ -104,6 +107,11 @@ class Workdir:
     def records(self) -> list[TurnRecord]:
         found = [turn / "turn.json" for turn in self.turns()]
         return [msgspec.json.decode(path.read_bytes(), type=TurnRecord) for path in found if path.exists()]
+
+    def log(self) -> list[Line]:
+        """Whole lines: one that a kill has torn counts as none."""
+        lines = (self.state / "log.jsonl").read_text().splitlines()
+        return [msgspec.json.decode(line) for line in lines if line.endswith("}")]
 
     def at_rest(self) -> bool:
         return all((turn / "settled").exists() for turn in self.turns())
@@ -315,7 +323,15 @@ class KillLoop:
         for side in (self.coder, self.recipient):
             for turn in side.turns():
                 assert members(turn.name, None) == [], "no process left behind"
+            self._replay(side.log())
         proved(Harness.KILL_LOOPS, kills=load.kills.total(), messages=len(ids), answers=len(answers))
+
+    def _replay(self, lines: list[Line]) -> None:
+        """Each line may come where it stands; in another order it may not."""
+        assert replay(lines) == [], "the model does not allow it"
+        places = swaps(lines)
+        for place in self.chance.sample(places, min(SWAPS, len(places))):
+            assert replay(swapped(lines, place)), f"lines {place + 1} and {place + 2} may be in any order"
 
     def report(self) -> str:
         kills = ", ".join(f"{victim} {count}" for victim, count in sorted(self.load.kills.items()))

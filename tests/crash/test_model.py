@@ -380,10 +380,21 @@ def drain(world: World) -> None:
         world.allow_all()
         world.sky.moment += 10.0
         world.tick()
-        if not _to_do(world):
+        if not to_do(world):
             break
     check(world)
-    assert not _to_do(world)
+    assert not to_do(world)
+    check_ends(world)
+    world.tick()  # clears away what is past its days
+    before = _files(world)
+    world.tick()
+    after = _files(world)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert not changed, f"nothing to do, and something was written: {changed}"
+
+
+def check_ends(world: World) -> None:
+    """Where nothing is left to do: each message was given up or done, and answered as its last run says, once."""
     letters = {letter.msg_id for letter in world.desk.place(world.sky).state.dead_letters.all()}
     for message, envelope in world.sent.items():
         turns = _turns_of(world, message)
@@ -400,15 +411,9 @@ def drain(world: World) -> None:
         expected = last.outcome is Outcome.DONE and run.ending is Ending.DONE
         what = f"{turns[-1].turn_id} ({run.turn} ran last): {last.outcome}, {[item.state for item in last.items]}"
         assert len(answers) == expected, f"{message}: answered {len(answers)} times by {what}"
-    world.tick()  # clears away what is past its days
-    before = _files(world)
-    world.tick()
-    after = _files(world)
-    changed = {name for name in before | after if before.get(name) != after.get(name)}
-    assert not changed, f"nothing to do, and something was written: {changed}"
 
 
-def _to_do(world: World) -> bool:
+def to_do(world: World) -> bool:
     state = world.desk.place(world.sky).state
     settled = all(message in state.processed for message in world.sent)
     return (

@@ -93,6 +93,7 @@ say "\"session\",\"id\":\"${AGENT_MAILER_SESSION_ID:-s-$turn}\""
   while read -r id word; do
     [ "$word" = allow ] && (set -C; : >"$AGENT_MAILER_TURN_DIR/outbox/used-$id") && echo "$id" >>"$base/acts"
   done
+[ ! -e "$base/stage-$message" ] || cp "$base/stage-$message" "$AGENT_MAILER_TURN_DIR/outbox/k1.json"
 plan=done
 [ ! -e "$base/plan-$message" ] || read -r plan <"$base/plan-$message"
 if [ "$plan" = wait ]; then
@@ -223,8 +224,8 @@ def counts(record: TurnRecord) -> bool:
 class World:
     """One agent, its state and its mailbox. No watcher runs between two calls; agents may."""
 
-    def __init__(self, base: Path, parallel: int, turns_per_day: int = 0) -> None:
-        """`turns_per_day`: 0 is no limit. Mail of `planner` is held."""
+    def __init__(self, base: Path, parallel: int, turns_per_day: int = 0, **more: str) -> None:
+        """`turns_per_day`: 0 is no limit. Mail of `planner` is held. `more`: further keys of the configuration."""
         self.base = base
         self.turns_per_day = turns_per_day
         self.desk = Desk(base)
@@ -240,6 +241,7 @@ class World:
             stop_grace=0,
             deny_from=["planner"],
             limits={"turns_per_day": turns_per_day},
+            **more,
         )
         self.weather = Weather()
         self.sky = Sky()
@@ -356,7 +358,7 @@ class World:
 
     def finish(self, turn: str, ending: Ending) -> None:
         """Tell a waiting agent how to end, and see it end."""
-        self._until(lambda: self._tell(turn, ending), f"{turn} waits")
+        self._until(lambda: self.tell(turn, ending), f"{turn} waits")
         self._until(lambda: (self.desk.state / "turns" / turn / "exit").exists(), f"the end of {turn}")
 
     def kill_agent(self, turn: str) -> None:
@@ -380,7 +382,7 @@ class World:
         def listen(event: LogRecord) -> None:
             message, turn = str(event.fields.get("message_id")), str(event.fields.get("turn_id"))
             if event.event is EventName.TURN_STARTED:
-                self._check_start(place.state, message)
+                self.check_start(place.state, message)
             if event.event in (EventName.TURN_STARTED, EventName.TURN_ADOPTED) and turn not in told:
                 told.add(turn)
                 if meanwhile is Meanwhile.STOP:
@@ -435,12 +437,12 @@ class World:
                 self.weather.dead = True
                 watcher.hand_over()
             case Meanwhile.FINISH:
-                while not (turn_dir / "exit").exists() and not self._tell(turn, ending):  # noqa: ASYNC110
+                while not (turn_dir / "exit").exists() and not self.tell(turn, ending):  # noqa: ASYNC110
                     await asyncio.sleep(0.002)
 
-    def _check_start(self, state: State, message: str) -> None:
+    def check_start(self, state: State, message: str, *, paused: bool = True) -> None:
         """Within a thread strictly in order, but for what is held; nothing starts against a pause by hand, beyond the
-        day's limit, or of whom nobody has let go.
+        day's limit, or of whom nobody has let go. Not `paused`: it was let through before the pause that there may be.
         """
         own = self.sent[message]
         if message in self.strange - self.let_go:
@@ -454,7 +456,7 @@ class World:
             if older and other.automatic is not Automatic.NOTICE and other.id not in state.processed:
                 self.faults.append(f"{message} started before {other.id}, which is older in its thread")
         pause = state.pause.read()
-        if pause is not None and pause.reason is PauseReason.BY_HAND:
+        if paused and pause is not None and pause.reason is PauseReason.BY_HAND:
             self.faults.append(f"{message} started against a pause by hand")
 
     # What is there.
@@ -520,7 +522,7 @@ class World:
         record = self.records.get(turn)
         return record is not None and record.settlement is None and record.stopped is None and turn not in self.killed
 
-    def _tell(self, turn: str, ending: Ending) -> bool:
+    def tell(self, turn: str, ending: Ending) -> bool:
         """False where its agent does not wait (yet, or any more)."""
         try:
             fd = os.open(self.base / f"gate-{turn}", os.O_WRONLY | os.O_NONBLOCK)
