@@ -20,7 +20,7 @@ Line = dict[str, Any]
 
 
 class Step(IntEnum):
-    """How far a turn is. Within one life it only goes on."""
+    """How far a turn is, as this life or the last that spoke of it has told. Within one life it only goes on."""
 
     NONE = 0
     CLAIMED = 1
@@ -171,7 +171,8 @@ class Replay:
 
     def _note(self, name: str, turn: Turn, event: EventName, line: Line) -> None:
         if turn.life != self._life:
-            turn.life, turn.seen, turn.delivered = self._life, set(), set()
+            # What an earlier watcher had applied of a settlement is applied again.
+            turn.life, turn.seen, turn.delivered, turn.step = self._life, set(), set(), Step.NONE
         turn.seen.add(event)
         turn.step = max(turn.step, STEPS[event])
         message = turn.message

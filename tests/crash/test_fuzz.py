@@ -22,6 +22,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.amq_tree import Project, write
+from tests.crash import stream_doors
 from tests.crash.mutants import TEXTS, changed
 from tests.kept import FOLDER, load
 from tests.sizes import sizes
@@ -38,6 +39,7 @@ from agent_mailer.mailbox.mcp_agent_mail import wire as mcp_wire
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.outside import generic, github, signature
 from agent_mailer.outside.event import BadEvent
+from agent_mailer.runtimes import own_lines
 from agent_mailer.runtimes.claude import lines as claude_lines
 from agent_mailer.runtimes.claude.fence import Fence
 from agent_mailer.runtimes.codex import lines as codex_lines
@@ -219,6 +221,10 @@ DOORS = (
     Door("codex", _lines("codex"), codex_lines.events_of),
     Door("codex-words", _lines("codex"), codex_lines.agent_message),
     Door("command", COMMAND_LINES, COMMAND.parse),
+    Door("acp", stream_doors.recorded(), stream_doors.acp),
+    Door("own-lines", COMMAND_LINES, own_lines.events_of),
+    Door("stream", stream_doors.EVENTS, stream_doors.events),
+    Door("http", stream_doors.ANSWERS, stream_doors.answers),
     Door("sse", (b'{"epoch":3}', b'{"name":"w","since":"2026"}'), _events_of_a_stream),
     Door("answers", REFUSALS, _answer),
     Door("listing", (MESSAGE,), _listing),
