@@ -329,7 +329,8 @@ class KillLoop:
     def _replay(self, lines: list[Line]) -> None:
         """Each line may come where it stands; in another order it may not."""
         faults = replay(lines)
-        assert not faults, "\n".join(faults)
+        of_them = [line for line in lines if any(str(line.get("turn_id")) in fault for fault in faults)]
+        assert not faults, "\n".join([*faults, *map(str, of_them)])
         places = swaps(lines)
         for place in self.chance.sample(places, min(SWAPS, len(places))):
             assert replay(swapped(lines, place)), f"lines {place + 1} and {place + 2} may be in any order"

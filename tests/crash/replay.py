@@ -65,7 +65,6 @@ class Turn:
         self.seen: set[EventName] = set()
         """In this life."""
         self.outcome = ""
-        self.items = 0
         self.delivered: set[str] = set()
 
 
@@ -123,7 +122,8 @@ class Replay:
         if event is EventName.ITEM_DELIVERED and line["message_id"] in turn.delivered and not fresh:
             found.append("it was delivered")
         if event is EventName.MESSAGE_DONE:
-            found += self._wrong_of_a_message_done(name, turn, line)
+            by = self._done.get(str(line["message_id"]), name)
+            found += [f"{by} had done it"] if by != name else []
         if event is EventName.RETRY_SCHEDULED and line["message_id"] not in self._unsure:
             counted = self._failures.get(str(line["message_id"]), 0)
             if line["attempts"] != counted:
@@ -157,13 +157,6 @@ class Replay:
             found.append(f"attempt {line['attempt']} after {counted} failures")
         return found
 
-    def _wrong_of_a_message_done(self, name: str, turn: Turn, line: Line) -> list[str]:
-        by = self._done.get(str(line["message_id"]), name)
-        found = [f"{by} had done it"] if by != name else []
-        if turn.known_from == self._life and len(turn.delivered) != turn.items:
-            found.append(f"{len(turn.delivered)} of {turn.items} items had left")
-        return found
-
     def _may_be_over(self, turn: Turn) -> bool:
         """Settled, or so far in an earlier life that only the word of it may be missing."""
         told = turn.step >= Step.ENDED and turn.life != self._life
@@ -177,7 +170,7 @@ class Replay:
         turn.step = max(turn.step, STEPS[event])
         message = turn.message
         if event is EventName.TURN_ENDED:
-            turn.outcome, turn.items, turn.known_from = str(line["outcome"]), int(line.get("items", 0)), self._life
+            turn.outcome, turn.known_from = str(line["outcome"]), self._life
             if Outcome(turn.outcome) in OWN_FAILURES:
                 self._failures[message] = self._failures.get(message, 0) + 1
         elif event is EventName.ITEM_DELIVERED:

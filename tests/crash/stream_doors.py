@@ -97,6 +97,7 @@ EVENTS = (
     b'event: hello\r\nid: 7\r\ndata: {"epoch":3}\r\n\r\n:\r\n\r\nevent: mail\r\ndata: a\r\ndata: b\r\n\r\n',
     b'event: hello\rdata: {"epoch":null}\r\revent: asked\rdata\r\rretry: 10\r\r',
     b'\xef\xbb\xbfevent:mail\ndata:{}\n\nevent: replaced\ndata: {"name":"w","since":"2026"}\n\n',
+    "id: ²\nevent: mail\n\nid: ٣\ndata: {}\n\n".encode(),
     b"data: " + b"x" * 300_000 + b"\n\n",
     b"data\n" * 5000 + b"\n",
 )
@@ -129,6 +130,7 @@ ANSWERS = (
     b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n8;x=y\r\n":"bcd"}\r\n0\r\nA: b\r\n\r\n',
     b"HTTP/1.1 429 Slow\r\nRetry-After: 5\r\nContent-Length: 2\r\n\r\nno",
     b"HTTP/1.1 503 Busy\r\nRetry-After: Fri, 27 Nov 2026 10:00:00 GMT\r\nConnection: close\r\n\r\nlater",
+    b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n{}",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 None\r\n\r\n",
 )
 MOST = 1000

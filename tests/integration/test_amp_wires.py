@@ -81,6 +81,13 @@ def test_what_is_no_whole_answer_leaves_the_request_in_doubt(rule: Rule) -> None
         ask(rule)
 
 
+@pytest.mark.parametrize("size", [b"-5", b"+5", b"0x5", b"", b"1_0", b"\xb2"])
+def test_a_part_whose_size_is_no_number_is_not_waited_for(size: bytes) -> None:
+    with pytest.raises(InDoubt) as fault:
+        ask(bytes_of(CHUNKED + size + b"\r\n" + b"x" * 5000))
+    assert not fault.value.late
+
+
 def test_more_than_is_read_is_told_with_its_beginning() -> None:
     text = CHUNKED + b"7d0\r\n" + b"x" * 2000 + b"\r\n"
     with pytest.raises(TooLarge) as fault:

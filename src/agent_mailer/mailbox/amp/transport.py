@@ -208,7 +208,7 @@ class Transport:
     async def _read(self, response: httpx.Response, where: str) -> bytes:
         limit = self._limits.answer_bytes
         told = response.headers.get("Content-Length", "")
-        known_large = told.isdigit() and int(told[:15]) > limit
+        known_large = told.isascii() and told.isdigit() and int(told[:15]) > limit
         body = bytearray()
         # Unpacked by nobody: an answer that unfolds to a thousand times its size is none we asked for.
         async for part in response.aiter_raw():

@@ -170,6 +170,14 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, Mapping[str, str], b
     return status, fields, lasting
 
 
+def _size_of_chunk(line: bytes) -> int:
+    """Raises ValueError: what `int` takes beside digits, a sign say, would have us read until the connection ends."""
+    size = line.split(b";", 1)[0].strip()
+    if not size.isalnum():
+        raise ValueError("no size")
+    return int(size, 16)
+
+
 class _Body:
     """What follows a head, each part in its time."""
 
@@ -193,7 +201,7 @@ class _Body:
         if coding:
             if coding != "chunked":
                 raise ValueError("an unknown coding")
-            while size := int((await self._reader.readuntil(b"\n")).split(b";", 1)[0], 16):
+            while size := _size_of_chunk(await self._reader.readuntil(b"\n")):
                 if not await self._part(size):
                     return False
                 if await self._reader.readexactly(2) != b"\r\n":
