@@ -80,7 +80,7 @@ def main(words: Sequence[str]) -> int:
     # What was begun is ended, and what is known is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lot = random.Random(asked.seed)
-    modules = asked.modules or (rest(PROJECT) if asked.sample and asked.rest else list(NAMED))
+    modules = asked.modules or (rest(PROJECT) if asked.rest else list(NAMED))
     if unknown := [name for name in modules if not (PROJECT / SOURCE / name).is_file() or scope_of(name) is None]:
         print(f"no module with tests in tests/mutation/scope.py: {', '.join(unknown)} (as watch/rules.py)")
         return 2
@@ -112,7 +112,9 @@ def main(words: Sequence[str]) -> int:
             if those:
                 print(f"{module}: {len(those)} in {time.monotonic() - begun:.0f} s", flush=True)
     print(rates(fates))
-    verdict = judge(fates, listed(), {module: [one.name for one in those] for module, those in every.items()})
+    # Of the rest the rate is told, and nobody has to say why one lives.
+    named = [fate for fate in fates if fate.module in NAMED]
+    verdict = judge(named, listed(), {module: [one.name for one in those] for module, those in every.items()})
     for what, told in (
         ("lives, and tests/survivors.toml does not say why", verdict.unlisted),
         ("is listed in tests/survivors.toml, and dies", verdict.died),
@@ -127,7 +129,7 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run mutate", description=__doc__)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="as watch/rules.py; else all that are to be whole")
     parser.add_argument("--sample", type=int, metavar="N", help="so many of their mutants, by lot")
-    parser.add_argument("--rest", action="store_true", help="with --sample: of the modules that are not to be whole")
+    parser.add_argument("--rest", action="store_true", help="of the other modules: their rate is told, and no red")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
     parser.add_argument("--left", action="store_true", help="those that lived the last time")
     parser.add_argument(
