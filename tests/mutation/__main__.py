@@ -89,8 +89,8 @@ def main(words: Sequence[str]) -> int:
     every = {module: mutants(source) for module, source in sources.items()}
     chosen = [(module, mutant) for module, those in every.items() for mutant in those]
     if asked.left:
-        lived = {(one.module, one.name) for module in modules for one in _results(module) if one.stage is None}
-        chosen = [(module, mutant) for module, mutant in chosen if (module, mutant.name) in lived]
+        dead = {(one.module, one.name) for module in modules for one in _results(module) if one.stage is not None}
+        chosen = [(module, mutant) for module, mutant in chosen if (module, mutant.name) not in dead]
     if asked.sample:
         chosen = lot.sample(chosen, min(asked.sample, len(chosen)))
     print(f"{len(chosen)} of {sum(map(len, every.values()))} mutants, seed {asked.seed}", flush=True)
@@ -131,7 +131,7 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="so many of their mutants, by lot")
     parser.add_argument("--rest", action="store_true", help="of the other modules: their rate is told, and no red")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
-    parser.add_argument("--left", action="store_true", help="those that lived the last time")
+    parser.add_argument("--left", action="store_true", help="those that no earlier call has seen die")
     parser.add_argument(
         "--stages",
         nargs="+",

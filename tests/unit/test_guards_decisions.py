@@ -203,6 +203,7 @@ def test_what_says_the_same_again_counts_twice_and_never_less_later() -> None:
     rounds.note(Round(1003.0, "t", "b", 2))
     assert verdict_of(rounds, mail(), 3, 1004.0).guard is Guard.PAIR
     assert noted(alone(pair_rounds=4), 1, 2, 3).judge(mail(), 4, 1004.0) is None
+    assert noted(alone(pair_rounds=5), 1, 2, double=True).judge(mail(), 3, 1003.0) is None
 
 
 def test_a_window_ends_with_the_second() -> None:
@@ -247,6 +248,36 @@ def test_answers_that_begin_threads_are_counted_to_their_limit() -> None:
     fewer.note(Round(1000.0, "t0", "b", 2))
     fewer.note(Round(1000.0, "t0", "b", 2))
     assert fewer.judge(one, 2, 1001.0) is None
+
+
+@pytest.mark.parametrize(("later", "depth"), [(15, 10), (16, 1)])
+def test_of_a_thread_the_newest_claims_tell_its_depth(later: int, depth: int) -> None:
+    rounds = noted(GuardPolicy(), 9, *(0 for _ in range(later)))
+    assert rounds.depth_of(mail(created=2000.0)) == depth
+
+
+def test_a_day_of_rounds_is_one_to_the_second() -> None:
+    rounds = Rounds("a", alone(rounds_per_day=1))
+    rounds.note(Round(1000.0, "t", "b", 1))
+    assert rounds.judge(mail(), 2, 1000.0 + 86399.5) is not None
+    assert rounds.judge(mail(), 2, 1000.0 + 86400.0) is None
+    assert Round(1000.0, "t", "b", 1).answers is False
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_of_the_threads_that_answers_began_the_newest_are_remembered(limit: int) -> None:
+    rounds = Rounds("a", alone(new_threads=limit))
+    for number in range(3):
+        rounds.note(Round(1000.0 + number, f"t{number}", "b", 2))
+    why = verdict_of(rounds, mail(thread="new"), 2, 1003.0).why
+    assert why.startswith(f"answers have begun {limit} new threads in {limit} seconds")
+
+
+def test_a_name_that_could_carry_a_sentence_is_none_of_the_words_for_a_person() -> None:
+    rounds = Rounds("our name", alone(pair_rounds=1))
+    rounds.note(Round(1000.0, "t", "go on", 1))
+    why = verdict_of(rounds, mail("go on"), 2, 1001.0).why
+    assert re.fullmatch(r"the agent-\w+ and sender-\w+ have written 1 times in 1 seconds without a person", why)
 
 
 def test_a_chain_is_one_for_six_hours() -> None:

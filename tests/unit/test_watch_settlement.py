@@ -275,6 +275,12 @@ def test_a_reply_that_has_no_way_back_says_so(action: Action, to: tuple[str, ...
     assert [item.why for item in record.items if item.draft in end.sealed.drafts] == [why]
 
 
+def test_a_word_of_ours_that_the_mailbox_refuses_is_kept_too() -> None:
+    policy = WatchPolicy(Path("/w"), max_retries=0)
+    [notice] = decide_settlement(turn_end(Outcome.FAILED, address="me"), policy, lambda *_: Refused("full")).items
+    assert (notice.state, notice.why, notice.own) == (ItemState.REFUSED, "full", True)
+
+
 def test_mail_to_oneself_is_made_of_the_same_message() -> None:
     origins: list[Message | None] = []
 
