@@ -96,21 +96,28 @@ def main(words: Sequence[str]) -> int:
     print(f"{len(chosen)} of {sum(map(len, every.values()))} mutants, seed {asked.seed}", flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     fates: list[Fate] = []
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, Bench(PROJECT, Path(folder).resolve()) as bench:
-        for module in modules:
-            those = [mutant for name, mutant in chosen if name == module and is_python(mutant)]
-            begun = time.monotonic()
-            try:
-                for fate in try_all(bench, module, sources[module], those, stages) if those else ():
-                    fates.append(fate)
-                    if len(fates) % 100 == 0:
-                        print(f"{module}: {len(fates)} are told", flush=True)
-                    if fate.stage is None:
-                        print(f"lives: {module}:{fate.line} {fate.name}", flush=True)
-            finally:
-                _keep(module, [fate for fate in fates if fate.module == module])
-            if those:
-                print(f"{module}: {len(those)} in {time.monotonic() - begun:.0f} s", flush=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mutants-") as folder, Bench(PROJECT, Path(folder).resolve()) as bench:
+            for module in modules:
+                those = [mutant for name, mutant in chosen if name == module and is_python(mutant)]
+                begun = time.monotonic()
+                try:
+                    for fate in try_all(bench, module, sources[module], those, stages) if those else ():
+                        fates.append(fate)
+                        if len(fates) % 100 == 0:
+                            print(f"{module}: {len(fates)} are told", flush=True)
+                        if fate.stage is None:
+                            print(f"lives: {module}:{fate.line} {fate.name}", flush=True)
+                finally:
+                    _keep(module, [fate for fate in fates if fate.module == module])
+                if those:
+                    print(f"{module}: {len(those)} in {time.monotonic() - begun:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print("ended by hand; --left goes on with what is not known yet")
+        return 130
+    except RuntimeError as error:
+        print(f"mutate: {error}")
+        return 2
     print(rates(fates))
     # Of the rest the rate is told, and nobody has to say why one lives.
     named = [fate for fate in fates if fate.module in NAMED]

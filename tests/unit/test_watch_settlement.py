@@ -11,6 +11,7 @@ import pytest
 from tests.unit.test_watch_deciding import (
     ENVELOPE,
     NOW,
+    PROCESS,
     PROMPT,
     STAGED,
     compose,
@@ -24,6 +25,7 @@ from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Refused
 from agent_mailer.outcomes import Outcome
+from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.approvals import id_of
 from agent_mailer.state.records import (
@@ -34,6 +36,7 @@ from agent_mailer.state.records import (
     SessionEntry,
     SettledItem,
     Settlement,
+    Sitter,
     StopAsked,
 )
 from agent_mailer.turn_tools.folder import FinishKind, FinishNote, NoteScope, NoteWrite, Sealed
@@ -161,6 +164,17 @@ def test_what_was_staged_and_did_not_leave_is_counted() -> None:
     told = settled(turn_end(Outcome.FAILED, drafts=[odd])).retry
     assert told is not None
     assert [words.partition("-")[0] for words in told.sent] == ["a message to recipient"]
+
+
+@pytest.mark.parametrize(
+    ("live", "process", "told"), [(True, PROCESS, True), (True, None, False), (False, PROCESS, False)]
+)
+def test_the_history_says_what_a_live_session_had(live: bool, process: ProcessIdentity | None, told: bool) -> None:
+    end = turn_end(Outcome.FAILED, process=process)
+    end.record.live = Sitter("ann", PROCESS) if live else None
+    dead = settled(end, max_retries=0).dead
+    assert dead is not None
+    assert dead.history[-1].live is told
 
 
 # A person's stop.
