@@ -148,6 +148,17 @@ def test_a_failing_turn_is_retried_and_ends_in_a_dead_letter_with_one_notice(des
     assert len(desk.marks()) == 2
     # A failed turn is no dead letter of the mailbox: that is for what cannot be parsed.
     assert not any((desk.root / "agents/coder/dlq/new").iterdir())
+    first, second = (row["turn_id"] for row in desk.log(EventName.TURN_CLAIMED))
+    thread = entry["envelope"]["thread"]
+    [scheduled], [dead], [done] = map(
+        desk.log, (EventName.RETRY_SCHEDULED, EventName.DEAD_LETTER, EventName.MESSAGE_DONE)
+    )
+    assert (scheduled["turn_id"], scheduled["message_id"], scheduled["thread"]) == (first, sent, thread)
+    assert (scheduled["outcome"], scheduled["attempts"]) == ("failed", 1)
+    assert 0 <= scheduled["in_seconds"] <= 1
+    assert (dead["turn_id"], dead["message_id"], dead["thread"]) == (second, sent, thread)
+    assert "no good" in dead["why"]
+    assert (done["turn_id"], done["message_id"], done["thread"]) == (second, sent, thread)
 
 
 @LONG

@@ -17,7 +17,7 @@ from tests.mutation.scope import SOURCE, Stage
 from tests.mutation.verdict import judge, listed
 
 PROJECT = Path(__file__).parents[2]
-HANDFUL = {"watch/rules.py": 6, "watch/deciding.py": 6}
+HANDFUL = {"watch/rules.py": 5, "watch/deciding.py": 5}
 """By lot, and as many of those that are listed."""
 SEED = int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6)
 

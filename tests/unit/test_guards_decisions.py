@@ -278,6 +278,10 @@ def test_a_name_that_could_carry_a_sentence_is_none_of_the_words_for_a_person() 
     rounds.note(Round(1000.0, "t", "go on", 1))
     why = verdict_of(rounds, mail("go on"), 2, 1001.0).why
     assert re.fullmatch(r"the agent-\w+ and sender-\w+ have written 1 times in 1 seconds without a person", why)
+    ring = ("c", "go on")
+    rounds.note(Round(1000.0, "t", "c", 1, ring=ring))
+    why = verdict_of(rounds, msgspec.structs.replace(mail("c"), visited=("our name", "go on")), 2, 1001.0).why
+    assert re.match(r"mail has gone round by the agent-\w+, c, sender-\w+ 1 times", why)
 
 
 def test_a_chain_is_one_for_six_hours() -> None:
@@ -317,16 +321,16 @@ def test_a_span_is_told_in_the_unit_that_a_person_would_take(seconds: float, wor
 def test_what_is_over_is_forgotten_and_what_is_not_stays() -> None:
     """At every so many claims, that of a day before."""
     rounds = Rounds("a", alone(rounds_per_day=1, pair_rounds=1))
-    rounds.note(Round(0.0, "old", "o", 1))
+    rounds.note(Round(1.0, "old", "o", 3))
     rounds.note(Round(DAY, "young", "y", 2))
     for _ in range(TIDIED_AFTER - 3):
         rounds.note(Round(DAY, "young", "y", 2))
     assert "old" in rounds.threads
-    rounds.note(Round(DAY + 1, "last", "l", 3))
+    rounds.note(Round(DAY + 1, "last", "l", 4))
     assert [*rounds.threads] == ["young", "last"]
     assert [*rounds._senders] == [*map("".join, rounds._rings)] == ["y", "l"]
     assert [*rounds._by_thread] == ["young", "last"]
-    assert [*rounds._all] == [2, 3]
+    assert [*rounds._all] == [2, 4]
 
 
 # Budgets.
