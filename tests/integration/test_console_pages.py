@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.strict_html import check
 
 from agent_mailer.console.charts import Bar, bars
 from agent_mailer.console.mail.finding import Asked, find, read
+from agent_mailer.console.places.counting import Counting
 from agent_mailer.console.words_zh import ZH
 from agent_mailer.remote.port import RemoteVerb
 from agent_mailer.state.held import Guard
@@ -309,6 +311,46 @@ def test_what_is_asked_of_the_search_is_read() -> None:
     assert read('from:"a b" deploy* tag:x is:unread') == Asked(words="deploy*", sender="a b", tag="x", unread=True)
     assert read("after:2026-11 before:never is:odd") == Asked(words="before never is odd", after="2026-11")
     assert not read("  ").anything
+
+
+def test_figures_are_true_at_once_though_what_is_over_is_counted_once(visitor: Visitor, scene: Scene) -> None:
+    def figures() -> tuple[int, int, int]:
+        page = visitor.get("/console/stats").text
+        days = re.findall(r'class="number">(\d+)</td><td data-label="from me" class="number">(\d+)</td>', page)
+        failed = re.search(r"failed</span> (\d+)</li>", page)
+        return sum(int(one) for one, _ in days), sum(int(one) for _, one in days), int(failed[1]) if failed else 0
+
+    whole = figures()
+    # Some of it is old enough to be counted once.
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="microseconds")
+    moved = "SELECT id FROM messages WHERE subject = 'Migrate the invoices'"
+    scene.desk.sql(f"UPDATE receipts SET created_at = '{yesterday}' WHERE message_id IN ({moved})")
+    scene.desk.sql(f"UPDATE messages SET created_at = '{yesterday}' WHERE id IN ({moved})")
+    scene.desk.app.state.counting = Counting()
+    before = figures()
+    assert (before, before[2]) == (whole, 1)
+    assert figures() == before
+    sent = scene.send("me", "docs-bot", "Figures", "x")
+    scene.send("planner", "docs-bot", "Figures", "x", thread_id=sent["thread_id"])
+    scene.turn(sent, "docs-bot", "failed", "exit 1")
+    assert figures() == (before[0] + 1, before[1] + 1, before[2] + 1)
+
+
+def test_an_agents_threads_are_the_same_however_they_are_looked_for(
+    visitor: Visitor, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team = scene.call("GET", "/admin/teams")[0]["id"]
+    asked = [{"agent": one["id"]} for one in scene.agents.values()] + [{"team": team}, {"only": "mine"}]
+
+    def listed() -> list[list[str]]:
+        pages = [visitor.get("/console/threads", **one).text for one in asked]
+        return [re.findall(r'href="/console/thread\?id=([^"#]*)"', page) for page in pages]
+
+    little = listed()
+    assert len({len(one) for one in little}) > 1
+    monkeypatch.setattr("agent_mailer.console.mail.rows.LITTLE", -1)
+    assert listed() == little
+    assert visitor.get("/console/threads", agent="nobody").text.count('class="thread') == 0
 
 
 def test_a_chart_is_svg_whose_bars_are_as_high_as_their_numbers() -> None:
