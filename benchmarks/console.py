@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import httpx
+import msgspec
 from sqlalchemy import create_engine, insert, select, text, update
 from tests.broker_process import PASSWORD
 
@@ -17,6 +18,8 @@ from agent_mailer.broker.migrations.v0009_totals import FILL as TOTALS
 from agent_mailer.broker.migrations.v0011_threads import FILL as THREADS
 from agent_mailer.broker.search.rows import note_words
 from agent_mailer.broker.tables import agents, messages, receipts
+from agent_mailer.broker.watch_tables import reports
+from agent_mailer.remote.port import Counted, Report, Stuck
 from benchmarks.broker_scale import PORTION, Tenant, tenant
 from benchmarks.measuring import cpu_seconds, percentile, row
 
@@ -25,6 +28,7 @@ SMALL, BIG = 1_000, 100_000
 IN_A_THREAD = 6
 LOOKS = 25
 OPEN_PAGES = 50
+CROWD = 10_000
 CHANGES_A_SECOND = 20
 SECONDS = 10.0
 ARRIVALS = 20
@@ -39,6 +43,44 @@ def console() -> None:
         asyncio.run(_open(many, found[1][0], clients[1].cookies))
         for client in clients:
             client.close()
+    with tenant(None) as there:
+        _crowd(there)
+
+
+def _crowd(there: Tenant) -> None:
+    """Pages over very many agents, a tenth of which need somebody."""
+    known = there.register("first")
+    engine = create_engine(there.database)
+    with engine.begin() as connection:
+        like = dict(connection.execute(select(agents).where(agents.c.id == known["id"])).mappings().one())
+        made, told = [], []
+        for n in range(CROWD):
+            address = f"agent{n}@{known['address'].partition('@')[2]}"
+            made.append({**like, "id": f"a{n}", "name": f"agent {n}", "address": address})
+            stuck = n % 10 == 0
+            found = Report(
+                "1",
+                "operate",
+                stuck=(Stuck("given_up", f"m{n}", 5.0),) * stuck,
+                stuck_counts=(Counted("given_up", 1),) * stuck,
+                ended="stopped",
+            )
+            row_of = {"agent_id": f"a{n}", "report": msgspec.json.encode(found).decode(), "asked_seq": 0}
+            told.append({**row_of, "reported_at": datetime.now(UTC).isoformat(), "well_since": None})
+        connection.execute(insert(agents), made)
+        connection.execute(insert(reports), told)
+    engine.dispose()
+    client = _signed_in(there)
+    for path in ("/console/needs", "/console/needs?page=20", "/console/agents", "/console/agents?page=200"):
+        waits = []
+        for _ in range(5):
+            began = time.perf_counter()
+            answer = client.get(path)
+            waits.append(time.perf_counter() - began)
+            assert answer.status_code == 200, answer.text
+        text = f"{statistics.median(waits) * 1e3:.0f} ms, {answer.num_bytes_downloaded / 1000:.1f} kB"
+        row(f"console: {path} at {CROWD:,} agents", text, "60 kB", met=answer.num_bytes_downloaded < 60_000)
+    client.close()
 
 
 def _signed_in(there: Tenant) -> httpx.Client:
