@@ -159,6 +159,10 @@ def test_a_failing_turn_is_retried_and_ends_in_a_dead_letter_with_one_notice(des
     assert (dead["turn_id"], dead["message_id"], dead["thread"]) == (second, sent, thread)
     assert "no good" in dead["why"]
     assert (done["turn_id"], done["message_id"], done["thread"]) == (second, sent, thread)
+    ended = desk.log(EventName.TURN_SETTLED)
+    assert [row["turn_id"] for row in ended] == [first, second]
+    assert ended[0]["outcome"] == "failed"
+    assert all(0 < row["seconds"] < 600 for row in ended)
 
 
 @LONG
