@@ -19,25 +19,32 @@ from agent_mailer.process.commands import run_command
 
 VERSIONS = {"claude": "2.1.332", "codex": "0.171.0"}
 """The only place where they stand: tests ask here, and compare what the documents say they were tested with."""
+DESCRIBED = {"opencode": "1.18.33", "gemini": "0.61.0"}
+"""Agents that `runtime = "acp"` starts, of those that run on the Node which Debian has; the same holds for them."""
 SRT = "0.0.78"
-"""Of Anthropic's sandbox-runtime; the same holds for it."""
+"""Of Anthropic's sandbox-runtime, too."""
 
 PACKAGES = {
     "claude": f"@anthropic-ai/claude-code@{VERSIONS['claude']}",
     "codex": f"@openai/codex@{VERSIONS['codex']}",
+    "opencode": f"opencode-ai@{DESCRIBED['opencode']}",
+    "gemini": f"@google/gemini-cli@{DESCRIBED['gemini']}",
     "srt": f"@anthropic-ai/sandbox-runtime@{SRT}",
 }
 
 TOOLS = Path(__file__).resolve().parents[1] / ".tools"
-FOLDERS = {"clis": ("claude", "codex"), "sandbox": ("srt",)}
+FOLDERS = {"clis": ("claude", "codex"), "sandbox": ("srt",), "described": ("opencode", "gemini")}
 """Below it, each with what one call of npm puts there: what is large is not fetched again for what is not."""
 _STAMP = "installed"
 
 
 def binary(name: str) -> Path:
     """Where `name` lies once it is installed."""
-    folder = next(folder for folder, names in FOLDERS.items() if name in names)
-    return TOOLS / folder / "node_modules" / ".bin" / name
+    return TOOLS / folder_of(name) / "node_modules" / ".bin" / name
+
+
+def folder_of(name: str) -> str:
+    return next(folder for folder, names in FOLDERS.items() if name in names)
 
 
 def installed(folder: str) -> bool:
@@ -48,15 +55,15 @@ def installed(folder: str) -> bool:
     )
 
 
-def install() -> None:
-    """Install what is missing; two at a time wait for each other. Raises UnavailableFault."""
-    if all(map(installed, FOLDERS)):
+def install(*folders: str) -> None:
+    """Install what is missing in these; two at a time wait for each other. Raises UnavailableFault."""
+    if all(map(installed, folders)):
         return
     TOOLS.mkdir(exist_ok=True)
     with FileLock(TOOLS / "clis.lock"):
-        for folder, names in FOLDERS.items():
+        for folder in folders:
             if not installed(folder):
-                _install_anew(folder, {name: PACKAGES[name] for name in names})
+                _install_anew(folder, {name: PACKAGES[name] for name in FOLDERS[folder]})
 
 
 def _install_anew(folder: str, packages: Mapping[str, str]) -> None:
@@ -89,7 +96,7 @@ def _wanted(folder: str) -> str:
 
 def main() -> int:
     try:
-        install()
+        install(*FOLDERS)
     except (MailerError, OSError) as fault:
         fix = f" ({fault.fix})" if isinstance(fault, MailerError) and fault.fix else ""
         print(f"agent_clis: {fault}{fix}", file=sys.stderr)  # noqa: T201

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tools.agent_clis import PACKAGES, binary, install
+from tools.agent_clis import PACKAGES, binary, folder_of, install
 
 from agent_mailer.errors import MailerError
 
@@ -25,9 +25,14 @@ def srt_binary() -> Path:
     return _real("srt")
 
 
+def described_binary(name: str) -> Path:
+    """Of an agent that speaks the Agent Client Protocol."""
+    return _real(name)
+
+
 def _real(name: str) -> Path:
     """The program `name`. Where it cannot be had the test is skipped, and with CI set it fails."""
-    why = _why_missing()
+    why = _why_missing(folder_of(name))
     if why:
         reason = f"{PACKAGES[name]} is not there: {why}"
         if os.environ.get("CI"):
@@ -37,9 +42,9 @@ def _real(name: str) -> Path:
 
 
 @cache
-def _why_missing() -> str:
+def _why_missing(folder: str) -> str:
     try:
-        install()
+        install(folder)
     except (MailerError, OSError) as fault:
         return str(fault)
     return ""
